@@ -1,0 +1,224 @@
+"""What all commands share: the parser's looks, common flags, logging, and errors turned into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from detseg3d import __version__
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = [
+    "EXIT_FAILURE",
+    "EXIT_INTERRUPTED",
+    "EXIT_SUCCESS",
+    "add_common_flags",
+    "add_processes_flag",
+    "add_root_flags",
+    "create_parser",
+    "fraction",
+    "non_negative_int",
+    "positive_float",
+    "positive_int",
+    "run_command",
+    "set_up_logging",
+]
+
+EXIT_SUCCESS = 0
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+Number = TypeVar("Number", int, float)
+
+logger = logging.getLogger(__name__)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of description and example, and states each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        uninteresting = action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool)
+        if text is None or "%(default)" in text or uninteresting or "default" in text or not action.option_strings:
+            return text
+        if isinstance(action.default, (list, tuple)):
+            return f"{text} (default: {' '.join(str(entry) for entry in action.default)})"
+        return text + " (default: %(default)s)"
+
+
+def create_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Return the parser of a command, with the common flags.
+
+    Parameters
+    ----------
+    command : str
+        The console script's name, for example ``detseg3d_train``.
+    description : str
+        What the command does, what it reads and what it writes.
+    example : str
+        One or more command lines that work, shown below the flags.
+
+    Examples
+    --------
+    >>> parser = create_parser("detseg3d_train", "Train one fold.", "detseg3d_train 101 0")
+    >>> parser.parse_args(["--verbose"]).verbose
+    True
+    """
+    parser = argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,  # an abbreviation that works today may be ambiguous tomorrow
+    )
+    add_common_flags(parser)
+    return parser
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``, ``--no_progress`` and ``--version``."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--verbose", action="store_true", help="report in more detail")
+    group.add_argument(
+        "--no_progress", action="store_true", help="no progress bars (there are none in a log file anyway)"
+    )
+    group.add_argument("--version", action="version", version=f"DetSeg3D {__version__}")
+
+
+def add_root_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the folder flags ``--raw``, ``--preprocessed`` and ``--results``, or those of them given by name."""
+    what = {"raw": "raw data sets", "preprocessed": "plans and preprocessed cases", "results": "trained models"}
+    fallback = {"raw": "detseg3d_raw, else $nnUNet_raw"}
+    group = parser.add_argument_group("folders")
+    for name in names or tuple(what):
+        variable = fallback.get(name, f"detseg3d_{name}")
+        group.add_argument(
+            f"--{name}", metavar="FOLDER", help=f"folder that holds the {what[name]}; without it, ${variable}"
+        )
+
+
+def add_processes_flag(parser: argparse.ArgumentParser, default: int = 2) -> None:
+    """Add ``-np``, the number of worker processes."""
+    parser.add_argument(
+        "-np",
+        "--num_processes",
+        type=non_negative_int,
+        default=default,
+        metavar="N",
+        help="worker processes; 0 works in this process, which needs the least memory (default: %(default)s)",
+    )
+
+
+def positive_int(text: str) -> int:
+    """Argument type: a whole number of at least 1."""
+    value = _parse(int, text, "a whole number")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Argument type: a whole number of at least 0."""
+    value = _parse(int, text, "a whole number")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Argument type: a finite number above 0."""
+    value = _parse(float, text, "a number")
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    value = _parse(float, text, "a number")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return value
+
+
+def _parse(kind: Callable[[str], Number], text: str, name: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes to stderr without tearing progress bars apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except BrokenPipeError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+
+class _Formatter(logging.Formatter):
+    """The time and the message; the level only where it matters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        self._style._fmt = (
+            "%(asctime)s %(message)s" if record.levelno == logging.INFO else "%(asctime)s %(levelname)s: %(message)s"
+        )
+        return super().format(record)
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Send the package's log messages to stderr; calling it again only changes the level."""
+    package = logging.getLogger("detseg3d")
+    package.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not any(isinstance(handler, _TerminalHandler) for handler in package.handlers):
+        handler = _TerminalHandler()
+        handler.setFormatter(_Formatter(datefmt="%H:%M:%S"))
+        package.addHandler(handler)
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    function: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, run ``function`` and return the exit code.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        From :func:`create_parser`.
+    function : callable
+        Gets the parsed arguments; returns an exit code, ``None`` for success.
+    arguments : sequence of str, optional
+        The command line without the command; ``sys.argv`` by default.
+
+    Returns
+    -------
+    int
+        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted.
+    """
+    options = parser.parse_args(arguments)
+    set_up_logging(options.verbose)
+    try:
+        return function(options) or EXIT_SUCCESS
+    except DetSeg3DError as error:
+        logger.debug("where it happened:", exc_info=True)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away, as in `command | head`: nothing is wrong, and nobody listens any more.
+        sys.stderr.close()
+        return EXIT_SUCCESS

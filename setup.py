@@ -1,0 +1,82 @@
+"""Package metadata, dependencies and console scripts; tool settings live in pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+COMMANDS = ("example", "convert", "run", "plan_and_preprocess", "train", "predict", "evaluate", "visualize")
+
+DEPENDENCIES = [
+    "torch>=2.3",
+    "SimpleITK>=2.3",
+    "numpy>=1.26",
+    "scikit-image>=0.22",
+    "batchgenerators>=0.25",
+    "acvl-utils>=0.2.3",
+    "blosc2>=2.5",
+    "connected-components-3d>=3.12",
+    "pydantic>=2.5",
+    "scipy>=1.11",
+    "tqdm>=4.65",
+    "matplotlib>=3.8",
+    "nibabel>=5.2",
+    "safetensors>=0.4",
+]
+
+EXTRAS = {
+    "dicom": ["pydicom>=2.4", "highdicom>=0.22"],
+    "deploy": ["onnx", "onnxscript", "onnxruntime", "openvino"],
+    "cluster": ["dask[distributed]", "dask-jobqueue"],
+    "track": ["tensorboard"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "pytest-cov>=5", "ruff>=0.6", "mypy>=1.11", "import-linter>=2.1"],
+}
+
+
+def read_version() -> str:
+    """Return ``__version__`` of the package without importing it: its dependencies may not be there yet."""
+    text = (ROOT / "detseg3d" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("detseg3d/__init__.py does not state __version__")
+    return match.group(1)
+
+
+setup(
+    name="detseg3d",
+    version=read_version(),
+    description="Find every lesion in a 3D medical scan and outline each one",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The DetSeg3D developers",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["detseg3d", "detseg3d.*"]),
+    package_data={"detseg3d": ["py.typed"]},
+    install_requires=DEPENDENCIES,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [f"detseg3d_{command} = detseg3d.cli.{command}:main" for command in COMMANDS],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
+    ],
+    keywords="medical imaging, lesion detection, segmentation, 3D, deep learning",
+    zip_safe=False,
+)
