@@ -103,8 +103,10 @@ def run_cases(
     return [results[index] for index in range(len(items))]
 
 
-def describe_failures(results: Sequence[CaseResult[Any, Any]], name: Callable[[Any], str] = str) -> str:
-    """One line per failed case (empty if none failed), for an error message or the log.
+def describe_failures(
+    results: Sequence[CaseResult[Any, Any]], name: Callable[[Any], str] = str, limit: int = 20
+) -> str:
+    """One line per failed case (empty if none failed), for an error message or the log; ``limit`` cases at most.
 
     Examples
     --------
@@ -117,6 +119,8 @@ def describe_failures(results: Sequence[CaseResult[Any, Any]], name: Callable[[A
             kind = "" if isinstance(result.error, DetSeg3DError) else f"{type(result.error).__name__}: "
             message = str(result.error).replace("\n", "\n    ")
             lines.append(f"  {name(result.item)}: {kind}{message}")
+    if len(lines) > limit:
+        lines[limit:] = [f"  and {len(lines) - limit} more"]
     return "\n".join(lines)
 
 
@@ -263,13 +267,16 @@ def _work(connection: Connection, pickled: bytes, threads: int, log_level: int) 
 
 
 def _answer(send: Callable[[tuple[Any, ...]], None], function: Callable[[Any], Any], item: Any) -> None:
+    message: tuple[Any, ...]
     try:
-        send(("result", function(item), None, ""))
-    except OSError as error:
-        if isinstance(error, (BrokenPipeError, ConnectionError)):
-            raise
-        send(("result", None, _portable(error), traceback.format_exc()))
+        message = ("result", function(item), None, "")
     except Exception as error:
+        message = ("result", None, _portable(error), traceback.format_exc())
+    try:
+        send(message)
+    except OSError:  # the parent is gone
+        raise
+    except Exception as error:  # the value is not picklable
         send(("result", None, _portable(error), traceback.format_exc()))
 
 

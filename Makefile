@@ -1,0 +1,65 @@
+# make demo      simulate data, plan, train, predict, evaluate, draw: a few minutes on a laptop's CPU
+# make test      the test suite
+# make check     formatting, lint, types, import directions
+# PYTHON=python3.12 chooses the interpreter (3.10 to 3.13) that .venv is made from.
+
+PYTHON ?= python3
+# More flags for pip while .venv is made, for example an --index-url with CPU builds of torch.
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+DEMO_FOLDER ?= demo_output
+DEMO_MINUTES ?= 2.5
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_RAW := $(DEMO_FOLDER)/raw
+DEMO_FLAGS = --raw $(DEMO_RAW) --preprocessed $(DEMO_FOLDER)/preprocessed
+DEMO_SET := $(DEMO_RAW)/Dataset999_Example
+
+.PHONY: demo test check format install clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "no virtual environment can be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO_FOLDER)
+	@echo "== 1/6 simulate scans"
+	$(BIN)/detseg3d_example $(DEMO_RAW)
+	@echo "== 2/6 plan and preprocess"
+	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2
+	@echo "== 3/6 train for $(DEMO_MINUTES) minutes"
+	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_FOLDER)/results --max_minutes $(DEMO_MINUTES)
+	@echo "== 4/6 predict the held-out scans"
+	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_FOLDER)/results
+	@echo "== 5/6 evaluate them"
+	$(BIN)/detseg3d_evaluate -gt $(DEMO_SET)/labelsTs -pred $(DEMO_FOLDER)/predictions -o $(DEMO_FOLDER)/metrics.json
+	@echo "== 6/6 draw them"
+	for case in held_out_001 held_out_002; do \
+		$(BIN)/detseg3d_visualize --image $(DEMO_SET)/imagesTs/$${case}_0000.nii.gz \
+			--pred $(DEMO_FOLDER)/predictions/$$case.nii.gz --label $(DEMO_SET)/labelsTs/$$case.nii.gz \
+			--output $(DEMO_FOLDER)/$$case.png || exit 1; \
+	done
+	@echo "Done. The results are in $(DEMO_FOLDER): metrics.json, pictures, and predictions with masks and lesions.csv."
+
+clean:
+	rm -rf $(VENV) $(DEMO_FOLDER) build dist *.egg-info .coverage htmlcov

@@ -1,0 +1,74 @@
+"""``detseg3d_example``: write the built-in example data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from detseg3d.cli.common import (
+    add_processes_flag,
+    create_parser,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run_command,
+)
+
+__all__ = ["build_parser", "main"]
+
+DESCRIPTION = """\
+Write the built-in example data set: simulated scans with lesions from 1 to about 40 voxels
+across, and vessels, cysts, clots and dots that only look like lesions. Nothing is downloaded.
+The data set is laid out as nnU-Net has it: OUT/Dataset999_Example with imagesTr and labelsTr
+for training, imagesTs and labelsTs held out."""
+
+EXAMPLE = """\
+detseg3d_example data/raw
+detseg3d_example data/raw --num_cases 10 --shape 32 96 96 --spacing 3 1 1"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_example``."""
+    parser = create_parser("detseg3d_example", DESCRIPTION, EXAMPLE)
+    parser.add_argument("output", metavar="OUT", help="folder of raw data sets; created if it is not there")
+    parser.add_argument("--num_cases", type=positive_int, default=24, metavar="N", help="training cases")
+    parser.add_argument("--num_test", type=non_negative_int, default=6, metavar="N", help="held-out cases")
+    parser.add_argument(
+        "--shape", type=positive_int, nargs=3, default=[96, 96, 96], metavar=("Z", "Y", "X"), help="voxels"
+    )
+    parser.add_argument(
+        "--spacing", type=positive_float, nargs=3, default=[1.0, 1.0, 1.0], metavar=("Z", "Y", "X"), help="millimetres"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="the same seed gives the same data set")
+    parser.add_argument("--dataset_id", type=positive_int, default=999, metavar="ID", help="number of the data set")
+    add_processes_flag(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from detseg3d.synthetic import write_example_dataset
+
+    folder = write_example_dataset(
+        options.output,
+        num_cases=options.num_cases,
+        shape=tuple(options.shape),
+        spacing=tuple(options.spacing),
+        seed=options.seed,
+        num_test=options.num_test,
+        dataset_id=options.dataset_id,
+        num_processes=options.num_processes,
+        progress=not options.no_progress,
+    )
+    print(f"The example data set is in {folder}")
+    print(f"  to train with: {options.num_cases} cases in imagesTr and labelsTr")
+    print(f"  held out:      {options.num_test} cases in imagesTs and labelsTs")
+    print("Next, plan and preprocess it:")
+    print(
+        f"  detseg3d_plan_and_preprocess -d {options.dataset_id} --raw {options.output}"
+        " --preprocessed FOLDER --val_split 0.2"
+    )

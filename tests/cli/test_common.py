@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import argparse
+import logging
+
+import pytest
+
+from detseg3d.cli import common
+from detseg3d.core.errors import DetSeg3DError
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    return common.create_parser("detseg3d_test", "Does a test.", "detseg3d_test a\ndetseg3d_test b")
+
+
+def test_success_is_exit_code_0(parser: argparse.ArgumentParser) -> None:
+    assert common.run_command(parser, lambda options: None, []) == 0
+
+
+def test_the_functions_exit_code_is_kept(parser: argparse.ArgumentParser) -> None:
+    assert common.run_command(parser, lambda options: 3, []) == 3
+
+
+def test_a_package_error_is_printed_without_traceback(
+    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(options: argparse.Namespace) -> None:
+        raise DetSeg3DError("the fold does not exist", value=9, remedy="choose 0 to 4")
+
+    assert common.run_command(parser, fail, []) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("detseg3d_test: error: the fold does not exist\n  found:    9\n")
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_verbose_adds_the_traceback(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: argparse.Namespace) -> None:
+        raise DetSeg3DError("the fold does not exist")
+
+    assert common.run_command(parser, fail, ["--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_exit_code_130(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(options: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    assert common.run_command(parser, interrupt, []) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_is_not_hidden(parser: argparse.ArgumentParser) -> None:
+    def fail(options: argparse.Namespace) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        common.run_command(parser, fail, [])
+
+
+def test_log_messages_go_to_stderr_once(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    def report(options: argparse.Namespace) -> None:
+        logging.getLogger("detseg3d.test").info("working")
+        logging.getLogger("detseg3d.test").debug("a detail")
+        logging.getLogger("detseg3d.test").warning("odd")
+
+    common.run_command(parser, report, [])
+    capsys.readouterr()
+    common.run_command(parser, report, [])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = [line.split(" ", 1)[1] for line in shown.err.splitlines()]
+    assert lines == ["working", "WARNING: odd"]
+
+
+def test_flags_are_not_abbreviated(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--verb"])
+    assert stop.value.code == 2
+    assert "unrecognized arguments: --verb" in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_defaults(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=int, default=100, help="passes over the data")
+    parser.add_argument("--clean", action="store_true", help="start anew")
+    text = parser.format_help()
+    assert "example:\n  detseg3d_test a\n  detseg3d_test b" in text
+    assert "passes over the data (default: 100)" in text
+    assert "start anew (default" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (common.positive_int, "3", 3),
+        (common.non_negative_int, "0", 0),
+        (common.positive_float, "0.5", 0.5),
+        (common.fraction, "1", 1.0),
+    ],
+)
+def test_argument_types_accept_what_is_in_range(kind: type, text: str, value: float) -> None:
+    assert kind(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (common.positive_int, "0", "0 must be at least 1"),
+        (common.positive_int, "1.5", "'1.5' is not a whole number"),
+        (common.non_negative_int, "-1", "must not be negative"),
+        (common.positive_float, "0", "must be greater than 0"),
+        (common.positive_float, "nan", "must be greater than 0"),
+        (common.positive_float, "x", "'x' is not a number"),
+        (common.fraction, "1.1", "must lie between 0 and 1"),
+        (common.fraction, "nan", "must lie between 0 and 1"),
+    ],
+)
+def test_argument_types_refuse_the_rest(kind: type, text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        kind(text)
+
+
+def test_root_flags_can_be_chosen(parser: argparse.ArgumentParser) -> None:
+    common.add_root_flags(parser, "raw", "results")
+    options = parser.parse_args(["--raw", "a"])
+    assert (options.raw, options.results, hasattr(options, "preprocessed")) == ("a", None, False)
+    assert "$nnUNet_raw" in parser.format_help()
+
+
+def test_processes_flag_has_a_short_form(parser: argparse.ArgumentParser) -> None:
+    common.add_processes_flag(parser, default=3)
+    assert parser.parse_args([]).num_processes == 3
+    assert parser.parse_args(["-np", "0"]).num_processes == 0

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SETUP = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
+COMMANDS = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", SETUP, re.DOTALL).group(1))  # type: ignore[union-attr]
+SLOW_LIBRARIES = ("torch", "scipy", "skimage", "SimpleITK", "matplotlib", "pydantic", "blosc2", "batchgenerators")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"detseg3d.cli.{command}")
+    with pytest.raises(SystemExit) as stop:
+        module.main(["-h"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: detseg3d_{command}" in text
+    examples = text.split("example:\n")[1].replace("\\\n", " ")
+    lines = [line.split() for line in examples.splitlines() if line.strip().startswith("detseg3d_")]
+    own = [words[1:] for words in lines if words[0] == f"detseg3d_{command}"]
+    assert own, "the help has no example"
+    for words in own:
+        module.build_parser().parse_args(words)  # exits with a message if the example is wrong
+
+
+def test_help_of_every_command_loads_no_slow_library() -> None:
+    script = (
+        "import sys, importlib\n"
+        f"for command in {COMMANDS!r}:\n"
+        "    importlib.import_module('detseg3d.cli.' + command).build_parser().format_help()\n"
+        f"print(sorted(set({SLOW_LIBRARIES!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import detseg3d
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "detseg3d").rglob("*.py"))
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
+
+
+def test_imports_go_one_way() -> None:
+    pytest.importorskip("importlinter", reason="import-linter is not installed")
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    script = "import sys, detseg3d; print([name for name in ('torch', 'numpy', 'pydantic') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", detseg3d.__all__)
+def test_public_names_are_found(name: str) -> None:
+    assert getattr(detseg3d, name) is not None
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        detseg3d.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_MODULE, "split the module"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert _code_lines(node) <= LONGEST_FUNCTION, f"split {node.name}"
+
+
+def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function; a long docstring is no reason to split it."""
+    first = function.body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    documentation = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - documentation
+
+
+def test_environment_variables_are_read_in_one_place() -> None:
+    readers = [path for path in MODULES if _reads_environment(ast.parse(path.read_text(encoding="utf-8")))]
+    assert [str(path.relative_to(ROOT)) for path in readers] == ["detseg3d/io/paths.py"]
+
+
+def _reads_environment(tree: ast.AST) -> bool:
+    """Tell whether ``os.getenv`` or ``os.environ`` occurs, but for ``setdefault``: workers limit their threads by it."""
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    uses = [node for node in parents if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")]
+    return any(getattr(parents[node], "attr", None) != "setdefault" for node in uses)
+
+
+def test_torch_files_are_loaded_without_code() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert keywords.get("weights_only") == "True", f"{path}:{node.lineno}"
+
+
+def test_the_version_is_in_the_change_log() -> None:
+    assert f"## {detseg3d.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
