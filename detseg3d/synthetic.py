@@ -14,7 +14,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,11 @@ from detseg3d.io.images import write_image
 __all__ = ["SyntheticCase", "simulate_case", "write_example_dataset"]
 
 Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Point = npt.NDArray[np.float64]
+Slices = tuple[slice, ...]
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
 
 # Intensities before gain, bias field and noise.
 AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0
@@ -51,14 +55,12 @@ class SyntheticCase:
 class _Canvas:
     """The grid in millimetres, and drawing on it."""
 
-    def __init__(self, shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: Sequence[int]) -> None:
+    def __init__(self, shape: Shape, spacing: Spacing, seed: Sequence[int]) -> None:
         self.shape = shape
         self.spacing = np.asarray(spacing, np.float64)
         self.size = np.asarray(shape) * self.spacing
         self.random = np.random.default_rng(list(seed))
-        self.axes = [
-            (np.arange(n, dtype=np.float32) + 0.5) * np.float32(s) for n, s in zip(shape, spacing, strict=True)
-        ]
+        self.axes = [((np.arange(n) + 0.5) * s).astype(np.float32) for n, s in zip(shape, spacing, strict=True)]
         self.frequencies = [
             fft.fftfreq(shape[0], spacing[0])[:, None, None].astype(np.float32),
             fft.fftfreq(shape[1], spacing[1])[None, :, None].astype(np.float32),
@@ -83,7 +85,7 @@ class _Canvas:
         ]
         return np.sqrt(parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None, :])
 
-    def window(self, center: npt.NDArray[Any], reach: float) -> tuple[tuple[slice, ...], list[Volume]]:
+    def window(self, center: Point, reach: float) -> tuple[Slices, list[Volume]]:
         """Slices that hold all voxels within ``reach`` mm of ``center``, and their offsets from it in mm."""
         slices, offsets = [], []
         for axis, c, step, count in zip(self.axes, center, self.spacing, self.shape, strict=True):
@@ -93,12 +95,12 @@ class _Canvas:
             offsets.append(axis[low:high] - np.float32(c))
         return tuple(slices), offsets
 
-    def voxel(self, center: npt.NDArray[Any]) -> tuple[int, int, int]:
+    def voxel(self, center: Point) -> tuple[int, int, int]:
         """Index of the voxel that holds ``center`` (mm)."""
         z, y, x = np.clip(center / self.spacing, 0, np.asarray(self.shape) - 1).astype(int)
         return int(z), int(y), int(x)
 
-    def place_in(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64] | None:
+    def place_in(self, mask: Mask) -> Point | None:
         """Return a random point (mm) within a voxel of ``mask``; ``None`` if it is empty."""
         for _ in range(200):  # far cheaper than listing all voxels of the mask
             point = self.random.random(3) * self.size
@@ -112,22 +114,13 @@ def _inside(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Vo
     return np.clip((edge - radius) * np.float32(scale / width) + np.float32(0.5), 0, 1)
 
 
-def _rotation(random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return a random rotation matrix."""
-    matrix, upper = np.linalg.qr(random.standard_normal((3, 3)))
-    rotation: npt.NDArray[np.float64] = matrix * np.sign(np.diag(upper))
-    return rotation
-
-
-def _blob(
-    canvas: _Canvas, center: npt.NDArray[Any], diameter: float, roughness: float
-) -> tuple[tuple[slice, ...], Volume]:
+def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> tuple[Slices, Volume]:
     """Window and normalised radius (< 1 inside) of an irregular ellipsoid of about this diameter, in one piece."""
     random = canvas.random
     axes = np.exp(random.normal(0, 0.22, 3))
     axes *= diameter / 2 / axes.prod() ** (1 / 3)
     slices, (z, y, x) = canvas.window(center, float(axes.max()) * (1 + roughness) + 2 * float(canvas.spacing.max()))
-    turn = (_rotation(random) / axes[:, None]).astype(np.float32)
+    turn = (np.linalg.qr(random.standard_normal((3, 3)))[0] / axes[:, None]).astype(np.float32)
     squared = np.zeros((len(z), len(y), len(x)), np.float32)
     for row in turn:
         squared += (row[0] * z[:, None, None] + row[1] * y[None, :, None] + row[2] * x[None, None, :]) ** 2
@@ -144,13 +137,11 @@ def _blob(
     return slices, radius
 
 
-def _draw_vessel(canvas: _Canvas, image: Volume, tissue: npt.NDArray[np.bool_], start: npt.NDArray[Any]) -> None:
+def _draw_vessel(canvas: _Canvas, image: Volume, tissue: Mask, start: Point) -> None:
     """Draw a winding bright tube in the tissue, by balls along a random walk."""
     random = canvas.random
-    radius = random.uniform(0.7, 1.4)
-    brightness = random.uniform(130, 175)
-    direction = random.standard_normal(3)
-    point = start.copy()
+    radius, brightness = random.uniform((0.7, 130), (1.4, 175))
+    direction, point = random.standard_normal(3), start
     for _ in range(int(random.uniform(25, 60) / 0.8)):
         direction += 0.25 * random.standard_normal(3)
         direction /= np.linalg.norm(direction)
@@ -163,7 +154,7 @@ def _draw_vessel(canvas: _Canvas, image: Volume, tissue: npt.NDArray[np.bool_], 
         image[slices] = np.maximum(image[slices], image[slices] * (1 - weight) + brightness * weight)
 
 
-def _draw_body(canvas: _Canvas) -> tuple[Volume, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
     """Return the image without lesions, and the masks of tissue, of ventricles and of air."""
     random = canvas.random
     center = canvas.size * (0.5 + random.uniform(-0.03, 0.03, 3))
@@ -196,13 +187,7 @@ def _draw_body(canvas: _Canvas) -> tuple[Volume, npt.NDArray[np.bool_], npt.NDAr
     return image, tissue, ventricles < 0.9, body > 1.06
 
 
-def _draw_mimics(
-    canvas: _Canvas,
-    image: Volume,
-    tissue: npt.NDArray[np.bool_],
-    fluid: npt.NDArray[np.bool_],
-    air: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.bool_]:
+def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air: Mask) -> Mask:
     """Draw what is bright but no lesion; return where lesions must not go."""
     random = canvas.random
     taken = np.zeros(canvas.shape, bool)
@@ -228,9 +213,7 @@ def _draw_mimics(
     return taken
 
 
-def _draw_lesions(
-    canvas: _Canvas, image: Volume, tissue: npt.NDArray[np.bool_], taken: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.uint8]:
+def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> npt.NDArray[np.uint8]:
     """Add lesions to ``image``, apart from each other by at least a voxel; return the label."""
     random = canvas.random
     label = np.zeros(canvas.shape, np.uint8)
@@ -248,7 +231,7 @@ def _draw_lesions(
     return label
 
 
-def _is_clear(label: npt.NDArray[np.uint8], slices: tuple[slice, ...], inside: npt.NDArray[np.bool_]) -> bool:
+def _is_clear(label: npt.NDArray[np.uint8], slices: Slices, inside: Mask) -> bool:
     """Tell whether two voxels around ``inside`` are free: lesions stay separate components, their boxes apart."""
     near = tuple(slice(max(0, part.start - 2), part.stop + 2) for part in slices)
     mask = np.zeros(label[near].shape, bool)
@@ -257,9 +240,7 @@ def _is_clear(label: npt.NDArray[np.uint8], slices: tuple[slice, ...], inside: n
     return not np.any(label[near][ndimage.binary_dilation(mask, CUBE, iterations=2)])
 
 
-def _draw_lesion(
-    canvas: _Canvas, image: Volume, free: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], diameter: float
-) -> bool:
+def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[np.uint8], diameter: float) -> bool:
     """Try to draw one lesion at a random place; return whether it fitted."""
     random = canvas.random
     center = canvas.place_in(free)
@@ -284,8 +265,8 @@ def _draw_lesion(
 
 
 def simulate_case(
-    shape: tuple[int, int, int] = (96, 96, 96),
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    shape: Shape = (96, 96, 96),
+    spacing: Spacing = (1.0, 1.0, 1.0),
     seed: Sequence[int] = (0,),
     lesions: bool = True,
 ) -> SyntheticCase:
@@ -340,8 +321,8 @@ def simulate_case(
 def write_example_dataset(
     output_folder: str | Path,
     num_cases: int = 24,
-    shape: tuple[int, int, int] = (96, 96, 96),
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    shape: Shape = (96, 96, 96),
+    spacing: Spacing = (1.0, 1.0, 1.0),
     seed: int = 0,
     num_test: int = 6,
     dataset_id: int = 999,
@@ -407,13 +388,7 @@ def write_example_dataset(
     return folder
 
 
-def _write_case(
-    job: tuple[str, int, str],
-    folder: Path,
-    shape: tuple[int, int, int],
-    spacing: tuple[float, float, float],
-    seed: int,
-) -> None:
+def _write_case(job: tuple[str, int, str], folder: Path, shape: Shape, spacing: Spacing, seed: int) -> None:
     part, index, case_id = job
     healthy = index % HEALTHY_EVERY == HEALTHY_INDEX
     case = simulate_case(shape, spacing, (seed, 0 if part == "Tr" else 1, index), lesions=not healthy)

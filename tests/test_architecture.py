@@ -60,7 +60,7 @@ def test_environment_variables_are_read_in_one_place() -> None:
 
 
 def _reads_environment(tree: ast.AST) -> bool:
-    """Tell whether ``os.getenv`` or ``os.environ`` occurs, but for ``setdefault``: workers limit their threads by it."""
+    """Tell whether ``os.getenv`` or ``os.environ`` occurs; ``setdefault`` may, workers limit their threads by it."""
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     uses = [node for node in parents if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")]
     return any(getattr(parents[node], "attr", None) != "setdefault" for node in uses)
