@@ -1,0 +1,111 @@
+"""From label maps to instance maps: one number per lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["instances_from_instance_map", "instances_from_semantic"]
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+def instances_from_semantic(
+    label: IntArray, class_labels: Sequence[int]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Lesions of a semantic label map: 26-connected components, each class on its own.
+
+    Touching lesions of one class are one component; touching lesions of different classes are two.
+
+    Parameters
+    ----------
+    label : ndarray of int or bool, shape ``(Z, Y, X)``
+    class_labels : sequence of int
+        Value of each lesion class in ``label``. All other values count as background.
+
+    Returns
+    -------
+    instances : ndarray of int32, shape ``(Z, Y, X)``
+        0 is background, lesions are ``1..N``.
+    classes : ndarray of int64, shape ``(N,)``
+        Index into ``class_labels`` of lesions ``1..N``.
+
+    Raises
+    ------
+    ValueError
+        If ``label`` is not a 3D array of integers or a class label is 0 or given twice.
+
+    Examples
+    --------
+    >>> label = np.zeros((3, 3, 3), np.uint8)
+    >>> label[0, 0, 0], label[1, 1, 1], label[2, 2, 2] = 1, 1, 2
+    >>> instances, classes = instances_from_semantic(label, (1, 2))
+    >>> int(instances.max()), classes.tolist()
+    (2, [0, 1])
+    """
+    label = _checked(label)
+    if 0 in class_labels or len(set(class_labels)) != len(class_labels):
+        raise ValueError(f"class labels must differ from each other and from 0, found {list(class_labels)}")
+    # cc3d keeps neighbouring voxels of different value apart, so one pass serves all classes.
+    class_number = np.zeros(label.shape, np.uint8 if len(class_labels) < 256 else np.uint16)
+    for index, value in enumerate(class_labels):
+        class_number[label == value] = index + 1
+    components, count = cc3d.connected_components(class_number, connectivity=26, return_N=True)
+    instances = components.astype(np.int32)
+    foreground = np.nonzero(class_number)
+    classes = np.zeros(int(count), np.int64)
+    classes[instances[foreground] - 1] = class_number[foreground].astype(np.int64) - 1
+    return instances, classes
+
+
+def instances_from_instance_map(label: IntArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Lesions of an instance label map, renumbered ``1..N`` in ascending order of their values.
+
+    A lesion may consist of several pieces: equal value means same lesion.
+
+    Parameters
+    ----------
+    label : ndarray of int, shape ``(Z, Y, X)``
+        0 is background; every other value is one lesion.
+
+    Returns
+    -------
+    instances : ndarray of int32, shape ``(Z, Y, X)``
+    classes : ndarray of int64, shape ``(N,)``
+        All 0: an instance map carries a single class.
+
+    Raises
+    ------
+    ValueError
+        If ``label`` is not a 3D array of non-negative integers.
+
+    Examples
+    --------
+    >>> label = np.zeros((1, 1, 4), np.int32)
+    >>> label[0, 0] = [0, 70000, 5, 70000]
+    >>> instances, classes = instances_from_instance_map(label)
+    >>> instances[0, 0].tolist(), classes.tolist()
+    ([0, 2, 1, 2], [0, 0])
+    """
+    label = _checked(label)
+    instances = np.zeros(label.shape, np.int32)
+    foreground = np.nonzero(label)
+    values, inverse = np.unique(label[foreground], return_inverse=True)
+    if len(values) and int(values[0]) < 0:
+        raise ValueError(f"an instance map has no negative values, found {int(values[0])}")
+    instances[foreground] = inverse + 1
+    return instances, np.zeros(len(values), np.int64)
+
+
+def _checked(label: IntArray) -> IntArray:
+    if label.ndim != 3:
+        raise ValueError(f"label must have shape (Z, Y, X), found {label.shape}")
+    if label.dtype == np.bool_:
+        return label.astype(np.uint8)
+    if not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(f"label must hold integers, found {label.dtype}")
+    return label

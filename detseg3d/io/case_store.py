@@ -1,0 +1,192 @@
+"""Preprocessed cases on disk: compressed arrays that can be read in part, and a JSON file per case.
+
+``CASE_image.b2nd`` holds the image, float16 ``(C, Z, Y, X)``; ``CASE_instances.b2nd`` the instance map in the smallest
+unsigned type that fits; both blosc2 arrays in chunks of 64³ voxels, so that a training window touches few of them.
+``CASE.json`` is written last: its presence says that the case is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import atomic_path, read_json, write_json
+from detseg3d.io.paths import check_case_id
+
+__all__ = ["CaseStore", "StoredCase"]
+
+_CHUNK = 64
+_FLOAT16_LIMIT = float(np.finfo(np.float16).max)
+# zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
+# several readers work at the same time.
+_COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A case opened for reading. Slicing ``image`` or ``instances`` reads just the chunks concerned.
+
+    ``image`` is ``(C, Z, Y, X)`` float16, ``instances`` ``(Z, Y, X)`` unsigned or ``None`` for a case without label.
+    Both have ``shape`` and ``dtype`` and give a numpy array when sliced.
+    """
+
+    case_id: str
+    image: Any
+    instances: Any | None
+    properties: dict[str, Any]
+
+
+class CaseStore:
+    """The preprocessed cases of a data set.
+
+    Parameters
+    ----------
+    folder : path
+        Created on the first write.
+
+    Examples
+    --------
+    >>> store = CaseStore("preprocessed/Dataset001_Example/cases")      # doctest: +SKIP
+    >>> window = store.open("case_1").image[:, 0:64, 32:96, 32:96]      # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def write(
+        self,
+        case_id: str,
+        image: npt.NDArray[np.floating[Any]],
+        instances: npt.NDArray[np.integer[Any]] | None,
+        properties: dict[str, Any],
+    ) -> None:
+        """Write a case; an older one of this name is replaced.
+
+        Parameters
+        ----------
+        case_id : str
+        image : ndarray, shape ``(C, Z, Y, X)``
+            Stored as float16; values beyond its range (±65504) are clipped.
+        instances : ndarray of int, shape ``(Z, Y, X)``, or None
+        properties : dict
+            Of JSON types, with ``preprocessing_hash``; ``case_id`` is added.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the case id cannot be a file name or the disk refuses.
+        ValueError
+            If shapes do not fit, or the image has NaN or infinite values.
+        """
+        if image.ndim != 4 or (instances is not None and instances.shape != image.shape[1:]):
+            found = None if instances is None else instances.shape
+            raise ValueError(f"image must be (C, Z, Y, X) and instances (Z, Y, X), found {image.shape} and {found}")
+        if not np.isfinite(image).all():
+            raise ValueError(f"the preprocessed image of {case_id} has NaN or infinite values")
+        record = self._path(case_id, ".json")
+        record.unlink(missing_ok=True)
+        _write_array(
+            np.clip(image, -_FLOAT16_LIMIT, _FLOAT16_LIMIT).astype(np.float16), self._path(case_id, "_image.b2nd")
+        )
+        target = self._path(case_id, "_instances.b2nd")
+        if instances is None:
+            target.unlink(missing_ok=True)
+        else:
+            _write_array(_smallest_unsigned(instances), target)
+        write_json({**properties, "case_id": case_id, "has_instances": instances is not None}, record)
+
+    def is_complete(self, case_id: str, preprocessing_hash: str) -> bool:
+        """Whether the case is there, whole, and was made by plans of this hash."""
+        try:
+            properties = self.properties(case_id)
+        except DetSeg3DError:
+            return False
+        needed = ["_image.b2nd"] + ["_instances.b2nd"] * bool(properties.get("has_instances"))
+        return properties.get("preprocessing_hash") == preprocessing_hash and all(
+            self._path(case_id, suffix).is_file() for suffix in needed
+        )
+
+    def case_ids(self) -> list[str]:
+        """Ids of all whole cases, sorted."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            entry.name[: -len(".json")]
+            for entry in self.folder.iterdir()
+            if entry.name.endswith(".json") and not entry.name.startswith(".")
+        )
+
+    def properties(self, case_id: str) -> dict[str, Any]:
+        """The JSON record of a case.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the case is not there or its record is damaged.
+        """
+        file = self._path(case_id, ".json")
+        if not file.exists():
+            raise DetSeg3DError(
+                f"case {case_id!r} is not preprocessed", file=self.folder, remedy="run detseg3d_plan_and_preprocess"
+            )
+        data = read_json(file)
+        if not isinstance(data, dict):
+            raise DetSeg3DError("the record of the case is damaged", file=file, remedy="delete it and preprocess again")
+        return data
+
+    def open(self, case_id: str) -> StoredCase:
+        """Open a case for reading; arrays are read when sliced.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the case is not there or damaged.
+        """
+        properties = self.properties(case_id)
+        image = _open_array(self._path(case_id, "_image.b2nd"))
+        instances = _open_array(self._path(case_id, "_instances.b2nd")) if properties.get("has_instances") else None
+        return StoredCase(case_id, image, instances, properties)
+
+    def remove(self, case_id: str) -> None:
+        """Delete a case, its record first; nothing happens if there is none."""
+        for suffix in (".json", "_image.b2nd", "_instances.b2nd"):
+            self._path(case_id, suffix).unlink(missing_ok=True)
+
+    def _path(self, case_id: str, suffix: str) -> Path:
+        return self.folder / (check_case_id(case_id) + suffix)
+
+
+def _smallest_unsigned(instances: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    if instances.size and int(instances.min()) < 0:
+        raise ValueError(f"an instance map has no negative values, found {int(instances.min())}")
+    dtype = np.min_scalar_type(int(instances.max()) if instances.size else 0)
+    return instances.astype(dtype)
+
+
+def _write_array(array: npt.NDArray[Any], path: Path) -> None:
+    # All channels of a place share a chunk: a window always needs all of them.
+    shape = array.shape
+    chunks = (*shape[:-3], *(min(_CHUNK, max(1, n)) for n in shape[-3:]))
+    with atomic_path(path) as temporary:
+        try:
+            blosc2.asarray(
+                np.ascontiguousarray(array), urlpath=os.fspath(temporary), mode="w", chunks=chunks, cparams=_COMPRESSION
+            )
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+
+def _open_array(path: Path) -> Any:
+    try:
+        return blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DetSeg3DError(
+            f"the preprocessed array cannot be read: {error}", file=path, remedy="delete the case and preprocess again"
+        ) from error

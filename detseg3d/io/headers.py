@@ -1,0 +1,193 @@
+"""File headers that are kept verbatim, because computing them again would round the geometry.
+
+NIfTI stores a direction in single precision and twice (quaternion and matrix), NRRD stores it multiplied by the
+spacing: reading and writing through SimpleITK changes the last digits of both. Sheared NIfTI grids, which SimpleITK
+refuses, are read and written here through nibabel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+
+__all__ = [
+    "copy_nrrd_geometry",
+    "last_line",
+    "native_header",
+    "nifti_geometry",
+    "not_a_volume",
+    "read_nifti",
+    "unreadable",
+    "write_nifti",
+]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+# Fields of a NIfTI header that say where the voxels are; all others describe the data.
+_NIFTI_GEOMETRY = (
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
+_NRRD_GEOMETRY = (b"space", b"space dimension", b"space directions", b"space origin", b"space units", b"spacings")
+
+# Millimetres per unit of NIfTI's xyzt_units; 0 is "unknown", which everybody takes for mm.
+_UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def last_line(error: Exception) -> str:
+    """What an error of ITK says: its messages are a page of C++ paths, and the last line tells the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def unreadable(path: Path, error: Exception) -> DetSeg3DError:
+    """Return the error for a file that cannot be read."""
+    return DetSeg3DError(
+        f"the image cannot be read: {last_line(error)}", file=path, remedy="restore the file; it may be damaged"
+    )
+
+
+def not_a_volume(path: Path, size: Sequence[int], components: int = 1) -> DetSeg3DError:
+    """Return the error for a 2D, 4D or colour image."""
+    what = f"{len(size)}D, size {tuple(size)}" + (f", {components} values a voxel" if components > 1 else "")
+    return DetSeg3DError(
+        "the image is not a 3D volume of single values",
+        file=path,
+        value=what,
+        expected="three axes, one value a voxel",
+        remedy="split channels or time points into one file each (CASE_0000, CASE_0001, …)",
+    )
+
+
+def native_header(path: Path) -> tuple[str, bytes] | None:
+    """Format and bytes of the header of a NIfTI or NRRD file; ``None`` for formats that keep geometry exactly."""
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            header: Any = nibabel.load(path).header
+            return ("nifti2" if int(header["sizeof_hdr"]) == 540 else "nifti1"), header.binaryblock
+        if name.endswith(".nrrd"):
+            return "nrrd", b"\n".join(line for line in _nrrd_lines(path)[0] if _nrrd_key(line) in _NRRD_GEOMETRY)
+    except Exception as error:
+        # SimpleITK tolerates some headers that nibabel does not; only the exact copy of the geometry is lost then.
+        logger.debug("the header of %s is not kept: %s", path, error)
+    return None
+
+
+def _open_nifti(path: Path) -> Any:
+    try:
+        image: Any = nibabel.load(path)
+        # Some converters write a fourth axis of length 1: still one volume.
+        shape = image.shape
+    except Exception as error:
+        raise unreadable(path, error) from error
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape or image.get_data_dtype().fields:
+        raise not_a_volume(path, shape)
+    return image
+
+
+def nifti_geometry(path: Path) -> Geometry:
+    """Return the geometry of a NIfTI file as nibabel sees it; a sheared grid keeps its ``affine``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file cannot be read, is no 3D volume or its affine is singular.
+    """
+    image = _open_nifti(path)
+    unit = _UNIT_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    affine = _RAS_TO_LPS @ np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, np.float64)
+    matrix = affine[:3, :3]
+    spacing = np.linalg.norm(matrix, axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        raise DetSeg3DError("the affine of the image is singular", file=path, value=image.affine.tolist())
+    # Polar decomposition: of all orthonormal matrices, U V is nearest to the sheared axes.
+    left, _, right = np.linalg.svd(matrix / spacing)
+    direction = left @ right
+    sheared = bool(np.abs(matrix / spacing - direction).max() > 1e-6)
+    x, y, z = (int(n) for n in image.shape[:3])
+    return Geometry(
+        shape=(z, y, x),
+        spacing=(float(spacing[2]), float(spacing[1]), float(spacing[0])),
+        origin=(float(affine[0, 3]), float(affine[1, 3]), float(affine[2, 3])),
+        direction=tuple(direction.ravel()),
+        affine=tuple(float(value) for value in affine.ravel()) if sheared else None,
+        native_header=native_header(path),
+    )
+
+
+def read_nifti(path: Path) -> tuple[Array, Geometry]:
+    """Read a NIfTI file through nibabel; array ``(Z, Y, X)`` as :func:`detseg3d.io.images.read_image` gives it.
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`nifti_geometry`, or if the voxels are damaged.
+    """
+    geometry = nifti_geometry(path)
+    try:
+        array = np.asanyarray(_open_nifti(path).dataobj)
+    except Exception as error:
+        raise unreadable(path, error) from error
+    array = array.reshape(geometry.shape[::-1], order="F").transpose(2, 1, 0)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), geometry
+
+
+def write_nifti(array: Array, geometry: Geometry, path: Path) -> None:
+    """Write a NIfTI file with the header fields of ``geometry.native_header``, else with ``geometry.affine``."""
+    kind, block = geometry.native_header or ("", b"")
+    second = kind == "nifti2"
+    header = nibabel.Nifti2Header() if second else nibabel.Nifti1Header()
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape[::-1])
+    if kind in ("nifti1", "nifti2"):
+        source = (nibabel.Nifti2Header if second else nibabel.Nifti1Header)(block, check=False)
+        for name in _NIFTI_GEOMETRY:
+            header[name] = source[name]
+        header["pixdim"][:4] = source["pixdim"][:4]
+    else:
+        header.set_sform(_RAS_TO_LPS @ np.asarray(geometry.affine, np.float64).reshape(4, 4), code=1)
+        header.set_xyzt_units("mm")
+    header.set_slope_inter(1, 0)
+    image_class = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    nibabel.save(image_class(array.transpose(2, 1, 0), None, header, dtype=array.dtype), path)
+
+
+def _nrrd_lines(path: Path) -> tuple[list[bytes], int]:
+    """Header lines of a NRRD file and the position where its data begin."""
+    lines: list[bytes] = []
+    with open(path, "rb") as handle:
+        while True:
+            line = handle.readline(1 << 20)
+            if not line:
+                raise ValueError("the NRRD header has no end")
+            if not line.strip():
+                return lines, handle.tell()
+            lines.append(line.rstrip(b"\r\n"))
+
+
+def _nrrd_key(line: bytes) -> bytes:
+    # "field: value" is a field of the format; "key:=value" is the user's own and no concern of ours.
+    key, colon, value = line.partition(b":")
+    return key.strip().lower() if colon and not value.startswith(b"=") and not line.startswith(b"#") else b""
+
+
+def copy_nrrd_geometry(path: Path, geometry: Geometry) -> None:
+    """Put the geometric header lines of ``geometry.native_header`` in place of those of the NRRD file ``path``."""
+    assert geometry.native_header is not None
+    lines, start = _nrrd_lines(path)
+    content = path.read_bytes()[start:]
+    kept = [line for line in lines if _nrrd_key(line) not in _NRRD_GEOMETRY]
+    path.write_bytes(b"\n".join([*kept, geometry.native_header[1], b"", content]))

@@ -1,0 +1,331 @@
+"""Read and write volumes: NIfTI, MetaImage, NRRD, NumPy and DICOM series, with their place in the patient.
+
+Arrays are ``(Z, Y, X)``. What is written with the :class:`Geometry` of a file that was read has the same geometry as
+that file *to the bit*: NIfTI and NRRD headers are copied, because both round the direction when it is computed again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.dicom import is_dicom_folder, read_dicom_series
+from detseg3d.io.files import atomic_path, write_text
+from detseg3d.io.headers import (
+    copy_nrrd_geometry,
+    last_line,
+    native_header,
+    nifti_geometry,
+    not_a_volume,
+    read_nifti,
+    unreadable,
+    write_nifti,
+)
+
+__all__ = [
+    "SUPPORTED_ENDINGS",
+    "file_ending",
+    "is_dicom_folder",
+    "read_channels",
+    "read_geometry",
+    "read_image",
+    "strip_ending",
+    "write_image",
+]
+
+Array = npt.NDArray[Any]
+
+SUPPORTED_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")
+
+
+def file_ending(name: str | Path) -> str | None:
+    """The supported ending of a file name (``".nii.gz"``), or ``None``; capitals are tolerated.
+
+    Examples
+    --------
+    >>> file_ending("a.b.nii.gz"), file_ending("notes.txt")
+    ('.nii.gz', None)
+    """
+    lower = Path(name).name.lower()
+    return next((ending for ending in SUPPORTED_ENDINGS if lower.endswith(ending) and lower != ending), None)
+
+
+def strip_ending(name: str | Path) -> str:
+    """File name without folder and supported ending.
+
+    Examples
+    --------
+    >>> strip_ending("scans/patient.1_0000.nii.gz")
+    'patient.1_0000'
+    """
+    ending = file_ending(name)
+    text = Path(name).name
+    return text if ending is None else text[: -len(ending)]
+
+
+def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> tuple[Array, Geometry]:
+    """Read one volume.
+
+    Parameters
+    ----------
+    path : path
+        A file with one of :data:`SUPPORTED_ENDINGS`, or a folder with one DICOM series.
+    npy_spacing : 3 floats, optional
+        Spacing ``(z, y, x)`` in mm of ``.npy`` files, which carry none; 1 mm by default.
+
+    Returns
+    -------
+    array : ndarray, shape ``(Z, Y, X)``
+        In the file's data type.
+    geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing, unreadable, of an unknown format, or not a single-valued 3D volume.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == ".npy":
+        return _read_npy(path, npy_spacing)
+    if kind == "dicom":
+        return _from_sitk(read_dicom_series(path), path)
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        if kind in (".nii", ".nii.gz"):
+            # ITK refuses sheared affines and NIfTI-2; nibabel reads both.
+            return read_nifti(path)
+        raise unreadable(path, error) from error
+    return _from_sitk(image, path)
+
+
+def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) -> Geometry:
+    """Like :func:`read_image` without reading the voxels (a DICOM series is read whole)."""
+    path = Path(path)
+    kind = _kind(path)
+    if kind == ".npy":
+        return _npy_geometry(_load_npy(path, mapped=True), path, npy_spacing)
+    if kind == "dicom":
+        return read_image(path)[1]
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        if kind in (".nii", ".nii.gz"):
+            return nifti_geometry(path)
+        raise unreadable(path, error) from error
+    return _sitk_geometry(reader, path)
+
+
+def read_channels(
+    paths: Sequence[str | Path], npy_spacing: Sequence[float] | None = None
+) -> tuple[npt.NDArray[np.float32], Geometry]:
+    """Read the channels of one case.
+
+    Returns
+    -------
+    images : ndarray of float32, shape ``(C, Z, Y, X)``
+    geometry : Geometry
+        Of the first channel.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a channel cannot be read or lies elsewhere than the first (beyond the tolerance of
+        :meth:`Geometry.difference`).
+    """
+    if not paths:
+        raise ValueError("a case needs at least one channel")
+    first, geometry = read_image(paths[0], npy_spacing)
+    images = np.empty((len(paths), *first.shape), np.float32)
+    images[0] = first
+    for channel, path in enumerate(paths[1:], start=1):
+        array, other = read_image(path, npy_spacing)
+        differences = geometry.difference(other)
+        if differences:
+            raise DetSeg3DError(
+                f"channel {channel} does not lie on the grid of channel 0: " + "; ".join(differences),
+                file=path,
+                expected=f"the grid of {Path(paths[0]).name}",
+                remedy="resample the channels of a case to one grid",
+            )
+        images[channel] = array
+    return images, geometry
+
+
+def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
+    """Write a volume atomically, in the format that the ending of ``path`` names.
+
+    Parameters
+    ----------
+    array : ndarray, shape ``(Z, Y, X)``
+        bool is written as uint8 and float16 as float32, which the formats lack.
+    geometry : Geometry
+        Its shape must be the array's. One that was read from a file of the same format is reproduced to the bit.
+    path : path
+
+    Raises
+    ------
+    DetSeg3DError
+        If the ending is unknown, the format cannot hold the geometry (sheared) or the file cannot be written.
+    """
+    path = Path(path)
+    if array.shape != geometry.shape:
+        raise ValueError(f"array {array.shape} and geometry {geometry.shape} differ in shape")
+    ending = file_ending(path)
+    if ending is None:
+        raise _unknown_format(path)
+    array = _writable(array)
+    if ending == ".npy":
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+        return
+    if geometry.affine is not None and ending not in (".nii", ".nii.gz"):
+        raise DetSeg3DError(
+            f"{ending} cannot hold a sheared grid", file=path, remedy="write .nii.gz, which can, or resample the image"
+        )
+    if ending == ".mhd":
+        _write_mhd(array, geometry, path)
+        return
+    with atomic_path(path) as temporary:
+        native = geometry.native_header[0] if geometry.native_header is not None else None
+        if ending in (".nii", ".nii.gz") and (geometry.affine is not None or native in ("nifti1", "nifti2")):
+            write_nifti(array, geometry, temporary)
+            if geometry.affine is not None or _same_place(temporary, geometry):
+                return
+        _write_sitk(array, geometry, temporary)
+        if ending == ".nrrd" and native == "nrrd" and not _same_place(temporary, geometry):
+            copy_nrrd_geometry(temporary, geometry)
+            if not _same_place(temporary, geometry):
+                _write_sitk(array, geometry, temporary)
+
+
+def _kind(path: Path) -> str:
+    """The format: a supported ending or ``dicom``; raises what is wrong with the path otherwise."""
+    if path.is_dir():
+        return "dicom"
+    if not path.exists():
+        raise DetSeg3DError("the image does not exist", file=path, remedy="check the path")
+    ending = file_ending(path)
+    if ending is None:
+        raise _unknown_format(path)
+    return ending
+
+
+def _unknown_format(path: Path) -> DetSeg3DError:
+    return DetSeg3DError(
+        "this image format is not supported",
+        file=path,
+        expected="one of " + " ".join(SUPPORTED_ENDINGS) + ", or a folder with a DICOM series to read",
+    )
+
+
+def _load_npy(path: Path, mapped: bool) -> Array:
+    try:
+        array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise unreadable(path, error) from error
+    return array
+
+
+def _read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
+    array = _load_npy(path, mapped=False)
+    geometry = _npy_geometry(array, path, spacing)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), geometry
+
+
+def _npy_geometry(array: Array, path: Path, spacing: Sequence[float] | None) -> Geometry:
+    if array.ndim != 3 or 0 in array.shape:
+        raise not_a_volume(path, array.shape)
+    if array.dtype.kind not in "biuf":
+        raise DetSeg3DError("the array does not hold numbers", file=path, value=str(array.dtype))
+    z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
+    return Geometry(array.shape, (z, y, x))
+
+
+def _from_sitk(image: SimpleITK.Image, path: Path) -> tuple[Array, Geometry]:
+    geometry = _sitk_geometry(image, path)
+    array: Array = SimpleITK.GetArrayFromImage(image)
+    return array.reshape(geometry.shape), geometry
+
+
+def _sitk_geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Path) -> Geometry:
+    size = image.GetSize()
+    if isinstance(image, SimpleITK.Image):
+        components = image.GetNumberOfComponentsPerPixel()
+    else:
+        components = image.GetNumberOfComponents()
+    # Some converters write a fourth axis of length 1: still one volume.
+    if len(size) < 3 or components != 1 or any(n != 1 for n in size[3:]):
+        raise not_a_volume(path, size, components)
+    direction = np.asarray(image.GetDirection()).reshape(len(size), len(size))[:3, :3]
+    x, y, z = image.GetSpacing()[:3]
+    try:
+        return Geometry(
+            shape=(size[2], size[1], size[0]),
+            spacing=(z, y, x),
+            origin=image.GetOrigin()[:3],
+            direction=tuple(direction.ravel()),
+            native_header=native_header(path),
+        )
+    except ValueError as error:
+        raise unreadable(path, error) from error
+
+
+def _writable(array: Array) -> Array:
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _same_place(path: Path, geometry: Geometry) -> bool:
+    """Whether the file, read again, has exactly this geometry."""
+    try:
+        return read_geometry(path) == geometry
+    except DetSeg3DError:
+        return False
+
+
+def _write_sitk(array: Array, geometry: Geometry, path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing[::-1])
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    try:
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        # As an OSError, atomic_path reports it with the name of the file that was meant.
+        raise OSError(last_line(error)) from error
+
+
+def _write_mhd(array: Array, geometry: Geometry, path: Path) -> None:
+    """Header and voxels in two files. The header goes first when replaced and comes last, so it is never half true."""
+    voxels = path.with_name(strip_ending(path) + ".zraw")
+    with atomic_path(voxels) as temporary:
+        single = temporary.with_name(temporary.name + ".mha")
+        try:
+            _write_sitk(array, geometry, single)
+            header = bytearray()
+            with open(single, "rb") as source, open(temporary, "wb") as target:
+                while not header.endswith(b"ElementDataFile = LOCAL\n"):
+                    line = source.readline()
+                    if not line:
+                        raise OSError("the header of the MetaImage has an unknown form")
+                    header += line
+                shutil.copyfileobj(source, target)
+        finally:
+            single.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    write_text(header.decode("ascii").replace("= LOCAL\n", f"= {voxels.name}\n"), path)

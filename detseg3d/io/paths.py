@@ -1,0 +1,153 @@
+"""Where data lives: the three root folders, data set names, case ids. The only module that reads environment variables.
+
+Flags beat ``detseg3d_raw | detseg3d_preprocessed | detseg3d_results``; for raw data ``nnUNet_raw`` is the last resort,
+so that an nnU-Net user need not set anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = [
+    "check_case_id",
+    "check_dataset_name",
+    "find_datasets",
+    "preprocessed_root",
+    "raw_root",
+    "resolve_dataset",
+    "results_root",
+]
+
+_DATASET = re.compile(r"Dataset(\d{3,})_(.+)", re.DOTALL)
+
+
+def raw_root(flag: str | Path | None = None) -> Path:
+    """Folder that holds the raw data sets: ``flag``, else ``detseg3d_raw``, else ``nnUNet_raw``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If nothing says where it is, or the folder does not exist.
+    """
+    folder = _root(flag, "--raw", ("detseg3d_raw", "nnUNet_raw"))
+    if not folder.is_dir():
+        raise DetSeg3DError(
+            "the folder of raw data sets does not exist",
+            file=folder,
+            remedy="correct --raw or the environment variable detseg3d_raw",
+        )
+    return folder
+
+
+def preprocessed_root(flag: str | Path | None = None) -> Path:
+    """Folder for plans and preprocessed cases: ``flag``, else ``detseg3d_preprocessed``. Need not exist yet."""
+    return _root(flag, "--preprocessed", ("detseg3d_preprocessed",))
+
+
+def results_root(flag: str | Path | None = None) -> Path:
+    """Folder for trained models: ``flag``, else ``detseg3d_results``. Need not exist yet."""
+    return _root(flag, "--results", ("detseg3d_results",))
+
+
+def _root(flag: str | Path | None, option: str, variables: tuple[str, ...]) -> Path:
+    if flag is not None and str(flag) != "":
+        folder = Path(flag).expanduser()
+    else:
+        value = next((os.environ[name] for name in variables if os.environ.get(name)), None)
+        if value is None:
+            raise DetSeg3DError(
+                f"nothing says where the {option.lstrip('-')} folder is",
+                expected=f"{option} FOLDER or the environment variable {' or '.join(variables)}",
+                remedy=f"add {option} FOLDER to the command or run: export {variables[0]}=FOLDER",
+            )
+        folder = Path(value).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise DetSeg3DError(f"{option} names a file where a folder is needed", file=folder)
+    return folder
+
+
+def find_datasets(root: str | Path) -> list[Path]:
+    """All folders ``DatasetXXX_Name`` in ``root``, by name."""
+    folder = Path(root)
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if _DATASET.fullmatch(entry.name) and entry.is_dir())
+
+
+def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
+    """Folder of a data set, given its number, its name or both.
+
+    Parameters
+    ----------
+    root : path
+        Folder that holds ``DatasetXXX_Name`` folders.
+    identifier : str or int
+        ``101``, ``"101"``, ``"1"`` for Dataset001, ``"SynthMS"`` or ``"Dataset101_SynthMS"``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If no folder or more than one fits; the message lists what was found.
+    """
+    wanted = str(identifier).strip().rstrip("/")
+    found = find_datasets(root)
+    fitting = []
+    for folder in found:
+        match = _DATASET.fullmatch(folder.name)
+        assert match is not None
+        number, name = match.groups()
+        if wanted in (folder.name, name, f"Dataset{number}") or (wanted.isdecimal() and int(wanted) == int(number)):
+            fitting.append(folder)
+    exact = [folder for folder in fitting if folder.name == wanted]
+    if len(exact or fitting) == 1:
+        return (exact or fitting)[0]
+    listing = ", ".join(folder.name for folder in (fitting or found)) or "no folder named DatasetXXX_Name"
+    raise DetSeg3DError(
+        f"{'several data sets fit' if fitting else 'there is no data set'} {wanted!r}; found: {listing}",
+        file=root,
+        expected="a number (101), a name (SynthMS) or a folder name (Dataset101_SynthMS)",
+        remedy="give the full folder name" if fitting else "check the data set and the folder searched",
+    )
+
+
+def check_dataset_name(name: str) -> str:
+    """Return ``name`` if it is a folder name of the form ``DatasetXXX_Name``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is not, or would leave its folder.
+    """
+    if _DATASET.fullmatch(name) is None or "/" in name or "\\" in name or "\0" in name:
+        raise DetSeg3DError(
+            "this is no data set name", value=name, expected="Dataset, three digits, underscore, name: Dataset001_Liver"
+        )
+    return name
+
+
+def check_case_id(case_id: str) -> str:
+    """Return ``case_id`` if it can be a file name in any folder; spaces and unicode are fine.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is empty, begins with a dot, or contains a path separator or a control character, which would let a file
+        leave its folder or vanish from listings.
+    """
+    if (
+        not isinstance(case_id, str)
+        or not case_id.strip()
+        or case_id.startswith(".")
+        or any(character in "/\\" or ord(character) < 32 for character in case_id)
+    ):
+        raise DetSeg3DError(
+            "this case id cannot be a file name",
+            value=case_id,
+            expected="text without / and \\, not empty, not beginning with a dot",
+            remedy="rename the case",
+        )
+    return case_id

@@ -1,0 +1,359 @@
+"""Raw data sets in nnU-Net's layout, and folders of scans to predict.
+
+``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
+(``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
+case to patient, so that folds never split a patient) and ``spacing`` (``z y x`` mm of .npy files).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import read_json
+from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
+from detseg3d.io.paths import check_case_id
+
+__all__ = ["RawCase", "RawDataset", "list_cases", "load_raw_dataset"]
+
+logger = logging.getLogger(__name__)
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One case: a file per channel, in channel order, and its label if there is one."""
+
+    case_id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw data set as its dataset.json and folders describe it. See :func:`load_raw_dataset`."""
+
+    folder: Path
+    name: str
+    channel_names: tuple[str, ...]
+    labels: dict[str, int]
+    file_ending: str
+    cases: tuple[RawCase, ...]
+    instances: bool = False
+    npy_spacing: tuple[float, float, float] | None = None
+    patients: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the lesion classes, by ascending label value."""
+        return tuple(sorted((name for name, value in self.labels.items() if value != 0), key=self.labels.__getitem__))
+
+    @property
+    def class_labels(self) -> tuple[int, ...]:
+        """Label value of each class of :attr:`class_names`."""
+        return tuple(self.labels[name] for name in self.class_names)
+
+    def patient_of(self, case_id: str) -> str:
+        """Patient a case belongs to; without an entry in dataset.json each case is a patient of its own."""
+        return self.patients.get(case_id, case_id)
+
+
+def load_raw_dataset(folder: str | Path) -> RawDataset:
+    """Read dataset.json and list the training cases.
+
+    Oddities of existing data sets are tolerated: a wrong ``numTraining``, unknown keys, ``modality`` for
+    ``channel_names``, labels as ``{"1": "lesion"}``, numbers as text. Files are listed, not opened: a case may lack a
+    channel or a label, which :func:`detseg3d.io.verify.verify_dataset` reports for all cases together.
+
+    Parameters
+    ----------
+    folder : path
+        ``DatasetXXX_Name``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If dataset.json is missing or does not say what is needed, uses what is not supported (an ``ignore`` label,
+        region-based labels), or there is no training case.
+    """
+    folder = Path(folder)
+    file = folder / "dataset.json"
+    if not folder.is_dir():
+        raise DetSeg3DError("the data set folder does not exist", file=folder, remedy="check the path")
+    data = read_json(file)
+    if not isinstance(data, dict):
+        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
+    channels = _channel_names(data, file)
+    labels = _labels(data, file)
+    instances = data.get("instances", False)
+    if not isinstance(instances, bool):
+        raise DetSeg3DError('"instances" must be true or false', file=file, value=instances)
+    if instances and len(labels) != 2:
+        raise DetSeg3DError(
+            "instance maps carry a single class", file=file, value=labels, expected='{"background": 0, "lesion": 1}'
+        )
+    ending = data.get("file_ending")
+    if ending not in SUPPORTED_ENDINGS:
+        raise DetSeg3DError(
+            '"file_ending" is not supported' if ending is not None else '"file_ending" is missing',
+            file=file,
+            value=ending,
+            expected="one of " + " ".join(SUPPORTED_ENDINGS),
+        )
+    if "dataset" in data:
+        cases = _listed_cases(data["dataset"], folder, file)
+    else:
+        cases = list_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", complete=False)
+    return RawDataset(
+        folder=folder,
+        name=folder.name,
+        channel_names=channels,
+        labels=labels,
+        file_ending=ending,
+        cases=cases,
+        instances=instances,
+        npy_spacing=_npy_spacing(data, file),
+        patients=_patients(data, file, cases),
+    )
+
+
+def list_cases(
+    folder_of_images: str | Path,
+    channel_count: int,
+    file_ending: str | None = None,
+    label_folder: str | Path | None = None,
+    complete: bool = True,
+) -> tuple[RawCase, ...]:
+    """List the cases of a folder of images, by name.
+
+    Files are named ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, …, one per channel. With a single channel plain names
+    (``CASE.nii.gz``) will do, if no file is numbered ``_0000``. A subfolder with a DICOM series counts like a file, and
+    a folder that is itself a series is one case.
+
+    Parameters
+    ----------
+    folder_of_images : path
+    channel_count : int
+    file_ending : str, optional
+        Only files with this ending; without it, all supported ones.
+    label_folder : path, optional
+        Where labels (``CASE.nii.gz``) are sought; a case without one has ``label=None``.
+    complete : bool, optional
+        Raise if a channel is missing or superfluous. If not, cases name the channels they should have.
+
+    Returns
+    -------
+    tuple of RawCase
+        Sorted by case id.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is no folder, no case in it, two files for one channel, or (``complete``) channels are missing; all
+        cases concerned are named.
+    """
+    folder = Path(folder_of_images)
+    if not folder.is_dir():
+        raise DetSeg3DError("the folder of images does not exist", file=folder, remedy="check the path")
+    found = _images_by_stem(folder, file_ending)
+    if not found:
+        others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
+        raise DetSeg3DError(
+            "there is no image in the folder",
+            file=folder,
+            value=others or "an empty folder",
+            expected=f"files ending in {file_ending or ' '.join(SUPPORTED_ENDINGS)}",
+        )
+    labels = {} if label_folder is None else _labels_by_case(Path(label_folder), file_ending)
+    channels, plain = _channels_by_case(found, channel_count)
+    if complete:
+        _require_complete(channels, plain, channel_count, folder)
+    cases = []
+    for case_id in sorted(channels):
+        paths = channels[case_id]
+        template = next(iter(paths.values()))
+        ending = "" if template.is_dir() else template.name[len(strip_ending(template)) :]
+        images = tuple(paths.get(c, folder / f"{case_id}_{c:04d}{ending}") for c in range(channel_count))
+        cases.append(RawCase(check_case_id(case_id), images, labels.get(case_id)))
+    return tuple(cases)
+
+
+def _ending(path: Path) -> str | None:
+    return file_ending(path)
+
+
+def _images_by_stem(folder: Path, ending: str | None) -> dict[str, Path]:
+    if is_dicom_folder(folder):
+        return {folder.resolve().name: folder}
+    found: dict[str, Path] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue  # unfinished or hidden files
+        if entry.is_dir():
+            if not is_dicom_folder(entry):
+                continue
+            stem = entry.name
+        elif _ending(entry) is not None and ending in (None, _ending(entry)):
+            stem = strip_ending(entry)
+        else:
+            continue
+        if stem in found:
+            raise DetSeg3DError(
+                f"two images have the same name but for the ending: {found[stem].name} and {entry.name}",
+                file=folder,
+                remedy="remove one of them",
+            )
+        found[stem] = entry
+    return found
+
+
+def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[dict[str, dict[int, Path]], list[str]]:
+    """Files by case and channel, and the stems without a channel number."""
+    numbered = any(stem.endswith("_0000") for stem in found) or channel_count > 1
+    channels: dict[str, dict[int, Path]] = {}
+    plain = []
+    for stem, path in found.items():
+        match = _CHANNEL.fullmatch(stem) if numbered else None
+        if match is not None:
+            channels.setdefault(match.group(1), {})[int(match.group(2))] = path
+        elif numbered:
+            plain.append(stem)
+        else:
+            channels[stem] = {0: path}
+    return channels, plain
+
+
+def _require_complete(
+    channels: Mapping[str, Mapping[int, Path]], plain: list[str], channel_count: int, folder: Path
+) -> None:
+    wanted = set(range(channel_count))
+    lines = [f"    {stem}: no channel number" for stem in plain]
+    for case_id, paths in sorted(channels.items()):
+        for word, numbers in (("missing", wanted - set(paths)), ("superfluous", set(paths) - wanted)):
+            if numbers:
+                listing = " ".join(f"_{number:04d}" for number in sorted(numbers))
+                lines.append(f"    {case_id}: {word} channel {listing}")
+    if lines:
+        raise DetSeg3DError(
+            f"{len(lines)} case(s) do not have exactly {channel_count} channel(s):\n" + "\n".join(lines),
+            file=folder,
+            expected=", ".join(f"CASE_{c:04d}" for c in range(channel_count)) + " for each case",
+            remedy="add, remove or rename these files",
+        )
+
+
+def _labels_by_case(folder: Path, ending: str | None) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    labels: dict[str, Path] = {}
+    for entry in sorted(folder.iterdir()):
+        # The data set's own ending wins where a label lies there twice.
+        wanted = _ending(entry) is not None and not entry.name.startswith(".") and entry.is_file()
+        if wanted and (strip_ending(entry) not in labels or _ending(entry) == ending):
+            labels[strip_ending(entry)] = entry
+    return labels
+
+
+def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]:
+    """Cases from nnU-Net's optional key ``dataset``: ``{case: {"images": [...], "label": ...}}``."""
+    cases = []
+    try:
+        for case_id, entry in sorted(listing.items()):
+            images = tuple(folder / str(image) for image in entry["images"])
+            cases.append(RawCase(check_case_id(case_id), images, folder / str(entry["label"])))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DetSeg3DError(
+            '"dataset" cannot be understood', file=file, expected='{"CASE": {"images": [...], "label": "..."}}'
+        ) from error
+    if not cases:
+        raise DetSeg3DError('"dataset" lists no case', file=file)
+    return tuple(cases)
+
+
+def _channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    value = data.get("channel_names", data.get("modality"))
+    if isinstance(value, list):
+        value = {str(index): name for index, name in enumerate(value)}
+    if not isinstance(value, dict) or not value or sorted(value, key=_number) != [str(i) for i in range(len(value))]:
+        raise DetSeg3DError(
+            '"channel_names" must number the channels from 0',
+            file=file,
+            value=value,
+            expected='{"0": "T1", "1": "FLAIR"}',
+        )
+    return tuple(str(value[str(index)]) for index in range(len(value)))
+
+
+def _number(text: Any) -> int:
+    return int(text) if str(text).isdecimal() else -1
+
+
+def _labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
+    value = data.get("labels")
+    if not isinstance(value, dict):
+        raise DetSeg3DError(
+            '"labels" is missing or no object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
+        )
+    if any(isinstance(entry, (list, tuple)) for entry in value.values()):
+        raise DetSeg3DError(
+            "region-based labels (a list of values for one name) are not supported",
+            file=file,
+            value=value,
+            remedy="give each lesion class one value of its own",
+        )
+    if "ignore" in value:
+        raise DetSeg3DError(
+            'an "ignore" label is not supported',
+            file=file,
+            value=value,
+            remedy="annotate these voxels as background or lesion and remove the label",
+        )
+    if all(str(key).isdecimal() for key in value) and all(_whole(entry) is None for entry in value.values()):
+        value = {str(name): int(key) for key, name in value.items()}  # as version 1 of nnU-Net had it
+    labels = {str(name): _whole(entry) for name, entry in value.items()}
+    numbers = [number for number in labels.values() if number is not None and number >= 0]
+    if len(set(numbers)) != len(value) or 0 not in numbers or len(numbers) < 2:
+        raise DetSeg3DError(
+            "the labels must be different whole numbers: 0 for the background and at least one lesion class",
+            file=file,
+            value=data["labels"],
+            expected='{"background": 0, "lesion": 1}',
+        )
+    return {name: number for name, number in labels.items() if number is not None}
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() else None
+    return int(value) if isinstance(value, (int, float)) and value == int(value) else None
+
+
+def _npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, float] | None:
+    value = data.get("spacing")
+    if value is None:
+        return None
+    try:
+        z, y, x = (float(entry) for entry in value)
+    except (TypeError, ValueError):
+        z = y = x = 0.0
+    if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
+        raise DetSeg3DError('"spacing" must be three positive numbers, z y x in mm', file=file, value=value)
+    return z, y, x
+
+
+def _patients(data: Mapping[str, Any], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
+    value = data.get("patients", {})
+    if not isinstance(value, dict):
+        raise DetSeg3DError('"patients" must map cases to patients', file=file, expected='{"CASE": "PATIENT"}')
+    unknown = sorted(set(value) - {case.case_id for case in cases})
+    if unknown:
+        logger.warning('%s: "patients" names %d case(s) that are not there: %s', file, len(unknown), unknown[:5])
+    return {str(case): str(patient) for case, patient in value.items()}
