@@ -57,6 +57,18 @@ def test_there_are_several_lesions_a_case(cases: list[SyntheticCase]) -> None:
     assert 3 <= len(lesion_sizes(cases)) / len(cases) <= 10
 
 
+def test_lesions_keep_two_voxels_apart(cases: list[SyntheticCase]) -> None:
+    from scipy import ndimage
+
+    for case in cases:
+        components = cc3d.connected_components(case.label, connectivity=26).astype(np.int32)
+        inside = components > 0
+        largest = ndimage.maximum_filter(components, 5)
+        smallest = ndimage.minimum_filter(np.where(inside, components, 10**6), 5)
+        assert np.array_equal(largest[inside], components[inside])
+        assert np.array_equal(smallest[inside], components[inside])
+
+
 def test_lesions_are_brighter_than_what_surrounds_them(cases: list[SyntheticCase]) -> None:
     from scipy import ndimage
 
