@@ -1,0 +1,284 @@
+"""Which predicted lesion belongs to which true one: overlaps of all pairs in one pass, and matchings on them.
+
+Everything here works on instance maps: integer arrays in which 0 is background and every other value is one lesion.
+Values need not be consecutive and may be large; a lesion may consist of several pieces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+__all__ = [
+    "InstanceTable",
+    "Matches",
+    "OverlapTable",
+    "best_overlaps",
+    "match_any_overlap",
+    "match_one_to_one",
+    "overlap_table",
+]
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class InstanceTable:
+    """The lesions of one instance map, in ascending order of their values.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape ``(N,)``
+        Values in the map.
+    voxels : ndarray of int64, shape ``(N,)``
+    centers : ndarray of float64, shape ``(N, 3)``
+        Centre of mass ``(z, y, x)`` in voxel edges: that of a single voxel ``i`` is ``i + 0.5``.
+    """
+
+    ids: IntArray
+    voxels: IntArray
+    centers: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class OverlapTable:
+    """All overlapping pairs of a true and a predicted lesion; pairs without a common voxel are left out.
+
+    Attributes
+    ----------
+    truth, prediction : InstanceTable
+    truth_index, prediction_index : ndarray of int64, shape ``(K,)``
+        Pair ``k`` is lesion ``truth_index[k]`` of ``truth`` and ``prediction_index[k]`` of ``prediction``.
+    intersection : ndarray of int64, shape ``(K,)``
+        Voxels in common, at least 1.
+    """
+
+    truth: InstanceTable
+    prediction: InstanceTable
+    truth_index: IntArray
+    prediction_index: IntArray
+    intersection: IntArray
+
+    @property
+    def iou(self) -> FloatArray:
+        """Intersection over union of each pair, shape ``(K,)``."""
+        sizes = self.truth.voxels[self.truth_index] + self.prediction.voxels[self.prediction_index]
+        ratio: FloatArray = self.intersection / (sizes - self.intersection)
+        return ratio
+
+    @property
+    def dice(self) -> FloatArray:
+        """Dice of each pair, shape ``(K,)``."""
+        sizes = self.truth.voxels[self.truth_index] + self.prediction.voxels[self.prediction_index]
+        ratio: FloatArray = 2 * self.intersection / sizes
+        return ratio
+
+    def keep(self, pairs: BoolArray) -> OverlapTable:
+        """The same lesions with only some of the pairs, for example those of equal class."""
+        return OverlapTable(
+            self.truth,
+            self.prediction,
+            self.truth_index[pairs],
+            self.prediction_index[pairs],
+            self.intersection[pairs],
+        )
+
+    def select(self, truth: BoolArray, prediction: BoolArray) -> OverlapTable:
+        """Only some of the lesions, and the pairs among them.
+
+        Parameters
+        ----------
+        truth : ndarray of bool, shape ``(T,)``
+        prediction : ndarray of bool, shape ``(P,)``
+        """
+        pairs = truth[self.truth_index] & prediction[self.prediction_index]
+        new_truth, new_prediction = np.cumsum(truth) - 1, np.cumsum(prediction) - 1
+        return OverlapTable(
+            _select(self.truth, truth),
+            _select(self.prediction, prediction),
+            new_truth[self.truth_index[pairs]],
+            new_prediction[self.prediction_index[pairs]],
+            self.intersection[pairs],
+        )
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A one-to-one matching: pair ``k`` is true lesion ``truth_index[k]`` and predicted ``prediction_index[k]``."""
+
+    truth_index: IntArray
+    prediction_index: IntArray
+    iou: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+
+def overlap_table(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[np.integer[Any]]) -> OverlapTable:
+    """Sizes of all lesions and of all overlaps between two instance maps.
+
+    One pass over the foreground, whatever the number of lesions; there is no limit of 255 or 65 535.
+
+    Parameters
+    ----------
+    truth, prediction : ndarray of int or bool, shape ``(Z, Y, X)``
+        Instance maps on the same grid; 0 is background.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are not three-dimensional.
+
+    Examples
+    --------
+    >>> truth, prediction = np.zeros((2, 1, 1, 6), np.int32)
+    >>> truth[0, 0, 0:4] = 7
+    >>> prediction[0, 0, 2:6] = 300
+    >>> table = overlap_table(truth, prediction)
+    >>> table.truth.ids.tolist(), table.truth.voxels.tolist(), table.intersection.tolist()
+    ([7], [4], [2])
+    >>> table.iou.round(3).tolist(), table.dice.tolist()
+    ([0.333], [0.5])
+    """
+    if truth.shape != prediction.shape or truth.ndim != 3:
+        raise ValueError(f"two volumes (Z, Y, X) of one shape are needed, found {truth.shape} and {prediction.shape}")
+    true_table, true_voxels, true_numbers = _instance_table(truth)
+    table, voxels, numbers = _instance_table(prediction)
+    # Both lists of foreground voxels ascend, so the common ones are found by bisection in the longer list.
+    if len(true_voxels) <= len(voxels):
+        common = _positions(voxels, true_voxels)
+        first, second = true_numbers[common >= 0], numbers[common[common >= 0]]
+    else:
+        common = _positions(true_voxels, voxels)
+        first, second = true_numbers[common[common >= 0]], numbers[common >= 0]
+    pairs, counts = np.unique(first * max(len(table), 1) + second, return_counts=True)
+    true_index, index = np.divmod(pairs, max(len(table), 1))
+    return OverlapTable(true_table, table, true_index, index, counts.astype(np.int64))
+
+
+def _positions(sorted_values: IntArray, wanted: IntArray) -> IntArray:
+    """Where each of ``wanted`` stands in ``sorted_values``; -1 if it does not."""
+    if len(sorted_values) == 0:
+        return np.full(len(wanted), -1, np.int64)
+    place = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)
+    return np.where(sorted_values[place] == wanted, place, -1).astype(np.int64)
+
+
+def _instance_table(instances: npt.NDArray[np.integer[Any]]) -> tuple[InstanceTable, IntArray, IntArray]:
+    """The lesions, and of each foreground voxel its flat index and the number of its lesion in the table."""
+    flat = np.ascontiguousarray(instances).ravel()
+    foreground = np.flatnonzero(flat)
+    ids, numbers = np.unique(flat[foreground], return_inverse=True)
+    numbers = numbers.astype(np.int64)
+    voxels = np.bincount(numbers, minlength=len(ids))
+    positions = np.unravel_index(foreground, instances.shape)
+    sums = [np.bincount(numbers, weights=position + 0.5, minlength=len(ids)) for position in positions]
+    centers = np.stack(sums, axis=1) / np.maximum(voxels, 1)[:, None]
+    return InstanceTable(ids.astype(np.int64), voxels.astype(np.int64), centers), foreground, numbers
+
+
+def _select(table: InstanceTable, rows: BoolArray) -> InstanceTable:
+    return InstanceTable(table.ids[rows], table.voxels[rows], table.centers[rows])
+
+
+def match_any_overlap(table: OverlapTable) -> tuple[BoolArray, BoolArray]:
+    """Which lesions touch one of the other side in at least one voxel.
+
+    The criterion of most papers on small lesions. It is not one-to-one: a prediction that covers two true lesions finds
+    both and is one true positive; two predictions in one true lesion find it once and are two true positives.
+
+    Returns
+    -------
+    found : ndarray of bool, shape ``(T,)``
+        True lesions that some predicted lesion overlaps.
+    hit : ndarray of bool, shape ``(P,)``
+        Predicted lesions that overlap some true lesion; the others are false positives.
+    """
+    found, hit = np.zeros(len(table.truth), np.bool_), np.zeros(len(table.prediction), np.bool_)
+    found[table.truth_index] = True
+    hit[table.prediction_index] = True
+    return found, hit
+
+
+def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
+    """The largest one-to-one matching among pairs with IoU ≥ ``minimum_iou``; of those, the one of highest total IoU.
+
+    The Hungarian method as picai_eval uses it (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval): first the
+    number of matches is maximised. A greedy choice by IoU or score can lose matches where lesions lie close together.
+    A ``minimum_iou`` of 0 admits every pair with a common voxel.
+
+    Returns
+    -------
+    Matches
+        In ascending order of the true lesions.
+
+    Examples
+    --------
+    A prediction over both true lesions counts for one of them only:
+
+    >>> truth, prediction = np.zeros((2, 1, 1, 6), np.int32)
+    >>> truth[0, 0] = [1, 1, 0, 0, 2, 2]
+    >>> prediction[0, 0] = [5, 5, 5, 5, 5, 5]
+    >>> len(match_one_to_one(overlap_table(truth, prediction), 0.1))
+    1
+    """
+    iou = table.iou
+    eligible = np.flatnonzero(iou >= minimum_iou)
+    if len(eligible) == 0:
+        return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    first, second, values = table.truth_index[eligible], table.prediction_index[eligible], iou[eligible]
+    # Overlaps form small separate groups; solving each by itself keeps 10 000 lesions from needing a 10 000² matrix.
+    size = len(table.truth) + len(table.prediction)
+    graph = coo_array((np.ones(len(first)), (first, second + len(table.truth))), shape=(size, size))
+    group = connected_components(graph, directed=False)[1][first]
+    order = np.argsort(group, kind="stable")
+    chosen = [
+        pairs[_assign(first[pairs], second[pairs], values[pairs])]
+        for pairs in np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    ]
+    kept = np.concatenate(chosen)
+    kept = kept[np.argsort(first[kept])]
+    return Matches(first[kept], second[kept], values[kept])
+
+
+def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
+    """Positions of the pairs that an optimal assignment of one group chooses."""
+    if len(first) == 1:
+        return np.zeros(1, np.int64)
+    rows, row = np.unique(first, return_inverse=True)
+    columns, column = np.unique(second, return_inverse=True)
+    weight = np.zeros((len(rows), len(columns)))
+    # One more match outweighs any sum of IoUs, each of which is at most 1.
+    weight[row, column] = values + min(len(rows), len(columns)) + 1
+    pair_at = np.full(weight.shape, -1)
+    pair_at[row, column] = np.arange(len(first))
+    chosen = pair_at[linear_sum_assignment(weight, maximize=True)]
+    return chosen[chosen >= 0].astype(np.int64)
+
+
+def best_overlaps(table: OverlapTable) -> tuple[IntArray, IntArray]:
+    """For each lesion the pair in which its IoU is highest.
+
+    Returns
+    -------
+    of_truth : ndarray of int64, shape ``(T,)``
+        Index into the pairs of ``table``; -1 for a lesion that overlaps nothing.
+    of_prediction : ndarray of int64, shape ``(P,)``
+    """
+    ascending = np.argsort(table.iou, kind="stable")
+    of_truth, of_prediction = np.full(len(table.truth), -1), np.full(len(table.prediction), -1)
+    # In an assignment with repeated indices the last one stays, which is the highest.
+    of_truth[table.truth_index[ascending]] = ascending
+    of_prediction[table.prediction_index[ascending]] = ascending
+    return of_truth, of_prediction

@@ -1,0 +1,222 @@
+"""Cases added up: pooled over all lesions and averaged over cases, by class and by lesion size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
+
+__all__ = ["VOLUME_EDGES", "VOXEL_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
+
+VOXEL_EDGES = (15, 50, 150, 500)
+"""Limits of the size bins in voxels: under 15, 15 to 49, …"""
+
+VOLUME_EDGES = (10, 30, 100, 300, 1000, 10_000, 100_000)
+"""Limits of the size bins in mm³."""
+
+
+def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Figures of a set of cases, ready for JSON: no NaN, ``None`` for a mean over nothing.
+
+    *Pooled* figures add up the lesions (voxels) of all cases first, so a case counts by its lesions; *means over cases*
+    weigh each case alike.
+
+    Parameters
+    ----------
+    cases : sequence of CaseMetrics
+        From :func:`~detseg3d.evaluation.lesions.evaluate_case`.
+    class_names : sequence of str, optional
+        All classes, also those that no case has; by default the classes that occur.
+
+    Returns
+    -------
+    dict
+        ``cases``: their number.
+
+        ``dice``: ``mean`` over all cases, where a case without any lesion in truth and prediction has 1.0 (there are
+        ``empty_cases`` of these); ``mean_with_lesions`` over the ``cases_with_lesions`` that have some in the truth;
+        ``pooled`` over all voxels.
+
+        ``lesions``: for each criterion (``any``, ``iou_0.1``, ``iou_0.5``) the pooled ``recall``, ``precision``, ``f1``
+        with their counts, and ``mean_over_cases``: recall over cases with true lesions, precision over cases with
+        predicted ones, F1 over all.
+
+        ``false_positives`` (at any overlap): ``per_scan``, and the same apart for ``lesion_free`` scans, those with no
+        true lesion (of the class, within a class).
+
+        ``panoptic``: pooled ``pq``, ``sq``, ``rq``, and ``mean_over_cases``.
+
+        ``recall_by_size``: rows by ``voxels``, ``mm3`` and ``quantile``; see :func:`recall_by_size`.
+
+        ``classes``: the same for each class. ``class_mean``: means over the classes that occur in the truth.
+    """
+    if class_names is None:
+        class_names = list(dict.fromkeys(name for case in cases for name in case.classes))
+    result: dict[str, Any] = {"cases": len(cases)}
+    result |= _group([case.overall for case in cases], _truths(cases, None))
+    result["classes"] = {
+        name: _group([case.classes.get(name, ClassMetrics()) for case in cases], _truths(cases, name))
+        for name in class_names
+    }
+    result["class_mean"] = _class_mean(list(result["classes"].values()))
+    return result
+
+
+def _truths(cases: Sequence[CaseMetrics], class_name: str | None) -> list[LesionRecord]:
+    return [
+        lesion
+        for case in cases
+        for lesion in case.lesions
+        if lesion.kind == "truth" and class_name in (None, lesion.class_name)
+    ]
+
+
+def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> dict[str, Any]:
+    total = sum(metrics, start=ClassMetrics())
+    with_lesions = [case for case in metrics if case.has_lesions]
+    lesion_free = [case for case in metrics if not case.has_lesions]
+    return {
+        "dice": {
+            "mean": _mean([case.dice for case in metrics]),
+            "mean_with_lesions": _mean([case.dice for case in with_lesions]),
+            "pooled": total.dice,
+            "cases_with_lesions": len(with_lesions),
+            "empty_cases": sum(case.is_empty for case in metrics),
+        },
+        "lesions": {name: _detection(metrics, total, name) for name in CRITERIA},
+        "false_positives": {
+            **_false_positives(metrics),
+            "lesion_free": {
+                **_false_positives(lesion_free),
+                "scans_without_false_positives": sum(case.prediction_voxels == 0 for case in lesion_free),
+            },
+        },
+        "panoptic": {
+            **total.panoptic.to_dict(),
+            "mean_over_cases": {
+                name: _mean([getattr(case.panoptic, name) for case in metrics]) for name in ("pq", "sq", "rq")
+            },
+        },
+        "recall_by_size": {
+            "voxels": recall_by_size(lesions, lambda lesion: lesion.voxels, VOXEL_EDGES, "voxels"),
+            "mm3": recall_by_size(lesions, lambda lesion: lesion.volume_mm3, VOLUME_EDGES, "mm³"),
+            "quantile": recall_by_quantile(lesions),
+        },
+    }
+
+
+def _detection(metrics: Sequence[ClassMetrics], total: ClassMetrics, criterion: str) -> dict[str, Any]:
+    counts = [case.detection[criterion] for case in metrics]
+    return {
+        **total.detection[criterion].to_dict(),
+        "mean_over_cases": {
+            "recall": _mean([case.recall for case in counts if case.truth]),
+            "precision": _mean([case.precision for case in counts if case.predictions]),
+            "f1": _mean([case.f1 for case in counts]),
+        },
+    }
+
+
+def _false_positives(metrics: Sequence[ClassMetrics]) -> dict[str, Any]:
+    total = sum(case.detection["any"].false_positives for case in metrics)
+    return {"scans": len(metrics), "total": total, "per_scan": total / len(metrics) if metrics else None}
+
+
+def _class_mean(groups: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    present = [group for group in groups if group["dice"]["cases_with_lesions"]]
+    result = {"dice": _mean([group["dice"]["mean"] for group in present])}
+    for name in CRITERIA:
+        result[f"f1_{name}"] = _mean([group["lesions"][name]["f1"] for group in present])
+    result["pq"] = _mean([group["panoptic"]["pq"] for group in present])
+    return result
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def recall_by_size(
+    lesions: Sequence[LesionRecord],
+    size_of: Callable[[LesionRecord], float],
+    edges: Sequence[float],
+    unit: str,
+) -> list[dict[str, Any]]:
+    """Recall of true lesions in bins of size, half-open: a lesion as large as an edge belongs to the upper bin.
+
+    Parameters
+    ----------
+    lesions : sequence of LesionRecord
+        True lesions.
+    size_of : callable
+        Size of a lesion.
+    edges : sequence of float
+        Ascending inner limits; the first bin begins at 0 and the last has no end.
+    unit : str
+        For the names of the bins.
+
+    Returns
+    -------
+    list of dict
+        One row per bin: ``bin`` (its name), ``from``, ``below`` (``None``: no end), ``lesions``, the share found under
+        each criterion (``recall`` at any overlap, ``recall_iou_0.1``, ``recall_iou_0.5``; ``None`` in an empty bin) and
+        the mean ``dice`` with the best overlapping prediction (0 for a missed lesion).
+
+    Examples
+    --------
+    >>> [row["bin"] for row in recall_by_size([], lambda lesion: lesion.voxels, (15, 50), "voxels")]
+    ['under 15 voxels', '15 to under 50 voxels', '50 voxels or more']
+    """
+    limits = [0.0, *edges, None]
+    rows = []
+    for low, high in pairwise(limits):
+        assert low is not None
+        members = [lesion for lesion in lesions if low <= size_of(lesion) and (high is None or size_of(lesion) < high)]
+        if low == 0:
+            name = f"under {_number(high)} {unit}" if high is not None else f"any number of {unit}"
+        elif high is None:
+            name = f"{_number(low)} {unit} or more"
+        else:
+            name = f"{_number(low)} to under {_number(high)} {unit}"
+        rows.append({"bin": name, "from": low, "below": high, **_found(members)})
+    return rows
+
+
+def recall_by_quantile(lesions: Sequence[LesionRecord], parts: int = 4) -> list[dict[str, Any]]:
+    """Recall of true lesions in ``parts`` equal shares by volume, smallest first; rows as :func:`recall_by_size`.
+
+    Lesions of equal volume are never torn apart, so shares are unequal where many lesions have the same volume, and
+    there are fewer of them where all have.
+    """
+    if not lesions:
+        return []
+    volumes = np.array([lesion.volume_mm3 for lesion in lesions])
+    # "higher" gives values that occur, so the rows state true sizes.
+    inner = np.unique(np.quantile(volumes, np.arange(1, parts) / parts, method="higher"))
+    rows = []
+    for part in range(len(inner) + 1):
+        inside = np.searchsorted(inner, volumes, side="left") == part
+        if not inside.any():
+            continue
+        members = [lesion for lesion, chosen in zip(lesions, inside, strict=True) if chosen]
+        low, high = float(volumes[inside].min()), float(volumes[inside].max())
+        name = f"{_number(low)} mm³" if low == high else f"{_number(low)} to {_number(high)} mm³"
+        rows.append({"bin": name, "from": low, "to": high, **_found(members)})
+    return rows
+
+
+def _found(lesions: Sequence[LesionRecord]) -> dict[str, Any]:
+    row: dict[str, Any] = {"lesions": len(lesions), "found": sum(lesion.matched["any"] for lesion in lesions)}
+    for name in CRITERIA:
+        key = "recall" if name == "any" else f"recall_{name}"
+        row[key] = _mean([float(lesion.matched[name]) for lesion in lesions])
+    row["dice"] = _mean([lesion.dice for lesion in lesions])
+    return row
+
+
+def _number(value: float) -> str:
+    """Short, with thin groups of thousands: 0.35, 12, 1 500."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}".replace(",", " ")
