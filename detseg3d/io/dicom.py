@@ -41,7 +41,7 @@ def read_dicom_series(folder: str | Path) -> SimpleITK.Image:
         If there is no series or more than one, a slice is missing or doubled, or a file cannot be read.
     """
     folder = Path(folder)
-    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if is_dicom_folder(folder) else ()
+    series: Sequence[str] = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if is_dicom_folder(folder) else ()
     if len(series) != 1:
         raise DetSeg3DError(
             f"the folder holds {len(series)} DICOM series" if series else "the folder holds no DICOM series",

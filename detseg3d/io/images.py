@@ -31,17 +31,22 @@ from detseg3d.io.headers import (
 )
 
 __all__ = [
+    "LABEL_TOLERANCE",
     "SUPPORTED_ENDINGS",
     "file_ending",
     "is_dicom_folder",
     "read_channels",
     "read_geometry",
     "read_image",
+    "read_label",
     "strip_ending",
     "write_image",
 ]
 
 Array = npt.NDArray[Any]
+
+# Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
+LABEL_TOLERANCE = 1e-3
 
 SUPPORTED_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")
 
@@ -161,6 +166,43 @@ def read_channels(
             )
         images[channel] = array
     return images, geometry
+
+
+def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> tuple[npt.NDArray[Any], Geometry]:
+    """Read a label or instance map as whole numbers.
+
+    Files that store labels as floating point are accepted while every value is within 0.001 of a whole number.
+
+    Returns
+    -------
+    label : ndarray of int, shape ``(Z, Y, X)``
+        In the file's integer type; int32, or int64 where needed, for floating point.
+    geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`read_image`, or if a value is NaN, infinite or no whole number.
+    """
+    array, geometry = read_image(path, npy_spacing)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8), geometry
+    if array.dtype.kind in "iu":
+        return array, geometry
+    rounded = np.rint(array)
+    # "not within" instead of "beyond" counts NaN as well; infinity minus infinity is NaN.
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)
+    if wrong.any():
+        raise DetSeg3DError(
+            f"{int(wrong.sum())} voxel(s) of the label are no whole numbers",
+            file=path,
+            value=[float(value) for value in np.unique(array[wrong])[:3]],
+            expected=f"whole numbers (a deviation of {LABEL_TOLERANCE:g} is rounded away)",
+            remedy="a label that was resampled with interpolation must be made again with nearest neighbour",
+        )
+    fits = array.size == 0 or float(np.abs(rounded).max()) < 2**31
+    return rounded.astype(np.int32 if fits else np.int64), geometry
 
 
 def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:

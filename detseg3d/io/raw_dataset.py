@@ -19,7 +19,7 @@ from detseg3d.io.files import read_json
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["RawCase", "RawDataset", "list_cases", "load_raw_dataset"]
+__all__ = ["RawCase", "RawDataset", "images_by_stem", "list_cases", "load_raw_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def list_cases(
     folder = Path(folder_of_images)
     if not folder.is_dir():
         raise DetSeg3DError("the folder of images does not exist", file=folder, remedy="check the path")
-    found = _images_by_stem(folder, file_ending)
+    found = images_by_stem(folder, file_ending)
     if not found:
         others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
         raise DetSeg3DError(
@@ -188,7 +188,8 @@ def _ending(path: Path) -> str | None:
     return file_ending(path)
 
 
-def _images_by_stem(folder: Path, ending: str | None) -> dict[str, Path]:
+def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
+    """Images in a folder (files, DICOM series in subfolders) by name without ending; two of one name are an error."""
     if is_dicom_folder(folder):
         return {folder.resolve().name: folder}
     found: dict[str, Path] = {}

@@ -1,0 +1,113 @@
+"""``detseg3d_convert``: two plain folders become a data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from detseg3d.cli.common import add_processes_flag, create_parser, positive_float, run_command
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = ["build_parser", "main"]
+
+_DESCRIPTION = """\
+Make a data set of a folder of images and a folder of labels.
+
+Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … for several channels; the label of a case is
+named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder per DICOM series. Files are hard-linked
+or copied, and written anew only where the formats differ. The result has nnU-Net's layout:
+OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
+
+_EXAMPLE = """\
+detseg3d_convert --image_dir scans --label_dir masks --output_dir raw --dataset_name Dataset001_Liver
+detseg3d_convert --image_dir scans --label_dir masks --output_dir raw --test_split 0.2 --labels metastasis=1 cyst=2"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_convert``."""
+    parser = create_parser("detseg3d_convert", _DESCRIPTION, _EXAMPLE)
+    parser.add_argument("--image_dir", required=True, metavar="FOLDER", help="folder of images")
+    parser.add_argument("--label_dir", required=True, metavar="FOLDER", help="folder of labels")
+    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="the data set becomes a subfolder of it")
+    parser.add_argument(
+        "--dataset_name", default="Dataset001_Converted", metavar="NAME", help="number and name of the data set"
+    )
+    parser.add_argument(
+        "--test_split", type=float, default=0.0, metavar="SHARE", help="share of the cases held out for testing"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="draws the held-out cases")
+    parser.add_argument(
+        "--channel_names", nargs="+", metavar="NAME", help="one per channel; a name with CT means Hounsfield units"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE, or names alone by ascending value"
+    )
+    parser.add_argument(
+        "--spacing",
+        nargs=3,
+        type=positive_float,
+        metavar=("Z", "Y", "X"),
+        help="mm per voxel of .npy files; else 1 1 1",
+    )
+    parser.add_argument("--instances", action="store_true", help="labels are instance maps: each value is one lesion")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that this command made before")
+    add_processes_flag(parser)
+    return parser
+
+
+def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | None:
+    """Class names of the command line: ``NAME=VALUE`` for all or for none.
+
+    Raises
+    ------
+    DetSeg3DError
+        If forms are mixed, a value is no whole number or a name is given twice.
+
+    Examples
+    --------
+    >>> parse_labels(["metastasis=1", "cyst=2"])
+    {'metastasis': 1, 'cyst': 2}
+    """
+    if words is None:
+        return None
+    pairs = [word.rpartition("=") for word in words]
+    names = [name if equals else value for name, equals, value in pairs]
+    with_value = [bool(equals) for _, equals, _ in pairs]
+    numbers = all(value.isdecimal() and name for name, equals, value in pairs if equals)
+    if len(set(names)) != len(names) or not numbers or any(with_value) != all(with_value):
+        raise DetSeg3DError(
+            "the label names cannot be understood",
+            value=list(words),
+            expected="NAME=VALUE for each class, or only names",
+        )
+    return {name: int(value) for name, _, value in pairs} if all(with_value) else names
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from detseg3d.io.convert import convert_folders
+
+    folder = convert_folders(
+        options.image_dir,
+        options.label_dir,
+        options.output_dir,
+        options.dataset_name,
+        test_split=options.test_split,
+        seed=options.seed,
+        channel_names=options.channel_names,
+        labels=parse_labels(options.labels),
+        npy_spacing=options.spacing,
+        instances=options.instances,
+        overwrite=options.overwrite,
+        num_processes=options.num_processes,
+        progress=not options.no_progress,
+    )
+    print(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``detseg3d_convert``; returns the exit code."""
+    return run_command(build_parser(), _convert, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,338 @@
+"""Two plain folders, one of images and one of labels, become a data set in nnU-Net's layout."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.io.files import read_json, write_json
+from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
+from detseg3d.io.paths import check_dataset_name
+from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
+
+__all__ = ["convert_folders"]
+
+logger = logging.getLogger(__name__)
+
+Spacing = tuple[float, float, float]
+
+# More values than this without names are most probably instance numbers.
+_MANY_VALUES = 15
+_CHANNEL = re.compile(r".+_\d{4}", re.DOTALL)
+_MADE_BY = "detseg3d_convert"
+
+
+def convert_folders(
+    image_folder: str | Path,
+    label_folder: str | Path,
+    output_folder: str | Path,
+    dataset_name: str = "Dataset001_Converted",
+    *,
+    test_split: float = 0.0,
+    seed: int = 0,
+    channel_names: Sequence[str] | None = None,
+    labels: Mapping[str, int] | Sequence[str] | None = None,
+    npy_spacing: Sequence[float] | None = None,
+    instances: bool = False,
+    overwrite: bool = False,
+    num_processes: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Make a data set of a folder of images and a folder of labels.
+
+    Images are ``CASE.nii.gz`` (one channel) or ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, … (several); any supported
+    format or one subfolder per DICOM series. The label of a case has the case's name. Files are hard-linked where the
+    file system allows it and copied elsewhere; they are written anew only to bring all to one format (.mhd, whose
+    voxels lie in a second file, becomes .mha). A failed or interrupted run leaves no half-made data set.
+
+    Parameters
+    ----------
+    image_folder, label_folder : path
+    output_folder : path
+        The data set becomes a subfolder of it.
+    dataset_name : str, optional
+        ``DatasetXXX_Name``.
+    test_split : float, optional
+        Share of the cases that is held out in ``imagesTs`` and ``labelsTs``, drawn by ``seed``; at least one case if
+        not 0.
+    seed : int, optional
+    channel_names : sequence of str, optional
+        ``channel_0``, ``channel_1``, … by default. A name that contains "CT" chooses CT normalisation.
+    labels : mapping or sequence, optional
+        Names of the lesion classes: name to value, or the names alone in the order of their values. By default the
+        values found get the names ``lesion``, or ``lesion_1``, ``lesion_2``, ….
+    npy_spacing : 3 floats, optional
+        ``(z, y, x)`` mm per voxel of .npy files; 1 by default.
+    instances : bool, optional
+        Labels are instance maps: each value is one lesion, all of one class.
+    overwrite : bool, optional
+        Replace a data set of this name that was converted before.
+    num_processes : int, optional
+        Worker processes to read the labels; 0 works in this process.
+    progress : bool, optional
+
+    Returns
+    -------
+    Path
+        The data set folder.
+
+    Raises
+    ------
+    DetSeg3DError
+        If images and labels do not match (all mismatches in one table), labels cannot be used, or the data set exists.
+    """
+    if not 0 <= test_split < 1:
+        raise DetSeg3DError("the test split must be at least 0 and less than 1", value=test_split)
+    spacing = _checked_spacing(npy_spacing)
+    target = Path(output_folder) / check_dataset_name(dataset_name)
+    _require_free(target, overwrite)
+    cases = _matched_cases(Path(image_folder), Path(label_folder), channel_names)
+    values = _label_values(cases, spacing, num_processes, progress)
+    names = _label_names(values, labels, instances, Path(label_folder))
+    ending = _common_ending(cases)
+    test_cases = _draw_test_cases([case.case_id for case in cases], test_split, seed)
+    description: dict[str, Any] = {
+        "name": dataset_name.split("_", 1)[1],
+        "channel_names": {str(i): name for i, name in enumerate(_channel_names(channel_names, len(cases[0].images)))},
+        "labels": names,
+        "numTraining": len(cases) - len(test_cases),
+        "file_ending": ending,
+        "made_by": _MADE_BY,
+    }
+    if instances:
+        description["instances"] = True
+    if ending == ".npy":
+        description["spacing"] = list(spacing)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{target.name}")
+    try:
+        jobs = [_Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing) for case in cases]
+        results = run_cases(_place_case, jobs, num_processes, "convert", progress)
+        failures = describe_failures(results, lambda job: job.case.case_id)
+        if failures:
+            raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=image_folder)
+        write_json(description, partial / "dataset.json")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    logger.info("%s: %d training and %d test cases", target, len(cases) - len(test_cases), len(test_cases))
+    return target
+
+
+def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:
+    if spacing is None:
+        return 1.0, 1.0, 1.0
+    if len(spacing) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing):
+        raise DetSeg3DError("the spacing must be three positive numbers, z y x in mm", value=list(spacing))
+    z, y, x = (float(value) for value in spacing)
+    return z, y, x
+
+
+def _require_free(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    record = target / "dataset.json"
+    # Only what this function made may be removed: a data set can be the only copy of somebody's annotations.
+    ours = record.is_file() and isinstance(data := read_json(record), dict) and data.get("made_by") == _MADE_BY
+    if overwrite and ours:
+        return
+    raise DetSeg3DError(
+        "the data set exists already" + (" and was not made by this command" if overwrite else ""),
+        file=target,
+        remedy="choose another name" + (" or remove the folder" if overwrite or not ours else " or use --overwrite"),
+    )
+
+
+def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequence[str] | None) -> tuple[RawCase, ...]:
+    """Images and labels of the same name; raises one table of all that lack a partner."""
+    for folder, what in ((image_folder, "images"), (label_folder, "labels")):
+        if not folder.is_dir():
+            raise DetSeg3DError(f"the folder of {what} does not exist", file=folder, remedy="check the path")
+    image_stems, label_stems = images_by_stem(image_folder), images_by_stem(label_folder)
+    if not image_stems:
+        list_cases(image_folder, 1)  # raises, saying what lies there
+    by_name = _named_alike(set(image_stems), set(label_stems))
+    channel_count = 1 if by_name else _channel_count(set(image_stems))
+    if channel_names is not None and len(channel_names) != channel_count:
+        raise DetSeg3DError(
+            f"{len(channel_names)} channel name(s) for {channel_count} channel(s)", value=list(channel_names)
+        )
+    if by_name:
+        cases = tuple(RawCase(stem, (path,), label_stems.get(stem)) for stem, path in sorted(image_stems.items()))
+    else:
+        found = list_cases(image_folder, channel_count)
+        cases = tuple(replace(case, label=label_stems.get(case.case_id)) for case in found)
+    rows = [(case.images[0].name, "has no label") for case in cases if case.label is None]
+    known = {case.case_id for case in cases}
+    rows += [(path.name, "is a label without an image") for stem, path in label_stems.items() if stem not in known]
+    if rows:
+        width = max(len(name) for name, _ in rows) + 2
+        table = "\n".join(f"    {name:<{width}}{what}" for name, what in sorted(rows))
+        raise DetSeg3DError(
+            f"images and labels do not match ({len(rows)} without a partner, {len(known)} images):\n{table}",
+            file=image_folder,
+            expected="a label CASE.nii.gz for each image CASE.nii.gz, or for the channels CASE_0000.nii.gz, …",
+            remedy="rename, add or remove these files",
+        )
+    return cases
+
+
+def _named_alike(images: set[str], labels: set[str]) -> bool:
+    """Whether labels have the very names of the images, so that final digits are no channel numbers (scan_0001)."""
+    cases = {stem[:-5] for stem in images if _CHANNEL.fullmatch(stem)}
+    return len(images & labels) > len(cases & labels)
+
+
+def _channel_count(images: set[str]) -> int:
+    """Channels per case, from names that end in a channel number."""
+    numbers = [int(stem[-4:]) for stem in images if _CHANNEL.fullmatch(stem)]
+    return 1 + max(numbers) if 0 in numbers else 1
+
+
+def _values_of(case: RawCase, spacing: Spacing) -> dict[int, int]:
+    assert case.label is not None
+    label, _ = read_label(case.label, spacing)
+    values, counts = np.unique(label, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _label_values(cases: Sequence[RawCase], spacing: Spacing, num_processes: int, progress: bool) -> dict[int, str]:
+    """All values found in the labels but 0, and a case that has each."""
+    results = run_cases(functools.partial(_values_of, spacing=spacing), cases, num_processes, "read labels", progress)
+    failures = describe_failures(results, lambda case: case.case_id)
+    if failures:
+        raise DetSeg3DError(f"some labels cannot be used:\n{failures}")
+    found: dict[int, str] = {}
+    for result in results:
+        for value in result.value or ():
+            found.setdefault(value, result.item.case_id)
+    found.pop(0, None)
+    return dict(sorted(found.items()))
+
+
+def _label_names(
+    values: Mapping[int, str], labels: Mapping[str, int] | Sequence[str] | None, instances: bool, folder: Path
+) -> dict[str, int]:
+    """The entry ``labels`` of dataset.json."""
+    if not values:
+        raise DetSeg3DError("no label holds a lesion: all values are 0", file=folder)
+    if min(values) < 0:
+        raise DetSeg3DError("a label has negative values", file=folder, value={min(values): values[min(values)]})
+    if instances:
+        name = next(iter(labels)) if labels else "lesion"
+        return {"background": 0, name: 1}
+    if labels is None:
+        if len(values) > _MANY_VALUES:
+            raise DetSeg3DError(
+                f"the labels hold {len(values)} different values",
+                file=folder,
+                value=list(values)[:5],
+                expected="one value per lesion class",
+                remedy="add --instances if each value is one lesion, or name the classes with --labels",
+            )
+        labels = {"lesion" if len(values) == 1 else f"lesion_{value}": value for value in values}
+    elif not isinstance(labels, Mapping):
+        if len(labels) != len(values):
+            raise DetSeg3DError(
+                f"{len(labels)} class name(s) for {len(values)} label value(s)",
+                value=f"names {list(labels)}, values {list(values)}",
+                remedy="give NAME=VALUE for each class",
+            )
+        labels = dict(zip(labels, values, strict=True))
+    named = {name: int(value) for name, value in labels.items() if value != 0 and name != "background"}
+    unknown = {value: case for value, case in values.items() if value not in named.values()}
+    if unknown or len(set(named.values())) != len(named):
+        raise DetSeg3DError(
+            "the labels hold values without a name" if unknown else "two classes have the same value",
+            file=folder,
+            value=", ".join(f"{value} (first in {case})" for value, case in unknown.items()) or dict(named),
+            expected=f"names for {list(values)}",
+            remedy="give NAME=VALUE for each class",
+        )
+    return {"background": 0, **named}
+
+
+def _channel_names(names: Sequence[str] | None, count: int) -> list[str]:
+    return [f"channel_{index}" for index in range(count)] if names is None else [str(name) for name in names]
+
+
+def _common_ending(cases: Sequence[RawCase]) -> str:
+    """The ending of most images; .npy only if all are, since it loses the geometry."""
+    endings = Counter(".nii.gz" if path.is_dir() else file_ending(path) for case in cases for path in case.images)
+    if len(endings) > 1:
+        del endings[".npy"]
+    ending = endings.most_common(1)[0][0]
+    assert ending is not None
+    return ".mha" if ending == ".mhd" else ending
+
+
+def _draw_test_cases(case_ids: Sequence[str], share: float, seed: int) -> set[str]:
+    if share == 0:
+        return set()
+    count = max(1, round(share * len(case_ids)))
+    if count >= len(case_ids):
+        raise DetSeg3DError(
+            f"{len(case_ids)} case(s) are too few to hold out a share of {share:g} and keep one for training",
+            remedy="add cases or do without --test_split",
+        )
+    order = np.random.default_rng(seed).permutation(len(case_ids))
+    return {sorted(case_ids)[index] for index in order[:count]}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Where the files of a case go."""
+
+    case: RawCase
+    folder: Path
+    part: str
+    ending: str
+    spacing: Spacing
+
+
+def _place_case(job: _Job) -> None:
+    images, labels = job.folder / f"images{job.part}", job.folder / f"labels{job.part}"
+    case_id, ending = job.case.case_id, job.ending
+    for channel, path in enumerate(job.case.images):
+        _place_file(path, images / f"{case_id}_{channel:04d}{ending}", job.spacing, None)
+    assert job.case.label is not None
+    # A label without a place of its own (.npy) lies where its image lies.
+    grid = None
+    if file_ending(job.case.label) == ".npy" and ending != ".npy":
+        grid = read_geometry(job.case.images[0], job.spacing)
+    _place_file(job.case.label, labels / f"{case_id}{ending}", job.spacing, grid)
+
+
+def _place_file(source: Path, target: Path, spacing: Spacing, grid: Geometry | None) -> None:
+    if source.is_file() and file_ending(source) == file_ending(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        original = source.resolve()  # a link to a symbolic link would break when that is moved
+        try:
+            os.link(original, target)
+        except OSError:
+            shutil.copyfile(original, target)
+        return
+    array, geometry = read_image(source, spacing)
+    if grid is not None:
+        if grid.shape != geometry.shape:
+            raise DetSeg3DError(
+                "label and image differ in size", file=source, value=geometry.shape, expected=str(grid.shape)
+            )
+        geometry = grid
+    write_image(array, geometry, target)

@@ -1,0 +1,220 @@
+"""Check a raw data set before hours are spent on it, and report everything that is wrong at once."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.execution.local import run_cases
+from detseg3d.io.images import file_ending, read_image, read_label
+from detseg3d.io.raw_dataset import RawCase, RawDataset
+
+__all__ = ["Problem", "format_problems", "verify_dataset"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: with which case, in which file, and what."""
+
+    case_id: str
+    file: Path | None
+    what: str
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What the cases of a data set must satisfy."""
+
+    channel_count: int
+    values: frozenset[int]
+    instances: bool
+    npy_spacing: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    problems: tuple[Problem, ...]
+    hashes: tuple[str | None, ...]  # one per channel; None for an unreadable or constant one
+
+
+def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool = True) -> list[Problem]:
+    """Open every file of a data set and collect all problems.
+
+    Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
+    spacing, origin or direction beyond the tolerance of :meth:`detseg3d.core.geometry.Geometry.difference`; NaN and
+    infinite values; labels that are no whole numbers, negative, or not in dataset.json; the same image in two cases;
+    files that belong to no case.
+
+    Parameters
+    ----------
+    dataset : RawDataset
+    num_processes : int, optional
+        Worker processes; 0 runs in this process.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    list of Problem
+        Sorted by case; empty if all is well.
+    """
+    rules = _Rules(
+        channel_count=len(dataset.channel_names),
+        values=frozenset(dataset.labels.values()),
+        instances=dataset.instances,
+        npy_spacing=dataset.npy_spacing,
+    )
+    function = functools.partial(_verify_case, rules=rules)
+    problems: list[Problem] = []
+    hashes: dict[str, tuple[str | None, ...]] = {}
+    for result in run_cases(function, dataset.cases, num_processes, "verify", progress):
+        if result.value is None:
+            problems.append(Problem(result.item.case_id, None, f"the check itself failed: {result.error}"))
+        else:
+            problems.extend(result.value.problems)
+            hashes[result.item.case_id] = result.value.hashes
+    problems += _duplicates(dataset, hashes)
+    problems += _stray_files(dataset)
+    return sorted(problems, key=lambda problem: (problem.case_id, str(problem.file)))
+
+
+def format_problems(problems: Sequence[Problem]) -> str:
+    """All problems as one table: case, file, problem.
+
+    Examples
+    --------
+    >>> print(format_problems([Problem("case_1", Path("imagesTr/case_1_0001.nii.gz"), "the channel is missing")]))
+    1 problem in 1 case
+    case    file                problem
+    case_1  case_1_0001.nii.gz  the channel is missing
+    """
+    if not problems:
+        return "no problems"
+    rows = [(p.case_id, "" if p.file is None else p.file.name, p.what.replace("\n", " ")) for p in problems]
+    case_width = max(len("case"), *(len(row[0]) for row in rows)) + 2
+    file_width = max(len("file"), *(len(row[1]) for row in rows)) + 2
+    cases = len({row[0] for row in rows})
+    lines = [f"{_count(len(rows), 'problem')} in {_count(cases, 'case')}"]
+    lines += [f"{c:<{case_width}}{f:<{file_width}}{w}" for c, f, w in [("case", "file", "problem"), *rows]]
+    return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
+    problems: list[Problem] = []
+    hashes: list[str | None] = []
+    grid: Geometry | None = None
+    grid_file = ""
+    if len(case.images) != rules.channel_count:
+        what = f"{len(case.images)} image(s) are listed where {_count(rules.channel_count, 'channel')} are declared"
+        problems.append(Problem(case.case_id, None, what))
+    for channel, path in enumerate(case.images):
+        if not path.exists():
+            problems.append(Problem(case.case_id, path, f"channel {channel} is missing"))
+            hashes.append(None)
+            continue
+        try:
+            array, geometry = read_image(path, rules.npy_spacing)
+        except DetSeg3DError as error:
+            problems.append(Problem(case.case_id, path, _brief(error)))
+            hashes.append(None)
+            continue
+        if grid is None:
+            grid, grid_file = geometry, path.name
+        else:
+            problems += [Problem(case.case_id, path, what) for what in _moved(grid, geometry, grid_file)]
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = int(np.count_nonzero(~np.isfinite(array)))
+            problems.append(Problem(case.case_id, path, f"{_count(wrong, 'voxel')} NaN or infinite"))
+        hashes.append(_content_hash(array))
+    problems += _label_problems(case, rules, grid, grid_file)
+    return _Checked(tuple(problems), tuple(hashes))
+
+
+def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_file: str) -> list[Problem]:
+    if case.label is None or not case.label.exists():
+        return [Problem(case.case_id, case.label, "there is no label for this case")]
+    try:
+        label, geometry = read_label(case.label, rules.npy_spacing)
+    except DetSeg3DError as error:
+        return [Problem(case.case_id, case.label, _brief(error))]
+    found = [] if grid is None else _moved(grid, geometry, grid_file)
+    values, counts = np.unique(label, return_counts=True)
+    wrong = values < 0
+    if not rules.instances:
+        wrong |= ~np.isin(values, sorted(rules.values))
+    if wrong.any():
+        listing = [f"{v} ({_count(int(n), 'voxel')})" for v, n in zip(values[wrong], counts[wrong], strict=True)]
+        kind = (
+            "negative values in an instance map" if rules.instances else "label values that dataset.json does not name"
+        )
+        found.append(f"{kind}: {', '.join(listing[:5])}" + (" and more" if len(listing) > 5 else ""))
+    return [Problem(case.case_id, case.label, what) for what in found]
+
+
+def _moved(grid: Geometry, geometry: Geometry, grid_file: str) -> list[str]:
+    return [f"{difference} (this file second, {grid_file} first)" for difference in grid.difference(geometry)]
+
+
+def _brief(error: DetSeg3DError) -> str:
+    return error.problem if error.value is None else f"{error.problem}: {error.value}"
+
+
+def _content_hash(array: npt.NDArray[Any]) -> str | None:
+    """Hash of size and voxels. A constant image (an empty channel) may well occur twice, so it has none."""
+    flat = array.reshape(-1)
+    # Comparing NaN with itself is false, which is as well: such an image has problems of its own.
+    if not flat.size or (flat == flat[0]).all():
+        return None
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _duplicates(dataset: RawDataset, hashes: dict[str, tuple[str | None, ...]]) -> list[Problem]:
+    first_seen: dict[str, tuple[str, str]] = {}
+    problems = []
+    for case in dataset.cases:
+        for path, content in zip(case.images, hashes.get(case.case_id, ()), strict=False):
+            if content is None:
+                continue
+            other_case, other_file = first_seen.setdefault(content, (case.case_id, path.name))
+            if other_case != case.case_id:
+                what = f"the same image as {other_file} of case {other_case}: a duplicate would leak between folds"
+                problems.append(Problem(case.case_id, path, what))
+    return problems
+
+
+def _stray_files(dataset: RawDataset) -> list[Problem]:
+    """Images and labels that belong to no case: most often a typo in a name."""
+    images = {path for case in dataset.cases for path in case.images}
+    labels = {case.label for case in dataset.cases}
+    folders = {path.parent for path in images} & {dataset.folder / "imagesTr"}
+    problems = []
+    for folder in folders:
+        for path in sorted(set(_image_files(folder)) - images):
+            last = len(dataset.channel_names) - 1
+            what = f"belongs to no case: expected CASE_0000{dataset.file_ending}"
+            what += f" to CASE_{last:04d}{dataset.file_ending}" if last else ""
+            problems.append(Problem("-", path, what))
+    for path in sorted(set(_image_files(dataset.folder / "labelsTr")) - labels):
+        problems.append(Problem("-", path, "a label without an image"))
+    return problems
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [e for e in folder.iterdir() if e.is_file() and not e.name.startswith(".") and file_ending(e) is not None]
