@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
+
+
+@settings(deadline=None, max_examples=60)
+@given(hnp.arrays(np.uint8, (4, 5, 4), elements=st.sampled_from([0, 0, 0, 1, 3, 9])))
+def test_components_are_those_of_scipy_class_by_class(label: np.ndarray) -> None:
+    instances, classes = instances_from_semantic(label, (3, 1))
+    assert instances.dtype == np.int32
+    expected_count = 0
+    for index, value in enumerate((3, 1)):
+        reference, count = scipy.ndimage.label(label == value, structure=np.ones((3, 3, 3)))
+        expected_count += count
+        ids = np.flatnonzero(classes == index) + 1
+        assert len(ids) == count
+        for number in ids:
+            # One instance is exactly one of scipy's components.
+            own = np.unique(reference[instances == number])
+            assert len(own) == 1
+            np.testing.assert_array_equal(instances == number, reference == own[0])
+    assert len(classes) == expected_count == instances.max()
+
+
+def test_voxels_that_touch_at_a_corner_are_one_lesion() -> None:
+    label = np.zeros((2, 2, 2), np.uint8)
+    label[0, 0, 0] = label[1, 1, 1] = 1
+    assert len(instances_from_semantic(label, (1,))[1]) == 1
+
+
+def test_touching_lesions_of_two_classes_stay_apart() -> None:
+    label = np.array([[[1, 1, 2, 2, 1]]], np.int16)
+    instances, classes = instances_from_semantic(label, (1, 2))
+    assert instances[0, 0].tolist() == [1, 1, 2, 2, 3]
+    assert classes.tolist() == [0, 1, 0]
+
+
+def test_values_that_are_no_class_are_background() -> None:
+    label = np.array([[[7, 0, 1]]], np.int64)
+    assert instances_from_semantic(label, (1,))[0][0, 0].tolist() == [0, 0, 1]
+
+
+def test_a_healthy_case_has_no_lesion() -> None:
+    instances, classes = instances_from_semantic(np.zeros((3, 3, 3), np.uint8), (1,))
+    assert not instances.any()
+    assert classes.shape == (0,)
+
+
+def test_more_than_65535_lesions_are_counted() -> None:
+    label = np.zeros((90, 90, 90), bool)
+    label[::2, ::2, ::2] = True
+    instances, classes = instances_from_semantic(label, (1,))
+    assert len(classes) == 45**3 == instances.max()
+
+
+@pytest.mark.parametrize("class_labels", [(0, 1), (1, 1)])
+def test_class_labels_must_be_distinct_and_not_zero(class_labels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="class labels must differ"):
+        instances_from_semantic(np.zeros((1, 1, 1), np.uint8), class_labels)
+
+
+@pytest.mark.parametrize("function", [lambda a: instances_from_semantic(a, (1,)), instances_from_instance_map])
+def test_floats_and_other_dimensions_are_refused(function) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="must hold integers, found float32"):
+        function(np.zeros((1, 1, 1), np.float32))
+    with pytest.raises(ValueError, match=r"must have shape \(Z, Y, X\)"):
+        function(np.zeros((1, 1), np.uint8))
+
+
+def test_instance_map_is_renumbered_and_pieces_of_one_value_stay_one_lesion() -> None:
+    label = np.array([[[300, 0, 5, 0, 300, 5]]], np.uint16)
+    instances, classes = instances_from_instance_map(label)
+    assert instances[0, 0].tolist() == [2, 0, 1, 0, 2, 1]
+    assert classes.tolist() == [0, 0]
+
+
+def test_instance_numbers_beyond_16_bits_are_kept_apart() -> None:
+    label = np.array([[[1, 65537, 2**31 + 1]]], np.int64)
+    assert instances_from_instance_map(label)[0][0, 0].tolist() == [1, 2, 3]
+
+
+def test_instance_map_with_negative_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="no negative values, found -1"):
+        instances_from_instance_map(np.array([[[-1, 0]]], np.int8))
