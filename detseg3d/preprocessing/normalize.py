@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.body import tissue_mask
 from detseg3d.planning.plans import ChannelNormalization
 
 __all__ = ["mean_and_std", "normalize"]
@@ -53,7 +54,8 @@ def normalize(
     normalization : sequence of ChannelNormalization
         One per channel.
     mask : ndarray of bool, shape ``(Z, Y, X)``, optional
-        The body, for ``zscore``; every voxel by default.
+        What is not padding, for ``zscore``; every voxel by default. Air is left out, see
+        :func:`detseg3d.core.body.tissue_mask`.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def normalize(
             np.clip(source, plan.lower, plan.upper, out=target, casting="unsafe")
             mean, std = plan.mean, plan.std
         else:
-            mean, std = mean_and_std(source, mask)
+            mean, std = mean_and_std(source, tissue_mask(source, mask))
             target[...] = source
         target -= np.float32(mean)
         # A constant channel says nothing; dividing by rounding noise would make it shout.

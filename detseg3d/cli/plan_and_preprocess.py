@@ -1,0 +1,128 @@
+"""``detseg3d_plan_and_preprocess``: from raw data sets to everything the training needs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from detseg3d.cli.common import (
+    EXIT_FAILURE,
+    EXIT_SUCCESS,
+    add_processes_flag,
+    add_root_flags,
+    create_parser,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run_command,
+)
+from detseg3d.core.errors import DetSeg3DError
+
+if TYPE_CHECKING:
+    from detseg3d.preprocessing.prepare import PreparedDataset
+
+__all__ = ["build_parser", "format_summary", "main"]
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Measure data sets, plan everything from grids to networks, make the folds, and preprocess the cases.
+Reads RAW/DatasetXXX_Name, writes PREPROCESSED/DatasetXXX_Name: dataset_fingerprint.json (what was
+measured), plans.json (what follows from it, and why; may be edited), splits_final.json (the folds) and
+cases/ (the preprocessed cases). A run that was stopped goes on where it stopped."""
+
+EXAMPLE = """\
+detseg3d_plan_and_preprocess -d 101 --verify
+detseg3d_plan_and_preprocess -d SynthMS 102 -np 4 --memory_gb 12 --val_split 0.2"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_plan_and_preprocess``."""
+    parser = create_parser("detseg3d_plan_and_preprocess", DESCRIPTION, EXAMPLE)
+    parser.add_argument(
+        "-d", "--dataset", nargs="+", required=True, metavar="ID", help="data sets: number, name or folder name"
+    )
+    parser.add_argument("--verify", action="store_true", help="check every file first; all problems in one table")
+    parser.add_argument("--no_pp", action="store_true", help="plan only, do not preprocess")
+    add_processes_flag(parser)
+    parser.add_argument("--clean", action="store_true", help="remove earlier results of these data sets first")
+    add_root_flags(parser, "raw", "preprocessed")
+    plan = parser.add_argument_group("planning")
+    plan.add_argument(
+        "--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory that training may take"
+    )
+    plan.add_argument(
+        "--roi_size", type=positive_int, metavar="N", help="samples of a RoI along the finest axis, instead of the rule"
+    )
+    plan.add_argument(
+        "--order", type=int, choices=(1, 3), default=1, help="interpolation of images: 1 linear, 3 cubic"
+    )
+    plan.add_argument("--instances", action="store_true", help="labels are instance maps: each value one lesion")
+    plan.add_argument("--keep_plans", action="store_true", help="use the plans.json that is there, edited by hand")
+    split = parser.add_argument_group("splits (those that are there are kept unless one of these is given)")
+    split.add_argument(
+        "--val_split", type=fraction, metavar="SHARE", help="one seeded split, such as 0.2, instead of five folds"
+    )
+    split.add_argument("--seed", type=non_negative_int, metavar="N", help="seed of the splits")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset
+    from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
+
+    raw, preprocessed = raw_root(options.raw), preprocessed_root(options.preprocessed)
+    folders = [resolve_dataset(raw, identifier) for identifier in options.dataset]
+    prepare_options = PrepareOptions(
+        verify=options.verify,
+        preprocess=not options.no_pp,
+        num_processes=options.num_processes,
+        memory_gb=options.memory_gb,
+        val_split=options.val_split,
+        seed=options.seed,
+        roi_size=options.roi_size,
+        image_order=options.order,
+        instances=options.instances,
+        keep_plans=options.keep_plans,
+        clean=options.clean,
+        progress=not options.no_progress,
+    )
+    failed = []
+    for folder in dict.fromkeys(folders):
+        try:
+            print(format_summary(prepare_dataset(folder, preprocessed, prepare_options)))
+        except DetSeg3DError as error:
+            if len(folders) == 1:
+                raise
+            # One bad data set must not cost the others their night.
+            print(f"{folder.name}: error: {error}", file=sys.stderr)
+            failed.append(folder.name)
+    if failed:
+        print(f"{len(failed)} of {len(folders)} data sets failed: {', '.join(failed)}", file=sys.stderr)
+    return EXIT_FAILURE if failed else EXIT_SUCCESS
+
+
+def format_summary(prepared: PreparedDataset) -> str:
+    """Return the decisions of the plan, for people to read."""
+    plans = prepared.plans
+    lines = ["", plans.dataset_name, "=" * len(plans.dataset_name)]
+    for decision in plans.decisions:
+        lines.append(f"{decision.name}: {decision.value}")
+        lines += textwrap.wrap(decision.because, 100, initial_indent="    ", subsequent_indent="    ")
+    folds = prepared.splits
+    sizes = ", ".join(f"{len(split['train'])}+{len(split['val'])}" for split in folds)
+    lines.append(f"splits: {len(folds)} (training + validation cases: {sizes})")
+    if prepared.preprocessed:
+        lines.append(f"preprocessed: {len(prepared.preprocessed)} case(s)")
+    lines.append(f"written to {prepared.folder}")
+    return "\n".join(lines)

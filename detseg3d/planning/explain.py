@@ -1,0 +1,205 @@
+"""The planner's decisions in words, each with the figures behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.planning import roi_rules, rules
+from detseg3d.planning.plans import (
+    ChannelNormalization,
+    CurriculumPhase,
+    Decision,
+    Plans,
+    RoiPlan,
+    Stage1Plan,
+    Stage2Plan,
+)
+
+__all__ = ["INFERENCE_GB", "Detection"]
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+INFERENCE_GB = 2.0  # whole-volume inference stays within this, above the input
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detection grid and what it costs, GB."""
+
+    spacing: Spacing
+    stage1: Stage1Plan
+    curriculum: tuple[CurriculumPhase, ...]
+    training_gb: float
+    inference_gb: float
+
+    def cells(self) -> list[tuple[float, ...]]:
+        """Edges in mm of a cell of each backbone stage."""
+        return [
+            tuple(stride * s for stride, s in zip(self.stage1.cumulative_stride(stage), self.spacing, strict=True))
+            for stage in range(len(self.stage1.strides))
+        ]
+
+
+def times(values: Sequence[int]) -> str:
+    return "×".join(str(value) for value in values)
+
+
+def mm(spacing: Sequence[float]) -> str:
+    return "×".join(f"{value:.3g}" for value in spacing) + " mm"
+
+
+def explain_fine(spacings: Sequence[Sequence[float]], fine: Spacing) -> Decision:
+    median = np.median(np.asarray(spacings, float), axis=0)
+    low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
+    because = f"median spacing {mm(median)} of {len(spacings)} cases (from {mm(low)} to {mm(high)})"
+    ordered = np.sort(median)
+    if ordered[2] > rules.ANISOTROPY * ordered[1]:
+        because += f"; one axis is {ordered[2] / ordered[1]:.1f}x coarser than the next, so its 10th percentile counts"
+    return Decision(name="fine spacing", value=mm(fine), because=because)
+
+
+def explain_volume(cases: Sequence[dict[str, Any]], largest: Triple) -> Decision:
+    shapes = np.array([case["shape"] for case in cases], float)
+    kept = np.array([case["cropped_shape"] for case in cases], float).prod(axis=1) / shapes.prod(axis=1)
+    return Decision(
+        name="planned volume",
+        value=times(largest) + " fine voxels",
+        because=f"99th percentile of each axis; the crop to the body keeps {kept.mean():.0%} of the voxels",
+    )
+
+
+def explain_normalization(
+    normalization: Sequence[ChannelNormalization], channel_names: Sequence[str]
+) -> list[Decision]:
+    decisions = []
+    for chosen, name in zip(normalization, channel_names, strict=True):
+        if chosen.scheme == "ct":
+            because = (
+                f"Hounsfield units are absolute: clipped to [{chosen.lower:.0f}, {chosen.upper:.0f}] (0.5th and 99.5th "
+                f"percentile in lesions), mean {chosen.mean:.1f}, standard deviation {chosen.std:.1f}"
+            )
+        elif chosen.scheme == "none":
+            because = "the channel's name asks for it"
+        else:
+            because = "intensities have no absolute scale: mean and standard deviation of each case inside the body"
+        decisions.append(Decision(name=f"normalisation of {name}", value=chosen.scheme, because=because))
+    return decisions
+
+
+def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing) -> Decision:
+    flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1]
+    because = (
+        f"a RoI is a box grown by {roi.margin:.0%} a side and at least {mm(roi.minimum_extent)}, "
+        f"{roi_rules.MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
+    )
+    if flat:
+        because += f"; axis {' and '.join(flat)} is over 2x coarser ({mm(fine)}): kernel 1, not pooled at first"
+    strides = " ".join(times(stride) for stride in stage2.strides)
+    channels = ", ".join(map(str, stage2.channels))
+    return Decision(name="Stage 2", value=f"channels {channels}; strides {strides}", because=because)
+
+
+def explain_detection(
+    chosen: Detection, finest: Detection, fine: Spacing, largest: Triple, memory_gb: float
+) -> Decision:
+    need = f"{chosen.training_gb:.1f} GB to train (budget {memory_gb:g}) and {chosen.inference_gb:.1f} GB to predict"
+    if chosen.spacing == fine:
+        because = f"the fine grid itself: the planned volume {times(largest)} needs {need}"
+    else:
+        because = (
+            f"on the fine grid ({mm(fine)}) the planned volume {times(largest)} would need "
+            f"{finest.training_gb:.1f} GB to train and {finest.inference_gb:.1f} GB to predict (limit "
+            f"{INFERENCE_GB:g} above the input); here it needs {need}"
+        )
+    return Decision(name="detection spacing", value=mm(chosen.spacing), because=because)
+
+
+def explain_network(detection: Detection, extents: npt.NDArray[np.float64]) -> list[Decision]:
+    stage1, cells = detection.stage1, detection.cells()
+    because = f"{len(stage1.strides)} stages lead to cells of {mm(cells[-1])}"
+    flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1]
+    if flat:
+        because += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: pooled later, kernel 1 until then"
+    if max(stage1.strides[0]) == 1:
+        because += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
+    strides = Decision(
+        name="Stage 1 strides", value=" ".join(times(stride) for stride in stage1.strides), because=because
+    )
+    heads = [cells[stage] for stage in stage1.head_stages]
+    value = ", ".join(f"stage {stage} (cells {mm(cells[stage])})" for stage in stage1.head_stages)
+    if len(extents) == 0:
+        return [strides, Decision(name="head levels", value=value, because="no lesion to measure: one level")]
+    longest = extents.max(axis=1)
+    level = np.searchsorted(np.asarray(stage1.level_upper_sizes), longest, side="left")
+    counts = np.bincount(level, minlength=len(heads))
+    bounds = ", ".join(f"{upper:.3g}" for upper in stage1.level_upper_sizes) or "none"
+    because = (
+        f"longest edges of {len(longest)} lesions, 5th/50th/95th percentile "
+        + "/".join(f"{p:.3g}" for p in np.percentile(longest, (5, 50, 95)))
+        + f" mm; a level takes lesions of up to 8 of its cells (bounds in mm: {bounds}), which gives "
+        + "/".join(map(str, counts))
+        + " lesions"
+    )
+    dropped = len(cells) - len(heads)
+    if dropped:
+        because += f"; {dropped} level(s) dropped that would get no or hardly any lesion"
+    return [strides, Decision(name="head levels", value=value, because=because)]
+
+
+def explain_bound(plans: Plans, cells: Sequence[Sequence[float]]) -> Decision:
+    bound = plans.recall_bound
+    if bound.lesions == 0:
+        return Decision(name="recall bound", value="unknown", because="the training cases have no lesion")
+    cell = cells[plans.stage1.head_stages[0]]
+    return Decision(
+        name="recall bound",
+        value=f"{bound.bound:.3f}",
+        because=(
+            f"{bound.below_one_cell} of {bound.lesions} training lesions span less than one cell ({mm(cell)}) and "
+            f"{bound.colliding} share their cell with another: Stage 1 recall is bounded by {bound.bound:.3f}"
+        ),
+    )
+
+
+def explain_curriculum(plans: Plans) -> Decision:
+    phases = plans.training.curriculum
+    value = ", ".join(
+        f"{phase.share:.0%} {'whole volumes' if phase.window is None else times(phase.window)}" for phase in phases
+    )
+    if len(phases) == 1:
+        because = f"a window would be nearly the whole of the planned volume {times(plans.largest_shape)}"
+    else:
+        because = (
+            "small windows around lesions learn fast, whole volumes at the end unlearn false positives; "
+            f"about 64 and 96 detection voxels, against a planned volume of {times(plans.largest_shape)}"
+        )
+    return Decision(name="curriculum", value=value, because=because)
+
+
+def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
+    """Warnings about the data, and what the classes mean."""
+    summary = fingerprint["summary"]
+    decisions = []
+    if len(plans.class_names) > 1:
+        counts = ", ".join(f"{name}: {count}" for name, count in summary["lesions_per_class"].items())
+        decisions.append(
+            Decision(name="classes", value=f"{len(plans.class_names)}, a class per lesion", because=f"lesions {counts}")
+        )
+    missing = [name for name, count in summary["lesions_per_class"].items() if count == 0]
+    empty = summary["cases_without_lesions"]
+    if summary["lesions"] == 0:
+        message = f"none of the {summary['cases']} cases has a lesion: sizes are guesses and training learns no lesion"
+        decisions.append(Decision(name="warning", value="no lesions", because=message))
+    elif missing:
+        message = f"no training case has a lesion of class {', '.join(missing)}: it cannot be learned"
+        decisions.append(Decision(name="warning", value="class without lesions", because=message))
+    if empty and summary["lesions"]:
+        because = f"{len(empty)} of {summary['cases']} cases have no lesion; they train and count as negatives"
+        decisions.append(Decision(name="cases without lesions", value=str(len(empty)), because=because))
+    return decisions

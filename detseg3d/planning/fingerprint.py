@@ -1,0 +1,294 @@
+"""What is measured of a data set before anything is planned: grids, intensities and every lesion."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from detseg3d.core.body import body_box, body_mask, tissue_mask
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.io.images import read_channels, read_label
+from detseg3d.io.raw_dataset import RawCase, RawDataset
+
+__all__ = [
+    "FINGERPRINT_VERSION",
+    "measure_case",
+    "measure_dataset",
+    "percentiles",
+    "read_case",
+    "source_digest",
+    "summarize",
+]
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_VERSION = 1
+
+Array = npt.NDArray[Any]
+
+_PERCENTILES = (0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5)
+# Voxels drawn per case, channel and region for the intensity percentiles over the set: each case weighs the same.
+_SAMPLES = 10_000
+
+
+def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, float, float], Array, Array]:
+    """Read a training case with its truth.
+
+    Returns
+    -------
+    images : ndarray of float32, shape ``(C, Z, Y, X)``
+    spacing : 3 floats
+    instances : ndarray of int32, shape ``(Z, Y, X)``, ids ``1..N``
+    classes : ndarray of int64, shape ``(N,)``, 0-based
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file is missing or unreadable, or the label does not fit.
+    """
+    images, geometry = read_channels(case.images, dataset.npy_spacing)
+    if case.label is None:
+        raise DetSeg3DError(
+            "the training case has no label",
+            file=dataset.folder / "labelsTr" / f"{case.case_id}{dataset.file_ending}",
+            remedy="add the label, all 0 for a scan without lesions, or move the image to imagesTs",
+        )
+    label, label_geometry = read_label(case.label, dataset.npy_spacing)
+    differences = geometry.difference(label_geometry)
+    if differences:
+        raise DetSeg3DError("the label does not lie on the image's grid: " + "; ".join(differences), file=case.label)
+    label = _whole_numbers(label, case)
+    if dataset.instances:
+        instances, classes = instances_from_instance_map(label)
+    else:
+        unknown = sorted(set(np.unique(label).tolist()) - {0, *dataset.class_labels})
+        if unknown:
+            raise DetSeg3DError(
+                "the label has values that dataset.json does not name",
+                file=case.label,
+                value=unknown[:10],
+                expected=f"0 or one of {list(dataset.class_labels)}",
+            )
+        instances, classes = instances_from_semantic(label, dataset.class_labels)
+    return images, geometry.spacing, instances, classes
+
+
+def _whole_numbers(label: Array, case: RawCase) -> Array:
+    """Labels are often stored as floating point; the values must be whole all the same."""
+    if label.dtype.kind in "iub":
+        return label
+    whole = np.rint(label)
+    if not np.array_equal(whole, label) or np.abs(whole).max(initial=0) >= 2**31:
+        raise DetSeg3DError("the label has values that are no whole numbers", file=case.label)
+    return whole.astype(np.int32)
+
+
+def source_digest(case: RawCase) -> str:
+    """Digest of the sizes and times of a case's files: tells whether they were replaced (16 hexadecimal digits)."""
+    entries = []
+    for path in (*case.images, *([case.label] if case.label else [])):
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in files:
+            status = file.stat() if file.exists() else None
+            entries.append((file.name, status and status.st_size, status and status.st_mtime_ns))
+    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+def measure_case(
+    images: Array, spacing: tuple[float, float, float], instances: Array, classes: Array, seed: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Array]]]:
+    """Measure one case.
+
+    Parameters
+    ----------
+    images : ndarray, shape ``(C, Z, Y, X)``
+    spacing : 3 floats
+        ``(z, y, x)`` mm.
+    instances : ndarray of int, shape ``(Z, Y, X)``
+    classes : ndarray of int, shape ``(N,)``
+    seed : int, optional
+        For drawing the intensity samples.
+
+    Returns
+    -------
+    record : dict
+        JSON-ready: ``spacing``, ``shape``, ``crop_box``, ``cropped_shape``, ``intensity`` (per channel ``body`` and
+        ``lesions``, the latter ``None`` without lesions) and ``lesions`` (a record each, see :func:`_measure_lesions`).
+    samples : list of dict
+        Per channel up to 10 000 intensities of ``body`` and of ``lesions``, for percentiles over the set.
+    """
+    random = np.random.default_rng(seed)
+    mask = body_mask(images)
+    box = body_box(images, mask)
+    foreground = instances > 0
+    intensity, samples = [], []
+    for channel in images:
+        body = tissue_mask(channel, mask)
+        regions = {"body": channel.ravel() if body is None else channel[body], "lesions": channel[foreground]}
+        intensity.append({name: _statistics(values) for name, values in regions.items()})
+        samples.append({name: _draw(values, random) for name, values in regions.items()})
+    record = {
+        "spacing": [float(length) for length in spacing],
+        "shape": list(instances.shape),
+        "crop_box": list(box),
+        "cropped_shape": [box[axis + 3] - box[axis] for axis in range(3)],
+        "intensity": intensity,
+        "lesions": _measure_lesions(instances, classes, spacing, box),
+    }
+    return record, samples
+
+
+def _draw(values: Array, random: np.random.Generator) -> Array:
+    if len(values) <= _SAMPLES:
+        return values.astype(np.float32)
+    drawn: Array = values[random.integers(0, len(values), _SAMPLES)].astype(np.float32)
+    return drawn
+
+
+def _statistics(values: Array) -> dict[str, float] | None:
+    if values.size == 0:
+        return None
+    result = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
+    return {**result, **percentiles(values)}
+
+
+def percentiles(values: npt.ArrayLike) -> dict[str, float]:
+    """Minimum, percentiles and maximum as a JSON-ready dict; empty for no values.
+
+    Examples
+    --------
+    >>> percentiles([1, 2, 3])["p50"], percentiles([])
+    (2.0, {})
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return {}
+    found = np.percentile(array, (0, *_PERCENTILES, 100))
+    names = ("min", *(f"p{percentile:g}" for percentile in _PERCENTILES), "max")
+    return {name: float(value) for name, value in zip(names, found, strict=True)}
+
+
+def _measure_lesions(
+    instances: Array, classes: Array, spacing: tuple[float, float, float], box: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Per lesion: class, voxels, volume, extents of the box, equivalent diameter, centre and nearest other centre.
+
+    Lengths are in mm, axes ``(z, y, x)``. The centre is that of the box, counted from the crop's edge: it is what the
+    detector has to find.
+    """
+    ids, boxes = boxes_from_instances(instances)
+    if len(ids) == 0:
+        return []
+    unit = np.asarray(spacing)
+    voxels = np.bincount(instances[instances > 0], minlength=int(ids.max()) + 1)[ids]
+    volumes = voxels * unit.prod()
+    extents = (boxes[:, 3:] - boxes[:, :3]) * unit
+    centers = ((boxes[:, 3:] + boxes[:, :3]) / 2 - np.asarray(box[:3])) * unit
+    nearest: list[float | None] = [None] * len(ids)
+    if len(ids) > 1:
+        nearest = [float(d) for d in cKDTree(centers).query(centers, k=2)[0][:, 1]]
+    return [
+        {
+            "class": int(classes[lesion - 1]),
+            "voxels": int(voxels[row]),
+            "volume_mm3": float(volumes[row]),
+            "extents_mm": extents[row].tolist(),
+            "diameter_mm": float((6 * volumes[row] / np.pi) ** (1 / 3)),
+            "center_mm": centers[row].tolist(),
+            "nearest_mm": nearest[row],
+        }
+        for row, lesion in enumerate(ids)
+    ]
+
+
+def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool = True) -> dict[str, Any]:
+    """Measure all training cases.
+
+    Returns
+    -------
+    dict
+        The content of ``dataset_fingerprint.json``: ``version``, ``dataset_name``, ``cases`` (a record each, see
+        :func:`measure_case`) and ``summary`` (see :func:`summarize`). The same for any number of processes.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a case cannot be measured; all such cases are named.
+    """
+    results = run_cases(partial(_measure, dataset=dataset), dataset.cases, num_processes, "fingerprint", progress)
+    failures = describe_failures(results, lambda case: str(case.case_id))
+    if failures:
+        raise DetSeg3DError(
+            f"{sum(result.error is not None for result in results)} of {len(results)} case(s) cannot be measured:\n"
+            + failures,
+            file=dataset.folder,
+            remedy="mend or remove these cases; --verify lists everything that is wrong with a data set",
+        )
+    cases, samples = {}, []
+    for result in results:
+        assert result.value is not None
+        record, drawn = result.value
+        cases[result.item.case_id] = {"source": source_digest(result.item), **record}
+        samples.append(drawn)
+    return {
+        "version": FINGERPRINT_VERSION,
+        "dataset_name": dataset.name,
+        "cases": cases,
+        "summary": summarize(cases, samples, dataset.channel_names, dataset.class_names),
+    }
+
+
+def _measure(case: RawCase, dataset: RawDataset) -> tuple[dict[str, Any], list[dict[str, Array]]]:
+    return measure_case(*read_case(case, dataset), seed=zlib.crc32(case.case_id.encode()))
+
+
+def summarize(
+    cases: dict[str, dict[str, Any]],
+    samples: list[list[dict[str, Array]]],
+    channel_names: tuple[str, ...],
+    class_names: tuple[str, ...],
+) -> dict[str, Any]:
+    """Percentiles over the set of everything measured per case and per lesion."""
+    lesions = [lesion for record in cases.values() for lesion in record["lesions"]]
+    counts = [len(record["lesions"]) for record in cases.values()]
+    extents = np.array([lesion["extents_mm"] for lesion in lesions]).reshape(-1, 3)
+    intensity = {}
+    for index, name in enumerate(channel_names):
+        pooled = {region: [drawn[index][region] for drawn in samples] for region in ("body", "lesions")}
+        intensity[f"{index}_{name}"] = {
+            region: _statistics(np.concatenate(values) if values else np.zeros(0)) for region, values in pooled.items()
+        }
+    return {
+        "cases": len(cases),
+        "cases_without_lesions": [case_id for case_id, record in cases.items() if not record["lesions"]],
+        "lesions": len(lesions),
+        "lesions_per_class": {
+            name: sum(lesion["class"] == index for lesion in lesions) for index, name in enumerate(class_names)
+        },
+        "lesions_per_case": percentiles(counts),
+        "spacing": _per_axis([record["spacing"] for record in cases.values()]),
+        "shape": _per_axis([record["shape"] for record in cases.values()]),
+        "cropped_shape": _per_axis([record["cropped_shape"] for record in cases.values()]),
+        "volume_mm3": percentiles([lesion["volume_mm3"] for lesion in lesions]),
+        "voxels": percentiles([lesion["voxels"] for lesion in lesions]),
+        "extents_mm": _per_axis(extents),
+        "longest_edge_mm": percentiles(extents.max(axis=1, initial=0) if len(extents) else []),
+        "diameter_mm": percentiles([lesion["diameter_mm"] for lesion in lesions]),
+        "nearest_mm": percentiles([d for lesion in lesions if (d := lesion["nearest_mm"]) is not None]),
+        "intensity": intensity,
+    }
+
+
+def _per_axis(values: npt.ArrayLike) -> dict[str, dict[str, float]]:
+    array = np.asarray(values, dtype=np.float64).reshape(-1, 3)
+    return {axis: percentiles(array[:, index]) for index, axis in enumerate("zyx")}

@@ -1,0 +1,132 @@
+"""How much memory a plan needs: the feature maps of Stage 1, added up.
+
+Feature maps rule the memory of a network that sees whole volumes; parameters (a few million) do not count. The
+constants below are what calibration against measured peaks may change; benchmarks/memory.py measures them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from detseg3d.planning.plans import RoiPlan, Stage1Plan, Stage2Plan
+
+__all__ = ["GIGABYTE", "detection_cells", "inference_bytes", "training_bytes"]
+
+GIGABYTE = 1e9
+
+# Feature maps are bfloat16 (float16 on older GPUs).
+BYTES_PER_VALUE = 2
+# What autograd keeps per convolution with norm and activation: the norm's input and the activated output.
+MAPS_PER_CONV = 2
+# Gradients, and norms and sums on their way, alive at the peak: so many maps of the widest place.
+TRANSIENT_MAPS_TRAINING = 3
+TRANSIENT_MAPS_INFERENCE = 3
+# Logits, targets and the float32 copies of the losses, per output channel of a cell.
+BYTES_PER_OUTPUT_TRAINING = 16
+BYTES_PER_OUTPUT_INFERENCE = 8
+# Stage 2 in training: values kept per RoI sample, over all scales, for each channel of the finest scale.
+STAGE2_MAPS_PER_CHANNEL = 10
+# RoIs per volume: the plan's share of truth boxes, proposals, hard negatives and background together.
+STAGE2_ROIS_FACTOR = 1.0
+# Bytes per voxel of the fine grid: float32 image per channel, instance map and other maps of the truth or the result.
+IMAGE_BYTES = 4
+LABEL_BYTES = 6
+# Interpreter, libraries, parameters with optimiser state and gradients.
+BASE_TRAINING = 0.6e9
+
+
+def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
+    """Cells of each backbone stage for a volume of ``shape`` detection voxels, padded to the total stride.
+
+    Examples
+    --------
+    >>> plan = Stage1Plan(channels=(8, 16), strides=((2, 2, 2),) * 2, kernels=((3, 3, 3),) * 2, blocks=(1, 1),
+    ...                   fpn_channels=8, head_stages=(0,), level_upper_sizes=())
+    >>> detection_cells(plan, (8, 8, 7))
+    [64, 8]
+    """
+    total = plan.cumulative_stride(len(plan.strides) - 1)
+    padded = [math.ceil(n / stride) * stride for n, stride in zip(shape, total, strict=True)]
+    cells = []
+    for stage in range(len(plan.strides)):
+        stride = plan.cumulative_stride(stage)
+        cells.append(math.prod(n // s for n, s in zip(padded, stride, strict=True)))
+    return cells
+
+
+def _detection_input_bytes(plan: Stage1Plan, cells: Sequence[int], num_channels: int) -> float:
+    """The image on the detection grid: float32, and its copy in the compute type."""
+    voxels = cells[0] * math.prod(plan.strides[0])
+    return voxels * num_channels * (IMAGE_BYTES + BYTES_PER_VALUE)
+
+
+def training_bytes(
+    stage1: Stage1Plan,
+    stage2: Stage2Plan,
+    roi: RoiPlan,
+    shape: Sequence[int],
+    fine_voxels: float,
+    num_channels: int,
+    num_classes: int,
+    rois: int,
+    batch_size: int = 1,
+) -> float:
+    """Peak memory of a training step, in bytes.
+
+    Parameters
+    ----------
+    stage1, stage2, roi : plans
+    shape : 3 ints
+        Volume or window, in *detection* voxels.
+    fine_voxels : float
+        Its voxels on the fine grid.
+    num_channels, num_classes : int
+    rois : int
+        RoIs per volume.
+    batch_size : int, optional
+        Volumes that run together: 1 for whole volumes, the plan's batch size for windows.
+    """
+    cells = detection_cells(stage1, shape)
+    finest = stage1.head_stages[0]
+    values = 0.0
+    for count, channels, blocks in zip(cells, stage1.channels, stage1.blocks, strict=True):
+        values += count * channels * MAPS_PER_CONV * (1 + 2 * blocks)
+    values += sum(cells[finest:]) * stage1.fpn_channels  # merged maps
+    outputs = 0.0
+    for stage in stage1.head_stages:
+        values += cells[stage] * stage1.fpn_channels * 2 * MAPS_PER_CONV  # smoothing and tower
+        outputs += cells[stage] * (num_classes + 6)
+    widest = max(cells[0] * stage1.channels[0], cells[finest] * stage1.fpn_channels)
+    values += TRANSIENT_MAPS_TRAINING * widest
+    per_volume = (
+        values * BYTES_PER_VALUE
+        + outputs * BYTES_PER_OUTPUT_TRAINING
+        + _detection_input_bytes(stage1, cells, num_channels)
+        + fine_voxels * (num_channels * IMAGE_BYTES + LABEL_BYTES)
+        + rois * STAGE2_ROIS_FACTOR * _roi_bytes(stage2, roi)
+    )
+    return BASE_TRAINING + batch_size * per_volume
+
+
+def _roi_bytes(stage2: Stage2Plan, roi: RoiPlan) -> float:
+    return math.prod(roi.size) * stage2.channels[0] * STAGE2_MAPS_PER_CHANNEL * BYTES_PER_VALUE
+
+
+def inference_bytes(
+    stage1: Stage1Plan, shape: Sequence[int], fine_voxels: float, num_channels: int, num_classes: int
+) -> float:
+    """Peak memory of whole-volume inference above the input array, in bytes (libraries not counted).
+
+    Three moments compete: the finest backbone stage, the finest level of the pyramid (when the backbone's maps are
+    kept), and the merging of RoIs on the fine grid (when only the features for Stage 2 are).
+    """
+    cells = detection_cells(stage1, shape)
+    finest = stage1.head_stages[0]
+    kept = sum(n * channels for n, channels in list(zip(cells, stage1.channels, strict=True))[finest:])
+    backbone = (1 + TRANSIENT_MAPS_INFERENCE) * cells[0] * stage1.channels[0]
+    pyramid = kept + (1 + TRANSIENT_MAPS_INFERENCE) * cells[finest] * stage1.fpn_channels
+    outputs = sum(cells[stage] for stage in stage1.head_stages) * (num_classes + 6) * BYTES_PER_OUTPUT_INFERENCE
+    detection = max(backbone, pyramid) * BYTES_PER_VALUE + _detection_input_bytes(stage1, cells, num_channels)
+    merging = cells[finest] * stage1.fpn_channels * BYTES_PER_VALUE + fine_voxels * LABEL_BYTES
+    return fine_voxels * num_channels * IMAGE_BYTES + outputs + max(detection, merging)

@@ -1,0 +1,272 @@
+"""The planner: fingerprint in, plans out, each decision with the figures behind it. Needs no GPU."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.raw_dataset import RawDataset
+from detseg3d.planning import explain, roi_rules, rules
+from detseg3d.planning.explain import INFERENCE_GB, Detection
+from detseg3d.planning.memory import GIGABYTE, inference_bytes, training_bytes
+from detseg3d.planning.plans import (
+    ChannelNormalization,
+    CurriculumPhase,
+    Decision,
+    InferencePlan,
+    Plans,
+    RoiPlan,
+    Stage2Plan,
+    TrainingPlan,
+)
+
+__all__ = ["INFERENCE_GB", "choose_normalization", "plan_dataset"]
+
+logger = logging.getLogger(__name__)
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class _Lesions:
+    """The lesions of the set as arrays, one entry per case. Lengths in mm, axes ``(z, y, x)``."""
+
+    centers: list[npt.NDArray[np.float64]]
+    extents: list[npt.NDArray[np.float64]]
+    classes: list[npt.NDArray[np.int64]]
+
+    @property
+    def all_extents(self) -> npt.NDArray[np.float64]:
+        return np.concatenate([*self.extents, np.zeros((0, 3))])
+
+
+def plan_dataset(
+    fingerprint: dict[str, Any],
+    dataset: RawDataset,
+    memory_gb: float = 8.0,
+    roi_size: int | Sequence[int] | None = None,
+    image_order: int = 1,
+) -> Plans:
+    """Plan the pipeline of a data set.
+
+    Parameters
+    ----------
+    fingerprint : dict
+        From :func:`detseg3d.planning.fingerprint.measure_dataset`.
+    dataset : RawDataset
+        For names, labels and file ending.
+    memory_gb : float, optional
+        Memory that training may take.
+    roi_size : int or 3 ints, optional
+        Overrides the planned RoI: samples along the finest axis, or per axis.
+    image_order : {1, 3}, optional
+        Interpolation of images: linear or cubic.
+
+    Returns
+    -------
+    Plans
+
+    Raises
+    ------
+    DetSeg3DError
+        If no detection grid fits into ``memory_gb``, or the fingerprint is not one of this version.
+
+    Examples
+    --------
+    >>> plans = plan_dataset(measure_dataset(dataset), dataset)      # doctest: +SKIP
+    >>> print(plans.decisions[0].because)                            # doctest: +SKIP
+    """
+    cases = list(_cases_of(fingerprint).values())
+    lesions = _gather_lesions(cases)
+    extents = lesions.all_extents
+    decisions: list[Decision] = []
+    spacings = [case["spacing"] for case in cases]
+    fine = rules.choose_fine_spacing(spacings)
+    decisions.append(explain.explain_fine(spacings, fine))
+    largest = rules.planned_shape([case["cropped_shape"] for case in cases], spacings, fine)
+    decisions.append(explain.explain_volume(cases, largest))
+    normalization = choose_normalization(fingerprint["summary"], dataset.channel_names)
+    decisions += explain.explain_normalization(normalization, dataset.channel_names)
+    size, because = _roi_size(extents, fine, roi_size)
+    decisions.append(Decision(name="RoI size", value=explain.times(size), because=because))
+    roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
+    decisions.append(explain.explain_stage2(roi, stage2, fine))
+    training = TrainingPlan(curriculum=(CurriculumPhase(share=1.0, window=None),))
+
+    def try_spacing(spacing: Spacing) -> Detection:
+        return _assess(spacing, fine, largest, extents, roi, stage2, dataset, training)
+
+    detection, finest = _choose_detection(fine, try_spacing, memory_gb)
+    decisions.append(explain.explain_detection(detection, finest, fine, largest, memory_gb))
+    decisions += explain.explain_network(detection, extents)
+    cells = detection.cells()
+    bound = rules.recall_bound(
+        lesions.centers,
+        lesions.classes,
+        lesions.extents,
+        [cells[stage] for stage in detection.stage1.head_stages],
+        detection.stage1.level_upper_sizes,
+    )
+    plans = Plans(
+        dataset_name=dataset.name,
+        file_ending=dataset.file_ending,
+        channel_names=dataset.channel_names,
+        class_names=dataset.class_names,
+        class_labels=dataset.class_labels,
+        instances=dataset.instances,
+        normalization=tuple(normalization),
+        fine_spacing=fine,
+        detection_spacing=detection.spacing,
+        largest_shape=largest,
+        image_order=3 if image_order == 3 else 1,
+        stage1=detection.stage1,
+        roi=roi,
+        stage2=stage2,
+        training=training.model_copy(update={"curriculum": detection.curriculum}),
+        inference=InferencePlan(),
+        memory_budget_gb=memory_gb,
+        predicted_training_gb=round(detection.training_gb, 3),
+        predicted_inference_gb=round(detection.inference_gb, 3),
+        recall_bound=bound,
+    )
+    decisions += [explain.explain_bound(plans, cells), explain.explain_curriculum(plans)]
+    decisions += explain.explain_data(fingerprint, plans)
+    return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
+
+
+def _cases_of(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    cases = fingerprint.get("cases")
+    if fingerprint.get("version") != 1 or not cases:
+        raise DetSeg3DError(
+            "the fingerprint cannot be used",
+            value=f"version {fingerprint.get('version')}, {len(cases or ())} cases",
+            expected="version 1 and at least one case",
+            remedy="run detseg3d_plan_and_preprocess with --clean",
+        )
+    assert isinstance(cases, dict)
+    return cases
+
+
+def _gather_lesions(cases: Sequence[dict[str, Any]]) -> _Lesions:
+    def collect(key: str) -> list[npt.NDArray[np.float64]]:
+        return [np.array([lesion[key] for lesion in case["lesions"]], float).reshape(-1, 3) for case in cases]
+
+    classes = [np.array([lesion["class"] for lesion in case["lesions"]], np.int64) for case in cases]
+    return _Lesions(collect("center_mm"), collect("extents_mm"), classes)
+
+
+def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) -> list[ChannelNormalization]:
+    """CT (by channel name) is clipped and scaled by the lesions' percentiles over the set, others by their own z-score.
+
+    A channel named ``noNorm`` is left alone, as in nnU-Net. Without any lesion CT takes the body's percentiles.
+
+    Parameters
+    ----------
+    summary : dict
+        Of the fingerprint.
+    channel_names : sequence of str
+    """
+    chosen = []
+    for index, name in enumerate(channel_names):
+        if name.strip().lower() == "nonorm":
+            chosen.append(ChannelNormalization(scheme="none"))
+        elif name.strip().lower() == "ct":
+            measured = summary["intensity"][f"{index}_{name}"]
+            figures = measured["lesions"] or measured["body"]
+            chosen.append(
+                ChannelNormalization(
+                    scheme="ct",
+                    mean=figures["mean"],
+                    std=max(figures["std"], 1e-3),
+                    lower=figures["p0.5"],
+                    upper=figures["p99.5"],
+                )
+            )
+        else:
+            chosen.append(ChannelNormalization(scheme="zscore"))
+    return chosen
+
+
+def _roi_size(
+    extents: npt.NDArray[np.float64], fine: Spacing, override: int | Sequence[int] | None
+) -> tuple[Triple, str]:
+    voxels = (extents / np.asarray(fine)).max(axis=1) if len(extents) else np.zeros(0)
+    edge, large = roi_rules.choose_roi_edge(voxels)
+    figures = f"the 95th-percentile lesion spans {large:.1f} fine voxels" if len(voxels) else "no lesion to measure"
+    if override is None:
+        size = roi_rules.choose_roi_size(edge, fine)
+        uneven = "" if len(set(size)) == 1 else f"; fewer along axes with coarser spacing ({explain.mm(fine)})"
+        return size, figures + uneven
+    if isinstance(override, int):
+        size = roi_rules.choose_roi_size(override, fine)
+    else:
+        z, y, x = (int(n) for n in override)
+        size = (z, y, x)
+    if min(size) < 4 or max(size) > 128:
+        raise DetSeg3DError("the RoI size is out of range", value=override, expected="4 to 128 samples an axis")
+    return size, f"chosen by the user; {figures}, the rule says {explain.times(roi_rules.choose_roi_size(edge, fine))}"
+
+
+def _assess(
+    spacing: Spacing,
+    fine: Spacing,
+    largest: Triple,
+    extents: npt.NDArray[np.float64],
+    roi: RoiPlan,
+    stage2: Stage2Plan,
+    dataset: RawDataset,
+    training: TrainingPlan,
+) -> Detection:
+    """Network, windows and memory for one detection grid."""
+    scale = [d / f for d, f in zip(spacing, fine, strict=True)]
+    shape = [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(largest, scale, strict=True)]
+    stage1 = rules.stage1_plan(spacing, shape, extents)
+    large = float(np.percentile(extents.max(axis=1), 95)) if len(extents) else 0.0
+    stride = stage1.cumulative_stride(len(stage1.strides) - 1)
+    curriculum = roi_rules.choose_curriculum(spacing, scale, stride, largest, large)
+    needs = []
+    for phase in curriculum:
+        window = phase.window or largest
+        needs.append(
+            training_bytes(
+                stage1,
+                stage2,
+                roi,
+                [math.ceil(n / s - 1e-6) for n, s in zip(window, scale, strict=True)],
+                math.prod(window),
+                len(dataset.channel_names),
+                len(dataset.class_names),
+                training.rois_per_volume,
+                # Whole volumes run one by one, windows of equal shape as one batch.
+                1 if phase.window is None else training.batch_size,
+            )
+        )
+    inference = inference_bytes(
+        stage1, shape, math.prod(largest), len(dataset.channel_names), len(dataset.class_names)
+    )
+    return Detection(spacing, stage1, curriculum, max(needs) / GIGABYTE, inference / GIGABYTE)
+
+
+def _choose_detection(
+    fine: Spacing, assess: Callable[[Spacing], Detection], memory_gb: float
+) -> tuple[Detection, Detection]:
+    """The finest detection grid that fits, and the fine grid's figures for comparison."""
+    first = None
+    for spacing in rules.coarser_spacings(fine):
+        detection = assess(spacing)
+        first = first or detection
+        if detection.training_gb <= memory_gb and detection.inference_gb <= INFERENCE_GB:
+            return detection, first
+    raise DetSeg3DError(
+        f"no detection grid fits into {memory_gb:g} GB: the coarsest tried, {explain.mm(detection.spacing)}, needs "
+        f"{detection.training_gb:.1f} GB to train and {detection.inference_gb:.1f} GB to predict",
+        remedy="raise --memory_gb",
+    )

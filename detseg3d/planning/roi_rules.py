@@ -1,0 +1,184 @@
+"""The planner's rules for Stage 2 and for the training windows. Axes are ``(z, y, x)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan
+
+__all__ = ["choose_curriculum", "choose_roi_edge", "choose_roi_size", "roi_plan", "stage2_plan"]
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+# Edge of the RoI for a 95th-percentile lesion of up to so many fine voxels. With the margin of 0.3 a side, one sample
+# then stands for at most 1.2 voxels.
+ROI_EDGES = ((6.0, 24), (24.0, 32), (36.0, 48), (math.inf, 64))
+DEFAULT_ROI_EDGE = 32
+SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
+MINIMUM_VOXELS = 12
+MINIMUM_SLICES = 3
+STAGE2_CHANNELS = (16, 32, 64, 160)
+POOLING_RATIO = 2.0
+SMALLEST_POOLED = 8
+WINDOW_EDGES = (64, 96)
+SHARES = (0.6, 0.25, 0.15)
+NEARLY_WHOLE = 0.8
+
+
+def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
+    """Edge of the RoI along the finest axis, and the 95th-percentile lesion edge (fine voxels) behind it.
+
+    Examples
+    --------
+    >>> choose_roi_edge([5, 10, 20]), choose_roi_edge([30.0]), choose_roi_edge([])
+    ((32, 19.0), (48, 30.0), (32, 0.0))
+    """
+    edges = np.asarray(longest_voxels, dtype=np.float64)
+    if edges.size == 0:
+        return DEFAULT_ROI_EDGE, 0.0
+    large = float(np.percentile(edges, 95))
+    return next(edge for limit, edge in ROI_EDGES if large <= limit), large
+
+
+def choose_roi_size(edge: int, fine_spacing: Spacing) -> Triple:
+    """Samples per axis: ``edge`` along the finest axis, fewer along coarse ones, multiples of 4, at least 8.
+
+    Examples
+    --------
+    >>> choose_roi_size(32, (1, 1, 1)), choose_roi_size(32, (3, 0.72, 0.72)), choose_roi_size(64, (3.3, 5.5, 5.5))
+    ((32, 32, 32), (8, 32, 32), (64, 40, 40))
+    """
+    finest = min(fine_spacing)
+    size = []
+    for spacing in fine_spacing:
+        if spacing < SAME_SPACING * finest:
+            size.append(edge)
+        else:
+            size.append(max(8, 4 * round(edge * finest / spacing / 4)))
+    z, y, x = size
+    return z, y, x
+
+
+def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
+    """The RoI with its minimum extent: 12 voxels of the finest axis in mm, and 3 voxels of each axis.
+
+    Examples
+    --------
+    >>> roi_plan((8, 32, 32), (5.0, 1.0, 1.0)).minimum_extent
+    (15.0, 12.0, 12.0)
+    """
+    shortest = MINIMUM_VOXELS * min(fine_spacing)
+    z, y, x = (float(f"{max(shortest, MINIMUM_SLICES * spacing):.5g}") for spacing in fine_spacing)
+    return RoiPlan(size=size, margin=0.3, minimum_extent=(z, y, x))
+
+
+def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
+    """The RoI U-Net: an axis is pooled while it has at least 8 samples, an even number, and is not much coarser.
+
+    An axis over 2 times coarser than the finest has kernel 1. Scales that no axis would reach are dropped.
+
+    Examples
+    --------
+    >>> stage2_plan((32, 32, 32), (1, 1, 1)).strides
+    ((2, 2, 2), (2, 2, 2), (2, 2, 2))
+    >>> flat = stage2_plan((8, 32, 32), (3, 0.72, 0.72))
+    >>> flat.strides, flat.kernels
+    (((1, 2, 2), (1, 2, 2), (2, 2, 2)), ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3)))
+    """
+    current, samples = list(fine_spacing), list(size)
+    strides: list[Triple] = []
+    kernels = [_kernel(current)]
+    for _ in STAGE2_CHANNELS[1:]:
+        limit = POOLING_RATIO * min(current) * (1 + 1e-6)
+        sz, sy, sx = (
+            2 if n >= SMALLEST_POOLED and n % 2 == 0 and spacing <= limit else 1
+            for n, spacing in zip(samples, current, strict=True)
+        )
+        if max(sz, sy, sx) == 1:
+            break
+        strides.append((sz, sy, sx))
+        samples = [n // stride for n, stride in zip(samples, strides[-1], strict=True)]
+        current = [spacing * stride for spacing, stride in zip(current, strides[-1], strict=True)]
+        kernels.append(_kernel(current))
+    return Stage2Plan(channels=STAGE2_CHANNELS[: len(kernels)], strides=tuple(strides), kernels=tuple(kernels))
+
+
+def _kernel(spacing: Sequence[float]) -> Triple:
+    limit = POOLING_RATIO * min(spacing) * (1 + 1e-6)
+    z, y, x = (3 if length <= limit else 1 for length in spacing)
+    return z, y, x
+
+
+def choose_window(
+    edge: int, detection_spacing: Spacing, scale: Sequence[float], total_stride: Sequence[int], largest: Triple
+) -> Triple:
+    """A window of about ``edge`` detection voxels of the finest axis, equal in mm on all axes, in fine voxels.
+
+    Multiples of the total stride (on the detection grid), and never larger than the planned volume.
+
+    Examples
+    --------
+    >>> choose_window(64, (1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))
+    (64, 64, 64)
+    >>> choose_window(64, (3, 0.75, 0.75), (1, 1, 1), (8, 32, 32), (56, 330, 330))
+    (16, 64, 64)
+    """
+    window = []
+    for axis in range(3):
+        cells = edge * min(detection_spacing) / detection_spacing[axis] / total_stride[axis]
+        limit = largest[axis] / scale[axis] / total_stride[axis]
+        count = max(1, min(round(cells), math.floor(limit + 1e-6)))
+        window.append(min(largest[axis], round(count * total_stride[axis] * scale[axis])))
+    z, y, x = window
+    return z, y, x
+
+
+def choose_curriculum(
+    detection_spacing: Spacing,
+    scale: Sequence[float],
+    total_stride: Sequence[int],
+    largest: Triple,
+    large_lesion: float = 0.0,
+) -> tuple[CurriculumPhase, ...]:
+    """Small windows, larger ones, whole volumes.
+
+    Windows have about 64 and 96 detection voxels along the finest axis, and at least twice a large lesion. A window
+    that is nearly the whole volume (80 % of its voxels), or no larger than the one before, joins the next phase.
+
+    Parameters
+    ----------
+    detection_spacing : 3 floats
+    scale : 3 floats
+        Fine voxels per detection voxel.
+    total_stride : 3 ints
+    largest : 3 ints
+        Planned volume, fine voxels.
+    large_lesion : float, optional
+        Longest edge of a 95th-percentile lesion, mm.
+
+    Examples
+    --------
+    >>> [phase.window for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))]
+    [(64, 64, 64), (96, 96, 96), None]
+    >>> [phase.share for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (40, 50, 40))]
+    [1.0]
+    """
+    phases: list[tuple[float, Triple | None]] = []
+    for base, share in zip(WINDOW_EDGES, SHARES, strict=False):
+        edge = max(base, math.ceil(base / WINDOW_EDGES[0] * 2 * large_lesion / min(detection_spacing)))
+        window = choose_window(edge, detection_spacing, scale, total_stride, largest)
+        whole = math.prod(window) >= NEARLY_WHOLE * math.prod(largest)
+        phases.append((share, None if whole else window))
+    phases.append((SHARES[-1], None))
+    merged: list[CurriculumPhase] = []
+    for share, chosen in phases:
+        if merged and merged[-1].window == chosen:
+            merged[-1] = CurriculumPhase(share=round(merged[-1].share + share, 6), window=chosen)
+        else:
+            merged.append(CurriculumPhase(share=share, window=chosen))
+    return tuple(merged)

@@ -1,0 +1,318 @@
+"""The planner's rules for grids and networks: figures in, choice out.
+
+Each rule is a pure function of measured figures. Axes are ``(z, y, x)``, lengths millimetres unless stated otherwise.
+:mod:`detseg3d.planning.planner` applies them in order and writes down why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.planning.plans import RecallBound, Stage1Plan
+
+__all__ = [
+    "LevelChoice",
+    "Strides",
+    "choose_fine_spacing",
+    "choose_levels",
+    "choose_stem",
+    "choose_strides",
+    "coarser_spacings",
+    "lesion_spans",
+    "planned_shape",
+    "recall_bound",
+    "stage1_plan",
+]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+ANISOTROPY = 3.0  # an axis this many times coarser than the next takes its 10th percentile
+POOLING_RATIO = 2.0  # an axis is pooled while its spacing is at most this many times the finest
+SMALLEST_MAP = 4  # no axis is pooled below this many cells
+LARGEST_COARSEST_MAP = 12  # another stage follows while an axis has more cells than this
+MAX_STAGES = 5
+LEVEL_CELLS = (2.0, 8.0)  # a level takes lesions that span so many of its cells
+TINY_VOLUME = 64
+CHANNELS = (24, 48, 96, 128, 160)
+BLOCKS = (1, 1, 2, 2, 2)
+FPN_CHANNELS = 48
+# A head needs examples: a level that would get fewer (or a smaller share) leaves them to its neighbour.
+LESIONS_PER_LEVEL = 5
+SHARE_PER_LEVEL = 0.005
+
+
+def choose_fine_spacing(spacings: npt.ArrayLike) -> Spacing:
+    """Per-axis median; an axis over 3 times coarser than the next takes its 10th percentile (but not below the next).
+
+    Parameters
+    ----------
+    spacings : array_like, shape ``(cases, 3)``
+
+    Examples
+    --------
+    >>> choose_fine_spacing([[1, 1, 1], [1, 1, 1], [2, 1, 1]])
+    (1.0, 1.0, 1.0)
+    >>> choose_fine_spacing([[5, 1, 1]] * 8 + [[2, 1, 1]] * 2)
+    (2.0, 1.0, 1.0)
+    """
+    array = np.asarray(spacings, dtype=np.float64).reshape(-1, 3)
+    median = np.median(array, axis=0)
+    coarsest = int(median.argmax())
+    following = float(np.sort(median)[1])
+    if median[coarsest] > ANISOTROPY * following:
+        median[coarsest] = max(float(np.percentile(array[:, coarsest], 10, method="inverted_cdf")), following)
+    # Headers carry noise of single precision; 5 digits are a hundredth of a voxel over a whole volume.
+    z, y, x = (float(f"{value:.5g}") for value in median)
+    return z, y, x
+
+
+def planned_shape(shapes: npt.ArrayLike, spacings: npt.ArrayLike, fine_spacing: Spacing) -> Triple:
+    """99th percentile, axis by axis, of the cropped volumes in fine voxels; the largest up to 100 cases.
+
+    Examples
+    --------
+    >>> planned_shape([[10, 20, 20], [12, 18, 20]], [[2, 1, 1], [2, 1, 1]], (1, 1, 1))
+    (24, 20, 20)
+    """
+    voxels = np.asarray(shapes, dtype=np.float64) * np.asarray(spacings) / np.asarray(fine_spacing)
+    z, y, x = (max(1, int(n)) for n in np.rint(np.percentile(voxels.reshape(-1, 3), 99, axis=0, method="higher")))
+    return z, y, x
+
+
+def coarser_spacings(fine_spacing: Spacing, step: float = 1.05) -> list[Spacing]:
+    """Detection spacings to try, finest first: the finest axes give way until all are equal, then all together.
+
+    Examples
+    --------
+    >>> spacings = coarser_spacings((2.0, 1.0, 1.0))
+    >>> spacings[0], [round(s, 3) for s in spacings[1]], len({s for s in spacings[-1]})
+    ((2.0, 1.0, 1.0), [2.0, 1.05, 1.05], 1)
+    """
+    finest = min(fine_spacing)
+    spacings = [fine_spacing]
+    for power in range(1, 60):
+        length = float(f"{finest * step**power:.5g}")
+        z, y, x = (max(axis, length) for axis in fine_spacing)
+        spacings.append((z, y, x))
+    return spacings
+
+
+class Strides(NamedTuple):
+    """Backbone stages: strides, kernels, and the shape and spacing of the coarsest map."""
+
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+    shape: Triple
+    spacing: Spacing
+
+
+def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[float] | None) -> Triple:
+    """Stride of the stem: 2 along the axes to be pooled; 1 for a tiny volume with tiny lesions.
+
+    Parameters
+    ----------
+    spacing : 3 floats
+        Detection grid.
+    shape : 3 ints
+        Planned volume in detection voxels.
+    small_lesion : 3 floats or None
+        Extents in mm of a 5th-percentile lesion.
+
+    Examples
+    --------
+    >>> choose_stem((1, 1, 1), (40, 40, 40), (3, 3, 3)), choose_stem((1, 1, 1), (40, 40, 40), (20, 20, 20))
+    ((1, 1, 1), (2, 2, 2))
+    >>> choose_stem((3, 1, 1), (40, 200, 200), (3, 3, 3))
+    (1, 2, 2)
+    """
+    pooled = _axes_to_pool(spacing, shape)
+    z, y, x = (2 if pool else 1 for pool in pooled)
+    if small_lesion is not None and max(shape) < TINY_VOLUME:
+        cells = [length * stride for length, stride in zip(spacing, (z, y, x), strict=True)]
+        if float(np.max(np.asarray(small_lesion) / cells)) < LEVEL_CELLS[0]:
+            return 1, 1, 1
+    return z, y, x
+
+
+def _axes_to_pool(spacing: Sequence[float], shape: Sequence[int]) -> list[bool]:
+    limit = POOLING_RATIO * min(spacing) * (1 + 1e-6)
+    return [length <= limit and n >= 2 * SMALLEST_MAP for length, n in zip(spacing, shape, strict=True)]
+
+
+def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Strides:
+    """Stages of the backbone, axis by axis.
+
+    An axis is pooled while its spacing is within 2 times the finest at that point and it keeps 4 cells. An axis still
+    over 2 times coarser than the finest gets kernel 1. Stages end when no axis has more than 12 cells, or after 5.
+
+    Examples
+    --------
+    >>> choose_strides((1, 1, 1), (96, 160, 128), (2, 2, 2)).shape
+    (6, 10, 8)
+    >>> anisotropic = choose_strides((3, 0.7, 0.7), (56, 320, 320), (1, 2, 2))
+    >>> anisotropic.strides[:3], anisotropic.kernels[:3]
+    (((1, 2, 2), (1, 2, 2), (2, 2, 2)), ((1, 3, 3), (1, 3, 3), (3, 3, 3)))
+    """
+    strides: list[Triple] = []
+    kernels: list[Triple] = []
+    current, size = list(spacing), [int(n) for n in shape]
+    while True:
+        stride = list(stem) if not strides else [2 if pool else 1 for pool in _axes_to_pool(current, size)]
+        if strides and max(stride) == 1:
+            break
+        limit = POOLING_RATIO * min(current) * (1 + 1e-6)
+        kz, ky, kx = (3 if length <= limit else 1 for length in current)
+        sz, sy, sx = stride
+        strides.append((sz, sy, sx))
+        kernels.append((kz, ky, kx))
+        current = [length * factor for length, factor in zip(current, stride, strict=True)]
+        size = [math.ceil(n / factor) for n, factor in zip(size, stride, strict=True)]
+        if len(strides) == MAX_STAGES or max(size) <= LARGEST_COARSEST_MAP:
+            break
+    return Strides(
+        tuple(strides), tuple(kernels), (size[0], size[1], size[2]), (current[0], current[1], current[2])
+    )
+
+
+class LevelChoice(NamedTuple):
+    """Stages with a head, the upper lesion size (mm) between neighbours, and the lesions each level gets."""
+
+    head_stages: tuple[int, ...]
+    upper_sizes: tuple[float, ...]
+    lesions: tuple[int, ...]
+
+
+def choose_levels(longest_edges: npt.ArrayLike, cells: Sequence[float]) -> LevelChoice:
+    """Detection levels from the lesion sizes.
+
+    A level takes lesions of up to 8 of its cells, the finest level everything smaller too, the coarsest everything
+    larger. A level that would get no lesion, or hardly any, is dropped and its neighbour takes its lesions: the finer
+    one, or for the finest level the next, provided that its lesions span at least 2 cells there.
+
+    Parameters
+    ----------
+    longest_edges : array_like, shape ``(N,)``
+        Longest edge of each lesion's box, mm.
+    cells : sequence of float
+        Finest edge of a cell of each backbone stage, mm.
+
+    Examples
+    --------
+    >>> choose_levels([3] * 50 + [20] * 10, (2, 4, 8))
+    LevelChoice(head_stages=(0, 1), upper_sizes=(16.0,), lesions=(50, 10))
+    >>> choose_levels([40] * 50, (2, 4, 8)).head_stages
+    (2,)
+    """
+    edges = np.asarray(longest_edges, dtype=np.float64)
+    upper = LEVEL_CELLS[1] * np.asarray(cells, dtype=np.float64)
+    if len(edges) == 0:
+        return LevelChoice((0,), (), (0,))
+    stages = np.minimum(np.searchsorted(upper, edges * (1 - 1e-6), side="left"), len(cells) - 1)
+    counts = np.bincount(stages, minlength=len(cells))
+    wanted = max(LESIONS_PER_LEVEL, SHARE_PER_LEVEL * len(edges))
+    kept = [stage for stage in range(len(cells)) if counts[stage] >= wanted] or [int(counts.argmax())]
+    small = edges[stages < kept[0]]
+    if len(small) and small.min() < LEVEL_CELLS[0] * cells[kept[0]]:
+        kept.insert(0, int(stages.min()))
+    bounds = tuple(float(f"{upper[stage]:.6g}") for stage in kept[:-1])
+    level = np.searchsorted(np.asarray(bounds), edges, side="left")
+    return LevelChoice(tuple(kept), bounds, tuple(np.bincount(level, minlength=len(kept)).tolist()))
+
+
+def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: FloatArray) -> Stage1Plan:
+    """The detector for a detection grid of ``spacing``, a planned volume of ``shape`` and lesions of ``extents``.
+
+    Parameters
+    ----------
+    spacing, shape : detection grid
+    extents : ndarray, shape ``(N, 3)``
+        Lesion boxes' edges in mm.
+    """
+    stages = choose_strides(spacing, shape, choose_stem(spacing, shape, small_lesion_extents(extents)))
+    count = len(stages.strides)
+    cumulative = np.cumprod(np.asarray(stages.strides), axis=0) * np.asarray(spacing)
+    longest = extents.max(axis=1) if len(extents) else np.zeros(0)
+    levels = choose_levels(longest, cumulative.min(axis=1).tolist())
+    return Stage1Plan(
+        channels=CHANNELS[:count],
+        strides=stages.strides,
+        kernels=stages.kernels,
+        blocks=BLOCKS[:count],
+        fpn_channels=FPN_CHANNELS,
+        head_stages=levels.head_stages,
+        level_upper_sizes=levels.upper_sizes,
+    )
+
+
+def small_lesion_extents(extents: FloatArray) -> tuple[float, float, float] | None:
+    """Extents (mm) of a 5th-percentile lesion, axis by axis, or ``None`` without lesions."""
+    if len(extents) == 0:
+        return None
+    z, y, x = (float(value) for value in np.percentile(extents, 5, axis=0))
+    return z, y, x
+
+
+def lesion_spans(extents: FloatArray, cell: Sequence[float]) -> FloatArray:
+    """How many cells each lesion spans along the axis where it spans most.
+
+    Examples
+    --------
+    >>> lesion_spans(np.array([[3.0, 1.0, 1.0]]), (3, 2, 2)).tolist()
+    [1.0]
+    """
+    spans: FloatArray = (np.asarray(extents).reshape(-1, 3) / np.asarray(cell)).max(axis=1)
+    return spans
+
+
+def recall_bound(
+    centers: Sequence[FloatArray],
+    classes: Sequence[npt.NDArray[np.integer[Any]]],
+    extents: Sequence[FloatArray],
+    cells: Sequence[Sequence[float]],
+    upper_sizes: Sequence[float],
+) -> RecallBound:
+    """What Stage 1 can find at best: lesions below one cell are lost, and of those that share a cell all but one.
+
+    Parameters
+    ----------
+    centers, classes, extents : one entry per case
+        Centres ``(n, 3)`` and extents ``(n, 3)`` in mm, classes ``(n,)``.
+    cells : one entry per level
+        Edges ``(z, y, x)`` of a cell in mm, finest level first.
+    upper_sizes : sequence of float
+        Between neighbouring levels, mm.
+
+    Returns
+    -------
+    RecallBound
+        ``colliding`` counts the lesions (of at least one cell) that lose their cell to another of the same class.
+
+    Examples
+    --------
+    Two of three lesions lie in one cell of 2 mm:
+
+    >>> bound = recall_bound([np.array([[1.0, 1, 1], [1.5, 1, 1], [5, 5, 5]])], [np.zeros(3, int)],
+    ...                      [np.full((3, 3), 2.0)], [(2, 2, 2)], [])
+    >>> bound.colliding, round(bound.bound, 3)
+    (1, 0.667)
+    """
+    total = below = colliding = 0
+    for center, label, extent in zip(centers, classes, extents, strict=True):
+        if len(center) == 0:
+            continue
+        total += len(center)
+        large = lesion_spans(extent, cells[0]) >= 1 - 1e-6
+        below += int((~large).sum())
+        level = np.searchsorted(np.asarray(upper_sizes, dtype=np.float64), extent.max(axis=1), side="left")
+        unit = np.asarray(cells, dtype=np.float64)[level]
+        keys = np.column_stack([level, label, np.floor(center / unit)])[large]
+        colliding += len(keys) - len(np.unique(keys, axis=0))
+    bound = (total - below - colliding) / total if total else 1.0
+    return RecallBound(lesions=total, below_one_cell=below, colliding=colliding, bound=bound)

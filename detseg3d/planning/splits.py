@@ -1,0 +1,140 @@
+"""Folds for cross-validation: seeded, never splitting a patient, balanced in lesion load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = ["Split", "make_holdout_split", "make_splits"]
+
+logger = logging.getLogger(__name__)
+
+Split = dict[str, list[str]]
+
+
+def make_splits(
+    cases: Sequence[str],
+    patients: Mapping[str, str],
+    loads: Mapping[str, float],
+    seed: int = 12345,
+    folds: int = 5,
+) -> list[Split]:
+    """Folds for cross-validation.
+
+    Patients are sorted by lesion load and dealt out in rounds, one to each fold in random order, the fold with the
+    fewest cases first: each fold gets its share of empty, sparse and crowded cases. With fewer patients than folds
+    there are as many folds as patients (leave one out), which is logged.
+
+    Parameters
+    ----------
+    cases : sequence of str
+    patients : mapping
+        From case to patient; a case that is not named is a patient of its own.
+    loads : mapping
+        From case to lesion load, for example the number of lesions; 0 by default.
+    seed : int, optional
+    folds : int, optional
+
+    Returns
+    -------
+    list of dict
+        Per fold ``{"train": [...], "val": [...]}``, sorted. Every case is in exactly one ``val``.
+
+        With a single patient there is nothing to hold out: the one fold validates on its training cases, and a
+        warning says that its scores mean nothing.
+
+    Examples
+    --------
+    >>> splits = make_splits(["a", "b", "c", "d"], {"a": "p", "b": "p"}, {"a": 3, "c": 2}, seed=0, folds=2)
+    >>> [sorted(split["val"]) for split in splits]
+    [['c', 'd'], ['a', 'b']]
+    """
+    groups = _groups(cases, patients)
+    if len(groups) < 2:
+        return [_everything(cases)]
+    if len(groups) < folds:
+        logger.warning("%d folds instead of %d: there are only %d patients", len(groups), folds, len(groups))
+        folds = len(groups)
+    random = np.random.default_rng(seed)
+    validation: list[list[str]] = [[] for _ in range(folds)]
+    ordered = _by_load(groups, loads, random)
+    for start in range(0, len(ordered), folds):
+        # Within a round the fullest fold gets the patient with the fewest cases; ties are broken at random.
+        turn = sorted(random.permutation(folds).tolist(), key=lambda fold: len(validation[fold]))
+        round_groups = sorted(ordered[start : start + folds], key=lambda name: -len(groups[name]))
+        for fold, name in zip(turn, round_groups, strict=False):
+            validation[fold] += groups[name]
+    return [_split(cases, held_out) for held_out in validation]
+
+
+def make_holdout_split(
+    cases: Sequence[str],
+    patients: Mapping[str, str],
+    loads: Mapping[str, float],
+    val_share: float = 0.2,
+    seed: int = 12345,
+) -> list[Split]:
+    """One seeded split: about ``val_share`` of the cases for validation, at least one patient on either side.
+
+    Patients and lesion load are respected as in :func:`make_splits`.
+
+    Examples
+    --------
+    >>> [split] = make_holdout_split([f"case{i}" for i in range(10)], {}, {}, 0.2)
+    >>> len(split["train"]), len(split["val"])
+    (8, 2)
+    """
+    if not 0 < val_share < 1:
+        raise DetSeg3DError("the share of the validation cases must lie between 0 and 1", value=val_share)
+    groups = _groups(cases, patients)
+    if len(groups) < 2:
+        return [_everything(cases)]
+    random = np.random.default_rng(seed)
+    ordered = _by_load(groups, loads, random)
+    wanted = max(1, round(val_share * len(cases)))
+    # Walking through the loads at equal distances from a random start gives a sample of all loads.
+    positions = (np.arange(len(ordered)) + random.random()) * max(1.0, 1 / val_share) % len(ordered)
+    held_out: list[str] = []
+    taken: set[str] = set()
+    for name in [ordered[int(position)] for position in positions] + ordered:
+        left = len(groups) - len(taken)
+        if name not in taken and left > 1 and len(held_out) + len(groups[name]) <= max(wanted, len(groups[name])):
+            taken.add(name)
+            held_out += groups[name]
+        if len(held_out) >= wanted:
+            break
+    return [_split(cases, held_out)]
+
+
+def _everything(cases: Sequence[str]) -> Split:
+    logger.warning(
+        "all %d case(s) are of one patient: training and validation use the same cases, validation scores mean nothing",
+        len(cases),
+    )
+    return {"train": sorted(cases), "val": sorted(cases)}
+
+
+def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list[str]]:
+    """Cases of each patient, both sorted."""
+    if len(set(cases)) != len(cases):
+        raise DetSeg3DError("a case is listed twice", value=sorted(c for c in set(cases) if list(cases).count(c) > 1))
+    groups: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        groups.setdefault(patients.get(case, case), []).append(case)
+    return dict(sorted(groups.items()))
+
+
+def _by_load(
+    groups: Mapping[str, list[str]], loads: Mapping[str, float], random: np.random.Generator
+) -> list[str]:
+    """Patients by mean lesion load per case, the highest first, ties in random order."""
+    names = [list(groups)[index] for index in random.permutation(len(groups))]
+    return sorted(names, key=lambda name: -float(np.mean([loads.get(case, 0.0) for case in groups[name]])))
+
+
+def _split(cases: Sequence[str], held_out: Sequence[str]) -> Split:
+    return {"train": sorted(set(cases) - set(held_out)), "val": sorted(held_out)}

@@ -1,0 +1,253 @@
+"""All that happens between a raw data set and the first training step: verify, measure, plan, split, preprocess."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import read_json, write_json
+from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
+from detseg3d.io.verify import format_problems, verify_dataset
+from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, measure_dataset, source_digest
+from detseg3d.planning.planner import plan_dataset
+from detseg3d.planning.plans import Plans, load_plans, save_plans
+from detseg3d.planning.splits import Split, make_holdout_split, make_splits
+from detseg3d.preprocessing.preprocessor import preprocess_dataset
+
+__all__ = ["CASES_FOLDER", "PreparedDataset", "PrepareOptions", "lesion_loads", "prepare_dataset"]
+
+logger = logging.getLogger(__name__)
+
+CASES_FOLDER = "cases"
+_FILES = ("dataset.json", "dataset_fingerprint.json", "plans.json", "splits_final.json")
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How to prepare a data set.
+
+    Attributes
+    ----------
+    verify : bool
+        Open every file first and stop if anything is wrong.
+    preprocess : bool
+        Fill the case store; without it only fingerprint, plans and splits are made.
+    num_processes : int
+        0 works in this process.
+    memory_gb : float
+        Memory that training may take.
+    val_split : float or None
+        Share of the cases for one seeded split; ``None`` for five folds.
+    seed : int or None
+        Of the splits; ``None`` for the default.
+    roi_size : int, 3 ints or None
+        Overrides the planned RoI.
+    image_order : int
+        Interpolation of images: 1 linear, 3 cubic.
+    instances : bool
+        The labels are instance maps, whatever dataset.json says.
+    keep_plans : bool
+        Use the plans.json that is there (edited by hand, or of another data set) instead of planning.
+    clean : bool
+        Remove earlier results of this data set first.
+    progress : bool
+        Show progress bars.
+    """
+
+    verify: bool = False
+    preprocess: bool = True
+    num_processes: int = 2
+    memory_gb: float = 8.0
+    val_split: float | None = None
+    seed: int | None = None
+    roi_size: int | Sequence[int] | None = None
+    image_order: int = 1
+    instances: bool = False
+    keep_plans: bool = False
+    clean: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What :func:`prepare_dataset` made. ``preprocessed`` names the cases that were preprocessed this time."""
+
+    folder: Path
+    plans: Plans
+    splits: list[Split]
+    preprocessed: list[str]
+
+
+def prepare_dataset(
+    raw_folder: str | Path, preprocessed_root: str | Path, options: PrepareOptions | None = None
+) -> PreparedDataset:
+    """Plan and preprocess one data set.
+
+    Parameters
+    ----------
+    raw_folder : path
+        ``DatasetXXX_Name``.
+    preprocessed_root : path
+        Gets a folder of the same name with ``dataset.json``, ``dataset_fingerprint.json``, ``plans.json``,
+        ``splits_final.json`` and the case store ``cases``.
+    options : PrepareOptions, optional
+
+    Raises
+    ------
+    DetSeg3DError
+        If the verification finds problems (all in one table), or a step fails.
+
+    Examples
+    --------
+    >>> prepared = prepare_dataset("raw/Dataset001_Example", "preprocessed")      # doctest: +SKIP
+    >>> prepared.plans.fine_spacing                                               # doctest: +SKIP
+    (1.0, 1.0, 1.0)
+    """
+    options = options or PrepareOptions()
+    raw = load_raw_dataset(raw_folder)
+    if options.instances:
+        raw = _as_instance_maps(raw)
+    folder = Path(preprocessed_root) / raw.name
+    if options.verify:
+        _verify(raw, options)
+    if options.clean:
+        _clean(folder)
+    write_json({**read_json(raw.folder / "dataset.json"), "instances": raw.instances}, folder / "dataset.json")
+    fingerprint = _fingerprint(raw, folder / "dataset_fingerprint.json", options)
+    plans = _plan(raw, fingerprint, folder / "plans.json", options)
+    splits = _split(raw, fingerprint, folder / "splits_final.json", options)
+    done: list[str] = []
+    if options.preprocess:
+        done = preprocess_dataset(raw, plans, folder / CASES_FOLDER, options.num_processes, options.progress)
+    return PreparedDataset(folder, plans, splits, done)
+
+
+def _as_instance_maps(raw: RawDataset) -> RawDataset:
+    if len(raw.class_names) != 1:
+        raise DetSeg3DError(
+            "instance maps carry a single class",
+            file=raw.folder / "dataset.json",
+            value=raw.labels,
+            expected='{"background": 0, "lesion": 1}',
+        )
+    return replace(raw, instances=True)
+
+
+def _verify(raw: RawDataset, options: PrepareOptions) -> None:
+    problems = verify_dataset(raw, options.num_processes, options.progress)
+    if problems:
+        raise DetSeg3DError(
+            f"{raw.name} has {len(problems)} problem(s):\n{format_problems(problems)}",
+            remedy="mend or remove these cases; without --verify only what stops the preprocessing is reported",
+        )
+    logger.info("%s: all %d cases are in order", raw.name, len(raw.cases))
+
+
+def _clean(folder: Path) -> None:
+    """Remove what earlier runs made, and nothing else that may lie there."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    if (folder / CASES_FOLDER).is_dir():
+        shutil.rmtree(folder / CASES_FOLDER)
+
+
+def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[str, Any]:
+    """The fingerprint, measured anew unless the stored one is of exactly these files and labels."""
+    meaning = {
+        "channel_names": list(raw.channel_names),
+        "labels": raw.labels,
+        "instances": raw.instances,
+        "npy_spacing": None if raw.npy_spacing is None else list(raw.npy_spacing),
+    }
+    if file.exists():
+        stored = read_json(file)
+        sources = {case.case_id: source_digest(case) for case in raw.cases}
+        if (
+            isinstance(stored, dict)
+            and stored.get("version") == FINGERPRINT_VERSION
+            and stored.get("dataset") == meaning
+            and {name: case.get("source") for name, case in stored.get("cases", {}).items()} == sources
+        ):
+            logger.info("%s: the fingerprint is up to date", raw.name)
+            return stored
+    fingerprint = {**measure_dataset(raw, options.num_processes, options.progress), "dataset": meaning}
+    write_json(fingerprint, file)
+    return fingerprint
+
+
+def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> Plans:
+    if options.keep_plans:
+        plans = load_plans(file)
+        if plans.channel_names != raw.channel_names or plans.class_labels != raw.class_labels:
+            raise DetSeg3DError(
+                "the plans kept are of other channels or classes than the data set",
+                file=file,
+                value=(plans.channel_names, plans.class_labels),
+                expected=str((raw.channel_names, raw.class_labels)),
+                remedy="plan anew: leave --keep_plans out",
+            )
+        return plans
+    plans = plan_dataset(fingerprint, raw, options.memory_gb, options.roi_size, options.image_order)
+    for decision in plans.decisions:
+        if decision.name == "warning":
+            logger.warning("%s: %s", raw.name, decision.because)
+    save_plans(plans, file)
+    return plans
+
+
+def lesion_loads(fingerprint: dict[str, Any]) -> dict[str, float]:
+    """Rank of each case by its number of lesions, then by their volume: what the folds are balanced by.
+
+    Cases without a lesion all rank 0.
+    """
+    measured = {
+        name: (len(case["lesions"]), sum(lesion["volume_mm3"] for lesion in case["lesions"]))
+        for name, case in fingerprint["cases"].items()
+    }
+    order = sorted(set(measured.values()) | {(0, 0)})
+    return {name: float(order.index(load)) for name, load in measured.items()}
+
+
+def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> list[Split]:
+    """Splits that are there may be the user's own: kept, unless options ask for others or cases are gone."""
+    cases = [case.case_id for case in raw.cases]
+    if file.exists() and options.val_split is None and options.seed is None:
+        splits = _kept_splits(file, set(cases))
+        if splits is not None:
+            return splits
+    patients = {case: raw.patient_of(case) for case in cases}
+    loads = lesion_loads(fingerprint)
+    seed = {} if options.seed is None else {"seed": options.seed}
+    if options.val_split is None:
+        splits = make_splits(cases, patients, loads, **seed)
+    else:
+        splits = make_holdout_split(cases, patients, loads, options.val_split, **seed)
+    write_json(splits, file)
+    return splits
+
+
+def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
+    splits = read_json(file)
+    try:
+        named = {case for split in splits for part in ("train", "val") for case in split[part]}
+    except (TypeError, KeyError) as error:
+        raise DetSeg3DError(
+            "the splits cannot be understood",
+            file=file,
+            expected='[{"train": ["case", …], "val": [...]}, …]',
+            remedy="mend the file, or remove it to have new splits made",
+        ) from error
+    if named - cases:
+        logger.warning("new splits are made: %s names cases that are gone: %s", file, sorted(named - cases)[:5])
+        return None
+    if cases - named:
+        logger.warning("%s is kept; it leaves out %d case(s): %s", file, len(cases - named), sorted(cases - named)[:5])
+    else:
+        logger.info("%s is kept", file)
+    result: list[Split] = splits
+    return result

@@ -1,0 +1,284 @@
+"""From a scan as it comes to what the networks see: crop, normalise, resample. The same for training and inference."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detseg3d.core.body import body_box, body_mask
+from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.io.case_store import CaseStore
+from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.planning.fingerprint import read_case, source_digest
+from detseg3d.planning.plans import Plans, preprocessing_hash
+from detseg3d.preprocessing.crop import IntBox, box_slices, include_lesions
+from detseg3d.preprocessing.instances import resample_instances
+from detseg3d.preprocessing.normalize import normalize
+from detseg3d.preprocessing.resample import resample_image, resampled_shape
+
+__all__ = ["CaseTransform", "PreprocessedCase", "case_transform", "preprocess_case", "preprocess_dataset"]
+
+logger = logging.getLogger(__name__)
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CaseTransform:
+    """The way between the grid a case came in and the fine grid. Axes are ``(z, y, x)``.
+
+    The fine grid covers ``crop_box`` edge to edge, so ``fine_spacing`` may differ from the plan's by a fraction of a
+    voxel over the whole volume.
+    """
+
+    original_shape: Triple
+    original_spacing: Spacing
+    crop_box: IntBox
+    fine_shape: Triple
+    fine_spacing: Spacing
+
+    @property
+    def crop_shape(self) -> Triple:
+        """Voxels of the crop on the original grid."""
+        z0, y0, x0, z1, y1, x1 = self.crop_box
+        return z1 - z0, y1 - y0, x1 - x0
+
+    @property
+    def scale(self) -> Spacing:
+        """Fine voxels per original voxel."""
+        z, y, x = (fine / crop for fine, crop in zip(self.fine_shape, self.crop_shape, strict=True))
+        return z, y, x
+
+    def boxes_to_fine(self, boxes: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+        """Boxes ``(N, 6)`` in voxel edges of the original grid to the fine grid."""
+        return scale_boxes(translate_boxes(boxes, [-edge for edge in self.crop_box[:3]]), self.scale)
+
+    def boxes_to_original(self, boxes: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+        """Inverse of :meth:`boxes_to_fine`."""
+        return translate_boxes(scale_boxes(boxes, [1 / factor for factor in self.scale]), self.crop_box[:3])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; tuples become lists."""
+        return {name: list(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CaseTransform:
+        """Inverse of :meth:`to_dict`."""
+        return cls(**{name: tuple(value) for name, value in data.items()})
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """A case on the fine grid.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape ``(C, z, y, x)``
+    instances : ndarray of int, shape ``(z, y, x)``, or None
+    lesions : list of dict
+        Per lesion ``id``, ``class`` (0-based), ``box`` (6 floats, fine voxel edges), ``voxels`` (on the fine grid),
+        ``volume_mm3`` (on the original grid: the true one) and ``rescued`` (it would have vanished in resampling).
+    transform : CaseTransform
+    """
+
+    image: npt.NDArray[np.float32]
+    instances: npt.NDArray[np.integer[Any]] | None
+    lesions: list[dict[str, Any]]
+    transform: CaseTransform
+
+
+def case_transform(shape: Sequence[int], spacing: Sequence[float], crop_box: IntBox, plans: Plans) -> CaseTransform:
+    """The transform of a case of ``shape`` and ``spacing``, cropped to ``crop_box``."""
+    crop = [crop_box[axis + 3] - crop_box[axis] for axis in range(3)]
+    fine = resampled_shape(crop, spacing, plans.fine_spacing)
+    z, y, x = (old * n / m for old, n, m in zip(spacing, crop, fine, strict=True))
+    depth, height, width = (int(n) for n in shape)
+    old_z, old_y, old_x = (float(length) for length in spacing)
+    return CaseTransform((depth, height, width), (old_z, old_y, old_x), crop_box, fine, (z, y, x))
+
+
+def preprocess_case(
+    images: npt.NDArray[Any],
+    spacing: Sequence[float],
+    plans: Plans,
+    instances: npt.NDArray[np.integer[Any]] | None = None,
+    classes: npt.NDArray[np.integer[Any]] | None = None,
+) -> PreprocessedCase:
+    """Crop to the body, normalise and resample to the plan's fine grid.
+
+    Parameters
+    ----------
+    images : ndarray, shape ``(C, Z, Y, X)``
+        As read; left unchanged.
+    spacing : 3 floats
+        ``(z, y, x)`` mm.
+    plans : Plans
+    instances : ndarray of int, shape ``(Z, Y, X)``, optional
+        Truth, ids ``1..N``. The crop is widened where a lesion lies outside the body.
+    classes : ndarray of int, shape ``(N,)``, optional
+        0-based class of ids ``1..N``; all 0 by default.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the number of channels is not the plan's, the spacing is not positive, or a voxel is NaN or infinite.
+    """
+    _check_input(images, spacing, plans)
+    mask = body_mask(images)
+    box: IntBox = body_box(images, mask) if plans.crop_to_body else (0, 0, 0, *images.shape[1:])
+    ids, lesion_boxes = (None, None) if instances is None else boxes_from_instances(instances)
+    if lesion_boxes is not None:
+        box = include_lesions(box, lesion_boxes)
+    transform = case_transform(images.shape[1:], spacing, box, plans)
+    cut = box_slices(box)
+    image = normalize(images[(slice(None), *cut)], plans.normalization, None if mask is None else mask[cut])
+    if transform.fine_shape != transform.crop_shape:
+        image = resample_image(torch.from_numpy(image), transform.fine_shape, plans.image_order).numpy()
+    if instances is None or ids is None:
+        return PreprocessedCase(image, None, [], transform)
+    cropped = instances[cut]
+    fine, rescued = resample_instances(cropped, transform.fine_shape)
+    if classes is None:
+        classes = np.zeros(int(ids.max(initial=0)), np.int64)
+    lesions = _lesion_table(fine, cropped, classes, float(np.prod(spacing)), set(rescued))
+    return PreprocessedCase(image, fine, lesions, transform)
+
+
+def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plans) -> None:
+    if images.ndim != 4 or len(images) != plans.num_channels or 0 in images.shape:
+        raise DetSeg3DError(
+            "the image does not fit the plans",
+            value=images.shape,
+            expected=f"(C, Z, Y, X) with the {plans.num_channels} channel(s) {', '.join(plans.channel_names)}",
+        )
+    if len(spacing) != 3 or not all(0 < length < 1e6 for length in spacing):
+        raise DetSeg3DError("the spacing must be three positive numbers (z y x, mm)", value=tuple(spacing))
+    # A sum is NaN or infinite if any voxel is, and needs no mask of the size of the volume.
+    sums = [channel.sum(dtype=np.float64) for channel in images]
+    bad = [name for name, total in zip(plans.channel_names, sums, strict=True) if not np.isfinite(total)]
+    if bad:
+        raise DetSeg3DError(
+            f"the image has NaN or infinite voxels in channel {', '.join(bad)}",
+            remedy="replace them, for example with the value of the background",
+        )
+
+
+def _lesion_table(
+    fine: npt.NDArray[np.integer[Any]],
+    original: npt.NDArray[np.integer[Any]],
+    classes: npt.NDArray[np.integer[Any]],
+    voxel_mm3: float,
+    rescued: set[int],
+) -> list[dict[str, Any]]:
+    """One record per lesion of the fine grid."""
+    ids, boxes = boxes_from_instances(fine)
+    count = int(ids.max(initial=0)) + 1
+    fine_voxels = np.bincount(fine[fine > 0], minlength=count)
+    original_voxels = np.bincount(original[original > 0], minlength=count)
+    return [
+        {
+            "id": int(lesion),
+            "class": int(classes[lesion - 1]),
+            "box": [float(edge) for edge in box],
+            "voxels": int(fine_voxels[lesion]),
+            "volume_mm3": float(original_voxels[lesion] * voxel_mm3),
+            "rescued": int(lesion) in rescued,
+        }
+        for lesion, box in zip(ids, boxes, strict=True)
+    ]
+
+
+def preprocess_dataset(
+    raw: RawDataset, plans: Plans, store_folder: str | Path, num_processes: int = 2, progress: bool = True
+) -> list[str]:
+    """Preprocess all training cases into a case store.
+
+    Cases that are there, whole and made from the same files by plans of the same hash are kept, so a run that was
+    killed goes on where it stopped. Cases that are no longer in the data set are removed from the store.
+
+    Parameters
+    ----------
+    raw : RawDataset
+    plans : Plans
+    store_folder : path
+    num_processes : int, optional
+        0 works in this process.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    list of str
+        The cases that were preprocessed now.
+
+    Raises
+    ------
+    DetSeg3DError
+        At the end, if cases failed: all of them are named with their reason, the others are done.
+    """
+    store = CaseStore(store_folder)
+    for case_id in set(store.case_ids()) - {case.case_id for case in raw.cases}:
+        logger.info("case %s is no longer in the data set: removed from the store", case_id)
+        store.remove(case_id)
+    wanted = preprocessing_hash(plans)
+    todo = [case for case in raw.cases if not _is_done(case, store, wanted)]
+    if len(todo) < len(raw.cases):
+        logger.info("%d of %d cases are preprocessed already", len(raw.cases) - len(todo), len(raw.cases))
+    function = partial(_preprocess_and_store, raw=raw, plans=plans, folder=Path(store_folder))
+    results = run_cases(function, todo, num_processes, "preprocessing", progress)
+    failures = describe_failures(results, lambda case: str(case.case_id))
+    if failures:
+        count = sum(result.error is not None for result in results)
+        raise DetSeg3DError(
+            f"{count} of {len(todo)} case(s) could not be preprocessed:\n{failures}",
+            remedy="mend or remove these cases and run the same command again: finished cases are kept",
+        )
+    rescued = sum(result.value or 0 for result in results)
+    if rescued:
+        logger.info("%d lesion(s) would have vanished in resampling and keep one voxel", rescued)
+    return [case.case_id for case in todo]
+
+
+def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
+    """Whether the store holds the case as these plans and these files make it: a corrected label must not go unseen."""
+    return (
+        store.is_complete(case.case_id, wanted) and store.properties(case.case_id).get("source") == source_digest(case)
+    )
+
+
+def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> int:
+    """Preprocess one case; returns the number of rescued lesions."""
+    images, spacing, instances, classes = read_case(case, raw)
+    result = preprocess_case(images, spacing, plans, instances, classes)
+    assert result.instances is not None
+    CaseStore(folder).write(
+        case.case_id,
+        result.image,
+        result.instances,
+        {
+            "preprocessing_hash": preprocessing_hash(plans),
+            "source": source_digest(case),
+            "shape": list(result.transform.fine_shape),
+            "spacing": list(result.transform.fine_spacing),
+            "transform": result.transform.to_dict(),
+            "lesions": result.lesions,
+            "intensity": _intensity(result.image),
+        },
+    )
+    return sum(lesion["rescued"] for lesion in result.lesions)
+
+
+def _intensity(image: npt.NDArray[np.float32]) -> list[dict[str, float]]:
+    """Range of each normalised channel, to spot a case that normalisation did not bring into line."""
+    return [{"min": float(c.min()), "mean": float(c.mean(dtype=float)), "max": float(c.max())} for c in image]
