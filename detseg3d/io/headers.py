@@ -1,8 +1,8 @@
 """File headers that are kept verbatim, because computing them again would round the geometry.
 
 NIfTI stores a direction in single precision and twice (quaternion and matrix), NRRD stores it multiplied by the
-spacing: reading and writing through SimpleITK changes the last digits of both. Sheared NIfTI grids, which SimpleITK
-refuses, are read and written here through nibabel.
+spacing: reading and writing through SimpleITK changes the last digits of both. NIfTI voxels, and sheared grids,
+which SimpleITK refuses, are read here through nibabel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
     "native_header",
     "nifti_geometry",
     "not_a_volume",
-    "read_nifti",
+    "read_nifti_voxels",
     "unreadable",
     "write_nifti",
 ]
@@ -88,7 +88,8 @@ def native_header(path: Path) -> tuple[str, bytes] | None:
 
 def _open_nifti(path: Path) -> Any:
     try:
-        image: Any = nibabel.load(path)
+        # Without memory mapping: the file may be replaced while its voxels are in use.
+        image: Any = nibabel.load(path, mmap=False)
         # Some converters write a fourth axis of length 1: still one volume.
         shape = image.shape
     except Exception as error:
@@ -128,21 +129,26 @@ def nifti_geometry(path: Path) -> Geometry:
     )
 
 
-def read_nifti(path: Path) -> tuple[Array, Geometry]:
-    """Read a NIfTI file through nibabel; array ``(Z, Y, X)`` as :func:`detseg3d.io.images.read_image` gives it.
+def read_nifti_voxels(path: Path, shape: tuple[int, int, int]) -> Array:
+    """Voxels ``(Z, Y, X)`` of a NIfTI file, in the file's type; float32 if the header scales them.
+
+    nibabel reads them rather than SimpleITK, which fills what is missing of a truncated file with zeros and turns NaN
+    in uncompressed files to 0, both without a word.
 
     Raises
     ------
     DetSeg3DError
-        As :func:`nifti_geometry`, or if the voxels are damaged.
+        If the voxels are damaged or their number is not that of ``shape``.
     """
-    geometry = nifti_geometry(path)
+    image = _open_nifti(path)
     try:
-        array = np.asanyarray(_open_nifti(path).dataobj)
+        proxy = image.dataobj
+        scaled = (proxy.slope, proxy.inter) != (1, 0)
+        array: Array = np.asarray(proxy, dtype=np.float32) if scaled else proxy.get_unscaled()
+        array = array.reshape(shape[::-1], order="F").transpose(2, 1, 0)
     except Exception as error:
         raise unreadable(path, error) from error
-    array = array.reshape(geometry.shape[::-1], order="F").transpose(2, 1, 0)
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), geometry
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def write_nifti(array: Array, geometry: Geometry, path: Path) -> None:

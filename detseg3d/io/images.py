@@ -25,7 +25,7 @@ from detseg3d.io.headers import (
     native_header,
     nifti_geometry,
     not_a_volume,
-    read_nifti,
+    read_nifti_voxels,
     unreadable,
     write_nifti,
 )
@@ -103,12 +103,12 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
         return _read_npy(path, npy_spacing)
     if kind == "dicom":
         return _from_sitk(read_dicom_series(path), path)
+    if kind in (".nii", ".nii.gz"):
+        geometry = read_geometry(path)
+        return read_nifti_voxels(path, geometry.shape), geometry
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        if kind in (".nii", ".nii.gz"):
-            # ITK refuses sheared affines and NIfTI-2; nibabel reads both.
-            return read_nifti(path)
         raise unreadable(path, error) from error
     return _from_sitk(image, path)
 
@@ -127,6 +127,7 @@ def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) 
         reader.ReadImageInformation()
     except RuntimeError as error:
         if kind in (".nii", ".nii.gz"):
+            # ITK refuses sheared affines and NIfTI-2; nibabel reads both.
             return nifti_geometry(path)
         raise unreadable(path, error) from error
     return _sitk_geometry(reader, path)
