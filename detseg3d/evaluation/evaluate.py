@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,41 +12,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.labels import (
+    LabelFormat,
+    Lesions,
+    check_same_grid,
+    label_values,
+    lesions_from_instances,
+    lesions_from_semantic,
+    read_label,
+    read_label_format,
+    read_roi_lesions,
+)
 from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.metrics import CaseMetrics
 from detseg3d.evaluation.summary import summarize
 from detseg3d.execution.local import run_cases
-from detseg3d.io.files import read_json
-from detseg3d.io.images import file_ending, read_image, strip_ending
+from detseg3d.io.images import file_ending, strip_ending
 
 __all__ = ["LabelFormat", "evaluate_case", "evaluate_folders", "read_label_format", "summarize"]
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class LabelFormat:
-    """How label files are to be read.
-
-    Attributes
-    ----------
-    classes : dict of str to int, or None
-        Value of each lesion class in the files; ``None``: every value but 0 is a class, named ``label 1``, …
-    truth_instances, prediction_instances : bool
-        The files are instance maps (every value one lesion, all of one class).
-    npy_spacing : 3 floats or None
-        Millimetres ``(z, y, x)`` of ``.npy`` files.
-    """
-
-    classes: Mapping[str, int] | None = None
-    truth_instances: bool = False
-    prediction_instances: bool = False
-    npy_spacing: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,15 +46,6 @@ class _Files:
     prediction: Path
     in_layout: bool
     rois: Path | None
-
-
-@dataclass(frozen=True)
-class _Lesions:
-    """An instance map and what is known of its lesions, by id."""
-
-    instances: IntArray
-    classes: Mapping[int, int]
-    scores: Mapping[int, float] | None = None
 
 
 def evaluate_folders(
@@ -137,42 +116,6 @@ def evaluate_folders(
     }
 
 
-def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | None = None) -> LabelFormat:
-    """Classes and kind of the labels from a dataset.json, if there is one.
-
-    Looked for in ``truth_folder``, the folder above it (``labelsTr`` lies beside dataset.json) and
-    ``prediction_folder``. Without one, every value but 0 is a class.
-
-    Raises
-    ------
-    DetSeg3DError
-        If ``labels`` in dataset.json is not a name and a number each, or has an ``ignore`` label.
-    """
-    folders = [Path(truth_folder), Path(truth_folder).absolute().parent]
-    folders += [] if prediction_folder is None else [Path(prediction_folder)]
-    file = next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
-    if file is None:
-        return LabelFormat()
-    data = read_json(file)
-    labels = data.get("labels") if isinstance(data, dict) else None
-    if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-        raise DetSeg3DError(
-            "dataset.json does not state the labels",
-            file=file,
-            value=labels,
-            expected='names and values, as in {"background": 0, "lesion": 1}',
-            remedy="region-based labels are not supported" if labels else None,
-        )
-    if "ignore" in labels:
-        raise DetSeg3DError("an ignore label is not supported", file=file, value=labels)
-    classes = {name: value for name, value in labels.items() if value != 0}
-    instances = data.get("instances") is True
-    spacing = data.get("npy_spacing")
-    return LabelFormat(
-        classes or None, truth_instances=instances, npy_spacing=None if spacing is None else tuple(spacing)
-    )
-
-
 def _pair_files(
     truth_folder: Path, prediction_folder: Path, cases: Sequence[str] | None
 ) -> tuple[list[_Files], list[dict[str, str]]]:
@@ -230,24 +173,24 @@ def _label_files(folder: Path, what: str, problems: list[dict[str, str]]) -> dic
 
 
 def _evaluate_files(form: LabelFormat, files: _Files) -> CaseMetrics:
-    truth_label, truth_geometry = _read_label(files.truth, form)
-    label, geometry = _read_label(files.prediction, form)
-    _check_grid(files, truth_geometry, geometry)
+    truth_label, truth_geometry = read_label(files.truth, form)
+    label, geometry = read_label(files.prediction, form)
+    check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
     if form.classes is None:
         one_kind = form.truth_instances or form.prediction_instances
         names, values = (["lesion"], [1]) if one_kind else _values_found(truth_label, label, files)
     else:
         names, values = list(form.classes), list(form.classes.values())
     if form.truth_instances:
-        truth = _from_instances(truth_label)
+        truth = lesions_from_instances(truth_label)
     else:
-        truth = _from_semantic(truth_label, values, files.truth)
+        truth = lesions_from_semantic(truth_label, values, files.truth)
     if files.in_layout:
         prediction = _from_layout(label, files, names, values)
     elif form.prediction_instances:
-        prediction = _from_instances(label)
+        prediction = lesions_from_instances(label)
     else:
-        prediction = _from_semantic(label, values, files.prediction)
+        prediction = lesions_from_semantic(label, values, files.prediction)
     return evaluate_case(
         files.case_id,
         truth.instances,
@@ -260,90 +203,20 @@ def _evaluate_files(form: LabelFormat, files: _Files) -> CaseMetrics:
     )
 
 
-def _read_label(path: Path, form: LabelFormat) -> tuple[IntArray, Geometry]:
-    """A label file as integers, whatever type it is stored in."""
-    array, geometry = read_image(path, form.npy_spacing)
-    if array.dtype.kind in "bu":
-        return (array.astype(np.uint8) if array.dtype.kind == "b" else array), geometry
-    integers = array.dtype.kind == "i"
-    whole = integers or (np.all(np.isfinite(array)) and np.array_equal(array, np.rint(array)))
-    if not whole or array.min() < 0:
-        raise DetSeg3DError(
-            "the label file holds values that are no labels",
-            file=path,
-            value=f"{array.dtype} from {array.min():g} to {array.max():g}",
-            expected="whole numbers from 0",
-            remedy="threshold a probability map before evaluating it",
-        )
-    return (array if integers else array.astype(np.int64)), geometry
-
-
-def _check_grid(files: _Files, truth: Geometry, prediction: Geometry) -> None:
-    differences = truth.difference(prediction)
-    if ".npy" in (file_ending(files.truth), file_ending(files.prediction)):
-        # An array file says nothing about its place, so only the size can be compared.
-        differences = [difference for difference in differences if difference.startswith("size")]
-    if differences:
-        raise DetSeg3DError(
-            "prediction and truth are not on the same grid (truth against prediction): " + "; ".join(differences),
-            file=files.prediction,
-            remedy="resample the prediction to the grid of the label",
-        )
-
-
-def _values(label: IntArray) -> set[int]:
-    """All values but 0. Only the foreground is sorted, which is most often a small part."""
-    return set(np.unique(label[label != 0]).tolist())
-
-
 def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> tuple[list[str], list[int]]:
     """The classes of a case of which no dataset.json tells."""
-    values = _values(truth)
+    values = label_values(truth)
     if not files.in_layout:
-        values |= _values(prediction)
+        values |= label_values(prediction)
     elif files.rois is not None:
-        values |= {int(lesion["label"]) for lesion in _roi_lesions(files.rois)}
+        values |= {int(lesion["label"]) for lesion in read_roi_lesions(files.rois)}
     found = sorted(values) or [1]
     return [f"label {value}" for value in found], found
 
 
-def _from_semantic(label: IntArray, values: Sequence[int], file: Path) -> _Lesions:
-    unknown = sorted(_values(label) - set(values))
-    if unknown:
-        raise DetSeg3DError(
-            "the file holds labels that dataset.json does not name",
-            file=file,
-            value=unknown[:10],
-            expected=f"0 or one of {list(values)}",
-            remedy="if these are instance maps, use --instances",
-        )
-    instances, classes = instances_from_semantic(label, values)
-    return _Lesions(instances, dict(enumerate(classes.tolist(), start=1)))
-
-
-def _from_instances(label: IntArray) -> _Lesions:
-    # The numbers of the file are kept, so that the lesion records can be looked up in it.
-    return _Lesions(label, dict.fromkeys(_values(label), 0))
-
-
-def _roi_lesions(file: Path) -> list[dict[str, Any]]:
-    try:
-        lesions = read_json(file)["lesions"]
-        # Read here what is needed later, so that anything missing is told with the file's name.
-        return [
-            {"id": int(entry["id"]), "label": int(entry["label"]), "score": entry.get("score")} for entry in lesions
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DetSeg3DError(
-            f"the RoI file is not as detseg3d_predict writes it ({type(error).__name__}: {error})",
-            file=file,
-            expected='"lesions": a list of entries with "id", "label" and "score"',
-        ) from error
-
-
-def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], values: Sequence[int]) -> _Lesions:
+def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], values: Sequence[int]) -> Lesions:
     """Lesions of our own layout: instance map, and classes and scores from the RoI file."""
-    ids = _values(instances)
+    ids = label_values(instances)
     if files.rois is None:
         if len(values) > 1 and ids:
             raise DetSeg3DError(
@@ -351,8 +224,8 @@ def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], value
                 file=files.prediction,
                 expected=f"rois/{files.case_id}.json, as there are {len(values)} classes: {', '.join(names)}",
             )
-        return _from_instances(instances)
-    lesions = {lesion["id"]: lesion for lesion in _roi_lesions(files.rois)}
+        return lesions_from_instances(instances)
+    lesions = {lesion["id"]: lesion for lesion in read_roi_lesions(files.rois)}
     missing = sorted(ids - set(lesions))
     if missing:
         raise DetSeg3DError("lesions of the instance map are not in the RoI file", file=files.rois, value=missing[:10])
@@ -363,4 +236,4 @@ def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], value
         )
     classes = {number: values.index(lesions[number]["label"]) for number in ids}
     scores = {number: lesions[number]["score"] for number in ids}
-    return _Lesions(instances, classes, None if None in scores.values() else scores)
+    return Lesions(instances, classes, None if None in scores.values() else scores)
