@@ -169,4 +169,5 @@ def _close(first: Any, second: Any, limit: float) -> bool:
 
 
 def _numbers(values: Sequence[float] | FloatArray) -> str:
-    return " ".join(f"{float(value):.6g}" for value in values)
+    # Adding 0 turns the minus zero that directions are full of into zero.
+    return " ".join(f"{round(float(value), 6) + 0.0:.8g}" for value in values)

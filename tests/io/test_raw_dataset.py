@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases, load_raw_dataset
+
+JSON: dict[str, Any] = {
+    "channel_names": {"0": "T1", "1": "FLAIR"},
+    "labels": {"background": 0, "lesion": 1},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def write_json(folder: Path, **changes: Any) -> None:
+    data = {key: value for key, value in {**JSON, **changes}.items() if value is not ...}
+    (folder / "dataset.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "Dataset007_Bond"
+    touch(folder / "imagesTr", *(f"{case}_{c:04d}.nii.gz" for case in ("b 1", "a_2021") for c in range(2)))
+    touch(folder / "labelsTr", "b 1.nii.gz", "a_2021.nii.gz")
+    write_json(folder)
+    return folder
+
+
+def test_an_ordinary_data_set(folder: Path) -> None:
+    dataset = load_raw_dataset(folder)
+    assert dataset.name == "Dataset007_Bond"
+    assert dataset.channel_names == ("T1", "FLAIR")
+    assert dataset.labels == {"background": 0, "lesion": 1}
+    assert (dataset.class_names, dataset.class_labels) == (("lesion",), (1,))
+    assert (dataset.file_ending, dataset.instances, dataset.npy_spacing) == (".nii.gz", False, None)
+    images = folder / "imagesTr"
+    assert dataset.cases == (
+        RawCase(
+            "a_2021", (images / "a_2021_0000.nii.gz", images / "a_2021_0001.nii.gz"), folder / "labelsTr/a_2021.nii.gz"
+        ),
+        RawCase("b 1", (images / "b 1_0000.nii.gz", images / "b 1_0001.nii.gz"), folder / "labelsTr/b 1.nii.gz"),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"numTraining": 99},
+        {"numTraining": ...},
+        {"something": {"else": 1}, "overwrite_image_reader_writer": "SimpleITKIO"},
+        {"channel_names": ..., "modality": {"0": "T1", "1": "FLAIR"}},
+        {"channel_names": ["T1", "FLAIR"]},
+        {"labels": {"0": "background", "1": "lesion"}},
+        {"labels": {"background": "0", "lesion": "1"}},
+        {"labels": {"background": 0.0, "lesion": 1.0}},
+    ],
+)
+def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dict[str, Any]) -> None:
+    write_json(folder, **changes)
+    dataset = load_raw_dataset(folder)
+    assert dataset.channel_names == ("T1", "FLAIR")
+    assert dataset.labels == {"background": 0, "lesion": 1}
+    assert len(dataset.cases) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"background": 0, "lesion": 1, "ignore": 2}}, '"ignore" label is not supported'),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "region-based labels"),
+        ({"labels": ...}, '"labels" is missing'),
+        ({"labels": {"background": 0}}, "different whole numbers"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "different whole numbers"),
+        ({"labels": {"lesion": 1}}, "different whole numbers"),
+        ({"labels": {"background": 0, "lesion": 1.5}}, "different whole numbers"),
+        ({"labels": {"background": 0, "lesion": True}}, "different whole numbers"),
+        ({"channel_names": ...}, '"channel_names" must number the channels'),
+        ({"channel_names": {"1": "T1"}}, '"channel_names" must number the channels'),
+        ({"channel_names": {}}, '"channel_names" must number the channels'),
+        ({"file_ending": ...}, '"file_ending" is missing'),
+        ({"file_ending": ".png"}, '"file_ending" is not supported'),
+        ({"instances": "yes"}, '"instances" must be true or false'),
+        ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}}, "carry a single class"),
+        ({"spacing": [1, 2]}, '"spacing" must be three positive numbers'),
+        ({"spacing": [1, 2, float("nan")]}, '"spacing" must be three positive numbers'),
+        ({"patients": ["x"]}, '"patients" must map'),
+        ({"dataset": {"a": {"image": "x"}}}, '"dataset" cannot be understood'),
+        ({"dataset": {}}, '"dataset" lists no case'),
+    ],
+)
+def test_what_is_not_understood_is_an_error(folder: Path, changes: dict[str, Any], message: str) -> None:
+    write_json(folder, **changes)
+    with pytest.raises(DetSeg3DError, match=message) as error:
+        load_raw_dataset(folder)
+    assert error.value.file == folder / "dataset.json"
+
+
+def test_classes_are_ordered_by_value_whatever_their_order_in_the_file(folder: Path) -> None:
+    write_json(folder, labels={"late": 7, "background": 0, "early": 2})
+    dataset = load_raw_dataset(folder)
+    assert (dataset.class_names, dataset.class_labels) == (("early", "late"), (2, 7))
+
+
+def test_instances_patients_and_spacing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(folder, instances=True, patients={"b 1": "P1", "ghost": "P2"}, spacing=[3, 1, 0.5])
+    with caplog.at_level(logging.WARNING, "detseg3d"):
+        dataset = load_raw_dataset(folder)
+    assert dataset.instances
+    assert dataset.npy_spacing == (3.0, 1.0, 0.5)
+    assert dataset.patient_of("b 1") == "P1"
+    assert dataset.patient_of("a_2021") == "a_2021"
+    assert "ghost" in caplog.text
+
+
+def test_a_case_without_channel_or_label_is_still_listed_for_the_verification(folder: Path) -> None:
+    (folder / "imagesTr/b 1_0000.nii.gz").unlink()
+    (folder / "labelsTr/a_2021.nii.gz").unlink()
+    first, second = load_raw_dataset(folder).cases
+    assert first.label is None
+    assert second.images == (folder / "imagesTr/b 1_0000.nii.gz", folder / "imagesTr/b 1_0001.nii.gz")
+
+
+def test_explicitly_listed_files_are_taken(folder: Path) -> None:
+    write_json(folder, dataset={"x": {"images": ["imagesTr/p.nii.gz", "/data/q.nii.gz"], "label": "l/x.nii.gz"}})
+    (case,) = load_raw_dataset(folder).cases
+    assert case == RawCase("x", (folder / "imagesTr/p.nii.gz", Path("/data/q.nii.gz")), folder / "l/x.nii.gz")
+
+
+def test_a_listed_case_cannot_leave_the_folder_of_results(folder: Path) -> None:
+    write_json(folder, dataset={"../../x": {"images": ["p.nii.gz"], "label": "x.nii.gz"}})
+    with pytest.raises(DetSeg3DError, match="cannot be a file name"):
+        load_raw_dataset(folder)
+
+
+def test_a_missing_folder_or_description_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="folder does not exist"):
+        load_raw_dataset(tmp_path / "x")
+    with pytest.raises(DetSeg3DError, match=r"does not exist(.|\n)*dataset\.json"):
+        load_raw_dataset(tmp_path)
+
+
+def test_a_folder_without_images_says_what_lies_there(tmp_path: Path) -> None:
+    touch(tmp_path / "images", "a.png", "b.mha")
+    with pytest.raises(DetSeg3DError, match=r"no image in the folder(.|\n)*\.mha(.|\n)*ending in \.nii\.gz"):
+        list_cases(tmp_path / "images", 1, ".nii.gz")
+    with pytest.raises(DetSeg3DError, match="folder of images does not exist"):
+        list_cases(tmp_path / "nowhere", 1)
+
+
+def test_all_incomplete_cases_are_named_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "b_0001.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz", "d.nii.gz")
+    with pytest.raises(DetSeg3DError) as error:
+        list_cases(tmp_path, 2)
+    text = str(error.value)
+    assert "a: missing channel _0001" in text
+    assert "b: missing channel _0000" in text
+    assert "c: superfluous channel _0002" in text
+    assert "d: no channel number" in text
+
+
+def test_one_channel_may_have_plain_names_even_with_digits_at_the_end(tmp_path: Path) -> None:
+    touch(tmp_path, "scan_2023.nii.gz", "other.mha")
+    cases = list_cases(tmp_path, 1)
+    assert [(case.case_id, case.images[0].name) for case in cases] == [
+        ("other", "other.mha"),
+        ("scan_2023", "scan_2023.nii.gz"),
+    ]
+
+
+def test_only_the_wanted_ending_is_listed_and_hidden_and_companion_files_are_not(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.mhd", "a_0000.zraw", ".b_0000.mhd", "c_0000.nii.gz", "notes.txt", "D_0000.MHD")
+    assert [case.case_id for case in list_cases(tmp_path, 1, ".mhd")] == ["D", "a"]
+
+
+def test_two_formats_of_one_image_are_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.mha", "a_0000.nii.gz")
+    with pytest.raises(DetSeg3DError, match=r"same name but for the ending: a_0000\.mha and a_0000\.nii\.gz"):
+        list_cases(tmp_path, 1)
+
+
+def test_a_label_of_another_format_is_found_but_the_data_sets_own_wins(tmp_path: Path) -> None:
+    touch(tmp_path / "i", "a_0000.nii.gz", "b_0000.nii.gz")
+    touch(tmp_path / "l", "a.mha", "b.mha", "b.nii.gz")
+    cases = list_cases(tmp_path / "i", 1, ".nii.gz", tmp_path / "l")
+    assert [case.label.name for case in cases if case.label] == ["a.mha", "b.nii.gz"]
+
+
+def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "empty").mkdir()
+    assert [(case.case_id, case.images) for case in list_cases(tmp_path, 1)] == [
+        ("p1", (tmp_path / "p1",)),
+        ("p2", (tmp_path / "p2",)),
+    ]
+    assert images_by_stem(tmp_path / "p1") == {"p1": tmp_path / "p1"}

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.images import write_image
+from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.io.verify import Problem, format_problems, verify_dataset
+
+GRID = Geometry((4, 5, 6), (2.0, 1.0, 1.0), (10.0, 20.0, 30.0))
+LABEL = np.zeros(GRID.shape, np.uint8)
+LABEL[1, 2, 3] = 1
+
+
+def scan(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=GRID.shape).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good cases of two channels."""
+    folder = tmp_path / "Dataset001_Test"
+    for number, case in enumerate(("a", "b", "c")):
+        for channel in range(2):
+            write_image(scan(10 * number + channel), GRID, folder / f"imagesTr/{case}_{channel:04d}.nii.gz")
+        write_image(LABEL, GRID, folder / f"labelsTr/{case}.nii.gz")
+    describe(folder)
+    return folder
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    data = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "lesion": 1},
+        "file_ending": ".nii.gz",
+        **changes,
+    }
+    (folder / "dataset.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def problems(folder: Path) -> list[Problem]:
+    return verify_dataset(load_raw_dataset(folder), num_processes=0, progress=False)
+
+
+def only(folder: Path) -> Problem:
+    (problem,) = problems(folder)
+    return problem
+
+
+def test_a_good_data_set_has_no_problems(folder: Path) -> None:
+    assert problems(folder) == []
+    assert format_problems([]) == "no problems"
+
+
+def test_worker_processes_find_the_same(folder: Path) -> None:
+    (folder / "imagesTr/b_0001.nii.gz").unlink()
+    dataset = load_raw_dataset(folder)
+    assert verify_dataset(dataset, num_processes=1, progress=False) == verify_dataset(dataset, 0, progress=False)
+
+
+def test_a_missing_channel(folder: Path) -> None:
+    (folder / "imagesTr/b_0001.nii.gz").unlink()
+    assert only(folder) == Problem("b", folder / "imagesTr/b_0001.nii.gz", "channel 1 is missing")
+
+
+def test_a_missing_label(folder: Path) -> None:
+    (folder / "labelsTr/b.nii.gz").unlink()
+    assert (only(folder).case_id, only(folder).what) == ("b", "there is no label for this case")
+
+
+@pytest.mark.parametrize("file", ["imagesTr/b_0001.nii.gz", "labelsTr/b.nii.gz"])
+@pytest.mark.parametrize(
+    ("geometry", "what"),
+    [
+        (Geometry((4, 5, 7), GRID.spacing, GRID.origin), "size (z, y, x) 4 5 6 against 4 5 7"),
+        (Geometry(GRID.shape, (2.0, 1.0, 1.01), GRID.origin), "spacing (z, y, x) 2 1 1 against 2 1 1.01"),
+        (Geometry(GRID.shape, GRID.spacing, (10.0, 20.0, 31.0)), "origin (x, y, z) 10 20 30 against 10 20 31"),
+        (
+            Geometry(GRID.shape, GRID.spacing, GRID.origin, (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)),
+            "direction 1 0 0 0 1 0 0 0 1 against -1 0 0 0 -1 0 0 0 1",
+        ),
+    ],
+)
+def test_a_file_on_another_grid(folder: Path, file: str, geometry: Geometry, what: str) -> None:
+    array = scan(99) if "images" in file else LABEL
+    write_image(np.resize(array, geometry.shape), geometry, folder / file)
+    assert only(folder).file == folder / file
+    assert only(folder).what.startswith(what)
+
+
+def test_differences_by_rounding_are_no_problem(folder: Path) -> None:
+    moved = Geometry(GRID.shape, (2.0 + 1e-6, 1.0, 1.0), (10.0 + 1e-5, 20.0, 30.0 - 1e-8))
+    write_image(LABEL, moved, folder / "labelsTr/b.nii.gz")
+    assert problems(folder) == []
+
+
+@pytest.mark.parametrize(("value", "count"), [(np.nan, 1), (np.inf, 2), (-np.inf, 3)])
+def test_nan_and_infinity_in_an_image(folder: Path, value: float, count: int) -> None:
+    image = scan(99)
+    image[0, 0, :count] = value
+    write_image(image, GRID, folder / "imagesTr/b_0000.nii.gz")
+    assert only(folder).what == f"{count} voxel{'s' * (count > 1)} NaN or infinite"
+
+
+def test_an_unreadable_image_and_label(folder: Path) -> None:
+    (folder / "imagesTr/b_0000.nii.gz").write_bytes(b"nonsense")
+    (folder / "labelsTr/c.nii.gz").write_bytes((folder / "labelsTr/c.nii.gz").read_bytes()[:60])
+    found = problems(folder)
+    assert [problem.case_id for problem in found] == ["b", "c"]
+    assert all("cannot be read" in problem.what for problem in found)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5, 6)])
+def test_an_image_that_is_not_3d(folder: Path, shape: tuple[int, ...]) -> None:
+    image = SimpleITK.GetImageFromArray(np.ones(shape, np.float32), isVector=False)
+    SimpleITK.WriteImage(image, str(folder / "imagesTr/b_0001.nii.gz"))
+    assert only(folder).what.startswith("the image is not a 3D volume")
+    assert f"{len(shape)}D" in only(folder).what
+
+
+def test_an_unknown_label_value_is_counted(folder: Path) -> None:
+    label = LABEL.copy()
+    label[0, 0, :3] = 7
+    write_image(label, GRID, folder / "labelsTr/b.nii.gz")
+    assert only(folder).what == "label values that dataset.json does not name: 7 (3 voxels)"
+
+
+def test_labels_that_are_no_whole_numbers(folder: Path) -> None:
+    write_image(LABEL * np.float32(0.5), GRID, folder / "labelsTr/b.nii.gz")
+    write_image(LABEL * np.float32(0.9999), GRID, folder / "labelsTr/c.nii.gz")  # rounded away
+    assert only(folder).case_id == "b"
+    assert only(folder).what == "1 voxel(s) of the label are no whole numbers: [0.5]"
+
+
+def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> None:
+    describe(folder, instances=True)
+    write_image(LABEL.astype(np.int32) * 70000, GRID, folder / "labelsTr/a.nii.gz")
+    assert problems(folder) == []
+    write_image(LABEL.astype(np.int32) * -2, GRID, folder / "labelsTr/a.nii.gz")
+    assert only(folder).what == "negative values in an instance map: -2 (1 voxel)"
+
+
+def test_the_same_image_in_two_cases(folder: Path) -> None:
+    write_image(scan(0), GRID, folder / "imagesTr/c_0000.nii.gz")
+    assert (only(folder).case_id, only(folder).file) == ("c", folder / "imagesTr/c_0000.nii.gz")
+    assert only(folder).what.startswith("the same image as a_0000.nii.gz of case a")
+
+
+def test_the_same_image_twice_within_a_case_or_an_empty_channel_is_no_duplicate(folder: Path) -> None:
+    write_image(scan(0), GRID, folder / "imagesTr/a_0001.nii.gz")
+    for case in "bc":
+        write_image(np.zeros(GRID.shape, np.float32), GRID, folder / f"imagesTr/{case}_0001.nii.gz")
+    assert problems(folder) == []
+
+
+def test_files_that_belong_to_no_case(folder: Path) -> None:
+    write_image(scan(50), GRID, folder / "imagesTr/a_0002.nii.gz")
+    write_image(LABEL, GRID, folder / "labelsTr/d.nii.gz")
+    found = {problem.file.name: problem.what for problem in problems(folder) if problem.file}
+    assert found == {
+        "a_0002.nii.gz": "belongs to no case: expected CASE_0000.nii.gz to CASE_0001.nii.gz",
+        "d.nii.gz": "a label without an image",
+    }
+
+
+def test_all_problems_come_in_one_table(folder: Path) -> None:
+    (folder / "imagesTr/a_0001.nii.gz").unlink()
+    write_image(LABEL * 3, GRID, folder / "labelsTr/a.nii.gz")
+    (folder / "labelsTr/c.nii.gz").unlink()
+    assert format_problems(problems(folder)).splitlines() == [
+        "3 problems in 2 cases",
+        "case  file           problem",
+        "a     a_0001.nii.gz  channel 1 is missing",
+        "a     a.nii.gz       label values that dataset.json does not name: 3 (1 voxel)",
+        "c                    there is no label for this case",
+    ]
