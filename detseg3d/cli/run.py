@@ -1,0 +1,119 @@
+"""``detseg3d_run``: everything, for somebody with two folders."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from detseg3d.cli.common import (
+    add_processes_flag,
+    create_parser,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run_command,
+)
+
+__all__ = ["build_parser", "main"]
+
+DESCRIPTION = """\
+From a folder of images and a folder of labels to a trained and evaluated model, in one go: convert,
+verify, plan, preprocess, train on 80 % of the cases, then predict, evaluate and draw the 20 % held
+out. Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, ... for several channels;
+the label of a case is CASE.nii.gz, with 0 as background and each other value as a class of lesions.
+
+Writes to OUTPUT_DIR: metrics.json, pictures/, results/ (the model, for detseg3d_predict -m; held-out
+predictions are in fold_0/validation), preprocessed/ (with plans.json) and raw/.
+For cross-validation, use detseg3d_convert, detseg3d_plan_and_preprocess and detseg3d_train."""
+
+EXAMPLE = """\
+detseg3d_run --image_dir scans --label_dir masks --output_dir experiment --epochs 100
+detseg3d_run --image_dir scans --label_dir masks --output_dir experiment --max_minutes 30 --seed 1
+detseg3d_run --image_dir scans --label_dir masks --output_dir experiment --c"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_run``."""
+    parser = create_parser("detseg3d_run", DESCRIPTION, EXAMPLE)
+    parser.add_argument("--image_dir", required=True, metavar="FOLDER", help="folder of images")
+    parser.add_argument("--label_dir", required=True, metavar="FOLDER", help="folder of labels")
+    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="folder for everything that is made")
+    parser.add_argument("--c", action="store_true", help="go on with an experiment that was interrupted")
+    data = parser.add_argument_group("data")
+    data.add_argument("--val_split", type=fraction, default=0.2, metavar="SHARE", help="share of cases held out")
+    data.add_argument(
+        "--channel_names", nargs="+", metavar="NAME", help="one per channel; a name with CT means Hounsfield units"
+    )
+    data.add_argument("--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE")
+    data.add_argument(
+        "--spacing",
+        type=positive_float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="mm per voxel of .npy files; else 1 1 1",
+    )
+    data.add_argument("--instances", action="store_true", help="labels are instance maps: each value is one lesion")
+    training = parser.add_argument_group("training; without a flag, as planned")
+    training.add_argument("--epochs", type=positive_int, metavar="N", help="length of the training; the plan says 100")
+    training.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the training in this time")
+    training.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
+    training.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
+    training.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 32")
+    training.add_argument("--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory it may take")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the split and the training")
+    machine.add_argument(
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
+    )
+    machine.add_argument(
+        "--num_workers", type=non_negative_int, default=1, metavar="N", help="processes that prepare training windows"
+    )
+    machine.add_argument("--pictures", type=non_negative_int, default=12, metavar="N", help="most cases drawn")
+    add_processes_flag(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from detseg3d.cli.convert import parse_labels
+    from detseg3d.evaluation.table import format_evaluation
+    from detseg3d.execution.device import resolve_device
+    from detseg3d.training.experiment import ExperimentOptions, run_experiment
+    from detseg3d.training.trainer import TrainingOptions
+
+    experiment = run_experiment(
+        options.image_dir,
+        options.label_dir,
+        options.output_dir,
+        ExperimentOptions(
+            val_split=options.val_split,
+            channel_names=options.channel_names,
+            labels=parse_labels(options.labels),
+            npy_spacing=None if options.spacing is None else tuple(options.spacing),
+            instances=options.instances,
+            memory_gb=options.memory_gb,
+            roi_size=options.roi_size,
+            training=TrainingOptions(
+                device=resolve_device(options.device),
+                seed=options.seed,
+                num_workers=options.num_workers,
+                max_minutes=options.max_minutes,
+                resume=options.c,
+                progress=not options.no_progress,
+            ),
+            overrides={"epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.lr},
+            num_processes=options.num_processes,
+            pictures=options.pictures,
+        ),
+    )
+    print(format_evaluation(experiment.evaluation))
+    print(f"figures:     {experiment.metrics}")
+    print(f"predictions: {experiment.predictions}")
+    if experiment.pictures:
+        print(f"pictures:    {experiment.pictures[0].parent}")
+    print(f"To predict other scans: detseg3d_predict -i SCANS -o OUT -m {experiment.model} -f 0")
