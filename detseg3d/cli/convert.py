@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from detseg3d.cli.common import add_processes_flag, create_parser, positive_float, run_command
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["build_parser", "main"]
+
+_DATASET = re.compile(r"Dataset\d{3,}_.+")
 
 _DESCRIPTION = """\
 Make a data set of a folder of images and a folder of labels.
@@ -28,17 +32,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser = create_parser("detseg3d_convert", _DESCRIPTION, _EXAMPLE)
     parser.add_argument("--image_dir", required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument("--label_dir", required=True, metavar="FOLDER", help="folder of labels")
-    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="the data set becomes a subfolder of it")
     parser.add_argument(
-        "--dataset_name", default="Dataset001_Converted", metavar="NAME", help="number and name of the data set"
+        "--output_dir",
+        required=True,
+        metavar="FOLDER",
+        help="the data set becomes a subfolder of it; or DatasetXXX_Name",
+    )
+    parser.add_argument(
+        "--dataset_name",
+        metavar="NAME",
+        help="DatasetXXX_Name; without it that of --output_dir if it has one, else Dataset001_Converted",
     )
     parser.add_argument(
         "--test_split", type=float, default=0.0, metavar="SHARE", help="share of the cases held out for testing"
     )
     parser.add_argument("--seed", type=int, default=0, help="draws the held-out cases")
-    parser.add_argument(
-        "--channel_names", nargs="+", metavar="NAME", help="one per channel; a name with CT means Hounsfield units"
-    )
+    parser.add_argument("--channel_names", nargs="+", metavar="NAME", help="one per channel; CT for Hounsfield units")
     parser.add_argument(
         "--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE, or names alone by ascending value"
     )
@@ -83,14 +92,24 @@ def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | No
     return {name: int(value) for name, _, value in pairs} if all(with_value) else names
 
 
+def _target(output: Path, name: str | None) -> tuple[Path, str]:
+    """The folder that holds the data set, and its name."""
+    if name is not None:
+        return output, name
+    if _DATASET.fullmatch(output.name):
+        return output.parent, output.name
+    return output, "Dataset001_Converted"
+
+
 def _convert(options: argparse.Namespace) -> None:
     from detseg3d.io.convert import convert_folders
 
+    output, name = _target(Path(options.output_dir), options.dataset_name)
     folder = convert_folders(
         options.image_dir,
         options.label_dir,
-        options.output_dir,
-        options.dataset_name,
+        output,
+        name,
         test_split=options.test_split,
         seed=options.seed,
         channel_names=options.channel_names,

@@ -71,7 +71,7 @@ def convert_folders(
         not 0.
     seed : int, optional
     channel_names : sequence of str, optional
-        ``channel_0``, ``channel_1``, … by default. A name that contains "CT" chooses CT normalisation.
+        ``channel_0``, ``channel_1``, … by default. The name "CT" chooses CT normalisation.
     labels : mapping or sequence, optional
         Names of the lesion classes: name to value, or the names alone in the order of their values. By default the
         values found get the names ``lesion``, or ``lesion_1``, ``lesion_2``, ….
@@ -116,7 +116,7 @@ def convert_folders(
     if instances:
         description["instances"] = True
     if ending == ".npy":
-        description["spacing"] = list(spacing)
+        description["npy_spacing"] = list(spacing)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{target.name}")
     try:

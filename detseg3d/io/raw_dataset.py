@@ -2,7 +2,7 @@
 
 ``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
 (``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
-case to patient, so that folds never split a patient) and ``spacing`` (``z y x`` mm of .npy files).
+case to patient, so that folds never split a patient) and ``npy_spacing`` (``z y x`` mm of .npy files).
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, float] | None:
-    value = data.get("spacing")
+    value = data.get("npy_spacing")
     if value is None:
         return None
     try:
@@ -346,7 +346,7 @@ def _npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, flo
     except (TypeError, ValueError):
         z = y = x = 0.0
     if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
-        raise DetSeg3DError('"spacing" must be three positive numbers, z y x in mm', file=file, value=value)
+        raise DetSeg3DError('"npy_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
     return z, y, x
 
 

@@ -33,6 +33,12 @@ def test_all_flags_reach_the_data_set(tmp_path: Path, folders: list[str], capsys
     assert len(list((folder / "imagesTs").iterdir())) == 1
 
 
+def test_the_output_folder_may_itself_be_named_as_the_data_set(tmp_path: Path, folders: list[str]) -> None:
+    assert main([*folders, "--output_dir", str(tmp_path / "raw/Dataset120_Mine")]) == 0
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["Dataset120_Mine"]
+    assert (tmp_path / "raw/Dataset120_Mine/dataset.json").is_file()
+
+
 def test_instances_flag(tmp_path: Path, folders: list[str]) -> None:
     assert main([*folders, "--output_dir", str(tmp_path), "--instances"]) == 0
     assert load_raw_dataset(tmp_path / "Dataset001_Converted").instances

@@ -93,8 +93,8 @@ def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dic
         ({"file_ending": ".png"}, '"file_ending" is not supported'),
         ({"instances": "yes"}, '"instances" must be true or false'),
         ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}}, "carry a single class"),
-        ({"spacing": [1, 2]}, '"spacing" must be three positive numbers'),
-        ({"spacing": [1, 2, float("nan")]}, '"spacing" must be three positive numbers'),
+        ({"npy_spacing": [1, 2]}, '"npy_spacing" must be three positive numbers'),
+        ({"npy_spacing": [1, 2, float("nan")]}, '"npy_spacing" must be three positive numbers'),
         ({"patients": ["x"]}, '"patients" must map'),
         ({"dataset": {"a": {"image": "x"}}}, '"dataset" cannot be understood'),
         ({"dataset": {}}, '"dataset" lists no case'),
@@ -114,7 +114,7 @@ def test_classes_are_ordered_by_value_whatever_their_order_in_the_file(folder: P
 
 
 def test_instances_patients_and_spacing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_json(folder, instances=True, patients={"b 1": "P1", "ghost": "P2"}, spacing=[3, 1, 0.5])
+    write_json(folder, instances=True, patients={"b 1": "P1", "ghost": "P2"}, npy_spacing=[3, 1, 0.5])
     with caplog.at_level(logging.WARNING, "detseg3d"):
         dataset = load_raw_dataset(folder)
     assert dataset.instances
