@@ -33,7 +33,15 @@ EXTRAS = {
     "deploy": ["onnx", "onnxscript", "onnxruntime", "openvino"],
     "cluster": ["dask[distributed]", "dask-jobqueue"],
     "track": ["tensorboard"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "pytest-cov>=5", "ruff>=0.6", "mypy>=1.11", "import-linter>=2.1"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "pytest-cov>=6.3",
+        "coverage>=7.10",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "import-linter>=2.1",
+    ],
 }
 
 

@@ -172,8 +172,10 @@ class _Worker:
         return DetSeg3DError(f"the worker process {how}", remedy=remedy)
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process: an idle one leaves by itself when the connection is closed, a busy one is terminated."""
         self.connection.close()
+        if self.index is None and self.ready:
+            self.process.join(timeout=2)
         self.process.terminate()
         self.process.join()
 
