@@ -1,0 +1,100 @@
+"""``detseg3d_predict``: masks, boxes and scores for a folder of scans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg3d.cli.common import (
+    EXIT_FAILURE,
+    add_root_flags,
+    create_parser,
+    fraction,
+    non_negative_int,
+    positive_int,
+    run_command,
+)
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_predict``."""
+    parser = create_parser(
+        "detseg3d_predict",
+        "Find and outline the lesions of every scan of a folder with the folds of a trained model. For each case:\n"
+        "CASE (semantic mask), instances/CASE (one number per lesion), rois/CASE.json (boxes, scores, sizes; also the\n"
+        "candidates that were not accepted); and lesions.csv for the folder. Masks have the geometry and format of\n"
+        "the input. A case that fails is reported, the others go on, and the exit code is 1.",
+        "detseg3d_predict -i scans -o masks -d 101 -f 0 1 2 3 4\n"
+        "detseg3d_predict -i scan.nii.gz -o masks -m results/Dataset101_SynthMS -f 0 --disable_tta",
+    )
+    parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM series")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER")
+    model = parser.add_argument_group("model")
+    model.add_argument("-d", "--dataset", metavar="ID", help="number or name of the data set it was trained on")
+    model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="instead of -d: the folder of the model")
+    model.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to average; default: all that are trained")
+    model.add_argument("-chk", "--checkpoint", choices=("final", "best"), default="final")
+    model.add_argument(
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
+    )
+    how = parser.add_argument_group("prediction")
+    how.add_argument("--det_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
+    how.add_argument("--score_threshold", type=fraction, metavar="P", help="lowest score of a lesion of the mask")
+    how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: faster, a little worse")
+    how.add_argument("--save_probabilities", action="store_true", help="also write probabilities/CASE.npz")
+    how.add_argument("--npy_spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="mm, for .npy input")
+    existing = how.add_mutually_exclusive_group()
+    existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
+    existing.add_argument("--overwrite", action="store_true", help="predict all cases again (this is the default)")
+    how.add_argument("--num_parts", type=positive_int, default=1, metavar="N", help="share the cases among N processes")
+    how.add_argument("--part_id", type=non_negative_int, default=0, metavar="K", help="which part this process does")
+    add_root_flags(parser, "results")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detseg3d.core.errors import DetSeg3DError
+    from detseg3d.inference.predictor import Predictor
+    from detseg3d.io.paths import resolve_dataset, results_root
+
+    if (options.model is None) == (options.dataset is None):
+        raise DetSeg3DError("which model?", remedy="give either -d DATASET or -m MODEL_FOLDER")
+    if options.part_id >= options.num_parts:
+        raise DetSeg3DError("--part_id counts from 0", value=options.part_id, expected=f"0 to {options.num_parts - 1}")
+    folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
+    predictor = Predictor.from_model_folder(
+        folder,
+        options.folds,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        use_mirroring=not options.disable_tta,
+        det_threshold=options.det_threshold,
+        score_threshold=options.score_threshold,
+    )
+    cases = predictor.list_inputs(options.input)[options.part_id :: options.num_parts]
+    failures = predictor.predict_files(
+        cases,
+        options.output,
+        npy_spacing=options.npy_spacing,
+        continue_prediction=options.continue_prediction,
+        save_probabilities=options.save_probabilities,
+        progress=not options.no_progress,
+    )
+    print(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
+    if failures:
+        print(f"failed: {', '.join(sorted(failures))}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

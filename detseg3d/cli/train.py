@@ -1,0 +1,106 @@
+"""``detseg3d_train``: train both stages on one fold and validate them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg3d.cli.common import (
+    add_root_flags,
+    create_parser,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run_command,
+)
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_train``."""
+    parser = create_parser(
+        "detseg3d_train",
+        "Train the detector and the segmenter together on one fold of a preprocessed data set, then predict and\n"
+        "evaluate the fold's validation cases. Writes RESULTS/DatasetXXX_Name/fold_FOLD: weights, checkpoint, log,\n"
+        "progress.png and validation/. What is not set here is read from plans.json.",
+        "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c",
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
+    parser.add_argument("fold", metavar="FOLD", help="0 to 4, a fold of your own splits_final.json, or all")
+    schedule = parser.add_argument_group("training, instead of the plan's values")
+    schedule.add_argument("--epochs", type=positive_int, metavar="N")
+    schedule.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the whole schedule in this time")
+    schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
+    schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
+    schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube; a multiple of 8")
+    schedule.add_argument("--det_threshold", type=fraction, metavar="P", help="proposals above it are hard negatives")
+    schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
+    schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
+    schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
+    run = parser.add_argument_group("this run")
+    run.add_argument("--c", action="store_true", help="go on from the last checkpoint; without one, start")
+    run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
+    run.add_argument("--pretrained_weights", type=Path, metavar="FILE", help="model_*.safetensors to start from")
+    run.add_argument("--seed", type=non_negative_int, default=0, metavar="N")
+    run.add_argument(
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
+    )
+    run.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=1,
+        metavar="N",
+        help="processes that prepare windows; 0 for none",
+    )
+    add_root_flags(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detseg3d.evaluation.table import format_evaluation
+    from detseg3d.execution.device import resolve_device
+    from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset, results_root
+    from detseg3d.training.fold import FoldPaths, run_fold
+    from detseg3d.training.trainer import TrainingOptions
+
+    preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
+    paths = FoldPaths(
+        raw=resolve_dataset(raw_root(options.raw), preprocessed.name),
+        preprocessed=preprocessed,
+        results=results_root(options.results) / preprocessed.name,
+    )
+    training = TrainingOptions(
+        device=resolve_device(options.device),
+        seed=options.seed,
+        num_workers=options.num_workers,
+        max_minutes=options.max_minutes,
+        resume=options.c,
+        pretrained_weights=options.pretrained_weights,
+        progress=not options.no_progress,
+    )
+    overrides = {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "learning_rate": options.lr,
+        "roi_size": options.roi_size,
+        "det_threshold": options.det_threshold,
+        "lambda_seg": options.lambda_seg,
+        "val_every": options.val_every,
+    }
+    result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
+    if result:
+        print(format_evaluation(result))
+    print(f"wrote {paths.fold(options.fold)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

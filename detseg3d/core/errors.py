@@ -1,0 +1,64 @@
+"""The one exception type for everything a user can cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["DetSeg3DError"]
+
+
+class DetSeg3DError(Exception):
+    """A problem the user can understand and mend.
+
+    The message always says what is wrong and, where they apply, in which file, which value was found, what was
+    expected and what to do about it.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, in one sentence.
+    file : path, optional
+        The file or folder concerned.
+    value : object, optional
+        The offending value, quoted with ``repr``.
+    expected : str, optional
+        What would have been right.
+    remedy : str, optional
+        What the user can do.
+
+    Examples
+    --------
+    >>> raise DetSeg3DError("fold does not exist", value=7, expected="one of 0, 1, 2, 3, 4, all",
+    ...                     remedy="choose one of these or add the fold to splits_final.json")
+    Traceback (most recent call last):
+        ...
+    detseg3d.core.errors.DetSeg3DError: fold does not exist
+      found:    7
+      expected: one of 0, 1, 2, 3, 4, all
+      remedy:   choose one of these or add the fold to splits_final.json
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        value: object = None,
+        expected: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else Path(file)
+        self.value = value
+        self.expected = expected
+        self.remedy = remedy
+        lines = [problem]
+        if file is not None:
+            lines.append(f"  file:     {file}")
+        if value is not None:
+            lines.append(f"  found:    {value!r}")
+        if expected is not None:
+            lines.append(f"  expected: {expected}")
+        if remedy is not None:
+            lines.append(f"  remedy:   {remedy}")
+        super().__init__("\n".join(lines))

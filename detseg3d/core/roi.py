@@ -1,0 +1,361 @@
+"""RoI geometry: which part of the volume a box shows, how it is cropped to a cube and how a cube is put back.
+
+An RoI is a box (see :mod:`detseg3d.core.boxes`) sampled at ``size`` points per axis, each at the middle of one of
+``size`` equal cells. Cropping is separable linear interpolation: one small matrix per axis. Putting back is its
+least-squares inverse, so what cropping magnified comes back exactly, down to an isolated voxel, which interpolating
+a second time would blur away (at a magnification of 2 an isolated voxel would come back as 0.75³ = 0.42).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
+
+__all__ = [
+    "apply_separable",
+    "box_indicator",
+    "crop_features",
+    "crop_matrix",
+    "crop_plan",
+    "crop_rois",
+    "inside_volume",
+    "paste_matrix",
+    "paste_roi",
+    "rois_from_boxes",
+    "sample_positions",
+    "tile_boxes",
+    "voxel_range",
+]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+Triple = tuple[int, int, int]
+
+# Weight of the smoothness term in the inverse of cropping. It only matters where the RoI has fewer samples than the
+# volume has voxels, where it decides what lies between the samples; elsewhere it is far below the data term.
+_SMOOTHNESS = 1e-4
+
+
+def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float]) -> FloatArray:
+    """RoIs ``(N, 6)``: boxes grown by ``margin`` of their size per side, at least ``minimum_extent`` voxels per axis.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+        In voxel edges.
+    margin : float
+        Context on each side, as a share of the box's size.
+    minimum_extent : sequence of 3 floats
+        Smallest extent ``(z, y, x)`` in voxels: small lesions are magnified, not starved of context.
+
+    Examples
+    --------
+    >>> rois_from_boxes([[4, 4, 0, 6, 6, 10]], 0.3, (8, 8, 8)).round(4).tolist()
+    [[1.0, 1.0, -3.0, 9.0, 9.0, 13.0]]
+    """
+    array = as_boxes(boxes)
+    extents = np.maximum(box_sizes(array) * (1 + 2 * margin), np.asarray(minimum_extent, dtype=array.dtype))
+    return boxes_from_centers_and_sizes(box_centers(array), extents)
+
+
+def tile_boxes(
+    boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float], size: Sequence[int], max_scale: float
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """RoIs of boxes, where a box too large for one RoI is covered by several that overlap.
+
+    An axis is divided while one RoI sample would stand for more than ``max_scale`` voxels. Tiles overlap by a
+    quarter of their extent, so that a voxel near the edge of one tile lies well inside another.
+
+    Returns
+    -------
+    rois : ndarray of float, shape ``(M, 6)``, ``M >= N``
+    parents : ndarray of int64, shape ``(M,)``
+        The box each RoI belongs to.
+
+    Examples
+    --------
+    >>> rois, parents = tile_boxes([[0, 0, 0, 10, 10, 100]], 0.0, (8, 8, 8), (32, 32, 32), 1.5)
+    >>> len(rois), parents.tolist(), rois[:, 2].tolist(), rois[:, 5].tolist()
+    (3, [0, 0, 0], [0.0, 30.0, 60.0], [40.0, 70.0, 100.0])
+    """
+    whole = rois_from_boxes(boxes, margin, minimum_extent)
+    tiles: list[FloatArray] = []
+    parents: list[int] = []
+    for index, roi in enumerate(whole):
+        starts_and_ends = []
+        for axis in range(3):
+            low, high = float(roi[axis]), float(roi[axis + 3])
+            limit = size[axis] * max_scale
+            count = 1 if high - low <= limit else int(np.ceil(((high - low) / limit - 0.25) / 0.75))
+            extent = (high - low) / (1 + 0.75 * (count - 1))
+            starts_and_ends.append([(low + 0.75 * extent * k, low + extent * (0.75 * k + 1)) for k in range(count)])
+        for z0, z1 in starts_and_ends[0]:
+            for y0, y1 in starts_and_ends[1]:
+                for x0, x1 in starts_and_ends[2]:
+                    tiles.append(np.array([z0, y0, x0, z1, y1, x1], dtype=whole.dtype))
+                    parents.append(index)
+    if not tiles:
+        return whole, np.zeros(0, np.int64)
+    return np.stack(tiles), np.asarray(parents, np.int64)
+
+
+def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.float64]:
+    """Positions (voxel edges) of the ``samples`` sample points of an RoI axis: the middles of equal cells.
+
+    Examples
+    --------
+    >>> sample_positions(2, 6, 2).tolist()
+    [3.0, 5.0]
+    """
+    return low + (np.arange(samples) + 0.5) * ((high - low) / samples)
+
+
+def voxel_range(low: float, high: float, length: int) -> tuple[int, int]:
+    """First voxel and end of the voxels that linear interpolation within ``[low, high]`` reads; never empty.
+
+    Examples
+    --------
+    >>> voxel_range(1.2, 2.2, 10)
+    (0, 3)
+    """
+    first = int(np.floor(low - 0.5))
+    end = int(np.floor(high - 0.5)) + 2
+    first = min(max(first, 0), length - 1)
+    return first, max(min(end, length), first + 1)
+
+
+def crop_matrix(low: float, high: float, samples: int, first: int, end: int) -> npt.NDArray[np.float64]:
+    """Linear interpolation from voxels ``first .. end - 1`` to the sample points of ``[low, high]``.
+
+    Where a sample stands for more than one voxel, it is the mean over its cell (several interpolated points), so
+    that nothing between the samples is skipped. Beyond the range the outermost voxel is repeated.
+
+    Returns
+    -------
+    ndarray of float64, shape ``(samples, end - first)``
+        Every row sums to 1.
+    """
+    points_per_sample = max(1, int(np.ceil((high - low) / samples - 1e-6)))
+    points = sample_positions(low, high, samples * points_per_sample) - 0.5 - first
+    points = np.clip(points, 0, end - first - 1)
+    weights = np.maximum(1 - np.abs(points[:, None] - np.arange(end - first)), 0)
+    mean: npt.NDArray[np.float64] = weights.reshape(samples, points_per_sample, -1).mean(axis=1)
+    return mean
+
+
+def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[npt.NDArray[np.float64], int, int]:
+    """Least-squares inverse of cropping along one axis.
+
+    The voxel values are those whose linear interpolation explains the samples best, with a small penalty on their
+    second differences (a smoothing spline; Reinsch 1967), which decides where samples are fewer than voxels.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape ``(end - first, samples)``
+        Every row sums to 1.
+    first, end : int
+        The voxels whose centre lies inside ``[low, high)`` and inside the volume; ``first == end`` if there are none.
+    """
+    first = max(int(np.ceil(low - 0.5)), 0)
+    end = min(int(np.ceil(high - 0.5)), length)
+    if end <= first:
+        return np.zeros((0, samples)), first, first
+    read_first, read_end = voxel_range(low, high, length)
+    inverse = _inverse(low - read_first, high - read_first, samples, read_end - read_first)
+    return inverse[first - read_first : end - read_first], first, end
+
+
+@lru_cache(maxsize=4096)
+def _inverse(low: float, high: float, samples: int, voxels: int) -> npt.NDArray[np.float64]:
+    forward = crop_matrix(low, high, samples, 0, voxels)
+    penalty = np.zeros((voxels, voxels))
+    if voxels > 2:
+        second = np.diff(np.eye(voxels), n=2, axis=0)
+        penalty += _SMOOTHNESS * second.T @ second
+    # A voxel beyond every sample is tied to its neighbour; without this the system could be singular.
+    first = np.diff(np.eye(voxels), axis=0)
+    penalty += 1e-8 * (first.T @ first)
+    inverse: npt.NDArray[np.float64] = np.linalg.solve(forward.T @ forward + penalty, forward.T)
+    return inverse
+
+
+def crop_rois(volume: torch.Tensor, rois: npt.ArrayLike, size: Triple) -> torch.Tensor:
+    """Crop RoIs from one volume and magnify (or shrink) each to ``size`` samples.
+
+    Parameters
+    ----------
+    volume : Tensor, shape ``(C, Z, Y, X)``
+        Any floating dtype; computed in float32.
+    rois : array_like, shape ``(N, 6)``
+        In voxel edges of the volume; may reach beyond it (the border is repeated).
+    size : tuple of 3 ints
+        Samples ``(z, y, x)`` of each crop.
+
+    Returns
+    -------
+    Tensor of float32, shape ``(N, C, *size)``
+    """
+    crops = []
+    for roi in as_boxes(rois):
+        region, matrices = crop_plan(roi, volume.shape[1:], size)
+        block = volume[(slice(None), *region)].float()
+        crops.append(apply_separable(block, [matrix.to(block) for matrix in matrices]))
+    if not crops:
+        return volume.new_zeros((0, volume.shape[0], *size), dtype=torch.float32)
+    return torch.stack(crops)
+
+
+def crop_plan(
+    roi: npt.ArrayLike, shape: Sequence[int], size: Triple
+) -> tuple[tuple[slice, slice, slice], list[torch.Tensor]]:
+    """What cropping one RoI reads and computes: the region of the volume and one matrix per axis.
+
+    For callers that build the block to crop only where it is needed, such as the mask of a single instance.
+    """
+    box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
+    ranges = [voxel_range(float(box[a]), float(box[a + 3]), shape[a]) for a in range(3)]
+    matrices = [
+        torch.from_numpy(crop_matrix(float(box[a]), float(box[a + 3]), size[a], *ranges[a])).float() for a in range(3)
+    ]
+    z, y, x = (slice(*voxels) for voxels in ranges)
+    return (z, y, x), matrices
+
+
+def apply_separable(block: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Apply one matrix per spatial axis to ``(C, Z, Y, X)``: plain matrix products, nothing is transposed or copied.
+
+    Parameters
+    ----------
+    block : Tensor, shape ``(C, Z, Y, X)``
+    matrices : sequence of 3 Tensors, shapes ``(z, Z)``, ``(y, Y)``, ``(x, X)``
+
+    Returns
+    -------
+    Tensor, shape ``(C, z, y, x)``
+    """
+    along_z, along_y, along_x = matrices
+    channels, _, length_y, length_x = block.shape
+    block = torch.matmul(along_z, block.flatten(2)).reshape(channels, -1, length_y, length_x)
+    block = torch.matmul(along_y, block)
+    return torch.matmul(block, along_x.T)
+
+
+def crop_features(features: torch.Tensor, rois: torch.Tensor, size: Triple) -> torch.Tensor:
+    """Crop RoIs from a feature map by trilinear sampling, differentiable with respect to the map.
+
+    One call of ``grid_sample`` for all RoIs: its backward pass fills one gradient map, where slicing would fill one
+    for every RoI.
+
+    Parameters
+    ----------
+    features : Tensor, shape ``(C, Z, Y, X)``
+    rois : Tensor, shape ``(N, 6)``
+        In voxel edges of the map (cells); positions beyond the map repeat its border.
+    size : tuple of 3 ints
+
+    Returns
+    -------
+    Tensor, shape ``(N, C, *size)``, dtype of ``features``
+    """
+    count = rois.shape[0]
+    if count == 0:
+        return features.new_zeros((0, features.shape[0], *size))
+    rois = rois.to(device=features.device, dtype=torch.float32)
+    axes = []
+    for axis in range(3):
+        steps = (torch.arange(size[axis], device=features.device) + 0.5) / size[axis]
+        low, high = rois[:, axis, None], rois[:, axis + 3, None]
+        axes.append((low + steps * (high - low)) / features.shape[axis + 1] * 2 - 1)
+    z, y, x = axes
+    grid = torch.stack(
+        [
+            x[:, None, None, :].expand(count, *size),
+            y[:, None, :, None].expand(count, *size),
+            z[:, :, None, None].expand(count, *size),
+        ],
+        dim=-1,
+    )
+    flat = grid.reshape(1, count * size[0], size[1], size[2], 3)
+    sampled = functional.grid_sample(
+        features[None].float(), flat, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.reshape(features.shape[0], count, *size).transpose(0, 1).to(features.dtype)
+
+
+def box_indicator(boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple) -> torch.Tensor:
+    """Share of each RoI sample's cell that lies inside the box: tells Stage 2 which thing is meant.
+
+    Returns
+    -------
+    Tensor of float32, shape ``(N, 1, *size)``, values in [0, 1]
+
+    Examples
+    --------
+    >>> box_indicator([[1, 0, 0, 2, 4, 4]], [[0, 0, 0, 4, 4, 4]], (4, 1, 1)).flatten().tolist()
+    [0.0, 1.0, 0.0, 0.0]
+    """
+    inside = [np.ones((len(as_boxes(boxes)), 1), np.float32)] * 3
+    a, r = as_boxes(boxes), as_boxes(rois)
+    for axis in range(3):
+        step = (r[:, axis + 3] - r[:, axis]) / size[axis]
+        edges = r[:, axis, None] + np.arange(size[axis] + 1) * step[:, None]
+        overlap = np.minimum(edges[:, 1:], a[:, axis + 3, None]) - np.maximum(edges[:, :-1], a[:, axis, None])
+        inside[axis] = (np.clip(overlap, 0, None) / np.maximum(step[:, None], 1e-6)).astype(np.float32)
+    product = inside[0][:, :, None, None] * inside[1][:, None, :, None] * inside[2][:, None, None, :]
+    return torch.from_numpy(product)[:, None]
+
+
+def inside_volume(rois: npt.ArrayLike, shape: Sequence[int], size: Triple) -> torch.Tensor:
+    """1 where an RoI sample lies inside the volume, else 0.
+
+    Returns
+    -------
+    Tensor of float32, shape ``(N, 1, *size)``
+    """
+    array = as_boxes(rois)
+    axes = []
+    for axis in range(3):
+        steps = (np.arange(size[axis]) + 0.5) / size[axis]
+        points = array[:, axis, None] + steps * (array[:, axis + 3, None] - array[:, axis, None])
+        axes.append(((points >= 0) & (points < shape[axis])).astype(np.float32))
+    product = axes[0][:, :, None, None] * axes[1][:, None, :, None] * axes[2][:, None, None, :]
+    return torch.from_numpy(product)[:, None]
+
+
+def paste_roi(
+    cube: torch.Tensor, roi: npt.ArrayLike, shape: Sequence[int]
+) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
+    """Put an RoI back onto the voxel grid of a volume: the inverse of :func:`crop_rois`.
+
+    Parameters
+    ----------
+    cube : Tensor, shape ``(C, z, y, x)``
+        Values at the RoI's samples, for example probabilities.
+    roi : array_like, shape ``(6,)``
+        Where the cube came from, in voxel edges of the volume (any grid of the same space will do).
+    shape : sequence of 3 ints
+        Shape ``(Z, Y, X)`` of the volume.
+
+    Returns
+    -------
+    values : Tensor of float32, shape ``(C, z', y', x')``
+        At the voxels whose centre lies inside the RoI; may slightly exceed the range of the cube.
+    region : tuple of 3 slices
+        Where they belong.
+    """
+    box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
+    matrices, region = [], []
+    for axis in range(3):
+        # Rounded to a 1024th of a voxel, equal placements share one factorisation.
+        low, high = (round(float(box[axis + end]) * 1024) / 1024 for end in (0, 3))
+        matrix, first, end = paste_matrix(low, high, cube.shape[axis + 1], shape[axis])
+        matrices.append(torch.from_numpy(matrix).to(device=cube.device, dtype=torch.float32))
+        region.append(slice(first, end))
+    return apply_separable(cube.float(), matrices), (region[0], region[1], region[2])

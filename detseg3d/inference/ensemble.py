@@ -1,0 +1,161 @@
+"""Averages over flips and folds: dense maps of Stage 1 before they are decoded, RoI masks of Stage 2 after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detseg3d.execution.device import autocast
+from detseg3d.models.decode import DenseLevel, Detections, dense_levels
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.merge import RoiPrediction
+
+__all__ = ["average_dense", "flip_dense", "flip_combinations", "segment_rois"]
+
+
+def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """All subsets of ``axes``, the empty one first.
+
+    Examples
+    --------
+    >>> flip_combinations((0, 2))
+    [(), (0,), (2,), (0, 2)]
+    """
+    unique = sorted(set(axes))
+    return [subset for count in range(len(unique) + 1) for subset in combinations(unique, count)]
+
+
+def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
+    """Undo the flip of the image in the dense prediction: maps are turned back, offsets change their sign.
+
+    Cells turn into cells only if the flipped image was padded to whole cells before it was flipped.
+    """
+    if not axes:
+        return level
+    dims = [axis + 1 for axis in axes]
+    sign = torch.ones(3, 1, 1, 1, dtype=level.offset.dtype, device=level.offset.device)
+    for axis in axes:
+        sign[axis] = -1
+    return DenseLevel(level.probability.flip(dims), level.log_size.flip(dims), level.offset.flip(dims) * sign)
+
+
+@torch.no_grad()
+def average_dense(
+    models: Sequence[DetSeg3D], image: torch.Tensor, mirror_axes: Sequence[int], device: torch.device
+) -> list[DenseLevel]:
+    """Stage 1 averaged over flips and models.
+
+    Parameters
+    ----------
+    models : sequence of DetSeg3D
+        With equal plans, in evaluation mode, on ``device``.
+    image : Tensor, shape ``(1, C, Z, Y, X)``
+        On the detection grid, padded, on ``device``.
+    mirror_axes : sequence of int
+        Axes (0, 1, 2 for z, y, x) whose flips are averaged; empty for none.
+    device : torch.device
+
+    Returns
+    -------
+    list of DenseLevel
+        On the CPU, finest level first.
+    """
+    flips = flip_combinations(mirror_axes)
+    weight = 1 / (len(flips) * len(models))
+    total: list[DenseLevel] = []
+    for model in models:
+        for axes in flips:
+            flipped = image.flip([axis + 2 for axis in axes]) if axes else image
+            with autocast(device):
+                levels = dense_levels(model.detect(flipped).levels, 0)
+            for index, level in enumerate(levels):
+                level = flip_dense(level, axes)
+                if len(total) <= index:
+                    total.append(
+                        DenseLevel(
+                            *(torch.zeros(part.shape) for part in (level.probability, level.log_size, level.offset))
+                        )
+                    )
+                total[index].probability += weight * level.probability.cpu()
+                total[index].log_size += weight * level.log_size.float().cpu()
+                total[index].offset += weight * level.offset.float().cpu()
+    return total
+
+
+@torch.no_grad()
+def segment_rois(
+    models: Sequence[DetSeg3D],
+    image: torch.Tensor,
+    detection_image: torch.Tensor,
+    found: Detections,
+    mirror_axes: Sequence[int],
+    device: torch.device,
+) -> list[RoiPrediction]:
+    """Stage 2 on the RoIs of all candidates, averaged over flips of the RoIs and over models.
+
+    Parameters
+    ----------
+    models : sequence of DetSeg3D
+    image : Tensor, shape ``(C, Z, Y, X)``
+        Fine grid.
+    detection_image : Tensor, shape ``(1, C, Z, Y, X)``
+        Detection grid, padded; the Stage 1 features are computed from it anew for each model, which costs one more
+        pass but never holds the features of several models.
+    found : Detections
+    mirror_axes : sequence of int
+    device : torch.device
+
+    Returns
+    -------
+    list of RoiPrediction
+        Placed on the fine grid; a large candidate has several.
+    """
+    rois, parents = models[0].tiles(found.boxes)
+    if len(rois) == 0:
+        return []
+    batch = models[0].plans.inference.roi_batch_size
+    flips = flip_combinations(mirror_axes)
+    share = 1 / (len(flips) * len(models))
+    probability = torch.zeros((len(rois), *models[0].plans.roi.size), dtype=torch.float16)
+    score = np.zeros(len(rois))
+    for model in models:
+        with autocast(device):
+            features = model.roi_features(model.detect(detection_image).features)
+        for part in _slices(len(rois), batch):
+            crops = model.crop_inputs(image, found.boxes[parents[part]], rois[part]).to(device)
+            classes = torch.from_numpy(found.classes[parents[part]])
+            for axes in flips:
+                with autocast(device):
+                    mask, roi_score = _segment_flipped(model, crops, features, rois[part], classes, axes)
+                probability[part] += (share * mask).half().cpu()
+                score[part] += share * roi_score.double().cpu().numpy()
+    return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
+
+
+def _slices(count: int, batch: int) -> Iterator[slice]:
+    for start in range(0, count, batch):
+        yield slice(start, min(start + batch, count))
+
+
+def _segment_flipped(
+    model: DetSeg3D,
+    crops: torch.Tensor,
+    features: torch.Tensor | None,
+    rois: npt.NDArray[Any],
+    classes: torch.Tensor,
+    axes: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities of mask and score with the RoI flipped along ``axes`` and flipped back."""
+    cropped = None if features is None else model.crop_features(features[0], rois)
+    dims = [axis + 2 for axis in axes]
+    if axes:
+        crops = crops.flip(dims)
+        cropped = None if cropped is None else cropped.flip(dims)
+    result = model.segment(crops, cropped, classes)
+    mask = result.mask.float().sigmoid()
+    return mask.flip([axis + 1 for axis in axes]) if axes else mask, result.score.float().sigmoid()

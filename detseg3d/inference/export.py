@@ -1,0 +1,173 @@
+"""Results of one case on disk, and the table of all lesions of a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.files import atomic_path, read_json, write_json, write_text
+from detseg3d.io.images import write_image
+from detseg3d.models.decode import Detections
+from detseg3d.models.merge import Merged
+from detseg3d.planning.plans import Plans
+
+__all__ = ["CasePrediction", "describe_case", "is_exported", "write_case", "write_lesion_table"]
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """The result for one scan, in its own geometry.
+
+    Attributes
+    ----------
+    semantic : ndarray of uint8, shape ``(Z, Y, X)``
+        Label value of each voxel's class, 0 for background.
+    instances : ndarray of uint16 (uint32 beyond 65 535 lesions), shape ``(Z, Y, X)``
+    lesions : list of dict
+        One per lesion, best score first: ``id``, ``class``, ``label``, ``score``, ``detection_score``, ``roi_score``,
+        ``box`` (``z0 y0 x0 z1 y1 x1``, voxel edges), ``box_world``, ``center``, ``center_world`` (mm LPS), ``voxels``,
+        ``volume_mm3``, ``diameter_mm``.
+    candidates : list of dict
+        Every candidate of Stage 1 with its scores and box, accepted or not.
+    geometry : Geometry
+    probabilities : ndarray of float16, shape ``(K, Z, Y, X)``, or None
+    """
+
+    semantic: npt.NDArray[np.unsignedinteger[Any]]
+    instances: npt.NDArray[np.unsignedinteger[Any]]
+    lesions: list[dict[str, Any]]
+    candidates: list[dict[str, Any]]
+    geometry: Geometry
+    probabilities: npt.NDArray[np.float16] | None = None
+
+
+def describe_case(merged: Merged, found: Detections, geometry: Geometry, plans: Plans) -> CasePrediction:
+    """Put what was merged into words and numbers for people.
+
+    Parameters
+    ----------
+    merged : Merged
+        On the grid of ``geometry``.
+    found : Detections
+        The candidates, their boxes in voxel edges of the same grid.
+    """
+    lesions = []
+    for lesion in merged.lesions:
+        volume = lesion.voxels * geometry.voxel_volume
+        record = {"id": lesion.id, **_identity(lesion.class_index, plans), **_scores(lesion)}
+        lesions.append(
+            {
+                **record,
+                **_place(np.asarray(lesion.box), geometry),
+                "voxels": lesion.voxels,
+                "volume_mm3": volume,
+                "diameter_mm": (6 * volume / math.pi) ** (1 / 3),
+            }
+        )
+    accepted = {lesion.candidate: lesion.id for lesion in merged.lesions}
+    candidates = []
+    for index in range(len(found)):
+        candidates.append(
+            {
+                **_identity(int(found.classes[index]), plans),
+                "score": float(merged.scores[index]),
+                "detection_score": float(found.scores[index]),
+                "roi_score": float(merged.roi_scores[index]),
+                "lesion": accepted.get(index),
+                **_place(found.boxes[index], geometry),
+            }
+        )
+    return CasePrediction(merged.semantic, merged.instances, lesions, candidates, geometry, merged.probabilities)
+
+
+def _identity(class_index: int, plans: Plans) -> dict[str, Any]:
+    return {"class": plans.class_names[class_index], "label": plans.class_labels[class_index]}
+
+
+def _scores(lesion: Any) -> dict[str, float]:
+    return {
+        "score": lesion.score,
+        "detection_score": lesion.detection_score,
+        "roi_score": lesion.roi_score,
+    }
+
+
+def _place(box: npt.NDArray[np.floating[Any]], geometry: Geometry) -> dict[str, Any]:
+    corners = np.asarray(box, np.float64).reshape(2, 3)
+    center = corners.mean(axis=0, keepdims=True)
+    return {
+        "box": [float(value) for value in corners.ravel()],
+        "box_world": geometry.voxel_edges_to_world(corners).tolist(),
+        "center": center[0].tolist(),
+        "center_world": geometry.voxel_edges_to_world(center)[0].tolist(),
+    }
+
+
+def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: str) -> None:
+    """Write the result of a case: masks, instance map and, last, ``rois/CASE.json``, whose presence says "complete".
+
+    Parameters
+    ----------
+    prediction : CasePrediction
+    case_id : str
+    folder : Path
+    ending : str
+        Of the masks, for example ``.nii.gz``.
+    """
+    write_image(prediction.semantic, prediction.geometry, folder / f"{case_id}{ending}")
+    write_image(prediction.instances, prediction.geometry, folder / "instances" / f"{case_id}{ending}")
+    if prediction.probabilities is not None:
+        with atomic_path(folder / "probabilities" / f"{case_id}.npz") as temporary, temporary.open("wb") as handle:
+            np.savez_compressed(handle, probabilities=prediction.probabilities)
+    write_json(
+        {
+            "case_id": case_id,
+            "shape": list(prediction.geometry.shape),
+            "spacing": list(prediction.geometry.spacing),
+            "lesions": prediction.lesions,
+            "candidates": prediction.candidates,
+        },
+        _record_path(folder, case_id),
+    )
+
+
+def _record_path(folder: Path, case_id: str) -> Path:
+    return folder / "rois" / f"{case_id}.json"
+
+
+def is_exported(folder: Path, case_id: str, ending: str) -> bool:
+    """Whether the result of a case is there and whole."""
+    masks = (folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}")
+    return _record_path(folder, case_id).is_file() and all(path.is_file() for path in masks)
+
+
+_COLUMNS = ("case", "id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
+
+
+def write_lesion_table(folder: Path) -> None:
+    """Write ``lesions.csv`` from all the cases of a folder; several processes may do so, the last one has them all."""
+    handle = io.StringIO()
+    writer = csv.writer(handle, lineterminator="\n")
+    box_columns = [f"{corner}{end}" for end in (0, 1) for corner in "zyx"]
+    writer.writerow([*_COLUMNS, *box_columns, "center_x_mm", "center_y_mm", "center_z_mm"])
+    for path in sorted((folder / "rois").glob("*.json")):
+        if path.name.startswith("."):
+            continue  # being written by another process
+        record = read_json(path)
+        for lesion in record["lesions"]:
+            values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
+            numbers = [*lesion["box"], *lesion["center_world"]]
+            writer.writerow([*(_rounded(value) for value in values), *(_rounded(value) for value in numbers)])
+    write_text(handle.getvalue(), folder / "lesions.csv")
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else value

@@ -1,0 +1,288 @@
+"""The predictor: a trained model that turns scans into masks and boxes, from memory or folder to folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.execution.device import resolve_device
+from detseg3d.inference.ensemble import average_dense, segment_rois
+from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.io.images import file_ending, read_channels
+from detseg3d.io.raw_dataset import RawCase, list_cases
+from detseg3d.models.decode import Detections, decode
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.merge import merge_rois
+from detseg3d.models.weights import load_weights
+from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.preprocessing.preprocessor import preprocess_case
+
+__all__ = ["Predictor"]
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor:
+    """One or several trained folds, ready to predict.
+
+    Parameters
+    ----------
+    models : sequence of DetSeg3D
+        With equal plans; put into evaluation mode on ``device``.
+    plans : Plans
+        Its ``inference`` section holds the thresholds that are used.
+    device : torch.device
+    use_mirroring : bool
+        Average Stage 1 over the flips that the plan names.
+
+    Examples
+    --------
+    >>> predictor = Predictor.from_model_folder("results/Dataset101_SynthMS", folds=(0, 1))   # doctest: +SKIP
+    >>> result = predictor.predict_array(scan, spacing=(1.0, 1.0, 1.0))                       # doctest: +SKIP
+    >>> result.lesions[0]["score"], result.instances.max()                                    # doctest: +SKIP
+    """
+
+    def __init__(
+        self, models: Sequence[DetSeg3D], plans: Plans, device: torch.device, use_mirroring: bool = True
+    ) -> None:
+        if not models:
+            raise ValueError("a predictor needs at least one model")
+        self.models = [model.to(device).eval() for model in models]
+        self.plans = plans
+        self.device = device
+        self.mirror_axes = plans.inference.mirror_axes if use_mirroring else ()
+
+    @classmethod
+    def from_model_folder(
+        cls,
+        folder: str | Path,
+        folds: Sequence[str | int] | None = None,
+        checkpoint: str = "final",
+        device: str | None = None,
+        use_mirroring: bool = True,
+        det_threshold: float | None = None,
+        score_threshold: float | None = None,
+    ) -> Predictor:
+        """Load the folds of a results folder.
+
+        Parameters
+        ----------
+        folder : path
+            ``results/DatasetXXX_Name``, with ``fold_0``, ``fold_1``, …
+        folds : sequence, optional
+            Default: all that are there.
+        checkpoint : {"final", "best"}
+        device : str, optional
+        use_mirroring : bool
+        det_threshold, score_threshold : float, optional
+            Instead of the plan's.
+
+        Raises
+        ------
+        DetSeg3DError
+            If a fold or its weights are not there, or the folds were trained with different plans.
+        """
+        folder = Path(folder)
+        target = resolve_device(device)
+        chosen = _fold_folders(folder, folds)
+        plans = load_plans(chosen[0] / "plans.json")
+        thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
+        models = []
+        for fold in chosen:
+            own = load_plans(fold / "plans.json")
+            if not _same_network(own, plans):
+                raise DetSeg3DError(
+                    "the folds were trained with different plans",
+                    file=fold / "plans.json",
+                    remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].name}",
+                )
+            model = DetSeg3D(own)
+            load_weights(model, fold / f"model_{checkpoint}.safetensors")
+            models.append(model)
+        plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
+        logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
+        return cls(models, plans, target, use_mirroring)
+
+    def predict_array(
+        self, array: npt.NDArray[Any], spacing: Sequence[float], keep_probabilities: bool = False
+    ) -> CasePrediction:
+        """Predict a scan held in memory.
+
+        Parameters
+        ----------
+        array : ndarray, shape ``(C, Z, Y, X)``, or ``(Z, Y, X)`` for one channel
+            As it came from the scanner; preprocessing is the predictor's affair.
+        spacing : sequence of 3 floats
+            mm ``(z, y, x)``.
+        keep_probabilities : bool
+
+        Returns
+        -------
+        CasePrediction
+            On the grid of ``array``; world coordinates have their origin at the first voxel.
+        """
+        images = np.asarray(array, dtype=np.float32)
+        if images.ndim == 3:
+            images = images[None]
+        if images.ndim != 4:
+            raise DetSeg3DError("a scan must have 3 or 4 axes", value=np.shape(array), expected="(C, Z, Y, X)")
+        z, y, x = (float(value) for value in spacing)
+        depth, height, width = images.shape[1:]
+        return self.predict_case(images, Geometry((depth, height, width), (z, y, x)), keep_probabilities)
+
+    def predict_case(
+        self, images: npt.NDArray[np.float32], geometry: Geometry, keep_probabilities: bool = False
+    ) -> CasePrediction:
+        """Predict a scan ``(C, Z, Y, X)`` that lies at ``geometry``."""
+        case = preprocess_case(images, geometry.spacing, self.plans)
+        image = torch.from_numpy(case.image)
+        found = self._detect(image)
+        detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
+        predictions = segment_rois(self.models, image, detection_image, found, self._roi_mirror_axes(), self.device)
+        del image, detection_image
+        # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
+        placed = [
+            prediction._replace(roi=case.transform.boxes_to_original(prediction.roi[None])[0])
+            for prediction in predictions
+        ]
+        boxes = case.transform.boxes_to_original(found.boxes)
+        there = Detections(boxes, found.scores, found.classes)
+        merged = merge_rois(there, placed, geometry.shape, self.plans, geometry.spacing, keep_probabilities)
+        return describe_case(merged, there, geometry, self.plans)
+
+    def _detect(self, image: torch.Tensor) -> Detections:
+        """Candidates of a fine volume ``(C, Z, Y, X)``."""
+        inference = self.plans.inference
+        detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
+        levels = average_dense(self.models, detection_image, self.mirror_axes, self.device)
+        return decode(
+            levels,
+            self.models[0].cell_sizes,
+            image.shape[1:],
+            threshold=inference.det_threshold,
+            max_candidates=inference.max_candidates,
+            distance=inference.suppression_distance,
+            iou=inference.suppression_iou,
+        )
+
+    def _roi_mirror_axes(self) -> tuple[int, ...]:
+        """One flip is averaged in Stage 2, along the last of the plan's axes: 2 passes, not 8 (docs/design.md)."""
+        return tuple(self.mirror_axes[-1:])
+
+    def predict_files(
+        self,
+        cases: Sequence[RawCase],
+        output_folder: str | Path,
+        *,
+        ending: str | None = None,
+        npy_spacing: Sequence[float] | None = None,
+        continue_prediction: bool = False,
+        save_probabilities: bool = False,
+        progress: bool = True,
+    ) -> dict[str, str]:
+        """Predict cases and write each result; a case that fails is reported and the others go on.
+
+        Parameters
+        ----------
+        cases : sequence of RawCase
+            From :func:`detseg3d.io.raw_dataset.list_cases`.
+        output_folder : path
+        ending : str, optional
+            Format of the results; by default each case's own (``.nii.gz`` for DICOM).
+        npy_spacing : sequence of 3 floats, optional
+            mm, for inputs that carry none.
+        continue_prediction : bool
+            Skip cases whose result is complete.
+        save_probabilities : bool
+            Also write ``probabilities/CASE.npz``.
+        progress : bool
+
+        Returns
+        -------
+        dict
+            Case id to message, for the cases that failed.
+        """
+        folder = Path(output_folder)
+        failures: dict[str, str] = {}
+        bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
+        for case in bar:
+            own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
+            if continue_prediction and is_exported(folder, case.case_id, own_ending):
+                logger.info("%s: there already", case.case_id)
+                continue
+            try:
+                images, geometry = read_channels(case.images, npy_spacing)
+                result = self.predict_case(images, geometry, save_probabilities)
+                write_case(result, case.case_id, folder, own_ending)
+            except DetSeg3DError as error:
+                failures[case.case_id] = str(error)
+            except (MemoryError, RuntimeError, ValueError) as error:
+                # A scan nobody foresaw must not cost the results of the others.
+                logger.debug("%s failed", case.case_id, exc_info=True)
+                failures[case.case_id] = f"{type(error).__name__}: {error}"
+            else:
+                logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
+        if folder.exists():
+            write_lesion_table(folder)
+        for case_id, message in failures.items():
+            logger.error("%s failed: %s", case_id, message)
+        return failures
+
+    def list_inputs(self, source: str | Path) -> tuple[RawCase, ...]:
+        """The cases of an input folder, or of a single image file.
+
+        Raises
+        ------
+        DetSeg3DError
+            If there is none, or channels are missing.
+        """
+        path = Path(source)
+        if path.is_file():
+            if self.plans.num_channels != 1:
+                raise DetSeg3DError(
+                    f"this model needs {self.plans.num_channels} channels, one file holds one",
+                    file=path,
+                    remedy="give the folder that holds CASE_0000, CASE_0001, …",
+                )
+            cases = [case for case in list_cases(path.parent, 1, file_ending(path)) if case.images[0] == path]
+            if not cases:
+                raise DetSeg3DError("the file is no image that can be read", file=path)
+            return tuple(cases)
+        return list_cases(path, self.plans.num_channels)
+
+
+def _fold_folders(folder: Path, folds: Sequence[str | int] | None) -> list[Path]:
+    """The folders of the folds, checked."""
+    there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
+    if not there:
+        raise DetSeg3DError(
+            "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
+        )
+    if folds is None:
+        return there
+    chosen = [folder / f"fold_{fold}" for fold in folds]
+    missing = [path.name for path in chosen if not path.is_dir()]
+    if missing:
+        raise DetSeg3DError(
+            "these folds are not trained",
+            file=folder,
+            value=missing,
+            expected=", ".join(path.name for path in there),
+            remedy="choose among them with -f, or train the others",
+        )
+    return chosen
+
+
+def _same_network(first: Plans, second: Plans) -> bool:
+    """Whether two plans give networks that may be averaged."""
+    fields = ("fine_spacing", "detection_spacing", "stage1", "stage2", "roi", "normalization", "class_labels")
+    return all(getattr(first, name) == getattr(second, name) for name in fields)

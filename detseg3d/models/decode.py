@@ -1,0 +1,125 @@
+"""From the dense output of Stage 1 to boxes: peaks of the averaged heatmaps, decoded once, duplicates suppressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from detseg3d.core.boxes import boxes_from_centers_and_sizes, clip_boxes
+from detseg3d.core.nms import suppress
+from detseg3d.models.detector import LevelOutput
+
+__all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "peaks"]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Aligned records of detected boxes; indexing keeps them aligned.
+
+    Attributes
+    ----------
+    boxes : ndarray of float32, shape ``(N, 6)``, fine voxel edges
+    scores : ndarray of float32, shape ``(N,)``
+    classes : ndarray of int64, shape ``(N,)``
+    """
+
+    boxes: npt.NDArray[np.floating[Any]]
+    scores: npt.NDArray[np.floating[Any]]
+    classes: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        assert self.boxes.shape == (len(self.scores), 6) and len(self.scores) == len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: npt.NDArray[Any] | slice) -> Detections:
+        return Detections(self.boxes[index], self.scores[index], self.classes[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("iterate over .boxes, .scores or .classes")
+
+
+@dataclass
+class DenseLevel:
+    """Dense prediction of one level and volume: probability ``(K, z, y, x)``, log size and offset ``(3, z, y, x)``."""
+
+    probability: torch.Tensor
+    log_size: torch.Tensor
+    offset: torch.Tensor
+
+
+def dense_levels(outputs: Sequence[LevelOutput], volume: int) -> list[DenseLevel]:
+    """The dense predictions of one volume of a batch, detached."""
+    return [
+        DenseLevel(
+            output.heatmap[volume].detach().float().sigmoid(),
+            output.log_size[volume].detach(),
+            output.offset[volume].detach(),
+        )
+        for output in outputs
+    ]
+
+
+def peaks(probability: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Indices ``(P, 4)`` (class, z, y, x) of local maxima in 3³ neighbourhoods that reach ``threshold``."""
+    highest = functional.max_pool3d(probability[None], 3, stride=1, padding=1)[0]
+    return torch.nonzero((probability >= threshold) & (probability == highest))
+
+
+def decode(
+    levels: Sequence[DenseLevel],
+    cell_sizes: Sequence[Sequence[float]],
+    shape: Sequence[int],
+    *,
+    threshold: float,
+    max_candidates: int,
+    distance: float,
+    iou: float,
+) -> Detections:
+    """Boxes of one volume.
+
+    Parameters
+    ----------
+    levels : sequence of DenseLevel
+        Finest first.
+    cell_sizes : sequence of (z, y, x)
+        Fine voxels per cell of each level.
+    shape : sequence of 3 ints
+        Fine voxels of the volume; peaks in the padding beyond it are dropped and boxes are clipped to it.
+    threshold : float
+        Lowest heatmap probability of a candidate.
+    max_candidates : int
+        At most so many peaks, the best ones, enter the suppression.
+    distance, iou : float
+        See :func:`detseg3d.core.nms.suppress`.
+
+    Returns
+    -------
+    Detections
+        Best first.
+    """
+    boxes, scores, classes = [], [], []
+    for level, cell_size in zip(levels, cell_sizes, strict=True):
+        index = peaks(level.probability, threshold)
+        label, z, y, x = index.unbind(1)
+        unit = torch.tensor(tuple(cell_size), dtype=torch.float32)
+        cell = index[:, 1:].cpu().float()
+        center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-1, 1)) * unit
+        # exp(6) = 400 cells: a wild regression must not become an infinite box.
+        size = level.log_size[:, z, y, x].T.cpu().float().clamp(-6, 6).exp() * unit
+        boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))
+        scores.append(level.probability[label, z, y, x].cpu().float().numpy())
+        classes.append(label.cpu().numpy())
+    found = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
+    centers = (found.boxes[:, :3] + found.boxes[:, 3:]) / 2
+    found = found[np.all((centers >= 0) & (centers < np.asarray(shape)), axis=1)]
+    found = found[np.argsort(-found.scores, kind="stable")[:max_candidates]]
+    found = Detections(clip_boxes(found.boxes, shape), found.scores, found.classes)
+    return found[suppress(found.boxes, found.scores, found.classes, distance=distance, iou=iou)]

@@ -1,0 +1,388 @@
+"""Both stages in one network: what they compute, what they are asked in training, how their output is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from detseg3d.core.boxes import as_boxes
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.roi import (
+    apply_separable,
+    box_indicator,
+    crop_features,
+    crop_plan,
+    crop_rois,
+    inside_volume,
+    tile_boxes,
+)
+from detseg3d.models.decode import Detections, decode, dense_levels
+from detseg3d.models.detector import Detector, DetectorOutput
+from detseg3d.models.losses import detection_losses, roi_mask_loss, roi_score_loss
+from detseg3d.models.merge import RoiPrediction, merge_rois, roi_info
+from detseg3d.models.roi_sampling import RoiSample, sample_boxes
+from detseg3d.models.segmenter import Segmenter, SegmenterOutput
+from detseg3d.models.targets import VolumeTargets, assign_levels, level_targets
+from detseg3d.planning.plans import Plans
+
+__all__ = ["DetSeg3D", "Losses"]
+
+# Proposals of training are read far below any threshold of inference: when nothing is confident yet, the best of
+# what there is still makes better negatives than plain background.
+_PROPOSAL_FLOOR = 0.02
+_PROPOSALS_PER_VOLUME = 100
+
+
+class Losses(NamedTuple):
+    """The parts of the loss, each a scalar float32 tensor; :meth:`total` adds them up."""
+
+    heatmap: torch.Tensor
+    size: torch.Tensor
+    offset: torch.Tensor
+    segmentation: torch.Tensor
+    roi_score: torch.Tensor
+
+    def total(self, lambda_seg: float) -> torch.Tensor:
+        """``L_det + λ L_seg + L_score``."""
+        return self.heatmap + self.size + self.offset + lambda_seg * self.segmentation + self.roi_score
+
+
+@dataclass(frozen=True)
+class _RoiBatch:
+    """The RoIs of a batch, aligned: the crops, what is to be found in them and where they come from."""
+
+    crops: torch.Tensor  # (N, C + 1, z, y, x)
+    target: torch.Tensor  # (N, z, y, x), soft mask of the lesion meant
+    weight: torch.Tensor  # (N, z, y, x), 0 where another lesion of the class lies, or outside the volume
+    classes: torch.Tensor  # (N,)
+    positive: torch.Tensor  # (N,), 1 where a lesion is meant
+    rois: list[npt.NDArray[Any]]  # per volume (n, 6)
+
+
+class DetSeg3D(nn.Module):
+    """The two-stage network of a plan.
+
+    Parameters
+    ----------
+    plans : Plans
+
+    Examples
+    --------
+    >>> model = DetSeg3D(plans)                                    # doctest: +SKIP
+    >>> out = model(torch.zeros(1, 1, 64, 64, 64), mode="test")    # doctest: +SKIP
+    >>> out["full_segmentation"].shape, out["roi_info"]            # doctest: +SKIP
+    (torch.Size([64, 64, 64]), [])
+    """
+
+    def __init__(self, plans: Plans) -> None:
+        super().__init__()
+        self.plans = plans
+        self.detector = Detector(plans.stage1, plans.num_channels, plans.num_classes)
+        features = plans.stage2.feature_channels
+        self.project = nn.Conv3d(plans.stage1.fpn_channels, features, 1) if features else None
+        self.segmenter = Segmenter(plans.stage2, plans.num_channels, plans.num_classes, plans.stage1.channels[-1])
+        if plans.stage2.context_attention:
+            raise DetSeg3DError("context attention is not available in this version", remedy="set it to false")
+        self.minimum_extent = tuple(
+            extent / spacing for extent, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)
+        )
+        self.cell_sizes = plans.cell_sizes()
+        # Channels-last makes bfloat16 convolutions 2 to 4 times as fast on a CPU (docs/design.md).
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    # -- Stage 1 ------------------------------------------------------------------------------------------------
+
+    def to_detection_grid(self, image: torch.Tensor) -> torch.Tensor:
+        """Bring ``(B, C, Z, Y, X)`` from the fine to the detection grid and pad it to the total stride, with zeros.
+
+        Zero is the mean of a normalised channel. The fine volume is read as one RoI that shows all of it.
+        """
+        scale = self.plans.detection_scale
+        if any(abs(s - 1) > 1e-6 for s in scale):
+            shape = [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(image.shape[2:], scale, strict=True)]
+            end = [n * s for n, s in zip(shape, scale, strict=True)]
+            size = (shape[0], shape[1], shape[2])
+            image = torch.stack([crop_rois(volume, [[0, 0, 0, *end]], size)[0] for volume in image])
+        padding: list[int] = []
+        for length, stride in zip(reversed(image.shape[2:]), reversed(self.detector.total_stride), strict=True):
+            padding += [0, -length % stride]
+        return nn.functional.pad(image, padding) if any(padding) else image
+
+    def detect(self, image: torch.Tensor) -> DetectorOutput:
+        """Stage 1 on ``(B, C, Z, Y, X)`` of the detection grid."""
+        output: DetectorOutput = self.detector(image)
+        return output
+
+    def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
+        """Features ``(B, F, z, y, x)`` of Stage 1 as Stage 2 takes them, or None if the plan gives it none."""
+        return None if self.project is None else self.project(features)
+
+    # -- Stage 2 ------------------------------------------------------------------------------------------------
+
+    def crop_inputs(self, image: torch.Tensor, boxes: npt.ArrayLike, rois: npt.ArrayLike) -> torch.Tensor:
+        """Image crops and box indicator ``(N, C + 1, *roi size)`` from one fine volume ``(C, Z, Y, X)``."""
+        size = self.plans.roi.size
+        crops = crop_rois(image, rois, size)
+        return torch.cat([crops, box_indicator(boxes, rois, size).to(crops)], dim=1)
+
+    def crop_features(self, features: torch.Tensor, rois: npt.ArrayLike) -> torch.Tensor:
+        """Crop one volume's features ``(F, z, y, x)`` (from :meth:`roi_features`) to its RoIs (fine voxel edges)."""
+        cells = as_boxes(rois) / np.tile(np.asarray(self.cell_sizes[0]), 2)
+        size = self.segmenter.feature_size(self.plans.roi.size)
+        return crop_features(features, torch.from_numpy(cells.astype(np.float32)), size)
+
+    def segment(self, crops: torch.Tensor, features: torch.Tensor | None, classes: torch.Tensor) -> SegmenterOutput:
+        """Stage 2 on RoIs.
+
+        Parameters
+        ----------
+        crops : Tensor, shape ``(N, C + 1, z, y, x)``
+            From :meth:`crop_inputs`.
+        features : Tensor, shape ``(N, F, z', y', x')``, or None
+            From :meth:`crop_features`.
+        classes : Tensor of int64, shape ``(N,)``
+
+        Returns
+        -------
+        SegmenterOutput
+            Logits of each RoI's own class: mask ``(N, z, y, x)``, score ``(N,)``.
+        """
+        return self._own_class(self.segmenter(crops, features), classes)
+
+    @staticmethod
+    def _own_class(output: SegmenterOutput, classes: torch.Tensor) -> SegmenterOutput:
+        row = torch.arange(len(classes), device=output.mask.device)
+        classes = classes.to(output.mask.device)
+        return SegmenterOutput(output.mask[row, classes], output.score[row, classes])
+
+    # -- Training -----------------------------------------------------------------------------------------------
+
+    def losses(self, image: torch.Tensor, targets: Sequence[VolumeTargets], random: np.random.Generator) -> Losses:
+        """The losses of a batch of windows or volumes.
+
+        Parameters
+        ----------
+        image : Tensor of float32, shape ``(B, C, Z, Y, X)``, fine grid
+        targets : sequence of ``B`` VolumeTargets
+        random : numpy Generator
+            Draws the RoIs.
+        """
+        output = self.detect(self.to_detection_grid(image))
+        heatmap, size, offset = detection_losses(output.levels, self._level_targets(output, targets))
+        with torch.no_grad():
+            samples = [
+                self._sample(output, volume, target, image.shape[2:], random) for volume, target in enumerate(targets)
+            ]
+            batch = self._crop_batch(image, targets, samples, random)
+        features = self.roi_features(output.features)
+        cropped = None
+        if features is not None:
+            cropped = torch.cat([self.crop_features(features[i], rois) for i, rois in enumerate(batch.rois)])
+        if len(batch.classes) == 0:
+            # Keeps Stage 2 in the graph: every parameter has a gradient on every step (zero here), as DDP wants.
+            nothing = sum(parameter.sum() for parameter in self.segmenter.parameters()) * 0.0
+            return Losses(heatmap, size, offset, nothing, nothing)
+        result = self.segment(batch.crops, cropped, batch.classes)
+        segmentation = roi_mask_loss(result.mask, batch.target, batch.weight).mean()
+        return Losses(heatmap, size, offset, segmentation, roi_score_loss(result.score, batch.positive))
+
+    def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
+        levels = [
+            assign_levels(target.boxes, self.plans.fine_spacing, self.plans.stage1.level_upper_sizes)
+            for target in targets
+        ]
+        return [
+            level_targets(
+                [target.boxes[chosen == index] for target, chosen in zip(targets, levels, strict=True)],
+                [target.classes[chosen == index] for target, chosen in zip(targets, levels, strict=True)],
+                self.plans.num_classes,
+                level.heatmap.shape[2:],
+                self.cell_sizes[index],
+            )
+            for index, level in enumerate(output.levels)
+        ]
+
+    def _sample(
+        self,
+        output: DetectorOutput,
+        volume: int,
+        target: VolumeTargets,
+        shape: Sequence[int],
+        random: np.random.Generator,
+    ) -> RoiSample:
+        proposals = self._decode(dense_levels(output.levels, volume), shape, _PROPOSAL_FLOOR, _PROPOSALS_PER_VOLUME)
+        training = self.plans.training
+        return sample_boxes(
+            target,
+            proposals,
+            training.rois_per_volume,
+            training.det_threshold,
+            self.minimum_extent,
+            self.plans.num_classes,
+            random,
+        )
+
+    def _decode(
+        self, levels: Sequence[Any], shape: Sequence[int], threshold: float, max_candidates: int | None = None
+    ) -> Detections:
+        inference = self.plans.inference
+        return decode(
+            levels,
+            self.cell_sizes,
+            shape,
+            threshold=threshold,
+            max_candidates=inference.max_candidates if max_candidates is None else max_candidates,
+            distance=inference.suppression_distance,
+            iou=inference.suppression_iou,
+        )
+
+    def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """RoIs of boxes by the plan's rule; see :func:`detseg3d.core.roi.tile_boxes`."""
+        roi = self.plans.roi
+        return tile_boxes(boxes, roi.margin, self.minimum_extent, roi.size, roi.max_scale)
+
+    def _crop_batch(
+        self,
+        image: torch.Tensor,
+        targets: Sequence[VolumeTargets],
+        samples: Sequence[RoiSample],
+        random: np.random.Generator,
+    ) -> _RoiBatch:
+        crops, masks, weights, rois_of = [], [], [], []
+        size = self.plans.roi.size
+        for volume, (target, sample) in enumerate(zip(targets, samples, strict=True)):
+            tiles, parents = self.tiles(sample.boxes)
+            # A box covered by several RoIs trains on one of them, drawn at random: it stays one lesion of the mean.
+            chosen = [int(random.choice(np.flatnonzero(parents == index))) for index in range(len(sample))]
+            rois = tiles[chosen].reshape(-1, 6)
+            crops.append(self.crop_inputs(image[volume], sample.boxes, rois))
+            inside = inside_volume(rois, image.shape[2:], size)[:, 0]
+            mine, others = _instance_crops(target, sample, rois, size)
+            masks.append(mine)
+            weights.append((1 - others) * inside)
+            rois_of.append(rois)
+        device = image.device
+        return _RoiBatch(
+            torch.cat(crops),
+            torch.cat(masks).to(device),
+            torch.cat(weights).to(device),
+            torch.from_numpy(np.concatenate([sample.classes for sample in samples])).to(device),
+            torch.from_numpy(np.concatenate([sample.ids > 0 for sample in samples])).float().to(device),
+            rois_of,
+        )
+
+    # -- Both ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def infer(self, image: torch.Tensor, det_threshold: float | None = None) -> tuple[Detections, list[RoiPrediction]]:
+        """Candidates of one fine volume ``(C, Z, Y, X)`` and the prediction of each of their RoIs.
+
+        No test-time augmentation, one model: the plain reading of the network, which
+        :class:`detseg3d.inference.predictor.Predictor` generalises to flips and folds.
+        """
+        inference = self.plans.inference
+        output = self.detect(self.to_detection_grid(image[None]))
+        threshold = inference.det_threshold if det_threshold is None else det_threshold
+        found = self._decode(dense_levels(output.levels, 0), image.shape[1:], threshold)
+        features = self.roi_features(output.features)
+        rois, parents = self.tiles(found.boxes)
+        predictions = []
+        for start in range(0, len(rois), inference.roi_batch_size):
+            part = slice(start, start + inference.roi_batch_size)
+            crops = self.crop_inputs(image, found.boxes[parents[part]], rois[part])
+            classes = torch.from_numpy(found.classes[parents[part]])
+            cropped = None if features is None else self.crop_features(features[0], rois[part])
+            result = self.segment(crops, cropped, classes)
+            for offset, roi in enumerate(rois[part]):
+                predictions.append(
+                    RoiPrediction(
+                        roi,
+                        int(parents[start + offset]),
+                        result.mask[offset].float().sigmoid().half().cpu(),
+                        float(result.score[offset].float().sigmoid()),
+                    )
+                )
+        return found, predictions
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        mode: str = "test",
+        targets: Sequence[VolumeTargets] | None = None,
+        random: np.random.Generator | None = None,
+    ) -> Any:
+        """Losses (``mode="train"``) or the segmentation of one volume (``mode="test"``).
+
+        Parameters
+        ----------
+        image : Tensor of float32, shape ``(B, C, Z, Y, X)``
+            Normalised, on the plan's fine grid; ``B`` is 1 for ``mode="test"``.
+        mode : {"train", "test"}
+        targets : sequence of VolumeTargets, for ``mode="train"``
+        random : numpy Generator, for ``mode="train"``
+            Default: seeded with 0.
+
+        Returns
+        -------
+        Losses, or dict
+            ``full_segmentation``: Tensor of uint8 ``(Z, Y, X)``, values of ``plans.class_labels``;
+            ``instances``: Tensor of int32 ``(Z, Y, X)``; ``roi_info``: list with one dict per lesion (id, class,
+            label, scores, box ``z0 y0 x0 z1 y1 x1`` in voxel edges, voxels), best score first.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the mode is unknown, the targets are missing or the shape does not fit.
+        """
+        if image.ndim != 5 or image.shape[1] != self.plans.num_channels:
+            raise DetSeg3DError(
+                "the image does not fit the model",
+                value=tuple(image.shape),
+                expected=f"(B, {self.plans.num_channels}, Z, Y, X)",
+            )
+        if mode == "train":
+            if targets is None or len(targets) != len(image):
+                raise DetSeg3DError("mode 'train' needs the targets of every volume of the batch")
+            return self.losses(image, targets, random if random is not None else np.random.default_rng(0))
+        if mode != "test":
+            raise DetSeg3DError("unknown mode", value=mode, expected="'train' or 'test'")
+        if len(image) != 1:
+            raise DetSeg3DError("mode 'test' takes one volume at a time", value=len(image), expected="a batch of 1")
+        found, predictions = self.infer(image[0])
+        merged = merge_rois(found, predictions, image.shape[2:], self.plans)
+        return {
+            "full_segmentation": torch.from_numpy(merged.semantic),
+            "instances": torch.from_numpy(merged.instances.astype(np.int32)),
+            "roi_info": roi_info(merged, self.plans),
+        }
+
+
+def _instance_crops(
+    target: VolumeTargets, sample: RoiSample, rois: npt.NDArray[Any], size: tuple[int, int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Soft masks ``(N, z, y, x)`` of the lesion meant and of the other lesions of its class.
+
+    Lesions of another class are plain background: the class is known, so nothing is ambiguous about them.
+    """
+    class_of_id = np.full(int(target.ids.max(initial=0)) + 1, -1, np.int64)
+    class_of_id[target.ids] = target.classes
+    lookup = torch.from_numpy(class_of_id)
+    mine, others = [], []
+    for roi, label, lesion in zip(rois, sample.classes, sample.ids, strict=True):
+        region, matrices = crop_plan(roi, target.instances.shape, size)
+        block = target.instances[region].long()
+        own = (block == int(lesion)) & (block > 0)
+        other = (lookup[block] == int(label)) & (block > 0) & ~own
+        both = apply_separable(torch.stack([own, other]).float(), matrices)
+        mine.append(both[0])
+        others.append(both[1])
+    if not mine:
+        return torch.zeros((0, *size)), torch.zeros((0, *size))
+    return torch.stack(mine), torch.stack(others)

@@ -1,0 +1,340 @@
+"""The plans: everything that determines preprocessing, network, training and inference, frozen and validated.
+
+``plans.json`` is written by the planner, may be edited by hand and is read back by :func:`load_plans`, which reports
+every unknown key and every bad value at once. Nothing else configures the pipeline: command-line flags of the training
+produce a changed copy that is stored beside the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import read_json, write_json
+
+__all__ = [
+    "PLANS_VERSION",
+    "ChannelNormalization",
+    "CurriculumPhase",
+    "Decision",
+    "InferencePlan",
+    "Plans",
+    "RecallBound",
+    "RoiPlan",
+    "Stage1Plan",
+    "Stage2Plan",
+    "TrainingPlan",
+    "load_plans",
+    "parse_plans",
+    "preprocessing_hash",
+    "save_plans",
+]
+
+PLANS_VERSION = 1
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class _Strict(BaseModel):
+    """Immutable, and an unknown key is an error: a typo in a hand-edited plan must not pass silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Decision(_Strict):
+    """One choice of the planner and the figures behind it, for people to read."""
+
+    name: str
+    value: str
+    because: str
+
+
+class ChannelNormalization(_Strict):
+    """How one input channel is normalised.
+
+    ``ct``: clip to the data set's foreground percentiles, then subtract ``mean`` and divide by ``std``.
+    ``zscore``: mean and standard deviation of this case inside the body. ``none``: leave as it is.
+    """
+
+    scheme: Literal["ct", "zscore", "none"]
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+    lower: float = 0.0
+    upper: float = 0.0
+
+
+class Stage1Plan(_Strict):
+    """The detector. Stage ``i`` of the backbone begins with a convolution of stride ``strides[i]``.
+
+    ``strides[0]`` is the stem's. Axes are ``(z, y, x)``.
+    """
+
+    channels: tuple[PositiveInt, ...] = Field(min_length=1)
+    strides: tuple[Triple, ...] = Field(min_length=1)
+    kernels: tuple[Triple, ...] = Field(min_length=1)
+    blocks: tuple[PositiveInt, ...] = Field(min_length=1)
+    fpn_channels: PositiveInt
+    head_stages: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="backbone stages that carry a detection head, finest first"
+    )
+    level_upper_sizes: tuple[PositiveFloat, ...] = Field(
+        description="between neighbouring levels: the largest lesion (longest edge, mm) that the finer level takes"
+    )
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Stage1Plan:
+        lengths = {name: len(getattr(self, name)) for name in ("channels", "strides", "kernels", "blocks")}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"one entry per stage expected in each of {lengths}")
+        if list(self.head_stages) != sorted(set(self.head_stages)) or self.head_stages[-1] >= len(self.channels):
+            raise ValueError(f"head_stages {self.head_stages} must ascend and name stages 0 to {len(self.channels) - 1}")
+        if len(self.level_upper_sizes) != len(self.head_stages) - 1:
+            raise ValueError("level_upper_sizes needs one entry less than head_stages")
+        if list(self.level_upper_sizes) != sorted(self.level_upper_sizes):
+            raise ValueError(f"level_upper_sizes {self.level_upper_sizes} must ascend")
+        return self
+
+    def cumulative_stride(self, stage: int) -> tuple[int, int, int]:
+        """Detection-grid voxels per cell of backbone stage ``stage``, ``(z, y, x)``."""
+        z, y, x = (math.prod(stride[axis] for stride in self.strides[: stage + 1]) for axis in range(3))
+        return z, y, x
+
+
+class RoiPlan(_Strict):
+    """How a box becomes the cube that Stage 2 sees."""
+
+    size: Triple
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.3
+    minimum_extent: Spacing = Field(description="millimetres (z, y, x): smaller boxes are seen with this much context")
+    max_scale: PositiveFloat = Field(
+        default=1.5, description="fine voxels per RoI sample beyond which a box is covered by several RoIs"
+    )
+
+
+class Stage2Plan(_Strict):
+    """The RoI U-Net; ``strides[i]`` leads from scale ``i`` to the next coarser scale ``i + 1``."""
+
+    channels: tuple[PositiveInt, ...] = Field(min_length=2)
+    strides: tuple[Triple, ...] = Field(min_length=1)
+    kernels: tuple[Triple, ...] = Field(min_length=2)
+    feature_channels: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="channels of live Stage 1 features given to each RoI; 0 cuts the two stages apart"
+    )
+    context_attention: bool = False
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Stage2Plan:
+        if len(self.strides) != len(self.channels) - 1 or len(self.kernels) != len(self.channels):
+            raise ValueError("Stage 2 needs one kernel per scale and one stride between neighbouring scales")
+        return self
+
+
+class CurriculumPhase(_Strict):
+    """A share of the training time on windows of one size, in fine voxels; ``None`` stands for whole volumes."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    window: Triple | None
+
+
+class TrainingPlan(_Strict):
+    """Defaults of the training; each is a flag of ``detseg3d_train``."""
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 2
+    max_windows_per_case: PositiveInt = 8
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_share: Fraction = 0.02
+    gradient_clip: PositiveFloat = 12.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    lambda_seg: Annotated[float, Field(ge=0)] = 1.0
+    det_threshold: Fraction = 0.3
+    rois_per_volume: PositiveInt = 8
+    curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
+    val_every: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> TrainingPlan:
+        total = sum(phase.share for phase in self.curriculum)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of the curriculum must sum to 1, found {total}")
+        return self
+
+
+class InferencePlan(_Strict):
+    """Defaults of the inference. ``det_threshold`` admits candidates; ``score_threshold`` admits lesions to the mask."""
+
+    det_threshold: Fraction = 0.1
+    score_threshold: Fraction = 0.4
+    mask_threshold: Fraction = 0.5
+    max_candidates: PositiveInt = 1000
+    suppression_distance: Annotated[float, Field(ge=0)] = Field(
+        default=0.5, description="of two peaks closer than this share of the larger box's size, the lower one goes"
+    )
+    suppression_iou: Fraction = 0.3
+    minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    roi_batch_size: PositiveInt = 16
+
+
+class RecallBound(_Strict):
+    """What the detection grid can find at best on the training lesions."""
+
+    lesions: Annotated[int, Field(ge=0)]
+    below_one_cell: Annotated[int, Field(ge=0)]
+    colliding: Annotated[int, Field(ge=0)]
+    bound: Fraction
+
+
+class Plans(_Strict):
+    """Everything that determines the pipeline of one data set. Spacings are ``(z, y, x)`` in millimetres."""
+
+    version: Literal[1] = PLANS_VERSION
+    dataset_name: str
+    file_ending: str
+    channel_names: tuple[str, ...] = Field(min_length=1)
+    class_names: tuple[str, ...] = Field(min_length=1)
+    class_labels: tuple[PositiveInt, ...] = Field(description="value of each class in the label files")
+    instances: bool = Field(default=False, description="labels are instance maps of one class")
+    normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
+    crop_to_body: bool = True
+    fine_spacing: Spacing
+    detection_spacing: Spacing
+    largest_shape: Triple = Field(description="planned volume, in fine voxels")
+    image_order: Literal[1, 3] = 1
+    stage1: Stage1Plan
+    roi: RoiPlan
+    stage2: Stage2Plan
+    training: TrainingPlan
+    inference: InferencePlan
+    memory_budget_gb: PositiveFloat = 8.0
+    predicted_training_gb: Annotated[float, Field(ge=0)] = 0.0
+    predicted_inference_gb: Annotated[float, Field(ge=0)] = 0.0
+    recall_bound: RecallBound
+    decisions: tuple[Decision, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plans:
+        if len(self.normalization) != len(self.channel_names):
+            raise ValueError(
+                f"{len(self.normalization)} normalisations for {len(self.channel_names)} channels: one each is needed"
+            )
+        if len(self.class_labels) != len(self.class_names) or len(set(self.class_labels)) != len(self.class_labels):
+            raise ValueError(f"class_labels {self.class_labels} must give each of {self.class_names} its own value")
+        if self.instances and len(self.class_names) != 1:
+            raise ValueError("instance maps carry a single class")
+        if any(d < f * (1 - 1e-6) for d, f in zip(self.detection_spacing, self.fine_spacing, strict=True)):
+            raise ValueError(
+                f"detection_spacing {self.detection_spacing} must not be finer than fine_spacing {self.fine_spacing}"
+            )
+        return self
+
+    @property
+    def num_channels(self) -> int:
+        """Number of input channels."""
+        return len(self.channel_names)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of lesion classes, background not counted."""
+        return len(self.class_names)
+
+    @property
+    def detection_scale(self) -> tuple[float, float, float]:
+        """Fine voxels per detection voxel, ``(z, y, x)``; 1 where Stage 1 sees the fine grid."""
+        z, y, x = (d / f for d, f in zip(self.detection_spacing, self.fine_spacing, strict=True))
+        return z, y, x
+
+    def cell_sizes(self) -> tuple[tuple[float, float, float], ...]:
+        """Size of a cell of each head level, finest first, in fine voxels ``(z, y, x)``."""
+        sizes = []
+        for stage in self.stage1.head_stages:
+            z, y, x = (
+                stride * scale
+                for stride, scale in zip(self.stage1.cumulative_stride(stage), self.detection_scale, strict=True)
+            )
+            sizes.append((z, y, x))
+        return tuple(sizes)
+
+    def evolve(self, **sections: Any) -> Plans:
+        """A validated copy with changes: a dict updates a section, anything else replaces a field.
+
+        Examples
+        --------
+        ``plans.evolve(training={"epochs": 50})``
+        """
+        data = self.model_dump()
+        for name, change in sections.items():
+            if isinstance(change, dict):
+                data[name] = {**data[name], **change}
+            else:
+                data[name] = change
+        return parse_plans(data)
+
+
+def parse_plans(data: Any, file: str | Path | None = None) -> Plans:
+    """Validate ``data`` (the content of a plans.json).
+
+    Raises
+    ------
+    DetSeg3DError
+        Names every unknown key and every bad value at once.
+    """
+    try:
+        return Plans.model_validate(data)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "(the whole)"
+            found = "" if problem["type"] == "missing" else f", found {_short(problem['input'])}"
+            lines.append(f"    {where}: {problem['msg']}{found}")
+        raise DetSeg3DError(
+            f"the plans have {len(lines)} problem(s):\n" + "\n".join(lines),
+            file=file,
+            remedy="mend these entries or run detseg3d_plan_and_preprocess again",
+        ) from error
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def load_plans(path: str | Path) -> Plans:
+    """Read and validate a plans.json; see :func:`parse_plans` for the errors."""
+    return parse_plans(read_json(path), file=path)
+
+
+def save_plans(plans: Plans, path: str | Path) -> None:
+    """Write ``plans`` atomically as indented JSON."""
+    write_json(plans.model_dump(mode="json"), path)
+
+
+# What the case store depends on. A change of anything else leaves the preprocessed cases valid.
+_PREPROCESSING_FIELDS = (
+    "version",
+    "channel_names",
+    "class_labels",
+    "instances",
+    "normalization",
+    "crop_to_body",
+    "fine_spacing",
+    "image_order",
+)
+
+
+def preprocessing_hash(plans: Plans) -> str:
+    """Hash of the parts of the plans that the preprocessed cases depend on (16 hexadecimal digits)."""
+    data = plans.model_dump(mode="json")
+    text = json.dumps({name: data[name] for name in _PREPROCESSING_FIELDS}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

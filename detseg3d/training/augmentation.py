@@ -1,0 +1,204 @@
+"""Augmentation of one window: a single affine map, so every voxel is interpolated once, and intensity changes.
+
+The affine map is composed into the grid at which the stored volume is read; image and instance map go through the
+same grid. Boxes are never augmented: they are derived from the augmented instance map.
+"""
+
+from __future__ import annotations
+
+import random as python_random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from batchgenerators.augmentations.color_augmentations import augment_contrast, augment_gamma
+from batchgenerators.augmentations.noise_augmentations import augment_gaussian_noise
+from torch.nn import functional
+
+__all__ = ["AffineMap", "augment_intensity", "draw_affine", "read_window", "source_region"]
+
+_ROTATION_DEGREES = 15.0
+_SCALE_RANGE = (0.85, 1.18)
+_AFFINE_SHARE = 0.4
+# A coarse axis more than this times the finest is not rotated into: its voxels hold no detail to turn.
+_ROTATION_ANISOTROPY = 2.0
+# Interpolating a whole CT takes longer than training on it; such volumes are flipped only.
+_MAX_INTERPOLATED_VOXELS = 8_000_000
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """Map from a window to the stored volume, about the window's middle.
+
+    Attributes
+    ----------
+    center : ndarray of float64, shape ``(3,)``
+        Where the window's middle lies in the volume, in voxel edges ``(z, y, x)``.
+    matrix : ndarray of float64, shape ``(3, 3)``
+        Window offsets to volume offsets, in voxels ``(z, y, x)``.
+    interpolate : bool
+        False if the map only shifts by whole voxels and flips: then voxels are copied.
+    """
+
+    center: npt.NDArray[np.float64]
+    matrix: npt.NDArray[np.float64]
+    interpolate: bool
+
+
+def draw_affine(
+    center: npt.ArrayLike, spacing: Sequence[float], voxels: int, random: np.random.Generator, augment: bool = True
+) -> AffineMap:
+    """Draw flips along each axis, and, for some windows, a rotation of up to 15° and a scaling.
+
+    Parameters
+    ----------
+    center : array_like, shape ``(3,)``
+        In voxel edges of the volume.
+    spacing : sequence of 3 floats
+        mm ``(z, y, x)``; rotations are rigid in millimetres and stay in plane where an axis is coarse.
+    voxels : int
+        Size of the window.
+    random : numpy Generator
+    augment : bool
+        False gives the identity.
+    """
+    middle = np.asarray(center, np.float64)
+    if not augment:
+        return AffineMap(middle, np.eye(3), False)
+    flips = np.diag(np.where(random.random(3) < 0.5, -1.0, 1.0))
+    interpolate = bool(random.random() < _AFFINE_SHARE) and voxels <= _MAX_INTERPOLATED_VOXELS
+    if not interpolate:
+        return AffineMap(middle, flips, False)
+    unit = np.asarray(spacing, np.float64)
+    rotation = np.eye(3)
+    for axis in range(3):
+        first, second = (other for other in range(3) if other != axis)
+        if max(unit[first], unit[second]) > _ROTATION_ANISOTROPY * min(unit[first], unit[second]):
+            continue
+        angle = np.deg2rad(random.uniform(-_ROTATION_DEGREES, _ROTATION_DEGREES))
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        rotation = rotation @ turn
+    scale = np.exp(random.uniform(*np.log(_SCALE_RANGE)))
+    matrix = np.diag(1 / unit) @ rotation @ np.diag(unit) * scale
+    return AffineMap(middle, matrix @ flips, True)
+
+
+def source_region(affine: AffineMap, window: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First voxel and end ``(3,)`` of the part of the volume that a window reads; may reach beyond the volume."""
+    half = np.asarray(window) / 2
+    reach = np.abs(affine.matrix) @ half
+    margin = 1 if affine.interpolate else 0
+    low = np.floor(affine.center - reach + 1e-6).astype(np.int64) - margin
+    high = np.ceil(affine.center + reach - 1e-6).astype(np.int64) + margin
+    return low, high
+
+
+def read_window(
+    image: Any, instances: Any, affine: AffineMap, window: Sequence[int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Read a window of a stored case through an affine map.
+
+    Parameters
+    ----------
+    image, instances : array-like, shapes ``(C, Z, Y, X)`` and ``(Z, Y, X)``
+        Anything that can be sliced; only the part needed is read.
+    affine : AffineMap
+    window : sequence of 3 ints
+
+    Returns
+    -------
+    image : ndarray of float32, shape ``(C, *window)``
+        Beyond the volume its border is repeated.
+    instances : ndarray of int32, shape ``window``
+        Beyond the volume there is background.
+    """
+    shape = np.asarray(instances.shape)
+    low, high = source_region(affine, window)
+    first = np.clip(low, 0, shape - 1)
+    end = np.maximum(np.clip(high, 0, shape), first + 1)
+    region = tuple(slice(int(a), int(b)) for a, b in zip(first, end, strict=True))
+    picture = np.asarray(image[(slice(None), *region)], dtype=np.float32)
+    labels = np.asarray(instances[region]).astype(np.int32)
+    if affine.interpolate:
+        return _interpolate(picture, labels, affine, first, window)
+    before, after = first - low, high - end
+    padding = [(int(a), int(b)) for a, b in zip(before, after, strict=True)]
+    if any(a or b for a, b in padding):
+        picture = np.pad(picture, [(0, 0), *padding], mode="edge")
+        labels = np.pad(labels, padding)
+    flipped = tuple(slice(None, None, -1 if affine.matrix[axis, axis] < 0 else 1) for axis in range(3))
+    return np.ascontiguousarray(picture[(slice(None), *flipped)]), np.ascontiguousarray(labels[flipped])
+
+
+def _interpolate(
+    picture: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    affine: AffineMap,
+    first: npt.NDArray[np.int64],
+    window: Sequence[int],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Sample a block that begins at voxel ``first`` of the volume: linear for the image, nearest for the labels."""
+    shape = np.asarray(labels.shape, np.float64)
+    half = np.asarray(window) / 2
+    # grid_sample counts from -1 to 1 over the block and from 0 at the middle of the window, x before y before z.
+    scale = 2 / shape
+    theta = np.concatenate(
+        [
+            scale[:, None] * affine.matrix * half[None, :],
+            (scale * (affine.center - first) - 1)[:, None],
+        ],
+        axis=1,
+    )
+    theta = np.concatenate([theta[::-1, 2::-1], theta[::-1, 3:]], axis=1)
+    grid = functional.affine_grid(
+        torch.from_numpy(np.ascontiguousarray(theta, dtype=np.float32))[None], [1, 1, *window], align_corners=False
+    )
+    image = functional.grid_sample(
+        torch.from_numpy(picture)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    instances = functional.grid_sample(
+        torch.from_numpy(labels)[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    return image[0].numpy(), instances[0, 0].numpy().astype(np.int32)
+
+
+@contextmanager
+def _seeded_globals(seed: int) -> Iterator[None]:
+    """Batchgenerators draws from the global generators: seed them for the moment and put them back."""
+    numpy_state, python_state = np.random.get_state(), python_random.getstate()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    python_random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        python_random.setstate(python_state)
+
+
+def augment_intensity(image: npt.NDArray[np.float32], random: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Noise, brightness, contrast and gamma, each for some windows; Stage 1 and Stage 2 see the same result.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape ``(C, Z, Y, X)``
+        Normalised; may be changed in place.
+    random : numpy Generator
+    """
+    with _seeded_globals(int(random.integers(2**31))):
+        if random.random() < 0.15:
+            image = augment_gaussian_noise(image, noise_variance=(0, 0.1))
+        if random.random() < 0.2:
+            image = image * np.float32(random.uniform(0.75, 1.25))
+        if random.random() < 0.2:
+            image = augment_contrast(image, contrast_range=(0.75, 1.25))
+        if random.random() < 0.2:
+            image = augment_gamma(
+                image, gamma_range=(0.7, 1.5), invert_image=bool(random.random() < 0.5), retain_stats=True
+            )
+    return np.asarray(image, dtype=np.float32)

@@ -1,0 +1,101 @@
+"""The checkpoint of a training: everything it needs to go on as if it had never stopped.
+
+To use or share a model, its weights alone are written by :mod:`detseg3d.models.weights`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import atomic_path
+
+__all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
+
+
+@dataclass
+class Progress:
+    """How far a training is: plain numbers, so that they survive ``weights_only`` loading.
+
+    ``fraction`` runs from 0 to 1 over the whole training; ``seconds`` is the training time of all its parts.
+    """
+
+    fraction: float = 0.0
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
+    best_metric: float = -1.0
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    progress: Progress,
+    seed: int,
+) -> None:
+    """Write everything a training needs to go on as if it had never stopped, atomically."""
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "progress": asdict(progress),
+        "seed": seed,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    seed: int,
+) -> Progress:
+    """Bring a training back to where :func:`save_checkpoint` left it.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is broken, was made with another seed, or does not fit the plans.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a broken file, all meaning the same to the user
+        raise DetSeg3DError(
+            f"the checkpoint cannot be read: {str(error).splitlines()[0]}",
+            file=path,
+            remedy="train this fold again without --c",
+        ) from error
+    if state["seed"] != seed:
+        raise DetSeg3DError(
+            "the checkpoint belongs to a training with another seed",
+            file=path,
+            value=seed,
+            expected=str(state["seed"]),
+            remedy=f"resume with --seed {state['seed']}",
+        )
+    try:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise DetSeg3DError(
+            f"the checkpoint does not fit the plans: {str(error).splitlines()[0]}",
+            file=path,
+            remedy="train this fold again without --c",
+        ) from error
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
+    return Progress(**state["progress"])

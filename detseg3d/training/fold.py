@@ -1,0 +1,155 @@
+"""One fold from the preprocessed data set to a validated model: the settings, the training, the validation."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.inference.predictor import Predictor
+from detseg3d.io.case_store import CaseStore
+from detseg3d.io.files import read_json, write_json
+from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
+from detseg3d.training.schedule import whole_volume_curriculum
+from detseg3d.training.trainer import TrainingOptions, train_fold
+
+__all__ = ["FoldPaths", "apply_overrides", "load_fold", "run_fold", "validate_fold"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldPaths:
+    """Where a data set lies: raw, preprocessed, and the folder of its results."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+
+    def fold(self, name: str) -> Path:
+        """Folder of a fold's model."""
+        return self.results / f"fold_{name}"
+
+
+def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
+    """Training and validation cases of a fold.
+
+    Parameters
+    ----------
+    preprocessed : Path
+        The data set's folder, with ``splits_final.json``.
+    name : str
+        Number of a split of that file, or ``all``: every case trains, and the same cases validate.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is no such fold; no fold is ever made up.
+    """
+    splits = read_json(preprocessed / "splits_final.json")
+    if name == "all":
+        cases = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
+        return cases, cases
+    if not name.isdigit() or int(name) >= len(splits):
+        raise DetSeg3DError(
+            "this fold does not exist",
+            file=preprocessed / "splits_final.json",
+            value=name,
+            expected=", ".join(map(str, range(len(splits)))) + " or all",
+            remedy="choose one of these, or add the fold to the file",
+        )
+    split = splits[int(name)]
+    return list(split["train"]), list(split["val"])
+
+
+def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bool = False) -> Plans:
+    """Plans with the flags of the training command in place of their own values.
+
+    Parameters
+    ----------
+    plans : Plans
+    overrides : mapping
+        Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, and ``roi_size``; ``None`` leaves the plan's value.
+    whole_volume : bool
+        Train on whole volumes from the start.
+    """
+    training = {name: value for name, value in overrides.items() if value is not None and name != "roi_size"}
+    if whole_volume:
+        training["curriculum"] = [phase.model_dump() for phase in whole_volume_curriculum()]
+    changes: dict[str, Any] = {"training": training}
+    if overrides.get("roi_size") is not None:
+        changes["roi"] = {"size": (overrides["roi_size"],) * 3}
+    return plans.evolve(**changes)
+
+
+def run_fold(
+    paths: FoldPaths,
+    name: str,
+    options: TrainingOptions,
+    overrides: Mapping[str, Any],
+    whole_volume: bool = False,
+    validation_only: bool = False,
+) -> dict[str, Any]:
+    """Train a fold and predict and evaluate its validation cases with the inference code.
+
+    Returns
+    -------
+    dict
+        The evaluation (:func:`~detseg3d.evaluation.evaluate.evaluate_folders`), also written to
+        ``validation/summary.json``; empty without validation cases.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the data set is not preprocessed, or not with these plans.
+    """
+    folder = paths.fold(name)
+    train_cases, val_cases = load_fold(paths.preprocessed, name)
+    if not validation_only:
+        plans = apply_overrides(load_plans(paths.preprocessed / "plans.json"), overrides, whole_volume)
+        store = CaseStore(paths.preprocessed / "cases")
+        _check_store(store, plans, [*train_cases, *val_cases])
+        for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
+            paths.results.mkdir(parents=True, exist_ok=True)
+            if (paths.preprocessed / file).exists():
+                shutil.copyfile(paths.preprocessed / file, paths.results / file)
+        train_fold(plans, store, train_cases, val_cases, folder, options)
+    return validate_fold(paths, name, val_cases, options)
+
+
+def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:
+    wanted = preprocessing_hash(plans)
+    missing = [case for case in cases if not store.is_complete(case, wanted)]
+    if missing:
+        raise DetSeg3DError(
+            f"{len(missing)} case(s) are not preprocessed with these plans",
+            file=store.folder,
+            value=missing[:5],
+            remedy="run detseg3d_plan_and_preprocess for this data set",
+        )
+
+
+def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: TrainingOptions) -> dict[str, Any]:
+    """Predict the validation cases of a fold from their raw images and compare them with their labels."""
+    raw = load_raw_dataset(paths.raw)
+    chosen = [case for case in raw.cases if case.case_id in set(cases)]
+    if not chosen:
+        return {}
+    folder = paths.fold(name) / "validation"
+    predictor = Predictor.from_model_folder(paths.results, [name], device=str(options.device))
+    failures = predictor.predict_files(
+        chosen, folder, ending=raw.file_ending, npy_spacing=raw.npy_spacing, progress=options.progress
+    )
+    result = evaluate_folders(
+        paths.raw / "labelsTr", folder, cases=[case.case_id for case in chosen], progress=options.progress
+    )
+    write_json(result, folder / "summary.json")
+    if failures:
+        raise DetSeg3DError(f"{len(failures)} validation case(s) failed: " + ", ".join(sorted(failures)), file=folder)
+    return result

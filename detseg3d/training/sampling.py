@@ -1,0 +1,211 @@
+"""Which window each training step sees. Every draw depends on the seed and the step alone.
+
+So a batch is the same whichever process prepares it, and a resumed training sees what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+
+from detseg3d.io.case_store import CaseStore
+from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
+
+__all__ = ["CaseTable", "Example", "WindowSampler", "batches"]
+
+# Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
+_RANDOM_WINDOW_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Example:
+    """One window: image ``(C, Z, Y, X)`` float32, instances ``(Z, Y, X)`` int32, class of each label of its case."""
+
+    image: npt.NDArray[np.float32]
+    instances: npt.NDArray[np.int32]
+    class_of_id: npt.NDArray[np.int64]
+    case_id: str
+
+
+class CaseTable:
+    """What sampling needs to know of the training cases, read once from the store.
+
+    Attributes
+    ----------
+    case_ids : tuple of str
+    shapes : list of (Z, Y, X)
+    classes : list of ndarray
+        Per case, the class of each label.
+    lesion_case : ndarray of int64, shape ``(L,)``
+        Index of the case of every lesion of the set.
+    lesion_box : ndarray of float32, shape ``(L, 6)``
+    lesion_weight : ndarray of float64, shape ``(L,)``
+        Probability to be the one a window is placed on: half of the windows are drawn uniformly over the lesions,
+        half uniformly over the cases, so that neither one full scan nor the few-lesion scans rule the training.
+    """
+
+    def __init__(self, store: CaseStore, case_ids: Sequence[str]) -> None:
+        self.case_ids = tuple(case_ids)
+        self.shapes: list[tuple[int, int, int]] = []
+        self.classes: list[npt.NDArray[np.int64]] = []
+        owners: list[int] = []
+        boxes: list[list[float]] = []
+        for index, case_id in enumerate(self.case_ids):
+            properties = store.properties(case_id)
+            lesions = properties["lesions"]
+            z, y, x = properties["shape"]
+            self.shapes.append((int(z), int(y), int(x)))
+            classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
+            for lesion in lesions:
+                classes[lesion["id"]] = lesion["class"]
+                owners.append(index)
+                boxes.append(lesion["box"])
+            self.classes.append(classes)
+        self.lesion_case = np.asarray(owners, np.int64)
+        self.lesion_box = np.asarray(boxes, np.float32).reshape(-1, 6)
+        per_case = np.bincount(self.lesion_case, minlength=len(self.case_ids))
+        cases_with = max(int((per_case > 0).sum()), 1)
+        count = max(len(owners), 1)
+        self.lesion_weight = 0.5 / count + 0.5 / (cases_with * np.maximum(per_case[self.lesion_case], 1))
+
+    def typical_shape(self) -> tuple[int, int, int]:
+        """Median shape of the cases."""
+        z, y, x = (int(n) for n in np.median(np.asarray(self.shapes), axis=0))
+        return z, y, x
+
+
+class WindowSampler:
+    """Draws the windows of one phase.
+
+    Parameters
+    ----------
+    store : CaseStore
+    table : CaseTable
+    spacing : sequence of 3 floats
+        Fine spacing, mm.
+    window : sequence of 3 ints, or None for whole volumes
+    seed : int
+    augment : bool
+    """
+
+    def __init__(
+        self,
+        store: CaseStore,
+        table: CaseTable,
+        spacing: Sequence[float],
+        window: Sequence[int] | None,
+        seed: int,
+        augment: bool = True,
+    ) -> None:
+        self.store, self.table = store, table
+        self.spacing = tuple(spacing)
+        self.window = None if window is None else tuple(window)
+        self.seed = seed
+        self.augment = augment
+
+    def example(self, position: int) -> Example:
+        """The ``position``-th window of the training, counted over batches; the same for the same seed, always."""
+        random = np.random.default_rng([self.seed, 1, position])
+        if self.window is None:
+            index, center, window = self._whole_volume(position)
+        else:
+            index, center = self._place(random)
+            window = self.window
+        case = self.store.open(self.table.case_ids[index])
+        affine = draw_affine(center, self.spacing, int(np.prod(window)), random, self.augment)
+        image, instances = read_window(case.image, case.instances, affine, window)
+        if self.augment:
+            image = augment_intensity(image, random)
+        return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
+
+    def _whole_volume(self, position: int) -> tuple[int, npt.NDArray[np.float64], tuple[int, ...]]:
+        """Cases in a new random order each round: every case is seen once before any is seen twice."""
+        count = len(self.table.case_ids)
+        order = np.random.default_rng([self.seed, 2, position // count]).permutation(count)
+        index = int(order[position % count])
+        shape = self.table.shapes[index]
+        return index, np.asarray(shape) / 2, shape
+
+    def _place(self, random: np.random.Generator) -> tuple[int, npt.NDArray[np.float64]]:
+        """Case and middle of a window: on a lesion, not always in its centre, or anywhere."""
+        table = self.table
+        assert self.window is not None
+        window = np.asarray(self.window, np.float64)
+        if len(table.lesion_case) == 0 or random.random() < _RANDOM_WINDOW_SHARE:
+            index = int(random.integers(len(table.case_ids)))
+            middle = random.uniform(0, np.asarray(table.shapes[index]))
+        else:
+            lesion = int(random.choice(len(table.lesion_case), p=table.lesion_weight / table.lesion_weight.sum()))
+            index = int(table.lesion_case[lesion])
+            box = table.lesion_box[lesion]
+            middle = (box[:3] + box[3:]) / 2 + random.uniform(-0.35, 0.35, 3) * window
+        shape = np.asarray(table.shapes[index], np.float64)
+        # A window inside the volume shows more than one that hangs over its edge; a short axis is centred.
+        half = np.minimum(window, shape) / 2
+        middle = np.where(window >= shape, shape / 2, np.clip(middle, half, shape - half))
+        # Whole-voxel positions let windows that are not rotated be copied instead of interpolated.
+        return index, np.floor(middle - window / 2) + window / 2
+
+
+class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
+    """Worker ``k`` of ``n`` prepares the steps ``first + k, first + k + n, …``: batchgenerators deals them in turn."""
+
+    def __init__(self, sampler: WindowSampler, batch_size: int, first_step: int, workers: int) -> None:
+        super().__init__(None, batch_size, workers)
+        self.sampler = sampler
+        self.workers = workers
+        self.next_step = first_step
+        self.started = False
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        if not self.started:
+            # One thread: the cores belong to the training, and OpenMP's threads do not survive a fork.
+            torch.set_num_threads(1)
+            self.next_step += self.thread_id
+            self.started = True
+        step = self.next_step
+        self.next_step += self.workers
+        return {"step": step, "examples": _examples(self.sampler, self.batch_size, step)}
+
+
+@contextmanager
+def batches(
+    sampler: WindowSampler, batch_size: int, first_step: int, num_workers: int
+) -> Iterator[Iterator[tuple[int, list[Example]]]]:
+    """Endless iterator over ``(step, examples)`` from ``first_step`` on; workers end with the context.
+
+    Parameters
+    ----------
+    sampler : WindowSampler
+    batch_size : int
+    first_step : int
+    num_workers : int
+        Worker processes that prepare batches ahead; 0 prepares each when it is asked for.
+    """
+    if num_workers == 0:
+        yield ((step, _examples(sampler, batch_size, step)) for step in _count(first_step))
+        return
+    loader = _WorkerLoader(sampler, batch_size, first_step, num_workers)
+    augmenter = MultiThreadedAugmenter(loader, None, num_workers, num_cached_per_queue=2, wait_time=0.005)
+    try:
+        yield ((batch["step"], batch["examples"]) for batch in augmenter)
+    finally:
+        augmenter._finish()
+
+
+def _count(first: int) -> Iterator[int]:
+    while True:
+        yield first
+        first += 1
+
+
+def _examples(sampler: WindowSampler, batch_size: int, step: int) -> list[Example]:
+    return [sampler.example(step * batch_size + i) for i in range(batch_size)]

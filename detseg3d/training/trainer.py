@@ -1,0 +1,324 @@
+"""Training of one fold, readable from top to bottom: :func:`train_fold` is the loop, the rest serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.device import autocast, autocast_dtype
+from detseg3d.io.case_store import CaseStore
+from detseg3d.models.detseg import DetSeg3D, Losses
+from detseg3d.models.targets import volume_targets
+from detseg3d.models.weights import load_weights, save_weights
+from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.reporting.progress import plot_progress
+from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
+from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
+from detseg3d.training.schedule import learning_rate_factor, phase_at, phase_end, steps_per_epoch
+from detseg3d.training.validation import validate
+
+__all__ = ["TrainingOptions", "train_fold"]
+
+logger = logging.getLogger(__name__)
+
+# With a time limit, validation during training may take this share of the time; it is skipped beyond.
+_VALIDATION_SHARE = 0.08
+_VALIDATION_CASES = 8
+_SECONDS_PER_TIMED_EPOCH = 20
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How this run goes about it; what is learned stands in the plans."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    num_workers: int = 1
+    max_minutes: float | None = None
+    resume: bool = False
+    pretrained_weights: Path | None = None
+    progress: bool = True
+
+
+class _State:
+    """The network being trained, its moving average, the optimiser, and how far they are."""
+
+    def __init__(self, plans: Plans, options: TrainingOptions) -> None:
+        torch.manual_seed(options.seed)
+        self.model = DetSeg3D(plans).to(options.device)
+        if options.pretrained_weights is not None:
+            missing = load_weights(self.model, options.pretrained_weights, strict=False)
+            logger.info("fine-tuning: %d weights start anew", len(missing))
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, plans.training.weight_decay), lr=plans.training.learning_rate, fused=True
+        )
+        needs_scaling = autocast_dtype(options.device) is torch.float16
+        self.scaler = torch.amp.GradScaler(options.device.type) if needs_scaling else None
+        self.progress = Progress()
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the model; early on faster, or it would remember the initialisation."""
+        step = self.progress.step
+        weight = 1 - min(decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weights decay; biases and normalisation do not."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def train_fold(
+    plans: Plans,
+    store: CaseStore,
+    train_cases: Sequence[str],
+    val_cases: Sequence[str],
+    folder: Path,
+    options: TrainingOptions,
+) -> Progress:
+    """Train both stages on ``train_cases`` and write the model to ``folder``.
+
+    Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on the validation
+    cases), ``checkpoint_latest.pt`` after every epoch, ``training_log.jsonl`` and ``progress.png``.
+
+    Parameters
+    ----------
+    plans : Plans
+        With the training's own settings already in it.
+    store : CaseStore
+    train_cases, val_cases : sequences of str
+    folder : Path
+        ``fold_K`` of the results.
+    options : TrainingOptions
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is nothing to train on, nothing to resume, or a loss is not finite.
+    """
+    if not train_cases:
+        raise DetSeg3DError("this fold has no training case", file=folder, remedy="check splits_final.json")
+    table = CaseTable(store, train_cases)
+    state = _State(plans, options)
+    latest = folder / "checkpoint_latest.pt"
+    if options.resume and latest.exists():
+        state.progress = load_checkpoint(
+            latest, state.model, state.average, state.optimizer, state.scaler, options.seed
+        )
+        logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
+    log = TrainingLog(folder / "training_log.jsonl", state.progress.step if state.progress.step else None)
+    save_plans(plans, folder / "plans.json")
+    logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
+
+    bar = _progress_bar(options, state.progress)
+    while state.progress.fraction < 1 - _EPSILON:
+        phase = phase_at(plans.training.curriculum, state.progress.fraction)
+        window = plans.training.curriculum[phase].window
+        sampler = WindowSampler(store, table, plans.fine_spacing, window, options.seed)
+        steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
+        with batches(sampler, plans.training.batch_size, state.progress.step, options.num_workers) as loader:
+            end = phase_end(plans.training.curriculum, phase)
+            while state.progress.fraction < end - _EPSILON:
+                _train_epoch(
+                    plans, state, loader, steps, min(end, _epoch_end(plans, state, options)), options, log, bar
+                )
+                _close_epoch(plans, state, store, val_cases, folder, options, log)
+    bar.close()
+    save_weights(state.average, folder / "model_final.safetensors", {"dataset": plans.dataset_name})
+    if not (folder / "model_best.safetensors").exists():
+        save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
+    logger.info("trained for %s", describe_seconds(state.progress.seconds))
+    return state.progress
+
+
+def _epoch_end(plans: Plans, state: _State, options: TrainingOptions) -> float:
+    """Progress at which the current epoch ends; with a time limit epochs are parts of the time, not too short."""
+    epochs = plans.training.epochs
+    if options.max_minutes is not None:
+        epochs = max(1, min(epochs, round(60 * options.max_minutes / _SECONDS_PER_TIMED_EPOCH)))
+    return (math.floor(state.progress.fraction * epochs + 1e-6) + 1) / epochs
+
+
+def _train_epoch(
+    plans: Plans,
+    state: _State,
+    loader: Iterator[tuple[int, list[Example]]],
+    steps_in_epoch: int,
+    end: float,
+    options: TrainingOptions,
+    log: TrainingLog,
+    bar: tqdm,
+) -> None:
+    """Train until the progress reaches ``end`` and write one record."""
+    training = plans.training
+    sums: dict[str, float] = defaultdict(float)
+    count = 0
+    data_seconds = compute_seconds = 0.0
+    advance = 1 / (training.epochs * steps_in_epoch)
+    rate = training.learning_rate
+    while state.progress.fraction < end - _EPSILON:
+        started = time.monotonic()
+        step, examples = next(loader)
+        assert step == state.progress.step, "the loader and the training disagree about the step"
+        loaded = time.monotonic()
+        rate = training.learning_rate * learning_rate_factor(state.progress.fraction, training.warmup_share)
+        losses = _train_step(plans, state, examples, rate, step, options)
+        done = time.monotonic()
+        data_seconds += loaded - started
+        compute_seconds += done - loaded
+        for name, value in losses.items():
+            sums[name] += value
+        count += 1
+        _advance(state.progress, advance, done - started, options)
+        bar.n = round(min(state.progress.fraction, 1.0), 4)
+        bar.refresh()
+    state.progress.epoch += 1
+    means = {name: value / max(count, 1) for name, value in sums.items()}
+    phase = training.curriculum[phase_at(training.curriculum, state.progress.fraction - advance)]
+    name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+    remaining = state.progress.seconds * (1 / max(state.progress.fraction, 1e-6) - 1)
+    logger.info("%s", describe_epoch(state.progress.epoch, name, means, state.progress.seconds, remaining))
+    log.append(
+        "epoch",
+        epoch=state.progress.epoch,
+        step=state.progress.step,
+        seconds=state.progress.seconds,
+        learning_rate=rate,
+        phase=name,
+        losses=means,
+        data_seconds=data_seconds,
+        compute_seconds=compute_seconds,
+    )
+
+
+def _advance(progress: Progress, share: float, seconds: float, options: TrainingOptions) -> None:
+    """Count a step. A time limit moves the whole schedule along, so that the training still ends as planned."""
+    progress.step += 1
+    progress.seconds += seconds
+    progress.fraction += share
+    if options.max_minutes is not None:
+        progress.fraction = max(progress.fraction, progress.seconds / (60 * options.max_minutes))
+
+
+def _train_step(
+    plans: Plans, state: _State, examples: Sequence[Example], rate: float, step: int, options: TrainingOptions
+) -> dict[str, float]:
+    """One optimiser step; returns the parts of the loss."""
+    training = plans.training
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.zero_grad(set_to_none=True)
+    parts: dict[str, float] = defaultdict(float)
+    groups = _stacks(examples)
+    for index, group_of_examples in enumerate(groups):
+        image = torch.from_numpy(np.stack([example.image for example in group_of_examples])).to(options.device)
+        targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
+        random = np.random.default_rng([options.seed, 3, step, index])
+        with autocast(options.device):
+            losses = state.model.losses(image, targets, random)
+        total = losses.total(training.lambda_seg)
+        _check_finite(losses, total, examples, step)
+        share = len(group_of_examples) / len(examples)
+        scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
+        scaled.backward()
+        for name, value in zip((*Losses._fields, "total"), (*losses, total), strict=True):
+            parts[name] += float(value.detach()) * share
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
+    if state.scaler is None:
+        state.optimizer.step()
+    else:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    state.update_average(training.ema_decay)
+    return dict(parts)
+
+
+def _stacks(examples: Sequence[Example]) -> list[list[Example]]:
+    """Windows of equal shape run as one batch; whole volumes run one by one, which bounds the memory."""
+    if len({example.image.shape for example in examples}) == 1 and examples[0].image[0].size <= 128**3:
+        return [list(examples)]
+    return [[example] for example in examples]
+
+
+def _check_finite(losses: Losses, total: torch.Tensor, examples: Sequence[Example], step: int) -> None:
+    if math.isfinite(float(total.detach())):
+        return
+    parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in zip(losses._fields, losses, strict=True))
+    cases = ", ".join(sorted({example.case_id for example in examples}))
+    raise DetSeg3DError(
+        f"the loss is not finite at step {step} (cases {cases}): {parts}",
+        remedy="lower --lr, or check these cases with detseg3d_plan_and_preprocess --verify; the last whole epoch can "
+        "be resumed with --c",
+    )
+
+
+def _close_epoch(
+    plans: Plans,
+    state: _State,
+    store: CaseStore,
+    val_cases: Sequence[str],
+    folder: Path,
+    options: TrainingOptions,
+    log: TrainingLog,
+) -> None:
+    """After an epoch: validate when it is due, keep the best, write the checkpoint and the picture."""
+    progress = state.progress
+    finished = progress.fraction >= 1 - _EPSILON
+    due = finished or progress.epoch % plans.training.val_every == 0
+    if options.max_minutes is not None and not finished:
+        due = due and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
+    if val_cases and due:
+        started = time.monotonic()
+        cases = list(val_cases)[:_VALIDATION_CASES]
+        result = validate(state.average, plans, store, cases, options.device)
+        log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **vars(result))
+        logger.info(
+            "validation on %d cases: lesion F1 %.3f (recall %.3f, precision %.3f), Dice %.3f, Stage 1 recall %.3f",
+            len(cases), result.f1, result.recall, result.precision, result.dice, result.stage1_recall,
+        )  # fmt: skip
+        if result.f1 > progress.best_metric:
+            progress.best_metric = result.f1
+            save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
+        with contextlib.suppress(OSError):  # a picture is not worth a training
+            plot_progress(log.path, folder / "progress.png")
+        progress.validation_seconds += time.monotonic() - started
+        if options.max_minutes is not None:
+            progress.seconds += time.monotonic() - started
+    save_checkpoint(
+        folder / "checkpoint_latest.pt",
+        state.model,
+        state.average,
+        state.optimizer,
+        state.scaler,
+        progress,
+        options.seed,
+    )
+
+
+def _progress_bar(options: TrainingOptions, progress: Progress) -> tqdm:
+    return tqdm(
+        total=1.0,
+        initial=progress.fraction,
+        desc="training",
+        bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
+        disable=None if options.progress else True,
+    )

@@ -1,0 +1,100 @@
+"""Validation: whole volumes through the inference code, judged by lesions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detseg3d.evaluation.lesions import evaluate_case, summarize
+from detseg3d.execution.device import autocast
+from detseg3d.io.case_store import CaseStore
+from detseg3d.models.decode import Detections
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.merge import merge_rois
+from detseg3d.models.roi_sampling import match_proposals
+from detseg3d.models.targets import volume_targets
+from detseg3d.planning.plans import Plans
+
+__all__ = ["ValidationResult", "stage1_hits", "validate"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Figures of one validation; ``f1``, ``recall`` and ``precision`` count lesions at any overlap, pooled."""
+
+    f1: float
+    recall: float
+    precision: float
+    dice: float
+    stage1_recall: float
+
+
+def stage1_hits(
+    found: Detections, instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDArray[np.int64]
+) -> tuple[int, int]:
+    """Lesions that some candidate is meant for, and lesions in all: what Stage 1 misses, nothing brings back."""
+    targets = volume_targets(instances, class_of_id)
+    matched = match_proposals(found.boxes, found.classes, targets)
+    return len(set(matched[matched > 0].tolist())), len(targets.ids)
+
+
+def validate(
+    model: DetSeg3D, plans: Plans, store: CaseStore, case_ids: Sequence[str], device: torch.device
+) -> ValidationResult:
+    """Judge the network on preprocessed cases, without test-time augmentation.
+
+    Parameters
+    ----------
+    model : DetSeg3D
+        In the state to be judged; put into evaluation mode and back.
+    plans : Plans
+    store : CaseStore
+    case_ids : sequence of str
+    device : torch.device
+    """
+    was_training = model.training
+    model.eval()
+    hits = lesions = 0
+    cases = []
+    for case_id in case_ids:
+        stored = store.open(case_id)
+        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
+        instances = np.asarray(stored.instances[:])
+        class_of_id = _classes(store.properties(case_id)["lesions"])
+        with torch.no_grad(), autocast(device):
+            found, predictions = model.infer(image)
+        merged = merge_rois(found, predictions, instances.shape, plans)
+        case_hits, case_lesions = stage1_hits(found, instances, class_of_id)
+        hits, lesions = hits + case_hits, lesions + case_lesions
+        predicted_classes = np.array([lesion.class_index for lesion in merged.lesions], np.int64)
+        cases.append(
+            evaluate_case(
+                case_id,
+                instances.astype(np.int64),
+                merged.instances.astype(np.int64),
+                plans.fine_spacing,
+                truth_classes=class_of_id[1:],
+                prediction_classes=predicted_classes,
+            )
+        )
+    model.train(was_training)
+    pooled = summarize(cases)["lesions"]["any"]
+    dice = float(np.mean([case.dice for case in cases]))
+    return ValidationResult(
+        pooled["f1"], pooled["recall"], pooled["precision"], dice, hits / lesions if lesions else 1.0
+    )
+
+
+def _classes(lesions: Sequence[dict[str, Any]]) -> npt.NDArray[np.int64]:
+    classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
+    for lesion in lesions:
+        classes[lesion["id"]] = lesion["class"]
+    return classes
