@@ -12,9 +12,10 @@ __all__ = ["body_box", "body_mask", "padding_value", "tissue_mask"]
 
 Array = npt.NDArray[Any]
 
-# Share of the mean below which a voxel of a non-negative image is air: noise of a magnitude image lies below it, the
-# darkest tissue above.
+# Share of the body's mean below which a voxel of a non-negative image is air: noise of a magnitude image lies below it,
+# nearly all tissue above.
 _AIR_SHARE = 0.2
+_ROUNDS = 3
 
 
 def padding_value(channel: Array) -> float | None:
@@ -101,7 +102,8 @@ def tissue_mask(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> np
     """Voxels of the body in one channel ``(Z, Y, X)``, for its statistics.
 
     Inside ``mask`` (see :func:`body_mask`), air is left out where the image tells it apart: in an image without
-    negative values, air lies below a fifth of the mean. Otherwise a large field of view would count as a dark body.
+    negative values, air lies below a fifth of the body's mean. Otherwise a large field of view would count as a dark
+    body. Body and mean are found in turns, beginning with the mean of everything.
 
     Returns
     -------
@@ -117,10 +119,17 @@ def tissue_mask(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> np
     """
     if float(channel.min()) < 0:
         return mask
-    total = float(channel.sum(dtype=np.float64))
+    tissue = mask
     count = channel.size if mask is None else int(np.count_nonzero(mask))
-    # Padding of a non-negative image is 0 and adds nothing to the sum, so no copy of the inside is needed.
-    tissue = channel > _AIR_SHARE * total / max(count, 1)
-    if mask is not None:
-        np.logical_and(tissue, mask, out=tissue)
-    return tissue if tissue.any() else mask
+    for _ in range(_ROUNDS):
+        total = channel.sum(dtype=np.float64) if tissue is None else channel.sum(where=tissue, dtype=np.float64)
+        brighter = channel > _AIR_SHARE * float(total) / max(count, 1)
+        if mask is not None:
+            np.logical_and(brighter, mask, out=brighter)
+        previous, count = count, int(np.count_nonzero(brighter))
+        if count == 0:
+            return mask
+        tissue = brighter
+        if count == previous:
+            break
+    return tissue

@@ -152,19 +152,30 @@ def explain_network(detection: Detection, extents: npt.NDArray[np.float64]) -> l
     return [strides, Decision(name="head levels", value=value, because=because)]
 
 
-def explain_bound(plans: Plans, cells: Sequence[Sequence[float]]) -> Decision:
+def explain_bound(
+    plans: Plans, cells: Sequence[Sequence[float]], extents: npt.NDArray[np.float64]
+) -> Decision:
+    """The bound of Stage 1's recall, and whether the target for small lesions is reached."""
     bound = plans.recall_bound
     if bound.lesions == 0:
         return Decision(name="recall bound", value="unknown", because="the training cases have no lesion")
     cell = cells[plans.stage1.head_stages[0]]
-    return Decision(
-        name="recall bound",
-        value=f"{bound.bound:.3f}",
-        because=(
-            f"{bound.below_one_cell} of {bound.lesions} training lesions span less than one cell ({mm(cell)}) and "
-            f"{bound.colliding} share their cell with another: Stage 1 recall is bounded by {bound.bound:.3f}"
-        ),
+    small = float(np.percentile(rules.lesion_spans(extents, cell), 5))
+    because = (
+        f"{bound.below_one_cell} of {bound.lesions} training lesions span less than one cell ({mm(cell)}) and "
+        f"{bound.colliding} share their cell with another: Stage 1 recall is bounded by {bound.bound:.3f}; "
+        f"a 5th-percentile lesion spans {small:.2g} cells"
     )
+    target = rules.LEVEL_CELLS[0]
+    if small < target:
+        if max(plans.detection_scale) > 1 + 1e-6:
+            reason = "the memory allows no finer grid"
+        elif max(plans.stage1.strides[0]) > 1:
+            reason = "the stem's stride keeps whole volumes affordable"
+        else:
+            reason = "the images themselves are no finer"
+        because += f" where {target:g} are wanted: {reason}"
+    return Decision(name="recall bound", value=f"{bound.bound:.3f}", because=because)
 
 
 def explain_curriculum(plans: Plans) -> Decision:
@@ -176,8 +187,9 @@ def explain_curriculum(plans: Plans) -> Decision:
         because = f"a window would be nearly the whole of the planned volume {times(plans.largest_shape)}"
     else:
         because = (
-            "small windows around lesions learn fast, whole volumes at the end unlearn false positives; "
-            f"about 64 and 96 detection voxels, against a planned volume of {times(plans.largest_shape)}"
+            "small windows around lesions learn fast, whole volumes at the end unlearn false positives; windows have "
+            f"about {' and '.join(map(str, roi_rules.WINDOW_EDGES))} detection voxels, more if a 95th-percentile lesion "
+            f"would fill half of one; the planned volume has {times(plans.largest_shape)} fine voxels"
         )
     return Decision(name="curriculum", value=value, because=because)
 

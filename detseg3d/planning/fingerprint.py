@@ -39,6 +39,7 @@ Array = npt.NDArray[Any]
 _PERCENTILES = (0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5)
 # Voxels drawn per case, channel and region for the intensity percentiles over the set: each case weighs the same.
 _SAMPLES = 10_000
+_PERCENTILE_VALUES = 1_000_000
 
 
 def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, float, float], Array, Array]:
@@ -159,7 +160,9 @@ def _statistics(values: Array) -> dict[str, float] | None:
     if values.size == 0:
         return None
     result = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
-    return {**result, **percentiles(values)}
+    # A million values, evenly spread, give percentiles as good as the hundred million of a whole CT.
+    spread = percentiles(values[:: max(1, values.size // _PERCENTILE_VALUES)])
+    return {**result, **spread, "min": float(values.min()), "max": float(values.max())}
 
 
 def percentiles(values: npt.ArrayLike) -> dict[str, float]:

@@ -137,7 +137,7 @@ def plan_dataset(
         predicted_inference_gb=round(detection.inference_gb, 3),
         recall_bound=bound,
     )
-    decisions += [explain.explain_bound(plans, cells), explain.explain_curriculum(plans)]
+    decisions += [explain.explain_bound(plans, cells, extents), explain.explain_curriculum(plans)]
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
 

@@ -54,7 +54,7 @@ def axis_matrix(old: int, new: int, order: int = 1) -> npt.NDArray[np.float32]:
     --------
     >>> axis_matrix(2, 4).tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
-    >>> axis_matrix(4, 2).round(3).tolist()
+    >>> axis_matrix(4, 2).astype(float).round(3).tolist()
     [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
     """
     if order not in (1, 3):

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detseg3d.core.body import body_box, body_mask, padding_value, tissue_mask
+
+
+def padded(value: float, inside: float = 50.0, channels: int = 1) -> np.ndarray:
+    images = np.full((channels, 10, 12, 14), value, np.float32)
+    images[:, 2:8, 3:9, 4:13] = inside
+    return images
+
+
+@pytest.mark.parametrize("value", [0.0, -1024.0, -3024.0])
+def test_constant_surroundings_are_padding(value: float) -> None:
+    assert padding_value(padded(value)[0]) == value
+    assert body_box(padded(value)) == (2, 3, 4, 8, 9, 13)
+
+
+def test_zero_around_a_normalised_brain_is_padding_though_not_the_smallest_value() -> None:
+    images = padded(0.0)
+    images[0, 4, 4, 5:9] = -2.0
+    assert padding_value(images[0]) == 0.0
+
+
+def test_bright_constant_surroundings_are_no_padding() -> None:
+    assert body_mask(padded(900.0)) is None
+
+
+def test_noise_in_the_corners_is_no_padding() -> None:
+    images = np.random.default_rng(0).normal(5, 1, (1, 6, 6, 6))
+    assert body_mask(images) is None
+    assert body_box(images) == (0, 0, 0, 6, 6, 6)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_constant_image_counts_whole(value: float) -> None:
+    images = np.full((2, 3, 4, 5), value)
+    assert body_mask(images) is None
+    assert body_box(images) == (0, 0, 0, 3, 4, 5)
+
+
+def test_the_body_is_where_any_channel_shows_something() -> None:
+    images = padded(0.0, channels=2)
+    images[1] = 0
+    images[1, 0:3, 5, 5] = 1
+    assert body_box(images) == (0, 3, 4, 8, 9, 13)
+
+
+def test_a_channel_without_padding_keeps_the_volume_whole() -> None:
+    images = padded(0.0, channels=2)
+    images[1] = np.random.default_rng(0).normal(5, 1, images[1].shape)
+    assert body_mask(images) is None
+
+
+def test_a_lone_voxel_is_a_body() -> None:
+    images = np.zeros((1, 5, 5, 5))
+    images[0, 2, 3, 1] = 1
+    assert body_box(images) == (2, 3, 1, 3, 4, 2)
+
+
+def test_air_of_a_magnitude_image_is_not_tissue() -> None:
+    channel = np.random.default_rng(0).uniform(0, 3, (10, 10, 10))
+    channel[2:8, 2:8, 2:8] = 100
+    tissue = tissue_mask(channel)
+    assert tissue is not None
+    assert np.array_equal(tissue, channel == 100)
+
+
+def test_padding_does_not_lower_the_threshold_of_air() -> None:
+    small = np.array([[[0.0] * 90 + [10.0, 10.0, 10.0, 1.5]]])
+    tissue = tissue_mask(small, small > 0)
+    assert tissue is not None
+    assert int(tissue.sum()) == 3
+
+
+def test_air_is_not_told_apart_where_values_are_negative() -> None:
+    mask = np.ones((1, 1, 2), bool)
+    assert tissue_mask(np.array([[[-1000.0, 40.0]]]), mask) is mask

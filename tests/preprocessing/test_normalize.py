@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.planning.plans import ChannelNormalization
+from detseg3d.preprocessing.normalize import mean_and_std, normalize
+
+ZSCORE = ChannelNormalization(scheme="zscore")
+
+
+@given(st.integers(0, 1000), st.floats(-1e4, 1e4), st.floats(0.1, 1e3))
+def test_mean_and_std_agree_with_numpy(seed: int, mean: float, std: float) -> None:
+    channel = np.random.default_rng(seed).normal(mean, std, (4, 3, 5)).astype(np.float32)
+    mask = np.random.default_rng(seed + 1).random((4, 3, 5)) < 0.4
+    mask[0, 0, 0] = True
+    wanted = channel[mask].astype(np.float64)
+    assert mean_and_std(channel, mask) == pytest.approx((wanted.mean(), wanted.std()), rel=1e-9, abs=1e-6)
+
+
+def test_large_offset_loses_no_digits() -> None:
+    channel = np.array([[[1e8, 1e8 + 2]], [[1e8, 1e8 + 2]]])
+    assert mean_and_std(channel) == (1e8 + 1, 1.0)
+
+
+def test_zscore_has_mean_0_and_std_1_inside_the_body() -> None:
+    random = np.random.default_rng(0)
+    images = np.zeros((1, 8, 8, 8), np.float32)
+    images[0, 2:6, 2:6, 2:6] = random.normal(100, 10, (4, 4, 4))
+    result = normalize(images, [ZSCORE], images[0] > 0)
+    inside = result[0, 2:6, 2:6, 2:6]
+    assert inside.mean() == pytest.approx(0, abs=1e-4)
+    assert inside.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_zscore_is_blind_to_the_size_of_the_air_around() -> None:
+    def scan(margin: int) -> np.ndarray:
+        air = np.random.default_rng(0).uniform(0, 3, (1, *[8 + 2 * margin] * 3)).astype(np.float32)
+        body = np.random.default_rng(1).uniform(60, 100, (8, 8, 8))
+        air[0, margin : margin + 8, margin : margin + 8, margin : margin + 8] = body
+        return normalize(air, [ZSCORE])[0, margin : margin + 8, margin : margin + 8, margin : margin + 8]
+
+    assert np.allclose(scan(1), scan(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1000.0, -5.5])
+def test_constant_channel_becomes_zero(value: float) -> None:
+    assert not normalize(np.full((1, 3, 3, 3), value, np.float32), [ZSCORE]).any()
+
+
+def test_ct_is_clipped_and_scaled_by_the_plan() -> None:
+    plan = ChannelNormalization(scheme="ct", mean=50, std=10, lower=0, upper=100)
+    result = normalize(np.array([[[[-1000.0, 40.0, 3000.0]]]]), [plan])
+    assert result.ravel().tolist() == [-5.0, -1.0, 5.0]
+
+
+def test_none_leaves_the_channel_as_it_is() -> None:
+    images = np.array([[[[3, 7]]]], np.int16)
+    assert normalize(images, [ChannelNormalization(scheme="none")]).ravel().tolist() == [3.0, 7.0]
+
+
+def test_each_channel_has_its_own_scheme_and_the_input_is_left_alone() -> None:
+    images = np.random.default_rng(0).normal(50, 2, (2, 4, 4, 4)).astype(np.float32)
+    before = images.copy()
+    result = normalize(images, [ZSCORE, ChannelNormalization(scheme="none")])
+    assert abs(result[0].mean()) < 1e-5
+    assert np.array_equal(result[1], images[1])
+    assert np.array_equal(images, before)
+    assert result.dtype == np.float32
+
+
+def test_wrong_number_of_channels() -> None:
+    with pytest.raises(ValueError, match="1 normalisations for 2 channels"):
+        normalize(np.zeros((2, 1, 1, 1)), [ZSCORE])
