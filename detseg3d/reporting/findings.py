@@ -145,7 +145,7 @@ def select_findings(findings: Sequence[Finding], maximum: int) -> list[Finding]:
     >>> box = (0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
     >>> many = [Finding(FOUND, box, size, float(size)) for size in range(1, 101)] + [Finding(MISSED, box, 5, 5.0)]
     >>> [finding.voxels for finding in select_findings(many, 4)]
-    [5, 100, 51, 1]
+    [5, 100, 50, 1]
     """
     groups = [
         sorted((f for f in findings if f.status == status), key=lambda f: -f.voxels)

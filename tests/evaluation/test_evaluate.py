@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.evaluate import LabelFormat, evaluate_folders
+from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
+
+SPACING = (2.0, 1.0, 1.0)
+
+
+def volume(*values: int, dtype: Any = np.uint8) -> npt.NDArray[Any]:
+    """A small volume that begins with these voxels."""
+    array = np.zeros((3, 4, 8), dtype)
+    array[0, 0, : len(values)] = values
+    return array
+
+
+def save(array: npt.NDArray[Any], path: Path, spacing: tuple[float, float, float] = SPACING) -> None:
+    write_image(array, Geometry(array.shape, spacing), path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two cases: in ``a`` one of two lesions is found, with one false alarm; ``b`` is empty on both sides."""
+    truth, prediction = tmp_path / "set" / "labelsTr", tmp_path / "pred"
+    save(volume(1, 1, 0, 1), truth / "a.nii.gz")
+    save(volume(), truth / "b.nii.gz")
+    save(volume(1, 0, 0, 0, 0, 1), prediction / "a.nii.gz")
+    save(volume(), prediction / "b.nii.gz")
+    return truth, prediction
+
+
+def add_layout(prediction: Path, case: str, instances: npt.NDArray[Any], lesions: list[dict[str, Any]]) -> None:
+    save(instances, prediction / "instances" / f"{case}.nii.gz")
+    write_json({"case_id": case, "lesions": lesions}, prediction / "rois" / f"{case}.json")
+
+
+def counts(result: dict[str, Any]) -> tuple[int, int, int, int]:
+    figures = result["summary"]["lesions"]["any"]
+    return figures["truth"], figures["found"], figures["predictions"], figures["true_positives"]
+
+
+def problems(result: dict[str, Any]) -> dict[str, str]:
+    return {problem["case"]: problem["problem"] for problem in result["problems"]}
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_plain_masks_are_split_into_components(folders: tuple[Path, Path], processes: int) -> None:
+    result = evaluate_folders(*folders, num_processes=processes, progress=False)
+    assert counts(result) == (2, 1, 2, 1)
+    assert result["problems"] == []
+    assert [case["case_id"] for case in result["cases"]] == ["a", "b"]
+    assert result["cases"][0]["dice"] == pytest.approx(2 / 5)
+    assert [lesion["volume_mm3"] for lesion in result["lesions"]] == [4.0, 2.0, 2.0, 2.0]
+    json.dumps(result, allow_nan=False)
+
+
+def test_touching_instances_of_our_layout_stay_apart_and_bring_their_scores(folders: tuple[Path, Path]) -> None:
+    entries = [{"id": 3, "label": 1, "score": 0.9}, {"id": 700, "label": 1, "score": 0.2}]
+    add_layout(folders[1], "a", volume(3, 700, dtype=np.uint16), entries)
+    add_layout(folders[1], "b", volume(dtype=np.uint16), [])
+    result = evaluate_folders(*folders)
+    assert counts(result) == (2, 1, 2, 2)
+    assert [(one["id"], one["score"]) for one in result["lesions"] if one["kind"] == "prediction"] == [
+        (3, 0.9),
+        (700, 0.2),
+    ]
+
+
+def test_a_mask_without_instance_map_is_named(folders: tuple[Path, Path]) -> None:
+    add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
+    assert "no instance map" in problems(evaluate_folders(*folders))["b"]
+
+
+def test_a_lesion_missing_in_the_roi_file_is_a_problem(folders: tuple[Path, Path]) -> None:
+    add_layout(folders[1], "a", volume(3, dtype=np.uint16), [])
+    add_layout(folders[1], "b", volume(dtype=np.uint16), [])
+    assert "are not in the RoI file" in problems(evaluate_folders(*folders))["a"]
+
+
+def test_a_broken_roi_file_is_named(folders: tuple[Path, Path]) -> None:
+    add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3}])
+    add_layout(folders[1], "b", volume(dtype=np.uint16), [])
+    assert "a.json" in problems(evaluate_folders(*folders))["a"]
+
+
+def test_without_a_roi_file_a_single_class_is_clear(folders: tuple[Path, Path]) -> None:
+    for case in "ab":
+        save(volume(5 * (case == "a"), dtype=np.uint16), folders[1] / "instances" / f"{case}.nii.gz")
+    write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
+    result = evaluate_folders(*folders)
+    assert counts(result) == (2, 1, 1, 1)
+    assert result["lesions"][-1]["score"] is None
+
+
+def test_without_a_roi_file_several_classes_are_not(folders: tuple[Path, Path]) -> None:
+    for case in "ab":
+        save(volume(5 * (case == "a"), dtype=np.uint16), folders[1] / "instances" / f"{case}.nii.gz")
+    write_json({"labels": {"background": 0, "core": 1, "rim": 2}}, folders[0].parent / "dataset.json")
+    assert "without a RoI file the classes" in problems(evaluate_folders(*folders))["a"]
+
+
+def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tuple[Path, Path]) -> None:
+    save(volume(1), folders[0] / "only_truth.nii.gz")
+    save(volume(1), folders[1] / "only_prediction.nii.gz")
+    result = evaluate_folders(*folders)
+    assert problems(result).keys() == {"only_truth", "only_prediction"}
+    assert "no prediction in" in problems(result)["only_truth"]
+    assert "no label in" in problems(result)["only_prediction"]
+    assert result["summary"]["cases"] == 2
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing", "message"),
+    [
+        (volume(1), (2.0, 1.0, 1.5), "spacing"),
+        (volume(1)[:2], SPACING, "size"),
+        (volume(7), SPACING, "labels that dataset.json does not name"),
+        (volume(1).astype(np.float32) / 2, SPACING, "values that are no labels"),
+        (-volume(1).astype(np.int16), SPACING, "values that are no labels"),
+    ],
+)
+def test_a_case_that_does_not_fit_is_named_and_the_rest_goes_on(
+    folders: tuple[Path, Path], array: npt.NDArray[Any], spacing: tuple[float, float, float], message: str
+) -> None:
+    write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
+    save(array, folders[1] / "a.nii.gz", spacing)
+    result = evaluate_folders(*folders)
+    assert message in problems(result)["a"]
+    assert "a.nii.gz" in problems(result)["a"]
+    assert [case["case_id"] for case in result["cases"]] == ["b"]
+
+
+def test_an_unreadable_file_is_named(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "a.nii.gz").write_bytes(b"no image")
+    assert "a.nii.gz" in problems(evaluate_folders(*folders))["a"]
+
+
+def test_two_files_of_a_case_are_not_guessed_between(folders: tuple[Path, Path]) -> None:
+    save(volume(1), folders[1] / "a.mha")
+    assert problems(evaluate_folders(*folders)) == {"a": "the prediction has several files: a.mha, a.nii.gz"}
+
+
+def test_file_endings_may_differ_and_arrays_have_no_geometry(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "a.nii.gz").unlink()
+    np.save(folders[1] / "a.npy", volume(1).astype(bool))
+    result = evaluate_folders(*folders)
+    assert result["problems"] == []
+    assert counts(result) == (2, 1, 1, 1)
+
+
+def test_whole_numbers_stored_as_floats_are_labels(folders: tuple[Path, Path]) -> None:
+    save(volume(1).astype(np.float64), folders[1] / "a.nii.gz")
+    assert counts(evaluate_folders(*folders)) == (2, 1, 1, 1)
+
+
+def test_instance_maps_are_not_split_or_joined(folders: tuple[Path, Path]) -> None:
+    save(volume(1, 2, 0, 2, dtype=np.uint16), folders[0] / "a.nii.gz")
+    save(volume(900, 0, 0, 0, dtype=np.uint16), folders[1] / "a.nii.gz")
+    form = LabelFormat(truth_instances=True, prediction_instances=True)
+    assert counts(evaluate_folders(*folders, label_format=form)) == (2, 1, 1, 1)
+
+
+def test_dataset_json_says_that_labels_are_instance_maps(folders: tuple[Path, Path]) -> None:
+    save(volume(1, 2, 0, 2, dtype=np.uint16), folders[0] / "a.nii.gz")
+    write_json({"labels": {"background": 0, "lesion": 1}, "instances": True}, folders[0].parent / "dataset.json")
+    assert counts(evaluate_folders(*folders)) == (2, 1, 2, 1)
+
+
+def test_classes_are_named_by_dataset_json(folders: tuple[Path, Path]) -> None:
+    write_json({"labels": {"background": 0, "core": 1, "rim": 2}}, folders[0].parent / "dataset.json")
+    save(volume(2, 0, 0, 1), folders[1] / "a.nii.gz")
+    classes = evaluate_folders(*folders)["summary"]["classes"]
+    assert list(classes) == ["core", "rim"]
+    assert classes["core"]["lesions"]["any"]["found"] == 1
+    assert classes["rim"]["lesions"]["any"]["false_positives"] == 1
+
+
+def test_without_dataset_json_each_value_is_a_class(folders: tuple[Path, Path]) -> None:
+    save(volume(2, 0, 0, 1), folders[1] / "a.nii.gz")
+    classes = evaluate_folders(*folders)["summary"]["classes"]
+    assert list(classes) == ["label 1", "label 2"]
+    assert classes["label 2"]["dice"]["empty_cases"] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "whole": [1, 2]}, "region-based labels are not supported"),
+        ({"background": 0, "lesion": 1, "ignore": 2}, "an ignore label is not supported"),
+        (None, "does not state the labels"),
+    ],
+)
+def test_labels_that_are_not_supported_are_refused(folders: tuple[Path, Path], labels: Any, message: str) -> None:
+    write_json({"labels": labels}, folders[0].parent / "dataset.json")
+    with pytest.raises(DetSeg3DError, match=message):
+        evaluate_folders(*folders)
+
+
+def test_only_the_cases_asked_for_are_evaluated(folders: tuple[Path, Path]) -> None:
+    save(volume(1), folders[0] / "training_case.nii.gz")
+    result = evaluate_folders(*folders, cases=["a", "ghost"])
+    assert result["summary"]["cases"] == 1
+    assert problems(result).keys() == {"ghost"}
+
+
+def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    save(volume(1), tmp_path / "other" / "c.nii.gz")
+    with pytest.raises(DetSeg3DError, match="no case in common"):
+        evaluate_folders(folders[0], tmp_path / "other")
+
+
+def test_a_folder_that_is_not_there_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="the folder of the prediction does not exist"):
+        evaluate_folders(folders[0], tmp_path / "nowhere")

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.metrics import CaseMetrics, LesionRecord
+from detseg3d.evaluation.summary import recall_by_quantile, recall_by_size, summarize
+
+
+def case(truth: list[int], prediction: list[int], name: str = "case", **keywords: Any) -> CaseMetrics:
+    volumes = (np.array(values, np.int64).reshape(1, 1, -1) for values in (truth, prediction))
+    return evaluate_case(name, *volumes, (1.0, 1.0, 1.0), **keywords)
+
+
+def lesion(voxels: int, found: bool = True) -> LesionRecord:
+    matched = {"any": found, "iou_0.1": found, "iou_0.5": False}
+    return LesionRecord("a", "truth", 1, "lesion", voxels, float(voxels), (0, 0, 0), matched, None, 0.0, 0.4 * found)
+
+
+PERFECT, EMPTY = case([1, 1, 0], [1, 1, 0]), case([0, 0, 0], [0, 0, 0])
+MISSED, FALSE_ALARM = case([1, 0, 2], [0, 0, 0]), case([0, 0, 0], [1, 0, 2])
+
+
+def test_pooled_figures_add_up_lesions_and_means_weigh_cases_alike() -> None:
+    figures = summarize([PERFECT, MISSED])["lesions"]["any"]
+    assert figures["recall"] == pytest.approx(1 / 3)
+    assert figures["precision"] == 1.0
+    assert figures["mean_over_cases"] == {"recall": 0.5, "precision": 1.0, "f1": 0.5}
+
+
+def test_dice_of_empty_cases_is_one_and_counted_apart() -> None:
+    dice = summarize([PERFECT, MISSED, EMPTY, EMPTY])["dice"]
+    assert dice == {"mean": 0.75, "mean_with_lesions": 0.5, "pooled": 2 / 3, "cases_with_lesions": 2, "empty_cases": 2}
+
+
+def test_false_positives_on_lesion_free_scans_are_apart() -> None:
+    figures = summarize([PERFECT, EMPTY, FALSE_ALARM, case([1, 0, 0], [0, 0, 1])])["false_positives"]
+    assert (figures["scans"], figures["total"], figures["per_scan"]) == (4, 3, 0.75)
+    assert figures["lesion_free"] == {"scans": 2, "total": 2, "per_scan": 1.0, "scans_without_false_positives": 1}
+
+
+@pytest.mark.parametrize("cases", [[], [EMPTY], [FALSE_ALARM], [MISSED], [PERFECT]])
+def test_there_never_is_a_nan(cases: list[CaseMetrics]) -> None:
+    json.dumps(summarize(cases, ["lesion", "absent"]), allow_nan=False)
+
+
+def test_a_lesion_free_case_without_alarms_changes_no_pooled_figure() -> None:
+    with_empty, without = summarize([PERFECT, MISSED, EMPTY]), summarize([PERFECT, MISSED])
+    for criterion in ("any", "iou_0.1", "iou_0.5"):
+        for figure in ("recall", "precision", "f1"):
+            assert with_empty["lesions"][criterion][figure] == without["lesions"][criterion][figure]
+    assert with_empty["recall_by_size"] == without["recall_by_size"]
+
+
+def test_an_absent_class_does_not_spoil_the_mean_over_classes() -> None:
+    summary = summarize([PERFECT], ["lesion", "absent"])
+    assert summary["class_mean"]["dice"] == summary["class_mean"]["f1_any"] == 1.0
+    assert summary["classes"]["absent"]["dice"]["empty_cases"] == 1
+
+
+def test_classes_have_their_own_figures() -> None:
+    names = {"class_names": ["a", "b"], "truth_classes": [0, 1], "prediction_classes": [0, 1]}
+    summary = summarize([case([1, 0, 2], [1, 0, 0], **names)])
+    assert summary["classes"]["a"]["lesions"]["any"]["recall"] == 1.0
+    assert summary["classes"]["b"]["lesions"]["any"]["recall"] == 0.0
+    assert summary["lesions"]["any"]["recall"] == 0.5
+
+
+def test_a_lesion_as_large_as_a_limit_is_in_the_upper_bin() -> None:
+    rows = recall_by_size([lesion(14), lesion(15, found=False), lesion(15)], lambda one: one.voxels, (15, 50), "voxels")
+    assert [(row["lesions"], row["found"], row["recall"]) for row in rows] == [(1, 1, 1.0), (2, 1, 0.5), (0, 0, None)]
+    assert rows[0]["bin"] == "under 15 voxels"
+    assert rows[1]["dice"] == pytest.approx(0.2)
+
+
+def test_bins_hold_every_lesion_once() -> None:
+    lesions = [lesion(size) for size in (1, 14, 15, 49, 50, 499, 500, 10**7)]
+    truth = CaseMetrics("a", (1, 1, 1), {"lesion": PERFECT.classes["lesion"]}, tuple(lesions))
+    for rows in summarize([truth])["recall_by_size"].values():
+        assert sum(row["lesions"] for row in rows) == len(lesions)
+
+
+def test_quantiles_are_equal_shares() -> None:
+    rows = recall_by_quantile([lesion(size) for size in range(1, 101)])
+    assert [row["lesions"] for row in rows] == pytest.approx([25] * 4, abs=1)
+    assert rows[0]["bin"].startswith("1 to 2")
+
+
+def test_lesions_of_one_size_are_one_quantile() -> None:
+    (row,) = recall_by_quantile([lesion(3)] * 10)
+    assert (row["bin"], row["lesions"]) == ("3 mm³", 10)
+
+
+def test_no_lesions_have_no_quantiles() -> None:
+    assert recall_by_quantile([]) == []

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
+from detseg3d.reporting import visualize
+from detseg3d.reporting.overlay import draw_case
+from detseg3d.reporting.visualize import visualize_files
+
+SHAPE = (4, 12, 12)
+
+
+def save(array: npt.NDArray[Any], path: Path, spacing: tuple[float, float, float] = (2.0, 1.0, 1.0)) -> Path:
+    write_image(array, Geometry(array.shape, spacing), path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1, 2:4, 2:6] = 1
+    return {
+        "image": save(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), tmp_path / "c_0000.nii.gz"),
+        "prediction": save(mask, tmp_path / "pred" / "c.nii.gz"),
+        "label": save(mask, tmp_path / "labels" / "c.nii.gz"),
+        "output": tmp_path / "c.png",
+    }
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What is handed to the drawing."""
+    calls: list[tuple[Any, ...]] = []
+
+    def record(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(arguments)
+        return draw_case(*arguments, **keywords)
+
+    monkeypatch.setattr(visualize, "draw_case", record)
+    return calls
+
+
+def add_layout(files: dict[str, Path]) -> None:
+    instances = np.zeros(SHAPE, np.uint16)
+    instances[1, 2:4, 2:4], instances[1, 2:4, 4:6] = 1, 2
+    folder = files["prediction"].parent
+    save(instances, folder / "instances" / "c.nii.gz")
+    lesions = [{"id": number, "label": 1, "score": 0.5, "box": [1, 2, 2, 2, 4, 4]} for number in (1, 2)]
+    write_json({"lesions": lesions}, folder / "rois" / "c.json")
+
+
+def test_a_plain_mask_is_drawn(files: dict[str, Path], drawn: list[tuple[Any, ...]]) -> None:
+    visualize_files(**files)
+    assert files["output"].read_bytes().startswith(b"\x89PNG")
+    _, spacing, predicted, records, truth = drawn[0]
+    assert (spacing, predicted.max(), records, truth.max()) == ((2.0, 1.0, 1.0), 1, None, 1)
+
+
+@pytest.mark.parametrize("given", ["c.nii.gz", "instances/c.nii.gz"])
+def test_instances_and_scores_beside_the_mask_are_used(
+    files: dict[str, Path], drawn: list[tuple[Any, ...]], given: str
+) -> None:
+    add_layout(files)
+    visualize_files(**{**files, "prediction": files["prediction"].parent / given})
+    _, _, predicted, records, _ = drawn[0]
+    assert predicted.max() == 2
+    assert [record["score"] for record in records] == [0.5, 0.5]
+
+
+def test_the_roi_file_can_be_given(files: dict[str, Path], drawn: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    add_layout(files)
+    write_json({"lesions": []}, tmp_path / "other.json")
+    visualize_files(**files, rois=tmp_path / "other.json")
+    assert drawn[0][3] == []
+
+
+def test_a_roi_file_without_instance_map_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    write_json({"lesions": []}, tmp_path / "other.json")
+    with pytest.raises(DetSeg3DError, match="belong to the lesions of an instance map"):
+        visualize_files(**files, rois=tmp_path / "other.json")
+
+
+def test_labels_are_instance_maps_where_dataset_json_says_so(
+    files: dict[str, Path], drawn: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    label[1, 2:4, 2:4], label[1, 2:4, 4:6] = 5, 6
+    save(label, files["label"])
+    write_json({"labels": {"background": 0, "lesion": 1}, "instances": True}, tmp_path / "dataset.json")
+    visualize_files(**files)
+    assert set(np.unique(drawn[0][4])) == {0, 5, 6}
+
+
+def test_without_a_label_everything_predicted_is_shown(files: dict[str, Path], drawn: list[tuple[Any, ...]]) -> None:
+    del files["label"]
+    visualize_files(**files)
+    assert drawn[0][4] is None
+
+
+@pytest.mark.parametrize("which", ["prediction", "label"])
+def test_files_of_another_grid_are_refused(files: dict[str, Path], which: str) -> None:
+    save(np.zeros(SHAPE, np.uint8), files[which], (2.0, 1.0, 3.0))
+    with pytest.raises(DetSeg3DError, match=f"image and {which} are not on the same grid: spacing"):
+        visualize_files(**files)
+
+
+def test_an_unknown_picture_format_is_refused(files: dict[str, Path]) -> None:
+    with pytest.raises(DetSeg3DError, match="unknown picture format"):
+        visualize_files(**{**files, "output": Path("picture.docx")})
