@@ -209,6 +209,9 @@ def run_command(
     """
     options = parser.parse_args(arguments)
     set_up_logging(options.verbose)
+    package = logging.getLogger("detseg3d")
+    # Some libraries give the root logger a handler of its own, which would print everything once more.
+    package.propagate = False
     try:
         return function(options) or EXIT_SUCCESS
     except DetSeg3DError as error:
@@ -222,3 +225,5 @@ def run_command(
         # The reader of our output went away, as in `command | head`: nothing is wrong, and nobody listens any more.
         sys.stderr.close()
         return EXIT_SUCCESS
+    finally:
+        package.propagate = True

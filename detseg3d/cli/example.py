@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = create_parser("detseg3d_example", DESCRIPTION, EXAMPLE)
     parser.add_argument("output", metavar="OUT", help="folder of raw data sets; created if it is not there")
     parser.add_argument("--num_cases", type=positive_int, default=24, metavar="N", help="training cases")
-    parser.add_argument("--num_test", type=non_negative_int, default=6, metavar="N", help="held-out cases")
+    parser.add_argument("--num_test", type=non_negative_int, default=8, metavar="N", help="held-out cases")
     parser.add_argument(
         "--shape", type=positive_int, nargs=3, default=[96, 96, 96], metavar=("Z", "Y", "X"), help="voxels"
     )

@@ -74,6 +74,20 @@ def test_log_messages_go_to_stderr_once(parser: argparse.ArgumentParser, capsys:
     assert lines == ["working", "WARNING: odd"]
 
 
+def test_a_handler_of_the_root_logger_prints_nothing_twice(
+    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(options: argparse.Namespace) -> None:
+        root = logging.StreamHandler()
+        logging.getLogger().addHandler(root)
+        logging.getLogger("detseg3d.test").info("once")
+        logging.getLogger().removeHandler(root)
+
+    common.run_command(parser, report, [])
+    assert capsys.readouterr().err.count("once") == 1
+    assert logging.getLogger("detseg3d").propagate
+
+
 def test_flags_are_not_abbreviated(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(["--verb"])
