@@ -1,0 +1,52 @@
+"""What many tests share: the plans of a network so small that a training step takes milliseconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from detseg3d.planning.plans import Plans
+
+TINY_PLANS: dict[str, Any] = {
+    "dataset_name": "Dataset001_Tiny",
+    "file_ending": ".nii.gz",
+    "channel_names": ["FLAIR"],
+    "class_names": ["lesion"],
+    "class_labels": [1],
+    "normalization": [{"scheme": "zscore"}],
+    "fine_spacing": [1, 1, 1],
+    "detection_spacing": [1, 1, 1],
+    "largest_shape": [32, 40, 36],
+    "stage1": {
+        "channels": [8, 16],
+        "strides": [[2, 2, 2], [2, 2, 2]],
+        "kernels": [[3, 3, 3], [3, 3, 3]],
+        "blocks": [1, 1],
+        "fpn_channels": 8,
+        "head_stages": [0, 1],
+        "level_upper_sizes": [10],
+    },
+    "roi": {"size": [16, 16, 16], "minimum_extent": [10, 10, 10]},
+    "stage2": {
+        "channels": [8, 16],
+        "strides": [[2, 2, 2]],
+        "kernels": [[3, 3, 3], [3, 3, 3]],
+        "feature_channels": 4,
+    },
+    "training": {
+        "epochs": 2,
+        "curriculum": [{"share": 0.5, "window": [16, 16, 16]}, {"share": 0.5, "window": None}],
+    },
+    "inference": {},
+    "recall_bound": {"lesions": 0, "below_one_cell": 0, "colliding": 0, "bound": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_plans() -> Plans:
+    """Plans of one channel and one class at 1 mm; frozen, so change a copy: ``tiny_plans.evolve(roi={...})``."""
+    from detseg3d.planning.plans import parse_plans
+
+    return parse_plans(TINY_PLANS)
