@@ -59,9 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--roi_size", type=positive_int, metavar="N", help="samples of a RoI along the finest axis, instead of the rule"
     )
-    plan.add_argument(
-        "--order", type=int, choices=(1, 3), default=1, help="interpolation of images: 1 linear, 3 cubic"
-    )
+    plan.add_argument("--order", type=int, choices=(1, 3), default=1, help="interpolation of images: 1 linear, 3 cubic")
     plan.add_argument("--instances", action="store_true", help="labels are instance maps: each value one lesion")
     plan.add_argument("--keep_plans", action="store_true", help="use the plans.json that is there, edited by hand")
     split = parser.add_argument_group("splits (those that are there are kept unless one of these is given)")

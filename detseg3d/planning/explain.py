@@ -152,9 +152,7 @@ def explain_network(detection: Detection, extents: npt.NDArray[np.float64]) -> l
     return [strides, Decision(name="head levels", value=value, because=because)]
 
 
-def explain_bound(
-    plans: Plans, cells: Sequence[Sequence[float]], extents: npt.NDArray[np.float64]
-) -> Decision:
+def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.NDArray[np.float64]) -> Decision:
     """The bound of Stage 1's recall, and whether the target for small lesions is reached."""
     bound = plans.recall_bound
     if bound.lesions == 0:
@@ -188,8 +186,8 @@ def explain_curriculum(plans: Plans) -> Decision:
     else:
         because = (
             "small windows around lesions learn fast, whole volumes at the end unlearn false positives; windows have "
-            f"about {' and '.join(map(str, roi_rules.WINDOW_EDGES))} detection voxels, more if a 95th-percentile lesion "
-            f"would fill half of one; the planned volume has {times(plans.largest_shape)} fine voxels"
+            f"about {' and '.join(map(str, roi_rules.WINDOW_EDGES))} detection voxels, more if a 95th-percentile "
+            f"lesion would fill half of one; the planned volume has {times(plans.largest_shape)} fine voxels"
         )
     return Decision(name="curriculum", value=value, because=because)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from detseg3d.planning.plans import (
 )
 
 __all__ = ["INFERENCE_GB", "choose_normalization", "plan_dataset"]
-
-logger = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -249,9 +246,7 @@ def _assess(
                 1 if phase.window is None else training.batch_size,
             )
         )
-    inference = inference_bytes(
-        stage1, shape, math.prod(largest), len(dataset.channel_names), len(dataset.class_names)
-    )
+    inference = inference_bytes(stage1, shape, math.prod(largest), len(dataset.channel_names), len(dataset.class_names))
     return Detection(spacing, stage1, curriculum, max(needs) / GIGABYTE, inference / GIGABYTE)
 
 

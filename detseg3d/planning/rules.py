@@ -176,9 +176,7 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
         size = [math.ceil(n / factor) for n, factor in zip(size, stride, strict=True)]
         if len(strides) == MAX_STAGES or max(size) <= LARGEST_COARSEST_MAP:
             break
-    return Strides(
-        tuple(strides), tuple(kernels), (size[0], size[1], size[2]), (current[0], current[1], current[2])
-    )
+    return Strides(tuple(strides), tuple(kernels), (size[0], size[1], size[2]), (current[0], current[1], current[2]))
 
 
 class LevelChoice(NamedTuple):

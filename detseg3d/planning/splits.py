@@ -128,9 +128,7 @@ def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list
     return dict(sorted(groups.items()))
 
 
-def _by_load(
-    groups: Mapping[str, list[str]], loads: Mapping[str, float], random: np.random.Generator
-) -> list[str]:
+def _by_load(groups: Mapping[str, list[str]], loads: Mapping[str, float], random: np.random.Generator) -> list[str]:
     """Patients by mean lesion load per case, the highest first, ties in random order."""
     names = [list(groups)[index] for index in random.permutation(len(groups))]
     return sorted(names, key=lambda name: -float(np.mean([loads.get(case, 0.0) for case in groups[name]])))

@@ -252,8 +252,8 @@ def preprocess_dataset(
 
 def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
     """Whether the store holds the case as these plans and these files make it: a corrected label must not go unseen."""
-    return (
-        store.is_complete(case.case_id, wanted) and store.properties(case.case_id).get("source") == source_digest(case)
+    return store.is_complete(case.case_id, wanted) and store.properties(case.case_id).get("source") == source_digest(
+        case
     )
 
 

@@ -17,7 +17,9 @@ from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.preprocessing.preprocessor import CaseTransform, case_transform, preprocess_case, preprocess_dataset
 from tests.preprocessing.factory import make_plans, make_scan, write_dataset, write_volume
 
-BOXES = st.lists(st.floats(0, 40), min_size=6, max_size=6).map(lambda v: [*np.minimum(v[:3], v[3:]), *np.maximum(v[:3], v[3:])])
+BOXES = st.lists(st.floats(0, 40), min_size=6, max_size=6).map(
+    lambda v: [*np.minimum(v[:3], v[3:]), *np.maximum(v[:3], v[3:])]
+)
 
 
 @given(st.lists(BOXES, max_size=4), st.tuples(*[st.floats(0.3, 5)] * 3))
@@ -72,7 +74,13 @@ def test_the_input_is_left_alone() -> None:
 def test_lesion_boxes_lie_where_the_lesions_do() -> None:
     image, label = make_scan(2, lesions=5)
     instances, classes = instances_from_semantic(label, (1,))
-    case = preprocess_case(image[None], (0.5, 0.5, 0.5), make_plans(fine_spacing=(0.25,) * 3, detection_spacing=(0.25,) * 3), instances, classes)
+    case = preprocess_case(
+        image[None],
+        (0.5, 0.5, 0.5),
+        make_plans(fine_spacing=(0.25,) * 3, detection_spacing=(0.25,) * 3),
+        instances,
+        classes,
+    )
     _, wanted = boxes_from_instances(instances)
     found = case.transform.boxes_to_original([lesion["box"] for lesion in case.lesions])
     assert np.abs(found - wanted).max() <= 0.5
@@ -137,7 +145,9 @@ def test_bad_spacing_is_refused(spacing: tuple[float, ...]) -> None:
 
 def test_dataset_is_stored_with_its_lesions(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path))
-    assert preprocess_dataset(raw, make_plans(), tmp_path / "cases", 0, progress=False) == [c.case_id for c in raw.cases]
+    assert preprocess_dataset(raw, make_plans(), tmp_path / "cases", 0, progress=False) == [
+        c.case_id for c in raw.cases
+    ]
     store = CaseStore(tmp_path / "cases")
     assert store.case_ids() == ["case0", "case1", "case2", "case3"]
     assert [len(store.properties(case)["lesions"]) for case in store.case_ids()] == [3, 0, 5, 2]

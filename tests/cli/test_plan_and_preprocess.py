@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detseg3d.cli.plan_and_preprocess import build_parser, main
+from detseg3d.io.case_store import CaseStore
+from detseg3d.planning.plans import load_plans
+from tests.preprocessing.factory import write_dataset
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    roots = ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "pp"), "-np", "0", "--no_progress"]
+    return main([*arguments, *roots])
+
+
+def test_plans_preprocesses_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "raw")
+    assert run(tmp_path, "-d", "1", "--verify", "--memory_gb", "4", "--roi_size", "48") == 0
+    output = capsys.readouterr().out
+    assert "fine spacing: 1×1×1 mm" in output
+    assert "RoI size: 48×48×48" in output
+    assert "recall bound" in output
+    assert "preprocessed: 4 case(s)" in output
+    folder = tmp_path / "pp" / "Dataset001_Test"
+    assert load_plans(folder / "plans.json").memory_budget_gb == 4
+    assert len(CaseStore(folder / "cases").case_ids()) == 4
+
+
+def test_worker_processes_give_the_same(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "raw", lesions=(2, 1))
+    assert run(tmp_path, "-d", "1") == 0
+    assert main(f"-d 1 --raw {tmp_path}/raw --preprocessed {tmp_path}/other -np 2".split()) == 0
+    here, there = (tmp_path / root / "Dataset001_Test" for root in ("pp", "other"))
+    for name in ("plans.json", "dataset_fingerprint.json", "cases/case0.json", "cases/case1.json"):
+        assert (here / name).read_text() == (there / name).read_text()
+
+
+def test_plan_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "raw")
+    assert run(tmp_path, "-d", "Test", "--no_pp", "--val_split", "0.25", "--seed", "3") == 0
+    assert "splits: 1 (training + validation cases: 3+1)" in capsys.readouterr().out
+    assert not (tmp_path / "pp" / "Dataset001_Test" / "cases").exists()
+
+
+def test_several_data_sets_and_one_is_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = write_dataset(tmp_path / "raw", name="Dataset001_Bad")
+    write_dataset(tmp_path / "raw", name="Dataset002_Good")
+    (bad / "imagesTr" / "case1_0000.nii.gz").write_bytes(b"garbage")
+    assert run(tmp_path, "-d", "1", "2") == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 data sets failed: Dataset001_Bad" in captured.err
+    assert "case1" in captured.err
+    assert "preprocessed: 4 case(s)" in captured.out
+
+
+def test_problems_are_one_table_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_dataset(tmp_path / "raw")
+    (folder / "imagesTr" / "case1_0000.nii.gz").write_bytes(b"garbage")
+    (folder / "labelsTr" / "case2.nii.gz").unlink()
+    assert run(tmp_path, "-d", "1", "--verify") == 1
+    error = capsys.readouterr().err
+    assert "case1" in error
+    assert "case2" in error
+    assert "Traceback" not in error
+
+
+def test_unknown_data_set_lists_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "raw")
+    assert run(tmp_path, "-d", "7") == 1
+    assert "Dataset001_Test" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_does_not_import_torch() -> None:
+    code = "import sys; from detseg3d.cli.plan_and_preprocess import build_parser; build_parser().format_help(); "
+    code += "sys.exit('torch' in sys.modules or 'SimpleITK' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_help_shows_an_example() -> None:
+    assert "detseg3d_plan_and_preprocess -d 101 --verify" in build_parser().format_help()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.fingerprint import measure_case, measure_dataset, percentiles, read_case, source_digest
+from tests.preprocessing.factory import make_scan, write_dataset, write_volume
+
+
+def two_lesions() -> tuple[np.ndarray, np.ndarray]:
+    images = np.zeros((1, 20, 20, 20), np.float32)
+    images[0, 2:18, 2:18, 2:18] = 100
+    instances = np.zeros((20, 20, 20), np.int32)
+    instances[4, 4, 4] = 1
+    instances[10:13, 10:14, 10:12] = 2
+    images[0][instances == 1], images[0][instances == 2] = 150, 200
+    return images, instances
+
+
+def test_lesions_are_measured_in_millimetres() -> None:
+    images, instances = two_lesions()
+    record, _ = measure_case(images, (3.0, 1.0, 0.5), instances, np.array([1, 0]))
+    first, second = record["lesions"]
+    assert (first["class"], second["class"]) == (1, 0)
+    assert (first["voxels"], second["voxels"]) == (1, 24)
+    assert (first["volume_mm3"], second["volume_mm3"]) == (1.5, 36.0)
+    assert second["extents_mm"] == [9.0, 4.0, 1.0]
+    assert first["center_mm"] == [2.5 * 3, 2.5, 1.25]  # from the edge of the crop, which begins at voxel 2
+    assert first["diameter_mm"] == pytest.approx((6 * 1.5 / np.pi) ** (1 / 3))
+    wanted = np.linalg.norm([(11.5 - 4.5) * 3, 12 - 4.5, (11 - 4.5) * 0.5])
+    assert first["nearest_mm"] == second["nearest_mm"] == pytest.approx(wanted)
+
+
+def test_crop_and_intensities() -> None:
+    images, instances = two_lesions()
+    record, samples = measure_case(images, (1.0, 1.0, 1.0), instances, np.array([0, 0]))
+    assert record["crop_box"] == [2, 2, 2, 18, 18, 18]
+    assert record["cropped_shape"] == [16, 16, 16]
+    lesions = record["intensity"][0]["lesions"]
+    assert lesions["mean"] == pytest.approx((150 + 24 * 200) / 25)
+    assert (lesions["min"], lesions["max"]) == (150, 200)
+    assert record["intensity"][0]["body"]["min"] == 100
+    assert len(samples[0]["lesions"]) == 25
+    assert len(samples[0]["body"]) == 16**3
+
+
+def test_case_without_lesions() -> None:
+    images, instances = two_lesions()
+    record, samples = measure_case(images, (1.0, 1.0, 1.0), instances * 0, np.zeros(0, int))
+    assert record["lesions"] == []
+    assert record["intensity"][0]["lesions"] is None
+    assert len(samples[0]["lesions"]) == 0
+
+
+def test_a_lone_lesion_has_no_neighbour() -> None:
+    images, instances = two_lesions()
+    record, _ = measure_case(images, (1.0, 1.0, 1.0), np.where(instances == 1, 1, 0), np.array([0]))
+    assert record["lesions"][0]["nearest_mm"] is None
+
+
+def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detseg3d.planning.fingerprint._SAMPLES", 100)
+    monkeypatch.setattr("detseg3d.planning.fingerprint._PERCENTILE_VALUES", 1000)
+    images = np.random.default_rng(0).normal(500, 50, (1, 20, 20, 20)).astype(np.float32)
+    images[0, 7, 7, 7] = 5000
+    record, samples = measure_case(images, (1.0, 1.0, 1.0), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3)
+    body = record["intensity"][0]["body"]
+    assert body["max"] == 5000
+    assert body["p50"] == pytest.approx(500, abs=10)
+    assert len(samples[0]["body"]) == 100
+    again = measure_case(images, (1.0, 1.0, 1.0), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3)[1]
+    assert np.array_equal(samples[0]["body"], again[0]["body"])
+
+
+def test_data_set_is_summed_up(tmp_path: Path) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path, lesions=(3, 0, 5, 2), spacing=(2, 1, 1)))
+    fingerprint = measure_dataset(raw, 0, progress=False)
+    summary = fingerprint["summary"]
+    assert (summary["cases"], summary["lesions"]) == (4, 10)
+    assert summary["cases_without_lesions"] == ["case1"]
+    assert summary["lesions_per_class"] == {"lesion": 10}
+    assert summary["lesions_per_case"]["p50"] == 2.5
+    assert summary["spacing"]["z"]["p50"] == 2
+    assert summary["longest_edge_mm"]["max"] == 6
+    assert summary["volume_mm3"]["min"] == 2
+    assert summary["intensity"]["0_FLAIR"]["lesions"]["mean"] > summary["intensity"]["0_FLAIR"]["body"]["mean"]
+    assert json.loads(json.dumps(fingerprint, allow_nan=False)) == fingerprint
+
+
+def test_set_without_lesions_is_still_json(tmp_path: Path) -> None:
+    fingerprint = measure_dataset(load_raw_dataset(write_dataset(tmp_path, lesions=(0, 0))), 0, progress=False)
+    assert fingerprint["summary"]["volume_mm3"] == {}
+    assert fingerprint["summary"]["intensity"]["0_FLAIR"]["lesions"] is None
+    json.dumps(fingerprint, allow_nan=False)
+
+
+def test_failed_cases_are_all_named(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path)
+    for name in ("case0", "case2"):
+        (folder / "imagesTr" / f"{name}_0000.nii.gz").write_bytes(b"garbage")
+    with pytest.raises(DetSeg3DError, match=r"2 of 4 case\(s\) cannot be measured(.|\n)*case0(.|\n)*case2"):
+        measure_dataset(load_raw_dataset(folder), 0, progress=False)
+
+
+def read_with_label(tmp_path: Path, label: np.ndarray, spacing: tuple[int, int, int] = (1, 1, 1)):
+    folder = write_dataset(tmp_path)
+    write_volume(label, folder / "labelsTr" / "case0.nii.gz", spacing)
+    raw = load_raw_dataset(folder)
+    return read_case(raw.cases[0], raw)
+
+
+def test_label_with_an_unknown_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"values that dataset.json does not name(.|\n)*\[3\]"):
+        read_with_label(tmp_path, make_scan(0)[1] * 3)
+
+
+def test_label_on_another_grid_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="label does not lie on the image's grid"):
+        read_with_label(tmp_path, make_scan(0)[1], (2, 1, 1))
+
+
+def test_label_of_fractions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="whole numbers"):
+        read_with_label(tmp_path, make_scan(0)[1] * np.float32(0.5))
+
+
+def test_label_stored_as_floating_point_is_read(tmp_path: Path) -> None:
+    _, _, instances, classes = read_with_label(tmp_path, make_scan(0)[1].astype(np.float32))
+    assert int(instances.max()) == len(classes) == 3
+
+
+def test_missing_label_is_refused(tmp_path: Path) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path))
+    with pytest.raises(DetSeg3DError, match=r"has no label(.|\n)*case0.nii.gz(.|\n)*imagesTs"):
+        read_case(replace(raw.cases[0], label=None), raw)
+
+
+def test_source_digest_changes_with_the_files(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path)
+    cases = load_raw_dataset(folder).cases
+    before = source_digest(cases[0])
+    assert source_digest(cases[0]) == before
+    write_volume(make_scan(0, lesions=1)[1], folder / "labelsTr" / "case0.nii.gz")
+    assert source_digest(cases[0]) != before
+
+
+def test_percentiles_of_nothing_are_nothing() -> None:
+    assert percentiles([]) == {}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.planning.memory import detection_cells, inference_bytes, training_bytes
+from detseg3d.planning.plans import Stage1Plan
+from detseg3d.planning.roi_rules import roi_plan, stage2_plan
+
+STAGE1 = Stage1Plan(
+    channels=(24, 48, 96),
+    strides=((2, 2, 2),) * 3,
+    kernels=((3, 3, 3),) * 3,
+    blocks=(1, 1, 2),
+    fpn_channels=48,
+    head_stages=(0, 1),
+    level_upper_sizes=(16.0,),
+)
+ROI, STAGE2 = roi_plan((32, 32, 32), (1, 1, 1)), stage2_plan((32, 32, 32), (1, 1, 1))
+
+
+def train(shape: tuple[int, int, int], plan: Stage1Plan = STAGE1, batch: int = 1, channels: int = 1) -> float:
+    return training_bytes(plan, STAGE2, ROI, shape, math.prod(shape), channels, 1, 8, batch)
+
+
+def test_cells_are_those_of_the_padded_volume() -> None:
+    assert detection_cells(STAGE1, (16, 17, 24)) == [8 * 12 * 12, 4 * 6 * 6, 2 * 3 * 3]
+
+
+def test_cells_agree_with_the_network() -> None:
+    import torch
+
+    from detseg3d.models.detector import Detector
+
+    detector = Detector(STAGE1, 1, 1)
+    sizes = []
+    for stage in detector.stages:
+        stage.register_forward_hook(lambda _module, _inputs, output: sizes.append(output[0, 0].numel()))
+    with torch.no_grad():
+        detector(torch.zeros(1, 1, 16, 17, 24))
+    assert sizes == detection_cells(STAGE1, (16, 17, 24))
+
+
+@given(st.tuples(*[st.integers(8, 300)] * 3), st.integers(0, 2))
+def test_more_voxels_need_more_memory(shape: tuple[int, int, int], axis: int) -> None:
+    larger = tuple(n + 8 * (index == axis) for index, n in enumerate(shape))
+    assert train(larger) > train(shape)
+    assert inference_bytes(STAGE1, larger, 1e6, 1, 1) > inference_bytes(STAGE1, shape, 1e6, 1, 1)
+
+
+def test_training_is_linear_in_the_batch_above_the_base() -> None:
+    one, two, three = (train((64, 64, 64), batch=batch) for batch in (1, 2, 3))
+    assert abs((three - two) - (two - one)) < 1
+    assert two > one
+
+
+def test_more_channels_and_blocks_need_more() -> None:
+    wide = STAGE1.model_copy(update={"channels": (48, 48, 96)})
+    deep = STAGE1.model_copy(update={"blocks": (2, 1, 2)})
+    assert train((64, 64, 64), wide) > train((64, 64, 64))
+    assert train((64, 64, 64), deep) > train((64, 64, 64))
+    assert train((64, 64, 64), channels=4) > train((64, 64, 64))
+
+
+def test_inference_needs_far_less_than_training() -> None:
+    shape = (256, 256, 256)
+    assert inference_bytes(STAGE1, shape, math.prod(shape), 1, 1) < 0.5 * train(shape)
+
+
+def test_a_coarser_first_head_needs_less() -> None:
+    coarse = STAGE1.model_copy(update={"head_stages": (1,), "level_upper_sizes": ()})
+    assert train((128, 128, 128), coarse) < train((128, 128, 128))

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.planning.planner import plan_dataset
+from detseg3d.planning.plans import Plans, parse_plans
+from tests.planning.factory import cubes, make_dataset, make_fingerprint
+
+SMALL, MIXED = [3.0] * 20, [3.0] * 20 + [20.0] * 10
+
+
+def plan(
+    shape: tuple[int, int, int] = (96, 160, 128),
+    spacing: tuple[float, float, float] = (1, 1, 1),
+    edges: list[float] | None = None,
+    channels: tuple[str, ...] = ("FLAIR",),
+    **options: Any,
+) -> Plans:
+    dataset = make_dataset(channels=channels)
+    lesions = [cubes(SMALL if edges is None else edges), []]
+    return plan_dataset(make_fingerprint(dataset, [shape] * 2, [spacing] * 2, lesions), dataset, **options)
+
+
+def why(plans: Plans, name: str) -> str:
+    return " ".join(f"{d.value}: {d.because}" for d in plans.decisions if d.name == name)
+
+
+def test_head_scan() -> None:
+    plans = plan(edges=MIXED)
+    assert plans.fine_spacing == plans.detection_spacing == (1, 1, 1)
+    assert plans.largest_shape == (96, 160, 128)
+    assert plans.stage1.strides == ((2, 2, 2),) * 4
+    assert plans.stage1.head_stages == (0, 1)
+    assert plans.roi.size == (32, 32, 32)
+    assert [phase.window for phase in plans.training.curriculum] == [(64,) * 3, (96,) * 3, None]
+    assert (plans.training.epochs, plans.training.batch_size) == (100, 2)
+    assert plans.inference.det_threshold == 0.1
+
+
+def test_plans_survive_json() -> None:
+    plans = plan()
+    assert parse_plans(json.loads(json.dumps(plans.model_dump(mode="json")))) == plans
+
+
+def test_the_same_fingerprint_gives_the_same_plans() -> None:
+    assert plan() == plan()
+
+
+def test_anisotropic_scan_is_not_pooled_across_slices_at_first() -> None:
+    plans = plan((56, 330, 330), (3, 0.72, 0.72))
+    assert plans.stage1.strides[0] == (1, 2, 2)
+    assert plans.stage1.kernels[0] == (1, 3, 3)
+    assert plans.roi.size[0] < plans.roi.size[1]
+    assert plans.stage2.strides[0] == (1, 2, 2)
+    assert "axis z is over 2x coarser" in why(plans, "Stage 1 strides")
+    assert "fewer along axes with coarser spacing" in why(plans, "RoI size")
+    assert "4.2x coarser than the next" in why(plans, "fine spacing")
+
+
+def test_large_ct_is_detected_on_a_coarser_grid_that_fits() -> None:
+    plans = plan((300, 512, 512), (1, 0.7, 0.7), channels=("CT",))
+    assert max(plans.detection_scale) > 1
+    assert plans.fine_spacing == (1, 0.7, 0.7)
+    assert plans.predicted_training_gb <= 8
+    assert plans.predicted_inference_gb <= 2
+    assert "on the fine grid (1×0.7×0.7 mm) the planned volume 300×512×512 would need" in why(
+        plans, "detection spacing"
+    )
+
+
+def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
+    rich, poor = (
+        plan((256, 256, 256), edges=[1.5] * 5 + [20] * 5),
+        plan((256,) * 3, edges=[1.5] * 5 + [20] * 5, memory_gb=1.2),
+    )
+    assert rich.detection_spacing == (1, 1, 1)
+    assert poor.detection_spacing[0] > 1
+    assert poor.predicted_training_gb <= 1.2
+    assert poor.memory_budget_gb == 1.2
+    assert "5 of 10 training lesions span less than one cell" in why(poor, "recall bound")
+    assert "Stage 1 recall is bounded by 0.500" in why(poor, "recall bound")
+    assert "where 2 are wanted: the memory allows no finer grid" in why(poor, "recall bound")
+    assert poor.recall_bound.bound == 0.5
+
+
+def test_the_finest_grid_that_fits_is_taken() -> None:
+    plans = plan((256, 256, 256), memory_gb=1.5)
+    finer = plan((256, 256, 256), memory_gb=1.5 * 1.2)
+    assert finer.detection_spacing[0] < plans.detection_spacing[0]
+
+
+def test_impossible_budget_is_an_error() -> None:
+    with pytest.raises(DetSeg3DError, match=r"no detection grid fits into 0.1 GB(.|\n)*raise --memory_gb"):
+        plan(memory_gb=0.1)
+
+
+def test_large_lesions_get_a_larger_roi() -> None:
+    assert plan(edges=[30.0] * 10).roi.size == (48, 48, 48)
+    assert plan(edges=[60.0] * 10).roi.size == (64, 64, 64)
+    assert "95th-percentile lesion spans 60.0 fine voxels" in why(plan(edges=[60.0] * 10), "RoI size")
+
+
+@pytest.mark.parametrize(("override", "size"), [(48, (48, 48, 48)), ((8, 32, 32), (8, 32, 32))])
+def test_roi_size_may_be_overridden(override: Any, size: tuple[int, int, int]) -> None:
+    plans = plan(roi_size=override)
+    assert plans.roi.size == size
+    assert "chosen by the user" in why(plans, "RoI size")
+
+
+@pytest.mark.parametrize("override", [2, 200, (32, 32, 500)])
+def test_roi_size_out_of_range_is_an_error(override: Any) -> None:
+    with pytest.raises(DetSeg3DError, match="RoI size is out of range"):
+        plan(roi_size=override)
+
+
+@pytest.mark.parametrize("name", ["CT", "ct", " Ct "])
+def test_ct_is_known_by_its_channel_name(name: str) -> None:
+    [normalization] = plan(channels=(name,)).normalization
+    assert normalization.scheme == "ct"
+    assert (normalization.mean, normalization.lower, normalization.upper) == pytest.approx((50, 0.5, 99.5))
+
+
+def test_other_channels_are_z_scored_one_by_one() -> None:
+    plans = plan(channels=("T1", "CT", "CTA", "noNorm"))
+    assert [channel.scheme for channel in plans.normalization] == ["zscore", "ct", "zscore", "none"]
+    assert "clipped to" in why(plans, "normalisation of CT")
+
+
+def test_set_without_lesions_plans_with_a_warning() -> None:
+    dataset = make_dataset(channels=("CT",))
+    plans = plan_dataset(make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [[], []]), dataset)
+    assert plans.recall_bound.lesions == 0
+    assert plans.roi.size == (32, 32, 32)
+    assert plans.stage1.head_stages == (0,)
+    assert plans.normalization[0].upper > 0  # from the body
+    assert "none of the 2 cases has a lesion" in why(plans, "warning")
+
+
+def test_class_without_lesions_is_warned_of() -> None:
+    dataset = make_dataset(classes=("core", "edema"))
+    lesions = [cubes(SMALL, label=0), []]
+    plans = plan_dataset(make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, lesions), dataset)
+    assert plans.class_names == ("core", "edema")
+    assert plans.class_labels == (1, 2)
+    assert "no training case has a lesion of class edema" in why(plans, "warning")
+    assert "core: 20, edema: 0" in why(plans, "classes")
+
+
+def test_every_decision_gives_figures() -> None:
+    for plans in (plan(edges=MIXED), plan((56, 330, 330), (3, 0.72, 0.72)), plan((300, 512, 512), (1, 0.7, 0.7))):
+        names = [decision.name for decision in plans.decisions]
+        for name in ("fine spacing", "planned volume", "RoI size", "Stage 2", "detection spacing", "Stage 1 strides"):
+            assert name in names
+        for decision in plans.decisions:
+            if not decision.name.startswith("normalisation"):
+                assert any(character.isdigit() for character in decision.because), decision
+
+
+def test_tiny_volume_of_tiny_lesions_is_detected_at_full_resolution() -> None:
+    plans = plan((40, 40, 40), edges=[2.0] * 10)
+    assert plans.stage1.strides[0] == (1, 1, 1)
+    assert "stem stride 1" in why(plans, "Stage 1 strides")
+    assert [phase.window for phase in plans.training.curriculum] == [None]
+
+
+def test_single_slices_can_be_planned() -> None:
+    plans = plan((1, 256, 256), (5, 1, 1))
+    assert all(stride[0] == 1 for stride in plans.stage1.strides)
+
+
+def test_colliding_lesions_lower_the_bound() -> None:
+    dataset = make_dataset()
+    twins = [(0, (3.0,) * 3, (10.2, 10.2, 10.2)), (0, (3.0,) * 3, (11.0, 11.0, 11.0)), *cubes([3.0] * 8)]
+    plans = plan_dataset(make_fingerprint(dataset, [(96,) * 3] * 2, [(1, 1, 1)] * 2, [twins, []]), dataset)
+    assert plans.recall_bound.colliding == 1
+    assert plans.recall_bound.bound == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("fingerprint", [{}, {"version": 99, "cases": {"a": {}}}, {"version": 1, "cases": {}}])
+def test_unknown_fingerprint_is_an_error(fingerprint: dict[str, Any]) -> None:
+    with pytest.raises(DetSeg3DError, match="fingerprint cannot be used"):
+        plan_dataset(fingerprint, make_dataset())
+
+
+def test_planned_networks_can_be_built() -> None:
+    import torch
+
+    from detseg3d.models.detseg import DetSeg3D
+
+    plans = plan((20, 40, 40), (3, 1, 1), edges=[4.0] * 10)
+    output = DetSeg3D(plans).eval()(torch.zeros(1, 1, *plans.largest_shape), mode="test")
+    assert tuple(output["full_segmentation"].shape) == plans.largest_shape
+    assert np.asarray(output["roi_info"]).ndim == 1

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.planning.roi_rules import (
+    choose_curriculum,
+    choose_roi_edge,
+    choose_roi_size,
+    choose_window,
+    roi_plan,
+    stage2_plan,
+)
+
+SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("large", "edge"), [(1, 24), (6, 24), (6.1, 32), (24, 32), (24.1, 48), (36, 48), (36.1, 64), (500, 64)]
+)
+def test_roi_edge_follows_the_95th_percentile(large: float, edge: int) -> None:
+    assert choose_roi_edge([large]) == (edge, large)
+
+
+def test_one_large_lesion_in_a_hundred_does_not_set_the_roi() -> None:
+    assert choose_roi_edge([10] * 99 + [200])[0] == 32
+
+
+def test_coarse_axis_gets_fewer_samples() -> None:
+    assert choose_roi_size(32, (3, 0.72, 0.72)) == (8, 32, 32)
+    assert choose_roi_size(48, (3, 0.72, 0.72)) == (12, 48, 48)
+    assert choose_roi_size(32, (1.3, 1, 1)) == (32, 32, 32)
+    assert choose_roi_size(32, (2, 1, 1)) == (16, 32, 32)
+    assert choose_roi_size(32, (50, 1, 1)) == (8, 32, 32)
+
+
+@given(SPACINGS, st.sampled_from([16, 24, 32, 48, 64]))
+def test_stage2_can_run_on_every_planned_roi(spacing: tuple[float, float, float], edge: int) -> None:
+    size = choose_roi_size(edge, spacing)
+    assert all((n % 4 == 0 and 8 <= n <= edge) or n == edge for n in size)
+    plan = stage2_plan(size, spacing)
+    current = list(size)
+    for stride in plan.strides:
+        assert max(stride) == 2
+        assert all(n % s == 0 and (s == 1 or n >= 8) for n, s in zip(current, stride, strict=True))
+        current = [n // s for n, s in zip(current, stride, strict=True)]
+    assert len(plan.channels) == len(plan.kernels) == len(plan.strides) + 1
+
+
+def test_stage2_has_about_two_million_parameters() -> None:
+    plan = stage2_plan((32, 32, 32), (1, 1, 1))
+    from detseg3d.models.segmenter import Segmenter
+
+    count = sum(parameter.numel() for parameter in Segmenter(plan, 1, 1, 48).parameters())
+    assert 1.5e6 < count < 3e6
+
+
+def test_small_boxes_are_seen_with_twelve_voxels_of_the_finest_axis() -> None:
+    assert roi_plan((32, 32, 32), (1, 1, 1)).minimum_extent == (12, 12, 12)
+    assert roi_plan((8, 32, 32), (3, 0.72, 0.72)).minimum_extent == pytest.approx((9, 8.64, 8.64))
+
+
+def test_windows_of_a_head_scan() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))
+    assert [(phase.share, phase.window) for phase in phases] == [(0.6, (64,) * 3), (0.25, (96,) * 3), (0.15, None)]
+
+
+def test_windows_have_about_the_same_millimetres_on_all_axes() -> None:
+    assert choose_window(64, (3, 0.75, 0.75), (1, 1, 1), (4, 16, 16), (100, 400, 400)) == (16, 64, 64)
+
+
+def test_windows_count_detection_voxels() -> None:
+    assert choose_window(64, (2, 2, 2), (2, 2, 2), (16, 16, 16), (300, 300, 300)) == (128, 128, 128)
+
+
+def test_window_holds_twice_a_large_lesion() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (400, 400, 400), large_lesion=60)
+    assert [phase.window for phase in phases] == [(128,) * 3, (176,) * 3, None]
+
+
+def test_window_that_is_nearly_the_whole_volume_joins_the_whole_volumes() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 100, 100))
+    assert [(phase.share, phase.window) for phase in phases] == [(0.6, (64,) * 3), (0.4, None)]
+
+
+def test_tiny_volumes_train_whole() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (45, 58, 41))
+    assert [(phase.share, phase.window) for phase in phases] == [(1.0, None)]
+
+
+@given(SPACINGS, st.floats(1, 3), st.tuples(*[st.integers(1, 600)] * 3), st.floats(0, 100))
+def test_windows_stay_inside_and_shares_sum_to_one(
+    spacing: tuple[float, float, float], scale: float, largest: tuple[int, int, int], lesion: float
+) -> None:
+    stride = tuple(2 ** min(5, max(0, int(math.log2(n)) - 2)) for n in largest)
+    phases = choose_curriculum(spacing, (scale,) * 3, stride, largest, lesion)
+    assert sum(phase.share for phase in phases) == pytest.approx(1)
+    assert phases[-1].window is None
+    for phase in phases[:-1]:
+        assert phase.window is not None
+        assert all(1 <= n <= limit for n, limit in zip(phase.window, largest, strict=True))
+        assert math.prod(phase.window) < 0.8 * math.prod(largest)

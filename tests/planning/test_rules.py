@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.planning import rules
+from detseg3d.planning.rules import (
+    choose_fine_spacing,
+    choose_levels,
+    choose_stem,
+    choose_strides,
+    coarser_spacings,
+    planned_shape,
+    recall_bound,
+    stage1_plan,
+)
+
+SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
+SHAPES = st.tuples(*[st.integers(1, 400)] * 3)
+
+
+def test_fine_spacing_is_the_median_of_each_axis() -> None:
+    assert choose_fine_spacing([[1, 2, 2], [2, 1, 3], [3, 3, 1]]) == (2, 2, 2)
+
+
+def test_axis_over_three_times_coarser_takes_its_10th_percentile() -> None:
+    assert choose_fine_spacing([[6, 1, 1]] * 8 + [[2, 1, 1]] * 2) == (2, 1, 1)
+
+
+def test_axis_up_to_three_times_coarser_keeps_its_median() -> None:
+    assert choose_fine_spacing([[3, 1, 1]] * 8 + [[2, 1, 1]] * 2) == (3, 1, 1)
+
+
+def test_10th_percentile_does_not_go_below_the_next_axis() -> None:
+    assert choose_fine_spacing([[6, 1, 1]] * 8 + [[0.5, 1, 1]] * 2) == (1, 1, 1)
+
+
+def test_noise_of_single_precision_is_rounded_away() -> None:
+    assert choose_fine_spacing([[3.0000020265579224, 0.71875, 0.71875]]) == (3.0, 0.71875, 0.71875)
+
+
+def test_planned_shape_is_in_fine_voxels_and_holds_the_largest_of_few_cases() -> None:
+    assert planned_shape([[10, 100, 100], [12, 80, 100]], [[2, 1, 1], [2, 1, 2]], (1, 1, 2)) == (24, 100, 100)
+
+
+def test_planned_shape_ignores_one_in_three_hundred() -> None:
+    shapes = [[10, 10, 10]] * 299 + [[1000, 10, 10]]
+    assert planned_shape(shapes, [[1, 1, 1]] * 300, (1, 1, 1)) == (10, 10, 10)
+
+
+@given(SPACINGS)
+def test_coarser_spacings_never_fall_below_the_fine_one(fine: tuple[float, float, float]) -> None:
+    spacings = coarser_spacings(fine)
+    assert spacings[0] == fine
+    assert all(d >= f for spacing in spacings for d, f in zip(spacing, fine, strict=True))
+    voxels = [1 / math.prod(spacing) for spacing in spacings]
+    assert voxels == sorted(voxels, reverse=True)
+
+
+def test_fine_axes_give_way_before_coarse_ones() -> None:
+    spacing = next(s for s in coarser_spacings((3, 0.7, 0.7)) if s[1] > 1.4)
+    assert spacing[0] == 3
+    assert spacing[1] == spacing[2]
+
+
+@given(SPACINGS, SHAPES)
+def test_strides_follow_the_rule(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> None:
+    result = choose_strides(spacing, shape, choose_stem(spacing, shape, None))
+    current, size = np.array(spacing), np.array(shape)
+    assert 1 <= len(result.strides) <= rules.MAX_STAGES
+    for stride, kernel in zip(result.strides, result.kernels, strict=True):
+        ratio = current / current.min()
+        for axis in range(3):
+            assert kernel[axis] == (3 if ratio[axis] <= 2 * (1 + 1e-6) else 1)
+            if stride[axis] == 2:
+                assert ratio[axis] <= 2 * (1 + 1e-6)
+                assert size[axis] >= 8
+        current, size = current * stride, -(-size // np.array(stride))
+    assert tuple(size) == result.shape
+    assert (
+        len(result.strides) == rules.MAX_STAGES
+        or max(size) <= 12
+        or not any(r <= 2 * (1 + 1e-6) and n >= 8 for r, n in zip(current / current.min(), size, strict=True))
+    )
+
+
+def test_isotropic_head_scan_gets_four_stages() -> None:
+    assert choose_strides((1, 1, 1), (96, 160, 128), (2, 2, 2)).strides == ((2, 2, 2),) * 4
+
+
+def test_whole_ct_gets_five_stages() -> None:
+    assert len(choose_strides((1, 1, 1), (300, 512, 512), (2, 2, 2)).strides) == 5
+
+
+def test_single_slice_is_never_pooled_across() -> None:
+    result = choose_strides((1, 1, 1), (1, 200, 200), choose_stem((1, 1, 1), (1, 200, 200), None))
+    assert all(stride[0] == 1 for stride in result.strides)
+
+
+def test_stem_is_1_only_for_tiny_volumes_with_tiny_lesions() -> None:
+    assert choose_stem((1, 1, 1), (60, 60, 60), (3, 3, 3)) == (1, 1, 1)
+    assert choose_stem((1, 1, 1), (64, 60, 60), (3, 3, 3)) == (2, 2, 2)
+    assert choose_stem((1, 1, 1), (60, 60, 60), (4, 3, 3)) == (2, 2, 2)
+    assert choose_stem((1, 1, 1), (60, 60, 60), None) == (2, 2, 2)
+
+
+def test_each_level_takes_what_the_finer_one_leaves() -> None:
+    choice = choose_levels([3] * 100 + [16] * 10 + [17] * 10 + [33] * 10, (2, 4, 8))
+    assert choice == rules.LevelChoice((0, 1, 2), (16.0, 32.0), (110, 10, 10))
+
+
+def test_level_without_lesions_is_dropped() -> None:
+    choice = choose_levels([3] * 100 + [40] * 10, (2, 4, 8))
+    assert choice == rules.LevelChoice((0, 2), (16.0,), (100, 10))
+
+
+def test_coarse_level_with_hardly_any_lesion_leaves_them_to_the_finer_one() -> None:
+    assert choose_levels([3] * 100 + [40] * 4, (2, 4, 8)) == rules.LevelChoice((0,), (), (104,))
+    assert choose_levels([3] * 2000 + [40] * 9, (2, 4, 8)).head_stages == (0,)
+
+
+def test_few_small_lesions_keep_their_level() -> None:
+    assert choose_levels([3] + [20] * 100, (2, 4, 8)).head_stages == (0, 1)
+
+
+def test_few_lesions_that_suit_the_next_level_join_it() -> None:
+    assert choose_levels([15] + [20] * 100, (2, 4, 8)) == rules.LevelChoice((1,), (), (101,))
+
+
+def test_huge_lesions_belong_to_the_coarsest_level() -> None:
+    assert choose_levels([500] * 10, (2, 4, 8)).head_stages == (2,)
+
+
+def test_without_lesions_there_is_one_level() -> None:
+    assert choose_levels([], (2, 4)) == rules.LevelChoice((0,), (), (0,))
+
+
+@given(st.lists(st.floats(0.5, 300), max_size=60), st.floats(0.5, 6))
+def test_levels_take_every_lesion_and_no_lesion_falls_below_two_cells_but_on_the_finest_needed(
+    edges: list[float], cell: float
+) -> None:
+    cells = [cell, 2 * cell, 4 * cell, 8 * cell]
+    choice = choose_levels(edges, cells)
+    assert sum(choice.lesions) == len(edges)
+    assert list(choice.upper_sizes) == sorted(choice.upper_sizes)
+    if edges and choice.head_stages[0] > 0:
+        first = cells[choice.head_stages[0] - 1]
+        assert min(edges) >= 2 * cells[choice.head_stages[0]] * (1 - 1e-6) or min(edges) > 8 * first * (1 - 1e-6)
+
+
+def test_bounds_agree_with_the_levels_that_training_assigns() -> None:
+    from detseg3d.models.targets import assign_levels
+
+    edges = np.array([2.0, 15.9, 16.0, 16.1, 32.0, 33.0] * 5)
+    choice = choose_levels(edges, (2, 4, 8))
+    boxes = np.column_stack([np.zeros((len(edges), 3)), edges, edges / 2, edges / 3])
+    counts = np.bincount(assign_levels(boxes, (1, 1, 1), choice.upper_sizes), minlength=len(choice.head_stages))
+    assert tuple(counts) == choice.lesions
+
+
+def test_stage1_of_a_head_scan() -> None:
+    plan = stage1_plan((1, 1, 1), (96, 160, 128), np.array([[3.0, 3, 3]] * 50 + [[20.0, 20, 20]] * 10))
+    assert plan.channels == (24, 48, 96, 128)
+    assert plan.blocks == (1, 1, 2, 2)
+    assert plan.head_stages == (0, 1)
+    assert plan.level_upper_sizes == (16.0,)
+
+
+def bound_by_hand(centers: np.ndarray, classes: list[int], extents: np.ndarray, cell: float) -> float:
+    found = set()
+    for center, label, extent in zip(centers, classes, extents, strict=True):
+        if max(extent) >= cell:
+            found.add((label, *(math.floor(c / cell) for c in center)))
+    return len(found) / len(classes)
+
+
+@given(st.integers(0, 1000), st.integers(1, 30))
+def test_recall_bound_agrees_with_counting(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    centers, extents = random.uniform(0, 12, (count, 3)), random.uniform(0.5, 6, (count, 3))
+    classes = random.integers(0, 2, count)
+    result = recall_bound([centers], [classes], [extents], [(2, 2, 2)], [])
+    assert result.bound == pytest.approx(bound_by_hand(centers, classes.tolist(), extents, 2))
+    assert result.lesions == count
+
+
+def test_lesions_of_other_cases_classes_and_levels_do_not_collide() -> None:
+    here, small, large = np.ones((1, 3)), np.full((1, 3), 2.0), np.full((1, 3), 30.0)
+    other_case = recall_bound([here, here], [np.zeros(1, int)] * 2, [small, small], [(2, 2, 2)], [])
+    twice = np.ones((2, 3))
+    other_class = recall_bound([twice], [np.array([0, 1])], [np.full((2, 3), 2.0)], [(2, 2, 2)], [])
+    other_level = recall_bound(
+        [twice], [np.zeros(2, int)], [np.concatenate([small, large])], [(2,) * 3, (4,) * 3], [16]
+    )
+    assert other_case.colliding == other_class.colliding == other_level.colliding == 0
+
+
+def test_bound_without_lesions_is_1() -> None:
+    assert recall_bound([np.zeros((0, 3))], [np.zeros(0, int)], [np.zeros((0, 3))], [(2, 2, 2)], []).bound == 1

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.planning.splits import make_holdout_split, make_splits
+
+
+@st.composite
+def data_sets(draw: st.DrawFn) -> tuple[list[str], dict[str, str], dict[str, float]]:
+    count = draw(st.integers(2, 40))
+    cases = [f"case{index}" for index in range(count)]
+    patients = {case: f"p{draw(st.integers(0, count - 1))}" for case in cases}
+    patients[cases[0]], patients[cases[1]] = "first", "second"
+    return cases, patients, {case: draw(st.floats(0, 100)) for case in cases}
+
+
+@given(data_sets(), st.integers(0, 5), st.integers(2, 6))
+def test_each_case_is_validated_once_and_no_patient_is_split(
+    data: tuple[list[str], dict[str, str], dict[str, float]], seed: int, folds: int
+) -> None:
+    cases, patients, loads = data
+    splits = make_splits(cases, patients, loads, seed, folds)
+    assert sorted(case for split in splits for case in split["val"]) == sorted(cases)
+    for split in splits:
+        assert split["train"]
+        assert split["val"]
+        assert sorted(split["train"] + split["val"]) == sorted(cases)
+        assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}
+
+
+@given(data_sets(), st.integers(0, 5), st.floats(0.05, 0.95))
+def test_holdout_leaves_something_on_both_sides_and_splits_no_patient(
+    data: tuple[list[str], dict[str, str], dict[str, float]], seed: int, share: float
+) -> None:
+    cases, patients, loads = data
+    [split] = make_holdout_split(cases, patients, loads, share, seed)
+    assert split["train"]
+    assert split["val"]
+    assert sorted(split["train"] + split["val"]) == sorted(cases)
+    assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}
+
+
+@given(st.integers(2, 60), st.floats(0.05, 0.95), st.integers(0, 5))
+def test_holdout_has_the_share_asked_for(count: int, share: float, seed: int) -> None:
+    [split] = make_holdout_split([str(i) for i in range(count)], {}, {str(i): i % 7 for i in range(count)}, share, seed)
+    assert len(split["val"]) == min(count - 1, max(1, round(share * count)))
+
+
+def test_folds_have_equal_sizes_and_like_loads() -> None:
+    cases = [f"case{index:02d}" for index in range(40)]
+    loads = {case: float(index) for index, case in enumerate(cases)}
+    splits = make_splits(cases, {}, loads)
+    means = [np.mean([loads[case] for case in split["val"]]) for split in splits]
+    assert [len(split["val"]) for split in splits] == [8] * 5
+    assert max(means) - min(means) < 3  # at random it would be about 10
+
+
+def test_cases_without_lesions_are_spread() -> None:
+    cases = [f"case{index:02d}" for index in range(40)]
+    loads = {case: 0.0 if index < 5 else 10.0 for index, case in enumerate(cases)}
+    for seed in range(10):
+        assert [sum(loads[case] == 0 for case in split["val"]) for split in make_splits(cases, {}, loads, seed)] == [
+            1
+        ] * 5
+
+
+def test_holdout_samples_all_loads() -> None:
+    cases = [f"case{index:02d}" for index in range(40)]
+    loads = {case: float(index) for index, case in enumerate(cases)}
+    for seed in range(10):
+        [split] = make_holdout_split(cases, {}, loads, 0.2, seed)
+        assert np.mean([loads[case] for case in split["val"]]) == pytest.approx(19.5, abs=3)
+
+
+def test_uneven_patients_give_even_folds() -> None:
+    patients = {f"case{index}": f"p{min(index, 25) // 5 if index < 25 else index}" for index in range(30)}
+    sizes = [len(split["val"]) for split in make_splits(list(patients), patients, {}, 0)]
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_same_seed_same_folds_other_seed_other_folds_order_of_cases_no_matter() -> None:
+    cases = [f"case{index}" for index in range(20)]
+    assert make_splits(cases, {}, {}, 1) == make_splits(cases[::-1], {}, {}, 1)
+    assert make_splits(cases, {}, {}, 1) != make_splits(cases, {}, {}, 2)
+
+
+def test_fewer_cases_than_folds_leave_one_out_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        splits = make_splits(list("abcd"), {}, {})
+    assert [len(split["val"]) for split in splits] == [1] * 4
+    assert "4 folds instead of 5: there are only 4 patients" in caplog.text
+
+
+@pytest.mark.parametrize("make", [make_splits, make_holdout_split])
+def test_a_single_patient_validates_on_itself_with_a_warning(make, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        splits = make(["a", "b"], {"a": "p", "b": "p"}, {})
+    assert splits == [{"train": ["a", "b"], "val": ["a", "b"]}]
+    assert "validation scores mean nothing" in caplog.text
+
+
+def test_a_case_listed_twice_is_an_error() -> None:
+    with pytest.raises(DetSeg3DError, match=r"listed twice(.|\n)*\['a'\]"):
+        make_splits(["a", "b", "a"], {}, {})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
+def test_impossible_share_is_an_error(share: float) -> None:
+    with pytest.raises(DetSeg3DError, match="must lie between 0 and 1"):
+        make_holdout_split(["a", "b"], {}, {}, share)
