@@ -93,6 +93,7 @@ def test_a_lesion_of_the_wrong_class_is_missed_and_a_false_positive() -> None:
     assert case.classes["b"].detection["any"] == DetectionCounts(1, 1, 2, 1)
     assert case.overall.detection["any"] == DetectionCounts(2, 1, 2, 1)
     assert case.dice == pytest.approx(2 * 1 / 6)
+    assert [lesion.partner for lesion in case.lesions] == [None, 2, None, 2]
 
 
 def test_records_tell_what_became_of_each_lesion() -> None:

@@ -83,6 +83,11 @@ def test_flipped_views_are_read_in_their_own_order() -> None:
     assert pairs_of(overlap_table(truth, line(0, 5, 6, 6))) == {(2, 5): 1, (1, 6): 2}
 
 
+def test_transposed_views_are_read_in_their_own_order() -> None:
+    truth = np.array([[[1, 2], [3, 4]]])
+    assert pairs_of(overlap_table(truth.transpose(0, 2, 1), truth)) == {(1, 1): 1, (3, 2): 1, (2, 3): 1, (4, 4): 1}
+
+
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="of one shape are needed"):
         overlap_table(line(1), line(1, 1))
@@ -95,9 +100,9 @@ def test_any_overlap_lets_one_prediction_find_two_lesions() -> None:
 
 
 def test_one_to_one_matches_maximises_the_number_before_the_iou() -> None:
-    # Lesion 1 fits prediction 8 best (IoU 2/3), but then lesion 2 remains alone; matched crosswise both are found.
-    truth = line(1, 1, 1, 0, 2, 2, 2, 2)
-    prediction = line(9, 8, 8, 8, 8, 0, 0, 0)
+    # Lesion 1 and prediction 8 have IoU 7/9, but lesion 2 then remains alone; crosswise both are found (1/8 and 1/9).
+    truth = line(1, 1, 1, 1, 1, 1, 1, 1, 2, 2)
+    prediction = line(9, 8, 8, 8, 8, 8, 8, 8, 8, 0)
     table = overlap_table(truth, prediction)
     matches = match_one_to_one(table, 0.1)
     ids = (table.truth.ids[matches.truth_index].tolist(), table.prediction.ids[matches.prediction_index].tolist())

@@ -32,6 +32,13 @@ def test_pooled_figures_add_up_lesions_and_means_weigh_cases_alike() -> None:
     assert figures["mean_over_cases"] == {"recall": 0.5, "precision": 1.0, "f1": 0.5}
 
 
+def test_means_leave_out_cases_where_a_rate_says_nothing() -> None:
+    means = summarize([PERFECT, MISSED, EMPTY])["lesions"]["any"]["mean_over_cases"]
+    assert means == {"recall": 0.5, "precision": 1.0, "f1": pytest.approx(2 / 3)}
+    means = summarize([PERFECT, FALSE_ALARM, EMPTY])["lesions"]["any"]["mean_over_cases"]
+    assert means == {"recall": 1.0, "precision": 0.5, "f1": pytest.approx(2 / 3)}
+
+
 def test_dice_of_empty_cases_is_one_and_counted_apart() -> None:
     dice = summarize([PERFECT, MISSED, EMPTY, EMPTY])["dice"]
     assert dice == {"mean": 0.75, "mean_with_lesions": 0.5, "pooled": 2 / 3, "cases_with_lesions": 2, "empty_cases": 2}

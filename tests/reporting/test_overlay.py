@@ -54,6 +54,8 @@ def test_pixels_keep_their_proportions(case: tuple[npt.NDArray[Any], ...]) -> No
     overview = [axes.images[0].get_extent() for axes in figure.axes if axes.images][:3]
     sizes = [(abs(right - left), abs(top - bottom)) for left, right, bottom, top in overview]
     assert sizes == [(12.0, 20.0), (12.0, 24.0), (20.0, 24.0)]
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [(abs(np.diff(axes.get_xlim())[0]), abs(np.diff(axes.get_ylim())[0])) for axes in shown[:3]] == sizes
     assert all(axes.get_aspect() == 1 for axes in figure.axes if axes.images)
 
 
