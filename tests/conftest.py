@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,3 +51,9 @@ def tiny_plans() -> Plans:
     from detseg3d.planning.plans import parse_plans
 
     return parse_plans(TINY_PLANS)
+
+
+@pytest.fixture
+def plans_data() -> dict[str, Any]:
+    """The content of the plans.json of ``tiny_plans``: a fresh copy to change at will."""
+    return deepcopy(TINY_PLANS)
