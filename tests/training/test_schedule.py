@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
+from detseg3d.training.schedule import (
+    learning_rate_factor,
+    phase_at,
+    phase_end,
+    steps_per_epoch,
+    whole_volume_curriculum,
+)
+
+PHASES = [
+    CurriculumPhase(share=0.5, window=(64, 64, 64)),
+    CurriculumPhase(share=0.3, window=(96, 96, 96)),
+    CurriculumPhase(share=0.2, window=None),
+]
+
+
+@pytest.mark.parametrize(
+    ("progress", "phase"), [(0.0, 0), (0.49, 0), (0.5, 1), (0.79, 1), (0.8, 2), (0.999, 2), (1.0, 2), (1.2, 2)]
+)
+def test_phase_at(progress: float, phase: int) -> None:
+    assert phase_at(PHASES, progress) == phase
+
+
+def test_a_sum_of_rounded_steps_ends_the_phase() -> None:
+    progress = sum([0.1] * 8)  # 0.7999999999999999
+    assert progress < 0.8
+    assert phase_at(PHASES, progress) == 2
+
+
+def test_phases_end_where_their_shares_add_up() -> None:
+    assert [phase_end(PHASES, index) for index in range(3)] == pytest.approx([0.5, 0.8, 1.0])
+
+
+def test_the_last_phase_ends_at_one_exactly() -> None:
+    thirds = [CurriculumPhase(share=1 / 3, window=None)] * 3
+    assert phase_end(thirds, 2) == 1.0
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5), st.floats(0, 1, exclude_max=True))
+def test_progress_lies_before_the_end_of_its_phase(weights: list[float], progress: float) -> None:
+    phases = [CurriculumPhase(share=weight / sum(weights), window=None) for weight in weights]
+    index = phase_at(phases, progress)
+    assert progress < phase_end(phases, index) + 1e-9
+    assert index == 0 or progress >= phase_end(phases, index - 1) - 2e-9
+
+
+def test_whole_volume_curriculum_is_one_phase_without_window() -> None:
+    assert [(phase.share, phase.window) for phase in whole_volume_curriculum()] == [(1.0, None)]
+
+
+def make_plan(batch_size: int = 2, most: int = 8) -> TrainingPlan:
+    return TrainingPlan(batch_size=batch_size, max_windows_per_case=most, curriculum=whole_volume_curriculum())
+
+
+@pytest.mark.parametrize(
+    ("window", "shape", "cases", "steps"),
+    [
+        (None, (100, 100, 100), 10, 5),
+        (None, (100, 100, 100), 11, 6),  # the last batch takes cases of the next round
+        ((50, 50, 50), (100, 100, 100), 10, 40),
+        ((50, 50, 50), (500, 500, 500), 10, 40),  # at most 8 windows a case
+        ((64, 64, 64), (32, 32, 32), 10, 5),  # a window larger than the volume counts as one
+        ((80, 100, 100), (100, 100, 100), 10, 7),  # ceil(10 * 1.25 / 2)
+        (None, (10, 10, 10), 1, 1),
+    ],
+)
+def test_steps_per_epoch(
+    window: tuple[int, int, int] | None, shape: tuple[int, int, int], cases: int, steps: int
+) -> None:
+    assert steps_per_epoch(make_plan(), window, shape, cases) == steps
+
+
+@pytest.mark.parametrize(
+    ("progress", "warmup", "factor"),
+    [
+        (0.0, 0.1, 0.01),  # never 0: the first step must do something
+        (0.05, 0.1, 0.5),
+        (0.1, 0.1, 1.0),
+        (0.55, 0.1, 0.505),  # half-way down the cosine: 0.01 + 0.99 / 2
+        (1.0, 0.1, 0.01),
+        (1.3, 0.1, 0.01),
+        (0.0, 0.0, 1.0),
+        (0.5, 1.0, 0.5),
+        (1.0, 1.0, 1.0),
+    ],
+)
+def test_learning_rate_factor(progress: float, warmup: float, factor: float) -> None:
+    assert learning_rate_factor(progress, warmup) == pytest.approx(factor)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.5))
+def test_the_learning_rate_falls_after_the_warmup(first: float, second: float, warmup: float) -> None:
+    early, late = sorted((warmup + first * (1 - warmup), warmup + second * (1 - warmup)))
+    assert learning_rate_factor(early, warmup) >= learning_rate_factor(late, warmup) - 1e-12
+    assert 0.01 <= learning_rate_factor(late, warmup) <= 1 and math.isfinite(early)
