@@ -72,11 +72,13 @@ def load_checkpoint(
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"model", "average", "optimizer", "scaler", "progress", "seed"} - set(state)
+        if missing:
+            raise ValueError(f"it holds no {', '.join(sorted(missing))}")
     except Exception as error:  # torch raises many types for a broken file, all meaning the same to the user
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # an empty file gives an error without words
         raise DetSeg3DError(
-            f"the checkpoint cannot be read: {str(error).splitlines()[0]}",
-            file=path,
-            remedy="train this fold again without --c",
+            f"the checkpoint cannot be read: {reason}", file=path, remedy="train this fold again without --c"
         ) from error
     if state["seed"] != seed:
         raise DetSeg3DError(

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
+
+
+def write_log(path: Path, steps: tuple[int, ...], tail: str = "") -> None:
+    log = TrainingLog(path, None)
+    for step in steps:
+        log.append("epoch", step=step)
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(tail)
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_records_are_lines_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "fold_0" / "training_log.jsonl"
+    log = TrainingLog(path, None)
+    log.append("epoch", step=4, losses={"size": 0.5})
+    log.append("validation", step=4, f1=1.0)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"kind": "epoch", "step": 4, "losses": {"size": 0.5}},
+        {"kind": "validation", "step": 4, "f1": 1.0},
+    ]
+
+
+def test_a_new_training_starts_a_new_log(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.jsonl", (1, 2))
+    TrainingLog(tmp_path / "log.jsonl", None)
+    assert steps_in(tmp_path / "log.jsonl") == []
+
+
+def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.jsonl", (10, 20, 20, 30))
+    TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=31)
+    assert steps_in(tmp_path / "log.jsonl") == [10, 20, 20, 31]
+
+
+def test_resuming_drops_a_line_that_was_being_written(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.jsonl", (10,), tail='{"kind": "epoch", "st')
+    TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=11)
+    assert steps_in(tmp_path / "log.jsonl") == [10, 11]
+
+
+def test_resuming_without_a_log_starts_one(tmp_path: Path) -> None:
+    TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=21)
+    assert steps_in(tmp_path / "log.jsonl") == [21]
+
+
+def test_nan_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        TrainingLog(tmp_path / "log.jsonl", None).append("epoch", loss=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (100_000, "27 h 46 min"),
+    ],
+)
+def test_describe_seconds(seconds: float, text: str) -> None:
+    assert describe_seconds(seconds) == text
+
+
+def test_describe_epoch() -> None:
+    text = describe_epoch(3, "whole volumes", {"heatmap": 1.23456, "size": 0.5}, 65, 130)
+    assert text == "epoch 3 (whole volumes): heatmap 1.235  size 0.500  [1 min 5 s, about 2 min 10 s left]"
