@@ -154,7 +154,8 @@ def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[np
     """Least-squares inverse of cropping along one axis.
 
     The voxel values are those whose linear interpolation explains the samples best, with a small penalty on their
-    second differences (a smoothing spline; Reinsch 1967), which decides where samples are fewer than voxels.
+    second differences (a smoothing spline; Reinsch 1967), which decides where samples are fewer than voxels. Samples
+    outside the volume do not count.
 
     Returns
     -------
@@ -168,13 +169,21 @@ def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[np
     if end <= first:
         return np.zeros((0, samples)), first, first
     read_first, read_end = voxel_range(low, high, length)
-    inverse = _inverse(low - read_first, high - read_first, samples, read_end - read_first)
+    points = sample_positions(low, high, samples)
+    used = int((points < 0).sum()), int((points < length).sum())
+    if used[0] == used[1]:
+        used = 0, samples
+    inverse = _inverse(low - read_first, high - read_first, samples, read_end - read_first, used)
     return inverse[first - read_first : end - read_first], first, end
 
 
 @lru_cache(maxsize=4096)
-def _inverse(low: float, high: float, samples: int, voxels: int) -> npt.NDArray[np.float64]:
+def _inverse(low: float, high: float, samples: int, voxels: int, used: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Inverse from the samples ``used[0] .. used[1] - 1``; the others have columns of zeros. Shared, so read-only."""
     forward = crop_matrix(low, high, samples, 0, voxels)
+    # Samples outside the volume all repeat its border voxel: they would outvote the few that lie within it, and
+    # Stage 2, whose loss has no weight there, may say anything.
+    forward[: used[0]] = forward[used[1] :] = 0
     penalty = np.zeros((voxels, voxels))
     if voxels > 2:
         second = np.diff(np.eye(voxels), n=2, axis=0)
@@ -183,6 +192,7 @@ def _inverse(low: float, high: float, samples: int, voxels: int) -> npt.NDArray[
     first = np.diff(np.eye(voxels), axis=0)
     penalty += 1e-8 * (first.T @ first)
     inverse: npt.NDArray[np.float64] = np.linalg.solve(forward.T @ forward + penalty, forward.T)
+    inverse.setflags(write=False)
     return inverse
 
 
@@ -356,6 +366,6 @@ def paste_roi(
         # Rounded to a 1024th of a voxel, equal placements share one factorisation.
         low, high = (round(float(box[axis + end]) * 1024) / 1024 for end in (0, 3))
         matrix, first, end = paste_matrix(low, high, cube.shape[axis + 1], shape[axis])
-        matrices.append(torch.from_numpy(matrix).to(device=cube.device, dtype=torch.float32))
+        matrices.append(torch.tensor(matrix, dtype=torch.float32, device=cube.device))
         region.append(slice(first, end))
     return apply_separable(cube.float(), matrices), (region[0], region[1], region[2])
