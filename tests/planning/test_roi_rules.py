@@ -72,6 +72,10 @@ def test_windows_have_about_the_same_millimetres_on_all_axes() -> None:
     assert choose_window(64, (3, 0.75, 0.75), (1, 1, 1), (4, 16, 16), (100, 400, 400)) == (16, 64, 64)
 
 
+def test_window_in_a_short_volume_is_still_a_multiple_of_the_stride() -> None:
+    assert choose_window(64, (1, 1, 1), (1, 1, 1), (16, 16, 16), (40, 12, 400)) == (32, 12, 64)
+
+
 def test_windows_count_detection_voxels() -> None:
     assert choose_window(64, (2, 2, 2), (2, 2, 2), (16, 16, 16), (300, 300, 300)) == (128, 128, 128)
 

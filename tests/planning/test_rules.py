@@ -35,6 +35,10 @@ def test_axis_up_to_three_times_coarser_keeps_its_median() -> None:
     assert choose_fine_spacing([[3, 1, 1]] * 8 + [[2, 1, 1]] * 2) == (3, 1, 1)
 
 
+def test_10th_percentile_is_a_spacing_that_occurs() -> None:
+    assert choose_fine_spacing([[6, 1, 1]] * 9 + [[2, 1, 1]]) == (2, 1, 1)
+
+
 def test_10th_percentile_does_not_go_below_the_next_axis() -> None:
     assert choose_fine_spacing([[6, 1, 1]] * 8 + [[0.5, 1, 1]] * 2) == (1, 1, 1)
 
@@ -45,6 +49,10 @@ def test_noise_of_single_precision_is_rounded_away() -> None:
 
 def test_planned_shape_is_in_fine_voxels_and_holds_the_largest_of_few_cases() -> None:
     assert planned_shape([[10, 100, 100], [12, 80, 100]], [[2, 1, 1], [2, 1, 2]], (1, 1, 2)) == (24, 100, 100)
+
+
+def test_planned_shape_is_the_99th_percentile() -> None:
+    assert planned_shape([[10, 10, 10]] * 97 + [[50, 10, 10]] * 3, [[1, 1, 1]] * 100, (1, 1, 1)) == (50, 10, 10)
 
 
 def test_planned_shape_ignores_one_in_three_hundred() -> None:

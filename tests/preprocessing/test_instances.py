@@ -59,6 +59,12 @@ def test_touching_lesions_leave_no_gap() -> None:
     assert (resampled[:, :, 5:] == 2).all()
 
 
+@pytest.mark.parametrize("row", [[1, 1, 1, 2], [2, 2, 2, 1]])
+def test_the_smaller_lesion_gets_a_voxel_claimed_equally(row: list[int]) -> None:
+    resampled, _ = resample_instances(np.array([[row]], np.int32), (1, 1, 6))
+    assert resampled[0, 0].tolist() == [row[0]] * 4 + [row[3]] * 2
+
+
 def test_lost_lesion_keeps_the_voxel_it_covers_most() -> None:
     instances = np.zeros((9, 9, 9), np.int32)
     instances[4, 7, 1] = 5

@@ -50,6 +50,12 @@ def test_constant_channel_becomes_zero(value: float) -> None:
     assert not normalize(np.full((1, 3, 3, 3), value, np.float32), [ZSCORE]).any()
 
 
+def test_rounding_noise_of_a_constant_channel_is_not_blown_up() -> None:
+    images = np.full((1, 4, 4, 4), 1000, np.float32)
+    images[0, ::2] = np.nextafter(np.float32(1000), np.float32(2000))
+    assert np.abs(normalize(images, [ZSCORE])).max() < 1e-3
+
+
 def test_ct_is_clipped_and_scaled_by_the_plan() -> None:
     plan = ChannelNormalization(scheme="ct", mean=50, std=10, lower=0, upper=100)
     result = normalize(np.array([[[[-1000.0, 40.0, 3000.0]]]]), [plan])
