@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -318,7 +320,7 @@ def test_tiles_cover_their_roi_overlap_and_keep_the_resolution(seed: int, margin
             spans = sorted({(round(a, 6), round(b, 6)) for a, b in own[:, [axis, axis + 3]].tolist()})
             assert spans[0][0] == pytest.approx(whole[axis], abs=1e-4)
             assert spans[-1][1] == pytest.approx(whole[axis + 3], abs=1e-4)
-            for (a0, a1), (b0, _) in zip(spans, spans[1:], strict=False):
+            for (a0, a1), (b0, _) in pairwise(spans):
                 assert a1 - b0 == pytest.approx(0.25 * (a1 - a0), abs=1e-4)
             assert max(b - a for a, b in spans) <= samples * max_scale + 1e-4
 

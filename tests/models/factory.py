@@ -1,0 +1,39 @@
+"""Small volumes, targets and detections for the tests of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from detseg3d.models.decode import Detections
+from detseg3d.models.targets import VolumeTargets, volume_targets
+
+
+def make_targets(
+    shape: Sequence[int], boxes: Sequence[Sequence[int]], classes: Sequence[int] | None = None
+) -> VolumeTargets:
+    """A volume whose lesions 1, 2, … fill these boxes; the last one wins where they meet."""
+    instances = np.zeros(tuple(shape), np.int32)
+    for index, box in enumerate(boxes):
+        instances[tuple(slice(box[axis], box[axis + 3]) for axis in range(3))] = index + 1
+    of_id = np.array([0, *(classes if classes is not None else [0] * len(boxes))], np.int64)
+    return volume_targets(instances, of_id)
+
+
+def make_image(targets: Sequence[VolumeTargets], channels: int = 1, seed: int = 0) -> torch.Tensor:
+    """Noise with bright lesions, ``(B, C, Z, Y, X)``."""
+    masks = torch.stack([(target.instances > 0).float() for target in targets])[:, None]
+    noise = torch.randn((len(targets), channels, *masks.shape[2:]), generator=torch.Generator().manual_seed(seed))
+    return 0.3 * noise + 2 * masks
+
+
+def make_detections(
+    boxes: Sequence[Sequence[float]], scores: Sequence[float], classes: Sequence[int] | None = None
+) -> Detections:
+    return Detections(
+        np.asarray(boxes, np.float32).reshape(-1, 6),
+        np.asarray(scores, np.float32),
+        np.asarray(classes if classes is not None else [0] * len(boxes), np.int64),
+    )
