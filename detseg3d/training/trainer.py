@@ -142,7 +142,7 @@ def train_fold(
                 _close_epoch(plans, state, store, val_cases, folder, options, log)
     bar.close()
     save_weights(state.average, folder / "model_final.safetensors", {"dataset": plans.dataset_name})
-    if not (folder / "model_best.safetensors").exists():
+    if state.progress.best_metric < 0:  # nothing was validated; a file that is there is of an earlier training
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
     logger.info("trained for %s", describe_seconds(state.progress.seconds))
     return state.progress
@@ -168,6 +168,7 @@ def _train_epoch(
 ) -> None:
     """Train until the progress reaches ``end`` and write one record."""
     training = plans.training
+    phase = training.curriculum[phase_at(training.curriculum, state.progress.fraction)]
     sums: dict[str, float] = defaultdict(float)
     count = 0
     data_seconds = compute_seconds = 0.0
@@ -191,7 +192,6 @@ def _train_epoch(
         bar.refresh()
     state.progress.epoch += 1
     means = {name: value / max(count, 1) for name, value in sums.items()}
-    phase = training.curriculum[phase_at(training.curriculum, state.progress.fraction - advance)]
     name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
     remaining = state.progress.seconds * (1 / max(state.progress.fraction, 1e-6) - 1)
     logger.info("%s", describe_epoch(state.progress.epoch, name, means, state.progress.seconds, remaining))
@@ -298,7 +298,7 @@ def _close_epoch(
         if result.f1 > progress.best_metric:
             progress.best_metric = result.f1
             save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
-        with contextlib.suppress(OSError):  # a picture is not worth a training
+        with contextlib.suppress(OSError, DetSeg3DError):  # a picture is not worth a training
             plot_progress(log.path, folder / "progress.png")
         progress.validation_seconds += time.monotonic() - started
         if options.max_minutes is not None:

@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.case_store import CaseStore
+from detseg3d.models import detseg
+from detseg3d.models.roi_sampling import RoiSample
+from detseg3d.models.weights import save_weights
+from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.training import trainer
+from detseg3d.training.sampling import CaseTable, Example, WindowSampler
+from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.validation import ValidationResult
+from tests.training.factory import write_case, write_store
+
+TRAIN, VAL = ("case0", "case1", "case2"), ("case3",)
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_plans: Plans) -> Plans:
+    """Four epochs: two on windows, two on whole volumes; a validation at the end."""
+    curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": None}]
+    return tiny_plans.evolve(
+        training={"epochs": 4, "max_windows_per_case": 2, "val_every": 100, "rois_per_volume": 4, "curriculum": curriculum}
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, plans: Plans) -> CaseStore:
+    return write_store(tmp_path_factory.mktemp("store"), plans)
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these trainings; it has its own tests."""
+    monkeypatch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture"))
+
+
+def make_options(**settings: Any) -> TrainingOptions:
+    return TrainingOptions(**{"num_workers": 0, "progress": False, **settings})
+
+
+def train(plans: Plans, store: CaseStore, folder: Path, **settings: Any) -> None:
+    train_fold(plans, store, TRAIN, VAL, folder, make_options(**settings))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, plans: Plans, store: CaseStore) -> Path:
+    """A training that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("trained") / "fold_0"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture"))
+        train(plans, store, folder)
+    return folder
+
+
+def records(folder: Path, kind: str = "epoch") -> list[dict[str, Any]]:
+    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the times, which no two runs share."""
+    return {name: value for name, value in record.items() if not name.endswith("seconds")}
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    return (first / "model_final.safetensors").read_bytes() == (second / "model_final.safetensors").read_bytes()
+
+
+# -- The loop ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_writes_the_files_of_its_fold(trained: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "checkpoint_latest.pt",
+        "model_best.safetensors",
+        "model_final.safetensors",
+        "plans.json",
+        "progress.png",
+        "training_log.jsonl",
+    ]
+
+
+def test_the_plans_are_stored_beside_the_weights(trained: Path, plans: Plans) -> None:
+    assert load_plans(trained / "plans.json") == plans
+
+
+def test_epochs_pass_through_the_curriculum(trained: Path) -> None:
+    # Windows: 3 cases x 2 windows / 2 = 3 steps; whole volumes: ceil(3 / 2) = 2 steps.
+    assert [(r["epoch"], r["step"], r["phase"]) for r in records(trained)] == [
+        (1, 3, "windows 12×12×12"),
+        (2, 6, "windows 12×12×12"),
+        (3, 8, "whole volumes"),
+        (4, 10, "whole volumes"),
+    ]
+
+
+def test_the_learning_rate_ends_low(trained: Path, plans: Plans) -> None:
+    rates = [record["learning_rate"] for record in records(trained)]
+    assert rates == sorted(rates, reverse=True)
+    # The last step begins at 7/8 of the training, 2 % of which is warm-up.
+    position = (7 / 8 - 0.02) / 0.98
+    expected = plans.training.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * position)))
+    assert rates[-1] == pytest.approx(expected)
+
+
+def test_the_parts_of_the_loss_are_logged_and_add_up(trained: Path) -> None:
+    for record in records(trained):
+        losses = dict(record["losses"])
+        total = losses.pop("total")
+        assert set(losses) == {"heatmap", "size", "offset", "segmentation", "roi_score"}
+        assert total == pytest.approx(sum(losses.values()), rel=1e-4)
+
+
+def test_the_end_is_validated(trained: Path) -> None:
+    [record] = records(trained, "validation")
+    assert record["epoch"] == 4
+    assert set(record) >= {"f1", "recall", "precision", "dice", "stage1_recall"}
+
+
+def test_a_training_learns(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    curriculum = [{"share": 1, "window": [16, 16, 16]}]
+    longer = plans.evolve(training={"epochs": 5, "max_windows_per_case": 4, "curriculum": curriculum})
+    train_fold(longer, store, TRAIN, (), tmp_path, make_options())
+    losses = [record["losses"]["total"] for record in records(tmp_path)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_the_seed_determines_the_weights(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    train(plans, store, tmp_path)
+    assert same_weights(trained, tmp_path)
+
+
+def test_another_seed_gives_other_weights(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    train(plans, store, tmp_path, seed=1)
+    assert not same_weights(trained, tmp_path)
+
+
+def test_workers_change_nothing(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    train(plans, store, tmp_path, num_workers=2)
+    assert same_weights(trained, tmp_path)
+
+
+def test_a_fold_without_training_case_is_refused(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)this fold has no training case.*splits_final\.json"):
+        train_fold(plans, store, (), VAL, tmp_path, make_options())
+
+
+def test_pretrained_weights_are_the_start(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model = detseg.DetSeg3D(plans)
+    save_weights(model, tmp_path / "start.safetensors")
+    state = trainer._State(plans, make_options(pretrained_weights=tmp_path / "start.safetensors"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(state.model.state_dict()[name], value), name
+        assert torch.equal(state.average.state_dict()[name], value), name
+
+
+def test_only_weights_decay(plans: Plans) -> None:
+    decayed, plain = trainer._parameter_groups(detseg.DetSeg3D(plans), 0.25)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.25, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in plain["params"])  # type: ignore[attr-defined]
+
+
+# -- Resuming ----------------------------------------------------------------------------------------------------------
+
+
+def interrupt_at(step: int) -> Callable[..., dict[str, float]]:
+    original = trainer._train_step
+
+    def run(*arguments: Any) -> dict[str, float]:
+        if arguments[4] == step:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("step", [4, 6, 9], ids=["within a phase", "at the end of a phase", "in the last epoch"])
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_train_step", interrupt_at(step))
+        with pytest.raises(KeyboardInterrupt):
+            train(plans, store, tmp_path)
+    torch.manual_seed(123)
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+    assert [lasting(r) for r in records(tmp_path)] == [lasting(r) for r in records(trained)]
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from detseg3d.io.case_store import CaseStore
+from detseg3d.planning.plans import load_plans
+from detseg3d.training import trainer
+original = trainer._train_step
+def die(*arguments):
+    if arguments[4] == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+trainer._train_step = die
+folder = Path(sys.argv[1])
+options = trainer.TrainingOptions(num_workers=0, progress=False)
+trainer.train_fold(
+    load_plans(folder / "plans.json"), CaseStore(sys.argv[2]), {train!r}, {val!r}, folder / "fold_0", options
+)
+""".replace("{train!r}", repr(TRAIN)).replace("{val!r}", repr(VAL))
+
+
+def test_a_killed_training_resumes_to_the_same_weights(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
+) -> None:
+    (tmp_path / "plans.json").write_text(plans.model_dump_json())
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(store.folder)]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert len(records(tmp_path / "fold_0")) == 2
+    train(plans, store, tmp_path / "fold_0", resume=True)
+    assert same_weights(trained, tmp_path / "fold_0")
+
+
+def test_resuming_a_finished_training_changes_nothing(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
+) -> None:
+    for name in ("checkpoint_latest.pt", "training_log.jsonl", "model_best.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+    assert (tmp_path / "training_log.jsonl").read_bytes() == (trained / "training_log.jsonl").read_bytes()
+
+
+def test_resuming_without_a_checkpoint_starts(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+
+
+def test_resuming_with_another_network_is_refused(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_latest.pt").write_bytes((trained / "checkpoint_latest.pt").read_bytes())
+    wider = plans.evolve(stage2={"channels": (16, 16)})
+    with pytest.raises(DetSeg3DError, match="does not fit the plans"):
+        train(wider, store, tmp_path, resume=True)
+
+
+# -- The best model ----------------------------------------------------------------------------------------------------
+
+
+def fake_validation(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    left = iter(scores)
+
+    def validate(*arguments: Any) -> ValidationResult:
+        return ValidationResult(next(left), 0.0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(trainer, "validate", validate)
+
+
+@pytest.mark.parametrize(("scores", "best_is_last"), [([0.1, 0.6, 0.3, 0.2], False), ([0.1, 0.2, 0.2, 0.3], True)])
+def test_the_best_model_has_the_highest_f1(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], best_is_last: bool
+) -> None:
+    fake_validation(scores, monkeypatch)
+    train(plans.evolve(training={"val_every": 1}), store, tmp_path)
+    best, final = ((tmp_path / f"model_{name}.safetensors").read_bytes() for name in ("best", "final"))
+    assert (best == final) == best_is_last
+
+
+def test_without_validation_cases_the_final_model_is_the_best(
+    plans: Plans, store: CaseStore, tmp_path: Path
+) -> None:
+    (tmp_path / "model_best.safetensors").write_text("of an earlier training")
+    train_fold(plans, store, TRAIN, (), tmp_path, make_options())
+    best, final = ((tmp_path / f"model_{name}.safetensors").read_bytes() for name in ("best", "final"))
+    assert best == final
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_stop_the_training(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise DetSeg3DError("the file cannot be written: No space left on device")
+
+    monkeypatch.setattr(trainer, "plot_progress", fail)
+    train(plans, store, tmp_path)
+    assert (tmp_path / "model_final.safetensors").exists()
+
+
+# -- One step ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "weight"),
+    [(0, 0.9), (8, 0.5), (80, 0.1), (10_000, 0.002)],  # 1 - min(0.998, (1 + step) / (10 + step))
+)
+def test_the_average_moves_towards_the_model(plans: Plans, step: int, weight: float) -> None:
+    state = trainer._State(plans, make_options())
+    state.progress.step = step
+    with torch.no_grad():
+        for own, averaged in zip(state.model.parameters(), state.average.parameters(), strict=True):
+            own.fill_(1.0)
+            averaged.fill_(0.0)
+    state.update_average(0.998)
+    for averaged in state.average.parameters():
+        torch.testing.assert_close(averaged, torch.full_like(averaged, weight))
+
+
+def test_the_average_takes_no_gradient(plans: Plans) -> None:
+    state = trainer._State(plans, make_options())
+    assert not any(parameter.requires_grad for parameter in state.average.parameters())
+    assert all(parameter.requires_grad for parameter in state.model.parameters())
+
+
+def make_example(store: CaseStore, case_id: str = "case0", window: tuple[int, int, int] | None = None) -> Example:
+    return WindowSampler(store, CaseTable(store, [case_id]), (1, 1, 1), window, seed=0).example(0)
+
+
+def all_finite(model: torch.nn.Module) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+def test_a_step_on_healthy_scans_is_finite(plans: Plans, tmp_path: Path) -> None:
+    store = CaseStore(tmp_path)
+    write_case(store, "healthy", plans, lesions=())
+    state = trainer._State(plans, make_options())
+    losses = trainer._train_step(plans, state, [make_example(store, "healthy")], 1e-3, 0, make_options())
+    assert all(np.isfinite(list(losses.values()))) and losses["size"] == losses["offset"] == 0
+    assert all_finite(state.model)
+
+
+def test_a_step_without_any_roi_is_finite(
+    plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    monkeypatch.setattr(detseg, "sample_boxes", lambda *arguments: nothing)
+    state = trainer._State(plans, make_options())
+    losses = trainer._train_step(plans, state, [make_example(store)], 1e-3, 0, make_options())
+    assert losses["segmentation"] == losses["roi_score"] == 0 and np.isfinite(losses["total"])
+    assert all_finite(state.model)
+
+
+def test_windows_of_one_shape_run_together_and_others_one_by_one(store: CaseStore) -> None:
+    small, large = make_example(store, window=(8, 8, 8)), make_example(store)
+    assert [len(group) for group in trainer._stacks([small, small])] == [2]
+    assert [len(group) for group in trainer._stacks([small, large])] == [1, 1]
+
+
+def test_a_batch_in_parts_has_the_mean_loss(plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two volumes one by one: the mean of their losses, and a gradient from both."""
+    example = make_example(store)
+    monkeypatch.setattr(trainer, "_stacks", lambda examples: [[example] for example in examples])
+    state = trainer._State(plans, make_options())
+    pair = trainer._train_step(plans, state, [example, example], 0.0, 0, make_options())
+    single = trainer._train_step(plans, state, [example], 0.0, 0, make_options())
+    assert pair["heatmap"] == pytest.approx(single["heatmap"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_its_parts(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    state = trainer._State(plans, make_options())
+    with torch.no_grad():
+        state.model.detector.heads[0].regression.bias[0] = float("inf")
+    with pytest.raises(
+        DetSeg3DError,
+        match=r"(?s)the loss is not finite at step 3 \(cases case0\): heatmap \d.*size inf, offset \d.*lower --lr",
+    ):
+        trainer._train_step(plans, state, [make_example(store)], 1e-3, 3, make_options())
+
+
+def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(plans: Plans, store: CaseStore) -> None:
+    state = trainer._State(plans, make_options())
+    with torch.no_grad():
+        state.model.detector.heads[0].regression.bias[0] = float("inf")
+    before = state.model.detector.heads[0].heatmap.weight.clone()
+    with pytest.raises(DetSeg3DError):
+        trainer._train_step(plans, state, [make_example(store)], 1e-3, 3, make_options())
+    assert torch.equal(state.model.detector.heads[0].heatmap.weight, before)
+
+
+def test_gradients_are_clipped(plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = plans.evolve(training={"gradient_clip": 1e-3})
+    state = trainer._State(tight, make_options())
+    seen: list[float] = []
+
+    def remember(*arguments: Any, **settings: Any) -> None:
+        squares = [p.grad.double().square().sum() for p in state.model.parameters() if p.grad is not None]
+        seen.append(float(torch.stack(squares).sum().sqrt()))
+
+    monkeypatch.setattr(state.optimizer, "step", remember)
+    trainer._train_step(tight, state, [make_example(store)], 1e-3, 0, make_options())
+    assert seen == [pytest.approx(1e-3, rel=1e-2)]
+
+
+# -- A time limit ------------------------------------------------------------------------------------------------------
+
+
+def test_a_time_limit_ends_the_training_and_visits_every_phase(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    curriculum = [
+        {"share": 0.4, "window": [8, 8, 8]},
+        {"share": 0.3, "window": [12, 12, 12]},
+        {"share": 0.3, "window": None},
+    ]
+    endless = plans.evolve(training={"epochs": 10_000, "curriculum": curriculum})
+    progress = train_fold(endless, store, TRAIN, VAL, tmp_path, make_options(max_minutes=0.05))
+    assert 3.0 <= progress.seconds < 6.0  # a step and the last validation may come on top
+    assert list(dict.fromkeys(record["phase"] for record in records(tmp_path))) == [
+        "windows 8×8×8",
+        "windows 12×12×12",
+        "whole volumes",
+    ]
+
+
+def test_a_time_limit_takes_the_learning_rate_along(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    endless = plans.evolve(training={"epochs": 10_000, "curriculum": [{"share": 1, "window": [8, 8, 8]}]})
+    train_fold(endless, store, TRAIN, (), tmp_path, make_options(max_minutes=0.02))
+    assert records(tmp_path)[-1]["learning_rate"] < 0.2 * plans.training.learning_rate
+
+
+def test_a_time_limit_beyond_need_changes_nothing(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    train(plans, store, tmp_path, max_minutes=1000)
+    assert same_weights(trained, tmp_path)
