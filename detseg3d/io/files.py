@@ -54,7 +54,14 @@ def write_text(text: str, path: str | Path) -> None:
 
 def write_json(data: Any, path: str | Path) -> None:
     """Write ``data`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
-    write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", path)
+    text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
+    if not _is_unicode(text):  # a file name that is no proper text, as Linux allows: only escaped it can be kept
+        text = json.dumps(data, indent=1, allow_nan=False)
+    write_text(text + "\n", path)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_json(path: str | Path) -> Any:

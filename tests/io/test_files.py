@@ -57,3 +57,10 @@ def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DetSeg3DError, match="cannot be read"):
         read_json(tmp_path / "a.json")
+
+
+def test_json_is_readable_text_and_keeps_names_that_are_no_unicode(tmp_path: Path) -> None:
+    write_json({"size": "2×3"}, tmp_path / "a.json")
+    assert "2×3" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    write_json({"name": "\udc80"}, tmp_path / "b.json")
+    assert read_json(tmp_path / "b.json") == {"name": "\udc80"}
