@@ -142,9 +142,14 @@ def preprocess_case(
         box = include_lesions(box, lesion_boxes)
     transform = case_transform(images.shape[1:], spacing, box, plans)
     cut = box_slices(box)
-    image = normalize(images[(slice(None), *cut)], plans.normalization, None if mask is None else mask[cut])
-    if transform.fine_shape != transform.crop_shape:
-        image = resample_image(torch.from_numpy(image), transform.fine_shape, plans.image_order).numpy()
+    # Nothing holds on to the normalised crop while it is resampled: it can be freed after the first axis.
+    image = resample_image(
+        torch.from_numpy(
+            normalize(images[(slice(None), *cut)], plans.normalization, None if mask is None else mask[cut])
+        ),
+        transform.fine_shape,
+        plans.image_order,
+    ).numpy()
     if instances is None or ids is None:
         return PreprocessedCase(image, None, [], transform)
     cropped = instances[cut]
