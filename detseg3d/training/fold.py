@@ -50,13 +50,13 @@ def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
     Raises
     ------
     DetSeg3DError
-        If there is no such fold; no fold is ever made up.
+        If there is no such fold (no fold is ever made up), or the file is none of splits.
     """
-    splits = read_json(preprocessed / "splits_final.json")
+    splits = _read_splits(preprocessed / "splits_final.json")
     if name == "all":
         cases = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
         return cases, cases
-    if not name.isdigit() or int(name) >= len(splits):
+    if not name.isdecimal() or int(name) >= len(splits):
         raise DetSeg3DError(
             "this fold does not exist",
             file=preprocessed / "splits_final.json",
@@ -66,6 +66,22 @@ def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
         )
     split = splits[int(name)]
     return list(split["train"]), list(split["val"])
+
+
+def _read_splits(file: Path) -> list[dict[str, list[str]]]:
+    """The content of a splits file, checked, for people write their own."""
+    splits = read_json(file)
+    fits = isinstance(splits, list) and bool(splits)
+    for split in splits if fits else ():
+        parts = [split.get(part) for part in ("train", "val")] if isinstance(split, dict) else [None]
+        fits = fits and all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts)
+    if not fits:
+        raise DetSeg3DError(
+            "the splits cannot be understood",
+            file=file,
+            expected='a list with an entry for each fold: [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]',
+        )
+    return list(splits)
 
 
 def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bool = False) -> Plans:

@@ -26,7 +26,9 @@ def flip(*signs: int) -> np.ndarray:
     return np.diag(np.asarray(signs, np.float64))
 
 
-def copied(volume: np.ndarray, low: np.ndarray, window: tuple[int, ...], signs: tuple[int, ...], edge: bool) -> np.ndarray:
+def copied(
+    volume: np.ndarray, low: np.ndarray, window: tuple[int, ...], signs: tuple[int, ...], edge: bool
+) -> np.ndarray:
     """The window voxel by voxel: flipped about its middle, beyond the border its last voxel or 0."""
     result = np.zeros(window, volume.dtype)
     for index in np.ndindex(*window):
@@ -82,7 +84,9 @@ def test_only_the_window_is_read() -> None:
     assert recorder.voxels == 4**3
 
 
-def draw_rotation(seed: int, spacing: tuple[float, ...] = (1.0, 1.0, 1.0), center: tuple[float, ...] = (6.3, 7.1, 9.4)) -> AffineMap:
+def draw_rotation(
+    seed: int, spacing: tuple[float, ...] = (1.0, 1.0, 1.0), center: tuple[float, ...] = (6.3, 7.1, 9.4)
+) -> AffineMap:
     """An interpolating map; flips and angles depend on the seed."""
     random = np.random.default_rng(seed)
     while True:

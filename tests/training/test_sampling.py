@@ -72,9 +72,7 @@ def test_the_table_of_healthy_cases_is_empty(store: CaseStore) -> None:
 
 
 @pytest.mark.parametrize("window", [WINDOW, None])
-def test_an_example_depends_on_seed_and_position_alone(
-    store: CaseStore, window: tuple[int, int, int] | None
-) -> None:
+def test_an_example_depends_on_seed_and_position_alone(store: CaseStore, window: tuple[int, int, int] | None) -> None:
     first, second = make_sampler(store, window), make_sampler(store, window)
     second.example(3)
     np.random.seed(5)  # noqa: NPY002

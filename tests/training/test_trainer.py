@@ -33,7 +33,13 @@ def plans(tiny_plans: Plans) -> Plans:
     """Four epochs: two on windows, two on whole volumes; a validation at the end."""
     curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": None}]
     return tiny_plans.evolve(
-        training={"epochs": 4, "max_windows_per_case": 2, "val_every": 100, "rois_per_volume": 4, "curriculum": curriculum}
+        training={
+            "epochs": 4,
+            "max_windows_per_case": 2,
+            "val_every": 100,
+            "rois_per_volume": 4,
+            "curriculum": curriculum,
+        }
     )
 
 
@@ -252,7 +258,9 @@ def test_resuming_without_a_checkpoint_starts(trained: Path, plans: Plans, store
     assert same_weights(trained, tmp_path)
 
 
-def test_resuming_with_another_network_is_refused(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+def test_resuming_with_another_network_is_refused(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
+) -> None:
     (tmp_path / "checkpoint_latest.pt").write_bytes((trained / "checkpoint_latest.pt").read_bytes())
     wider = plans.evolve(stage2={"channels": (16, 16)})
     with pytest.raises(DetSeg3DError, match="does not fit the plans"):
@@ -273,7 +281,12 @@ def fake_validation(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("scores", "best_is_last"), [([0.1, 0.6, 0.3, 0.2], False), ([0.1, 0.2, 0.2, 0.3], True)])
 def test_the_best_model_has_the_highest_f1(
-    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], best_is_last: bool
+    plans: Plans,
+    store: CaseStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    best_is_last: bool,
 ) -> None:
     fake_validation(scores, monkeypatch)
     train(plans.evolve(training={"val_every": 1}), store, tmp_path)
@@ -281,9 +294,7 @@ def test_the_best_model_has_the_highest_f1(
     assert (best == final) == best_is_last
 
 
-def test_without_validation_cases_the_final_model_is_the_best(
-    plans: Plans, store: CaseStore, tmp_path: Path
-) -> None:
+def test_without_validation_cases_the_final_model_is_the_best(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     (tmp_path / "model_best.safetensors").write_text("of an earlier training")
     train_fold(plans, store, TRAIN, (), tmp_path, make_options())
     best, final = ((tmp_path / f"model_{name}.safetensors").read_bytes() for name in ("best", "final"))
@@ -343,9 +354,7 @@ def test_a_step_on_healthy_scans_is_finite(plans: Plans, tmp_path: Path) -> None
     assert all_finite(state.model)
 
 
-def test_a_step_without_any_roi_is_finite(
-    plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_without_any_roi_is_finite(plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
     monkeypatch.setattr(detseg, "sample_boxes", lambda *arguments: nothing)
     state = trainer._State(plans, make_options())
@@ -430,6 +439,8 @@ def test_a_time_limit_takes_the_learning_rate_along(plans: Plans, store: CaseSto
     assert records(tmp_path)[-1]["learning_rate"] < 0.2 * plans.training.learning_rate
 
 
-def test_a_time_limit_beyond_need_changes_nothing(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+def test_a_time_limit_beyond_need_changes_nothing(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
+) -> None:
     train(plans, store, tmp_path, max_minutes=1000)
     assert same_weights(trained, tmp_path)

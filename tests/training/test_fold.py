@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import write_json
+from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.training import fold as fold_module
+from detseg3d.training.fold import FoldPaths, apply_overrides, load_fold, run_fold
+from detseg3d.training.trainer import TrainingOptions
+from tests.training.factory import write_store
+
+SPLITS = [{"train": ["c", "a"], "val": ["b"]}, {"train": ["a", "b"], "val": ["c"]}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_json(SPLITS, tmp_path / "splits_final.json")
+    return tmp_path
+
+
+def test_a_fold_is_a_split_of_the_file(folder: Path) -> None:
+    assert load_fold(folder, "1") == (["a", "b"], ["c"])
+
+
+def test_all_cases_train_in_the_fold_all(folder: Path) -> None:
+    assert load_fold(folder, "all") == (["a", "b", "c"], ["a", "b", "c"])
+
+
+def test_folds_of_ones_own_count(folder: Path) -> None:
+    write_json([{"train": [str(index)], "val": []} for index in range(7)], folder / "splits_final.json")
+    assert load_fold(folder, "6") == (["6"], [])
+
+
+@pytest.mark.parametrize("name", ["2", "-1", "first", "", "0.0", "²"])
+def test_a_fold_that_is_not_there_is_never_made_up(folder: Path, name: str) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)this fold does not exist.*splits_final\.json.*expected: 0, 1 or all"):
+        load_fold(folder, name)
+
+
+def test_missing_splits_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)the file does not exist.*splits_final\.json"):
+        load_fold(tmp_path, "0")
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [{}, [], [["a", "b"]], [{"train": ["a"]}], [{"train": "a", "val": ["b"]}], [{"train": ["a"], "val": [1]}]],
+)
+@pytest.mark.parametrize("name", ["0", "all"])
+def test_splits_of_another_form_are_refused(tmp_path: Path, splits: Any, name: str) -> None:
+    write_json(splits, tmp_path / "splits_final.json")
+    with pytest.raises(DetSeg3DError, match=r"(?s)the splits cannot be understood.*splits_final\.json.*expected: "):
+        load_fold(tmp_path, name)
+
+
+def test_overrides_replace_the_values_of_the_plan(tiny_plans: Plans) -> None:
+    changed = apply_overrides(tiny_plans, {"epochs": 7, "learning_rate": 0.5, "batch_size": None})
+    assert (changed.training.epochs, changed.training.learning_rate) == (7, 0.5)
+    assert changed.training.batch_size == tiny_plans.training.batch_size
+
+
+def test_without_overrides_the_plans_stay(tiny_plans: Plans) -> None:
+    assert apply_overrides(tiny_plans, {"epochs": None, "roi_size": None}) == tiny_plans
+
+
+def test_the_roi_size_is_an_override(tiny_plans: Plans) -> None:
+    changed = apply_overrides(tiny_plans, {"roi_size": 24})
+    assert changed.roi.size == (24, 24, 24) and changed.training == tiny_plans.training
+
+
+def test_whole_volumes_replace_the_curriculum(tiny_plans: Plans) -> None:
+    [phase] = apply_overrides(tiny_plans, {}, whole_volume=True).training.curriculum
+    assert (phase.share, phase.window) == (1.0, None)
+
+
+def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
+    with pytest.raises(DetSeg3DError, match=r"training\.epochs: Input should be greater than or equal to 1, found 0"):
+        apply_overrides(tiny_plans, {"epochs": 0})
+
+
+@pytest.fixture
+def paths(tmp_path: Path, tiny_plans: Plans) -> FoldPaths:
+    """A preprocessed data set of three cases; there is no raw one."""
+    paths = FoldPaths(tmp_path / "raw", tmp_path / "preprocessed", tmp_path / "results")
+    write_store(paths.preprocessed / "cases", tiny_plans, 3)
+    save_plans(tiny_plans, paths.preprocessed / "plans.json")
+    write_json([{"train": ["case0", "case1"], "val": ["case2"]}], paths.preprocessed / "splits_final.json")
+    return paths
+
+
+def test_cases_made_with_other_plans_are_refused(paths: FoldPaths, tiny_plans: Plans) -> None:
+    save_plans(tiny_plans.evolve(image_order=3), paths.preprocessed / "plans.json")
+    with pytest.raises(
+        DetSeg3DError, match=r"(?s)3 case\(s\) are not preprocessed with these plans.*case0.*detseg3d_plan"
+    ):
+        run_fold(paths, "0", TrainingOptions(), {})
+
+
+def test_cases_that_are_not_preprocessed_are_refused(paths: FoldPaths) -> None:
+    write_json([{"train": ["case0", "gone"], "val": ["case2"]}], paths.preprocessed / "splits_final.json")
+    with pytest.raises(DetSeg3DError, match=r"(?s)1 case\(s\) are not preprocessed with these plans.*\['gone'\]"):
+        run_fold(paths, "0", TrainingOptions(), {})
+
+
+def test_a_fold_trains_with_its_overrides(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(fold_module, "train_fold", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
+    assert run_fold(paths, "0", TrainingOptions(), {"epochs": 3}) == {"cases": ["case2"]}
+    [(plans, _, train_cases, val_cases, folder, _)] = seen
+    assert (plans.training.epochs, train_cases, val_cases) == (3, ["case0", "case1"], ["case2"])
+    assert folder == paths.results / "fold_0"
+
+
+def test_validation_alone_does_not_train(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
+    assert run_fold(paths, "0", TrainingOptions(), {}, validation_only=True) == {"cases": ["case2"]}
+    assert not paths.results.exists()
