@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.planning.memory import detection_cells, inference_bytes, training_bytes
+from detseg3d.planning.memory import detection_cells, inference_bytes, saved_values, training_bytes
 from detseg3d.planning.plans import Stage1Plan
 from detseg3d.planning.roi_rules import roi_plan, stage2_plan
 
@@ -41,6 +42,38 @@ def test_cells_agree_with_the_network() -> None:
     with torch.no_grad():
         detector(torch.zeros(1, 1, 16, 17, 24))
     assert sizes == detection_cells(STAGE1, (16, 17, 24))
+
+
+@pytest.mark.parametrize("first_head", [0, 1])
+def test_saved_values_agree_with_what_autograd_saves(first_head: int) -> None:
+    import torch
+
+    from detseg3d.models.detector import Detector
+
+    plan = STAGE1.model_copy(update={"head_stages": (first_head, 2)})
+    detector = Detector(plan, 1, 1)
+
+    def saved(edge: int) -> int:
+        storages: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            output = detector(torch.zeros(1, 1, edge, edge, edge))
+        assert output.levels
+        return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+    # The difference of two sizes leaves the copies of the weights out; the input itself is saved as well.
+    found = saved(48) - saved(24)
+    wanted = 2 * (
+        saved_values(plan, detection_cells(plan, (48,) * 3)) - saved_values(plan, detection_cells(plan, (24,) * 3))
+    )
+    assert found == pytest.approx(wanted + 2 * (48**3 - 24**3), rel=0.01)
 
 
 @given(st.tuples(*[st.integers(8, 300)] * 3), st.integers(0, 2))
