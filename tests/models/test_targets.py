@@ -48,7 +48,7 @@ def test_the_heatmap_is_exactly_one_at_the_cell_of_each_centre_and_nowhere_else(
     boxes = np.concatenate([low, low + random.integers(1, 7, (4, 3))], axis=1)
     cell = (1.0, 2.0, 2.7)
     targets = level_targets([boxes], [np.zeros(4, np.int64)], 1, (16, 8, 6), cell)
-    expected = {tuple(int(math.floor((b[a] + b[a + 3]) / 2 / cell[a])) for a in range(3)) for b in boxes.tolist()}
+    expected = {tuple(math.floor((b[a] + b[a + 3]) / 2 / cell[a]) for a in range(3)) for b in boxes.tolist()}
     assert {tuple(index) for index in np.argwhere(targets.heatmap[0, 0].numpy() == 1).tolist()} == expected
     assert {tuple(row[1:]) for row in targets.cells.tolist()} == expected
 
