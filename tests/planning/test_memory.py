@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.planning.memory import detection_cells, inference_bytes, saved_values, training_bytes
+from detseg3d.planning.memory import detection_cells, inference_bytes, roi_bytes, saved_values, training_bytes
 from detseg3d.planning.plans import Stage1Plan
-from detseg3d.planning.roi_rules import roi_plan, stage2_plan
+from detseg3d.planning.roi_rules import choose_roi_size, roi_plan, stage2_plan
 
 STAGE1 = Stage1Plan(
     channels=(24, 48, 96),
@@ -44,6 +46,22 @@ def test_cells_agree_with_the_network() -> None:
     assert sizes == detection_cells(STAGE1, (16, 17, 24))
 
 
+def saved_by_autograd(run: Callable[[], Any]) -> int:
+    """Bytes of everything that autograd keeps of ``run`` under mixed precision, weights and their copies included."""
+    import torch
+
+    storages: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        output = run()
+    assert output is not None
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
 @pytest.mark.parametrize("first_head", [0, 1])
 def test_saved_values_agree_with_what_autograd_saves(first_head: int) -> None:
     import torch
@@ -52,28 +70,28 @@ def test_saved_values_agree_with_what_autograd_saves(first_head: int) -> None:
 
     plan = STAGE1.model_copy(update={"head_stages": (first_head, 2)})
     detector = Detector(plan, 1, 1)
+    # The difference of two sizes leaves the weights out; the input itself is saved as well.
+    small, large = (saved_by_autograd(lambda n=n: detector(torch.zeros(1, 1, n, n, n))) for n in (24, 48))
+    few, many = (2 * (saved_values(plan, detection_cells(plan, (n,) * 3)) + n**3) for n in (24, 48))
+    assert large - small == pytest.approx(many - few, rel=0.01)
 
-    def saved(edge: int) -> int:
-        storages: dict[int, torch.Tensor] = {}
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor
-            return tensor
+@pytest.mark.parametrize(("edge", "spacing"), [(32, (1, 1, 1)), (48, (4.2, 1, 1)), (24, (1, 1.7, 1.7))])
+def test_roi_bytes_agree_with_what_autograd_saves(edge: int, spacing: tuple[float, float, float]) -> None:
+    import torch
 
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16),
-        ):
-            output = detector(torch.zeros(1, 1, edge, edge, edge))
-        assert output.levels
-        return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+    from detseg3d.models.segmenter import Segmenter
 
-    # The difference of two sizes leaves the copies of the weights out; the input itself is saved as well.
-    found = saved(48) - saved(24)
-    wanted = 2 * (
-        saved_values(plan, detection_cells(plan, (48,) * 3)) - saved_values(plan, detection_cells(plan, (24,) * 3))
-    )
-    assert found == pytest.approx(wanted + 2 * (48**3 - 24**3), rel=0.01)
+    size = choose_roi_size(edge, spacing)
+    plan = stage2_plan(size, spacing)
+    segmenter = Segmenter(plan, 1, 1, 48)
+
+    def run(count: int) -> Any:
+        features = torch.zeros(count, plan.feature_channels, *segmenter.feature_size(size))
+        return segmenter(torch.zeros(count, 2, *size), features)
+
+    one, two = (saved_by_autograd(lambda n=n: run(n)) for n in (1, 2))
+    assert roi_bytes(plan, size) == pytest.approx(two - one, rel=0.1)
 
 
 @given(st.tuples(*[st.integers(8, 300)] * 3), st.integers(0, 2))
