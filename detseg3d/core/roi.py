@@ -114,7 +114,7 @@ def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.fl
     >>> sample_positions(2, 6, 2).tolist()
     [3.0, 5.0]
     """
-    return low + (np.arange(samples) + 0.5) * ((high - low) / samples)
+    return np.asarray(low + (np.arange(samples) + 0.5) * ((high - low) / samples), np.float64)
 
 
 def voxel_range(low: float, high: float, length: int) -> tuple[int, int]:
@@ -191,7 +191,7 @@ def _inverse(low: float, high: float, samples: int, voxels: int, used: tuple[int
     # A voxel beyond every sample is tied to its neighbour; without this the system could be singular.
     first = np.diff(np.eye(voxels), axis=0)
     penalty += 1e-8 * (first.T @ first)
-    inverse: npt.NDArray[np.float64] = np.linalg.solve(forward.T @ forward + penalty, forward.T)
+    inverse = np.asarray(np.linalg.solve(forward.T @ forward + penalty, forward.T), np.float64)
     inverse.setflags(write=False)
     return inverse
 

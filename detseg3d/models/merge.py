@@ -5,6 +5,7 @@ Maps exist one class at a time and only within the box that holds all of its RoI
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.roi import paste_roi
+from detseg3d.core.roi import inside_volume, paste_roi
 from detseg3d.models.decode import Detections
 from detseg3d.planning.plans import Plans
 
 __all__ = ["Lesion", "Merged", "RoiPrediction", "combine_scores", "merge_rois", "roi_info"]
+
+logger = logging.getLogger(__name__)
 
 # An instance that keeps less of its own mask than this was outlined before by a stronger one: a duplicate.
 _KEPT_SHARE = 0.3
@@ -125,8 +128,9 @@ def merge_rois(
         _merge_class(
             of_class, scores, plans.inference.mask_threshold, owner, claim, None if maps is None else maps[label]
         )
+    _drop_duplicates(owner, found.classes, accepted, scores, plans.inference.mask_threshold)
     voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
-    return _collect(owner, found, scores, roi_scores, accepted, plans, voxel_volume, maps)
+    return _collect(owner, found, scores, roi_scores, plans, voxel_volume, maps)
 
 
 def _merge_class(
@@ -136,8 +140,9 @@ def _merge_class(
     owner: npt.NDArray[np.unsignedinteger[Any]],
     claim: npt.NDArray[np.float16] | None,
     probability_map: npt.NDArray[np.float16] | None,
+    allowed: npt.NDArray[np.bool_] | None = None,
 ) -> None:
-    """Give the voxels of one class to their lesions, in place."""
+    """Give the voxels of one class (of these only the ``allowed`` ones) to their lesions, in place."""
     rois = np.stack([p.roi for p in predictions])
     low = np.maximum(np.floor(rois[:, :3].min(axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)), owner.shape).astype(int)
@@ -163,6 +168,8 @@ def _merge_class(
     window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     if probability_map is not None:
         np.divide(weighted, total, out=probability_map[window], where=total > 0)
+    if allowed is not None:
+        inside &= allowed[window]
     if claim is not None:
         inside &= best > claim[window]
         claim[window][inside] = best[inside]
@@ -180,21 +187,58 @@ def _closeness(roi: npt.NDArray[Any], region: tuple[slice, slice, slice]) -> npt
     return product
 
 
+def _drop_duplicates(
+    owner: npt.NDArray[np.unsignedinteger[Any]],
+    classes: npt.NDArray[np.int64],
+    accepted: Sequence[RoiPrediction],
+    scores: npt.NDArray[np.float64],
+    mask_threshold: float,
+) -> None:
+    """Take the duplicates out of ``owner``, in place, the weakest first.
+
+    The voxels of a duplicate are merged again without it. Were they left empty, the lesion it repeats would have a
+    hole; were all duplicates taken out at once, those that share a lesion evenly would take it with them.
+    """
+    names, voxels = np.unique(owner[owner > 0], return_counts=True)
+    count = dict(zip((names.astype(np.int64) - 1).tolist(), voxels.tolist(), strict=True))
+    own = _own_voxels(accepted, mask_threshold, owner.shape)
+    left = list(accepted)
+    for candidate in sorted(count, key=lambda index: (scores[index], -index)):
+        if count[candidate] >= _KEPT_SHARE * own[candidate]:
+            continue
+        mine = np.stack([p.roi for p in left if p.candidate == candidate])
+        left = [p for p in left if p.candidate != candidate]
+        heirs = [p for p in left if np.any(np.all((p.roi[:3] < mine[:, 3:]) & (p.roi[3:] > mine[:, :3]), axis=1))]
+        rois = np.concatenate([mine, *(p.roi[None] for p in heirs)])
+        low = np.maximum(np.floor(rois[:, :3].min(axis=0)), 0).astype(int)
+        high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)), owner.shape).astype(int)
+        part = owner[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        free = part == candidate + 1
+        part[free] = 0
+        moved = [p._replace(roi=np.asarray(p.roi, np.float64) - np.tile(low, 2)) for p in heirs]
+        claim = np.zeros(part.shape, np.float16)
+        for label in sorted({int(classes[p.candidate]) for p in heirs}):
+            of_class = [p for p in moved if classes[p.candidate] == label]
+            _merge_class(of_class, scores, mask_threshold, part, claim, None, free)
+        names, voxels = np.unique(part[free], return_counts=True)
+        for name, gained in zip(names.tolist(), voxels.tolist(), strict=True):
+            if name:
+                count[name - 1] = count.get(name - 1, 0) + gained
+
+
 def _collect(
     owner: npt.NDArray[np.unsignedinteger[Any]],
     found: Detections,
     scores: npt.NDArray[np.float64],
     roi_scores: npt.NDArray[np.float64],
-    accepted: Sequence[RoiPrediction],
     plans: Plans,
     voxel_volume: float,
     maps: npt.NDArray[np.float16] | None,
 ) -> Merged:
-    """Drop duplicates and the too small, number the lesions by score, and make the two maps."""
+    """Leave out the too small, number the lesions by score, and make the two maps."""
     names, boxes = boxes_from_instances(owner)
     voxels = np.bincount(owner[owner > 0], minlength=len(found) + 1) if len(names) else np.zeros(len(found) + 1, int)
     minimum = plans.inference.minimum_volume_mm3 / voxel_volume
-    own = _own_voxels(accepted, plans.inference.mask_threshold)
     order = sorted(range(len(names)), key=lambda i: (-scores[names[i] - 1], names[i]))
     lookup = np.zeros(len(found) + 1, np.uint32)
     label_of = np.zeros(len(found) + 1, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
@@ -202,7 +246,7 @@ def _collect(
     for i in order:
         candidate = int(names[i]) - 1
         count = int(voxels[names[i]])
-        if count < minimum or count < _KEPT_SHARE * own.get(candidate, 0):
+        if count < minimum:
             continue
         lookup[candidate + 1] = len(lesions) + 1
         label_of[candidate + 1] = plans.class_labels[int(found.classes[candidate])]
@@ -218,16 +262,22 @@ def _collect(
                 candidate,
             )
         )
+    if len(lesions) < len(names):
+        # Nothing vanishes silently.
+        smallest = plans.inference.minimum_volume_mm3
+        logger.info("%d lesion(s) smaller than %g mm³ left out", len(names) - len(lesions), smallest)
     dtype = np.uint32 if len(lesions) > 65_535 else np.uint16
     return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores, roi_scores, maps)
 
 
-def _own_voxels(predictions: Sequence[RoiPrediction], threshold: float) -> dict[int, float]:
-    """Voxels of each candidate's own mask before the lesions compete, estimated on its RoI samples."""
+def _own_voxels(predictions: Sequence[RoiPrediction], threshold: float, shape: Sequence[int]) -> dict[int, float]:
+    """Voxels of each candidate's own mask before the lesions compete, estimated on its RoI samples in the volume."""
     own: dict[int, float] = {}
     for prediction in predictions:
         voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
-        count = float((prediction.probability >= threshold).sum()) * voxels_per_sample
+        size = prediction.probability.shape
+        inside = inside_volume(prediction.roi[None], shape, (size[0], size[1], size[2]))[0, 0] > 0
+        count = float(((prediction.probability >= threshold) & inside).sum()) * voxels_per_sample
         own[prediction.candidate] = max(own.get(prediction.candidate, 0.0), count)
     return own
 
