@@ -108,13 +108,13 @@ def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing) -> Decision:
 def explain_detection(
     chosen: Detection, finest: Detection, fine: Spacing, largest: Triple, memory_gb: float
 ) -> Decision:
-    need = f"{chosen.training_gb:.1f} GB to train (budget {memory_gb:g}) and {chosen.inference_gb:.1f} GB to predict"
+    need = f"{chosen.training_gb:.2g} GB to train (budget {memory_gb:g}) and {chosen.inference_gb:.2g} GB to predict"
     if chosen.spacing == fine:
         because = f"the fine grid itself: the planned volume {times(largest)} needs {need}"
     else:
         because = (
             f"on the fine grid ({mm(fine)}) the planned volume {times(largest)} would need "
-            f"{finest.training_gb:.1f} GB to train and {finest.inference_gb:.1f} GB to predict (limit "
+            f"{finest.training_gb:.2g} GB to train and {finest.inference_gb:.2g} GB to predict (limit "
             f"{INFERENCE_GB:g} above the input); here it needs {need}"
         )
     return Decision(name="detection spacing", value=mm(chosen.spacing), because=because)
