@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from detseg3d.planning.plans import Plans
+
+# A busy machine must not fail a test.
+hypothesis.settings.register_profile("detseg3d", deadline=None)
+hypothesis.settings.load_profile("detseg3d")
 
 TINY_PLANS: dict[str, Any] = {
     "dataset_name": "Dataset001_Tiny",
@@ -57,3 +63,11 @@ def tiny_plans() -> Plans:
 def plans_data() -> dict[str, Any]:
     """The content of the plans.json of ``tiny_plans``: a fresh copy to change at will."""
     return deepcopy(TINY_PLANS)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
+    """A results folder with two folds that find nearly all lesions of ``tests.scans.make_scan``; read it only."""
+    from tests.scans import train_model
+
+    return train_model(tmp_path_factory.mktemp("results") / "Dataset001_Tiny", tiny_plans)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.inference.ensemble import average_dense, flip_combinations, flip_dense, segment_rois
+from detseg3d.models.decode import DenseLevel, Detections
+from detseg3d.models.detector import DetectorOutput, LevelOutput
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.segmenter import SegmenterOutput
+from detseg3d.planning.plans import Plans
+
+CPU = torch.device("cpu")
+axes = st.sets(st.integers(0, 2)).map(sorted)
+
+
+@pytest.mark.parametrize(
+    ("given_axes", "expected"),
+    [
+        ((), [()]),
+        ((1,), [(), (1,)]),
+        ((2, 0), [(), (0,), (2,), (0, 2)]),
+        ((0, 0), [(), (0,)]),
+        ((0, 1, 2), [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]),
+    ],
+)
+def test_flip_combinations(given_axes: tuple[int, ...], expected: list[tuple[int, ...]]) -> None:
+    assert flip_combinations(given_axes) == expected
+
+
+def make_level(seed: int = 0) -> DenseLevel:
+    random = torch.Generator().manual_seed(seed)
+    return DenseLevel(*(torch.randn(channels, 3, 4, 5, generator=random) for channels in (2, 3, 3)))
+
+
+def assert_equal_levels(first: DenseLevel, second: DenseLevel) -> None:
+    for name in ("probability", "log_size", "offset"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=1e-6, rtol=1e-5)
+
+
+@given(axes)
+def test_flipping_twice_changes_nothing(flipped: list[int]) -> None:
+    level = make_level()
+    assert_equal_levels(flip_dense(flip_dense(level, flipped), flipped), level)
+
+
+def test_a_flip_moves_the_centre_as_it_moves_the_cell() -> None:
+    """An object at position p of n cells lies at n - p in the flipped image: for the cell and its offset together."""
+    level = make_level()
+    back = flip_dense(level, (2,))
+    for z, y, x in np.ndindex(3, 4, 5):
+        mirrored = 4 - x
+        place = x + 0.5 + float(level.offset[2, z, y, x])
+        assert mirrored + 0.5 + float(back.offset[2, z, y, mirrored]) == pytest.approx(5 - place, abs=1e-6)
+        assert float(back.offset[0, z, y, mirrored]) == float(level.offset[0, z, y, x])
+        assert torch.equal(back.probability[:, z, y, mirrored], level.probability[:, z, y, x])
+        assert torch.equal(back.log_size[:, z, y, mirrored], level.log_size[:, z, y, x])
+
+
+class Toy:
+    """Stage 1 that turns with its image: the heatmap is the image, the offset its slope, the size its neighbours' sum."""
+
+    def __init__(self, gain: float = 1.0, biased: bool = False) -> None:
+        self.gain, self.biased, self.calls = gain, biased, 0
+
+    def detect(self, image: torch.Tensor) -> DetectorOutput:
+        self.calls += 1
+        middle = image[:, :1] * self.gain
+        slope = torch.cat([image.roll(-1, axis) - image.roll(1, axis) for axis in (2, 3, 4)], dim=1) * 0.1
+        sums = torch.cat([image.roll(-1, axis) + image.roll(1, axis) for axis in (2, 3, 4)], dim=1)
+        if self.biased:  # what a network does that has learned left from right
+            middle = middle + torch.linspace(0, 1, image.shape[4])
+        return DetectorOutput([LevelOutput(middle, sums, slope)], middle)
+
+
+def make_image(shape: tuple[int, int, int] = (4, 5, 6)) -> torch.Tensor:
+    return torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("mirror_axes", [(2,), (0, 1), (0, 1, 2)])
+def test_flips_change_nothing_for_a_network_that_turns_with_its_image(mirror_axes: tuple[int, ...]) -> None:
+    [plain] = average_dense([Toy()], make_image(), (), CPU)  # type: ignore[list-item]
+    [averaged] = average_dense([Toy()], make_image(), mirror_axes, CPU)  # type: ignore[list-item]
+    assert_equal_levels(plain, averaged)
+
+
+def test_flips_change_something_for_a_network_that_does_not() -> None:
+    toy = Toy(biased=True)
+    [plain], [averaged] = (average_dense([toy], make_image(), axes, CPU) for axes in ((), (2,)))  # type: ignore[list-item]
+    assert not torch.allclose(plain.probability, averaged.probability)
+
+
+def test_every_flip_is_one_pass() -> None:
+    toy = Toy()
+    average_dense([toy], make_image(), (0, 1, 2), CPU)  # type: ignore[list-item]
+    assert toy.calls == 8
+
+
+def test_probabilities_of_models_are_averaged() -> None:
+    models = [Toy(1.0), Toy(-2.0)]
+    [level] = average_dense(models, make_image(), (), CPU)  # type: ignore[arg-type]
+    image = make_image()[0]
+    torch.testing.assert_close(level.probability, (image.sigmoid() + (-2 * image).sigmoid()) / 2)
+
+
+@pytest.fixture(scope="module")
+def make_model(tiny_plans: Plans) -> Callable[[int], DetSeg3D]:
+    def make(seed: int) -> DetSeg3D:
+        torch.manual_seed(seed)
+        return DetSeg3D(tiny_plans).eval()
+
+    return make
+
+
+BOXES = np.array([[4, 4, 4, 9, 9, 9], [2, 8, 6, 8, 16, 10], [10, 1, 12, 11, 2, 13]], np.float32)
+FOUND = Detections(BOXES, np.ones(3, np.float32), np.zeros(3, np.int64))
+
+
+def segment(models: list[DetSeg3D], found: Detections = FOUND, mirror_axes: tuple[int, ...] = ()) -> list[np.ndarray]:
+    image = make_image((16, 20, 24))
+    predictions = segment_rois(models, image[0], image, found, mirror_axes, CPU)
+    return [np.append(p.probability.float().numpy(), p.score) for p in predictions]
+
+
+def test_no_candidate_no_roi(make_model: Callable[[int], DetSeg3D]) -> None:
+    nothing = Detections(np.zeros((0, 6), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    assert segment([make_model(0)], nothing) == []
+
+
+def test_one_model_without_flips_gives_what_the_network_itself_gives(make_model: Callable[[int], DetSeg3D]) -> None:
+    model, image = make_model(0), make_image((16, 20, 24))
+    predictions = segment_rois([model], image[0], image, FOUND, (), CPU)
+    features = model.roi_features(model.detect(image).features)
+    assert features is not None
+    rois, _ = model.tiles(BOXES)
+    with torch.no_grad():
+        crops = model.crop_inputs(image[0], BOXES, rois)
+        result = model.segment(crops, model.crop_features(features[0], rois), torch.zeros(3, dtype=torch.int64))
+    for index, prediction in enumerate(predictions):
+        assert prediction.candidate == index
+        np.testing.assert_array_equal(prediction.roi, rois[index])
+        # Half precision on both sides: the processor's, and that of the stored probability.
+        torch.testing.assert_close(prediction.probability.float(), result.mask[index].sigmoid(), atol=0.02, rtol=0)
+        assert prediction.score == pytest.approx(float(result.score[index].sigmoid()), abs=0.02)
+
+
+def test_rois_of_models_are_averaged(make_model: Callable[[int], DetSeg3D]) -> None:
+    first, second = segment([make_model(0)]), segment([make_model(1)])
+    both = segment([make_model(0), make_model(1)])
+    for one, other, mean in zip(first, second, both, strict=True):
+        np.testing.assert_allclose(mean, (one + other) / 2, atol=2e-3)
+
+
+def test_the_size_of_the_batch_does_not_matter(tiny_plans: Plans, make_model: Callable[[int], DetSeg3D]) -> None:
+    model = make_model(0)
+    whole = segment([model])
+    model.plans = tiny_plans.evolve(inference={"roi_batch_size": 1})
+    for one, other in zip(whole, segment([model]), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.01)
+
+
+def test_rois_are_flipped_with_their_features_and_back(
+    make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Stage 2 that works voxel by voxel does not notice the flips."""
+    model = make_model(0)
+
+    def pointwise(crops: torch.Tensor, features: torch.Tensor, classes: torch.Tensor) -> SegmenterOutput:
+        upsampled = torch.nn.functional.interpolate(features.float(), scale_factor=2)
+        return SegmenterOutput((crops + upsampled[:, :2])[:, 0], crops.float().mean(dim=(1, 2, 3, 4)))
+
+    monkeypatch.setattr(model, "segment", pointwise)
+    for plain, flipped in zip(segment([model]), segment([model], mirror_axes=(0, 2)), strict=True):
+        np.testing.assert_allclose(plain, flipped, atol=2e-3)
+
+
+def test_a_large_candidate_has_several_rois(make_model: Callable[[int], DetSeg3D]) -> None:
+    found = Detections(np.array([[0, 0, 0, 16, 20, 24]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    image = make_image((16, 20, 24))
+    model = make_model(0)
+    model.plans = model.plans.evolve(roi={"max_scale": 1.0})
+    predictions = segment_rois([model], image[0], image, found, (), CPU)
+    assert len(predictions) > 1 and {p.candidate for p in predictions} == {0}
+
+
+def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny_plans: Plans) -> None:
+    torch.manual_seed(0)
+    model = DetSeg3D(tiny_plans.evolve(class_names=("a", "b", "c"), class_labels=(1, 2, 3))).eval()
+
+    def constant(crops: torch.Tensor, features: torch.Tensor) -> SegmenterOutput:
+        values = torch.tensor([-10.0, 0.0, 10.0])
+        mask = values[None, :, None, None, None].expand(len(crops), 3, *crops.shape[2:])
+        return SegmenterOutput(mask, values.expand(len(crops), 3))
+
+    monkeypatch.setattr(model.segmenter, "forward", constant)
+    found = Detections(BOXES, np.ones(3, np.float32), np.array([2, 0, 1]))
+    image = make_image((16, 20, 24))
+    scores = [p.score for p in segment_rois([model], image[0], image, found, (), CPU)]
+    assert scores == pytest.approx([1, 0, 0.5], abs=1e-3)

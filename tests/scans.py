@@ -1,0 +1,73 @@
+"""Scans that a tiny network learns within seconds: a body of noise in air, with bright blocks as lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detseg3d.core.components import instances_from_semantic
+from detseg3d.io.case_store import CaseStore
+from detseg3d.planning.plans import Plans
+from detseg3d.preprocessing.preprocessor import preprocess_case
+
+SHAPE = (30, 36, 33)
+
+
+def make_scan(
+    seed: int, lesions: int = 4, shape: Sequence[int] = SHAPE, edges: tuple[int, int] = (3, 6), value: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scan float32 ``(Z, Y, X)`` and its label uint8; lesions do not touch.
+
+    Parameters
+    ----------
+    edges : 2 ints
+        Smallest and largest edge of a lesion, in voxels.
+    value : int
+        Of the lesions in the label.
+    """
+    random = np.random.default_rng(seed)
+    image, label = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    body = tuple(slice(2, n - 3) for n in shape)
+    image[body] = random.normal(100, 10, image[body].shape)
+    placed = 0
+    for _ in range(200):
+        size = random.integers(edges[0], edges[1] + 1, 3)
+        low = [int(random.integers(4, n - 5 - s)) for n, s in zip(shape, size, strict=True)]
+        around = tuple(slice(a - 2, a + int(s) + 2) for a, s in zip(low, size, strict=True))
+        if placed < lesions and not label[around].any():
+            label[tuple(slice(a, a + int(s)) for a, s in zip(low, size, strict=True))] = value
+            placed += 1
+    image[label > 0] += 60
+    return image, label
+
+
+def train_model(folder: Path, plans: Plans) -> Path:
+    """Train ``fold_0`` for some seconds, and ``fold_1`` a little on from there, so that it differs."""
+    from detseg3d.training.trainer import TrainingOptions, train_fold
+
+    store = CaseStore(folder / "cases")
+    for seed in range(6):
+        image, label = make_scan(seed)
+        instances, classes = instances_from_semantic(label, [1])
+        case = preprocess_case(image[None], plans.fine_spacing, plans, instances, classes)
+        store.write(
+            f"case{seed}", case.image, case.instances, {"shape": case.transform.fine_shape, "lesions": case.lesions}
+        )
+    training = {
+        "epochs": 8,
+        "learning_rate": 5e-3,
+        "ema_decay": 0.9,
+        "max_windows_per_case": 4,
+        "rois_per_volume": 4,
+        "curriculum": [{"share": 0.8, "window": [20, 20, 20]}, {"share": 0.2, "window": None}],
+    }
+    quick = plans.evolve(training=training)
+    options = TrainingOptions(num_workers=0, progress=False)
+    train_fold(quick, store, store.case_ids(), (), folder / "fold_0", options)
+    again = TrainingOptions(
+        num_workers=0, progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
+    )
+    train_fold(quick.evolve(training={"epochs": 1}), store, store.case_ids(), (), folder / "fold_1", again)
+    return folder
