@@ -172,8 +172,8 @@ def test_bounds_agree_with_the_levels_that_training_assigns() -> None:
 
 def test_stage1_of_a_head_scan() -> None:
     plan = stage1_plan((1, 1, 1), (96, 160, 128), np.array([[3.0, 3, 3]] * 50 + [[20.0, 20, 20]] * 10))
-    assert plan.channels == (24, 48, 96, 128)
-    assert plan.blocks == (1, 1, 2, 2)
+    assert plan.channels == (32, 64, 96, 128)
+    assert plan.blocks == rules.BLOCKS[:4]
     assert plan.head_stages == (0, 1)
     assert plan.level_upper_sizes == (16.0,)
 
