@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
     )
     machine.add_argument(
-        "--num_workers", type=non_negative_int, default=1, metavar="N", help="processes that prepare training windows"
+        "--num_workers", type=non_negative_int, default=0, metavar="N", help="processes that prepare training windows"
     )
     machine.add_argument("--pictures", type=non_negative_int, default=12, metavar="N", help="most cases drawn")
     add_processes_flag(parser)

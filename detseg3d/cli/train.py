@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.evaluation.table import format_evaluation
-    from detseg3d.execution.device import resolve_device
+    from detseg3d.execution.device import default_workers, resolve_device
     from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset, results_root
     from detseg3d.training.fold import FoldPaths, run_fold
     from detseg3d.training.trainer import TrainingOptions
@@ -77,10 +77,11 @@ def _run(options: argparse.Namespace) -> int:
         preprocessed=preprocessed,
         results=results_root(options.results) / preprocessed.name,
     )
+    device = resolve_device(options.device)
     training = TrainingOptions(
-        device=resolve_device(options.device),
+        device=device,
         seed=options.seed,
-        num_workers=options.num_workers,
+        num_workers=default_workers(device) if options.num_workers is None else options.num_workers,
         max_minutes=options.max_minutes,
         resume=options.c,
         pretrained_weights=options.pretrained_weights,

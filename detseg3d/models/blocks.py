@@ -76,12 +76,17 @@ class GroupNorm(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalise ``(B, C, Z, Y, X)``; the dtype is kept."""
         channels_last = image.is_contiguous(memory_format=torch.channels_last_3d)
-        if image.device.type == "cpu" and channels_last and torch.is_grad_enabled() and not torch.jit.is_tracing():
+        if image.device.type == "cpu" and channels_last and torch.is_grad_enabled():
             output: torch.Tensor = _ChannelsLastGroupNorm.apply(image, self.weight, self.bias, self.groups, self.eps)
             return output
         return functional.group_norm(
             image, self.groups, self.weight.to(image.dtype), self.bias.to(image.dtype), self.eps
         )
+
+
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = values
+    return z, y, x
 
 
 def _padding(kernel: Sequence[int]) -> tuple[int, int, int]:
@@ -96,7 +101,7 @@ class ConvNormAct(nn.Sequential):
         self, inputs: int, outputs: int, kernel: Sequence[int] = (3, 3, 3), stride: Sequence[int] = (1, 1, 1)
     ) -> None:
         super().__init__(
-            nn.Conv3d(inputs, outputs, tuple(kernel), tuple(stride), _padding(kernel), bias=False),
+            nn.Conv3d(inputs, outputs, _triple(kernel), _triple(stride), _padding(kernel), bias=False),
             GroupNorm(outputs),
             nn.LeakyReLU(0.01, inplace=True),
         )
@@ -108,7 +113,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, kernel: Sequence[int] = (3, 3, 3)) -> None:
         super().__init__()
         self.first = ConvNormAct(channels, channels, kernel)
-        self.second = nn.Conv3d(channels, channels, tuple(kernel), padding=_padding(kernel), bias=False)
+        self.second = nn.Conv3d(channels, channels, _triple(kernel), padding=_padding(kernel), bias=False)
         self.norm = GroupNorm(channels)
         nn.init.zeros_(self.norm.weight)
         self.activation = nn.LeakyReLU(0.01, inplace=True)

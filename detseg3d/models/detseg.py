@@ -164,7 +164,13 @@ class DetSeg3D(nn.Module):
 
     # -- Training -----------------------------------------------------------------------------------------------
 
-    def losses(self, image: torch.Tensor, targets: Sequence[VolumeTargets], random: np.random.Generator) -> Losses:
+    def losses(
+        self,
+        image: torch.Tensor,
+        targets: Sequence[VolumeTargets],
+        random: np.random.Generator,
+        positives: float | None = None,
+    ) -> Losses:
         """The losses of a batch of windows or volumes.
 
         Parameters
@@ -173,9 +179,12 @@ class DetSeg3D(nn.Module):
         targets : sequence of ``B`` VolumeTargets
         random : numpy Generator
             Draws the RoIs.
+        positives : float, optional
+            What the detection losses are divided by: the lesions of this batch, at least one. A caller that computes
+            a batch in parts gives the lesions of the whole batch, times the part's share.
         """
         output = self.detect(self.to_detection_grid(image))
-        heatmap, size, offset = detection_losses(output.levels, self._level_targets(output, targets))
+        heatmap, size, offset = detection_losses(output.levels, self._level_targets(output, targets), positives)
         with torch.no_grad():
             samples = [
                 self._sample(output, volume, target, image.shape[2:], random) for volume, target in enumerate(targets)
@@ -187,7 +196,7 @@ class DetSeg3D(nn.Module):
             cropped = torch.cat([self.crop_features(features[i], rois) for i, rois in enumerate(batch.rois)])
         if len(batch.classes) == 0:
             # Keeps Stage 2 in the graph: every parameter has a gradient on every step (zero here), as DDP wants.
-            nothing = sum(parameter.sum() for parameter in self.segmenter.parameters()) * 0.0
+            nothing = torch.stack([parameter.sum() for parameter in self.segmenter.parameters()]).sum() * 0.0
             return Losses(heatmap, size, offset, nothing, nothing)
         result = self.segment(batch.crops, cropped, batch.classes)
         segmentation = roi_mask_loss(result.mask, batch.target, batch.weight).mean()

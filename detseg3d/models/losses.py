@@ -38,14 +38,15 @@ def heatmap_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
 
 
 def detection_losses(
-    outputs: list[LevelOutput], targets: list[LevelTargets]
+    outputs: list[LevelOutput], targets: list[LevelTargets], positives: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Heatmap, size and offset losses over all levels, each normalised by the positives of the batch (at least 1).
+    """Heatmap, size and offset losses over all levels, divided by ``positives``: the centres of the batch, at least 1.
 
     Size and offset are L1 at the cells that hold a centre, averaged over the axes. Sizes are compared as logarithms:
     a factor of two counts alike for a small and a large lesion.
     """
-    positives = max(1, sum(len(target.cells) for target in targets))
+    if positives is None:
+        positives = max(1, sum(len(target.cells) for target in targets))
     device = outputs[0].heatmap.device
     heatmap = torch.zeros((), device=device)
     size, offset = torch.zeros((), device=device), torch.zeros((), device=device)

@@ -198,6 +198,9 @@ def _roi_size(
     voxels = (extents / np.asarray(fine)).max(axis=1) if len(extents) else np.zeros(0)
     edge, large = roi_rules.choose_roi_edge(voxels)
     figures = f"the 95th-percentile lesion spans {large:.1f} fine voxels" if len(voxels) else "no lesion to measure"
+    if edge == roi_rules.SMALL_ROI_EDGE:
+        small = float(np.percentile(voxels, 75))
+        figures += f", the 75th-percentile lesion {small:.1f}: shown with the minimum extent, 2 samples a voxel"
     if override is None:
         size = roi_rules.choose_roi_size(edge, fine)
         uneven = "" if len(set(size)) == 1 else f"; fewer along axes with coarser spacing ({explain.mm(fine)})"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,7 +36,7 @@ __all__ = [
     "save_plans",
 ]
 
-PLANS_VERSION = 1
+PLANS_VERSION: Final = 1
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -97,7 +97,9 @@ class Stage1Plan(_Strict):
         if len(set(lengths.values())) != 1:
             raise ValueError(f"one entry per stage expected in each of {lengths}")
         if list(self.head_stages) != sorted(set(self.head_stages)) or self.head_stages[-1] >= len(self.channels):
-            raise ValueError(f"head_stages {self.head_stages} must ascend and name stages 0 to {len(self.channels) - 1}")
+            raise ValueError(
+                f"head_stages {self.head_stages} must ascend and name stages 0 to {len(self.channels) - 1}"
+            )
         if len(self.level_upper_sizes) != len(self.head_stages) - 1:
             raise ValueError("level_upper_sizes needs one entry less than head_stages")
         if list(self.level_upper_sizes) != sorted(self.level_upper_sizes):
@@ -159,7 +161,7 @@ class TrainingPlan(_Strict):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     lambda_seg: Annotated[float, Field(ge=0)] = 1.0
     det_threshold: Fraction = 0.3
-    rois_per_volume: PositiveInt = 8
+    rois_per_volume: PositiveInt = 6
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
     val_every: PositiveInt = 10
 
@@ -172,7 +174,10 @@ class TrainingPlan(_Strict):
 
 
 class InferencePlan(_Strict):
-    """Defaults of the inference. ``det_threshold`` admits candidates; ``score_threshold`` admits lesions to the mask."""
+    """Defaults of the inference.
+
+    ``det_threshold`` admits candidates, ``score_threshold`` admits lesions to the mask.
+    """
 
     det_threshold: Fraction = 0.1
     score_threshold: Fraction = 0.4

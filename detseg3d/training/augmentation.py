@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgenerators.augmentations.color_augmentations import augment_contrast, augment_gamma
 from batchgenerators.augmentations.noise_augmentations import augment_gaussian_noise
 from torch.nn import functional
@@ -118,20 +119,12 @@ def read_window(
     instances : ndarray of int32, shape ``window``
         Beyond the volume there is background.
     """
-    shape = np.asarray(instances.shape)
     low, high = source_region(affine, window)
-    first = np.clip(low, 0, shape - 1)
-    end = np.maximum(np.clip(high, 0, shape), first + 1)
-    region = tuple(slice(int(a), int(b)) for a, b in zip(first, end, strict=True))
-    picture = np.asarray(image[(slice(None), *region)], dtype=np.float32)
-    labels = np.asarray(instances[region]).astype(np.int32)
+    region = [[int(first), int(end)] for first, end in zip(low, high, strict=True)]
+    picture = np.asarray(crop_and_pad_nd(image, region, pad_mode="replicate"), dtype=np.float32)
+    labels = np.asarray(crop_and_pad_nd(instances, region)).astype(np.int32)
     if affine.interpolate:
-        return _interpolate(picture, labels, affine, first, window)
-    before, after = first - low, high - end
-    padding = [(int(a), int(b)) for a, b in zip(before, after, strict=True)]
-    if any(a or b for a, b in padding):
-        picture = np.pad(picture, [(0, 0), *padding], mode="edge")
-        labels = np.pad(labels, padding)
+        return _interpolate(picture, labels, affine, low, window)
     flipped = tuple(slice(None, None, -1 if affine.matrix[axis, axis] < 0 else 1) for axis in range(3))
     return np.ascontiguousarray(picture[(slice(None), *flipped)]), np.ascontiguousarray(labels[flipped])
 

@@ -47,7 +47,7 @@ class TrainingOptions:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
-    num_workers: int = 1
+    num_workers: int = 0
     max_minutes: float | None = None
     resume: bool = False
     pretrained_weights: Path | None = None
@@ -193,7 +193,7 @@ def _train_epoch(
     state.progress.epoch += 1
     means = {name: value / max(count, 1) for name, value in sums.items()}
     name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
-    remaining = state.progress.seconds * (1 / max(state.progress.fraction, 1e-6) - 1)
+    remaining = max(0.0, state.progress.seconds * (1 / max(state.progress.fraction, 1e-6) - 1))
     logger.info("%s", describe_epoch(state.progress.epoch, name, means, state.progress.seconds, remaining))
     log.append(
         "epoch",
@@ -226,16 +226,17 @@ def _train_step(
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
     parts: dict[str, float] = defaultdict(float)
-    groups = _stacks(examples)
-    for index, group_of_examples in enumerate(groups):
+    lesions = max(1, sum(len(np.unique(example.instances[example.instances > 0])) for example in examples))
+    for index, group_of_examples in enumerate(_stacks(examples)):
+        share = len(group_of_examples) / len(examples)
         image = torch.from_numpy(np.stack([example.image for example in group_of_examples])).to(options.device)
         targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
         random = np.random.default_rng([options.seed, 3, step, index])
         with autocast(options.device):
-            losses = state.model.losses(image, targets, random)
+            # Divided by the lesions of the whole batch: one scan with few lesions must not outweigh the others.
+            losses = state.model.losses(image, targets, random, lesions * share)
         total = losses.total(training.lambda_seg)
         _check_finite(losses, total, examples, step)
-        share = len(group_of_examples) / len(examples)
         scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
         scaled.backward()
         for name, value in zip((*Losses._fields, "total"), (*losses, total), strict=True):

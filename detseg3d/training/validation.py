@@ -67,6 +67,7 @@ def validate(
     for case_id in case_ids:
         stored = store.open(case_id)
         image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
+        assert stored.instances is not None, "training cases have labels"
         instances = np.asarray(stored.instances[:])
         class_of_id = _classes(store.properties(case_id)["lesions"])
         with torch.no_grad(), autocast(device):

@@ -19,10 +19,16 @@ SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
 
 
 @pytest.mark.parametrize(
-    ("large", "edge"), [(1, 24), (6, 24), (6.1, 32), (24, 32), (24.1, 48), (36, 48), (36.1, 64), (500, 64)]
+    ("large", "edge"), [(1, 24), (7.5, 24), (7.6, 32), (24, 32), (24.1, 48), (36, 48), (36.1, 64), (500, 64)]
 )
 def test_roi_edge_follows_the_95th_percentile(large: float, edge: int) -> None:
     assert choose_roi_edge([large]) == (edge, large)
+
+
+def test_mostly_small_lesions_get_a_small_roi_unless_many_are_large() -> None:
+    assert choose_roi_edge([3] * 75 + [7] * 15 + [20] * 10)[0] == 24
+    assert choose_roi_edge([3] * 70 + [9] * 30)[0] == 32
+    assert choose_roi_edge([3] * 90 + [40] * 10)[0] == 64
 
 
 def test_one_large_lesion_in_a_hundred_does_not_set_the_roi() -> None:
