@@ -280,7 +280,7 @@ class Plans(_Strict):
         """
         data = self.model_dump()
         for name, change in sections.items():
-            if isinstance(change, dict):
+            if isinstance(change, dict) and isinstance(data.get(name), dict):
                 data[name] = {**data[name], **change}
             else:
                 data[name] = change

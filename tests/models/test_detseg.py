@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.models.detector import LevelOutput
+from detseg3d.models.detseg import DetSeg3D, Losses
+from detseg3d.models.roi_sampling import RoiSample
+from detseg3d.models.segmenter import SegmenterOutput
+from detseg3d.models.targets import VolumeTargets
+from detseg3d.planning.plans import Plans
+from tests.models.factory import make_image, make_targets
+
+SHAPE = (24, 20, 22)
+LESIONS = [[4, 4, 4, 8, 8, 8], [14, 10, 5, 17, 14, 8], [2, 12, 16, 3, 13, 17]]
+EVERYTHING: dict[str, Any] = {"det_threshold": 0.0, "score_threshold": 0.0, "max_candidates": 12}
+
+
+@pytest.fixture
+def model(tiny_plans: Plans) -> DetSeg3D:
+    return make_model(tiny_plans)
+
+
+def make_model(plans: Plans, **changes: Any) -> DetSeg3D:
+    torch.manual_seed(0)
+    return DetSeg3D(plans.evolve(**changes))
+
+
+def anisotropic(plans: Plans) -> Plans:
+    """Fine grid 3×1×1 mm, detection grid 3×2×2 mm, cells of 1×4×4 and 2×8×8 fine voxels."""
+    return plans.evolve(
+        fine_spacing=[3, 1, 1],
+        detection_spacing=[3, 2, 2],
+        stage1={"strides": [[1, 2, 2], [2, 2, 2]], "level_upper_sizes": [15]},
+    )
+
+
+def train(model: DetSeg3D, targets: list[VolumeTargets], seed: int = 0) -> Losses:
+    image = make_image(targets, model.plans.num_channels)
+    losses: Losses = model(image, mode="train", targets=targets, random=np.random.default_rng(seed))
+    return losses
+
+
+def gradients(module: torch.nn.Module) -> float:
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+# -- Training --------------------------------------------------------------------------------------------------
+
+
+def test_the_segmentation_loss_alone_reaches_every_stage_of_the_backbone(model: DetSeg3D) -> None:
+    train(model, [make_targets(SHAPE, LESIONS)]).segmentation.backward()
+    assert all(gradients(stage) > 0 for stage in model.detector.stages)
+
+
+def test_without_feature_channels_the_stages_are_cut_apart(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, stage2={"feature_channels": 0})
+    train(model, [make_targets(SHAPE, LESIONS)]).segmentation.backward()
+    assert gradients(model.detector) == 0 and gradients(model.segmenter) > 0
+
+
+def test_the_detection_losses_leave_stage_two_alone(model: DetSeg3D) -> None:
+    losses = train(model, [make_targets(SHAPE, LESIONS)])
+    (losses.heatmap + losses.size + losses.offset).backward()
+    assert gradients(model.segmenter) == 0 and gradients(model.detector) > 0
+
+
+def test_a_batch_without_lesions_gives_finite_losses_and_gradients(model: DetSeg3D) -> None:
+    losses = train(model, [make_targets(SHAPE, []), make_targets(SHAPE, [])])
+    losses.total(1.0).backward()
+    assert all(part.isfinite() for part in losses)
+    assert losses.size == 0 and losses.offset == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_batch_without_rois_gives_finite_losses_and_gradients(
+    model: DetSeg3D, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    monkeypatch.setattr(model, "_sample", lambda *_: none)
+    losses = train(model, [make_targets(SHAPE, LESIONS)])
+    losses.total(1.0).backward()
+    assert losses.segmentation == 0 and losses.roi_score == 0 and losses.heatmap > 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.segmenter.parameters())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_lesions_that_fill_the_volume_give_finite_losses(model: DetSeg3D) -> None:
+    losses = train(model, [make_targets((8, 8, 8), [[0, 0, 0, 8, 8, 8]])])
+    assert all(part.isfinite() for part in losses)
+
+
+def test_every_parameter_takes_part_in_the_total(model: DetSeg3D) -> None:
+    train(model, [make_targets(SHAPE, LESIONS)]).total(1.0).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_total_weighs_the_segmentation() -> None:
+    parts = Losses(*(torch.tensor(float(value)) for value in (1, 2, 4, 8, 16)))
+    assert parts.total(0.5).item() == 27
+
+
+def test_the_same_seed_gives_the_same_losses(model: DetSeg3D) -> None:
+    targets = [make_targets(SHAPE, LESIONS)]
+    assert torch.stack(list(train(model, targets, 3))).equal(torch.stack(list(train(model, targets, 3))))
+
+
+def test_several_channels_and_classes_train(tiny_plans: Plans) -> None:
+    model = make_model(
+        tiny_plans,
+        channel_names=["T1", "FLAIR"],
+        normalization=[{"scheme": "none"}] * 2,
+        class_names=["a", "b", "c"],
+        class_labels=[1, 2, 3],
+    )
+    losses = train(model, [make_targets(SHAPE, LESIONS, [2, 0, 2])])
+    losses.total(1.0).backward()
+    assert all(part.isfinite() and part > 0 for part in losses)
+
+
+def test_a_few_steps_lower_every_part_of_the_loss(model: DetSeg3D) -> None:
+    targets = [make_targets((16, 16, 16), [[4, 4, 4, 9, 9, 9]])]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    history = []
+    for step in range(25):
+        losses = train(model, targets, step)
+        optimizer.zero_grad()
+        losses.total(1.0).backward()
+        optimizer.step()
+        history.append([part.item() for part in losses])
+    first, last = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
+    assert np.all(last < first)
+
+
+# -- What Stage 2 is shown and asked -----------------------------------------------------------------------------
+
+
+def roi_batch(model: DetSeg3D, target: VolumeTargets, sample: RoiSample) -> Any:
+    image = (target.instances == 1).float()[None, None]
+    return model._crop_batch(image, [target], [sample], np.random.default_rng(0))
+
+
+def sample_of(box: list[float], lesion: int, label: int = 0) -> RoiSample:
+    return RoiSample(np.array([box], np.float32), np.array([label]), np.array([lesion]))
+
+
+def test_target_and_image_are_cropped_alike(model: DetSeg3D) -> None:
+    # An image that equals the mask must be cropped to the target, wherever the box lies.
+    target = make_targets(SHAPE, LESIONS)
+    batch = roi_batch(model, target, sample_of([3.3, 4.9, 3.1, 8.2, 9.4, 7.7], 1))
+    assert torch.allclose(batch.crops[:, 0], batch.target, atol=1e-6) and batch.target.max() > 0.9
+    assert batch.positive.tolist() == [1]
+
+
+def test_other_lesions_of_the_class_carry_no_weight(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, roi={"minimum_extent": [8, 8, 8]})
+    target = make_targets((16, 16, 16), [[4, 4, 4, 8, 8, 8], [4, 4, 9, 8, 8, 11]])
+    batch = roi_batch(model, target, sample_of([4, 4, 4, 8, 8, 8], 1))  # the RoI runs from 2 to 10: 2 samples a voxel
+    assert batch.weight[0, 8, 8, 15] == 0 and batch.weight[0, 8, 8, 8] == 1
+    assert batch.target[0, 8, 8, 15] == 0
+
+
+def test_lesions_of_another_class_are_background(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, class_names=["a", "b"], class_labels=[1, 2])
+    target = make_targets((16, 16, 16), [[4, 4, 4, 8, 8, 8], [4, 4, 9, 8, 8, 11]], classes=[0, 1])
+    batch = roi_batch(model, target, sample_of([4, 4, 4, 8, 8, 8], 1))
+    assert (batch.weight == 1).all() and batch.target[0, 8, 8, 15] == 0
+
+
+def test_samples_outside_the_volume_carry_no_weight(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, roi={"minimum_extent": [8, 8, 8]})
+    target = make_targets((16, 16, 16), [[0, 4, 4, 4, 8, 8]])
+    batch = roi_batch(model, target, sample_of([0, 4, 4, 4, 8, 8], 1))  # z from -2 to 6
+    assert not batch.weight[0, :4].any() and (batch.weight[0, 4:] == 1).all()
+
+
+def test_a_box_without_a_lesion_has_an_empty_target(model: DetSeg3D) -> None:
+    batch = roi_batch(model, make_targets(SHAPE, LESIONS), sample_of([3, 4, 3, 8, 9, 7], 0))
+    assert not batch.target.any() and batch.positive.tolist() == [0]
+    assert batch.weight.min() == 0  # a lesion lies there that is not meant: neither right nor wrong
+
+
+def test_a_box_of_several_tiles_stays_one_roi(model: DetSeg3D) -> None:
+    target = make_targets((40, 40, 40), [[2, 2, 2, 38, 38, 38]])
+    assert len(model.tiles([[2, 2, 2, 38, 38, 38]])[0]) > 1
+    assert roi_batch(model, target, sample_of([2, 2, 2, 38, 38, 38], 1)).crops.shape == (1, 2, 16, 16, 16)
+
+
+def test_each_roi_answers_for_its_own_class() -> None:
+    mask = torch.arange(6.0).reshape(2, 3, 1, 1, 1)
+    output = DetSeg3D._own_class(SegmenterOutput(mask, mask.flatten(1)), torch.tensor([2, 0]))
+    assert output.mask.flatten().tolist() == [2, 3] and output.score.tolist() == [2, 3]
+
+
+# -- Grids -----------------------------------------------------------------------------------------------------
+
+
+def test_an_equal_detection_grid_is_the_image_itself_padded_with_zeros(model: DetSeg3D) -> None:
+    image = torch.ones(1, 1, 6, 8, 9)
+    grid = model.to_detection_grid(image)
+    assert grid.shape == (1, 1, 8, 8, 12)
+    assert torch.equal(grid[:, :, :6, :, :9], image) and grid.sum() == image.sum()
+
+
+def test_a_coarser_detection_grid_holds_the_means(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, detection_spacing=[1, 2, 2])
+    image = torch.rand(2, 1, 4, 8, 16, generator=torch.Generator().manual_seed(0))
+    wanted = image.reshape(2, 1, 4, 4, 2, 8, 2).mean(dim=(4, 6))
+    assert torch.allclose(model.to_detection_grid(image), wanted, atol=1e-5)
+
+
+def test_a_detection_grid_of_any_scale_covers_the_volume(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, detection_spacing=[1.7, 1.3, 1])
+    grid = model.to_detection_grid(torch.ones(1, 1, 10, 10, 8))  # 5.9 × 7.7 × 8 detection voxels
+    assert grid.shape == (1, 1, 8, 8, 8)
+    assert torch.allclose(grid[:, :, :6], torch.ones(1, 1, 6, 8, 8)) and not grid[:, :, 6:].any()
+
+
+@pytest.mark.parametrize("change", ["isotropic", "anisotropic"])
+def test_feature_crops_lie_where_the_image_crops_lie(tiny_plans: Plans, change: str) -> None:
+    # A map that holds the position of each cell's centre (fine voxels) must be read off at the samples' positions.
+    model = make_model(anisotropic(tiny_plans) if change == "anisotropic" else tiny_plans)
+    axes = [(torch.arange(12) + 0.5) * size for size in model.cell_sizes[0]]
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    roi = np.array([[5.0, 6, 8, 9, 14, 15]])
+    crops = model.crop_features(positions, roi)
+    for axis in range(3):
+        wanted = roi[0, axis] + (np.arange(8) + 0.5) / 8 * (roi[0, axis + 3] - roi[0, axis])
+        found = crops[0, axis].movedim(axis, 0)[:, 3, 3].numpy()
+        assert np.allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", ["isotropic", "anisotropic"])
+def test_ideal_outputs_decode_to_the_boxes_of_the_truth(tiny_plans: Plans, change: str) -> None:
+    model = make_model(anisotropic(tiny_plans) if change == "anisotropic" else tiny_plans)
+    boxes = [[3, 3, 3, 4, 6, 7], [12, 20, 18, 20, 40, 39], [2, 30, 2, 5, 31, 4]]
+    target = make_targets((24, 44, 42), boxes)
+    with torch.no_grad():
+        output = model.detect(model.to_detection_grid(torch.zeros(1, 1, 24, 44, 42)))
+    ideal = []
+    for level, wanted in zip(output.levels, model._level_targets(output, [target]), strict=True):
+        volume, z, y, x = wanted.cells.unbind(1)
+        log_size, offset = torch.zeros_like(level.log_size), torch.zeros_like(level.offset)
+        log_size[volume, :, z, y, x], offset[volume, :, z, y, x] = wanted.log_size, wanted.offset
+        ideal.append(LevelOutput(wanted.heatmap[0], log_size[0], offset[0]))
+    assert all(level.heatmap.max() == 1 for level in ideal)  # both levels have lesions
+    found = model._decode([_dense(level) for level in ideal], (24, 44, 42), 0.5)
+    assert np.allclose(found.boxes[np.lexsort(found.boxes.T[::-1])].round(2), sorted(boxes), atol=0.02)
+
+
+def _dense(level: LevelOutput) -> Any:
+    from detseg3d.models.decode import DenseLevel
+
+    return DenseLevel(level.heatmap, level.log_size, level.offset)
+
+
+# -- Inference -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result(tiny_plans: Plans) -> dict[str, Any]:
+    model = make_model(tiny_plans, inference=EVERYTHING, class_labels=[7])
+    out: dict[str, Any] = model(make_image([make_targets(SHAPE, LESIONS)]), mode="test")
+    return out
+
+
+def test_the_segmentation_has_the_shape_of_the_volume_and_the_labels_of_the_files(result: dict[str, Any]) -> None:
+    segmentation = result["full_segmentation"]
+    assert segmentation.shape == SHAPE and segmentation.dtype == torch.uint8
+    assert segmentation.unique().tolist() == [0, 7]
+
+
+def test_instances_and_segmentation_agree(result: dict[str, Any]) -> None:
+    assert result["instances"].dtype == torch.int32
+    assert torch.equal(result["instances"] > 0, result["full_segmentation"] > 0)
+
+
+def test_roi_info_describes_every_instance(result: dict[str, Any]) -> None:
+    ids, boxes = boxes_from_instances(result["instances"].numpy())
+    info = {lesion["id"]: lesion for lesion in result["roi_info"]}
+    assert sorted(info) == ids.tolist() and len(ids) > 0
+    for lesion, box in zip(ids.tolist(), boxes.tolist(), strict=True):
+        assert info[lesion]["box"] == box and info[lesion]["label"] == 7 and info[lesion]["class"] == "lesion"
+        assert info[lesion]["voxels"] == int((result["instances"] == lesion).sum())
+
+
+def test_roi_info_is_sorted_by_score(result: dict[str, Any]) -> None:
+    scores = [lesion["score"] for lesion in result["roi_info"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_prediction_is_deterministic(tiny_plans: Plans, result: dict[str, Any]) -> None:
+    model = make_model(tiny_plans, inference=EVERYTHING, class_labels=[7])
+    image = make_image([make_targets(SHAPE, LESIONS)])
+    for _ in range(2):
+        again = model(image, mode="test")
+        assert torch.equal(again["full_segmentation"], result["full_segmentation"])
+        assert again["roi_info"] == result["roi_info"]
+
+
+def test_prediction_leaves_image_and_weights_alone(model: DetSeg3D) -> None:
+    image = make_image([make_targets(SHAPE, LESIONS)])
+    before, weights = image.clone(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(image)
+    assert torch.equal(image, before)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_size_of_the_roi_batches_does_not_matter(tiny_plans: Plans, result: dict[str, Any]) -> None:
+    model = make_model(tiny_plans, inference={**EVERYTHING, "roi_batch_size": 3}, class_labels=[7])
+    again = model(make_image([make_targets(SHAPE, LESIONS)]), mode="test")
+    assert (again["full_segmentation"] != result["full_segmentation"]).float().mean() < 1e-3
+
+
+def test_a_volume_in_which_nothing_is_found_gives_an_empty_result(tiny_plans: Plans) -> None:
+    out = make_model(tiny_plans, inference={"det_threshold": 1.0})(torch.zeros(1, 1, 9, 10, 11))
+    assert out["roi_info"] == [] and out["full_segmentation"].shape == (9, 10, 11) and not out["instances"].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 40, 5)])
+def test_odd_volumes_are_segmented(tiny_plans: Plans, shape: tuple[int, int, int]) -> None:
+    out = make_model(tiny_plans, inference=EVERYTHING)(torch.randn(1, 1, *shape))
+    assert out["full_segmentation"].shape == shape
+
+
+def test_anisotropic_grids_are_segmented(tiny_plans: Plans) -> None:
+    out = make_model(anisotropic(tiny_plans), inference=EVERYTHING)(torch.randn(1, 1, 7, 30, 26))
+    assert out["full_segmentation"].shape == (7, 30, 26) and out["roi_info"]
+
+
+# -- Errors ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_mode_is_an_error(model: DetSeg3D) -> None:
+    with pytest.raises(DetSeg3DError, match=r"unknown mode\n.*'predict'\n.*'train' or 'test'"):
+        model(torch.zeros(1, 1, 8, 8, 8), mode="predict")
+
+
+def test_training_needs_targets(model: DetSeg3D) -> None:
+    with pytest.raises(DetSeg3DError, match="mode 'train' needs the targets of every volume of the batch"):
+        model(torch.zeros(1, 1, 8, 8, 8), mode="train")
+
+
+def test_training_needs_targets_of_every_volume(model: DetSeg3D) -> None:
+    with pytest.raises(DetSeg3DError, match="targets of every volume"):
+        model(torch.zeros(2, 1, 8, 8, 8), mode="train", targets=[make_targets((8, 8, 8), [])])
+
+
+def test_prediction_takes_one_volume(model: DetSeg3D) -> None:
+    with pytest.raises(DetSeg3DError, match="one volume at a time"):
+        model(torch.zeros(2, 1, 8, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8, 8, 8), (1, 8, 8, 8)])
+def test_an_image_of_the_wrong_shape_is_an_error(model: DetSeg3D, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DetSeg3DError, match=r"does not fit the model\n.*\n.*\(B, 1, Z, Y, X\)"):
+        model(torch.zeros(shape))
+
+
+def test_context_attention_is_not_yet_there(tiny_plans: Plans) -> None:
+    with pytest.raises(DetSeg3DError, match="context attention is not available"):
+        make_model(tiny_plans, stage2={"context_attention": True})
