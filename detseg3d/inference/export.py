@@ -125,7 +125,7 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
     write_image(prediction.semantic, prediction.geometry, folder / f"{case_id}{ending}")
     write_image(prediction.instances, prediction.geometry, folder / "instances" / f"{case_id}{ending}")
     if prediction.probabilities is not None:
-        with atomic_path(folder / "probabilities" / f"{case_id}.npz") as temporary, temporary.open("wb") as handle:
+        with atomic_path(_probability_path(folder, case_id)) as temporary, temporary.open("wb") as handle:
             np.savez_compressed(handle, probabilities=prediction.probabilities)
     write_json(
         {
@@ -143,10 +143,16 @@ def _record_path(folder: Path, case_id: str) -> Path:
     return folder / "rois" / f"{case_id}.json"
 
 
-def is_exported(folder: Path, case_id: str, ending: str) -> bool:
-    """Whether the result of a case is there and whole."""
-    masks = (folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}")
-    return _record_path(folder, case_id).is_file() and all(path.is_file() for path in masks)
+def _probability_path(folder: Path, case_id: str) -> Path:
+    return folder / "probabilities" / f"{case_id}.npz"
+
+
+def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = False) -> bool:
+    """Whether the result of a case is there and whole, with its ``probabilities`` if they are wanted."""
+    files = [folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}"]
+    if probabilities:
+        files.append(_probability_path(folder, case_id))
+    return _record_path(folder, case_id).is_file() and all(path.is_file() for path in files)
 
 
 _COLUMNS = ("case", "id", "class", "score", "volume_mm3", "diameter_mm", "voxels")

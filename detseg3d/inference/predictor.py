@@ -17,7 +17,8 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.execution.device import resolve_device
 from detseg3d.inference.ensemble import average_dense, segment_rois
 from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
-from detseg3d.io.images import file_ending, read_channels
+from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, strip_ending
+from detseg3d.io.paths import check_case_id
 from detseg3d.io.raw_dataset import RawCase, list_cases
 from detseg3d.models.decode import Detections, decode
 from detseg3d.models.detseg import DetSeg3D
@@ -93,7 +94,7 @@ class Predictor:
         """
         folder = Path(folder)
         target = resolve_device(device)
-        chosen = _fold_folders(folder, folds)
+        chosen = _fold_folders(folder, folds, checkpoint)
         plans = load_plans(chosen[0] / "plans.json")
         thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
         models = []
@@ -106,7 +107,7 @@ class Predictor:
                     remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].name}",
                 )
             model = DetSeg3D(own)
-            load_weights(model, fold / f"model_{checkpoint}.safetensors")
+            load_weights(model, _weights(fold, checkpoint))
             models.append(model)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
@@ -216,7 +217,7 @@ class Predictor:
         bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
         for case in bar:
             own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
-            if continue_prediction and is_exported(folder, case.case_id, own_ending):
+            if continue_prediction and is_exported(folder, case.case_id, own_ending, save_probabilities):
                 logger.info("%s: there already", case.case_id)
                 continue
             try:
@@ -225,7 +226,7 @@ class Predictor:
                 write_case(result, case.case_id, folder, own_ending)
             except DetSeg3DError as error:
                 failures[case.case_id] = str(error)
-            except (MemoryError, RuntimeError, ValueError) as error:
+            except Exception as error:
                 # A scan nobody foresaw must not cost the results of the others.
                 logger.debug("%s failed", case.case_id, exc_info=True)
                 failures[case.case_id] = f"{type(error).__name__}: {error}"
@@ -253,22 +254,23 @@ class Predictor:
                     file=path,
                     remedy="give the folder that holds CASE_0000, CASE_0001, …",
                 )
-            cases = [case for case in list_cases(path.parent, 1, file_ending(path)) if case.images[0] == path]
-            if not cases:
-                raise DetSeg3DError("the file is no image that can be read", file=path)
-            return tuple(cases)
+            if file_ending(path) is None:
+                raise DetSeg3DError("this is no image", file=path, expected=f"one of {' '.join(SUPPORTED_ENDINGS)}")
+            # Not list_cases: what lies beside the file need not be in order.
+            return (RawCase(check_case_id(strip_ending(path).removesuffix("_0000")), (path,)),)
         return list_cases(path, self.plans.num_channels)
 
 
-def _fold_folders(folder: Path, folds: Sequence[str | int] | None) -> list[Path]:
-    """The folders of the folds, checked."""
+def _fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[Path]:
+    """The folders of the folds, checked; by default of those that are trained to the end."""
     there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
-    if not there:
+    trained = [path for path in there if _weights(path, checkpoint).is_file()]
+    if not there or (folds is None and not trained):
         raise DetSeg3DError(
             "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
         )
     if folds is None:
-        return there
+        return trained
     chosen = [folder / f"fold_{fold}" for fold in folds]
     missing = [path.name for path in chosen if not path.is_dir()]
     if missing:
@@ -280,6 +282,10 @@ def _fold_folders(folder: Path, folds: Sequence[str | int] | None) -> list[Path]
             remedy="choose among them with -f, or train the others",
         )
     return chosen
+
+
+def _weights(fold: Path, checkpoint: str) -> Path:
+    return fold / f"model_{checkpoint}.safetensors"
 
 
 def _same_network(first: Plans, second: Plans) -> bool:

@@ -63,7 +63,7 @@ def test_a_flip_moves_the_centre_as_it_moves_the_cell() -> None:
 
 
 class Toy:
-    """Stage 1 that turns with its image: the heatmap is the image, the offset its slope, the size its neighbours' sum."""
+    """Stage 1 that turns with its image: the heatmap is the image, the offset its slope, the size a sum."""
 
     def __init__(self, gain: float = 1.0, biased: bool = False) -> None:
         self.gain, self.biased, self.calls = gain, biased, 0

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from detseg3d.core.geometry import Geometry
+from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.io.images import read_image
+from detseg3d.models.decode import Detections
+from detseg3d.models.merge import Lesion, Merged
+from detseg3d.planning.plans import Plans
+
+TURN = (0.0, -1.0, 0.0, 0.6, 0.0, -0.8, 0.8, 0.0, 0.6)  # orthonormal, not axis-aligned
+GEOMETRY = Geometry((8, 9, 10), spacing=(3.0, 0.5, 0.75), origin=(-20.0, 15.5, 7.25), direction=TURN)
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_plans: Plans) -> Plans:
+    return tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(4, 2))
+
+
+@pytest.fixture
+def prediction(plans: Plans) -> CasePrediction:
+    """Three candidates; the last two became lesions 1 (a tumour) and 2 (a cyst)."""
+    instances = np.zeros(GEOMETRY.shape, np.uint16)
+    instances[1:3, 2:6, 3:4], instances[6, 7, 8] = 1, 2
+    found = Detections(
+        np.array([[0, 0, 0, 2, 2, 2], [5.75, 7, 8, 7, 8, 9], [1, 2, 3, 3, 6, 4.5]], np.float32),
+        np.array([0.25, 0.5, 0.9], np.float32),
+        np.array([0, 0, 1]),
+    )
+    lesions = [
+        Lesion(1, 1, 0.85, 0.9, 0.8, (1.0, 2.0, 3.0, 3.0, 6.0, 4.0), 8, 2),
+        Lesion(2, 0, 0.6, 0.5, 0.72, (6.0, 7.0, 8.0, 7.0, 8.0, 9.0), 1, 1),
+    ]
+    semantic = np.array([0, 2, 4], np.uint8)[instances]
+    merged = Merged(semantic, instances, lesions, np.array([0.1, 0.6, 0.85]), np.array([0.04, 0.72, 0.8]))
+    return describe_case(merged, found, GEOMETRY, plans)
+
+
+def in_world(z: float, y: float, x: float) -> list[float]:
+    """Position of voxel edges in the world, as SimpleITK has it: it counts voxel centres."""
+    image = SimpleITK.Image(10, 9, 8, SimpleITK.sitkUInt8)
+    image.SetSpacing((0.75, 0.5, 3.0))
+    image.SetOrigin(GEOMETRY.origin)
+    image.SetDirection(TURN)
+    return list(image.TransformContinuousIndexToPhysicalPoint((x - 0.5, y - 0.5, z - 0.5)))
+
+
+def test_a_lesion_says_what_it_is(prediction: CasePrediction) -> None:
+    first, second = prediction.lesions
+    assert (first["id"], first["class"], first["label"]) == (1, "tumour", 2)
+    assert (second["id"], second["class"], second["label"]) == (2, "cyst", 4)
+    assert (first["score"], first["detection_score"], first["roi_score"]) == (0.85, 0.9, 0.8)
+
+
+def test_a_lesion_says_how_large_it_is(prediction: CasePrediction) -> None:
+    lesion = prediction.lesions[0]
+    assert lesion["voxels"] == 8
+    assert lesion["volume_mm3"] == pytest.approx(8 * 3.0 * 0.5 * 0.75)
+    assert math.pi / 6 * lesion["diameter_mm"] ** 3 == pytest.approx(lesion["volume_mm3"])
+
+
+def test_a_lesion_says_where_it_is_in_voxels(prediction: CasePrediction) -> None:
+    assert prediction.lesions[0]["box"] == [1, 2, 3, 3, 6, 4]
+    assert prediction.lesions[0]["center"] == [2, 4, 3.5]
+
+
+def test_a_lesion_says_where_it_is_in_the_world(prediction: CasePrediction) -> None:
+    lesion = prediction.lesions[0]
+    np.testing.assert_allclose(lesion["center_world"], in_world(2, 4, 3.5))
+    np.testing.assert_allclose(lesion["box_world"], [in_world(1, 2, 3), in_world(3, 6, 4)])
+
+
+def test_every_candidate_is_listed_with_what_became_of_it(prediction: CasePrediction) -> None:
+    assert [candidate["lesion"] for candidate in prediction.candidates] == [None, 2, 1]
+    assert [candidate["score"] for candidate in prediction.candidates] == [0.1, 0.6, 0.85]
+    assert [candidate["class"] for candidate in prediction.candidates] == ["cyst", "cyst", "tumour"]
+    assert prediction.candidates[1]["box"] == [5.75, 7, 8, 7, 8, 9]
+
+
+def read_record(folder: Path, case_id: str = "a") -> Any:
+    return json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
+
+
+def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    assert read_record(tmp_path) == {
+        "case_id": "a",
+        "shape": [8, 9, 10],
+        "spacing": [3.0, 0.5, 0.75],
+        "lesions": prediction.lesions,
+        "candidates": prediction.candidates,
+    }
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz", ".npy"])
+def test_the_masks_are_images(prediction: CasePrediction, tmp_path: Path, ending: str) -> None:
+    write_case(prediction, "a", tmp_path, ending)
+    semantic, _ = read_image(tmp_path / f"a{ending}")
+    instances, _ = read_image(tmp_path / "instances" / f"a{ending}")
+    np.testing.assert_array_equal(semantic, prediction.semantic)
+    np.testing.assert_array_equal(instances, prediction.instances)
+    assert (semantic.dtype, instances.dtype) == (np.uint8, np.uint16)
+
+
+def test_probabilities_are_written_if_there_are_any(prediction: CasePrediction, tmp_path: Path) -> None:
+    maps = np.random.default_rng(0).random((2, 8, 9, 10)).astype(np.float16)
+    fields = {
+        name: getattr(prediction, name) for name in ("semantic", "instances", "lesions", "candidates", "geometry")
+    }
+    write_case(CasePrediction(**fields, probabilities=maps), "a", tmp_path, ".nii.gz")
+    write_case(prediction, "b", tmp_path, ".nii.gz")
+    assert [path.name for path in (tmp_path / "probabilities").iterdir()] == ["a.npz"]
+    np.testing.assert_array_equal(np.load(tmp_path / "probabilities" / "a.npz")["probabilities"], maps)
+
+
+@pytest.mark.parametrize("missing", ["a.nii.gz", "instances/a.nii.gz", "rois/a.json"])
+def test_a_result_is_complete_with_all_its_files(prediction: CasePrediction, tmp_path: Path, missing: str) -> None:
+    write_case(prediction, "a", tmp_path, ".nii.gz")
+    assert is_exported(tmp_path, "a", ".nii.gz")
+    (tmp_path / missing).unlink()
+    assert not is_exported(tmp_path, "a", ".nii.gz")
+
+
+def test_a_result_of_another_format_does_not_count(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".nii.gz")
+    assert not is_exported(tmp_path, "a", ".mha")
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "lesions.csv").open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_the_table_has_a_row_for_each_lesion(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "b", tmp_path, ".mha")
+    write_case(prediction, "a, left", tmp_path, ".mha")
+    write_lesion_table(tmp_path)
+    rows = read_table(tmp_path)
+    assert [(row["case"], row["id"], row["class"], row["voxels"]) for row in rows] == [
+        ("a, left", "1", "tumour", "8"),
+        ("a, left", "2", "cyst", "1"),
+        ("b", "1", "tumour", "8"),
+        ("b", "2", "cyst", "1"),
+    ]
+
+
+def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    write_lesion_table(tmp_path)
+    row, lesion = read_table(tmp_path)[0], prediction.lesions[0]
+    assert [float(row[name]) for name in ("z0", "y0", "x0", "z1", "y1", "x1")] == lesion["box"]
+    world = [float(row[f"center_{axis}_mm"]) for axis in "xyz"]
+    assert world == pytest.approx(lesion["center_world"], rel=1e-3)
+    assert float(row["volume_mm3"]) == pytest.approx(lesion["volume_mm3"], rel=1e-3)
+    assert float(row["score"]) == pytest.approx(lesion["score"])
+
+
+def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    (tmp_path / "rois" / ".1234.partial.b.json").write_text("{")
+    write_lesion_table(tmp_path)
+    assert len(read_table(tmp_path)) == 2
+
+
+def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> None:
+    tmp_path.joinpath("rois").mkdir()
+    write_lesion_table(tmp_path)
+    assert (tmp_path / "lesions.csv").read_text().splitlines() == [
+        "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm"
+    ]

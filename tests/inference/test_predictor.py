@@ -1,0 +1,486 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.inference import predictor as predictor_module
+from detseg3d.inference.export import CasePrediction
+from detseg3d.inference.predictor import Predictor
+from detseg3d.io.images import read_image
+from detseg3d.planning.plans import load_plans, save_plans
+from tests.scans import SHAPE, make_scan
+
+# A rotation about two axes, with digits that no decimal header would keep by chance.
+TURN = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
+ORIGIN = (-91.123456789, 126.1, 1 / 3)
+
+
+def load(folder: Path, folds: tuple[int, ...] = (0,), **settings: Any) -> Predictor:
+    return Predictor.from_model_folder(folder, folds, device="cpu", **settings)
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_model: Path) -> Predictor:
+    return load(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def result(predictor: Predictor) -> CasePrediction:
+    return predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0), keep_probabilities=True)
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    return 2 * float((first & second).sum()) / float(first.sum() + second.sum())
+
+
+def write_scan(path: Path, image: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+    """Write ``(Z, Y, X)`` with ``spacing`` (z, y, x), turned and shifted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, image)
+        return
+    volume = SimpleITK.GetImageFromArray(image)
+    volume.SetSpacing(spacing[::-1])
+    volume.SetOrigin(ORIGIN)
+    volume.SetDirection(TURN)
+    SimpleITK.WriteImage(volume, str(path))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# -- One scan ----------------------------------------------------------------------------------------------------------
+
+
+def test_lesions_are_found_and_outlined(result: CasePrediction) -> None:
+    _, label = make_scan(101)
+    assert dice(result.semantic > 0, label > 0) > 0.8
+    assert len(result.lesions) == 4
+
+
+def test_the_maps_agree_with_each_other_and_with_the_list(result: CasePrediction) -> None:
+    np.testing.assert_array_equal(result.semantic > 0, result.instances > 0)
+    ids, boxes = boxes_from_instances(result.instances)
+    assert ids.tolist() == [lesion["id"] for lesion in result.lesions] == [1, 2, 3, 4]
+    for lesion, box in zip(result.lesions, boxes, strict=True):
+        assert lesion["box"] == box.tolist()
+        assert lesion["voxels"] == np.count_nonzero(result.instances == lesion["id"])
+
+
+def test_the_best_lesion_comes_first(result: CasePrediction) -> None:
+    scores = [lesion["score"] for lesion in result.lesions]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_score_combines_both_stages(result: CasePrediction) -> None:
+    for lesion in [*result.lesions, *result.candidates]:
+        assert lesion["score"] == pytest.approx(np.sqrt(lesion["detection_score"] * lesion["roi_score"]), rel=1e-5)
+
+
+def test_probabilities_agree_with_the_mask(result: CasePrediction) -> None:
+    assert result.probabilities is not None
+    assert result.probabilities.shape == (1, *SHAPE) and result.probabilities.dtype == np.float16
+    assert result.probabilities[0][result.semantic > 0].min() > 0.499
+    assert result.probabilities[0][result.semantic == 0].max() < 0.501
+
+
+def test_probabilities_are_not_kept_unasked(predictor: Predictor) -> None:
+    assert predictor.predict_array(make_scan(101)[0], (1, 1, 1)).probabilities is None
+
+
+def test_predicting_twice_gives_the_same(predictor: Predictor, result: CasePrediction) -> None:
+    again = predictor.predict_array(make_scan(101)[0], (1, 1, 1))
+    np.testing.assert_array_equal(again.instances, result.instances)
+    assert (again.lesions, again.candidates) == (result.lesions, result.candidates)
+
+
+def test_the_input_is_left_alone(predictor: Predictor) -> None:
+    image, _ = make_scan(101)
+    before = image.copy()
+    predictor.predict_array(image, (1, 1, 1))
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float64, np.uint8])
+def test_any_type_of_voxel_is_taken(predictor: Predictor, result: CasePrediction, kind: type) -> None:
+    image = make_scan(101)[0].clip(0, 255).round().astype(kind)
+    assert dice(predictor.predict_array(image, (1, 1, 1)).semantic > 0, result.semantic > 0) > 0.95
+
+
+def test_a_channel_axis_is_taken(predictor: Predictor, result: CasePrediction) -> None:
+    again = predictor.predict_array(make_scan(101)[0][None], (1, 1, 1))
+    np.testing.assert_array_equal(again.instances, result.instances)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 4, 4, 4)])
+def test_a_scan_has_three_or_four_axes(predictor: Predictor, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)3 or 4 axes.*expected: \(C, Z, Y, X\)"):
+        predictor.predict_array(np.zeros(shape), (1, 1, 1))
+
+
+def test_a_scan_has_the_channels_of_the_model(predictor: Predictor) -> None:
+    with pytest.raises(DetSeg3DError, match="channel"):
+        predictor.predict_array(np.zeros((2, 8, 8, 8)), (1, 1, 1))
+
+
+def test_a_healthy_scan_has_no_lesion(predictor: Predictor) -> None:
+    result = predictor.predict_array(make_scan(101, lesions=0)[0], (1, 1, 1))
+    assert result.lesions == [] and not result.semantic.any() and not result.instances.any()
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_constant_scan_gives_a_result(predictor: Predictor, value: float) -> None:
+    result = predictor.predict_array(np.full((12, 13, 14), value, np.float32), (1, 1, 1))
+    assert result.semantic.shape == (12, 13, 14)
+    json.dumps([result.lesions, result.candidates], allow_nan=False)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 30), (3, 5, 7)])
+def test_a_tiny_scan_gives_a_result(predictor: Predictor, shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).normal(100, 10, shape)
+    assert predictor.predict_array(image, (1, 1, 1)).instances.shape == shape
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.0), (0.5, 0.5, 0.5), (1.0, 1.5, 0.8)])
+def test_results_lie_on_the_grid_of_the_input(
+    predictor: Predictor, result: CasePrediction, spacing: tuple[float, float, float]
+) -> None:
+    """The same scan sampled differently: the same lesions at the same millimetres."""
+    image, _ = make_scan(101)
+    shape = tuple(round(n / s) for n, s in zip(SHAPE, spacing, strict=True))
+    centers = [
+        np.minimum(((np.arange(n) + 0.5) * s).astype(int), m - 1) for n, s, m in zip(shape, spacing, SHAPE, strict=True)
+    ]
+    sampled = predictor.predict_array(image[np.ix_(*centers)], spacing)
+    assert sampled.semantic.shape == shape
+    expected = (result.semantic > 0)[np.ix_(*centers)]
+    assert dice(sampled.semantic > 0, expected) > 0.7
+    middles = [np.array(lesion["center"]) * spacing for lesion in sampled.lesions]
+    for lesion in result.lesions:
+        assert min(np.abs(middle - lesion["center"]).max() for middle in middles) < 1.5
+
+
+def test_shifting_the_scan_in_its_field_of_view_shifts_the_result(predictor: Predictor, result: CasePrediction) -> None:
+    """What is cropped away must be put back: air in front of the body moves everything by just as much."""
+    shifted = predictor.predict_array(np.pad(make_scan(101)[0], [(5, 0), (0, 7), (11, 3)]), (1, 1, 1))
+    np.testing.assert_array_equal(shifted.instances[5:, :-7, 11:-3], result.instances)
+    moved = np.array([5, 0, 11, 5, 0, 11])
+    for first, second in zip(shifted.lesions, result.lesions, strict=True):
+        np.testing.assert_allclose(first["box"], np.array(second["box"]) + moved)
+
+
+# -- Folds and settings ------------------------------------------------------------------------------------------------
+
+
+def test_equal_folds_average_to_themselves(tiny_model: Path, result: CasePrediction, tmp_path: Path) -> None:
+    for name in ("fold_0", "fold_1"):
+        shutil.copytree(tiny_model / "fold_0", tmp_path / name)
+    both = load(tmp_path, (0, 1)).predict_array(make_scan(101)[0], (1, 1, 1))
+    assert dice(both.semantic > 0, result.semantic > 0) > 0.99
+    for first, second in zip(both.candidates, result.candidates, strict=True):
+        assert first["score"] == pytest.approx(second["score"], abs=1e-3)
+
+
+def test_folds_are_averaged(tiny_model: Path) -> None:
+    def heat(*folds: int) -> float:
+        found = load(tiny_model, folds, use_mirroring=False).predict_array(make_scan(101)[0], (1, 1, 1)).candidates
+        return float(found[0]["detection_score"])
+
+    first, second, both = heat(0), heat(1), heat(0, 1)
+    assert first != second
+    assert min(first, second) - 0.02 <= both <= max(first, second) + 0.02
+
+
+def test_all_trained_folds_are_the_default(tiny_model: Path) -> None:
+    assert len(Predictor.from_model_folder(tiny_model, device="cpu").models) == 2
+
+
+def test_a_fold_that_is_still_in_training_is_not_among_the_default(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model / "fold_0", tmp_path / "fold_0")
+    shutil.copytree(tiny_model / "fold_1", tmp_path / "fold_1")
+    (tmp_path / "fold_1" / "model_final.safetensors").unlink()
+    assert len(Predictor.from_model_folder(tmp_path, device="cpu").models) == 1
+
+
+def test_folds_that_are_not_there_are_named(tiny_model: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)not trained.*found: +\['fold_3', 'fold_all'\].*fold_0, fold_1.*-f"):
+        Predictor.from_model_folder(tiny_model, [0, 3, "all"], device="cpu")
+
+
+def test_a_folder_without_folds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)there is no trained fold in this folder.*check -m / -d"):
+        Predictor.from_model_folder(tmp_path, device="cpu")
+
+
+def test_a_fold_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model / "fold_0", tmp_path / "fold_0")
+    (tmp_path / "fold_0" / "model_final.safetensors").unlink()
+    with pytest.raises(DetSeg3DError, match=r"(?s)the weights do not exist.*model_final\.safetensors.*train this fold"):
+        load(tmp_path)
+
+
+def test_folds_of_different_plans_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("fold_0", "fold_1"):
+        shutil.copytree(tiny_model / name, tmp_path / name)
+    changed = load_plans(tmp_path / "fold_1" / "plans.json").evolve(roi={"margin": 0.5})
+    save_plans(changed, tmp_path / "fold_1" / "plans.json")
+    with pytest.raises(DetSeg3DError, match=r"(?s)trained with different plans.*fold_1.*plans of fold_0"):
+        load(tmp_path, (0, 1))
+
+
+def test_another_length_of_training_does_not_matter(tiny_model: Path) -> None:
+    assert load(tiny_model, (0, 1)).plans.training.epochs == 8  # fold 1 trained for one epoch
+
+
+def test_the_best_weights_can_be_chosen(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model / "fold_0", tmp_path / "fold_0")
+    shutil.copyfile(tiny_model / "fold_1" / "model_final.safetensors", tmp_path / "fold_0" / "model_best.safetensors")
+    weights = [next(load(tmp_path, checkpoint=name).models[0].parameters()) for name in ("best", "final")]
+    expected = next(load(tiny_model, (1,)).models[0].parameters())
+    assert bool((weights[0] == expected).all()) and not bool((weights[1] == expected).all())
+
+
+def test_no_candidate_passes_the_highest_threshold(tiny_model: Path) -> None:
+    result = load(tiny_model, det_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
+    assert result.candidates == [] and result.lesions == [] and not result.semantic.any()
+
+
+def test_candidates_that_are_not_accepted_are_listed_nevertheless(tiny_model: Path, result: CasePrediction) -> None:
+    strict = load(tiny_model, score_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
+    assert strict.lesions == [] and not strict.semantic.any()
+    assert [candidate["score"] for candidate in strict.candidates] == [c["score"] for c in result.candidates]
+    assert all(candidate["lesion"] is None for candidate in strict.candidates)
+
+
+def test_flips_can_be_left_out(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = predictor_module.average_dense
+
+    def remember(models: Any, image: Any, axes: Any, device: Any) -> Any:
+        seen.append(tuple(axes))
+        return original(models, image, axes, device)
+
+    monkeypatch.setattr(predictor_module, "average_dense", remember)
+    for mirrored in (True, False):
+        load(tiny_model, use_mirroring=mirrored).predict_array(make_scan(101)[0], (1, 1, 1))
+    assert seen == [(0, 1, 2), ()]
+
+
+def test_a_predictor_needs_a_model(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="at least one model"):
+        Predictor([], predictor.plans, predictor.device)
+
+
+# -- Files -------------------------------------------------------------------------------------------------------------
+
+
+def predict(predictor: Predictor, source: Path, output: Path, **settings: Any) -> dict[str, str]:
+    return predictor.predict_files(predictor.list_inputs(source), output, progress=False, **settings)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz"])
+def test_results_have_the_geometry_of_the_input(predictor: Predictor, tmp_path: Path, ending: str) -> None:
+    source = tmp_path / "in" / f"a{ending}"
+    write_scan(source, make_scan(101)[0], spacing=(1.1, 0.9, 1.05))
+    assert predict(predictor, tmp_path / "in", tmp_path / "out") == {}
+    given = SimpleITK.ReadImage(str(source))
+    for name in (f"a{ending}", f"instances/a{ending}"):
+        written = SimpleITK.ReadImage(str(tmp_path / "out" / name))
+        assert written.GetSize() == given.GetSize()
+        assert written.GetSpacing() == given.GetSpacing()
+        assert written.GetOrigin() == given.GetOrigin()
+        assert written.GetDirection() == given.GetDirection()
+
+
+def test_results_of_arrays_are_arrays(predictor: Predictor, result: CasePrediction, tmp_path: Path) -> None:
+    write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0])
+    assert predict(predictor, tmp_path / "in", tmp_path / "out") == {}
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), result.semantic)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), result.instances)
+
+
+def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> None:
+    image = make_scan(101)[0][::2]
+    write_scan(tmp_path / "in" / "a.npy", image)
+    predict(predictor, tmp_path / "in", tmp_path / "out", npy_spacing=(2.0, 1.0, 1.0))
+    expected = predictor.predict_array(image, (2.0, 1.0, 1.0))
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), expected.instances)
+
+
+def test_files_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    image, spacing = make_scan(101)[0], (1.25, 1.0, 0.75)
+    write_scan(tmp_path / "in" / "a.mha", image, spacing)
+    predict(predictor, tmp_path / "in", tmp_path / "out", save_probabilities=True)
+    expected = predictor.predict_array(image, spacing, keep_probabilities=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "instances" / "a.mha")[0], expected.instances)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out" / "probabilities" / "a.npz")["probabilities"], expected.probabilities
+    )
+
+
+@pytest.fixture(scope="module")
+def written(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ``in`` with two scans, one of them healthy, and their results in ``out``."""
+    folder = tmp_path_factory.mktemp("written")
+    write_scan(folder / "in" / "healthy.mha", make_scan(7, lesions=0)[0])
+    write_scan(folder / "in" / "sick.mha", make_scan(101)[0], spacing=(1.1, 0.9, 1.05))
+    assert predict(predictor, folder / "in", folder / "out") == {}
+    return folder
+
+
+def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
+    """Against SimpleITK: the voxels of each lesion, taken to the world, fill the box that is written."""
+    image = SimpleITK.ReadImage(str(written / "out" / "instances" / "sick.mha"))
+    instances = SimpleITK.GetArrayFromImage(image)
+    record = json.loads((written / "out" / "rois" / "sick.json").read_text())
+    assert record["lesions"] and len(record["lesions"]) == instances.max()
+    for lesion in record["lesions"]:
+        voxels = np.argwhere(instances == lesion["id"])
+        low, high = voxels.min(axis=0) - 0.5, voxels.max(axis=0) + 0.5
+        world = [list(image.TransformContinuousIndexToPhysicalPoint(c[::-1].tolist())) for c in (low, high)]
+        np.testing.assert_allclose(lesion["box_world"], world, atol=1e-6)
+        middle = image.TransformContinuousIndexToPhysicalPoint(((low + high) / 2)[::-1].tolist())
+        np.testing.assert_allclose(lesion["center_world"], middle, atol=1e-6)
+        assert lesion["volume_mm3"] == pytest.approx(len(voxels) * 1.1 * 0.9 * 1.05)
+
+
+def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
+    record = json.loads((written / "out" / "rois" / "sick.json").read_text())
+    assert set(record) == {"case_id", "spacing", "shape", "lesions", "candidates"}
+    place = {"box", "box_world", "center", "center_world"}
+    common = {"class", "label", "score", "detection_score", "roi_score"} | place
+    assert set(record["lesions"][0]) == common | {"id", "voxels", "volume_mm3", "diameter_mm"}
+    assert set(record["candidates"][0]) == common | {"lesion"}
+
+
+def test_a_healthy_scan_has_all_its_files(written: Path) -> None:
+    record = json.loads((written / "out" / "rois" / "healthy.json").read_text())
+    assert record["lesions"] == []
+    assert not read_image(written / "out" / "healthy.mha")[0].any()
+    assert not read_image(written / "out" / "instances" / "healthy.mha")[0].any()
+
+
+def test_the_table_lists_the_lesions_of_the_folder(written: Path) -> None:
+    lines = (written / "out" / "lesions.csv").read_text().splitlines()
+    record = json.loads((written / "out" / "rois" / "sick.json").read_text())
+    assert len(lines) == 1 + len(record["lesions"])
+    assert all(line.startswith("sick,") for line in lines[1:])
+
+
+def test_the_files_are_the_same_the_second_time(predictor: Predictor, written: Path, tmp_path: Path) -> None:
+    predict(predictor, written / "in", tmp_path)
+    assert contents(tmp_path) == contents(written / "out")
+
+
+def test_a_case_that_fails_is_reported_and_the_others_are_written(
+    predictor: Predictor, written: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(written / "in", tmp_path / "in")
+    (tmp_path / "in" / "broken.mha").write_bytes(b"ObjectType = Image\nnothing more")
+    failures = predict(predictor, tmp_path / "in", tmp_path / "out")
+    assert list(failures) == ["broken"] and "broken.mha" in failures["broken"]
+    assert contents(tmp_path / "out") == contents(written / "out")
+    assert "broken failed: " in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError("400 GB"), RuntimeError("why"), IndexError("list"), KeyError("spacing")])
+def test_an_error_that_nobody_foresaw_does_not_stop_the_others(
+    predictor: Predictor, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    original = predictor.predict_case
+
+    def fail_once(images: Any, geometry: Any, keep: bool = False) -> CasePrediction:
+        if geometry.spacing[0] != 1.1:
+            raise error
+        return original(images, geometry, keep)
+
+    monkeypatch.setattr(predictor, "predict_case", fail_once)
+    assert predict(predictor, written / "in", tmp_path) == {"healthy": f"{type(error).__name__}: {error}"}
+    assert (tmp_path / "sick.mha").exists()
+
+
+@pytest.fixture
+def counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many scans were predicted."""
+    original, calls = predictor.predict_case, []
+
+    def count(*arguments: Any) -> CasePrediction:
+        calls.append(None)
+        return original(*arguments)
+
+    monkeypatch.setattr(predictor, "predict_case", count)
+    return lambda: len(calls)
+
+
+def test_going_on_skips_what_is_complete(
+    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
+) -> None:
+    shutil.copytree(written / "out", tmp_path / "out")
+    (tmp_path / "out" / "rois" / "sick.json").unlink()  # written last: without it the case is not whole
+    predict(predictor, written / "in", tmp_path / "out", continue_prediction=True)
+    assert counted() == 1
+    assert contents(tmp_path / "out") == contents(written / "out")
+
+
+def test_all_is_predicted_again_by_default(
+    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
+) -> None:
+    shutil.copytree(written / "out", tmp_path / "out")
+    predict(predictor, written / "in", tmp_path / "out")
+    assert counted() == 2
+
+
+def test_going_on_writes_probabilities_that_are_missing(
+    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
+) -> None:
+    shutil.copytree(written / "out", tmp_path / "out")
+    predict(predictor, written / "in", tmp_path / "out", continue_prediction=True, save_probabilities=True)
+    assert counted() == 2
+    assert {path.name for path in (tmp_path / "out" / "probabilities").iterdir()} == {"healthy.npz", "sick.npz"}
+
+
+# -- Inputs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_single_file_is_a_case(predictor: Predictor, written: Path) -> None:
+    [case] = predictor.list_inputs(written / "in" / "sick.mha")
+    assert (case.case_id, case.images) == ("sick", (written / "in" / "sick.mha",))
+
+
+def test_a_single_file_is_taken_whatever_lies_beside_it(predictor: Predictor, tmp_path: Path) -> None:
+    for name in ("scan.mha", "other_0000.mha", "other_0001.mha"):
+        write_scan(tmp_path / name, make_scan(0)[0])
+    [case] = predictor.list_inputs(tmp_path / "scan.mha")
+    assert case.images == (tmp_path / "scan.mha",)
+
+
+def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DetSeg3DError, match=r"notes\.txt"):
+        predictor.list_inputs(tmp_path / "notes.txt")
+
+
+def test_an_input_that_is_not_there_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)does not exist.*nowhere"):
+        predictor.list_inputs(tmp_path / "nowhere")
+
+
+def test_one_file_is_too_little_for_a_model_of_two_channels(
+    predictor: Predictor, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalization = [{"scheme": "zscore"}] * 2
+    monkeypatch.setattr(
+        predictor, "plans", predictor.plans.evolve(channel_names=("T1", "T2"), normalization=normalization)
+    )
+    with pytest.raises(DetSeg3DError, match=r"(?s)needs 2 channels.*folder that holds CASE_0000, CASE_0001"):
+        predictor.list_inputs(written / "in" / "sick.mha")
