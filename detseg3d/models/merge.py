@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.roi import inside_volume, paste_roi
+from detseg3d.core.roi import box_indicator, paste_roi
 from detseg3d.models.decode import Detections
 from detseg3d.planning.plans import Plans
 
@@ -24,7 +24,7 @@ __all__ = ["Lesion", "Merged", "RoiPrediction", "combine_scores", "merge_rois", 
 
 logger = logging.getLogger(__name__)
 
-# An instance that keeps less of its own mask than this was outlined before by a stronger one: a duplicate.
+# An instance that keeps less than this of its own mask in its box was outlined before by a stronger one: a duplicate.
 _KEPT_SHARE = 0.3
 
 
@@ -128,7 +128,7 @@ def merge_rois(
         _merge_class(
             of_class, scores, plans.inference.mask_threshold, owner, claim, None if maps is None else maps[label]
         )
-    _drop_duplicates(owner, found.classes, accepted, scores, plans.inference.mask_threshold)
+    _drop_duplicates(owner, found, accepted, scores, plans.inference.mask_threshold)
     voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
     return _collect(owner, found, scores, roi_scores, plans, voxel_volume, maps)
 
@@ -189,7 +189,7 @@ def _closeness(roi: npt.NDArray[Any], region: tuple[slice, slice, slice]) -> npt
 
 def _drop_duplicates(
     owner: npt.NDArray[np.unsignedinteger[Any]],
-    classes: npt.NDArray[np.int64],
+    found: Detections,
     accepted: Sequence[RoiPrediction],
     scores: npt.NDArray[np.float64],
     mask_threshold: float,
@@ -201,7 +201,7 @@ def _drop_duplicates(
     """
     names, voxels = np.unique(owner[owner > 0], return_counts=True)
     count = dict(zip((names.astype(np.int64) - 1).tolist(), voxels.tolist(), strict=True))
-    own = _own_voxels(accepted, mask_threshold, owner.shape)
+    own = _own_voxels(accepted, found.boxes, mask_threshold)
     left = list(accepted)
     for candidate in sorted(count, key=lambda index: (scores[index], -index)):
         if count[candidate] >= _KEPT_SHARE * own[candidate]:
@@ -217,8 +217,8 @@ def _drop_duplicates(
         part[free] = 0
         moved = [p._replace(roi=np.asarray(p.roi, np.float64) - np.tile(low, 2)) for p in heirs]
         claim = np.zeros(part.shape, np.float16)
-        for label in sorted({int(classes[p.candidate]) for p in heirs}):
-            of_class = [p for p in moved if classes[p.candidate] == label]
+        for label in sorted({int(found.classes[p.candidate]) for p in heirs}):
+            of_class = [p for p in moved if found.classes[p.candidate] == label]
             _merge_class(of_class, scores, mask_threshold, part, claim, None, free)
         names, voxels = np.unique(part[free], return_counts=True)
         for name, gained in zip(names.tolist(), voxels.tolist(), strict=True):
@@ -270,14 +270,21 @@ def _collect(
     return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores, roi_scores, maps)
 
 
-def _own_voxels(predictions: Sequence[RoiPrediction], threshold: float, shape: Sequence[int]) -> dict[int, float]:
-    """Voxels of each candidate's own mask before the lesions compete, estimated on its RoI samples in the volume."""
+def _own_voxels(
+    predictions: Sequence[RoiPrediction], boxes: npt.NDArray[np.floating[Any]], threshold: float
+) -> dict[int, float]:
+    """Voxels of each candidate's own mask before the lesions compete, estimated on its RoI samples.
+
+    Only those in the detected box count. Around a small lesion an RoI may show and outline a large neighbour, or the
+    repeated border of the volume: what others get of these does not make the small lesion a duplicate.
+    """
     own: dict[int, float] = {}
     for prediction in predictions:
-        voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
         size = prediction.probability.shape
-        inside = inside_volume(prediction.roi[None], shape, (size[0], size[1], size[2]))[0, 0] > 0
-        count = float(((prediction.probability >= threshold) & inside).sum()) * voxels_per_sample
+        voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
+        box = boxes[prediction.candidate]
+        share = box_indicator(box[None], prediction.roi[None], (size[0], size[1], size[2]))[0, 0]
+        count = float(((prediction.probability >= threshold) * share).sum()) * voxels_per_sample
         own[prediction.candidate] = max(own.get(prediction.candidate, 0.0), count)
     return own
 

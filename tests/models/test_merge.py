@@ -27,9 +27,16 @@ def line(start: int, candidate: int, values: Sequence[float], score: float = 1.0
 def merge_lines(
     plans: Plans, scores: Sequence[float], rois: Sequence[RoiPrediction], length: int = 24, **further: Any
 ) -> Merged:
-    """Merge RoIs of a volume that is one line of voxels."""
-    classes = further.pop("classes", None)
-    found = make_detections([[0, 0, 0, 1, 1, 1]] * len(scores), scores, classes)
+    """Merge RoIs of a volume that is one line of voxels; the detected boxes are those of the masks, clipped to it."""
+    boxes = [[0, 0, length, 1, 1, 0] for _ in scores]
+    for roi in rois:
+        where = np.flatnonzero(roi.probability.numpy().ravel() >= 0.5) + int(roi.roi[2])
+        if len(where):
+            box = boxes[roi.candidate]
+            box[2], box[5] = max(0, min(box[2], where.min())), min(length, max(box[5], where.max() + 1))
+    boxes = [[0, 0, min(box[2], box[5]), 1, 1, max(box[2], box[5])] for box in boxes]
+    boxes = further.pop("boxes", boxes)
+    found = make_detections(boxes, scores, further.pop("classes", None))
     return merge_rois(found, rois, (1, 1, length), plans, **further)
 
 
@@ -124,6 +131,15 @@ def test_a_lesion_at_the_border_is_no_duplicate(tiny_plans: Plans) -> None:
     # Three quarters of the RoI lie outside the volume, where the border is repeated and the mask with it.
     merged = merge_lines(tiny_plans, [1.0], [line(-9, 0, [1.0] * 10 + [0.0] * 2)])
     assert [(lesion.box, lesion.voxels) for lesion in merged.lesions] == [((0, 0, 0, 1, 1, 1), 1)]
+
+
+def test_a_small_lesion_beside_a_large_one_is_no_duplicate(tiny_plans: Plans) -> None:
+    # Its RoI outlines the large lesion, too, as Stage 2 may: there its loss has no weight.
+    large = line(0, 0, [0] * 2 + [1] * 12 + [0] * 2, 0.9)
+    small = line(9, 1, [1] * 5 + [0, 1, 1] + [0] * 4, 0.6)
+    boxes = [[0, 0, 2, 1, 1, 14], [0, 0, 15, 1, 1, 17]]
+    merged = merge_lines(tiny_plans, [1.0, 1.0], [large, small], boxes=boxes)
+    assert merged.instances[0, 0, 15:17].tolist() == [2, 2]
 
 
 def test_lesions_are_numbered_by_score(tiny_plans: Plans) -> None:
