@@ -89,6 +89,17 @@ def test_the_heatmap_loss_is_divided_by_the_positives_of_all_levels() -> None:
     assert detection_losses(outputs, targets)[0].item() == pytest.approx(summed / 3)
 
 
+def test_parts_of_a_batch_divided_by_the_positives_of_the_whole_add_up_to_it() -> None:
+    boxes = [[[0, 0, 0, 2, 2, 2], [4, 4, 4, 6, 6, 6]], []]
+    classes = [np.zeros(len(part), np.int64) for part in boxes]
+    whole = detection_losses(
+        [output_at(0.3, (2, 1, 4, 4, 4))], [level_targets(boxes, classes, 1, (4, 4, 4), (2, 2, 2))]
+    )
+    parts = [detection_losses([output_at(0.3)], [targets_of(*part)], positives=2) for part in boxes]
+    for index in range(3):
+        assert sum(part[index].item() for part in parts) == pytest.approx(whole[index].item())
+
+
 def test_regression_losses_are_mean_absolute_differences_at_the_centres() -> None:
     targets = targets_of([0, 0, 0, 2, 4, 8], [5, 5, 5, 6, 6, 6])  # sizes 1, 2, 4 and ½, ½, ½ cells
     _, size, offset = detection_losses([output_at(0)], [targets])

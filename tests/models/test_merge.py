@@ -136,7 +136,7 @@ def test_a_lesion_at_the_border_is_no_duplicate(tiny_plans: Plans) -> None:
 def test_a_small_lesion_beside_a_large_one_is_no_duplicate(tiny_plans: Plans) -> None:
     # Its RoI outlines the large lesion, too, as Stage 2 may: there its loss has no weight.
     large = line(0, 0, [0] * 2 + [1] * 12 + [0] * 2, 0.9)
-    small = line(9, 1, [1] * 5 + [0, 1, 1] + [0] * 4, 0.6)
+    small = line(9, 1, [1] * 5 + [0, 1, 1] + [0] * 4, 0.2)
     boxes = [[0, 0, 2, 1, 1, 14], [0, 0, 15, 1, 1, 17]]
     merged = merge_lines(tiny_plans, [1.0, 1.0], [large, small], boxes=boxes)
     assert merged.instances[0, 0, 15:17].tolist() == [2, 2]
