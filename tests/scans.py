@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from detseg3d.core.components import instances_from_semantic
+from detseg3d.core.geometry import Geometry
 from detseg3d.io.case_store import CaseStore
-from detseg3d.planning.plans import Plans
+from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
+from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
 from detseg3d.preprocessing.preprocessor import preprocess_case
 
 SHAPE = (30, 36, 33)
@@ -71,3 +75,34 @@ def train_model(folder: Path, plans: Plans) -> Path:
     )
     train_fold(quick.evolve(training={"epochs": 1}), store, store.case_ids(), (), folder / "fold_1", again)
     return folder
+
+
+def write_dataset(
+    root: Path, plans: Plans, count: int = 4, name: str = "Dataset001_Tiny", ending: str = ".mha"
+) -> Path:
+    """A raw data set of ``make_scan`` cases ``case0``, ``case1``, … for these plans; the last one is healthy."""
+    folder = root / name
+    for index in range(count):
+        image, label = make_scan(index, lesions=0 if index == count - 1 else 4)
+        write_image(image, Geometry(image.shape), folder / "imagesTr" / f"case{index}_0000{ending}")
+        write_image(label, Geometry(label.shape), folder / "labelsTr" / f"case{index}{ending}")
+    write_json(
+        {
+            "channel_names": dict(enumerate(plans.channel_names)),
+            "labels": {"background": 0, **dict(zip(plans.class_names, plans.class_labels, strict=True))},
+            "numTraining": count,
+            "file_ending": ending,
+        },
+        folder / "dataset.json",
+    )
+    return folder
+
+
+def prepare(raw: Path, preprocessed: Path, plans: Plans) -> Path:
+    """Preprocess a data set with plans of one's own, into one split: ``case0`` and the last case are held out."""
+    save_plans(plans.evolve(dataset_name=raw.name), preprocessed / raw.name / "plans.json")
+    options = PrepareOptions(num_processes=0, keep_plans=True, progress=False)
+    prepared = prepare_dataset(raw, preprocessed, options)
+    cases = sorted(prepared.preprocessed)
+    write_json([{"train": cases[1:-1], "val": [cases[0], cases[-1]]}], prepared.folder / "splits_final.json")
+    return prepared.folder

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detseg3d.cli import predict
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.images import write_image
+from tests.scans import make_scan
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five scans ``a.mha`` to ``e.mha``."""
+    folder = tmp_path_factory.mktemp("scans")
+    for index, name in enumerate("abcde"):
+        image, _ = make_scan(200 + index)
+        write_image(image, Geometry(image.shape), folder / f"{name}.mha")
+    return folder
+
+
+def run(model: Path, source: Path, output: Path, *words: str) -> int:
+    arguments = ["-i", str(source), "-o", str(output), "-m", str(model), "-f", "0", "-device", "cpu", "--no_progress"]
+    return predict.main([*arguments, "--disable_tta", *words])
+
+
+def test_every_scan_of_a_folder_is_predicted(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model, scans, tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == [*(f"{c}.mha" for c in "abcde"), "lesions.csv"]
+    assert {path.stem for path in (tmp_path / "rois").iterdir()} == set("abcde")
+    assert f"5 of 5 case(s) written to {tmp_path}" in capsys.readouterr().out
+
+
+def test_the_model_is_found_by_its_data_set(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    words = ["-i", str(scans / "a.mha"), "-o", str(tmp_path), "-d", "Tiny", "--results", str(tiny_model.parent)]
+    assert predict.main([*words, "-device", "cpu", "-f", "0", "1"]) == 0
+    assert (tmp_path / "a.mha").exists() and not (tmp_path / "b.mha").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["-d", "1", "-m", "folder"]])
+def test_one_model_must_be_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict.main(["-i", str(tmp_path), "-o", str(tmp_path), *words]) == 1
+    assert "give either -d DATASET or -m MODEL_FOLDER" in capsys.readouterr().err
+
+
+def test_arrays_give_arrays(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", make_scan(200)[0][::2])
+    assert run(tiny_model, tmp_path / "in", tmp_path / "out", "--npy_spacing", "2", "1", "1") == 0
+    assert np.load(tmp_path / "out" / "a.npy").shape == (15, 36, 33)
+    assert json.loads((tmp_path / "out" / "rois" / "a.json").read_text())["spacing"] == [2.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_share_the_cases(tiny_model: Path, scans: Path, tmp_path: Path, parts: int) -> None:
+    done = []
+    for part in range(parts):
+        folder = tmp_path / str(part)
+        assert run(tiny_model, scans, folder, "--num_parts", str(parts), "--part_id", str(part)) == 0
+        done += [path.stem for path in folder.glob("*.mha")]
+    assert sorted(done) == list("abcde")
+
+
+def test_parts_into_one_folder_give_what_one_run_gives(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    run(tiny_model, scans, tmp_path / "whole")
+    for part in ("0", "1"):
+        run(tiny_model, scans, tmp_path / "parts", "--num_parts", "2", "--part_id", part)
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*")]
+    assert len(files) == 16
+    for file in files:
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_parts_count_from_zero(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model, scans, tmp_path, "--num_parts", "2", "--part_id", "2") == 1
+    error = capsys.readouterr().err
+    assert "--part_id counts from 0" in error and "expected: 0 to 1" in error
+
+
+def test_more_parts_than_cases_leave_some_without_work(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    assert run(tiny_model, scans / "a.mha", tmp_path, "--num_parts", "2", "--part_id", "1") == 0
+
+
+def test_a_case_that_fails_shows_in_the_exit_code(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mha").write_bytes((scans / "a.mha").read_bytes())
+    (tmp_path / "in" / "b.mha").write_bytes((scans / "a.mha").read_bytes()[:500])
+    (tmp_path / "in" / "c.mha").write_bytes((scans / "c.mha").read_bytes())
+    assert run(tiny_model, tmp_path / "in", tmp_path / "out") == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 case(s) written" in printed.out and "failed: b" in printed.err
+    assert {path.stem for path in (tmp_path / "out" / "rois").iterdir()} == {"a", "c"}
+
+
+def test_going_on_keeps_what_is_there(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    run(tiny_model, scans / "a.mha", tmp_path)
+    marked = json.loads((tmp_path / "rois" / "a.json").read_text()) | {"mark": 1}
+    (tmp_path / "rois" / "a.json").write_text(json.dumps(marked))
+    assert run(tiny_model, scans, tmp_path, "--continue_prediction") == 0
+    assert "mark" in json.loads((tmp_path / "rois" / "a.json").read_text())
+    assert (tmp_path / "rois" / "e.json").exists()
+
+
+def test_overwriting_is_the_default(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    run(tiny_model, scans / "a.mha", tmp_path)
+    (tmp_path / "rois" / "a.json").write_text("{}")
+    assert run(tiny_model, scans / "a.mha", tmp_path) == 0
+    assert json.loads((tmp_path / "rois" / "a.json").read_text())["case_id"] == "a"
+
+
+def test_probabilities_are_written_on_request(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    run(tiny_model, scans / "a.mha", tmp_path, "--save_probabilities")
+    assert np.load(tmp_path / "probabilities" / "a.npz")["probabilities"].shape == (1, 30, 36, 33)
+
+
+def test_thresholds_reach_the_prediction(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    run(tiny_model, scans / "a.mha", tmp_path / "all", "--det_threshold", "0.01", "--score_threshold", "1")
+    record = json.loads((tmp_path / "all" / "rois" / "a.json").read_text())
+    assert record["lesions"] == [] and record["candidates"]
+
+
+def test_folds_that_are_not_there_are_named(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model, scans, tmp_path, "-f", "0", "7") == 1
+    assert "['fold_7']" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_an_error(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    assert run(tiny_model, tmp_path / "in", tmp_path / "out") == 1
+    assert "there is no image in the folder" in capsys.readouterr().err

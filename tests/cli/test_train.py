@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.cli import train
+from detseg3d.io.files import write_json
+from detseg3d.planning.plans import Plans, load_plans
+from tests.scans import prepare, write_dataset
+
+FOLDERS = ("raw", "preprocessed", "results")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
+    """Folders ``raw`` and ``preprocessed`` of a data set with two training and two validation cases."""
+    root = tmp_path_factory.mktemp("train")
+    plans = tiny_plans.evolve(training={"rois_per_volume": 4, "max_windows_per_case": 2}, inference={"mirror_axes": ()})
+    prepare(write_dataset(root / "raw", plans), root / "preprocessed", plans)
+    return root
+
+
+def run(root: Path, *words: str, results: Path | None = None, fold: str = "0") -> int:
+    folders = [f"--{name}={root / name}" for name in FOLDERS[:2]] + [f"--results={results or root / 'results'}"]
+    return train.main(["1", fold, *folders, "--num_workers", "0", "-device", "cpu", "--no_progress", *words])
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path) -> Path:
+    """``fold_0`` after a training of one epoch."""
+    settings = ["--epochs=1", "--batch_size=1", "--lr=0.004", "--det_threshold=0.25", "--lambda_seg=2"]
+    assert run(prepared, *settings, "--val_every=7", "--roi_size=24") == 0
+    return prepared / "results" / "Dataset001_Tiny" / "fold_0"
+
+
+def test_flags_take_the_place_of_the_plan(trained: Path, tiny_plans: Plans) -> None:
+    plans = load_plans(trained / "plans.json")
+    training = plans.training
+    assert (training.epochs, training.batch_size, training.learning_rate) == (1, 1, 0.004)
+    assert (training.det_threshold, training.lambda_seg, training.val_every) == (0.25, 2.0, 7)
+    assert plans.roi.size == (24, 24, 24)
+    assert training.curriculum == tiny_plans.training.curriculum
+
+
+def test_the_plan_itself_stays(trained: Path, prepared: Path, tiny_plans: Plans) -> None:
+    for folder in (prepared / "preprocessed" / "Dataset001_Tiny", trained.parent):
+        assert load_plans(folder / "plans.json").training.epochs == tiny_plans.training.epochs
+
+
+def test_the_results_folder_describes_the_data_set(trained: Path) -> None:
+    names = {path.name for path in trained.parent.iterdir()}
+    assert names == {"fold_0", "dataset.json", "dataset_fingerprint.json", "plans.json"}
+
+
+def test_the_fold_is_complete(trained: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "checkpoint_latest.pt",
+        "model_best.safetensors",
+        "model_final.safetensors",
+        "plans.json",
+        "progress.png",
+        "training_log.jsonl",
+        "validation",
+    ]
+
+
+def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None:
+    names = {str(path.relative_to(trained / "validation")) for path in (trained / "validation").rglob("*.*")}
+    cases = {f"{folder}{case}" for case in ("case0.mha", "case3.mha") for folder in ("", "instances/")}
+    assert names == cases | {"rois/case0.json", "rois/case3.json", "lesions.csv", "summary.json"}
+    summary = json.loads((trained / "validation" / "summary.json").read_text())
+    assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
+
+
+@pytest.fixture
+def results(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the results, to change."""
+    shutil.copytree(trained.parent, tmp_path / "results" / "Dataset001_Tiny")
+    return tmp_path / "results"
+
+
+def test_validation_can_be_repeated_alone(prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fold = results / "Dataset001_Tiny" / "fold_0"
+    before = (fold / "validation" / "summary.json").read_text()
+    log = (fold / "training_log.jsonl").read_bytes()
+    shutil.rmtree(fold / "validation")
+    assert run(prepared, "--val", results=results) == 0
+    after = (fold / "validation" / "summary.json").read_text()
+    assert json.loads(after)["summary"] == json.loads(before)["summary"]
+    assert (fold / "training_log.jsonl").read_bytes() == log
+    assert f"wrote {fold}" in capsys.readouterr().out
+
+
+def test_validation_needs_a_model(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(prepared, "--val", results=tmp_path) == 1
+    assert "there is no trained fold in this folder" in capsys.readouterr().err
+
+
+def test_a_finished_training_is_not_done_again(prepared: Path, results: Path) -> None:
+    fold = results / "Dataset001_Tiny" / "fold_0"
+    before = (fold / "model_final.safetensors").read_bytes()
+    words = ["--epochs=1", "--batch_size=1", "--lr=0.004", "--roi_size=24"]
+    assert run(prepared, "--c", *words, results=results) == 0
+    assert (fold / "model_final.safetensors").read_bytes() == before
+
+
+def test_going_on_with_another_seed_is_refused(
+    prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(prepared, "--c", "--seed=4", "--roi_size=24", results=results) == 1
+    assert "resume with --seed 0" in capsys.readouterr().err
+
+
+def test_pretrained_weights_that_are_not_there_are_named(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(prepared, "--pretrained_weights", str(tmp_path / "gone.safetensors"), results=tmp_path) == 1
+    assert "gone.safetensors" in capsys.readouterr().err
+
+
+def test_the_fold_all_trains_on_every_case(prepared: Path, tmp_path: Path) -> None:
+    assert run(prepared, "--epochs=1", "--whole_volume", fold="all", results=tmp_path) == 0
+    fold = tmp_path / "Dataset001_Tiny" / "fold_all"
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    assert len(summary["cases"]) == 4
+    assert [phase.window for phase in load_plans(fold / "plans.json").training.curriculum] == [None]
+
+
+def test_a_fold_without_validation_cases_only_trains(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(prepared / "preprocessed", tmp_path / "preprocessed")
+    (tmp_path / "raw").symlink_to(prepared / "raw")
+    splits = [{"train": ["case1"], "val": []}]
+    write_json(splits, tmp_path / "preprocessed" / "Dataset001_Tiny" / "splits_final.json")
+    assert run(tmp_path, "--epochs=1") == 0
+    fold = tmp_path / "results" / "Dataset001_Tiny" / "fold_0"
+    assert (fold / "model_final.safetensors").exists() and not (fold / "validation").exists()
+
+
+def test_healthy_cases_alone_train(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "preprocessed", tmp_path / "preprocessed")
+    (tmp_path / "raw").symlink_to(prepared / "raw")
+    splits = [{"train": ["case3"], "val": ["case3"]}]
+    write_json(splits, tmp_path / "preprocessed" / "Dataset001_Tiny" / "splits_final.json")
+    assert run(tmp_path, "--epochs=1") == 0
+    validation = tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "validation"
+    assert json.loads((validation / "summary.json").read_text())["summary"]["lesions"]["any"]["truth"] == 0
+
+
+def test_a_fold_that_is_not_there_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(prepared, fold="5") == 1
+    error = capsys.readouterr().err
+    assert "detseg3d_train: error: this fold does not exist" in error and "expected: 0 or all" in error
+
+
+def test_a_data_set_that_is_not_there_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        train.main(["77", "0", "--raw", str(prepared / "raw"), "--preprocessed", str(prepared / "preprocessed")]) == 1
+    )
+    assert "there is no data set '77'; found: Dataset001_Tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "0"], "must be at least 1"),
+        (["--lr", "-1"], "must be greater than 0"),
+        (["--det_threshold", "2"], "must lie between 0 and 1"),
+        (["--max_minutes", "0"], "must be greater than 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[Any]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["1", "0", *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
