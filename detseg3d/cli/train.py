@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the whole schedule in this time")
     schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
     schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
-    schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube; a multiple of 8")
+    schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 24 or 32")
     schedule.add_argument("--det_threshold", type=fraction, metavar="P", help="proposals above it are hard negatives")
     schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")

@@ -28,9 +28,8 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     ) -> torch.Tensor:
         batch, channels = image.shape[:2]
         voxels = image[0, 0].numel()
-        output, mean, rstd = torch.native_group_norm(
-            image, weight.to(image.dtype), bias.to(image.dtype), batch, channels, voxels, groups, eps
-        )
+        # Weights in float32 keep the statistics in float32, too.
+        output, mean, rstd = torch.native_group_norm(image, weight, bias, batch, channels, voxels, groups, eps)
         ctx.save_for_backward(image, weight, mean, rstd)
         ctx.groups = groups
         return output

@@ -283,7 +283,8 @@ class DetSeg3D(nn.Module):
             torch.cat(masks).to(device),
             torch.cat(weights).to(device),
             torch.from_numpy(np.concatenate([sample.classes for sample in samples])).to(device),
-            torch.from_numpy(np.concatenate([sample.ids > 0 for sample in samples])).float().to(device),
+            # A tile at the rim of a large box may show nothing of its lesion: then there is none in it.
+            (torch.cat(masks).flatten(1).amax(dim=1) > 0).float().to(device),
             rois_of,
         )
 

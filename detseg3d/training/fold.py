@@ -16,6 +16,7 @@ from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
+from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
 
@@ -100,7 +101,10 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
         training["curriculum"] = [phase.model_dump() for phase in whole_volume_curriculum()]
     changes: dict[str, Any] = {"training": training}
     if overrides.get("roi_size") is not None:
-        changes["roi"] = {"size": (overrides["roi_size"],) * 3}
+        # By the planner's own rules: fewer samples along coarse axes, and a U-Net that fits.
+        size = choose_roi_size(overrides["roi_size"], plans.fine_spacing)
+        shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
+        changes |= {"roi": {"size": size}, "stage2": shape}
     return plans.evolve(**changes)
 
 
