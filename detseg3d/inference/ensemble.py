@@ -125,13 +125,15 @@ def segment_rois(
     score = np.zeros(len(rois))
     for model in models:
         with autocast(device):
-            features = model.roi_features(model.detect(detection_image).features)
+            output = model.detect(detection_image)
+            features, context = model.roi_features(output.features), output.context
+            del output
         for part in _slices(len(rois), batch):
             crops = model.crop_inputs(image, found.boxes[parents[part]], rois[part]).to(device)
             classes = torch.from_numpy(found.classes[parents[part]])
             for axes in flips:
                 with autocast(device):
-                    mask, roi_score = _segment_flipped(model, crops, features, rois[part], classes, axes)
+                    mask, roi_score = _segment_flipped(model, crops, features, context, rois[part], classes, axes)
                 probability[part] += (share * mask).half().cpu()
                 score[part] += share * roi_score.double().cpu().numpy()
     return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
@@ -146,6 +148,7 @@ def _segment_flipped(
     model: DetSeg3D,
     crops: torch.Tensor,
     features: torch.Tensor | None,
+    context: torch.Tensor | None,
     rois: npt.NDArray[Any],
     classes: torch.Tensor,
     axes: Sequence[int],
@@ -156,6 +159,6 @@ def _segment_flipped(
     if axes:
         crops = crops.flip(dims)
         cropped = None if cropped is None else cropped.flip(dims)
-    result = model.segment(crops, cropped, classes)
+    result = model.segment(crops, cropped, classes, context)
     mask = result.mask.float().sigmoid()
     return mask.flip([axis + 1 for axis in axes]) if axes else mask, result.score.float().sigmoid()

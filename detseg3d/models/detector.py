@@ -31,10 +31,11 @@ class LevelOutput(NamedTuple):
 
 
 class DetectorOutput(NamedTuple):
-    """Levels, finest first, and the finest feature map ``(B, F, z, y, x)`` that Stage 2 crops from."""
+    """Levels, finest first, the finest feature map ``(B, F, z, y, x)`` that Stage 2 crops from, the coarsest map."""
 
     levels: list[LevelOutput]
     features: torch.Tensor
+    context: torch.Tensor | None = None
 
 
 class _Head(nn.Module):
@@ -127,4 +128,4 @@ class Detector(nn.Module):
                 level = self.plan.head_stages.index(stage)
                 features = self.smooth[level](merged)
                 levels.insert(0, self.heads[level](features))
-        return DetectorOutput(levels, features)
+        return DetectorOutput(levels, features, maps[-1])

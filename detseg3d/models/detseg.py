@@ -88,8 +88,6 @@ class DetSeg3D(nn.Module):
         features = plans.stage2.feature_channels
         self.project = nn.Conv3d(plans.stage1.fpn_channels, features, 1) if features else None
         self.segmenter = Segmenter(plans.stage2, plans.num_channels, plans.num_classes, plans.stage1.channels[-1])
-        if plans.stage2.context_attention:
-            raise DetSeg3DError("context attention is not available in this version", remedy="set it to false")
         self.minimum_extent = tuple(
             extent / spacing for extent, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)
         )
@@ -138,7 +136,13 @@ class DetSeg3D(nn.Module):
         size = self.segmenter.feature_size(self.plans.roi.size)
         return crop_features(features, torch.from_numpy(cells.astype(np.float32)), size)
 
-    def segment(self, crops: torch.Tensor, features: torch.Tensor | None, classes: torch.Tensor) -> SegmenterOutput:
+    def segment(
+        self,
+        crops: torch.Tensor,
+        features: torch.Tensor | None,
+        classes: torch.Tensor,
+        context: torch.Tensor | None = None,
+    ) -> SegmenterOutput:
         """Stage 2 on RoIs.
 
         Parameters
@@ -148,13 +152,20 @@ class DetSeg3D(nn.Module):
         features : Tensor, shape ``(N, F, z', y', x')``, or None
             From :meth:`crop_features`.
         classes : Tensor of int64, shape ``(N,)``
+        context : Tensor, shape ``(N or 1, F, z'', y'', x'')``, optional
+            Coarsest Stage 1 map of the RoIs' volumes, or of their common one; read only with context attention.
 
         Returns
         -------
         SegmenterOutput
             Logits of each RoI's own class: mask ``(N, z, y, x)``, score ``(N,)``.
         """
-        return self._own_class(self.segmenter(crops, features), classes)
+        if not self.plans.stage2.context_attention:
+            return self._own_class(self.segmenter(crops, features), classes)
+        assert context is not None, "the plan asks for context attention"
+        if len(context) == 1:
+            context = context.expand(len(crops), -1, -1, -1, -1)
+        return self._own_class(self.segmenter(crops, features, context), classes)
 
     @staticmethod
     def _own_class(output: SegmenterOutput, classes: torch.Tensor) -> SegmenterOutput:
@@ -198,7 +209,11 @@ class DetSeg3D(nn.Module):
             # Keeps Stage 2 in the graph: every parameter has a gradient on every step (zero here), as DDP wants.
             nothing = torch.stack([parameter.sum() for parameter in self.segmenter.parameters()]).sum() * 0.0
             return Losses(heatmap, size, offset, nothing, nothing)
-        result = self.segment(batch.crops, cropped, batch.classes)
+        context = None
+        if self.plans.stage2.context_attention and output.context is not None:
+            counts = torch.tensor([len(rois) for rois in batch.rois], device=image.device)
+            context = output.context.repeat_interleave(counts, dim=0)
+        result = self.segment(batch.crops, cropped, batch.classes, context)
         segmentation = roi_mask_loss(result.mask, batch.target, batch.weight).mean()
         return Losses(heatmap, size, offset, segmentation, roi_score_loss(result.score, batch.positive))
 
@@ -309,7 +324,7 @@ class DetSeg3D(nn.Module):
             crops = self.crop_inputs(image, found.boxes[parents[part]], rois[part])
             classes = torch.from_numpy(found.classes[parents[part]])
             cropped = None if features is None else self.crop_features(features[0], rois[part])
-            result = self.segment(crops, cropped, classes)
+            result = self.segment(crops, cropped, classes, output.context)
             for offset, roi in enumerate(rois[part]):
                 predictions.append(
                     RoiPrediction(

@@ -363,6 +363,16 @@ def test_an_image_of_the_wrong_shape_is_an_error(model: DetSeg3D, shape: tuple[i
         model(torch.zeros(shape))
 
 
-def test_context_attention_is_not_yet_there(tiny_plans: Plans) -> None:
-    with pytest.raises(DetSeg3DError, match="context attention is not available"):
-        make_model(tiny_plans, stage2={"context_attention": True})
+def test_context_attention_learns_from_the_coarsest_map(tiny_plans: Plans) -> None:
+    """Its last layer starts at zero, so the first step moves that layer and nothing before it."""
+    model = make_model(tiny_plans, stage2={"context_attention": True})
+    train(model, [make_targets(SHAPE, LESIONS), make_targets(SHAPE, LESIONS[:1])]).segmentation.backward()
+    attention = model.segmenter.attention
+    assert attention is not None
+    assert gradients(attention.attention.out_proj) > 0
+
+
+def test_context_attention_predicts(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, stage2={"context_attention": True}, inference=EVERYTHING).eval()
+    output = model(torch.randn(1, 1, *SHAPE), mode="test")
+    assert output["full_segmentation"].shape == SHAPE
