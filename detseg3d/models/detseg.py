@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +14,8 @@ from torch import nn
 from detseg3d.core.boxes import as_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.roi import (
-    apply_separable,
     box_indicator,
     crop_features,
-    crop_plan,
     crop_rois,
     inside_volume,
     tile_boxes,
@@ -27,6 +24,7 @@ from detseg3d.models.decode import Detections, decode, dense_levels
 from detseg3d.models.detector import Detector, DetectorOutput
 from detseg3d.models.losses import detection_losses, roi_mask_loss, roi_score_loss
 from detseg3d.models.merge import RoiPrediction, merge_rois, roi_info
+from detseg3d.models.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.roi_sampling import RoiSample, sample_boxes
 from detseg3d.models.segmenter import Segmenter, SegmenterOutput
 from detseg3d.models.targets import VolumeTargets, assign_levels, level_targets
@@ -52,18 +50,6 @@ class Losses(NamedTuple):
     def total(self, lambda_seg: float) -> torch.Tensor:
         """``L_det + λ L_seg + L_score``."""
         return self.heatmap + self.size + self.offset + lambda_seg * self.segmentation + self.roi_score
-
-
-@dataclass(frozen=True)
-class _RoiBatch:
-    """The RoIs of a batch, aligned: the crops, what is to be found in them and where they come from."""
-
-    crops: torch.Tensor  # (N, C + 1, z, y, x)
-    target: torch.Tensor  # (N, z, y, x), soft mask of the lesion meant
-    weight: torch.Tensor  # (N, z, y, x), 0 where another lesion of the class lies, or outside the volume
-    classes: torch.Tensor  # (N,)
-    positive: torch.Tensor  # (N,), 1 where a lesion is meant
-    rois: list[npt.NDArray[Any]]  # per volume (n, 6)
 
 
 class DetSeg3D(nn.Module):
@@ -278,7 +264,7 @@ class DetSeg3D(nn.Module):
         targets: Sequence[VolumeTargets],
         samples: Sequence[RoiSample],
         random: np.random.Generator,
-    ) -> _RoiBatch:
+    ) -> RoiBatch:
         crops, masks, weights, rois_of = [], [], [], []
         size = self.plans.roi.size
         for volume, (target, sample) in enumerate(zip(targets, samples, strict=True)):
@@ -288,12 +274,12 @@ class DetSeg3D(nn.Module):
             rois = tiles[chosen].reshape(-1, 6)
             crops.append(self.crop_inputs(image[volume], sample.boxes, rois))
             inside = inside_volume(rois, image.shape[2:], size)[:, 0]
-            mine, others = _instance_crops(target, sample, rois, size)
+            mine, others = instance_crops(target, sample, rois, size)
             masks.append(mine)
             weights.append((1 - others) * inside)
             rois_of.append(rois)
         device = image.device
-        return _RoiBatch(
+        return RoiBatch(
             torch.cat(crops),
             torch.cat(masks).to(device),
             torch.cat(weights).to(device),
@@ -387,27 +373,3 @@ class DetSeg3D(nn.Module):
             "instances": torch.from_numpy(merged.instances.astype(np.int32)),
             "roi_info": roi_info(merged, self.plans),
         }
-
-
-def _instance_crops(
-    target: VolumeTargets, sample: RoiSample, rois: npt.NDArray[Any], size: tuple[int, int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Soft masks ``(N, z, y, x)`` of the lesion meant and of the other lesions of its class.
-
-    Lesions of another class are plain background: the class is known, so nothing is ambiguous about them.
-    """
-    class_of_id = np.full(int(target.ids.max(initial=0)) + 1, -1, np.int64)
-    class_of_id[target.ids] = target.classes
-    lookup = torch.from_numpy(class_of_id)
-    mine, others = [], []
-    for roi, label, lesion in zip(rois, sample.classes, sample.ids, strict=True):
-        region, matrices = crop_plan(roi, target.instances.shape, size)
-        block = target.instances[region].long()
-        own = (block == int(lesion)) & (block > 0)
-        other = (lookup[block] == int(label)) & (block > 0) & ~own
-        both = apply_separable(torch.stack([own, other]).float(), matrices)
-        mine.append(both[0])
-        others.append(both[1])
-    if not mine:
-        return torch.zeros((0, *size)), torch.zeros((0, *size))
-    return torch.stack(mine), torch.stack(others)
