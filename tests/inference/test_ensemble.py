@@ -170,7 +170,9 @@ def test_rois_are_flipped_with_their_features_and_back(
     """A Stage 2 that works voxel by voxel does not notice the flips."""
     model = make_model(0)
 
-    def pointwise(crops: torch.Tensor, features: torch.Tensor, classes: torch.Tensor, context: object) -> SegmenterOutput:
+    def pointwise(
+        crops: torch.Tensor, features: torch.Tensor, classes: torch.Tensor, context: object
+    ) -> SegmenterOutput:
         upsampled = torch.nn.functional.interpolate(features.float(), scale_factor=2)
         return SegmenterOutput((crops + upsampled[:, :2])[:, 0], crops.float().mean(dim=(1, 2, 3, 4)))
 
