@@ -179,6 +179,26 @@ def test_shifting_the_scan_in_its_field_of_view_shifts_the_result(predictor: Pre
         np.testing.assert_allclose(first["box"], np.array(second["box"]) + moved)
 
 
+def test_candidates_lie_on_the_grid_of_the_input(predictor: Predictor) -> None:
+    padded = np.pad(make_scan(101)[0][::2], [(5, 0), (0, 7), (11, 3)])
+    result = predictor.predict_array(padded, (2.0, 1.0, 1.0))
+    boxes = {lesion["id"]: lesion["box"] for lesion in result.lesions}
+    of_lesions = [candidate for candidate in result.candidates if candidate["lesion"] is not None]
+    assert len(of_lesions) == len(boxes) > 0
+    for candidate in of_lesions:
+        np.testing.assert_allclose(candidate["box"], boxes[candidate["lesion"]], atol=2.5)
+
+
+def test_the_smallest_volume_is_one_of_millimetres(predictor: Predictor) -> None:
+    """Voxels of the input count with their own size, not with that of the plan's grid."""
+    coarse, spacing = make_scan(101)[0][::2], (2.0, 1.0, 1.0)
+    smallest = min(lesion["volume_mm3"] for lesion in predictor.predict_array(coarse, spacing).lesions)
+    for limit, kept in ((smallest - 0.5, True), (smallest + 0.5, False)):
+        plans = predictor.plans.evolve(inference={"minimum_volume_mm3": limit})
+        result = Predictor(predictor.models, plans, predictor.device).predict_array(coarse, spacing)
+        assert (min(lesion["volume_mm3"] for lesion in result.lesions) == smallest) == kept
+
+
 # -- Folds and settings ------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +294,10 @@ def test_flips_can_be_left_out(tiny_model: Path, monkeypatch: pytest.MonkeyPatch
     for mirrored in (True, False):
         load(tiny_model, use_mirroring=mirrored).predict_array(make_scan(101)[0], (1, 1, 1))
     assert seen == [(0, 1, 2), ()]
+
+
+def test_models_are_in_evaluation_mode(predictor: Predictor) -> None:
+    assert not any(model.training for model in predictor.models)
 
 
 def test_a_predictor_needs_a_model(predictor: Predictor) -> None:
