@@ -16,6 +16,7 @@ import torch
 from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 
@@ -173,7 +174,10 @@ class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
             self.started = True
         step = self.next_step
         self.next_step += self.workers
-        return {"step": step, "examples": _examples(self.sampler, self.batch_size, step)}
+        try:
+            return {"step": step, "examples": _examples(self.sampler, self.batch_size, step)}
+        except DetSeg3DError as error:  # batchgenerators would print it and end the training with an error of its own
+            return {"step": step, "error": error}
 
 
 @contextmanager
@@ -196,9 +200,24 @@ def batches(
     loader = _WorkerLoader(sampler, batch_size, first_step, num_workers)
     augmenter = MultiThreadedAugmenter(loader, None, num_workers, num_cached_per_queue=2, wait_time=0.005)
     try:
-        yield ((batch["step"], batch["examples"]) for batch in augmenter)
+        yield _received(augmenter)
     finally:
         augmenter._finish()
+
+
+def _received(augmenter: MultiThreadedAugmenter) -> Iterator[tuple[int, list[Example]]]:
+    """The batches of the workers; their errors are raised here."""
+    while True:
+        try:
+            batch = next(augmenter)
+        except RuntimeError as error:
+            raise DetSeg3DError(
+                f"a process that prepares windows has ended: {error}",
+                remedy="the memory may not suffice: try --num_workers 0; go on from the last checkpoint with --c",
+            ) from error
+        if "error" in batch:
+            raise batch["error"]
+        yield batch["step"], batch["examples"]
 
 
 def _count(first: int) -> Iterator[int]:

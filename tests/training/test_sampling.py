@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
 from detseg3d.planning.plans import Plans
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
@@ -190,3 +192,20 @@ def test_batches_hold_consecutive_positions(store: CaseStore) -> None:
     [(_, examples)] = take(sampler, 3, 0, count=1)
     for example, position in zip(examples, (6, 7), strict=True):
         assert_equal_examples(example, sampler.example(position))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_case_that_cannot_be_read_is_named(tmp_path: Path, tiny_plans: Plans, workers: int) -> None:
+    store = write_store(tmp_path, tiny_plans, 1)
+    sampler = make_sampler(store)
+    (tmp_path / "case0_image.b2nd").write_bytes(b"broken")
+    with pytest.raises(DetSeg3DError, match=r"(?s)cannot be read.*case0_image\.b2nd.*preprocess again"):
+        take(sampler, 0, workers)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # batchgenerators' own thread
+def test_a_worker_that_dies_ends_the_training_with_a_message(store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = make_sampler(store)
+    monkeypatch.setattr(sampler, "example", lambda position: os._exit(9))
+    with pytest.raises(DetSeg3DError, match=r"(?s)a process that prepares windows has ended.*--num_workers 0"):
+        take(sampler, 0, 1)
