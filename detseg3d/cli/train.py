@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Train the detector and the segmenter together on one fold of a preprocessed data set, then predict and\n"
         "evaluate the fold's validation cases. Writes RESULTS/DatasetXXX_Name/fold_FOLD: weights, checkpoint, log,\n"
         "progress.png and validation/. What is not set here is read from plans.json.",
-        "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c",
+        "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
+        "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0        (four GPUs)",
     )
     parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument("fold", metavar="FOLD", help="0 to 4, a fold of your own splits_final.json, or all")
@@ -41,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
     schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
     run = parser.add_argument_group("this run")
-    run.add_argument("--c", action="store_true", help="go on from the last checkpoint; without one, start")
+    run.add_argument(
+        "--c", action="store_true", help="go on from the last checkpoint, with its settings; without one, start"
+    )
     run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
     run.add_argument("--pretrained_weights", type=Path, metavar="FILE", help="model_*.safetensors to start from")
     run.add_argument("--seed", type=non_negative_int, default=0, metavar="N")
@@ -51,9 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--num_workers",
         type=non_negative_int,
-        default=1,
         metavar="N",
-        help="processes that prepare windows; 0 for none",
+        help="processes that prepare windows; default: 0 on a CPU, whose cores the training needs, else up to 4",
     )
     add_root_flags(parser)
     return parser
@@ -69,6 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     from detseg3d.execution.device import default_workers, resolve_device
     from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset, results_root
     from detseg3d.training.fold import FoldPaths, run_fold
+    from detseg3d.training.ranks import join_ranks, leave_ranks
     from detseg3d.training.trainer import TrainingOptions
 
     preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
@@ -77,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         preprocessed=preprocessed,
         results=results_root(options.results) / preprocessed.name,
     )
-    device = resolve_device(options.device)
+    ranks, device = join_ranks(resolve_device(options.device))
     training = TrainingOptions(
         device=device,
         seed=options.seed,
@@ -85,7 +88,8 @@ def _run(options: argparse.Namespace) -> int:
         max_minutes=options.max_minutes,
         resume=options.c,
         pretrained_weights=options.pretrained_weights,
-        progress=not options.no_progress,
+        progress=not options.no_progress and ranks.is_main,
+        ranks=ranks,
     )
     overrides = {
         "epochs": options.epochs,
@@ -97,9 +101,11 @@ def _run(options: argparse.Namespace) -> int:
         "val_every": options.val_every,
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
+    leave_ranks(ranks)
     if result:
         print(format_evaluation(result))
-    print(f"wrote {paths.fold(options.fold)}")
+    if ranks.is_main:
+        print(f"wrote {paths.fold(options.fold)}")
     return 0
 
 

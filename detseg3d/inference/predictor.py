@@ -270,7 +270,8 @@ def _fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: s
             "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
         )
     if folds is None:
-        return trained
+        # The model of all cases has seen what the folds held out: it is taken only if it is all there is, or asked for.
+        return [path for path in trained if path.name != "fold_all"] or trained
     chosen = [folder / f"fold_{fold}" for fold in folds]
     missing = [path.name for path in chosen if not path.is_dir()]
     if missing:
@@ -290,5 +291,5 @@ def _weights(fold: Path, checkpoint: str) -> Path:
 
 def _same_network(first: Plans, second: Plans) -> bool:
     """Whether two plans give networks that may be averaged."""
-    fields = ("fine_spacing", "detection_spacing", "stage1", "stage2", "roi", "normalization", "class_labels")
-    return all(getattr(first, name) == getattr(second, name) for name in fields)
+    free = {"training", "inference", "decisions", "memory_budget_gb"}
+    return first.model_dump(exclude=free) == second.model_dump(exclude=free)

@@ -132,15 +132,26 @@ def run_fold(
     folder = paths.fold(name)
     train_cases, val_cases = load_fold(paths.preprocessed, name)
     if not validation_only:
-        plans = apply_overrides(load_plans(paths.preprocessed / "plans.json"), overrides, whole_volume)
+        # A training that is resumed keeps the settings it was started with, but for those given anew.
+        resumed = options.resume and (folder / "checkpoint_latest.pt").exists()
+        source = folder if resumed else paths.preprocessed
+        plans = apply_overrides(load_plans(source / "plans.json"), overrides, whole_volume)
         store = CaseStore(paths.preprocessed / "cases")
         _check_store(store, plans, [*train_cases, *val_cases])
-        for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
-            paths.results.mkdir(parents=True, exist_ok=True)
-            if (paths.preprocessed / file).exists():
-                shutil.copyfile(paths.preprocessed / file, paths.results / file)
+        if options.ranks.is_main:
+            _copy_descriptions(paths)
         train_fold(plans, store, train_cases, val_cases, folder, options)
+    if not options.ranks.is_main:
+        return {}
     return validate_fold(paths, name, val_cases, options)
+
+
+def _copy_descriptions(paths: FoldPaths) -> None:
+    """What a results folder needs to be understood on its own."""
+    paths.results.mkdir(parents=True, exist_ok=True)
+    for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
+        if (paths.preprocessed / file).exists():
+            shutil.copyfile(paths.preprocessed / file, paths.results / file)
 
 
 def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:

@@ -19,9 +19,11 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
+from detseg3d.training.ranks import Ranks
 
 __all__ = ["CaseTable", "Example", "WindowSampler", "batches"]
 
+ALONE = Ranks()
 # Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
 _RANDOM_WINDOW_SHARE = 0.25
 
@@ -159,10 +161,11 @@ class WindowSampler:
 class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
     """Worker ``k`` of ``n`` prepares the steps ``first + k, first + k + n, …``: batchgenerators deals them in turn."""
 
-    def __init__(self, sampler: WindowSampler, batch_size: int, first_step: int, workers: int) -> None:
+    def __init__(self, sampler: WindowSampler, batch_size: int, first_step: int, workers: int, ranks: Ranks) -> None:
         super().__init__(None, batch_size, workers)
         self.sampler = sampler
         self.workers = workers
+        self.ranks = ranks
         self.next_step = first_step
         self.started = False
 
@@ -175,14 +178,14 @@ class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
         step = self.next_step
         self.next_step += self.workers
         try:
-            return {"step": step, "examples": _examples(self.sampler, self.batch_size, step)}
+            return {"step": step, "examples": _examples(self.sampler, self.batch_size, step, self.ranks)}
         except DetSeg3DError as error:  # batchgenerators would print it and end the training with an error of its own
             return {"step": step, "error": error}
 
 
 @contextmanager
 def batches(
-    sampler: WindowSampler, batch_size: int, first_step: int, num_workers: int
+    sampler: WindowSampler, batch_size: int, first_step: int, num_workers: int, ranks: Ranks = ALONE
 ) -> Iterator[Iterator[tuple[int, list[Example]]]]:
     """Endless iterator over ``(step, examples)`` from ``first_step`` on; workers end with the context.
 
@@ -193,11 +196,13 @@ def batches(
     first_step : int
     num_workers : int
         Worker processes that prepare batches ahead; 0 prepares each when it is asked for.
+    ranks : Ranks, optional
+        The processes that train together: each gets batches of its own.
     """
     if num_workers == 0:
-        yield ((step, _examples(sampler, batch_size, step)) for step in _count(first_step))
+        yield ((step, _examples(sampler, batch_size, step, ranks)) for step in _count(first_step))
         return
-    loader = _WorkerLoader(sampler, batch_size, first_step, num_workers)
+    loader = _WorkerLoader(sampler, batch_size, first_step, num_workers, ranks)
     augmenter = MultiThreadedAugmenter(loader, None, num_workers, num_cached_per_queue=2, wait_time=0.005)
     try:
         yield _received(augmenter)
@@ -226,5 +231,6 @@ def _count(first: int) -> Iterator[int]:
         first += 1
 
 
-def _examples(sampler: WindowSampler, batch_size: int, step: int) -> list[Example]:
-    return [sampler.example(step * batch_size + i) for i in range(batch_size)]
+def _examples(sampler: WindowSampler, batch_size: int, step: int, ranks: Ranks) -> list[Example]:
+    first = (step * ranks.size + ranks.rank) * batch_size
+    return [sampler.example(first + i) for i in range(batch_size)]

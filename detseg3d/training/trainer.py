@@ -26,6 +26,7 @@ from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.reporting.progress import plot_progress
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
+from detseg3d.training.ranks import Ranks, agree, average_gradients
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
 from detseg3d.training.schedule import learning_rate_factor, phase_at, phase_end, steps_per_epoch
 from detseg3d.training.validation import validate
@@ -52,6 +53,7 @@ class TrainingOptions:
     resume: bool = False
     pretrained_weights: Path | None = None
     progress: bool = True
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 class _State:
@@ -123,24 +125,31 @@ def train_fold(
             latest, state.model, state.average, state.optimizer, state.scaler, options.seed
         )
         logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
-    log = TrainingLog(folder / "training_log.jsonl", state.progress.step if state.progress.step else None)
-    save_plans(plans, folder / "plans.json")
+    log = None
+    if options.ranks.is_main:
+        log = TrainingLog(folder / "training_log.jsonl", state.progress.step if state.progress.step else None)
+        save_plans(plans, folder / "plans.json")
     logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
 
-    bar = _progress_bar(options, state.progress)
-    while state.progress.fraction < 1 - _EPSILON:
-        phase = phase_at(plans.training.curriculum, state.progress.fraction)
-        window = plans.training.curriculum[phase].window
-        sampler = WindowSampler(store, table, plans.fine_spacing, window, options.seed)
-        steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
-        with batches(sampler, plans.training.batch_size, state.progress.step, options.num_workers) as loader:
-            end = phase_end(plans.training.curriculum, phase)
-            while state.progress.fraction < end - _EPSILON:
-                _train_epoch(
-                    plans, state, loader, steps, min(end, _epoch_end(plans, state, options)), options, log, bar
-                )
-                _close_epoch(plans, state, store, val_cases, folder, options, log)
-    bar.close()
+    with _progress_bar(options, state.progress) as bar:
+        while state.progress.fraction < 1 - _EPSILON:
+            phase = phase_at(plans.training.curriculum, state.progress.fraction)
+            window = plans.training.curriculum[phase].window
+            sampler = WindowSampler(store, table, plans.fine_spacing, window, options.seed)
+            steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
+            steps = math.ceil(steps / options.ranks.size)
+            with batches(
+                sampler, plans.training.batch_size, state.progress.step, options.num_workers, options.ranks
+            ) as loader:
+                end = phase_end(plans.training.curriculum, phase)
+                while state.progress.fraction < end - _EPSILON:
+                    _train_epoch(
+                        plans, state, loader, steps, min(end, _epoch_end(plans, state, options)), options, log, bar
+                    )
+                    if log is not None:
+                        _close_epoch(plans, state, store, val_cases, folder, options, log)
+    if not options.ranks.is_main:
+        return state.progress
     save_weights(state.average, folder / "model_final.safetensors", {"dataset": plans.dataset_name})
     if state.progress.best_metric < 0:  # nothing was validated; a file that is there is of an earlier training
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
@@ -163,7 +172,7 @@ def _train_epoch(
     steps_in_epoch: int,
     end: float,
     options: TrainingOptions,
-    log: TrainingLog,
+    log: TrainingLog | None,
     bar: tqdm,
 ) -> None:
     """Train until the progress reaches ``end`` and write one record."""
@@ -191,6 +200,8 @@ def _train_epoch(
         bar.n = round(min(state.progress.fraction, 1.0), 4)
         bar.refresh()
     state.progress.epoch += 1
+    if log is None:
+        return
     means = {name: value / max(count, 1) for name, value in sums.items()}
     name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
     remaining = max(0.0, state.progress.seconds * (1 / max(state.progress.fraction, 1e-6) - 1))
@@ -215,6 +226,7 @@ def _advance(progress: Progress, share: float, seconds: float, options: Training
     progress.fraction += share
     if options.max_minutes is not None:
         progress.fraction = max(progress.fraction, progress.seconds / (60 * options.max_minutes))
+    progress.fraction, progress.seconds = agree([progress.fraction, progress.seconds], options.ranks, options.device)
 
 
 def _train_step(
@@ -231,7 +243,7 @@ def _train_step(
         share = len(group_of_examples) / len(examples)
         image = torch.from_numpy(np.stack([example.image for example in group_of_examples])).to(options.device)
         targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
-        random = np.random.default_rng([options.seed, 3, step, index])
+        random = np.random.default_rng([options.seed, 3, step, index, options.ranks.rank])
         with autocast(options.device):
             # Divided by the lesions of the whole batch: one scan with few lesions must not outweigh the others.
             losses = state.model.losses(image, targets, random, lesions * share)
@@ -243,6 +255,7 @@ def _train_step(
             parts[name] += float(value.detach()) * share
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
+    average_gradients(state.model.parameters(), options.ranks)
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
     if state.scaler is None:
         state.optimizer.step()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,26 @@ def test_values_out_of_range_are_refused(words: list[str], message: str, capsys:
         train.main(["1", "0", *words])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_two_processes_train_one_model(prepared: Path, tmp_path: Path) -> None:
+    """As on two GPUs, but on the CPU: one writes, both learn."""
+    folders = [f"--{name}={prepared / name}" for name in FOLDERS[:2]] + [f"--results={tmp_path}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "detseg3d.cli.train", "1", "0", *folders, "--epochs=2", "--num_workers=0", "-device=cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("wrote ") == 1
+    fold = tmp_path / "Dataset001_Tiny" / "fold_0"
+    records = [json.loads(line) for line in (fold / "training_log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["kind"] == "epoch"] == [1, 2]
+    assert (fold / "model_final.safetensors").is_file()
+    assert (fold / "validation" / "summary.json").is_file()
+
+
+def test_a_resumed_training_keeps_its_settings(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    """``--c`` alone is enough: what the training was started with is not asked for again."""
+    shutil.copytree(trained.parent, tmp_path / trained.parent.name)
+    assert run(prepared, "--c", results=tmp_path) == 0
+    training = load_plans(tmp_path / trained.parent.name / "fold_0" / "plans.json").training
+    assert (training.epochs, training.learning_rate, training.val_every) == (1, 0.004, 7)
