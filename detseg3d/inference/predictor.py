@@ -145,17 +145,17 @@ class Predictor:
     ) -> CasePrediction:
         """Predict a scan ``(C, Z, Y, X)`` that lies at ``geometry``."""
         case = preprocess_case(images, geometry.spacing, self.plans)
-        image = torch.from_numpy(case.image)
+        image, transform = torch.from_numpy(case.image), case.transform
+        del case
         found = self._detect(image)
         detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
         predictions = segment_rois(self.models, image, detection_image, found, self._roi_mirror_axes(), self.device)
         del image, detection_image
         # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
         placed = [
-            prediction._replace(roi=case.transform.boxes_to_original(prediction.roi[None])[0])
-            for prediction in predictions
+            prediction._replace(roi=transform.boxes_to_original(prediction.roi[None])[0]) for prediction in predictions
         ]
-        boxes = case.transform.boxes_to_original(found.boxes)
+        boxes = transform.boxes_to_original(found.boxes)
         there = Detections(boxes, found.scores, found.classes)
         merged = merge_rois(there, placed, geometry.shape, self.plans, geometry.spacing, keep_probabilities)
         return describe_case(merged, there, geometry, self.plans)
