@@ -8,7 +8,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 DEMO_FOLDER ?= demo_output
-DEMO_MINUTES ?= 2.5
+DEMO_MINUTES ?= 2.75
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,7 +48,7 @@ demo: $(INSTALLED)
 	@echo "== 2/6 plan and preprocess"
 	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2
 	@echo "== 3/6 train for $(DEMO_MINUTES) minutes"
-	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_FOLDER)/results --max_minutes $(DEMO_MINUTES)
+	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_FOLDER)/results --max_minutes $(DEMO_MINUTES) --roi_size 24
 	@echo "== 4/6 predict the held-out scans"
 	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_FOLDER)/results
 	@echo "== 5/6 evaluate them"

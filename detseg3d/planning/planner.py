@@ -197,10 +197,10 @@ def _roi_size(
 ) -> tuple[Triple, str]:
     voxels = (extents / np.asarray(fine)).max(axis=1) if len(extents) else np.zeros(0)
     edge, large = roi_rules.choose_roi_edge(voxels)
-    figures = f"the 95th-percentile lesion spans {large:.1f} fine voxels" if len(voxels) else "no lesion to measure"
-    if edge == roi_rules.SMALL_ROI_EDGE:
-        small = float(np.percentile(voxels, 75))
-        figures += f", the 75th-percentile lesion {small:.1f}: shown with the minimum extent, 2 samples a voxel"
+    figures = "no lesion to measure"
+    if len(voxels):
+        largest = float(np.percentile(voxels, 95))
+        figures = f"75 % of the lesions span up to {large:.1f} fine voxels, 95 % up to {largest:.1f}"
     if override is None:
         size = roi_rules.choose_roi_size(edge, fine)
         uneven = "" if len(set(size)) == 1 else f"; fewer along axes with coarser spacing ({explain.mm(fine)})"

@@ -15,12 +15,10 @@ __all__ = ["choose_curriculum", "choose_roi_edge", "choose_roi_size", "roi_plan"
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
-# Edge of the RoI for a 95th-percentile lesion of up to so many fine voxels. With the margin of 0.3 a side, one sample
-# then stands for at most 1.2 voxels.
-ROI_EDGES = ((24.0, 32), (36.0, 48), (math.inf, 64))
-# Where three quarters of the lesions are shown with the minimum extent (up to 7.5 voxels and the margin), 24 samples
-# give them 2 per voxel, and each training step has time for 2.4 times as many RoIs as with 32.
-SMALL_ROI_EDGE, SMALL_LESION, SMALL_LESIONS_LARGEST = 24, 7.5, 24.0
+# Edge of the RoI for a 75th-percentile lesion of up to so many fine voxels; with the margin of 0.3 a side, one sample
+# then stands for at most a voxel. The few larger lesions are covered by several RoIs. Sized for the 95th percentile
+# instead, the RoIs of a set of mostly small lesions would take most of the training's time (docs/design.md).
+ROI_EDGES = ((7.5, 24), (20.0, 32), (30.0, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
 MINIMUM_VOXELS = 12
@@ -34,19 +32,17 @@ NEARLY_WHOLE = 0.8
 
 
 def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
-    """Edge of the RoI along the finest axis, and the 95th-percentile lesion edge (fine voxels) behind it.
+    """Edge of the RoI along the finest axis, and the 75th-percentile lesion edge (fine voxels) behind it.
 
     Examples
     --------
     >>> choose_roi_edge([5, 10, 20]), choose_roi_edge([30.0]), choose_roi_edge([]), choose_roi_edge([3, 3, 4, 5])
-    ((32, 19.0), (48, 30.0), (32, 0.0), (24, 4.85))
+    ((32, 15.0), (48, 30.0), (32, 0.0), (24, 4.25))
     """
     edges = np.asarray(longest_voxels, dtype=np.float64)
     if edges.size == 0:
         return DEFAULT_ROI_EDGE, 0.0
-    large = float(np.percentile(edges, 95))
-    if np.percentile(edges, 75) <= SMALL_LESION and large <= SMALL_LESIONS_LARGEST:
-        return SMALL_ROI_EDGE, large
+    large = float(np.percentile(edges, 75))
     return next(edge for limit, edge in ROI_EDGES if large <= limit), large
 
 
@@ -153,7 +149,7 @@ def choose_curriculum(
     """Small windows, larger ones, whole volumes.
 
     Windows have about 64 and 96 detection voxels along the finest axis, and at least twice a large lesion. A window
-    that is nearly the whole volume (80 % of its voxels), or no larger than the one before, joins the next phase.
+    that is nearly the whole volume (80 % of its voxels), or no larger than the one before, joins its neighbours.
 
     Parameters
     ----------
@@ -180,10 +176,14 @@ def choose_curriculum(
         whole = math.prod(window) >= NEARLY_WHOLE * math.prod(largest)
         phases.append((share, None if whole else window))
     phases.append((SHARES[-1], None))
+    (first, small), (second, larger) = phases[:2]
+    if larger is None and small is not None:
+        # No window between the small ones and whole volumes: both take half of its time.
+        phases[:2] = [(first + second / 2, small), (second / 2, None)]
     merged: list[CurriculumPhase] = []
     for share, chosen in phases:
         if merged and merged[-1].window == chosen:
             merged[-1] = CurriculumPhase(share=round(merged[-1].share + share, 6), window=chosen)
         else:
-            merged.append(CurriculumPhase(share=share, window=chosen))
+            merged.append(CurriculumPhase(share=round(share, 6), window=chosen))
     return tuple(merged)

@@ -102,7 +102,7 @@ def test_impossible_budget_is_an_error() -> None:
 def test_large_lesions_get_a_larger_roi() -> None:
     assert plan(edges=[30.0] * 10).roi.size == (48, 48, 48)
     assert plan(edges=[60.0] * 10).roi.size == (64, 64, 64)
-    assert "95th-percentile lesion spans 60.0 fine voxels" in why(plan(edges=[60.0] * 10), "RoI size")
+    assert "75 % of the lesions span up to 60.0 fine voxels" in why(plan(edges=[60.0] * 10), "RoI size")
 
 
 @pytest.mark.parametrize(("override", "size"), [(48, (48, 48, 48)), ((8, 32, 32), (8, 32, 32))])
