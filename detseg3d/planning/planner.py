@@ -96,7 +96,10 @@ def plan_dataset(
     decisions.append(Decision(name="RoI size", value=explain.times(size), because=because))
     roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
     decisions.append(explain.explain_stage2(roi, stage2, fine))
-    training = TrainingPlan(curriculum=(CurriculumPhase(share=1.0, window=None),))
+    training = TrainingPlan(
+        curriculum=(CurriculumPhase(share=1.0, window=None),),
+        rois_per_volume=roi_rules.choose_rois_per_volume(size),
+    )
 
     def try_spacing(spacing: Spacing) -> Detection:
         return _assess(spacing, fine, largest, extents, roi, stage2, dataset, training)

@@ -10,15 +10,22 @@ import numpy.typing as npt
 
 from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan
 
-__all__ = ["choose_curriculum", "choose_roi_edge", "choose_roi_size", "roi_plan", "stage2_plan"]
+__all__ = [
+    "choose_curriculum",
+    "choose_roi_edge",
+    "choose_roi_size",
+    "choose_rois_per_volume",
+    "roi_plan",
+    "stage2_plan",
+]
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 # Edge of the RoI for a 75th-percentile lesion of up to so many fine voxels; with the margin of 0.3 a side, one sample
-# then stands for at most a voxel. The few larger lesions are covered by several RoIs. Sized for the 95th percentile
+# then stands for at most 1.25 voxels. The few larger lesions are covered by several RoIs. Sized for the 95th percentile
 # instead, the RoIs of a set of mostly small lesions would take most of the training's time (docs/design.md).
-ROI_EDGES = ((7.5, 24), (20.0, 32), (30.0, 48), (math.inf, 64))
+ROI_EDGES = ((7.5, 24), (25.0, 32), (37.5, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
 MINIMUM_VOXELS = 12
@@ -63,6 +70,19 @@ def choose_roi_size(edge: int, fine_spacing: Spacing) -> Triple:
             size.append(max(8, 4 * round(edge * finest / spacing / 4)))
     z, y, x = size
     return z, y, x
+
+
+def choose_rois_per_volume(size: Triple) -> int:
+    """RoIs a training step draws of each volume: 6 of up to 32³ samples, fewer of larger ones, at least 3.
+
+    Large RoIs mean large lesions, of which a scan holds few; six of 48³ would take ten times as long as the detector.
+
+    Examples
+    --------
+    >>> choose_rois_per_volume((32, 32, 32)), choose_rois_per_volume((8, 32, 32)), choose_rois_per_volume((48, 48, 48))
+    (6, 6, 3)
+    """
+    return int(min(6, max(3, round(6 * DEFAULT_ROI_EDGE**3 / math.prod(size)))))
 
 
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:

@@ -10,6 +10,7 @@ from detseg3d.planning.roi_rules import (
     choose_curriculum,
     choose_roi_edge,
     choose_roi_size,
+    choose_rois_per_volume,
     choose_window,
     roi_plan,
     stage2_plan,
@@ -19,10 +20,14 @@ SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
 
 
 @pytest.mark.parametrize(
-    ("large", "edge"), [(1, 24), (7.5, 24), (7.6, 32), (20, 32), (20.1, 48), (30, 48), (30.1, 64), (500, 64)]
+    ("large", "edge"), [(1, 24), (7.5, 24), (7.6, 32), (25, 32), (25.1, 48), (37.5, 48), (37.6, 64), (500, 64)]
 )
 def test_roi_edge_follows_the_75th_percentile(large: float, edge: int) -> None:
     assert choose_roi_edge([large]) == (edge, large)
+
+
+def test_large_rois_are_drawn_less_often() -> None:
+    assert [choose_rois_per_volume((edge,) * 3) for edge in (24, 32, 40, 48, 64)] == [6, 6, 3, 3, 3]
 
 
 def test_a_fifth_of_large_lesions_does_not_enlarge_all_rois() -> None:
