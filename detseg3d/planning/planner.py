@@ -92,13 +92,11 @@ def plan_dataset(
     decisions.append(explain.explain_volume(cases, largest))
     normalization = choose_normalization(fingerprint["summary"], dataset.channel_names)
     decisions += explain.explain_normalization(normalization, dataset.channel_names)
-    size, because = _roi_size(extents, fine, roi_size)
-    decisions.append(Decision(name="RoI size", value=explain.times(size), because=because))
-    roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
-    decisions.append(explain.explain_stage2(roi, stage2, fine))
+    roi, stage2, reasons = _plan_rois(extents, fine, roi_size)
+    decisions += reasons
     training = TrainingPlan(
         curriculum=(CurriculumPhase(share=1.0, window=None),),
-        rois_per_volume=roi_rules.choose_rois_per_volume(size),
+        rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
     )
 
     def try_spacing(spacing: Spacing) -> Detection:
@@ -193,6 +191,16 @@ def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) 
         else:
             chosen.append(ChannelNormalization(scheme="zscore"))
     return chosen
+
+
+def _plan_rois(
+    extents: npt.NDArray[np.float64], fine: Spacing, override: int | Sequence[int] | None
+) -> tuple[RoiPlan, Stage2Plan, list[Decision]]:
+    """The RoI, the network that reads it, and why."""
+    size, because = _roi_size(extents, fine, override)
+    roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
+    decision = Decision(name="RoI size", value=explain.times(size), because=because)
+    return roi, stage2, [decision, explain.explain_stage2(roi, stage2, fine)]
 
 
 def _roi_size(
