@@ -9,7 +9,17 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-COMMANDS = ("example", "convert", "run", "plan_and_preprocess", "train", "predict", "evaluate", "visualize")
+COMMANDS = (
+    "example",
+    "convert",
+    "run",
+    "plan_and_preprocess",
+    "train",
+    "consolidate",
+    "predict",
+    "evaluate",
+    "visualize",
+)
 
 DEPENDENCIES = [
     "torch>=2.3",
@@ -21,7 +31,7 @@ DEPENDENCIES = [
     "blosc2>=2.5",
     "connected-components-3d>=3.12",
     "pydantic>=2.5",
-    "scipy>=1.11",
+    "scipy>=1.12",
     "tqdm>=4.65",
     "matplotlib>=3.8",
     "nibabel>=5.2",

@@ -44,8 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("prediction")
     how.add_argument("--det_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
     how.add_argument("--score_threshold", type=fraction, metavar="P", help="lowest score of a lesion of the mask")
+    how.add_argument(
+        "--plan_thresholds",
+        action="store_true",
+        help="the plan's thresholds and raw scores, even if detseg3d_consolidate has chosen better ones",
+    )
     how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: faster, a little worse")
     how.add_argument("--save_probabilities", action="store_true", help="also write probabilities/CASE.npz")
+    how.add_argument(
+        "--save_candidates",
+        action="store_true",
+        help="also write candidates/CASE.npz: the mask of every candidate, accepted or not",
+    )
     how.add_argument("--npy_spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="mm, for .npy input")
     existing = how.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
@@ -79,6 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         use_mirroring=not options.disable_tta,
         det_threshold=options.det_threshold,
         score_threshold=options.score_threshold,
+        use_operating_point=not options.plan_thresholds,
     )
     cases = predictor.list_inputs(options.input)[options.part_id :: options.num_parts]
     failures = predictor.predict_files(
@@ -87,6 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         npy_spacing=options.npy_spacing,
         continue_prediction=options.continue_prediction,
         save_probabilities=options.save_probabilities,
+        save_candidates=options.save_candidates,
         progress=not options.no_progress,
     )
     print(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")

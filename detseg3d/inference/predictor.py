@@ -15,16 +15,19 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.device import resolve_device
+from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
+from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
 from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.inference.operating_point import apply_operating_point
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, strip_ending
 from detseg3d.io.paths import check_case_id
 from detseg3d.io.raw_dataset import RawCase, list_cases
 from detseg3d.models.decode import Detections, decode
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import merge_rois
+from detseg3d.models.merge import RoiPrediction
 from detseg3d.models.weights import load_weights
-from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.plans import InferencePlan, Plans, load_plans
 from detseg3d.preprocessing.preprocessor import preprocess_case
 
 __all__ = ["Predictor"]
@@ -72,6 +75,7 @@ class Predictor:
         use_mirroring: bool = True,
         det_threshold: float | None = None,
         score_threshold: float | None = None,
+        use_operating_point: bool = True,
     ) -> Predictor:
         """Load the folds of a results folder.
 
@@ -85,7 +89,9 @@ class Predictor:
         device : str, optional
         use_mirroring : bool
         det_threshold, score_threshold : float, optional
-            Instead of the plan's.
+            Instead of the operating point's or the plan's.
+        use_operating_point : bool
+            Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
 
         Raises
         ------
@@ -109,6 +115,8 @@ class Predictor:
             model = DetSeg3D(own)
             load_weights(model, _weights(fold, checkpoint))
             models.append(model)
+        if use_operating_point:
+            plans = apply_operating_point(plans, folder, {fold.name: _weights(fold, checkpoint) for fold in chosen})
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
         return cls(models, plans, target, use_mirroring)
@@ -144,25 +152,46 @@ class Predictor:
         self, images: npt.NDArray[np.float32], geometry: Geometry, keep_probabilities: bool = False
     ) -> CasePrediction:
         """Predict a scan ``(C, Z, Y, X)`` that lies at ``geometry``."""
+        candidates = self.find_candidates(images, geometry)
+        return self.describe(candidates, geometry, keep_probabilities)
+
+    def describe(self, candidates: Candidates, geometry: Geometry, keep_probabilities: bool = False) -> CasePrediction:
+        """Masks, lesions and their numbers from the candidates of a scan, by the plan's thresholds."""
+        merged = candidates.merge(self.plans, keep_probabilities)
+        return describe_case(merged, candidates.found, geometry, self.plans)
+
+    def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
+        """Both stages on a scan ``(C, Z, Y, X)``: all candidates above the detection threshold, with their RoI masks.
+
+        Parameters
+        ----------
+        images : ndarray of float32, shape ``(C, Z, Y, X)``
+        geometry : Geometry
+        loose : bool
+            Keep more of the duplicates, for a search over suppression settings.
+        """
         case = preprocess_case(images, geometry.spacing, self.plans)
         image, transform = torch.from_numpy(case.image), case.transform
         del case
-        found = self._detect(image)
-        detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
-        predictions = segment_rois(self.models, image, detection_image, found, self._roi_mirror_axes(), self.device)
-        del image, detection_image
+        found = self._detect(image, loose_suppression(self.plans.inference) if loose else self.plans.inference)
+        predictions = self.segment_boxes(image, found)
+        del image
         # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
         placed = [
             prediction._replace(roi=transform.boxes_to_original(prediction.roi[None])[0]) for prediction in predictions
         ]
         boxes = transform.boxes_to_original(found.boxes)
         there = Detections(boxes, found.scores, found.classes)
-        merged = merge_rois(there, placed, geometry.shape, self.plans, geometry.spacing, keep_probabilities)
-        return describe_case(merged, there, geometry, self.plans)
+        return Candidates(there, placed, geometry.shape, geometry.spacing)
 
-    def _detect(self, image: torch.Tensor) -> Detections:
+    def segment_boxes(self, image: torch.Tensor, found: Detections) -> list[RoiPrediction]:
+        """Stage 2 on given boxes of a preprocessed volume ``(C, Z, Y, X)`` of the fine grid, averaged over folds."""
+        detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
+        # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/design.md).
+        return segment_rois(self.models, image, detection_image, found, self.mirror_axes[-1:], self.device)
+
+    def _detect(self, image: torch.Tensor, inference: InferencePlan) -> Detections:
         """Candidates of a fine volume ``(C, Z, Y, X)``."""
-        inference = self.plans.inference
         detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
         levels = average_dense(self.models, detection_image, self.mirror_axes, self.device)
         return decode(
@@ -175,10 +204,6 @@ class Predictor:
             iou=inference.suppression_iou,
         )
 
-    def _roi_mirror_axes(self) -> tuple[int, ...]:
-        """One flip is averaged in Stage 2, along the last of the plan's axes: 2 passes, not 8 (docs/design.md)."""
-        return tuple(self.mirror_axes[-1:])
-
     def predict_files(
         self,
         cases: Sequence[RawCase],
@@ -188,6 +213,7 @@ class Predictor:
         npy_spacing: Sequence[float] | None = None,
         continue_prediction: bool = False,
         save_probabilities: bool = False,
+        save_candidates: bool = False,
         progress: bool = True,
     ) -> dict[str, str]:
         """Predict cases and write each result; a case that fails is reported and the others go on.
@@ -205,6 +231,8 @@ class Predictor:
             Skip cases whose result is complete.
         save_probabilities : bool
             Also write ``probabilities/CASE.npz``.
+        save_candidates : bool
+            Also write ``candidates/CASE.npz``, from which thresholds can be chosen later.
         progress : bool
 
         Returns
@@ -222,7 +250,11 @@ class Predictor:
                 continue
             try:
                 images, geometry = read_channels(case.images, npy_spacing)
-                result = self.predict_case(images, geometry, save_probabilities)
+                candidates = self.find_candidates(images, geometry, loose=save_candidates)
+                if save_candidates:
+                    write_candidates(candidates, candidates_path(folder, case.case_id))
+                    candidates = candidates.admitted(self.plans.inference)
+                result = self.describe(candidates, geometry, save_probabilities)
                 write_case(result, case.case_id, folder, own_ending)
             except DetSeg3DError as error:
                 failures[case.case_id] = str(error)

@@ -68,16 +68,30 @@ class Merged:
 
 
 def combine_scores(
-    detection: npt.NDArray[np.floating[Any]], roi: npt.NDArray[np.floating[Any]]
+    detection: npt.NDArray[np.floating[Any]],
+    roi: npt.NDArray[np.floating[Any]],
+    calibration: Sequence[tuple[float, float]] = (),
 ) -> npt.NDArray[np.float64]:
-    """One score per candidate: the geometric mean of what both stages say.
+    """One score per candidate: the geometric mean of what both stages say, calibrated if the plan can.
+
+    Parameters
+    ----------
+    detection, roi : ndarray, shape ``(N,)``
+    calibration : sequence of (score, probability)
+        Ascending points, joined by straight lines; without any the score stays as it is.
 
     Examples
     --------
     >>> combine_scores(np.array([0.25]), np.array([1.0])).tolist()
     [0.5]
+    >>> combine_scores(np.array([0.25]), np.array([1.0]), [(0, 0), (0.5, 0.9), (1, 1)]).tolist()
+    [0.9]
     """
-    return np.sqrt(np.asarray(detection, np.float64) * np.asarray(roi, np.float64))
+    scores: npt.NDArray[np.float64] = np.sqrt(np.asarray(detection, np.float64) * np.asarray(roi, np.float64))
+    if calibration:
+        points, probabilities = zip(*calibration, strict=True)
+        scores = np.interp(scores, points, probabilities)
+    return scores
 
 
 def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> npt.NDArray[np.float64]:
@@ -118,7 +132,7 @@ def merge_rois(
         Also return the averaged lesion probability of every class, a map of the whole volume each.
     """
     roi_scores = candidate_roi_scores(len(found), predictions)
-    scores = combine_scores(found.scores, roi_scores)
+    scores = combine_scores(found.scores, roi_scores, plans.inference.calibration)
     accepted = [p for p in predictions if scores[p.candidate] >= plans.inference.score_threshold]
     owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
     claim = np.zeros(tuple(shape), np.float16) if plans.num_classes > 1 else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -190,6 +191,17 @@ class InferencePlan(_Strict):
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
     roi_batch_size: PositiveInt = 16
+    calibration: tuple[tuple[Fraction, Fraction], ...] = Field(
+        default=(),
+        description="from score to the observed share of true lesions, joined by straight lines; empty: none",
+    )
+
+    @model_validator(mode="after")
+    def _calibration_keeps_the_order(self) -> InferencePlan:
+        for axis in zip(*self.calibration, strict=True):
+            if len(axis) < 2 or any(after <= before for before, after in pairwise(axis)):
+                raise ValueError("the points of the calibration must be two or more and ascend in both coordinates")
+        return self
 
 
 class RecallBound(_Strict):

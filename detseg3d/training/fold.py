@@ -19,6 +19,7 @@ from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.validation import outline_true_boxes
 
 __all__ = ["FoldPaths", "apply_overrides", "load_fold", "run_fold", "validate_fold"]
 
@@ -173,14 +174,27 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     if not chosen:
         return {}
     folder = paths.fold(name) / "validation"
-    predictor = Predictor.from_model_folder(paths.results, [name], device=str(options.device))
+    # The plan's thresholds: an operating point was chosen on just these cases.
+    predictor = Predictor.from_model_folder(
+        paths.results, [name], device=str(options.device), use_operating_point=False
+    )
     failures = predictor.predict_files(
-        chosen, folder, ending=raw.file_ending, npy_spacing=raw.npy_spacing, progress=options.progress
+        chosen,
+        folder,
+        ending=raw.file_ending,
+        npy_spacing=raw.npy_spacing,
+        save_candidates=True,
+        progress=options.progress,
     )
     result = evaluate_folders(
         paths.raw / "labelsTr", folder, cases=[case.case_id for case in chosen], progress=options.progress
     )
     write_json(result, folder / "summary.json")
+    store = CaseStore(paths.preprocessed / "cases")
+    write_json(
+        outline_true_boxes(predictor, store, [case.case_id for case in chosen if case.case_id not in failures]),
+        folder / "true_boxes.json",
+    )
     if failures:
         raise DetSeg3DError(f"{len(failures)} validation case(s) failed: " + ", ".join(sorted(failures)), file=folder)
     return result

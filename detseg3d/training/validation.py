@@ -12,16 +12,18 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.evaluation.lesions import evaluate_case, summarize
+from detseg3d.evaluation.matching import overlap_table
 from detseg3d.execution.device import autocast
+from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.decode import Detections
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merge import merge_rois
 from detseg3d.models.roi_sampling import match_proposals
 from detseg3d.models.targets import volume_targets
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import Plans, preprocessing_hash
 
-__all__ = ["ValidationResult", "stage1_hits", "validate"]
+__all__ = ["ValidationResult", "outline_true_boxes", "stage1_hits", "validate"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,50 @@ def validate(
     return ValidationResult(
         pooled["f1"], pooled["recall"], pooled["precision"], dice, hits / lesions if lesions else 1.0
     )
+
+
+def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Dice of every lesion when Stage 2 is given its true box: what Stage 2 does by itself.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    store : CaseStore
+        With the cases; lesions are compared on the plan's fine grid.
+    case_ids : sequence of str
+        Those that are not in the store are left out.
+
+    Returns
+    -------
+    list of dict
+        ``case``, ``lesion`` (id), ``voxels`` and ``dice`` of each lesion.
+    """
+    rows: list[dict[str, Any]] = []
+    for case_id in case_ids:
+        if not store.is_complete(case_id, preprocessing_hash(predictor.plans)):
+            logger.warning("%s is not preprocessed with these plans; it has no figures for true boxes", case_id)
+            continue
+        stored = store.open(case_id)
+        assert stored.instances is not None, "training cases have labels"
+        instances = np.asarray(stored.instances[:])
+        classes = _classes(store.properties(case_id)["lesions"])
+        targets = volume_targets(instances, classes)
+        if len(targets.ids) == 0:
+            continue
+        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32))
+        found = Detections(targets.boxes.astype(np.float32), np.ones(len(targets.ids), np.float32), targets.classes)
+        predictions = [p._replace(score=1.0) for p in predictor.segment_boxes(image, found)]
+        merged = merge_rois(found, predictions, instances.shape, predictor.plans)
+        # By candidate, not by overlap: each box is asked for its own lesion.
+        number_of = {lesion.candidate: lesion.id for lesion in merged.lesions}
+        table = overlap_table(instances.astype(np.int64), merged.instances.astype(np.int64))
+        pairs = zip(table.truth_index.tolist(), table.prediction_index.tolist(), table.dice.tolist(), strict=True)
+        dice = {(int(table.truth.ids[t]), int(table.prediction.ids[p])): value for t, p, value in pairs}
+        voxels = dict(zip(table.truth.ids.tolist(), table.truth.voxels.tolist(), strict=True))
+        for index, number in enumerate(targets.ids.tolist()):
+            value = dice.get((number, number_of.get(index, -1)), 0.0)
+            rows.append({"case": case_id, "lesion": number, "voxels": voxels[number], "dice": value})
+    return rows
 
 
 def _classes(lesions: Sequence[dict[str, Any]]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,86 @@
+"""``detseg3d_consolidate``: pool the folds, calibrate the scores, choose the operating point, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg3d.cli.common import (
+    add_processes_flag,
+    add_root_flags,
+    create_parser,
+    fraction,
+    positive_float,
+    run_command,
+)
+
+__all__ = ["build_parser", "main"]
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Pool the validation predictions of the trained folds, each case as the fold predicted it that did
+not see it. Calibrates the lesion scores, chooses the thresholds that detseg3d_predict uses from
+then on (operating_point.json beside the folds), says at which stage lesions are lost, and writes
+the cross-validation report. The networks are not run again.
+
+Without a target the thresholds are those of the highest lesion F1 (any overlap, pooled over all
+lesions). Lesions are left out for their size only where that pays, and then it is said.
+
+Writes RESULTS/DatasetXXX_Name/cross_validation: the masks, boxes and lesions.csv at the chosen
+thresholds, metrics.json, consolidation.json and report.html."""
+
+EXAMPLE = """\
+detseg3d_consolidate 101
+detseg3d_consolidate 101 -f 0 1 2 --target_fp 2
+detseg3d_predict -i scans -o masks -d 101        (uses what was chosen)"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_consolidate``."""
+    parser = create_parser("detseg3d_consolidate", DESCRIPTION, EXAMPLE)
+    parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
+    parser.add_argument(
+        "-f", "--folds", nargs="+", default=["0", "1", "2", "3", "4"], metavar="F", help="default: 0 1 2 3 4"
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--target_recall", type=fraction, metavar="R", help="highest precision at this lesion recall or more"
+    )
+    target.add_argument(
+        "--target_fp", type=positive_float, metavar="N", help="highest recall at N false positives per scan or fewer"
+    )
+    add_processes_flag(parser)
+    add_root_flags(parser, "raw", "results")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detseg3d.evaluation.table import format_evaluation
+    from detseg3d.inference.consolidate import consolidate
+    from detseg3d.inference.crossval_report import format_consolidation, report_consolidation
+    from detseg3d.inference.sweep import Objective
+    from detseg3d.io.paths import raw_root, resolve_dataset, results_root
+
+    model: Path = resolve_dataset(results_root(options.results), options.dataset)
+    raw = resolve_dataset(raw_root(options.raw), model.name)
+    objective = Objective(options.target_recall, options.target_fp)
+    progress = not options.no_progress
+    done = consolidate(raw, model, options.folds, objective, options.num_processes, progress)
+    result = report_consolidation(done, raw, options.num_processes, progress)
+    print(format_evaluation(result))
+    print()
+    print(format_consolidation(done.report))
+    print(f"wrote {model / 'operating_point.json'} and {done.predictions}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

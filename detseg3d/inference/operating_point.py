@@ -1,0 +1,154 @@
+"""The operating point of a model: thresholds and calibration that cross-validation chose, stored beside its folds."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import read_json, write_json
+from detseg3d.planning.plans import InferencePlan, Plans
+
+__all__ = [
+    "OperatingPoint",
+    "apply_operating_point",
+    "load_operating_point",
+    "operating_point_path",
+    "save_operating_point",
+    "weights_digest",
+]
+
+logger = logging.getLogger(__name__)
+
+_FIELDS = frozenset(
+    {
+        "det_threshold",
+        "score_threshold",
+        "mask_threshold",
+        "suppression_distance",
+        "suppression_iou",
+        "minimum_volume_mm3",
+        "calibration",
+    }
+)
+
+
+class OperatingPoint(BaseModel):
+    """What ``detseg3d_consolidate`` found.
+
+    Attributes
+    ----------
+    inference : InferencePlan
+        Thresholds, suppression, smallest volume and calibration; its other fields are not used.
+    objective : str
+        What the thresholds were chosen for, in words.
+    weights : dict of str to str
+        SHA-256 of the weights of each fold they were chosen with.
+    figures : dict
+        Pooled cross-validation figures at these thresholds and at the plan's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    inference: InferencePlan
+    objective: str
+    weights: Mapping[str, str]
+    figures: Mapping[str, Any] = {}
+
+    def changes(self) -> dict[str, Any]:
+        """What it changes in the inference section of the plans."""
+        return self.inference.model_dump(include=set(_FIELDS))
+
+
+def operating_point_path(model_folder: str | Path) -> Path:
+    """``operating_point.json`` of a model's folder, the one that holds its folds."""
+    return Path(model_folder) / "operating_point.json"
+
+
+def weights_digest(file: str | Path) -> str:
+    """SHA-256 of a weights file, hexadecimal."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
+
+
+def _digest(handle: Iterable[bytes]) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    for block in handle:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def save_operating_point(point: OperatingPoint, model_folder: str | Path) -> Path:
+    """Write the operating point of a model; ``detseg3d_predict`` uses it from then on."""
+    path = operating_point_path(model_folder)
+    write_json(point.model_dump(mode="json"), path)
+    return path
+
+
+def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
+    """The operating point of a model, ``None`` if none was chosen.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is damaged.
+    """
+    path = operating_point_path(model_folder)
+    if not path.is_file():
+        return None
+    try:
+        return OperatingPoint.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DetSeg3DError(
+            f"the operating point has {error.error_count()} problem(s)",
+            file=path,
+            value=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+            remedy="run detseg3d_consolidate again, or delete the file to use the plan's thresholds",
+        ) from error
+
+
+def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str, Path]) -> Plans:
+    """The plans with the model's operating point, if it has one that belongs to these weights.
+
+    Parameters
+    ----------
+    plans : Plans
+    model_folder : Path
+    weights : mapping of str to Path
+        Weights file of each fold that is used, by the name of its folder.
+    """
+    point = load_operating_point(model_folder)
+    if point is None:
+        return plans
+    changed = [
+        fold for fold, file in weights.items() if fold in point.weights and weights_digest(file) != point.weights[fold]
+    ]
+    if changed:
+        logger.warning(
+            "%s was chosen with other weights of %s and is not used; run detseg3d_consolidate again",
+            operating_point_path(model_folder).name,
+            ", ".join(changed),
+        )
+        return plans
+    logger.info("operating point of the cross-validation: %s", describe(point.inference))
+    return plans.evolve(inference=point.changes())
+
+
+def describe(inference: InferencePlan) -> str:
+    """The thresholds in one line."""
+    parts = [
+        f"score {inference.score_threshold:.3f}",
+        f"detection {inference.det_threshold:g}",
+        f"mask {inference.mask_threshold:g}",
+        f"suppression {inference.suppression_distance:g} sizes or IoU {inference.suppression_iou:g}",
+    ]
+    if inference.minimum_volume_mm3:
+        parts.append(f"lesions under {inference.minimum_volume_mm3:g} mm³ left out")
+    return ", ".join(parts)
