@@ -54,6 +54,22 @@ def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or 0) - function.lineno + 1 - documentation
 
 
+TEXT_CALLS = {"read_text", "write_text"}
+
+
+@pytest.mark.parametrize("folder", ["detseg3d", "tests", "benchmarks"])
+def test_text_files_never_depend_on_the_locale(folder: str) -> None:
+    """A case named ``Fall é`` must be readable by a user whose locale is C."""
+    careless = []
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr in TEXT_CALLS and not any(keyword.arg == "encoding" for keyword in node.keywords):
+                careless.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert careless == []
+
+
 def test_environment_variables_are_read_in_one_place() -> None:
     readers = [path for path in MODULES if _reads_environment(ast.parse(path.read_text(encoding="utf-8")))]
     assert [str(path.relative_to(ROOT)) for path in readers] == ["detseg3d/io/paths.py"]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import as_boxes, box_centers
-from detseg3d.core.boxes import box_iou as pairwise_iou
+from detseg3d.core.boxes import as_boxes, box_centers, iou_matrix
 from detseg3d.evaluation.froc import ScoredCase, match_scored
 
 __all__ = ["scored_case_from_boxes"]
@@ -48,7 +47,7 @@ def scored_case_from_boxes(
     values = np.asarray(scores, np.float64)
     same = np.asarray(truth_classes, np.int64)[:, None] == np.asarray(classes, np.int64)[None]
     if minimum_iou is not None:
-        quality = pairwise_iou(truth, found)
+        quality = iou_matrix(truth, found)
         allowed = same & (quality >= minimum_iou)
     else:
         center = box_centers(found)[None]

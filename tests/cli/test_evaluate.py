@@ -24,12 +24,12 @@ def test_it_prints_a_table_and_writes_json(
 ) -> None:
     assert main([*folders, "-o", str(tmp_path / "out" / "metrics.json")]) == 0
     assert "| all |     1 |       1 | 1.000 |" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["summary"]["dice"]["mean"] == 1.0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["summary"]["dice"]["mean"] == 1.0
 
 
 def test_the_spacing_of_arrays_can_be_given(folders: list[str], tmp_path: Path) -> None:
     main([*folders, "--npy_spacing", "3", "1", "1", "-o", str(tmp_path / "metrics.json")])
-    assert json.loads((tmp_path / "metrics.json").read_text())["lesions"][0]["volume_mm3"] == 24.0
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["lesions"][0]["volume_mm3"] == 24.0
 
 
 def test_a_missing_case_is_named_and_the_exit_code_says_so(
@@ -46,7 +46,7 @@ def test_instances_reads_both_sides_as_instance_maps(folders: list[str], tmp_pat
     two[1:3, 1:3, 1], two[1:3, 1:3, 2] = 1, 2
     np.save(tmp_path / "truth" / "case.npy", two)
     assert main([*folders, "--instances", "-o", str(tmp_path / "metrics.json")]) == 0
-    figures = json.loads((tmp_path / "metrics.json").read_text())["summary"]["lesions"]
+    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]["lesions"]
     assert (figures["any"]["truth"], figures["any"]["predictions"]) == (2, 1)
     assert (figures["any"]["found"], figures["iou_0.5"]["found"]) == (2, 1)
 

@@ -36,7 +36,7 @@ def test_worker_processes_give_the_same(tmp_path: Path) -> None:
     assert main(f"-d 1 --raw {tmp_path}/raw --preprocessed {tmp_path}/other -np 2".split()) == 0
     here, there = (tmp_path / root / "Dataset001_Test" for root in ("pp", "other"))
     for name in ("plans.json", "dataset_fingerprint.json", "cases/case0.json", "cases/case1.json"):
-        assert (here / name).read_text() == (there / name).read_text()
+        assert (here / name).read_text(encoding="utf-8") == (there / name).read_text(encoding="utf-8")
 
 
 def test_plan_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

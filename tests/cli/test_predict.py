@@ -53,7 +53,7 @@ def test_arrays_give_arrays(tiny_model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "in" / "a.npy", make_scan(200)[0][::2])
     assert run(tiny_model, tmp_path / "in", tmp_path / "out", "--npy_spacing", "2", "1", "1") == 0
     assert np.load(tmp_path / "out" / "a.npy").shape == (15, 36, 33)
-    assert json.loads((tmp_path / "out" / "rois" / "a.json").read_text())["spacing"] == [2.0, 1.0, 1.0]
+    assert json.loads((tmp_path / "out" / "rois" / "a.json").read_text(encoding="utf-8"))["spacing"] == [2.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("parts", [2, 3])
@@ -103,18 +103,18 @@ def test_a_case_that_fails_shows_in_the_exit_code(
 
 def test_going_on_keeps_what_is_there(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans / "a.mha", tmp_path)
-    marked = json.loads((tmp_path / "rois" / "a.json").read_text()) | {"mark": 1}
-    (tmp_path / "rois" / "a.json").write_text(json.dumps(marked))
+    marked = json.loads((tmp_path / "rois" / "a.json").read_text(encoding="utf-8")) | {"mark": 1}
+    (tmp_path / "rois" / "a.json").write_text(json.dumps(marked), encoding="utf-8")
     assert run(tiny_model, scans, tmp_path, "--continue_prediction") == 0
-    assert "mark" in json.loads((tmp_path / "rois" / "a.json").read_text())
+    assert "mark" in json.loads((tmp_path / "rois" / "a.json").read_text(encoding="utf-8"))
     assert (tmp_path / "rois" / "e.json").exists()
 
 
 def test_overwriting_is_the_default(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans / "a.mha", tmp_path)
-    (tmp_path / "rois" / "a.json").write_text("{}")
+    (tmp_path / "rois" / "a.json").write_text("{}", encoding="utf-8")
     assert run(tiny_model, scans / "a.mha", tmp_path) == 0
-    assert json.loads((tmp_path / "rois" / "a.json").read_text())["case_id"] == "a"
+    assert json.loads((tmp_path / "rois" / "a.json").read_text(encoding="utf-8"))["case_id"] == "a"
 
 
 def test_probabilities_are_written_on_request(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_probabilities_are_written_on_request(tiny_model: Path, scans: Path, tmp
 
 def test_thresholds_reach_the_prediction(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans / "a.mha", tmp_path / "all", "--det_threshold", "0.01", "--score_threshold", "1")
-    record = json.loads((tmp_path / "all" / "rois" / "a.json").read_text())
+    record = json.loads((tmp_path / "all" / "rois" / "a.json").read_text(encoding="utf-8"))
     assert record["lesions"] == [] and record["candidates"]
 
 

@@ -73,8 +73,10 @@ def test_the_fold_is_complete(trained: Path) -> None:
 def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None:
     names = {str(path.relative_to(trained / "validation")) for path in (trained / "validation").rglob("*.*")}
     cases = {f"{folder}{case}" for case in ("case0.mha", "case3.mha") for folder in ("", "instances/")}
-    assert names == cases | {"rois/case0.json", "rois/case3.json", "lesions.csv", "summary.json"}
-    summary = json.loads((trained / "validation" / "summary.json").read_text())
+    for case in ("case0", "case3"):
+        cases |= {f"rois/{case}.json", f"candidates/{case}.npz"}
+    assert names == cases | {"true_boxes.json", "lesions.csv", "summary.json"}
+    summary = json.loads((trained / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
 
 
@@ -87,11 +89,11 @@ def results(trained: Path, tmp_path: Path) -> Path:
 
 def test_validation_can_be_repeated_alone(prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fold = results / "Dataset001_Tiny" / "fold_0"
-    before = (fold / "validation" / "summary.json").read_text()
+    before = (fold / "validation" / "summary.json").read_text(encoding="utf-8")
     log = (fold / "training_log.jsonl").read_bytes()
     shutil.rmtree(fold / "validation")
     assert run(prepared, "--val", results=results) == 0
-    after = (fold / "validation" / "summary.json").read_text()
+    after = (fold / "validation" / "summary.json").read_text(encoding="utf-8")
     assert json.loads(after)["summary"] == json.loads(before)["summary"]
     assert (fold / "training_log.jsonl").read_bytes() == log
     assert f"wrote {fold}" in capsys.readouterr().out
@@ -127,7 +129,7 @@ def test_pretrained_weights_that_are_not_there_are_named(
 def test_the_fold_all_trains_on_every_case(prepared: Path, tmp_path: Path) -> None:
     assert run(prepared, "--epochs=1", "--whole_volume", fold="all", results=tmp_path) == 0
     fold = tmp_path / "Dataset001_Tiny" / "fold_all"
-    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    summary = json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert len(summary["cases"]) == 4
     assert [phase.window for phase in load_plans(fold / "plans.json").training.curriculum] == [None]
 
@@ -151,7 +153,9 @@ def test_healthy_cases_alone_train(prepared: Path, tmp_path: Path) -> None:
     write_json(splits, tmp_path / "preprocessed" / "Dataset001_Tiny" / "splits_final.json")
     assert run(tmp_path, "--epochs=1") == 0
     validation = tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "validation"
-    assert json.loads((validation / "summary.json").read_text())["summary"]["lesions"]["any"]["truth"] == 0
+    assert (
+        json.loads((validation / "summary.json").read_text(encoding="utf-8"))["summary"]["lesions"]["any"]["truth"] == 0
+    )
 
 
 def test_a_fold_that_is_not_there_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +196,7 @@ def test_two_processes_train_one_model(prepared: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("wrote ") == 1
     fold = tmp_path / "Dataset001_Tiny" / "fold_0"
-    records = [json.loads(line) for line in (fold / "training_log.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (fold / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["epoch"] for record in records if record["kind"] == "epoch"] == [1, 2]
     assert (fold / "model_final.safetensors").is_file()
     assert (fold / "validation" / "summary.json").is_file()

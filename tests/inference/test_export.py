@@ -166,7 +166,7 @@ def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Pa
 
 def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
-    (tmp_path / "rois" / ".1234.partial.b.json").write_text("{")
+    (tmp_path / "rois" / ".1234.partial.b.json").write_text("{", encoding="utf-8")
     write_lesion_table(tmp_path)
     assert len(read_table(tmp_path)) == 2
 
@@ -174,6 +174,6 @@ def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: 
 def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> None:
     tmp_path.joinpath("rois").mkdir()
     write_lesion_table(tmp_path)
-    assert (tmp_path / "lesions.csv").read_text().splitlines() == [
+    assert (tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines() == [
         "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm"
     ]

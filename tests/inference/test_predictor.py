@@ -13,6 +13,7 @@ import SimpleITK
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference import predictor as predictor_module
+from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.images import read_image
@@ -366,7 +367,7 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
     """Against SimpleITK: the voxels of each lesion, taken to the world, fill the box that is written."""
     image = SimpleITK.ReadImage(str(written / "out" / "instances" / "sick.mha"))
     instances = SimpleITK.GetArrayFromImage(image)
-    record = json.loads((written / "out" / "rois" / "sick.json").read_text())
+    record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
     assert record["lesions"] and len(record["lesions"]) == instances.max()
     for lesion in record["lesions"]:
         voxels = np.argwhere(instances == lesion["id"])
@@ -379,7 +380,7 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
 
 
 def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
-    record = json.loads((written / "out" / "rois" / "sick.json").read_text())
+    record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
     assert set(record) == {"case_id", "spacing", "shape", "lesions", "candidates"}
     place = {"box", "box_world", "center", "center_world"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place
@@ -388,15 +389,15 @@ def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
 
 
 def test_a_healthy_scan_has_all_its_files(written: Path) -> None:
-    record = json.loads((written / "out" / "rois" / "healthy.json").read_text())
+    record = json.loads((written / "out" / "rois" / "healthy.json").read_text(encoding="utf-8"))
     assert record["lesions"] == []
     assert not read_image(written / "out" / "healthy.mha")[0].any()
     assert not read_image(written / "out" / "instances" / "healthy.mha")[0].any()
 
 
 def test_the_table_lists_the_lesions_of_the_folder(written: Path) -> None:
-    lines = (written / "out" / "lesions.csv").read_text().splitlines()
-    record = json.loads((written / "out" / "rois" / "sick.json").read_text())
+    lines = (written / "out" / "lesions.csv").read_text(encoding="utf-8").splitlines()
+    record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
     assert len(lines) == 1 + len(record["lesions"])
     assert all(line.startswith("sick,") for line in lines[1:])
 
@@ -421,14 +422,14 @@ def test_a_case_that_fails_is_reported_and_the_others_are_written(
 def test_an_error_that_nobody_foresaw_does_not_stop_the_others(
     predictor: Predictor, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    original = predictor.predict_case
+    original = predictor.find_candidates
 
-    def fail_once(images: Any, geometry: Any, keep: bool = False) -> CasePrediction:
+    def fail_once(images: Any, geometry: Any, loose: bool = False) -> Candidates:
         if geometry.spacing[0] != 1.1:
             raise error
-        return original(images, geometry, keep)
+        return original(images, geometry, loose)
 
-    monkeypatch.setattr(predictor, "predict_case", fail_once)
+    monkeypatch.setattr(predictor, "find_candidates", fail_once)
     assert predict(predictor, written / "in", tmp_path) == {"healthy": f"{type(error).__name__}: {error}"}
     assert (tmp_path / "sick.mha").exists()
 
@@ -436,13 +437,13 @@ def test_an_error_that_nobody_foresaw_does_not_stop_the_others(
 @pytest.fixture
 def counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many scans were predicted."""
-    original, calls = predictor.predict_case, []
+    original, calls = predictor.find_candidates, []
 
-    def count(*arguments: Any) -> CasePrediction:
+    def count(*arguments: Any, **options: Any) -> Candidates:
         calls.append(None)
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(predictor, "predict_case", count)
+    monkeypatch.setattr(predictor, "find_candidates", count)
     return lambda: len(calls)
 
 
@@ -489,7 +490,7 @@ def test_a_single_file_is_taken_whatever_lies_beside_it(predictor: Predictor, tm
 
 
 def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=r"notes\.txt"):
         predictor.list_inputs(tmp_path / "notes.txt")
 

@@ -42,12 +42,12 @@ class Pipeline:
         assert predict.main([*source, *self.folders("results"), *flags]) == 0
         folders = ["-gt", str(self.raw / "labelsTs"), "-pred", str(self.predictions)]
         assert evaluate.main([*folders, "-o", str(self.root / "metrics.json")]) == 0
-        self.metrics = json.loads((self.root / "metrics.json").read_text())
+        self.metrics = json.loads((self.root / "metrics.json").read_text(encoding="utf-8"))
         self.cases = sorted(path.name.removesuffix(ending) for path in (self.raw / "labelsTs").iterdir())
         return self
 
     def record(self, case_id: str) -> Any:
-        return json.loads((self.predictions / "rois" / f"{case_id}.json").read_text())
+        return json.loads((self.predictions / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
 
 
 def write_data(
@@ -130,7 +130,7 @@ def test_results_lie_where_the_scans_lie(on_example: Pipeline) -> None:
 
 
 def test_the_lesion_table_agrees_with_the_records(on_example: Pipeline) -> None:
-    with (on_example.predictions / "lesions.csv").open(newline="") as handle:
+    with (on_example.predictions / "lesions.csv").open(newline="", encoding="utf-8") as handle:
         rows = [(row["case"], int(row["id"]), int(row["voxels"])) for row in csv.DictReader(handle)]
     expected = [
         (case_id, lesion["id"], lesion["voxels"])
@@ -146,8 +146,10 @@ def test_every_scan_is_evaluated(on_example: Pipeline) -> None:
 
 
 def test_the_held_out_cases_of_the_fold_are_evaluated(on_example: Pipeline) -> None:
-    summary = json.loads((on_example.model / "fold_0" / "validation" / "summary.json").read_text())
-    splits = json.loads((on_example.root / "preprocessed" / on_example.raw.name / "splits_final.json").read_text())
+    summary = json.loads((on_example.model / "fold_0" / "validation" / "summary.json").read_text(encoding="utf-8"))
+    splits = json.loads(
+        (on_example.root / "preprocessed" / on_example.raw.name / "splits_final.json").read_text(encoding="utf-8")
+    )
     assert [case["case_id"] for case in summary["cases"]] == splits[0]["val"]
 
 

@@ -27,7 +27,7 @@ def test_plans_come_back_from_disk(tmp_path: Path, tiny_plans: Plans) -> None:
 
 def test_plans_are_written_for_people(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
-    text = (tmp_path / "plans.json").read_text()
+    text = (tmp_path / "plans.json").read_text(encoding="utf-8")
     assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 1
 
 
@@ -38,7 +38,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_errors_name_the_file(tmp_path: Path, plans_data: dict[str, Any]) -> None:
     path = tmp_path / "plans.json"
-    path.write_text(json.dumps({**plans_data, "oops": 1}))
+    path.write_text(json.dumps({**plans_data, "oops": 1}), encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=r"1 problem\(s\)(.|\n)*file: .*plans\.json"):
         load_plans(path)
 

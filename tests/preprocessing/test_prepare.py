@@ -46,7 +46,9 @@ def test_changed_files_are_measured_again(tmp_path: Path) -> None:
     prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     write_volume(make_scan(1, lesions=4)[1], folder / "labelsTr" / "case1.nii.gz")
     prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
-    fingerprint = json.loads((tmp_path / "pp" / "Dataset001_Test" / "dataset_fingerprint.json").read_text())
+    fingerprint = json.loads(
+        (tmp_path / "pp" / "Dataset001_Test" / "dataset_fingerprint.json").read_text(encoding="utf-8")
+    )
     assert fingerprint["summary"]["lesions"] == 14
 
 
@@ -75,7 +77,7 @@ def test_own_splits_are_kept_until_others_are_asked_for(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     own = [{"train": ["case0", "case1"], "val": ["case2", "case3"]}]
-    (prepared.folder / "splits_final.json").write_text(json.dumps(own))
+    (prepared.folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
     assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == own
     assert len(prepare_dataset(folder, tmp_path / "pp", replace(PLAN_ONLY, seed=1)).splits) == 4
 
@@ -83,7 +85,9 @@ def test_own_splits_are_kept_until_others_are_asked_for(tmp_path: Path) -> None:
 def test_splits_with_cases_that_are_gone_are_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
-    (prepared.folder / "splits_final.json").write_text('[{"train": ["case0", "old"], "val": ["case2"]}]')
+    (prepared.folder / "splits_final.json").write_text(
+        '[{"train": ["case0", "old"], "val": ["case2"]}]', encoding="utf-8"
+    )
     with caplog.at_level(logging.WARNING):
         assert len(prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits) == 4
     assert "names cases that are gone: ['old']" in caplog.text
@@ -92,7 +96,7 @@ def test_splits_with_cases_that_are_gone_are_replaced(tmp_path: Path, caplog: py
 def test_damaged_splits_are_an_error_not_replaced(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
-    (prepared.folder / "splits_final.json").write_text('[{"training": []}]')
+    (prepared.folder / "splits_final.json").write_text('[{"training": []}]', encoding="utf-8")
     with pytest.raises(DetSeg3DError, match="splits cannot be understood"):
         prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
 
@@ -107,9 +111,9 @@ def test_edited_plans_are_kept_on_request(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     file = prepared.folder / "plans.json"
-    data = json.loads(file.read_text())
+    data = json.loads(file.read_text(encoding="utf-8"))
     data["fine_spacing"] = data["detection_spacing"] = [2, 2, 2]
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(data), encoding="utf-8")
     assert prepare_dataset(folder, tmp_path / "pp", replace(QUIET, keep_plans=True)).plans.fine_spacing == (2, 2, 2)
     assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).plans.fine_spacing == (1, 1, 1)
 
@@ -125,10 +129,10 @@ def test_kept_plans_of_other_classes_are_refused(tmp_path: Path) -> None:
 def test_clean_starts_anew_but_spares_other_files(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", QUIET)
-    (prepared.folder / "notes.txt").write_text("mine")
+    (prepared.folder / "notes.txt").write_text("mine", encoding="utf-8")
     again = prepare_dataset(folder, tmp_path / "pp", replace(QUIET, clean=True))
     assert len(again.preprocessed) == 4
-    assert (prepared.folder / "notes.txt").read_text() == "mine"
+    assert (prepared.folder / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_instance_maps_by_option(tmp_path: Path) -> None:
@@ -138,9 +142,9 @@ def test_instance_maps_by_option(tmp_path: Path) -> None:
     write_volume(label, folder / "labelsTr" / "case1.nii.gz")
     prepared = prepare_dataset(folder, tmp_path / "pp", replace(QUIET, instances=True))
     assert prepared.plans.instances
-    record = json.loads((prepared.folder / "cases" / "case1.json").read_text())
+    record = json.loads((prepared.folder / "cases" / "case1.json").read_text(encoding="utf-8"))
     assert len(record["lesions"]) == 2
-    assert json.loads((prepared.folder / "dataset.json").read_text())["instances"] is True
+    assert json.loads((prepared.folder / "dataset.json").read_text(encoding="utf-8"))["instances"] is True
 
 
 def test_a_set_without_any_lesion_is_prepared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ def validation(number: int, f1: float | None) -> dict[str, Any]:
 
 
 def write(records: list[dict[str, Any]], path: Path, tail: str = "") -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail, encoding="utf-8")
     return path
 
 

@@ -25,7 +25,7 @@ def test_records_are_lines_of_json(tmp_path: Path) -> None:
     log = TrainingLog(path, None)
     log.append("epoch", step=4, losses={"size": 0.5})
     log.append("validation", step=4, f1=1.0)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
         {"kind": "epoch", "step": 4, "losses": {"size": 0.5}},
         {"kind": "validation", "step": 4, "f1": 1.0},
     ]

@@ -35,9 +35,9 @@ def torchrun(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "script.py").write_text(SCRIPT)
+    (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     torchrun(str(folder / "script.py"), str(folder))
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 def test_each_process_knows_its_number(results: list[list[object]]) -> None:

@@ -51,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, plans: Plans) -> CaseStore:
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these trainings; it has its own tests."""
-    monkeypatch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture"))
+    monkeypatch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
 
 
 def make_options(**settings: Any) -> TrainingOptions:
@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, plans: Plans, store: CaseS
     """A training that nothing interrupted."""
     folder = tmp_path_factory.mktemp("trained") / "fold_0"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture"))
+        patch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
         train(plans, store, folder)
     return folder
 
@@ -233,7 +233,7 @@ trainer.train_fold(
 def test_a_killed_training_resumes_to_the_same_weights(
     trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
 ) -> None:
-    (tmp_path / "plans.json").write_text(plans.model_dump_json())
+    (tmp_path / "plans.json").write_text(plans.model_dump_json(), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(store.folder)]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True)
@@ -295,7 +295,7 @@ def test_the_best_model_has_the_highest_f1(
 
 
 def test_without_validation_cases_the_final_model_is_the_best(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    (tmp_path / "model_best.safetensors").write_text("of an earlier training")
+    (tmp_path / "model_best.safetensors").write_text("of an earlier training", encoding="utf-8")
     train_fold(plans, store, TRAIN, (), tmp_path, make_options())
     best, final = ((tmp_path / f"model_{name}.safetensors").read_bytes() for name in ("best", "final"))
     assert best == final
