@@ -23,6 +23,7 @@ __all__ = [
     "add_root_flags",
     "create_parser",
     "fraction",
+    "non_negative_float",
     "non_negative_int",
     "positive_float",
     "positive_int",
@@ -136,6 +137,14 @@ def positive_float(text: str) -> float:
     value = _parse(float, text, "a number")
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """Argument type: a finite number, 0 or more."""
+    value = _parse(float, text, "a number")
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
     return value
 
 

@@ -1,28 +1,39 @@
-"""``detseg3d_evaluate``: compare a folder of predictions with the truth."""
+"""``detseg3d_evaluate``: compare folders of predictions with the truth."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from detseg3d.cli.common import (
     EXIT_FAILURE,
     EXIT_SUCCESS,
     add_processes_flag,
     create_parser,
+    fraction,
+    non_negative_float,
+    non_negative_int,
     positive_float,
     run_command,
 )
+from detseg3d.core.errors import DetSeg3DError
+
+if TYPE_CHECKING:
+    from detseg3d.evaluation.evaluate import EvaluationOptions
+    from detseg3d.evaluation.labels import LabelFormat
 
 __all__ = ["build_parser", "main"]
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Compare a folder of predicted masks with a folder of labels, whoever made the predictions. Prints
-a table and writes every figure, case and lesion as JSON.
+Compare predicted masks with labels, whoever made the predictions. Prints the figures, and writes
+metrics.json (everything), metrics.csv (a row per case), lesions.csv (a row per lesion) and
+metrics.md, all in the labels' own geometry.
 
 Lesions of a mask are its connected components (26 neighbours), class by class. If the folder of
 predictions has a subfolder `instances`, as detseg3d_predict writes it, lesions come from there,
@@ -31,14 +42,26 @@ folder of labels or in that of the predictions; without one, each value but 0 is
 
 A lesion is found if a prediction overlaps it in at least one voxel; a prediction that overlaps no
 lesion is a false positive. Figures at IoU >= 0.1 and >= 0.5 match lesions and predictions one to
-one. A case without lesions in truth and prediction has Dice 1 and is counted apart.
+one. A case without lesions in truth and prediction has Dice 1 and is counted apart. Predictions
+with scores also get FROC curves and average precision. Intervals are a bootstrap over patients
+(`patients` in dataset.json, else cases). Definitions and sources: docs/metrics.md.
+
+Give -pred more than once to compare systems: each difference comes with its paired interval.
+
+Systems without lesions: --probabilities reads a probability map per case (nnU-Net's CASE.npz, or
+images of one class) and makes lesions with scores; --sweep also looks for the best threshold,
+smallest size and score, as a fair baseline needs it. --boxes evaluates boxes instead of masks
+(a CSV, rois/CASE.json, or exported boxes of nnDetection).
 
 Cases that only one side has, or whose geometry differs, are named and left out; the exit code is
 then 1, and the figures of all others are written nevertheless."""
 
 EXAMPLE = """\
-detseg3d_evaluate -gt data/raw/Dataset999_Example/labelsTs -pred predictions -o metrics.json
-detseg3d_evaluate -gt labels -pred masks_of_another_program"""
+detseg3d_evaluate -gt data/raw/Dataset999_Example/labelsTs -pred predictions -o evaluation
+detseg3d_evaluate -gt labels -pred masks_of_another_program
+detseg3d_evaluate -gt labels -pred ours=predictions -pred nnunet=masks -o comparison
+detseg3d_evaluate -gt labels -pred probability_maps --probabilities --sweep -o baseline
+detseg3d_evaluate -gt labels -pred boxes.csv --boxes"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,21 +71,79 @@ def build_parser() -> argparse.ArgumentParser:
         "-gt", "--ground_truth", required=True, metavar="FOLDER", help="labels: CASE.nii.gz, .nii, .mha, .nrrd or .npy"
     )
     parser.add_argument(
-        "-pred", "--predictions", required=True, metavar="FOLDER", help="predictions, named like the labels"
+        "-pred",
+        "--predictions",
+        required=True,
+        action="append",
+        metavar="[NAME=]FOLDER",
+        help="predictions, named like the labels; more than once to compare systems",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write all figures as JSON")
     parser.add_argument(
+        "-o", "--output", metavar="OUT", help="folder for the results; a name that ends with .json: only that file"
+    )
+    kinds = parser.add_argument_group("what the predictions are (default: masks, or what detseg3d_predict wrote)")
+    kind = kinds.add_mutually_exclusive_group()
+    kind.add_argument(
         "--instances",
         action="store_true",
-        help="the files of both folders are instance maps: each value but 0 is one lesion",
+        help="the files of all folders are instance maps: each value but 0 is one lesion",
     )
-    parser.add_argument(
+    kind.add_argument("--probabilities", action="store_true", help="probability maps")
+    kind.add_argument("--boxes", action="store_true", help="boxes")
+    kinds.add_argument(
+        "--threshold", type=fraction, default=0.5, metavar="P", help="of probability maps (default: %(default)s)"
+    )
+    kinds.add_argument(
+        "--min_size",
+        type=non_negative_float,
+        default=0.0,
+        metavar="MM3",
+        help="leave out components of probability maps under this volume (default: %(default)s)",
+    )
+    kinds.add_argument(
+        "--score",
+        choices=("max", "mean", "p95"),
+        default="max",
+        help="score of a component: highest, mean or 95th percentile of its probability (default: %(default)s)",
+    )
+    kinds.add_argument(
+        "--sweep",
+        action="store_true",
+        help="choose threshold, smallest size and score on these cases, and say what that is worth on cases left out",
+    )
+    kinds.add_argument(
+        "--network_spacing",
+        type=positive_float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="millimetres per voxel of the boxes that nnDetection stored",
+    )
+    variants = parser.add_argument_group("variants of the metrics")
+    variants.add_argument(
+        "--nsd_tolerance", type=positive_float, default=1.0, metavar="MM", help="of the surface Dice (default: 1 mm)"
+    )
+    variants.add_argument(
+        "--lesionwise",
+        choices=("metastases", "glioma"),
+        default="metastases",
+        help="BraTS challenge whose lesion-wise Dice is computed (default: %(default)s)",
+    )
+    variants.add_argument("--no_hd95", action="store_true", help="leave out Hausdorff distances")
+    variants.add_argument(
+        "--bootstrap", type=non_negative_int, default=1000, metavar="N", help="resamples; 0: none (default: 1000)"
+    )
+    variants.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the bootstrap")
+    variants.add_argument(
         "--npy_spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
         help="millimetres per voxel of .npy files; without it, what dataset.json says, else 1 1 1",
     )
+    report = parser.add_argument_group("report")
+    report.add_argument("--report", action="store_true", help="write report.html, to be opened in a browser")
+    report.add_argument("--images", metavar="FOLDER", help="the scans, CASE_0000…, for the viewer in the report")
+    report.add_argument("--niivue", metavar="FILE", help="niivue.umd.js for the viewer, if it is not installed")
     add_processes_flag(parser)
     return parser
 
@@ -73,28 +154,149 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from detseg3d.evaluation.evaluate import evaluate_folders, read_label_format
+    systems = _systems(options.predictions)
+    if options.report and (options.boxes or options.output is None or options.output.endswith(".json")):
+        raise DetSeg3DError(
+            "the report is written for masks and into a folder", value=options.output, remedy="give -o FOLDER"
+        )
+    if options.boxes:
+        return _run_boxes(options, systems)
+    from detseg3d.evaluation.evaluate import evaluate_folders, evaluate_systems
     from detseg3d.evaluation.table import format_evaluation
-    from detseg3d.io.files import write_json
 
-    form = read_label_format(options.ground_truth, options.predictions)
+    form, how = _label_format(options, next(iter(systems.values()))), _evaluation_options(options)
+    common: dict[str, Any] = {
+        "label_format": form,
+        "num_processes": options.num_processes,
+        "progress": not options.no_progress,
+    }
+    if options.sweep:
+        how = replace(how, components=_run_sweep(options, systems, form))
+    if len(systems) == 1:
+        result = evaluate_folders(options.ground_truth, *systems.values(), options=how, **common)
+        parts = [result]
+    else:
+        result = evaluate_systems(options.ground_truth, systems, options=how, **common)
+        parts = list(result["systems"].values())
+    print(format_evaluation(result))
+    _write(options, result)
+    problems = sum(len(part["problems"]) for part in parts)
+    if problems:
+        logger.error("%d case(s) could not be evaluated; see the table", problems)
+        return EXIT_FAILURE
+    return EXIT_SUCCESS
+
+
+def _systems(predictions: Sequence[str]) -> dict[str, Path]:
+    """Names and folders; a folder without a name is called as it is."""
+    systems: dict[str, Path] = {}
+    for text in predictions:
+        name, separator, folder = text.partition("=")
+        if not separator or Path(text).exists():
+            name, folder = Path(text).absolute().name, text
+        if not name or name in systems:
+            raise DetSeg3DError(
+                "each folder of predictions needs a name of its own", value=text, remedy="give -pred NAME=FOLDER"
+            )
+        systems[name] = Path(folder)
+    return systems
+
+
+def _label_format(options: argparse.Namespace, first: Path) -> LabelFormat:
+    from detseg3d.evaluation.labels import read_label_format
+
+    form = read_label_format(options.ground_truth, first)
     if options.instances:
         single = form.classes if form.classes is not None and len(form.classes) == 1 else None
         form = replace(form, classes=single, truth_instances=True, prediction_instances=True)
     if options.npy_spacing is not None:
         form = replace(form, npy_spacing=tuple(options.npy_spacing))
-    result = evaluate_folders(
+    return form
+
+
+def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
+    from detseg3d.evaluation.evaluate import EvaluationOptions
+    from detseg3d.evaluation.figures import FigureRule
+    from detseg3d.evaluation.lesionwise import GLIOMA, METASTASES
+    from detseg3d.evaluation.probability_components import ComponentRule
+
+    rule = GLIOMA if options.lesionwise == "glioma" else METASTASES
+    maps = options.probabilities or options.sweep
+    return EvaluationOptions(
+        figures=FigureRule(options.nsd_tolerance, rule, not options.no_hd95),
+        samples=options.bootstrap,
+        seed=options.seed,
+        components=ComponentRule(options.threshold, options.min_size, options.score) if maps else None,
+    )
+
+
+def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: LabelFormat) -> Any:
+    """The rule that a sweep chooses for the only system."""
+    from detseg3d.evaluation.labels import read_patients
+    from detseg3d.evaluation.probability_components import ComponentRule
+    from detseg3d.evaluation.probability_sweep import format_sweep, sweep_probability_maps
+    from detseg3d.io.files import write_json
+
+    if len(systems) > 1:
+        raise DetSeg3DError("a sweep is for one system", value=list(systems), remedy="give one -pred with --sweep")
+    swept = sweep_probability_maps(
         options.ground_truth,
-        options.predictions,
+        *systems.values(),
         label_format=form,
+        groups=read_patients(options.ground_truth),
+        seed=options.seed,
         num_processes=options.num_processes,
         progress=not options.no_progress,
     )
-    print(format_evaluation(result))
+    print(format_sweep(swept) + "\n")
+    if options.output is not None and not options.output.endswith(".json"):
+        write_json(swept, Path(options.output) / "sweep.json")
+    chosen = swept["chosen"]
+    return ComponentRule(chosen["threshold"], chosen["minimum_volume_mm3"], chosen["score"])
+
+
+def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
+    from detseg3d.evaluation.box_evaluation import evaluate_boxes, format_box_evaluation
+    from detseg3d.evaluation.labels import read_patients
+    from detseg3d.io.files import write_json, write_text
+
+    if len(systems) > 1:
+        raise DetSeg3DError("boxes are evaluated one system at a time", value=list(systems))
+    truth = Path(options.ground_truth)
+    result = evaluate_boxes(
+        truth,
+        *systems.values(),
+        label_format=_label_format(options, *systems.values()) if truth.is_dir() else None,
+        network_spacing=options.network_spacing,
+        groups=read_patients(truth),
+        samples=options.bootstrap,
+        seed=options.seed,
+        num_processes=options.num_processes,
+        progress=not options.no_progress,
+    )
+    text = format_box_evaluation(result)
+    print(text)
     if options.output is not None:
+        file = Path(options.output)
+        write_json(result, file if file.suffix == ".json" else file / "metrics.json")
+        if file.suffix != ".json":
+            write_text(text + "\n", file / "metrics.md")
+    return EXIT_FAILURE if result["problems"] else EXIT_SUCCESS
+
+
+def _write(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    from detseg3d.evaluation.output import write_evaluation
+    from detseg3d.io.files import write_json
+
+    if options.output is None:
+        return
+    if options.output.endswith(".json"):
         write_json(result, options.output)
         logger.info("all figures are in %s", options.output)
-    if result["problems"]:
-        logger.error("%d case(s) could not be evaluated; see the table", len(result["problems"]))
-        return EXIT_FAILURE
-    return EXIT_SUCCESS
+        return
+    written = write_evaluation(result, options.output)
+    logger.info("wrote %s", ", ".join(str(path) for path in written))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

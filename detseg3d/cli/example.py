@@ -72,3 +72,7 @@ def _run(options: argparse.Namespace) -> None:
         f"  detseg3d_plan_and_preprocess -d {options.dataset_id} --raw {options.output}"
         " --preprocessed FOLDER --val_split 0.2"
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

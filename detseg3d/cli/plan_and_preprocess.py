@@ -124,3 +124,7 @@ def format_summary(prepared: PreparedDataset) -> str:
         lines.append(f"preprocessed: {len(prepared.preprocessed)} case(s)")
     lines.append(f"written to {prepared.folder}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -117,3 +117,7 @@ def _run(options: argparse.Namespace) -> None:
     if experiment.pictures:
         print(f"pictures:    {experiment.pictures[0].parent}")
     print(f"To predict other scans: detseg3d_predict -i SCANS -o OUT -m {experiment.model} -f 0")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

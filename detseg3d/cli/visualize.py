@@ -67,3 +67,7 @@ def _run(options: argparse.Namespace) -> None:
         npy_spacing=None if options.npy_spacing is None else tuple(options.npy_spacing),
     )
     logger.info("the picture is %s", options.output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

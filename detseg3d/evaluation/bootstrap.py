@@ -38,11 +38,13 @@ def bootstrap_weights(
     >>> bootstrap_weights(4, samples=2).sum(axis=1).tolist()
     [4.0, 4.0]
     """
+    if groups is not None and len(groups) != num_cases:
+        raise ValueError(f"{len(groups)} groups for {num_cases} cases")
+    if num_cases == 0:
+        return np.zeros((samples, 0))
     random = np.random.default_rng(seed)
     if groups is None:
-        return random.multinomial(num_cases, np.full(num_cases, 1 / max(num_cases, 1)), size=samples).astype(np.float64)
-    if len(groups) != num_cases:
-        raise ValueError(f"{len(groups)} groups for {num_cases} cases")
+        return random.multinomial(num_cases, np.full(num_cases, 1 / num_cases), size=samples).astype(np.float64)
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
     return drawn[:, member].astype(np.float64)

@@ -1,11 +1,12 @@
-"""Evaluate a folder of predictions, whoever made them, against a folder of labels, in the labels' own geometry."""
+"""Evaluate folders of predictions, whoever made them, against a folder of labels, in the labels' own geometry."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.case_files import common_cases, describe_problem, files_by_case, image_case
+from detseg3d.evaluation.figures import FigureRule
 from detseg3d.evaluation.labels import (
     LabelFormat,
     Lesions,
@@ -22,19 +26,56 @@ from detseg3d.evaluation.labels import (
     lesions_from_semantic,
     read_label,
     read_label_format,
+    read_patients,
     read_roi_lesions,
 )
 from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.metrics import CaseMetrics
+from detseg3d.evaluation.probability_components import ComponentRule, lesions_from_probabilities
+from detseg3d.evaluation.probability_maps import probability_files, read_probability_map
+from detseg3d.evaluation.statistics import headline_intervals, paired_comparison
 from detseg3d.evaluation.summary import summarize
 from detseg3d.execution.local import run_cases
-from detseg3d.io.images import file_ending, strip_ending
 
-__all__ = ["LabelFormat", "evaluate_case", "evaluate_folders", "read_label_format", "summarize"]
+__all__ = [
+    "EvaluationOptions",
+    "LabelFormat",
+    "evaluate_case",
+    "evaluate_folders",
+    "evaluate_systems",
+    "read_label_format",
+    "summarize",
+]
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is computed, and how.
+
+    Attributes
+    ----------
+    figures : FigureRule or None
+        Surface, lesion-wise and component-wise figures; ``None`` leaves them out.
+    samples : int
+        Bootstrap resamples of the patients; 0 gives no intervals.
+    seed : int
+        Of the bootstrap.
+    components : ComponentRule or None
+        The predictions are probability maps; this makes lesions with scores of them.
+    """
+
+    figures: FigureRule | None = field(default_factory=FigureRule)
+    samples: int = 1000
+    seed: int = 0
+    components: ComponentRule | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -48,11 +89,20 @@ class _Files:
     rois: Path | None
 
 
+@dataclass(frozen=True)
+class _System:
+    """One folder of predictions, evaluated."""
+
+    cases: list[CaseMetrics]
+    result: dict[str, Any]
+
+
 def evaluate_folders(
     truth_folder: str | Path,
     prediction_folder: str | Path,
     *,
     label_format: LabelFormat | None = None,
+    options: EvaluationOptions | None = None,
     cases: Sequence[str] | None = None,
     num_processes: int = 0,
     progress: bool = True,
@@ -66,10 +116,12 @@ def evaluate_folders(
     prediction_folder : path
         Likewise, endings may differ. With a subfolder ``instances``, as ``detseg3d_predict`` writes it, lesions come
         from the instance maps in there, classes and scores from ``rois/CASE.json``; otherwise lesions are the
-        26-connected components of each class.
+        26-connected components of each class. With ``options.components``: probability maps, see
+        :func:`~detseg3d.evaluation.probability_maps.probability_files`.
     label_format : LabelFormat, optional
         By default from the dataset.json in or above ``truth_folder`` or in ``prediction_folder``; see
-        :func:`read_label_format`.
+        :func:`read_label_format`. Its patients are drawn as a whole in the bootstrap.
+    options : EvaluationOptions, optional
     cases : sequence of str, optional
         Only these; by default all of ``truth_folder``.
     num_processes : int, optional
@@ -80,76 +132,127 @@ def evaluate_folders(
     Returns
     -------
     dict
-        Ready for JSON: ``truth_folder``, ``prediction_folder``, ``class_labels``, ``summary`` (see
-        :func:`~detseg3d.evaluation.summary.summarize`), ``cases``, ``lesions`` (a record per true and per predicted
-        lesion) and ``problems``: what could not be evaluated, as ``{"case", "problem"}``. Such cases are in no figure.
+        Ready for JSON: ``truth_folder``, ``prediction_folder``, ``class_labels``, ``options``, ``summary`` (see
+        :func:`~detseg3d.evaluation.summary.summarize`), ``intervals`` (see
+        :func:`~detseg3d.evaluation.statistics.headline_intervals`), ``cases``, ``lesions`` (a record per true and per
+        predicted lesion) and ``problems``: what could not be evaluated, as ``{"case", "problem"}``. Such cases are in
+        no figure.
 
     Raises
     ------
     DetSeg3DError
         If a folder does not exist or has no label files, or if they have no case in common.
     """
-    truth_folder, prediction_folder = Path(truth_folder), Path(prediction_folder)
+    done = _evaluate(Path(truth_folder), Path(prediction_folder), label_format, options, cases, num_processes, progress)
+    return done.result
+
+
+def evaluate_systems(
+    truth_folder: str | Path,
+    prediction_folders: Mapping[str, str | Path],
+    *,
+    label_format: LabelFormat | None = None,
+    options: EvaluationOptions | None = None,
+    num_processes: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate several folders of predictions of the same cases, and compare each with each.
+
+    Parameters
+    ----------
+    truth_folder : path
+    prediction_folders : dict of str to path
+        What the systems are called, and their predictions.
+    label_format, options, num_processes, progress : optional
+        As :func:`evaluate_folders`.
+
+    Returns
+    -------
+    dict
+        ``systems``: of each what :func:`evaluate_folders` returns. ``comparisons``: for each pair ``first``,
+        ``second``, ``cases`` (that both have) and ``figures``, see
+        :func:`~detseg3d.evaluation.statistics.paired_comparison`.
+    """
+    options = options or EvaluationOptions()
+    truth_folder = Path(truth_folder)
+    systems = {
+        name: _evaluate(truth_folder, Path(folder), label_format, options, None, num_processes, progress)
+        for name, folder in prediction_folders.items()
+    }
+    patients = read_patients(truth_folder)
+    comparisons = []
+    for first, second in combinations(systems, 2):
+        mine, other = systems[first].cases, systems[second].cases
+        comparisons.append(
+            {
+                "first": first,
+                "second": second,
+                "cases": len({case.case_id for case in mine} & {case.case_id for case in other}),
+                "figures": paired_comparison(mine, other, options.samples, options.seed, patients),
+            }
+        )
+    return {"systems": {name: done.result for name, done in systems.items()}, "comparisons": comparisons}
+
+
+def _evaluate(
+    truth_folder: Path,
+    prediction_folder: Path,
+    label_format: LabelFormat | None,
+    options: EvaluationOptions | None,
+    cases: Sequence[str] | None,
+    num_processes: int,
+    progress: bool,
+) -> _System:
+    options = options or EvaluationOptions()
     form = label_format or read_label_format(truth_folder, prediction_folder)
-    files, problems = _pair_files(truth_folder, prediction_folder, cases)
-    results = run_cases(partial(_evaluate_files, form), files, num_processes, "evaluating", progress)
+    files, problems = _pair_files(truth_folder, prediction_folder, cases, options)
+    results = run_cases(partial(_evaluate_files, form, options), files, num_processes, "evaluating", progress)
     evaluated: list[CaseMetrics] = []
-    for result in results:
-        if result.value is not None:
-            evaluated.append(result.value)
+    for case in results:
+        if case.value is not None:
+            evaluated.append(case.value)
         else:
-            known = isinstance(result.error, DetSeg3DError)
-            text = str(result.error) if known else f"{type(result.error).__name__}: {result.error}"
-            logger.debug("%s: %s", result.item.case_id, result.traceback)
-            problems.append({"case": result.item.case_id, "problem": text})
+            logger.debug("%s: %s", case.item.case_id, case.traceback)
+            problems.append(describe_problem(case.item.case_id, case.error))
     names = None if form.classes is None else list(form.classes)
     if names is None:  # the classes were found case by case
         names = sorted({name for case in evaluated for name in case.classes}, key=lambda name: (len(name), name))
-    return {
+    patients = read_patients(truth_folder)
+    groups = [patients.get(case.case_id, case.case_id) for case in evaluated]
+    result = {
         "truth_folder": str(truth_folder),
         "prediction_folder": str(prediction_folder),
         "class_labels": None if form.classes is None else dict(form.classes),
+        "options": options.to_dict(),
         "summary": summarize(evaluated, names),
+        "intervals": headline_intervals(evaluated, options.samples, options.seed, groups),
         "problems": sorted(problems, key=lambda problem: problem["case"]),
         "cases": [case.to_dict() for case in evaluated],
         "lesions": [lesion.to_dict() for case in evaluated for lesion in case.lesions],
     }
+    return _System(evaluated, result)
 
 
 def _pair_files(
-    truth_folder: Path, prediction_folder: Path, cases: Sequence[str] | None
+    truth_folder: Path, prediction_folder: Path, cases: Sequence[str] | None, options: EvaluationOptions
 ) -> tuple[list[_Files], list[dict[str, str]]]:
     """The files of each case that both sides have, and what is missing."""
     problems: list[dict[str, str]] = []
-    truths = _label_files(truth_folder, "truth", problems)
+    truths = files_by_case(truth_folder, "truth", image_case, problems)
     instance_folder = prediction_folder / "instances"
-    in_layout = instance_folder.is_dir()
-    predictions = _label_files(instance_folder if in_layout else prediction_folder, "prediction", problems)
+    in_layout = instance_folder.is_dir() and options.components is None
+    if options.components is not None:
+        predictions = probability_files(prediction_folder, problems)
+    else:
+        source = instance_folder if in_layout else prediction_folder
+        predictions = files_by_case(source, "prediction", image_case, problems)
     if in_layout:
-        for case_id in sorted(set(_label_files(prediction_folder, "prediction", [])) - set(predictions)):
+        for case_id in sorted(set(files_by_case(prediction_folder, "prediction", image_case, [])) - set(predictions)):
             problems.append(
                 {"case": case_id, "problem": "the prediction has a mask, but no instance map in instances/"}
             )
-    named = {problem["case"] for problem in problems}
-    wanted = set(truths) if cases is None else set(cases)
-    for case_id in sorted(wanted - set(truths) - named):
-        problems.append({"case": case_id, "problem": f"no label in {truth_folder}"})
-    for case_id in sorted((wanted & set(truths)) - set(predictions) - named):
-        problems.append({"case": case_id, "problem": f"no prediction in {prediction_folder}"})
-    if cases is None:
-        for case_id in sorted(set(predictions) - set(truths) - named):
-            problems.append({"case": case_id, "problem": f"a prediction, but no label in {truth_folder}"})
-    common = sorted(wanted & set(truths) & set(predictions))
-    if not common:
-        raise DetSeg3DError(
-            "the two folders have no case in common",
-            file=prediction_folder,
-            value=sorted(predictions)[:3],
-            expected=f"names like those in {truth_folder}: {sorted(truths)[:3]}",
-            remedy="name each prediction like its label",
-        )
     files = []
-    for case_id in common:
+    for case_id in common_cases(truths, predictions, (truth_folder, prediction_folder), problems, cases):
         rois = prediction_folder / "rois" / f"{case_id}.json"
         files.append(
             _Files(case_id, truths[case_id], predictions[case_id], in_layout, rois if rois.is_file() else None)
@@ -157,40 +260,24 @@ def _pair_files(
     return files, problems
 
 
-def _label_files(folder: Path, what: str, problems: list[dict[str, str]]) -> dict[str, Path]:
-    """Label files of a folder by case; a case with several files is a problem, not a guess."""
-    if not folder.is_dir():
-        raise DetSeg3DError(f"the folder of the {what} does not exist", file=folder, remedy="check the path")
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and file_ending(path) is not None and not path.name.startswith("."):
-            found.setdefault(strip_ending(path), []).append(path)
-    for case_id, paths in found.items():
-        if len(paths) > 1:
-            names = ", ".join(path.name for path in paths)
-            problems.append({"case": case_id, "problem": f"the {what} has several files: {names}"})
-    return {case_id: paths[0] for case_id, paths in found.items() if len(paths) == 1}
-
-
-def _evaluate_files(form: LabelFormat, files: _Files) -> CaseMetrics:
+def _evaluate_files(form: LabelFormat, options: EvaluationOptions, files: _Files) -> CaseMetrics:
     truth_label, truth_geometry = read_label(files.truth, form)
-    label, geometry = read_label(files.prediction, form)
-    check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
-    if form.classes is None:
-        one_kind = form.truth_instances or form.prediction_instances
-        names, values = (["lesion"], [1]) if one_kind else _values_found(truth_label, label, files)
+    if options.components is not None:
+        names, values, prediction = _from_probabilities(truth_label, truth_geometry, files, form, options.components)
     else:
-        names, values = list(form.classes), list(form.classes.values())
+        label, geometry = read_label(files.prediction, form)
+        check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
+        names, values = _classes(form, truth_label, label, files)
+        if files.in_layout:
+            prediction = _from_layout(label, files, names, values)
+        elif form.prediction_instances:
+            prediction = lesions_from_instances(label)
+        else:
+            prediction = lesions_from_semantic(label, values, files.prediction)
     if form.truth_instances:
         truth = lesions_from_instances(truth_label)
     else:
         truth = lesions_from_semantic(truth_label, values, files.truth)
-    if files.in_layout:
-        prediction = _from_layout(label, files, names, values)
-    elif form.prediction_instances:
-        prediction = lesions_from_instances(label)
-    else:
-        prediction = lesions_from_semantic(label, values, files.prediction)
     return evaluate_case(
         files.case_id,
         truth.instances,
@@ -200,7 +287,33 @@ def _evaluate_files(form: LabelFormat, files: _Files) -> CaseMetrics:
         prediction_classes=prediction.classes,
         prediction_scores=prediction.scores,
         class_names=names,
+        figures=options.figures,
     )
+
+
+def _classes(form: LabelFormat, truth: IntArray, prediction: IntArray, files: _Files) -> tuple[list[str], list[int]]:
+    """Names and values of the classes of a case."""
+    if form.classes is not None:
+        return list(form.classes), list(form.classes.values())
+    if form.truth_instances or form.prediction_instances:
+        return ["lesion"], [1]
+    return _values_found(truth, prediction, files)
+
+
+def _from_probabilities(
+    truth: IntArray, geometry: Geometry, files: _Files, form: LabelFormat, rule: ComponentRule
+) -> tuple[list[str], list[int], Lesions]:
+    """Names and values of the classes of a case, and the lesions that its probability map gives."""
+    known = list(form.classes.values()) if form.classes is not None else [1] if form.truth_instances else None
+    map_ = read_probability_map(files.prediction, geometry, files.truth, known, form.npy_spacing)
+    if form.classes is not None:
+        names = list(form.classes)
+    elif known is not None:
+        names = ["lesion"]
+    else:
+        known = sorted(label_values(truth) | set(map_.class_values))
+        names = [f"label {value}" for value in known]
+    return names, known or [], lesions_from_probabilities(map_, geometry.spacing, rule, known)
 
 
 def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> tuple[list[str], list[int]]:

@@ -245,13 +245,13 @@ def average_precision(cases: Sequence[ScoredCase]) -> float:
     >>> round(average_precision([case]), 4)
     0.8333
     """
-    recall, precision, _ = precision_recall_curve(cases)
-    if not any(len(case.truth_scores) for case in cases):
-        return 0.0 if len(recall) else 1.0
-    if len(recall) == 0:
-        return 0.0
+    truth, _, misses = _pool(cases)
+    if len(truth) == 0:
+        return 0.0 if len(misses) else 1.0
+    _, precision, thresholds = precision_recall_curve(cases)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    # Whole lesions are added up, not shares, so that a perfect detector has 1.0 and not 0.9999999999999999.
+    return float(np.sum(np.diff(_at_least(truth, thresholds), prepend=0.0) * envelope) / len(truth))
 
 
 def score_summary(scored: Mapping[str, Mapping[str, Sequence[ScoredCase]]]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "lesions_from_semantic",
     "read_label",
     "read_label_format",
+    "read_patients",
     "read_roi_lesions",
 ]
 
@@ -71,9 +72,7 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
     DetSeg3DError
         If ``labels`` in dataset.json is not a name and a number each, or has an ``ignore`` label.
     """
-    folders = [Path(truth_folder), Path(truth_folder).absolute().parent]
-    folders += [] if prediction_folder is None else [Path(prediction_folder)]
-    file = next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
+    file = _description(truth_folder, prediction_folder)
     if file is None:
         return LabelFormat()
     data = read_json(file)
@@ -94,6 +93,31 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
     return LabelFormat(
         classes or None, truth_instances=instances, npy_spacing=None if spacing is None else tuple(spacing)
     )
+
+
+def read_patients(truth_folder: str | Path) -> dict[str, str]:
+    """Patient of each case, from the optional ``patients`` of the dataset.json in or above the folder of labels.
+
+    Cases that it does not name are patients of their own, and left out here.
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``patients`` is not a text for each case.
+    """
+    file = _description(truth_folder)
+    data = {} if file is None else read_json(file)
+    patients = data.get("patients", {}) if isinstance(data, dict) else {}
+    if not isinstance(patients, dict) or not all(isinstance(value, str) for value in patients.values()):
+        raise DetSeg3DError('"patients" must map cases to patients', file=file, expected='{"CASE": "PATIENT"}')
+    return patients
+
+
+def _description(truth_folder: str | Path, prediction_folder: str | Path | None = None) -> Path | None:
+    """The dataset.json that goes with labels."""
+    folders = [Path(truth_folder), Path(truth_folder).absolute().parent]
+    folders += [] if prediction_folder is None else [Path(prediction_folder)]
+    return next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
 
 
 def read_label(path: Path, form: LabelFormat) -> tuple[IntArray, Geometry]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.evaluation.figures import CaseFigures, FigureRule, case_figures
+from detseg3d.evaluation.froc import ScoredCase, add_scored, scored_case
 from detseg3d.evaluation.matching import (
     InstanceTable,
     OverlapTable,
@@ -44,6 +46,7 @@ def evaluate_case(
     prediction_classes: PerLesion[int] | None = None,
     prediction_scores: PerLesion[float] | None = None,
     class_names: Sequence[str] | None = None,
+    figures: FigureRule | None = None,
 ) -> CaseMetrics:
     """Compare a predicted with a true instance map.
 
@@ -61,9 +64,11 @@ def evaluate_case(
     truth_classes, prediction_classes : sequence or dict, optional
         Class index of each lesion: a sequence for ids ``1..N`` or a dict from id to class index. All 0 by default.
     prediction_scores : sequence or dict, optional
-        Score of each predicted lesion, likewise.
+        Score of each predicted lesion, likewise; from them the records for FROC and average precision follow.
     class_names : sequence of str, optional
         Name of each class index; ``lesion`` if there is but one class, else ``class 0``, ``class 1``, …
+    figures : FigureRule, optional
+        Also compute what takes more than counting: surface and lesion-wise figures.
 
     Raises
     ------
@@ -88,8 +93,8 @@ def evaluate_case(
         scores = _per_lesion(table.prediction, prediction_scores, "predicted", "score")
     names = _names(class_names, class_of_truth, class_of_prediction)
     table = table.keep(class_of_truth[table.truth_index] == class_of_prediction[table.prediction_index])
-    classes = {
-        name: class_metrics(table.select(class_of_truth == index, class_of_prediction == index))
+    parts = {
+        name: (table.select(class_of_truth == index, class_of_prediction == index), class_of_prediction == index)
         for index, name in enumerate(names)
     }
     true_names, predicted_names = ([names[int(index)] for index in of] for of in (class_of_truth, class_of_prediction))
@@ -97,7 +102,34 @@ def evaluate_case(
         *_records(case_id, "truth", table, true_names, None, z * y * x),
         *_records(case_id, "prediction", table, predicted_names, scores, z * y * x),
     )
-    return CaseMetrics(case_id, (z, y, x), classes, lesions)
+    more: dict[str, CaseFigures] = {}
+    if figures is not None:
+        of_truth = dict(zip(table.truth.ids.tolist(), class_of_truth.tolist(), strict=True))
+        of_prediction = dict(zip(table.prediction.ids.tolist(), class_of_prediction.tolist(), strict=True))
+        more = case_figures(truth, prediction, of_truth, of_prediction, names, (z, y, x), figures)
+    return CaseMetrics(
+        case_id,
+        (z, y, x),
+        {name: class_metrics(part) for name, (part, _) in parts.items()},
+        lesions,
+        more,
+        {} if scores is None else _scored(case_id, parts, scores),
+    )
+
+
+def _scored(
+    case_id: str, parts: Mapping[str, tuple[OverlapTable, BoolArray]], scores: npt.NDArray[np.float64]
+) -> dict[str, dict[str, ScoredCase]]:
+    """Records of each class and of all together, for every criterion."""
+    result = {
+        name: {
+            criterion: scored_case(case_id, table, scores[members], minimum_iou)
+            for criterion, minimum_iou in CRITERIA.items()
+        }
+        for name, (table, members) in parts.items()
+    }
+    result["all"] = {name: add_scored([part[name] for part in result.values()]) for name in CRITERIA}
+    return result
 
 
 def detect(table: OverlapTable, minimum_iou: float | None) -> tuple[BoolArray, BoolArray]:

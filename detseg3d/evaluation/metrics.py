@@ -12,6 +12,8 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from detseg3d.evaluation.figures import CaseFigures
+from detseg3d.evaluation.froc import ScoredCase
 from detseg3d.evaluation.voxels import dice_from_counts
 
 __all__ = ["CRITERIA", "CaseMetrics", "ClassMetrics", "DetectionCounts", "LesionRecord", "PanopticCounts"]
@@ -234,12 +236,19 @@ class CaseMetrics:
     classes : dict of str to ClassMetrics
     lesions : tuple of LesionRecord
         True lesions, then predicted ones.
+    figures : dict of str to CaseFigures
+        By class, and of all classes under ``all``; empty if they were not asked for.
+    scored : dict of str to dict of str to ScoredCase
+        By class, and of all classes under ``all``, for each of :data:`CRITERIA`; empty if the predictions have no
+        scores.
     """
 
     case_id: str
     spacing: tuple[float, float, float]
     classes: Mapping[str, ClassMetrics]
     lesions: tuple[LesionRecord, ...]
+    figures: Mapping[str, CaseFigures] = field(default_factory=dict)
+    scored: Mapping[str, Mapping[str, ScoredCase]] = field(default_factory=dict)
 
     @property
     def overall(self) -> ClassMetrics:
@@ -255,4 +264,8 @@ class CaseMetrics:
         """Metrics without the lesion records, for JSON."""
         result = {"case_id": self.case_id, "spacing": list(self.spacing), **self.overall.to_dict()}
         result["classes"] = {name: metrics.to_dict() for name, metrics in self.classes.items()}
+        if self.figures:
+            result["figures"] = self.figures["all"].to_dict()
+            for name, part in result["classes"].items():
+                part["figures"] = self.figures[name].to_dict()
         return result

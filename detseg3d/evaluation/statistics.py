@@ -36,8 +36,8 @@ def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[
     dict of str to ndarray of float64, shape ``(S,)``
         NaN where a figure is undefined, for example Dice over cases with lesions if none was drawn. Pooled over
         lesions: ``recall``, ``precision``, ``f1`` (any overlap, and ``_iou_0.1``, ``_iou_0.5``), ``pq``, ``sq``,
-        ``rq``, ``fp_per_scan``, ``ap_…`` and ``cpm_…``. Means over cases: ``dice``, ``dice_with_lesions``, and if computed
-        ``nsd``, ``hd95_mm``, ``lesionwise_dice``, ``cc_dice``.
+        ``rq``, ``fp_per_scan``, ``ap_…``, ``cpm_…`` and ``lesionwise_dice``. Means over cases: ``dice``,
+        ``dice_with_lesions``, ``nsd``, ``hd95_mm``, ``cc_dice``. Those that were not computed are left out.
     """
     overall = [case.overall for case in cases]
     result: dict[str, FloatArray] = {}

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from detseg3d.evaluation.agreement import volume_agreement
+from detseg3d.evaluation.froc import ScoredCase, score_summary
+from detseg3d.evaluation.lesionwise import LesionwiseCounts
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
 
 __all__ = ["VOLUME_EDGES", "VOXEL_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
@@ -52,18 +55,76 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
 
         ``recall_by_size``: rows by ``voxels``, ``mm3`` and ``quantile``; see :func:`recall_by_size`.
 
+        ``volume_agreement``: see :func:`~detseg3d.evaluation.agreement.volume_agreement`.
+
+        ``nsd``, ``hd95_mm`` and ``cc_dice`` (means over cases) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm`` with
+        their counts, and ``dice_mean_over_cases``), if the cases have them.
+
         ``classes``: the same for each class. ``class_mean``: means over the classes that occur in the truth.
+
+        ``scores``: FROC, CPM and average precision, see :func:`~detseg3d.evaluation.froc.score_summary`; ``None``
+        unless every case has scores.
     """
     if class_names is None:
         class_names = list(dict.fromkeys(name for case in cases for name in case.classes))
     result: dict[str, Any] = {"cases": len(cases)}
-    result |= _group([case.overall for case in cases], _truths(cases, None))
+    result |= _group([case.overall for case in cases], _truths(cases, None)) | _measured(cases, None)
     result["classes"] = {
         name: _group([case.classes.get(name, ClassMetrics()) for case in cases], _truths(cases, name))
+        | _measured(cases, name)
         for name in class_names
     }
     result["class_mean"] = _class_mean(list(result["classes"].values()))
+    result["scores"] = _scores(cases, class_names)
     return result
+
+
+def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str, Any]:
+    """Volumes in mm³, and the figures that not every evaluation asks for."""
+    metrics = [case.overall if class_name is None else case.classes.get(class_name, ClassMetrics()) for case in cases]
+    voxel = [float(np.prod(case.spacing)) for case in cases]
+    result: dict[str, Any] = {
+        "volume_agreement": volume_agreement(
+            [size * part.truth_voxels for size, part in zip(voxel, metrics, strict=True)],
+            [size * part.prediction_voxels for size, part in zip(voxel, metrics, strict=True)],
+        )
+    }
+    # A case that lacks the class altogether has no entry.
+    figures = [case.figures[class_name or "all"] for case in cases if (class_name or "all") in case.figures]
+    if not figures:
+        return result
+    pooled = sum((entry.lesionwise for entry in figures), start=LesionwiseCounts())
+    return result | {
+        "nsd": _mean([entry.nsd for entry in figures]),
+        "hd95_mm": _mean([entry.hd95_mm for entry in figures if entry.hd95_mm is not None]),
+        "cc_dice": _mean([entry.cc_dice for entry in figures]),
+        "lesionwise": {
+            "dice": pooled.dice,
+            "hd95_mm": pooled.hd95_mm,
+            "truth": pooled.truth,
+            "missed": pooled.missed,
+            "false_positives": pooled.false_positives,
+            "dice_mean_over_cases": _mean([entry.lesionwise.dice for entry in figures]),
+        },
+    }
+
+
+def _scores(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> dict[str, Any] | None:
+    if not cases or any("all" not in case.scored for case in cases):
+        return None
+    # A case without any lesion of a class on either side is a scan of that class all the same.
+    nothing = [ScoredCase(case.case_id, *(np.zeros(0) for _ in range(3))) for case in cases]
+    groups = {
+        name: {
+            criterion: [
+                case.scored[name][criterion] if name in case.scored else empty
+                for case, empty in zip(cases, nothing, strict=True)
+            ]
+            for criterion in CRITERIA
+        }
+        for name in ("all", *class_names)
+    }
+    return score_summary(groups)
 
 
 def _truths(cases: Sequence[CaseMetrics], class_name: str | None) -> list[LesionRecord]:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["format_evaluation", "markdown_table"]
+__all__ = ["FIGURES", "format_evaluation", "markdown_table"]
+
+FIGURES = {
+    "f1": "lesion F1 (any overlap)",
+    "recall": "lesion recall",
+    "precision": "lesion precision",
+    "fp_per_scan": "false positives per scan",
+    "f1_iou_0.1": "lesion F1 at IoU ≥ 0.1",
+    "f1_iou_0.5": "lesion F1 at IoU ≥ 0.5",
+    "pq": "panoptic quality",
+    "ap_iou_0.1": "average precision at IoU ≥ 0.1",
+    "ap_iou_0.5": "average precision at IoU ≥ 0.5",
+    "cpm_any": "mean recall at 1/8 to 8 FP per scan (CPM)",
+    "dice": "Dice",
+    "dice_with_lesions": "Dice (cases with lesions)",
+    "nsd": "surface Dice (NSD)",
+    "hd95_mm": "HD95 (mm)",
+    "lesionwise_dice": "lesion-wise Dice (BraTS)",
+    "cc_dice": "CC-Dice",
+}
+"""The figures that are shown with intervals, in this order, and what they are called."""
 
 _HEADLINE = (
     "",
@@ -25,30 +45,80 @@ _HEADLINE = (
 _BY_SIZE = ("size", "lesions", "found", "recall", "recall at IoU ≥ 0.1", "recall at IoU ≥ 0.5", "Dice")
 
 
-def format_evaluation(result: dict[str, Any]) -> str:
-    """What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned, for people to read.
+def format_evaluation(result: Mapping[str, Any]) -> str:
+    """What an evaluation found, for people to read.
 
     Parameters
     ----------
     result : dict
+        From :func:`~detseg3d.evaluation.evaluate.evaluate_folders` or
+        :func:`~detseg3d.evaluation.evaluate.evaluate_systems`.
 
     Returns
     -------
     str
         Markdown.
     """
+    if "systems" not in result:
+        parts = [*_one_system(result), _intervals({"value": result}, [])]
+        return "\n\n".join(part for part in [*parts, _problems(result["problems"])] if part)
+    parts = [_intervals(result["systems"], result["comparisons"])]
+    for name, part in result["systems"].items():
+        parts += [f"## {name}", *_one_system(part), _problems(part["problems"])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _one_system(result: Mapping[str, Any]) -> list[str]:
     summary = result["summary"]
     groups = {"all": summary, **(summary["classes"] if len(summary["classes"]) > 1 else {})}
-    parts = [
+    return [
         "### Lesions and voxels\n\n" + markdown_table(_HEADLINE, [_headline(*entry) for entry in groups.items()]),
         "Dice is the mean over cases, the lesion figures are pooled over cases. Recall, precision and F1 count a\n"
         "lesion as found at any overlap; the two IoU columns match lesions one to one.",
         _empty_cases(summary),
         _by_size(summary["recall_by_size"]),
+        _froc(summary.get("scores")),
     ]
-    if result["problems"]:
-        parts.append(_problems(result["problems"]))
-    return "\n\n".join(part for part in parts if part)
+
+
+def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Every headline figure of each system, and the differences of each pair, with their intervals."""
+    names = [name for name in FIGURES if any(name in part.get("intervals", {}) for part in systems.values())]
+    if not names:
+        return ""
+    header = ["figure", *systems, *(f"{pair['second']} − {pair['first']}" for pair in comparisons)]
+    rows = []
+    for name in names:
+        row = [FIGURES[name]]
+        row += [_with_interval(part["intervals"].get(name), "value") for part in systems.values()]
+        row += [_with_interval(pair["figures"].get(name), "difference", "+") for pair in comparisons]
+        rows.append(row)
+    text = "### Figures with 95 % intervals\n\n" + markdown_table(header, rows)
+    text += "\n\nIntervals: percentile bootstrap over patients."
+    if comparisons:
+        text += " Differences are paired: both systems on the same cases,\nresampled alike."
+    return text
+
+
+def _with_interval(entry: Mapping[str, Any] | None, key: str, sign: str = "") -> str:
+    if entry is None or entry[key] is None:
+        return "–"
+    text = f"{entry[key]:{sign}.3f}"
+    return text if entry["low"] is None else f"{text} [{entry['low']:{sign}.3f}, {entry['high']:{sign}.3f}]"
+
+
+def _froc(scores: Mapping[str, Any] | None) -> str:
+    """Recall at the usual numbers of false positives per scan, with the score that gives it."""
+    if scores is None:
+        return ""
+    rates = [f"{row['fp_per_scan']:g}" for row in scores["any"]["froc"]]
+    rows = []
+    for criterion, name in (("any", "any overlap"), ("iou_0.1", "IoU ≥ 0.1"), ("iou_0.5", "IoU ≥ 0.5")):
+        part = scores[criterion]
+        recall = [_share(row["recall"]) for row in part["froc"]]
+        rows.append((f"recall, {name}", *recall, _share(part["cpm"]), _share(part["average_precision"])))
+        rows.append((f"score from, {name}", *(_share(row["threshold"]) for row in part["froc"]), "–", "–"))
+    return "### FROC: recall by false positives per scan\n\n" + markdown_table(("", *rates, "CPM", "AP"), rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -85,6 +155,8 @@ def _is_number(text: str) -> bool:
 
 def _problems(problems: Sequence[dict[str, str]]) -> str:
     """A list by reason: the same reason is most often that of many cases."""
+    if not problems:
+        return ""
     cases: dict[str, list[str]] = {}
     for problem in problems:
         cases.setdefault(" ".join(problem["problem"].split()), []).append(problem["case"])

@@ -54,3 +54,65 @@ def test_instances_reads_both_sides_as_instance_maps(folders: list[str], tmp_pat
 def test_a_wrong_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-gt", str(tmp_path / "nowhere"), "-pred", str(tmp_path)]) == 1
     assert "the folder of the truth does not exist" in capsys.readouterr().err
+
+
+def test_a_folder_gets_all_tables(folders: list[str], tmp_path: Path) -> None:
+    assert main([*folders, "-o", str(tmp_path / "out"), "--bootstrap", "10"]) == 0
+    names = {"metrics.json", "metrics.csv", "lesions.csv", "metrics.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_systems_are_named_and_compared(folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    np.save(other / "case.npy", np.zeros((4, 4, 4), np.uint8))
+    assert main([*folders, "-pred", f"nothing={other}", "-o", str(tmp_path / "both.json"), "--bootstrap", "10"]) == 0
+    result = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))
+    assert list(result["systems"]) == ["pred", "nothing"]
+    assert result["comparisons"][0]["figures"]["recall"]["difference"] == -1.0
+    assert "nothing − pred" in capsys.readouterr().out
+
+
+def test_two_folders_of_one_name_are_refused(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*folders, "-pred", folders[3]]) != 0
+    assert "needs a name of its own" in capsys.readouterr().err
+
+
+@pytest.fixture
+def maps(folders: list[str], tmp_path: Path) -> list[str]:
+    """A probability map that is sure of the lesion's upper half and has a weaker false alarm."""
+    probability = np.zeros((4, 4, 4), np.float32)
+    probability[1, 1:3, 1:3], probability[3, 3, 3] = 0.9, 0.6
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps" / "case.npy", probability)
+    return [*folders[:2], "-pred", str(tmp_path / "maps"), "-np", "0", "-o", str(tmp_path / "out"), "--bootstrap", "0"]
+
+
+def test_probability_maps_become_lesions_with_scores(maps: list[str], tmp_path: Path) -> None:
+    assert main([*maps, "--probabilities"]) == 0
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    scores = {lesion["matched"]["any"]: lesion["score"] for lesion in result["lesions"] if lesion["kind"] != "truth"}
+    assert scores == {True: pytest.approx(0.9), False: pytest.approx(0.6)}
+    assert result["summary"]["scores"]["any"]["average_precision"] == 1.0
+
+
+def test_the_threshold_of_a_sweep_is_used(maps: list[str], tmp_path: Path) -> None:
+    assert main([*maps, "--sweep"]) == 0
+    swept = json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert result["options"]["components"] == {
+        name: swept["chosen"][name] for name in ("threshold", "minimum_volume_mm3", "score")
+    }
+
+
+def test_boxes_are_evaluated_as_boxes(folders: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "boxes.csv"
+    table.write_text("case,z0,y0,x0,z1,y1,x1,score\ncase,1,1,1,3,3,3,0.8\n", encoding="utf-8")
+    assert main([*folders[:2], "-pred", str(table), "--boxes", "-o", str(tmp_path / "out"), "--bootstrap", "10"]) == 0
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert result["summary"]["scores"]["iou_0.5"]["average_precision"] == 1.0
+
+
+def test_a_report_needs_a_folder(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*folders, "--report"]) != 0
+    assert "give -o FOLDER" in capsys.readouterr().err

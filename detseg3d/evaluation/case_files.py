@@ -1,0 +1,164 @@
+"""Which cases two folders have in common, and the true lesions of a label file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.labels import (
+    LabelFormat,
+    Lesions,
+    label_values,
+    lesions_from_instances,
+    lesions_from_semantic,
+    read_label,
+)
+from detseg3d.io.images import file_ending, strip_ending
+
+__all__ = ["TrueLesions", "common_cases", "describe_problem", "files_by_case", "image_case", "read_true_lesions"]
+
+
+@dataclass(frozen=True)
+class TrueLesions:
+    """The lesions of one label file.
+
+    Attributes
+    ----------
+    lesions : Lesions
+        Classes are indices into ``names`` and ``values``.
+    names : tuple of str
+    values : tuple of int
+        What the classes are called, and their values in the file.
+    geometry : Geometry
+    """
+
+    lesions: Lesions
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    geometry: Geometry
+
+
+def image_case(path: Path) -> str | None:
+    """The case of an image file, by its name without ending; ``None`` for other files."""
+    return None if file_ending(path) is None else strip_ending(path)
+
+
+def files_by_case(
+    folder: Path, what: str, case_of: Callable[[Path], str | None], problems: list[dict[str, str]]
+) -> dict[str, Path]:
+    """Files of a folder by case. A case with several files is added to ``problems`` and left out: none is guessed.
+
+    Parameters
+    ----------
+    folder : path
+    what : str
+        What the files are, for messages.
+    case_of : callable
+        Gives the case of a file, ``None`` if it is of no interest. Hidden files are never asked for.
+    problems : list
+        Grows by ``{"case", "problem"}``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise DetSeg3DError(f"the folder of the {what} does not exist", file=folder, remedy="check the path")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        case_id = case_of(path) if path.is_file() and not path.name.startswith(".") else None
+        if case_id is not None:
+            found.setdefault(case_id, []).append(path)
+    for case_id, paths in found.items():
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            problems.append({"case": case_id, "problem": f"the {what} has several files: {names}"})
+    return {case_id: paths[0] for case_id, paths in found.items() if len(paths) == 1}
+
+
+def common_cases(
+    truths: Collection[str],
+    predictions: Collection[str],
+    places: tuple[Path, Path],
+    problems: list[dict[str, str]],
+    cases: Sequence[str] | None = None,
+    hint: str = "",
+) -> list[str]:
+    """The cases that both sides have, in order; what only one has is added to ``problems``.
+
+    Parameters
+    ----------
+    truths, predictions : collection of str
+        Cases of either side.
+    places : pair of paths
+        Where they come from, for messages.
+    problems : list
+        Grows by ``{"case", "problem"}``; a case that is named there already is not named again.
+    cases : sequence of str, optional
+        Only these; by default all of ``truths``.
+    hint : str, optional
+        Added to what is said of a prediction without a label.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is none.
+    """
+    named = {problem["case"] for problem in problems}
+    wanted = set(truths) if cases is None else set(cases)
+    missing = [(case_id, f"no label in {places[0]}") for case_id in wanted - set(truths)]
+    missing += [(case_id, f"no prediction in {places[1]}") for case_id in (wanted & set(truths)) - set(predictions)]
+    if cases is None:
+        extra = set(predictions) - set(truths)
+        missing += [(case_id, f"a prediction, but no label in {places[0]}{hint}") for case_id in extra]
+    problems += [{"case": case_id, "problem": text} for case_id, text in sorted(missing) if case_id not in named]
+    common = sorted(wanted & set(truths) & set(predictions))
+    if not common:
+        raise DetSeg3DError(
+            "truth and prediction have no case in common",
+            file=places[1],
+            value=sorted(predictions)[:3],
+            expected=f"names like those in {places[0]}: {sorted(truths)[:3]}",
+            remedy="name each prediction like its label",
+        )
+    return common
+
+
+def describe_problem(case_id: str, error: Exception | None) -> dict[str, str]:
+    """Why a case failed, as an entry of ``problems``: the message, and the kind of error if nobody foresaw it."""
+    known = isinstance(error, DetSeg3DError)
+    return {"case": case_id, "problem": str(error) if known else f"{type(error).__name__}: {error}"}
+
+
+def read_true_lesions(file: Path, form: LabelFormat) -> TrueLesions:
+    """Read a label file as lesions.
+
+    Parameters
+    ----------
+    file : path
+    form : LabelFormat
+        Without ``classes`` every value of the file is a class, named ``label 1``, …; with ``truth_instances`` the file
+        is an instance map of the first class.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file cannot be read or holds labels that ``form`` does not name.
+    """
+    label, geometry = read_label(file, form)
+    classes: Mapping[str, int]
+    if form.classes is not None:
+        classes = form.classes
+    elif form.truth_instances:
+        classes = {"lesion": 1}
+    else:
+        classes = {f"label {value}": value for value in sorted(label_values(label))}
+    if form.truth_instances:
+        lesions = lesions_from_instances(label)
+    else:
+        lesions = lesions_from_semantic(label, list(classes.values()), file)
+    return TrueLesions(lesions, tuple(classes), tuple(classes.values()), geometry)

@@ -1,0 +1,136 @@
+"""Figures of one case that need more than counts: surfaces, lesion-wise and component-wise Dice, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.evaluation.cc_dice import cc_dice_by_lesion
+from detseg3d.evaluation.lesionwise import METASTASES, LesionwiseCounts, LesionwiseRule, lesionwise_scores
+from detseg3d.evaluation.surfaces import surface_metrics
+
+__all__ = ["CaseFigures", "FigureRule", "case_figures"]
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class FigureRule:
+    """What is computed, and by which variant of its definition.
+
+    Attributes
+    ----------
+    tolerance_mm : float
+        Of the normalised surface Dice.
+    lesionwise : LesionwiseRule
+        The challenge whose lesion-wise Dice is computed.
+    hd95 : bool
+        Compute Hausdorff distances, too.
+    """
+
+    tolerance_mm: float = 1.0
+    lesionwise: LesionwiseRule = METASTASES
+    hd95: bool = True
+
+
+@dataclass(frozen=True)
+class CaseFigures:
+    """Figures of one class in one case, or of all classes of the case together.
+
+    Attributes
+    ----------
+    nsd : float
+    hd95_mm : float or None
+        ``None`` if distances were not asked for. Of several classes, these two are means over the classes that truth or
+        prediction have.
+    lesionwise : LesionwiseCounts
+    cc_dice : float
+        Mean over the true lesions (of several classes: over all of them).
+    """
+
+    nsd: float
+    hd95_mm: float | None
+    lesionwise: LesionwiseCounts
+    cc_dice: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "nsd": self.nsd,
+            "hd95_mm": self.hd95_mm,
+            "lesionwise_dice": self.lesionwise.dice,
+            "lesionwise_hd95_mm": self.lesionwise.hd95_mm,
+            "cc_dice": self.cc_dice,
+        }
+
+
+def case_figures(
+    truth: IntArray,
+    prediction: IntArray,
+    truth_classes: Mapping[int, int],
+    prediction_classes: Mapping[int, int],
+    class_names: Sequence[str],
+    spacing: Sequence[float],
+    rule: FigureRule,
+) -> dict[str, CaseFigures]:
+    """Figures of each class, and of all together under ``all``.
+
+    Parameters
+    ----------
+    truth, prediction : ndarray of int, shape ``(Z, Y, X)``
+        Instance maps.
+    truth_classes, prediction_classes : dict of int to int
+        Class index of every lesion, by its value in the map.
+    class_names : sequence of str
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    rule : FigureRule
+
+    Examples
+    --------
+    >>> truth, prediction = np.zeros((2, 1, 1, 6), np.int32)
+    >>> truth[0, 0, 0:4], prediction[0, 0, 0:2] = 1, 1
+    >>> figures = case_figures(truth, prediction, {1: 0}, {1: 0}, ["lesion"], (1.0, 1.0, 1.0), FigureRule())
+    >>> round(figures["all"].cc_dice, 3), round(figures["all"].hd95_mm, 3)
+    (0.667, 1.85)
+    """
+    figures, lesions, occurring = {}, [], []
+    for index, name in enumerate(class_names):
+        own_truth = _of_class(truth, truth_classes, index)
+        own_prediction = _of_class(prediction, prediction_classes, index)
+        surfaces = surface_metrics(own_truth, own_prediction, spacing, rule.tolerance_mm)
+        dice = cc_dice_by_lesion(own_truth, own_prediction, spacing)
+        anything = bool(own_prediction.any())
+        figures[name] = CaseFigures(
+            surfaces.nsd,
+            surfaces.hd95_mm if rule.hd95 else None,
+            lesionwise_scores(own_truth, own_prediction, spacing, rule.lesionwise, rule.hd95),
+            float(dice.mean()) if len(dice) else float(not anything),
+        )
+        lesions.append(dice)
+        if anything or len(dice):
+            occurring.append(figures[name])
+    pooled = np.concatenate([np.zeros(0), *lesions])
+    distances = [entry.hd95_mm for entry in occurring if entry.hd95_mm is not None]
+    figures["all"] = CaseFigures(
+        float(np.mean([entry.nsd for entry in occurring])) if occurring else 1.0,
+        (float(np.mean(distances)) if distances else 0.0) if rule.hd95 else None,
+        sum((figures[name].lesionwise for name in class_names), start=LesionwiseCounts()),
+        float(pooled.mean()) if len(pooled) else float(not occurring),
+    )
+    return figures
+
+
+def _of_class(instances: IntArray, classes: Mapping[int, int], index: int) -> IntArray:
+    """The instance map with the lesions of one class only."""
+    others = [number for number, own in classes.items() if own != index]
+    if not others:
+        return instances
+    if len(others) == len(classes):
+        return np.zeros_like(instances)
+    result: IntArray = np.where(np.isin(instances, others), 0, instances)
+    return result

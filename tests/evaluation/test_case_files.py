@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.case_files import (
+    common_cases,
+    describe_problem,
+    files_by_case,
+    image_case,
+    read_true_lesions,
+)
+from detseg3d.evaluation.labels import LabelFormat
+from detseg3d.io.images import write_image
+
+PLACES = (Path("labels"), Path("boxes"))
+
+
+def test_files_are_found_by_case_and_hidden_or_foreign_ones_are_not(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.mha", ".c.nii.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.nii.gz").mkdir()
+    found = files_by_case(tmp_path, "truth", image_case, [])
+    assert {case: path.name for case, path in found.items()} == {"a": "a.nii.gz", "b": "b.mha"}
+
+
+def test_two_files_of_a_case_are_not_guessed_between(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.mha"):
+        (tmp_path / name).touch()
+    problems: list[dict[str, str]] = []
+    assert files_by_case(tmp_path, "truth", image_case, problems) == {}
+    assert problems == [{"case": "a", "problem": "the truth has several files: a.mha, a.nii.gz"}]
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="the folder of the truth does not exist"):
+        files_by_case(tmp_path / "nowhere", "truth", image_case, [])
+
+
+def test_what_only_one_side_has_is_named_once() -> None:
+    problems = [{"case": "d", "problem": "broken"}]
+    assert common_cases(["a", "b", "d"], ["b", "c"], PLACES, problems, hint="!") == ["b"]
+    assert problems[1:] == [
+        {"case": "a", "problem": "no prediction in boxes"},
+        {"case": "c", "problem": "a prediction, but no label in labels!"},
+    ]
+
+
+def test_of_the_cases_asked_for_only_those_are_missed() -> None:
+    problems: list[dict[str, str]] = []
+    assert common_cases(["a", "b"], ["b", "c"], PLACES, problems, ["b", "ghost"]) == ["b"]
+    assert problems == [{"case": "ghost", "problem": "no label in labels"}]
+
+
+def test_sides_without_a_common_case_are_refused() -> None:
+    with pytest.raises(DetSeg3DError, match="no case in common"):
+        common_cases(["a"], ["a_0000"], PLACES, [])
+
+
+def test_an_unforeseen_error_is_described_with_its_kind() -> None:
+    assert describe_problem("a", KeyError("x")) == {"case": "a", "problem": "KeyError: 'x'"}
+    assert describe_problem("a", DetSeg3DError("bad", value=3))["problem"] == "bad\n  found:    3"
+
+
+def label(path: Path, *values: int) -> Path:
+    array = np.zeros((2, 3, 5), np.uint8)
+    array[0, 0, : len(values)] = values
+    write_image(array, Geometry(array.shape, (2.0, 1.0, 1.0)), path)
+    return path
+
+
+def test_true_lesions_are_components_of_each_class(tmp_path: Path) -> None:
+    form = LabelFormat({"rim": 2, "core": 1})
+    truth = read_true_lesions(label(tmp_path / "a.nii.gz", 1, 2, 0, 2), form)
+    assert (truth.names, truth.values, truth.geometry.spacing) == (("rim", "core"), (2, 1), (2.0, 1.0, 1.0))
+    assert sorted(truth.lesions.classes.values()) == [0, 0, 1]
+
+
+def test_without_classes_each_value_is_one(tmp_path: Path) -> None:
+    truth = read_true_lesions(label(tmp_path / "a.nii.gz", 4, 0, 2), LabelFormat())
+    assert (truth.names, truth.values) == (("label 2", "label 4"), (2, 4))
+    assert read_true_lesions(label(tmp_path / "b.nii.gz"), LabelFormat()).values == ()
+
+
+def test_an_instance_map_keeps_touching_lesions_apart(tmp_path: Path) -> None:
+    truth = read_true_lesions(label(tmp_path / "a.nii.gz", 7, 9), LabelFormat(truth_instances=True))
+    assert (truth.names, dict(truth.lesions.classes)) == (("lesion",), {7: 0, 9: 0})
+
+
+def test_a_label_that_is_not_named_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match=r"labels that dataset\.json does not name"):
+        read_true_lesions(label(tmp_path / "a.nii.gz", 3), LabelFormat({"lesion": 1}))

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.evaluate import EvaluationOptions, evaluate_folders, evaluate_systems
+from detseg3d.evaluation.output import write_evaluation
+from detseg3d.io.images import write_image
+
+QUICK = EvaluationOptions(samples=20)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Truth with two lesions of two voxels (2 mm³ each), a system that finds one, and one that finds both."""
+    names = ("truth", "half", "whole")
+    for name, values in zip(names, ([1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1]), strict=True):
+        volume = np.zeros((2, 3, 6), np.uint8)
+        volume[0, 0] = values
+        write_image(volume, Geometry(volume.shape, (2.0, 1.0, 0.5)), tmp_path / name / "case, one.nii.gz")
+    truth, half, whole = (tmp_path / name for name in names)
+    return truth, half, whole
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    result = evaluate_folders(folders[0], folders[1], options=QUICK, progress=False)
+    written = write_evaluation(result, tmp_path / "out")
+    assert [path.name for path in written] == ["metrics.json", "metrics.csv", "lesions.csv", "metrics.md"]
+    (case,) = read(tmp_path / "out" / "metrics.csv")
+    assert case["case"] == "case, one"
+    assert (case["truth"], case["found"], case["recall"], case["precision"]) == ("2", "1", "0.5", "1.0")
+    assert float(case["dice"]) == pytest.approx(2 * 1 / (4 + 1))
+    assert (float(case["truth_mm3"]), float(case["prediction_mm3"])) == (4.0, 1.0)
+    assert float(case["cc_dice"]) == pytest.approx((2 / 3 + 0) / 2)
+    lesions = read(tmp_path / "out" / "lesions.csv")
+    assert [(row["kind"], row["matched_any"], row["partner"], row["score"]) for row in lesions] == [
+        ("truth", "1", "1", ""),
+        ("truth", "0", "", ""),
+        ("prediction", "1", "1", ""),
+    ]
+    assert [row["center_x"] for row in lesions] == ["1.0", "5.0", "0.5"]
+
+
+def test_the_complete_figures_are_json(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    result = evaluate_folders(folders[0], folders[1], options=QUICK, progress=False)
+    write_evaluation(result, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == result
+
+
+def test_several_systems_have_a_column_that_names_them(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    truth, half, whole = folders
+    result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, progress=False)
+    write_evaluation(result, tmp_path / "out")
+    rows = read(tmp_path / "out" / "metrics.csv")
+    assert [(row["system"], row["found"]) for row in rows] == [("half", "1"), ("whole", "2")]
+    assert {row["system"] for row in read(tmp_path / "out" / "lesions.csv")} == {"half", "whole"}
+
+
+def test_systems_are_compared_with_an_interval(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    truth, half, whole = folders
+    result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, progress=False)
+    (comparison,) = result["comparisons"]
+    assert (comparison["first"], comparison["second"], comparison["cases"]) == ("half", "whole", 1)
+    # One case: every resample is the same, so the interval has no width.
+    expected = {"first": 0.5, "second": 1.0, "difference": 0.5, "low": 0.5, "high": 0.5}
+    assert comparison["figures"]["recall"] == expected
+    write_evaluation(result, tmp_path)
+    text = (tmp_path / "metrics.md").read_text(encoding="utf-8")
+    assert "whole − half" in text and "+0.500 [+0.500, +0.500]" in text
+
+
+def test_an_evaluation_without_cases_with_lesions_is_written(tmp_path: Path) -> None:
+    empty: Any = np.zeros((2, 2, 2), np.uint8)
+    for name in ("truth", "pred"):
+        write_image(empty, Geometry((2, 2, 2), (1.0, 1.0, 1.0)), tmp_path / name / "a.nii.gz")
+    write_evaluation(
+        evaluate_folders(tmp_path / "truth", tmp_path / "pred", options=QUICK, progress=False), tmp_path / "out"
+    )
+    assert [row["dice"] for row in read(tmp_path / "out" / "metrics.csv")] == ["1.0"]
+    assert read(tmp_path / "out" / "lesions.csv") == []
