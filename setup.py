@@ -44,6 +44,7 @@ EXTRAS = {
     "cluster": ["dask[distributed]", "dask-jobqueue"],
     "track": ["tensorboard"],
     "dev": [
+        "tensorboard",
         "pytest>=8",
         "hypothesis>=6.100",
         "pytest-cov>=6.3",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.common import (
+    EXIT_FAILURE,
+    EXIT_SUCCESS,
     add_processes_flag,
     add_root_flags,
     create_parser,
@@ -30,7 +32,8 @@ Without a target the thresholds are those of the highest lesion F1 (any overlap,
 lesions). Lesions are left out for their size only where that pays, and then it is said.
 
 Writes RESULTS/DatasetXXX_Name/cross_validation: the masks, boxes and lesions.csv at the chosen
-thresholds, metrics.json, consolidation.json and report.html."""
+thresholds, metrics.json, consolidation.json and report.html. A case that fails is reported, the
+others go on, and the exit code is 1."""
 
 EXAMPLE = """\
 detseg3d_consolidate 101
@@ -79,7 +82,11 @@ def _run(options: argparse.Namespace) -> int:
     print()
     print(format_consolidation(done.report))
     print(f"wrote {model / 'operating_point.json'} and {done.predictions}")
-    return 0
+    failed = {*done.failures, *(problem["case"] for problem in result["problems"])}
+    if failed:
+        logger.error("%d case(s) failed: %s", len(failed), ", ".join(sorted(failed)))
+        return EXIT_FAILURE
+    return EXIT_SUCCESS
 
 
 if __name__ == "__main__":

@@ -57,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that prepare windows; default: 0 on a CPU, whose cores the training needs, else up to 4",
     )
+    run.add_argument(
+        "--tensorboard", action="store_true", help="write fold_FOLD/tensorboard, too (needs the extra track)"
+    )
     add_root_flags(parser)
     return parser
 
@@ -89,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         resume=options.c,
         pretrained_weights=options.pretrained_weights,
         progress=not options.no_progress and ranks.is_main,
+        tensorboard=options.tensorboard,
         ranks=ranks,
     )
     overrides = {

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from detseg3d.core.errors import DetSeg3DError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["TrainingLog", "describe_epoch", "describe_seconds"]
 
@@ -20,10 +27,18 @@ class TrainingLog:
     path : Path
     resume_step : int or None
         When resuming, records beyond this step belong to work that was lost and are dropped; ``None`` starts anew.
+    tensorboard : Path or None
+        Folder for the same figures as TensorBoard's event files; needs the extra ``track``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, path: Path, resume_step: int | None) -> None:
+    def __init__(self, path: Path, resume_step: int | None, tensorboard: Path | None = None) -> None:
         self.path = path
+        self._events = None if tensorboard is None else _event_writer(tensorboard, resume_step)
         kept: list[str] = []
         if resume_step is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -40,6 +55,32 @@ class TrainingLog:
         """Write one record of the given kind."""
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({"kind": kind, **values}, allow_nan=False) + "\n")
+        if self._events is not None:
+            for name, value in _numbers(values, kind):
+                self._events.add_scalar(name, value, values.get("step", 0))
+            self._events.flush()
+
+
+def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DetSeg3DError(
+            "TensorBoard is not installed", remedy='pip install "detseg3d[track]", or train without --tensorboard'
+        ) from error
+    if resume_step is None:
+        shutil.rmtree(folder, ignore_errors=True)  # event files of an earlier training would be drawn as one curve
+        return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+
+def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """All numbers of a record, nested ones with the path to them: ``epoch/losses/size``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}/{name}")
+        elif isinstance(value, (int, float)) and name not in ("step", "epoch"):
+            yield f"{prefix}/{name}", float(value)
 
 
 def describe_seconds(seconds: float) -> str:

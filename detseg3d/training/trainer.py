@@ -53,6 +53,7 @@ class TrainingOptions:
     resume: bool = False
     pretrained_weights: Path | None = None
     progress: bool = True
+    tensorboard: bool = False
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -98,7 +99,8 @@ def train_fold(
     """Train both stages on ``train_cases`` and write the model to ``folder``.
 
     Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on the validation
-    cases), ``checkpoint_latest.pt`` after every epoch, ``training_log.jsonl`` and ``progress.png``.
+    cases), ``checkpoint_latest.pt`` after every epoch, ``training_log.jsonl`` and ``progress.png``; on request the
+    figures of the log for TensorBoard, too.
 
     Parameters
     ----------
@@ -127,7 +129,11 @@ def train_fold(
         logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
     log = None
     if options.ranks.is_main:
-        log = TrainingLog(folder / "training_log.jsonl", state.progress.step if state.progress.step else None)
+        log = TrainingLog(
+            folder / "training_log.jsonl",
+            state.progress.step if state.progress.step else None,
+            folder / "tensorboard" if options.tensorboard else None,
+        )
         save_plans(plans, folder / "plans.json")
     logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
 

@@ -127,8 +127,9 @@ def test_pretrained_weights_that_are_not_there_are_named(
 
 
 def test_the_fold_all_trains_on_every_case(prepared: Path, tmp_path: Path) -> None:
-    assert run(prepared, "--epochs=1", "--whole_volume", fold="all", results=tmp_path) == 0
+    assert run(prepared, "--epochs=1", "--whole_volume", "--tensorboard", fold="all", results=tmp_path) == 0
     fold = tmp_path / "Dataset001_Tiny" / "fold_all"
+    assert list((fold / "tensorboard").glob("events.*"))
     summary = json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert len(summary["cases"]) == 4
     assert [phase.window for phase in load_plans(fold / "plans.json").training.curriculum] == [None]

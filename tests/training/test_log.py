@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
 
 
@@ -77,3 +79,32 @@ def test_describe_seconds(seconds: float, text: str) -> None:
 def test_describe_epoch() -> None:
     text = describe_epoch(3, "whole volumes", {"heatmap": 1.23456, "size": 0.5}, 65, 130)
     assert text == "epoch 3 (whole volumes): heatmap 1.235  size 0.500  [1 min 5 s, about 2 min 10 s left]"
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed"
+    )
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_the_numbers_of_a_record_become_curves(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    log = TrainingLog(tmp_path / "log.jsonl", None, tmp_path / "events")
+    log.append("epoch", epoch=1, step=4, phase="windows", losses={"size": 0.5})
+    log.append("epoch", epoch=2, step=8, phase="windows", losses={"size": 0.25})
+    assert scalars(tmp_path / "events") == {"epoch/losses/size": [(4, 0.5), (8, 0.25)]}
+
+
+def test_a_new_training_starts_new_curves_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    for resumed, step in ((None, 4), (None, 5), (5, 9)):
+        TrainingLog(tmp_path / "log.jsonl", resumed, tmp_path / "events").append("validation", step=step, f1=0.5)
+    assert scalars(tmp_path / "events") == {"validation/f1": [(5, 0.5), (9, 0.5)]}
+
+
+def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(DetSeg3DError, match=r"(?s)not installed.*detseg3d\[track\]"):
+        TrainingLog(tmp_path / "log.jsonl", None, tmp_path / "events")
