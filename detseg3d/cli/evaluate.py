@@ -81,8 +81,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="folder for the results; a name that ends with .json: only that file"
     )
-    kinds = parser.add_argument_group("what the predictions are (default: masks, or what detseg3d_predict wrote)")
-    kind = kinds.add_mutually_exclusive_group()
+    _add_kind_flags(parser)
+    _add_variant_flags(parser)
+    report = parser.add_argument_group("report")
+    report.add_argument("--report", action="store_true", help="write report.html, to be opened in a browser")
+    report.add_argument("--images", metavar="FOLDER", help="the scans, CASE_0000…, for the viewer in the report")
+    report.add_argument("--niivue", metavar="FILE", help="niivue.umd.js for the viewer, if it is not installed")
+    add_processes_flag(parser)
+    return parser
+
+
+def _add_kind_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the predictions are (default: masks, or what detseg3d_predict wrote)")
+    kind = group.add_mutually_exclusive_group()
     kind.add_argument(
         "--instances",
         action="store_true",
@@ -90,62 +101,67 @@ def build_parser() -> argparse.ArgumentParser:
     )
     kind.add_argument("--probabilities", action="store_true", help="probability maps")
     kind.add_argument("--boxes", action="store_true", help="boxes")
-    kinds.add_argument(
+    group.add_argument(
         "--threshold", type=fraction, default=0.5, metavar="P", help="of probability maps (default: %(default)s)"
     )
-    kinds.add_argument(
+    group.add_argument(
         "--min_size",
         type=non_negative_float,
         default=0.0,
         metavar="MM3",
         help="leave out components of probability maps under this volume (default: %(default)s)",
     )
-    kinds.add_argument(
+    group.add_argument(
         "--score",
         choices=("max", "mean", "p95"),
         default="max",
         help="score of a component: highest, mean or 95th percentile of its probability (default: %(default)s)",
     )
-    kinds.add_argument(
+    group.add_argument(
         "--sweep",
         action="store_true",
         help="choose threshold, smallest size and score on these cases, and say what that is worth on cases left out",
     )
-    kinds.add_argument(
+    group.add_argument(
+        "--objective",
+        choices=tuple(
+            f"{figure}_{criterion}" for figure in ("ap", "f1") for criterion in ("any", "iou_0.1", "iou_0.5")
+        ),
+        default="ap_iou_0.1",
+        help="what a sweep maximises: average precision or lesion F1 (default: %(default)s)",
+    )
+    group.add_argument(
         "--network_spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="millimetres per voxel of the boxes that nnDetection stored",
+        help="boxes of nnDetection: millimetres per voxel at which its network worked",
     )
-    variants = parser.add_argument_group("variants of the metrics")
-    variants.add_argument(
+
+
+def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("variants of the metrics")
+    group.add_argument(
         "--nsd_tolerance", type=positive_float, default=1.0, metavar="MM", help="of the surface Dice (default: 1 mm)"
     )
-    variants.add_argument(
+    group.add_argument(
         "--lesionwise",
         choices=("metastases", "glioma"),
         default="metastases",
         help="BraTS challenge whose lesion-wise Dice is computed (default: %(default)s)",
     )
-    variants.add_argument("--no_hd95", action="store_true", help="leave out Hausdorff distances")
-    variants.add_argument(
+    group.add_argument("--no_hd95", action="store_true", help="leave out Hausdorff distances")
+    group.add_argument(
         "--bootstrap", type=non_negative_int, default=1000, metavar="N", help="resamples; 0: none (default: 1000)"
     )
-    variants.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the bootstrap")
-    variants.add_argument(
+    group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the bootstrap")
+    group.add_argument(
         "--npy_spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
         help="millimetres per voxel of .npy files; without it, what dataset.json says, else 1 1 1",
     )
-    report = parser.add_argument_group("report")
-    report.add_argument("--report", action="store_true", help="write report.html, to be opened in a browser")
-    report.add_argument("--images", metavar="FOLDER", help="the scans, CASE_0000…, for the viewer in the report")
-    report.add_argument("--niivue", metavar="FILE", help="niivue.umd.js for the viewer, if it is not installed")
-    add_processes_flag(parser)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,6 +259,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
         options.ground_truth,
         *systems.values(),
         label_format=form,
+        objective=options.objective,
         groups=read_patients(options.ground_truth),
         seed=options.seed,
         num_processes=options.num_processes,
@@ -274,6 +291,8 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
         num_processes=options.num_processes,
         progress=not options.no_progress,
     )
+    for warning in result["warnings"]:
+        logger.warning("%s: %s", warning["case"], warning["warning"])
     text = format_box_evaluation(result)
     print(text)
     if options.output is not None:

@@ -70,7 +70,7 @@ def scored_case(case_id: str, table: OverlapTable, scores: npt.ArrayLike, minimu
     minimum_iou : float or None
         ``None``: any overlap; a prediction may find several lesions and a lesion be found by several predictions.
         A number: in descending order of score each prediction takes, of the true lesions still free, the one of
-        highest IoU, at least this (as COCO does; equal scores in the order of the map's values).
+        highest IoU, at least this (as COCO does; of equal scores the pair of higher IoU comes first).
 
     Examples
     --------
@@ -110,7 +110,8 @@ def match_scored(
     """Predictions in descending order of score take the best free lesion among their pairs."""
     found = np.full(truths, -np.inf)
     hit = np.zeros(len(scores), np.bool_)
-    order = np.lexsort((truth_index, -quality, prediction_index, -scores[prediction_index]))
+    # Scores that saturate tie often: then the best overlap goes first, not the lowest number.
+    order = np.lexsort((truth_index, prediction_index, -quality, -scores[prediction_index]))
     for pair in order.tolist():
         truth, prediction = int(truth_index[pair]), int(prediction_index[pair])
         if not hit[prediction] and found[truth] == -np.inf:

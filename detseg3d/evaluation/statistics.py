@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.evaluation.bootstrap import bootstrap_weights, interval
-from detseg3d.evaluation.froc import FROC_RATES, ScoredCase
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics
+from detseg3d.evaluation.score_intervals import weighted_scores
 
 __all__ = ["headline_intervals", "paired_comparison", "weighted_figures"]
 
@@ -93,48 +93,14 @@ def _score_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[st
     result = {}
     for name in CRITERIA:
         records = [case.scored["all"][name] for case in cases]
-        result[f"ap_{name}"], result[f"cpm_{name}"] = _weighted_curves(records, weights)
+        curves = weighted_scores(records, weights)
+        # Without any true lesion, as froc.py has it: silence is perfect, any claim is worth nothing to precision.
+        absent = _sum(weights, [len(record.truth_scores) for record in records]) <= 0
+        claims = [len(record.true_positive_scores) + len(record.false_positive_scores) for record in records]
+        silent = (_sum(weights, claims) <= 0).astype(np.float64)
+        result[f"ap_{name}"] = np.where(absent, silent, curves["average_precision"])
+        result[f"cpm_{name}"] = np.where(absent, 1.0, curves["cpm"])
     return result
-
-
-def _weighted_curves(records: Sequence[ScoredCase], weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Average precision and CPM under each row of weights; see :mod:`detseg3d.evaluation.froc`."""
-    parts = {}
-    for name in ("truth_scores", "true_positive_scores", "false_positive_scores"):
-        values = [getattr(record, name) for record in records]
-        owner = np.repeat(np.arange(len(records)), [len(value) for value in values])
-        parts[name] = (np.concatenate([np.zeros(0), *values]), owner)
-    thresholds = np.unique(np.concatenate([parts["true_positive_scores"][0], parts["false_positive_scores"][0]]))[::-1]
-    truths = _sum(weights, [len(record.truth_scores) for record in records])
-    if len(thresholds) == 0:
-        nothing = np.where(truths > 0, 0.0, 1.0)
-        return nothing, nothing
-    found, hits, misses = (_cumulated(*parts[name], thresholds, weights) for name in parts)
-    scans = np.maximum(weights.sum(axis=1), 1)[:, None]
-    recall = np.where(truths[:, None] > 0, found / np.maximum(truths[:, None], 1), 1.0)
-    total = hits + misses
-    precision = np.where(total > 0, hits / np.maximum(total, 1e-12), 1.0)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    area = np.sum(np.diff(recall, prepend=0.0, axis=1) * envelope, axis=1)
-    area = np.where(truths > 0, area, np.where(total[:, -1] > 0, 0.0, 1.0))
-    at_rate = []
-    for rate in FROC_RATES:
-        allowed = misses / scans <= rate + 1e-12
-        best = np.where(allowed, recall, 0.0).max(axis=1)
-        at_rate.append(np.where(truths > 0, best, 1.0))
-    return area, np.mean(at_rate, axis=0)
-
-
-def _cumulated(
-    scores: FloatArray, owner: npt.NDArray[np.int64], thresholds: FloatArray, weights: FloatArray
-) -> FloatArray:
-    """Weighted number of scores that reach each of the descending thresholds, shape ``(S, N)``."""
-    reached = len(thresholds) - np.searchsorted(thresholds[::-1], scores, side="right")
-    inside = reached < len(thresholds)
-    counts = np.zeros((weights.shape[1], len(thresholds)))
-    np.add.at(counts, (owner[inside], reached[inside]), 1.0)
-    total: FloatArray = weights @ np.cumsum(counts, axis=1)
-    return total
 
 
 def _sum(weights: FloatArray, values: Sequence[float]) -> FloatArray:

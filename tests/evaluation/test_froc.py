@@ -304,7 +304,7 @@ def test_cpm_and_average_precision_by_brute_force(cases: list[ScoredCase]) -> No
 @given(some_cases)
 def test_the_threshold_given_for_a_rate_gives_its_recall(cases: list[ScoredCase]) -> None:
     for row in recall_at_rates(froc_curve(cases)):
-        if row["threshold"] is not None:
+        if row["threshold"] is not None and row["fp_per_scan"] is not None:
             recall, _, rate = at_threshold(cases, row["threshold"])
             assert recall == row["recall"]
             assert rate <= row["fp_per_scan"]
@@ -359,7 +359,7 @@ def test_a_healthy_scan_without_predictions_only_spreads_the_false_positives(cas
 @given(some_cases, tenths)
 def test_one_more_false_positive_never_helps(cases: list[ScoredCase], score: float) -> None:
     assume(any(len(case.truth_scores) for case in cases))
-    worse = [*cases[:-1], record(cases[-1].truth_scores, [*cases[-1].false_positive_scores, score])]
+    worse = [*cases[:-1], record(cases[-1].truth_scores.tolist(), [*cases[-1].false_positive_scores, score])]
     assert average_precision(worse) <= average_precision(cases) + 1e-12
     assert cpm(froc_curve(worse)) <= cpm(froc_curve(cases))
 

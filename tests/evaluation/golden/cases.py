@@ -1,0 +1,81 @@
+"""The golden cases and what the original implementations say about them; made by benchmarks/golden."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.evaluation.figures import FigureRule
+from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.metrics import CaseMetrics
+
+FOLDER = Path(__file__).parent
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """Two instance maps with ids ``1..N``, of which ``truth_classes`` and the others tell; ids may be missing."""
+
+    name: str
+    truth: IntArray
+    prediction: IntArray
+    spacing: tuple[float, float, float]
+    truth_classes: tuple[int, ...]
+    prediction_classes: tuple[int, ...]
+    scores: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    def of_class(self, index: int) -> tuple[IntArray, IntArray]:
+        """Both maps with the lesions of one class only."""
+        return tuple(
+            np.where(np.isin(volume, np.flatnonzero(np.array(classes) == index) + 1), volume, 0)
+            for volume, classes in ((self.truth, self.truth_classes), (self.prediction, self.prediction_classes))
+        )  # type: ignore[return-value]
+
+
+@cache
+def golden_cases() -> dict[str, GoldenCase]:
+    with np.load(FOLDER / "cases.npz", allow_pickle=False) as volumes:
+        return {
+            name: GoldenCase(
+                name,
+                volumes[f"{name}/truth"].astype(np.int32),
+                volumes[f"{name}/prediction"].astype(np.int32),
+                tuple(values["spacing"]),
+                tuple(values["truth_classes"]),
+                tuple(values["prediction_classes"]),
+                tuple(values["scores"]),
+                tuple(f"class {index}" for index in range(values["classes"])),
+            )
+            for name, values in json.loads((FOLDER / "cases.json").read_text(encoding="utf-8")).items()
+        }
+
+
+@cache
+def answers() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@cache
+def evaluated(name: str, hd95: bool = True) -> CaseMetrics:
+    """Our evaluation of a golden case, with everything."""
+    case = golden_cases()[name]
+    return evaluate_case(
+        name,
+        case.truth,
+        case.prediction,
+        case.spacing,
+        truth_classes=case.truth_classes,
+        prediction_classes=case.prediction_classes,
+        prediction_scores=case.scores,
+        class_names=case.class_names,
+        figures=FigureRule(hd95=hd95),
+    )

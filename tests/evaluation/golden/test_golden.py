@@ -1,0 +1,490 @@
+"""Our figures against those of the original implementations, and by hand where an original is wrong or has no answer.
+
+``answers.json`` holds what MONAI, picai_eval, panoptica, CC-Metrics and surface-distance said about the cases of
+``cases.npz`` (versions in the file), and the results of slow programs that follow the published definitions word by
+word. benchmarks/golden/README.md says how to ask again. MONAI computes in float32: it is compared to five digits, all
+others to nine.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.evaluation.box_matching import scored_case_from_boxes
+from detseg3d.evaluation.cc_dice import cc_dice_by_lesion
+from detseg3d.evaluation.froc import (
+    ScoredCase,
+    average_precision,
+    cpm,
+    froc_curve,
+    precision_recall_curve,
+    recall_at_rates,
+    scored_case,
+)
+from detseg3d.evaluation.lesionwise import GLIOMA, METASTASES, lesionwise_scores
+from detseg3d.evaluation.matching import match_one_to_one, overlap_table
+from detseg3d.evaluation.metrics import DetectionCounts
+from detseg3d.evaluation.statistics import weighted_figures
+from detseg3d.evaluation.summary import summarize
+from detseg3d.evaluation.surfaces import surface_metrics
+from tests.evaluation.golden.cases import answers, evaluated, golden_cases
+
+
+def single(value: Any) -> Any:
+    """Equal to a figure that was computed in float32."""
+    return pytest.approx(value, abs=5e-6, rel=5e-6)
+
+
+def double(value: Any) -> Any:
+    """Equal to a figure that was stored with ten digits."""
+    return pytest.approx(value, abs=1e-9, rel=1e-9)
+
+
+CLASSES = [(name, index) for name, answer in answers()["cases"].items() for index in range(len(answer["classes"]))]
+BOTH = [(n, i) for n, i in CLASSES if all(volume.any() for volume in golden_cases()[n].of_class(i))]
+NEITHER = [(n, i) for n, i in CLASSES if not any(volume.any() for volume in golden_cases()[n].of_class(i))]
+PICAI = [name for name, answer in answers()["cases"].items() if "picai_eval" in answer]
+
+each_class = pytest.mark.parametrize(("name", "index"), CLASSES)
+where_both_have_lesions = pytest.mark.parametrize(("name", "index"), BOTH)
+
+
+def answer_to(name: str, index: int) -> dict[str, Any]:
+    found: dict[str, Any] = answers()["cases"][name]["classes"][index]
+    return found
+
+
+def test_the_cases_hold_what_they_are_for() -> None:
+    cases = golden_cases()
+    assert len(cases) >= 24
+    assert len(np.unique(cases["many_lesions"].truth)) > 256
+    assert evaluated("many_false_positives").overall.detection["any"].false_positives > 8
+    assert len(BOTH) > 20
+    assert len(NEITHER) >= 3
+    assert any(np.ptp(case.spacing) > 1 for case in cases.values())
+    assert len(set(cases["tied_scores"].scores)) < len(cases["tied_scores"].scores)
+
+
+# Voxels and surfaces
+
+
+@each_class
+def test_dice_is_monais(name: str, index: int) -> None:
+    ours = list(evaluated(name).classes.values())[index].dice
+    assert ours == single(answer_to(name, index)["monai"]["dice"])
+
+
+@where_both_have_lesions
+def test_surface_figures_are_monais_and_those_by_hand(name: str, index: int) -> None:
+    answer = answer_to(name, index)
+    ours = surface_metrics(
+        *golden_cases()[name].of_class(index), golden_cases()[name].spacing, answers()["tolerance_mm"]
+    )
+    assert ours.nsd == double(answer["by_hand"]["nsd"])
+    assert ours.hd95_mm == double(answer["by_hand"]["hd95"])
+    assert ours.nsd == single(answer["monai"]["nsd"])
+    assert ours.hd95_mm == single(answer["monai"]["hd95"])
+
+
+def test_empty_sides_have_figures_where_monai_has_none() -> None:
+    for name, index in NEITHER:
+        theirs = answer_to(name, index)["monai"]
+        assert (theirs["dice_ignoring_empty"], theirs["hd95"], theirs["nsd"]) == ("nan", "nan", "nan")
+        ours = evaluated(name).figures[f"class {index}"]
+        assert (ours.nsd, ours.hd95_mm, ours.cc_dice, ours.lesionwise.dice) == (1.0, 0.0, 1.0, 1.0)
+    for name in ("empty_truth", "empty_prediction"):
+        assert answer_to(name, 0)["monai"]["hd95"] == "nan"
+        ours = evaluated(name).figures["all"]
+        # The diagonal of 32³ voxels of 1 mm.
+        assert (ours.nsd, ours.cc_dice) == (0.0, 0.0)
+        assert ours.hd95_mm == pytest.approx(32 * 3**0.5)
+        assert (ours.lesionwise.dice, ours.lesionwise.hd95_mm) == (0.0, 374.0)
+
+
+def test_surface_distance_weighs_by_area_and_comes_near() -> None:
+    # Its surface elements lie on the corners between voxels and count by their area; ours are voxels that count alike.
+    for name in ("ball", "ball_thick"):
+        ours, theirs = evaluated(name).figures["all"], answer_to(name, 0)["surface_distance"]
+        assert ours.hd95_mm == pytest.approx(theirs["hd95"], abs=0.5)
+        assert ours.nsd == pytest.approx(theirs["nsd"], abs=0.12)
+
+
+# Panoptic quality and matching
+
+# A pair with an IoU of exactly one half matches for panoptica and does not by the definition of Kirillov et al.
+EXACTLY_HALF = {"anisotropic", "border", "iou_one_half", "whole_volume"}
+
+
+@each_class
+def test_panoptic_counts_are_monais(name: str, index: int) -> None:
+    ours, theirs = list(evaluated(name).classes.values())[index].panoptic, answer_to(name, index)["monai_panoptic"]
+    assert ours.matches == theirs["tp"]
+    assert ours.predictions - ours.matches == theirs["fp"]
+    assert ours.truth - ours.matches == theirs["fn"]
+    assert ours.iou_sum == single(theirs["iou_sum"])
+
+
+@each_class
+def test_panoptic_quality_is_panopticas(name: str, index: int) -> None:
+    theirs = answer_to(name, index)["panoptica"]
+    ours = list(evaluated(name).classes.values())[index].panoptic
+    table = overlap_table(*golden_cases()[name].of_class(index))
+    assert (name in EXACTLY_HALF) == bool(np.any(table.iou == 0.5))
+    if name in EXACTLY_HALF:
+        matched = table.iou >= 0.5
+        assert theirs["tp"] == ours.matches + np.count_nonzero(table.iou == 0.5)
+        assert theirs["sq"] == double(table.iou[matched].mean())
+    elif ours.truth + ours.predictions == 0:
+        assert (theirs["pq"], theirs["sq"], theirs["rq"], theirs["sq_dsc"]) == ("nan",) * 4
+        assert (ours.pq, ours.sq, ours.rq) == (1.0, 1.0, 1.0)
+    else:
+        assert (ours.pq, ours.sq, ours.rq) == double((theirs["pq"], theirs["sq"], theirs["rq"]))
+
+
+@pytest.mark.parametrize(("name", "index"), [entry for entry in CLASSES if entry[0] not in EXACTLY_HALF])
+def test_dice_of_matched_lesions_is_panopticas(name: str, index: int) -> None:
+    ours = [
+        lesion.dice
+        for lesion in evaluated(name).lesions
+        if lesion.kind == "truth" and lesion.class_name == f"class {index}" and lesion.iou > 0.5
+    ]
+    theirs = answer_to(name, index)["panoptica"]
+    assert len(ours) == theirs["tp"]
+    if ours:
+        assert np.mean(ours) == double(theirs["sq_dsc"])
+
+
+@pytest.mark.parametrize("name", sorted(set(PICAI) - {"chain"}))
+def test_one_to_one_matches_are_picai_evals(name: str) -> None:
+    theirs, case = answers()["cases"][name]["picai_eval"], golden_cases()[name]
+    matches = match_one_to_one(overlap_table(case.truth, case.prediction), 0.1)
+    assert sorted(matches.iou.tolist()) == pytest.approx(theirs["overlaps"], abs=1e-8)  # it adds 1e-8 to both sides
+    counts = evaluated(name).overall.detection["iou_0.1"]
+    assert (counts.missed, counts.false_positives) == (theirs["missed"], theirs["false_positives"])
+
+
+def test_picai_eval_can_lose_a_match_where_ours_has_the_most() -> None:
+    # It adds 1 to each IoU and maximises the sum: 2 · 1.73 is more than the 3.32 of three matches. Ours, by hand: true
+    # lesions of 112, 102 and 11 voxels, predictions of 102, 112 and 11 voxels that share 11, 21 and 11 with them.
+    case = golden_cases()["chain"]
+    matches = match_one_to_one(overlap_table(case.truth, case.prediction), 0.1)
+    assert matches.iou.tolist() == pytest.approx([21 / (112 + 112 - 21), 11 / (102 + 11 - 11), 11 / (11 + 102 - 11)])
+    assert evaluated("chain").overall.detection["iou_0.1"] == DetectionCounts(3, 3, 3, 3)
+    assert len(answers()["cases"]["chain"]["picai_eval"]["overlaps"]) == 2
+
+
+def test_more_than_255_lesions_are_counted() -> None:
+    # 343 lesions of 2³ voxels: 7 without a prediction, every third of the 343 shifted by one voxel (IoU 4/12).
+    shifted = sum(1 for index in range(343) if index % 3 == 0 and index % 49 != 5)
+    case = evaluated("many_lesions")
+    assert case.overall.detection["any"] == DetectionCounts(343, 336, 336, 336)
+    assert case.overall.detection["iou_0.1"] == DetectionCounts(343, 336, 336, 336)
+    assert case.overall.detection["iou_0.5"] == DetectionCounts(343, 336 - shifted, 336, 336 - shifted)
+    assert case.figures["all"].cc_dice == pytest.approx((336 - shifted + shifted * 0.5) / 343)
+
+
+def test_touching_lesions_stay_two_where_the_maps_say_so() -> None:
+    # 216 voxels each; the first prediction takes one layer of 36 from the second lesion.
+    case = evaluated("touching")
+    assert case.overall.panoptic.iou_sum == pytest.approx(216 / 252 + 180 / 216)
+    assert case.overall.detection["iou_0.5"] == DetectionCounts(2, 2, 2, 2)
+    assert case.dice == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "any_overlap", "one_to_one"),
+    [
+        ("one_over_several", DetectionCounts(3, 3, 1, 1), DetectionCounts(3, 1, 1, 1)),
+        ("several_in_one", DetectionCounts(1, 1, 3, 3), DetectionCounts(1, 1, 3, 1)),
+        ("iou_one_tenth", DetectionCounts(1, 1, 1, 1), DetectionCounts(1, 1, 1, 1)),
+        ("single_voxels", DetectionCounts(2, 1, 2, 1), DetectionCounts(2, 1, 2, 1)),
+        ("no_overlap", DetectionCounts(2, 0, 1, 0), DetectionCounts(2, 0, 1, 0)),
+        ("empty_truth", DetectionCounts(0, 0, 2, 0), DetectionCounts(0, 0, 2, 0)),
+        ("empty_prediction", DetectionCounts(2, 0, 0, 0), DetectionCounts(2, 0, 0, 0)),
+        ("many_false_positives", DetectionCounts(1, 1, 21, 1), DetectionCounts(1, 1, 21, 1)),
+    ],
+)
+def test_counts_by_hand(name: str, any_overlap: DetectionCounts, one_to_one: DetectionCounts) -> None:
+    detection = evaluated(name).overall.detection
+    assert (detection["any"], detection["iou_0.1"]) == (any_overlap, one_to_one)
+
+
+# Lesion by lesion
+
+
+@pytest.mark.parametrize(("rule", "variant"), [(METASTASES, "metastases"), (GLIOMA, "glioma")])
+@each_class
+def test_lesionwise_scores_are_those_of_the_brats_definition(name: str, index: int, rule: Any, variant: str) -> None:
+    theirs = answer_to(name, index)["by_hand"][variant]
+    ours = lesionwise_scores(*golden_cases()[name].of_class(index), golden_cases()[name].spacing, rule)
+    assert (ours.truth, ours.missed, ours.false_positives) == tuple(
+        theirs[key] for key in ("truth", "missed", "false_positives")
+    )
+    assert ours.dice == double(theirs["dice"])
+    assert ours.hd95_mm == double(theirs["hd95"])
+
+
+def test_lesionwise_scores_by_hand() -> None:
+    # Boxes of 4·4·x voxels, x = 2–6, 7–10, 13–16, 23–27; predicted 2–5, 13–16 (without a row), 28–31.
+    near = golden_cases()["near"]
+    joined_once = lesionwise_scores(near.truth, near.prediction, near.spacing, METASTASES)
+    # The first two are one lesion of 112 voxels; the prediction near the last one is a voxel too far for one dilation.
+    assert (joined_once.truth, joined_once.missed, joined_once.false_positives) == (3, 1, 1)
+    assert joined_once.dice == pytest.approx((2 * 48 / (112 + 48) + 2 * 36 / (48 + 36)) / 4)
+    joined_thrice = lesionwise_scores(near.truth, near.prediction, near.spacing, GLIOMA)
+    assert (joined_thrice.truth, joined_thrice.missed, joined_thrice.false_positives) == (2, 0, 0)
+    assert joined_thrice.dice == pytest.approx(2 * 84 / (160 + 84) / 2)
+
+
+def test_lesions_at_the_size_limit_are_neither_asked_for_nor_punished() -> None:
+    # 2, 3, 50 and 54 mm³ against limits of 2 and 50, all found with one layer missing.
+    case = golden_cases()["small_volumes"]
+    metastases, glioma = (lesionwise_scores(case.truth, case.prediction, case.spacing, r) for r in (METASTASES, GLIOMA))
+    assert (metastases.truth, metastases.false_positives, glioma.truth, glioma.false_positives) == (3, 0, 1, 0)
+    assert metastases.dice_sum == pytest.approx(2 * 2 / 5 + 2 * 40 / 90 + 2 * 45 / 99)
+    assert glioma.dice_sum == pytest.approx(2 * 45 / 99)
+
+
+@each_class
+def test_cc_dice_is_that_of_whole_voronoi_regions(name: str, index: int) -> None:
+    theirs = answer_to(name, index)["by_hand"]["cc_dice"]["lesions"]
+    ours = cc_dice_by_lesion(*golden_cases()[name].of_class(index), golden_cases()[name].spacing)
+    assert ours.tolist() == double(theirs)
+
+
+# CC-Metrics knows components, not instances, and gives a voxel between two lesions to one of them, where ours gives it
+# to both by half.
+FOR_CC_METRICS = [
+    (name, index)
+    for name, index in BOTH
+    if name not in ("touching", "fragments") and not answer_to(name, index)["by_hand"]["cc_dice"]["ties"]
+]
+
+
+@pytest.mark.parametrize(("name", "index"), FOR_CC_METRICS)
+def test_cc_dice_is_that_of_cc_metrics(name: str, index: int) -> None:
+    case, theirs = golden_cases()[name], answer_to(name, index)["cc_metrics"]
+    ours = cc_dice_by_lesion(*case.of_class(index), case.spacing)
+    assert sorted(ours) == double(sorted(theirs["dice_mm"]))
+    if set(case.spacing) == {1.0}:  # its mean knows no spacing
+        assert ours.mean() == double(theirs["dice"])
+
+
+def test_cc_dice_of_equally_near_lesions_by_hand() -> None:
+    # Two cubes of 27 voxels; a rod from one to the other has 2 voxels in each and 7 between, of which one is halfway;
+    # of 12 stray voxels 4 are nearer to each and 4 halfway.
+    assert evaluated("equally_near").figures["all"].cc_dice == pytest.approx(2 * 2 / (27 + 2 + 3.5 + 6))
+
+
+# Curves over the score
+
+
+def records(names: list[str], minimum_iou: float | None) -> list[ScoredCase]:
+    """By the overlap of masks."""
+    result = []
+    for name in names:
+        case = golden_cases()[name]
+        table = overlap_table(case.truth, case.prediction)
+        result.append(scored_case(name, table, np.array(case.scores)[table.prediction.ids - 1], minimum_iou))
+    return result
+
+
+def box_records(names: list[str], minimum_iou: float | None, index: int = 0) -> list[ScoredCase]:
+    """By the bounding boxes of one class."""
+    result = []
+    for name in names:
+        case = golden_cases()[name]
+        truth, prediction = case.of_class(index)
+        (_, true_boxes), (ids, boxes) = boxes_from_instances(truth), boxes_from_instances(prediction)
+        scores = np.array(case.scores)[np.asarray(ids) - 1]
+        result.append(
+            scored_case_from_boxes(
+                name, true_boxes, [0] * len(true_boxes), boxes, scores, [0] * len(boxes), minimum_iou
+            )
+        )
+    return result
+
+
+@pytest.mark.parametrize("name", answers()["sets"])
+def test_precision_and_recall_over_scores_are_picai_evals(name: str) -> None:
+    answer = answers()["sets"][name]
+    theirs = answer["picai_eval"]
+    cases = records(answer["cases"], 0.1)
+    recall, precision, _ = precision_recall_curve(cases)
+    # Its curve ascends in score, ends in a point (0, 1) and, if lesions are missed, begins with a point of score 0.
+    missed = any(np.isneginf(case.truth_scores).any() for case in cases)
+    begin = 1 if missed else 0
+    assert recall[::-1].tolist() == double(theirs["recall"][begin:-1])
+    assert precision[::-1].tolist() == double(theirs["precision"][begin:-1])
+    # Its average precision is the area under the steps themselves, ours that under their upper envelope.
+    assert np.sum(np.diff(recall, prepend=0) * precision) == double(theirs["ap"])
+    assert average_precision(cases) >= theirs["ap"] - 1e-9
+
+
+@pytest.mark.parametrize("name", answers()["sets"])
+def test_the_froc_curve_is_picai_evals_and_ends_with_the_lowest_score(name: str) -> None:
+    answer = answers()["sets"][name]
+    theirs = answer["picai_eval"]
+    cases = records(answer["cases"], 0.1)
+    curve = froc_curve(cases)
+    # It overwrites its last point: the one of score 0 if lesions are missed, else that of the lowest prediction.
+    kept = len(curve.recall) if any(np.isneginf(case.truth_scores).any() for case in cases) else -1
+    assert curve.recall[:kept].tolist() == single(theirs["froc_recall"][:-1])
+    assert curve.false_positives_per_scan[:kept].tolist() == single(theirs["fp_per_scan"][:-1])
+    if kept == -1 and name == "perfect":
+        assert (curve.recall[-1], theirs["froc_recall"][-1]) == (1.0, 1 - 1 / 16)
+
+
+@pytest.mark.parametrize("name", answers()["sets"])
+def test_the_froc_curve_is_monais_and_ends_with_the_lowest_score(name: str) -> None:
+    answer = answers()["sets"][name]
+    theirs = answer["monai_froc"]
+    cases = hits_by_middle_voxel(answer["cases"])
+    curve = froc_curve(cases)
+    # It drops the lowest score of all: 0, its mark of a missed lesion, or else that of a prediction.
+    kept = len(curve.recall) if any(np.isneginf(case.truth_scores).any() for case in cases) else -1
+    assert [0.0, *curve.recall[:kept]] == double(theirs["recall"][::-1])
+    assert [0.0, *curve.false_positives_per_scan[:kept]] == double(theirs["fp_per_scan"][::-1])
+    if name == "perfect":
+        assert (curve.recall[-1], max(theirs["recall"])) == (1.0, 1 - 1 / 16)
+
+
+def hits_by_middle_voxel(names: list[str]) -> list[ScoredCase]:
+    """A prediction hits the lesion in which the middle of its bounding box lies."""
+    result = []
+    for name in names:
+        case = golden_cases()[name]
+        found: dict[int, float] = defaultdict(lambda: -np.inf)
+        false = []
+        for number, score in enumerate(case.scores, start=1):
+            points = np.argwhere(case.prediction == number)
+            lesion = int(case.truth[tuple((points.min(axis=0) + points.max(axis=0) + 1) // 2)])
+            if lesion:
+                found[lesion] = max(found[lesion], score)
+            else:
+                false.append(score)
+        scores = np.array([found[number] for number in range(1, len(case.truth_classes) + 1)])
+        result.append(ScoredCase(name, scores, scores[np.isfinite(scores)], np.array(false)))
+    return result
+
+
+@pytest.mark.parametrize("name", ["perfect", "many_lesions", "many_false_positives"])
+def test_hits_by_the_centre_of_the_box_give_monais_froc_curve(name: str) -> None:
+    answer = answers()["sets"][name]
+    curve = froc_curve(box_records(answer["cases"], None))
+    theirs = answer["monai_froc"]
+    points = list(zip([0.0, *curve.false_positives_per_scan], [0.0, *curve.recall], strict=True))
+    for point in zip(theirs["fp_per_scan"], theirs["recall"], strict=True):
+        assert any(point == double(own) for own in points)
+
+
+def coco_average_precision(cases: list[ScoredCase]) -> float:
+    """Our curve read as COCO does, at 101 recalls."""
+    recall, precision, _ = precision_recall_curve(cases)
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return float(envelope[np.searchsorted(recall.astype(np.float32), np.linspace(0, 1, 101))].mean())
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5])
+@pytest.mark.parametrize("name", sorted(set(answers()["box_sets"]) - {"tied"}))
+def test_box_precision_of_every_class_is_monais(name: str, threshold: float) -> None:
+    answer = answers()["box_sets"][name]
+    names = answer["cases"]
+    ours = []
+    for index in range(max(len(golden_cases()[case].class_names) for case in names)):
+        cases = box_records(names, threshold, index)
+        theirs = answer["monai_coco"][f"class {index}_AP_IoU_{threshold:.2f}_MaxDet_1000"]
+        if not any(len(case.truth_scores) for case in cases):
+            assert theirs == -1.0
+            continue
+        ours.append(coco_average_precision(cases))
+        assert ours[-1] == single(theirs)
+        # All points instead of 101 differ by no more than the width of one step.
+        assert average_precision(cases) == pytest.approx(ours[-1], abs=1 / 100)
+
+
+def test_mean_average_precision_leaves_out_absent_classes_where_monai_averages_minus_one() -> None:
+    theirs = answers()["box_sets"]
+    perfect = summarize([evaluated("perfect_of_two_classes")])
+    assert theirs["perfect_of_two_classes"]["monai_coco"]["AP_IoU_0.10_MaxDet_1000"] == 0.0
+    assert theirs["absent_class"]["monai_coco"]["AP_IoU_0.50_MaxDet_1000"] < 0
+    assert [perfect["scores"][criterion]["map"] for criterion in ("any", "iou_0.1", "iou_0.5")] == [1.0, 1.0, 1.0]
+    for name in ("absent_class", "absent_class_predicted"):
+        scores = summarize([evaluated(name)])["scores"]["iou_0.1"]
+        of_class = [scores["classes"][f"class {index}"]["average_precision"] for index in range(2)]
+        assert scores["map"] == pytest.approx(np.mean(of_class))
+
+
+def test_ties_come_together_where_monai_takes_them_in_the_order_of_the_cases() -> None:
+    names = answers()["box_sets"]["tied"]["cases"]
+    there, back = (box_records(order, 0.1) for order in (names, names[::-1]))
+    assert average_precision(there) == average_precision(back)
+    distinct = {score for case in there for score in [*case.true_positive_scores, *case.false_positive_scores]}
+    assert len(precision_recall_curve(there)[2]) == len(distinct)
+
+
+def test_a_hundred_detections_are_no_limit() -> None:
+    answer = answers()["box_sets"]["many_lesions"]
+    assert answer["monai_coco_of_100"]["AP_IoU_0.10_MaxDet_100"] == pytest.approx(30 / 101, abs=1e-6)
+    assert average_precision(box_records(["many_lesions"], 0.1)) == pytest.approx(336 / 343)
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_more_than_eight_false_positives_per_scan(ours_first: bool) -> None:
+    # 20 false positives; the true one has the highest or the lowest score.
+    case = golden_cases()["many_false_positives"]
+    scores = case.scores if ours_first else case.scores[::-1]
+    table = overlap_table(case.truth, case.prediction)
+    record = scored_case("case", table, scores, 0.1)
+    curve = froc_curve([record])
+    assert curve.false_positives_per_scan[-1] == 20
+    assert curve.recall[-1] == 1.0
+    assert [row["recall"] for row in recall_at_rates(curve, (1 / 8, 8, 19, 20))] == (
+        [1.0] * 4 if ours_first else [0.0, 0.0, 0.0, 1.0]
+    )
+    assert average_precision([record]) == pytest.approx(1.0 if ours_first else 1 / 21)
+
+
+# All together
+
+
+@pytest.mark.parametrize("names", [["perfect"], ["perfect", "perfect_two", "perfect_of_two_classes"]])
+def test_a_perfect_detector_has_one_everywhere(names: list[str]) -> None:
+    cases = [evaluated(name) for name in names]
+    figures = weighted_figures(cases, np.ones((1, len(cases))))
+    assert len(figures) >= 22
+    for figure, value in figures.items():
+        assert value[0] == pytest.approx(0.0 if figure in ("fp_per_scan", "hd95_mm") else 1.0, abs=1e-12), figure
+    scores = summarize(cases)["scores"]
+    for criterion in ("any", "iou_0.1", "iou_0.5"):
+        assert [scores[criterion][key] for key in ("average_precision", "cpm", "map")] == [1.0, 1.0, 1.0]
+        assert {row["recall"] for row in scores[criterion]["froc"]} == {1.0}
+
+
+def test_healthy_scans_do_not_make_a_perfect_detector_less_perfect() -> None:
+    cases = [evaluated(name) for name in ("perfect", "empty_both")]
+    figures = weighted_figures(cases, np.ones((1, 2)))
+    for figure, value in figures.items():
+        assert value[0] == pytest.approx(0.0 if figure in ("fp_per_scan", "hd95_mm") else 1.0, abs=1e-12), figure
+    assert cpm(froc_curve(records(["perfect", "empty_both"], 0.1))) == 1.0
+
+
+@pytest.mark.parametrize("name", golden_cases())
+def test_every_figure_is_a_number(name: str) -> None:
+    for figure, value in weighted_figures([evaluated(name)], np.ones((1, 1))).items():
+        undefined = figure == "dice_with_lesions" and not evaluated(name).overall.has_lesions
+        assert np.isfinite(value[0]) != undefined, figure
+
+
+def test_without_distances_the_other_figures_are_the_same() -> None:
+    whole, part = evaluated("ordinary"), evaluated("ordinary", hd95=False)
+    assert part.figures["all"].hd95_mm is None
+    assert (part.figures["all"].nsd, part.figures["all"].lesionwise.dice) == (
+        whole.figures["all"].nsd,
+        whole.figures["all"].lesionwise.dice,
+    )
