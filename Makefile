@@ -52,14 +52,15 @@ demo: $(INSTALLED)
 	@echo "== 4/6 predict the held-out scans"
 	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_FOLDER)/results
 	@echo "== 5/6 evaluate them"
-	$(BIN)/detseg3d_evaluate -gt $(DEMO_SET)/labelsTs -pred $(DEMO_FOLDER)/predictions -o $(DEMO_FOLDER)/metrics.json
+	$(BIN)/detseg3d_evaluate -gt $(DEMO_SET)/labelsTs -pred $(DEMO_FOLDER)/predictions -o $(DEMO_FOLDER)/evaluation \
+		--report --images $(DEMO_SET)/imagesTs
 	@echo "== 6/6 draw them"
 	for case in held_out_001 held_out_002; do \
 		$(BIN)/detseg3d_visualize --image $(DEMO_SET)/imagesTs/$${case}_0000.nii.gz \
 			--pred $(DEMO_FOLDER)/predictions/$$case.nii.gz --label $(DEMO_SET)/labelsTs/$$case.nii.gz \
 			--output $(DEMO_FOLDER)/$$case.png || exit 1; \
 	done
-	@echo "Done. The results are in $(DEMO_FOLDER): metrics.json, pictures, and predictions with masks and lesions.csv."
+	@echo "Done. The results are in $(DEMO_FOLDER): evaluation/report.html (open it in a browser), pictures, and predictions."
 
 clean:
 	rm -rf $(VENV) $(DEMO_FOLDER) build dist *.egg-info .coverage htmlcov

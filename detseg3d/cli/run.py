@@ -23,8 +23,9 @@ verify, plan, preprocess, train on 80 % of the cases, then predict, evaluate and
 out. Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, ... for several channels;
 the label of a case is CASE.nii.gz, with 0 as background and each other value as a class of lesions.
 
-Writes to OUTPUT_DIR: metrics.json, pictures/, results/ (the model, for detseg3d_predict -m; held-out
-predictions are in fold_0/validation), preprocessed/ (with plans.json) and raw/.
+Writes to OUTPUT_DIR: report.html, metrics.json, pictures/, results/ (the model, for
+detseg3d_predict -m; held-out predictions are in fold_0/validation), preprocessed/ (with
+plans.json) and raw/.
 For cross-validation, use detseg3d_convert, detseg3d_plan_and_preprocess and detseg3d_train."""
 
 EXAMPLE = """\

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.output import write_evaluation
 from detseg3d.io.convert import convert_folders
-from detseg3d.io.files import write_json
 from detseg3d.io.raw_dataset import RawCase, load_raw_dataset
 from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
+from detseg3d.reporting.html_report import write_report
+from detseg3d.reporting.report_files import find_views
 from detseg3d.reporting.visualize import visualize_files
 from detseg3d.training.fold import FoldPaths, run_fold
 from detseg3d.training.trainer import TrainingOptions
@@ -96,7 +98,7 @@ def run_experiment(
     image_folder, label_folder : path
         Images and labels of the same names; see :func:`~detseg3d.io.convert.convert_folders`.
     output_folder : path
-        Gets ``raw``, ``preprocessed``, ``results``, ``metrics.json`` and ``pictures``.
+        Gets ``raw``, ``preprocessed``, ``results``, ``pictures``, ``report.html`` and the tables of the evaluation.
     options : ExperimentOptions
 
     Returns
@@ -121,8 +123,10 @@ def run_experiment(
     logger.info("%d cases train, %d are held out", len(prepared.splits[int(FOLD)]["train"]), len(held_out))
     paths = FoldPaths(raw_folder, prepared.folder, output / "results" / raw_folder.name)
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
-    write_json(evaluation, output / "metrics.json")
     predictions = paths.fold(FOLD) / "validation"
+    write_evaluation(evaluation, output)
+    views = find_views(raw_folder / "imagesTr", raw_folder / "labelsTr", {"": predictions}, options.npy_spacing)
+    write_report(output / "report.html", evaluation, cases_view=views)
     cases = [case for case in load_raw_dataset(raw_folder).cases if case.case_id in set(held_out)]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures", options)
     return Experiment(paths.results, predictions, output / "metrics.json", pictures, evaluation)

@@ -43,6 +43,13 @@ def test_held_out_cases_are_drawn(output: Path) -> None:
     assert drawn == [case["case_id"] for case in read_json(output / "metrics.json")["cases"]]
 
 
+def test_there_is_a_report_with_a_viewer(output: Path) -> None:
+    page = (output / "report.html").read_text(encoding="utf-8")
+    for case in read_json(output / "metrics.json")["cases"]:
+        assert case["case_id"] in page
+    assert 'id="viewer-box"' in page
+
+
 def test_the_model_can_be_loaded(output: Path) -> None:
     predictor = Predictor.from_model_folder(output / "results" / "Dataset001_Run", [0], device="cpu")
     assert predictor.plans.training.epochs == 1
