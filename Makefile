@@ -48,7 +48,8 @@ demo: $(INSTALLED)
 	@echo "== 2/6 plan and preprocess"
 	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2
 	@echo "== 3/6 train for $(DEMO_MINUTES) minutes"
-	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_FOLDER)/results --max_minutes $(DEMO_MINUTES) --roi_size 24
+	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_FOLDER)/results --max_minutes $(DEMO_MINUTES) \
+		--roi_size 24 --batch_size 1
 	@echo "== 4/6 predict the held-out scans"
 	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_FOLDER)/results
 	@echo "== 5/6 evaluate them"

@@ -43,6 +43,7 @@ EXTRAS = {
     "deploy": ["onnx", "onnxscript", "onnxruntime", "openvino"],
     "cluster": ["dask[distributed]", "dask-jobqueue"],
     "track": ["tensorboard"],
+    "report": ["ipyniivue>=2.4,<3"],  # has NiiVue, the viewer of report.html
     "dev": [
         "tensorboard",
         "pytest>=8",

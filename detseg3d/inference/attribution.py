@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.labels import LabelFormat, Lesions
-from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.summary import VOXEL_EDGES
-from detseg3d.execution.local import run_cases
 from detseg3d.inference.candidates import Candidates, load_candidates
-from detseg3d.inference.sweep import StoredCase, read_truth
-from detseg3d.models.merge import candidate_roi_scores, combine_scores
+from detseg3d.inference.outcomes import CaseOutcomes, CaseTruth, for_every_case
+from detseg3d.inference.sweep import PreparedCase
 from detseg3d.models.roi_sampling import match_proposals
 from detseg3d.models.targets import volume_targets
 from detseg3d.planning.plans import Plans
 
-__all__ = ["STAGES", "attribute", "trace_lesions"]
+__all__ = ["STAGES", "TracedLesion", "attribute", "trace_lesions"]
 
 STAGES = (
     "Stage 1, stored candidates",
@@ -41,59 +38,50 @@ class TracedLesion:
     kept: tuple[bool, ...]
 
 
-def trace_lesions(case_id: str, truth: Lesions, candidates: Candidates, plans: Plans) -> list[TracedLesion]:
+def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans: Plans) -> list[TracedLesion]:
     """Follow the lesions of a case through the stages.
 
     A candidate is *meant for* the lesion of its class whose centre is nearest, if its own centre lies in that lesion's
-    box grown by a voxel (:func:`~detseg3d.models.roi_sampling.match_proposals`); in the final mask a lesion is there at
-    any overlap.
+    box grown by a voxel (:func:`~detseg3d.models.roi_sampling.match_proposals`). The candidates of each stage are some
+    of those of the stage before, so a lesion that is lost stays lost; but in the final mask a lesion is there at any
+    overlap, also if the mask of a neighbour reaches it.
 
     Parameters
     ----------
     case_id : str
-    truth : Lesions
+    truth : CaseTruth
     candidates : Candidates
         As stored, at the low threshold.
     plans : Plans
         With the operating point in its inference section.
+
+    Returns
+    -------
+    list of TracedLesion
+        In the order of the true lesions' numbers.
     """
-    ids = np.array(sorted(truth.classes), np.int64)
-    if len(ids) == 0:
+    if len(truth) == 0:
         return []
-    numbers = np.searchsorted(ids, truth.instances).astype(np.int64) + 1
-    numbers[truth.instances == 0] = 0
-    classes = np.concatenate([[0], [truth.classes[int(number)] for number in ids]]).astype(np.int64)
-    targets = volume_targets(numbers, classes)
-    admitted = candidates.admitted(plans.inference)
-    roi_scores = candidate_roi_scores(len(admitted), admitted.predictions)
-    scores = combine_scores(admitted.found.scores, roi_scores, plans.inference.calibration)
-    accepted = admitted.found[scores >= plans.inference.score_threshold]
+    targets = volume_targets(truth.instances(), np.array([0, *truth.classes], np.int64))
+    outcomes = CaseOutcomes(candidates, truth, plans)
+    admitted = outcomes.passing(plans.inference)
+    accepted = admitted[outcomes.scores[admitted] >= plans.inference.score_threshold]
+    final = {number for lesion in outcomes.lesions(plans.inference) for number in lesion.hits}
 
-    def hit(found: Any) -> npt.NDArray[np.bool_]:
-        return np.isin(np.arange(1, len(ids) + 1), match_proposals(found.boxes, found.classes, targets))
+    def hit(indices: npt.NDArray[np.int64]) -> set[int]:
+        found = candidates.found[indices]
+        return set(match_proposals(found.boxes, found.classes, targets).tolist())
 
-    merged = admitted.merge(plans)
-    metrics = evaluate_case(
-        case_id,
-        numbers,
-        merged.instances,
-        candidates.spacing,
-        truth_classes=classes[1:],
-        prediction_classes={lesion.id: lesion.class_index for lesion in merged.lesions},
-    )
-    records = [record for record in metrics.lesions if record.kind == "truth"]
-    final = np.array([record.matched["any"] for record in records])
-    table = np.stack([hit(candidates.found), hit(admitted.found), hit(accepted), final], axis=1)
+    stages = (hit(np.arange(len(candidates))), hit(admitted), hit(accepted), final)
     return [
-        TracedLesion(case_id, record.voxels, tuple(bool(value) for value in row))
-        for record, row in zip(records, table, strict=True)
+        TracedLesion(case_id, voxels, tuple(number in stage for stage in stages))
+        for number, voxels in enumerate(truth.voxels, start=1)
     ]
 
 
 def attribute(
-    cases: Sequence[StoredCase],
+    cases: Sequence[PreparedCase],
     plans: Plans,
-    form: LabelFormat,
     true_boxes: Sequence[Mapping[str, Any]],
     num_processes: int = 0,
     progress: bool = True,
@@ -102,10 +90,9 @@ def attribute(
 
     Parameters
     ----------
-    cases : sequence of StoredCase
+    cases : sequence of PreparedCase
     plans : Plans
         With the operating point in its inference section.
-    form : LabelFormat
     true_boxes : sequence of dict
         ``voxels`` and ``dice`` of each lesion, from :func:`~detseg3d.training.validation.outline_true_boxes`.
     num_processes : int
@@ -117,12 +104,10 @@ def attribute(
         Ready for JSON: ``stages`` (``stage``, ``recall``, ``found``, ``lesions``), ``by_size`` (``bin``, ``lesions``,
         ``stages``), ``stage2_true_boxes`` (``mean``, ``by_size``).
     """
-    traced: list[TracedLesion] = []
-    for result in run_cases(partial(_trace, plans, form), cases, num_processes, "stages", progress):
-        if result.value is None:
-            assert result.error is not None
-            raise result.error
-        traced += result.value
+    by_case = for_every_case(
+        partial(_trace, plans), cases, lambda case: case.stored.case_id, "stages", num_processes, progress
+    )
+    traced = [lesion for lesions in by_case for lesion in lesions]
     bound = plans.recall_bound
     stages: list[dict[str, Any]] = [
         {
@@ -153,8 +138,8 @@ def attribute(
     }
 
 
-def _trace(plans: Plans, form: LabelFormat, case: StoredCase) -> list[TracedLesion]:
-    return trace_lesions(case.case_id, read_truth(case.label, form, plans), load_candidates(case.candidates), plans)
+def _trace(plans: Plans, case: PreparedCase) -> list[TracedLesion]:
+    return trace_lesions(case.stored.case_id, case.truth, load_candidates(case.stored.candidates), plans)
 
 
 def _share(part: int, whole: int) -> float | None:

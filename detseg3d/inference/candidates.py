@@ -1,29 +1,67 @@
 """Everything the two stages said about one scan, before any threshold: from this the masks are made, now or later.
 
-Cross-validation stores it, so that thresholds are chosen without running the networks again.
+Cross-validation stores it, so that thresholds are chosen without running the networks again. Masks are made group by
+group: candidates whose RoIs have no voxel in common do not influence each other, so a search over thresholds has to
+merge only those groups again whose members changed, and no map is larger than its group.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import zipfile
-from dataclasses import dataclass
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.nms import suppress
 from detseg3d.io.files import atomic_path
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import Merged, RoiPrediction, merge_rois
+from detseg3d.models.merge import Merged, RoiPrediction, candidate_roi_scores, combine_scores, merge_rois
 from detseg3d.planning.plans import InferencePlan, Plans
 
-__all__ = ["Candidates", "candidates_path", "load_candidates", "loose_suppression", "save_candidates"]
+__all__ = [
+    "Candidates",
+    "MergedGroup",
+    "candidates_path",
+    "load_candidates",
+    "loose_suppression",
+    "save_candidates",
+    "split_groups",
+]
+
+logger = logging.getLogger(__name__)
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 _LEVELS = 255  # a stored probability is a multiple of 1/255
+
+
+@dataclass(frozen=True)
+class MergedGroup:
+    """The lesions of some candidates that have nothing to do with the others.
+
+    Attributes
+    ----------
+    window : tuple of 3 slices
+        Where in the volume.
+    merged : Merged
+        On the grid of the window; the lesions are numbered from 1 within the group, their boxes and candidates are
+        those of the whole volume.
+    """
+
+    window: tuple[slice, slice, slice]
+    merged: Merged
 
 
 @dataclass(frozen=True)
@@ -49,16 +87,16 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.found)
 
-    def select(self, indices: npt.NDArray[np.int64]) -> Candidates:
+    def select(self, indices: IntArray) -> Candidates:
         """Only the candidates ``indices``, in this order, with their RoIs."""
         place = {int(old): new for new, old in enumerate(indices)}
         predictions = [p._replace(candidate=place[p.candidate]) for p in self.predictions if p.candidate in place]
         return Candidates(self.found[indices], predictions, self.shape, self.spacing)
 
-    def admitted(self, inference: InferencePlan) -> Candidates:
-        """The candidates that pass the plan's detection threshold and suppression."""
-        passing = np.flatnonzero(self.found.scores >= inference.det_threshold)
-        found = self.found[passing]
+    def passing(self, inference: InferencePlan) -> IntArray:
+        """Indices of the candidates that pass the plan's detection threshold and suppression, best first."""
+        above = np.flatnonzero(self.found.scores >= inference.det_threshold)
+        found = self.found[above]
         kept = suppress(
             found.boxes,
             found.scores,
@@ -66,17 +104,141 @@ class Candidates:
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
         )
-        return self.select(passing[kept])
+        return above[kept]
+
+    def admitted(self, inference: InferencePlan) -> Candidates:
+        """The candidates that pass the plan's detection threshold and suppression."""
+        return self.select(self.passing(inference))
+
+    def final_scores(self, calibration: Sequence[tuple[float, float]] = ()) -> npt.NDArray[np.float64]:
+        """The score of each candidate, from both stages, calibrated; shape ``(N,)``."""
+        return combine_scores(self.found.scores, candidate_roi_scores(len(self), self.predictions), calibration)
+
+    def touching(self) -> BoolArray:
+        """Which candidates have RoIs that reach into a common voxel, of whatever class, shape ``(N, N)``; symmetric."""
+        near = np.eye(len(self), dtype=np.bool_)
+        if self.predictions:
+            rois = np.stack([prediction.roi for prediction in self.predictions])
+            low, high = np.floor(rois[:, :3]), np.ceil(rois[:, 3:])
+            owners = np.array([prediction.candidate for prediction in self.predictions], np.int64)
+            for index, owner in enumerate(owners):
+                near[owner, owners[np.all((low < high[index]) & (high > low[index]), axis=1)]] = True
+        return near
+
+    def merge_group(self, members: IntArray, plans: Plans, keep_probabilities: bool = False) -> MergedGroup | None:
+        """Masks and lesions of some candidates, all accepted, whatever their score and size.
+
+        Parameters
+        ----------
+        members : ndarray of int64
+            Indices; no RoI of theirs reaches into a voxel that another candidate's RoI reaches into.
+        plans : Plans
+        keep_probabilities : bool
+
+        Returns
+        -------
+        MergedGroup or None
+            ``None`` for candidates without any RoI in the volume.
+        """
+        part = self.select(members)
+        if not part.predictions:
+            return None
+        rois = np.stack([prediction.roi for prediction in part.predictions])
+        # A voxel around them, so that the rim of a RoI is put back as it would be in the whole volume.
+        low = np.maximum(np.floor(rois[:, :3].min(axis=0)).astype(int) - 1, 0)
+        high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)).astype(int) + 1, self.shape)
+        if np.any(high <= low):
+            return None
+        offset = np.tile(low, 2).astype(np.float64)
+        moved = [p._replace(roi=np.asarray(p.roi, np.float64) - offset) for p in part.predictions]
+        found = Detections(part.found.boxes - offset, part.found.scores, part.found.classes)
+        everything = plans.inference.model_copy(update={"score_threshold": 0.0, "minimum_volume_mm3": 0.0})
+        rule = plans.model_copy(update={"inference": everything})
+        merged = merge_rois(found, moved, tuple(high - low), rule, self.spacing, keep_probabilities)
+        lesions = [
+            replace(lesion, candidate=int(members[lesion.candidate]), box=tuple((lesion.box + offset).tolist()))
+            for lesion in merged.lesions
+        ]
+        z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        return MergedGroup((z, y, x), replace(merged, lesions=lesions))
 
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
-        """Masks and lesions; see :func:`detseg3d.models.merge.merge_rois`."""
-        return merge_rois(self.found, self.predictions, self.shape, plans, self.spacing, keep_probabilities)
+        """Masks and lesions of the candidates that reach the plan's score threshold.
+
+        Group by group what :func:`detseg3d.models.merge.merge_rois` makes of them.
+
+        Parameters
+        ----------
+        plans : Plans
+        keep_probabilities : bool
+            Also the averaged lesion probability of every class, a map of the whole volume each.
+        """
+        inference = plans.inference
+        roi_scores = candidate_roi_scores(len(self), self.predictions)
+        scores = self.final_scores(inference.calibration)
+        accepted = np.flatnonzero(scores >= inference.score_threshold)
+        groups = [self.merge_group(members, plans, keep_probabilities) for members in self.groups(accepted)]
+        pieces = [piece for piece in groups if piece is not None]
+        smallest = inference.minimum_volume_mm3 / math.prod(self.spacing)
+        everyone = [lesion for piece in pieces for lesion in piece.merged.lesions]
+        kept = [lesion for lesion in everyone if lesion.voxels >= smallest]
+        if len(kept) < len(everyone):
+            # Nothing vanishes silently.
+            dropped = len(everyone) - len(kept)
+            logger.info("%d lesion(s) smaller than %g mm³ left out", dropped, inference.minimum_volume_mm3)
+        kept.sort(key=lambda lesion: (-lesion.score, lesion.candidate))
+        lesions = [replace(lesion, id=number) for number, lesion in enumerate(kept, start=1)]
+        number_of = {lesion.candidate: lesion.id for lesion in lesions}
+        instances = np.zeros(self.shape, np.uint32 if len(lesions) > 65_535 else np.uint16)
+        semantic = np.zeros(self.shape, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
+        maps = np.zeros((plans.num_classes, *self.shape), np.float16) if keep_probabilities else None
+        for piece in pieces:
+            own = piece.merged.instances
+            numbers = np.zeros(len(piece.merged.lesions) + 1, instances.dtype)
+            labels = np.zeros(len(piece.merged.lesions) + 1, semantic.dtype)
+            for lesion in piece.merged.lesions:
+                numbers[lesion.id] = number_of.get(lesion.candidate, 0)
+                labels[lesion.id] = plans.class_labels[lesion.class_index] if lesion.candidate in number_of else 0
+            # Windows may overlap where RoIs do not: each group writes on its own voxels only.
+            mine = own > 0
+            instances[piece.window][mine] = numbers[own[mine]]
+            semantic[piece.window][mine] = labels[own[mine]]
+            if maps is not None and piece.merged.probabilities is not None:
+                place = (slice(None), *piece.window)
+                maps[place] = np.maximum(maps[place], piece.merged.probabilities)
+        return Merged(semantic, instances, lesions, scores, roi_scores, maps)
+
+    def groups(self, indices: IntArray) -> list[IntArray]:
+        """Parts of ``indices`` that do not influence each other's masks."""
+        return split_groups(indices, self.touching())
+
+
+def split_groups(indices: IntArray, touching: BoolArray) -> list[IntArray]:
+    """The connected parts of some candidates; within a part they keep their order.
+
+    Parameters
+    ----------
+    indices : ndarray of int64, shape ``(M,)``
+    touching : ndarray of bool, shape ``(N, N)``
+        Of all candidates; see :meth:`Candidates.touching`.
+
+    Examples
+    --------
+    >>> touching = np.eye(4, dtype=bool)
+    >>> touching[0, 3] = touching[3, 0] = True
+    >>> [part.tolist() for part in split_groups(np.array([3, 1, 0]), touching)]
+    [[3, 0], [1]]
+    """
+    count, part = connected_components(csr_array(touching[np.ix_(indices, indices)]), directed=False)
+    return [indices[part == number] for number in range(count)]
 
 
 def loose_suppression(inference: InferencePlan) -> InferencePlan:
     """The plan's inference section with half the suppression distance and more overlap allowed.
 
-    What is stored under it holds the candidates of every stricter setting that a later search may try.
+    What is stored under it serves every stricter setting that a later search may try. Suppression is greedy, so two
+    passes, the second stricter, may now and then lose a candidate that a strict pass alone would have kept: one whose
+    near duplicate fell to a third.
     """
     return inference.model_copy(
         update={
@@ -100,7 +262,7 @@ def save_candidates(candidates: Candidates, path: str | Path) -> None:
     path : path
     """
     found, predictions = candidates.found, candidates.predictions
-    masks = [(p.probability.float() * _LEVELS).round().to(torch.uint8).numpy() for p in predictions]
+    masks = [(p.probability.float().clamp(0, 1) * _LEVELS).round().to(torch.uint8).numpy() for p in predictions]
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(
             handle,
@@ -124,10 +286,12 @@ def load_candidates(path: str | Path) -> Candidates:
     DetSeg3DError
         If the file cannot be read or its parts do not fit together.
     """
+    unreadable = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
     try:
         with np.load(path, allow_pickle=False) as data:
             return _from_arrays({name: data[name] for name in data.files})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # A file of another kind may be opened and then not be what was expected.
+    except (*unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DetSeg3DError(
             f"the stored candidates cannot be read ({type(error).__name__}: {error})",
             file=path,
@@ -143,6 +307,8 @@ def _from_arrays(data: dict[str, npt.NDArray[Any]]) -> Candidates:
         raise ValueError(f"{boxes.shape} boxes and {classes.shape} classes for {count} scores")
     if rois.shape != (len(masks), 6) or masks.ndim != 4 or not len(owners) == len(roi_scores) == len(masks):
         raise ValueError(f"{rois.shape} RoIs and {len(owners)} owners for {masks.shape} masks")
+    if masks.dtype != np.uint8 or not all(np.isfinite(array).all() for array in (boxes, scores, rois, roi_scores)):
+        raise ValueError(f"values that are no numbers, or masks of {masks.dtype}")
     if len(owners) and not 0 <= owners.min() <= owners.max() < count:
         raise ValueError(f"a RoI belongs to candidate {owners.max()} of {count}")
     probabilities = torch.from_numpy(masks).half() / _LEVELS

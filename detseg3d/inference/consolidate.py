@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,21 @@ from detseg3d.evaluation.calibration import (
     reliability_bins,
 )
 from detseg3d.evaluation.evaluate import read_label_format
-from detseg3d.evaluation.labels import LabelFormat, read_label
-from detseg3d.evaluation.lesions import evaluate_case
-from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.evaluation.labels import LabelFormat, lesions_from_instances, lesions_from_semantic, read_label
+from detseg3d.execution.local import run_cases
 from detseg3d.inference.attribution import attribute
-from detseg3d.inference.candidates import candidates_path, load_candidates
+from detseg3d.inference.candidates import load_candidates
 from detseg3d.inference.export import describe_case, write_case, write_lesion_table
-from detseg3d.inference.operating_point import OperatingPoint, describe, save_operating_point, weights_digest
-from detseg3d.inference.sweep import Objective, StoredCase, Sweep, read_truth, search, with_setting
-from detseg3d.io.files import read_json, write_json
-from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
-from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.inference.operating_point import OperatingPoint, describe, save_operating_point
+from detseg3d.inference.outcomes import CaseOutcomes, CaseTruth, for_every_case
+from detseg3d.inference.sweep import Objective, PreparedCase, StoredCase, Sweep, search, with_setting
+from detseg3d.inference.validated_folds import load_validated_folds
+from detseg3d.io.files import write_json
+from detseg3d.io.images import file_ending, read_geometry, strip_ending
+from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.plans import Plans
 
-__all__ = ["Consolidated", "ScoredLesions", "consolidate"]
+__all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 PREDICTIONS = "cross_validation"
 """Folder of the pooled predictions, in the model's folder."""
+
+# Written anew by each consolidation; what an earlier one left must not stand beside other predictions.
+_REPORTS = ("consolidation.json", "metrics.json", "lesions.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,17 @@ class Consolidated:
         For JSON and the report: ``operating_point``, ``sweep``, ``calibration``, ``attribution``, …
     predictions : Path
         The cross-validated predictions at the operating point, as ``detseg3d_predict`` would write them.
+    cases : tuple of str
+        The cases that were pooled.
+    failures : dict of str to str
+        Validation cases that could not be pooled, and pooled cases whose masks could not be written, and why.
     """
 
     point: OperatingPoint
     report: dict[str, Any]
     predictions: Path
+    cases: tuple[str, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def consolidate(
@@ -105,14 +117,13 @@ def consolidate(
     Raises
     ------
     DetSeg3DError
-        If a fold is not there or has no stored candidates, or folds share validation cases.
+        If the folds cannot be pooled (see :func:`~detseg3d.inference.validated_folds.load_validated_folds`), or the
+        label or the candidates of a case cannot be used.
     """
     raw, model_folder = Path(raw), Path(model_folder)
     dataset = load_raw_dataset(raw)
-    cases = collect_cases(dataset, model_folder, folds)
-    plans = _common_plans(model_folder, folds)
-    form = read_label_format(raw / "labelsTr")
-    scored = _score_lesions(cases, plans, form, num_processes, progress)
+    found = load_validated_folds(dataset, model_folder, folds)
+    prepared, scored = _prepare(found.cases, found.plans, read_label_format(raw / "labelsTr"), num_processes, progress)
     if len(scored.scores) == 0:
         raise DetSeg3DError(
             "no fold predicted any lesion, so there is nothing to calibrate or to choose",
@@ -120,122 +131,126 @@ def consolidate(
             remedy="train longer, and look at fold_*/progress.png",
         )
     knots = fit_calibration(scored.scores, scored.is_lesion)
-    start = _threshold_on_scale(plans, knots)
-    sweep = search(cases, start, form, objective or Objective(), num_processes, progress)
+    start = _threshold_on_scale(found.plans, knots)
+    sweep = search(prepared, start, objective or Objective(), num_processes, progress)
     chosen = with_setting(start, sweep.chosen)
-    true_boxes = [row for fold in folds for row in _true_boxes(model_folder / f"fold_{fold}")]
+    stages = attribute(prepared, chosen, found.true_boxes, num_processes, progress)
+    folder = model_folder / PREDICTIONS
+    failures = found.failures | _write_predictions(
+        found.cases,
+        chosen,
+        folder,
+        dataset.file_ending,
+        {case.case_id for case in dataset.cases},
+        num_processes,
+        progress,
+    )
     report: dict[str, Any] = {
         "dataset": model_folder.name,
-        "folds": [str(fold) for fold in folds],
-        "cases": len(cases),
-        "operating_point": _describe_choice(sweep),
+        "folds": list(found.folds),
+        "cases": len(prepared),
+        "operating_point": _describe_choice(sweep, prepared),
         "sweep": sweep.rows(),
         "calibration": describe_calibration(scored),
-        "attribution": attribute(cases, chosen, form, true_boxes, num_processes, progress),
+        "attribution": stages,
+        "failures": failures,
     }
-    folder = model_folder / PREDICTIONS
-    ending = dataset.file_ending
-    written = run_cases(partial(_write_prediction, chosen, folder, ending), cases, num_processes, "masks", progress)
-    describe_failures(written, lambda case: case.case_id)
-    write_lesion_table(folder)
     point = OperatingPoint(
         inference=chosen.inference,
         objective=str(sweep.objective),
-        weights={
-            f"fold_{fold}": weights_digest(model_folder / f"fold_{fold}" / "model_final.safetensors") for fold in folds
-        },
+        weights=found.weights,
         figures={"chosen": sweep.figures(sweep.chosen), "plan": sweep.figures(sweep.default)},
     )
     write_json(report, folder / "consolidation.json")
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
-    logger.info("operating point (%s): %s", sweep.objective, describe(chosen.inference))
-    if chosen.inference.minimum_volume_mm3:
+    _tell(report["operating_point"], chosen, failures)
+    return Consolidated(point, report, folder, tuple(case.case_id for case in found.cases), failures)
+
+
+def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:
+    """Say what was chosen, and aloud what nobody may overlook."""
+    logger.info("operating point (%s): %s", point["objective"], describe(chosen.inference))
+    if not point["target_reached"]:
         logger.warning(
-            "lesions under %g mm³ will be left out of every prediction: on these folds it pays",
-            chosen.inference.minimum_volume_mm3,
+            "no threshold gives the %s: the nearest was chosen, recall %.3f at %.2f false positives per scan",
+            point["objective"],
+            point["recall"],
+            point["fp_per_scan"],
         )
-    return Consolidated(point, report, folder)
-
-
-def collect_cases(dataset: RawDataset, model_folder: Path, folds: Sequence[str | int]) -> list[StoredCase]:
-    """The validation cases of all folds, each with the candidates of the fold that did not see it."""
-    labels = {case.case_id: case.label for case in dataset.cases}
-    cases: dict[str, StoredCase] = {}
-    for fold in folds:
-        validation = model_folder / f"fold_{fold}" / "validation"
-        files = sorted((validation / "candidates").glob("*.npz")) if validation.is_dir() else []
-        if not files:
-            raise DetSeg3DError(
-                f"fold {fold} has no stored candidates",
-                file=validation,
-                expected="validation/candidates/CASE.npz for each validation case",
-                remedy=f"train it, or write them with detseg3d_train {model_folder.name} {fold} --val; "
-                "or name the folds that are there with -f",
-            )
-        for file in files:
-            case_id, label = file.stem, labels.get(file.stem)
-            if label is None:
-                raise DetSeg3DError("the raw data set has no label of this validation case", file=file, value=case_id)
-            if case_id in cases:
-                raise DetSeg3DError(
-                    f"case {case_id} was validated by fold {cases[case_id].fold} and by fold {fold}",
-                    file=file,
-                    expected="folds whose validation cases differ",
-                    remedy="choose folds of one split with -f",
-                )
-            cases[case_id] = StoredCase(case_id, str(fold), candidates_path(validation, case_id), label)
-    return [cases[case_id] for case_id in sorted(cases)]
-
-
-def _common_plans(model_folder: Path, folds: Sequence[str | int]) -> Plans:
-    return load_plans(model_folder / f"fold_{folds[0]}" / "plans.json")
+    if point["minimum_volume_mm3"]:
+        logger.warning(
+            "lesions under %g mm³ will be left out of every prediction: on these folds it pays (F1 %.3f, without it "
+            "%.3f); %d of %d true lesions are as small",
+            point["minimum_volume_mm3"],
+            point["f1"],
+            point["f1_without_minimum"],
+            point["true_lesions_below_minimum"],
+            point["true_lesions"],
+        )
+    for case_id, message in failures.items():
+        logger.error("%s failed: %s", case_id, message)
 
 
 def _threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Plans:
     """The plans with the calibration, and their score threshold where the calibration puts it."""
-    threshold = float(apply_calibration(knots, np.array([plans.inference.score_threshold]))[0])
+    threshold = plans.inference.score_threshold
+    if plans.inference.calibration:  # a plan may have one of its own: back to the raw score first
+        raw, calibrated = zip(*plans.inference.calibration, strict=True)
+        threshold = float(np.interp(threshold, calibrated, raw))
+    threshold = float(apply_calibration(knots, np.array([threshold]))[0])
     return plans.evolve(inference={"calibration": tuple(knots), "score_threshold": threshold})
-
-
-def _true_boxes(fold: Path) -> list[dict[str, Any]]:
-    file = fold / "validation" / "true_boxes.json"
-    return list(read_json(file)) if file.is_file() else []
 
 
 # -- Scores ------------------------------------------------------------------------------------------------------------
 
 
-def _score_lesions(
+def _prepare(
     cases: Sequence[StoredCase], plans: Plans, form: LabelFormat, num_processes: int, progress: bool
-) -> ScoredLesions:
-    """Every lesion that the candidates give without a score threshold, and whether there is one."""
-    everything = plans.evolve(inference={"score_threshold": 0.0, "calibration": ()})
-    scores, hits, folds = [], [], []
-    for result in run_cases(partial(_score_case, everything, form), cases, num_processes, "calibration", progress):
-        if result.value is None:
-            assert result.error is not None
-            raise result.error
-        scores += [score for score, _ in result.value]
-        hits += [hit for _, hit in result.value]
-        folds += [result.item.fold] * len(result.value)
-    return ScoredLesions(np.array(scores, np.float64), np.array(hits, np.bool_), np.array(folds, np.str_))
-
-
-def _score_case(plans: Plans, form: LabelFormat, case: StoredCase) -> list[tuple[float, bool]]:
-    candidates = load_candidates(case.candidates)
-    truth = read_truth(case.label, form, plans)
-    merged = candidates.admitted(plans.inference).merge(plans)
-    metrics = evaluate_case(
-        case.case_id,
-        truth.instances,
-        merged.instances,
-        candidates.spacing,
-        truth_classes=truth.classes,
-        prediction_classes={lesion.id: lesion.class_index for lesion in merged.lesions},
+) -> tuple[list[PreparedCase], ScoredLesions]:
+    """Truth of every case, and which of all its predicted lesions, whatever their score, are lesions."""
+    everything = plans.evolve(inference={"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "calibration": ()})
+    done = for_every_case(
+        partial(_prepare_case, everything, form),
+        cases,
+        lambda case: case.case_id,
+        "calibration",
+        num_processes,
+        progress,
     )
-    score_of = {lesion.id: lesion.score for lesion in merged.lesions}
-    return [(score_of[lesion.id], lesion.matched["any"]) for lesion in metrics.lesions if lesion.kind == "prediction"]
+    pairs = [(case.stored.fold, score, hit) for case, lesions in done for score, hit in lesions]
+    folds, scores, hits = zip(*pairs, strict=True) if pairs else ((), (), ())
+    scored = ScoredLesions(np.array(scores, np.float64), np.array(hits, np.bool_), np.array(folds, np.str_))
+    return [case for case, _ in done], scored
+
+
+def _prepare_case(plans: Plans, form: LabelFormat, case: StoredCase) -> tuple[PreparedCase, list[tuple[float, bool]]]:
+    label, geometry = read_label(case.label, form)
+    candidates = load_candidates(case.candidates)
+    close = all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(geometry.spacing, candidates.spacing, strict=True))
+    if geometry.shape != candidates.shape or not close:
+        raise DetSeg3DError(
+            "the stored candidates do not lie on the grid of the label",
+            file=case.candidates,
+            value=f"size {candidates.shape}, spacing {candidates.spacing}",
+            expected=f"size {geometry.shape}, spacing {geometry.spacing} as {case.label}",
+            remedy="write them again with detseg3d_train DATASET FOLD --val",
+        )
+    classes = candidates.found.classes
+    if len(classes) and not 0 <= classes.min() <= classes.max() < plans.num_classes:
+        raise DetSeg3DError(
+            "the stored candidates are of a class that the plans do not have",
+            file=case.candidates,
+            value=int(classes.max()),
+            expected=f"one of {', '.join(plans.class_names)} (0 to {plans.num_classes - 1})",
+        )
+    if plans.instances:
+        lesions = lesions_from_instances(label)
+    else:
+        lesions = lesions_from_semantic(label, plans.class_labels, case.label)
+    truth = CaseTruth.of(lesions, candidates.spacing)
+    outcomes = CaseOutcomes(candidates, truth, plans).lesions(plans.inference)
+    return PreparedCase(case, truth), [(lesion.score, bool(lesion.hits)) for lesion in outcomes]
 
 
 def describe_calibration(scored: ScoredLesions) -> dict[str, Any]:
@@ -263,20 +278,62 @@ def describe_calibration(scored: ScoredLesions) -> dict[str, Any]:
 # -- Results -----------------------------------------------------------------------------------------------------------
 
 
-def _describe_choice(sweep: Sweep) -> dict[str, Any]:
+def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, Any]:
+    chosen = sweep.figures(sweep.chosen)
+    smallest = sweep.chosen.minimum_volume_mm3
+    volumes = [n * math.prod(case.truth.spacing) for case in cases for n in case.truth.voxels]
+    whole = replace(sweep.chosen, minimum_volume_mm3=0.0)
     return {
         "objective": str(sweep.objective),
+        "target_reached": sweep.objective.reached(chosen),
         **asdict(sweep.chosen),
-        **sweep.figures(sweep.chosen),
+        **chosen,
+        "f1_without_minimum": sweep.figures(whole)["f1"],
+        "true_lesions": len(volumes),
+        "true_lesions_below_minimum": sum(volume < smallest for volume in volumes),
         "default": {**asdict(sweep.default), **sweep.figures(sweep.default)},
         "chosen_on_other_folds": sweep.without_own_fold(),
+        "settings_on_other_folds": {fold: asdict(setting) for fold, setting in sweep.chosen_without.items()},
         "settings_tried": len(sweep.counts),
     }
 
 
+def _write_predictions(
+    cases: Sequence[StoredCase],
+    plans: Plans,
+    folder: Path,
+    ending: str,
+    known: set[str],
+    num_processes: int,
+    progress: bool,
+) -> dict[str, str]:
+    """Write the masks of all cases in the place of those of an earlier consolidation; what failed, by case."""
+    _clear(folder, known)
+    failures = {}
+    for result in run_cases(partial(_write_prediction, plans, folder, ending), cases, num_processes, "masks", progress):
+        if result.error is not None:
+            logger.debug("%s failed:\n%s", result.item.case_id, result.traceback)
+            kind = "" if isinstance(result.error, DetSeg3DError) else f"{type(result.error).__name__}: "
+            failures[result.item.case_id] = f"{kind}{result.error}"
+    with suppress(OSError):
+        _clear(folder, set(failures))  # half of a result is none
+    write_lesion_table(folder)
+    return failures
+
+
+def _clear(folder: Path, known: set[str]) -> None:
+    """Take away what an earlier consolidation wrote of cases of this data set: it may have pooled other folds."""
+    for place in (folder, folder / "instances", folder / "rois"):
+        for path in place.glob("*"):
+            is_mask = file_ending(path) is not None and strip_ending(path) in known
+            if path.is_file() and (is_mask or (path.suffix == ".json" and path.stem in known)):
+                path.unlink()
+    for name in _REPORTS:
+        (folder / name).unlink(missing_ok=True)
+
+
 def _write_prediction(plans: Plans, folder: Path, ending: str, case: StoredCase) -> None:
     candidates = load_candidates(case.candidates)
-    _, geometry = read_label(case.label, LabelFormat(npy_spacing=candidates.spacing))
-    assert geometry.shape == candidates.shape and math.isclose(geometry.spacing[0], candidates.spacing[0], rel_tol=1e-3)
+    geometry = read_geometry(case.label, candidates.spacing)
     admitted = candidates.admitted(plans.inference)
     write_case(describe_case(admitted.merge(plans), admitted.found, geometry, plans), case.case_id, folder, ending)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.evaluation.labels import read_label_format
+from detseg3d.evaluation.output import write_evaluation
 from detseg3d.evaluation.table import markdown_table
 from detseg3d.inference.consolidate import Consolidated
-from detseg3d.io.files import write_json
+from detseg3d.reporting.html_report import write_report
+from detseg3d.reporting.report_files import find_views
 
 __all__ = ["format_consolidation", "report_consolidation"]
 
@@ -17,7 +20,7 @@ __all__ = ["format_consolidation", "report_consolidation"]
 def report_consolidation(
     done: Consolidated, raw: str | Path, num_processes: int = 0, progress: bool = True
 ) -> dict[str, Any]:
-    """Evaluate the pooled predictions and write ``metrics.json`` beside them.
+    """Evaluate the pooled predictions and write the figures and ``report.html`` beside them.
 
     Parameters
     ----------
@@ -32,12 +35,23 @@ def report_consolidation(
     dict
         What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned.
     """
-    # Folds that were not pooled have no say: their cases are not missing.
-    cases = sorted(path.stem for path in (done.predictions / "rois").glob("*.json"))
+    raw = Path(raw)
+    # Cases of folds that were not pooled are not missing; a pooled case without masks is.
+    cases = done.cases or sorted(path.stem for path in (done.predictions / "rois").glob("*.json"))
     result = evaluate_folders(
-        Path(raw) / "labelsTr", done.predictions, cases=cases, num_processes=num_processes, progress=progress
+        raw / "labelsTr", done.predictions, cases=cases, num_processes=num_processes, progress=progress
     )
-    write_json(result, done.predictions / "metrics.json")
+    write_evaluation(result, done.predictions)
+    views = find_views(
+        raw / "imagesTr", raw / "labelsTr", {"": done.predictions}, read_label_format(raw / "labelsTr").npy_spacing
+    )
+    write_report(
+        done.predictions / "report.html",
+        result,
+        consolidation=done.report,
+        cases_view=views,
+        title=f"{done.report['dataset']}: cross-validation",
+    )
     return result
 
 
@@ -54,19 +68,42 @@ def format_consolidation(report: Mapping[str, Any]) -> str:
     rows = [
         ("the plan's thresholds", *(_number(point["default"][name]) for name in figures)),
         ("chosen", *(_number(point[name]) for name in figures)),
-        ("each fold by the choice of the others", *(_number(point["chosen_on_other_folds"][name]) for name in figures)),
     ]
-    return "\n\n".join(
-        [
-            f"### Operating point: {point['objective']}",
-            markdown_table(("thresholds", "F1", "recall", "precision", "FP per scan", "Dice"), rows),
-            _thresholds(point),
-            f"Calibration error of the score (10 bins): {calibration['before']['ece']:.3f} before, "
-            f"{calibration['after']['ece']:.3f} after\n(each fold's scores calibrated by the other folds).",
-            "### Where lesions are lost",
-            _stages(report["attribution"]),
-        ]
-    )
+    several = len(report["folds"]) > 1
+    if several:
+        others = point["chosen_on_other_folds"]
+        rows.append(("each fold by the choice of the others", *(_number(others[name]) for name in figures)))
+    error = f"{calibration['before']['ece']:.3f} before, {calibration['after']['ece']:.3f} after"
+    judged = "each fold's scores calibrated by the other folds" if several else "on the scores it was fitted on"
+    parts = [
+        f"### Operating point: {point['objective']}",
+        _remarks(report),
+        markdown_table(("thresholds", "F1", "recall", "precision", "FP per scan", "Dice"), rows),
+        _thresholds(point),
+        f"Calibration error of the score (10 bins): {error}\n({judged}).",
+        "### Where lesions are lost",
+        _stages(report["attribution"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _remarks(report: Mapping[str, Any]) -> str:
+    """What must not be overlooked; nothing most of the time."""
+    point = report["operating_point"]
+    remarks = []
+    if not point.get("target_reached", True):
+        remarks.append("**The target was not reached** by any threshold; the nearest was chosen.")
+    if point["minimum_volume_mm3"]:
+        remarks.append(
+            f"**Lesions under {point['minimum_volume_mm3']:g} mm³ are left out of every prediction**, since it pays: "
+            f"F1 {_number(point['f1'])}, without it {_number(point['f1_without_minimum'])}. "
+            f"{point['true_lesions_below_minimum']} of {point['true_lesions']} true lesions are as small."
+        )
+    if len(report["folds"]) < 2:
+        remarks.append("One fold chose and judged: the figures of the choice are flattering.")
+    if report.get("failures"):
+        remarks.append(f"**Failed**, see above: {', '.join(sorted(report['failures']))}.")
+    return "\n".join(remarks)
 
 
 def _thresholds(point: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -55,7 +55,7 @@ class OperatingPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 1
+    version: Literal[1] = 1
     inference: InferencePlan
     objective: str
     weights: Mapping[str, str]
@@ -102,6 +102,7 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
     path = operating_point_path(model_folder)
     if not path.is_file():
         return None
+    remedy = "run detseg3d_consolidate again, or delete the file to use the plan's thresholds"
     try:
         return OperatingPoint.model_validate(read_json(path))
     except ValidationError as error:
@@ -110,12 +111,17 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
             f"the operating point has {error.error_count()} problem(s)",
             file=path,
             value=f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
-            remedy="run detseg3d_consolidate again, or delete the file to use the plan's thresholds",
+            remedy=remedy,
         ) from error
+    except DetSeg3DError as error:
+        raise DetSeg3DError(error.problem, file=path, remedy=remedy) from error
 
 
 def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str, Path]) -> Plans:
     """The plans with the model's operating point, if it has one that belongs to these weights.
+
+    Some of the folds that it was chosen with will do: each was judged by itself. A fold that had no part in it, such as
+    the one of all cases or one trained later, is predicted with the same thresholds, and that is said.
 
     Parameters
     ----------
@@ -127,16 +133,25 @@ def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str
     point = load_operating_point(model_folder)
     if point is None:
         return plans
+    name = operating_point_path(model_folder).name
     changed = [
         fold for fold, file in weights.items() if fold in point.weights and weights_digest(file) != point.weights[fold]
     ]
     if changed:
         logger.warning(
             "%s was chosen with other weights of %s and is not used; run detseg3d_consolidate again",
-            operating_point_path(model_folder).name,
+            name,
             ", ".join(changed),
         )
         return plans
+    strangers = [fold for fold in weights if fold not in point.weights]
+    if strangers:
+        logger.warning(
+            "%s was chosen with %s; for %s its thresholds may be less than the best",
+            name,
+            ", ".join(point.weights),
+            ", ".join(strangers),
+        )
     logger.info("operating point of the cross-validation: %s", describe(point.inference))
     return plans.evolve(inference=point.changes())
 
@@ -144,7 +159,7 @@ def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str
 def describe(inference: InferencePlan) -> str:
     """The thresholds in one line."""
     parts = [
-        f"score {inference.score_threshold:.3f}",
+        f"score {inference.score_threshold:.3g}",
         f"detection {inference.det_threshold:g}",
         f"mask {inference.mask_threshold:g}",
         f"suppression {inference.suppression_distance:g} sizes or IoU {inference.suppression_iou:g}",

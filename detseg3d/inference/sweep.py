@@ -1,55 +1,58 @@
 """The search for the operating point: stored candidates merged again under many settings, the networks at rest.
 
 One parameter is varied at a time, the score threshold first and last; every setting that was tried is kept with its
-counts by case, so that a choice can also be judged on cases that had no say in it.
+counts by case. The same search is made once more without each fold in turn, so that the choice can be judged on cases
+that had no say in it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from detseg3d.evaluation.labels import LabelFormat, Lesions, lesions_from_instances, lesions_from_semantic, read_label
-from detseg3d.evaluation.lesions import evaluate_case
-from detseg3d.execution.local import run_cases
-from detseg3d.inference.candidates import Candidates, load_candidates
-from detseg3d.models.merge import Merged
+from detseg3d.evaluation.calibration import apply_calibration
+from detseg3d.inference.candidates import load_candidates
+from detseg3d.inference.outcomes import CaseCounts, CaseOutcomes, CaseTruth, GroupKey, LesionOutcome, for_every_case
 from detseg3d.planning.plans import Plans
 
 __all__ = [
     "CaseCounts",
     "Objective",
+    "PreparedCase",
     "Setting",
     "StoredCase",
     "Sweep",
     "pooled",
-    "read_truth",
     "search",
     "with_setting",
 ]
 
 logger = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float64]
-
-_RAW_SCORES = tuple(round(0.1 + 0.05 * step, 2) for step in range(17))
-_DISTANCES = (0.25, 0.375, 0.75, 1.0)
-_OVERLAPS = (0.1, 0.2, 0.5)
-_MASKS = (0.3, 0.4, 0.6, 0.7)
+_RAW_SCORES = tuple(round(0.05 * step, 2) for step in range(21))
+# Shares of the plan's suppression distance. What is stored was suppressed at half of it, so none may be less.
+_DISTANCES = (0.5, 0.75, 1.5, 2.0)
+_OVERLAPS = (0.1, 0.2, 0.3, 0.5)
+_MASKS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _DETECTIONS = (0.15, 0.2, 0.3)
 _SIZES_VOXELS = (2, 3, 5, 8, 12)
 
 # A parameter leaves the plan's value only for a gain that is more than noise, and small lesions go only for a real one.
 _PAYS = 0.002
 _PAYS_SIZE = 0.005
+
+# Worker processes take seconds to start, each time: what is expected to take less than this is done without.
+_WORTH_WORKERS = 20.0
+_SECONDS_A_COUNT = 0.05  # a guess, until it has been measured
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ class StoredCase:
     fold: str
     candidates: Path
     label: Path
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case with its true lesions, read once."""
+
+    stored: StoredCase
+    truth: CaseTruth
 
 
 @dataclass(frozen=True)
@@ -80,17 +91,6 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class CaseCounts:
-    """Lesions of one case under one setting, at any overlap, and its voxel Dice."""
-
-    truth: int
-    found: int
-    predictions: int
-    true_positives: int
-    dice: float
-
-
-@dataclass(frozen=True)
 class Objective:
     """What the operating point is chosen for: the highest F1, unless a recall or a number of false positives is given.
 
@@ -105,6 +105,10 @@ class Objective:
     target_recall: float | None = None
     target_fp: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.target_recall is not None and self.target_fp is not None:
+            raise ValueError("the target is either a recall or a number of false positives, not both")
+
     def __str__(self) -> str:
         if self.target_recall is not None:
             return f"highest precision at a lesion recall of {self.target_recall:g} or more"
@@ -112,15 +116,27 @@ class Objective:
             return f"highest lesion recall at {self.target_fp:g} false positives per scan or fewer"
         return "highest lesion F1"
 
-    def value(self, figures: Mapping[str, float]) -> float:
-        """How good the pooled ``figures`` are: comparable numbers; below 0 where the target is missed."""
+    def reached(self, figures: Mapping[str, float]) -> bool:
+        """Whether the pooled ``figures`` meet the target; the highest F1 is always met."""
         if self.target_recall is not None:
-            recall = figures["recall"]
-            return figures["precision"] if recall >= self.target_recall else recall - 1 - self.target_recall
+            return figures["recall"] >= self.target_recall
         if self.target_fp is not None:
-            rate = figures["fp_per_scan"]
-            return figures["recall"] if rate <= self.target_fp else self.target_fp - rate
+            return figures["fp_per_scan"] <= self.target_fp and figures["recall"] > 0
+        return True
+
+    def value(self, figures: Mapping[str, float]) -> float:
+        """How good the pooled ``figures`` are: comparable numbers; below 0, the nearer the better, off the target."""
+        if self.target_recall is not None:
+            return figures["precision"] if self.reached(figures) else figures["recall"] - self.target_recall
+        if self.target_fp is not None:
+            if figures["recall"] == 0:
+                return -math.inf  # nothing found has no false positives, but it is not what was asked for
+            return figures["recall"] if self.reached(figures) else self.target_fp - figures["fp_per_scan"]
         return figures["f1"]
+
+    def rank(self, figures: Mapping[str, float]) -> tuple[float, float, float]:
+        """The value; among equals the F1, then the Dice."""
+        return self.value(figures), figures["f1"], figures["dice"]
 
 
 def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
@@ -146,57 +162,47 @@ def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All settings that were tried, ``counts[setting][case]``, and the choice."""
+    """All settings that were tried, ``counts[setting][case]``, and the choice.
+
+    ``chosen_without`` holds, for each fold, what the search chooses on the cases of the *other* folds; it is empty if
+    there is but one fold.
+    """
 
     cases: tuple[StoredCase, ...]
     counts: Mapping[Setting, tuple[CaseCounts, ...]]
     default: Setting
     chosen: Setting
     objective: Objective
+    chosen_without: Mapping[str, Setting] = field(default_factory=dict)
 
     def figures(self, setting: Setting) -> dict[str, float]:
         """Pooled over all cases."""
         return pooled(self.counts[setting])
 
     def without_own_fold(self) -> dict[str, float]:
-        """Pooled figures where each fold's setting is the best of the *other* folds: what the choice is worth."""
-        folds = sorted({case.fold for case in self.cases})
-        if len(folds) < 2:
-            return self.figures(self.chosen)
-        kept: list[CaseCounts] = []
-        for fold in folds:
-            own = [case.fold == fold for case in self.cases]
-            best = max(
-                self.counts,
-                key=lambda setting: self.objective.value(
-                    pooled([c for c, mine in zip(self.counts[setting], own, strict=True) if not mine])
-                ),
-            )
-            kept += [c for c, mine in zip(self.counts[best], own, strict=True) if mine]
-        return pooled(kept)
+        """Pooled figures where each fold is judged at the setting that the *other* folds choose.
+
+        What the choice is worth on new cases; with a single fold no more than its own figures.
+        """
+        at = [self.chosen_without.get(case.fold, self.chosen) for case in self.cases]
+        return pooled([self.counts[setting][index] for index, setting in enumerate(at)])
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per setting, for JSON."""
         return [{"setting": asdict(setting), **self.figures(setting)} for setting in self.counts]
 
 
-def read_truth(label: Path, form: LabelFormat, plans: Plans) -> Lesions:
-    """The true lesions of a case, with their classes."""
-    array, _ = read_label(label, form)
-    if plans.instances:
-        return lesions_from_instances(array)
-    return lesions_from_semantic(array, plans.class_labels, label)
-
-
 def with_setting(plans: Plans, setting: Setting) -> Plans:
     """The plans with these thresholds."""
-    return plans.model_copy(update={"inference": plans.inference.model_copy(update=asdict(setting))})
+    return plans.evolve(inference=asdict(setting))
+
+
+# -- The search --------------------------------------------------------------------------------------------------------
 
 
 def search(
-    cases: Sequence[StoredCase],
+    cases: Sequence[PreparedCase],
     plans: Plans,
-    form: LabelFormat,
     objective: Objective,
     num_processes: int = 0,
     progress: bool = True,
@@ -205,137 +211,188 @@ def search(
 
     Parameters
     ----------
-    cases : sequence of StoredCase
+    cases : sequence of PreparedCase
+        At least one.
     plans : Plans
-        With the calibration in its inference section; its thresholds are where the search begins.
-    form : LabelFormat
+        With the calibration in its inference section; its thresholds are where the search begins, but for the smallest
+        volume, which begins at 0.
     objective : Objective
     num_processes : int
     progress : bool
+
+    Raises
+    ------
+    DetSeg3DError
+        If the candidates of a case cannot be read.
     """
-    counts: dict[Setting, tuple[CaseCounts, ...]] = {}
-    calibration = plans.inference.calibration
+    table = _Table(cases, plans, num_processes, progress)
     default = Setting.of(plans)
+    folds = sorted({case.stored.fold for case in cases})
+    scores = apply_calibration(plans.inference.calibration or ((0, 0), (1, 1)), _RAW_SCORES).tolist()
 
-    def evaluate(settings: Sequence[Setting], what: str) -> None:
-        new = [setting for setting in dict.fromkeys(settings) if setting not in counts]
-        results = run_cases(partial(_try_settings, plans, form, new), cases, num_processes, what, progress)
-        for result in results:
-            if result.value is None:
-                assert result.error is not None
-                raise result.error
-        for index, setting in enumerate(new):
-            counts[setting] = tuple(result.value[index] for result in results if result.value is not None)
+    def path(left_out: str | None) -> _Path:
+        voters = [index for index, case in enumerate(cases) if case.stored.fold != left_out]
+        return _Path(
+            default,
+            replace(default, minimum_volume_mm3=0.0),
+            scores,
+            lambda setting: objective.rank(pooled([table.counts[setting][index] for index in voters])),
+        )
 
-    def value(setting: Setting) -> float:
-        return objective.value(pooled(counts[setting]))
-
-    def better(settings: Sequence[Setting], current: Setting, pays: float) -> Setting:
-        best = max(settings, key=value)
-        return best if value(best) > value(current) + pays else current
-
-    scores = [_calibrated(raw, calibration) for raw in _RAW_SCORES]
-    tried = [default, *(replace(default, score_threshold=score) for score in scores)]
-    evaluate(tried, "score threshold")
-    current = better(tried, default, 0.0)
-    rounds: tuple[tuple[str, Callable[[Setting], list[Setting]], float], ...] = (
-        ("suppression", _suppressions, _PAYS),
-        ("mask threshold", lambda s: [replace(s, mask_threshold=mask) for mask in _MASKS], _PAYS),
-        (
-            "detection threshold",
-            lambda s: [replace(s, det_threshold=t) for t in _DETECTIONS if t > s.det_threshold],
-            _PAYS,
-        ),
+    everyone = path(None)
+    others = {fold: path(fold) for fold in folds} if len(folds) > 1 else {}
+    paths = [everyone, *others.values()]
+    voxel = min(math.prod(case.truth.spacing) for case in cases)
+    # Halfway between two numbers of voxels: no rounding decides.
+    sizes = sorted({round((n - 0.5) * voxel, 6) for n in _SIZES_VOXELS} | {default.minimum_volume_mm3} - {0.0})
+    steps: tuple[tuple[str, Callable[[_Path], list[Setting]], Callable[[_Path, list[Setting]], Setting]], ...] = (
+        ("score threshold", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
+        ("suppression", _Path.suppressions, partial(_Path.best, pays=_PAYS)),
+        ("mask threshold", _Path.masks, _Path.best_outline),
+        ("detection threshold", _Path.detections, partial(_Path.best, pays=_PAYS)),
+        ("score threshold, again", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
+        ("score threshold, closer", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("score threshold, closest", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("smallest lesion", partial(_Path.sizes, sizes=sizes), _Path.smallest_that_pays),
+        ("the plan's own", lambda _: [default], partial(_Path.best, pays=0.0)),
     )
-    for what, variants, pays in rounds:
-        tried = variants(current)
-        evaluate(tried, what)
-        if what == "mask threshold":
-            current = _best_outline([current, *tried], counts, value)
-        else:
-            current = better(tried, current, pays)
-    fine = [replace(current, score_threshold=score) for score in _between(current.score_threshold, scores)]
-    evaluate(fine, "score threshold")
-    current = better(fine, current, 0.0)
-    voxel = min(_voxel_volume(case) for case in cases)
-    sizes = [replace(current, minimum_volume_mm3=round(n * voxel, 6)) for n in _SIZES_VOXELS]
-    evaluate(sizes, "smallest lesion")
-    current = better(sizes, current, _PAYS_SIZE)
-    return Sweep(tuple(cases), counts, default, current, objective)
-
-
-def _suppressions(setting: Setting) -> list[Setting]:
-    return [
-        *(replace(setting, suppression_distance=distance) for distance in _DISTANCES),
-        *(replace(setting, suppression_iou=iou) for iou in _OVERLAPS),
-    ]
-
-
-def _best_outline(
-    settings: Sequence[Setting],
-    counts: Mapping[Setting, tuple[CaseCounts, ...]],
-    value: Callable[[Setting], float],
-) -> Setting:
-    """The mask threshold of the highest Dice among those that serve the objective as well, within what is noise.
-
-    Lesion F1 at any overlap alone would take ever larger masks, which touch more.
-    """
-    top = max(value(setting) for setting in settings)
-    good = [setting for setting in settings if value(setting) >= top - _PAYS_SIZE]
-    current, dice = settings[0], [pooled(counts[setting])["dice"] for setting in good]
-    best = good[int(np.argmax(dice))]
-    return current if current in good and max(dice) <= pooled(counts[current])["dice"] + _PAYS else best
-
-
-def _calibrated(raw: float, calibration: Sequence[tuple[float, float]]) -> float:
-    if not calibration:
-        return raw
-    points, values = zip(*calibration, strict=True)
-    return float(np.interp(raw, points, values))
-
-
-def _between(score: float, grid: Sequence[float]) -> list[float]:
-    """Three values in each of the two gaps of the grid beside ``score``."""
-    ordered = sorted({*grid, score})
-    place = ordered.index(score)
-    near = [ordered[place - 1]] * (place > 0) + [score] + [ordered[place + 1]] * (place + 1 < len(ordered))
-    return [float(value) for low, high in pairwise(near) for value in np.linspace(low, high, 5)[1:-1]]
-
-
-def _voxel_volume(case: StoredCase) -> float:
-    with np.load(case.candidates, allow_pickle=False) as data:
-        return float(np.prod(data["spacing"]))
-
-
-def _try_settings(plans: Plans, form: LabelFormat, settings: Sequence[Setting], case: StoredCase) -> list[CaseCounts]:
-    truth = read_truth(case.label, form, plans)
-    candidates = load_candidates(case.candidates)
-    merged: dict[Setting, Merged] = {}
-    result = []
-    for setting in settings:
-        # Lesions too small are left out of the finished map, so these settings share one.
-        whole = replace(setting, minimum_volume_mm3=0.0)
-        if whole not in merged:
-            chosen = with_setting(plans, whole)
-            merged[whole] = candidates.admitted(chosen.inference).merge(chosen)
-        result.append(_count(truth, merged[whole], candidates, setting))
-    return result
-
-
-def _count(truth: Lesions, merged: Merged, candidates: Candidates, setting: Setting) -> CaseCounts:
-    smallest = setting.minimum_volume_mm3 / float(np.prod(candidates.spacing))
-    instances = merged.instances
-    dropped = [lesion.id for lesion in merged.lesions if lesion.voxels < smallest]
-    if dropped:
-        instances = np.where(np.isin(instances, dropped), 0, instances)
-    metrics = evaluate_case(
-        "",
-        truth.instances,
-        instances,
-        candidates.spacing,
-        truth_classes=truth.classes,
-        prediction_classes={lesion.id: lesion.class_index for lesion in merged.lesions},
-        class_names=None,
+    for what, variants, choose in steps:
+        tried = [variants(one) for one in paths]
+        table.evaluate([setting for settings in tried for setting in settings], what)
+        for one, settings in zip(paths, tried, strict=True):
+            one.current = choose(one, settings)
+    return Sweep(
+        tuple(case.stored for case in cases),
+        table.counts,
+        default,
+        everyone.current,
+        objective,
+        {fold: one.current for fold, one in others.items()},
     )
-    found = metrics.overall.detection["any"]
-    return CaseCounts(found.truth, found.found, found.predictions, found.true_positives, metrics.dice)
+
+
+@dataclass
+class _Path:
+    """Where a search stands: the setting it holds for best, and the score thresholds it knows of."""
+
+    default: Setting
+    current: Setting
+    scores: list[float]
+    rank: Callable[[Setting], tuple[float, float, float]]
+
+    def scores_of_grid(self) -> list[Setting]:
+        return [self.current, *(replace(self.current, score_threshold=score) for score in self.scores)]
+
+    def suppressions(self) -> list[Setting]:
+        now, plan = self.current, self.default
+        loosest = max(plan.suppression_iou, 0.5)  # what is stored was suppressed with this
+        return [
+            *(replace(now, suppression_distance=share * plan.suppression_distance) for share in _DISTANCES),
+            *(replace(now, suppression_iou=iou) for iou in _OVERLAPS if iou <= loosest),
+        ]
+
+    def masks(self) -> list[Setting]:
+        return [self.default, *(replace(self.current, mask_threshold=mask) for mask in _MASKS)]
+
+    def detections(self) -> list[Setting]:
+        # Candidates below the plan's own threshold were never stored.
+        return [replace(self.current, det_threshold=low) for low in _DETECTIONS if low > self.default.det_threshold]
+
+    def scores_nearby(self) -> list[Setting]:
+        """Three values in each of the gaps beside the thresholds that are as good as the current one."""
+        known = sorted({*self.scores, self.current.score_threshold})
+        value = self.rank(self.current)[0]
+        good = [self.rank(replace(self.current, score_threshold=score))[0] == value for score in known]
+        low = high = known.index(self.current.score_threshold)
+        while low > 0 and good[low - 1]:
+            low -= 1
+        while high + 1 < len(known) and good[high + 1]:
+            high += 1
+        edges = {*pairwise(known[max(low - 1, 0) : low + 1]), *pairwise(known[high : high + 2])}
+        new = [float(score) for first, last in sorted(edges) for score in np.linspace(first, last, 5)[1:-1]]
+        self.scores = [*known, *new]
+        return [replace(self.current, score_threshold=score) for score in new]
+
+    def sizes(self, sizes: Sequence[float]) -> list[Setting]:
+        return [replace(self.current, minimum_volume_mm3=size) for size in sizes]
+
+    def best(self, tried: list[Setting], pays: float) -> Setting:
+        """The best of those tried, if it gains more than ``pays``; without a price any better rank will do."""
+        if not tried:
+            return self.current
+        first = max(tried, key=self.rank)
+        now, new = self.rank(self.current), self.rank(first)
+        return first if (new[0] > now[0] + pays if pays else new > now) else self.current
+
+    def best_outline(self, tried: list[Setting]) -> Setting:
+        """The mask threshold of the highest Dice among those that serve the objective as well, within what is noise.
+
+        Lesion F1 at any overlap alone would take ever larger masks, which touch more. The plan's own thresholds are
+        the floor: a better outline is not paid for with fewer lesions than they find.
+        """
+        now = self.current
+        masks = [now, *tried[1:]]
+        top = max(self.rank(setting)[0] for setting in masks)
+        floor = max(top - _PAYS_SIZE, min(top, self.rank(self.default)[0]))
+        good = [setting for setting in masks if self.rank(setting)[0] >= floor]
+        best = max(good, key=lambda setting: (self.rank(setting)[2], -abs(setting.mask_threshold - now.mask_threshold)))
+        return now if now in good and self.rank(now)[2] >= self.rank(best)[2] - _PAYS else best
+
+    def smallest_that_pays(self, tried: list[Setting]) -> Setting:
+        """The current setting, which leaves out no lesion, unless a size pays; then the smallest as good as any."""
+        top = max(self.rank(setting)[0] for setting in tried)
+        if not top > self.rank(self.current)[0] + _PAYS_SIZE:
+            return self.current
+        return next(setting for setting in tried if self.rank(setting)[0] >= top - _PAYS)
+
+
+# -- Counting ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Work:
+    """A case, and what is already known of its groups of candidates."""
+
+    case: PreparedCase
+    known: dict[GroupKey, tuple[LesionOutcome, ...]]
+
+
+class _Table:
+    """The counts of every case under every setting that was asked for."""
+
+    def __init__(self, cases: Sequence[PreparedCase], plans: Plans, num_processes: int, progress: bool) -> None:
+        self.counts: dict[Setting, tuple[CaseCounts, ...]] = {}
+        self._works = [_Work(case, {}) for case in cases]
+        self._plans, self._num_processes, self._progress = plans, num_processes, progress
+        self._seconds = _SECONDS_A_COUNT
+
+    def evaluate(self, settings: Sequence[Setting], what: str) -> None:
+        new = [setting for setting in dict.fromkeys(settings) if setting not in self.counts]
+        if not new:
+            return
+        counts = len(new) * len(self._works)
+        processes = self._num_processes if counts * self._seconds > _WORTH_WORKERS else 0
+        start = time.perf_counter()
+        done = for_every_case(
+            partial(_count_settings, self._plans, new),
+            self._works,
+            lambda work: work.case.stored.case_id,
+            what,
+            processes,
+            self._progress,
+        )
+        self._seconds = (time.perf_counter() - start) * max(processes, 1) / counts
+        for work, (_, learnt) in zip(self._works, done, strict=True):
+            work.known.update(learnt)
+        rows = [of_case for of_case, _ in done]
+        for setting, of_cases in zip(new, zip(*rows, strict=True), strict=True):
+            self.counts[setting] = of_cases
+
+
+def _count_settings(
+    plans: Plans, settings: Sequence[Setting], work: _Work
+) -> tuple[list[CaseCounts], dict[GroupKey, tuple[LesionOutcome, ...]]]:
+    candidates = load_candidates(work.case.stored.candidates)
+    outcomes = CaseOutcomes(candidates, work.case.truth, plans, work.known)
+    counts = [outcomes.count(plans.inference.model_copy(update=asdict(setting))) for setting in settings]
+    return counts, outcomes.new

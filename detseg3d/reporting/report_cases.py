@@ -162,6 +162,7 @@ def _tab(shown: ShownCase, index: int) -> Html:
         "button",
         tag("span", shown.rank, class_=f"rank {shown.rank}"),
         tag("span", shown.view.case_id, class_="case"),
+        tag("span", shown.system) if shown.system else None,
         tag("span", f"F1 {number(f1)} · Dice {number(dice)}", class_="faint"),
         type="button",
         role="tab",

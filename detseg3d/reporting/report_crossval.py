@@ -32,9 +32,10 @@ def operating_point_section(consolidation: Mapping[str, Any]) -> Html:
     """The thresholds that were chosen, what they are worth, and what they are worth honestly."""
     point = consolidation["operating_point"]
     folds = len(consolidation.get("folds") or ())
+    scans, tried = number(consolidation.get("cases"), 0), number(point.get("settings_tried"), 0)
     text = (
-        f"Chosen for: {point.get('objective', DASH)}. {number(point.get('settings_tried'), 0)} settings were tried on the "
-        f"validation cases of {folds} fold{'' if folds == 1 else 's'} ({number(consolidation.get('cases'), 0)} scans)."
+        f"Chosen for: {point.get('objective', DASH)}. {tried} settings were tried on the validation cases of "
+        f"{folds} fold{'' if folds == 1 else 's'} ({scans} scans)."
     )
     if folds > 1:
         text += (

@@ -120,7 +120,7 @@ def export_niivue(text: str) -> str | None:
     """
     method = text.find("async attachToCanvas(")
     name = None if method < 0 else _class_around(text, method)
-    if name is None or f"new {name}(" not in text[method:]:
+    if name is None or re.compile(rf"\bnew {re.escape(name)}(?![\w$])").search(text, method) is None:
         return None
     return f"{text}\nexport{{{name} as Niivue}};\n"
 

@@ -76,27 +76,27 @@ def test_equal_values_have_an_interval_without_width() -> None:
 
 
 def covered(same: int, grouped: bool) -> float:
-    """Share of 1000 studies of 40 scans whose interval holds the true mean; ``same`` scans of a patient are alike."""
+    """Share of 600 studies of 40 scans whose interval holds the true mean; ``same`` scans of a patient are alike."""
     random = np.random.default_rng(0)
     groups = [str(index // same) for index in range(40)] if grouped else None
     hits = 0
-    for study in range(1000):
+    for study in range(600):
         values = np.repeat(random.normal(size=40 // same), same)
         weights = bootstrap_weights(40, 300, study, groups)
         low, high = interval(weights @ values / weights.sum(axis=1))
         assert low is not None
         assert high is not None
         hits += low <= 0 <= high
-    return hits / 1000
+    return hits / 600
 
 
 # Percentile intervals are a little short for few patients: .935 for 40 and .92 for 20 instead of .95.
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
-    assert covered(same=1, grouped=False) == pytest.approx(0.935, abs=0.025)
+    assert covered(same=1, grouped=False) == pytest.approx(0.935, abs=0.04)
 
 
 def test_drawing_patients_keeps_the_coverage_that_drawing_their_scans_loses() -> None:
-    assert covered(same=2, grouped=True) == pytest.approx(0.92, abs=0.03)
+    assert covered(same=2, grouped=True) == pytest.approx(0.92, abs=0.05)
     assert covered(same=2, grouped=False) < 0.85

@@ -87,10 +87,13 @@ def test_a_prediction_takes_the_best_of_the_free_lesions() -> None:
     assert scored_case("a", table, [0.9, 0.1], 0.1).truth_scores.tolist() == [0.1, 0.9]
 
 
-def test_equal_scores_are_matched_in_the_order_of_their_ids() -> None:
-    pairs = np.array([0, 0]), np.array([1, 0])
-    case = match_scored("a", np.array([0.5, 0.5]), 1, *pairs, np.array([0.9, 0.2]))
-    assert (case.truth_scores.tolist(), case.false_positive_scores.tolist()) == ([0.5], [0.5])
+def test_of_equal_scores_the_better_overlap_comes_first() -> None:
+    # Prediction 0 overlaps lesion 0 a little; prediction 1 overlaps it much, and lesion 1 as well.
+    truth_index, prediction_index = np.array([0, 0, 1]), np.array([0, 1, 1])
+    case = match_scored("a", np.array([0.5, 0.5]), 2, truth_index, prediction_index, np.array([0.2, 0.9, 0.3]))
+    assert (case.truth_scores.tolist(), case.false_positive_scores.tolist()) == ([0.5, MISSED], [0.5])
+    higher = match_scored("a", np.array([0.6, 0.5]), 2, truth_index, prediction_index, np.array([0.2, 0.9, 0.3]))
+    assert (higher.truth_scores.tolist(), higher.false_positive_scores.tolist()) == ([0.6, 0.5], [])
 
 
 def test_the_minimum_iou_itself_is_enough() -> None:
@@ -99,20 +102,25 @@ def test_the_minimum_iou_itself_is_enough() -> None:
 
 
 def in_order_of_score(table: OverlapTable, scores: Sequence[float], minimum_iou: float) -> ScoredCase:
-    """COCO's matching, written as one would say it."""
+    """COCO's matching, written as one would say it: score by score, and of equal scores the best pair first."""
     iou = np.zeros((len(table.truth), len(table.prediction)))
     iou[table.truth_index, table.prediction_index] = table.iou
     found = [MISSED] * len(table.truth)
-    hits, misses = [], []
-    for prediction in sorted(range(len(table.prediction)), key=lambda index: -scores[index]):
-        free = [t for t in range(len(table.truth)) if found[t] == MISSED and iou[t, prediction] >= minimum_iou]
-        free.sort(key=lambda t: -iou[t, prediction])  # stable, like the sort before
-        if free:
-            found[free[0]] = scores[prediction]
-            hits.append(scores[prediction])
-        else:
-            misses.append(scores[prediction])
-    return record(found, misses, hits)
+    left = set(range(len(table.prediction)))
+    for score in sorted(set(scores), reverse=True):
+        while True:
+            free = [
+                (-iou[t, p], p, t)
+                for p in left
+                for t in range(len(table.truth))
+                if scores[p] == score and found[t] == MISSED and iou[t, p] >= minimum_iou
+            ]
+            if not free:
+                break
+            _, prediction, truth = min(free)
+            found[truth] = score
+            left.remove(prediction)
+    return record(found, [scores[prediction] for prediction in left])
 
 
 @given(small_maps, small_maps, scores_of_four, st.sampled_from([0.1, 0.25, 0.5]))

@@ -109,13 +109,13 @@ def test_figures_with_equal_weights_are_those_of_the_summary() -> None:
     assert same(figures, of_summary(summarize(cases)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(cohorts)
 def test_figures_with_equal_weights_are_those_of_the_summary_whatever_the_cases(cases: list[CaseMetrics]) -> None:
     assert same(figures_of(cases), of_summary(summarize(cases)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(cohorts, st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=3))
 def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: list[list[int]]) -> None:
     weights = np.array(rows, float)[:, : len(cases)]
@@ -179,7 +179,7 @@ def test_dice_over_cases_with_lesions_is_undefined_without_any() -> None:
 # What must not matter
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(small_maps, small_maps, distinct_scores, st.permutations(range(1, 5)), st.permutations([7, 300, 70_000, 9]))
 def test_renumbering_lesions_changes_nothing(
     truth: IntArray, prediction: IntArray, scores: list[float], first: list[int], second: list[int]
@@ -193,7 +193,7 @@ def test_renumbering_lesions_changes_nothing(
     assert same(figures_of([there]), figures_of([here]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(small_maps, small_maps, distinct_scores, st.sampled_from([(0,), (1,), (2,), (0, 2), (0, 1, 2)]))
 def test_flipping_the_volumes_changes_nothing(
     truth: IntArray, prediction: IntArray, scores: list[float], axes: tuple[int, ...]
@@ -218,13 +218,13 @@ def test_turning_volumes_and_spacing_together_changes_nothing() -> None:
     assert same(figures_of([there]), figures_of([here]))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(cohorts, st.randoms(use_true_random=False))
 def test_the_order_of_cases_does_not_matter(cases: list[CaseMetrics], random: Any) -> None:
     assert same(figures_of(random.sample(cases, len(cases))), figures_of(cases))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(cohorts)
 def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases: list[CaseMetrics]) -> None:
     healthy = evaluate(*np.zeros((2, 2, 4, 4), np.int64), prediction_scores=[], class_names=["a", "b"])
@@ -239,7 +239,7 @@ def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases
     assert same(after, before)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(small_maps, small_maps, distinct_scores), min_size=1, max_size=3), st.sampled_from([2, 0.1]))
 def test_rescaling_scores_monotonically_changes_nothing(
     maps: list[tuple[IntArray, IntArray, list[float]]], power: float
@@ -251,7 +251,7 @@ def test_rescaling_scores_monotonically_changes_nothing(
     assert same(figures_of(there), figures_of(here))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(small_maps, min_size=1, max_size=3), distinct_scores)
 def test_a_perfect_detector_has_one_everywhere(maps: list[IntArray], scores: list[float]) -> None:
     cases = [evaluate(truth, truth.copy(), prediction_scores=scores) for truth in maps]

@@ -99,7 +99,7 @@ class SliceView {
     }
     const point = (event) => this.onPointer(event, pane);
     canvas.addEventListener("pointerdown", (event) => {
-      canvas.focus();
+      canvas.focus({ preventScroll: true }); // else the page would move under the pointer
       canvas.setPointerCapture(event.pointerId);
       point(event);
     });

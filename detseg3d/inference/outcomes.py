@@ -1,0 +1,243 @@
+"""What becomes of a case's candidates under given thresholds, without making the masks of the whole volume.
+
+A group of candidates is merged once for each set of members and each mask threshold; what its lesions overlap is
+remembered. Raising the score threshold by a step changes few groups, so the next setting costs little, and leaving out
+small lesions costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.labels import Lesions
+from detseg3d.evaluation.voxels import dice_from_counts
+from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.inference.candidates import Candidates, MergedGroup, split_groups
+from detseg3d.planning.plans import InferencePlan, Plans
+
+__all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
+
+IntArray = npt.NDArray[np.int64]
+GroupKey = tuple[float, tuple[int, ...]]
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class CaseTruth:
+    """The true lesions of a case, numbered 1, 2, …, packed: they are sent to a worker process again and again.
+
+    Attributes
+    ----------
+    shape : tuple of 3 ints
+    spacing : tuple of 3 floats
+        mm, ``(z, y, x)``.
+    classes, voxels : tuple of int
+        Class index and size of lesion 1, 2, …
+    corner : tuple of 6 ints
+        The part of the volume that holds all lesions, ``z0 y0 x0 z1 y1 x1``.
+    packed : bytes
+        The numbers in there, uint32, compressed.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    classes: tuple[int, ...]
+    voxels: tuple[int, ...]
+    corner: tuple[int, ...]
+    packed: bytes
+
+    @classmethod
+    def of(cls, truth: Lesions, spacing: tuple[float, float, float]) -> CaseTruth:
+        """Number the lesions in the order of their values and pack them."""
+        depth, height, width = truth.instances.shape
+        ids, boxes = boxes_from_instances(truth.instances)
+        if len(ids) == 0:
+            return cls((depth, height, width), spacing, (), (), (0,) * 6, b"")
+        corner = tuple(int(n) for n in (*boxes[:, :3].min(axis=0), *boxes[:, 3:].max(axis=0)))
+        part = truth.instances[_window(corner)]
+        numbers = np.zeros(part.shape, np.uint32)
+        numbers[part > 0] = np.searchsorted(ids, part[part > 0]) + 1
+        voxels = np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:]
+        classes = tuple(truth.classes[int(number)] for number in ids)
+        packed = zlib.compress(numbers.tobytes(), 1)
+        return cls((depth, height, width), spacing, classes, tuple(int(n) for n in voxels), corner, packed)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def instances(self) -> npt.NDArray[np.int32]:
+        """The numbers of the lesions on the grid of the label, shape ``(Z, Y, X)``."""
+        volume = np.zeros(self.shape, np.int32)
+        if self.classes:
+            window = _window(self.corner)
+            volume[window] = np.frombuffer(zlib.decompress(self.packed), np.uint32).reshape(volume[window].shape)
+        return volume
+
+
+def _window(corner: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    z0, y0, x0, z1, y1, x1 = corner
+    return slice(z0, z1), slice(y0, y1), slice(x0, x1)
+
+
+class LesionOutcome(NamedTuple):
+    """A predicted lesion: its score and size, and the true lesions of its class that it shares voxels with."""
+
+    candidate: int
+    score: float
+    voxels: int
+    hits: tuple[int, ...]  # numbers of the true lesions
+    common: int  # voxels that it shares with them
+
+
+@dataclass(frozen=True)
+class CaseCounts:
+    """Lesions of one case under one setting, at any overlap, and its voxel Dice."""
+
+    truth: int
+    found: int
+    predictions: int
+    true_positives: int
+    dice: float
+
+
+class CaseOutcomes:
+    """The lesions that a case's candidates give under any thresholds, and what they hit.
+
+    Exactly those of :meth:`~detseg3d.inference.candidates.Candidates.merge` for the candidates that the same thresholds
+    admit, counted as :func:`~detseg3d.evaluation.lesions.evaluate_case` does at any overlap.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        As stored.
+    truth : CaseTruth
+    plans : Plans
+        Only the calibration of its inference section is used.
+    known : mapping, optional
+        What an earlier object for the same case and calibration found (its :attr:`new`), so as not to find it again.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        truth: CaseTruth,
+        plans: Plans,
+        known: Mapping[GroupKey, tuple[LesionOutcome, ...]] | None = None,
+    ) -> None:
+        self.candidates = candidates
+        self.truth = truth
+        self.new: dict[GroupKey, tuple[LesionOutcome, ...]] = {}
+        self._plans = plans
+        self._known = known or {}
+        self._passing: dict[tuple[float, float, float], IntArray] = {}
+
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Final score of each stored candidate."""
+        return self.candidates.final_scores(self._plans.inference.calibration)
+
+    @cached_property
+    def _touching(self) -> npt.NDArray[np.bool_]:
+        return self.candidates.touching()
+
+    @cached_property
+    def _instances(self) -> npt.NDArray[np.int32]:
+        return self.truth.instances()
+
+    def passing(self, inference: InferencePlan) -> IntArray:
+        """Stored candidates that pass detection threshold and suppression, best first."""
+        key = (inference.det_threshold, inference.suppression_distance, inference.suppression_iou)
+        if key not in self._passing:
+            self._passing[key] = self.candidates.passing(inference)
+        return self._passing[key]
+
+    def lesions(self, inference: InferencePlan) -> list[LesionOutcome]:
+        """The lesions of the final mask under these thresholds."""
+        passing = self.passing(inference)
+        accepted = passing[self.scores[passing] >= inference.score_threshold]
+        smallest = inference.minimum_volume_mm3 / math.prod(self.candidates.spacing)
+        found = [self._of_group(members, inference) for members in split_groups(accepted, self._touching)]
+        return [lesion for group in found for lesion in group if lesion.voxels >= smallest]
+
+    def count(self, inference: InferencePlan) -> CaseCounts:
+        """The lesions under these thresholds, counted."""
+        lesions = self.lesions(inference)
+        return CaseCounts(
+            truth=len(self.truth),
+            found=len({number for lesion in lesions for number in lesion.hits}),
+            predictions=len(lesions),
+            true_positives=sum(bool(lesion.hits) for lesion in lesions),
+            dice=dice_from_counts(
+                sum(lesion.common for lesion in lesions),
+                sum(self.truth.voxels),
+                sum(lesion.voxels for lesion in lesions),
+            ),
+        )
+
+    def _of_group(self, members: IntArray, inference: InferencePlan) -> tuple[LesionOutcome, ...]:
+        key = (inference.mask_threshold, tuple(members.tolist()))
+        if key in self._known:
+            return self._known[key]
+        if key not in self.new:
+            rule = self._plans.inference.model_copy(update={"mask_threshold": inference.mask_threshold})
+            plans = self._plans.model_copy(update={"inference": rule})
+            self.new[key] = self._overlaps(self.candidates.merge_group(members, plans))
+        return self.new[key]
+
+    def _overlaps(self, group: MergedGroup | None) -> tuple[LesionOutcome, ...]:
+        """What the lesions of a merged group share voxels with."""
+        if group is None:
+            return ()
+        instances = group.merged.instances
+        inside = instances > 0
+        # One number for each pair of a predicted and a true lesion (0: none) that meet in a voxel.
+        base = len(self.truth) + 1
+        pairs = instances[inside].astype(np.int64) * base + self._instances[group.window][inside]
+        names, counts = np.unique(pairs, return_counts=True)
+        hits: dict[int, dict[int, int]] = {lesion.id: {} for lesion in group.merged.lesions}
+        class_of = {lesion.id: lesion.class_index for lesion in group.merged.lesions}
+        for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+            predicted, true = divmod(name, base)
+            if true and self.truth.classes[true - 1] == class_of[predicted]:
+                hits[predicted][true] = count
+        return tuple(
+            LesionOutcome(
+                lesion.candidate, lesion.score, lesion.voxels, tuple(hits[lesion.id]), sum(hits[lesion.id].values())
+            )
+            for lesion in group.merged.lesions
+        )
+
+
+def for_every_case(
+    function: Callable[[Item], Value],
+    items: Sequence[Item],
+    name: Callable[[Item], str],
+    what: str,
+    num_processes: int = 0,
+    progress: bool = True,
+) -> list[Value]:
+    """``function`` of every case, in their order, where none may be missing.
+
+    Raises
+    ------
+    DetSeg3DError
+        Names every case that failed.
+    """
+    results = run_cases(function, items, num_processes, what, progress)
+    failed = [result for result in results if result.error is not None]
+    if len(failed) == 1 and isinstance(failed[0].error, DetSeg3DError):
+        raise failed[0].error
+    if failed:
+        raise DetSeg3DError(f"{len(failed)} case(s) cannot be used:\n{describe_failures(failed, name)}")
+    return [result.value for result in results if result.value is not None]

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.inference.operating_point import (
+    OperatingPoint,
+    apply_operating_point,
+    describe,
+    load_operating_point,
+    operating_point_path,
+    save_operating_point,
+    weights_digest,
+)
+from detseg3d.io.files import read_json, write_json
+from detseg3d.planning.plans import InferencePlan, Plans
+
+CHOSEN = InferencePlan(
+    det_threshold=0.2,
+    score_threshold=0.7,
+    mask_threshold=0.6,
+    suppression_distance=0.75,
+    suppression_iou=0.1,
+    minimum_volume_mm3=4.5,
+    calibration=((0, 0), (0.123456789012345, 0.7), (1, 1)),
+    roi_batch_size=3,
+    mirror_axes=(),
+)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> dict[str, Path]:
+    files = {f"fold_{fold}": tmp_path / f"fold_{fold}" / "model_final.safetensors" for fold in (0, 1, "all")}
+    for name, file in files.items():
+        file.parent.mkdir()
+        file.write_bytes(name.encode() * 100_000)
+    return files
+
+
+@pytest.fixture
+def point(tmp_path: Path, weights: dict[str, Path]) -> OperatingPoint:
+    """Chosen with folds 0 and 1, and saved."""
+    digests = {name: weights_digest(weights[name]) for name in ("fold_0", "fold_1")}
+    point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, figures={"f1": 0.5})
+    assert save_operating_point(point, tmp_path) == operating_point_path(tmp_path) == tmp_path / "operating_point.json"
+    return point
+
+
+def test_what_is_saved_comes_back(tmp_path: Path, point: OperatingPoint) -> None:
+    assert load_operating_point(tmp_path) == point
+
+
+def test_a_model_need_not_have_one(tmp_path: Path, tiny_plans: Plans) -> None:
+    assert load_operating_point(tmp_path) is None
+    assert apply_operating_point(tiny_plans, tmp_path, {}) is tiny_plans
+
+
+def test_a_digest_is_that_of_the_file(weights: dict[str, Path]) -> None:
+    assert weights_digest(weights["fold_0"]) == hashlib.sha256(b"fold_0" * 100_000).hexdigest()
+
+
+def change(path: Path, **entries: Any) -> None:
+    write_json({**read_json(path), **entries}, path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"version": 2}, "version: Input should be 1"),
+        ({"weights": ["fold_0"]}, "weights: "),
+        ({"inference": {"score_threshold": 1.5}}, "inference.score_threshold: .*less than or equal to 1"),
+        ({"inference": {"score_treshold": 0.5}}, "inference.score_treshold: Extra inputs"),
+        ({"inference": {"calibration": [[0, 0], [0.5, 0.9], [1, 0.8]]}}, "ascend in both coordinates"),
+        ({"threshold": 0.5}, "threshold: Extra inputs"),
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, point: OperatingPoint, entries: dict[str, Any], message: str) -> None:
+    change(operating_point_path(tmp_path), **entries)
+    expected = (
+        rf"(?s)operating point has 1 problem.*operating_point\.json.*{message}.*detseg3d_consolidate again, or del"
+    )
+    with pytest.raises(DetSeg3DError, match=expected):
+        load_operating_point(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "[]", "null"])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    operating_point_path(tmp_path).write_text(text, encoding="utf-8")
+    with pytest.raises(
+        DetSeg3DError, match=r"(?s)operating_point\.json.*detseg3d_consolidate again, or delete the file"
+    ):
+        load_operating_point(tmp_path)
+
+
+def test_thresholds_and_calibration_are_used_and_nothing_else(
+    tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
+) -> None:
+    del weights["fold_all"]
+    with caplog.at_level("INFO"):
+        plans = apply_operating_point(tiny_plans, tmp_path, weights)
+    kept = {name: getattr(tiny_plans.inference, name) for name in ("roi_batch_size", "mirror_axes", "max_candidates")}
+    assert plans == tiny_plans.evolve(inference={**CHOSEN.model_dump(), **kept})
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_some_of_its_folds_will_do(
+    tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = apply_operating_point(tiny_plans, tmp_path, {"fold_1": weights["fold_1"]})
+    assert plans.inference.score_threshold == 0.7 and caplog.text == ""
+
+
+def test_other_weights_do_without_it(
+    tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights["fold_1"].write_bytes(b"trained again")
+    assert apply_operating_point(tiny_plans, tmp_path, weights) is tiny_plans
+    assert "operating_point.json was chosen with other weights of fold_1 and is not used" in caplog.text
+    assert "fold_0" not in caplog.text
+
+
+@pytest.mark.parametrize("folds", [("fold_0", "fold_all"), ("fold_all",)])
+def test_a_fold_that_had_no_part_in_it_is_named(
+    tmp_path: Path,
+    point: OperatingPoint,
+    weights: dict[str, Path],
+    tiny_plans: Plans,
+    caplog: pytest.LogCaptureFixture,
+    folds: tuple[str, ...],
+) -> None:
+    plans = apply_operating_point(tiny_plans, tmp_path, {fold: weights[fold] for fold in folds})
+    assert plans.inference.score_threshold == 0.7
+    assert "was chosen with fold_0, fold_1; for fold_all its thresholds may be less than the best" in caplog.text
+
+
+def test_it_is_described_in_a_line() -> None:
+    expected = "score 0.7, detection 0.2, mask 0.6, suppression 0.75 sizes or IoU 0.1, lesions under 4.5 mm³ left out"
+    assert describe(CHOSEN) == expected
+    small = InferencePlan(score_threshold=0.000123456)
+    assert describe(small) == "score 0.000123, detection 0.1, mask 0.5, suppression 0.5 sizes or IoU 0.3"
