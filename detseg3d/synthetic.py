@@ -254,7 +254,7 @@ def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[
     if inside.sum() < 0.6 * (radius < 1).sum() or not _is_clear(label, slices, inside):
         return False
     # Small and faint at once would drown in the noise, even for a careful reader.
-    contrast = random.uniform(26 + 25 * float(canvas.spacing.min()) / diameter, 66)
+    contrast = random.uniform(18 + 25 * float(canvas.spacing.min()) / diameter, 60)
     fade = random.uniform(0.1, 0.5)  # share of the radius over which the lesion fades towards its edge
     profile = np.where(inside, np.clip((1 - radius) / fade, 0, 1) * 0.5 + 0.5, 0)
     # Half a voxel of partial volume outside the label, as a scanner's point spread gives.

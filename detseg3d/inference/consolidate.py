@@ -29,7 +29,7 @@ from detseg3d.evaluation.labels import LabelFormat, lesions_from_instances, lesi
 from detseg3d.execution.local import run_cases
 from detseg3d.inference.attribution import attribute
 from detseg3d.inference.candidates import load_candidates
-from detseg3d.inference.export import describe_case, write_case, write_lesion_table
+from detseg3d.inference.export import describe_case, write_case
 from detseg3d.inference.operating_point import OperatingPoint, describe, save_operating_point
 from detseg3d.inference.outcomes import CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.inference.sweep import Objective, PreparedCase, StoredCase, Sweep, search, with_setting
@@ -50,7 +50,7 @@ PREDICTIONS = "cross_validation"
 """Folder of the pooled predictions, in the model's folder."""
 
 # Written anew by each consolidation; what an earlier one left must not stand beside other predictions.
-_REPORTS = ("consolidation.json", "metrics.json", "lesions.csv", "report.html")
+_REPORTS = ("consolidation.json", "metrics.json", "metrics.csv", "metrics.md", "lesions.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Consolidated:
     report : dict
         For JSON and the report: ``operating_point``, ``sweep``, ``calibration``, ``attribution``, …
     predictions : Path
-        The cross-validated predictions at the operating point, as ``detseg3d_predict`` would write them.
+        The cross-validated predictions at the operating point, masks and boxes as ``detseg3d_predict`` would write
+        them; the table of their lesions belongs to the evaluation.
     cases : tuple of str
         The cases that were pooled.
     failures : dict of str to str
@@ -317,7 +318,6 @@ def _write_predictions(
             failures[result.item.case_id] = f"{kind}{result.error}"
     with suppress(OSError):
         _clear(folder, set(failures))  # half of a result is none
-    write_lesion_table(folder)
     return failures
 
 

@@ -135,6 +135,19 @@ READ = """
     axial.setPointerCapture = () => {};
     axial.dispatchEvent(new PointerEvent("pointerdown", pointer));
     seen.middle = box.dataset.point;
+    const coronal = box.querySelectorAll("canvas")[1];
+    const upper = coronal.getBoundingClientRect();
+    coronal.setPointerCapture = () => {};
+    const above = { clientX: upper.left + upper.width / 2, clientY: upper.top + upper.height * 0.45 };
+    coronal.dispatchEvent(new PointerEvent("pointerdown", { ...above, pointerId: 1, bubbles: true }));
+    seen.above = box.dataset.point;
+    seen.slices = [];
+    const slider = box.querySelector(".pane input");
+    for (let slice = 0; slice <= Number(slider.max); slice += 1) {
+      slider.value = slice;
+      slider.dispatchEvent(new Event("input"));
+      seen.slices.push(has("BOX") > 0);
+    }
     const dark = picture();
     box.querySelector("[data-control=white]").value = 60;
     box.querySelector("[data-control=white]").dispatchEvent(new Event("input"));
@@ -316,6 +329,16 @@ def test_keys_move_the_crosshair_by_a_voxel(seen: dict[str, Any]) -> None:
 
 def test_a_click_in_the_middle_is_the_middle_of_the_scan(seen: dict[str, Any]) -> None:
     assert point(seen["middle"])[1:] == pytest.approx([SHAPE[1] / 2, SHAPE[2] / 2], abs=0.2)
+
+
+def test_a_click_above_the_middle_goes_to_the_head(seen: dict[str, Any]) -> None:
+    assert point(seen["above"])[0] > SHAPE[0] / 2
+
+
+def test_a_box_is_seen_on_its_slices_only(seen: dict[str, Any]) -> None:
+    (z, _, _), size = LARGE
+    expected = [z <= number < z + size // 2 for number in range(SHAPE[0])]
+    assert seen["slices"] == expected[::-1]  # the first slice shown is the lowest, and the file runs downwards
 
 
 def test_contrast_changes_the_picture(seen: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ class NiivueView {
       show3Dcrosshair: true,
     });
     this.ready = this.nv.attachToCanvas(canvas);
-     // load() waits for it, and tells
+    this.ready.catch(() => {}); // load() waits for it, and tells
     this.nv.onLocationChange = (location) => this.onLocation(location);
   }
 
