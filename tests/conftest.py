@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
 # A busy machine must not fail a test.
 hypothesis.settings.register_profile("detseg3d", deadline=None)
 hypothesis.settings.load_profile("detseg3d")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command sets up the package's logging; the next test must not find it so."""
+    package = logging.getLogger("detseg3d")
+    level, handlers = package.level, list(package.handlers)
+    yield
+    package.setLevel(level)
+    package.handlers[:] = handlers
+
 
 TINY_PLANS: dict[str, Any] = {
     "dataset_name": "Dataset001_Tiny",

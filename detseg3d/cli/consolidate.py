@@ -31,9 +31,10 @@ the cross-validation report. The networks are not run again.
 Without a target the thresholds are those of the highest lesion F1 (any overlap, pooled over all
 lesions). Lesions are left out for their size only where that pays, and then it is said.
 
-Writes RESULTS/DatasetXXX_Name/cross_validation: the masks, boxes and lesions.csv at the chosen
-thresholds, metrics.json, consolidation.json and report.html. A case that fails is reported, the
-others go on, and the exit code is 1."""
+Writes RESULTS/DatasetXXX_Name/cross_validation: the masks and boxes at the chosen thresholds, their
+evaluation (metrics.json, metrics.csv, metrics.md, and lesions.csv with every true and predicted
+lesion), consolidation.json and report.html. What an earlier run wrote there is replaced. A case that
+fails is reported, the others go on, and the exit code is 1."""
 
 EXAMPLE = """\
 detseg3d_consolidate 101

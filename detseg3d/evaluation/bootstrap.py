@@ -55,8 +55,8 @@ def interval(values: npt.NDArray[Any], level: float = 0.95) -> tuple[float | Non
 
     Examples
     --------
-    >>> interval(np.arange(101.0), level=0.9)
-    (5.0, 95.0)
+    >>> interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
     """
     known = values[np.isfinite(values)]
     if len(known) == 0:

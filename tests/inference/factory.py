@@ -138,13 +138,13 @@ def prepare_case(
 
 
 def write_raw(root: Path, labels: Mapping[str, np.ndarray], classes: Sequence[str] = ("lesion",), **more: Any) -> Path:
-    """A raw data set of which only the labels can be read: consolidation needs no image."""
+    """A raw data set whose images are as bright as their labels."""
     folder = root / "raw" / NAME
     spacing = more.pop("spacing", (1.0, 1.0, 1.0))
     for case_id, label in labels.items():
-        write_image(label, Geometry(label.shape, spacing, (3.5, -20.0, 0.25)), folder / "labelsTr" / f"{case_id}.mha")
-        (folder / "imagesTr").mkdir(exist_ok=True)
-        (folder / "imagesTr" / f"{case_id}_0000.mha").write_bytes(b"")
+        geometry = Geometry(label.shape, spacing, (3.5, -20.0, 0.25))
+        write_image(label, geometry, folder / "labelsTr" / f"{case_id}.mha")
+        write_image(100 * (label > 0).astype(np.uint8), geometry, folder / "imagesTr" / f"{case_id}_0000.mha")
     values = {"background": 0, **{name: value for value, name in enumerate(classes, start=1)}}
     description = {"channel_names": {"0": "FLAIR"}, "labels": values, "file_ending": ".mha"}
     write_json(description | {"numTraining": len(labels)} | more, folder / "dataset.json")

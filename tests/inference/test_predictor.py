@@ -15,9 +15,10 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference import predictor as predictor_module
 from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.export import CasePrediction
+from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.images import read_image
-from detseg3d.planning.plans import load_plans, save_plans
+from detseg3d.planning.plans import InferencePlan, load_plans, save_plans
 from tests.scans import SHAPE, make_scan
 
 # A rotation about two axes, with digits that no decimal header would keep by chance.
@@ -510,3 +511,58 @@ def test_one_file_is_too_little_for_a_model_of_two_channels(
     )
     with pytest.raises(DetSeg3DError, match=r"(?s)needs 2 channels.*folder that holds CASE_0000, CASE_0001"):
         predictor.list_inputs(written / "in" / "sick.mha")
+
+
+# -- The operating point -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def consolidated(tiny_model: Path, tmp_path: Path) -> Path:
+    """The model with an operating point of fold 0: its scores are halved, those of 0.3 and more are lesions."""
+    for name in ("fold_0", "fold_1"):
+        shutil.copytree(tiny_model / name, tmp_path / name)
+    inference = InferencePlan(score_threshold=0.3, det_threshold=0.2, calibration=((0, 0), (0.999, 0.4995), (1, 1)))
+    weights = {"fold_0": weights_digest(tmp_path / "fold_0" / "model_final.safetensors")}
+    save_operating_point(OperatingPoint(inference=inference, objective="highest lesion F1", weights=weights), tmp_path)
+    return tmp_path
+
+
+def test_the_operating_point_of_the_model_is_used(consolidated: Path, result: CasePrediction) -> None:
+    predictor = load(consolidated)
+    assert predictor.plans.inference.det_threshold == 0.2
+    again = predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0))
+    expected = [lesion["score"] / 2 for lesion in result.lesions if lesion["score"] / 2 >= 0.3]
+    assert expected and [lesion["score"] for lesion in again.lesions] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_plan_can_be_kept(consolidated: Path, predictor: Predictor) -> None:
+    assert load(consolidated, use_operating_point=False).plans == predictor.plans
+
+
+def test_thresholds_that_are_given_come_before_the_operating_point(consolidated: Path) -> None:
+    inference = load(consolidated, det_threshold=0.45, score_threshold=0.0).plans.inference
+    assert (inference.det_threshold, inference.score_threshold) == (0.45, 0.0)
+    assert inference.calibration[1] == (0.999, 0.4995)
+
+
+def test_the_operating_point_of_other_weights_is_not_used(
+    consolidated: Path, predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copyfile(
+        consolidated / "fold_1" / "model_final.safetensors", consolidated / "fold_0" / "model_best.safetensors"
+    )
+    assert load(consolidated, checkpoint="best").plans == predictor.plans
+    assert "chosen with other weights of fold_0 and is not used" in caplog.text
+
+
+def test_a_fold_without_a_part_in_the_operating_point_is_named(
+    consolidated: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load(consolidated, (0, 1)).plans.inference.score_threshold == 0.3
+    assert "was chosen with fold_0; for fold_1 its thresholds may be less than the best" in caplog.text
+
+
+def test_a_damaged_operating_point_is_an_error(consolidated: Path) -> None:
+    (consolidated / "operating_point.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match=r"(?s)operating_point\.json.*delete the file to use the plan's thresholds"):
+        load(consolidated)
