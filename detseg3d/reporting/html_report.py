@@ -188,7 +188,9 @@ def _with_count(key: str, name: str, evaluated: Evaluated) -> str:
 def _headline(evaluated: Evaluated) -> list[Html]:
     parts = [] if evaluated.several else [key_figures(evaluated)]
     parts.append(headline_table(evaluated))
-    notes = ["Intervals: 95 %, by drawing patients again with replacement (bootstrap)."]
+    notes = []
+    if any(dig(result, "intervals", "f1", "low") is not None for result in evaluated.results.values()):
+        notes.append("Intervals: 95 %, by drawing patients again with replacement (bootstrap).")
     if evaluated.comparisons:
         notes.append(
             "Differences are paired, on the same scans; “better” or “worse” stands where the interval leaves out 0."

@@ -77,16 +77,19 @@ def choose_cases(evaluated: Evaluated, views: Sequence[CaseView], worst: int, be
     list of ShownCase
         The worst first, then the best.
     """
+    cases: dict[tuple[str, str], Mapping[str, Any]] = {}
+    lesions: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for name, result in evaluated.results.items():
+        cases.update({(name, case["case_id"]): case for case in result.get("cases") or ()})
+        for lesion in result.get("lesions") or ():
+            lesions.setdefault((name, lesion["case_id"]), []).append(lesion)
     candidates = []
     for view in views:
         system = next(iter(evaluated.results)) if view.system is None else view.system
-        result = evaluated.results.get(system)
-        if result is None:
-            continue
-        case = next((case for case in result.get("cases") or () if case["case_id"] == view.case_id), None)
+        case = cases.get((system, view.case_id))
         if case is not None:
-            lesions = tuple(entry for entry in result.get("lesions") or () if entry["case_id"] == view.case_id)
-            candidates.append(ShownCase(view, "worst", case, lesions, system))
+            own = lesions.get((system, view.case_id), ())
+            candidates.append(ShownCase(view, "worst", case, tuple(own), system))
     candidates.sort(key=_badness)
     lowest = candidates[: min(worst, len(candidates) - len(candidates) // 2)]
     rest = candidates[len(lowest) :]

@@ -374,6 +374,7 @@ def test_the_page_can_be_looked_at(root: Path, seen: dict[str, Any], tmp_path: P
     assert pixels.shape[:2] == (900, 1366) and pixels[..., :3].std() > 0.05
 
 
+@pytest.mark.slow
 def test_niivue_goes_to_the_lesion_and_gives_way_to_slices(root: Path, tmp_path: Path) -> None:
     if find_niivue() is None:
         pytest.skip("NiiVue is not installed (the extra 'report')")

@@ -160,6 +160,12 @@ def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None
     assert "0 of 1 lesions found, 0 false positives" in page.visible
 
 
+def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, result: dict[str, Any]) -> None:
+    plain = {name: {**entry, "low": None, "high": None} for name, entry in result["intervals"].items()}
+    assert "bootstrap" in write(tmp_path, result).visible
+    assert "bootstrap" not in write(tmp_path, {**result, "intervals": plain}).visible
+
+
 def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) -> None:
     nothing = {**result, "summary": summarize([]), "intervals": {}, "cases": [], "lesions": []}
     nothing["problems"] = [{"case": "a", "problem": "no prediction"}]
