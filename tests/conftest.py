@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,14 @@ hypothesis.settings.load_profile("detseg3d")
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """A command sets up the package's logging; the next test must not find it so."""
+def _fresh_logging() -> None:
+    """Each test finds the package's logging untouched: commands set it up, and other tools disable what they find."""
     package = logging.getLogger("detseg3d")
-    level, handlers = package.level, list(package.handlers)
-    yield
-    package.setLevel(level)
-    package.handlers[:] = handlers
+    package.setLevel(logging.NOTSET)
+    package.handlers.clear()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.split(".")[0] == "detseg3d":
+            logger.disabled = False
 
 
 TINY_PLANS: dict[str, Any] = {
