@@ -144,7 +144,7 @@ class Candidates:
         if not part.predictions:
             return None
         rois = np.stack([prediction.roi for prediction in part.predictions])
-        # A voxel around them, so that the rim of a RoI is put back as it would be in the whole volume.
+        # A voxel around them: to put a RoI back takes the voxels beside its rim into account.
         low = np.maximum(np.floor(rois[:, :3].min(axis=0)).astype(int) - 1, 0)
         high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)).astype(int) + 1, self.shape)
         if np.any(high <= low):

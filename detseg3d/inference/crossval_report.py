@@ -83,6 +83,8 @@ def format_consolidation(report: Mapping[str, Any]) -> str:
         f"Calibration error of the score (10 bins): {error}\n({judged}).",
         "### Where lesions are lost",
         _stages(report["attribution"]),
+        "Up to the RoI score a lesion counts if a candidate is meant for it, in the final mask if it is touched, also\n"
+        "by the mask of a neighbour.",
     ]
     return "\n\n".join(part for part in parts if part)
 

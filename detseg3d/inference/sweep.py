@@ -39,7 +39,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _RAW_SCORES = tuple(round(0.05 * step, 2) for step in range(21))
-# Shares of the plan's suppression distance. What is stored was suppressed at half of it, so none may be less.
+# Shares of the plan's suppression distance. What is stored was suppressed at half of it, and at an IoU of 0.5 or more:
+# nothing looser can be tried.
 _DISTANCES = (0.5, 0.75, 1.5, 2.0)
 _OVERLAPS = (0.1, 0.2, 0.3, 0.5)
 _MASKS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -285,10 +286,9 @@ class _Path:
 
     def suppressions(self) -> list[Setting]:
         now, plan = self.current, self.default
-        loosest = max(plan.suppression_iou, 0.5)  # what is stored was suppressed with this
         return [
             *(replace(now, suppression_distance=share * plan.suppression_distance) for share in _DISTANCES),
-            *(replace(now, suppression_iou=iou) for iou in _OVERLAPS if iou <= loosest),
+            *(replace(now, suppression_iou=iou) for iou in _OVERLAPS),
         ]
 
     def masks(self) -> list[Setting]:

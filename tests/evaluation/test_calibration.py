@@ -44,6 +44,18 @@ def test_equal_scores_are_one_observation() -> None:
     assert np.allclose(knots, [(0, 0), (0.4, 3.5 / 5), (1, 1)])
 
 
+def test_a_score_that_occurs_often_weighs_more() -> None:
+    """Shares 3/4 (of 4), 0 (of 1) and 1/2 (of 2): the first two make 3/5, more than 1/2, so all three are one."""
+    knots = fit_calibration([0.2] * 4 + [0.4] + [0.6] * 2, [1, 1, 1, 0, 0, 1, 0])
+    assert np.allclose(knots, [(0, 0), (2.4 / 7, 4.5 / 8), (1, 1)])
+
+
+def test_a_block_of_few_does_not_fall_behind_one_of_many() -> None:
+    """8 of 10 lesions are worth 8.5 / 11, the single one after them but 1.5 / 2."""
+    knots = fit_calibration([0.4] * 10 + [0.9], [1] * 8 + [0] * 2 + [1])
+    assert knots[1][1] == pytest.approx(8.5 / 11) and knots[1][1] < knots[2][1] < knots[1][1] + 1e-6
+
+
 def test_no_score_leaves_scores_as_they_are() -> None:
     assert fit_calibration([], []) == ENDS
 

@@ -132,6 +132,12 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
     ]
 
 
+def test_a_lesion_as_large_as_a_limit_belongs_to_the_larger_ones(tmp_path: Path, tiny_plans: Plans) -> None:
+    truth = make_truth((4, 4, 4, 9, 7, 5), (16, 16, 16, 18, 23, 17))  # 15 and 14 voxels
+    result = attribute([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], progress=False)
+    assert [row["lesions"] for row in result["by_size"]] == [1, 1, 0, 0, 0]
+
+
 def test_healthy_scans_alone_have_no_recall(tmp_path: Path, tiny_plans: Plans) -> None:
     result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], progress=False)
     assert [row["recall"] for row in result["stages"]] == [1.0, None, None, None, None]

@@ -175,6 +175,8 @@ def test_candidates_pass_by_threshold_and_suppression(tiny_plans: Plans) -> None
     assert passing(suppression_iou=0.1) == [0, 3, 4]
     assert passing(suppression_distance=1) == [0, 3, 4]
     inference = tiny_plans.evolve(inference={"det_threshold": 0.65}).inference
+    shuffled = candidates.select(np.array([4, 3, 1, 0, 2]))
+    assert shuffled.passing(inference).tolist() == [3, 4]
     assert candidates.admitted(inference).found.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
@@ -249,13 +251,13 @@ def test_lesions_are_numbered_by_score_across_the_groups(tiny_plans: Plans) -> N
 
 def test_small_lesions_are_left_out_in_millimetres(tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     far = [Blob((4, 4, 4, 6, 6, 6), 0.9, 0.9), Blob((18, 18, 18, 21, 21, 21), 0.5, 0.9)]
-    candidates = make_candidates(far, spacing=(2.0, 1.0, 0.5))
+    candidates = make_candidates(far, spacing=(2.0, 1.0, 0.25))
     with caplog.at_level("INFO"):
-        assert len(candidates.merge(tiny_plans.evolve(inference={"minimum_volume_mm3": 8.0})).lesions) == 2
+        assert len(candidates.merge(tiny_plans.evolve(inference={"minimum_volume_mm3": 4.0})).lesions) == 2
         assert caplog.text == ""
-        merged = candidates.merge(tiny_plans.evolve(inference={"minimum_volume_mm3": 8.1}))
+        merged = candidates.merge(tiny_plans.evolve(inference={"minimum_volume_mm3": 4.1}))
     assert [lesion.voxels for lesion in merged.lesions] == [27] and np.unique(merged.instances).tolist() == [0, 1]
-    assert "1 lesion(s) smaller than 8.1 mm³ left out" in caplog.text
+    assert "1 lesion(s) smaller than 4.1 mm³ left out" in caplog.text
 
 
 def test_no_candidates_give_an_empty_mask(tiny_plans: Plans) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +69,11 @@ def test_figures_and_report_lie_beside_the_predictions(done: Consolidated, resul
 
 
 def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, tmp_path: Path) -> None:
-    case = done.predictions / "instances" / "b.mha"
-    hidden = case.rename(tmp_path / "b.mha")
-    try:
-        result = report_consolidation(done, root / "raw" / NAME, progress=False)
-    finally:
-        hidden.rename(case)
+    folder = tmp_path / "cross_validation"
+    shutil.copytree(done.predictions, folder)
+    for name in ("b.mha", "instances/b.mha", "rois/b.json"):
+        (folder / name).unlink()
+    result = report_consolidation(replace(done, predictions=folder), root / "raw" / NAME, progress=False)
     assert {problem["case"] for problem in result["problems"]} == {"b"}
     assert [entry["case_id"] for entry in result["cases"]] == ["a", "c"]
 

@@ -113,6 +113,7 @@ def test_a_group_that_gives_nothing_is_remembered_too(tiny_plans: Plans, monkeyp
     assert outcomes.lesions(tiny_plans.inference) == []
     monkeypatch.setattr(Candidates, "merge_group", lambda *_: pytest.fail("merged again"))
     assert outcomes.lesions(tiny_plans.inference) == []
+    assert CaseOutcomes(candidates, make_truth(), tiny_plans, outcomes.new).lesions(tiny_plans.inference) == []
 
 
 def test_the_score_threshold_cannot_be_applied_to_a_finished_mask(tiny_plans: Plans) -> None:
@@ -151,10 +152,10 @@ def test_a_healthy_scan_is_counted(tiny_plans: Plans, blobs: list[Blob], dice: f
 
 
 def test_the_smallest_volume_is_one_of_millimetres(tiny_plans: Plans) -> None:
-    spacing = (2.0, 1.0, 0.5)
-    candidates = make_candidates([Blob((3, 3, 3, 5, 5, 5), 0.9, 0.9)], spacing=spacing)  # 8 voxels, 8 mm³
+    spacing = (2.0, 1.0, 0.25)
+    candidates = make_candidates([Blob((3, 3, 3, 5, 5, 5), 0.9, 0.9)], spacing=spacing)  # 8 voxels, 4 mm³
     outcomes = CaseOutcomes(candidates, CaseTruth.of(Lesions(filled(), {}), spacing), tiny_plans)
-    for smallest, left in ((8.0, 1), (8.1, 0)):
+    for smallest, left in ((4.0, 1), (4.1, 0)):
         inference = tiny_plans.inference.model_copy(update={"minimum_volume_mm3": smallest})
         assert outcomes.count(inference).predictions == left
 

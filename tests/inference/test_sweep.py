@@ -22,7 +22,7 @@ from detseg3d.inference.sweep import (
     with_setting,
 )
 from detseg3d.planning.plans import Plans
-from tests.inference.factory import Blob, Box, make_truth, prepare_case, random_candidates
+from tests.inference.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
 
 F1 = Objective()
 A: Box = (4, 4, 4, 7, 7, 7)
@@ -177,6 +177,9 @@ def test_scores_are_tried_on_the_calibrated_scale(tmp_path: Path, tiny_plans: Pl
     plans = tiny_plans.evolve(inference={"calibration": knots, "score_threshold": 0.008})
     cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.57), blob(C, 0.53)])]
     sweep = choose(cases, plans)
+    tried = [setting.score_threshold for setting in sweep.counts]
+    for calibrated in (0.002, 0.01, 0.109, 0.505):  # of 0.1, 0.5, 0.55 and 0.75
+        assert any(score == pytest.approx(calibrated) for score in tried)
     assert sweep.figures(sweep.chosen)["f1"] == 1.0 and 0.0694 < sweep.chosen.score_threshold < 0.149
 
 
@@ -205,6 +208,23 @@ def test_the_outline_of_the_highest_dice_is_chosen(tmp_path: Path, tiny_plans: P
     ]
     sweep = choose(cases, tiny_plans)
     assert sweep.chosen.mask_threshold == 0.4 and sweep.figures(sweep.chosen)["f1"] == 1.0
+
+
+def test_no_outline_is_worth_a_lesion(tmp_path: Path, tiny_plans: Plans) -> None:
+    """A higher mask threshold would outline the large lesion well, and lose the small one."""
+    large: Box = (12, 12, 12, 18, 18, 18)
+    candidates = make_candidates(
+        [
+            Blob(large, 0.9, 0.9, mask=(11, 11, 11, 19, 19, 19), probability=0.55),
+            Blob(A, 0.8, 0.9, probability=0.55),
+            blob(C, 0.5),  # none
+        ]
+    )
+    candidates.predictions[0].probability[2:8, 2:8, 2:8] = 0.9
+    sweep = choose([prepare_case(tmp_path, "a", make_truth(A, large), candidates)], tiny_plans)
+    better = sweep.figures(replace(sweep.chosen, mask_threshold=0.6))
+    assert better["dice"] > 0.9 > 0.7 > sweep.figures(sweep.chosen)["dice"] and better["recall"] == 0.5
+    assert sweep.chosen.mask_threshold == 0.5 and sweep.figures(sweep.chosen)["f1"] == 1.0
 
 
 def test_a_stricter_detection_threshold_is_found(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -346,8 +366,11 @@ def test_a_smallest_volume_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_pla
 
 def test_a_smallest_volume_of_the_plan_stays_if_it_pays(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 25.0})
-    cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9), blob((12, 4, 18, 15, 7, 20), 0.9)])]
-    assert choose(cases, plans).chosen.minimum_volume_mm3 == 25.0
+    blobs = [blob(A, 0.9), blob((12, 4, 18, 15, 7, 20), 0.9), blob(D, 0.5)]  # of 27, 18 and 27 voxels
+    cases = [prepare_case(tmp_path, "a", make_truth(A), blobs)]
+    sweep = choose(cases, plans)
+    assert sweep.chosen.minimum_volume_mm3 == 25.0 and sweep.chosen.score_threshold > 0.5
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0
 
 
 # -- Folds -------------------------------------------------------------------------------------------------------------

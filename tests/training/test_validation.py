@@ -150,8 +150,8 @@ def test_stage1_hits(found: Detections, hits: int) -> None:
 class Outliner:
     """Stands in for the predictor: outlines what is bright in the box, or all of the box, and doubts all it sees."""
 
-    def __init__(self, plans: Plans, whole_box: bool = False) -> None:
-        self.plans, self.whole_box = plans, whole_box
+    def __init__(self, plans: Plans, whole_box: bool = False, blind_to: int = -1) -> None:
+        self.plans, self.whole_box, self.blind_to = plans, whole_box, blind_to
         self.asked: list[Detections] = []
 
     def segment_boxes(self, image: torch.Tensor, found: Detections) -> list[RoiPrediction]:
@@ -162,6 +162,8 @@ class Outliner:
             mask = torch.zeros(image.shape[1:], dtype=torch.float16)
             z0, y0, x0, z1, y1, x1 = (int(edge) for edge in box)
             mask[z0:z1, y0:y1, x0:x1] = 1
+            if index == self.blind_to:
+                mask[:] = 0
             if not self.whole_box:
                 mask[z0] = 0  # a slice too few
             z, y, x = low.tolist()
@@ -185,6 +187,11 @@ def test_what_is_missing_in_the_true_box_costs_dice(tiny_plans: Plans, store: Ca
     rows = outline(tiny_plans, store, ["a"])
     # 3 of 4 slices, 2 of 3, none of 1.
     assert [row["dice"] for row in rows] == [pytest.approx(6 / 7), pytest.approx(4 / 5), 0.0]
+
+
+def test_each_box_is_judged_by_its_own_outline(tiny_plans: Plans, store: CaseStore) -> None:
+    """The first lesion has none, so that the lesions of the mask are numbered otherwise than the true ones."""
+    assert [row["dice"] for row in outline(tiny_plans, store, ["a"], whole_box=True, blind_to=0)] == [0.0, 1.0, 1.0]
 
 
 def test_the_outlines_are_asked_for_all_boxes_of_a_case_with_their_classes(tmp_path: Path, tiny_plans: Plans) -> None:
