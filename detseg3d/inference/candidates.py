@@ -1,14 +1,13 @@
 """Everything the two stages said about one scan, before any threshold: from this the masks are made, now or later.
 
-Cross-validation stores it, so that thresholds are chosen without running the networks again. Masks are made group by
-group: candidates whose RoIs have no voxel in common do not influence each other, so a search over thresholds has to
-merge only those groups again whose members changed, and no map is larger than its group.
+Cross-validation stores it, so that thresholds are chosen without running the networks again. Candidates whose RoIs have
+no voxel in common do not influence each other: a search over thresholds merges only those groups again whose members
+changed.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.nms import suppress
 from detseg3d.io.files import atomic_path
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import Merged, RoiPrediction, candidate_roi_scores, combine_scores, merge_rois
+from detseg3d.models.merge import Merged, RoiPrediction, candidate_roi_scores, combine_scores, merge_rois, roi_window
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = [
@@ -125,15 +124,16 @@ class Candidates:
                 near[owner, owners[np.all((low < high[index]) & (high > low[index]), axis=1)]] = True
         return near
 
-    def merge_group(self, members: IntArray, plans: Plans, keep_probabilities: bool = False) -> MergedGroup | None:
+    def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
         """Masks and lesions of some candidates, all accepted, whatever their score and size.
+
+        On its own voxels exactly what :meth:`merge` makes of all candidates together.
 
         Parameters
         ----------
         members : ndarray of int64
             Indices; no RoI of theirs reaches into a voxel that another candidate's RoI reaches into.
         plans : Plans
-        keep_probabilities : bool
 
         Returns
         -------
@@ -144,9 +144,7 @@ class Candidates:
         if not part.predictions:
             return None
         rois = np.stack([prediction.roi for prediction in part.predictions])
-        # A voxel around them: to put a RoI back takes the voxels beside its rim into account.
-        low = np.maximum(np.floor(rois[:, :3].min(axis=0)).astype(int) - 1, 0)
-        high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)).astype(int) + 1, self.shape)
+        low, high = roi_window(rois, self.shape)
         if np.any(high <= low):
             return None
         offset = np.tile(low, 2).astype(np.float64)
@@ -154,7 +152,7 @@ class Candidates:
         found = Detections(part.found.boxes - offset, part.found.scores, part.found.classes)
         everything = plans.inference.model_copy(update={"score_threshold": 0.0, "minimum_volume_mm3": 0.0})
         rule = plans.model_copy(update={"inference": everything})
-        merged = merge_rois(found, moved, tuple(high - low), rule, self.spacing, keep_probabilities)
+        merged = merge_rois(found, moved, tuple(high - low), rule, self.spacing)
         lesions = [
             replace(lesion, candidate=int(members[lesion.candidate]), box=tuple((lesion.box + offset).tolist()))
             for lesion in merged.lesions
@@ -163,54 +161,8 @@ class Candidates:
         return MergedGroup((z, y, x), replace(merged, lesions=lesions))
 
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
-        """Masks and lesions of the candidates that reach the plan's score threshold.
-
-        Group by group what :func:`detseg3d.models.merge.merge_rois` makes of them.
-
-        Parameters
-        ----------
-        plans : Plans
-        keep_probabilities : bool
-            Also the averaged lesion probability of every class, a map of the whole volume each.
-        """
-        inference = plans.inference
-        roi_scores = candidate_roi_scores(len(self), self.predictions)
-        scores = self.final_scores(inference.calibration)
-        accepted = np.flatnonzero(scores >= inference.score_threshold)
-        groups = [self.merge_group(members, plans, keep_probabilities) for members in self.groups(accepted)]
-        pieces = [piece for piece in groups if piece is not None]
-        smallest = inference.minimum_volume_mm3 / math.prod(self.spacing)
-        everyone = [lesion for piece in pieces for lesion in piece.merged.lesions]
-        kept = [lesion for lesion in everyone if lesion.voxels >= smallest]
-        if len(kept) < len(everyone):
-            # Nothing vanishes silently.
-            dropped = len(everyone) - len(kept)
-            logger.info("%d lesion(s) smaller than %g mm³ left out", dropped, inference.minimum_volume_mm3)
-        kept.sort(key=lambda lesion: (-lesion.score, lesion.candidate))
-        lesions = [replace(lesion, id=number) for number, lesion in enumerate(kept, start=1)]
-        number_of = {lesion.candidate: lesion.id for lesion in lesions}
-        instances = np.zeros(self.shape, np.uint32 if len(lesions) > 65_535 else np.uint16)
-        semantic = np.zeros(self.shape, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
-        maps = np.zeros((plans.num_classes, *self.shape), np.float16) if keep_probabilities else None
-        for piece in pieces:
-            own = piece.merged.instances
-            numbers = np.zeros(len(piece.merged.lesions) + 1, instances.dtype)
-            labels = np.zeros(len(piece.merged.lesions) + 1, semantic.dtype)
-            for lesion in piece.merged.lesions:
-                numbers[lesion.id] = number_of.get(lesion.candidate, 0)
-                labels[lesion.id] = plans.class_labels[lesion.class_index] if lesion.candidate in number_of else 0
-            # Windows may overlap where RoIs do not: each group writes on its own voxels only.
-            mine = own > 0
-            instances[piece.window][mine] = numbers[own[mine]]
-            semantic[piece.window][mine] = labels[own[mine]]
-            if maps is not None and piece.merged.probabilities is not None:
-                place = (slice(None), *piece.window)
-                maps[place] = np.maximum(maps[place], piece.merged.probabilities)
-        return Merged(semantic, instances, lesions, scores, roi_scores, maps)
-
-    def groups(self, indices: IntArray) -> list[IntArray]:
-        """Parts of ``indices`` that do not influence each other's masks."""
-        return split_groups(indices, self.touching())
+        """Masks and lesions; see :func:`detseg3d.models.merge.merge_rois`."""
+        return merge_rois(self.found, self.predictions, self.shape, plans, self.spacing, keep_probabilities)
 
 
 def split_groups(indices: IntArray, touching: BoolArray) -> list[IntArray]:

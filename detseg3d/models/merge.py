@@ -20,7 +20,16 @@ from detseg3d.core.roi import box_indicator, paste_roi
 from detseg3d.models.decode import Detections
 from detseg3d.planning.plans import Plans
 
-__all__ = ["Lesion", "Merged", "RoiPrediction", "combine_scores", "merge_rois", "roi_info"]
+__all__ = [
+    "Lesion",
+    "Merged",
+    "RoiPrediction",
+    "candidate_roi_scores",
+    "combine_scores",
+    "merge_rois",
+    "roi_info",
+    "roi_window",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +156,31 @@ def merge_rois(
     return _collect(owner, found, scores, roi_scores, plans, voxel_volume, maps)
 
 
+def roi_window(
+    rois: npt.NDArray[np.floating[Any]], shape: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and last + 1 voxel ``(z, y, x)`` of the part of a volume in which RoIs are merged.
+
+    A voxel more than they cover: to put an RoI back takes the voxels beside its rim into account, and what comes out
+    must not depend on which other RoIs happen to be there.
+
+    Parameters
+    ----------
+    rois : ndarray, shape ``(N, 6)``
+        Voxel edges.
+    shape : sequence of 3 ints
+        Of the volume.
+
+    Examples
+    --------
+    >>> [edge.tolist() for edge in roi_window(np.array([[0.5, 2.5, 3, 4, 5.5, 6]]), (9, 9, 6))]
+    [[0, 1, 2], [5, 7, 6]]
+    """
+    low = np.maximum(np.floor(rois[:, :3].min(axis=0)).astype(np.int64) - 1, 0)
+    high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)).astype(np.int64) + 1, shape)
+    return low, high
+
+
 def _merge_class(
     predictions: Sequence[RoiPrediction],
     scores: npt.NDArray[np.float64],
@@ -158,8 +192,7 @@ def _merge_class(
 ) -> None:
     """Give the voxels of one class (of these only the ``allowed`` ones) to their lesions, in place."""
     rois = np.stack([p.roi for p in predictions])
-    low = np.maximum(np.floor(rois[:, :3].min(axis=0)), 0).astype(int)
-    high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)), owner.shape).astype(int)
+    low, high = roi_window(rois, owner.shape)
     if np.any(high <= low):
         return
     extent = tuple(int(n) for n in high - low)
@@ -224,8 +257,7 @@ def _drop_duplicates(
         left = [p for p in left if p.candidate != candidate]
         heirs = [p for p in left if np.any(np.all((p.roi[:3] < mine[:, 3:]) & (p.roi[3:] > mine[:, :3]), axis=1))]
         rois = np.concatenate([mine, *(p.roi[None] for p in heirs)])
-        low = np.maximum(np.floor(rois[:, :3].min(axis=0)), 0).astype(int)
-        high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)), owner.shape).astype(int)
+        low, high = roi_window(rois, owner.shape)
         part = owner[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
         free = part == candidate + 1
         part[free] = 0

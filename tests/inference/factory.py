@@ -64,14 +64,8 @@ def make_candidates(
     return Candidates(found, predictions, shape, spacing)
 
 
-def random_candidates(
-    seed: int, count: int = 10, classes: int = 1, shape: tuple[int, int, int] = SHAPE, aligned: bool = False
-) -> Candidates:
-    """Soft spheres anywhere, also over the rim, some outlined by several RoIs.
-
-    ``aligned``: the RoIs end a little above, never below, half voxels, where the window that :func:`merge_rois` works
-    in cuts nothing off.
-    """
+def random_candidates(seed: int, count: int = 10, classes: int = 1, shape: tuple[int, int, int] = SHAPE) -> Candidates:
+    """Soft spheres anywhere, also over the rim, some outlined by several RoIs."""
     random = np.random.default_rng(seed)
     boxes, predictions = [], []
     for index in range(count):
@@ -79,11 +73,6 @@ def random_candidates(
         boxes.append(np.concatenate([middle - size / 2, middle + size / 2]))
         for _ in range(random.integers(1, 3)):
             low, high = middle - size - random.uniform(0, 2, 3), middle + size + random.uniform(0, 2, 3)
-            if aligned:
-                low, high = (
-                    np.floor(low) + random.uniform(0.55, 0.95, 3),
-                    np.floor(high) + random.uniform(0.05, 0.45, 3),
-                )
             steps = [lo + (np.arange(8) + 0.5) * (hi - lo) / 8 for lo, hi in zip(low, high, strict=True)]
             far = sum(((grid - m) / (s / 2)) ** 2 for grid, m, s in zip(np.ix_(*steps), middle, size, strict=True))
             mask = torch.from_numpy((1 / (1 + np.exp(3 * (far - 1)))).astype(np.float16))
