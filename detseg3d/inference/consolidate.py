@@ -29,13 +29,13 @@ from detseg3d.evaluation.labels import LabelFormat, lesions_from_instances, lesi
 from detseg3d.execution.local import run_cases
 from detseg3d.inference.attribution import attribute
 from detseg3d.inference.candidates import load_candidates
-from detseg3d.inference.export import describe_case, write_case
+from detseg3d.inference.export import clear_cases, describe_case, write_case
 from detseg3d.inference.operating_point import OperatingPoint, describe, save_operating_point
 from detseg3d.inference.outcomes import CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.inference.sweep import Objective, PreparedCase, StoredCase, Sweep, search, with_setting
 from detseg3d.inference.validated_folds import load_validated_folds
 from detseg3d.io.files import write_json
-from detseg3d.io.images import file_ending, read_geometry, strip_ending
+from detseg3d.io.images import read_geometry
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans
 
@@ -309,27 +309,19 @@ def _write_predictions(
     progress: bool,
 ) -> dict[str, str]:
     """Write the masks of all cases in the place of those of an earlier consolidation; what failed, by case."""
-    _clear(folder, known)
+    # An earlier consolidation may have pooled other folds.
+    clear_cases(folder, known)
+    for name in _REPORTS:
+        (folder / name).unlink(missing_ok=True)
     failures = {}
     for result in run_cases(partial(_write_prediction, plans, folder, ending), cases, num_processes, "masks", progress):
         if result.error is not None:
             logger.debug("%s failed:\n%s", result.item.case_id, result.traceback)
             kind = "" if isinstance(result.error, DetSeg3DError) else f"{type(result.error).__name__}: "
             failures[result.item.case_id] = f"{kind}{result.error}"
-    with suppress(OSError):
-        _clear(folder, set(failures))  # half of a result is none
+    with suppress(DetSeg3DError):
+        clear_cases(folder, failures)  # half of a result is none
     return failures
-
-
-def _clear(folder: Path, known: set[str]) -> None:
-    """Take away what an earlier consolidation wrote of cases of this data set: it may have pooled other folds."""
-    for place in (folder, folder / "instances", folder / "rois"):
-        for path in place.glob("*"):
-            is_mask = file_ending(path) is not None and strip_ending(path) in known
-            if path.is_file() and (is_mask or (path.suffix == ".json" and path.stem in known)):
-                path.unlink()
-    for name in _REPORTS:
-        (folder / name).unlink(missing_ok=True)
 
 
 def _write_prediction(plans: Plans, folder: Path, ending: str, case: StoredCase) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.files import atomic_path, read_json, write_json, write_text
-from detseg3d.io.images import write_image
+from detseg3d.io.images import file_ending, strip_ending, write_image
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
 
-__all__ = ["CasePrediction", "describe_case", "is_exported", "write_case", "write_lesion_table"]
+__all__ = ["CasePrediction", "clear_cases", "describe_case", "is_exported", "write_case", "write_lesion_table"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,31 @@ def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = F
     if probabilities:
         files.append(_probability_path(folder, case_id))
     return _record_path(folder, case_id).is_file() and all(path.is_file() for path in files)
+
+
+def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
+    """Remove all that is written of these cases, whatever the ending: what is written next must not mix with it.
+
+    Other files of the folder stay.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file cannot be removed.
+    """
+    for place in (folder, *(folder / name for name in ("instances", "rois", "probabilities", "candidates"))):
+        for path in sorted(place.glob("*")):
+            is_mask = file_ending(path) is not None and strip_ending(path) in case_ids
+            if not path.is_file() or not (is_mask or (path.suffix in (".json", ".npz") and path.stem in case_ids)):
+                continue
+            try:
+                path.unlink()
+            except OSError as error:
+                raise DetSeg3DError(
+                    f"an earlier result cannot be removed: {error.strerror or error}",
+                    file=path,
+                    remedy="check the permissions of the folder",
+                ) from error
 
 
 _COLUMNS = ("case", "id", "class", "score", "volume_mm3", "diameter_mm", "voxels")

@@ -11,6 +11,7 @@ from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import read_json, write_json
@@ -178,6 +179,8 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     predictor = Predictor.from_model_folder(
         paths.results, [name], device=str(options.device), use_operating_point=False
     )
+    # A case that fails now must not be judged by what an earlier validation wrote of it.
+    clear_cases(folder, [case.case_id for case in chosen])
     failures = predictor.predict_files(
         chosen,
         folder,

@@ -11,7 +11,14 @@ import pytest
 import SimpleITK
 
 from detseg3d.core.geometry import Geometry
-from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.inference.export import (
+    CasePrediction,
+    clear_cases,
+    describe_case,
+    is_exported,
+    write_case,
+    write_lesion_table,
+)
 from detseg3d.io.images import read_image
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Lesion, Merged
@@ -177,3 +184,17 @@ def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> Non
     assert (tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines() == [
         "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm"
     ]
+
+
+def test_all_that_is_written_of_a_case_can_be_removed(prediction: CasePrediction, tmp_path: Path) -> None:
+    for case_id, ending in (("a", ".mha"), ("a", ".nii.gz"), ("b.c", ".mha")):
+        write_case(prediction, case_id, tmp_path, ending)
+    (tmp_path / "a.txt").write_text("notes", encoding="utf-8")
+    clear_cases(tmp_path, {"a", "b"})
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert left == {"a.txt", "b.c.mha", "instances/b.c.mha", "rois/b.c.json"}
+
+
+def test_there_need_be_nothing_to_remove(tmp_path: Path) -> None:
+    clear_cases(tmp_path / "nowhere", {"a"})
+    assert not (tmp_path / "nowhere").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,3 +121,28 @@ def test_validation_alone_does_not_train(paths: FoldPaths, monkeypatch: pytest.M
     monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
     assert run_fold(paths, "0", TrainingOptions(), {}, validation_only=True) == {"cases": ["case2"]}
     assert not paths.results.exists()
+
+
+def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
+    paths: FoldPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case that fails this time must not be judged by the mask of last time."""
+    validation = paths.fold("0") / "validation"
+    old = ["case2.mha", "instances/case2.mha", "rois/case2.json", "candidates/case2.npz"]
+    for name in [*old, "notes.txt", "rois/other.json"]:
+        (validation / name).parent.mkdir(parents=True, exist_ok=True)
+        (validation / name).write_bytes(b"old")
+    seen: list[str] = []
+
+    def predict_files(*_: Any, **__: Any) -> dict[str, str]:
+        seen.extend(sorted(str(path.relative_to(validation)) for path in validation.rglob("*.*")))
+        return {"case2": "unreadable"}
+
+    raw = SimpleNamespace(cases=[SimpleNamespace(case_id="case2")], file_ending=".mha", npy_spacing=None)
+    predictor = SimpleNamespace(predict_files=predict_files)
+    monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
+    monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
+    monkeypatch.setattr(fold_module, "evaluate_folders", lambda *_, **__: {"cases": []})
+    with pytest.raises(DetSeg3DError, match=r"1 validation case\(s\) failed: case2"):
+        run_fold(paths, "0", TrainingOptions(), {}, validation_only=True)
+    assert seen == ["notes.txt", "rois/other.json"]
