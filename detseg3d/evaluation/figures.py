@@ -49,7 +49,8 @@ class CaseFigures:
         prediction have.
     lesionwise : LesionwiseCounts
     cc_dice : float
-        Mean over the true lesions (of several classes: over all of them).
+        Mean over the true lesions (of several classes: over all of them, and 0 for each class that is predicted though
+        the truth has none of it).
     """
 
     nsd: float
@@ -111,7 +112,7 @@ def case_figures(
             lesionwise_scores(own_truth, own_prediction, spacing, rule.lesionwise, rule.hd95),
             float(dice.mean()) if len(dice) else float(not anything),
         )
-        lesions.append(dice)
+        lesions.append(dice if len(dice) or not anything else np.zeros(1))
         if anything or len(dice):
             occurring.append(figures[name])
     pooled = np.concatenate([np.zeros(0), *lesions])
@@ -120,7 +121,7 @@ def case_figures(
         float(np.mean([entry.nsd for entry in occurring])) if occurring else 1.0,
         (float(np.mean(distances)) if distances else 0.0) if rule.hd95 else None,
         sum((figures[name].lesionwise for name in class_names), start=LesionwiseCounts()),
-        float(pooled.mean()) if len(pooled) else float(not occurring),
+        float(pooled.mean()) if len(pooled) else 1.0,
     )
     return figures
 

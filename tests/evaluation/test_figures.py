@@ -38,6 +38,12 @@ def test_all_classes_pool_lesions_and_average_surfaces() -> None:
     assert found["all"].lesionwise.truth == 2
 
 
+def test_a_class_that_is_not_there_costs_what_is_claimed_of_it() -> None:
+    truth, prediction = line(1, 1, 0, 0, 0, 0, 0, 0), line(1, 1, 0, 0, 0, 0, 2, 2)
+    found = figures(truth, prediction, ["a", "b"], truth={1: 0}, prediction={1: 0, 2: 1})
+    assert (found["a"].cc_dice, found["b"].cc_dice, found["all"].cc_dice) == (1.0, 0.0, 0.5)
+
+
 def test_nothing_on_either_side_is_perfect() -> None:
     for entry in figures(line(0, 0), line(0, 0), ["a", "b"], truth={}, prediction={}).values():
         assert entry.to_dict() == {
