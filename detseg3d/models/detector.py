@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.blocks import ConvNormAct, ResidualBlock, space_to_depth
+from detseg3d.models.blocks import Conv3d, ConvNormAct, ResidualBlock, space_to_depth
 from detseg3d.planning.plans import Stage1Plan
 
 __all__ = ["Detector", "DetectorOutput", "LevelOutput"]
@@ -44,8 +44,8 @@ class _Head(nn.Module):
     def __init__(self, channels: int, classes: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
         self.tower = ConvNormAct(channels, channels, kernel)
-        self.heatmap = nn.Conv3d(channels, classes, 1)
-        self.regression = nn.Conv3d(channels, 6, 1)
+        self.heatmap = Conv3d(channels, classes, 1)
+        self.regression = Conv3d(channels, 6, 1)
         nn.init.normal_(self.heatmap.weight, std=0.01)
         nn.init.constant_(self.heatmap.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
         nn.init.normal_(self.regression.weight, std=0.01)
@@ -87,7 +87,7 @@ class Detector(nn.Module):
             inputs = channels
         self.stages = nn.ModuleList(stages)
         self.finest = plan.head_stages[0]
-        self.laterals = nn.ModuleList(nn.Conv3d(c, plan.fpn_channels, 1) for c in plan.channels[self.finest :])
+        self.laterals = nn.ModuleList(Conv3d(c, plan.fpn_channels, 1) for c in plan.channels[self.finest :])
         self.smooth = nn.ModuleList(
             ConvNormAct(plan.fpn_channels, plan.fpn_channels, plan.kernels[stage]) for stage in plan.head_stages
         )

@@ -20,6 +20,7 @@ from detseg3d.core.roi import (
     inside_volume,
     tile_boxes,
 )
+from detseg3d.models.blocks import Conv3d
 from detseg3d.models.decode import Detections, decode, dense_levels
 from detseg3d.models.detector import Detector, DetectorOutput
 from detseg3d.models.losses import detection_losses, roi_mask_loss, roi_score_loss
@@ -72,7 +73,7 @@ class DetSeg3D(nn.Module):
         self.plans = plans
         self.detector = Detector(plans.stage1, plans.num_channels, plans.num_classes)
         features = plans.stage2.feature_channels
-        self.project = nn.Conv3d(plans.stage1.fpn_channels, features, 1) if features else None
+        self.project = Conv3d(plans.stage1.fpn_channels, features, 1) if features else None
         self.segmenter = Segmenter(plans.stage2, plans.num_channels, plans.num_classes, plans.stage1.channels[-1])
         self.minimum_extent = tuple(
             extent / spacing for extent, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)

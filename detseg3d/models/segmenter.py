@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.blocks import ConvNormAct, ResidualBlock
+from detseg3d.models.blocks import Conv3d, ConvNormAct, ResidualBlock
 from detseg3d.planning.plans import Stage2Plan
 
 __all__ = ["Segmenter", "SegmenterOutput"]
@@ -61,13 +61,13 @@ class Segmenter(nn.Module):
             )
         # Fewer channels before they are brought to the finer scale: the finest scale sets the pace.
         self.reduce = nn.ModuleList(
-            nn.Conv3d(channels[index + 1], channels[index], 1) for index in range(len(channels) - 1)
+            Conv3d(channels[index + 1], channels[index], 1) for index in range(len(channels) - 1)
         )
         self.decoder = nn.ModuleList(
             ConvNormAct(2 * channels[index], channels[index], kernels[index]) for index in range(len(channels) - 1)
         )
         self.attention = _ContextAttention(channels[-1], context_channels) if plan.context_attention else None
-        self.mask = nn.Conv3d(channels[0], num_classes, 1)
+        self.mask = Conv3d(channels[0], num_classes, 1)
         width = channels[-1]
         self.score = nn.Sequential(
             nn.Linear(2 * width + channels[0], width), nn.LeakyReLU(0.01), nn.Linear(width, num_classes)

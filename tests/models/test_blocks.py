@@ -1,10 +1,60 @@
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.blocks import ConvNormAct, GroupNorm, ResidualBlock, space_to_depth
+from detseg3d.models.blocks import Conv3d, ConvNormAct, GroupNorm, ResidualBlock, space_to_depth
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((1, 3, 3), (1, 2, 2)), ((1, 1, 1), (1, 1, 1))],
+)
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_small_map_is_convolved_as_any_other(
+    kernel: tuple[int, ...], stride: tuple[int, ...], length: int, bias: bool
+) -> None:
+    """Output and gradients against torch's own convolution, in float64."""
+    generator = torch.Generator().manual_seed(length)
+    ours = Conv3d(4, 6, kernel, stride, tuple(size // 2 for size in kernel), bias=bias)
+    exact = copy.deepcopy(ours).double()
+    small = torch.randn(1, 4, length, 5, 6, generator=generator).requires_grad_()
+    large = small.detach().double().requires_grad_()
+    mine, wanted = ours(small), nn.Conv3d.forward(exact, large)
+    assert mine.shape == wanted.shape
+    torch.testing.assert_close(mine.double(), wanted, rtol=1e-4, atol=1e-5)
+    flow = torch.randn(wanted.shape, generator=generator)
+    mine.backward(flow), wanted.backward(flow.double())
+    pairs = [(small, large), *zip(ours.parameters(), exact.parameters(), strict=True)]
+    for one, other in pairs:
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "dtype", "slabs"),
+    [(1, 4, torch.float32, 2), (2, 4, torch.float32, 2), (1, 200, torch.float32, 1), (1, 4, torch.bfloat16, 1)],
+)
+def test_only_what_torch_is_slow_at_is_cut(
+    monkeypatch: pytest.MonkeyPatch, batch: int, channels: int, dtype: torch.dtype, slabs: int
+) -> None:
+    """A batch of two stays one; a large map and bfloat16 are fast as they are."""
+    seen: list[int] = []
+    original = functional.conv3d
+
+    def watch(image: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        seen.append(len(image))
+        return original(image, *arguments)
+
+    monkeypatch.setattr(functional, "conv3d", watch)
+    Conv3d(channels, 4, 3, padding=1).to(dtype)(torch.zeros(batch, channels, 10, 12, 6, dtype=dtype))
+    assert seen == [slabs]
 
 
 def both_ways(
