@@ -14,7 +14,7 @@ from torch import nn
 
 from detseg3d.models.blocks import Conv3d
 
-SHAPES = ((1, 64, 16, 16, 16), (1, 96, 12, 20, 16), (1, 128, 8, 8, 8))
+SHAPES = ((1, 64, 16, 16, 16), (1, 96, 10, 16, 16), (1, 128, 8, 8, 8))
 RUNS = 15
 
 
