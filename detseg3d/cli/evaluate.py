@@ -320,8 +320,8 @@ def _write(options: argparse.Namespace, result: Mapping[str, Any], systems: Mapp
 
 
 def _write_report(options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path]) -> Path:
-    from detseg3d.reporting.html_report import write_report
-    from detseg3d.reporting.report_files import find_views
+    from detseg3d.reporting.html.files import find_views
+    from detseg3d.reporting.html.report import write_report
 
     views = []
     if options.images is not None:

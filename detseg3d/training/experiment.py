@@ -13,8 +13,8 @@ from detseg3d.evaluation.output import write_evaluation
 from detseg3d.io.convert import convert_folders
 from detseg3d.io.raw_dataset import RawCase, load_raw_dataset
 from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
-from detseg3d.reporting.html_report import write_report
-from detseg3d.reporting.report_files import find_views
+from detseg3d.reporting.html.files import find_views
+from detseg3d.reporting.html.report import write_report
 from detseg3d.reporting.visualize import visualize_files
 from detseg3d.training.fold import FoldPaths, run_fold
 from detseg3d.training.trainer import TrainingOptions
@@ -125,7 +125,7 @@ def run_experiment(
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
     predictions = paths.fold(FOLD) / "validation"
     write_evaluation(evaluation, output)
-    views = find_views(raw_folder / "imagesTr", raw_folder / "labelsTr", {"": predictions}, options.npy_spacing)
+    views = find_views(raw_folder / "imagesTr", raw_folder / "labelsTr", {"predictions": predictions}, options.npy_spacing)
     write_report(output / "report.html", evaluation, cases_view=views)
     cases = [case for case in load_raw_dataset(raw_folder).cases if case.case_id in set(held_out)]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures", options)

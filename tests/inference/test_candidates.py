@@ -21,7 +21,7 @@ from detseg3d.inference.candidates import (
 )
 from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
-from tests.inference.factory import SHAPE, Blob, make_candidates, random_candidates
+from tests.consolidation.factory import SHAPE, Blob, make_candidates, random_candidates
 
 TWO = (Blob((2, 3, 4, 5, 6, 7), 0.75, 0.5), Blob((14, 14, 14, 18, 17, 16), 0.25, 1.0, of_class=1))
 NONE = make_candidates([])

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from detseg3d.io.files import read_json
-from detseg3d.reporting.html_report import write_report
+from detseg3d.reporting.html.niivue import find_niivue
+from detseg3d.reporting.html.report import write_report
 from detseg3d.reporting.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
-from detseg3d.reporting.report_niivue import find_niivue
-from tests.reporting.report_factory import cube, evaluate, save_case, view
+from tests.reporting.html.factory import cube, evaluate, save_case, view
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -263,7 +263,7 @@ def look(report: Path, script: str, folder: Path, *flags: str) -> dict[str, Any]
 def seen(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The report with plain slices, as a reader without NiiVue has it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg3d.reporting.report_niivue.importlib.util.find_spec", lambda name: None)
+        patch.setattr("detseg3d.reporting.html.niivue.importlib.util.find_spec", lambda name: None)
         report = make_report(root)
     return look(report, READ, tmp_path_factory.mktemp("browser"), *NO_WEBGL)
 

@@ -1,0 +1,156 @@
+"""Where lesions are lost: which of them each stage still had, by size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
+from detseg3d.consolidation.sweep import PreparedCase
+from detseg3d.evaluation.summary import VOXEL_EDGES
+from detseg3d.inference.candidates import Candidates, load_candidates
+from detseg3d.models.roi_sampling import match_proposals
+from detseg3d.models.targets import volume_targets
+from detseg3d.planning.plans import Plans
+
+__all__ = ["STAGES", "TracedLesion", "attribute", "trace_lesions"]
+
+STAGES = (
+    "Stage 1, stored candidates",
+    "Stage 1 at the operating point",
+    "after the RoI score",
+    "in the final mask",
+)
+
+
+@dataclass(frozen=True)
+class TracedLesion:
+    """One true lesion: its size, and whether it was still there after each of :data:`STAGES`."""
+
+    case_id: str
+    voxels: int
+    kept: tuple[bool, ...]
+
+
+def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans: Plans) -> list[TracedLesion]:
+    """Follow the lesions of a case through the stages.
+
+    A candidate is *meant for* the lesion of its class whose centre is nearest, if its own centre lies in that lesion's
+    box grown by a voxel (:func:`~detseg3d.models.roi_sampling.match_proposals`). The candidates of each stage are some
+    of those of the stage before, so a lesion that is lost stays lost; but in the final mask a lesion is there at any
+    overlap, also if the mask of a neighbour reaches it.
+
+    Parameters
+    ----------
+    case_id : str
+    truth : CaseTruth
+    candidates : Candidates
+        As stored, at the low threshold.
+    plans : Plans
+        With the operating point in its inference section.
+
+    Returns
+    -------
+    list of TracedLesion
+        In the order of the true lesions' numbers.
+    """
+    if len(truth) == 0:
+        return []
+    targets = volume_targets(truth.instances(), np.array([0, *truth.classes], np.int64))
+    outcomes = CaseOutcomes(candidates, truth, plans)
+    admitted = outcomes.passing(plans.inference)
+    accepted = admitted[outcomes.scores[admitted] >= plans.inference.score_threshold]
+    final = {number for lesion in outcomes.lesions(plans.inference) for number in lesion.hits}
+
+    def hit(indices: npt.NDArray[np.int64]) -> set[int]:
+        found = candidates.found[indices]
+        return set(match_proposals(found.boxes, found.classes, targets).tolist())
+
+    stages = (hit(np.arange(len(candidates))), hit(admitted), hit(accepted), final)
+    return [
+        TracedLesion(case_id, voxels, tuple(number in stage for stage in stages))
+        for number, voxels in enumerate(truth.voxels, start=1)
+    ]
+
+
+def attribute(
+    cases: Sequence[PreparedCase],
+    plans: Plans,
+    true_boxes: Sequence[Mapping[str, Any]],
+    num_processes: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Recall after each stage over all cases, in all and by size, and Dice of Stage 2 given the true boxes.
+
+    Parameters
+    ----------
+    cases : sequence of PreparedCase
+    plans : Plans
+        With the operating point in its inference section.
+    true_boxes : sequence of dict
+        ``voxels`` and ``dice`` of each lesion, from :func:`~detseg3d.training.validation.outline_true_boxes`.
+    num_processes : int
+    progress : bool
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``stages`` (``stage``, ``recall``, ``found``, ``lesions``), ``by_size`` (``bin``, ``lesions``,
+        ``stages``), ``stage2_true_boxes`` (``mean``, ``by_size``).
+    """
+    by_case = for_every_case(
+        partial(_trace, plans), cases, lambda case: case.stored.case_id, "stages", num_processes, progress
+    )
+    traced = [lesion for lesions in by_case for lesion in lesions]
+    bound = plans.recall_bound
+    stages: list[dict[str, Any]] = [
+        {
+            "stage": "bound of the plan's grid",
+            "recall": bound.bound,
+            "found": round(bound.bound * bound.lesions),
+            "lesions": bound.lesions,
+        }
+    ]
+    for index, stage in enumerate(STAGES):
+        found = sum(lesion.kept[index] for lesion in traced)
+        stages.append({"stage": stage, "recall": _share(found, len(traced)), "found": found, "lesions": len(traced)})
+    rows, outlines = [], []
+    for name, low, high in _bins():
+        members = [lesion for lesion in traced if low <= lesion.voxels < high]
+        recall = {
+            stage: _share(sum(lesion.kept[index] for lesion in members), len(members))
+            for index, stage in enumerate(STAGES)
+        }
+        rows.append({"bin": name, "lesions": len(members), "stages": recall})
+        dice = [float(row["dice"]) for row in true_boxes if low <= row["voxels"] < high]
+        outlines.append({"bin": name, "lesions": len(dice), "dice": float(np.mean(dice)) if dice else None})
+    all_dice = [float(row["dice"]) for row in true_boxes]
+    return {
+        "stages": stages,
+        "by_size": rows,
+        "stage2_true_boxes": {"mean": float(np.mean(all_dice)) if all_dice else None, "by_size": outlines},
+    }
+
+
+def _trace(plans: Plans, case: PreparedCase) -> list[TracedLesion]:
+    return trace_lesions(case.stored.case_id, case.truth, load_candidates(case.stored.candidates), plans)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _bins() -> list[tuple[str, float, float]]:
+    edges = [0.0, *VOXEL_EDGES, float("inf")]
+    names = [
+        f"under {VOXEL_EDGES[0]} voxels",
+        *(f"{low} to under {high} voxels" for low, high in pairwise(VOXEL_EDGES)),
+        f"{VOXEL_EDGES[-1]} voxels or more",
+    ]
+    return [(name, low, high) for name, (low, high) in zip(names, pairwise(edges), strict=True)]

@@ -1,0 +1,398 @@
+"""The search for the operating point: stored candidates merged again under many settings, the networks at rest.
+
+One parameter is varied at a time, the score threshold first and last; every setting that was tried is kept with its
+counts by case. The same search is made once more without each fold in turn, so that the choice can be judged on cases
+that had no say in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, GroupKey, LesionOutcome, for_every_case
+from detseg3d.evaluation.calibration import apply_calibration
+from detseg3d.inference.candidates import load_candidates
+from detseg3d.planning.plans import Plans
+
+__all__ = [
+    "CaseCounts",
+    "Objective",
+    "PreparedCase",
+    "Setting",
+    "StoredCase",
+    "Sweep",
+    "pooled",
+    "search",
+    "with_setting",
+]
+
+logger = logging.getLogger(__name__)
+
+_RAW_SCORES = tuple(round(0.05 * step, 2) for step in range(21))
+# Shares of the plan's suppression distance. What is stored was suppressed at half of it, and at an IoU of 0.5 or more:
+# nothing looser can be tried.
+_DISTANCES = (0.5, 0.75, 1.5, 2.0)
+_OVERLAPS = (0.1, 0.2, 0.3, 0.5)
+_MASKS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_DETECTIONS = (0.15, 0.2, 0.3)
+_SIZES_VOXELS = (2, 3, 5, 8, 12)
+
+# A parameter leaves the plan's value only for a gain that is more than noise, and small lesions go only for a real one.
+_PAYS = 0.002
+_PAYS_SIZE = 0.005
+
+# Worker processes take seconds to start, each time: what is expected to take less than this is done without.
+_WORTH_WORKERS = 20.0
+_SECONDS_A_COUNT = 0.05  # a guess, until it has been measured
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One case of the cross-validation: who predicted it, its candidates and its label."""
+
+    case_id: str
+    fold: str
+    candidates: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case with its true lesions, read once."""
+
+    stored: StoredCase
+    truth: CaseTruth
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen. ``score_threshold`` is on the scale of the calibrated score."""
+
+    score_threshold: float
+    det_threshold: float
+    suppression_distance: float
+    suppression_iou: float
+    mask_threshold: float
+    minimum_volume_mm3: float
+
+    @classmethod
+    def of(cls, plans: Plans) -> Setting:
+        """Those of the plans."""
+        return cls(**{name: getattr(plans.inference, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the operating point is chosen for: the highest F1, unless a recall or a number of false positives is given.
+
+    Attributes
+    ----------
+    target_recall : float, optional
+        The highest precision at this recall or more.
+    target_fp : float, optional
+        The highest recall at this number of false positives per scan or fewer.
+    """
+
+    target_recall: float | None = None
+    target_fp: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target_recall is not None and self.target_fp is not None:
+            raise ValueError("the target is either a recall or a number of false positives, not both")
+
+    def __str__(self) -> str:
+        if self.target_recall is not None:
+            return f"highest precision at a lesion recall of {self.target_recall:g} or more"
+        if self.target_fp is not None:
+            return f"highest lesion recall at {self.target_fp:g} false positives per scan or fewer"
+        return "highest lesion F1"
+
+    def reached(self, figures: Mapping[str, float]) -> bool:
+        """Whether the pooled ``figures`` meet the target; the highest F1 is always met."""
+        if self.target_recall is not None:
+            return figures["recall"] >= self.target_recall
+        if self.target_fp is not None:
+            return figures["fp_per_scan"] <= self.target_fp and figures["recall"] > 0
+        return True
+
+    def value(self, figures: Mapping[str, float]) -> float:
+        """How good the pooled ``figures`` are: comparable numbers; below 0, the nearer the better, off the target."""
+        if self.target_recall is not None:
+            return figures["precision"] if self.reached(figures) else figures["recall"] - self.target_recall
+        if self.target_fp is not None:
+            if figures["recall"] == 0:
+                return -math.inf  # nothing found has no false positives, but it is not what was asked for
+            return figures["recall"] if self.reached(figures) else self.target_fp - figures["fp_per_scan"]
+        return figures["f1"]
+
+    def rank(self, figures: Mapping[str, float]) -> tuple[float, float, float]:
+        """The value; among equals the F1, then the Dice."""
+        return self.value(figures), figures["f1"], figures["dice"]
+
+
+def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
+    """F1, recall and precision over the lesions of all cases, false positives per scan, mean Dice.
+
+    Examples
+    --------
+    >>> pooled([CaseCounts(4, 3, 4, 3, 0.75)])["f1"]
+    0.75
+    """
+    truth, found = sum(c.truth for c in counts), sum(c.found for c in counts)
+    predictions, hits = sum(c.predictions for c in counts), sum(c.true_positives for c in counts)
+    recall = found / truth if truth else float(not predictions)
+    precision = hits / predictions if predictions else float(not truth)
+    return {
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        "recall": recall,
+        "precision": precision,
+        "fp_per_scan": (predictions - hits) / len(counts) if counts else 0.0,
+        "dice": float(np.mean([c.dice for c in counts])) if counts else 0.0,
+    }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All settings that were tried, ``counts[setting][case]``, and the choice.
+
+    ``chosen_without`` holds, for each fold, what the search chooses on the cases of the *other* folds; it is empty if
+    there is but one fold.
+    """
+
+    cases: tuple[StoredCase, ...]
+    counts: Mapping[Setting, tuple[CaseCounts, ...]]
+    default: Setting
+    chosen: Setting
+    objective: Objective
+    chosen_without: Mapping[str, Setting] = field(default_factory=dict)
+
+    def figures(self, setting: Setting) -> dict[str, float]:
+        """Pooled over all cases."""
+        return pooled(self.counts[setting])
+
+    def without_own_fold(self) -> dict[str, float]:
+        """Pooled figures where each fold is judged at the setting that the *other* folds choose.
+
+        What the choice is worth on new cases; with a single fold no more than its own figures.
+        """
+        at = [self.chosen_without.get(case.fold, self.chosen) for case in self.cases]
+        return pooled([self.counts[setting][index] for index, setting in enumerate(at)])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per setting, for JSON."""
+        return [{"setting": asdict(setting), **self.figures(setting)} for setting in self.counts]
+
+
+def with_setting(plans: Plans, setting: Setting) -> Plans:
+    """The plans with these thresholds."""
+    return plans.evolve(inference=asdict(setting))
+
+
+# -- The search --------------------------------------------------------------------------------------------------------
+
+
+def search(
+    cases: Sequence[PreparedCase],
+    plans: Plans,
+    objective: Objective,
+    num_processes: int = 0,
+    progress: bool = True,
+) -> Sweep:
+    """Choose the setting that serves the objective best on all cases together.
+
+    Parameters
+    ----------
+    cases : sequence of PreparedCase
+        At least one.
+    plans : Plans
+        With the calibration in its inference section; its thresholds are where the search begins, but for the smallest
+        volume, which begins at 0.
+    objective : Objective
+    num_processes : int
+    progress : bool
+
+    Raises
+    ------
+    DetSeg3DError
+        If the candidates of a case cannot be read.
+    """
+    table = _Table(cases, plans, num_processes, progress)
+    default = Setting.of(plans)
+    folds = sorted({case.stored.fold for case in cases})
+    scores = apply_calibration(plans.inference.calibration or ((0, 0), (1, 1)), _RAW_SCORES).tolist()
+
+    def path(left_out: str | None) -> _Path:
+        voters = [index for index, case in enumerate(cases) if case.stored.fold != left_out]
+        return _Path(
+            default,
+            replace(default, minimum_volume_mm3=0.0),
+            scores,
+            lambda setting: objective.rank(pooled([table.counts[setting][index] for index in voters])),
+        )
+
+    everyone = path(None)
+    others = {fold: path(fold) for fold in folds} if len(folds) > 1 else {}
+    paths = [everyone, *others.values()]
+    voxel = min(math.prod(case.truth.spacing) for case in cases)
+    # Halfway between two numbers of voxels: no rounding decides.
+    sizes = sorted({round((n - 0.5) * voxel, 6) for n in _SIZES_VOXELS} | {default.minimum_volume_mm3} - {0.0})
+    steps: tuple[tuple[str, Callable[[_Path], list[Setting]], Callable[[_Path, list[Setting]], Setting]], ...] = (
+        ("score threshold", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
+        ("suppression", _Path.suppressions, partial(_Path.best, pays=_PAYS)),
+        ("mask threshold", _Path.masks, _Path.best_outline),
+        ("detection threshold", _Path.detections, partial(_Path.best, pays=_PAYS)),
+        ("score threshold, again", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
+        ("score threshold, closer", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("score threshold, closest", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("smallest lesion", partial(_Path.sizes, sizes=sizes), _Path.smallest_that_pays),
+        ("the plan's own", lambda _: [default], partial(_Path.best, pays=0.0)),
+    )
+    for what, variants, choose in steps:
+        tried = [variants(one) for one in paths]
+        table.evaluate([setting for settings in tried for setting in settings], what)
+        for one, settings in zip(paths, tried, strict=True):
+            one.current = choose(one, settings)
+    return Sweep(
+        tuple(case.stored for case in cases),
+        table.counts,
+        default,
+        everyone.current,
+        objective,
+        {fold: one.current for fold, one in others.items()},
+    )
+
+
+@dataclass
+class _Path:
+    """Where a search stands: the setting it holds for best, and the score thresholds it knows of."""
+
+    default: Setting
+    current: Setting
+    scores: list[float]
+    rank: Callable[[Setting], tuple[float, float, float]]
+
+    def scores_of_grid(self) -> list[Setting]:
+        return [self.current, *(replace(self.current, score_threshold=score) for score in self.scores)]
+
+    def suppressions(self) -> list[Setting]:
+        now, plan = self.current, self.default
+        return [
+            *(replace(now, suppression_distance=share * plan.suppression_distance) for share in _DISTANCES),
+            *(replace(now, suppression_iou=iou) for iou in _OVERLAPS),
+        ]
+
+    def masks(self) -> list[Setting]:
+        return [self.default, *(replace(self.current, mask_threshold=mask) for mask in _MASKS)]
+
+    def detections(self) -> list[Setting]:
+        # Candidates below the plan's own threshold were never stored.
+        return [replace(self.current, det_threshold=low) for low in _DETECTIONS if low > self.default.det_threshold]
+
+    def scores_nearby(self) -> list[Setting]:
+        """Three values in each of the gaps beside the thresholds that are as good as the current one."""
+        known = sorted({*self.scores, self.current.score_threshold})
+        value = self.rank(self.current)[0]
+        good = [self.rank(replace(self.current, score_threshold=score))[0] == value for score in known]
+        low = high = known.index(self.current.score_threshold)
+        while low > 0 and good[low - 1]:
+            low -= 1
+        while high + 1 < len(known) and good[high + 1]:
+            high += 1
+        edges = {*pairwise(known[max(low - 1, 0) : low + 1]), *pairwise(known[high : high + 2])}
+        new = [float(score) for first, last in sorted(edges) for score in np.linspace(first, last, 5)[1:-1]]
+        self.scores = [*known, *new]
+        return [replace(self.current, score_threshold=score) for score in new]
+
+    def sizes(self, sizes: Sequence[float]) -> list[Setting]:
+        return [replace(self.current, minimum_volume_mm3=size) for size in sizes]
+
+    def best(self, tried: list[Setting], pays: float) -> Setting:
+        """The best of those tried, if it gains more than ``pays``; without a price any better rank will do."""
+        if not tried:
+            return self.current
+        first = max(tried, key=self.rank)
+        now, new = self.rank(self.current), self.rank(first)
+        return first if (new[0] > now[0] + pays if pays else new > now) else self.current
+
+    def best_outline(self, tried: list[Setting]) -> Setting:
+        """The mask threshold of the highest Dice among those that serve the objective as well, within what is noise.
+
+        Lesion F1 at any overlap alone would take ever larger masks, which touch more. The plan's own thresholds are
+        the floor: a better outline is not paid for with fewer lesions than they find.
+        """
+        now = self.current
+        masks = [now, *tried[1:]]
+        top = max(self.rank(setting)[0] for setting in masks)
+        floor = max(top - _PAYS_SIZE, min(top, self.rank(self.default)[0]))
+        good = [setting for setting in masks if self.rank(setting)[0] >= floor]
+        best = max(good, key=lambda setting: (self.rank(setting)[2], -abs(setting.mask_threshold - now.mask_threshold)))
+        return now if now in good and self.rank(now)[2] >= self.rank(best)[2] - _PAYS else best
+
+    def smallest_that_pays(self, tried: list[Setting]) -> Setting:
+        """The current setting, which leaves out no lesion, unless a size pays; then the smallest as good as any."""
+        top = max(self.rank(setting)[0] for setting in tried)
+        if not top > self.rank(self.current)[0] + _PAYS_SIZE:
+            return self.current
+        return next(setting for setting in tried if self.rank(setting)[0] >= top - _PAYS)
+
+
+# -- Counting ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Work:
+    """A case, and what is already known of its groups of candidates."""
+
+    case: PreparedCase
+    known: dict[GroupKey, tuple[LesionOutcome, ...]]
+
+
+class _Table:
+    """The counts of every case under every setting that was asked for."""
+
+    def __init__(self, cases: Sequence[PreparedCase], plans: Plans, num_processes: int, progress: bool) -> None:
+        self.counts: dict[Setting, tuple[CaseCounts, ...]] = {}
+        self._works = [_Work(case, {}) for case in cases]
+        self._plans, self._num_processes, self._progress = plans, num_processes, progress
+        self._seconds = _SECONDS_A_COUNT
+
+    def evaluate(self, settings: Sequence[Setting], what: str) -> None:
+        new = [setting for setting in dict.fromkeys(settings) if setting not in self.counts]
+        if not new:
+            return
+        counts = len(new) * len(self._works)
+        processes = self._num_processes if counts * self._seconds > _WORTH_WORKERS else 0
+        start = time.perf_counter()
+        done = for_every_case(
+            partial(_count_settings, self._plans, new),
+            self._works,
+            lambda work: work.case.stored.case_id,
+            what,
+            processes,
+            self._progress,
+        )
+        self._seconds = (time.perf_counter() - start) * max(processes, 1) / counts
+        for work, (_, learnt) in zip(self._works, done, strict=True):
+            work.known.update(learnt)
+        rows = [of_case for of_case, _ in done]
+        for setting, of_cases in zip(new, zip(*rows, strict=True), strict=True):
+            self.counts[setting] = of_cases
+
+
+def _count_settings(
+    plans: Plans, settings: Sequence[Setting], work: _Work
+) -> tuple[list[CaseCounts], dict[GroupKey, tuple[LesionOutcome, ...]]]:
+    candidates = load_candidates(work.case.stored.candidates)
+    outcomes = CaseOutcomes(candidates, work.case.truth, plans, work.known)
+    counts = [outcomes.count(plans.inference.model_copy(update=asdict(setting))) for setting in settings]
+    return counts, outcomes.new

@@ -1,0 +1,88 @@
+"""Which files belong to the cases of a report: scans, labels, predictions."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.case_files import files_by_case, image_case
+from detseg3d.evaluation.labels import read_roi_lesions
+from detseg3d.reporting.html.volumes import CaseView
+
+__all__ = ["find_views"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_views(
+    image_folder: str | Path,
+    truth_folder: str | Path,
+    prediction_folders: Mapping[str, str | Path],
+    npy_spacing: Sequence[float] | None = None,
+) -> list[CaseView]:
+    """The cases that have a scan, a label and a prediction, for the viewer of a report.
+
+    Parameters
+    ----------
+    image_folder : path
+        ``CASE_0000.nii.gz`` (of several channels the first is shown) or ``CASE.nii.gz``.
+    truth_folder : path
+    prediction_folders : dict of str to path
+        Of each system; with ``instances`` and ``rois`` where they are.
+    npy_spacing : 3 floats, optional
+        Millimetres ``(z, y, x)`` of ``.npy`` files.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a folder does not exist.
+    """
+    images = files_by_case(Path(image_folder), "scan", _first_channel, [])
+    truths = files_by_case(Path(truth_folder), "truth", image_case, [])
+    spacing = None
+    if npy_spacing is not None:
+        z, y, x = (float(value) for value in npy_spacing)
+        spacing = (z, y, x)
+    views = []
+    for name, folder in prediction_folders.items():
+        instances = Path(folder) / "instances"
+        source = instances if instances.is_dir() else Path(folder)
+        predictions = files_by_case(source, "prediction", image_case, [])
+        for case_id in sorted(set(images) & set(truths) & set(predictions)):
+            views.append(
+                CaseView(
+                    case_id,
+                    images[case_id],
+                    truths[case_id],
+                    predictions[case_id],
+                    _lesions(Path(folder) / "rois" / f"{case_id}.json"),
+                    spacing,
+                    name if len(prediction_folders) > 1 else None,
+                )
+            )
+    if not views:
+        logger.warning("no scan in %s belongs to an evaluated case, so the report has no viewer", image_folder)
+    return views
+
+
+def _first_channel(path: Path) -> str | None:
+    """The case of a scan's first channel; ``None`` for further channels and other files."""
+    name = image_case(path)
+    channel = None if name is None else re.search(r"_(\d{4})$", name)
+    if name is None or channel is None:
+        return name
+    return name.removesuffix(channel.group()) if channel.group(1) == "0000" else None
+
+
+def _lesions(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    try:
+        return read_roi_lesions(file)
+    except DetSeg3DError as error:  # the viewer does without boxes
+        logger.warning("%s", error)
+        return []

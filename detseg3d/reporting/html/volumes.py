@@ -1,0 +1,271 @@
+"""Small volumes for the viewer of a report: turned, cropped, in grey levels, and coarser where there is no room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.body import body_box
+from detseg3d.evaluation.labels import LabelFormat, check_same_grid, read_label
+from detseg3d.io.images import read_image
+from detseg3d.reporting.html.markup import compress_text
+from detseg3d.reporting.orientation import Orientation
+from detseg3d.reporting.slices import intensity_window
+
+__all__ = ["CaseView", "ViewerVolumes", "fit_volumes", "load_volumes"]
+
+Spacing = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+_MARGIN = 2  # voxels around the body
+_MOST_VOXELS = 2**25  # per volume: 32 MB, which a browser and its graphics memory hold several times over
+_FEWER_LEVELS = 64
+_SMALLEST = 24  # voxels along an axis: beyond this, a coarser volume shows nothing any more
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """The files of a case that the viewer may show.
+
+    Attributes
+    ----------
+    case_id : str
+    image_path : path
+        One channel of the scan.
+    truth_path : path, optional
+        Mask or instance map on the grid of the image.
+    prediction_instances_path : path, optional
+        Likewise; each value but 0 gets an outline of its own.
+    rois : sequence of dict
+        The predicted lesions as in ``rois/CASE.json``; ``box`` (``z0 y0 x0 z1 y1 x1``, voxel edges), ``id``, ``class``
+        and ``score`` are used.
+    npy_spacing : 3 floats, optional
+        Millimetres ``(z, y, x)`` of ``.npy`` files.
+    system : str, optional
+        The system whose predictions these are, if the report compares several; by default the first.
+    """
+
+    case_id: str
+    image_path: str | Path
+    truth_path: str | Path | None = None
+    prediction_instances_path: str | Path | None = None
+    rois: Sequence[dict[str, Any]] = ()
+    npy_spacing: Spacing | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class ViewerVolumes:
+    """A case as the viewer shows it, axes to the head, to the back and to the left of the patient.
+
+    Attributes
+    ----------
+    image : ndarray of uint8, shape ``(Z, Y, X)``
+        From black to white.
+    truth, prediction : ndarray of uint8 or uint16, same shape, or None
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    orientation : Orientation
+        From the stored volume to the turned one.
+    offset : 3 ints
+        First voxel of the turned volume that is shown.
+    factor : 3 ints
+        Voxels of the turned volume that make one of these.
+    window : 2 floats
+        Intensities shown as black and as white.
+    levels : int
+        Grey levels.
+    """
+
+    image: npt.NDArray[np.uint8]
+    truth: npt.NDArray[Any] | None
+    prediction: npt.NDArray[Any] | None
+    spacing: Spacing
+    orientation: Orientation
+    offset: Shape
+    window: tuple[float, float]
+    factor: Shape = (1, 1, 1)
+    levels: int = 256
+
+    @cached_property
+    def encoded(self) -> dict[str, str]:
+        """Each volume as NIfTI, compressed, in base64: ``image``, ``truth`` and ``prediction``."""
+        volumes = {"image": self.image, "truth": self.truth, "prediction": self.prediction}
+        return {
+            name: _encode(volume, self.spacing, name != "image")
+            for name, volume in volumes.items()
+            if volume is not None
+        }
+
+    @property
+    def size(self) -> int:
+        """Characters of all encoded volumes."""
+        return sum(len(text) for text in self.encoded.values())
+
+    def place(self, point: Sequence[float]) -> list[float]:
+        """A position ``(z, y, x)`` of the stored volume, in voxel edges, as one in these volumes."""
+        z, y, x = (float(value) for value in point)
+        turned = self.orientation.turn_box((z, y, x, z, y, x))[:3]
+        return [(value - first) / size for value, first, size in zip(turned, self.offset, self.factor, strict=True)]
+
+    def place_box(self, box: Sequence[float]) -> list[float]:
+        """A box of the stored volume as one in these volumes, low corner first."""
+        turned = self.orientation.turn_box(box)
+        offset, factor = self.offset * 2, self.factor * 2
+        return [(value - first) / size for value, first, size in zip(turned, offset, factor, strict=True)]
+
+    @property
+    def reduced(self) -> str:
+        """What was left out to save room, in words; empty if nothing was."""
+        parts = []
+        if self.factor != (1, 1, 1):
+            parts.append(f"every {' × '.join(str(size) for size in self.factor)} voxels (z, y, x) averaged into one")
+        if self.levels < 256:
+            parts.append(f"{self.levels} grey levels")
+        return ", ".join(parts)
+
+
+def load_volumes(view: CaseView) -> ViewerVolumes:
+    """Read a case, turn it to the radiological view and crop it to the body and its lesions.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file is missing or unreadable, or the files do not lie on one grid.
+    """
+    source = Path(view.image_path)
+    image, geometry = read_image(source, view.npy_spacing)
+    labels: dict[str, npt.NDArray[Any] | None] = {"truth": None, "prediction": None}
+    for name, path in (("truth", view.truth_path), ("prediction", view.prediction_instances_path)):
+        if path is not None:
+            label, other = read_label(Path(path), LabelFormat(npy_spacing=view.npy_spacing))
+            check_same_grid(geometry, other, (source, Path(path)), f"image and {name}")
+            labels[name] = label
+    orientation = Orientation.from_direction(geometry.direction, image.shape)
+    turned = orientation.turn(np.nan_to_num(image.astype(np.float32)))
+    window = intensity_window(turned)
+    maps = {name: None if label is None else orientation.turn(label) for name, label in labels.items()}
+    part = _crop(turned, [label for label in maps.values() if label is not None])
+    parts = {name: None if label is None else _small_labels(label[part]) for name, label in maps.items()}
+    z, y, x = (int(limits.start) for limits in part)
+    volumes = ViewerVolumes(
+        image=_grey(turned[part], window),
+        truth=parts["truth"],
+        prediction=parts["prediction"],
+        spacing=orientation.turn_triple(geometry.spacing),
+        orientation=orientation,
+        offset=(z, y, x),
+        window=window,
+    )
+    while volumes.image.size > _MOST_VOXELS:
+        volumes = _halve(volumes)
+    return volumes
+
+
+def fit_volumes(cases: Sequence[ViewerVolumes], budget: int) -> list[ViewerVolumes]:
+    """Make the largest volumes coarser until all fit into ``budget`` characters; from the end, leave out what cannot.
+
+    First grey levels go, then the voxels of the finest axes are averaged two by two. Instance maps keep each lesion.
+
+    Returns
+    -------
+    list of ViewerVolumes
+        At most as many as there were.
+    """
+    kept = list(cases)
+    while kept and sum(volumes.size for volumes in kept) > budget:
+        candidates = [index for index, volumes in enumerate(kept) if _can_shrink(volumes)]
+        if not candidates:
+            kept.pop()
+            continue
+        largest = max(candidates, key=lambda index: kept[index].size)
+        kept[largest] = _shrink(kept[largest])
+    return kept
+
+
+def _can_shrink(volumes: ViewerVolumes) -> bool:
+    return volumes.levels > _FEWER_LEVELS or min(_halved(volumes.image.shape, volumes.spacing)) >= _SMALLEST
+
+
+def _shrink(volumes: ViewerVolumes) -> ViewerVolumes:
+    if volumes.levels > _FEWER_LEVELS:
+        step = 256 // _FEWER_LEVELS
+        # The middle of each step: black and white stay nearly what they were.
+        return replace(volumes, image=volumes.image // step * step + step // 2, levels=_FEWER_LEVELS)
+    return _halve(volumes)
+
+
+def _halve(volumes: ViewerVolumes) -> ViewerVolumes:
+    """Half as many voxels along the fine axes; a slice that is thick already is kept."""
+    factor = _halving(volumes.spacing)
+    z, y, x = (int(a * b) for a, b in zip(volumes.factor, factor, strict=True))
+    dz, dy, dx = (float(a * b) for a, b in zip(volumes.spacing, factor, strict=True))
+    image = np.rint(_blocks(volumes.image, factor, "edge").mean(axis=(1, 3, 5), dtype=np.float32)).astype(np.uint8)
+    # A lesion of one voxel stays: where a block holds several values, one of them is taken.
+    truth, prediction = (
+        None if label is None else _blocks(label, factor, "constant").max(axis=(1, 3, 5))
+        for label in (volumes.truth, volumes.prediction)
+    )
+    return replace(volumes, image=image, truth=truth, prediction=prediction, spacing=(dz, dy, dx), factor=(z, y, x))
+
+
+def _halving(spacing: Sequence[float]) -> tuple[int, ...]:
+    finest = min(spacing)
+    return tuple(2 if size < 1.5 * finest else 1 for size in spacing)
+
+
+def _halved(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """Sizes after :func:`_halve`, of the axes that it changes."""
+    return [size // step for size, step in zip(shape, _halving(spacing), strict=True) if step > 1]
+
+
+def _blocks(volume: npt.NDArray[Any], factor: Sequence[int], padding: str) -> npt.NDArray[Any]:
+    """Shape ``(Z, fz, Y, fy, X, fx)``; a last block that is not full is padded."""
+    missing = [(0, -size % step) for size, step in zip(volume.shape, factor, strict=True)]
+    padded = np.pad(volume, missing, mode=padding)  # type: ignore[call-overload]
+    shape = [part for size, step in zip(padded.shape, factor, strict=True) for part in (size // step, step)]
+    blocks: npt.NDArray[Any] = padded.reshape(shape)
+    return blocks
+
+
+def _crop(image: npt.NDArray[np.float32], labels: Sequence[npt.NDArray[Any]]) -> tuple[slice, slice, slice]:
+    """The body and every lesion, with a margin."""
+    box = np.array(body_box(image[None])).reshape(2, 3)
+    for label in labels:
+        where = np.nonzero(label)
+        if len(where[0]):
+            box[0] = np.minimum(box[0], [axis.min() for axis in where])
+            box[1] = np.maximum(box[1], [axis.max() + 1 for axis in where])
+    low = np.maximum(box[0] - _MARGIN, 0).tolist()
+    high = np.minimum(box[1] + _MARGIN, image.shape).tolist()
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+
+
+def _grey(image: npt.NDArray[np.float32], window: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    low, high = window
+    return np.rint(np.clip((image - low) * (255.0 / (high - low)), 0, 255)).astype(np.uint8)
+
+
+def _small_labels(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same regions in a type that a browser reads; numbers too large for it are replaced by their ranks."""
+    highest = int(label.max(initial=0))
+    if highest > np.iinfo(np.uint16).max:
+        values, ranks = np.unique(label, return_inverse=True)
+        label, highest = ranks.reshape(label.shape) + (values[0] != 0), len(values)
+    return np.ascontiguousarray(label.astype(np.uint8 if highest < 256 else np.uint16))
+
+
+def _encode(volume: npt.NDArray[Any], spacing: Spacing, labels: bool) -> str:
+    """A NIfTI file in a frame whose origin is the centre of the first voxel; x to the right, y to the front, z up."""
+    z, y, x = spacing
+    file = nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-x, -y, z, 1.0]))
+    if labels:
+        file.header.set_intent("label")  # NiiVue draws outlines of these
+    return compress_text(file.to_bytes())

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detseg3d.consolidation.attribution import STAGES, TracedLesion, attribute, trace_lesions
+from detseg3d.planning.plans import Plans
+from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
+
+FOUND: Box = (4, 4, 4, 7, 7, 7)
+NEVER_SEEN: Box = (18, 2, 2, 20, 4, 4)
+SUPPRESSED: Box = (4, 18, 4, 7, 20, 7)
+DOUBTED: Box = (18, 18, 18, 22, 22, 22)
+BADLY_OUTLINED: Box = (4, 4, 20, 6, 6, 21)
+TRUTH = (FOUND, NEVER_SEEN, SUPPRESSED, DOUBTED, BADLY_OUTLINED)
+
+BLOBS = [
+    Blob(FOUND, 0.9, 0.9),
+    Blob(SUPPRESSED, 0.6, 0.9),
+    # A better candidate beside it, at less than half a size: meant for nothing, since its centre lies too far out.
+    Blob((4, 21, 4, 7, 23, 7), 0.8, 0.9, mask=(4, 22, 4, 7, 23, 7)),
+    Blob(DOUBTED, 0.9, 0.1),  # √0.09 = 0.3 is less than 0.4
+    Blob(BADLY_OUTLINED, 0.9, 0.9, mask=(4, 8, 20, 6, 9, 21)),
+]
+
+
+def test_a_lesion_is_lost_at_every_stage(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"suppression_distance": 1.6})
+    traced = trace_lesions("a", make_truth(*TRUTH), make_candidates(BLOBS), plans)
+    assert traced == [
+        TracedLesion("a", 27, (True, True, True, True)),
+        TracedLesion("a", 8, (False, False, False, False)),
+        TracedLesion("a", 18, (True, False, False, False)),
+        TracedLesion("a", 64, (True, True, False, False)),
+        TracedLesion("a", 4, (True, True, True, False)),
+    ]
+
+
+def test_the_detection_threshold_belongs_to_the_second_stage(tiny_plans: Plans) -> None:
+    [lesion] = trace_lesions("a", make_truth(FOUND), make_candidates([Blob(FOUND, 0.15, 1.0)]), tiny_plans)
+    assert lesion.kept == (True, True, False, False)
+    plans = tiny_plans.evolve(inference={"det_threshold": 0.2})
+    [lesion] = trace_lesions("a", make_truth(FOUND), make_candidates([Blob(FOUND, 0.15, 1.0)]), plans)
+    assert lesion.kept == (True, False, False, False)
+
+
+def test_the_score_is_the_calibrated_one(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"calibration": ((0, 0), (0.9, 0.3), (1, 1))})
+    [lesion] = trace_lesions("a", make_truth(FOUND), make_candidates([Blob(FOUND, 0.8, 0.8)]), plans)
+    assert lesion.kept == (True, True, False, False)
+
+
+def test_a_lesion_too_small_for_the_mask_is_lost_last(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 30})
+    [lesion] = trace_lesions("a", make_truth(FOUND), make_candidates([Blob(FOUND, 0.9, 0.9)]), plans)
+    assert lesion.kept == (True, True, True, False)
+
+
+def test_a_candidate_of_another_class_is_not_meant_for_it(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(class_names=["cyst", "tumour"], class_labels=[1, 2])
+    truth = make_truth(FOUND, DOUBTED, classes=[1, 0])
+    blobs = [Blob(FOUND, 0.9, 0.9, of_class=0), Blob(DOUBTED, 0.9, 0.9, of_class=0)]
+    assert [lesion.kept for lesion in trace_lesions("a", truth, make_candidates(blobs), plans)] == [
+        (False,) * 4,
+        (True,) * 4,
+    ]
+
+
+def test_the_mask_of_a_neighbour_may_bring_a_lesion_back(tiny_plans: Plans) -> None:
+    beside: Box = (4, 4, 8, 7, 7, 9)
+    blobs = [Blob(FOUND, 0.9, 0.9, mask=(4, 4, 4, 7, 7, 9))]
+    traced = trace_lesions("a", make_truth(FOUND, beside), make_candidates(blobs), tiny_plans)
+    assert traced[1].kept == (False, False, False, True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_lost_before_the_mask_stays_lost(tiny_plans: Plans, seed: int) -> None:
+    candidates = random_candidates(seed)
+    boxes: list[Box] = [tuple(int(n) for n in box) for box in candidates.found.boxes.clip(0, 23)[::2]]  # type: ignore[misc]
+    plans = tiny_plans.evolve(inference={"det_threshold": 0.3, "score_threshold": 0.6, "suppression_distance": 0.9})
+    traced = trace_lesions("a", make_truth(*boxes), candidates, plans)
+    assert traced
+    for lesion in traced:
+        assert list(lesion.kept[:3]) == sorted(lesion.kept[:3], reverse=True)
+
+
+def test_healthy_scans_have_no_lesions_to_follow(tiny_plans: Plans) -> None:
+    assert trace_lesions("a", make_truth(), make_candidates(BLOBS), tiny_plans) == []
+
+
+def test_scans_without_candidates_lose_all_at_once(tiny_plans: Plans) -> None:
+    assert [lesion.kept for lesion in trace_lesions("a", make_truth(FOUND), make_candidates([]), tiny_plans)] == [
+        (False,) * 4
+    ]
+
+
+# -- All cases ---------------------------------------------------------------------------------------------------------
+
+
+def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: Plans) -> None:
+    bound = {"lesions": 40, "below_one_cell": 3, "colliding": 1, "bound": 0.9}
+    plans = tiny_plans.evolve(inference={"suppression_distance": 1.6}, recall_bound=bound)
+    cases = [
+        prepare_case(tmp_path, "a", make_truth(*TRUTH), BLOBS),
+        prepare_case(tmp_path, "b", make_truth(FOUND), [Blob(FOUND, 0.9, 0.9)]),
+        prepare_case(tmp_path, "healthy", make_truth(), [Blob(FOUND, 0.9, 0.9)]),
+    ]
+    boxes = [{"voxels": 10, "dice": 0.4}, {"voxels": 14, "dice": 0.8}, {"voxels": 15, "dice": 0.9}]
+    result = attribute(cases, plans, boxes, progress=False)
+    assert [(row["stage"], row["found"], row["lesions"]) for row in result["stages"]] == [
+        ("bound of the plan's grid", 36, 40),
+        (STAGES[0], 5, 6),
+        (STAGES[1], 4, 6),
+        (STAGES[2], 3, 6),
+        (STAGES[3], 2, 6),
+    ]
+    assert [row["recall"] for row in result["stages"]] == pytest.approx([0.9, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    small, middle, larger, *empty = result["by_size"]
+    assert (small["bin"], small["lesions"]) == ("under 15 voxels", 2)  # one never seen, one badly outlined
+    assert small["stages"] == dict(zip(STAGES, (0.5, 0.5, 0.5, 0.0), strict=True))
+    assert (middle["bin"], middle["lesions"]) == ("15 to under 50 voxels", 3)  # two found, one suppressed
+    assert middle["stages"] == pytest.approx(dict(zip(STAGES, (1, 2 / 3, 2 / 3, 2 / 3), strict=True)))
+    assert (larger["lesions"], larger["stages"][STAGES[2]]) == (1, 0.0)
+    assert [row["lesions"] for row in empty] == [0, 0] and set(empty[0]["stages"].values()) == {None}
+    outlines = result["stage2_true_boxes"]
+    assert outlines["mean"] == pytest.approx(0.7)
+    assert [(row["lesions"], row["dice"]) for row in outlines["by_size"]][:3] == [
+        (2, pytest.approx(0.6)),
+        (1, 0.9),
+        (0, None),
+    ]
+
+
+def test_a_lesion_as_large_as_a_limit_belongs_to_the_larger_ones(tmp_path: Path, tiny_plans: Plans) -> None:
+    truth = make_truth((4, 4, 4, 9, 7, 5), (16, 16, 16, 18, 23, 17))  # 15 and 14 voxels
+    result = attribute([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], progress=False)
+    assert [row["lesions"] for row in result["by_size"]] == [1, 1, 0, 0, 0]
+
+
+def test_healthy_scans_alone_have_no_recall(tmp_path: Path, tiny_plans: Plans) -> None:
+    result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], progress=False)
+    assert [row["recall"] for row in result["stages"]] == [1.0, None, None, None, None]
+    assert result["stage2_true_boxes"]["mean"] is None

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import copy
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.consolidation.consolidate import Consolidated, consolidate
+from detseg3d.consolidation.report import format_consolidation, report_consolidation
+from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.io.files import read_json
+from detseg3d.planning.plans import Plans
+from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
+
+A: Box = (4, 4, 4, 7, 7, 7)
+B: Box = (16, 4, 4, 19, 7, 7)
+C: Box = (4, 18, 4, 7, 21, 7)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
+    """Two folds of two cases; case ``d`` has a label and was not validated."""
+    folder = tmp_path_factory.mktemp("crossval")
+    label = (filled(A, B) > 0).astype(np.uint8)
+    write_raw(folder, dict.fromkeys("abcd", label))
+    found, wrong = [Blob(A, 0.9, 0.9), Blob(B, 0.8, 0.8)], Blob(C, 0.5, 0.5)
+    write_fold(folder, "0", {"a": [*found, wrong], "b": [found[0], wrong]}, tiny_plans)
+    write_fold(folder, "1", {"c": [*found, wrong]}, tiny_plans)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(root: Path) -> Consolidated:
+    return consolidate(root / "raw" / NAME, root / "results" / NAME, (0, 1), progress=False)
+
+
+@pytest.fixture(scope="module")
+def result(root: Path, done: Consolidated) -> dict[str, Any]:
+    return report_consolidation(done, root / "raw" / NAME, progress=False)
+
+
+# -- Figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pooled_predictions_are_evaluated(root: Path, done: Consolidated, result: dict[str, Any]) -> None:
+    assert [case["case_id"] for case in result["cases"]] == ["a", "b", "c"] and result["problems"] == []
+    lesions = result["summary"]["lesions"]["any"]
+    assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (6, 5, 5)
+    # As anybody would evaluate the folder, to the digit.
+    again = evaluate_folders(root / "raw" / NAME / "labelsTr", done.predictions, cases=["a", "b", "c"], progress=False)
+    assert again["summary"] == result["summary"]
+
+
+def test_evaluation_and_search_count_alike(done: Consolidated, result: dict[str, Any]) -> None:
+    point, lesions = done.report["operating_point"], result["summary"]["lesions"]["any"]
+    for name in ("f1", "recall", "precision"):
+        assert lesions[name] == pytest.approx(point[name])
+    assert result["summary"]["false_positives"]["per_scan"] == point["fp_per_scan"]
+    assert result["summary"]["dice"]["mean"] == pytest.approx(point["dice"])
+
+
+def test_figures_and_report_lie_beside_the_predictions(done: Consolidated, result: dict[str, Any]) -> None:
+    assert read_json(done.predictions / "metrics.json")["summary"] == result["summary"]
+    assert "cross-validation" in (done.predictions / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cross_validation"
+    shutil.copytree(done.predictions, folder)
+    for name in ("b.mha", "instances/b.mha", "rois/b.json"):
+        (folder / name).unlink()
+    result = report_consolidation(replace(done, predictions=folder), root / "raw" / NAME, progress=False)
+    assert {problem["case"] for problem in result["problems"]} == {"b"}
+    assert [entry["case_id"] for entry in result["cases"]] == ["a", "c"]
+
+
+# -- Words -------------------------------------------------------------------------------------------------------------
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the table row that begins with ``first``."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {first} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_choice_stands_beside_the_plan(done: Consolidated) -> None:
+    text = format_consolidation(done.report)
+    assert "### Operating point: highest lesion F1" in text
+    # F1, recall, precision, FP per scan, Dice: 5 of 6 lesions, with 3 false positives in 3 scans or without.
+    plain = cells(text, "the plan's thresholds")
+    assert plain[:4] == ["0.714", "0.833", "0.625", "1"]
+    assert cells(text, "chosen")[:4] == ["0.909", "0.833", "1", "0"]
+    assert cells(text, "each fold by the choice of the others")[:4] == ["0.909", "0.833", "1", "0"]
+    assert cells(text, "smallest lesion (mm³)") == ["0", "0"]
+    assert cells(text, "mask") == ["0.5", "0.5"]
+
+
+def test_the_stages_stand_by_size(done: Consolidated) -> None:
+    text = format_consolidation(done.report)
+    assert cells(text, "stage") == ["recall", "15 to under 50 voxels"]
+    assert cells(text, "Stage 1, stored candidates") == ["0.833", "0.833"]
+    assert cells(text, "in the final mask") == ["0.833", "0.833"]
+    assert cells(text, "Dice of Stage 2 in true boxes") == ["0.5", "0.5"]
+    assert cells(text, "bound of the plan's grid") == ["1", "–"]
+    assert cells(text, "lesions") == ["6", "6"]
+
+
+def test_nothing_is_remarked_where_all_is_well(done: Consolidated) -> None:
+    text = format_consolidation(done.report)
+    assert "**" not in text and "flattering" not in text
+    assert "each fold's scores calibrated by the other folds" in text
+
+
+def changed(done: Consolidated, **point: Any) -> dict[str, Any]:
+    report = copy.deepcopy(done.report)
+    report["operating_point"].update(point)
+    return report
+
+
+def test_a_target_that_was_missed_is_remarked(done: Consolidated) -> None:
+    text = format_consolidation(changed(done, target_reached=False))
+    assert "**The target was not reached** by any threshold; the nearest was chosen." in text
+
+
+def test_a_smallest_volume_is_remarked(done: Consolidated) -> None:
+    point = {"minimum_volume_mm3": 4.5, "f1_without_minimum": 0.8125, "true_lesions_below_minimum": 2}
+    text = format_consolidation(changed(done, **point))
+    assert (
+        "**Lesions under 4.5 mm³ are left out of every prediction**, since it pays: F1 0.909, without it 0.812" in text
+    )
+    assert "2 of 6 true lesions are as small." in text
+    assert cells(text, "smallest lesion (mm³)") == ["0", "4.5"]
+
+
+def test_a_single_fold_makes_no_claims(done: Consolidated) -> None:
+    text = format_consolidation({**done.report, "folds": ["0"]})
+    assert "One fold chose and judged" in text and "on the scores it was fitted on" in text
+    assert "choice of the others" not in text and "calibrated by the other folds" not in text
+
+
+def test_failures_are_remarked(done: Consolidated) -> None:
+    assert "**Failed**, see above: b, c." in format_consolidation({**done.report, "failures": {"c": "x", "b": "y"}})

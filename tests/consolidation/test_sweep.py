@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detseg3d.consolidation.sweep import (
+    CaseCounts,
+    Objective,
+    PreparedCase,
+    Setting,
+    StoredCase,
+    Sweep,
+    pooled,
+    search,
+    with_setting,
+)
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.planning.plans import Plans
+from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
+
+F1 = Objective()
+A: Box = (4, 4, 4, 7, 7, 7)
+B: Box = (16, 4, 4, 19, 7, 7)
+C: Box = (4, 18, 4, 7, 21, 7)
+D: Box = (16, 18, 18, 19, 21, 21)
+
+
+def choose(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> Sweep:
+    return search(cases, plans, objective, progress=False)
+
+
+def blob(box: Box, score: float, **more: Any) -> Blob:
+    """Both stages are equally sure."""
+    return Blob(box, score, score, **more)
+
+
+# -- Figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_lesions_of_all_cases_are_pooled() -> None:
+    figures = pooled([CaseCounts(4, 3, 2, 2, 0.5), CaseCounts(0, 0, 3, 0, 0.0), CaseCounts(0, 0, 0, 0, 1.0)])
+    assert figures == {
+        "f1": pytest.approx(2 * 0.75 * 0.4 / 1.15),
+        "recall": 0.75,
+        "precision": 0.4,
+        "fp_per_scan": 1.0,
+        "dice": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((0, 0, 0, 0), (1.0, 1.0, 1.0)),  # nothing there and nothing claimed
+        ((0, 0, 2, 0), (0.0, 0.0, 0.0)),
+        ((3, 0, 0, 0), (0.0, 0.0, 0.0)),
+    ],
+)
+def test_rates_over_nothing_are_defined(counts: tuple[int, int, int, int], expected: tuple[float, ...]) -> None:
+    figures = pooled([CaseCounts(*counts, 0.0)])
+    assert (figures["recall"], figures["precision"], figures["f1"]) == expected
+
+
+def test_no_case_has_figures_of_zero() -> None:
+    assert pooled([])["fp_per_scan"] == 0.0
+
+
+def figures(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> dict[str, float]:
+    return {"recall": recall, "precision": precision, "fp_per_scan": fp, "f1": f1, "dice": 0.5}
+
+
+def test_a_recall_that_is_reached_beats_every_one_that_is_not() -> None:
+    objective = Objective(target_recall=0.8)
+    order = [figures(0.1, 1.0), figures(0.79, 1.0), figures(0.8, 0.0), figures(0.9, 0.1), figures(0.81, 0.3)]
+    values = [objective.value(entry) for entry in order]
+    assert values == sorted(values) and len(set(values)) == 5
+    assert [objective.reached(entry) for entry in order] == [False, False, True, True, True]
+
+
+def test_false_positives_within_the_target_beat_all_others() -> None:
+    objective = Objective(target_fp=2.0)
+    order = [figures(0.0, fp=0.0), figures(0.9, fp=9.0), figures(0.9, fp=2.1), figures(0.1, fp=2.0), figures(0.2, fp=1)]
+    values = [objective.value(entry) for entry in order]
+    assert values == sorted(values) and len(set(values)) == 5
+    assert [objective.reached(entry) for entry in order] == [False, False, False, True, True]
+
+
+def test_among_equals_the_better_f1_counts() -> None:
+    objective = Objective(target_fp=2.0)
+    assert objective.rank(figures(0.9, fp=1.0, f1=0.8)) > objective.rank(figures(0.9, fp=1.9, f1=0.7))
+
+
+def test_there_is_one_target() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        Objective(0.9, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "text"),
+    [
+        (F1, "highest lesion F1"),
+        (Objective(target_recall=0.9), "highest precision at a lesion recall of 0.9 or more"),
+        (Objective(target_fp=0.5), "highest lesion recall at 0.5 false positives per scan or fewer"),
+    ],
+)
+def test_an_objective_says_what_it_is(objective: Objective, text: str) -> None:
+    assert str(objective) == text
+
+
+def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
+    low, high = (Setting(score, 0.1, 0.5, 0.3, 0.5, 0.0) for score in (0.2, 0.6))
+    cases = tuple(StoredCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
+    counts = {
+        low: (
+            CaseCounts(1, 1, 1, 1, 1.0),
+            CaseCounts(1, 1, 1, 1, 1.0),
+            CaseCounts(1, 0, 5, 0, 0.0),
+            CaseCounts(1, 1, 1, 1, 1),
+        ),
+        high: (
+            CaseCounts(1, 0, 0, 0, 0.0),
+            CaseCounts(1, 1, 1, 1, 1.0),
+            CaseCounts(1, 1, 1, 1, 1.0),
+            CaseCounts(1, 1, 1, 1, 1),
+        ),
+    }
+    sweep = Sweep(cases, counts, low, low, F1, {"0": high, "1": low})
+    # Fold 0 at the high threshold misses one of two, fold 1 at the low one misses one and has 5 false positives.
+    assert sweep.without_own_fold() == {
+        "recall": 0.5, "precision": pytest.approx(2 / 7), "f1": pytest.approx(4 / 11), "fp_per_scan": 5 / 4,
+        "dice": 0.5,
+    }  # fmt: skip
+    assert sweep.figures(high)["recall"] == 0.75
+    assert sweep.rows()[1] == {"setting": asdict(high), **sweep.figures(high)}
+
+
+# -- The search --------------------------------------------------------------------------------------------------------
+
+
+def test_a_false_positive_is_cut_off_by_the_score(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [
+        prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.8), blob(B, 0.9), blob(C, 0.5)]),
+        prepare_case(tmp_path, "healthy", make_truth(), [blob(D, 0.6)]),
+    ]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.default)["f1"] == pytest.approx(2 / 3)  # 2 of 4 predictions
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0 and 0.6 < sweep.chosen.score_threshold <= 0.8
+    assert replace(sweep.chosen, score_threshold=0.4) == sweep.default
+
+
+def test_a_lesion_is_won_by_a_lower_score(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.22), blob(C, 0.18)])]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0 and 0.18 < sweep.chosen.score_threshold <= 0.22
+
+
+def test_scores_that_lie_close_are_told_apart(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.627), blob(C, 0.622)])]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0
+
+
+def test_the_plan_stays_where_nothing_is_better(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.chosen == sweep.default == Setting.of(tiny_plans)
+
+
+def test_scores_are_tried_on_the_calibrated_scale(tmp_path: Path, tiny_plans: Plans) -> None:
+    knots = ((0.0, 0.0), (0.5, 0.01), (1.0, 1.0))  # 0.5 becomes 0.01, 0.55 becomes 0.109
+    plans = tiny_plans.evolve(inference={"calibration": knots, "score_threshold": 0.008})
+    cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.57), blob(C, 0.53)])]
+    sweep = choose(cases, plans)
+    tried = [setting.score_threshold for setting in sweep.counts]
+    for calibrated in (0.002, 0.01, 0.109, 0.505):  # of 0.1, 0.5, 0.55 and 0.75
+        assert any(score == pytest.approx(calibrated) for score in tried)
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0 and 0.0694 < sweep.chosen.score_threshold < 0.149
+
+
+def test_duplicates_beside_a_lesion_are_suppressed(tmp_path: Path, tiny_plans: Plans) -> None:
+    """Its centre lies 3/4 of a size away: only a larger distance than the plan's 1/2 takes it for a duplicate."""
+    beside = Blob((4, 4, 8, 8, 8, 12), 0.8, 1.0, mask=(4, 4, 10, 8, 8, 12))
+    truth = make_truth((4, 4, 4, 8, 8, 8))
+    lesion = Blob((4, 4, 5, 8, 8, 9), 0.9, 0.9, mask=(4, 4, 4, 8, 8, 8))
+    cases = [prepare_case(tmp_path, "a", truth, [lesion, beside])]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.default)["f1"] == pytest.approx(2 / 3)
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0
+    assert sweep.chosen.suppression_distance == 1.0  # the beside one has the better score of the two
+
+
+def test_the_outline_of_the_highest_dice_is_chosen(tmp_path: Path, tiny_plans: Plans) -> None:
+    outer: Box = (3, 3, 3, 8, 8, 8)
+    soft = [Blob(box, 0.9, 0.9, mask=outer, probability=0.55) for box in (A,)]
+    inner = [Blob(D, 0.9, 0.9, probability=0.65)]
+    cases = [prepare_case(tmp_path, "a", make_truth(A, D), [*soft, *inner])]
+    sweep = choose(cases, tiny_plans)
+    # At 0.5 the first mask has 125 voxels where 27 are true; at 0.6 it has none, which no outline is worth.
+    assert sweep.chosen.mask_threshold == 0.5
+    cases = [
+        prepare_case(tmp_path, "b", make_truth(outer, D), [Blob(A, 0.9, 0.9, mask=outer, probability=0.45), *inner])
+    ]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.chosen.mask_threshold == 0.4 and sweep.figures(sweep.chosen)["f1"] == 1.0
+
+
+def test_no_outline_is_worth_a_lesion(tmp_path: Path, tiny_plans: Plans) -> None:
+    """A higher mask threshold would outline the large lesion well, and lose the small one."""
+    large: Box = (12, 12, 12, 18, 18, 18)
+    candidates = make_candidates(
+        [
+            Blob(large, 0.9, 0.9, mask=(11, 11, 11, 19, 19, 19), probability=0.55),
+            Blob(A, 0.8, 0.9, probability=0.55),
+            blob(C, 0.5),  # none
+        ]
+    )
+    candidates.predictions[0].probability[2:8, 2:8, 2:8] = 0.9
+    sweep = choose([prepare_case(tmp_path, "a", make_truth(A, large), candidates)], tiny_plans)
+    better = sweep.figures(replace(sweep.chosen, mask_threshold=0.6))
+    assert better["dice"] > 0.9 > 0.7 > sweep.figures(sweep.chosen)["dice"] and better["recall"] == 0.5
+    assert sweep.chosen.mask_threshold == 0.5 and sweep.figures(sweep.chosen)["f1"] == 1.0
+
+
+def test_a_stricter_detection_threshold_is_found(tmp_path: Path, tiny_plans: Plans) -> None:
+    """The RoI stage is sure of a candidate that Stage 1 doubts, and less sure of one that Stage 1 is sure of."""
+    blobs = [Blob(A, 0.9, 0.3), Blob(C, 0.28, 0.99), Blob(B, 0.9, 0.31)]
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B), blobs)]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.chosen.det_threshold == 0.3 and sweep.figures(sweep.chosen)["f1"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_choice_is_never_worse_than_the_plan(tmp_path: Path, tiny_plans: Plans, seed: int) -> None:
+    truths = [make_truth(A, D), make_truth(B, C, D), make_truth()]
+    cases = [
+        prepare_case(tmp_path, f"case{index}", truth, random_candidates(3 * seed + index), fold=str(index % 2))
+        for index, truth in enumerate(truths)
+    ]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.chosen)["f1"] >= sweep.figures(sweep.default)["f1"]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{}, {"suppression_distance": 1.5, "suppression_iou": 0.6, "det_threshold": 0.2}, {"suppression_distance": 0.0}],
+)
+def test_nothing_is_tried_that_was_not_stored(tmp_path: Path, tiny_plans: Plans, plan: dict[str, float]) -> None:
+    """Stored candidates passed the plan's detection threshold, half its distance and an IoU of 0.5 or the plan's."""
+    plans = tiny_plans.evolve(inference=plan)
+    own = plans.inference
+    cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9), blob(C, 0.95)])]
+    tried = list(choose(cases, plans).counts)
+    assert min(setting.suppression_distance for setting in tried) == own.suppression_distance / 2
+    assert max(setting.suppression_iou for setting in tried) <= max(own.suppression_iou, 0.5)
+    assert min(setting.det_threshold for setting in tried) == own.det_threshold
+    for setting in tried:
+        assert with_setting(plans, setting).inference.model_dump() == {**own.model_dump(), **asdict(setting)}
+
+
+def test_no_network_is_run(tmp_path: Path, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9), blob(C, 0.8)])]
+    monkeypatch.setattr(torch.nn.Module, "__call__", lambda *_: pytest.fail("a network was run"))
+    assert len(choose(cases, tiny_plans).counts) > 30
+
+
+# -- Targets -----------------------------------------------------------------------------------------------------------
+
+# A, B and C are lesions.
+TARGETS = [
+    blob(A, 0.9),
+    blob(D, 0.7),
+    blob(B, 0.6),
+    blob((4, 18, 18, 7, 21, 21), 0.5),
+    blob((16, 4, 18, 19, 7, 21), 0.45),
+    blob(C, 0.3),
+]
+
+
+def test_a_recall_is_reached_at_the_highest_precision(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B, C), TARGETS)]
+    for target, threshold, precision in ((0.3, (0.7, 0.9), 1.0), (0.6, (0.5, 0.6), 2 / 3), (1.0, (0.0, 0.3), 1 / 2)):
+        sweep = choose(cases, tiny_plans, Objective(target_recall=target))
+        found = sweep.figures(sweep.chosen)
+        assert found["precision"] == pytest.approx(precision) and sweep.objective.reached(found)
+        assert threshold[0] <= sweep.chosen.score_threshold <= threshold[1] + 1e-6
+
+
+def test_false_positives_are_kept_within_the_target(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [
+        prepare_case(tmp_path, "a", make_truth(A, B, C), TARGETS),
+        prepare_case(tmp_path, "b", make_truth(), []),
+    ]
+    for target, recall in ((0.4, 1 / 3), (0.5, 2 / 3), (1.4, 2 / 3), (1.5, 1.0)):
+        sweep = choose(cases, tiny_plans, Objective(target_fp=target))
+        found = sweep.figures(sweep.chosen)
+        assert found["recall"] == pytest.approx(recall) and sweep.objective.reached(found)
+
+
+def test_a_recall_that_no_threshold_gives_is_approached(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B, C), [blob(A, 0.9), blob(B, 0.15), blob(D, 0.5)])]
+    sweep = choose(cases, tiny_plans, Objective(target_recall=0.9))
+    found = sweep.figures(sweep.chosen)
+    assert found["recall"] == pytest.approx(2 / 3) and not sweep.objective.reached(found)
+
+
+def test_false_positives_that_no_threshold_avoids_are_kept_few(tmp_path: Path, tiny_plans: Plans) -> None:
+    blobs = [blob(A, 0.5), blob(B, 0.9), blob(C, 0.8), blob(D, 0.45)]
+    cases = [prepare_case(tmp_path, "a", make_truth(A), blobs)]
+    sweep = choose(cases, tiny_plans, Objective(target_fp=0.5))
+    found = sweep.figures(sweep.chosen)
+    # To predict nothing would have none, but finds nothing.
+    assert (found["recall"], found["fp_per_scan"]) == (1.0, 2.0) and not sweep.objective.reached(found)
+
+
+# -- The smallest lesion -----------------------------------------------------------------------------------------------
+
+
+def specks(count: int) -> list[Blob]:
+    """Single voxels that both stages are as sure of as of anything."""
+    return [blob((12, 2 + 6 * n, 24, 13, 3 + 6 * n, 25), 0.9) for n in range(count)]
+
+
+def test_small_lesions_go_where_it_pays(tmp_path: Path, tiny_plans: Plans) -> None:
+    spacing = (2.0, 1.0, 1.0)
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B, spacing=spacing), [blob(A, 0.9), blob(B, 0.9), *specks(4)])]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.chosen.minimum_volume_mm3 == 3.0  # one and a half voxels: the least that does it
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0
+    assert sweep.figures(replace(sweep.chosen, minimum_volume_mm3=0.0))["f1"] == pytest.approx(0.5)
+
+
+def test_small_lesions_stay_where_they_are_lesions(tmp_path: Path, tiny_plans: Plans) -> None:
+    small: list[Box] = [entry.box for entry in specks(4)]
+    cases = [prepare_case(tmp_path, "a", make_truth(A, *small), [blob(A, 0.9), *specks(4)])]
+    assert choose(cases, tiny_plans).chosen.minimum_volume_mm3 == 0.0
+
+
+def test_small_lesions_stay_where_little_is_gained(tmp_path: Path, tiny_plans: Plans) -> None:
+    """One speck beside 108 lesions: F1 216 / 217."""
+    lattice: list[Box] = [(z, y, x, z + 2, y + 2, x + 2) for z in (4, 14) for y in (5, 15) for x in (4, 13, 22)]
+    full = make_truth(*lattice)
+    speck = blob((20, 22, 9, 21, 23, 10), 0.9)
+    cases = [
+        prepare_case(tmp_path, f"c{n}", full, [blob(box, 0.9) for box in lattice] + [speck] * (n == 0))
+        for n in range(9)
+    ]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.default)["f1"] == pytest.approx(216 / 217)
+    assert any(sweep.figures(setting)["f1"] == 1 for setting in sweep.counts)
+    assert sweep.chosen == sweep.default
+
+
+def test_a_smallest_volume_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 28.0})
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.9)])]
+    sweep = choose(cases, plans)
+    assert sweep.default.minimum_volume_mm3 == 28.0 and sweep.figures(sweep.default)["recall"] == 0.0
+    assert sweep.chosen == replace(sweep.default, minimum_volume_mm3=0.0)
+
+
+def test_a_smallest_volume_of_the_plan_stays_if_it_pays(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 25.0})
+    blobs = [blob(A, 0.9), blob((12, 4, 18, 15, 7, 20), 0.9), blob(D, 0.5)]  # of 27, 18 and 27 voxels
+    cases = [prepare_case(tmp_path, "a", make_truth(A), blobs)]
+    sweep = choose(cases, plans)
+    assert sweep.chosen.minimum_volume_mm3 == 25.0 and sweep.chosen.score_threshold > 0.5
+    assert sweep.figures(sweep.chosen)["f1"] == 1.0
+
+
+# -- Folds -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_fold_the_search_is_that_of_the_others(tmp_path: Path, tiny_plans: Plans) -> None:
+    truths = [make_truth(A, D), make_truth(B, C), make_truth(A, B, C)]
+    cases = [
+        prepare_case(tmp_path, f"case{index}", truth, random_candidates(20 + index), fold=str(index))
+        for index, truth in enumerate(truths)
+    ]
+    sweep = choose(cases, tiny_plans)
+    assert set(sweep.chosen_without) == {"0", "1", "2"} and len(set(sweep.chosen_without.values())) > 1
+    for fold, setting in sweep.chosen_without.items():
+        others = [case for case in cases if case.stored.fold != fold]
+        assert choose(others, tiny_plans).chosen == setting
+
+
+def test_a_single_fold_is_judged_by_its_own_choice(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, name, make_truth(A), [blob(A, 0.9), blob(C, 0.5)]) for name in ("a", "b")]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.chosen_without == {} and sweep.without_own_fold() == sweep.figures(sweep.chosen)
+
+
+def test_healthy_scans_alone_can_be_searched(tmp_path: Path, tiny_plans: Plans) -> None:
+    cases = [prepare_case(tmp_path, "a", make_truth(), [blob(A, 0.9)]), prepare_case(tmp_path, "b", make_truth(), [])]
+    sweep = choose(cases, tiny_plans)
+    assert sweep.figures(sweep.chosen)["fp_per_scan"] == 0.0 and sweep.figures(sweep.default)["fp_per_scan"] == 0.5
+    assert all(math.isfinite(value) for row in sweep.rows() for value in row.values() if isinstance(value, float))
+
+
+def test_classes_are_told_apart(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(class_names=["cyst", "tumour"], class_labels=[1, 2])
+    blobs = [blob(A, 0.9), blob(B, 0.9, of_class=1), blob(C, 0.6, of_class=1)]  # C is a cyst
+    cases = [prepare_case(tmp_path, "a", make_truth(A, B, C, classes=[0, 1, 0]), blobs)]
+    sweep = choose(cases, plans)
+    assert sweep.figures(sweep.default) == pytest.approx(
+        sweep.figures(sweep.default) | {"recall": 2 / 3, "precision": 2 / 3}
+    )
+    assert sweep.figures(sweep.chosen)["precision"] == 1.0
+
+
+def test_candidates_that_cannot_be_read_are_named(tmp_path: Path, tiny_plans: Plans) -> None:
+    case = prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])
+    case.stored.candidates.write_bytes(b"")
+    with pytest.raises(DetSeg3DError, match=r"(?s)stored candidates cannot be read.*a\.npz"):
+        choose([case], tiny_plans)

@@ -1,0 +1,205 @@
+"""Results of small evaluations, files for the viewer, and a reader of the pages that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
+from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.evaluation.labels import LabelFormat
+from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
+from detseg3d.reporting.html.volumes import CaseView
+
+SHAPE = (8, 16, 16)
+SPACING = (2.0, 1.0, 1.0)
+TWO = (3, 10, 10)  # where the second lesion of a case is
+
+
+def cube(volume: np.ndarray, corner: Sequence[int], size: int, value: int) -> None:
+    """A lesion: a block of half as many slices as rows and columns."""
+    z, y, x = corner
+    volume[z : z + max(size // 2, 1), y : y + size, x : x + size] = value
+
+
+def write_cases(root: Path, names: Sequence[str] = ("bad", "good", "middle", "healthy"), scores: bool = True) -> Path:
+    """Scans, labels and predictions in our own layout.
+
+    ``good``: both lesions found exactly; ``middle``: one found with a shift; ``bad``: one missed, one false positive,
+    one found; every other name: no lesion and no prediction.
+    """
+    random = np.random.default_rng(0)
+    for name in names:
+        image = random.normal(100, 5, SHAPE).astype(np.float32)
+        truth, prediction = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint16)
+        if name in ("good", "middle", "bad"):
+            cube(truth, (2, 3, 3), 4, 1)
+            cube(truth, TWO, 4, 1)
+            cube(prediction, (2, 3, 3 if name != "middle" else 4), 4, 1)
+        if name == "good":
+            cube(prediction, TWO, 4, 2)
+        if name == "bad":
+            cube(prediction, (6, 1, 12), 2, 3)
+        image[truth > 0] += 60
+        save_case(root, name, image, truth, prediction, scores)
+    return root
+
+
+def save_case(
+    root: Path,
+    name: str,
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    scores: bool = True,
+    direction: Sequence[float] = IDENTITY_DIRECTION,
+) -> None:
+    """One case: ``images``, ``labels`` and ``predictions`` with ``instances`` and ``rois``; score 0.9 and downwards."""
+    geometry = Geometry(image.shape, SPACING, direction=tuple(direction))
+    write_image(image, geometry, root / "images" / f"{name}_0000.nii.gz")
+    write_image(truth, geometry, root / "labels" / f"{name}.nii.gz")
+    write_image((prediction > 0).astype(np.uint8), geometry, root / "predictions" / f"{name}.nii.gz")
+    write_image(prediction, geometry, root / "predictions" / "instances" / f"{name}.nii.gz")
+    ids, boxes = boxes_from_instances(prediction)
+    lesions = [
+        {
+            "id": int(number),
+            "label": 1,
+            "class": "lesion",
+            "score": round(0.9 - 0.3 * place, 2) if scores else None,
+            "box": box.tolist(),
+        }
+        for place, (number, box) in enumerate(zip(ids.tolist(), boxes, strict=True))
+    ]
+    write_json({"lesions": lesions}, root / "predictions" / "rois" / f"{name}.json")
+
+
+def evaluate(root: Path) -> dict[str, Any]:
+    """The result of the predictions under ``root``."""
+    form = LabelFormat({"lesion": 1})
+    return evaluate_folders(root / "labels", root / "predictions", label_format=form, progress=False)
+
+
+def view(root: Path, name: str, rois: Sequence[dict[str, Any]] = (), system: str | None = None) -> CaseView:
+    """The files of one case."""
+    return CaseView(
+        name,
+        root / "images" / f"{name}_0000.nii.gz",
+        root / "labels" / f"{name}.nii.gz",
+        root / "predictions" / "instances" / f"{name}.nii.gz",
+        rois,
+        system=system,
+    )
+
+
+def consolidation(folds: int = 5) -> dict[str, Any]:
+    """As ``consolidation.json`` has it, with figures made up."""
+    setting = {
+        "score_threshold": 0.3,
+        "det_threshold": 0.1,
+        "suppression_distance": 0.5,
+        "suppression_iou": 0.3,
+        "mask_threshold": 0.5,
+        "minimum_volume_mm3": 0.0,
+    }
+    figures = {"f1": 0.7, "recall": 0.8, "precision": 0.625, "fp_per_scan": 1.5, "dice": 0.6}
+    empty = {"from": 0.0, "to": 0.5, "count": 0, "mean_score": None, "observed": None}
+    full = {"from": 0.5, "to": 1.0, "count": 8, "mean_score": 0.8, "observed": 0.5}
+    stages = ("Stage 1, stored candidates", "in the final mask")
+    return {
+        "dataset": "Dataset101_Example",
+        "folds": [str(fold) for fold in range(folds)],
+        "cases": 20,
+        "operating_point": {
+            "objective": "highest lesion F1",
+            "target_reached": True,
+            **setting,
+            "score_threshold": 0.45,
+            **figures,
+            "default": {**setting, **figures, "f1": 0.65},
+            "chosen_on_other_folds": {**figures, "f1": 0.688},
+            "settings_tried": 48,
+        },
+        "calibration": {"before": {"ece": 0.3, "bins": [empty, full]}, "after": {"ece": 0.05, "bins": [full, empty]}},
+        "attribution": {
+            "stages": [{"stage": name, "recall": 0.9, "found": 9, "lesions": 10} for name in stages],
+            "by_size": [
+                {"bin": "under 15 voxels", "lesions": 10, "stages": dict.fromkeys(stages, 0.9)},
+                {"bin": "15 voxels or more", "lesions": 0, "stages": dict.fromkeys(stages)},
+            ],
+            "stage2_true_boxes": {"mean": 0.75, "by_size": [{"bin": "under 15 voxels", "lesions": 10, "dice": 0.75}]},
+        },
+    }
+
+
+class Page(HTMLParser):
+    """What is in a page: elements in their order, their text, and whether every one is closed.
+
+    Attributes
+    ----------
+    elements : list of dict
+        ``tag``, ``attributes``, ``text`` (of the element and all in it) and ``within`` (the elements around it).
+    visible : str
+        All text but that of scripts and styles.
+    """
+
+    VOID = frozenset({"meta", "input", "br", "col"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[dict[str, Any]] = []
+        self.open: list[dict[str, Any]] = []
+        self.visible = ""
+        self.feed(text)
+        self.close()
+        assert self.open == [], "these are never closed"
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        attributes = dict(attrs)
+        assert len(attributes) == len(attrs), f"an attribute of {tag} is there twice"
+        element = {"tag": tag, "attributes": attributes, "text": "", "within": list(self.open)}
+        self.elements.append(element)
+        if tag not in self.VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1]["tag"] == tag, f"</{tag}> closes {self.open[-1]['tag']}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        for element in self.open:
+            element["text"] += data
+        if not any(element["tag"] in ("script", "style") for element in self.open):
+            self.visible += data + " "
+
+    def find(self, tag: str, within: dict[str, Any] | None = None, **attributes: str) -> list[dict[str, Any]]:
+        """Elements with these attributes (``class_`` is one of its classes), in all or within another one."""
+        wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag
+            and (within is None or any(entry is within for entry in element["within"]))
+            and all(_has(element["attributes"].get(name), name, value) for name, value in wanted.items())
+        ]
+
+    def rows(self, table: dict[str, Any]) -> list[list[str]]:
+        """The cells' texts of all rows of a table."""
+        return [
+            [
+                e["text"]
+                for e in self.elements
+                if e["tag"] in ("td", "th") and any(entry is row for entry in e["within"])
+            ]
+            for row in self.find("tr", within=table)
+        ]
+
+
+def _has(found: str | None, name: str, wanted: str) -> bool:
+    return found is not None and (wanted in found.split() if name == "class" else found == wanted)

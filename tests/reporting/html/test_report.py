@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.summary import summarize
+from detseg3d.reporting.html import report as html_report
+from detseg3d.reporting.html.markup import DASH
+from detseg3d.reporting.html.report import write_report
+from detseg3d.reporting.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+from tests.reporting.html.factory import (
+    SHAPE,
+    TWO,
+    Page,
+    consolidation,
+    cube,
+    evaluate,
+    save_case,
+    view,
+    write_cases,
+)
+
+NAMES = ("bad", "good", "healthy", "middle")
+ATTACK = "<img src=x onerror=alert(1)>"
+ESCAPE = "</script><script>alert(1)</script><!--"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("cases"), NAMES)
+
+
+@pytest.fixture(scope="module")
+def result(root: Path) -> dict[str, Any]:
+    return evaluate(root)
+
+
+@pytest.fixture(autouse=True)
+def without_niivue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed, these pages are the same."""
+    monkeypatch.setattr("detseg3d.reporting.html.niivue.importlib.util.find_spec", lambda name: None)
+
+
+def write(path: Path, result: dict[str, Any], **options: Any) -> Page:
+    return Page(write_report(path / "report.html", result, **options).read_text(encoding="utf-8"))
+
+
+def sections(page: Page) -> list[str]:
+    return [entry["attributes"]["id"] for entry in page.find("section")]
+
+
+def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+    views = [view(root, name) for name in NAMES]
+    page = write(tmp_path, result, consolidation=consolidation(), cases_view=views)
+    expected = "figures viewer curves sizes operating-point calibration stages cases problems reading"
+    assert sections(page) == expected.split()
+    assert [link["attributes"]["href"] for link in page.find("a", within=page.find("nav")[0])] == [
+        f"#{name}" for name in sections(page)
+    ]
+
+
+def test_what_is_not_given_has_no_section(tmp_path: Path, result: dict[str, Any]) -> None:
+    assert not {"viewer", "operating-point", "calibration", "stages"} & set(sections(write(tmp_path, result)))
+
+
+def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+    views = [view(root, name) for name in NAMES]
+    page = write(tmp_path, result, consolidation=consolidation(), cases_view=views)
+    ids = [entry["attributes"]["id"] for entry in page.elements if "id" in entry["attributes"]]
+    assert len(ids) == len(set(ids))
+    for name in ("aria-labelledby", "aria-controls", "data-filter"):
+        assert {e["attributes"][name] for e in page.elements if name in e["attributes"]} <= set(ids)
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+    text = write_report(tmp_path / "r.html", result, cases_view=[view(root, "bad")]).read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"link", "iframe", "img", "object", "embed", "base"} & {entry["tag"] for entry in page.elements}
+    assert all("src" not in entry["attributes"] for entry in page.elements)
+    assert re.findall(r"https?://[^\s\"'<>)]+", text) == []
+    (policy,) = page.find("meta", http_equiv="Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy["attributes"]["content"].split(";"))
+    assert rules["default-src"] == "'none'"
+    sources = {source for rule in rules.values() for source in rule.split()}
+    assert sources == {"'none'", "'unsafe-inline'", "data:", "blob:"}
+
+
+def test_the_policy_comes_before_anything_that_it_could_forbid(tmp_path: Path, result: dict[str, Any]) -> None:
+    tags = [entry["tag"] for entry in write(tmp_path, result).elements]
+    assert tags[:4] == ["html", "head", "meta", "meta"] and "script" not in tags[:4]
+
+
+def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
+    root = write_cases(tmp_path, ("bad", "good"))
+    result = evaluate(root)
+    hostile = copy.deepcopy(result)
+    for entry in [*hostile["cases"], *hostile["lesions"]]:
+        entry["case_id"] = entry["case_id"].replace("bad", ATTACK).replace("good", ESCAPE)
+    for entry in hostile["lesions"]:
+        entry["class_name"] = ATTACK if entry["kind"] == "truth" else ESCAPE
+    hostile["problems"] = [{"case": ATTACK, "problem": ESCAPE}]
+    hostile["prediction_folder"] = hostile["truth_folder"] = ESCAPE
+    hostile["summary"]["classes"] = dict.fromkeys((ATTACK, ESCAPE), result["summary"]["classes"]["lesion"])
+    for table in hostile["summary"]["recall_by_size"].values():
+        for row in table:
+            row["bin"] = ATTACK
+    views = [
+        html_report.CaseView(name, file, rois=[{"box": [0, 0, 0, 1, 1, 1], "score": 0.5, "class": ESCAPE}])
+        for name, file in ((ATTACK, root / "images" / "bad_0000.nii.gz"), (ESCAPE, root / ESCAPE[2:]))
+    ]
+    data = consolidation()
+    data["operating_point"]["objective"] = ESCAPE
+    data["attribution"]["stages"][0]["stage"] = ATTACK
+    systems = {"systems": {ATTACK: hostile, ESCAPE: hostile}, "comparisons": [{"first": ATTACK, "second": ESCAPE}]}
+    for page in (
+        write(tmp_path, hostile, consolidation=data, cases_view=views, title=ESCAPE, date=ATTACK),
+        write(tmp_path, systems, cases_view=views, title=ATTACK),
+    ):
+        assert page.find("img") == []
+        kinds = [entry["attributes"].get("type") for entry in page.find("script")]
+        assert kinds.count(None) == 1 and "onerror" not in {k for e in page.elements for k in e["attributes"]}
+        assert ATTACK in page.visible and ESCAPE in page.visible
+
+
+def test_equal_input_gives_an_equal_file(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+    views = [view(root, name) for name in NAMES]
+    files = [write_report(tmp_path / f"{n}.html", result, cases_view=views, date="2024-05-01") for n in range(2)]
+    first, second = (file.read_bytes() for file in files)
+    assert first == second and b"2024-05-01" in first
+
+
+def test_colours_are_those_of_the_pictures(tmp_path: Path, result: dict[str, Any]) -> None:
+    style = write(tmp_path, result).find("style")[0]["text"]
+    assert style.startswith(
+        f":root {{ --truth: {TRUTH_COLOR}; --prediction: {PREDICTION_COLOR}; --boxes: {BOX_COLOR}; }}"
+    )
+
+
+@pytest.mark.parametrize("names", [("healthy",), ("healthy", "empty"), ("bad",), ("good",)])
+@pytest.mark.parametrize("scores", [True, False])
+def test_odd_sets_have_no_figure_that_is_none(tmp_path: Path, names: tuple[str, ...], scores: bool) -> None:
+    root = write_cases(tmp_path, names, scores)
+    page = write(tmp_path, evaluate(root), cases_view=[view(root, name) for name in names])
+    assert not re.search(r"\b(nan|none|null|undefined|inf)\b", page.visible, re.IGNORECASE)
+
+
+def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None:
+    truth = np.zeros(SHAPE, np.uint8)
+    cube(truth, TWO, 4, 1)
+    save_case(tmp_path, "a", np.ones(SHAPE, np.float32), truth, np.zeros(SHAPE, np.uint16))
+    page = write(tmp_path, evaluate(tmp_path), cases_view=[view(tmp_path, "a")])
+    tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
+    assert tiles[2].startswith("Recall (sensitivity)0.00") and tiles[3] == f"Precision{DASH}"
+    assert "0 of 1 lesions found, 0 false positives" in page.visible
+
+
+def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, result: dict[str, Any]) -> None:
+    plain = {name: {**entry, "low": None, "high": None} for name, entry in result["intervals"].items()}
+    assert "bootstrap" in write(tmp_path, result).visible
+    assert "bootstrap" not in write(tmp_path, {**result, "intervals": plain}).visible
+
+
+def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) -> None:
+    nothing = {**result, "summary": summarize([]), "intervals": {}, "cases": [], "lesions": []}
+    nothing["problems"] = [{"case": "a", "problem": "no prediction"}]
+    page = write(tmp_path, nothing)
+    assert "No scan was evaluated" in page.visible and "Not evaluated: 1" in page.visible
+
+
+def test_the_viewer_gives_way_until_the_file_is_small_enough(
+    tmp_path: Path, root: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html_report, "_RESERVE", 30_000)
+    views = [view(root, name) for name in NAMES]
+    bare = len(write_report(tmp_path / "bare.html", result).read_bytes())
+    limit = bare + 36_000
+    file = write_report(tmp_path / "small.html", result, cases_view=views, most_bytes=limit)
+    page = Page(file.read_text(encoding="utf-8"))
+    assert len(file.read_bytes()) <= limit and page.find("script", id="viewer-data") != []
+    assert "want of room" in page.visible or "To keep the file small" in page.visible
+
+
+def test_a_limit_that_cannot_be_kept_is_reported(
+    tmp_path: Path, result: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_report(tmp_path / "r.html", result, most_bytes=1000)
+    assert "there are very many cases or lesions" in caplog.text
+
+
+def test_niivue_that_was_asked_for_must_be_there(tmp_path: Path, result: dict[str, Any]) -> None:
+    with pytest.raises(DetSeg3DError, match="NiiVue cannot be read"):
+        write_report(tmp_path / "r.html", result, niivue_js=tmp_path / "missing.js")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_systems_are_compared_in_one_page(tmp_path: Path, result: dict[str, Any]) -> None:
+    both = {
+        "systems": {"mine": result, "other": result},
+        "comparisons": [{"first": "mine", "second": "other", "figures": {}}],
+    }
+    page = write(tmp_path, both)
+    heads = [cell["text"] for cell in page.find("th", within=page.find("table", class_="headline")[0], scope="col")]
+    assert heads == ["", "mine", "other", "other − mine"]
+    assert page.find("ul", class_="tiles") == []
+
+
+@pytest.mark.parametrize("name", ["report.css", "tables.js", "slices.js", "niivue.js", "viewer.js"])
+def test_scripts_and_styles_cannot_end_their_element(name: str) -> None:
+    text = html_report._asset(name)
+    assert text and not re.search(r"</(script|style)|<!--", text, re.IGNORECASE)

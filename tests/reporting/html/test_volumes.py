@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import base64
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.images import write_image
+from detseg3d.reporting.html import volumes as report_volumes
+from detseg3d.reporting.html.volumes import CaseView, ViewerVolumes, fit_volumes, load_volumes
+from detseg3d.reporting.orientation import Orientation
+from tests.reporting.html.factory import save_case
+
+UPSIDE_DOWN = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def view(root: Path) -> CaseView:
+    return CaseView(
+        "a",
+        root / "images" / "a_0000.nii.gz",
+        root / "labels" / "a.nii.gz",
+        root / "predictions" / "instances" / "a.nii.gz",
+    )
+
+
+def save(root: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, **options: Any) -> CaseView:
+    save_case(root, "a", image, truth.astype(np.uint8), prediction.astype(np.uint16), **options)
+    return view(root)
+
+
+def volumes(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> ViewerVolumes:
+    """Noise, which cannot be compressed, and two lesions of one voxel."""
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    truth = np.zeros(shape, np.uint8)
+    truth[0, 0, 0], truth[-1, -1, -1] = 1, 2
+    return ViewerVolumes(image, truth, None, spacing, Orientation(shape), (0, 0, 0), (0.0, 1.0))
+
+
+def decode(text: str) -> Any:
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_body_and_the_lesions_are_what_is_kept(tmp_path: Path) -> None:
+    image, truth = np.zeros((12, 20, 24), np.float32), np.zeros((12, 20, 24))
+    image[4:8, 5:10, 6:12] = np.random.default_rng(0).normal(100, 10, (4, 5, 6))
+    truth[5, 6, 20] = 1  # outside the body
+    shown = load_volumes(save(tmp_path, image, truth, np.zeros_like(truth)))
+    assert shown.offset == (2, 3, 4)  # two voxels of margin
+    assert shown.image.shape == (8, 9, 19)
+    assert shown.truth is not None and np.argwhere(shown.truth).tolist() == [[3, 3, 16]]
+
+
+def test_intensities_become_grey_levels_from_black_to_white(tmp_path: Path) -> None:
+    image = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(10, 10, 10)
+    shown = load_volumes(save(tmp_path, image, np.zeros_like(image), np.zeros_like(image)))
+    low, high = shown.window
+    assert (shown.image.min(), shown.image.max()) == (0, 255)
+    middle = np.abs(image - (low + high) / 2).argmin()
+    assert abs(int(shown.image.ravel()[middle]) - 127) <= 1
+
+
+def test_a_volume_is_turned_to_the_radiological_view(tmp_path: Path) -> None:
+    image, truth = np.full((6, 8, 8), 100, np.float32), np.zeros((6, 8, 8))
+    image[1:5], truth[1, 2, 3] = 120, 1
+    shown = load_volumes(save(tmp_path, image, truth, np.zeros_like(truth), direction=UPSIDE_DOWN))
+    assert shown.truth is not None and np.argwhere(shown.truth).tolist() == [[4, 2, 3]]
+    assert shown.place((1.5, 2.5, 3.5)) == [4.5, 2.5, 3.5]
+    assert shown.place_box((1, 2, 3, 2, 3, 4)) == [4, 2, 3, 5, 3, 4]
+
+
+def test_a_place_is_found_in_a_coarser_and_cropped_volume() -> None:
+    whole = volumes((8, 8, 8))
+    coarse = ViewerVolumes(
+        whole.image, None, None, (1.0, 1.0, 1.0), Orientation((9, 9, 9)), (1, 2, 3), (0.0, 1.0), (1, 2, 4)
+    )
+    assert coarse.place((5.0, 4.0, 5.0)) == [4.0, 1.0, 0.5]
+
+
+def test_files_in_the_page_hold_voxels_and_spacing() -> None:
+    shown = volumes((3, 4, 5), (3.0, 2.0, 1.0))
+    image, truth = (decode(shown.encoded[name]) for name in ("image", "truth"))
+    assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), shown.image)
+    assert np.diag(image.affine).tolist() == [-1.0, -2.0, 3.0, 1.0]  # to the right, to the front, up
+    assert truth.header.get_intent()[0] == "label" and image.header.get_intent()[0] == "none"
+    assert "prediction" not in shown.encoded
+
+
+@pytest.mark.parametrize(("highest", "kind"), [(255, np.uint8), (256, np.uint16), (70_000, np.uint8)])
+def test_label_maps_take_as_few_bits_as_they_need(tmp_path: Path, highest: int, kind: type) -> None:
+    label = np.zeros((4, 6, 6), np.uint32)
+    label[1, 2, 2], label[2, 4, 4] = 7, highest
+    write_image(np.ones(label.shape, np.float32), Geometry(label.shape), tmp_path / "a.nii.gz")
+    write_image(label, Geometry(label.shape), tmp_path / "label.nii.gz")
+    shown = load_volumes(CaseView("a", tmp_path / "a.nii.gz", tmp_path / "label.nii.gz"))
+    assert shown.truth is not None and shown.truth.dtype == kind
+    assert np.array_equal(shown.truth != 0, label != 0) and len(np.unique(shown.truth)) == 3
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    whole = volumes((16, 16, 16))
+    assert fit_volumes([whole], whole.size) == [whole] and whole.reduced == ""
+
+
+def test_grey_levels_go_before_voxels() -> None:
+    whole = volumes((48, 48, 48))
+    (fewer,) = fit_volumes([whole], whole.size - 1)
+    assert fewer.image.shape == whole.image.shape and len(np.unique(fewer.image)) == 64
+    assert np.abs(fewer.image.astype(int) - whole.image).max() <= 2
+    assert fewer.reduced == "64 grey levels"
+
+
+def test_thick_slices_are_kept_and_lesions_survive() -> None:
+    whole = volumes((30, 64, 64), (5.0, 1.0, 1.0))
+    (coarse,) = fit_volumes([whole], whole.size // 4)
+    assert (coarse.factor, coarse.spacing, coarse.image.shape) == ((1, 2, 2), (5.0, 2.0, 2.0), (30, 32, 32))
+    assert coarse.truth is not None and set(np.unique(coarse.truth)) == {0, 1, 2}
+    assert "1 × 2 × 2 voxels" in coarse.reduced
+
+
+def test_a_coarse_voxel_is_the_mean_of_its_voxels() -> None:
+    whole = volumes((48, 48, 50))
+    (coarse,) = fit_volumes([whole], whole.size // 6)
+    levels = whole.image // 4 * 4 + 2
+    assert coarse.image[3, 4, 5] == np.rint(levels[6:8, 8:10, 10:12].mean())
+
+
+def test_the_last_case_goes_if_even_coarse_ones_do_not_fit() -> None:
+    first, second = volumes((24, 24, 24)), volumes((25, 24, 24))
+    kept = fit_volumes([first, second], 18_000)
+    assert len(kept) == 1 and kept[0].image.shape == (24, 24, 24)
+    assert fit_volumes([first], 10) == []
+
+
+@given(st.integers(2_000, 90_000))
+@settings(max_examples=25, deadline=None)
+def test_what_is_kept_never_exceeds_the_budget(budget: int) -> None:
+    kept = fit_volumes([volumes((50, 20, 30), (1.0, 1.2, 3.0)), volumes((12, 50, 50))], budget)
+    assert sum(entry.size for entry in kept) <= budget
+
+
+def test_a_huge_scan_is_coarser_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_volumes, "_MOST_VOXELS", 1000)
+    image = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
+    shown = load_volumes(save(tmp_path, image, np.zeros_like(image), np.zeros_like(image)))
+    assert (shown.image.shape, shown.factor) == ((12, 6, 6), (1, 2, 2))  # the slices are thick
+
+
+def test_a_label_on_another_grid_is_refused(tmp_path: Path) -> None:
+    image = np.ones((4, 6, 6), np.float32)
+    case = save(tmp_path, image, np.zeros_like(image), np.zeros_like(image))
+    write_image(np.zeros((4, 6, 7), np.uint8), Geometry((4, 6, 7)), Path(str(case.truth_path)))
+    with pytest.raises(DetSeg3DError, match="image and truth are not on the same grid"):
+        load_volumes(case)
