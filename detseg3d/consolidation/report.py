@@ -43,7 +43,10 @@ def report_consolidation(
     )
     write_evaluation(result, done.predictions)
     views = find_views(
-        raw / "imagesTr", raw / "labelsTr", {"predictions": done.predictions}, read_label_format(raw / "labelsTr").npy_spacing
+        raw / "imagesTr",
+        raw / "labelsTr",
+        {"predictions": done.predictions},
+        read_label_format(raw / "labelsTr").npy_spacing,
     )
     write_report(
         done.predictions / "report.html",

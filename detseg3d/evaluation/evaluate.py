@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
@@ -267,7 +267,7 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, files: _Files
     else:
         label, geometry = read_label(files.prediction, form)
         check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
-        names, values = _classes(form, truth_label, label, files)
+        names, values = _classes(form, lambda: label_values(truth_label) | _values_of(label, files))
         if files.in_layout:
             prediction = _from_layout(label, files, names, values)
         elif form.prediction_instances:
@@ -291,13 +291,14 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, files: _Files
     )
 
 
-def _classes(form: LabelFormat, truth: IntArray, prediction: IntArray, files: _Files) -> tuple[list[str], list[int]]:
-    """Names and values of the classes of a case."""
+def _classes(form: LabelFormat, values_found: Callable[[], set[int]]) -> tuple[list[str], list[int]]:
+    """Names and values of the classes of a case; without a dataset.json, those of the values that occur."""
     if form.classes is not None:
         return list(form.classes), list(form.classes.values())
     if form.truth_instances or form.prediction_instances:
         return ["lesion"], [1]
-    return _values_found(truth, prediction, files)
+    found = sorted(values_found()) or [1]
+    return [f"label {value}" for value in found], found
 
 
 def _from_probabilities(
@@ -306,25 +307,15 @@ def _from_probabilities(
     """Names and values of the classes of a case, and the lesions that its probability map gives."""
     known = list(form.classes.values()) if form.classes is not None else [1] if form.truth_instances else None
     map_ = read_probability_map(files.prediction, geometry, files.truth, known, form.npy_spacing)
-    if form.classes is not None:
-        names = list(form.classes)
-    elif known is not None:
-        names = ["lesion"]
-    else:
-        known = sorted(label_values(truth) | set(map_.class_values))
-        names = [f"label {value}" for value in known]
-    return names, known or [], lesions_from_probabilities(map_, geometry.spacing, rule, known)
+    names, values = _classes(form, lambda: label_values(truth) | set(map_.class_values))
+    return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values)
 
 
-def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> tuple[list[str], list[int]]:
-    """The classes of a case of which no dataset.json tells."""
-    values = label_values(truth)
+def _values_of(prediction: IntArray, files: _Files) -> set[int]:
+    """The classes' values that a prediction uses."""
     if not files.in_layout:
-        values |= label_values(prediction)
-    elif files.rois is not None:
-        values |= {int(lesion["label"]) for lesion in read_roi_lesions(files.rois)}
-    found = sorted(values) or [1]
-    return [f"label {value}" for value in found], found
+        return label_values(prediction)
+    return set() if files.rois is None else {int(lesion["label"]) for lesion in read_roi_lesions(files.rois)}
 
 
 def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], values: Sequence[int]) -> Lesions:

@@ -125,7 +125,9 @@ def run_experiment(
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
     predictions = paths.fold(FOLD) / "validation"
     write_evaluation(evaluation, output)
-    views = find_views(raw_folder / "imagesTr", raw_folder / "labelsTr", {"predictions": predictions}, options.npy_spacing)
+    views = find_views(
+        raw_folder / "imagesTr", raw_folder / "labelsTr", {"predictions": predictions}, options.npy_spacing
+    )
     write_report(output / "report.html", evaluation, cases_view=views)
     cases = [case for case in load_raw_dataset(raw_folder).cases if case.case_id in set(held_out)]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures", options)
