@@ -46,6 +46,12 @@ def test_modules_and_functions_stay_short(path: Path) -> None:
             assert _code_lines(node) <= LONGEST_FUNCTION, f"split {node.name}"
 
 
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_tests_and_benchmarks_stay_short(folder: str) -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert [str(path) for path, length in lengths.items() if length > LONGEST_MODULE] == [], "split by what they do"
+
+
 def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines of a function; a long docstring is no reason to split it."""
     first = function.body[0]

@@ -2,63 +2,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference import predictor as predictor_module
-from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.images import read_image
 from detseg3d.planning.plans import InferencePlan, load_plans, save_plans
+from tests.inference.conftest import load
 from tests.scans import SHAPE, make_scan
-
-# A rotation about two axes, with digits that no decimal header would keep by chance.
-TURN = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
-ORIGIN = (-91.123456789, 126.1, 1 / 3)
-
-
-def load(folder: Path, folds: tuple[int, ...] = (0,), **settings: Any) -> Predictor:
-    return Predictor.from_model_folder(folder, folds, device="cpu", **settings)
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny_model: Path) -> Predictor:
-    return load(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def result(predictor: Predictor) -> CasePrediction:
-    return predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0), keep_probabilities=True)
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
     return 2 * float((first & second).sum()) / float(first.sum() + second.sum())
-
-
-def write_scan(path: Path, image: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
-    """Write ``(Z, Y, X)`` with ``spacing`` (z, y, x), turned and shifted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, image)
-        return
-    volume = SimpleITK.GetImageFromArray(image)
-    volume.SetSpacing(spacing[::-1])
-    volume.SetOrigin(ORIGIN)
-    volume.SetDirection(TURN)
-    SimpleITK.WriteImage(volume, str(path))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # -- One scan ----------------------------------------------------------------------------------------------------------
@@ -306,211 +268,6 @@ def test_models_are_in_evaluation_mode(predictor: Predictor) -> None:
 def test_a_predictor_needs_a_model(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         Predictor([], predictor.plans, predictor.device)
-
-
-# -- Files -------------------------------------------------------------------------------------------------------------
-
-
-def predict(predictor: Predictor, source: Path, output: Path, **settings: Any) -> dict[str, str]:
-    return predictor.predict_files(predictor.list_inputs(source), output, progress=False, **settings)
-
-
-@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz"])
-def test_results_have_the_geometry_of_the_input(predictor: Predictor, tmp_path: Path, ending: str) -> None:
-    source = tmp_path / "in" / f"a{ending}"
-    write_scan(source, make_scan(101)[0], spacing=(1.1, 0.9, 1.05))
-    assert predict(predictor, tmp_path / "in", tmp_path / "out") == {}
-    given = SimpleITK.ReadImage(str(source))
-    for name in (f"a{ending}", f"instances/a{ending}"):
-        written = SimpleITK.ReadImage(str(tmp_path / "out" / name))
-        assert written.GetSize() == given.GetSize()
-        assert written.GetSpacing() == given.GetSpacing()
-        assert written.GetOrigin() == given.GetOrigin()
-        assert written.GetDirection() == given.GetDirection()
-
-
-def test_results_of_arrays_are_arrays(predictor: Predictor, result: CasePrediction, tmp_path: Path) -> None:
-    write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0])
-    assert predict(predictor, tmp_path / "in", tmp_path / "out") == {}
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), result.semantic)
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), result.instances)
-
-
-def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> None:
-    image = make_scan(101)[0][::2]
-    write_scan(tmp_path / "in" / "a.npy", image)
-    predict(predictor, tmp_path / "in", tmp_path / "out", npy_spacing=(2.0, 1.0, 1.0))
-    expected = predictor.predict_array(image, (2.0, 1.0, 1.0))
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), expected.instances)
-
-
-def test_files_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
-    image, spacing = make_scan(101)[0], (1.25, 1.0, 0.75)
-    write_scan(tmp_path / "in" / "a.mha", image, spacing)
-    predict(predictor, tmp_path / "in", tmp_path / "out", save_probabilities=True)
-    expected = predictor.predict_array(image, spacing, keep_probabilities=True)
-    np.testing.assert_array_equal(read_image(tmp_path / "out" / "instances" / "a.mha")[0], expected.instances)
-    np.testing.assert_array_equal(
-        np.load(tmp_path / "out" / "probabilities" / "a.npz")["probabilities"], expected.probabilities
-    )
-
-
-@pytest.fixture(scope="module")
-def written(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder ``in`` with two scans, one of them healthy, and their results in ``out``."""
-    folder = tmp_path_factory.mktemp("written")
-    write_scan(folder / "in" / "healthy.mha", make_scan(7, lesions=0)[0])
-    write_scan(folder / "in" / "sick.mha", make_scan(101)[0], spacing=(1.1, 0.9, 1.05))
-    assert predict(predictor, folder / "in", folder / "out") == {}
-    return folder
-
-
-def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
-    """Against SimpleITK: the voxels of each lesion, taken to the world, fill the box that is written."""
-    image = SimpleITK.ReadImage(str(written / "out" / "instances" / "sick.mha"))
-    instances = SimpleITK.GetArrayFromImage(image)
-    record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    assert record["lesions"] and len(record["lesions"]) == instances.max()
-    for lesion in record["lesions"]:
-        voxels = np.argwhere(instances == lesion["id"])
-        low, high = voxels.min(axis=0) - 0.5, voxels.max(axis=0) + 0.5
-        world = [list(image.TransformContinuousIndexToPhysicalPoint(c[::-1].tolist())) for c in (low, high)]
-        np.testing.assert_allclose(lesion["box_world"], world, atol=1e-6)
-        middle = image.TransformContinuousIndexToPhysicalPoint(((low + high) / 2)[::-1].tolist())
-        np.testing.assert_allclose(lesion["center_world"], middle, atol=1e-6)
-        assert lesion["volume_mm3"] == pytest.approx(len(voxels) * 1.1 * 0.9 * 1.05)
-
-
-def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
-    record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    assert set(record) == {"case_id", "spacing", "shape", "lesions", "candidates"}
-    place = {"box", "box_world", "center", "center_world"}
-    common = {"class", "label", "score", "detection_score", "roi_score"} | place
-    assert set(record["lesions"][0]) == common | {"id", "voxels", "volume_mm3", "diameter_mm"}
-    assert set(record["candidates"][0]) == common | {"lesion"}
-
-
-def test_a_healthy_scan_has_all_its_files(written: Path) -> None:
-    record = json.loads((written / "out" / "rois" / "healthy.json").read_text(encoding="utf-8"))
-    assert record["lesions"] == []
-    assert not read_image(written / "out" / "healthy.mha")[0].any()
-    assert not read_image(written / "out" / "instances" / "healthy.mha")[0].any()
-
-
-def test_the_table_lists_the_lesions_of_the_folder(written: Path) -> None:
-    lines = (written / "out" / "lesions.csv").read_text(encoding="utf-8").splitlines()
-    record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    assert len(lines) == 1 + len(record["lesions"])
-    assert all(line.startswith("sick,") for line in lines[1:])
-
-
-def test_the_files_are_the_same_the_second_time(predictor: Predictor, written: Path, tmp_path: Path) -> None:
-    predict(predictor, written / "in", tmp_path)
-    assert contents(tmp_path) == contents(written / "out")
-
-
-def test_a_case_that_fails_is_reported_and_the_others_are_written(
-    predictor: Predictor, written: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(written / "in", tmp_path / "in")
-    (tmp_path / "in" / "broken.mha").write_bytes(b"ObjectType = Image\nnothing more")
-    failures = predict(predictor, tmp_path / "in", tmp_path / "out")
-    assert list(failures) == ["broken"] and "broken.mha" in failures["broken"]
-    assert contents(tmp_path / "out") == contents(written / "out")
-    assert "broken failed: " in caplog.text
-
-
-@pytest.mark.parametrize("error", [MemoryError("400 GB"), RuntimeError("why"), IndexError("list"), KeyError("spacing")])
-def test_an_error_that_nobody_foresaw_does_not_stop_the_others(
-    predictor: Predictor, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    original = predictor.find_candidates
-
-    def fail_once(images: Any, geometry: Any, loose: bool = False) -> Candidates:
-        if geometry.spacing[0] != 1.1:
-            raise error
-        return original(images, geometry, loose)
-
-    monkeypatch.setattr(predictor, "find_candidates", fail_once)
-    assert predict(predictor, written / "in", tmp_path) == {"healthy": f"{type(error).__name__}: {error}"}
-    assert (tmp_path / "sick.mha").exists()
-
-
-@pytest.fixture
-def counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many scans were predicted."""
-    original, calls = predictor.find_candidates, []
-
-    def count(*arguments: Any, **options: Any) -> Candidates:
-        calls.append(None)
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(predictor, "find_candidates", count)
-    return lambda: len(calls)
-
-
-def test_going_on_skips_what_is_complete(
-    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
-) -> None:
-    shutil.copytree(written / "out", tmp_path / "out")
-    (tmp_path / "out" / "rois" / "sick.json").unlink()  # written last: without it the case is not whole
-    predict(predictor, written / "in", tmp_path / "out", continue_prediction=True)
-    assert counted() == 1
-    assert contents(tmp_path / "out") == contents(written / "out")
-
-
-def test_all_is_predicted_again_by_default(
-    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
-) -> None:
-    shutil.copytree(written / "out", tmp_path / "out")
-    predict(predictor, written / "in", tmp_path / "out")
-    assert counted() == 2
-
-
-def test_going_on_writes_probabilities_that_are_missing(
-    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
-) -> None:
-    shutil.copytree(written / "out", tmp_path / "out")
-    predict(predictor, written / "in", tmp_path / "out", continue_prediction=True, save_probabilities=True)
-    assert counted() == 2
-    assert {path.name for path in (tmp_path / "out" / "probabilities").iterdir()} == {"healthy.npz", "sick.npz"}
-
-
-# -- Inputs ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_single_file_is_a_case(predictor: Predictor, written: Path) -> None:
-    [case] = predictor.list_inputs(written / "in" / "sick.mha")
-    assert (case.case_id, case.images) == ("sick", (written / "in" / "sick.mha",))
-
-
-def test_a_single_file_is_taken_whatever_lies_beside_it(predictor: Predictor, tmp_path: Path) -> None:
-    for name in ("scan.mha", "other_0000.mha", "other_0001.mha"):
-        write_scan(tmp_path / name, make_scan(0)[0])
-    [case] = predictor.list_inputs(tmp_path / "scan.mha")
-    assert case.images == (tmp_path / "scan.mha",)
-
-
-def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
-    with pytest.raises(DetSeg3DError, match=r"notes\.txt"):
-        predictor.list_inputs(tmp_path / "notes.txt")
-
-
-def test_an_input_that_is_not_there_is_refused(predictor: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match=r"(?s)does not exist.*nowhere"):
-        predictor.list_inputs(tmp_path / "nowhere")
-
-
-def test_one_file_is_too_little_for_a_model_of_two_channels(
-    predictor: Predictor, written: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    normalization = [{"scheme": "zscore"}] * 2
-    monkeypatch.setattr(
-        predictor, "plans", predictor.plans.evolve(channel_names=("T1", "T2"), normalization=normalization)
-    )
-    with pytest.raises(DetSeg3DError, match=r"(?s)needs 2 channels.*folder that holds CASE_0000, CASE_0001"):
-        predictor.list_inputs(written / "in" / "sick.mha")
 
 
 # -- The operating point -----------------------------------------------------------------------------------------------

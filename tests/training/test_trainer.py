@@ -1,12 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,69 +17,12 @@ from detseg3d.models.weights import save_weights
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.training import trainer
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler
-from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.trainer import train_fold
 from detseg3d.training.validation import ValidationResult
-from tests.training.factory import write_case, write_store
+from tests.training.conftest import TRAIN, VAL, make_options, records, same_weights, train
+from tests.training.factory import write_case
 
-TRAIN, VAL = ("case0", "case1", "case2"), ("case3",)
-
-
-@pytest.fixture(scope="module")
-def plans(tiny_plans: Plans) -> Plans:
-    """Four epochs: two on windows, two on whole volumes; a validation at the end."""
-    curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": None}]
-    return tiny_plans.evolve(
-        training={
-            "epochs": 4,
-            "max_windows_per_case": 2,
-            "val_every": 100,
-            "rois_per_volume": 4,
-            "curriculum": curriculum,
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, plans: Plans) -> CaseStore:
-    return write_store(tmp_path_factory.mktemp("store"), plans)
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these trainings; it has its own tests."""
-    monkeypatch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
-
-
-def make_options(**settings: Any) -> TrainingOptions:
-    return TrainingOptions(**{"num_workers": 0, "progress": False, **settings})
-
-
-def train(plans: Plans, store: CaseStore, folder: Path, **settings: Any) -> None:
-    train_fold(plans, store, TRAIN, VAL, folder, make_options(**settings))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, plans: Plans, store: CaseStore) -> Path:
-    """A training that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("trained") / "fold_0"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
-        train(plans, store, folder)
-    return folder
-
-
-def records(folder: Path, kind: str = "epoch") -> list[dict[str, Any]]:
-    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
-
-
-def lasting(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without the times, which no two runs share."""
-    return {name: value for name, value in record.items() if not name.endswith("seconds")}
-
-
-def same_weights(first: Path, second: Path) -> bool:
-    return (first / "model_final.safetensors").read_bytes() == (second / "model_final.safetensors").read_bytes()
+pytestmark = pytest.mark.usefixtures("no_picture")
 
 
 # -- The loop ----------------------------------------------------------------------------------------------------------
@@ -182,91 +119,6 @@ def test_only_weights_decay(plans: Plans) -> None:
     decayed, plain = trainer._parameter_groups(detseg.DetSeg3D(plans), 0.25)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.25, 0.0)
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in plain["params"])  # type: ignore[attr-defined]
-
-
-# -- Resuming ----------------------------------------------------------------------------------------------------------
-
-
-def interrupt_at(step: int) -> Callable[..., dict[str, float]]:
-    original = trainer._train_step
-
-    def run(*arguments: Any) -> dict[str, float]:
-        if arguments[4] == step:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    return run
-
-
-@pytest.mark.parametrize("step", [4, 6, 9], ids=["within a phase", "at the end of a phase", "in the last epoch"])
-def test_a_resumed_training_equals_an_uninterrupted_one(
-    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_train_step", interrupt_at(step))
-        with pytest.raises(KeyboardInterrupt):
-            train(plans, store, tmp_path)
-    torch.manual_seed(123)
-    train(plans, store, tmp_path, resume=True)
-    assert same_weights(trained, tmp_path)
-    assert [lasting(r) for r in records(tmp_path)] == [lasting(r) for r in records(trained)]
-
-
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from detseg3d.io.case_store import CaseStore
-from detseg3d.planning.plans import load_plans
-from detseg3d.training import trainer
-original = trainer._train_step
-def die(*arguments):
-    if arguments[4] == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments)
-trainer._train_step = die
-folder = Path(sys.argv[1])
-options = trainer.TrainingOptions(num_workers=0, progress=False)
-trainer.train_fold(
-    load_plans(folder / "plans.json"), CaseStore(sys.argv[2]), {train!r}, {val!r}, folder / "fold_0", options
-)
-""".replace("{train!r}", repr(TRAIN)).replace("{val!r}", repr(VAL))
-
-
-def test_a_killed_training_resumes_to_the_same_weights(
-    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
-) -> None:
-    (tmp_path / "plans.json").write_text(plans.model_dump_json(), encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(store.folder)]
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert len(records(tmp_path / "fold_0")) == 2
-    train(plans, store, tmp_path / "fold_0", resume=True)
-    assert same_weights(trained, tmp_path / "fold_0")
-
-
-def test_resuming_a_finished_training_changes_nothing(
-    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
-) -> None:
-    for name in ("checkpoint_latest.pt", "training_log.jsonl", "model_best.safetensors"):
-        (tmp_path / name).write_bytes((trained / name).read_bytes())
-    train(plans, store, tmp_path, resume=True)
-    assert same_weights(trained, tmp_path)
-    assert (tmp_path / "training_log.jsonl").read_bytes() == (trained / "training_log.jsonl").read_bytes()
-
-
-def test_resuming_without_a_checkpoint_starts(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    train(plans, store, tmp_path, resume=True)
-    assert same_weights(trained, tmp_path)
-
-
-def test_resuming_with_another_network_is_refused(
-    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoint_latest.pt").write_bytes((trained / "checkpoint_latest.pt").read_bytes())
-    wider = plans.evolve(stage2={"channels": (16, 16)})
-    with pytest.raises(DetSeg3DError, match="does not fit the plans"):
-        train(wider, store, tmp_path, resume=True)
 
 
 # -- The best model ----------------------------------------------------------------------------------------------------

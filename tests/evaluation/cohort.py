@@ -1,0 +1,46 @@
+"""A cohort of evaluated cases, and small ones made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.evaluation.figures import FigureRule
+from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.metrics import CaseMetrics
+from detseg3d.evaluation.statistics import weighted_figures
+
+IntArray = npt.NDArray[np.int64]
+
+
+SPACING = (2.0, 1.0, 0.5)
+
+
+SIZES_AND_DISTANCES = FigureRule(tolerance_mm=0.6)
+
+
+COHORT = (
+    "ordinary",
+    "ordinary_two",
+    "empty_truth",
+    "empty_prediction",
+    "perfect",
+    "empty_both",
+    "many_false_positives",
+)
+
+
+def line(*values: int) -> IntArray:
+    return np.array(values, np.int64).reshape(1, 1, -1)
+
+
+def evaluate(truth: IntArray, prediction: IntArray, name: str = "case", **keywords: Any) -> CaseMetrics:
+    return evaluate_case(name, truth, prediction, SPACING, **{"figures": SIZES_AND_DISTANCES, **keywords})
+
+
+def figures_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
+    """Every case once."""
+    return {name: float(value[0]) for name, value in weighted_figures(cases, np.ones((1, len(cases)))).items()}

@@ -1,0 +1,33 @@
+"""Records of cases with scores, by hand and drawn by hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+from detseg3d.evaluation.froc import (
+    ScoredCase,
+)
+
+MISSED = -np.inf
+
+
+def record(
+    truth: Sequence[float], false: Sequence[float] = (), true: Sequence[float] | None = None, case_id: str = "case"
+) -> ScoredCase:
+    """One-to-one unless ``true`` says otherwise: every finite score in ``truth`` is that of one prediction."""
+    hits = [score for score in truth if score > MISSED] if true is None else true
+    return ScoredCase(case_id, np.array(truth, float), np.array(hits, float), np.array(false, float))
+
+
+# Scores in tenths, so that there are many ties.
+tenths = st.integers(1, 9).map(lambda number: number / 10)
+
+
+some_cases = st.lists(
+    st.builds(record, st.lists(st.one_of(tenths, st.just(MISSED)), max_size=4), st.lists(tenths, max_size=4)),
+    min_size=1,
+    max_size=4,
+)

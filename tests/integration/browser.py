@@ -1,0 +1,217 @@
+"""Chromium, driven by a script that is added to a copy of a report."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from detseg3d.reporting.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=1366,900",
+]
+NO_WEBGL = ["--disable-gpu", "--disable-3d-apis"]
+WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+ATTACK = "<img src=x onerror=alert(1)>"
+UPSIDE_DOWN = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+SHAPE = (10, 24, 24)
+# The worst case's lesions: z, y, x of the corner, size.
+LARGE, MISSED = ((2, 4, 14), 8), ((7, 16, 3), 3)
+
+WATCH = """
+const seen = { errors: [], requests: [], alerts: 0 };
+addEventListener("error", (e) => seen.errors.push(String(e.message || e.target.src)), true);
+addEventListener("unhandledrejection", (e) => seen.errors.push(String(e.reason)));
+addEventListener("securitypolicyviolation", (e) => seen.errors.push(`${e.violatedDirective} ${e.blockedURI}`));
+console.error = (...parts) => seen.errors.push(parts.join(" "));
+console.warn = (...parts) => seen.errors.push(parts.join(" "));
+window.alert = () => { seen.alerts += 1; };
+"""
+
+ACT = """
+const box = document.getElementById("viewer-box");
+const until = async (true_yet) => {
+  for (let tries = 0; tries < 400 && !true_yet(); tries += 1) await new Promise((r) => setTimeout(r, 25));
+  if (!true_yet()) throw new Error(`waited in vain for ${true_yet}`);
+};
+const pause = () => new Promise((r) => setTimeout(r, 50)); // without a screen there are no animation frames
+const panel = () => box.querySelector("[data-panel]:not([hidden])");
+const rows = () => Array.from(panel().querySelectorAll("[data-point]"));
+const picture = (place = 0) => box.querySelectorAll("canvas")[place].toDataURL();
+const has = (hex) => { // lines are thin and blend with what is below, which is grey
+  const wanted = [1, 3, 5].map((from) => parseInt(hex.slice(from, from + 2), 16));
+  const canvas = box.querySelector("canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    if (wanted.every((value, channel) => Math.abs(value - data[i + channel]) < 60)) count += 1;
+  }
+  return count;
+};
+const column = (table, place) => Array.from(table.tBodies[0].rows, (row) => row.cells[place].textContent);
+(async () => {
+  try {
+    await until(() => box.dataset.ready !== undefined && box.dataset.ready !== "");
+    seen.mode = box.dataset.mode;
+    seen.note = box.querySelector("[data-note]").textContent;
+    DO
+  } catch (error) {
+    seen.errors.push(String(error.stack || error));
+  }
+  const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+  seen.requests = loaded.filter((name) => !/^(blob|data):/.test(name));
+  seen.images = document.images.length;
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+})();
+"""
+
+READ = """
+    seen.lesions = [];
+    for (const row of rows()) {
+      const before = picture();
+      row.querySelector(".goto").click();
+      await pause();
+      seen.lesions.push({
+        outcome: row.cells[1].textContent, point: box.dataset.point, target: row.dataset.point,
+        current: row.className,
+        readout: box.querySelector("[data-readout]").textContent, changed: picture() !== before,
+        colors: [has("TRUTH"), has("PREDICTION"), has("BOX")],
+      });
+    }
+    rows()[0].click();
+    seen.layers = {};
+    for (const [name, color] of [["truth", "TRUTH"], ["prediction", "PREDICTION"], ["boxes", "BOX"]]) {
+      const field = box.querySelector(`[data-layer=${name}]`);
+      const on = has(color);
+      field.click();
+      const off = has(color);
+      field.click();
+      seen.layers[name] = [on, off, has(color)];
+    }
+    const axial = box.querySelector("canvas");
+    seen.keys = [box.dataset.point];
+    for (const key of ["ArrowRight", "ArrowDown", "PageUp"]) {
+      axial.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      seen.keys.push(box.dataset.point);
+    }
+    axial.dispatchEvent(new KeyboardEvent("keydown", { key: "t", bubbles: true }));
+    seen.shortcut = box.querySelector("[data-layer=truth]").checked;
+    box.querySelector("[data-action=reset]").click();
+    const place = axial.getBoundingClientRect();
+    const middle = { clientX: place.left + place.width / 2, clientY: place.top + place.height / 2 };
+    const pointer = { ...middle, pointerId: 1, bubbles: true };
+    axial.setPointerCapture = () => {};
+    axial.dispatchEvent(new PointerEvent("pointerdown", pointer));
+    seen.middle = box.dataset.point;
+    const coronal = box.querySelectorAll("canvas")[1];
+    const upper = coronal.getBoundingClientRect();
+    coronal.setPointerCapture = () => {};
+    const above = { clientX: upper.left + upper.width / 2, clientY: upper.top + upper.height * 0.45 };
+    coronal.dispatchEvent(new PointerEvent("pointerdown", { ...above, pointerId: 1, bubbles: true }));
+    seen.above = box.dataset.point;
+    seen.slices = [];
+    const slider = box.querySelector(".pane input");
+    for (let slice = 0; slice <= Number(slider.max); slice += 1) {
+      slider.value = slice;
+      slider.dispatchEvent(new Event("input"));
+      seen.slices.push(has("BOX") > 0);
+    }
+    const dark = picture();
+    box.querySelector("[data-control=white]").value = 60;
+    box.querySelector("[data-control=white]").dispatchEvent(new Event("input"));
+    seen.brighter = picture() !== dark;
+    const tabs = document.querySelectorAll("[role=tab]");
+    tabs[1].click();
+    await until(() => box.dataset.ready === "1");
+    seen.second = { selected: tabs[1].getAttribute("aria-selected"), title: panel().querySelector("h3").textContent };
+    const table = document.getElementById("case-table");
+    const heads = Array.from(table.tHead.rows[0].cells);
+    const dice = heads.findIndex((cell) => cell.textContent === "Dice");
+    seen.sorted = [];
+    for (let times = 0; times < 2; times += 1) {
+      heads[dice].querySelector("button").click();
+      seen.sorted.push([heads[dice].getAttribute("aria-sort"), column(table, dice)]);
+    }
+    heads[2].querySelector("button").click();
+    seen.found = column(table, 2);
+    const field = document.querySelector("[data-filter]");
+    field.value = "ERR";
+    field.dispatchEvent(new Event("input"));
+    const left = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+    seen.filtered = left.map((row) => row.cells[0].textContent);
+    table.querySelector("[data-show-case]").click();
+    await until(() => box.dataset.ready === "0");
+    dispatchEvent(new Event("beforeprint"));
+    seen.folded = document.querySelectorAll("details:not([open])").length;
+"""
+
+READ_NIIVUE = """
+    seen.lesions = [];
+    const pictures = new Set();
+    for (const row of rows()) {
+      row.click();
+      pictures.add(picture()); // at once: what WebGL has drawn is gone when the script pauses
+      seen.lesions.push({ point: box.dataset.point, target: row.dataset.point });
+      await pause();
+    }
+    seen.pictures = pictures.size;
+    const canvas = box.querySelector("canvas");
+    const place = canvas.getBoundingClientRect();
+    const corner = { clientX: place.left + place.width * 0.2, clientY: place.top + place.height * 0.2 };
+    const at = { ...corner, button: 0, buttons: 1, bubbles: true };
+    canvas.dispatchEvent(new MouseEvent("mousedown", at));
+    canvas.dispatchEvent(new MouseEvent("mouseup", at));
+    await pause();
+    seen.clicked = box.dataset.point;
+    box.querySelector("[data-action=switch]").click();
+    await until(() => box.dataset.mode === "slices" && box.dataset.ready !== "");
+    seen.after = { mode: box.dataset.mode, point: box.dataset.point, canvases: box.querySelectorAll("canvas").length };
+"""
+
+
+def with_script(report: Path, script: str) -> Path:
+    """A copy of the report that watches itself and runs the script."""
+    colors = {"TRUTH": TRUTH_COLOR, "PREDICTION": PREDICTION_COLOR, "BOX": BOX_COLOR}
+    for word, color in colors.items():
+        script = script.replace(f'"{word}"', f'"{color}"')
+    text = report.read_text(encoding="utf-8")
+    text = text.replace("<body>", f"<body><script>{WATCH}</script>", 1)
+    before, after = text.rsplit("</body>", 1)
+    copy = report.with_name(f"watched_{report.name}")
+    copy.write_text(f"{before}<script>{ACT.replace('DO', script)}</script></body>{after}", encoding="utf-8")
+    return copy
+
+
+def browse(page: Path, folder: Path, *flags: str) -> str:
+    """What Chromium prints; its profile is new every time."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    return done.stdout.decode("utf-8")
+
+
+def look(report: Path, script: str, folder: Path, *flags: str) -> dict[str, Any]:
+    """Open the report, run the script, and return what it saw."""
+    dumped = browse(with_script(report, script), folder, "--dump-dom", "--virtual-time-budget=30000", *flags)
+    found = re.search(r'<pre id="seen">(.*?)</pre>', dumped, re.DOTALL)
+    assert found is not None, "the script did not come to its end"
+    result: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return result

@@ -1,0 +1,70 @@
+"""A small store, and a training on it that nothing interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.io.case_store import CaseStore
+from detseg3d.planning.plans import Plans
+from detseg3d.training import trainer
+from detseg3d.training.trainer import TrainingOptions, train_fold
+from tests.training.factory import write_store
+
+TRAIN, VAL = ("case0", "case1", "case2"), ("case3",)
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_plans: Plans) -> Plans:
+    """Four epochs: two on windows, two on whole volumes; a validation at the end."""
+    curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": None}]
+    return tiny_plans.evolve(
+        training={
+            "epochs": 4,
+            "max_windows_per_case": 2,
+            "val_every": 100,
+            "rois_per_volume": 4,
+            "curriculum": curriculum,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, plans: Plans) -> CaseStore:
+    return write_store(tmp_path_factory.mktemp("store"), plans)
+
+
+def make_options(**settings: Any) -> TrainingOptions:
+    return TrainingOptions(**{"num_workers": 0, "progress": False, **settings})
+
+
+def train(plans: Plans, store: CaseStore, folder: Path, **settings: Any) -> None:
+    train_fold(plans, store, TRAIN, VAL, folder, make_options(**settings))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, plans: Plans, store: CaseStore) -> Path:
+    """A training that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("trained") / "fold_0"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
+        train(plans, store, folder)
+    return folder
+
+
+def records(folder: Path, kind: str = "epoch") -> list[dict[str, Any]]:
+    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    return (first / "model_final.safetensors").read_bytes() == (second / "model_final.safetensors").read_bytes()
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these trainings; it has its own tests."""
+    monkeypatch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
