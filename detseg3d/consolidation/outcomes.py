@@ -145,7 +145,7 @@ class CaseOutcomes:
     @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
         """Final score of each stored candidate."""
-        return self.candidates.final_scores(self._plans.inference.calibration)
+        return self.candidates.final_scores(self._plans.inference)
 
     @cached_property
     def _touching(self) -> npt.NDArray[np.bool_]:

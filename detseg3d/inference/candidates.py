@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,9 +108,10 @@ class Candidates:
         """The candidates that pass the plan's detection threshold and suppression."""
         return self.select(self.passing(inference))
 
-    def final_scores(self, calibration: Sequence[tuple[float, float]] = ()) -> npt.NDArray[np.float64]:
-        """The score of each candidate, from both stages, calibrated; shape ``(N,)``."""
-        return combine_scores(self.found.scores, candidate_roi_scores(len(self), self.predictions), calibration)
+    def final_scores(self, inference: InferencePlan) -> npt.NDArray[np.float64]:
+        """The score of each candidate, from both stages, calibrated as the plan says; shape ``(N,)``."""
+        roi_scores = candidate_roi_scores(len(self), self.predictions)
+        return combine_scores(self.found.scores, roi_scores, inference.calibration, inference.detection_weight)
 
     def touching(self) -> BoolArray:
         """Which candidates have RoIs that reach into a common voxel, of whatever class, shape ``(N, N)``; symmetric."""

@@ -41,9 +41,9 @@ class DetectorOutput(NamedTuple):
 class _Head(nn.Module):
     """One level's head. Levels share nothing: their statistics and scales differ."""
 
-    def __init__(self, channels: int, classes: int, kernel: tuple[int, int, int]) -> None:
+    def __init__(self, channels: int, classes: int, kernel: tuple[int, int, int], tower: bool) -> None:
         super().__init__()
-        self.tower = ConvNormAct(channels, channels, kernel)
+        self.tower = ConvNormAct(channels, channels, kernel) if tower else nn.Identity()
         self.heatmap = Conv3d(channels, classes, 1)
         self.regression = Conv3d(channels, 6, 1)
         nn.init.normal_(self.heatmap.weight, std=0.01)
@@ -92,7 +92,7 @@ class Detector(nn.Module):
             ConvNormAct(plan.fpn_channels, plan.fpn_channels, plan.kernels[stage]) for stage in plan.head_stages
         )
         self.heads = nn.ModuleList(
-            _Head(plan.fpn_channels, num_classes, plan.kernels[stage]) for stage in plan.head_stages
+            _Head(plan.fpn_channels, num_classes, plan.kernels[stage], plan.towers) for stage in plan.head_stages
         )
 
     @property

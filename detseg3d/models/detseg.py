@@ -45,12 +45,13 @@ class Losses(NamedTuple):
     heatmap: torch.Tensor
     size: torch.Tensor
     offset: torch.Tensor
+    overlap: torch.Tensor
     segmentation: torch.Tensor
     roi_score: torch.Tensor
 
     def total(self, lambda_seg: float) -> torch.Tensor:
         """``L_det + λ L_seg + L_score``."""
-        return self.heatmap + self.size + self.offset + lambda_seg * self.segmentation + self.roi_score
+        return self.heatmap + self.size + self.offset + self.overlap + lambda_seg * self.segmentation + self.roi_score
 
 
 class DetSeg3D(nn.Module):
@@ -182,29 +183,39 @@ class DetSeg3D(nn.Module):
             a batch in parts gives the lesions of the whole batch, times the part's share.
         """
         output = self.detect(self.to_detection_grid(image))
-        heatmap, size, offset = detection_losses(output.levels, self._level_targets(output, targets), positives)
+        training = self.plans.training
+        detection = detection_losses(
+            output.levels,
+            self._level_targets(output, targets),
+            positives,
+            training.focal_alpha,
+            training.focal_beta,
+        )
+        l1, overlap = float(training.box_loss != "diou"), float(training.box_loss != "l1")
+        parts = (detection.heatmap, l1 * detection.size, l1 * detection.offset, overlap * detection.overlap)
         with torch.no_grad():
             samples = [
                 self._sample(output, volume, target, image.shape[2:], random) for volume, target in enumerate(targets)
             ]
             batch = self._crop_batch(image, targets, samples, random)
-        features = self.roi_features(output.features)
+        features = self.roi_features(output.features if training.joint else output.features.detach())
         cropped = None
         if features is not None:
             cropped = torch.cat([self.crop_features(features[i], rois) for i, rois in enumerate(batch.rois)])
         if len(batch.classes) == 0:
             # Keeps Stage 2 in the graph: every parameter has a gradient on every step (zero here), as DDP wants.
             nothing = torch.stack([parameter.sum() for parameter in self.segmenter.parameters()]).sum() * 0.0
-            return Losses(heatmap, size, offset, nothing, nothing)
+            return Losses(*parts, nothing, nothing)
         context = None
         if self.plans.stage2.context_attention and output.context is not None:
             counts = torch.tensor([len(rois) for rois in batch.rois], device=image.device)
             context = output.context.repeat_interleave(counts, dim=0)
         result = self.segment(batch.crops, cropped, batch.classes, context)
         segmentation = roi_mask_loss(result.mask, batch.target, batch.weight).mean()
-        return Losses(heatmap, size, offset, segmentation, roi_score_loss(result.score, batch.positive))
+        return Losses(*parts, segmentation, roi_score_loss(result.score, batch.positive))
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
+        training = self.plans.training
         levels = [
             assign_levels(target.boxes, self.plans.fine_spacing, self.plans.stage1.level_upper_sizes)
             for target in targets
@@ -216,6 +227,8 @@ class DetSeg3D(nn.Module):
                 self.plans.num_classes,
                 level.heatmap.shape[2:],
                 self.cell_sizes[index],
+                nearest_cells=training.nearest_cells if training.center_targets == "nearest" else 0,
+                reach=training.regression_reach,
             )
             for index, level in enumerate(output.levels)
         ]
@@ -238,6 +251,7 @@ class DetSeg3D(nn.Module):
             self.minimum_extent,
             self.plans.num_classes,
             random,
+            training.positive_rois,
         )
 
     def _decode(

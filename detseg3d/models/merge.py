@@ -80,14 +80,17 @@ def combine_scores(
     detection: npt.NDArray[np.floating[Any]],
     roi: npt.NDArray[np.floating[Any]],
     calibration: Sequence[tuple[float, float]] = (),
+    detection_weight: float = 0.5,
 ) -> npt.NDArray[np.float64]:
-    """One score per candidate: the geometric mean of what both stages say, calibrated if the plan can.
+    """One score per candidate: the weighted geometric mean of what both stages say, calibrated if the plan can.
 
     Parameters
     ----------
     detection, roi : ndarray, shape ``(N,)``
     calibration : sequence of (score, probability)
         Ascending points, joined by straight lines; without any the score stays as it is.
+    detection_weight : float, optional
+        Exponent of the detection score; that of the RoI score is the rest up to 1.
 
     Examples
     --------
@@ -96,7 +99,9 @@ def combine_scores(
     >>> combine_scores(np.array([0.25]), np.array([1.0]), [(0, 0), (0.5, 0.9), (1, 1)]).tolist()
     [0.9]
     """
-    scores: npt.NDArray[np.float64] = np.sqrt(np.asarray(detection, np.float64) * np.asarray(roi, np.float64))
+    scores: npt.NDArray[np.float64] = np.asarray(detection, np.float64) ** detection_weight * np.asarray(
+        roi, np.float64
+    ) ** (1 - detection_weight)
     if calibration:
         points, probabilities = zip(*calibration, strict=True)
         scores = np.interp(scores, points, probabilities)
@@ -141,7 +146,7 @@ def merge_rois(
         Also return the averaged lesion probability of every class, a map of the whole volume each.
     """
     roi_scores = candidate_roi_scores(len(found), predictions)
-    scores = combine_scores(found.scores, roi_scores, plans.inference.calibration)
+    scores = combine_scores(found.scores, roi_scores, plans.inference.calibration, plans.inference.detection_weight)
     accepted = [p for p in predictions if scores[p.candidate] >= plans.inference.score_threshold]
     owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
     claim = np.zeros(tuple(shape), np.float16) if plans.num_classes > 1 else None

@@ -6,6 +6,7 @@ proposals show Stage 1's own errors, as they will come at inference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,11 +85,13 @@ def sample_boxes(
     minimum_extent: Sequence[float],
     num_classes: int,
     random: np.random.Generator,
+    positive_share: float = 0.5,
 ) -> RoiSample:
     """Choose ``count`` boxes of one volume.
 
-    About half hold a lesion: half of these are jittered truth boxes, drawn uniformly over the *lesions*, half are
-    proposals that hit one. The others are proposals that hit nothing, the confident ones first, and background.
+    About half (``positive_share``) hold a lesion: half of these are jittered truth boxes, drawn uniformly over the
+    *lesions*, half are proposals that hit one. The others are proposals that hit nothing, the confident ones first,
+    and background.
 
     Parameters
     ----------
@@ -101,11 +104,13 @@ def sample_boxes(
         In fine voxels; the size of a background box.
     num_classes : int
     random : numpy Generator
+    positive_share : float, optional
+        Of the boxes that hold a lesion, where there is one.
     """
     lesions = len(targets.ids)
     matched = match_proposals(proposals.boxes, proposals.classes, targets)
     hits, misses = np.flatnonzero(matched > 0), np.flatnonzero(matched == 0)
-    positives = 0 if lesions == 0 else (count + 1) // 2
+    positives = 0 if lesions == 0 else math.ceil(positive_share * count)
     from_hits = min(len(hits), positives // 2)
     chosen = random.choice(hits, from_hits, replace=False) if from_hits else np.zeros(0, np.int64)
     truth = _draw(lesions, positives - from_hits, random)

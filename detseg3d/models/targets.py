@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,8 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 # The Gaussian ends where it has fallen to exp(-4.5) = 0.01: beyond, a cell is plain background.
 _REACH = 3.0
+# The focal loss discounts a negative by (1 - target)^4: so near to 1 it does not count.
+_IGNORED = 0.999
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,20 @@ class LevelTargets:
     Attributes
     ----------
     heatmap : Tensor of float32, shape ``(B, K, z, y, x)``
-        1 at the cell that holds a centre, a Gaussian around it.
+        1 at the cell that holds a centre (or at those nearest to it), less around it.
     cells : Tensor of int64, shape ``(P, 4)``
-        Index (volume, z, y, x) of every cell that holds a centre.
+        Index (volume, z, y, x) of every cell that learns a box.
     log_size, offset : Tensor of float32, shape ``(P, 3)``
         Regression targets at these cells, in cells.
+    weight : Tensor of float32, shape ``(P,)``
+        Of each of these cells; those of a lesion sum to 1.
     """
 
     heatmap: torch.Tensor
     cells: torch.Tensor
     log_size: torch.Tensor
     offset: torch.Tensor
+    weight: torch.Tensor
 
 
 def assign_levels(
@@ -96,6 +104,8 @@ def level_targets(
     num_classes: int,
     shape: Sequence[int],
     cell_size: Sequence[float],
+    nearest_cells: int = 0,
+    reach: int = 0,
 ) -> LevelTargets:
     """Targets of one level for a batch of volumes.
 
@@ -113,23 +123,70 @@ def level_targets(
         Cells ``(z, y, x)`` of the level.
     cell_size : sequence of 3 floats
         Fine voxels per cell ``(z, y, x)``.
+    nearest_cells : int, optional
+        If more than 0, 1 at so many cells nearest to the centre instead of the Gaussian, and a ring of about as many
+        again around them that does not count (Song et al. 2020, CPM-Net).
+    reach : int, optional
+        Cells around that of the centre, along each axis, that learn the box as well, weighted with the Gaussian.
     """
     heatmap = np.zeros((len(boxes), num_classes, *shape), np.float32)
     unit = np.asarray(cell_size, dtype=np.float64)
-    cells: dict[tuple[int, int, int, int], tuple[FloatArray, FloatArray]] = {}
+    learns: dict[tuple[int, int, int, int], _Claim] = {}
     for volume, (volume_boxes, volume_classes) in enumerate(zip(boxes, classes, strict=True)):
         array = as_boxes(volume_boxes)
         order = np.argsort(-box_volumes(array), kind="stable")  # the smaller lesion is written last and so wins
         centers, sizes = box_centers(array)[order] / unit, box_sizes(array)[order] / unit
-        for center, size, label in zip(centers, sizes, np.asarray(volume_classes)[order], strict=True):
+        labels = np.asarray(volume_classes)[order]
+        for lesion, (center, size, label) in enumerate(zip(centers, sizes, labels, strict=True)):
             cell = np.clip(np.floor(center).astype(np.int64), 0, np.asarray(shape) - 1)
-            _draw_gaussian(heatmap[volume, label], cell, np.maximum(size / 6, 0.5))
-            key = (volume, int(cell[0]), int(cell[1]), int(cell[2]))
-            cells[key] = (np.log(np.maximum(size, 1e-3)), center - cell - 0.5)
-    count = len(cells)
-    index = torch.tensor(list(cells), dtype=torch.int64).reshape(count, 4)
-    values = [torch.tensor(np.array([pair[i] for pair in cells.values()]), dtype=torch.float32) for i in (0, 1)]
-    return LevelTargets(torch.from_numpy(heatmap), index, values[0].reshape(count, 3), values[1].reshape(count, 3))
+            sigma = np.maximum(size / 6, 0.5)
+            if nearest_cells:
+                _draw_nearest(heatmap[volume, label], center, cell, nearest_cells, unit)
+            else:
+                _draw_gaussian(heatmap[volume, label], cell, sigma)
+            for near, closeness in _around(cell, sigma, shape, reach):
+                key = (volume, *near)
+                if key not in learns or closeness >= learns[key].closeness:
+                    learns[key] = _Claim((volume, lesion), closeness, np.log(np.maximum(size, 1e-3)), center)
+    return _as_targets(torch.from_numpy(heatmap), learns)
+
+
+class _Claim(NamedTuple):
+    """What a cell learns: the box of which lesion, how near its centre is (1 in its own cell), size and centre."""
+
+    lesion: tuple[int, int]
+    closeness: float
+    log_size: FloatArray
+    center: FloatArray
+
+
+def _as_targets(heatmap: torch.Tensor, learns: Mapping[tuple[int, int, int, int], _Claim]) -> LevelTargets:
+    """Aligned tensors of the cells that learn a box; every lesion weighs 1 over its cells."""
+    total: dict[tuple[int, int], float] = defaultdict(float)
+    for claim in learns.values():
+        total[claim.lesion] += claim.closeness
+    count = len(learns)
+    offsets = [claim.center - np.asarray(key[1:]) - 0.5 for key, claim in learns.items()]
+    weights = [claim.closeness / total[claim.lesion] for claim in learns.values()]
+    return LevelTargets(
+        heatmap,
+        torch.tensor(list(learns), dtype=torch.int64).reshape(count, 4),
+        torch.tensor(np.array([claim.log_size for claim in learns.values()]), dtype=torch.float32).reshape(count, 3),
+        torch.tensor(np.array(offsets), dtype=torch.float32).reshape(count, 3),
+        torch.tensor(weights, dtype=torch.float32),
+    )
+
+
+def _around(
+    cell: npt.NDArray[np.int64], sigma: FloatArray, shape: Sequence[int], reach: int
+) -> Iterator[tuple[tuple[int, int, int], float]]:
+    """The cells within ``reach`` of ``cell`` and the value of the Gaussian there."""
+    steps = range(-reach, reach + 1)
+    for step in itertools.product(steps, steps, steps):
+        near = cell + np.asarray(step)
+        if np.all((near >= 0) & (near < np.asarray(shape))):
+            closeness = float(np.exp(-0.5 * ((np.asarray(step) / sigma) ** 2).sum()))
+            yield (int(near[0]), int(near[1]), int(near[2])), closeness
 
 
 def _draw_gaussian(heatmap: FloatArray, cell: npt.NDArray[np.int64], sigma: FloatArray) -> None:
@@ -143,3 +200,18 @@ def _draw_gaussian(heatmap: FloatArray, cell: npt.NDArray[np.int64], sigma: Floa
     value = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
     where = tuple(region)
     np.maximum(heatmap[where], value.astype(np.float32), out=heatmap[where])
+
+
+def _draw_nearest(
+    heatmap: FloatArray, center: FloatArray, cell: npt.NDArray[np.int64], count: int, unit: FloatArray
+) -> None:
+    """Set the ``count`` cells of ``heatmap`` nearest to ``center`` to 1 and those behind them aside, in place."""
+    reach = math.ceil(count ** (1 / 3)) + 1
+    first, end = np.maximum(cell - reach, 0), np.minimum(cell + reach + 1, heatmap.shape)
+    region = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
+    axes = [(np.arange(a, b) + 0.5 - c) * u for a, b, c, u in zip(first, end, center, unit, strict=True)]
+    distance = axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2
+    distance[tuple(cell - first)] = -1  # the cell that holds the centre is always one of them
+    rank = distance.ravel().argsort(kind="stable").argsort(kind="stable").reshape(distance.shape)
+    value = np.where(rank < count, 1.0, np.where(rank < 2 * count, _IGNORED, 0.0)).astype(np.float32)
+    np.maximum(heatmap[region], value, out=heatmap[region])

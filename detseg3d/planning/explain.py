@@ -192,6 +192,16 @@ def explain_curriculum(plans: Plans) -> Decision:
     return Decision(name="curriculum", value=value, because=because)
 
 
+def explain_candidates(plans: Plans, lesions_per_case: Sequence[int]) -> Decision:
+    """The limit of candidates per scan."""
+    return Decision(
+        name="candidates",
+        value=f"at most {plans.inference.max_candidates} a scan",
+        because=f"a training case has up to {max(lesions_per_case, default=0)} lesions, and a network that is not "
+        f"sure needs about {rules.CANDIDATES_PER_LESION} candidates for each; every one costs Stage 2 time",
+    )
+
+
 def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
     """Warnings about the data, and what the classes mean."""
     summary = fingerprint["summary"]

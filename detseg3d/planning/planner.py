@@ -129,13 +129,14 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=InferencePlan(),
+        inference=InferencePlan(max_candidates=rules.choose_max_candidates([len(c) for c in lesions.classes])),
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
         recall_bound=bound,
     )
     decisions += [explain.explain_bound(plans, cells, extents), explain.explain_curriculum(plans)]
+    decisions.append(explain.explain_candidates(plans, [len(c) for c in lesions.classes]))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
 

@@ -91,6 +91,7 @@ class Stage1Plan(_Strict):
     level_upper_sizes: tuple[PositiveFloat, ...] = Field(
         description="between neighbouring levels: the largest lesion (longest edge, mm) that the finer level takes"
     )
+    towers: bool = Field(default=True, description="a convolution of its own for each head, behind the pyramid's")
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Stage1Plan:
@@ -163,6 +164,23 @@ class TrainingPlan(_Strict):
     lambda_seg: Annotated[float, Field(ge=0)] = 1.0
     det_threshold: Fraction = 0.3
     rois_per_volume: PositiveInt = 6
+    positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
+    center_targets: Literal["gaussian", "nearest"] = Field(
+        default="gaussian",
+        description="what the heatmap is asked for: a Gaussian around the cell of each centre, or 1 at the nearest "
+        "cells with a ring of cells around them that do not count (CPMNet)",
+    )
+    nearest_cells: PositiveInt = 7
+    regression_reach: Annotated[int, Field(ge=0, le=2)] = Field(
+        default=0, description="cells around that of the centre which learn its box, too, by their closeness"
+    )
+    box_loss: Literal["l1", "diou", "both"] = "l1"
+    focal_alpha: Annotated[float, Field(ge=0)] = 2.0
+    focal_beta: Annotated[float, Field(ge=0)] = 4.0
+    joint: bool = Field(default=True, description="the masks' loss reaches the backbone of Stage 1")
+    augmentation: Annotated[float, Field(ge=0, le=2)] = Field(
+        default=1.0, description="how often windows are rotated, scaled and changed in intensity; 0: only flipped"
+    )
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
     val_every: PositiveInt = 10
 
@@ -188,6 +206,9 @@ class InferencePlan(_Strict):
         default=0.5, description="of two peaks closer than this share of the larger box's size, the lower one goes"
     )
     suppression_iou: Fraction = 0.3
+    detection_weight: Fraction = Field(
+        default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
+    )
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
     roi_batch_size: PositiveInt = 16

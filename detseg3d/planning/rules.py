@@ -20,6 +20,7 @@ __all__ = [
     "Strides",
     "choose_fine_spacing",
     "choose_levels",
+    "choose_max_candidates",
     "choose_stem",
     "choose_strides",
     "coarser_spacings",
@@ -47,6 +48,8 @@ FPN_CHANNELS = 32
 # A head needs examples: a level that would get fewer (or a smaller share) leaves them to its neighbour.
 LESIONS_PER_LEVEL = 5
 SHARE_PER_LEVEL = 0.005
+CANDIDATES_PER_LESION = 4
+CANDIDATE_LIMITS = (100, 1000)
 
 
 def choose_fine_spacing(spacings: npt.ArrayLike) -> Spacing:
@@ -268,6 +271,20 @@ def lesion_spans(extents: FloatArray, cell: Sequence[float]) -> FloatArray:
     """
     spans: FloatArray = (np.asarray(extents).reshape(-1, 3) / np.asarray(cell)).max(axis=1)
     return spans
+
+
+def choose_max_candidates(lesions_per_case: Sequence[int]) -> int:
+    """Candidates that a scan may have: several for each lesion of the fullest training case, from 100 to 1000.
+
+    A network that has learned little is sure of nothing: without a limit, Stage 2 would look at a thousand places.
+
+    Examples
+    --------
+    >>> choose_max_candidates([0, 1, 1]), choose_max_candidates([2, 24, 135]), choose_max_candidates([300])
+    (100, 540, 1000)
+    """
+    most = CANDIDATES_PER_LESION * max(lesions_per_case, default=0)
+    return min(max(most, CANDIDATE_LIMITS[0]), CANDIDATE_LIMITS[1])
 
 
 def recall_bound(

@@ -51,7 +51,12 @@ class AffineMap:
 
 
 def draw_affine(
-    center: npt.ArrayLike, spacing: Sequence[float], voxels: int, random: np.random.Generator, augment: bool = True
+    center: npt.ArrayLike,
+    spacing: Sequence[float],
+    voxels: int,
+    random: np.random.Generator,
+    augment: bool = True,
+    strength: float = 1.0,
 ) -> AffineMap:
     """Draw flips along each axis, and, for some windows, a rotation of up to 15° and a scaling.
 
@@ -66,12 +71,14 @@ def draw_affine(
     random : numpy Generator
     augment : bool
         False gives the identity.
+    strength : float, optional
+        Factor of how often there is more than a flip.
     """
     middle = np.asarray(center, np.float64)
     if not augment:
         return AffineMap(middle, np.eye(3), False)
     flips = np.diag(np.where(random.random(3) < 0.5, -1.0, 1.0))
-    interpolate = bool(random.random() < _AFFINE_SHARE) and voxels <= _MAX_INTERPOLATED_VOXELS
+    interpolate = bool(random.random() < strength * _AFFINE_SHARE) and voxels <= _MAX_INTERPOLATED_VOXELS
     if not interpolate:
         return AffineMap(middle, flips, False)
     unit = np.asarray(spacing, np.float64)
@@ -174,7 +181,9 @@ def _seeded_globals(seed: int) -> Iterator[None]:
         python_random.setstate(python_state)
 
 
-def augment_intensity(image: npt.NDArray[np.float32], random: np.random.Generator) -> npt.NDArray[np.float32]:
+def augment_intensity(
+    image: npt.NDArray[np.float32], random: np.random.Generator, strength: float = 1.0
+) -> npt.NDArray[np.float32]:
     """Noise, brightness, contrast and gamma, each for some windows; Stage 1 and Stage 2 see the same result.
 
     Parameters
@@ -182,15 +191,17 @@ def augment_intensity(image: npt.NDArray[np.float32], random: np.random.Generato
     image : ndarray of float32, shape ``(C, Z, Y, X)``
         Normalised; may be changed in place.
     random : numpy Generator
+    strength : float, optional
+        Factor of how often each is applied.
     """
     with _seeded_globals(int(random.integers(2**31))):
-        if random.random() < 0.15:
+        if random.random() < strength * 0.15:
             image = augment_gaussian_noise(image, noise_variance=(0, 0.1))
-        if random.random() < 0.2:
+        if random.random() < strength * 0.2:
             image = image * np.float32(random.uniform(0.75, 1.25))
-        if random.random() < 0.2:
+        if random.random() < strength * 0.2:
             image = augment_contrast(image, contrast_range=(0.75, 1.25))
-        if random.random() < 0.2:
+        if random.random() < strength * 0.2:
             image = augment_gamma(
                 image, gamma_range=(0.7, 1.5), invert_image=bool(random.random() < 0.5), retain_stats=True
             )

@@ -97,6 +97,8 @@ class WindowSampler:
     window : sequence of 3 ints, or None for whole volumes
     seed : int
     augment : bool
+    strength : float, optional
+        How often windows are rotated, scaled and changed in intensity, as a factor of the usual.
     """
 
     def __init__(
@@ -107,12 +109,14 @@ class WindowSampler:
         window: Sequence[int] | None,
         seed: int,
         augment: bool = True,
+        strength: float = 1.0,
     ) -> None:
         self.store, self.table = store, table
         self.spacing = tuple(spacing)
         self.window = None if window is None else tuple(window)
         self.seed = seed
         self.augment = augment
+        self.strength = strength
 
     def example(self, position: int) -> Example:
         """The ``position``-th window of the training, counted over batches; the same for the same seed, always."""
@@ -123,10 +127,10 @@ class WindowSampler:
             index, center = self._place(random)
             window = self.window
         case = self.store.open(self.table.case_ids[index])
-        affine = draw_affine(center, self.spacing, int(np.prod(window)), random, self.augment)
+        affine = draw_affine(center, self.spacing, int(np.prod(window)), random, self.augment, self.strength)
         image, instances = read_window(case.image, case.instances, affine, window)
         if self.augment:
-            image = augment_intensity(image, random)
+            image = augment_intensity(image, random, self.strength)
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
 
     def _whole_volume(self, position: int) -> tuple[int, npt.NDArray[np.float64], tuple[int, ...]]:

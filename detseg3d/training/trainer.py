@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class TrainingOptions:
     progress: bool = True
     tensorboard: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
 
 
 class _State:
@@ -62,7 +63,7 @@ class _State:
 
     def __init__(self, plans: Plans, options: TrainingOptions) -> None:
         torch.manual_seed(options.seed)
-        self.model = DetSeg3D(plans).to(options.device)
+        self.model = options.build_model(plans).to(options.device)
         if options.pretrained_weights is not None:
             missing = load_weights(self.model, options.pretrained_weights, strict=False)
             logger.info("fine-tuning: %d weights start anew", len(missing))
@@ -79,6 +80,8 @@ class _State:
         step = self.progress.step
         weight = 1 - min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
+        for average, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            average.copy_(current)
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -141,7 +144,9 @@ def train_fold(
         while state.progress.fraction < 1 - _EPSILON:
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
             window = plans.training.curriculum[phase].window
-            sampler = WindowSampler(store, table, plans.fine_spacing, window, options.seed)
+            sampler = WindowSampler(
+                store, table, plans.fine_spacing, window, options.seed, strength=plans.training.augmentation
+            )
             steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
             steps = math.ceil(steps / options.ranks.size)
             with batches(

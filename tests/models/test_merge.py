@@ -58,6 +58,12 @@ def test_the_score_is_the_geometric_mean() -> None:
     assert combine_scores(np.array([0.25, 0.9]), np.array([1.0, 0.0])).tolist() == [0.5, 0.0]
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(0, 0.04), (1, 0.25), (0.5, 0.1)])
+def test_a_stage_may_weigh_more_in_the_score(weight: float, expected: float) -> None:
+    combined = combine_scores(np.array([0.25]), np.array([0.04]), detection_weight=weight)
+    assert combined == pytest.approx(expected)
+
+
 def test_a_candidate_is_as_good_as_the_best_of_its_tiles() -> None:
     tiles = [line(0, 1, [0.0], 0.2), line(0, 1, [0.0], 0.7), line(0, 0, [0.0], 0.1)]
     assert candidate_roi_scores(3, tiles).tolist() == [0.1, 0.7, 0]

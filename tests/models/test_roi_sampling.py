@@ -119,6 +119,13 @@ def test_half_of_the_boxes_hold_a_lesion() -> None:
     assert (sample(LESIONS, HITS + MISSES, [0.9] * 7).ids > 0).sum() == 4
 
 
+@pytest.mark.parametrize(("share", "positives"), [(0.0, 0), (0.25, 2), (0.3, 3), (1.0, 8)])
+def test_another_share_of_the_boxes_may_hold_a_lesion(share: float, positives: int) -> None:
+    targets = make_targets((32, 32, 32), LESIONS)
+    chosen = sample_boxes(targets, make_detections([], []), 8, 0.3, EXTENT, 1, generator(), share)
+    assert len(chosen) == 8 and (chosen.ids > 0).sum() == positives
+
+
 def test_a_volume_without_lesions_gives_only_boxes_without_one() -> None:
     assert not sample([], MISSES, [0.9] * 4).ids.any()
 

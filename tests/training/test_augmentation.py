@@ -263,3 +263,22 @@ def test_the_seeded_globals_come_back_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), augmentation._seeded_globals(1):
         raise ZeroDivisionError
     assert python_random.getstate() == state
+
+
+def test_without_strength_windows_are_flipped_only() -> None:
+    random = np.random.default_rng(0)
+    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=0) for _ in range(50)]
+    assert not any(affine.interpolate for affine in maps)
+    assert len({tuple(np.diag(affine.matrix)) for affine in maps}) > 4
+    image = np.random.default_rng(1).normal(size=(1, 6, 6, 6)).astype(np.float32)
+    for seed in range(30):
+        assert np.array_equal(augment_intensity(image.copy(), np.random.default_rng(seed), strength=0), image)
+
+
+def test_twice_the_strength_changes_more_windows() -> None:
+    counts = []
+    for strength in (1, 2):
+        random = np.random.default_rng(0)
+        maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=strength) for _ in range(300)]
+        counts.append(sum(affine.interpolate for affine in maps))
+    assert 90 < counts[0] < 150 and 210 < counts[1] < 270

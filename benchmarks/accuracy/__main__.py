@@ -1,0 +1,140 @@
+"""Train and judge variants of the method on one data set: the same folds, seeds and budget for all.
+
+    python -m benchmarks.accuracy --preprocessed PREPROCESSED/Dataset101_SynthMS -o ablations \
+        --variants baseline "nearest 7" --folds 0 --seeds 0 1 --epochs 2
+
+Each training is a folder of its own, and its figures a JSON file, so that a benchmark that is cut off goes on where it
+was; ``table.json`` and ``table.md`` hold all that is there. With ``--epochs`` every variant sees the same windows,
+however busy the machine is; with ``--minutes`` it has the same time. Several of these commands may work in one folder
+at once, each on variants of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy.judge import judge, load_model
+from benchmarks.accuracy.variants import VARIANTS
+from detseg3d.execution.device import resolve_device
+from detseg3d.io.case_store import CaseStore
+from detseg3d.io.files import read_json, write_json, write_text
+from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.training.fold import load_fold
+from detseg3d.training.trainer import TrainingOptions, train_fold
+
+logger = logging.getLogger("benchmarks.accuracy")
+
+COLUMNS = ("best_f1", "ap", "f1", "recall", "precision", "fp", "small", "dice", "pq", "stage1", "ece", "recall@1",
+           "recall@4", "recall@16", "steps", "seconds")  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preprocessed", type=Path, required=True, help="folder of the data set, with plans.json")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="default: all")
+    parser.add_argument("--base", nargs="*", default=[], metavar="NAME", help="variants that all others build on")
+    parser.add_argument("--folds", nargs="+", default=["0"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--epochs", type=int, help="the same windows for all")
+    budget.add_argument("--minutes", type=float, help="the same time for all")
+    parser.add_argument("--max_candidates", type=int, default=200, help="of a scan, when judging")
+    parser.add_argument("--threads", type=int, help="of this process")
+    parser.add_argument("--device")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    unknown = [name for name in [*options.variants, *options.base] if name not in VARIANTS]
+    if unknown:
+        raise SystemExit(f"unknown variants {unknown}; there are: {', '.join(VARIANTS)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    runs = [(name, fold, seed) for seed in options.seeds for fold in options.folds for name in options.variants]
+    for name, fold, seed in runs:
+        folder = options.output / name.replace(" ", "_").replace(",", "") / f"fold_{fold}_seed_{seed}"
+        if not (folder / "figures.json").exists():
+            write_json(run(name, fold, seed, folder, options), folder / "figures.json")
+    write_table(options.output)
+
+
+def variant_plans(plans: Plans, names: Sequence[str], options: argparse.Namespace) -> Plans:
+    """The plans with one variant on top of the other, and the budget."""
+    for name in names:
+        plans = VARIANTS[name].apply(plans)
+    plans = plans.evolve(inference={"max_candidates": options.max_candidates}, training={"val_every": 10**6})
+    return plans.evolve(training={"epochs": options.epochs}) if options.epochs else plans
+
+
+def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge one variant on one fold; what is known of it afterwards."""
+    logger.info("%s, fold %s, seed %d", name, fold, seed)
+    plans = variant_plans(load_plans(options.preprocessed / "plans.json"), [*options.base, name], options)
+    build = VARIANTS[name].build_model
+    store = CaseStore(options.preprocessed / "cases")
+    train_cases, val_cases = load_fold(options.preprocessed, fold)
+    device = resolve_device(options.device)
+    training = TrainingOptions(device=device, seed=seed, max_minutes=options.minutes, progress=False, build_model=build)
+    # Validated once, here, with more figures than the training prints.
+    progress = train_fold(plans, store, train_cases, [], folder, training)
+    started = time.monotonic()
+    figures = judge(load_model(build(plans), folder, device), plans, store, val_cases, device)
+    logger.info("%s: %s", name, {key: round(value, 3) for key, value in figures.items()})
+    return {
+        "variant": name,
+        "base": options.base,
+        "fold": fold,
+        "seed": seed,
+        "question": VARIANTS[name].question,
+        "dataset": plans.dataset_name,
+        "budget": {"epochs": options.epochs, "minutes": options.minutes},
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "judging_seconds": time.monotonic() - started,
+        "figures": {**figures, "steps": progress.step, "seconds": progress.seconds},
+    }
+
+
+def write_table(output: Path) -> None:
+    """Gather all runs of the folder: the mean over folds and seeds of each variant, and how far these are apart."""
+    runs = [read_json(file) for file in sorted(output.glob("*/fold_*/figures.json"))]
+    write_json(runs, output / "table.json")
+    by_variant: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in runs:
+        by_variant[entry["variant"]].append(entry["figures"])
+    lines = [
+        "| variant | runs | " + " | ".join(COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    order = {name: index for index, name in enumerate(VARIANTS)}
+    for name in sorted(by_variant, key=lambda known: order.get(known, len(order))):
+        rows = by_variant[name]
+        cells = [_cell([row[column] for row in rows], column) for column in COLUMNS]
+        lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
+    write_text("\n".join(lines) + "\n", output / "table.md")
+
+
+def _cell(values: Sequence[float], column: str) -> str:
+    mean = float(np.mean(values))
+    if column in ("steps", "seconds"):
+        return f"{mean:.0f}"
+    spread = f" ± {np.ptp(values) / 2:.3f}" if len(values) > 1 else ""
+    return f"{mean:.3f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

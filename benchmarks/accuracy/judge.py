@@ -1,0 +1,120 @@
+"""Figures of a trained network on its validation cases, beyond those that the training itself prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detseg3d.evaluation.calibration import expected_calibration_error
+from detseg3d.evaluation.froc import ScoredCase, average_precision, froc_curve, recall_at_rates, scored_case
+from detseg3d.evaluation.lesions import evaluate_case, summarize
+from detseg3d.evaluation.matching import overlap_table
+from detseg3d.execution.device import autocast
+from detseg3d.io.case_store import CaseStore
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.merge import Merged, merge_rois
+from detseg3d.models.weights import load_weights
+from detseg3d.planning.plans import Plans
+from detseg3d.training.validation import stage1_hits
+
+__all__ = ["judge", "load_model"]
+
+# Low enough for the curves to be seen whole; the plan's own threshold gives the figures at one point.
+_LOWEST_SCORE = 0.05
+_RATES = (1.0, 4.0, 16.0)
+
+
+def load_model(model: DetSeg3D, folder: Path, device: torch.device) -> DetSeg3D:
+    """The network with the weights of a finished training, ready for inference."""
+    load_weights(model, folder / "model_final.safetensors")
+    return model.to(device).eval()
+
+
+def judge(
+    model: DetSeg3D, plans: Plans, store: CaseStore, case_ids: Sequence[str], device: torch.device
+) -> dict[str, float]:
+    """One row of the table.
+
+    Whole volumes, no test-time augmentation. ``f1``, ``recall``, ``precision``, ``dice``, ``pq`` and ``fp`` (false
+    positives a scan) are those at the plan's threshold; ``best_f1`` is the highest over all thresholds, and ``ap`` and
+    the recalls at fixed rates do not depend on one. ``small`` is the recall of lesions under 15 voxels.
+    """
+    hits = lesions = 0
+    cases, scored, scores, correct = [], [], [], []
+    low = plans.evolve(inference={"score_threshold": _LOWEST_SCORE})
+    for case_id in case_ids:
+        stored = store.open(case_id)
+        assert stored.instances is not None, "training cases have labels"
+        instances = np.asarray(stored.instances[:]).astype(np.int64)
+        classes = _classes(store.properties(case_id)["lesions"])
+        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
+        with torch.no_grad(), autocast(device):
+            found, predictions = model.infer(image)
+        case_hits, case_lesions = stage1_hits(found, instances, classes)
+        hits, lesions = hits + case_hits, lesions + case_lesions
+        merged = merge_rois(found, predictions, instances.shape, plans)
+        cases.append(
+            evaluate_case(
+                case_id,
+                instances,
+                merged.instances.astype(np.int64),
+                plans.fine_spacing,
+                truth_classes=classes[1:],
+                prediction_classes=np.array([lesion.class_index for lesion in merged.lesions], np.int64),
+            )
+        )
+        case = _scored(case_id, instances, merge_rois(found, predictions, instances.shape, low))
+        scored.append(case)
+        scores += [*case.true_positive_scores, *case.false_positive_scores]
+        correct += [True] * len(case.true_positive_scores) + [False] * len(case.false_positive_scores)
+    summary = summarize(cases)
+    pooled = summary["lesions"]["any"]
+    rates = recall_at_rates(froc_curve(scored), _RATES)
+    small = summary["recall_by_size"]["voxels"][0]
+    return {
+        "f1": pooled["f1"],
+        "best_f1": _best_f1(scored),
+        "ap": average_precision(scored),
+        "recall": pooled["recall"],
+        "precision": pooled["precision"],
+        "fp": pooled["false_positives"] / len(cases),
+        "small": float("nan") if small["recall"] is None else small["recall"],
+        "dice": float(np.mean([case.dice for case in cases])),
+        "pq": summary["panoptic"]["pq"],
+        "stage1": hits / lesions if lesions else 1.0,
+        "bound": plans.recall_bound.bound,
+        "ece": expected_calibration_error(np.array(scores), np.array(correct)) if scores else float("nan"),
+        **{f"recall@{rate:g}": float(row["recall"] or 0) for rate, row in zip(_RATES, rates, strict=True)},
+    }
+
+
+def _scored(case_id: str, instances: Any, merged: Merged) -> ScoredCase:
+    table = overlap_table(instances, merged.instances.astype(np.int64))
+    score_of = {lesion.id: lesion.score for lesion in merged.lesions}
+    return scored_case(case_id, table, [score_of[int(number)] for number in table.prediction.ids], None)
+
+
+def _best_f1(cases: Sequence[ScoredCase]) -> float:
+    """Highest F1 at any overlap over all thresholds."""
+    truths = np.concatenate([case.truth_scores for case in cases])
+    right = np.concatenate([case.true_positive_scores for case in cases])
+    wrong = np.concatenate([case.false_positive_scores for case in cases])
+    best = 0.0
+    for threshold in np.unique(np.concatenate([right, wrong])):
+        hits, misses = (right >= threshold).sum(), (wrong >= threshold).sum()
+        recall = (truths >= threshold).mean()
+        precision = hits / (hits + misses)
+        if recall + precision > 0:
+            best = max(best, 2 * recall * precision / (recall + precision))
+    return float(best)
+
+
+def _classes(lesions: Sequence[dict[str, Any]]) -> Any:
+    classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
+    for lesion in lesions:
+        classes[lesion["id"]] = lesion["class"]
+    return classes

@@ -1,0 +1,191 @@
+"""The variants that are compared: what each changes in the plans, and why one might want it.
+
+A variant is a mapping from a section of the plans to new values; what it does not name stays as the baseline has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from detseg3d.models.blocks import GroupNorm
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
+
+__all__ = ["VARIANTS", "Variant"]
+
+Change = Callable[[Plans], Plans]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    Attributes
+    ----------
+    question : str
+        What it answers.
+    changes : mapping
+        Sections of the plans with the fields to replace.
+    plan : callable
+        For changes that depend on the data set's own plans.
+    build_model : callable
+        The network of a plan.
+    """
+
+    question: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    plan: Change = lambda plans: plans
+    build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
+
+    def apply(self, plans: Plans) -> Plans:
+        """The plans of this variant."""
+        return self.plan(plans).evolve(**self.changes)
+
+
+def _training(question: str, **values: Any) -> Variant:
+    return Variant(question, {"training": values})
+
+
+def _roi(edge: int) -> Change:
+    def change(plans: Plans) -> Plans:
+        size = choose_roi_size(edge, plans.fine_spacing)
+        shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
+        return plans.evolve(roi={"size": size}, stage2=shape)
+
+    return change
+
+
+def _extent(factor: float) -> Change:
+    def change(plans: Plans) -> Plans:
+        return plans.evolve(roi={"minimum_extent": [factor * extent for extent in plans.roi.minimum_extent]})
+
+    return change
+
+
+def _curriculum(*shares: float) -> Change:
+    """Shares of the first and the last phase (and of one between, if there is one); 0 leaves a phase out."""
+
+    def change(plans: Plans) -> Plans:
+        phases = [phase.model_dump() for phase in plans.training.curriculum]
+        chosen = [{**phase, "share": share} for phase, share in zip(phases, shares, strict=False) if share]
+        return plans.evolve(training={"curriculum": chosen})
+
+    return change
+
+
+def _window(edge: int) -> Change:
+    """Another size of the smallest window."""
+
+    def change(plans: Plans) -> Plans:
+        phases = [phase.model_dump() for phase in plans.training.curriculum]
+        phases[0]["window"] = [edge] * 3
+        return plans.evolve(training={"curriculum": phases})
+
+    return change
+
+
+def _fine_stem(channels: int) -> Change:
+    """A stage at full resolution in front, with a head of its own."""
+
+    def change(plans: Plans) -> Plans:
+        stage1 = plans.stage1
+        cells = 8 * min(plans.detection_spacing)
+        return plans.evolve(
+            stage1={
+                "channels": (channels, *stage1.channels),
+                "strides": ((1, 1, 1), *stage1.strides),
+                "kernels": (stage1.kernels[0], *stage1.kernels),
+                "blocks": (1, *stage1.blocks),
+                "head_stages": (0, *(stage + 1 for stage in stage1.head_stages)),
+                "level_upper_sizes": (cells, *stage1.level_upper_sizes),
+            }
+        )
+
+    return change
+
+
+def _narrow(factor: float) -> Change:
+    def change(plans: Plans) -> Plans:
+        return plans.evolve(
+            stage1={
+                "channels": tuple(8 * round(factor * n / 8) for n in plans.stage1.channels),
+                "fpn_channels": 8 * round(factor * plans.stage1.fpn_channels / 8),
+            }
+        )
+
+    return change
+
+
+def _with_norm(make: Callable[[int], nn.Module]) -> Callable[[Plans], DetSeg3D]:
+    """The network with other normalisation layers; those that begin at zero do so still."""
+
+    def build(plans: Plans) -> DetSeg3D:
+        model = DetSeg3D(plans)
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, GroupNorm):
+                    layer = make(len(child.weight))
+                    layer.load_state_dict({"weight": child.weight, "bias": child.bias}, strict=False)
+                    setattr(parent, name, layer)
+        return model
+
+    return build
+
+
+def _instance_norm(channels: int) -> nn.Module:
+    return nn.InstanceNorm3d(channels, affine=True)
+
+
+VARIANTS: dict[str, Variant] = {
+    "baseline": Variant("the plan as it is"),
+    # Curriculum
+    "small windows only": Variant("window curriculum", plan=_curriculum(1.0)),
+    "whole volumes only": _training("window curriculum", curriculum=[{"share": 1.0, "window": None}]),
+    "longer ending": Variant("window curriculum", plan=_curriculum(0.4, 0.25, 0.35)),
+    "windows of 48": Variant("size of the windows", plan=_window(48)),
+    # Head
+    "fine head": Variant("finest head at stride 1", plan=_fine_stem(16)),
+    "no towers": Variant("is the convolution of each head needed", {"stage1": {"towers": False}}),
+    "narrow": Variant("width of Stage 1", plan=_narrow(0.75)),
+    # Targets and losses of Stage 1
+    "nearest 7": _training("centre targets", center_targets="nearest"),
+    "nearest 3": _training("centre targets", center_targets="nearest", nearest_cells=3),
+    "reach 1": _training("which cells learn the box", regression_reach=1),
+    "nearest 7, reach 1": _training("centre targets with their boxes", center_targets="nearest", regression_reach=1),
+    "focal alpha 1": _training("focal loss", focal_alpha=1.0),
+    "focal beta 2": _training("focal loss", focal_beta=2.0),
+    "DIoU": _training("box loss", box_loss="diou"),
+    "L1 and DIoU": _training("box loss", box_loss="both"),
+    # Optimisation
+    "batch 1": _training("batch size", batch_size=1),
+    "batch 2": _training("batch size", batch_size=2),
+    "batch 4": _training("batch size", batch_size=4),
+    "rate 1e-3": _training("learning rate", learning_rate=1e-3),
+    "rate 4e-3": _training("learning rate", learning_rate=4e-3),
+    "no average": _training("moving average of the weights", ema_decay=0.0),
+    "no augmentation": _training("augmentation", augmentation=0.0),
+    "more augmentation": _training("augmentation", augmentation=2.0),
+    "batch norm": Variant("normalisation", build_model=_with_norm(nn.BatchNorm3d)),
+    "instance norm": Variant("normalisation", build_model=_with_norm(_instance_norm)),
+    # Stage 2
+    "RoI 24": Variant("RoI size", plan=_roi(24)),
+    "RoI 32": Variant("RoI size", plan=_roi(32)),
+    "extent 8": Variant("context of small lesions", plan=_extent(8 / 12)),
+    "extent 16": Variant("context of small lesions", plan=_extent(16 / 12)),
+    "image only": Variant("input of Stage 2", {"stage2": {"feature_channels": 0}}),
+    "separate": _training("joint or separate training", joint=False),
+    "lambda 0.5": _training("weight of the masks", lambda_seg=0.5),
+    "lambda 2": _training("weight of the masks", lambda_seg=2.0),
+    "more negatives": _training("hard negatives", positive_rois=0.25),
+    "12 RoIs": _training("RoIs of a step", rois_per_volume=12),
+    "3 RoIs": _training("RoIs of a step", rois_per_volume=3),
+    "attention": Variant("context attention", {"stage2": {"context_attention": True}}),
+    # Inference
+    "detection weight 0.7": Variant("how the scores combine", {"inference": {"detection_weight": 0.7}}),
+    "detection weight 0.3": Variant("how the scores combine", {"inference": {"detection_weight": 0.3}}),
+}
