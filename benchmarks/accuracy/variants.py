@@ -78,13 +78,14 @@ def _curriculum(*shares: float) -> Change:
     return change
 
 
-def _window(edge: int) -> Change:
-    """Another size of the smallest window."""
+def _window(edge: int, per_case: int, rois: int) -> Change:
+    """Another size of the smallest window, and as many of them as take the same time."""
 
     def change(plans: Plans) -> Plans:
         phases = [phase.model_dump() for phase in plans.training.curriculum]
         phases[0]["window"] = [edge] * 3
-        return plans.evolve(training={"curriculum": phases})
+        budget = {"max_windows_per_case": per_case, "rois_per_volume": rois}
+        return plans.evolve(training={"curriculum": phases, **budget})
 
     return change
 
@@ -147,7 +148,7 @@ VARIANTS: dict[str, Variant] = {
     "small windows only": Variant("window curriculum", plan=_curriculum(1.0)),
     "whole volumes only": _training("window curriculum", curriculum=[{"share": 1.0, "window": None}]),
     "longer ending": Variant("window curriculum", plan=_curriculum(0.4, 0.25, 0.35)),
-    "windows of 48": Variant("size of the windows", plan=_window(48)),
+    "windows of 48": Variant("size of the windows", plan=_window(48, 16, 4)),
     # Head
     "fine head": Variant("finest head at stride 1", plan=_fine_stem(16)),
     "no towers": Variant("is the convolution of each head needed", {"stage1": {"towers": False}}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class Predictor:
         det_threshold: float | None = None,
         score_threshold: float | None = None,
         use_operating_point: bool = True,
+        build_model: Callable[[Plans], DetSeg3D] = DetSeg3D,
     ) -> Predictor:
         """Load the folds of a results folder.
 
@@ -92,6 +93,8 @@ class Predictor:
             Instead of the operating point's or the plan's.
         use_operating_point : bool
             Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
+        build_model : callable, optional
+            Makes the network of a plan, if it was trained with another than :class:`DetSeg3D`.
 
         Raises
         ------
@@ -112,7 +115,7 @@ class Predictor:
                     file=fold / "plans.json",
                     remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].name}",
                 )
-            model = DetSeg3D(own)
+            model = build_model(own)
             load_weights(model, _weights(fold, checkpoint))
             models.append(model)
         if use_operating_point:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ _PROPOSAL_FLOOR = 0.02
 _PROPOSALS_PER_VOLUME = 100
 
 
+MaskLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class Losses(NamedTuple):
     """The parts of the loss, each a scalar float32 tensor; :meth:`total` adds them up."""
 
@@ -60,6 +63,9 @@ class DetSeg3D(nn.Module):
     Parameters
     ----------
     plans : Plans
+    mask_loss : callable, optional
+        Loss of each RoI's mask, ``(N,)``, from logits, target and weight, each ``(N, z, y, x)``; see
+        :func:`~detseg3d.models.losses.roi_mask_loss`, the default.
 
     Examples
     --------
@@ -69,9 +75,10 @@ class DetSeg3D(nn.Module):
     (torch.Size([64, 64, 64]), [])
     """
 
-    def __init__(self, plans: Plans) -> None:
+    def __init__(self, plans: Plans, mask_loss: MaskLoss = roi_mask_loss) -> None:
         super().__init__()
         self.plans = plans
+        self.mask_loss = mask_loss
         self.detector = Detector(plans.stage1, plans.num_channels, plans.num_classes)
         features = plans.stage2.feature_channels
         self.project = Conv3d(plans.stage1.fpn_channels, features, 1) if features else None
@@ -211,7 +218,7 @@ class DetSeg3D(nn.Module):
             counts = torch.tensor([len(rois) for rois in batch.rois], device=image.device)
             context = output.context.repeat_interleave(counts, dim=0)
         result = self.segment(batch.crops, cropped, batch.classes, context)
-        segmentation = roi_mask_loss(result.mask, batch.target, batch.weight).mean()
+        segmentation = self.mask_loss(result.mask, batch.target, batch.weight).mean()
         return Losses(*parts, segmentation, roi_score_loss(result.score, batch.positive))
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:

@@ -177,7 +177,11 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     folder = paths.fold(name) / "validation"
     # The plan's thresholds: an operating point was chosen on just these cases.
     predictor = Predictor.from_model_folder(
-        paths.results, [name], device=str(options.device), use_operating_point=False
+        paths.results,
+        [name],
+        device=str(options.device),
+        use_operating_point=False,
+        build_model=options.build_model,
     )
     # A case that fails now must not be judged by what an earlier validation wrote of it.
     clear_cases(folder, [case.case_id for case in chosen])

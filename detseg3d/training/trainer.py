@@ -44,7 +44,10 @@ _EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How this run goes about it; what is learned stands in the plans."""
+    """How this run goes about it; what is learned stands in the plans.
+
+    ``build_model`` makes the network of a plan; a subclass of :class:`DetSeg3D`, or one with other parts, goes here.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
