@@ -11,7 +11,7 @@ import detseg3d
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "detseg3d").rglob("*.py"))
-LONGEST_MODULE, LONGEST_FUNCTION = 400, 65  # lines, docstrings of functions not counted
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines, docstrings of functions not counted
 
 
 def test_imports_go_one_way() -> None:

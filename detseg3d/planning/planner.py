@@ -114,12 +114,7 @@ def plan_dataset(
         detection.stage1.level_upper_sizes,
     )
     plans = Plans(
-        dataset_name=dataset.name,
-        file_ending=dataset.file_ending,
-        channel_names=dataset.channel_names,
-        class_names=dataset.class_names,
-        class_labels=dataset.class_labels,
-        instances=dataset.instances,
+        **_identity(dataset),
         normalization=tuple(normalization),
         fine_spacing=fine,
         detection_spacing=detection.spacing,
@@ -139,6 +134,18 @@ def plan_dataset(
     decisions.append(explain.explain_candidates(plans, [len(c) for c in lesions.classes]))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
+
+
+def _identity(dataset: RawDataset) -> dict[str, Any]:
+    """What the plans repeat of the data set, so that they say by themselves what goes in and what comes out."""
+    return {
+        "dataset_name": dataset.name,
+        "file_ending": dataset.file_ending,
+        "channel_names": dataset.channel_names,
+        "class_names": dataset.class_names,
+        "class_labels": dataset.class_labels,
+        "instances": dataset.instances,
+    }
 
 
 def _cases_of(fingerprint: dict[str, Any]) -> dict[str, Any]:

@@ -173,6 +173,13 @@ def test_single_slices_can_be_planned() -> None:
     assert all(stride[0] == 1 for stride in plans.stage1.strides)
 
 
+@pytest.mark.parametrize(("lesions", "limit"), [(1, 100), (60, 240), (400, 1000)])
+def test_the_fullest_case_limits_the_candidates_of_a_scan(lesions: int, limit: int) -> None:
+    plans = plan(edges=[3.0] * lesions)
+    assert plans.inference.max_candidates == limit
+    assert f"up to {lesions} lesions" in why(plans, "candidates")
+
+
 def test_colliding_lesions_lower_the_bound() -> None:
     dataset = make_dataset()
     twins = [(0, (3.0,) * 3, (10.2, 10.2, 10.2)), (0, (3.0,) * 3, (11.0, 11.0, 11.0)), *cubes([3.0] * 8)]
