@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from detseg3d.models.decode import Detections
+from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.targets import VolumeTargets, volume_targets
+from detseg3d.planning.plans import Plans
+
+SHAPE = (24, 20, 22)
+LESIONS = [[4, 4, 4, 8, 8, 8], [14, 10, 5, 17, 14, 8], [2, 12, 16, 3, 13, 17]]
 
 
 def make_targets(
@@ -37,3 +43,18 @@ def make_detections(
         np.asarray(scores, np.float32),
         np.asarray(classes if classes is not None else [0] * len(boxes), np.int64),
     )
+
+
+def make_model(plans: Plans, **changes: Any) -> DetSeg3D:
+    torch.manual_seed(0)
+    return DetSeg3D(plans.evolve(**changes))
+
+
+def train(model: DetSeg3D, targets: list[VolumeTargets], seed: int = 0) -> Losses:
+    image = make_image(targets, model.plans.num_channels)
+    losses: Losses = model(image, mode="train", targets=targets, random=np.random.default_rng(seed))
+    return losses
+
+
+def gradients(module: torch.nn.Module) -> float:
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)

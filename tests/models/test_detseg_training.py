@@ -1,0 +1,126 @@
+"""What the two-stage network learns from: the parts of the loss, and which stage each reaches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detseg3d.models.detseg import DetSeg3D, Losses
+from detseg3d.models.roi_sampling import RoiSample
+from detseg3d.planning.plans import Plans
+from tests.models.factory import LESIONS, SHAPE, gradients, make_model, make_targets, train
+
+
+def test_the_segmentation_loss_alone_reaches_every_stage_of_the_backbone(model: DetSeg3D) -> None:
+    train(model, [make_targets(SHAPE, LESIONS)]).segmentation.backward()
+    assert all(gradients(stage) > 0 for stage in model.detector.stages)
+
+
+def test_without_feature_channels_the_stages_are_cut_apart(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, stage2={"feature_channels": 0})
+    train(model, [make_targets(SHAPE, LESIONS)]).segmentation.backward()
+    assert gradients(model.detector) == 0 and gradients(model.segmenter) > 0
+
+
+def test_stages_trained_apart_share_features_but_no_gradient(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, training={"joint": False})
+    train(model, [make_targets(SHAPE, LESIONS)]).segmentation.backward()
+    assert gradients(model.detector) == 0 and gradients(model.segmenter) > 0
+    assert model.project is not None and gradients(model.project) > 0
+
+
+@pytest.mark.parametrize(("box_loss", "l1", "overlap"), [("l1", True, False), ("diou", False, True), ("both", 1, 1)])
+def test_the_box_is_learned_by_the_loss_of_the_plan(tiny_plans: Plans, box_loss: str, l1: bool, overlap: bool) -> None:
+    losses = train(make_model(tiny_plans, training={"box_loss": box_loss}), [make_targets(SHAPE, LESIONS)])
+    assert (losses.size > 0) == l1 and (losses.offset > 0) == l1 and (losses.overlap > 0) == overlap
+
+
+@pytest.mark.parametrize("change", [{"center_targets": "nearest"}, {"regression_reach": 1}])
+def test_other_targets_change_the_loss_of_stage_one_alone(tiny_plans: Plans, change: dict[str, Any]) -> None:
+    usual, other = (
+        train(make_model(tiny_plans, training=training), [make_targets(SHAPE, LESIONS)]) for training in ({}, change)
+    )
+    assert other.heatmap + other.offset != usual.heatmap + usual.offset
+    assert other.segmentation == usual.segmentation
+
+
+def test_heads_without_towers_read_the_pyramid(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, stage1={"towers": False})
+    assert not any("tower" in name for name, _ in model.named_parameters())
+    assert train(model, [make_targets(SHAPE, LESIONS)]).total(1.0).isfinite()
+
+
+def test_the_detection_losses_leave_stage_two_alone(model: DetSeg3D) -> None:
+    losses = train(model, [make_targets(SHAPE, LESIONS)])
+    (losses.heatmap + losses.size + losses.offset).backward()
+    assert gradients(model.segmenter) == 0 and gradients(model.detector) > 0
+
+
+def test_a_batch_without_lesions_gives_finite_losses_and_gradients(model: DetSeg3D) -> None:
+    losses = train(model, [make_targets(SHAPE, []), make_targets(SHAPE, [])])
+    losses.total(1.0).backward()
+    assert all(part.isfinite() for part in losses)
+    assert losses.size == 0 and losses.offset == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_batch_without_rois_gives_finite_losses_and_gradients(
+    model: DetSeg3D, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    monkeypatch.setattr(model, "_sample", lambda *_: none)
+    losses = train(model, [make_targets(SHAPE, LESIONS)])
+    losses.total(1.0).backward()
+    assert losses.segmentation == 0 and losses.roi_score == 0 and losses.heatmap > 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.segmenter.parameters())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_lesions_that_fill_the_volume_give_finite_losses(model: DetSeg3D) -> None:
+    losses = train(model, [make_targets((8, 8, 8), [[0, 0, 0, 8, 8, 8]])])
+    assert all(part.isfinite() for part in losses)
+
+
+def test_every_parameter_takes_part_in_the_total(model: DetSeg3D) -> None:
+    train(model, [make_targets(SHAPE, LESIONS)]).total(1.0).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_total_weighs_the_segmentation() -> None:
+    parts = Losses(*(torch.tensor(float(value)) for value in (1, 2, 4, 0, 8, 16)))
+    assert parts.total(0.5).item() == 27
+
+
+def test_the_same_seed_gives_the_same_losses(model: DetSeg3D) -> None:
+    targets = [make_targets(SHAPE, LESIONS)]
+    assert torch.stack(list(train(model, targets, 3))).equal(torch.stack(list(train(model, targets, 3))))
+
+
+def test_several_channels_and_classes_train(tiny_plans: Plans) -> None:
+    model = make_model(
+        tiny_plans,
+        channel_names=["T1", "FLAIR"],
+        normalization=[{"scheme": "none"}] * 2,
+        class_names=["a", "b", "c"],
+        class_labels=[1, 2, 3],
+    )
+    losses = train(model, [make_targets(SHAPE, LESIONS, [2, 0, 2])])
+    losses.total(1.0).backward()
+    assert all(part.isfinite() and part > 0 for name, part in losses._asdict().items() if name != "overlap")
+
+
+def test_a_few_steps_lower_every_part_of_the_loss(model: DetSeg3D) -> None:
+    targets = [make_targets((16, 16, 16), [[4, 4, 4, 9, 9, 9]])]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    history = []
+    for step in range(25):
+        losses = train(model, targets, step)
+        optimizer.zero_grad()
+        losses.total(1.0).backward()
+        optimizer.step()
+        history.append([part.item() for name, part in losses._asdict().items() if name != "overlap"])
+    first, last = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
+    assert np.all(last < first)
