@@ -1,6 +1,7 @@
 # make demo      simulate data, plan, train, predict, evaluate, draw: a few minutes on a laptop's CPU
 # make test      the test suite
 # make check     formatting, lint, types, import directions
+# make docs      the pages of docs/ as a site, in site/
 # PYTHON=python3.12 chooses the interpreter (3.10 to 3.13) that .venv is made from.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ DEMO_RAW := $(DEMO_FOLDER)/raw
 DEMO_FLAGS = --raw $(DEMO_RAW) --preprocessed $(DEMO_FOLDER)/preprocessed
 DEMO_SET := $(DEMO_RAW)/Dataset999_Example
 
-.PHONY: demo test check format install clean
+.PHONY: demo test check docs format install clean
 
 install: $(INSTALLED)
 
@@ -36,6 +37,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -64,4 +68,4 @@ demo: $(INSTALLED)
 	@echo "Done. The results are in $(DEMO_FOLDER): evaluation/report.html (open it in a browser), pictures, and predictions."
 
 clean:
-	rm -rf $(VENV) $(DEMO_FOLDER) build dist *.egg-info .coverage htmlcov
+	rm -rf $(VENV) $(DEMO_FOLDER) site build dist *.egg-info .coverage htmlcov

@@ -53,6 +53,7 @@ EXTRAS = {
         "ruff>=0.6",
         "mypy>=1.11",
         "import-linter>=2.1",
+        "mkdocs-material>=9.5",
     ],
 }
 

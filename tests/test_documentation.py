@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from detseg3d.planning.plans import InferencePlan, Plans, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,3 +58,25 @@ def test_imported_names_exist(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_of_commands_is_that_of_the_parsers() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["page"]()
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written, "run docs/write_commands.py"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [Plans, Stage1Plan, RoiPlan, Stage2Plan, TrainingPlan, InferencePlan],
+    ids=lambda section: section.__name__,
+)
+def test_the_page_of_plans_explains_every_key(section: type[BaseModel]) -> None:
+    page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    explained = {word.rsplit(".", 1)[-1] for word in re.findall(r"`([\w.]+)`", page)}
+    assert set(section.model_fields) - explained == set()
+
+
+def test_the_site_has_every_page() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    shown = set(re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert shown == pages

@@ -39,7 +39,7 @@ fails is reported, the others go on, and the exit code is 1."""
 EXAMPLE = """\
 detseg3d_consolidate 101
 detseg3d_consolidate 101 -f 0 1 2 --target_fp 2
-detseg3d_predict -i scans -o masks -d 101        (uses what was chosen)"""
+detseg3d_predict -i scans -o masks -d 101      # uses what was chosen"""
 
 
 def build_parser() -> argparse.ArgumentParser:

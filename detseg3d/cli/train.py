@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate the fold's validation cases. Writes RESULTS/DatasetXXX_Name/fold_FOLD: weights, checkpoint, log,\n"
         "progress.png and validation/. What is not set here is read from plans.json.",
         "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
-        "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0        (four GPUs)",
+        "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
     )
     parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument("fold", metavar="FOLD", help="0 to 4, a fold of your own splits_final.json, or all")
