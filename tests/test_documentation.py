@@ -80,3 +80,11 @@ def test_the_site_has_every_page() -> None:
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     shown = set(re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     assert shown == pages
+
+
+def test_the_modules_that_the_design_names_are_there() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    assert len(named) > 15
+    roots = (ROOT / "detseg3d", ROOT)
+    assert [name for name in sorted(named) if not any((root / name).is_file() for root in roots)] == []
