@@ -149,6 +149,7 @@ VARIANTS: dict[str, Variant] = {
     "whole volumes only": _training("window curriculum", curriculum=[{"share": 1.0, "window": None}]),
     "longer ending": Variant("window curriculum", plan=_curriculum(0.4, 0.25, 0.35)),
     "windows of 48": Variant("size of the windows", plan=_window(48, 16, 4)),
+    "windows of 32": Variant("size of the windows", plan=_window(32, 32, 3)),
     # Head
     "fine head": Variant("finest head at stride 1", plan=_fine_stem(16)),
     "no towers": Variant("is the convolution of each head needed", {"stage1": {"towers": False}}),

@@ -1,0 +1,55 @@
+"""The variants of the accuracy benchmark stay in step with the plans, and its table with the runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.accuracy.__main__ import write_table
+from benchmarks.accuracy.variants import VARIANTS
+from detseg3d.io.files import write_json
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.planner import plan_dataset
+from detseg3d.planning.plans import Plans
+from tests.planning.factory import cubes, make_dataset, make_fingerprint
+
+
+PLANNED = ("batch 2", "RoI 32")  # what the plan of this set has anyway
+
+
+@pytest.fixture(scope="module")
+def plans() -> Plans:
+    dataset = make_dataset(channels=("FLAIR",))
+    lesions = [cubes([3.0] * 20 + [20.0] * 10), []]
+    return plan_dataset(make_fingerprint(dataset, [(96, 160, 128)] * 2, [(1, 1, 1)] * 2, lesions), dataset)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_gives_other_plans_or_another_network(name: str, plans: Plans) -> None:
+    variant = VARIANTS[name]
+    changed = variant.apply(plans)
+    assert math.isclose(sum(phase.share for phase in changed.training.curriculum), 1)
+    as_planned = name == "baseline" or changed == plans
+    assert as_planned == (name in ("baseline", *PLANNED) or variant.build_model is not DetSeg3D)
+
+
+def test_other_normalisations_start_where_the_usual_one_does(plans: Plans) -> None:
+    torch.manual_seed(0)
+    usual = VARIANTS["baseline"].build_model(plans).state_dict()
+    torch.manual_seed(0)
+    other = VARIANTS["batch norm"].build_model(plans).state_dict()
+    assert all(torch.equal(other[name], weights) for name, weights in usual.items())
+
+
+def test_the_table_has_the_mean_and_the_spread_of_each_variant(tmp_path: Path) -> None:
+    columns = ("best_f1", "ap", "f1", "recall", "precision", "fp", "small", "dice", "pq", "stage1", "ece", "recall@1",
+               "recall@4", "recall@16", "steps", "seconds")  # fmt: skip
+    for seed, value in enumerate((0.5, 0.7)):
+        entry = {"variant": "baseline", "figures": dict.fromkeys(columns, value) | {"steps": 100.0}}
+        write_json(entry, tmp_path / "baseline" / f"fold_0_seed_{seed}" / "figures.json")
+    write_table(tmp_path)
+    row = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[-1]
+    assert row.startswith("| baseline | 2 | 0.600 ± 0.100 |") and "| 100 |" in row
