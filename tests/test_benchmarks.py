@@ -16,7 +16,6 @@ from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 
-
 PLANNED = ("batch 2", "RoI 32")  # what the plan of this set has anyway
 
 
