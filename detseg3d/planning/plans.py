@@ -155,7 +155,7 @@ class TrainingPlan(_Strict):
 
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 2
-    max_windows_per_case: PositiveInt = 8
+    max_windows_per_case: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_share: Fraction = 0.02
@@ -163,7 +163,7 @@ class TrainingPlan(_Strict):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     lambda_seg: Annotated[float, Field(ge=0)] = 1.0
     det_threshold: Fraction = 0.3
-    rois_per_volume: PositiveInt = 6
+    rois_per_volume: PositiveInt = 4
     positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
     center_targets: Literal["gaussian", "nearest"] = Field(
         default="gaussian",

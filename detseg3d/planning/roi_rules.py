@@ -33,7 +33,9 @@ MINIMUM_SLICES = 3
 STAGE2_CHANNELS = (16, 32, 64, 160)
 POOLING_RATIO = 2.0
 SMALLEST_POOLED = 8
-WINDOW_EDGES = (64, 96)
+# Small windows first: twice as many of 48³ as of 64³ in the same time found more lesions of every size
+# (docs/experiments.md).
+WINDOW_EDGES = (48, 96)
 SHARES = (0.6, 0.25, 0.15)
 NEARLY_WHOLE = 0.8
 
@@ -73,16 +75,16 @@ def choose_roi_size(edge: int, fine_spacing: Spacing) -> Triple:
 
 
 def choose_rois_per_volume(size: Triple) -> int:
-    """RoIs a training step draws of each volume: 6 of up to 32³ samples, fewer of larger ones, at least 3.
+    """RoIs a training step draws of each window: 4 of up to 32³ samples, fewer of larger ones, at least 3.
 
-    Large RoIs mean large lesions, of which a scan holds few; six of 48³ would take ten times as long as the detector.
+    Large RoIs mean large lesions, of which a scan holds few; four of 48³ would take far longer than the detector.
 
     Examples
     --------
     >>> choose_rois_per_volume((32, 32, 32)), choose_rois_per_volume((8, 32, 32)), choose_rois_per_volume((48, 48, 48))
-    (6, 6, 3)
+    (4, 4, 3)
     """
-    return int(min(6, max(3, round(6 * DEFAULT_ROI_EDGE**3 / math.prod(size)))))
+    return int(min(4, max(3, round(4 * DEFAULT_ROI_EDGE**3 / math.prod(size)))))
 
 
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
@@ -168,7 +170,7 @@ def choose_curriculum(
 ) -> tuple[CurriculumPhase, ...]:
     """Small windows, larger ones, whole volumes.
 
-    Windows have about 64 and 96 detection voxels along the finest axis, and at least twice a large lesion. A window
+    Windows have about 48 and 96 detection voxels along the finest axis, and at least twice a large lesion. A window
     that is nearly the whole volume (80 % of its voxels), or no larger than the one before, joins its neighbours.
 
     Parameters
@@ -185,7 +187,7 @@ def choose_curriculum(
     Examples
     --------
     >>> [phase.window for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))]
-    [(64, 64, 64), (96, 96, 96), None]
+    [(48, 48, 48), (96, 96, 96), None]
     >>> [phase.share for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (40, 50, 40))]
     [1.0]
     """
