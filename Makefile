@@ -1,4 +1,4 @@
-# make demo      simulate data, plan, train, predict, evaluate, draw: a few minutes on a laptop's CPU
+# make demo      simulate data, plan, train, consolidate, predict, evaluate, draw: a few minutes on a laptop's CPU
 # make test      the test suite
 # make check     formatting, lint, types, import directions
 # make docs      the pages of docs/ as a site, in site/
@@ -15,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_RAW := $(DEMO_FOLDER)/raw
+DEMO_RESULTS := $(DEMO_FOLDER)/results
 DEMO_FLAGS = --raw $(DEMO_RAW) --preprocessed $(DEMO_FOLDER)/preprocessed
 DEMO_SET := $(DEMO_RAW)/Dataset999_Example
 
@@ -47,19 +48,20 @@ format: $(INSTALLED)
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_FOLDER)
-	@echo "== 1/6 simulate scans"
+	@echo "== 1/7 simulate scans"
 	$(BIN)/detseg3d_example $(DEMO_RAW)
-	@echo "== 2/6 plan and preprocess"
+	@echo "== 2/7 plan and preprocess"
 	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2
-	@echo "== 3/6 train for $(DEMO_MINUTES) minutes"
-	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_FOLDER)/results --max_minutes $(DEMO_MINUTES) \
-		--roi_size 24 --batch_size 1
-	@echo "== 4/6 predict the held-out scans"
-	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_FOLDER)/results
-	@echo "== 5/6 evaluate them"
+	@echo "== 3/7 train for $(DEMO_MINUTES) minutes"
+	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_RESULTS) --max_minutes $(DEMO_MINUTES) --roi_size 24 --batch_size 1
+	@echo "== 4/7 calibrate the scores and choose the thresholds"
+	$(BIN)/detseg3d_consolidate 999 -f 0 --raw $(DEMO_RAW) --results $(DEMO_RESULTS)
+	@echo "== 5/7 predict the held-out scans"
+	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_RESULTS)
+	@echo "== 6/7 evaluate them"
 	$(BIN)/detseg3d_evaluate -gt $(DEMO_SET)/labelsTs -pred $(DEMO_FOLDER)/predictions -o $(DEMO_FOLDER)/evaluation \
 		--report --images $(DEMO_SET)/imagesTs
-	@echo "== 6/6 draw them"
+	@echo "== 7/7 draw them"
 	for case in held_out_001 held_out_002; do \
 		$(BIN)/detseg3d_visualize --image $(DEMO_SET)/imagesTs/$${case}_0000.nii.gz \
 			--pred $(DEMO_FOLDER)/predictions/$$case.nii.gz --label $(DEMO_SET)/labelsTs/$$case.nii.gz \

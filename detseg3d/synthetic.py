@@ -38,7 +38,7 @@ Spacing = tuple[float, float, float]
 AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0
 TEXTURE, NOISE = 4.0, 4.0
 
-MEDIAN_DIAMETER, DIAMETER_SPREAD, LARGEST_DIAMETER = 5.0, 0.8, 40.0  # voxels; the spread is that of the logarithm
+MEDIAN_DIAMETER, DIAMETER_SPREAD, LARGEST_DIAMETER = 7.0, 0.7, 40.0  # voxels; the spread is that of the logarithm
 MEAN_LESIONS, MOST_LESIONS = 14.0, 24
 CUBE = np.ones((3, 3, 3), bool)  # neighbours that share a face, an edge or a corner
 HEALTHY_EVERY, HEALTHY_INDEX = 10, 3  # case 3, 13, 23, … has no lesion
