@@ -90,6 +90,18 @@ def _window(edge: int, per_case: int, rois: int) -> Change:
     return change
 
 
+def _sizes(**shares: float) -> Change:
+    """Windows of several sizes, one after the other: ``w32=0.5`` is half of the time on 32³, ``whole`` on volumes."""
+
+    def change(plans: Plans) -> Plans:
+        windows = {name: None if name == "whole" else [int(name[1:])] * 3 for name in shares}
+        phases = [{"share": share, "window": windows[name]} for name, share in shares.items()]
+        budget = {"max_windows_per_case": 32, "rois_per_volume": 4}
+        return plans.evolve(training={"curriculum": phases, **budget})
+
+    return change
+
+
 def _fine_stem(channels: int) -> Change:
     """A stage at full resolution in front, with a head of its own."""
 
@@ -150,6 +162,8 @@ VARIANTS: dict[str, Variant] = {
     "longer ending": Variant("window curriculum", plan=_curriculum(0.4, 0.25, 0.35)),
     "windows of 48": Variant("size of the windows", plan=_window(48, 16, 4)),
     "windows of 32": Variant("size of the windows", plan=_window(32, 32, 3)),
+    "32, 64, 96, whole": Variant("size of the windows", plan=_sizes(w32=0.35, w64=0.25, w96=0.25, whole=0.15)),
+    "48, 64, 96, whole": Variant("size of the windows", plan=_sizes(w48=0.4, w64=0.2, w96=0.25, whole=0.15)),
     # Head
     "fine head": Variant("finest head at stride 1", plan=_fine_stem(16)),
     "no towers": Variant("is the convolution of each head needed", {"stage1": {"towers": False}}),
