@@ -26,7 +26,7 @@ from detseg3d.io.raw_dataset import RawCase, list_cases
 from detseg3d.models.decode import Detections, decode
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merge import RoiPrediction
-from detseg3d.models.weights import load_weights
+from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.plans import InferencePlan, Plans, load_plans
 from detseg3d.preprocessing.preprocessor import preprocess_case
 
@@ -96,7 +96,8 @@ class Predictor:
         Raises
         ------
         DetSeg3DError
-            If a fold or its weights are not there, or the folds were trained with different plans.
+            If a fold or its weights are not there, the weights are not those of the plans, or the folds were trained
+            with different plans.
         """
         folder = Path(folder)
         target = resolve_device(device)
@@ -112,6 +113,7 @@ class Predictor:
                     file=fold / "plans.json",
                     remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].name}",
                 )
+            check_weights(own, _weights(fold, checkpoint))  # before a network of that size is made
             model = DetSeg3D(own)
             load_weights(model, _weights(fold, checkpoint))
             models.append(model)
