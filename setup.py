@@ -17,6 +17,8 @@ COMMANDS = (
     "train",
     "consolidate",
     "predict",
+    "export_model",
+    "install_model",
     "evaluate",
     "visualize",
 )
