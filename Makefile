@@ -1,6 +1,6 @@
 # make demo      simulate data, plan, train, predict, evaluate, draw: a few minutes on a laptop's CPU
 # make test      the test suite
-# make check     formatting, lint, types, import directions
+# make check     formatting, lint, types, import directions, security lint
 # PYTHON=python3.12 chooses the interpreter (3.10 to 3.13) that .venv is made from.
 
 PYTHON ?= python3
@@ -36,6 +36,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet -c pyproject.toml -r detseg3d setup.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -55,6 +55,7 @@ EXTRAS = {
         "ruff>=0.6",
         "mypy>=1.11",
         "import-linter>=2.1",
+        "bandit[toml]>=1.8",
     ],
 }
 
