@@ -1,6 +1,6 @@
 # make demo      simulate data, plan, train, consolidate, predict, evaluate, draw: a few minutes on a laptop's CPU
 # make test      the test suite
-# make check     formatting, lint, types, import directions
+# make check     formatting, lint, types, import directions, security lint
 # make docs      the pages of docs/ as a site, in site/
 # PYTHON=python3.12 chooses the interpreter (3.10 to 3.13) that .venv is made from.
 
@@ -38,6 +38,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet -c pyproject.toml -r detseg3d setup.py
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

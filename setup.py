@@ -17,6 +17,8 @@ COMMANDS = (
     "train",
     "consolidate",
     "predict",
+    "export_model",
+    "install_model",
     "evaluate",
     "visualize",
 )
@@ -53,6 +55,7 @@ EXTRAS = {
         "ruff>=0.6",
         "mypy>=1.11",
         "import-linter>=2.1",
+        "bandit[toml]>=1.8",
         "mkdocs-material>=9.5",
     ],
 }

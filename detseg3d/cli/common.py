@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "positive_int",
     "run_command",
     "set_up_logging",
+    "visible",
 ]
 
 EXIT_SUCCESS = 0
@@ -163,6 +165,22 @@ def _parse(kind: Callable[[str], Number], text: str, name: str) -> Number:
         raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
 
 
+# Control characters but for line break and tab, and those that turn the direction of writing: a file's name or content
+# must not move the cursor, or make one name look like another.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""``text`` with the characters that a terminal obeys written out.
+
+    Examples
+    --------
+    >>> print(visible("scan\x1b[2J.nii.gz"))
+    scan\x1b[2J.nii.gz
+    """
+    return _INVISIBLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
 class _TerminalHandler(logging.Handler):
     """Writes to stderr without tearing progress bars apart."""
 
@@ -182,7 +200,7 @@ class _Formatter(logging.Formatter):
         self._style._fmt = (
             "%(asctime)s %(message)s" if record.levelno == logging.INFO else "%(asctime)s %(levelname)s: %(message)s"
         )
-        return super().format(record)
+        return visible(super().format(record))
 
 
 def set_up_logging(verbose: bool) -> None:
@@ -225,7 +243,7 @@ def run_command(
         return function(options) or EXIT_SUCCESS
     except DetSeg3DError as error:
         logger.debug("where it happened:", exc_info=True)
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(visible(f"{parser.prog}: error: {error}"), file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ a second time would blur away (at a magnification of 2 an isolated voxel would c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
+from detseg3d.core.errors import DetSeg3DError
 
 __all__ = [
     "apply_separable",
@@ -37,6 +39,9 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Triple = tuple[int, int, int]
+
+MOST_TILES = 200_000
+"""RoIs of one volume. Stage 2 would work on so many for hours."""
 
 # Weight of the smoothness term in the inverse of cropping. It only matters where the RoI has fewer samples than the
 # volume has voxels, where it decides what lies between the samples; elsewhere it is far below the data term.
@@ -79,6 +84,11 @@ def tile_boxes(
     parents : ndarray of int64, shape ``(M,)``
         The box each RoI belongs to.
 
+    Raises
+    ------
+    DetSeg3DError
+        If it takes more than :data:`MOST_TILES`, which would fill the memory.
+
     Examples
     --------
     >>> rois, parents = tile_boxes([[0, 0, 0, 10, 10, 100]], 0.0, (8, 8, 8), (32, 32, 32), 1.5)
@@ -90,10 +100,16 @@ def tile_boxes(
     parents: list[int] = []
     for index, roi in enumerate(whole):
         starts_and_ends = []
-        for axis in range(3):
+        counts = _tile_counts(roi, size, max_scale)
+        if len(tiles) + math.prod(counts) > MOST_TILES:
+            raise DetSeg3DError(
+                "the boxes would be covered by too many RoIs",
+                value=f"{len(tiles) + math.prod(counts)} for {index + 1} of {len(whole)} boxes",
+                expected=f"at most {MOST_TILES}",
+                remedy="raise the detection threshold, or roi.max_scale or roi.size in plans.json",
+            )
+        for axis, count in enumerate(counts):
             low, high = float(roi[axis]), float(roi[axis + 3])
-            limit = size[axis] * max_scale
-            count = 1 if high - low <= limit else int(np.ceil(((high - low) / limit - 0.25) / 0.75))
             extent = (high - low) / (1 + 0.75 * (count - 1))
             starts_and_ends.append([(low + 0.75 * extent * k, low + extent * (0.75 * k + 1)) for k in range(count)])
         for z0, z1 in starts_and_ends[0]:
@@ -104,6 +120,12 @@ def tile_boxes(
     if not tiles:
         return whole, np.zeros(0, np.int64)
     return np.stack(tiles), np.asarray(parents, np.int64)
+
+
+def _tile_counts(roi: FloatArray, size: Sequence[int], max_scale: float) -> list[int]:
+    """Tiles along each axis."""
+    shares = [(float(roi[axis + 3]) - float(roi[axis])) / (size[axis] * max_scale) for axis in range(3)]
+    return [1 if share <= 1 else math.ceil((share - 0.25) / 0.75) for share in shares]
 
 
 def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.float64]:

@@ -30,6 +30,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.case_files import describe_problem, files_by_case
 from detseg3d.evaluation.labels import read_roi_lesions
 from detseg3d.evaluation.nndetection_boxes import pickles_only, read_nndetection_boxes
+from detseg3d.io.files import read_bounded
 
 __all__ = ["EDGES", "BoxFolder", "CaseBoxes", "class_name", "read_box_table", "read_boxes"]
 
@@ -39,6 +40,7 @@ EDGES = ("z0", "y0", "x0", "z1", "y1", "x1")
 """Columns of a box in a CSV."""
 
 _LINES_SHOWN = 20
+_MOST_BYTES = 1 << 30  # of a table: ten million boxes
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,7 @@ def read_box_table(
 def _open_table(file: Path, needed: Sequence[str]) -> tuple[Any, dict[str, int]]:
     """The lines below the header, and where each column of interest is."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_bounded(file, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DetSeg3DError("the table of boxes does not exist", file=file, remedy="check the path") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ import logging
 import logging.handlers
 import multiprocessing
 import os
-import pickle
+import pickle  # nosec B403  # between our own processes only; no file is ever unpickled
 import signal
 import sys
 import threading
@@ -261,7 +261,7 @@ def _work(connection: Connection, pickled: bytes, threads: int, log_level: int) 
     package.setLevel(log_level)
     package.addHandler(_SendRecords(send))
     package.propagate = False
-    function = pickle.loads(pickled)  # noqa: S301  # from our own parent process
+    function = pickle.loads(pickled)  # noqa: S301  # nosec B301  # from our own parent process, through a pipe
     send(("ready",))
     with suppress(EOFError, OSError):  # the parent closed the connection or is gone
         while True:
@@ -285,12 +285,11 @@ def _answer(send: Callable[[tuple[Any, ...]], None], function: Callable[[Any], A
 def _portable(error: Exception) -> Exception:
     """``error`` itself if it survives pickling, else an error that says the same."""
     try:
-        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # made in this very line
-        if type(copy) is type(error) and str(copy) == str(error):
-            return error
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # nosec B301  # made in this very line
+        survives = type(copy) is type(error) and str(copy) == str(error)
     except Exception:
-        pass
-    return RuntimeError(f"{type(error).__name__}: {error}")
+        survives = False
+    return error if survives else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _limit_threads(threads: int) -> None:

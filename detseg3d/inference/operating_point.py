@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import read_json, write_json
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
 
 __all__ = [
     "OperatingPoint",
@@ -104,7 +104,7 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
         return None
     remedy = "run detseg3d_consolidate again, or delete the file to use the plan's thresholds"
     try:
-        return OperatingPoint.model_validate(read_json(path))
+        return OperatingPoint.model_validate(read_json(path, MOST_PLANS_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         raise DetSeg3DError(

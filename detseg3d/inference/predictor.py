@@ -19,6 +19,7 @@ from detseg3d.inference.candidates import Candidates, candidates_path, loose_sup
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
 from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, strip_ending
 from detseg3d.io.paths import check_case_id
@@ -26,7 +27,7 @@ from detseg3d.io.raw_dataset import RawCase, list_cases
 from detseg3d.models.decode import Detections, decode
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merge import RoiPrediction
-from detseg3d.models.weights import load_weights
+from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.plans import InferencePlan, Plans, load_plans
 from detseg3d.preprocessing.preprocessor import preprocess_case
 
@@ -99,27 +100,30 @@ class Predictor:
         Raises
         ------
         DetSeg3DError
-            If a fold or its weights are not there, or the folds were trained with different plans.
+            If a fold or its weights are not there, the weights are not those of the plans, or the folds were trained
+            with different plans.
         """
         folder = Path(folder)
         target = resolve_device(device)
-        chosen = _fold_folders(folder, folds, checkpoint)
+        chosen = fold_folders(folder, folds, checkpoint)
         plans = load_plans(chosen[0] / "plans.json")
         thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
         models = []
         for fold in chosen:
             own = load_plans(fold / "plans.json")
-            if not _same_network(own, plans):
+            if not same_network(own, plans):
                 raise DetSeg3DError(
                     "the folds were trained with different plans",
                     file=fold / "plans.json",
                     remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].name}",
                 )
+            # Before a network of that size is made.
+            check_weights(own, weights_file(fold, checkpoint), build_model)
             model = build_model(own)
-            load_weights(model, _weights(fold, checkpoint))
+            load_weights(model, weights_file(fold, checkpoint))
             models.append(model)
         if use_operating_point:
-            plans = apply_operating_point(plans, folder, {fold.name: _weights(fold, checkpoint) for fold in chosen})
+            plans = apply_operating_point(plans, folder, {fold.name: weights_file(fold, checkpoint) for fold in chosen})
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
         return cls(models, plans, target, use_mirroring)
@@ -294,37 +298,3 @@ class Predictor:
             # Not list_cases: what lies beside the file need not be in order.
             return (RawCase(check_case_id(strip_ending(path).removesuffix("_0000")), (path,)),)
         return list_cases(path, self.plans.num_channels)
-
-
-def _fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[Path]:
-    """The folders of the folds, checked; by default of those that are trained to the end."""
-    there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
-    trained = [path for path in there if _weights(path, checkpoint).is_file()]
-    if not there or (folds is None and not trained):
-        raise DetSeg3DError(
-            "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
-        )
-    if folds is None:
-        # The model of all cases has seen what the folds held out: it is taken only if it is all there is, or asked for.
-        return [path for path in trained if path.name != "fold_all"] or trained
-    chosen = [folder / f"fold_{fold}" for fold in folds]
-    missing = [path.name for path in chosen if not path.is_dir()]
-    if missing:
-        raise DetSeg3DError(
-            "these folds are not trained",
-            file=folder,
-            value=missing,
-            expected=", ".join(path.name for path in there),
-            remedy="choose among them with -f, or train the others",
-        )
-    return chosen
-
-
-def _weights(fold: Path, checkpoint: str) -> Path:
-    return fold / f"model_{checkpoint}.safetensors"
-
-
-def _same_network(first: Plans, second: Plans) -> bool:
-    """Whether two plans give networks that may be averaged."""
-    free = {"training", "inference", "decisions", "memory_budget_gb"}
-    return first.model_dump(exclude=free) == second.model_dump(exclude=free)

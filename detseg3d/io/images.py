@@ -276,7 +276,7 @@ def _unknown_format(path: Path) -> DetSeg3DError:
 def _load_npy(path: Path, mapped: bool) -> Array:
     try:
         array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # a header may promise any size
         raise unreadable(path, error) from error
     return array
 

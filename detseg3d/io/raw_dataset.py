@@ -19,10 +19,11 @@ from detseg3d.io.files import read_json
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["RawCase", "RawDataset", "images_by_stem", "list_cases", "load_raw_dataset"]
+__all__ = ["RawCase", "RawDataset", "images_by_stem", "list_cases", "load_raw_dataset", "read_description"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_BYTES = 64 << 20  # a dataset.json may list its cases
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
@@ -86,11 +87,7 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
     file = folder / "dataset.json"
     if not folder.is_dir():
         raise DetSeg3DError("the data set folder does not exist", file=folder, remedy="check the path")
-    data = read_json(file)
-    if not isinstance(data, dict):
-        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
-    channels = _channel_names(data, file)
-    labels = _labels(data, file)
+    data, channels, labels = read_description(file)
     instances = data.get("instances", False)
     if not isinstance(instances, bool):
         raise DetSeg3DError('"instances" must be true or false', file=file, value=instances)
@@ -121,6 +118,20 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         npy_spacing=_npy_spacing(data, file),
         patients=_patients(data, file, cases),
     )
+
+
+def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[str, int]]:
+    """The content of a dataset.json, its channel names in order, and its labels.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing or does not say what is needed.
+    """
+    data = read_json(file, _MOST_BYTES)
+    if not isinstance(data, dict):
+        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
+    return data, _channel_names(data, file), _labels(data, file)
 
 
 def list_cases(

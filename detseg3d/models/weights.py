@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import atomic_path
+from detseg3d.io.safetensors_header import TensorEntry, read_safetensors_header
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.plans import Plans
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["check_weights", "load_weights", "save_weights"]
+
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # the latter: counters of a network of one's own
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -20,6 +26,26 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata=dict(metadata or {}))
+
+
+def check_weights(plans: Plans, path: Path, build_model: Callable[[Plans], DetSeg3D] = DetSeg3D) -> None:
+    """Check that a file of weights is of the network of ``plans``, before memory is taken for either.
+
+    Parameters
+    ----------
+    plans : Plans
+    path : Path
+    build_model : callable, optional
+        Makes the network of a plan.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing or broken, or a tensor is missing, left over or of another type or shape.
+    """
+    with torch.device("meta"):  # tensors with shapes and no memory
+        network = build_model(plans)
+    _require_fit(_entries(network), _read_header(path), path)
 
 
 def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]:
@@ -38,26 +64,58 @@ def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]
     Raises
     ------
     DetSeg3DError
-        If the file is missing, broken, or (strictly) does not fit the model.
+        If the file is missing, broken, holds values that are no numbers, or (strictly) does not fit the model. The
+        model is unchanged then.
     """
-    if not path.is_file():
-        raise DetSeg3DError("the weights do not exist", file=path, remedy="train this fold first")
+    header, own = _read_header(path), _entries(model)
+    if strict:
+        _require_fit(own, header, path)
+    fitting = [name for name in own if header.get(name) == own[name]]
+    if not fitting:
+        raise DetSeg3DError("none of the weights fits the model", file=path, remedy="use weights of this framework")
     try:
-        tensors = load_file(str(path))
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in fitting}
     except (SafetensorError, OSError) as error:
         raise DetSeg3DError(f"the weights cannot be read: {error}", file=path) from error
-    own = model.state_dict()
-    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
-    missing = sorted(set(own) - set(fitting))
-    if strict and (missing or len(fitting) != len(tensors)):
-        strange = sorted(set(tensors) - set(fitting))
+    spoiled = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+    if spoiled:
+        raise DetSeg3DError(
+            f"{len(spoiled)} of the weights hold values that are no finite numbers",
+            file=path,
+            value=spoiled[:3],
+            remedy="restore the file, or train this fold again",
+        )
+    model.load_state_dict(tensors, strict=False)
+    return sorted(set(own) - set(fitting))
+
+
+def _entries(model: nn.Module) -> dict[str, TensorEntry]:
+    return {name: TensorEntry(_DTYPES[t.dtype], tuple(t.shape)) for name, t in model.state_dict().items()}
+
+
+def _read_header(path: Path) -> dict[str, TensorEntry]:
+    if not path.is_file():
+        raise DetSeg3DError("the weights do not exist", file=path, remedy="train this fold first")
+    return read_safetensors_header(path)
+
+
+def _require_fit(own: Mapping[str, TensorEntry], header: Mapping[str, TensorEntry], path: Path) -> None:
+    fitting = {name for name, entry in own.items() if name in header and header[name].shape == entry.shape}
+    missing, strange = sorted(set(own) - fitting), sorted(set(header) - fitting)
+    if missing or strange:
         raise DetSeg3DError(
             f"the weights do not fit the plans ({len(missing)} missing, {len(strange)} left over)",
             file=path,
-            value=(missing + strange)[:3],
+            value=[name[:80] for name in (missing + strange)[:3]],
             remedy="use the plans.json that the weights were trained with",
         )
-    if not fitting:
-        raise DetSeg3DError("none of the weights fits the model", file=path, remedy="use weights of this framework")
-    model.load_state_dict(fitting, strict=False)
-    return missing
+    others = sorted({header[name].dtype for name in fitting if header[name] != own[name]})
+    if others:
+        raise DetSeg3DError(
+            "the weights are stored in another type",
+            file=path,
+            value=", ".join(others),
+            expected=f"{_DTYPES[torch.float32]}, 32-bit floating point",
+            remedy="use the weights as the training wrote them",
+        )

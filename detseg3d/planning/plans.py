@@ -18,8 +18,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import read_json, write_json
+from detseg3d.planning.limits import (
+    MOST_STAGES,
+    AxisLength,
+    Channels,
+    Count,
+    FiniteFloat,
+    Kernel,
+    Length,
+    RoiLength,
+    Stride,
+    check_limits,
+)
 
 __all__ = [
+    "MOST_PLANS_BYTES",
     "PLANS_VERSION",
     "ChannelNormalization",
     "CurriculumPhase",
@@ -38,12 +51,16 @@ __all__ = [
 ]
 
 PLANS_VERSION: Final = 1
+MOST_PLANS_BYTES: Final = 16 << 20
+"""Size of a plans.json. What the planner writes has some kilobytes."""
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
+Spacing = tuple[Length, Length, Length]
+Triple = tuple[AxisLength, AxisLength, AxisLength]
+Strides = tuple[Stride, Stride, Stride]
+Kernels = tuple[Kernel, Kernel, Kernel]
 
 
 class _Strict(BaseModel):
@@ -68,10 +85,10 @@ class ChannelNormalization(_Strict):
     """
 
     scheme: Literal["ct", "zscore", "none"]
-    mean: float = 0.0
+    mean: FiniteFloat = 0.0
     std: PositiveFloat = 1.0
-    lower: float = 0.0
-    upper: float = 0.0
+    lower: FiniteFloat = 0.0
+    upper: FiniteFloat = 0.0
 
 
 class Stage1Plan(_Strict):
@@ -80,11 +97,11 @@ class Stage1Plan(_Strict):
     ``strides[0]`` is the stem's. Axes are ``(z, y, x)``.
     """
 
-    channels: tuple[PositiveInt, ...] = Field(min_length=1)
-    strides: tuple[Triple, ...] = Field(min_length=1)
-    kernels: tuple[Triple, ...] = Field(min_length=1)
-    blocks: tuple[PositiveInt, ...] = Field(min_length=1)
-    fpn_channels: PositiveInt
+    channels: tuple[Channels, ...] = Field(min_length=1, max_length=MOST_STAGES)
+    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MOST_STAGES)
+    kernels: tuple[Kernels, ...] = Field(min_length=1, max_length=MOST_STAGES)
+    blocks: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(min_length=1, max_length=MOST_STAGES)
+    fpn_channels: Channels
     head_stages: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         min_length=1, description="backbone stages that carry a detection head, finest first"
     )
@@ -117,21 +134,21 @@ class Stage1Plan(_Strict):
 class RoiPlan(_Strict):
     """How a box becomes the cube that Stage 2 sees."""
 
-    size: Triple
+    size: tuple[RoiLength, RoiLength, RoiLength]
     margin: Annotated[float, Field(ge=0, le=2)] = 0.3
     minimum_extent: Spacing = Field(description="millimetres (z, y, x): smaller boxes are seen with this much context")
-    max_scale: PositiveFloat = Field(
-        default=1.5, description="fine voxels per RoI sample beyond which a box is covered by several RoIs"
+    max_scale: float = Field(
+        default=1.5, ge=0.25, le=16, description="fine voxels per RoI sample beyond which a box is covered by several"
     )
 
 
 class Stage2Plan(_Strict):
     """The RoI U-Net; ``strides[i]`` leads from scale ``i`` to the next coarser scale ``i + 1``."""
 
-    channels: tuple[PositiveInt, ...] = Field(min_length=2)
-    strides: tuple[Triple, ...] = Field(min_length=1)
-    kernels: tuple[Triple, ...] = Field(min_length=2)
-    feature_channels: Annotated[int, Field(ge=0)] = Field(
+    channels: tuple[Channels, ...] = Field(min_length=2, max_length=MOST_STAGES)
+    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MOST_STAGES)
+    kernels: tuple[Kernels, ...] = Field(min_length=2, max_length=MOST_STAGES)
+    feature_channels: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=16, description="channels of live Stage 1 features given to each RoI; 0 cuts the two stages apart"
     )
     context_attention: bool = False
@@ -153,9 +170,9 @@ class CurriculumPhase(_Strict):
 class TrainingPlan(_Strict):
     """Defaults of the training; each is a flag of ``detseg3d_train``."""
 
-    epochs: PositiveInt = 100
-    batch_size: PositiveInt = 2
-    max_windows_per_case: PositiveInt = 16
+    epochs: Count = 100
+    batch_size: Count = 2
+    max_windows_per_case: Count = 16
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_share: Fraction = 0.02
@@ -163,14 +180,14 @@ class TrainingPlan(_Strict):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     lambda_seg: Annotated[float, Field(ge=0)] = 1.0
     det_threshold: Fraction = 0.3
-    rois_per_volume: PositiveInt = 4
+    rois_per_volume: Count = 4
     positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
     center_targets: Literal["gaussian", "nearest"] = Field(
         default="gaussian",
         description="what the heatmap is asked for: a Gaussian around the cell of each centre, or 1 at the nearest "
         "cells with a ring of cells around them that do not count (CPMNet)",
     )
-    nearest_cells: PositiveInt = 7
+    nearest_cells: Count = 7
     regression_reach: Annotated[int, Field(ge=0, le=2)] = Field(
         default=0, description="cells around that of the centre which learn its box, too, by their closeness"
     )
@@ -182,7 +199,7 @@ class TrainingPlan(_Strict):
         default=1.0, description="how often windows are rotated, scaled and changed in intensity; 0: only flipped"
     )
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
-    val_every: PositiveInt = 10
+    val_every: Count = 10
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> TrainingPlan:
@@ -201,7 +218,7 @@ class InferencePlan(_Strict):
     det_threshold: Fraction = 0.1
     score_threshold: Fraction = 0.4
     mask_threshold: Fraction = 0.5
-    max_candidates: PositiveInt = 1000
+    max_candidates: Annotated[int, Field(ge=1, le=100_000)] = 1000
     suppression_distance: Annotated[float, Field(ge=0)] = Field(
         default=0.5, description="of two peaks closer than this share of the larger box's size, the lower one goes"
     )
@@ -211,7 +228,7 @@ class InferencePlan(_Strict):
     )
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
-    roi_batch_size: PositiveInt = 16
+    roi_batch_size: Count = 16
     calibration: tuple[tuple[Fraction, Fraction], ...] = Field(
         default=(),
         description="from score to the observed share of true lesions, joined by straight lines; empty: none",
@@ -240,9 +257,11 @@ class Plans(_Strict):
     version: Literal[1] = PLANS_VERSION
     dataset_name: str
     file_ending: str
-    channel_names: tuple[str, ...] = Field(min_length=1)
-    class_names: tuple[str, ...] = Field(min_length=1)
-    class_labels: tuple[PositiveInt, ...] = Field(description="value of each class in the label files")
+    channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
+    class_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
+    class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
+        description="value of each class in the label files"
+    )
     instances: bool = Field(default=False, description="labels are instance maps of one class")
     normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
     crop_to_body: bool = True
@@ -275,6 +294,7 @@ class Plans(_Strict):
             raise ValueError(
                 f"detection_spacing {self.detection_spacing} must not be finer than fine_spacing {self.fine_spacing}"
             )
+        check_limits(self)
         return self
 
     @property
@@ -350,7 +370,7 @@ def _short(value: Any, limit: int = 80) -> str:
 
 def load_plans(path: str | Path) -> Plans:
     """Read and validate a plans.json; see :func:`parse_plans` for the errors."""
-    return parse_plans(read_json(path), file=path)
+    return parse_plans(read_json(path, MOST_PLANS_BYTES), file=path)
 
 
 def save_plans(plans: Plans, path: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +30,9 @@ from detseg3d.preprocessing.resample import resample_image, resampled_shape
 __all__ = ["CaseTransform", "PreprocessedCase", "case_transform", "preprocess_case", "preprocess_dataset"]
 
 logger = logging.getLogger(__name__)
+
+# Of a case on the fine grid, all channels together: 16 GB. A wrong spacing, in a header or in the plans, asks for more.
+MOST_VALUES = 1 << 32
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -132,7 +136,8 @@ def preprocess_case(
     Raises
     ------
     DetSeg3DError
-        If the number of channels is not the plan's, the spacing is not positive, or a voxel is NaN or infinite.
+        If the number of channels is not the plan's, the spacing is not positive, a voxel is NaN or infinite, or the
+        case would have too many voxels on the fine grid.
     """
     _check_input(images, spacing, plans)
     mask = body_mask(images)
@@ -141,6 +146,7 @@ def preprocess_case(
     if lesion_boxes is not None:
         box = include_lesions(box, lesion_boxes)
     transform = case_transform(images.shape[1:], spacing, box, plans)
+    _check_size(transform, plans)
     cut = box_slices(box)
     # Nothing holds on to the normalised crop while it is resampled: it can be freed after the first axis.
     image = resample_image(
@@ -176,6 +182,17 @@ def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plan
         raise DetSeg3DError(
             f"the image has NaN or infinite voxels in channel {', '.join(bad)}",
             remedy="replace them, for example with the value of the background",
+        )
+
+
+def _check_size(transform: CaseTransform, plans: Plans) -> None:
+    if math.prod(transform.fine_shape) * plans.num_channels > MOST_VALUES:
+        raise DetSeg3DError(
+            "the image is too large on the grid of the plans",
+            value=f"{transform.fine_shape} voxels of {plans.fine_spacing} mm, from {transform.crop_shape} of "
+            f"{transform.original_spacing} mm",
+            expected=f"at most {MOST_VALUES} values",
+            remedy="check the spacing in the header of the image and fine_spacing in plans.json",
         )
 
 

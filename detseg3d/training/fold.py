@@ -14,7 +14,7 @@ from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import read_json, write_json
+from detseg3d.io.files import atomic_path, read_json, write_json
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
@@ -150,10 +150,10 @@ def run_fold(
 
 def _copy_descriptions(paths: FoldPaths) -> None:
     """What a results folder needs to be understood on its own."""
-    paths.results.mkdir(parents=True, exist_ok=True)
     for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
         if (paths.preprocessed / file).exists():
-            shutil.copyfile(paths.preprocessed / file, paths.results / file)
+            with atomic_path(paths.results / file) as temporary:  # never through a link that lies there
+                shutil.copyfile(paths.preprocessed / file, temporary)
 
 
 def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:

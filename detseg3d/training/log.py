@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -48,8 +49,7 @@ class TrainingLog:
                     continue  # the line that was being written when the run was killed
                 if record.get("step", 0) <= resume_step:
                     kept.append(line)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text("".join(line + "\n" for line in kept), path)  # a new file, also where a link lies
 
     def append(self, kind: str, **values: Any) -> None:
         """Write one record of the given kind."""

@@ -146,3 +146,21 @@ def test_processes_flag_has_a_short_form(parser: argparse.ArgumentParser) -> Non
     common.add_processes_flag(parser, default=3)
     assert parser.parse_args([]).num_processes == 3
     assert parser.parse_args(["-np", "0"]).num_processes == 0
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "\x9b2J", "\x07", "\r", "\u202egnp.exe", "\x00"])
+def test_what_a_terminal_obeys_is_written_out(
+    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], hostile: str
+) -> None:
+    def fail(options: argparse.Namespace) -> None:
+        logging.getLogger("detseg3d.test").warning("look at %s", hostile)
+        raise DetSeg3DError("a strange file", file=hostile)
+
+    assert common.run_command(parser, fail, []) == 1
+    shown = capsys.readouterr().err
+    escaped = hostile.encode("unicode_escape").decode()
+    assert shown.count(escaped) == 2 and hostile[0] not in shown
+
+
+def test_line_breaks_and_letters_of_all_kinds_are_left() -> None:
+    assert common.visible("Fall é 病例 ñ\n\tα−β") == "Fall é 病例 ñ\n\tα−β"

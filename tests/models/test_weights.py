@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.weights import load_weights, save_weights
+from detseg3d.models.weights import check_weights, load_weights, save_weights
 from detseg3d.planning.plans import Plans
 
 
@@ -84,3 +85,47 @@ def test_for_fine_tuning_something_must_fit(tmp_path: Path) -> None:
     save_weights(layer(3, 2), tmp_path / "w")
     with pytest.raises(DetSeg3DError, match="none of the weights fits the model"):
         load_weights(nn.Conv3d(1, 1, 1), tmp_path / "w", strict=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_no_numbers_are_refused_and_change_nothing(tmp_path: Path, value: float, strict: bool) -> None:
+    spoiled, model = layer(), layer()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        spoiled.bias[1] = value
+    save_weights(spoiled, tmp_path / "w")
+    with pytest.raises(DetSeg3DError, match=r"(?s)1 of the weights hold values that are no finite numbers.*\['bias'\]"):
+        load_weights(model, tmp_path / "w", strict=strict)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
+def test_weights_of_another_type_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({name: tensor.to(dtype) for name, tensor in layer().state_dict().items()}, str(tmp_path / "w"))
+    with pytest.raises(DetSeg3DError, match=r"(?s)stored in another type.*expected: F32"):
+        load_weights(layer(), tmp_path / "w")
+
+
+def test_weights_are_checked_without_making_the_network(
+    tmp_path: Path, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tensor of the network has memory, so one of 1.5 GB is compared with its file in a moment."""
+    wide = tiny_plans.evolve(stage1={"channels": (2048, 1024)})
+    devices = set()
+    register = nn.Module.register_parameter
+
+    def watch(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        devices.add(None if parameter is None else parameter.device.type)
+
+    save_weights(DetSeg3D(tiny_plans), tmp_path / "w")
+    monkeypatch.setattr(nn.Module, "register_parameter", watch)
+    with pytest.raises(DetSeg3DError, match=r"do not fit the plans \(\d+ missing, \d+ left over\)"):
+        check_weights(wide, tmp_path / "w")
+    assert devices - {None} == {"meta"}
+
+
+def test_weights_of_the_network_pass(tmp_path: Path, tiny_plans: Plans) -> None:
+    save_weights(DetSeg3D(tiny_plans), tmp_path / "w")
+    check_weights(tiny_plans, tmp_path / "w")

@@ -1,0 +1,50 @@
+"""``detseg3d_export_model``: a trained model as one file, to hand on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg3d.cli.common import add_root_flags, create_parser, run_command
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_export_model``."""
+    parser = create_parser(
+        "detseg3d_export_model",
+        "Write a trained model as one zip file, for detseg3d_install_model: weights and plans of the folds, and where\n"
+        "they are there the operating point, dataset.json, what was measured of the data set, and the figures of the\n"
+        "cross-validation; with size and SHA-256 of each file. It holds no image, and no name or figure of a single\n"
+        "case. A model that is not complete is refused.",
+        "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.zip\n"
+        "detseg3d_install_model lesions.zip --results elsewhere/results",
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the .zip file to write")
+    parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to export; default: all that are trained")
+    add_root_flags(parser, "results")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detseg3d.inference.share_model import export_model
+    from detseg3d.io.paths import resolve_dataset, results_root
+
+    folder = resolve_dataset(results_root(options.results), options.dataset)
+    manifest = export_model(folder, options.output, options.folds)
+    for name, entry in manifest.files.items():
+        print(f"{entry.bytes:>12}  {name}")
+    print(f"wrote {options.output}: {manifest.name}, {options.output.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

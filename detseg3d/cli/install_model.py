@@ -1,0 +1,54 @@
+"""``detseg3d_install_model``: a model that somebody handed on, checked and put among the results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg3d.cli.common import add_root_flags, create_parser, run_command
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``detseg3d_install_model``."""
+    parser = create_parser(
+        "detseg3d_install_model",
+        "Unpack a model that detseg3d_export_model wrote and put it among the results, where detseg3d_predict finds\n"
+        "it. The file may come from anybody: a model is data, never code, and everything in the file is checked\n"
+        "before it is taken for a model. It is there as a whole, or not at all.",
+        "detseg3d_install_model lesions.zip --results data/results\n"
+        "detseg3d_install_model lesions.zip --name Dataset901_Theirs\n"
+        "detseg3d_predict -i scans -o masks -d 901",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the .zip file")
+    parser.add_argument("--name", metavar="DatasetXXX_Name", help="install it under this name instead of its own")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="take the place of a model of this name; unless that was installed, too, it is kept beside it",
+    )
+    add_root_flags(parser, "results")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(build_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from detseg3d.inference.share_model import install_model
+    from detseg3d.io.paths import results_root
+
+    done = install_model(options.file, results_root(options.results), options.name, options.overwrite)
+    if done.kept is not None:
+        print(f"the model that was there is kept as {done.kept}")
+    print(f"installed {done.folder}, fold(s) {' '.join(done.folds)}")
+    print(f"use it with: detseg3d_predict -i scans -o masks -m {done.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

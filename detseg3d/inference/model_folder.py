@@ -1,0 +1,52 @@
+"""The folder of a trained model: ``fold_0``, ``fold_1``, …, each with its plans and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.planning.plans import Plans
+
+__all__ = ["fold_folders", "same_network", "weights_file"]
+
+
+def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[Path]:
+    """The folders of the folds, checked; by default of those that are trained to the end.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is none, or one that is asked for is missing.
+    """
+    there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
+    trained = [path for path in there if weights_file(path, checkpoint).is_file()]
+    if not there or (folds is None and not trained):
+        raise DetSeg3DError(
+            "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
+        )
+    if folds is None:
+        # The model of all cases has seen what the folds held out: it is taken only if it is all there is, or asked for.
+        return [path for path in trained if path.name != "fold_all"] or trained
+    chosen = [folder / f"fold_{fold}" for fold in folds]
+    missing = [path.name for path in chosen if not path.is_dir()]
+    if missing:
+        raise DetSeg3DError(
+            "these folds are not trained",
+            file=folder,
+            value=missing,
+            expected=", ".join(path.name for path in there),
+            remedy="choose among them with -f, or train the others",
+        )
+    return chosen
+
+
+def weights_file(fold: Path, checkpoint: str) -> Path:
+    """Weights of a fold: ``final`` or ``best``."""
+    return fold / f"model_{checkpoint}.safetensors"
+
+
+def same_network(first: Plans, second: Plans) -> bool:
+    """Whether two plans give networks that may be averaged."""
+    free = {"training", "inference", "decisions", "memory_budget_gb"}
+    return first.model_dump(exclude=free) == second.model_dump(exclude=free)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.limits import MOST_PARAMETERS, parameter_count
+from detseg3d.planning.plans import Plans, parse_plans
+
+HUGE = 10**9
+THREE_STAGES = {
+    "channels": [8, 12, 20],
+    "strides": [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+    "kernels": [[1, 3, 3], [3, 3, 3], [3, 5, 5]],
+    "blocks": [1, 3, 2],
+    "fpn_channels": 12,
+    "head_stages": [1, 2],
+    "level_upper_sizes": [10],
+}
+FOUR_SCALES = {
+    "channels": [4, 8, 12, 16],
+    "strides": [[1, 2, 2], [2, 2, 2], [1, 2, 2]],
+    "kernels": [[1, 3, 3], [3, 3, 3], [3, 5, 3], [3, 3, 3]],
+}
+
+
+@pytest.mark.parametrize("stage1", [{}, THREE_STAGES])
+@pytest.mark.parametrize(
+    "stage2", [{}, FOUR_SCALES, {**FOUR_SCALES, "context_attention": True}, {"feature_channels": 0}]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_are_counted_as_the_network_has_them(
+    tiny_plans: Plans, stage1: dict[str, Any], stage2: dict[str, Any], channels: int
+) -> None:
+    plans = tiny_plans.evolve(
+        stage1=stage1,
+        stage2=stage2,
+        channel_names=["a", "b", "c"][:channels],
+        normalization=[{"scheme": "zscore"}] * channels,
+        class_names=["one", "two"],
+        class_labels=[1, 2],
+    )
+    expected = sum(parameter.numel() for parameter in DetSeg3D(plans).parameters())
+    assert parameter_count(plans.stage1, plans.stage2, plans.num_channels, plans.num_classes) == expected
+
+
+def refusal(data: dict[str, Any], section: str, change: dict[str, Any]) -> str:
+    data[section] = {**data[section], **change} if isinstance(data.get(section), dict) else change
+    with pytest.raises(DetSeg3DError) as caught:
+        parse_plans(data)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("stage1", {"channels": [8, HUGE]}, "stage1.channels.1: Input should be less than or equal to 4096"),
+        ("stage1", {"fpn_channels": HUGE}, "stage1.fpn_channels: Input should be less"),
+        ("stage1", {"blocks": [1, HUGE]}, "stage1.blocks.1: Input should be less than or equal to 32"),
+        ("stage1", {"kernels": [[3, 3, 3], [3, 3, HUGE]]}, "stage1.kernels.1.2: Input should be less"),
+        ("stage1", {"kernels": [[3, 3, 3], [3, 3, 2]]}, "stage1.kernels.1.2: Value error, a kernel must be odd"),
+        ("stage1", {"strides": [[HUGE, 2, 2], [2, 2, 2]]}, "stage1.strides.0.0: Input should be less"),
+        ("stage1", {"channels": [8] * 13}, "stage1.channels: Tuple should have at most 12 items"),
+        ("stage2", {"channels": [8, HUGE]}, "stage2.channels.1: Input should be less"),
+        ("stage2", {"feature_channels": HUGE}, "stage2.feature_channels: Input should be less"),
+        ("stage2", {"kernels": [[3, 3, 3], [3, 4, 3]]}, "a kernel must be odd"),
+        ("roi", {"size": [HUGE, 16, 16]}, "roi.size.0: Input should be less than or equal to 512"),
+        ("roi", {"size": [1, 16, 16]}, "roi.size.0: Input should be greater than or equal to 4"),
+        ("roi", {"max_scale": 1e-9}, "roi.max_scale: Input should be greater"),
+        ("inference", {"max_candidates": HUGE}, "inference.max_candidates: Input should be less"),
+        ("inference", {"roi_batch_size": HUGE}, "inference.roi_batch_size: Input should be less"),
+        ("training", {"batch_size": HUGE}, "training.batch_size: Input should be less"),
+    ],
+)
+def test_absurd_values_are_named(
+    plans_data: dict[str, Any], section: str, change: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(plans_data, section, change)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("fine_spacing", [1e-9, 1, 1], "fine_spacing.0: Input should be greater than or equal to 0.0001"),
+        ("detection_spacing", [1, 1, 1e30], "detection_spacing.2: Input should be less"),
+        ("largest_shape", [HUGE, 1, 1], "largest_shape.0: Input should be less"),
+        ("class_labels", [70_000], "class_labels.0: Input should be less than or equal to 65535"),
+        ("normalization", [{"scheme": "ct", "mean": float("nan")}], "normalization.0.mean: Input should be a finite"),
+    ],
+)
+def test_absurd_entries_are_named(plans_data: dict[str, Any], entry: str, value: Any, message: str) -> None:
+    assert message in refusal({**plans_data, entry: None}, entry, value)
+
+
+# Each entry alone is within its limit; together they ask for too much.
+WIDE = {"channels": [4096, 4096], "kernels": [[3, 3, 3], [3, 3, 3]], "blocks": [2, 2]}
+DEEP = {
+    "channels": [8] * 3,
+    "strides": [[8, 2, 2]] * 3,
+    "kernels": [[3, 3, 3]] * 3,
+    "blocks": [1] * 3,
+    "head_stages": [0],
+    "level_upper_sizes": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("stage1", WIDE, rf"the network would have \d{{10}} weights, at most {MOST_PARAMETERS} are supported"),
+        ("stage1", DEEP, r"the strides of Stage 1 multiply to \[512, 8, 8\], at most 256"),
+        ("roi", {"size": [512, 512, 512]}, r"a batch of 16 RoIs of \[512, 512, 512\] has 2147483648 samples"),
+        ("roi", {"minimum_extent": [10, 10, 1000]}, "roi.minimum_extent is 1000 fine voxels, at most 512"),
+    ],
+)
+def test_what_entries_ask_for_together_is_limited(
+    plans_data: dict[str, Any], section: str, change: dict[str, Any], message: str
+) -> None:
+    assert re.search(message, refusal(plans_data, section, change))
+
+
+def test_pooling_must_leave_something_of_an_roi(plans_data: dict[str, Any]) -> None:
+    plans_data["stage2"]["strides"] = [[16, 2, 2]]
+    message = refusal(plans_data, "roi", {"size": [8, 16, 16]})
+    assert "multiply to [16, 2, 2], which leaves nothing of an RoI of [8, 16, 16]" in message
+
+
+def test_context_attention_needs_channels_for_its_heads(plans_data: dict[str, Any]) -> None:
+    message = refusal(plans_data, "stage2", {"channels": [8, 18], "context_attention": True})
+    assert "the last of the channels of Stage 2 must be a multiple of 4" in message

@@ -1,0 +1,84 @@
+"""Model folders with all that belongs to a model, and archives of them with something changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
+from detseg3d.io.files import write_json
+from detseg3d.io.model_archive import MANIFEST
+from detseg3d.planning.plans import InferencePlan
+
+SECRET = "MüllerAnna19610412"
+"""Name of a case and a patient: nothing that is handed on may say it."""
+
+
+def complete_model(folder: Path, tiny_model: Path) -> Path:
+    """A copy of the tiny model, with everything that training and consolidation leave beside its folds."""
+    for fold in ("fold_0", "fold_1"):
+        (folder / fold / "validation").mkdir(parents=True)
+        for name in ("plans.json", "model_final.safetensors", "checkpoint_latest.pt", "training_log.jsonl"):
+            shutil.copyfile(tiny_model / fold / name, folder / fold / name)
+        (folder / fold / "validation" / f"{SECRET}.nii.gz").write_bytes(b"a scan")
+    shutil.copyfile(tiny_model / "fold_0" / "plans.json", folder / "plans.json")
+    labels = {"background": 0, "lesion": 1}
+    write_json(
+        {
+            "name": "Tiny",
+            "channel_names": {"0": "FLAIR"},
+            "labels": labels,
+            "numTraining": 4,
+            "file_ending": ".nii.gz",
+            "patients": {SECRET: SECRET},
+            "dataset": {SECRET: {"images": [f"imagesTr/{SECRET}_0000.nii.gz"], "label": f"labelsTr/{SECRET}.nii.gz"}},
+        },
+        folder / "dataset.json",
+    )
+    write_json(
+        {
+            "version": 1,
+            "dataset_name": folder.name,
+            "cases": {SECRET: {"shape": [1, 2, 3], "source": "0123"}},
+            "summary": {"cases": 4},
+            "dataset": {"labels": labels},
+        },
+        folder / "dataset_fingerprint.json",
+    )
+    write_json(
+        {
+            "truth_folder": f"/home/{SECRET}/labelsTr",
+            "prediction_folder": f"/home/{SECRET}/predictions",
+            "class_labels": {"lesion": 1},
+            "options": {"samples": 1000},
+            "summary": {"dice": {"mean": 0.5}},
+            "intervals": {},
+            "problems": [{"case": SECRET, "problem": "no prediction"}],
+            "cases": [{"case_id": SECRET}],
+            "lesions": [{"case_id": SECRET}],
+        },
+        folder / "cross_validation" / "metrics.json",
+    )
+    weights = {fold: weights_digest(folder / fold / "model_final.safetensors") for fold in ("fold_0", "fold_1")}
+    point = OperatingPoint(inference=InferencePlan(score_threshold=0.123), objective="F1", weights=weights)
+    save_operating_point(point, folder)
+    return folder
+
+
+def changed_archive(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The archive with other files, and a manifest that describes them rightly: the change is all that is wrong."""
+    with zipfile.ZipFile(source) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(files.pop(MANIFEST))
+    change(files)
+    manifest["files"] = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+    }
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in {**files, MANIFEST: json.dumps(manifest).encode()}.items():
+            archive.writestr(name, data)
+    return target
