@@ -19,6 +19,8 @@ COMMANDS = (
     "predict",
     "evaluate",
     "visualize",
+    "export_model",
+    "install_model",
 )
 COMMON = ("-h", "--verbose", "--no_progress", "--version")
 HEAD = """# Commands
