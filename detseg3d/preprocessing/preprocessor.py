@@ -264,10 +264,13 @@ def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
 
 def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> int:
     """Preprocess one case; returns the number of rescued lesions."""
+    store = CaseStore(folder)
+    if _is_done(case, store, preprocessing_hash(plans)):  # by another run, since this one began
+        return sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"])
     images, spacing, instances, classes = read_case(case, raw)
     result = preprocess_case(images, spacing, plans, instances, classes)
     assert result.instances is not None
-    CaseStore(folder).write(
+    store.write(
         case.case_id,
         result.image,
         result.instances,
