@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,11 @@ from detseg3d.core.body import body_box, body_mask
 from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.execution.memory import require_memory
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.raw_dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import read_case, source_digest
+from detseg3d.planning.memory import preprocessing_bytes
 from detseg3d.planning.plans import Plans, preprocessing_hash
 from detseg3d.preprocessing.crop import IntBox, box_slices, include_lesions
 from detseg3d.preprocessing.instances import resample_instances
@@ -114,6 +116,7 @@ def preprocess_case(
     plans: Plans,
     instances: npt.NDArray[np.integer[Any]] | None = None,
     classes: npt.NDArray[np.integer[Any]] | None = None,
+    admit: Callable[[CaseTransform], None] | None = None,
 ) -> PreprocessedCase:
     """Crop to the body, normalise and resample to the plan's fine grid.
 
@@ -128,11 +131,15 @@ def preprocess_case(
         Truth, ids ``1..N``. The crop is widened where a lesion lies outside the body.
     classes : ndarray of int, shape ``(N,)``, optional
         0-based class of ids ``1..N``; all 0 by default.
+    admit : callable, optional
+        Gets the transform before anything is resampled, and raises if the fine grid is too large; by default if there
+        is not the memory to fill it.
 
     Raises
     ------
     DetSeg3DError
-        If the number of channels is not the plan's, the spacing is not positive, or a voxel is NaN or infinite.
+        If the number of channels is not the plan's, the spacing is not positive, a voxel is NaN or infinite, or there
+        is too little memory.
     """
     _check_input(images, spacing, plans)
     mask = body_mask(images)
@@ -141,6 +148,11 @@ def preprocess_case(
     if lesion_boxes is not None:
         box = include_lesions(box, lesion_boxes)
     transform = case_transform(images.shape[1:], spacing, box, plans)
+    if admit is not None:
+        admit(transform)
+    else:
+        what = f"resampling to {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid"
+        require_memory(preprocessing_bytes(transform.fine_shape, len(images)), what)
     cut = box_slices(box)
     # Nothing holds on to the normalised crop while it is resampled: it can be freed after the first axis.
     image = resample_image(
