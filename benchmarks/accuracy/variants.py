@@ -182,6 +182,7 @@ VARIANTS: dict[str, Variant] = {
     "batch 2": _training("batch size", batch_size=2),
     "batch 4": _training("batch size", batch_size=4),
     "rate 1e-3": _training("learning rate", learning_rate=1e-3),
+    "rate 2e-3": _training("learning rate", learning_rate=2e-3),
     "rate 5e-4": _training("learning rate", learning_rate=5e-4),
     "rate 4e-3": _training("learning rate", learning_rate=4e-3),
     "no average": _training("moving average of the weights", ema_decay=0.0),

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from detseg3d import __version__
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.interruption import Interruption, interruptible
 
 __all__ = [
     "EXIT_FAILURE",
@@ -36,6 +37,7 @@ __all__ = [
 EXIT_SUCCESS = 0
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 
 Number = TypeVar("Number", int, float)
 
@@ -232,7 +234,7 @@ def run_command(
     Returns
     -------
     int
-        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted.
+        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM.
     """
     options = parser.parse_args(arguments)
     set_up_logging(options.verbose)
@@ -240,11 +242,15 @@ def run_command(
     # Some libraries give the root logger a handler of its own, which would print everything once more.
     package.propagate = False
     try:
-        return function(options) or EXIT_SUCCESS
+        with interruptible():
+            return function(options) or EXIT_SUCCESS
     except DetSeg3DError as error:
         logger.debug("where it happened:", exc_info=True)
         print(visible(f"{parser.prog}: error: {error}"), file=sys.stderr)
         return EXIT_FAILURE
+    except Interruption as interruption:
+        print(f"{parser.prog}: interrupted ({interruption})", file=sys.stderr)
+        return EXIT_SIGNAL + interruption.number
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -13,6 +13,7 @@ from detseg3d.cli.common import (
     create_parser,
     fraction,
     non_negative_int,
+    positive_float,
     positive_int,
     run_command,
 )
@@ -56,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write candidates/CASE.npz: the mask of every candidate, accepted or not",
     )
+    how.add_argument(
+        "--memory_gb",
+        type=positive_float,
+        metavar="GB",
+        help="memory that a scan may take; a larger one is refused. Default: what is free when its turn comes",
+    )
     how.add_argument("--npy_spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="mm, for .npy input")
     existing = how.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
@@ -90,6 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         det_threshold=options.det_threshold,
         score_threshold=options.score_threshold,
         use_operating_point=not options.plan_thresholds,
+        memory_gb=options.memory_gb,
     )
     cases = predictor.list_inputs(options.input)[options.part_id :: options.num_parts]
     failures = predictor.predict_files(

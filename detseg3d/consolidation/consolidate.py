@@ -34,7 +34,7 @@ from detseg3d.execution.local import run_cases
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.inference.export import clear_cases, describe_case, write_case
 from detseg3d.inference.operating_point import OperatingPoint, describe, save_operating_point
-from detseg3d.io.files import write_json
+from detseg3d.io.files import remove_files, write_json
 from detseg3d.io.images import read_geometry
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans
@@ -311,8 +311,7 @@ def _write_predictions(
     """Write the masks of all cases in the place of those of an earlier consolidation; what failed, by case."""
     # An earlier consolidation may have pooled other folds.
     clear_cases(folder, known)
-    for name in _REPORTS:
-        (folder / name).unlink(missing_ok=True)
+    remove_files(*(folder / name for name in _REPORTS))
     failures = {}
     for result in run_cases(partial(_write_prediction, plans, folder, ending), cases, num_processes, "masks", progress):
         if result.error is not None:

@@ -37,7 +37,7 @@ def report_consolidation(
     """
     raw = Path(raw)
     # Cases of folds that were not pooled are not missing; a pooled case without masks is.
-    cases = done.cases or sorted(path.stem for path in (done.predictions / "rois").glob("*.json"))
+    cases = done.cases or sorted(path.stem for path in (done.predictions / "rois").glob("[!.]*.json"))
     result = evaluate_folders(
         raw / "labelsTr", done.predictions, cases=cases, num_processes=num_processes, progress=progress
     )

@@ -125,7 +125,7 @@ def _cases_of_fold(model_folder: Path, name: str) -> tuple[list[str], dict[str, 
     """
     validation = _validation(model_folder, name)
     there = {
-        path.stem for path in (validation / "candidates").glob("*.npz") if not path.name.startswith(".")
+        path.stem for path in (validation / "candidates").glob("[!.]*.npz")
     }  # hidden ones were left by a process that was killed
     if not there:
         raise DetSeg3DError(
@@ -201,7 +201,7 @@ def _weights(model_folder: Path, names: Sequence[str]) -> dict[str, str]:
         if not file.is_file():
             raise DetSeg3DError(f"fold {name} has no weights", file=file, remedy="train it to the end")
         written = file.stat().st_mtime
-        candidates = list((_validation(model_folder, name) / "candidates").glob("*.npz"))
+        candidates = list((_validation(model_folder, name) / "candidates").glob("[!.]*.npz"))
         older = sum(path.stat().st_mtime < written for path in candidates)
         if older:
             logger.warning(

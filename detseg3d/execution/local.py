@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.interruption import end_with_parent, without_interrupt
 
 __all__ = ["CaseResult", "describe_failures", "run_cases"]
 
@@ -142,7 +143,8 @@ class _Worker:
         self.connection, remote = context.Pipe()
         level = logging.getLogger("detseg3d").getEffectiveLevel()
         self.process: BaseProcess = context.Process(target=_work, args=(remote, function, threads, level), daemon=True)
-        self.process.start()
+        with without_interrupt():  # before the worker can ignore it: importing takes it seconds
+            self.process.start()
         remote.close()  # with the last copy in the worker, its death ends the connection
         self.index: int | None = None
         self.ready = False
@@ -250,6 +252,7 @@ class _SendRecords(logging.handlers.QueueHandler):
 def _work(connection: Connection, pickled: bytes, threads: int, log_level: int) -> None:
     """Serve cases until the parent closes the connection; runs in the worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    end_with_parent()
     _limit_threads(threads)
     lock = threading.Lock()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.files import atomic_path, read_json, write_json, write_text
+from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json, write_text
 from detseg3d.io.images import file_ending, strip_ending, write_image
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged
@@ -123,22 +124,26 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
     folder : Path
     ending : str
         Of the masks, for example ``.nii.gz``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file cannot be written.
     """
-    write_image(prediction.semantic, prediction.geometry, folder / f"{case_id}{ending}")
-    write_image(prediction.instances, prediction.geometry, folder / "instances" / f"{case_id}{ending}")
-    if prediction.probabilities is not None:
-        with atomic_path(_probability_path(folder, case_id)) as temporary, temporary.open("wb") as handle:
-            np.savez_compressed(handle, probabilities=prediction.probabilities)
-    write_json(
-        {
+    with atomic_files(folder, str(_record_path(Path(), case_id))) as place:
+        write_image(prediction.semantic, prediction.geometry, place / f"{case_id}{ending}")
+        write_image(prediction.instances, prediction.geometry, place / "instances" / f"{case_id}{ending}")
+        if prediction.probabilities is not None:
+            with atomic_path(_probability_path(place, case_id)) as temporary, temporary.open("wb") as handle:
+                np.savez_compressed(handle, probabilities=prediction.probabilities)
+        record = {
             "case_id": case_id,
             "shape": list(prediction.geometry.shape),
             "spacing": list(prediction.geometry.spacing),
             "lesions": prediction.lesions,
             "candidates": prediction.candidates,
-        },
-        _record_path(folder, case_id),
-    )
+        }
+        write_json(record, _record_path(place, case_id))
 
 
 def _record_path(folder: Path, case_id: str) -> Path:
@@ -172,34 +177,52 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
             is_mask = file_ending(path) is not None and strip_ending(path) in case_ids
             if not path.is_file() or not (is_mask or (path.suffix in (".json", ".npz") and path.stem in case_ids)):
                 continue
-            try:
-                path.unlink()
-            except OSError as error:
-                raise DetSeg3DError(
-                    f"an earlier result cannot be removed: {error.strerror or error}",
-                    file=path,
-                    remedy="check the permissions of the folder",
-                ) from error
+            remove_files(path)
 
 
 _COLUMNS = ("case", "id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
 
 
 def write_lesion_table(folder: Path) -> None:
-    """Write ``lesions.csv`` from all the cases of a folder; several processes may do so, the last one has them all."""
+    """Write ``lesions.csv`` from all the cases of a folder.
+
+    Several processes may do so: each looks again after writing, until it has written what is there, so the one that
+    writes last has them all.
+    """
+    written, there = None, _records(folder)
+    while there != written:
+        write_text(_lesion_table([path for path, *_ in there]), folder / "lesions.csv")
+        written, there = there, _records(folder)
+
+
+def _records(folder: Path) -> list[tuple[Path, int, int]]:
+    """Path, time and inode of each whole record, by case; hidden ones are being written, or never will be."""
+    found = []
+    for path in sorted((folder / "rois").glob("*.json")):
+        if not path.name.startswith("."):
+            with suppress(FileNotFoundError):  # another process predicts the case anew
+                status = path.stat()
+                found.append((path, status.st_mtime_ns, status.st_ino))
+    return found
+
+
+def _lesion_table(records: Sequence[Path]) -> str:
     handle = io.StringIO()
     writer = csv.writer(handle, lineterminator="\n")
     box_columns = [f"{corner}{end}" for end in (0, 1) for corner in "zyx"]
     writer.writerow([*_COLUMNS, *box_columns, "center_x_mm", "center_y_mm", "center_z_mm"])
-    for path in sorted((folder / "rois").glob("*.json")):
-        if path.name.startswith("."):
-            continue  # being written by another process
-        record = read_json(path)
+    for path in records:
+        try:
+            record = read_json(path)
+        except DetSeg3DError:
+            if path.exists():
+                raise
+            continue  # another process predicts the case anew
         for lesion in record["lesions"]:
             values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
             numbers = [*lesion["box"], *lesion["center_world"]]
             writer.writerow([*(_rounded(value) for value in values), *(_rounded(value) for value in numbers)])
-    write_text(handle.getvalue(), folder / "lesions.csv")
+    return handle.getvalue()
 
 
 def _rounded(value: Any) -> Any:

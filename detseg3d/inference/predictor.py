@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.device import resolve_device
+from detseg3d.execution.memory import require_memory
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
 from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
-from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, strip_ending
+from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, read_geometry, strip_ending
 from detseg3d.io.paths import check_case_id
 from detseg3d.io.raw_dataset import RawCase, list_cases
 from detseg3d.models.decode import Detections, decode
@@ -29,11 +32,13 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merge import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.plans import InferencePlan, Plans, load_plans
-from detseg3d.preprocessing.preprocessor import preprocess_case
+from detseg3d.preprocessing.preprocessor import CaseTransform, preprocess_case
 
 __all__ = ["Predictor"]
 
 logger = logging.getLogger(__name__)
+
+_TOO_LARGE = "crop the scan, use a machine with more memory, or raise --memory_gb if this one has it"
 
 
 class Predictor:
@@ -48,6 +53,8 @@ class Predictor:
     device : torch.device
     use_mirroring : bool
         Average Stage 1 over the flips that the plan names.
+    memory_gb : float, optional
+        Memory that a scan may take, itself included; by default what is free.
 
     Examples
     --------
@@ -57,7 +64,12 @@ class Predictor:
     """
 
     def __init__(
-        self, models: Sequence[DetSeg3D], plans: Plans, device: torch.device, use_mirroring: bool = True
+        self,
+        models: Sequence[DetSeg3D],
+        plans: Plans,
+        device: torch.device,
+        use_mirroring: bool = True,
+        memory_gb: float | None = None,
     ) -> None:
         if not models:
             raise ValueError("a predictor needs at least one model")
@@ -65,6 +77,7 @@ class Predictor:
         self.plans = plans
         self.device = device
         self.mirror_axes = plans.inference.mirror_axes if use_mirroring else ()
+        self.memory_gb = memory_gb
 
     @classmethod
     def from_model_folder(
@@ -78,6 +91,7 @@ class Predictor:
         score_threshold: float | None = None,
         use_operating_point: bool = True,
         build_model: Callable[[Plans], DetSeg3D] = DetSeg3D,
+        memory_gb: float | None = None,
     ) -> Predictor:
         """Load the folds of a results folder.
 
@@ -96,6 +110,8 @@ class Predictor:
             Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
         build_model : callable, optional
             Makes the network of a plan, if it was trained with another than :class:`DetSeg3D`.
+        memory_gb : float, optional
+            Memory that a scan may take, itself included; by default what is free.
 
         Raises
         ------
@@ -126,7 +142,7 @@ class Predictor:
             plans = apply_operating_point(plans, folder, {fold.name: weights_file(fold, checkpoint) for fold in chosen})
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
-        return cls(models, plans, target, use_mirroring)
+        return cls(models, plans, target, use_mirroring, memory_gb)
 
     def predict_array(
         self, array: npt.NDArray[Any], spacing: Sequence[float], keep_probabilities: bool = False
@@ -176,8 +192,13 @@ class Predictor:
         geometry : Geometry
         loose : bool
             Keep more of the duplicates, for a search over suppression settings.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the scan cannot be used, or is too large for the memory.
         """
-        case = preprocess_case(images, geometry.spacing, self.plans)
+        case = preprocess_case(images, geometry.spacing, self.plans, admit=self._admit)
         image, transform = torch.from_numpy(case.image), case.transform
         del case
         found = self._detect(image, loose_suppression(self.plans.inference) if loose else self.plans.inference)
@@ -190,6 +211,28 @@ class Predictor:
         boxes = transform.boxes_to_original(found.boxes)
         there = Detections(boxes, found.scores, found.classes)
         return Candidates(there, placed, geometry.shape, geometry.spacing)
+
+    def _admit(self, transform: CaseTransform) -> None:
+        """Raise if a scan on the fine grid is too large for the memory; the scan itself has been read."""
+        in_memory = math.prod(transform.original_shape) * self.plans.num_channels * 4
+        needed = prediction_bytes(self.plans, transform, self.device)
+        require_memory(
+            needed if self.memory_gb is None else needed + in_memory,
+            f"predicting this scan, {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid,",
+            allowed_gb=self.memory_gb,
+            remedy=_TOO_LARGE,
+        )
+
+    def _admit_file(self, case: RawCase, npy_spacing: Sequence[float] | None) -> None:
+        """Raise if a scan is too large even to be read; of a DICOM series no header tells."""
+        if case.images[0].is_file():
+            shape = read_geometry(case.images[0], npy_spacing).shape
+            require_memory(
+                math.prod(shape) * 4 * (self.plans.num_channels + 1),
+                f"reading this scan of {'×'.join(map(str, shape))} voxels",
+                allowed_gb=self.memory_gb,
+                remedy=_TOO_LARGE,
+            )
 
     def segment_boxes(self, image: torch.Tensor, found: Detections) -> list[RoiPrediction]:
         """Stage 2 on given boxes of a preprocessed volume ``(C, Z, Y, X)`` of the fine grid, averaged over folds."""
@@ -256,6 +299,7 @@ class Predictor:
                 logger.info("%s: there already", case.case_id)
                 continue
             try:
+                self._admit_file(case, npy_spacing)
                 images, geometry = read_channels(case.images, npy_spacing)
                 candidates = self.find_candidates(images, geometry, loose=save_candidates)
                 if save_candidates:
@@ -271,10 +315,10 @@ class Predictor:
                 failures[case.case_id] = f"{type(error).__name__}: {error}"
             else:
                 logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
-        if folder.exists():
-            write_lesion_table(folder)
         for case_id, message in failures.items():
             logger.error("%s failed: %s", case_id, message)
+        if folder.exists():
+            write_lesion_table(folder)
         return failures
 
     def list_inputs(self, source: str | Path) -> tuple[RawCase, ...]:

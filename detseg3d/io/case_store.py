@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path, read_json, write_json
+from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
 from detseg3d.io.paths import check_case_id
 
 __all__ = ["CaseStore", "StoredCase"]
@@ -90,17 +90,18 @@ class CaseStore:
             raise ValueError(f"image must be (C, Z, Y, X) and instances (Z, Y, X), found {image.shape} and {found}")
         if not np.isfinite(image).all():
             raise ValueError(f"the preprocessed image of {case_id} has NaN or infinite values")
+        content = {**properties, "case_id": case_id, "has_instances": instances is not None}
         record = self._path(case_id, ".json")
-        record.unlink(missing_ok=True)
-        _write_array(
-            np.clip(image, -_FLOAT16_LIMIT, _FLOAT16_LIMIT).astype(np.float16), self._path(case_id, "_image.b2nd")
-        )
-        target = self._path(case_id, "_instances.b2nd")
+        with atomic_files(self.folder, record.name) as place:
+            new = CaseStore(place)
+            _write_array(
+                np.clip(image, -_FLOAT16_LIMIT, _FLOAT16_LIMIT).astype(np.float16), new._path(case_id, "_image.b2nd")
+            )
+            if instances is not None:
+                _write_array(_smallest_unsigned(instances), new._path(case_id, "_instances.b2nd"))
+            write_json(content, new._path(case_id, ".json"))
         if instances is None:
-            target.unlink(missing_ok=True)
-        else:
-            _write_array(_smallest_unsigned(instances), target)
-        write_json({**properties, "case_id": case_id, "has_instances": instances is not None}, record)
+            remove_files(self._path(case_id, "_instances.b2nd"))
 
     def is_complete(self, case_id: str, preprocessing_hash: str) -> bool:
         """Whether the case is there, whole, and was made by plans of this hash."""

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.local import describe_failures, run_cases
-from detseg3d.io.files import read_json, write_json
+from detseg3d.io.files import read_json, remove_stale, temporary_beside, write_json
 from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
 from detseg3d.io.paths import check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
@@ -118,7 +117,8 @@ def convert_folders(
     if ending == ".npy":
         description["npy_spacing"] = list(spacing)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{target.name}")
+    remove_stale(target.parent)
+    partial = temporary_beside(target)
     try:
         jobs = [_Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing) for case in cases]
         results = run_cases(_place_case, jobs, num_processes, "convert", progress)

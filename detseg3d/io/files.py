@@ -1,11 +1,22 @@
-"""Atomic writes: a file is either whole or not there, whatever happens to the process that writes it."""
+"""Atomic writes: a file is either whole or not there, whatever happens to the process that writes it.
+
+Until it is whole, a file has a temporary name that begins with a dot and says who writes it. A process that is killed
+leaves it behind; the next process that writes into the folder removes it.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 import json
+import logging
 import os
+import platform
+import re
+import shutil
 import stat
-import uuid
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +24,32 @@ from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["MOST_JSON_BYTES", "atomic_path", "read_bounded", "read_json", "write_json", "write_text"]
+__all__ = [
+    "MOST_JSON_BYTES",
+    "atomic_files",
+    "atomic_path",
+    "copy_file",
+    "read_bounded",
+    "read_json",
+    "remove_files",
+    "remove_stale",
+    "temporary_beside",
+    "write_json",
+    "write_text",
+]
 
 MOST_JSON_BYTES: Final = 1 << 30
 """More than the figures of the largest data set take."""
+
+logger = logging.getLogger(__name__)
+
+# Writer, process, number within the process, target.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-\d+\.partial\..+", re.DOTALL)
+# Of a process elsewhere nobody here can say whether it lives; no file of ours takes a day to write.
+_STALE_SECONDS = 24 * 3600
+
+_numbers = itertools.count()
+_swept: set[Path] = set()
 
 
 @contextmanager
@@ -24,7 +57,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on leaving without an error it takes the place of ``path``.
 
     The temporary name keeps all suffixes of the target (writers choose the format by it), begins with a dot and is
-    unique per process, so two processes writing the same file never mix.
+    unique per process, so two processes writing the same file never mix. The first write of a process into a folder
+    removes what killed processes left there.
 
     Raises
     ------
@@ -32,13 +66,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         If the file cannot be written (disk full, no permission, no such folder).
     """
     target = Path(path)
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{target.name}")
+    temporary = temporary_beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _enter(target.parent)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(target)
+        _flush_folder(target.parent)
     except OSError as error:
         raise DetSeg3DError(
             f"the file cannot be written: {error.strerror or error}",
@@ -48,6 +83,152 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a parent that is a file has no such temporary file either
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
+    """Yield a temporary folder; on leaving without an error its files take their places in ``folder``, all or none.
+
+    The file ``record`` says that the others are there and belong together: the earlier one goes first, the new one
+    comes last. Before that moment nothing of an earlier result is touched, so a full disk costs nothing.
+
+    Parameters
+    ----------
+    folder : path
+    record : str
+        Path relative to ``folder``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file cannot be written.
+    """
+    target = Path(folder) / record
+    temporary = temporary_beside(Path(folder) / target.name)
+    try:
+        _enter(temporary.parent)
+        temporary.mkdir()
+        yield temporary
+        last = temporary / record
+        files = sorted((path for path in temporary.rglob("*") if path.is_file()), key=lambda path: path == last)
+        for path in files:
+            (folder / path.relative_to(temporary)).parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        for path in files:
+            path.replace(folder / path.relative_to(temporary))
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise DetSeg3DError(
+            f"the files cannot be written: {error.strerror or error}",
+            file=target,
+            remedy="check free space and write permission of the folder",
+        ) from error
+    except DetSeg3DError as error:
+        if error.file is None or temporary not in error.file.parents:
+            raise
+        meant = Path(folder) / error.file.relative_to(temporary)
+        raise DetSeg3DError(
+            error.problem, file=meant, value=error.value, expected=error.expected, remedy=error.remedy
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _enter(folder: Path) -> None:
+    """Make the folder of a file; before the first one, remove what killed processes left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_stale(folder)
+
+
+def temporary_beside(target: Path) -> Path:
+    """A hidden name in the folder of ``target`` that no other process uses, and that says whose it is."""
+    return target.with_name(f".{_writer()}-{os.getpid()}-{next(_numbers)}.partial.{target.name}")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files in ``folder`` whose writers are gone.
+
+    Those are files of processes of this machine that no longer run, and of other machines if nobody has touched them
+    for a day. What cannot be removed stays: it is hidden, and nothing reads it.
+    """
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match is None or not _is_stale(match.group(1), int(match.group(2)), entry):
+                continue
+            logger.debug("removing what a stopped run left behind: %s", entry)
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    entry.unlink()
+
+
+def _is_stale(writer: str, process: int, entry: Path) -> bool:
+    if writer == _writer() and os.name == "posix":
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass  # it runs, under another user
+        else:
+            return False
+    try:
+        return time.time() - entry.lstat().st_mtime > _STALE_SECONDS
+    except OSError:  # its writer has just finished
+        return False
+
+
+@functools.cache
+def _writer() -> str:
+    """Names the set of processes among which a process number means one process: a machine, or a container on it."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a renaming last through a power cut, where the system offers that."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy the content of a file, atomically."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def remove_files(*paths: Path) -> None:
+    """Remove files, where they are there.
+
+    Raises
+    ------
+    DetSeg3DError
+        If one cannot be removed.
+    """
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            raise DetSeg3DError(
+                f"an earlier result cannot be removed: {error.strerror or error}",
+                file=path,
+                remedy="check the permissions of the folder",
+            ) from error
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -6,7 +6,9 @@ that file *to the bit*: NIfTI and NRRD headers are copied, because both round th
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,8 @@ Array = npt.NDArray[Any]
 
 # Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
 LABEL_TOLERANCE = 1e-3
+
+_NIFTI_HEADER_BYTES = 352
 
 SUPPORTED_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")
 
@@ -351,6 +355,21 @@ def _write_sitk(array: Array, geometry: Geometry, path: Path) -> None:
     except RuntimeError as error:
         # As an OSError, atomic_path reports it with the name of the file that was meant.
         raise OSError(last_line(error)) from error
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        _check_whole(path, array.nbytes)
+
+
+def _check_whole(path: Path, voxel_bytes: int) -> None:
+    """Raise if a NIfTI file ends early: on a full disk ITK prints that, and goes on as if nothing had happened."""
+    size = 0
+    try:
+        with open(path, "rb") as plain, gzip.open(plain) if path.suffix.lower() == ".gz" else plain as handle:
+            while block := handle.read(1 << 20):
+                size += len(block)
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"the file is cut off ({error}); the disk may be full") from error
+    if size < _NIFTI_HEADER_BYTES + voxel_bytes:
+        raise OSError(f"only {size} of {_NIFTI_HEADER_BYTES + voxel_bytes} bytes were written; the disk may be full")
 
 
 def _write_mhd(array: Array, geometry: Geometry, path: Path) -> None:

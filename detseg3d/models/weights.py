@@ -22,10 +22,19 @@ _DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # the latter: counters of 
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the weights of ``model`` as safetensors, atomically. No code can hide in such a file."""
+    """Write the weights of ``model`` as safetensors, atomically. No code can hide in such a file.
+
+    Raises
+    ------
+    DetSeg3DError
+        If they cannot be written; an earlier file stays.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, str(temporary), metadata=dict(metadata or {}))
+        try:
+            save_file(tensors, str(temporary), metadata=dict(metadata or {}))
+        except SafetensorError as error:  # a full disk, among others; atomic_path names the file
+            raise OSError(str(error)) from error
 
 
 def check_weights(plans: Plans, path: Path, build_model: Callable[[Plans], DetSeg3D] = DetSeg3D) -> None:

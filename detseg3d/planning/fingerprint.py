@@ -17,8 +17,10 @@ from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.local import describe_failures, run_cases
-from detseg3d.io.images import read_channels, read_label
+from detseg3d.execution.memory import require_memory
+from detseg3d.io.images import read_channels, read_geometry, read_label
 from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.planning.memory import measuring_bytes
 
 __all__ = [
     "FINGERPRINT_VERSION",
@@ -55,8 +57,11 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
     Raises
     ------
     DetSeg3DError
-        If a file is missing or unreadable, or the label does not fit.
+        If a file is missing or unreadable, the label does not fit, or there is not the memory for it.
     """
+    if case.images[0].is_file():
+        shape = read_geometry(case.images[0]).shape
+        require_memory(measuring_bytes(shape, len(case.images)), f"this scan of {'×'.join(map(str, shape))} voxels")
     images, geometry = read_channels(case.images, dataset.npy_spacing)
     if case.label is None:
         raise DetSeg3DError(

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 from detseg3d.planning.plans import RoiPlan, Stage1Plan, Stage2Plan
 
-__all__ = ["GIGABYTE", "detection_cells", "inference_bytes", "roi_bytes", "saved_values", "training_bytes"]
+__all__ = [
+    "BYTES_PER_VALUE",
+    "GIGABYTE",
+    "detection_cells",
+    "inference_bytes",
+    "measuring_bytes",
+    "preprocessing_bytes",
+    "roi_bytes",
+    "saved_values",
+    "training_bytes",
+]
 
 GIGABYTE = 1e9
 
@@ -136,7 +146,12 @@ def roi_bytes(stage2: Stage2Plan, size: Sequence[int]) -> float:
 
 
 def inference_bytes(
-    stage1: Stage1Plan, shape: Sequence[int], fine_voxels: float, num_channels: int, num_classes: int
+    stage1: Stage1Plan,
+    shape: Sequence[int],
+    fine_voxels: float,
+    num_channels: int,
+    num_classes: int,
+    bytes_per_value: int = BYTES_PER_VALUE,
 ) -> float:
     """Peak memory of whole-volume inference above the input array, in bytes (libraries not counted).
 
@@ -149,6 +164,22 @@ def inference_bytes(
     backbone = (1 + TRANSIENT_MAPS_INFERENCE) * cells[0] * stage1.channels[0]
     pyramid = kept + (1 + TRANSIENT_MAPS_INFERENCE) * cells[finest] * stage1.fpn_channels
     outputs = sum(cells[stage] for stage in stage1.head_stages) * (num_classes + 6) * BYTES_PER_OUTPUT_INFERENCE
-    detection = max(backbone, pyramid) * BYTES_PER_VALUE + _detection_input_bytes(stage1, cells, num_channels)
-    merging = cells[finest] * stage1.fpn_channels * BYTES_PER_VALUE + fine_voxels * LABEL_BYTES
+    detection = max(backbone, pyramid) * bytes_per_value + _detection_input_bytes(stage1, cells, num_channels)
+    merging = cells[finest] * stage1.fpn_channels * bytes_per_value + fine_voxels * LABEL_BYTES
     return fine_voxels * num_channels * IMAGE_BYTES + outputs + max(detection, merging)
+
+
+def measuring_bytes(shape: Sequence[int], num_channels: int) -> float:
+    """Peak memory of reading a case with its truth and measuring it, in bytes.
+
+    Measured above the image and the instance map: 9 bytes a voxel, whatever the number of channels.
+    """
+    return math.prod(shape) * (num_channels * IMAGE_BYTES + 4 + 9)
+
+
+def preprocessing_bytes(fine_shape: Sequence[int], num_channels: int) -> float:
+    """Peak memory of resampling a case and storing it, above the case as it was read, in bytes.
+
+    Measured: 5 to 7 bytes a fine voxel for one channel, 9 for two, and the store's half-precision copy.
+    """
+    return math.prod(fine_shape) * (num_channels * (IMAGE_BYTES + 2) + LABEL_BYTES)

@@ -171,9 +171,9 @@ class TrainingPlan(_Strict):
     """Defaults of the training; each is a flag of ``detseg3d_train``."""
 
     epochs: Count = 100
-    batch_size: Count = 2
+    batch_size: Count = 1
     max_windows_per_case: Count = 16
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_share: Fraction = 0.02
     gradient_clip: PositiveFloat = 12.0

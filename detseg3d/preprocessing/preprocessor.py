@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,11 @@ from detseg3d.core.body import body_box, body_mask
 from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.execution.memory import require_memory
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.raw_dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import read_case, source_digest
+from detseg3d.planning.memory import preprocessing_bytes
 from detseg3d.planning.plans import Plans, preprocessing_hash
 from detseg3d.preprocessing.crop import IntBox, box_slices, include_lesions
 from detseg3d.preprocessing.instances import resample_instances
@@ -118,6 +120,7 @@ def preprocess_case(
     plans: Plans,
     instances: npt.NDArray[np.integer[Any]] | None = None,
     classes: npt.NDArray[np.integer[Any]] | None = None,
+    admit: Callable[[CaseTransform], None] | None = None,
 ) -> PreprocessedCase:
     """Crop to the body, normalise and resample to the plan's fine grid.
 
@@ -132,12 +135,15 @@ def preprocess_case(
         Truth, ids ``1..N``. The crop is widened where a lesion lies outside the body.
     classes : ndarray of int, shape ``(N,)``, optional
         0-based class of ids ``1..N``; all 0 by default.
+    admit : callable, optional
+        Gets the transform before anything is resampled, and raises if the fine grid is too large; by default if there
+        is not the memory to fill it.
 
     Raises
     ------
     DetSeg3DError
         If the number of channels is not the plan's, the spacing is not positive, a voxel is NaN or infinite, or the
-        case would have too many voxels on the fine grid.
+        case would have too many voxels on the fine grid or takes more memory than there is.
     """
     _check_input(images, spacing, plans)
     mask = body_mask(images)
@@ -147,6 +153,11 @@ def preprocess_case(
         box = include_lesions(box, lesion_boxes)
     transform = case_transform(images.shape[1:], spacing, box, plans)
     _check_size(transform, plans)
+    if admit is not None:
+        admit(transform)
+    else:
+        what = f"resampling to {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid"
+        require_memory(preprocessing_bytes(transform.fine_shape, len(images)), what)
     cut = box_slices(box)
     # Nothing holds on to the normalised crop while it is resampled: it can be freed after the first axis.
     image = resample_image(
@@ -281,10 +292,13 @@ def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
 
 def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> int:
     """Preprocess one case; returns the number of rescued lesions."""
+    store = CaseStore(folder)
+    if _is_done(case, store, preprocessing_hash(plans)):  # by another run, since this one began
+        return sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"])
     images, spacing, instances, classes = read_case(case, raw)
     result = preprocess_case(images, spacing, plans, instances, classes)
     assert result.instances is not None
-    CaseStore(folder).write(
+    store.write(
         case.case_id,
         result.image,
         result.instances,

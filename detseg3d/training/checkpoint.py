@@ -5,7 +5,8 @@ To use or share a model, its weights alone are written by :mod:`detseg3d.models.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
 class Progress:
     """How far a training is: plain numbers, so that they survive ``weights_only`` loading.
 
-    ``fraction`` runs from 0 to 1 over the whole training; ``seconds`` is the training time of all its parts.
+    ``fraction`` runs from 0 to 1 over the whole training; ``seconds`` is the training time of all its parts. Of the
+    epoch under way, ``sums`` are the losses of its ``steps_summed`` steps. ``unvalidated`` says that an epoch has just
+    ended and what follows an epoch is still to come.
     """
 
     fraction: float = 0.0
@@ -31,6 +34,22 @@ class Progress:
     seconds: float = 0.0
     validation_seconds: float = 0.0
     best_metric: float = -1.0
+    sums: dict[str, float] = field(default_factory=dict)
+    steps_summed: int = 0
+    unvalidated: bool = False
+
+    def add_step(self, losses: Mapping[str, float]) -> None:
+        """Count the losses of a step to its epoch."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps_summed += 1
+
+    def close_epoch(self) -> dict[str, float]:
+        """The mean losses of the epoch under way, which ends."""
+        means = {name: value / max(self.steps_summed, 1) for name, value in self.sums.items()}
+        self.epoch += 1
+        self.sums, self.steps_summed, self.unvalidated = {}, 0, True
+        return means
 
 
 def save_checkpoint(
@@ -42,7 +61,13 @@ def save_checkpoint(
     progress: Progress,
     seed: int,
 ) -> None:
-    """Write everything a training needs to go on as if it had never stopped, atomically."""
+    """Write everything a training needs to go on as if it had never stopped, atomically.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it cannot be written; an earlier checkpoint stays.
+    """
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
@@ -52,7 +77,10 @@ def save_checkpoint(
         "seed": seed,
     }
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # how torch says that the disk is full; atomic_path names the file
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def load_checkpoint(

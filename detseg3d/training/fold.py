@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import atomic_path, read_json, write_json
+from detseg3d.io.files import copy_file, read_json, remove_files, write_json
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
@@ -152,8 +151,7 @@ def _copy_descriptions(paths: FoldPaths) -> None:
     """What a results folder needs to be understood on its own."""
     for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
         if (paths.preprocessed / file).exists():
-            with atomic_path(paths.results / file) as temporary:  # never through a link that lies there
-                shutil.copyfile(paths.preprocessed / file, temporary)
+            copy_file(paths.preprocessed / file, paths.results / file)  # never through a link that lies there
 
 
 def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:
@@ -184,6 +182,8 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         build_model=options.build_model,
     )
     # A case that fails now must not be judged by what an earlier validation wrote of it.
+    # And a validation that stops halfway must not pass for the earlier one.
+    remove_files(folder / "summary.json", folder / "true_boxes.json")
     clear_cases(folder, [case.case_id for case in chosen])
     failures = predictor.predict_files(
         chosen,

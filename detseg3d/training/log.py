@@ -28,16 +28,20 @@ class TrainingLog:
     path : Path
     resume_step : int or None
         When resuming, records beyond this step belong to work that was lost and are dropped; ``None`` starts anew.
+    unvalidated : bool
+        When resuming, the validation at this step is to be done again, too.
     tensorboard : Path or None
         Folder for the same figures as TensorBoard's event files; needs the extra ``track``.
 
     Raises
     ------
     DetSeg3DError
-        If TensorBoard is asked for and not installed.
+        If TensorBoard is asked for and not installed, or the log cannot be written.
     """
 
-    def __init__(self, path: Path, resume_step: int | None, tensorboard: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, resume_step: int | None, tensorboard: Path | None = None, unvalidated: bool = False
+    ) -> None:
         self.path = path
         self._events = None if tensorboard is None else _event_writer(tensorboard, resume_step)
         kept: list[str] = []
@@ -47,14 +51,23 @@ class TrainingLog:
                     record = json.loads(line)
                 except json.JSONDecodeError:
                     continue  # the line that was being written when the run was killed
-                if record.get("step", 0) <= resume_step:
+                last = resume_step - (unvalidated and record.get("kind") == "validation")
+                if record.get("step", 0) <= last:
                     kept.append(line)
         write_text("".join(line + "\n" for line in kept), path)  # a new file, also where a link lies
 
     def append(self, kind: str, **values: Any) -> None:
         """Write one record of the given kind."""
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"kind": kind, **values}, allow_nan=False) + "\n")
+        line = json.dumps({"kind": kind, **values}, allow_nan=False) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(line)
+        except OSError as error:
+            raise DetSeg3DError(
+                f"the training log cannot be written: {error.strerror or error}",
+                file=self.path,
+                remedy="check free space and write permission of the folder, then go on with --c",
+            ) from error
         if self._events is not None:
             for name, value in _numbers(values, kind):
                 self._events.add_scalar(name, value, values.get("step", 0))

@@ -17,6 +17,7 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.interruption import follow_parent
 from detseg3d.io.case_store import CaseStore
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 from detseg3d.training.ranks import Ranks
@@ -175,6 +176,7 @@ class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
 
     def generate_train_batch(self) -> dict[str, Any]:
         if not self.started:
+            follow_parent()
             # One thread: the cores belong to the training, and OpenMP's threads do not survive a fork.
             torch.set_num_threads(1)
             self.next_step += self.thread_id

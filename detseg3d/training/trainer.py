@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 import math
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.device import autocast, autocast_dtype
+from detseg3d.execution.interruption import Interruption, postponed
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.targets import volume_targets
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 _VALIDATION_SHARE = 0.08
 _VALIDATION_CASES = 8
 _SECONDS_PER_TIMED_EPOCH = 20
+_SECONDS_PER_CHECKPOINT = 300  # within a long epoch
 _EPSILON = 1e-9
 
 
@@ -77,6 +80,14 @@ class _State:
         needs_scaling = autocast_dtype(options.device) is torch.float16
         self.scaler = torch.amp.GradScaler(options.device.type) if needs_scaling else None
         self.progress = Progress()
+        self.seed = options.seed
+        self.saved = time.monotonic()
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint of the last finished step."""
+        latest = folder / "checkpoint_latest.pt"
+        save_checkpoint(latest, self.model, self.average, self.optimizer, self.scaler, self.progress, self.seed)
+        self.saved = time.monotonic()
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the model; early on faster, or it would remember the initialisation."""
@@ -105,8 +116,8 @@ def train_fold(
     """Train both stages on ``train_cases`` and write the model to ``folder``.
 
     Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on the validation
-    cases), ``checkpoint_latest.pt`` after every epoch, ``training_log.jsonl`` and ``progress.png``; on request the
-    figures of the log for TensorBoard, too.
+    cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on Ctrl-C or SIGTERM,
+    ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
 
     Parameters
     ----------
@@ -139,10 +150,13 @@ def train_fold(
             folder / "training_log.jsonl",
             state.progress.step if state.progress.step else None,
             folder / "tensorboard" if options.tensorboard else None,
+            state.progress.unvalidated,
         )
         save_plans(plans, folder / "plans.json")
     logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
 
+    if log is not None and state.progress.unvalidated:
+        _close_epoch(plans, state, store, val_cases, folder, options, log)
     with _progress_bar(options, state.progress) as bar:
         while state.progress.fraction < 1 - _EPSILON:
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
@@ -157,9 +171,8 @@ def train_fold(
             ) as loader:
                 end = phase_end(plans.training.curriculum, phase)
                 while state.progress.fraction < end - _EPSILON:
-                    _train_epoch(
-                        plans, state, loader, steps, min(end, _epoch_end(plans, state, options)), options, log, bar
-                    )
+                    epoch_end = min(end, _epoch_end(plans, state, options))
+                    _train_epoch(plans, state, loader, steps, epoch_end, folder, options, log, bar)
                     if log is not None:
                         _close_epoch(plans, state, store, val_cases, folder, options, log)
     if not options.ranks.is_main:
@@ -185,62 +198,75 @@ def _train_epoch(
     loader: Iterator[tuple[int, list[Example]]],
     steps_in_epoch: int,
     end: float,
+    folder: Path,
     options: TrainingOptions,
     log: TrainingLog | None,
     bar: tqdm,
 ) -> None:
-    """Train until the progress reaches ``end`` and write one record."""
-    training = plans.training
-    phase = training.curriculum[phase_at(training.curriculum, state.progress.fraction)]
-    sums: dict[str, float] = defaultdict(float)
-    count = 0
+    """Train until the progress reaches ``end``, write a record and the checkpoint. An interrupt waits for the step."""
+    training, progress = plans.training, state.progress
+    phase = training.curriculum[phase_at(training.curriculum, progress.fraction)]
+    progress.unvalidated = False
     data_seconds = compute_seconds = 0.0
     advance = 1 / (training.epochs * steps_in_epoch)
     rate = training.learning_rate
-    while state.progress.fraction < end - _EPSILON:
-        started = time.monotonic()
-        step, examples = next(loader)
-        assert step == state.progress.step, "the loader and the training disagree about the step"
-        loaded = time.monotonic()
-        rate = training.learning_rate * learning_rate_factor(state.progress.fraction, training.warmup_share)
-        losses = _train_step(plans, state, examples, rate, step, options)
-        done = time.monotonic()
-        data_seconds += loaded - started
-        compute_seconds += done - loaded
-        for name, value in losses.items():
-            sums[name] += value
-        count += 1
-        _advance(state.progress, advance, done - started, options)
-        bar.n = round(min(state.progress.fraction, 1.0), 4)
-        bar.refresh()
-    state.progress.epoch += 1
-    if log is None:
-        return
-    means = {name: value / max(count, 1) for name, value in sums.items()}
-    name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
-    remaining = max(0.0, state.progress.seconds * (1 / max(state.progress.fraction, 1e-6) - 1))
-    logger.info("%s", describe_epoch(state.progress.epoch, name, means, state.progress.seconds, remaining))
-    log.append(
-        "epoch",
-        epoch=state.progress.epoch,
-        step=state.progress.step,
-        seconds=state.progress.seconds,
-        learning_rate=rate,
-        phase=name,
-        losses=means,
-        data_seconds=data_seconds,
-        compute_seconds=compute_seconds,
-    )
+    with postponed() as interruption:
+        while progress.fraction < end - _EPSILON:
+            started = time.monotonic()
+            step, examples = next(loader)
+            assert step == progress.step, "the loader and the training disagree about the step"
+            loaded = time.monotonic()
+            rate = training.learning_rate * learning_rate_factor(progress.fraction, training.warmup_share)
+            losses = _train_step(plans, state, examples, rate, step, options)
+            done = time.monotonic()
+            data_seconds += loaded - started
+            compute_seconds += done - loaded
+            progress.add_step(losses)
+            interrupted = _advance(progress, advance, done - started, options, interruption.number is not None)
+            bar.n = round(min(progress.fraction, 1.0), 4)
+            bar.refresh()
+            if progress.fraction >= end - _EPSILON:
+                break  # the checkpoint below will do
+            if options.ranks.is_main and (interrupted or done - state.saved > _SECONDS_PER_CHECKPOINT):
+                state.save(folder)
+            if interrupted:
+                logger.info("interrupted after step %d, which the checkpoint holds; go on with --c", progress.step)
+                raise Interruption(interruption.number or signal.SIGTERM)
+        means = progress.close_epoch()
+        if log is None:
+            return
+        name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+        remaining = max(0.0, progress.seconds * (1 / max(progress.fraction, 1e-6) - 1))
+        logger.info("%s", describe_epoch(progress.epoch, name, means, progress.seconds, remaining))
+        log.append(
+            "epoch",
+            epoch=progress.epoch,
+            step=progress.step,
+            seconds=progress.seconds,
+            learning_rate=rate,
+            phase=name,
+            losses=means,
+            data_seconds=data_seconds,
+            compute_seconds=compute_seconds,
+        )
+        state.save(folder)
 
 
-def _advance(progress: Progress, share: float, seconds: float, options: TrainingOptions) -> None:
-    """Count a step. A time limit moves the whole schedule along, so that the training still ends as planned."""
+def _advance(
+    progress: Progress, share: float, seconds: float, options: TrainingOptions, interrupted: bool = False
+) -> bool:
+    """Count a step. A time limit moves the whole schedule along, so that the training still ends as planned.
+
+    Returns whether the main process was ``interrupted``: all end after the same step.
+    """
     progress.step += 1
     progress.seconds += seconds
     progress.fraction += share
     if options.max_minutes is not None:
         progress.fraction = max(progress.fraction, progress.seconds / (60 * options.max_minutes))
-    progress.fraction, progress.seconds = agree([progress.fraction, progress.seconds], options.ranks, options.device)
+    shared = [progress.fraction, progress.seconds, float(interrupted)]
+    progress.fraction, progress.seconds, leave = agree(shared, options.ranks, options.device)
+    return bool(leave)
 
 
 def _train_step(
@@ -308,38 +334,35 @@ def _close_epoch(
     options: TrainingOptions,
     log: TrainingLog,
 ) -> None:
-    """After an epoch: validate when it is due, keep the best, write the checkpoint and the picture."""
+    """After an epoch: validate when it is due, keep the best, and note that in the checkpoint.
+
+    The epoch's own checkpoint is written, so an interrupt loses nothing but the validation, which is then repeated.
+    """
     progress = state.progress
     finished = progress.fraction >= 1 - _EPSILON
     due = finished or progress.epoch % plans.training.val_every == 0
     if options.max_minutes is not None and not finished:
         due = due and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
-    if val_cases and due:
-        started = time.monotonic()
-        cases = list(val_cases)[:_VALIDATION_CASES]
-        result = validate(state.average, plans, store, cases, options.device)
-        log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **vars(result))
-        logger.info(
-            "validation on %d cases: lesion F1 %.3f (recall %.3f, precision %.3f), Dice %.3f, Stage 1 recall %.3f",
-            len(cases), result.f1, result.recall, result.precision, result.dice, result.stage1_recall,
-        )  # fmt: skip
-        if result.f1 > progress.best_metric:
-            progress.best_metric = result.f1
-            save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
-        with contextlib.suppress(OSError, DetSeg3DError):  # a picture is not worth a training
-            plot_progress(log.path, folder / "progress.png")
-        progress.validation_seconds += time.monotonic() - started
-        if options.max_minutes is not None:
-            progress.seconds += time.monotonic() - started
-    save_checkpoint(
-        folder / "checkpoint_latest.pt",
-        state.model,
-        state.average,
-        state.optimizer,
-        state.scaler,
-        progress,
-        options.seed,
-    )
+    if not (val_cases and due):
+        return
+    started = time.monotonic()
+    cases = list(val_cases)[:_VALIDATION_CASES]
+    result = validate(state.average, plans, store, cases, options.device)
+    log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **vars(result))
+    logger.info(
+        "validation on %d cases: lesion F1 %.3f (recall %.3f, precision %.3f), Dice %.3f, Stage 1 recall %.3f",
+        len(cases), result.f1, result.recall, result.precision, result.dice, result.stage1_recall,
+    )  # fmt: skip
+    if result.f1 > progress.best_metric:
+        save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
+        progress.best_metric = result.f1
+    with contextlib.suppress(OSError, DetSeg3DError):  # a picture is not worth a training
+        plot_progress(log.path, folder / "progress.png")
+    progress.validation_seconds += time.monotonic() - started
+    if options.max_minutes is not None:
+        progress.seconds += time.monotonic() - started
+    progress.unvalidated = False
+    state.save(folder)
 
 
 def _progress_bar(options: TrainingOptions, progress: Progress) -> tqdm:

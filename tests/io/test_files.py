@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path, read_json, write_json, write_text
+from detseg3d.io.files import (
+    atomic_files,
+    atomic_path,
+    copy_file,
+    read_json,
+    remove_files,
+    remove_stale,
+    write_json,
+    write_text,
+)
 
 
 def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
@@ -64,3 +78,134 @@ def test_json_is_readable_text_and_keeps_names_that_are_no_unicode(tmp_path: Pat
     assert "2×3" in (tmp_path / "a.json").read_text(encoding="utf-8")
     write_json({"name": "\udc80"}, tmp_path / "b.json")
     assert read_json(tmp_path / "b.json") == {"name": "\udc80"}
+
+
+# -- What killed processes leave behind --------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from detseg3d.io.files import atomic_files, atomic_path
+if sys.argv[2] == "file":
+    with atomic_path(sys.argv[1] + "/scan.nii.gz") as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+with atomic_files(sys.argv[1], "record.json") as place:
+    (place / "scan.nii.gz").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def leave_behind(folder: Path, what: str) -> Path:
+    """What a process that was killed while writing leaves in a folder."""
+    before = set(folder.iterdir())
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), what], cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    [left] = set(folder.iterdir()) - before
+    return left
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(what: str, tmp_path: Path) -> None:
+    left = leave_behind(tmp_path, what)
+    assert left.name.startswith(".") and ".partial." in left.name
+    write_text("x", tmp_path / "other.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x", encoding="utf-8")
+        remove_stale(tmp_path)
+        assert temporary.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_another_machine_is_writing_stays_for_a_day(tmp_path: Path) -> None:
+    elsewhere = tmp_path / ".00000000-1-0.partial.a.txt"
+    elsewhere.touch()
+    remove_stale(tmp_path)
+    assert elsewhere.exists()
+    os.utime(elsewhere, (time.time() - 25 * 3600,) * 2)
+    remove_stale(tmp_path)
+    assert not elsewhere.exists()
+
+
+def test_hidden_files_of_others_are_none_of_ours(tmp_path: Path) -> None:
+    for name in (".hidden", ".partial.a", ".x.partial.a.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    remove_stale(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# -- Files that belong together ----------------------------------------------------------------------------------------
+
+
+def write_together(folder: Path, text: str, *names: str) -> None:
+    with atomic_files(folder, "rois/a.json") as place:
+        for name in (*names, "rois/a.json"):
+            write_text(text, place / name)
+
+
+def read_all(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in files}
+
+
+def test_files_that_belong_together_take_their_places(tmp_path: Path) -> None:
+    write_together(tmp_path / "new", "1", "a.txt", "instances/a.txt")
+    assert read_all(tmp_path / "new") == {"a.txt": "1", "instances/a.txt": "1", "rois/a.json": "1"}
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "instances", "rois"]
+
+
+def test_a_failure_leaves_all_the_earlier_files(tmp_path: Path) -> None:
+    write_together(tmp_path, "1", "a.txt")
+    with pytest.raises(RuntimeError, match="power cut"), atomic_files(tmp_path, "rois/a.json") as place:
+        write_text("2", place / "a.txt")
+        raise RuntimeError("power cut")
+    assert read_all(tmp_path) == {"a.txt": "1", "rois/a.json": "1"}
+
+
+def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError) as caught, atomic_files(tmp_path, "rois/a.json") as place:
+        (place / "file").touch()
+        write_text("x", place / "file" / "a.txt")
+    assert caught.value.file == tmp_path / "file" / "a.txt"
+
+
+def test_without_the_record_the_earlier_one_vouches_for_nothing(tmp_path: Path) -> None:
+    """A process that dies between two files must not leave the record of the earlier ones."""
+    write_together(tmp_path, "1", "a.txt")
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from detseg3d.io import files\n"
+        "replace = pathlib.Path.replace\n"
+        "def die(path, target):\n"
+        "    replace(path, target)\n"
+        "    if '.partial.' not in path.name:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with files.atomic_files(sys.argv[1], 'rois/a.json') as place:\n"
+        "    for name in ('a.txt', 'b.txt', 'rois/a.json'):\n"
+        "        files.write_text('2', place / name)\n"
+        "    pathlib.Path.replace = die\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    assert "rois/a.json" not in read_all(tmp_path)
+    remove_stale(tmp_path)
+    write_together(tmp_path, "2", "a.txt", "b.txt")
+    assert read_all(tmp_path) == {"a.txt": "2", "b.txt": "2", "rois/a.json": "2"}
+
+
+def test_removing_what_is_not_there_is_fine_and_what_cannot_go_is_said(tmp_path: Path) -> None:
+    remove_files(tmp_path / "nowhere" / "a.txt")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DetSeg3DError, match="an earlier result cannot be removed"):
+        remove_files(tmp_path / "folder")
+
+
+def test_a_copy_is_whole(tmp_path: Path) -> None:
+    write_text("ä", tmp_path / "a.txt")
+    copy_file(tmp_path / "a.txt", tmp_path / "new" / "b.txt")
+    assert read_all(tmp_path / "new") == {"b.txt": "ä"}

@@ -20,7 +20,7 @@ SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
 
 
 @pytest.mark.parametrize(
-    ("large", "edge"), [(1, 24), (7.5, 24), (7.6, 32), (25, 32), (25.1, 48), (37.5, 48), (37.6, 64), (500, 64)]
+    ("large", "edge"), [(1, 24), (12, 24), (12.1, 32), (25, 32), (25.1, 48), (37.5, 48), (37.6, 64), (500, 64)]
 )
 def test_roi_edge_follows_the_75th_percentile(large: float, edge: int) -> None:
     assert choose_roi_edge([large]) == (edge, large)

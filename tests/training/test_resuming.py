@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.interruption import Interruption
 from detseg3d.io.case_store import CaseStore
 from detseg3d.planning.plans import Plans
 from detseg3d.training import trainer
@@ -25,15 +28,19 @@ def lasting(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if not name.endswith("seconds")}
 
 
-def interrupt_at(step: int) -> Callable[..., dict[str, float]]:
+def stop_at(step: int, how: Callable[[], object]) -> Callable[..., dict[str, float]]:
     original = trainer._train_step
 
     def run(*arguments: Any) -> dict[str, float]:
         if arguments[4] == step:
-            raise KeyboardInterrupt
+            how()
         return original(*arguments)
 
     return run
+
+
+def crash() -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("step", [4, 6, 9], ids=["within a phase", "at the end of a phase", "in the last epoch"])
@@ -41,7 +48,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_train_step", interrupt_at(step))
+        patch.setattr(trainer, "_train_step", stop_at(step, crash))
         with pytest.raises(KeyboardInterrupt):
             train(plans, store, tmp_path)
     torch.manual_seed(123)
@@ -81,6 +88,104 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert len(records(tmp_path / "fold_0")) == 2
     train(plans, store, tmp_path / "fold_0", resume=True)
     assert same_weights(trained, tmp_path / "fold_0")
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        (0, signal.SIGTERM),
+        (2, signal.SIGTERM),
+        (4, signal.SIGINT),
+        (5, signal.SIGTERM),
+        (8, signal.SIGTERM),
+        (9, signal.SIGTERM),
+    ],
+    ids=["first step", "end of an epoch", "within an epoch", "end of a phase", "whole volumes", "last step"],
+)
+def test_a_signal_leaves_the_checkpoint_of_the_step_it_came_in(
+    trained: Path,
+    plans: Plans,
+    store: CaseStore,
+    tmp_path: Path,
+    step: int,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_train_step", stop_at(step, functools.partial(signal.raise_signal, number)))
+        with pytest.raises(Interruption, match=number.name):
+            train(plans, store, tmp_path)
+    checkpoint = torch.load(tmp_path / "checkpoint_latest.pt", weights_only=True)
+    assert checkpoint["progress"]["step"] == step + 1
+    torch.manual_seed(123)
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+    for kind in ("epoch", "validation"):
+        assert [lasting(r) for r in records(tmp_path, kind)] == [lasting(r) for r in records(trained, kind)]
+
+
+@pytest.mark.parametrize("moment", ["before", "after its record"])
+def test_a_training_stopped_while_it_validates_validates_again(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        if moment == "before":
+            patch.setattr(trainer, "validate", lambda *_: crash())
+        else:
+            patch.setattr(trainer, "plot_progress", lambda *_: crash())
+        with pytest.raises(KeyboardInterrupt):
+            train(plans, store, tmp_path)
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+    assert (tmp_path / "model_best.safetensors").read_bytes() == (trained / "model_best.safetensors").read_bytes()
+    for kind in ("epoch", "validation"):
+        assert [lasting(r) for r in records(tmp_path, kind)] == [lasting(r) for r in records(trained, kind)]
+
+
+def test_a_long_epoch_is_saved_on_its_way(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_SECONDS_PER_CHECKPOINT", 0)
+        patch.setattr(trainer, "_train_step", stop_at(2, crash))
+        with pytest.raises(KeyboardInterrupt):
+            train(plans, store, tmp_path)
+    assert torch.load(tmp_path / "checkpoint_latest.pt", weights_only=True)["progress"]["step"] == 2
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+
+
+def test_a_process_that_prepares_windows_leaves_signals_to_the_training(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a terminal and many schedulers signal all processes of a job."""
+
+    def signal_all() -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid or 0, signal.SIGTERM)
+            os.kill(process.pid or 0, signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_train_step", stop_at(1, signal_all))
+        with pytest.raises(Interruption):
+            train(plans, store, tmp_path, num_workers=1)
+    assert multiprocessing.active_children() == []
+    train(plans, store, tmp_path, resume=True)
+    assert same_weights(trained, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the library's own thread
+def test_a_killed_process_that_prepares_windows_is_an_error(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_all() -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    monkeypatch.setattr(trainer, "_train_step", stop_at(1, kill_all))
+    with pytest.raises(DetSeg3DError, match=r"a process that prepares windows has ended(.|\n)*--num_workers 0"):
+        train(plans, store, tmp_path, num_workers=1)
 
 
 def test_resuming_a_finished_training_changes_nothing(

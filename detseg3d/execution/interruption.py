@@ -1,0 +1,132 @@
+"""Ctrl-C and the SIGTERM of a job scheduler: they end a command in order, and a training between two steps.
+
+Both raise a ``KeyboardInterrupt`` in the main thread, so that temporary files are removed and worker processes end on
+the way out. Where an exception at any moment would tear something apart, :func:`postponed` holds it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+__all__ = [
+    "Interruption",
+    "Postponed",
+    "end_with_parent",
+    "follow_parent",
+    "interruptible",
+    "postponed",
+    "without_interrupt",
+]
+
+
+class Interruption(KeyboardInterrupt):
+    """The process was asked to end by the signal ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    raise Interruption(number)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While the context lasts, Ctrl-C and SIGTERM raise :class:`Interruption` in this process's main thread.
+
+    Processes that are forked from it ignore Ctrl-C and die of SIGTERM, unless they see to it themselves.
+    """
+    with _handling(_raise):
+        yield
+
+
+class Postponed:
+    """What :func:`postponed` yields: the signal that has come, if any."""
+
+    number: int | None = None
+
+    def check(self) -> None:
+        """Raise the :class:`Interruption` that was held back."""
+        if self.number is not None:
+            raise Interruption(self.number)
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Postponed]:
+    """Hold Ctrl-C and SIGTERM back until somebody asks for them (:meth:`Postponed.check`) or the context ends.
+
+    A second signal does not wait. Outside the main thread, where Python handles no signals, nothing changes.
+    """
+    state = Postponed()
+
+    def keep(number: int, _frame: FrameType | None) -> None:
+        if state.number is not None:
+            raise Interruption(number)
+        state.number = number
+
+    with _handling(keep):
+        yield state
+    state.check()
+
+
+@contextlib.contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        elif number != signal.SIGINT:  # in a fork of ours; of Ctrl-C, which all processes get, its parent decides
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+@contextlib.contextmanager
+def without_interrupt() -> Iterator[None]:
+    """Processes started in this context never see the terminal's Ctrl-C: their parent decides what it means."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent() -> None:
+    """In a worker process: leave Ctrl-C and SIGTERM, which a whole group of processes may get, to the parent."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """In a worker process: end at once when the parent process is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()

@@ -1,0 +1,92 @@
+"""How much memory there is, asked before much of it is taken.
+
+Linux grants more memory than there is and then kills the process that uses it, with all the cases it still had to do.
+So what a case needs is estimated from its header and compared with what is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = ["available_bytes", "require_memory"]
+
+_GIGABYTE = 1e9
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process can still get: free memory and swap, within the limits of its control groups.
+
+    Parameters
+    ----------
+    root : Path, optional
+        Where ``proc`` and ``sys`` lie.
+
+    Returns
+    -------
+    int or None
+        Bytes; ``None`` where the system does not tell (anything but Linux).
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
+        free = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return max(0, min([free, *_free_in_groups(root)]))
+
+
+def _free_in_groups(root: Path) -> Iterator[int]:
+    """What each control group of this process leaves, from the innermost outwards; version 2, then version 1."""
+    groups = []
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                groups.append((root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file"))
+            elif "memory" in controllers.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                groups.append((root / "sys/fs/cgroup/memory", path, *names))
+    for top, path, limit, used, reclaimable in groups:
+        inner = top / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            # Inside a container the path may be the host's; the limits then stand at the top. "max" is no limit.
+            with suppress(OSError, ValueError, KeyError):
+                most = int((folder / limit).read_text(encoding="ascii"))
+                counts = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+                cached = {name: int(value) for name, value in (line.split() for line in counts)}
+                taken = int((folder / used).read_text(encoding="ascii"))
+                yield most - taken + cached[reclaimable]
+            if folder == top:
+                break
+
+
+def require_memory(needed: float, what: str, *, allowed_gb: float | None = None, remedy: str | None = None) -> None:
+    """Raise before memory is taken that is not there.
+
+    Parameters
+    ----------
+    needed : float
+        Bytes.
+    what : str
+        What needs them, as the subject of a sentence.
+    allowed_gb : float, optional
+        Instead of what is free.
+    remedy : str, optional
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``needed`` is more than that. Where the system does not tell what is free, everything is allowed.
+    """
+    free = available_bytes() if allowed_gb is None else allowed_gb * _GIGABYTE
+    if free is None or needed <= free:
+        return
+    raise DetSeg3DError(
+        f"{what} needs about {needed / _GIGABYTE:.3g} GB of memory",
+        expected=f"at most {free / _GIGABYTE:.3g} GB, " + ("which are free" if allowed_gb is None else "as allowed"),
+        remedy=remedy or "use a machine with more memory or fewer processes (-np), or crop the scan",
+    )
