@@ -69,6 +69,28 @@ def complete_model(folder: Path, tiny_model: Path) -> Path:
     return folder
 
 
+def everything(folder: Path) -> dict[str, bytes]:
+    """Content of all files of a folder, by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edit(name: str, **changes: object) -> Callable[[dict[str, bytes]], None]:
+    """A change of entries of a JSON file."""
+
+    def change(files: dict[str, bytes]) -> None:
+        files[name] = json.dumps({**json.loads(files[name]), **changes}).encode()
+
+    return change
+
+
+def absurd(files: dict[str, bytes]) -> None:
+    """A change of the plans: channels that no machine has memory for."""
+    for name in ("fold_0/plans.json", "fold_1/plans.json"):
+        data = json.loads(files[name])
+        data["stage1"]["channels"] = [8, 10**9]
+        files[name] = json.dumps(data).encode()
+
+
 def changed_archive(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     """The archive with other files, and a manifest that describes them rightly: the change is all that is wrong."""
     with zipfile.ZipFile(source) as archive:
