@@ -9,10 +9,16 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from detseg3d.core.geometry import Geometry
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
 from detseg3d.io.model_archive import MANIFEST
 from detseg3d.planning.plans import InferencePlan
+from tests.planning.factory import cubes, make_dataset, make_fingerprint
+from tests.reporting.html.factory import SHAPE, cube, evaluate, save_case
 
 SECRET = "MüllerAnna19610412"
 """Name of a case and a patient: nothing that is handed on may say it."""
@@ -39,34 +45,44 @@ def complete_model(folder: Path, tiny_model: Path) -> Path:
         },
         folder / "dataset.json",
     )
-    write_json(
-        {
-            "version": 1,
-            "dataset_name": folder.name,
-            "cases": {SECRET: {"shape": [1, 2, 3], "source": "0123"}},
-            "summary": {"cases": 4},
-            "dataset": {"labels": labels},
-        },
-        folder / "dataset_fingerprint.json",
-    )
-    write_json(
-        {
-            "truth_folder": f"/home/{SECRET}/labelsTr",
-            "prediction_folder": f"/home/{SECRET}/predictions",
-            "class_labels": {"lesion": 1},
-            "options": {"samples": 1000},
-            "summary": {"dice": {"mean": 0.5}},
-            "intervals": {},
-            "problems": [{"case": SECRET, "problem": "no prediction"}],
-            "cases": [{"case_id": SECRET}],
-            "lesions": [{"case_id": SECRET}],
-        },
-        folder / "cross_validation" / "metrics.json",
-    )
+    cases = (SECRET, f"{SECRET}_healthy")  # as the program itself measures and evaluates them
+    shapes, spacings = [(20, 30, 30)] * 2, [(1.0, 1.0, 1.0)] * 2
+    fingerprint = make_fingerprint(make_dataset(cases), shapes, spacings, [cubes([3, 5]), []])
+    write_json({**fingerprint, "dataset": {"labels": labels}}, folder / "dataset_fingerprint.json")
+    evaluated = folder.with_name(f"evaluated_{SECRET}")
+    for case, edge in zip(cases, (4, 0), strict=True):
+        truth, prediction = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint16)
+        cube(truth, (4, 4, 4), edge, 1)
+        cube(prediction, (4, 4, 5), edge, 1)
+        save_case(evaluated, case, np.ones(SHAPE, np.float32), truth, prediction)
+    write_image(np.zeros(SHAPE, np.uint8), Geometry(SHAPE), evaluated / "labels" / f"{SECRET}_forgotten.nii.gz")
+    write_json(evaluate(evaluated), folder / "cross_validation" / "metrics.json")
     weights = {fold: weights_digest(folder / fold / "model_final.safetensors") for fold in ("fold_0", "fold_1")}
     point = OperatingPoint(inference=InferencePlan(score_threshold=0.123), objective="F1", weights=weights)
     save_operating_point(point, folder)
     return folder
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Content of all files of a folder, by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edit(name: str, **changes: object) -> Callable[[dict[str, bytes]], None]:
+    """A change of entries of a JSON file."""
+
+    def change(files: dict[str, bytes]) -> None:
+        files[name] = json.dumps({**json.loads(files[name]), **changes}).encode()
+
+    return change
+
+
+def absurd(files: dict[str, bytes]) -> None:
+    """A change of the plans: channels that no machine has memory for."""
+    for name in ("fold_0/plans.json", "fold_1/plans.json"):
+        data = json.loads(files[name])
+        data["stage1"]["channels"] = [8, 10**9]
+        files[name] = json.dumps(data).encode()
 
 
 def changed_archive(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:

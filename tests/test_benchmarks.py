@@ -16,7 +16,7 @@ from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 
-PLANNED = ("batch 2", "RoI 32")  # what the plan of this set has anyway
+PLANNED = ("batch 1", "rate 1e-3", "windows of 48", "RoI 32")  # what the plan of this set has anyway
 
 
 @pytest.fixture(scope="module")

@@ -48,8 +48,10 @@ def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
     try:
         size = path.stat().st_size
         with open(path, "rb") as handle:
+            if size < 8:
+                raise ValueError(f"it has {size} bytes, too few for a header")
             length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
+            if length > min(size - 8, MOST_HEADER_BYTES):
                 raise ValueError(f"it has {size} bytes and a header of {length}")
             header = json.loads(handle.read(length).decode("utf-8"), object_pairs_hook=_without_repetition)
         if not isinstance(header, dict):

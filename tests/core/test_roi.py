@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.roi import (
     box_indicator,
     crop_features,
@@ -357,3 +358,8 @@ def test_inside_volume_marks_samples_between_the_outer_edges() -> None:
 def test_cached_matrices_cannot_be_spoilt_by_the_caller() -> None:
     with pytest.raises(ValueError, match="read-only"):
         paste_matrix(0, 8, 16, 8)[0][:] = 7
+
+
+def test_boxes_that_would_take_countless_rois_are_refused_before_they_are_made() -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)too many RoIs.*for 2 of 2 boxes.*at most 200000"):
+        tile_boxes([[0, 0, 0, 9, 9, 9], [0, 0, 0, 1e7, 1e7, 1e7]], 0.3, (8, 8, 8), (16, 16, 16), 1.5)

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,32 +16,10 @@ from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.share_model import export_model, install_model
 from detseg3d.io.paths import find_datasets
 from tests.scans import make_scan
-from tests.shared_models import SECRET, changed_archive, complete_model
+from tests.shared_models import SECRET, absurd, changed_archive, edit, everything
 
 NAME = "Dataset001_Tiny"
 WEIGHTS = "fold_0/model_final.safetensors"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return complete_model(tmp_path_factory.mktemp("theirs") / NAME, tiny_model)
-
-
-@pytest.fixture(scope="module")
-def archive(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archive") / "model.zip"
-    export_model(model, path)
-    return path
-
-
-@pytest.fixture
-def own(model: Path, tmp_path: Path) -> Path:
-    """A copy of the model to change."""
-    return Path(shutil.copytree(model, tmp_path / "own" / NAME))
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # -- Export ------------------------------------------------------------------------------------------------------------
@@ -66,23 +41,25 @@ def test_the_file_holds_what_a_model_is_and_nothing_else(archive: Path) -> None:
         ]
 
 
-def test_no_case_and_no_folder_is_named(model: Path, archive: Path) -> None:
+def test_no_case_and_no_folder_is_named(whole_model: Path, archive: Path) -> None:
     with zipfile.ZipFile(archive) as handle:
         content = b"".join(handle.read(name) for name in handle.namelist())
         metrics = json.loads(handle.read("cross_validation/metrics.json"))
-    assert SECRET.encode() in (model / "dataset.json").read_bytes(), "the model itself names it"
-    for text in (SECRET, json.dumps(SECRET)[1:-1], "/home/", str(model)):
+        summary = json.loads(handle.read("dataset_fingerprint.json"))["summary"]
+    for name in ("dataset.json", "dataset_fingerprint.json", "cross_validation/metrics.json"):
+        assert SECRET in (whole_model / name).read_text(encoding="utf-8"), "the model itself names it"
+    for text in (SECRET, json.dumps(SECRET)[1:-1], "/home/", str(whole_model)):
         assert text.encode() not in content
-    assert metrics["summary"] == {"dice": {"mean": 0.5}}
+    assert metrics["summary"]["cases"] == summary["cases"] == 2 and summary["cases_without_lesions"] == 1
 
 
-def test_the_best_weights_go_along_if_they_are_there(own: Path, tmp_path: Path) -> None:
-    shutil.copyfile(own / WEIGHTS, own / "fold_0" / "model_best.safetensors")
-    assert "fold_0/model_best.safetensors" in export_model(own, tmp_path / "m.zip").files
+def test_the_best_weights_go_along_if_they_are_there(own_model: Path, tmp_path: Path) -> None:
+    shutil.copyfile(own_model / WEIGHTS, own_model / "fold_0" / "model_best.safetensors")
+    assert "fold_0/model_best.safetensors" in export_model(own_model, tmp_path / "m.zip").files
 
 
-def test_only_the_folds_that_are_asked_for_are_exported(model: Path, tmp_path: Path) -> None:
-    files = export_model(model, tmp_path / "m.zip", folds=[1]).files
+def test_only_the_folds_that_are_asked_for_are_exported(whole_model: Path, tmp_path: Path) -> None:
+    files = export_model(whole_model, tmp_path / "m.zip", folds=[1]).files
     assert {name.split("/")[0] for name in files if name.startswith("fold_")} == {"fold_1"}
 
 
@@ -146,42 +123,42 @@ WRONG = [
 
 @pytest.mark.parametrize(("damage", "message"), WRONG)
 def test_a_model_that_is_not_complete_is_not_exported(
-    own: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+    own_model: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    damage(own)
+    damage(own_model)
     with pytest.raises(DetSeg3DError, match=message):
-        export_model(own, tmp_path / "m.zip", folds=[0, 1])
+        export_model(own_model, tmp_path / "m.zip", folds=[0, 1])
     assert not (tmp_path / "m.zip").exists()
 
 
-def test_folds_that_are_not_there_are_named(model: Path, tmp_path: Path) -> None:
+def test_folds_that_are_not_there_are_named(whole_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)these folds are not trained.*\['fold_7'\]"):
-        export_model(model, tmp_path / "m.zip", folds=[0, 7])
+        export_model(whole_model, tmp_path / "m.zip", folds=[0, 7])
 
 
-def test_a_file_of_another_ending_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_ending_is_refused(whole_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)exported as a zip file.*ends in \.zip"):
-        export_model(model, tmp_path / "model.pth")
+        export_model(whole_model, tmp_path / "model.pth")
 
 
 # -- Installation ------------------------------------------------------------------------------------------------------
 
 
-def test_the_installed_model_is_the_exported_one(model: Path, archive: Path, tmp_path: Path) -> None:
+def test_the_installed_model_is_the_exported_one(whole_model: Path, archive: Path, tmp_path: Path) -> None:
     done = install_model(archive, tmp_path / "new" / "results")
     assert (done.folder, done.folds, done.kept) == (tmp_path / "new" / "results" / NAME, ("0", "1"), None)
     installed = everything(done.folder)
     for name in (WEIGHTS, "fold_0/plans.json", "fold_1/plans.json", "operating_point.json"):
-        assert installed[name] == (model / name).read_bytes()
+        assert installed[name] == (whole_model / name).read_bytes()
     assert find_datasets(tmp_path / "new" / "results") == [done.folder]
 
 
-def test_it_predicts_what_the_exported_one_predicts(model: Path, archive: Path, tmp_path: Path) -> None:
+def test_it_predicts_what_the_exported_one_predicts(whole_model: Path, archive: Path, tmp_path: Path) -> None:
     done = install_model(archive, tmp_path)
     image = make_scan(101)[0]
     first, second = (
         Predictor.from_model_folder(folder, device="cpu").predict_array(image, (1.0, 1.0, 1.0), keep_probabilities=True)
-        for folder in (model, done.folder)
+        for folder in (whole_model, done.folder)
     )
     assert first.probabilities is not None and second.probabilities is not None and first.lesions
     np.testing.assert_array_equal(first.instances, second.instances)
@@ -212,24 +189,10 @@ def put(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
     return lambda files: files.update({name: content})
 
 
-def edit(name: str, **changes: object) -> Callable[[dict[str, bytes]], None]:
-    def change(files: dict[str, bytes]) -> None:
-        files[name] = json.dumps({**json.loads(files[name]), **changes}).encode()
-
-    return change
-
-
 def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, bytes]], None]:
     return lambda files: files.update(
         {WEIGHTS: save({name: change(tensor) for name, tensor in load(files[WEIGHTS]).items()})}
     )
-
-
-def absurd(files: dict[str, bytes]) -> None:
-    for name in ("fold_0/plans.json", "fold_1/plans.json"):
-        data = json.loads(files[name])
-        data["stage1"]["channels"] = [8, 10**9]
-        files[name] = json.dumps(data).encode()
 
 
 REFUSED = {
@@ -268,137 +231,3 @@ def test_a_changed_archive_of_a_model_is_installed(archive: Path, tmp_path: Path
     """The test above refuses what was changed and not that something was."""
     same = changed_archive(archive, tmp_path / "same.zip", edit("dataset.json", description="theirs"))
     assert install_model(same, tmp_path / "results").folds == ("0", "1")
-
-
-# -- What is there already ---------------------------------------------------------------------------------------------
-
-
-def test_a_model_of_the_same_name_is_not_touched(own: Path, archive: Path) -> None:
-    before = everything(own)
-    with pytest.raises(DetSeg3DError, match=r"(?s)there is a model of this name.*--name.*--overwrite"):
-        install_model(archive, own.parent)
-    assert everything(own) == before and list(own.parent.iterdir()) == [own]
-
-
-def test_a_training_of_ones_own_is_kept_when_its_name_is_taken(own: Path, archive: Path) -> None:
-    before = everything(own)
-    done = install_model(archive, own.parent, overwrite=True)
-    assert done.kept == own.parent / f"replaced_{NAME}"
-    assert everything(done.kept) == before
-    assert find_datasets(own.parent) == [done.folder] and (done.folder / "manifest.json").is_file()
-
-
-def test_an_installed_model_gives_way_to_the_next(archive: Path, tmp_path: Path) -> None:
-    install_model(archive, tmp_path)
-    newer = changed_archive(archive, tmp_path / "newer.zip", edit("dataset.json", description="newer"))
-    assert install_model(newer, tmp_path, overwrite=True).kept is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, "newer.zip"]
-    assert json.loads((tmp_path / NAME / "dataset.json").read_text(encoding="utf-8"))["description"] == "newer"
-
-
-def add_a_file(folder: Path) -> None:
-    (folder / "fold_0" / "checkpoint_latest.pt").write_bytes(b"training goes on")
-
-
-def change_a_file(folder: Path) -> None:
-    (folder / "operating_point.json").write_bytes(b"{}")
-
-
-@pytest.mark.parametrize("change", [add_a_file, change_a_file])
-def test_an_installed_model_that_was_worked_on_is_kept(
-    archive: Path, tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    change(install_model(archive, tmp_path).folder)
-    first = install_model(archive, tmp_path, overwrite=True)
-    change(first.folder)
-    second = install_model(archive, tmp_path, overwrite=True)
-    assert (first.kept, second.kept) == (tmp_path / f"replaced_{NAME}", tmp_path / f"replaced_{NAME}_2")
-
-
-def test_a_refused_file_does_not_touch_what_it_was_to_replace(own: Path, archive: Path, tmp_path: Path) -> None:
-    before = everything(own)
-    hostile = changed_archive(archive, tmp_path / "hostile.zip", absurd)
-    with pytest.raises(DetSeg3DError, match="is refused"):
-        install_model(hostile, own.parent, overwrite=True)
-    assert everything(own) == before and list(own.parent.iterdir()) == [own]
-
-
-def test_a_failure_at_the_very_end_puts_the_model_back(
-    own: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, rename = everything(own), Path.rename
-
-    def fail(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial.model"):
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(DetSeg3DError, match="cannot be installed: No space left"):
-        install_model(archive, own.parent, overwrite=True)
-    assert everything(own) == before and list(own.parent.iterdir()) == [own]
-
-
-# Where a process is killed in the middle of an installation: the function, and the call of it that does not return.
-KILLED_IN = {
-    "the first file": ("detseg3d.io.model_archive", "_unpack", 1),
-    "the last file": ("detseg3d.io.model_archive", "_unpack", 9),
-    "the checks": ("detseg3d.inference.share_model", "check_model_folder", 1),
-    "the last step": ("detseg3d.inference.share_model", "_put_in_place", 1),
-    "between the names": ("pathlib", "Path.rename", 2),
-}
-KILL = """
-import functools, importlib, json, os, signal, sys
-from detseg3d.cli import install_model
-from detseg3d.inference import share_model
-for home, name, last, words in json.loads(sys.argv[1]):
-    child = os.fork()
-    if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
-        continue
-    *path, name = name.split(".")
-    owner, calls = functools.reduce(getattr, path, importlib.import_module(home)), []
-    original = getattr(owner, name)
-    def stop(*arguments):
-        calls.append(None)
-        if len(calls) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments)
-    setattr(owner, name, stop)
-    os._exit(install_model.main(words))
-"""
-
-
-@pytest.fixture(scope="module")
-def killed(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each moment the results folder, with a model that was to be replaced, after the installer was killed."""
-    if not hasattr(os, "fork"):
-        pytest.skip("the system has no fork")
-    folders = {moment: tmp_path_factory.mktemp("killed") for moment in KILLED_IN}
-    jobs = []
-    for moment, folder in folders.items():
-        shutil.copytree(model, folder / NAME)
-        jobs.append((*KILLED_IN[moment], [str(archive), "--results", str(folder), "--overwrite"]))
-    words = [sys.executable, "-c", KILL, json.dumps(jobs)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folders
-
-
-@pytest.mark.parametrize("moment", [moment for moment in KILLED_IN if moment != "between the names"])
-def test_a_killed_installation_leaves_the_model_that_was_there(
-    killed: dict[str, Path], model: Path, moment: str
-) -> None:
-    folder = killed[moment]
-    assert find_datasets(folder) == [folder / NAME]
-    assert everything(folder / NAME) == everything(model)
-    assert [path for path in folder.iterdir() if path.name != NAME and not path.name.startswith(".")] == []
-
-
-def test_a_model_is_not_lost_if_the_process_is_killed_between_the_two_names(
-    killed: dict[str, Path], model: Path, archive: Path
-) -> None:
-    folder = killed["between the names"]
-    assert find_datasets(folder) == []
-    assert everything(folder / f"replaced_{NAME}") == everything(model)
-    assert install_model(archive, folder).folder == folder / NAME

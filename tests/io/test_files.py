@@ -209,3 +209,28 @@ def test_a_copy_is_whole(tmp_path: Path) -> None:
     write_text("ä", tmp_path / "a.txt")
     copy_file(tmp_path / "a.txt", tmp_path / "new" / "b.txt")
     assert read_all(tmp_path / "new") == {"b.txt": "ä"}
+
+
+@pytest.mark.parametrize("size", [99, 100, 101])
+def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(b"1".ljust(size))
+    if size <= 100:
+        assert read_json(path, most_bytes=100) == 1
+    else:
+        with pytest.raises(DetSeg3DError, match=r"(?s)larger than any of its kind.*101 bytes.*at most 100"):
+            read_json(path, most_bytes=100)
+
+
+@pytest.mark.parametrize("content", [b"9" * 5000, b"[" * 100_000, b"{", b"NaN,"])
+def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.json").write_bytes(content)
+    with pytest.raises(DetSeg3DError, match="not valid JSON"):
+        read_json(tmp_path / "data.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.json")
+    with pytest.raises(DetSeg3DError, match="this is no regular file"):
+        read_json(tmp_path / "data.json")

@@ -51,7 +51,8 @@ def test_a_file_by_hand_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "it has 0 bytes"), (b"1234567", "it has 7 bytes"), (bytes(8), "Expecting value")]
+    ("data", "message"),
+    [(b"", "it has 0 bytes"), (b"1234567", "it has 7 bytes, too few for a header"), (bytes(8), "Expecting value")],
 )
 def test_a_file_too_short_for_a_header_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "w").write_bytes(data)

@@ -38,7 +38,7 @@ def test_head_scan() -> None:
     assert plans.stage1.head_stages == (0, 1)
     assert plans.roi.size == (32, 32, 32)
     assert [phase.window for phase in plans.training.curriculum] == [(48,) * 3, (96,) * 3, None]
-    assert (plans.training.epochs, plans.training.batch_size) == (100, 2)
+    assert (plans.training.epochs, plans.training.batch_size) == (100, 1)
     assert plans.inference.det_threshold == 0.1
 
 

@@ -200,3 +200,10 @@ def test_bad_case_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     assert "case1" in str(caught.value)
     assert "the training case has no label" in str(caught.value)
     assert CaseStore(tmp_path / "cases").case_ids() == ["case0", "case3"]
+
+
+@pytest.mark.parametrize("length", [500.0, 999_999.0])
+def test_a_spacing_that_asks_for_countless_voxels_is_refused_before_they_are_made(length: float) -> None:
+    image, _ = make_scan(0)
+    with pytest.raises(DetSeg3DError, match=r"(?s)too large on the grid of the plans.*spacing in the header"):
+        preprocess_case(image[None], (length,) * 3, make_plans())

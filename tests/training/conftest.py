@@ -24,6 +24,7 @@ def plans(tiny_plans: Plans) -> Plans:
     return tiny_plans.evolve(
         training={
             "epochs": 4,
+            "batch_size": 2,
             "max_windows_per_case": 2,
             "val_every": 100,
             "rois_per_volume": 4,
