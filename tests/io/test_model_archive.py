@@ -242,7 +242,12 @@ def test_more_than_the_manifest_states_is_never_written(
     """Should the library ever give more than it announced, the count of our own ends it."""
     hostile(place)
     read = zipfile.ZipExtFile.read
-    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: read(self, n) + b"more")
+
+    def more(self: zipfile.ZipExtFile, count: int = -1) -> bytes:
+        data = read(self, count)
+        return data + b"more" if data else data
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", more)
     monkeypatch.setattr(
         model_archive,
         "_read_manifest",
