@@ -25,10 +25,13 @@ from detseg3d.io.headers import (
     native_header,
     nifti_geometry,
     not_a_volume,
+    not_numbers,
+    open_nifti,
     read_nifti_voxels,
     unreadable,
     write_nifti,
 )
+from detseg3d.io.metaimage import check_metaimage
 
 __all__ = [
     "LABEL_TOLERANCE",
@@ -106,6 +109,8 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     if kind in (".nii", ".nii.gz"):
         geometry = read_geometry(path)
         return read_nifti_voxels(path, geometry.shape), geometry
+    if kind in (".mha", ".mhd"):
+        check_metaimage(path)
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -118,9 +123,13 @@ def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) 
     path = Path(path)
     kind = _kind(path)
     if kind == ".npy":
-        return _npy_geometry(_load_npy(path, mapped=True), path, npy_spacing)
+        return _npy_geometry(_map_npy(path), path, npy_spacing)
     if kind == "dicom":
         return read_image(path)[1]
+    if kind in (".mha", ".mhd"):
+        check_metaimage(path, voxels=False)
+    elif kind in (".nii", ".nii.gz"):
+        open_nifti(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -273,32 +282,45 @@ def _unknown_format(path: Path) -> DetSeg3DError:
     )
 
 
-def _load_npy(path: Path, mapped: bool) -> Array:
+def _map_npy(path: Path) -> Array:
+    """The array of a .npy file, mapped: a header that claims more voxels than the file holds costs no memory."""
     try:
-        array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
         raise unreadable(path, error) from error
+    if not isinstance(array, np.ndarray):  # numpy opens an archive by its first bytes, whatever its name
+        raise DetSeg3DError(
+            "the file is an archive of arrays, not one array", file=path, remedy="save the array alone, with numpy.save"
+        )
     return array
 
 
 def _read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
-    array = _load_npy(path, mapped=False)
+    array = _map_npy(path)
     geometry = _npy_geometry(array, path, spacing)
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), geometry
+    # A copy: the file may be replaced while its voxels are in use.
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False), geometry
 
 
 def _npy_geometry(array: Array, path: Path, spacing: Sequence[float] | None) -> Geometry:
     if array.ndim != 3 or 0 in array.shape:
         raise not_a_volume(path, array.shape)
     if array.dtype.kind not in "biuf":
-        raise DetSeg3DError("the array does not hold numbers", file=path, value=str(array.dtype))
+        raise not_numbers(path, array.dtype)
     z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
-    return Geometry(array.shape, (z, y, x))
+    try:
+        return Geometry(array.shape, (z, y, x))
+    except ValueError as error:
+        raise DetSeg3DError(
+            f"the spacing given for .npy files is none: {error}", file=path, expected="three positive numbers, z y x mm"
+        ) from error
 
 
 def _from_sitk(image: SimpleITK.Image, path: Path) -> tuple[Array, Geometry]:
     geometry = _sitk_geometry(image, path)
     array: Array = SimpleITK.GetArrayFromImage(image)
+    if array.dtype.kind not in "iuf":
+        raise not_numbers(path, array.dtype)
     return array.reshape(geometry.shape), geometry
 
 
@@ -309,7 +331,7 @@ def _sitk_geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Pat
     else:
         components = image.GetNumberOfComponents()
     # Some converters write a fourth axis of length 1: still one volume.
-    if len(size) < 3 or components != 1 or any(n != 1 for n in size[3:]):
+    if len(size) < 3 or components != 1 or any(n != 1 for n in size[3:]) or 0 in size:
         raise not_a_volume(path, size, components)
     direction = np.asarray(image.GetDirection()).reshape(len(size), len(size))[:3, :3]
     x, y, z = image.GetSpacing()[:3]
