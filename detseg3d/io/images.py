@@ -209,7 +209,7 @@ def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
             file=path,
             value=[float(value) for value in np.unique(array[wrong])[:3]],
             expected=f"whole numbers (a deviation of {LABEL_TOLERANCE:g} is rounded away)",
-            remedy="a label that was resampled with interpolation must be made again with nearest neighbour",
+            remedy="threshold a probability map; resample labels with nearest neighbour, not with interpolation",
         )
     fits = array.size == 0 or float(np.abs(rounded).max()) < 2**31
     return rounded.astype(np.int32 if fits else np.int64), geometry

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.dataset_json import parse_channel_names, parse_labels, parse_npy_spacing, parse_patients
 from detseg3d.io.files import read_json
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.io.paths import check_case_id
@@ -89,8 +90,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
     data = read_json(file)
     if not isinstance(data, dict):
         raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
-    channels = _channel_names(data, file)
-    labels = _labels(data, file)
+    channels = parse_channel_names(data, file)
+    labels = parse_labels(data, file)
     instances = data.get("instances", False)
     if not isinstance(instances, bool):
         raise DetSeg3DError('"instances" must be true or false', file=file, value=instances)
@@ -118,8 +119,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         file_ending=ending,
         cases=cases,
         instances=instances,
-        npy_spacing=_npy_spacing(data, file),
-        patients=_patients(data, file, cases),
+        npy_spacing=parse_npy_spacing(data, file),
+        patients=_known_patients(parse_patients(data, file), file, cases),
     )
 
 
@@ -277,84 +278,8 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
     return tuple(cases)
 
 
-def _channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    value = data.get("channel_names", data.get("modality"))
-    if isinstance(value, list):
-        value = {str(index): name for index, name in enumerate(value)}
-    if not isinstance(value, dict) or not value or sorted(value, key=_number) != [str(i) for i in range(len(value))]:
-        raise DetSeg3DError(
-            '"channel_names" must number the channels from 0',
-            file=file,
-            value=value,
-            expected='{"0": "T1", "1": "FLAIR"}',
-        )
-    return tuple(str(value[str(index)]) for index in range(len(value)))
-
-
-def _number(text: Any) -> int:
-    return int(text) if str(text).isdecimal() else -1
-
-
-def _labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
-    value = data.get("labels")
-    if not isinstance(value, dict):
-        raise DetSeg3DError(
-            '"labels" is missing or no object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
-        )
-    if any(isinstance(entry, (list, tuple)) for entry in value.values()):
-        raise DetSeg3DError(
-            "region-based labels (a list of values for one name) are not supported",
-            file=file,
-            value=value,
-            remedy="give each lesion class one value of its own",
-        )
-    if "ignore" in value:
-        raise DetSeg3DError(
-            'an "ignore" label is not supported',
-            file=file,
-            value=value,
-            remedy="annotate these voxels as background or lesion and remove the label",
-        )
-    if all(str(key).isdecimal() for key in value) and all(_whole(entry) is None for entry in value.values()):
-        value = {str(name): int(key) for key, name in value.items()}  # as version 1 of nnU-Net had it
-    labels = {str(name): _whole(entry) for name, entry in value.items()}
-    numbers = [number for number in labels.values() if number is not None and number >= 0]
-    if len(set(numbers)) != len(value) or 0 not in numbers or len(numbers) < 2:
-        raise DetSeg3DError(
-            "the labels must be different whole numbers: 0 for the background and at least one lesion class",
-            file=file,
-            value=data["labels"],
-            expected='{"background": 0, "lesion": 1}',
-        )
-    return {name: number for name, number in labels.items() if number is not None}
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        return int(value) if value.isdecimal() else None
-    return int(value) if isinstance(value, (int, float)) and value == int(value) else None
-
-
-def _npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, float] | None:
-    value = data.get("npy_spacing")
-    if value is None:
-        return None
-    try:
-        z, y, x = (float(entry) for entry in value)
-    except (TypeError, ValueError):
-        z = y = x = 0.0
-    if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
-        raise DetSeg3DError('"npy_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
-    return z, y, x
-
-
-def _patients(data: Mapping[str, Any], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
-    value = data.get("patients", {})
-    if not isinstance(value, dict):
-        raise DetSeg3DError('"patients" must map cases to patients', file=file, expected='{"CASE": "PATIENT"}')
-    unknown = sorted(set(value) - {case.case_id for case in cases})
+def _known_patients(patients: dict[str, str], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
+    unknown = sorted(set(patients) - {case.case_id for case in cases})
     if unknown:
         logger.warning('%s: "patients" names %d case(s) that are not there: %s', file, len(unknown), unknown[:5])
-    return {str(case): str(patient) for case, patient in value.items()}
+    return patients
