@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
 
 __all__ = ["CasePrediction", "clear_cases", "describe_case", "is_exported", "write_case", "write_lesion_table"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,20 @@ def write_lesion_table(folder: Path) -> None:
     for path in sorted((folder / "rois").glob("*.json")):
         if path.name.startswith("."):
             continue  # being written by another process
-        record = read_json(path)
-        for lesion in record["lesions"]:
-            values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
-            numbers = [*lesion["box"], *lesion["center_world"]]
-            writer.writerow([*(_rounded(value) for value in values), *(_rounded(value) for value in numbers)])
+        try:
+            writer.writerows(_rows(read_json(path)))
+        except (DetSeg3DError, KeyError, TypeError, ValueError) as error:
+            # What lies in the folder from before must not cost the table of what was predicted now.
+            logger.warning("%s is no record of a prediction and is left out of lesions.csv: %s", path, error)
     write_text(handle.getvalue(), folder / "lesions.csv")
+
+
+def _rows(record: Any) -> list[list[Any]]:
+    rows = []
+    for lesion in record["lesions"]:
+        values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
+        rows.append([_rounded(value) for value in (*values, *lesion["box"], *lesion["center_world"])])
+    return rows
 
 
 def _rounded(value: Any) -> Any:
