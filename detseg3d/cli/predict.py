@@ -13,6 +13,7 @@ from detseg3d.cli.common import (
     create_parser,
     fraction,
     non_negative_int,
+    positive_float,
     positive_int,
     run_command,
 )
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write candidates/CASE.npz: the mask of every candidate, accepted or not",
     )
-    how.add_argument("--npy_spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="mm, for .npy input")
+    how.add_argument("--npy_spacing", nargs=3, type=positive_float, metavar=("Z", "Y", "X"), help="mm, for .npy input")
     existing = how.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
     existing.add_argument("--overwrite", action="store_true", help="predict all cases again (this is the default)")

@@ -197,11 +197,10 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue  # unfinished or hidden files
-        if entry.is_dir():
-            if not is_dicom_folder(entry):
-                continue
+        if entry.is_dir() and is_dicom_folder(entry):
             stem = entry.name
         elif _ending(entry) is not None and ending in (None, _ending(entry)):
+            # A folder of this name as well: it stands where a scan should, which reading it will tell.
             stem = strip_ending(entry)
         else:
             continue

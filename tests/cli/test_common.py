@@ -146,3 +146,11 @@ def test_processes_flag_has_a_short_form(parser: argparse.ArgumentParser) -> Non
     common.add_processes_flag(parser, default=3)
     assert parser.parse_args([]).num_processes == 3
     assert parser.parse_args(["-np", "0"]).num_processes == 0
+
+
+def test_an_error_of_the_system_is_a_message_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def function(_: argparse.Namespace) -> None:
+        raise PermissionError(13, "Permission denied", "/data/scans")
+
+    assert common.run_command(common.create_parser("detseg3d_x", "", ""), function, []) == 1
+    assert capsys.readouterr().err == "detseg3d_x: error: Permission denied\n  file:     /data/scans\n"

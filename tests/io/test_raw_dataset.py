@@ -213,3 +213,10 @@ def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path:
         ("p2", (tmp_path / "p2",)),
     ]
     assert images_by_stem(tmp_path / "p1") == {"p1": tmp_path / "p1"}
+
+
+def test_a_folder_in_the_place_of_a_scan_is_not_overlooked(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    (tmp_path / "b.nii.gz").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a", "b"]
