@@ -128,7 +128,23 @@ def open_nifti(path: Path) -> Any:
     # ITK makes 0 of an origin that is no number.
     if not np.isfinite(image.affine).all():
         raise _singular(path, image)
+    _check_spacing(path, image)
     return image
+
+
+def _check_spacing(path: Path, image: Any) -> None:
+    """Refuse a spacing that is not positive where nothing else states one: nibabel and ITK make 1 mm of 0."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as handle:
+        header = type(image.header).from_fileobj(handle, check=False)
+    spacing = header["pixdim"][1:4]
+    if header["sform_code"] == 0 and not (spacing > 0).all():
+        raise DetSeg3DError(
+            "the spacing of the image is not positive",
+            file=path,
+            value=[float(length) for length in spacing],
+            expected="millimetres (x, y, z)",
+            remedy="write the image again with its true spacing",
+        )
 
 
 def _check_length(path: Path, image: Any) -> None:

@@ -163,7 +163,7 @@ def read_channels(
         raise ValueError("a case needs at least one channel")
     first, geometry = read_image(paths[0], npy_spacing)
     images = np.empty((len(paths), *first.shape), np.float32)
-    images[0] = first
+    _put(first, images[0])
     for channel, path in enumerate(paths[1:], start=1):
         array, other = read_image(path, npy_spacing)
         differences = geometry.difference(other)
@@ -174,8 +174,13 @@ def read_channels(
                 expected=f"the grid of {Path(paths[0]).name}",
                 remedy="resample the channels of a case to one grid",
             )
-        images[channel] = array
+        _put(array, images[channel])
     return images, geometry
+
+
+def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
+    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+        target[:] = array
 
 
 def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> tuple[npt.NDArray[Any], Geometry]:
@@ -289,9 +294,7 @@ def _map_npy(path: Path) -> Array:
     except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
         raise unreadable(path, error) from error
     if not isinstance(array, np.ndarray):  # numpy opens an archive by its first bytes, whatever its name
-        raise DetSeg3DError(
-            "the file is an archive of arrays, not one array", file=path, remedy="save the array alone, with numpy.save"
-        )
+        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
     return array
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +30,9 @@ from detseg3d.preprocessing.resample import resample_image, resampled_shape
 __all__ = ["CaseTransform", "PreprocessedCase", "case_transform", "preprocess_case", "preprocess_dataset"]
 
 logger = logging.getLogger(__name__)
+
+# 17 GB a channel: what no scanner makes.
+_MOST_VOXELS = 1 << 32
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -132,7 +136,8 @@ def preprocess_case(
     Raises
     ------
     DetSeg3DError
-        If the number of channels is not the plan's, the spacing is not positive, or a voxel is NaN or infinite.
+        If the number of channels is not the plan's, the spacing is not positive or so large that the scan would have
+        more than 2³² voxels, or a voxel is NaN or infinite.
     """
     _check_input(images, spacing, plans)
     mask = body_mask(images)
@@ -141,6 +146,13 @@ def preprocess_case(
     if lesion_boxes is not None:
         box = include_lesions(box, lesion_boxes)
     transform = case_transform(images.shape[1:], spacing, box, plans)
+    if math.prod(transform.fine_shape) > _MOST_VOXELS:
+        raise DetSeg3DError(
+            "the scan is too large for the plan's grid: most probably its spacing is wrong",
+            value=f"{transform.crop_shape} voxels of {tuple(spacing)} mm would be {transform.fine_shape} voxels",
+            expected=f"spacings (z y x, mm) like the plan's, {plans.fine_spacing}",
+            remedy="correct the spacing in the header of the image",
+        )
     cut = box_slices(box)
     # Nothing holds on to the normalised crop while it is resampled: it can be freed after the first axis.
     image = resample_image(
