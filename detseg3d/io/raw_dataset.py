@@ -266,6 +266,8 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
     cases = []
     try:
         for case_id, entry in sorted(listing.items()):
+            if not isinstance(entry["images"], list) or not entry["images"]:
+                raise TypeError(f"{case_id} has no list of images")
             images = tuple(folder / str(image) for image in entry["images"])
             cases.append(RawCase(check_case_id(case_id), images, folder / str(entry["label"])))
     except (AttributeError, KeyError, TypeError) as error:

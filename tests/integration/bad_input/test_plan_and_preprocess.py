@@ -172,6 +172,7 @@ def test_odd_labels_are_used(labelled: Path, tmp_path: Path) -> None:
     assert counts == {case_id: special.get(case_id, 4) for case_id in used}
 
 
+@pytest.mark.slow
 def test_instance_numbers_may_have_holes_and_go_beyond_65535(tmp_path: Path) -> None:
     describe(tmp_path, instances=True)
     for label in LABELS:
