@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # A busy machine must not fail a test.
 hypothesis.settings.register_profile("detseg3d", deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)
 hypothesis.settings.load_profile("detseg3d")
 
 

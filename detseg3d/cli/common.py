@@ -258,5 +258,11 @@ def run_command(
         # The reader of our output went away, as in `command | head`: nothing is wrong, and nobody listens any more.
         sys.stderr.close()
         return EXIT_SUCCESS
+    except OSError as error:
+        # A folder that may not be entered, a disk that is full: the system's words and the file say it all.
+        logger.debug("where it happened:", exc_info=True)
+        place = "" if error.filename is None else f"\n  file:     {error.filename}"
+        print(f"{parser.prog}: error: {error.strerror or error}{place}", file=sys.stderr)
+        return EXIT_FAILURE
     finally:
         package.propagate = True

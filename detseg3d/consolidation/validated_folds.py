@@ -221,8 +221,10 @@ def _true_boxes(model_folder: Path, name: str) -> list[dict[str, Any]]:
         logger.warning("fold %s has no figures for true boxes; %s writes them", name, _again(model_folder, name))
         return []
     rows = read_json(file)
-    fields = {"case", "voxels", "dice"}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and fields <= row.keys() for row in rows):
+    fields = {"case": (str,), "voxels": (int,), "dice": (int, float)}
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(type(row.get(name)) in types for name, types in fields.items()) for row in rows
+    ):
         raise DetSeg3DError(
             "the figures for true boxes cannot be understood",
             file=file,

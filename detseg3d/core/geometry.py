@@ -50,7 +50,7 @@ class Geometry:
     Raises
     ------
     ValueError
-        If a number of elements is wrong or a spacing is not positive and finite.
+        If a number of elements is wrong, a spacing is not positive, or anything is not finite.
 
     Examples
     --------
@@ -77,6 +77,9 @@ class Geometry:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         for name in ("spacing", "origin", "direction"):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        for name in ("origin", "direction", "affine"):
+            if not np.isfinite(getattr(self, name) or 0.0).all():
+                raise ValueError(f"{name} must be finite, found {getattr(self, name)}")
 
     @property
     def voxel_volume(self) -> float:

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.io.dataset_json import parse_labels, parse_npy_spacing, parse_patients
 from detseg3d.io.files import read_json
-from detseg3d.io.images import file_ending, read_image
+from detseg3d.io.images import file_ending
+from detseg3d.io.images import read_label as read_whole_numbers
 
 __all__ = [
     "LabelFormat",
@@ -70,28 +72,15 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
     Raises
     ------
     DetSeg3DError
-        If ``labels`` in dataset.json is not a name and a number each, or has an ``ignore`` label.
+        If the dataset.json does not state labels as :func:`~detseg3d.io.raw_dataset.load_raw_dataset` needs them.
     """
     file = _description(truth_folder, prediction_folder)
     if file is None:
         return LabelFormat()
-    data = read_json(file)
-    labels = data.get("labels") if isinstance(data, dict) else None
-    if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-        raise DetSeg3DError(
-            "dataset.json does not state the labels",
-            file=file,
-            value=labels,
-            expected='names and values, as in {"background": 0, "lesion": 1}',
-            remedy="region-based labels are not supported" if labels else None,
-        )
-    if "ignore" in labels:
-        raise DetSeg3DError("an ignore label is not supported", file=file, value=labels)
-    classes = {name: value for name, value in labels.items() if value != 0}
-    instances = data.get("instances") is True
-    spacing = data.get("npy_spacing")
+    data = _content(file)
+    classes = {name: value for name, value in parse_labels(data, file).items() if value != 0}
     return LabelFormat(
-        classes or None, truth_instances=instances, npy_spacing=None if spacing is None else tuple(spacing)
+        classes, truth_instances=data.get("instances") is True, npy_spacing=parse_npy_spacing(data, file)
     )
 
 
@@ -103,14 +92,17 @@ def read_patients(truth_folder: str | Path) -> dict[str, str]:
     Raises
     ------
     DetSeg3DError
-        If ``patients`` is not a text for each case.
+        If ``patients`` is not a name or number for each case.
     """
     file = _description(truth_folder)
-    data = {} if file is None else read_json(file)
-    patients = data.get("patients", {}) if isinstance(data, dict) else {}
-    if not isinstance(patients, dict) or not all(isinstance(value, str) for value in patients.values()):
-        raise DetSeg3DError('"patients" must map cases to patients', file=file, expected='{"CASE": "PATIENT"}')
-    return patients
+    return {} if file is None else parse_patients(_content(file), file)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    data = read_json(file)
+    if not isinstance(data, dict):
+        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
+    return data
 
 
 def _description(truth_folder: str | Path, prediction_folder: str | Path | None = None) -> Path | None:
@@ -122,20 +114,15 @@ def _description(truth_folder: str | Path, prediction_folder: str | Path | None 
 
 def read_label(path: Path, form: LabelFormat) -> tuple[IntArray, Geometry]:
     """A label file as integers, whatever type it is stored in."""
-    array, geometry = read_image(path, form.npy_spacing)
-    if array.dtype.kind in "bu":
-        return (array.astype(np.uint8) if array.dtype.kind == "b" else array), geometry
-    integers = array.dtype.kind == "i"
-    whole = integers or (np.all(np.isfinite(array)) and np.array_equal(array, np.rint(array)))
-    if not whole or array.min() < 0:
+    label, geometry = read_whole_numbers(path, form.npy_spacing)
+    if label.dtype.kind != "u" and label.min() < 0:
         raise DetSeg3DError(
-            "the label file holds values that are no labels",
+            "the label file holds negative values",
             file=path,
-            value=f"{array.dtype} from {array.min():g} to {array.max():g}",
+            value=int(label.min()),
             expected="whole numbers from 0",
-            remedy="threshold a probability map before evaluating it",
         )
-    return (array if integers else array.astype(np.int64)), geometry
+    return label, geometry
 
 
 def check_same_grid(reference: Geometry, other: Geometry, files: tuple[Path, Path], what: str) -> None:

@@ -131,9 +131,13 @@ def read_nndetection_boxes(
         raise _wrong_form(file, data)
     if not all(np.all(np.isfinite(values)) for values in (boxes, scores, labels)):
         raise DetSeg3DError("a box, score or label is not a finite number", file=file)
-    if np.any(boxes[:, [2, 3, 5]] < boxes[:, [0, 1, 4]]) or np.any(labels != np.rint(labels)) or np.any(labels < 0):
+    if np.any(boxes[:, [2, 3, 5]] < boxes[:, [0, 1, 4]]) or not _are_counts(labels):
         raise _wrong_form(file, data)
     return edges_from_nndetection(boxes, _voxel(data, network_spacing, file)), scores, labels.astype(int).tolist()
+
+
+def _are_counts(labels: FloatArray) -> bool:
+    return bool(np.all((labels == np.rint(labels)) & (labels >= 0) & (labels < 1 << 31)))
 
 
 def _voxel(data: Mapping[str, Any], network_spacing: Sequence[float] | None, file: Path) -> FloatArray:
@@ -147,7 +151,8 @@ def _voxel(data: Mapping[str, Any], network_spacing: Sequence[float] | None, fil
             file=file,
             expected="itk_spacing, three numbers x y z, which nnDetection writes",
         ) from error
-    voxel: FloatArray = np.asarray(network_spacing, np.float64) / image
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        voxel: FloatArray = np.asarray(network_spacing, np.float64) / image
     if not np.all(np.isfinite(voxel) & (voxel > 0)):
         raise DetSeg3DError("a spacing is not positive", file=file, value=[network_spacing, image.tolist()])
     return voxel

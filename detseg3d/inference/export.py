@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
 
 __all__ = ["CasePrediction", "clear_cases", "describe_case", "is_exported", "write_case", "write_lesion_table"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -213,16 +216,20 @@ def _lesion_table(records: Sequence[Path]) -> str:
     writer.writerow([*_COLUMNS, *box_columns, "center_x_mm", "center_y_mm", "center_z_mm"])
     for path in records:
         try:
-            record = read_json(path)
-        except DetSeg3DError:
-            if path.exists():
-                raise
-            continue  # another process predicts the case anew
-        for lesion in record["lesions"]:
-            values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
-            numbers = [*lesion["box"], *lesion["center_world"]]
-            writer.writerow([*(_rounded(value) for value in values), *(_rounded(value) for value in numbers)])
+            writer.writerows(_rows(read_json(path)))
+        except (DetSeg3DError, KeyError, TypeError, ValueError) as error:
+            if path.exists():  # else another process predicts the case anew
+                # What lies in the folder from before must not cost the table of what was predicted now.
+                logger.warning("%s is no record of a prediction and is left out of lesions.csv: %s", path, error)
     return handle.getvalue()
+
+
+def _rows(record: Any) -> list[list[Any]]:
+    rows = []
+    for lesion in record["lesions"]:
+        values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
+        rows.append([_rounded(value) for value in (*values, *lesion["box"], *lesion["center_world"])])
+    return rows
 
 
 def _rounded(value: Any) -> Any:

@@ -7,6 +7,7 @@ unsigned type that fits; both blosc2 arrays in chunks of 64³ voxels, so that a 
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from detseg3d.io.paths import check_case_id
 __all__ = ["CaseStore", "StoredCase"]
 
 _CHUNK = 64
+_MOST_CLASSES = 1 << 15
 _FLOAT16_LIMIT = float(np.finfo(np.float16).max)
 # zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
 # several readers work at the same time.
@@ -142,6 +144,32 @@ class CaseStore:
             raise DetSeg3DError("the record of the case is damaged", file=file, remedy="delete it and preprocess again")
         return data
 
+    def shape_and_lesions(self, case_id: str) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
+        """Shape ``(Z, Y, X)`` and lesions of a training case from its record.
+
+        Returns
+        -------
+        shape : 3 ints
+        lesions : list of dict
+            With ``id`` from 1, ``class`` from 0, and ``box`` (6 floats), at least.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the case is not there or its record is not as the preprocessing writes it.
+        """
+        properties = self.properties(case_id)
+        shape: Any = properties.get("shape")
+        lesions: Any = properties.get("lesions")
+        if not _is_shape(shape) or not isinstance(lesions, list) or not all(_is_lesion(e, shape) for e in lesions):
+            raise DetSeg3DError(
+                "the record of the case is damaged: shape or lesions are not as the preprocessing writes them",
+                file=self._path(case_id, ".json"),
+                remedy="delete it and run detseg3d_plan_and_preprocess again",
+            )
+        z, y, x = shape
+        return (z, y, x), lesions
+
     def open(self, case_id: str) -> StoredCase:
         """Open a case for reading; arrays are read when sliced.
 
@@ -162,6 +190,25 @@ class CaseStore:
 
     def _path(self, case_id: str, suffix: str) -> Path:
         return self.folder / (check_case_id(case_id) + suffix)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 < n < 1 << 20 for n in value)
+
+
+def _is_lesion(entry: Any, shape: list[int]) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    number, lesion_class, box = (entry.get(name) for name in ("id", "class", "box"))
+    return (
+        type(number) is int
+        and 0 < number <= math.prod(shape)
+        and type(lesion_class) is int
+        and 0 <= lesion_class < _MOST_CLASSES
+        and isinstance(box, list)
+        and len(box) == 6
+        and all(type(edge) in (int, float) and abs(edge) < 1 << 20 for edge in box)
+    )
 
 
 def _smallest_unsigned(instances: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:

@@ -20,7 +20,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.io.files import read_json, remove_stale, temporary_beside, write_json
 from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
-from detseg3d.io.paths import check_dataset_name
+from detseg3d.io.paths import check_case_id, check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
 
 __all__ = ["convert_folders"]
@@ -174,7 +174,9 @@ def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequen
             f"{len(channel_names)} channel name(s) for {channel_count} channel(s)", value=list(channel_names)
         )
     if by_name:
-        cases = tuple(RawCase(stem, (path,), label_stems.get(stem)) for stem, path in sorted(image_stems.items()))
+        cases = tuple(
+            RawCase(check_case_id(stem), (path,), label_stems.get(stem)) for stem, path in sorted(image_stems.items())
+        )
     else:
         found = list_cases(image_folder, channel_count)
         cases = tuple(replace(case, label=label_stems.get(case.case_id)) for case in found)

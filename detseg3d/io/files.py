@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -50,6 +51,11 @@ _STALE_SECONDS = 24 * 3600
 
 _numbers = itertools.count()
 _swept: set[Path] = set()
+
+# Messages that quote a value, and writing it again, need a level of recursion for each level of nesting.
+_DEEPEST = 100
+# Digits and sign of numbers that may fit 64 bits; Python refuses those of thousands of digits with an error of its own.
+_LONGEST_INTEGER = 20
 
 
 @contextmanager
@@ -276,7 +282,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a byte order mark, as editors on Windows write it, is tolerated.
+
+    What comes back can be written again by :func:`write_json`, and its numbers fit 64 bits.
 
     Parameters
     ----------
@@ -287,16 +295,55 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
     Raises
     ------
     DetSeg3DError
-        If the file is missing, unreadable, too large or not JSON.
+        If the file is missing, unreadable, too large or not JSON, holds NaN, infinity or a number too large to compute
+        with, or is nested too deep.
     """
     path = Path(path)
     try:
-        return json.loads(read_bounded(path, most_bytes).decode("utf-8"))
+        text = read_bounded(path, most_bytes).decode("utf-8-sig")
+        data = json.loads(text, parse_int=_integer, parse_float=_real, parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise DetSeg3DError("the file does not exist", file=path, remedy="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DetSeg3DError(f"the file cannot be read: {error}", file=path) from error
-    except (ValueError, RecursionError) as error:  # besides what is no JSON, a whole number of thousands of digits
+    except (ValueError, RecursionError) as error:
         raise DetSeg3DError(
             f"the file is not valid JSON: {error}", file=path, remedy="mend or restore the file"
         ) from error
+    if _is_deeper(data, _DEEPEST):
+        raise DetSeg3DError(f"the file is nested deeper than {_DEEPEST} levels", file=path, remedy="restore the file")
+    return data
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _LONGEST_INTEGER else 1 << 63
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"the number {text[:20]}… is too large")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _is_deeper(data: Any, limit: int) -> bool:
+    """Whether lists and objects are nested deeper; level by level, since recursion is what depth would break."""
+    level = [data]
+    for _ in range(limit + 1):
+        children: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                children += node.values()
+            elif isinstance(node, list):
+                children += node
+        if not children:
+            return False
+        level = children
+    return True

@@ -7,7 +7,9 @@ which SimpleITK refuses, are read here through nibabel.
 
 from __future__ import annotations
 
+import gzip
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ __all__ = [
     "native_header",
     "nifti_geometry",
     "not_a_volume",
+    "not_numbers",
+    "open_nifti",
     "read_nifti_voxels",
     "unreadable",
     "write_nifti",
@@ -43,6 +47,9 @@ _NRRD_GEOMETRY = (b"space", b"space dimension", b"space directions", b"space ori
 
 # Millimetres per unit of NIfTI's xyzt_units; 0 is "unknown", which everybody takes for mm.
 _UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+# More than this a deflated file never unfolds to.
+_DEFLATE_LIMIT = 1032
+_SINGULAR = 1e-6
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -71,6 +78,17 @@ def not_a_volume(path: Path, size: Sequence[int], components: int = 1) -> DetSeg
     )
 
 
+def not_numbers(path: Path, dtype: object) -> DetSeg3DError:
+    """Return the error for voxels that are complex or no numbers at all."""
+    return DetSeg3DError(
+        "the voxels are no real numbers",
+        file=path,
+        value=str(dtype),
+        expected="integers or floating point",
+        remedy="store the magnitude, or another real quantity",
+    )
+
+
 def native_header(path: Path) -> tuple[str, bytes] | None:
     """Format and bytes of the header of a NIfTI or NRRD file; ``None`` for formats that keep geometry exactly."""
     name = path.name.lower()
@@ -86,7 +104,14 @@ def native_header(path: Path) -> tuple[str, bytes] | None:
     return None
 
 
-def _open_nifti(path: Path) -> Any:
+def open_nifti(path: Path) -> Any:
+    """Open a NIfTI file through nibabel; its voxels are read when they are asked for.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it cannot be read, is no 3D volume of real numbers, ends before its voxels do or its place is not finite.
+    """
     try:
         # Without memory mapping: the file may be replaced while its voxels are in use.
         image: Any = nibabel.load(path, mmap=False)
@@ -94,9 +119,54 @@ def _open_nifti(path: Path) -> Any:
         shape = image.shape
     except Exception as error:
         raise unreadable(path, error) from error
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape or image.get_data_dtype().fields:
-        raise not_a_volume(path, shape)
+    dtype = image.get_data_dtype()
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1 or dtype.fields:
+        raise not_a_volume(path, shape, len(dtype.fields or "1"))
+    if dtype.kind not in "iuf":
+        raise not_numbers(path, dtype)
+    _check_length(path, image)
+    # ITK makes 0 of an origin that is no number.
+    if not np.isfinite(image.affine).all():
+        raise _singular(path, image)
+    _check_spacing(path, image)
     return image
+
+
+def _check_spacing(path: Path, image: Any) -> None:
+    """Refuse a spacing that is not positive where nothing else states one: nibabel and ITK make 1 mm of 0."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as handle:
+        header = type(image.header).from_fileobj(handle, check=False)
+    spacing = header["pixdim"][1:4]
+    if header["sform_code"] == 0 and not (spacing > 0).all():
+        raise DetSeg3DError(
+            "the spacing of the image is not positive",
+            file=path,
+            value=[float(length) for length in spacing],
+            expected="millimetres (x, y, z)",
+            remedy="write the image again with its true spacing",
+        )
+
+
+def _check_length(path: Path, image: Any) -> None:
+    """Refuse a header that claims more voxels than the file can hold, before memory is taken for them."""
+    claimed = math.prod(image.shape) * image.get_data_dtype().itemsize
+    length = path.stat().st_size
+    if claimed > (length * _DEFLATE_LIMIT if path.name.lower().endswith(".gz") else length):
+        raise DetSeg3DError(
+            "the image cannot be read: its header claims more voxels than the file holds",
+            file=path,
+            value=f"{length} bytes for a size of {image.shape}",
+            remedy="restore the file; it may be damaged or not be copied to its end",
+        )
+
+
+def _singular(path: Path, image: Any) -> DetSeg3DError:
+    return DetSeg3DError(
+        "the affine of the image is singular or not finite: it places the voxels nowhere",
+        file=path,
+        value=np.asarray(image.affine).tolist(),
+        remedy="write the image again with a valid affine",
+    )
 
 
 def nifti_geometry(path: Path) -> Geometry:
@@ -107,13 +177,14 @@ def nifti_geometry(path: Path) -> Geometry:
     DetSeg3DError
         If the file cannot be read, is no 3D volume or its affine is singular.
     """
-    image = _open_nifti(path)
+    image = open_nifti(path)
     unit = _UNIT_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
     affine = _RAS_TO_LPS @ np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, np.float64)
     matrix = affine[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(matrix)) < 1e-12:
-        raise DetSeg3DError("the affine of the image is singular", file=path, value=image.affine.tolist())
+    # The volume that unit steps along the axes span; the volume of a voxel may be tiny in microscopy.
+    if not spacing.all() or abs(np.linalg.det(matrix / spacing)) < _SINGULAR:
+        raise _singular(path, image)
     # Polar decomposition: of all orthonormal matrices, U V is nearest to the sheared axes.
     left, _, right = np.linalg.svd(matrix / spacing)
     direction = left @ right
@@ -133,22 +204,34 @@ def read_nifti_voxels(path: Path, shape: tuple[int, int, int]) -> Array:
     """Voxels ``(Z, Y, X)`` of a NIfTI file, in the file's type; float32 if the header scales them.
 
     nibabel reads them rather than SimpleITK, which fills what is missing of a truncated file with zeros and turns NaN
-    in uncompressed files to 0, both without a word.
+    in uncompressed files to 0, both without a word. The checksum of compressed files is compared.
 
     Raises
     ------
     DetSeg3DError
         If the voxels are damaged or their number is not that of ``shape``.
     """
-    image = _open_nifti(path)
+    image = open_nifti(path)
     try:
-        proxy = image.dataobj
-        scaled = (proxy.slope, proxy.inter) != (1, 0)
-        array: Array = np.asarray(proxy, dtype=np.float32) if scaled else proxy.get_unscaled()
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as stream:
+                array = _voxels(type(image).from_stream(stream))
+                # The checksum is compared at the end of the file, which the voxels alone do not reach.
+                while stream.read(1 << 20):
+                    pass
+        else:
+            array = _voxels(image)
         array = array.reshape(shape[::-1], order="F").transpose(2, 1, 0)
     except Exception as error:
         raise unreadable(path, error) from error
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _voxels(image: Any) -> Array:
+    proxy = image.dataobj
+    scaled = (proxy.slope, proxy.inter) != (1, 0)
+    array: Array = np.asarray(proxy, dtype=np.float32) if scaled else proxy.get_unscaled()
+    return array
 
 
 def write_nifti(array: Array, geometry: Geometry, path: Path) -> None:

@@ -27,10 +27,13 @@ from detseg3d.io.headers import (
     native_header,
     nifti_geometry,
     not_a_volume,
+    not_numbers,
+    open_nifti,
     read_nifti_voxels,
     unreadable,
     write_nifti,
 )
+from detseg3d.io.metaimage import check_metaimage
 
 __all__ = [
     "LABEL_TOLERANCE",
@@ -110,6 +113,8 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     if kind in (".nii", ".nii.gz"):
         geometry = read_geometry(path)
         return read_nifti_voxels(path, geometry.shape), geometry
+    if kind in (".mha", ".mhd"):
+        check_metaimage(path)
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -122,9 +127,13 @@ def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) 
     path = Path(path)
     kind = _kind(path)
     if kind == ".npy":
-        return _npy_geometry(_load_npy(path, mapped=True), path, npy_spacing)
+        return _npy_geometry(_map_npy(path), path, npy_spacing)
     if kind == "dicom":
         return read_image(path)[1]
+    if kind in (".mha", ".mhd"):
+        check_metaimage(path, voxels=False)
+    elif kind in (".nii", ".nii.gz"):
+        open_nifti(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -158,7 +167,7 @@ def read_channels(
         raise ValueError("a case needs at least one channel")
     first, geometry = read_image(paths[0], npy_spacing)
     images = np.empty((len(paths), *first.shape), np.float32)
-    images[0] = first
+    _put(first, images[0])
     for channel, path in enumerate(paths[1:], start=1):
         array, other = read_image(path, npy_spacing)
         differences = geometry.difference(other)
@@ -169,8 +178,13 @@ def read_channels(
                 expected=f"the grid of {Path(paths[0]).name}",
                 remedy="resample the channels of a case to one grid",
             )
-        images[channel] = array
+        _put(array, images[channel])
     return images, geometry
+
+
+def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
+    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+        target[:] = array
 
 
 def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> tuple[npt.NDArray[Any], Geometry]:
@@ -204,7 +218,7 @@ def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
             file=path,
             value=[float(value) for value in np.unique(array[wrong])[:3]],
             expected=f"whole numbers (a deviation of {LABEL_TOLERANCE:g} is rounded away)",
-            remedy="a label that was resampled with interpolation must be made again with nearest neighbour",
+            remedy="threshold a probability map; resample labels with nearest neighbour, not with interpolation",
         )
     fits = array.size == 0 or float(np.abs(rounded).max()) < 2**31
     return rounded.astype(np.int32 if fits else np.int64), geometry
@@ -277,32 +291,43 @@ def _unknown_format(path: Path) -> DetSeg3DError:
     )
 
 
-def _load_npy(path: Path, mapped: bool) -> Array:
+def _map_npy(path: Path) -> Array:
+    """The array of a .npy file, mapped: a header that claims more voxels than the file holds costs no memory."""
     try:
-        array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:  # a header may promise any size
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
         raise unreadable(path, error) from error
+    if not isinstance(array, np.ndarray):  # numpy opens an archive by its first bytes, whatever its name
+        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
     return array
 
 
 def _read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
-    array = _load_npy(path, mapped=False)
+    array = _map_npy(path)
     geometry = _npy_geometry(array, path, spacing)
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), geometry
+    # A copy: the file may be replaced while its voxels are in use.
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False), geometry
 
 
 def _npy_geometry(array: Array, path: Path, spacing: Sequence[float] | None) -> Geometry:
     if array.ndim != 3 or 0 in array.shape:
         raise not_a_volume(path, array.shape)
     if array.dtype.kind not in "biuf":
-        raise DetSeg3DError("the array does not hold numbers", file=path, value=str(array.dtype))
+        raise not_numbers(path, array.dtype)
     z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
-    return Geometry(array.shape, (z, y, x))
+    try:
+        return Geometry(array.shape, (z, y, x))
+    except ValueError as error:
+        raise DetSeg3DError(
+            f"the spacing given for .npy files is none: {error}", file=path, expected="three positive numbers, z y x mm"
+        ) from error
 
 
 def _from_sitk(image: SimpleITK.Image, path: Path) -> tuple[Array, Geometry]:
     geometry = _sitk_geometry(image, path)
     array: Array = SimpleITK.GetArrayFromImage(image)
+    if array.dtype.kind not in "iuf":
+        raise not_numbers(path, array.dtype)
     return array.reshape(geometry.shape), geometry
 
 
@@ -313,7 +338,7 @@ def _sitk_geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Pat
     else:
         components = image.GetNumberOfComponents()
     # Some converters write a fourth axis of length 1: still one volume.
-    if len(size) < 3 or components != 1 or any(n != 1 for n in size[3:]):
+    if len(size) < 3 or components != 1 or any(n != 1 for n in size[3:]) or 0 in size:
         raise not_a_volume(path, size, components)
     direction = np.asarray(image.GetDirection()).reshape(len(size), len(size))[:3, :3]
     x, y, z = image.GetSpacing()[:3]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
@@ -22,6 +23,8 @@ __all__ = [
     "results_root",
 ]
 
+# Control characters, line and paragraph separators.
+_UNSEEN = frozenset({"Cc", "Zl", "Zp"})
 _DATASET = re.compile(r"Dataset(\d{3,})_(.+)", re.DOTALL)
 
 
@@ -142,12 +145,12 @@ def check_case_id(case_id: str) -> str:
         not isinstance(case_id, str)
         or not case_id.strip()
         or case_id.startswith(".")
-        or any(character in "/\\" or ord(character) < 32 for character in case_id)
+        or any(character in "/\\" or unicodedata.category(character) in _UNSEEN for character in case_id)
     ):
         raise DetSeg3DError(
             "this case id cannot be a file name",
             value=case_id,
-            expected="text without / and \\, not empty, not beginning with a dot",
+            expected="text without / and \\ and control characters, not empty, not beginning with a dot",
             remedy="rename the case",
         )
     return case_id

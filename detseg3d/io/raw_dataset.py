@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.dataset_json import parse_channel_names, parse_labels, parse_npy_spacing, parse_patients
 from detseg3d.io.files import read_json
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.io.paths import check_case_id
@@ -115,8 +116,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         file_ending=ending,
         cases=cases,
         instances=instances,
-        npy_spacing=_npy_spacing(data, file),
-        patients=_patients(data, file, cases),
+        npy_spacing=parse_npy_spacing(data, file),
+        patients=_known_patients(parse_patients(data, file), file, cases),
     )
 
 
@@ -131,7 +132,7 @@ def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[
     data = read_json(file, _MOST_BYTES)
     if not isinstance(data, dict):
         raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
-    return data, _channel_names(data, file), _labels(data, file)
+    return data, parse_channel_names(data, file), parse_labels(data, file)
 
 
 def list_cases(
@@ -207,11 +208,10 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue  # unfinished or hidden files
-        if entry.is_dir():
-            if not is_dicom_folder(entry):
-                continue
+        if entry.is_dir() and is_dicom_folder(entry):
             stem = entry.name
         elif _ending(entry) is not None and ending in (None, _ending(entry)):
+            # A folder of this name as well: it stands where a scan should, which reading it will tell.
             stem = strip_ending(entry)
         else:
             continue
@@ -277,6 +277,8 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
     cases = []
     try:
         for case_id, entry in sorted(listing.items()):
+            if not isinstance(entry["images"], list) or not entry["images"]:
+                raise TypeError(f"{case_id} has no list of images")
             images = tuple(folder / str(image) for image in entry["images"])
             cases.append(RawCase(check_case_id(case_id), images, folder / str(entry["label"])))
     except (AttributeError, KeyError, TypeError) as error:
@@ -288,84 +290,8 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
     return tuple(cases)
 
 
-def _channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    value = data.get("channel_names", data.get("modality"))
-    if isinstance(value, list):
-        value = {str(index): name for index, name in enumerate(value)}
-    if not isinstance(value, dict) or not value or sorted(value, key=_number) != [str(i) for i in range(len(value))]:
-        raise DetSeg3DError(
-            '"channel_names" must number the channels from 0',
-            file=file,
-            value=value,
-            expected='{"0": "T1", "1": "FLAIR"}',
-        )
-    return tuple(str(value[str(index)]) for index in range(len(value)))
-
-
-def _number(text: Any) -> int:
-    return int(text) if str(text).isdecimal() else -1
-
-
-def _labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
-    value = data.get("labels")
-    if not isinstance(value, dict):
-        raise DetSeg3DError(
-            '"labels" is missing or no object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
-        )
-    if any(isinstance(entry, (list, tuple)) for entry in value.values()):
-        raise DetSeg3DError(
-            "region-based labels (a list of values for one name) are not supported",
-            file=file,
-            value=value,
-            remedy="give each lesion class one value of its own",
-        )
-    if "ignore" in value:
-        raise DetSeg3DError(
-            'an "ignore" label is not supported',
-            file=file,
-            value=value,
-            remedy="annotate these voxels as background or lesion and remove the label",
-        )
-    if all(str(key).isdecimal() for key in value) and all(_whole(entry) is None for entry in value.values()):
-        value = {str(name): int(key) for key, name in value.items()}  # as version 1 of nnU-Net had it
-    labels = {str(name): _whole(entry) for name, entry in value.items()}
-    numbers = [number for number in labels.values() if number is not None and number >= 0]
-    if len(set(numbers)) != len(value) or 0 not in numbers or len(numbers) < 2:
-        raise DetSeg3DError(
-            "the labels must be different whole numbers: 0 for the background and at least one lesion class",
-            file=file,
-            value=data["labels"],
-            expected='{"background": 0, "lesion": 1}',
-        )
-    return {name: number for name, number in labels.items() if number is not None}
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        return int(value) if value.isdecimal() else None
-    return int(value) if isinstance(value, (int, float)) and value == int(value) else None
-
-
-def _npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, float] | None:
-    value = data.get("npy_spacing")
-    if value is None:
-        return None
-    try:
-        z, y, x = (float(entry) for entry in value)
-    except (TypeError, ValueError):
-        z = y = x = 0.0
-    if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
-        raise DetSeg3DError('"npy_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
-    return z, y, x
-
-
-def _patients(data: Mapping[str, Any], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
-    value = data.get("patients", {})
-    if not isinstance(value, dict):
-        raise DetSeg3DError('"patients" must map cases to patients', file=file, expected='{"CASE": "PATIENT"}')
-    unknown = sorted(set(value) - {case.case_id for case in cases})
+def _known_patients(patients: dict[str, str], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
+    unknown = sorted(set(patients) - {case.case_id for case in cases})
     if unknown:
         logger.warning('%s: "patients" names %d case(s) that are not there: %s', file, len(unknown), unknown[:5])
-    return {str(case): str(patient) for case, patient in value.items()}
+    return patients

@@ -102,7 +102,7 @@ def plan_dataset(
     def try_spacing(spacing: Spacing) -> Detection:
         return _assess(spacing, fine, largest, extents, roi, stage2, dataset, training)
 
-    detection, finest = _choose_detection(fine, try_spacing, memory_gb)
+    detection, finest = _choose_detection(fine, try_spacing, memory_gb, _largest_case(fingerprint))
     decisions.append(explain.explain_detection(detection, finest, fine, largest, memory_gb))
     decisions += explain.explain_network(detection, extents)
     cells = detection.cells()
@@ -272,8 +272,16 @@ def _assess(
     return Detection(spacing, stage1, curriculum, max(needs) / GIGABYTE, inference / GIGABYTE)
 
 
+def _largest_case(fingerprint: dict[str, Any]) -> str:
+    """The scan that spans most, for people: a spacing that is wrong by orders of magnitude shows there."""
+    cases = _cases_of(fingerprint)
+    name = max(cases, key=lambda name: math.prod(cases[name]["cropped_shape"]) * math.prod(cases[name]["spacing"]))
+    shape, spacing = cases[name]["cropped_shape"], cases[name]["spacing"]
+    return f"{name}: {'×'.join(map(str, shape))} voxels of {explain.mm(spacing)}"
+
+
 def _choose_detection(
-    fine: Spacing, assess: Callable[[Spacing], Detection], memory_gb: float
+    fine: Spacing, assess: Callable[[Spacing], Detection], memory_gb: float, largest_case: str
 ) -> tuple[Detection, Detection]:
     """The finest detection grid that fits, and the fine grid's figures for comparison."""
     first = None
@@ -285,5 +293,6 @@ def _choose_detection(
     raise DetSeg3DError(
         f"no detection grid fits into {memory_gb:g} GB: the coarsest tried, {explain.mm(detection.spacing)}, needs "
         f"{detection.training_gb:.1f} GB to train and {detection.inference_gb:.1f} GB to predict",
-        remedy="raise --memory_gb",
+        value=f"the largest scan, {largest_case}",
+        remedy="correct that scan's spacing if it is wrong; otherwise raise --memory_gb",
     )

@@ -3,17 +3,63 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import read_json
 
-__all__ = ["Split", "make_holdout_split", "make_splits"]
+__all__ = ["Split", "load_splits", "make_holdout_split", "make_splits"]
 
 logger = logging.getLogger(__name__)
 
 Split = dict[str, list[str]]
+
+
+def load_splits(file: str | Path) -> list[Split]:
+    """Read a splits_final.json and check it, for people write their own.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is no list of folds, a fold has nothing to train on or names a case twice, or if training and validation
+        share cases. (All of them, as :func:`make_splits` has it for a single patient, is no oversight and passes.)
+    """
+    splits = read_json(file)
+    if not isinstance(splits, list) or not splits or not all(_is_split(split) for split in splits):
+        raise DetSeg3DError(
+            "the splits cannot be understood",
+            file=file,
+            expected='a list with an entry for each fold: [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]',
+            remedy="mend the file, or remove it and run detseg3d_plan_and_preprocess to have new splits made",
+        )
+    for number, split in enumerate(splits):
+        train, val = split["train"], split["val"]
+        if not train:
+            raise DetSeg3DError(f"fold {number} has no training cases", file=file, remedy="add some, or remove it")
+        for part, cases in (("train", train), ("val", val)):
+            twice = sorted(case for case, count in Counter(cases).items() if count > 1)
+            if twice:
+                raise DetSeg3DError(f'fold {number} names cases twice in "{part}"', file=file, value=twice[:5])
+        shared = sorted(set(train) & set(val))
+        if shared and set(train) != set(val):
+            raise DetSeg3DError(
+                f"fold {number} has {len(shared)} case(s) both in training and in validation",
+                file=file,
+                value=shared[:5],
+                expected="no case on both sides: its scores would be those of cases that were learnt by heart",
+                remedy="remove these cases from one side",
+            )
+    return splits
+
+
+def _is_split(split: Any) -> bool:
+    parts = [split.get(part) for part in ("train", "val")] if isinstance(split, dict) else [None]
+    return all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts)
 
 
 def make_splits(

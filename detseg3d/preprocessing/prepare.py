@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from detseg3d.io.verify import format_problems, verify_dataset
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, measure_dataset, source_digest
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
-from detseg3d.planning.splits import Split, make_holdout_split, make_splits
+from detseg3d.planning.splits import Split, load_splits, make_holdout_split, make_splits
 from detseg3d.preprocessing.preprocessor import preprocess_dataset
 
 __all__ = ["CASES_FOLDER", "PreparedDataset", "PrepareOptions", "lesion_loads", "prepare_dataset"]
@@ -165,19 +167,36 @@ def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[s
         "npy_spacing": None if raw.npy_spacing is None else list(raw.npy_spacing),
     }
     if file.exists():
-        stored = read_json(file)
+        stored = _stored_fingerprint(file)
         sources = {case.case_id: source_digest(case) for case in raw.cases}
         if (
-            isinstance(stored, dict)
-            and stored.get("version") == FINGERPRINT_VERSION
-            and stored.get("dataset") == meaning
-            and {name: case.get("source") for name, case in stored.get("cases", {}).items()} == sources
+            stored.get("version") == FINGERPRINT_VERSION
+            and stored["dataset"] == meaning
+            and {name: case["source"] for name, case in stored["cases"].items()} == sources
         ):
             logger.info("%s: the fingerprint is up to date", raw.name)
             return stored
     fingerprint = {**measure_dataset(raw, options.num_processes, options.progress), "dataset": meaning}
+    fingerprint["digest"] = _digest(fingerprint)
     write_json(fingerprint, file)
     return fingerprint
+
+
+def _stored_fingerprint(file: Path) -> dict[str, Any]:
+    """What was measured before; empty if the file is damaged or was edited, which is no place to state wishes."""
+    try:
+        stored = read_json(file)
+    except DetSeg3DError as error:
+        stored = error.problem
+    if isinstance(stored, dict) and stored.pop("digest", None) == _digest(stored):
+        return stored
+    logger.warning("%s is damaged or was edited: the data set is measured again", file)
+    return {}
+
+
+def _digest(fingerprint: dict[str, Any]) -> str:
+    """Of all that was measured (16 hexadecimal digits)."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> Plans:
@@ -232,22 +251,21 @@ def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pr
 
 
 def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
-    splits = read_json(file)
-    try:
-        named = {case for split in splits for part in ("train", "val") for case in split[part]}
-    except (TypeError, KeyError) as error:
-        raise DetSeg3DError(
-            "the splits cannot be understood",
-            file=file,
-            expected='[{"train": ["case", …], "val": [...]}, …]',
-            remedy="mend the file, or remove it to have new splits made",
-        ) from error
+    splits = load_splits(file)
+    named = {case for split in splits for case in (*split["train"], *split["val"])}
     if named - cases:
-        logger.warning("new splits are made: %s names cases that are gone: %s", file, sorted(named - cases)[:5])
+        # They may be the user's own, with a typo.
+        kept = file.with_name("splits_final.old.json")
+        write_json(splits, kept)
+        logger.warning(
+            "new splits are made: %s names cases that are gone: %s; the old ones are kept as %s",
+            file,
+            sorted(named - cases)[:5],
+            kept.name,
+        )
         return None
     if cases - named:
         logger.warning("%s is kept; it leaves out %d case(s): %s", file, len(cases - named), sorted(cases - named)[:5])
     else:
         logger.info("%s is kept", file)
-    result: list[Split] = splits
-    return result
+    return splits

@@ -112,13 +112,19 @@ def draw_case(
     findings = collect_findings(spacing, predictions, records, truth)
     shown = select_findings(findings, maximum)
     seen = View(
-        orientation.turn(np.nan_to_num(image.astype(np.float32))),
+        orientation.turn(_finite(image)),
         orientation.turn_triple(spacing),
         None if truth is None else orientation.turn(truth),
         None if predictions is None else orientation.turn(predictions),
         orientation,
     )
     return _compose(seen, findings, shown, title)
+
+
+def _finite(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A scan to be looked at: what is no number is 0, what float32 cannot hold as large as it can be."""
+    with np.errstate(over="ignore"):
+        return np.nan_to_num(image.astype(np.float32))
 
 
 def save_figure(figure: Figure, path: str | Path, dots_per_inch: int = 100) -> None:

@@ -13,10 +13,11 @@ from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import copy_file, read_json, remove_files, write_json
+from detseg3d.io.files import copy_file, remove_files, write_json
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
+from detseg3d.planning.splits import load_splits
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
 from detseg3d.training.validation import outline_true_boxes
@@ -54,7 +55,7 @@ def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
     DetSeg3DError
         If there is no such fold (no fold is ever made up), or the file is none of splits.
     """
-    splits = _read_splits(preprocessed / "splits_final.json")
+    splits = load_splits(preprocessed / "splits_final.json")
     if name == "all":
         cases = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
         return cases, cases
@@ -68,22 +69,6 @@ def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
         )
     split = splits[int(name)]
     return list(split["train"]), list(split["val"])
-
-
-def _read_splits(file: Path) -> list[dict[str, list[str]]]:
-    """The content of a splits file, checked, for people write their own."""
-    splits = read_json(file)
-    fits = isinstance(splits, list) and bool(splits)
-    for split in splits if fits else ():
-        parts = [split.get(part) for part in ("train", "val")] if isinstance(split, dict) else [None]
-        fits = fits and all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts)
-    if not fits:
-        raise DetSeg3DError(
-            "the splits cannot be understood",
-            file=file,
-            expected='a list with an entry for each fold: [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]',
-        )
-    return list(splits)
 
 
 def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bool = False) -> Plans:

@@ -63,10 +63,8 @@ class CaseTable:
         owners: list[int] = []
         boxes: list[list[float]] = []
         for index, case_id in enumerate(self.case_ids):
-            properties = store.properties(case_id)
-            lesions = properties["lesions"]
-            z, y, x = properties["shape"]
-            self.shapes.append((int(z), int(y), int(x)))
+            shape, lesions = store.shape_and_lesions(case_id)
+            self.shapes.append(shape)
             classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
             for lesion in lesions:
                 classes[lesion["id"]] = lesion["class"]

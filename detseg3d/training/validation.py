@@ -71,7 +71,7 @@ def validate(
         image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
         assert stored.instances is not None, "training cases have labels"
         instances = np.asarray(stored.instances[:])
-        class_of_id = _classes(store.properties(case_id)["lesions"])
+        class_of_id = _classes(store.shape_and_lesions(case_id)[1])
         with torch.no_grad(), autocast(device):
             found, predictions = model.infer(image)
         merged = merge_rois(found, predictions, instances.shape, plans)
@@ -120,7 +120,7 @@ def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequenc
         stored = store.open(case_id)
         assert stored.instances is not None, "training cases have labels"
         instances = np.asarray(stored.instances[:])
-        classes = _classes(store.properties(case_id)["lesions"])
+        classes = _classes(store.shape_and_lesions(case_id)[1])
         targets = volume_targets(instances, classes)
         if len(targets.ids) == 0:
             continue

@@ -164,3 +164,11 @@ def test_what_a_terminal_obeys_is_written_out(
 
 def test_line_breaks_and_letters_of_all_kinds_are_left() -> None:
     assert common.visible("Fall é 病例 ñ\n\tα−β") == "Fall é 病例 ñ\n\tα−β"
+
+
+def test_an_error_of_the_system_is_a_message_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def function(_: argparse.Namespace) -> None:
+        raise PermissionError(13, "Permission denied", "/data/scans")
+
+    assert common.run_command(common.create_parser("detseg3d_x", "", ""), function, []) == 1
+    assert capsys.readouterr().err == "detseg3d_x: error: Permission denied\n  file:     /data/scans\n"

@@ -125,8 +125,8 @@ def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tu
         (volume(1), (2.0, 1.0, 1.5), "spacing"),
         (volume(1)[:2], SPACING, "size"),
         (volume(7), SPACING, "labels that dataset.json does not name"),
-        (volume(1).astype(np.float32) / 2, SPACING, "values that are no labels"),
-        (-volume(1).astype(np.int16), SPACING, "values that are no labels"),
+        (volume(1).astype(np.float32) / 2, SPACING, "no whole numbers"),
+        (-volume(1).astype(np.int16), SPACING, "negative values"),
     ],
 )
 def test_a_case_that_does_not_fit_is_named_and_the_rest_goes_on(
@@ -195,15 +195,37 @@ def test_without_dataset_json_each_value_is_a_class(folders: tuple[Path, Path]) 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"background": 0, "whole": [1, 2]}, "region-based labels are not supported"),
-        ({"background": 0, "lesion": 1, "ignore": 2}, "an ignore label is not supported"),
-        (None, "does not state the labels"),
+        ({"background": 0, "whole": [1, 2]}, "region-based labels"),
+        ({"background": 0, "lesion": 1, "ignore": 2}, '"ignore" label is not supported'),
+        (None, '"labels" is missing'),
     ],
 )
 def test_labels_that_are_not_supported_are_refused(folders: tuple[Path, Path], labels: Any, message: str) -> None:
     write_json({"labels": labels}, folders[0].parent / "dataset.json")
     with pytest.raises(DetSeg3DError, match=message):
         evaluate_folders(*folders)
+
+
+@pytest.mark.parametrize(
+    "labels", [{"0": "background", "1": "core", "2": "rim"}, {"background": "0", "core": "1", "rim": 2.0}]
+)
+def test_labels_that_the_planning_understands_are_understood(
+    folders: tuple[Path, Path], labels: dict[str, Any]
+) -> None:
+    write_json({"labels": labels, "patients": {"a": 7}}, folders[0].parent / "dataset.json")
+    assert list(evaluate_folders(*folders)["summary"]["classes"]) == ["core", "rim"]
+
+
+@pytest.mark.parametrize("spacing", [[1, 2], 3, [0, 1, 1], "1 1 1"])
+def test_a_spacing_that_is_none_is_refused(folders: tuple[Path, Path], spacing: Any) -> None:
+    write_json({"labels": {"background": 0, "a": 1}, "npy_spacing": spacing}, folders[0].parent / "dataset.json")
+    with pytest.raises(DetSeg3DError, match='"npy_spacing" must be three positive numbers'):
+        evaluate_folders(*folders)
+
+
+def test_nearly_whole_numbers_are_rounded_as_in_the_training(folders: tuple[Path, Path]) -> None:
+    save(volume(1).astype(np.float32) * np.float32(0.9999), folders[1] / "a.nii.gz")
+    assert evaluate_folders(*folders)["problems"] == []
 
 
 def test_only_the_cases_asked_for_are_evaluated(folders: tuple[Path, Path]) -> None:

@@ -108,6 +108,7 @@ def test_the_spacing_of_the_network_is_nothing_without_that_of_the_image(tmp_pat
         ({"pred_scores": [0.5, 0.5]}, "not as nnDetection's"),
         ({"pred_labels": [0.5]}, "not as nnDetection's"),
         ({"pred_labels": [-1]}, "not as nnDetection's"),
+        ({"pred_labels": [1e300]}, "not as nnDetection's"),
         ({"pred_labels": ["lesion"]}, "not as nnDetection's"),
         ({"pred_scores": [np.nan]}, "not a finite number"),
         ({"pred_boxes": [[4, 5, np.inf, 9, 6, 8]]}, "not a finite number"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,15 @@ def test_all_that_is_written_of_a_case_can_be_removed(prediction: CasePrediction
 def test_there_need_be_nothing_to_remove(tmp_path: Path) -> None:
     clear_cases(tmp_path / "nowhere", {"a"})
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"lesions": [{}]}', '{"lesions": 3}', '{"lesions": [{"box": null}]}'])
+def test_a_record_from_elsewhere_does_not_cost_the_table(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "rois").mkdir()
+    (tmp_path / "rois" / "foreign.json").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        write_lesion_table(tmp_path)
+    assert "foreign.json is no record of a prediction" in caplog.text
+    assert len((tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines()) == 1

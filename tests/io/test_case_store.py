@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
+from detseg3d.io.files import write_json
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(size=(2, 70, 90, 75)).astype(np.float32)
@@ -138,3 +140,34 @@ def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no negative values"):
         CaseStore(tmp_path).write("a", np.zeros((1, 1, 1, 1), np.float32), np.full((1, 1, 1), -1), {})
     assert CaseStore(tmp_path).case_ids() == []
+
+
+LESION = {"id": 2, "class": 0, "box": [0.0, 0, 0, 1, 2, 3]}
+RECORD = {"shape": [3, 4, 5], "lesions": [LESION]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"shape": [3, 4, 5]},
+        {**RECORD, "shape": [3, 4]},
+        {**RECORD, "shape": [3, 4, 0]},
+        {**RECORD, "shape": "345"},
+        {**RECORD, "lesions": {}},
+        *({**RECORD, "lesions": [{**LESION, **bad}]} for bad in ({"id": 61}, {"id": 0}, {"id": True})),
+        *({**RECORD, "lesions": [{**LESION, **bad}]} for bad in ({"class": -1}, {"class": 1 << 40})),
+        *({**RECORD, "lesions": [{**LESION, **bad}]} for bad in ({"box": [1]}, {"box": ["a"] * 6})),
+        {**RECORD, "lesions": [None]},
+    ],
+)
+def test_a_record_that_is_not_as_it_was_written_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = CaseStore(tmp_path)
+    write_json(change, tmp_path / "a.json")
+    with pytest.raises(DetSeg3DError, match=r"(?s)the record of the case is damaged.*a\.json"):
+        store.shape_and_lesions("a")
+
+
+def test_shape_and_lesions_come_from_the_record(tmp_path: Path) -> None:
+    write_json(RECORD, tmp_path / "a.json")
+    assert CaseStore(tmp_path).shape_and_lesions("a") == ((3, 4, 5), RECORD["lesions"])

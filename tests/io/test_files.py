@@ -234,3 +234,38 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.json")
     with pytest.raises(DetSeg3DError, match="this is no regular file"):
         read_json(tmp_path / "data.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": NaN}', "NaN is no JSON"),
+        ("[-Infinity]", "-Infinity is no JSON"),
+        ("[1e999]", "1e999 is too large"),
+        ("[9223372036854775808]", "9223372036854775808… is too large"),
+        (f"[{'1' * 30}]", "1111… is too large"),
+        (f"[{'1' * 5000}]", "1111… is too large"),  # Python itself refuses these with an error of its own
+        ("[" * 101 + "1" + "]" * 101, "nested deeper than 100 levels"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"a": 1} x', "not valid JSON"),
+        ("{'a': 1}", "not valid JSON"),
+    ],
+)
+def test_json_that_could_not_be_worked_with_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match=message) as error:
+        read_json(tmp_path / "a.json")
+    assert error.value.file == tmp_path / "a.json"
+
+
+def test_what_is_read_can_be_written_again(tmp_path: Path) -> None:
+    text = "[" * 100 + "-9223372036854775808, 9223372036854775807, 1e-999, 1e308" + "]" * 100
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    data = read_json(tmp_path / "a.json")
+    write_json(data, tmp_path / "b.json")
+    assert read_json(tmp_path / "b.json") == data
+
+
+def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}

@@ -119,7 +119,23 @@ def test_ordinary_case_ids_pass(case_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case_id", ["", " ", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", ".hidden", "a\0b", "a\nb"]
+    "case_id",
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        ".hidden",
+        "a\0b",
+        "a\nb",
+        "a\x7fb",
+        "a\x85b",
+        "a\u2028b",
+    ],
 )
 def test_case_ids_that_could_leave_the_folder_are_refused(case_id: str) -> None:
     with pytest.raises(DetSeg3DError, match="cannot be a file name"):

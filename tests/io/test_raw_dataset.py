@@ -94,8 +94,14 @@ def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dic
         ({"instances": "yes"}, '"instances" must be true or false'),
         ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}}, "carry a single class"),
         ({"npy_spacing": [1, 2]}, '"npy_spacing" must be three positive numbers'),
-        ({"npy_spacing": [1, 2, float("nan")]}, '"npy_spacing" must be three positive numbers'),
+        ({"npy_spacing": [1, 2, float("nan")]}, "NaN is no JSON"),
+        ({"npy_spacing": [1, 2, -3]}, '"npy_spacing" must be three positive numbers'),
+        ({"npy_spacing": 1}, '"npy_spacing" must be three positive numbers'),
         ({"patients": ["x"]}, '"patients" must map'),
+        ({"patients": {"b 1": None}}, '"patients" must map'),
+        ({"labels": {"background": 0, "lesion": "9" * 5000}}, "different whole numbers"),
+        ({"labels": {"0": "background", "9" * 5000: "lesion"}}, "different whole numbers"),
+        ({"channel_names": {"0": "a", "9" * 5000: "b"}}, '"channel_names" must number the channels'),
         ({"dataset": {"a": {"image": "x"}}}, '"dataset" cannot be understood'),
         ({"dataset": {}}, '"dataset" lists no case'),
     ],
@@ -207,3 +213,10 @@ def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path:
         ("p2", (tmp_path / "p2",)),
     ]
     assert images_by_stem(tmp_path / "p1") == {"p1": tmp_path / "p1"}
+
+
+def test_a_folder_in_the_place_of_a_scan_is_not_overlooked(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    (tmp_path / "b.nii.gz").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a", "b"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.splits import make_holdout_split, make_splits
+from detseg3d.io.files import write_json
+from detseg3d.planning.splits import load_splits, make_holdout_split, make_splits
 
 
 @st.composite
@@ -114,3 +117,30 @@ def test_a_case_listed_twice_is_an_error() -> None:
 def test_impossible_share_is_an_error(share: float) -> None:
     with pytest.raises(DetSeg3DError, match="must lie between 0 and 1"):
         make_holdout_split(["a", "b"], {}, {}, share)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ([], "cannot be understood"),
+        ([{"train": "ab", "val": []}], "cannot be understood"),
+        ([{"train": [["a"]], "val": []}], "cannot be understood"),
+        ([{"train": ["a"], "val": ["b"]}, {"train": [], "val": ["b"]}], "fold 1 has no training cases"),
+        ([{"train": ["a", "b", "a"], "val": []}], 'fold 0 names cases twice in "train"'),
+        ([{"train": ["a"], "val": ["b", "b"]}], 'fold 0 names cases twice in "val"'),
+        ([{"train": ["a", "b"], "val": ["b", "c"]}], r"fold 0 has 1 case\(s\) both in training and in validation"),
+    ],
+)
+def test_splits_that_cannot_be_meant_are_refused(tmp_path: Path, splits: Any, message: str) -> None:
+    write_json(splits, tmp_path / "splits_final.json")
+    with pytest.raises(DetSeg3DError, match=message) as error:
+        load_splits(tmp_path / "splits_final.json")
+    assert error.value.file == tmp_path / "splits_final.json"
+
+
+@pytest.mark.parametrize(
+    "splits", [make_splits(["a", "b", "c"], {}, {}), make_splits(["a", "b"], {"a": "p", "b": "p"}, {})]
+)
+def test_splits_as_they_are_made_can_be_read(tmp_path: Path, splits: Any) -> None:
+    write_json(splits, tmp_path / "splits_final.json")
+    assert load_splits(tmp_path / "splits_final.json") == splits

@@ -91,6 +91,8 @@ def test_splits_with_cases_that_are_gone_are_replaced(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         assert len(prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits) == 4
     assert "names cases that are gone: ['old']" in caplog.text
+    kept = json.loads((prepared.folder / "splits_final.old.json").read_text(encoding="utf-8"))
+    assert kept == [{"train": ["case0", "old"], "val": ["case2"]}]
 
 
 def test_damaged_splits_are_an_error_not_replaced(tmp_path: Path) -> None:
@@ -99,6 +101,24 @@ def test_damaged_splits_are_an_error_not_replaced(tmp_path: Path) -> None:
     (prepared.folder / "splits_final.json").write_text('[{"training": []}]', encoding="utf-8")
     with pytest.raises(DetSeg3DError, match="splits cannot be understood"):
         prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
+
+
+@pytest.mark.parametrize("damage", ["edited", "truncated", "another kind", "no digest"])
+def test_a_fingerprint_that_was_changed_is_measured_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_dataset(tmp_path / "raw")
+    file = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).folder / "dataset_fingerprint.json"
+    whole = file.read_text(encoding="utf-8")
+    data = json.loads(whole)
+    data["cases"]["case0"]["lesions"] = []
+    if damage == "no digest":
+        del data["digest"]
+    file.write_text({"truncated": whole[:-20], "another kind": "[]"}.get(damage, json.dumps(data)), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
+    assert "is damaged or was edited: the data set is measured again" in caplog.text
+    assert file.read_text(encoding="utf-8") == whole
 
 
 def test_patients_of_dataset_json_stay_together(tmp_path: Path) -> None:

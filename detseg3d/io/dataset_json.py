@@ -1,0 +1,104 @@
+"""What a dataset.json says, checked: one understanding of it for planning, training and evaluation alike.
+
+Each function takes the content of the file and its path, for messages, and raises a :class:`DetSeg3DError` that says
+what is wrong and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = ["parse_channel_names", "parse_labels", "parse_npy_spacing", "parse_patients"]
+
+# Python refuses to convert texts of thousands of digits; no label needs this many.
+_LONGEST_NUMBER = 19
+
+
+def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    """Names of the channels, in order, from ``channel_names`` (``modality`` in version 1 of nnU-Net)."""
+    value = data.get("channel_names", data.get("modality"))
+    if isinstance(value, list):
+        value = {str(index): name for index, name in enumerate(value)}
+    if not isinstance(value, dict) or not value or sorted(value, key=_number) != [str(i) for i in range(len(value))]:
+        raise DetSeg3DError(
+            '"channel_names" must number the channels from 0',
+            file=file,
+            value=value,
+            expected='{"0": "T1", "1": "FLAIR"}',
+        )
+    return tuple(str(value[str(index)]) for index in range(len(value)))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < _LONGEST_NUMBER else -1
+
+
+def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
+    """Value of each label, background included, from ``labels``; numbers may be text, or the keys (``{"1": "a"}``)."""
+    value = data.get("labels")
+    if not isinstance(value, dict):
+        raise DetSeg3DError(
+            '"labels" is missing or no object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
+        )
+    if any(isinstance(entry, (list, tuple)) for entry in value.values()):
+        raise DetSeg3DError(
+            "region-based labels (a list of values for one name) are not supported",
+            file=file,
+            value=value,
+            remedy="give each lesion class one value of its own",
+        )
+    if "ignore" in value:
+        raise DetSeg3DError(
+            'an "ignore" label is not supported',
+            file=file,
+            value=value,
+            remedy="annotate these voxels as background or lesion and remove the label",
+        )
+    if all(_number(key) >= 0 for key in value) and all(_whole(entry) is None for entry in value.values()):
+        value = {str(name): int(key) for key, name in value.items()}  # as version 1 of nnU-Net had it
+    labels = {str(name): _whole(entry) for name, entry in value.items()}
+    numbers = [number for number in labels.values() if number is not None and number >= 0]
+    if len(set(numbers)) != len(value) or 0 not in numbers or len(numbers) < 2:
+        raise DetSeg3DError(
+            "the labels must be different whole numbers: 0 for the background and at least one lesion class",
+            file=file,
+            value=data["labels"],
+            expected='{"background": 0, "lesion": 1}',
+        )
+    return {name: number for name, number in labels.items() if number is not None}
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() and len(value) < _LONGEST_NUMBER else None
+    return int(value) if isinstance(value, (int, float)) and value == int(value) else None
+
+
+def parse_npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, float] | None:
+    """Spacing ``(z, y, x)`` of .npy files in mm from ``npy_spacing``; ``None`` if it is not stated."""
+    value = data.get("npy_spacing")
+    if value is None:
+        return None
+    try:
+        z, y, x = (float(entry) for entry in value)
+    except (TypeError, ValueError):
+        z = y = x = 0.0
+    if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
+        raise DetSeg3DError('"npy_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
+    return z, y, x
+
+
+def parse_patients(data: Mapping[str, Any], file: Path) -> dict[str, str]:
+    """Patient of each case that ``patients`` names."""
+    value = data.get("patients", {})
+    if not isinstance(value, dict) or not all(type(patient) in (str, int) for patient in value.values()):
+        raise DetSeg3DError(
+            '"patients" must map cases to patients', file=file, value=value, expected='{"CASE": "PATIENT"}'
+        )
+    return {case: str(patient) for case, patient in value.items()}

@@ -1,0 +1,143 @@
+"""The corpus of labels and of scans, judged as somebody's predictions; and the files that go with predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.cli import evaluate
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
+from tests.integration.bad_input.images import UNREADABLE, write_images
+from tests.integration.bad_input.labels import GOOD, LABEL, LABELS, BadLabel
+from tests.integration.bad_input.running import Run, run
+
+GRID = Geometry(LABEL.shape)
+CLASSES = {"labels": {"background": 0, "lesion": 1}}
+QUICK = ("-np", "0", "--no_progress", "--bootstrap", "0")
+
+
+def judge(truth: Path, prediction: Path, *words: object) -> Run:
+    return run(evaluate.main, ["-gt", truth, "-pred", prediction, *QUICK, *words])
+
+
+def problems(file: Path) -> dict[str, str]:
+    found = json.loads(file.read_text(encoding="utf-8"))["problems"]
+    return {problem["case"]: problem["problem"] for problem in found}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """All labels and unreadable scans as predictions of one folder."""
+    root = tmp_path_factory.mktemp("bad_predictions")
+    (root / "pred").mkdir()
+    write_json(CLASSES, root / "dataset.json")
+    semantic = [label for label in LABELS if not label.instances]
+    for label in semantic:
+        label.write(root / "pred" / f"{label.case_id}.nii.gz")
+    for case_id in [*(label.case_id for label in semantic), *write_images(root / "pred", UNREADABLE)]:
+        write_image(LABEL, GRID, root / "labelsTr" / f"{case_id}.nii.gz")
+    return judge(root / "labelsTr", root / "pred", "-o", root / "metrics.json"), root / "metrics.json"
+
+
+@pytest.mark.parametrize("label", [label for label in LABELS if not label.instances], ids=lambda label: label.name)
+def test_a_label_as_a_prediction(judged: tuple[Run, Path], label: BadLabel) -> None:
+    done, file = judged
+    assert done.code == 1
+    expected = label.evaluated or label.outcome
+    if expected == GOOD:
+        assert label.case_id not in problems(file)
+        [case] = [c for c in json.loads(file.read_text(encoding="utf-8"))["cases"] if c["case_id"] == label.case_id]
+        if label.name.startswith(("float", "int64", "uint64", "label shifted", "label of a rounded")):
+            assert case["dice"] == 1
+    else:
+        assert expected in problems(file)[label.case_id].splitlines()[0]
+
+
+def test_every_unreadable_scan_is_named(judged: tuple[Run, Path]) -> None:
+    _, file = judged
+    for image in UNREADABLE:
+        problem = problems(file)[image.case_id]
+        # Links that lead nowhere and folders are no files.
+        assert problem.startswith((image.outcome, "no prediction in")), problem
+
+
+@pytest.mark.slow
+def test_more_than_65535_instances_are_compared(tmp_path: Path) -> None:
+    crowded = np.zeros((82, 82, 82), np.int32)
+    crowded[::2, ::2, ::2] = np.arange(1, 41**3 + 1).reshape(41, 41, 41)
+    write_image(crowded, Geometry(crowded.shape), tmp_path / "labels" / "a.nii.gz")
+    crowded[crowded == 70_000 - 5_000] = 0
+    write_image(crowded, Geometry(crowded.shape), tmp_path / "pred" / "a.nii.gz")
+    done = judge(tmp_path / "labels", tmp_path / "pred", "--instances", "--no_hd95", "-o", tmp_path / "m.json")
+    assert done.code == 0
+    counts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["summary"]["lesions"]["any"]
+    assert (counts["truth"], counts["found"], counts["false_positives"]) == (41**3, 41**3 - 1, 0)
+
+
+def test_instance_numbers_with_holes_are_compared(tmp_path: Path) -> None:
+    for label in LABELS:
+        if label.instances:
+            for folder in ("labels", "pred"):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                label.write(tmp_path / folder / f"{label.case_id}.nii.gz")
+    done = judge(tmp_path / "labels", tmp_path / "pred", "--instances", "-o", tmp_path / "m.json")
+    assert done.code == 0
+    summary = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["summary"]
+    assert (summary["lesions"]["any"]["truth"], summary["lesions"]["any"]["found"]) == (5, 5)
+
+
+LESION = {"id": 1, "label": 1, "score": 0.5, "box": [0, 0, 0, 1, 1, 1]}
+ROIS: list[tuple[str, str, str]] = [
+    ("rois JSON that is empty", "", "the file is not valid JSON"),
+    ("rois JSON that is truncated", '{"lesions": [', "the file is not valid JSON"),
+    ("rois JSON that is a list", "[]", "the RoI file is not as detseg3d_predict writes it"),
+    ("rois JSON without lesions", "{}", "the RoI file is not as detseg3d_predict writes it"),
+    ("rois JSON with null", '{"lesions": [null]}', "the RoI file is not as detseg3d_predict writes it"),
+    ("rois JSON without the lesion", '{"lesions": []}', "lesions of the instance map are not in the RoI file"),
+    ("rois JSON with a score of NaN", '{"lesions": [{"id": 1, "label": 1, "score": NaN}]}', "the file is not valid"),
+    ("rois JSON with a huge number", f'{{"lesions": [{{"id": {"1" * 400}}}]}}', "the file is not valid JSON"),
+    ("rois JSON with a text for a box", json.dumps({"lesions": [{**LESION, "box": "x"}]}), "the RoI file is not as"),
+    ("rois JSON with an unknown label", json.dumps({"lesions": [{**LESION, "label": 9}]}), "unknown label in the RoI"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "outcome"), ROIS, ids=[row[0] for row in ROIS])
+def test_a_broken_roi_file_is_named_and_the_others_are_judged(
+    tmp_path: Path, name: str, text: str, outcome: str
+) -> None:
+    write_json(CLASSES, tmp_path / "dataset.json")
+    one = np.zeros(LABEL.shape, np.uint8)
+    one[10, 10, 10] = 1
+    for case_id in ("bad", "good"):
+        write_image(one, GRID, tmp_path / "labelsTr" / f"{case_id}.nii.gz")
+        write_image(one, GRID, tmp_path / "pred" / "instances" / f"{case_id}.nii.gz")
+        write_json({"lesions": [LESION]}, tmp_path / "pred" / "rois" / f"{case_id}.json")
+    (tmp_path / "pred" / "rois" / "bad.json").write_text(text, encoding="utf-8")
+    done = judge(tmp_path / "labelsTr", tmp_path / "pred", "-o", tmp_path / "m.json", "--no_hd95")
+    assert done.code == 1
+    [(case, problem)] = problems(tmp_path / "m.json").items()
+    assert case == "bad" and problem.startswith(outcome) and "bad.json" in problem
+    assert [c["case_id"] for c in json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["cases"]] == ["good"]
+
+
+FORMS: list[tuple[str, Any, str]] = [
+    ("dataset.json that is a list", [], "dataset.json must be an object"),
+    ("labels that are a list", {"labels": [0, 1]}, '"labels" is missing or no object'),
+    ("npy_spacing that is a number", {**CLASSES, "npy_spacing": 3}, '"npy_spacing" must be three positive numbers'),
+    ("patients that are a list", {**CLASSES, "patients": ["a"]}, '"patients" must map cases to patients'),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "outcome"), FORMS, ids=[row[0] for row in FORMS])
+def test_a_broken_description_is_refused(tmp_path: Path, name: str, data: Any, outcome: str) -> None:
+    for folder in ("labelsTr", "pred"):
+        write_image(LABEL, GRID, tmp_path / folder / "a.nii.gz")
+    write_json(data, tmp_path / "dataset.json")
+    done = judge(tmp_path / "labelsTr", tmp_path / "pred")
+    assert done.code == 1 and done.error.startswith(outcome) and str(tmp_path / "dataset.json") in done.error
