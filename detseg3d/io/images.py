@@ -34,6 +34,7 @@ from detseg3d.io.headers import (
     write_nifti,
 )
 from detseg3d.io.metaimage import check_metaimage
+from detseg3d.io.npy import map_npy, npy_geometry, read_npy
 
 __all__ = [
     "LABEL_TOLERANCE",
@@ -107,7 +108,7 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     path = Path(path)
     kind = _kind(path)
     if kind == ".npy":
-        return _read_npy(path, npy_spacing)
+        return read_npy(path, npy_spacing)
     if kind == "dicom":
         return _from_sitk(read_dicom_series(path), path)
     if kind in (".nii", ".nii.gz"):
@@ -127,7 +128,7 @@ def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) 
     path = Path(path)
     kind = _kind(path)
     if kind == ".npy":
-        return _npy_geometry(_map_npy(path), path, npy_spacing)
+        return npy_geometry(map_npy(path), path, npy_spacing)
     if kind == "dicom":
         return read_image(path)[1]
     if kind in (".mha", ".mhd"):
@@ -289,38 +290,6 @@ def _unknown_format(path: Path) -> DetSeg3DError:
         file=path,
         expected="one of " + " ".join(SUPPORTED_ENDINGS) + ", or a folder with a DICOM series to read",
     )
-
-
-def _map_npy(path: Path) -> Array:
-    """The array of a .npy file, mapped: a header that claims more voxels than the file holds costs no memory."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
-        raise unreadable(path, error) from error
-    if not isinstance(array, np.ndarray):  # numpy opens an archive by its first bytes, whatever its name
-        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
-    return array
-
-
-def _read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
-    array = _map_npy(path)
-    geometry = _npy_geometry(array, path, spacing)
-    # A copy: the file may be replaced while its voxels are in use.
-    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False), geometry
-
-
-def _npy_geometry(array: Array, path: Path, spacing: Sequence[float] | None) -> Geometry:
-    if array.ndim != 3 or 0 in array.shape:
-        raise not_a_volume(path, array.shape)
-    if array.dtype.kind not in "biuf":
-        raise not_numbers(path, array.dtype)
-    z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
-    try:
-        return Geometry(array.shape, (z, y, x))
-    except ValueError as error:
-        raise DetSeg3DError(
-            f"the spacing given for .npy files is none: {error}", file=path, expected="three positive numbers, z y x mm"
-        ) from error
 
 
 def _from_sitk(image: SimpleITK.Image, path: Path) -> tuple[Array, Geometry]:

@@ -199,7 +199,7 @@ def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plan
 def _check_size(transform: CaseTransform, plans: Plans) -> None:
     if math.prod(transform.fine_shape) * plans.num_channels > MOST_VALUES:
         raise DetSeg3DError(
-            "the image is too large on the grid of the plans",
+            "the scan is too large on the grid of the plans",
             value=f"{transform.fine_shape} voxels of {plans.fine_spacing} mm, from {transform.crop_shape} of "
             f"{transform.original_spacing} mm",
             expected=f"at most {MOST_VALUES} values",

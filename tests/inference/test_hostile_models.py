@@ -206,4 +206,4 @@ def test_a_grid_far_too_fine_for_the_scan_fails_that_scan(
     write_image(image, Geometry(image.shape), tmp_path / "scan.mha")
     words = ["-i", str(tmp_path / "scan.mha"), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu"]
     assert predict.main([*words, "--no_progress"]) == 1
-    assert "the image is too large on the grid of the plans" in capsys.readouterr().err
+    assert "the scan is too large on the grid of the plans" in capsys.readouterr().err

@@ -227,7 +227,7 @@ def test_an_edited_fingerprint_and_broken_plans(tmp_path: Path) -> None:
     plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     for change, message in (
         ({"colour": 1}, "colour: Extra inputs are not permitted"),
-        ({"fine_spacing": [1, 0, 1]}, "fine_spacing.1: Input should be greater than 0"),
+        ({"fine_spacing": [1, 0, 1]}, "fine_spacing.1: Input should be greater than or equal to 0.0001"),
         ({"roi": None}, "roi: "),
     ):
         write_json({**plans, **change}, folder / "plans.json")
