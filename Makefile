@@ -9,10 +9,11 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 DEMO_FOLDER ?= demo_output
-DEMO_MINUTES ?= 2.75
+DEMO_MINUTES ?= 1.5
 
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 DEMO_RAW := $(DEMO_FOLDER)/raw
 DEMO_RESULTS := $(DEMO_FOLDER)/results
@@ -23,10 +24,15 @@ DEMO_SET := $(DEMO_RAW)/Dataset999_Example
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml constraints.txt
+# What the program needs; the demo takes no more.
+$(RUNTIME): setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "no virtual environment can be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+$(INSTALLED): $(RUNTIME) pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -47,14 +53,14 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: $(INSTALLED)
+demo: $(RUNTIME)
 	rm -rf $(DEMO_FOLDER)
 	@echo "== 1/7 simulate scans"
 	$(BIN)/detseg3d_example $(DEMO_RAW)
 	@echo "== 2/7 plan and preprocess"
 	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2
 	@echo "== 3/7 train for $(DEMO_MINUTES) minutes"
-	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_RESULTS) --max_minutes $(DEMO_MINUTES) --roi_size 24 --batch_size 1
+	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_RESULTS) --max_minutes $(DEMO_MINUTES) --roi_size 24 --disable_tta
 	@echo "== 4/7 calibrate the scores and choose the thresholds"
 	$(BIN)/detseg3d_consolidate 999 -f 0 --raw $(DEMO_RAW) --results $(DEMO_RESULTS)
 	@echo "== 5/7 predict the held-out scans"

@@ -41,6 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
     schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
+    schedule.add_argument(
+        "--disable_tta",
+        action="store_true",
+        default=None,
+        help="validate and predict without mirrored copies: several times as fast, and a little worse",
+    )
     run = parser.add_argument_group("this run")
     run.add_argument(
         "--c", action="store_true", help="go on from the last checkpoint, with its settings; without one, start"
@@ -103,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
         "det_threshold": options.det_threshold,
         "lambda_seg": options.lambda_seg,
         "val_every": options.val_every,
+        "disable_tta": options.disable_tta,
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
     leave_ranks(ranks)

@@ -78,11 +78,13 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
     ----------
     plans : Plans
     overrides : mapping
-        Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, and ``roi_size``; ``None`` leaves the plan's value.
+        Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, ``roi_size`` and ``disable_tta``; ``None`` leaves the
+        plan's value.
     whole_volume : bool
         Train on whole volumes from the start.
     """
-    training = {name: value for name, value in overrides.items() if value is not None and name != "roi_size"}
+    others = ("roi_size", "disable_tta")
+    training = {name: value for name, value in overrides.items() if value is not None and name not in others}
     if whole_volume:
         training["curriculum"] = [phase.model_dump() for phase in whole_volume_curriculum()]
     changes: dict[str, Any] = {"training": training}
@@ -91,6 +93,8 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
         size = choose_roi_size(overrides["roi_size"], plans.fine_spacing)
         shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
         changes |= {"roi": {"size": size}, "stage2": shape}
+    if overrides.get("disable_tta"):
+        changes["inference"] = {"mirror_axes": ()}
     return plans.evolve(**changes)
 
 

@@ -78,6 +78,14 @@ def test_whole_volumes_replace_the_curriculum(tiny_plans: Plans) -> None:
     assert (phase.share, phase.window) == (1.0, None)
 
 
+@pytest.mark.parametrize(("disable", "axes"), [(True, ()), (None, (0, 1, 2))])
+def test_mirrored_copies_may_be_left_out_for_good(
+    tiny_plans: Plans, disable: bool | None, axes: tuple[int, ...]
+) -> None:
+    usual = tiny_plans.evolve(inference={"mirror_axes": (0, 1, 2)})
+    assert apply_overrides(usual, {"disable_tta": disable}).inference.mirror_axes == axes
+
+
 def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
     with pytest.raises(DetSeg3DError, match=r"training\.epochs: Input should be greater than or equal to 1, found 0"):
         apply_overrides(tiny_plans, {"epochs": 0})
