@@ -71,7 +71,11 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
     ("patients of null", changed(patients={"a": None}), '"patients" must map cases to patients'),
     ("dataset a list", changed(dataset=["a"]), '"dataset" cannot be understood'),
     ("dataset empty", changed(dataset={}), '"dataset" lists no case'),
-    ("dataset that leaves the folder", changed(dataset={"../a": {"images": [], "label": "x"}}), "this case id cannot"),
+    (
+        "dataset that leaves the folder",
+        changed(dataset={"../a": {"images": ["x"], "label": "x"}}),
+        "this case id cannot",
+    ),
     (
         "dataset without images",
         changed(dataset={"a": {"images": [], "label": "x"}}),
