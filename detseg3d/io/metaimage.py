@@ -29,6 +29,7 @@ _NUMBERS = frozenset(
         *("Orientation", "CenterOfRotation"),
     }
 )
+_LENGTHS = frozenset({"ElementSpacing", "ElementSize"})
 _TEXTS = frozenset(
     {
         *("ObjectType", "ObjectSubType", "Comment", "Name", "TransformType", "AnatomicalOrientation", "DistanceUnits"),
@@ -111,6 +112,10 @@ def _sizes(path: Path, fields: dict[str, str]) -> list[int]:
     for name in _NUMBERS & fields.keys():
         if not all(_is_finite(word) for word in fields[name].split()):
             raise _damaged(path, f"{name} holds what is no finite number", fields[name])
+    for name in _LENGTHS & fields.keys():
+        # ITK turns the axis round where it reads the voxels, and does not where it reads the header alone.
+        if not all(float(word) > 0 for word in fields[name].split()):
+            raise _damaged(path, f"{name} is not positive", fields[name])
     axes, sizes = int(fields["NDims"]), fields["DimSize"].split()
     fits = 1 <= axes <= _MOST_AXES and len(sizes) == axes and all(re.fullmatch(r"[0-9]{1,9}", size) for size in sizes)
     if not fits or list(fields).index("NDims") > list(fields).index("DimSize"):

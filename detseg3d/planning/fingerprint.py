@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from detseg3d.planning.memory import measuring_bytes
 
 __all__ = [
     "FINGERPRINT_VERSION",
+    "check_finite",
     "measure_case",
     "measure_dataset",
     "percentiles",
@@ -57,12 +59,14 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
     Raises
     ------
     DetSeg3DError
-        If a file is missing or unreadable, the label does not fit, or there is not the memory for it.
+        If a file is missing or unreadable, a voxel is NaN or infinite, the label does not fit, or there is not the memory
+        for it.
     """
     if case.images[0].is_file():
         shape = read_geometry(case.images[0]).shape
         require_memory(measuring_bytes(shape, len(case.images)), f"this scan of {'×'.join(map(str, shape))} voxels")
     images, geometry = read_channels(case.images, dataset.npy_spacing)
+    check_finite(images, dataset.channel_names)
     if case.label is None:
         raise DetSeg3DError(
             "the training case has no label",
@@ -73,7 +77,6 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
     differences = geometry.difference(label_geometry)
     if differences:
         raise DetSeg3DError("the label does not lie on the image's grid: " + "; ".join(differences), file=case.label)
-    label = _whole_numbers(label, case)
     if dataset.instances:
         instances, classes = instances_from_instance_map(label)
     else:
@@ -89,14 +92,16 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
     return images, geometry.spacing, instances, classes
 
 
-def _whole_numbers(label: Array, case: RawCase) -> Array:
-    """Labels are often stored as floating point; the values must be whole all the same."""
-    if label.dtype.kind in "iub":
-        return label
-    whole = np.rint(label)
-    if not np.array_equal(whole, label) or np.abs(whole).max(initial=0) >= 2**31:
-        raise DetSeg3DError("the label has values that are no whole numbers", file=case.label)
-    return whole.astype(np.int32)
+def check_finite(images: Array, channel_names: Sequence[str]) -> None:
+    """Raise a :class:`DetSeg3DError` that names the channels, if a voxel ``(C, Z, Y, X)`` is NaN or infinite."""
+    # A sum is NaN or infinite if any voxel is, and needs no mask of the size of the volume.
+    sums = [channel.sum(dtype=np.float64) for channel in images]
+    bad = [name for name, total in zip(channel_names, sums, strict=True) if not np.isfinite(total)]
+    if bad:
+        raise DetSeg3DError(
+            f"the image has NaN or infinite voxels in channel {', '.join(bad)}",
+            remedy="replace them, for example with the value of the background",
+        )
 
 
 def source_digest(case: RawCase) -> str:

@@ -21,7 +21,7 @@ from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.raw_dataset import RawCase, RawDataset
-from detseg3d.planning.fingerprint import read_case, source_digest
+from detseg3d.planning.fingerprint import check_finite, read_case, source_digest
 from detseg3d.planning.memory import preprocessing_bytes
 from detseg3d.planning.plans import Plans, preprocessing_hash
 from detseg3d.preprocessing.crop import IntBox, box_slices, include_lesions
@@ -186,14 +186,7 @@ def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plan
         )
     if len(spacing) != 3 or not all(0 < length < 1e6 for length in spacing):
         raise DetSeg3DError("the spacing must be three positive numbers (z y x, mm)", value=tuple(spacing))
-    # A sum is NaN or infinite if any voxel is, and needs no mask of the size of the volume.
-    sums = [channel.sum(dtype=np.float64) for channel in images]
-    bad = [name for name, total in zip(plans.channel_names, sums, strict=True) if not np.isfinite(total)]
-    if bad:
-        raise DetSeg3DError(
-            f"the image has NaN or infinite voxels in channel {', '.join(bad)}",
-            remedy="replace them, for example with the value of the background",
-        )
+    check_finite(images, plans.channel_names)
 
 
 def _check_size(transform: CaseTransform, plans: Plans) -> None:

@@ -45,6 +45,9 @@ from detseg3d.reporting.slices import (
 
 __all__ = ["draw_case", "save_figure"]
 
+# Leaves matplotlib room to compute in float32.
+_BRIGHTEST = 1e30
+
 IntArray = npt.NDArray[np.integer[Any]]
 
 # Green and magenta are told apart by people with any of the common colour vision deficiencies; the truth is also drawn
@@ -122,9 +125,9 @@ def draw_case(
 
 
 def _finite(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A scan to be looked at: what is no number is 0, what float32 cannot hold as large as it can be."""
+    """A scan to be looked at: what is no number is 0, and the infinite is far brighter than anything else."""
     with np.errstate(over="ignore"):
-        return np.nan_to_num(image.astype(np.float32))
+        return np.nan_to_num(image.astype(np.float32), posinf=_BRIGHTEST, neginf=-_BRIGHTEST)
 
 
 def save_figure(figure: Figure, path: str | Path, dots_per_inch: int = 100) -> None:

@@ -66,6 +66,8 @@ def test_lines_that_state_nothing_of_the_image_are_tolerated(file: Path, line: s
         ("NDims = 3\n", "DimSize = 4 3 2\nNDims = 3\n", "it states DimSize twice"),
         ("Offset = 4 5 6", "Offset = 4 nan 6", "Offset holds what is no finite number"),
         ("ElementSpacing = 1 1.5 2", "ElementSpacing = 1 1,5 2", "ElementSpacing holds what is no finite number"),
+        ("ElementSpacing = 1 1.5 2", "ElementSpacing = 1 -1.5 2", "ElementSpacing is not positive"),
+        ("ElementSpacing = 1 1.5 2", "ElementSpacing = 1 0 2", "ElementSpacing is not positive"),
         ("ElementSpacing = 1 1.5 2", "ElementSpacing = 1 1e999 2", "ElementSpacing holds what is no finite number"),
         ("DimSize = 4 3 2", "DimSize = 4 3 3", "it claims more voxels than the file holds"),
         ("DimSize = 4 3 2", "DimSize = 99999999 99999999 99999999", "it claims an impossible size"),

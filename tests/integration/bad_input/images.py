@@ -185,7 +185,7 @@ IMAGES = (
     BadImage("spacing zero", ".nii.gz", nifti_fields(84, [0.0], "<f4"), NO_SPACING),
     BadImage("spacing NaN", ".nii.gz", nifti_fields(80, [np.nan], "<f4"), "the affine of the image"),
     BadImage("spacing negative", ".nii.gz", nifti_fields(80, [-1.0], "<f4"), NO_SPACING),
-    BadImage("spacing negative mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = -1"), READ),
+    BadImage("spacing negative mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = -1"), DAMAGED),
     BadImage("spacing zero mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = 0"), DAMAGED),
     BadImage("spacing NaN mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = nan"), DAMAGED),
     BadImage("sheared affine", ".nii.gz", affine((1, 0.2, 0, 5), (0, 1, 0, 6), (0, 0, 1, 7)), READ),

@@ -235,3 +235,14 @@ def test_an_edited_fingerprint_and_broken_plans(tmp_path: Path) -> None:
         assert done.code == 1 and message in done.error and str(folder / "plans.json") in done.error
     (folder / "plans.json").write_text(json.dumps({**plans, "memory_budget_gb": float("nan")}), encoding="utf-8")
     assert "NaN is no JSON" in plan(tmp_path, "--keep_plans").error
+
+
+@pytest.mark.parametrize("image", [image for image in NIFTI if image.used], ids=lambda image: image.name)
+def test_a_scan_that_cannot_be_used_is_named_without_verification(tmp_path: Path, image: BadImage) -> None:
+    describe(tmp_path)
+    write_case(tmp_path, "good")
+    write_images(tmp_path / "raw" / NAME / "imagesTr", [image], "_0000")
+    write_labels_for(tmp_path, (image,))
+    done = plan(tmp_path)
+    assert done.code == 1 and f"  {image.case_id}: {image.used}" in done.error, done.error
+    assert "  good: " not in done.error

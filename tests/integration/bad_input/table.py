@@ -1,0 +1,212 @@
+"""docs/bad_input.md, made of the tables that the tests run through: ``python -m tests.integration.bad_input.table``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from tests.integration import test_pipeline
+from tests.integration.bad_input import (
+    test_consolidate,
+    test_convert_and_visualize,
+    test_dataset_json,
+    test_evaluate,
+    test_plan_and_preprocess,
+    test_predict,
+    test_train,
+)
+from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, USABLE
+from tests.integration.bad_input.labels import GOOD, LABELS
+
+__all__ = ["ONE_BY_ONE", "PAGE", "render"]
+
+PAGE = Path(__file__).parents[3] / "docs" / "bad_input.md"
+Row = tuple[str, str, str]
+
+INTRODUCTION = """\
+# Bad input, and how it ends
+
+Each line was tried by a test: `tests/integration/bad_input` makes the file, runs the command and compares the outcome
+with what stands here. The last column is a result, or what the error message says first; every message goes on with the
+file, the value found and what to do. The exit code is 1 wherever a case or the whole command failed. Where one case
+fails (`predict`, `evaluate`, `plan_and_preprocess`, the validation of `train`), the others go on.
+
+What was decided:
+
+- **Labels stored as floating point** are rounded where every value is within 0.001 of a whole number, in all commands
+  alike, and refused otherwise.
+- **Geometry of channels and labels** may differ by rounding: 0.01 % of the spacing, a hundredth of a voxel of the
+  origin, 0.001 of the direction.
+- **Voxels** may be integers or floating point of any size and byte order. Complex ones and colours are refused. `.npy`
+  files are never unpickled.
+- **Damaged files** are refused, never read in part: the checksum of `.nii.gz` and the compressed voxels of `.mha` are
+  compared.
+- **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits and more than 100 levels are refused.
+- **Splits** of one's own may name neither a case twice nor a case on both sides; a file that is replaced because its
+  cases are gone is kept as `splits_final.old.json`. An edited fingerprint is measured again.
+- **MetaImage headers** are checked before ITK reads them, since some end its process.
+
+Beyond this list the readers are fuzzed: `pytest tests/integration/bad_input/test_fuzz.py --hypothesis-profile=fuzz`.
+"""
+
+# Tests that are no row of a table: what they try, the command, how it ends, the test.
+_PLAN = "plan_and_preprocess"
+ONE_BY_ONE: list[tuple[str, str, str, ModuleType, str]] = [
+    (
+        "more than 65 535 lesions in a scan",
+        _PLAN,
+        "a result",
+        test_plan_and_preprocess,
+        "test_instance_numbers_may_have_holes_and_go_beyond_65535",
+    ),
+    (
+        "no lesion in the whole data set",
+        _PLAN,
+        "a result",
+        test_plan_and_preprocess,
+        "test_a_data_set_without_any_lesion_is_planned",
+    ),
+    (
+        "a channel on another grid, a missing channel",
+        _PLAN,
+        "both cases are named",
+        test_plan_and_preprocess,
+        "test_channels_on_different_grids_are_named",
+    ),
+    (
+        "one spacing of metres",
+        _PLAN,
+        "no detection grid fits into 8 GB (names the scan)",
+        test_plan_and_preprocess,
+        "test_an_absurd_spacing_is_named_by_the_planner",
+    ),
+    (
+        "fingerprint damaged or edited",
+        _PLAN,
+        "it is measured again, with a warning",
+        test_plan_and_preprocess,
+        "test_an_edited_fingerprint_and_broken_plans",
+    ),
+    (
+        "no lesion in the whole data set",
+        "train, predict, evaluate",
+        "a result",
+        test_pipeline,
+        "test_scans_without_any_lesion",
+    ),
+    (
+        "more than 65 535 lesions in a scan",
+        "evaluate",
+        "a result",
+        test_evaluate,
+        "test_more_than_65535_instances_are_compared",
+    ),
+    (
+        "a validation scan that broke after the preprocessing",
+        "train",
+        "1 validation case(s) failed: (names it)",
+        test_train,
+        "test_a_validation_scan_that_broke_is_named_and_the_others_are_judged",
+    ),
+    (
+        "one bad data set of two",
+        _PLAN,
+        "1 of 2 data sets failed: (names it)",
+        test_dataset_json,
+        "test_one_bad_data_set_does_not_cost_the_others",
+    ),
+    (
+        "dataset.json is a link to itself, a folder, or missing",
+        "plan_and_preprocess",
+        "the file cannot be read",
+        test_dataset_json,
+        "test_a_link_that_leads_to_itself",
+    ),
+    (
+        "dataset.json with a byte order mark, unknown keys, 90 levels",
+        "plan_and_preprocess",
+        "a result",
+        test_dataset_json,
+        "test_an_odd_description_is_understood",
+    ),
+    (
+        "boxes and scores of lesions that are not there",
+        "visualize",
+        "a picture",
+        test_convert_and_visualize,
+        "test_a_roi_file_of_other_lesions_is_drawn",
+    ),
+]
+
+
+def render() -> str:
+    """The page."""
+    parts = [INTRODUCTION]
+    parts += _section("Scans", _images())
+    parts += _section("Labels", _labels())
+    parts += _section(
+        "dataset.json", [(name, "plan_and_preprocess", end) for name, _, end in test_dataset_json.DOCUMENTS]
+    )
+    parts += _section("Other files", _others())
+    parts += _section("Whole data sets", [row[:3] for row in ONE_BY_ONE])
+    return "\n".join(parts)
+
+
+def _images() -> Iterable[Row]:
+    for image in IMAGES:
+        commands = ["predict"]
+        if image in test_plan_and_preprocess.NIFTI or (image in USABLE and image.ending == ".mha"):
+            commands.append(_PLAN)
+        if image in UNREADABLE and image.case_id not in test_evaluate.NO_FILES:
+            commands.append("evaluate")
+        if image in UNREADABLE or image.name in test_convert_and_visualize.ODD:
+            commands.append("visualize")
+        if image.used and "visualize" in commands:  # a picture can be drawn of it all the same
+            yield f"{image.name} (`{image.ending}`)", "visualize", "a result"
+            commands.remove("visualize")
+        end = image.used or ("a result" if image.outcome == READ else image.outcome)
+        yield f"{image.name} (`{image.ending}`)", ", ".join(commands), end
+
+
+def _labels() -> Iterable[Row]:
+    for label in LABELS:
+        command = "plan_and_preprocess"
+        if label.evaluated is None:
+            yield label.name, f"{command}, evaluate", _result(label.outcome)
+        else:
+            yield label.name, command, _result(label.outcome)
+            yield label.name, "evaluate", _result(label.evaluated)
+
+
+def _result(outcome: str) -> str:
+    return "a result" if outcome == GOOD else outcome
+
+
+def _others() -> Iterable[Row]:
+    tables = (
+        ("predict", test_predict.FOLDERS),
+        ("predict", test_predict.MODEL_FILES),
+        ("train", test_train.SPLITS),
+        ("train", test_train.PLANS),
+        ("train", test_train.STORES),
+        ("evaluate", test_evaluate.ROIS),
+        ("evaluate", test_evaluate.FORMS),
+        ("convert", test_convert_and_visualize.PAIRS),
+        ("visualize", test_convert_and_visualize.ROI_FILES),
+        ("consolidate", test_consolidate.FOLDS),
+        ("consolidate", test_consolidate.CASES),
+    )
+    for command, rows in tables:
+        for name, *_, end in rows:
+            yield name, command, end
+
+
+def _section(title: str, rows: Iterable[Row]) -> list[str]:
+    lines = [f"## {title}", "| input | command | outcome |", "|---|---|---|"]
+    lines += [f"| {name} | {command} | {end.strip()} |" for name, command, end in rows]
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
