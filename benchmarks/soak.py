@@ -10,8 +10,8 @@ stay, worker processes that outlive their parent, and ends that are not clean (a
 traceback, more than ten seconds). Linux only.
 
 Most runs are forks of this process, which has loaded all libraries already: importing them takes longer than the work.
-They draw no learning curve, which takes longer than such a training, too. One run in eight is a fresh process, killed at
-any moment of its start as well.
+They draw no learning curve, which takes longer than such a training, too. One run in eight is a fresh process, killed
+at any moment of its start as well.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def _run_command(folder: Path, command: tuple[str, ...], errors: Path) -> int:
         for target, mode in ((errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), (Path(os.devnull), os.O_WRONLY)):
             os.dup2(os.open(target, mode), 2 if target == errors else 1)
         trainer.plot_progress = lambda _log, picture: write_text("a picture", picture)
-        code = int(importlib.import_module(f"detseg3d.cli.{command[0]}").main(command[1:]))
+        module = importlib.import_module(f"detseg3d.cli.{command[0]}")
+        sys.modules["__main__"] = module  # which worker processes load first; this file loads everything
+        code = int(module.main(command[1:]))
         multiprocessing.util._exit_function()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -291,7 +293,8 @@ class Soak:
 
     def once(self, stage: Stage, seconds: float, may_kill: bool) -> bool:
         """Run a stage, perhaps kill it; whether it came to its end."""
-        delay = self.random.uniform(0, seconds)
+        # Early kills, too: a run that goes on where another stopped takes less time.
+        delay = self.random.uniform(0, seconds * self.random.choice((0.3, 1)))
         number = self.random.choice(SIGNALS)
         errors = self.folder / "errors.txt"
         fresh = self.random.random() < 1 / 8
@@ -331,7 +334,7 @@ class Soak:
         text = errors.read_text(encoding="utf-8", errors="replace")
         if number != signal.SIGKILL and ("Traceback" in text or seconds > SECONDS_TO_END):
             self.note("slow or torn ends", f"{stage.name}, {number.name}, {seconds:.1f} s:\n{text}")
-        orphans = survivors(process.pid, 3)
+        orphans = survivors(process.pid, SECONDS_TO_END)
         if orphans:
             self.note("orphans", f"{stage.name}: {orphans} process(es) after {number.name}")
 
@@ -363,7 +366,11 @@ def main() -> int:
             print(f"{stage.name}: {seconds:.1f} s", flush=True)
         soak = Soak(folder, options.seed, loading)
         while soak.kills < options.kills:
-            for stage, seconds, expected in plan:
+            # The short ones twice.
+            for stage, seconds, expected in (
+                *plan,
+                *(part for part in plan if part[0].name in ("preprocess", "predict")),
+            ):
                 left = min(MOST_KILLS_PER_ATTEMPT, options.kills - soak.kills)
                 soak.attempt(stage, seconds, expected, left)
                 print(f"{soak.kills} kills, {time.monotonic() - started:.0f} s", flush=True)

@@ -63,6 +63,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = temporary_beside(target)
     try:
         _enter(target.parent)
+        temporary.touch()  # the system says best why it cannot be done; many a library keeps that to itself
+        temporary.unlink()
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())

@@ -14,6 +14,7 @@ from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.plans import Plans
 from detseg3d.preprocessing.preprocessor import CaseTransform, case_transform, preprocess_case, preprocess_dataset
 from tests.preprocessing.factory import make_plans, make_scan, write_dataset, write_volume
 
@@ -200,3 +201,9 @@ def test_bad_case_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     assert "case1" in str(caught.value)
     assert "the training case has no label" in str(caught.value)
     assert CaseStore(tmp_path / "cases").case_ids() == ["case0", "case3"]
+
+
+def test_a_spacing_that_blows_the_case_up_beyond_the_memory_is_refused(tiny_plans: Plans) -> None:
+    images = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
+    with pytest.raises(DetSeg3DError, match=r"resampling to 6000×6000×6000 voxels of the fine grid needs about"):
+        preprocess_case(images, (300.0, 300.0, 300.0), tiny_plans)
