@@ -352,6 +352,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file for the counts")
     options = parser.parse_args()
     started = time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore for what runs in the background
     torch.set_num_threads(1)  # forks cannot take threads along
     for module in LOADED:
         importlib.import_module(module)

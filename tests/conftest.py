@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 # A busy machine must not fail a test.
 hypothesis.settings.register_profile("detseg3d", deadline=None)
 hypothesis.settings.load_profile("detseg3d")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_are_heard() -> None:
+    """Shells have what they start in the background ignore SIGINT; our commands respect that, and these tests send it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -216,7 +216,8 @@ def run_command(
     Returns
     -------
     int
-        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM.
+        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM,
+        129 by SIGHUP.
     """
     options = parser.parse_args(arguments)
     set_up_logging(options.verbose)

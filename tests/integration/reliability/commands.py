@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from tests.disks import contents
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -30,3 +32,10 @@ def finish(*processes: subprocess.Popen[str]) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
+
+
+def lasting(folder: Path) -> dict[str, bytes]:
+    """All files below a folder of trainings, without what tells the time, and without the folder's own name."""
+    timed = ("checkpoint_latest.pt", "training_log.jsonl", "progress.png")
+    own = str(folder).encode()
+    return {name: data.replace(own, b"") for name, data in contents(folder).items() if not name.endswith(timed)}

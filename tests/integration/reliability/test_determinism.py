@@ -8,8 +8,7 @@ import pytest
 
 from detseg3d.cli import train
 from detseg3d.planning.plans import Plans
-from tests.disks import contents
-from tests.integration.reliability.commands import finish, start
+from tests.integration.reliability.commands import finish, lasting, start
 from tests.scans import prepare, write_dataset
 
 
@@ -18,12 +17,6 @@ def roots(tmp_path: Path, tiny_plans: Plans) -> list[str]:
     raw = write_dataset(tmp_path / "raw", tiny_plans)
     prepare(raw, tmp_path / "preprocessed", tiny_plans)
     return ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "preprocessed")]
-
-
-def lasting(folder: Path) -> dict[str, bytes]:
-    """What a training made, without what tells the time."""
-    timed = ("checkpoint_latest.pt", "training_log.jsonl", "progress.png")
-    return {name: data for name, data in contents(folder).items() if not name.endswith(timed)}
 
 
 def test_the_seed_decides_what_a_training_gives(tmp_path: Path, roots: list[str]) -> None:
