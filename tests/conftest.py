@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("detseg3d")
 
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts_are_heard() -> None:
-    """Shells have what they start in the background ignore SIGINT; our commands respect that, and these tests send it."""
+    """Shells let what they start in the background ignore SIGINT. Our commands respect that; these tests send it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
