@@ -177,6 +177,8 @@ def _run_command(folder: Path, command: tuple[str, ...], errors: Path) -> int:
         sys.stderr.flush()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:  # before the command has set itself up; alone, it would die of the signal
+        return 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
         return 1
@@ -284,6 +286,8 @@ class Soak:
             if self.once(stage, seconds, kills > 0):
                 break
             kills -= 1
+            if kills < -3:
+                raise SystemExit(f"{stage.name} does not come to its end:\n" + "\n".join(self.findings[-1:]))
         self.counts["outcomes compared"] += 1
         found = contents(self.folder, stage)
         for name in sorted(expected.keys() | found.keys()):
@@ -318,7 +322,7 @@ class Soak:
             self.counts[f"{name} during {stage.name}"] += 1
             return False
         self.note("failures", f"{stage.name} ended with {process.returncode} after {delay:.2f} s:\n{text}")
-        return True
+        return False
 
     def end(self, stage: Stage, process: Process, number: signal.Signals, errors: Path) -> None:
         """Wait until a process that got a signal has ended, and see how."""

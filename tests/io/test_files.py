@@ -13,6 +13,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import (
     atomic_files,
     atomic_path,
+    check_writable,
     copy_file,
     read_json,
     remove_files,
@@ -209,3 +210,11 @@ def test_a_copy_is_whole(tmp_path: Path) -> None:
     write_text("ä", tmp_path / "a.txt")
     copy_file(tmp_path / "a.txt", tmp_path / "new" / "b.txt")
     assert read_all(tmp_path / "new") == {"b.txt": "ä"}
+
+
+def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(DetSeg3DError, match="nothing can be written to this folder"):
+        check_writable(tmp_path / "file")

@@ -44,9 +44,12 @@ def test_predicting_onto_a_read_only_disk_keeps_what_is_there(
     output = small_disk / "predictions"
     assert run_predict(raw, tiny_model, output) == 0
     before = contents(output)
+    capsys.readouterr()
     with read_only(small_disk):
         assert run_predict(raw, tiny_model, output) == 1
-        assert "Read-only file system" in capsys.readouterr().err
+        errors = capsys.readouterr().err
+        assert "nothing can be written to this folder: Read-only file system" in errors
+        assert "case0" not in errors  # it was not predicted in vain
     assert contents(output) == before
 
 
