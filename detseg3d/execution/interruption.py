@@ -25,7 +25,6 @@ __all__ = [
     "without_interrupt",
 ]
 
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
@@ -66,14 +65,15 @@ class Postponed:
 def postponed() -> Iterator[Postponed]:
     """Hold the signals back until somebody asks for them (:meth:`Postponed.check`) or the context ends.
 
-    A second signal does not wait. Outside the main thread, where Python handles no signals, nothing changes.
+    A second Ctrl-C does not wait; other signals may come in pairs, as from torchrun, without any hurry. Outside the main
+    thread, where Python handles no signals, nothing changes.
     """
     state = Postponed()
 
     def keep(number: int, _frame: FrameType | None) -> None:
-        if state.number is not None:
+        if number == state.number == signal.SIGINT:
             raise Interruption(number)
-        state.number = number
+        state.number = state.number or number
 
     with _handling(keep):
         yield state

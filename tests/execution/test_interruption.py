@@ -78,13 +78,23 @@ def test_a_postponed_signal_that_nobody_asked_for_comes_at_the_end() -> None:
     assert done == ["inside"]
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_a_second_interrupt_does_not_wait() -> None:
     done = []
     with pytest.raises(Interruption, match="SIGINT"), postponed():
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         done.append("too late")
     assert done == []
+
+
+def test_signals_of_two_kinds_are_one_wish() -> None:
+    """Under torchrun a Ctrl-C comes from the terminal, and then a SIGTERM from torchrun."""
+    done = []
+    with pytest.raises(Interruption, match="SIGINT"), postponed():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        done.append("step")
+    assert done == ["step"]
 
 
 def test_an_error_is_not_hidden_by_a_postponed_signal() -> None:

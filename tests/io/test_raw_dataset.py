@@ -207,3 +207,11 @@ def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path:
         ("p2", (tmp_path / "p2",)),
     ]
     assert images_by_stem(tmp_path / "p1") == {"p1": tmp_path / "p1"}
+
+
+def test_what_a_killed_process_left_is_no_scan(tmp_path: Path) -> None:
+    """Temporary files and folders of our own writing, such as of predictions that lie beside the scans."""
+    for name in ("a.nii.gz", ".00000000-1-0.partial.a.nii.gz", ".00000000-1-1.partial.b_0000.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / ".00000000-1-2.partial.c.json").mkdir()
+    assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a"]
