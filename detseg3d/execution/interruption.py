@@ -65,8 +65,8 @@ class Postponed:
 def postponed() -> Iterator[Postponed]:
     """Hold the signals back until somebody asks for them (:meth:`Postponed.check`) or the context ends.
 
-    A second Ctrl-C does not wait; other signals may come in pairs, as from torchrun, without any hurry. Outside the main
-    thread, where Python handles no signals, nothing changes.
+    A second Ctrl-C does not wait; signals of other kinds may come in pairs, as from torchrun, without any hurry. Outside
+    the main thread, where Python handles no signals, nothing changes.
     """
     state = Postponed()
 
