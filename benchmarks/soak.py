@@ -10,7 +10,8 @@ stay, worker processes that outlive their parent, and ends that are not clean (a
 traceback, more than ten seconds). Linux only.
 
 Most runs are forks of this process, which has loaded all libraries already: importing them takes longer than the work.
-One in eight is a fresh process, killed at any moment of its start as well.
+They draw no learning curve, which takes longer than such a training, too. One run in eight is a fresh process, killed
+at any moment of its start as well.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from pathlib import Path
 
 import torch
 
-from detseg3d.io.files import write_json
+from detseg3d.io.files import write_json, write_text
 from detseg3d.planning.plans import load_plans, save_plans
+from detseg3d.training import trainer
 
 NAME = "Dataset999_Example"
 MOST_KILLS_PER_ATTEMPT = 6
 SECONDS_TO_END = 10
 SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 3 + (signal.SIGINT,)
 # What the commands import when they run.
-LOADED = ("detseg3d.preprocessing.prepare", "detseg3d.training.fold", "detseg3d.consolidation.report")
+LOADED = ("detseg3d.preprocessing.prepare", "detseg3d.training.fold", "detseg3d.consolidation.report", "torch._dynamo")
 RESUMED = ("resuming at epoch", "preprocessed already", "there already")
 # Times and pictures of times differ between any two runs.
 NOT_COMPARED = ("checkpoint_latest.pt", "progress.png")
@@ -70,7 +72,7 @@ def stages() -> list[Stage]:
     train = [
         Stage(
             f"train {fold}",
-            ("train", "999", fold, "--c", "--epochs", "3", "-device", "cpu", *roots, *results, *quiet),
+            ("train", "999", fold, "--c", "--epochs", "6", "-device", "cpu", *roots, *results, *quiet),
             (f"results/{NAME}/fold_{fold}",),
             (("--num_workers", "0"), ("--num_workers", "0"), ("--num_workers", "1")),
         )
@@ -103,13 +105,17 @@ def prepare(folder: Path) -> None:
     file = folder / "preprocessed" / NAME / "plans.json"
     plans = load_plans(file)
     tiny = plans.evolve(
-        stage1={"channels": [8] * len(plans.stage1.channels), "fpn_channels": 8},
+        stage1={
+            "channels": [8] * len(plans.stage1.channels),
+            "strides": [[2, 2, 2]] * len(plans.stage1.strides),
+            "fpn_channels": 8,
+        },
         stage2={"channels": [8] * len(plans.stage2.channels), "feature_channels": 4},
         training={
             "batch_size": 1,
             "rois_per_volume": 2,
             "max_windows_per_case": 2,
-            "val_every": 2,
+            "val_every": 3,
             "learning_rate": 5e-3,
             "ema_decay": 0.5,
         },
@@ -162,12 +168,17 @@ def _run_command(folder: Path, command: tuple[str, ...], errors: Path) -> int:
         os.chdir(folder)
         for target, mode in ((errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), (Path(os.devnull), os.O_WRONLY)):
             os.dup2(os.open(target, mode), 2 if target == errors else 1)
-        code = int(importlib.import_module(f"detseg3d.cli.{command[0]}").main(command[1:]))
+        trainer.plot_progress = lambda _log, picture: write_text("a picture", picture)
+        module = importlib.import_module(f"detseg3d.cli.{command[0]}")
+        sys.modules["__main__"] = module  # which worker processes load first; this file loads everything
+        code = int(module.main(command[1:]))
         multiprocessing.util._exit_function()
         sys.stdout.flush()
         sys.stderr.flush()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:  # before the command has set itself up; alone, it would die of the signal
+        return 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
         return 1
@@ -275,6 +286,8 @@ class Soak:
             if self.once(stage, seconds, kills > 0):
                 break
             kills -= 1
+            if kills < -3:
+                raise SystemExit(f"{stage.name} does not come to its end:\n" + "\n".join(self.findings[-1:]))
         self.counts["outcomes compared"] += 1
         found = contents(self.folder, stage)
         for name in sorted(expected.keys() | found.keys()):
@@ -284,7 +297,8 @@ class Soak:
 
     def once(self, stage: Stage, seconds: float, may_kill: bool) -> bool:
         """Run a stage, perhaps kill it; whether it came to its end."""
-        delay = self.random.uniform(0, seconds)
+        # Early kills, too: a run that goes on where another stopped takes less time.
+        delay = self.random.uniform(0, seconds * self.random.choice((0.3, 1)))
         number = self.random.choice(SIGNALS)
         errors = self.folder / "errors.txt"
         fresh = self.random.random() < 1 / 8
@@ -308,7 +322,7 @@ class Soak:
             self.counts[f"{name} during {stage.name}"] += 1
             return False
         self.note("failures", f"{stage.name} ended with {process.returncode} after {delay:.2f} s:\n{text}")
-        return True
+        return False
 
     def end(self, stage: Stage, process: Process, number: signal.Signals, errors: Path) -> None:
         """Wait until a process that got a signal has ended, and see how."""
@@ -324,7 +338,7 @@ class Soak:
         text = errors.read_text(encoding="utf-8", errors="replace")
         if number != signal.SIGKILL and ("Traceback" in text or seconds > SECONDS_TO_END):
             self.note("slow or torn ends", f"{stage.name}, {number.name}, {seconds:.1f} s:\n{text}")
-        orphans = survivors(process.pid, 3)
+        orphans = survivors(process.pid, SECONDS_TO_END)
         if orphans:
             self.note("orphans", f"{stage.name}: {orphans} process(es) after {number.name}")
 
@@ -342,6 +356,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file for the counts")
     options = parser.parse_args()
     started = time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore for what runs in the background
     torch.set_num_threads(1)  # forks cannot take threads along
     for module in LOADED:
         importlib.import_module(module)
@@ -356,7 +371,11 @@ def main() -> int:
             print(f"{stage.name}: {seconds:.1f} s", flush=True)
         soak = Soak(folder, options.seed, loading)
         while soak.kills < options.kills:
-            for stage, seconds, expected in plan:
+            # The short ones twice.
+            for stage, seconds, expected in (
+                *plan,
+                *(part for part in plan if part[0].name in ("preprocess", "predict")),
+            ):
                 left = min(MOST_KILLS_PER_ATTEMPT, options.kills - soak.kills)
                 soak.attempt(stage, seconds, expected, left)
                 print(f"{soak.kills} kills, {time.monotonic() - started:.0f} s", flush=True)

@@ -234,15 +234,16 @@ def run_command(
     Returns
     -------
     int
-        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM.
+        0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM,
+        129 by SIGHUP.
     """
-    options = parser.parse_args(arguments)
-    set_up_logging(options.verbose)
     package = logging.getLogger("detseg3d")
-    # Some libraries give the root logger a handler of its own, which would print everything once more.
-    package.propagate = False
     try:
         with interruptible():
+            options = parser.parse_args(arguments)
+            set_up_logging(options.verbose)
+            # Some libraries give the root logger a handler of its own, which would print everything once more.
+            package.propagate = False
             return function(options) or EXIT_SUCCESS
     except DetSeg3DError as error:
         logger.debug("where it happened:", exc_info=True)

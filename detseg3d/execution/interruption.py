@@ -1,6 +1,6 @@
-"""Ctrl-C and the SIGTERM of a job scheduler: they end a command in order, and a training between two steps.
+"""Ctrl-C, a scheduler's SIGTERM and a terminal's SIGHUP end a command in order, and a training between two steps.
 
-Both raise a ``KeyboardInterrupt`` in the main thread, so that temporary files are removed and worker processes end on
+They raise a ``KeyboardInterrupt`` in the main thread, so that temporary files are removed and worker processes end on
 the way out. Where an exception at any moment would tear something apart, :func:`postponed` holds it back.
 """
 
@@ -25,6 +25,8 @@ __all__ = [
     "without_interrupt",
 ]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
 
 class Interruption(KeyboardInterrupt):
     """The process was asked to end by the signal ``number``."""
@@ -40,9 +42,9 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While the context lasts, Ctrl-C and SIGTERM raise :class:`Interruption` in this process's main thread.
+    """While the context lasts, the signals raise :class:`Interruption` in this process's main thread.
 
-    Processes that are forked from it ignore Ctrl-C and die of SIGTERM, unless they see to it themselves.
+    Processes that are forked from it ignore Ctrl-C and die of the others, unless they see to it themselves.
     """
     with _handling(_raise):
         yield
@@ -61,16 +63,17 @@ class Postponed:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Postponed]:
-    """Hold Ctrl-C and SIGTERM back until somebody asks for them (:meth:`Postponed.check`) or the context ends.
+    """Hold the signals back until somebody asks for them (:meth:`Postponed.check`) or the context ends.
 
-    A second signal does not wait. Outside the main thread, where Python handles no signals, nothing changes.
+    A second Ctrl-C does not wait; signals of other kinds may come in pairs, as from torchrun, without any hurry.
+    Outside the main thread, where Python handles no signals, nothing changes.
     """
     state = Postponed()
 
     def keep(number: int, _frame: FrameType | None) -> None:
-        if state.number is not None:
+        if number == state.number == signal.SIGINT:
             raise Interruption(number)
-        state.number = number
+        state.number = state.number or number
 
     with _handling(keep):
         yield state
@@ -91,7 +94,9 @@ def _handling(handler: Any) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What is ignored stays so: nohup asks for it, and shells do for SIGINT of what they start in the background.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
@@ -113,8 +118,8 @@ def without_interrupt() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """In a worker process: leave Ctrl-C and SIGTERM, which a whole group of processes may get, to the parent."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """In a worker process: leave the signals, which a whole group of processes may get, to the parent."""
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
 

@@ -24,6 +24,7 @@ from detseg3d.inference.export import CasePrediction, describe_case, is_exported
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
+from detseg3d.io.files import check_writable
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, read_geometry, strip_ending
 from detseg3d.io.paths import check_case_id
 from detseg3d.io.raw_dataset import RawCase, list_cases
@@ -289,8 +290,15 @@ class Predictor:
         -------
         dict
             Case id to message, for the cases that failed.
+
+        Raises
+        ------
+        DetSeg3DError
+            If nothing can be written to ``output_folder``, or not the table of lesions.
         """
         folder = Path(output_folder)
+        if cases:
+            check_writable(folder)
         failures: dict[str, str] = {}
         bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
         for case in bar:

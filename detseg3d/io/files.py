@@ -29,6 +29,7 @@ __all__ = [
     "MOST_JSON_BYTES",
     "atomic_files",
     "atomic_path",
+    "check_writable",
     "copy_file",
     "read_bounded",
     "read_json",
@@ -75,6 +76,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = temporary_beside(target)
     try:
         _enter(target.parent)
+        temporary.touch()  # the system says best why it cannot be done; many a library keeps that to itself
+        temporary.unlink()
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
@@ -109,19 +112,25 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
     DetSeg3DError
         If a file cannot be written.
     """
-    target = Path(folder) / record
-    temporary = temporary_beside(Path(folder) / target.name)
+    folder = Path(folder)
+    target = folder / record
+    temporary = temporary_beside(folder / target.name)
     try:
         _enter(temporary.parent)
         temporary.mkdir()
         yield temporary
         last = temporary / record
-        files = sorted((path for path in temporary.rglob("*") if path.is_file()), key=lambda path: path == last)
-        for path in files:
-            (folder / path.relative_to(temporary)).parent.mkdir(parents=True, exist_ok=True)
+        moves = {path: folder / path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()}
+        del moves[last]
+        for place in moves.values():
+            place.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        for path in files:
-            path.replace(folder / path.relative_to(temporary))
+        for path, place in moves.items():
+            path.replace(place)
+        for parent in {place.parent for place in moves.values()}:
+            _flush_folder(parent)
+        last.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
         raise DetSeg3DError(
@@ -132,12 +141,34 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
     except DetSeg3DError as error:
         if error.file is None or temporary not in error.file.parents:
             raise
-        meant = Path(folder) / error.file.relative_to(temporary)
+        meant = folder / error.file.relative_to(temporary)
         raise DetSeg3DError(
             error.problem, file=meant, value=error.value, expected=error.expected, remedy=error.remedy
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise before a long computation whose results could not be written.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the folder cannot be made, or no file in it.
+    """
+    folder = Path(folder)
+    temporary = temporary_beside(folder / "probe")
+    try:
+        _enter(folder)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise DetSeg3DError(
+            f"nothing can be written to this folder: {error.strerror or error}",
+            file=folder,
+            remedy="check its permissions, or choose another one",
+        ) from error
 
 
 def _enter(folder: Path) -> None:

@@ -59,8 +59,8 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
     Raises
     ------
     DetSeg3DError
-        If a file is missing or unreadable, a voxel is NaN or infinite, the label does not fit, or there is not the memory
-        for it.
+        If a file is missing or unreadable, a voxel is NaN or infinite, the label does not fit, or there is not enough
+        memory for it.
     """
     if case.images[0].is_file():
         shape = read_geometry(case.images[0]).shape

@@ -116,7 +116,7 @@ def train_fold(
     """Train both stages on ``train_cases`` and write the model to ``folder``.
 
     Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on the validation
-    cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on Ctrl-C or SIGTERM,
+    cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to end,
     ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
 
     Parameters

@@ -14,6 +14,7 @@ from detseg3d.execution.interruption import Interruption, interruptible, postpon
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 ROOT = Path(__file__).parents[2]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 SLEEPING_WORKERS = """
 import sys, time
@@ -29,7 +30,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_raise_an_interruption_that_names_them(number: signal.Signals) -> None:
     with pytest.raises(Interruption, match=number.name) as caught, interruptible():
         signal.raise_signal(number)
@@ -42,6 +43,18 @@ def test_what_handled_the_signals_before_handles_them_again() -> None:
     with interruptible(), postponed():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
+    """As nohup has it, and shells for SIGINT of background jobs."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with interruptible(), postponed() as interruption:
+            signal.raise_signal(number)
+            assert interruption.number is None
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_postponed_signal_waits_until_it_is_asked_for() -> None:
@@ -65,13 +78,23 @@ def test_a_postponed_signal_that_nobody_asked_for_comes_at_the_end() -> None:
     assert done == ["inside"]
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_a_second_interrupt_does_not_wait() -> None:
     done = []
     with pytest.raises(Interruption, match="SIGINT"), postponed():
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         done.append("too late")
     assert done == []
+
+
+def test_signals_of_two_kinds_are_one_wish() -> None:
+    """Under torchrun a Ctrl-C comes from the terminal, and then a SIGTERM from torchrun."""
+    done = []
+    with pytest.raises(Interruption, match="SIGINT"), postponed():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        done.append("step")
+    assert done == ["step"]
 
 
 def test_an_error_is_not_hidden_by_a_postponed_signal() -> None:

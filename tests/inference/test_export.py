@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.inference.export import (
     CasePrediction,
@@ -20,6 +22,7 @@ from detseg3d.inference.export import (
     write_case,
     write_lesion_table,
 )
+from detseg3d.io.files import read_json, write_text
 from detseg3d.io.images import read_image
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Lesion, Merged
@@ -177,6 +180,64 @@ def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: 
     (tmp_path / "rois" / ".1234.partial.b.json").write_text("{", encoding="utf-8")
     write_lesion_table(tmp_path)
     assert len(read_table(tmp_path)) == 2
+
+
+def test_what_another_process_finished_meanwhile_is_in_the_table(
+    prediction: CasePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    later = iter(["b", "c"])
+
+    def write_slowly(text: str, path: Path) -> None:
+        """While this process writes the table, others finish a case and write tables of their own."""
+        for case_id in later:
+            write_case(prediction, case_id, tmp_path, ".mha")
+            break
+        write_text(text, path)
+
+    monkeypatch.setattr("detseg3d.inference.export.write_text", write_slowly)
+    write_lesion_table(tmp_path)
+    assert {row["case"] for row in read_table(tmp_path)} == {"a", "b", "c"}
+
+
+def test_a_case_that_another_process_predicts_anew_is_no_error(
+    prediction: CasePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case_id in ("a", "b"):
+        write_case(prediction, case_id, tmp_path, ".mha")
+
+    def vanish(path: Path) -> object:
+        if path.stem == "a":
+            path.unlink(missing_ok=True)
+        return read_json(path)
+
+    monkeypatch.setattr("detseg3d.inference.export.read_json", vanish)
+    write_lesion_table(tmp_path)
+    assert {row["case"] for row in read_table(tmp_path)} == {"b"}
+
+
+def test_a_damaged_record_is_an_error(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    (tmp_path / "rois" / "a.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match="not valid JSON"):
+        write_lesion_table(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nii.gz", ".npy"])
+def test_a_prediction_that_fails_halfway_leaves_the_earlier_one(
+    prediction: CasePrediction, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(prediction, "a", tmp_path, ending)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detseg3d.inference.export.write_json", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_case(replace(prediction, semantic=prediction.semantic + 1), "a", tmp_path, ending)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert is_exported(tmp_path, "a", ending)
 
 
 def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> None:

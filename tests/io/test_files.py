@@ -13,6 +13,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import (
     atomic_files,
     atomic_path,
+    check_writable,
     copy_file,
     read_json,
     remove_files,
@@ -269,3 +270,11 @@ def test_what_is_read_can_be_written_again(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(DetSeg3DError, match="nothing can be written to this folder"):
+        check_writable(tmp_path / "file")

@@ -220,3 +220,11 @@ def test_a_folder_in_the_place_of_a_scan_is_not_overlooked(tmp_path: Path) -> No
     (tmp_path / "b.nii.gz").mkdir()
     (tmp_path / "notes").mkdir()
     assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a", "b"]
+
+
+def test_what_a_killed_process_left_is_no_scan(tmp_path: Path) -> None:
+    """Temporary files and folders of our own writing, such as of predictions that lie beside the scans."""
+    for name in ("a.nii.gz", ".00000000-1-0.partial.a.nii.gz", ".00000000-1-1.partial.b_0000.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / ".00000000-1-2.partial.c.json").mkdir()
+    assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a"]

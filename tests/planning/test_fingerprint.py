@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.io.raw_dataset import RawCase, RawDataset, load_raw_dataset
 from detseg3d.planning.fingerprint import measure_case, measure_dataset, percentiles, read_case, source_digest
 from tests.preprocessing.factory import make_scan, write_dataset, write_volume
 
@@ -152,3 +152,11 @@ def test_source_digest_changes_with_the_files(tmp_path: Path) -> None:
 
 def test_percentiles_of_nothing_are_nothing() -> None:
     assert percentiles([]) == {}
+
+
+def test_a_case_too_large_to_be_measured_is_refused_from_its_header(tmp_path: Path) -> None:
+    image = tmp_path / "huge_0000.npy"
+    np.lib.format.open_memmap(image, mode="w+", dtype=np.float32, shape=(4000, 4000, 4000)).flush()
+    case = RawCase("huge", (image,), image)
+    with pytest.raises(DetSeg3DError, match=r"this scan of 4000×4000×4000 voxels needs about 1\.09e\+03 GB"):
+        read_case(case, RawDataset(tmp_path, "D", ("MRI",), {"background": 0, "lesion": 1}, ".npy", (case,)))

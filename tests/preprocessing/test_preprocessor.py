@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.local import run_cases
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.plans import Plans
+from detseg3d.preprocessing import preprocessor
 from detseg3d.preprocessing.preprocessor import CaseTransform, case_transform, preprocess_case, preprocess_dataset
 from tests.preprocessing.factory import make_plans, make_scan, write_dataset, write_volume
 
@@ -207,3 +211,31 @@ def test_a_spacing_that_asks_for_countless_voxels_is_refused_before_they_are_mad
     image, _ = make_scan(0)
     with pytest.raises(DetSeg3DError, match=r"(?s)too large on the grid of the plans.*spacing in the header"):
         preprocess_case(image[None], (length,) * 3, make_plans())
+
+
+def test_a_spacing_that_blows_the_case_up_beyond_the_memory_is_refused(tiny_plans: Plans) -> None:
+    images = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
+    with pytest.raises(DetSeg3DError, match=r"resampling to 1500×1500×1500 voxels of the fine grid needs about"):
+        preprocess_case(images, (75.0, 75.0, 75.0), tiny_plans)
+
+
+def test_a_case_that_another_run_has_finished_meanwhile_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path / "raw"))
+    plans = make_plans()
+    preprocess_dataset(raw, plans, tmp_path / "elsewhere", 0, False)
+
+    def other_run(*arguments: object, **_: object) -> list[object]:
+        """Before this run comes to its first case, the other one has finished all but the last."""
+        shutil.copytree(tmp_path / "elsewhere", tmp_path / "store")
+        CaseStore(tmp_path / "store").remove("case3")
+        return run_cases(*arguments)  # type: ignore[arg-type]
+
+    read = []
+    original = preprocessor.read_case
+    monkeypatch.setattr(preprocessor, "run_cases", other_run)
+    monkeypatch.setattr(preprocessor, "read_case", lambda case, raw: read.append(case.case_id) or original(case, raw))
+    preprocess_dataset(raw, plans, tmp_path / "store", 0, False)
+    assert read == ["case3"]
+    assert CaseStore(tmp_path / "store").case_ids() == ["case0", "case1", "case2", "case3"]

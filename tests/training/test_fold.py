@@ -137,6 +137,7 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     """A case that fails this time must not be judged by the mask of last time."""
     validation = paths.fold("0") / "validation"
     old = ["case2.mha", "instances/case2.mha", "rois/case2.json", "candidates/case2.npz"]
+    old += ["summary.json", "true_boxes.json"]  # which would vouch for a validation that stops halfway
     for name in [*old, "notes.txt", "rois/other.json"]:
         (validation / name).parent.mkdir(parents=True, exist_ok=True)
         (validation / name).write_bytes(b"old")

@@ -1,0 +1,85 @@
+"""A scan that is too large is refused before its memory is taken, and costs no other scan."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.inference.memory import prediction_bytes
+from detseg3d.inference.predictor import Predictor
+from detseg3d.io.images import write_image
+from detseg3d.planning.plans import Plans
+from detseg3d.preprocessing.preprocessor import case_transform
+from tests.inference.conftest import load
+from tests.scans import make_scan
+
+
+def huge_scan(path: Path) -> None:
+    """A scan of 4000³ voxels, 256 GB, of which the disk stores nothing."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(4000, 4000, 4000)).flush()
+
+
+def test_a_huge_scan_is_refused_by_name_and_the_others_are_predicted(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    huge_scan(tmp_path / "in" / "huge.npy")
+    np.save(tmp_path / "in" / "small.npy", make_scan(200)[0])
+    failures = predictor.predict_files(predictor.list_inputs(tmp_path / "in"), tmp_path / "out", progress=False)
+    assert list(failures) == ["huge"]
+    assert "reading this scan of 4000×4000×4000 voxels needs about 512 GB of memory" in failures["huge"]
+    assert (tmp_path / "out" / "rois" / "small.json").exists()
+
+
+def test_a_scan_beyond_the_allowance_is_refused(tiny_model: Path) -> None:
+    scan, _ = make_scan(200)
+    narrow = load(tiny_model, memory_gb=1e-4)
+    with pytest.raises(DetSeg3DError, match=r"predicting this scan, .*GB(.|\n)*as allowed(.|\n)*--memory_gb"):
+        narrow.predict_array(scan, (1.0, 1.0, 1.0))
+    wide = load(tiny_model, memory_gb=1.0)
+    assert wide.predict_array(scan, (1.0, 1.0, 1.0)).lesions
+
+
+def test_a_wrong_spacing_that_blows_the_scan_up_is_refused(predictor: Predictor) -> None:
+    scan, _ = make_scan(200)
+    with pytest.raises(DetSeg3DError, match=r"voxels of the fine grid, needs about .* GB"):
+        predictor.predict_array(scan, (90.0, 90.0, 90.0))
+
+
+def test_a_file_beyond_the_allowance_is_not_even_read(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("detseg3d.inference.predictor.read_channels", fail)
+    scan, _ = make_scan(200)
+    for ending in (".nii.gz", ".mha", ".nrrd", ".npy"):
+        write_image(scan, Geometry(scan.shape), tmp_path / "in" / f"a{ending}")
+        narrow = load(tiny_model, memory_gb=1e-5)
+        failures = narrow.predict_files(
+            narrow.list_inputs(tmp_path / "in" / f"a{ending}"), tmp_path / "out", progress=False
+        )
+        assert "reading this scan" in failures["a"], ending
+
+
+def test_on_an_accelerator_the_feature_maps_do_not_count(tiny_plans: Plans) -> None:
+    transform = case_transform((64, 64, 64), (1.0, 1.0, 1.0), (0, 0, 0, 64, 64, 64), tiny_plans)
+    beside = prediction_bytes(tiny_plans, transform, torch.device("cuda"))
+    assert beside == pytest.approx(1.1 * 64**3 * (4 + 6))
+    assert prediction_bytes(tiny_plans, transform, torch.device("cpu")) > beside
+
+
+def test_masks_on_a_finer_grid_than_the_networks_count(tiny_plans: Plans) -> None:
+    def need(spacing: float) -> float:
+        side = round(64 / spacing)
+        box = (0, 0, 0, side, side, side)
+        transform = case_transform((side,) * 3, (spacing,) * 3, box, tiny_plans)
+        assert math.prod(transform.fine_shape) == 64**3
+        return prediction_bytes(tiny_plans, transform, torch.device("cpu"))
+
+    assert need(0.5) - need(1.0) == pytest.approx(1.1 * 6 * (128**3 - 64**3))
