@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -174,7 +175,8 @@ def test_a_header_that_promises_terabytes_costs_that_case_alone(
     write_scan(tmp_path / "in" / "good.mha")
     write(tmp_path / "in" / f"bad{ending}")
     assert run(tiny_model, tmp_path / "in", tmp_path / "out") == 1
-    assert "bad failed: the image cannot be read" in capsys.readouterr().err
+    # What the file's length gives away is no image; what it does not, the machine's memory cannot hold.
+    assert re.search(r"bad failed: (the image cannot be read|reading this scan of .* needs)", capsys.readouterr().err)
     assert (tmp_path / "out" / "good.mha").is_file() and not list((tmp_path / "out").glob("bad*"))
 
 
