@@ -85,10 +85,11 @@ def first_name(tensors: dict[str, torch.Tensor]) -> str:
         ("stage1", {"channels": [8, 10**9]}, "stage1.channels.1"),
         ("stage1", {"fpn_channels": 4097}, "stage1.fpn_channels"),
         ("stage1", {"channels": [4096, 4096]}, "the network would have"),
-        ("stage2", {"channels": [8, 10**30]}, "stage2.channels.1"),
+        ("stage2", {"channels": [8, 10**30]}, "the number 1000"),
+        ("stage2", {"channels": [8, 10**12]}, "stage2.channels.1"),
         ("roi", {"size": [10**6, 16, 16]}, "roi.size.0"),
         ("inference", {"max_candidates": 10**12}, "inference.max_candidates"),
-        ("inference", {"det_threshold": float("nan")}, "inference.det_threshold"),
+        ("inference", {"det_threshold": float("nan")}, "NaN is no JSON"),
     ],
 )
 @pytest.mark.usefixtures("no_network")

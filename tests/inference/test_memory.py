@@ -47,7 +47,7 @@ def test_a_scan_beyond_the_allowance_is_refused(tiny_model: Path) -> None:
 def test_a_wrong_spacing_that_blows_the_scan_up_is_refused(predictor: Predictor) -> None:
     scan, _ = make_scan(200)
     with pytest.raises(DetSeg3DError, match=r"voxels of the fine grid, needs about .* GB"):
-        predictor.predict_array(scan, (90.0, 90.0, 90.0))
+        predictor.predict_array(scan, (50.0, 50.0, 50.0))
 
 
 def test_a_file_beyond_the_allowance_is_not_even_read(
