@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 
@@ -138,3 +139,14 @@ def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no negative values"):
         CaseStore(tmp_path).write("a", np.zeros((1, 1, 1, 1), np.float32), np.full((1, 1, 1), -1), {})
     assert CaseStore(tmp_path).case_ids() == []
+
+
+def test_the_number_of_threads_is_not_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """blosc2 would note those of the machine, or of a worker, and the same case would have different files."""
+    stored = []
+    for threads in (1, 3):
+        monkeypatch.setattr(blosc2, "nthreads", threads)
+        store = CaseStore(tmp_path / str(threads))
+        store.write("a", IMAGE, INSTANCES, PROPERTIES)
+        stored.append([path.read_bytes() for path in sorted(store.folder.iterdir())])
+    assert stored[0] == stored[1]
