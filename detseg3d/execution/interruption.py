@@ -22,6 +22,7 @@ __all__ = [
     "follow_parent",
     "interruptible",
     "postponed",
+    "raise_again",
     "without_interrupt",
 ]
 
@@ -36,22 +37,8 @@ class Interruption(KeyboardInterrupt):
         self.number = number
 
 
-def _raise(number: int, _frame: FrameType | None) -> None:
-    raise Interruption(number)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """While the context lasts, the signals raise :class:`Interruption` in this process's main thread.
-
-    Processes that are forked from it ignore Ctrl-C and die of the others, unless they see to it themselves.
-    """
-    with _handling(_raise):
-        yield
-
-
 class Postponed:
-    """What :func:`postponed` yields: the signal that has come, if any."""
+    """The signal that has come, if any; what :func:`postponed` yields."""
 
     number: int | None = None
 
@@ -59,6 +46,46 @@ class Postponed:
         """Raise the :class:`Interruption` that was held back."""
         if self.number is not None:
             raise Interruption(self.number)
+
+
+# The contexts of `interruptible` that are entered.
+_contexts: list[Postponed] = []
+
+
+def raise_again() -> None:
+    """Raise the :class:`Interruption` that a library may have turned into an error of its own, or swallowed.
+
+    An exception that a signal raises can come up inside a library's compiled code, which may not let it through. Code
+    that goes on after an error it did not foresee calls this first, and so does a loop over cases.
+    """
+    for context in _contexts:
+        context.check()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While the context lasts, the signals raise :class:`Interruption` in this process's main thread.
+
+    An error that follows a signal is taken for its consequence: :class:`Interruption` is raised in its place. Processes
+    that are forked from this one ignore Ctrl-C and die of the other signals, unless they see to it themselves.
+    """
+    state = Postponed()
+
+    def note_and_raise(number: int, _frame: FrameType | None) -> None:
+        state.number = number
+        raise Interruption(number)
+
+    with _handling(note_and_raise):
+        _contexts.append(state)
+        try:
+            yield
+        except Exception as error:
+            if state.number is not None:
+                raise Interruption(state.number) from error
+            raise
+        finally:
+            _contexts.remove(state)
+    state.check()
 
 
 @contextlib.contextmanager

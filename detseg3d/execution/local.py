@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.interruption import end_with_parent, without_interrupt
+from detseg3d.execution.interruption import end_with_parent, raise_again, without_interrupt
 
 __all__ = ["CaseResult", "describe_failures", "run_cases"]
 
@@ -129,9 +129,11 @@ def _run_here(
     function: Callable[[Item], Value], items: Sequence[Item]
 ) -> Iterator[tuple[int, CaseResult[Item, Value]]]:
     for index, item in enumerate(items):
+        raise_again()
         try:
             yield index, CaseResult(item, value=function(item))
         except Exception as error:
+            raise_again()
             yield index, CaseResult(item, error=error, traceback=traceback.format_exc())
 
 
@@ -298,8 +300,10 @@ def _portable(error: Exception) -> Exception:
 def _limit_threads(threads: int) -> None:
     """Give each worker its share of the cores: full teams of threads in every worker slow all of them down."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    for name in (*names, "BLOSC_NTHREADS", "NUMEXPR_NUM_THREADS"):
+    for name in (*names, "NUMEXPR_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
+    # With more, blosc2 puts the blocks of an array in the order in which they are done: no two files would be the same.
+    os.environ.setdefault("BLOSC_NTHREADS", "1")
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)

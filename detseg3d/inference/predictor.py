@@ -16,6 +16,7 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.device import resolve_device
+from detseg3d.execution.interruption import raise_again
 from detseg3d.execution.memory import require_memory
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
@@ -316,8 +317,10 @@ class Predictor:
                 result = self.describe(candidates, geometry, save_probabilities)
                 write_case(result, case.case_id, folder, own_ending)
             except DetSeg3DError as error:
+                raise_again()
                 failures[case.case_id] = str(error)
             except Exception as error:
+                raise_again()
                 # A scan nobody foresaw must not cost the results of the others.
                 logger.debug("%s failed", case.case_id, exc_info=True)
                 failures[case.case_id] = f"{type(error).__name__}: {error}"

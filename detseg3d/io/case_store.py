@@ -29,6 +29,8 @@ _FLOAT16_LIMIT = float(np.finfo(np.float16).max)
 # zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
 # several readers work at the same time.
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
+# Stands in the file, so it must not depend on the machine or on the number of workers.
+_DECOMPRESSION = {"nthreads": 1}
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,12 @@ def _write_array(array: npt.NDArray[Any], path: Path) -> None:
     with atomic_path(path) as temporary:
         try:
             blosc2.asarray(
-                np.ascontiguousarray(array), urlpath=os.fspath(temporary), mode="w", chunks=chunks, cparams=_COMPRESSION
+                np.ascontiguousarray(array),
+                urlpath=os.fspath(temporary),
+                mode="w",
+                chunks=chunks,
+                cparams=_COMPRESSION,
+                dparams=_DECOMPRESSION,
             )
         except RuntimeError as error:
             raise OSError(str(error)) from error
@@ -233,7 +240,7 @@ def _write_array(array: npt.NDArray[Any], path: Path) -> None:
 
 def _open_array(path: Path) -> Any:
     try:
-        return blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})
+        return blosc2.open(os.fspath(path), mode="r", dparams=_DECOMPRESSION)
     except (OSError, RuntimeError, ValueError) as error:
         raise DetSeg3DError(
             f"the preprocessed array cannot be read: {error}", file=path, remedy="delete the case and preprocess again"

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.interruption import raise_again
 
 __all__ = [
     "MOST_JSON_BYTES",
@@ -81,6 +82,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
+        raise_again()  # what was made after a library had swallowed an interrupt may not be what it should
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
@@ -125,6 +127,7 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
         for place in moves.values():
             place.parent.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
+        raise_again()
         target.unlink(missing_ok=True)
         for path, place in moves.items():
             path.replace(place)

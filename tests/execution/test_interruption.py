@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from detseg3d.execution.interruption import Interruption, interruptible, postponed
+from detseg3d.execution.local import run_cases
+from detseg3d.io.files import atomic_files, write_text
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 ROOT = Path(__file__).parents[2]
@@ -107,6 +110,73 @@ def test_signals_of_two_kinds_are_one_wish() -> None:
             signal.raise_signal(number)
         done.append("step")
     assert done == ["step"]
+
+
+def library_that_fails(_: object = None) -> None:
+    """As compiled code that is calling into Python when the signal comes, and does not let the exception through."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise ValueError("could not determine the shape") from None
+
+
+def library_that_swallows(_: object = None) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_an_error_that_follows_a_signal_is_taken_for_its_consequence() -> None:
+    with pytest.raises(Interruption, match="SIGTERM") as caught, interruptible():
+        library_that_fails()
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_an_error_without_a_signal_stays_what_it_is() -> None:
+    with pytest.raises(ValueError, match="ours"), interruptible():
+        raise ValueError("ours")
+
+
+def test_a_swallowed_signal_is_raised_at_the_end() -> None:
+    with pytest.raises(Interruption, match="SIGTERM"), interruptible():
+        library_that_swallows()
+
+
+@pytest.mark.parametrize("library", [library_that_fails, library_that_swallows])
+def test_no_case_follows_the_one_whose_signal_was_swallowed(library: Callable[[object], None]) -> None:
+    done = []
+
+    def work(case: int) -> None:
+        done.append(case)
+        if case == 1:
+            library(case)
+
+    with pytest.raises(Interruption, match="SIGTERM"), interruptible():
+        run_cases(work, [0, 1, 2], num_processes=0)
+    assert done == [0, 1]
+
+
+def test_nothing_is_written_after_a_signal_that_was_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(Interruption), interruptible():
+        library_that_swallows()
+        write_text("made of what the library left", tmp_path / "a.txt")
+    with pytest.raises(Interruption), interruptible(), atomic_files(tmp_path, "record.json") as place:
+        (place / "record.json").touch()
+        library_that_swallows()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_written_while_a_signal_is_postponed(tmp_path: Path) -> None:
+    with pytest.raises(Interruption), interruptible(), postponed():
+        signal.raise_signal(signal.SIGTERM)
+        write_text("whole", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").exists()
+
+
+def test_after_a_context_its_signal_is_forgotten(tmp_path: Path) -> None:
+    with pytest.raises(Interruption), interruptible():
+        library_that_swallows()
+    with interruptible():
+        write_text("x", tmp_path / "a.txt")
 
 
 def test_an_error_is_not_hidden_by_a_postponed_signal() -> None:

@@ -69,6 +69,10 @@ def thread_limit(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
 
 
+def array_threads(_: int) -> str | None:
+    return os.environ.get("BLOSC_NTHREADS")
+
+
 def add(a: int, b: int) -> int:
     return a + b
 
@@ -153,6 +157,13 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert run_cases(thread_limit, [0, 1], 2)[0].value == "4"
+
+
+def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the bytes of a preprocessed case would depend on which thread is done first."""
+    monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert run_cases(array_threads, [0], 1)[0].value == "1"
 
 
 def test_a_negative_number_of_processes_is_refused() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 
@@ -171,3 +172,14 @@ def test_a_record_that_is_not_as_it_was_written_is_an_error(tmp_path: Path, chan
 def test_shape_and_lesions_come_from_the_record(tmp_path: Path) -> None:
     write_json(RECORD, tmp_path / "a.json")
     assert CaseStore(tmp_path).shape_and_lesions("a") == ((3, 4, 5), RECORD["lesions"])
+
+
+def test_the_number_of_threads_is_not_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """blosc2 would note those of the machine, or of a worker, and the same case would have different files."""
+    stored = []
+    for threads in (1, 3):
+        monkeypatch.setattr(blosc2, "nthreads", threads)
+        store = CaseStore(tmp_path / str(threads))
+        store.write("a", IMAGE, INSTANCES, PROPERTIES)
+        stored.append([path.read_bytes() for path in sorted(store.folder.iterdir())])
+    assert stored[0] == stored[1]
