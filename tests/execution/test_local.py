@@ -69,6 +69,10 @@ def thread_limit(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
 
 
+def interrupt_is_blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def array_threads(_: int) -> str | None:
     return os.environ.get("BLOSC_NTHREADS")
 
@@ -164,6 +168,13 @@ def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert run_cases(array_threads, [0], 1)[0].value == "1"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on Windows")
+def test_an_interrupt_never_reaches_a_worker_not_even_while_it_starts() -> None:
+    """A terminal sends Ctrl-C to all processes, and importing takes a worker seconds."""
+    assert run_cases(interrupt_is_blocked, [0], 1)[0].value is True
+    assert not interrupt_is_blocked(0)
 
 
 def test_a_negative_number_of_processes_is_refused() -> None:

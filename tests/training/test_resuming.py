@@ -158,18 +158,20 @@ def test_a_long_epoch_is_saved_on_its_way(
 def test_a_process_that_prepares_windows_leaves_signals_to_the_training(
     trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in a terminal and many schedulers signal all processes of a job."""
+    """Ctrl-C in a terminal and many schedulers signal all processes of a job, the training perhaps last."""
 
-    def signal_all() -> None:
+    def signal_children() -> None:
         for process in multiprocessing.active_children():
-            os.kill(process.pid or 0, signal.SIGTERM)
-            os.kill(process.pid or 0, signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(process.pid or 0, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_train_step", stop_at(1, signal_all))
+        patch.setattr(trainer, "_train_step", stop_at(1, signal_children))
+        # Later than what is prepared ahead: the training needs the children after they got the signals.
+        patch.setattr(trainer, "_train_step", stop_at(8, functools.partial(signal.raise_signal, signal.SIGTERM)))
         with pytest.raises(Interruption):
             train(plans, store, tmp_path, num_workers=1)
+    assert torch.load(tmp_path / "checkpoint_latest.pt", weights_only=True)["progress"]["step"] == 9
     assert multiprocessing.active_children() == []
     train(plans, store, tmp_path, resume=True)
     assert same_weights(trained, tmp_path)
