@@ -13,7 +13,7 @@ from detseg3d.preprocessing.preprocessor import CaseTransform
 
 __all__ = ["prediction_bytes"]
 
-# Measured peaks of scans 4 and 17 times as large as planned were 1.03 and 0.93 of the formula (float32, one CPU core).
+# Measured peaks of scans 7 and 17 times as large as planned were 1.03 and 0.93 of the formula (float32, one CPU core).
 _MARGIN = 1.1
 
 

@@ -19,6 +19,7 @@ def roots(tmp_path: Path, tiny_plans: Plans) -> list[str]:
     return ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "preprocessed")]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_a_training_gives(tmp_path: Path, roots: list[str]) -> None:
     words = ["1", "0", *roots, "--epochs", "2", "-device", "cpu"]
     # Another process has another order of hashes and other addresses; another number of workers, another timing.
