@@ -9,7 +9,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 DEMO_FOLDER ?= demo_output
-DEMO_MINUTES ?= 1.75
+DEMO_MINUTES ?= 1.5
 
 # To compile every module of PyTorch and the others takes longer than to install them; those in use are compiled below.
 PIP_QUICK := --quiet --no-compile
