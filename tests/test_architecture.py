@@ -23,7 +23,7 @@ def test_imports_go_one_way() -> None:
 
 def test_importing_the_package_loads_nothing_else() -> None:
     script = "import sys, detseg3d; print([name for name in ('torch', 'numpy', 'pydantic') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 

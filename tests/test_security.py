@@ -137,7 +137,7 @@ print("attempts", attempts)
 
 def run_watched(lines: list[list[str]]) -> str:
     words = [sys.executable, "-c", RUN, json.dumps(lines)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -180,5 +180,5 @@ def test_every_command_works_without_a_network(tmp_path: Path) -> None:
 
 def test_the_watch_sees_an_attempt() -> None:
     script = WATCH + "\nimport socket\nsocket.create_connection(('127.0.0.1', 9))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode != 0 and "forbidden: socket." in done.stderr

@@ -36,5 +36,5 @@ def test_help_of_every_command_loads_no_slow_library() -> None:
         "    importlib.import_module('detseg3d.cli.' + command).build_parser().format_help()\n"
         f"print(sorted(set({SLOW_LIBRARIES!r}) & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"

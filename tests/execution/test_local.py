@@ -186,7 +186,7 @@ def test_a_script_without_main_guard_is_told_so_and_does_not_hang(tmp_path: os.P
     script = f"{tmp_path}/script.py"
     with open(script, "w", encoding="utf-8") as handle:
         handle.write("from detseg3d.execution.local import run_cases\nrun_cases(abs, [1, 2], 2)\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode != 0
     assert "if __name__ == '__main__'" in done.stderr
 

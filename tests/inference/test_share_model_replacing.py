@@ -130,7 +130,7 @@ def killed(archive: Path, whole_model: Path, tmp_path_factory: pytest.TempPathFa
         shutil.copytree(whole_model, folder / NAME)
         jobs.append((*KILLED_IN[moment], [str(archive), "--results", str(folder), "--overwrite"]))
     words = [sys.executable, "-c", KILL, json.dumps(jobs)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return folders
 

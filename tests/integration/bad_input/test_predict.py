@@ -146,6 +146,6 @@ def test_as_a_process_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
     write_image(SCAN, Geometry(SCAN.shape), tmp_path / "in" / "good.mha")
     words = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-m", tiny_model, "-f", "0", "-device", "cpu"]
     command = [sys.executable, "-m", "detseg3d.cli.predict", *map(str, words), "--disable_tta"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False, env={**os.environ})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (tmp_path / "out" / "good.mha").is_file()
