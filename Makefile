@@ -8,6 +8,8 @@ PYTHON ?= python3
 # More flags for pip while .venv is made, for example an --index-url with CPU builds of torch.
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+# Small networks gain nothing from a second thread; two files of tests at a time do.
+TEST_PROCESSES ?= 2
 DEMO_FOLDER ?= demo_output
 DEMO_MINUTES ?= 1.5
 
@@ -41,7 +43,7 @@ $(INSTALLED): $(RUNTIME) pyproject.toml
 	@touch $@
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_FLAGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

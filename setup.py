@@ -51,6 +51,7 @@ EXTRAS = {
         "pytest>=8",
         "hypothesis>=6.100",
         "pytest-cov>=6.3",
+        "pytest-xdist>=3.6",
         "coverage>=7.10",
         "ruff>=0.6",
         "mypy>=1.11",
