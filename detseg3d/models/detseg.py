@@ -197,9 +197,8 @@ class DetSeg3D(nn.Module):
             positives,
             training.focal_alpha,
             training.focal_beta,
+            training.box_loss,
         )
-        l1, overlap = float(training.box_loss != "diou"), float(training.box_loss != "l1")
-        parts = (detection.heatmap, l1 * detection.size, l1 * detection.offset, overlap * detection.overlap)
         with torch.no_grad():
             samples = [
                 self._sample(output, volume, target, image.shape[2:], random) for volume, target in enumerate(targets)
@@ -212,14 +211,14 @@ class DetSeg3D(nn.Module):
         if len(batch.classes) == 0:
             # Keeps Stage 2 in the graph: every parameter has a gradient on every step (zero here), as DDP wants.
             nothing = torch.stack([parameter.sum() for parameter in self.segmenter.parameters()]).sum() * 0.0
-            return Losses(*parts, nothing, nothing)
+            return Losses(*detection, nothing, nothing)
         context = None
         if self.plans.stage2.context_attention and output.context is not None:
             counts = torch.tensor([len(rois) for rois in batch.rois], device=image.device)
             context = output.context.repeat_interleave(counts, dim=0)
         result = self.segment(batch.crops, cropped, batch.classes, context)
         segmentation = self.mask_loss(result.mask, batch.target, batch.weight).mean()
-        return Losses(*parts, segmentation, roi_score_loss(result.score, batch.positive))
+        return Losses(*detection, segmentation, roi_score_loss(result.score, batch.positive))
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
         training = self.plans.training

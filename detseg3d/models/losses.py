@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -64,11 +64,13 @@ def detection_losses(
     positives: float | None = None,
     alpha: float = 2.0,
     beta: float = 4.0,
+    box_loss: Literal["l1", "diou", "both"] = "l1",
 ) -> DetectionLosses:
     """Losses over all levels, divided by ``positives``: the lesions of the batch, at least 1.
 
     Size and offset are L1 at the cells that learn a box, averaged over the axes. Sizes are compared as logarithms:
-    a factor of two counts alike for a small and a large lesion. Overlap is 1 - DIoU at the same cells.
+    a factor of two counts alike for a small and a large lesion. Overlap is 1 - DIoU at the same cells. What
+    ``box_loss`` does not ask for is not computed, and 0.
 
     Parameters
     ----------
@@ -77,6 +79,8 @@ def detection_losses(
         Default: the lesions of the targets.
     alpha, beta : float
         Of :func:`heatmap_focal_loss`.
+    box_loss : {"l1", "diou", "both"}
+        L1 of size and offset, :func:`diou_loss`, or both.
     """
     if positives is None:
         positives = max(1.0, float(sum(target.weight.sum() for target in targets)))
@@ -89,9 +93,11 @@ def detection_losses(
         true_size, true_offset = target.log_size.to(device), target.offset.to(device)
         log_size = output.log_size[batch, :, z, y, x].float()
         shift = output.offset[batch, :, z, y, x].float()
-        size = size + ((log_size - true_size).abs() * weight).sum() / 3
-        offset = offset + ((shift - true_offset).abs() * weight).sum() / 3
-        overlap = overlap + (diou_loss(log_size, shift, true_size, true_offset) * weight[:, 0]).sum()
+        if box_loss != "diou":
+            size = size + ((log_size - true_size).abs() * weight).sum() / 3
+            offset = offset + ((shift - true_offset).abs() * weight).sum() / 3
+        if box_loss != "l1":
+            overlap = overlap + (diou_loss(log_size, shift, true_size, true_offset) * weight[:, 0]).sum()
     return DetectionLosses(heatmap / positives, size / positives, offset / positives, overlap / positives)
 
 

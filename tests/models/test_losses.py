@@ -82,7 +82,7 @@ def test_focal_loss_is_computed_in_float32() -> None:
 
 def test_a_batch_without_lesions_has_finite_losses_and_no_regression() -> None:
     output = output_at(-math.log(99))
-    heatmap, size, offset, overlap = detection_losses([output], [targets_of()])
+    heatmap, size, offset, overlap = detection_losses([output], [targets_of()], box_loss="both")
     (heatmap + size + offset + overlap).backward()
     assert heatmap.item() == pytest.approx(64 * 1.005e-6, rel=0.01)
     assert size.item() == 0 and offset.item() == 0 and overlap.item() == 0
@@ -122,7 +122,7 @@ def test_the_regression_of_a_perfect_prediction_costs_nothing() -> None:
     with torch.no_grad():
         output.log_size[volume, :, z, y, x] = targets.log_size
         output.offset[volume, :, z, y, x] = targets.offset
-    _, size, offset, overlap = detection_losses([output], [targets])
+    _, size, offset, overlap = detection_losses([output], [targets], box_loss="both")
     assert size.item() == 0 and offset.item() == 0 and overlap.item() == pytest.approx(0, abs=1e-6)
 
 
