@@ -27,6 +27,7 @@ from benchmarks.accuracy.variants import VARIANTS
 from detseg3d.execution.device import resolve_device
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import read_json, write_json, write_text
+from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.training.fold import load_fold
 from detseg3d.training.trainer import TrainingOptions, train_fold
@@ -62,6 +63,8 @@ def main() -> None:
     unknown = [name for name in [*options.variants, *options.base] if name not in VARIANTS]
     if unknown:
         raise SystemExit(f"unknown variants {unknown}; there are: {', '.join(VARIANTS)}")
+    if any(VARIANTS[name].build_model is not DetSeg3D for name in options.base):
+        raise SystemExit("a variant with a network of its own cannot be the base of others")
     if options.threads:
         torch.set_num_threads(options.threads)
     runs = [(name, fold, seed) for seed in options.seeds for fold in options.folds for name in options.variants]

@@ -11,15 +11,14 @@ import torch
 
 from detseg3d.evaluation.calibration import expected_calibration_error
 from detseg3d.evaluation.froc import ScoredCase, average_precision, froc_curve, recall_at_rates, scored_case
-from detseg3d.evaluation.lesions import evaluate_case, summarize
+from detseg3d.evaluation.lesions import summarize
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.execution.device import autocast
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import Merged, merge_rois
+from detseg3d.models.merge import Merged
 from detseg3d.models.weights import load_weights
 from detseg3d.planning.plans import Plans
-from detseg3d.training.validation import stage1_hits
+from detseg3d.training.validation import inferred_cases, stage1_hits
 
 __all__ = ["judge", "load_model"]
 
@@ -46,31 +45,14 @@ def judge(
     hits = lesions = 0
     cases, scored, scores, correct = [], [], [], []
     low = plans.evolve(inference={"score_threshold": _LOWEST_SCORE})
-    for case_id in case_ids:
-        stored = store.open(case_id)
-        assert stored.instances is not None, "training cases have labels"
-        instances = np.asarray(stored.instances[:]).astype(np.int64)
-        classes = _classes(store.properties(case_id)["lesions"])
-        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
-        with torch.no_grad(), autocast(device):
-            found, predictions = model.infer(image)
-        case_hits, case_lesions = stage1_hits(found, instances, classes)
+    for case in inferred_cases(model, store, case_ids, device):
+        cases.append(case.evaluate(plans))
+        case_hits, case_lesions = stage1_hits(case.found, case.instances, case.class_of_id)
         hits, lesions = hits + case_hits, lesions + case_lesions
-        merged = merge_rois(found, predictions, instances.shape, plans)
-        cases.append(
-            evaluate_case(
-                case_id,
-                instances,
-                merged.instances.astype(np.int64),
-                plans.fine_spacing,
-                truth_classes=classes[1:],
-                prediction_classes=np.array([lesion.class_index for lesion in merged.lesions], np.int64),
-            )
-        )
-        case = _scored(case_id, instances, merge_rois(found, predictions, instances.shape, low))
-        scored.append(case)
-        scores += [*case.true_positive_scores, *case.false_positive_scores]
-        correct += [True] * len(case.true_positive_scores) + [False] * len(case.false_positive_scores)
+        low_case = _scored(case.case_id, case.instances, case.merge(low))
+        scored.append(low_case)
+        scores += [*low_case.true_positive_scores, *low_case.false_positive_scores]
+        correct += [True] * len(low_case.true_positive_scores) + [False] * len(low_case.false_positive_scores)
     summary = summarize(cases)
     pooled = summary["lesions"]["any"]
     rates = recall_at_rates(froc_curve(scored), _RATES)
@@ -111,10 +93,3 @@ def _best_f1(cases: Sequence[ScoredCase]) -> float:
         if recall + precision > 0:
             best = max(best, 2 * recall * precision / (recall + precision))
     return float(best)
-
-
-def _classes(lesions: Sequence[dict[str, Any]]) -> Any:
-    classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
-    for lesion in lesions:
-        classes[lesion["id"]] = lesion["class"]
-    return classes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["CaseStore", "StoredCase"]
+__all__ = ["CaseStore", "StoredCase", "class_of_id"]
 
 _CHUNK = 64
 _MOST_CLASSES = 1 << 15
@@ -192,6 +193,25 @@ class CaseStore:
 
     def _path(self, case_id: str, suffix: str) -> Path:
         return self.folder / (check_case_id(case_id) + suffix)
+
+
+def class_of_id(lesions: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
+    """Class of each label of a case, indexed by label; entry 0 is unused.
+
+    Parameters
+    ----------
+    lesions : sequence of dict
+        From :meth:`CaseStore.shape_and_lesions`.
+
+    Examples
+    --------
+    >>> class_of_id([{"id": 3, "class": 1}, {"id": 1, "class": 2}]).tolist()
+    [0, 2, 0, 1]
+    """
+    classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
+    for lesion in lesions:
+        classes[lesion["id"]] = lesion["class"]
+    return classes
 
 
 def _is_shape(value: Any) -> bool:

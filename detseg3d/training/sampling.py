@@ -18,7 +18,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import follow_parent
-from detseg3d.io.case_store import CaseStore
+from detseg3d.io.case_store import CaseStore, class_of_id
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 from detseg3d.training.ranks import Ranks
 
@@ -65,12 +65,9 @@ class CaseTable:
         for index, case_id in enumerate(self.case_ids):
             shape, lesions = store.shape_and_lesions(case_id)
             self.shapes.append(shape)
-            classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
-            for lesion in lesions:
-                classes[lesion["id"]] = lesion["class"]
-                owners.append(index)
-                boxes.append(lesion["box"])
-            self.classes.append(classes)
+            self.classes.append(class_of_id(lesions))
+            owners += [index] * len(lesions)
+            boxes += [lesion["box"] for lesion in lesions]
         self.lesion_case = np.asarray(owners, np.int64)
         self.lesion_box = np.asarray(boxes, np.float32).reshape(-1, 6)
         per_case = np.bincount(self.lesion_case, minlength=len(self.case_ids))

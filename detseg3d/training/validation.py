@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,25 @@ import torch
 
 from detseg3d.evaluation.lesions import evaluate_case, summarize
 from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.metrics import CaseMetrics
 from detseg3d.execution.device import autocast
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.case_store import CaseStore
+from detseg3d.io.case_store import CaseStore, class_of_id
 from detseg3d.models.decode import Detections
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import merge_rois
+from detseg3d.models.merge import Merged, RoiPrediction, merge_rois
 from detseg3d.models.roi_sampling import match_proposals
 from detseg3d.models.targets import volume_targets
 from detseg3d.planning.plans import Plans, preprocessing_hash
 
-__all__ = ["ValidationResult", "outline_true_boxes", "stage1_hits", "validate"]
+__all__ = [
+    "InferredCase",
+    "ValidationResult",
+    "inferred_cases",
+    "outline_true_boxes",
+    "stage1_hits",
+    "validate",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +56,73 @@ def stage1_hits(
     return len(set(matched[matched > 0].tolist())), len(targets.ids)
 
 
+@dataclass(frozen=True)
+class InferredCase:
+    """A preprocessed case, and what a network makes of it.
+
+    Attributes
+    ----------
+    case_id : str
+    instances : ndarray of int64, shape ``(Z, Y, X)``
+        The true lesions.
+    class_of_id : ndarray of int64
+        Class of each of their labels.
+    found : Detections
+    predictions : list of RoiPrediction
+        Of the RoIs of all candidates, on the fine grid.
+    """
+
+    case_id: str
+    instances: npt.NDArray[np.int64]
+    class_of_id: npt.NDArray[np.int64]
+    found: Detections
+    predictions: list[RoiPrediction]
+
+    def merge(self, plans: Plans) -> Merged:
+        """The masks by the thresholds of ``plans``."""
+        return merge_rois(self.found, self.predictions, self.instances.shape, plans)
+
+    def evaluate(self, plans: Plans) -> CaseMetrics:
+        """The masks by the thresholds of ``plans``, compared with the truth."""
+        merged = self.merge(plans)
+        return evaluate_case(
+            self.case_id,
+            self.instances,
+            merged.instances.astype(np.int64),
+            plans.fine_spacing,
+            truth_classes=self.class_of_id[1:],
+            prediction_classes=np.array([lesion.class_index for lesion in merged.lesions], np.int64),
+        )
+
+
+def inferred_cases(
+    model: DetSeg3D, store: CaseStore, case_ids: Sequence[str], device: torch.device
+) -> Iterator[InferredCase]:
+    """Both stages on preprocessed cases, whole, one after the other, without test-time augmentation.
+
+    Parameters
+    ----------
+    model : DetSeg3D
+        In evaluation mode, on ``device``.
+    store : CaseStore
+    case_ids : sequence of str
+    device : torch.device
+
+    Raises
+    ------
+    DetSeg3DError
+        If a case is not in the store, or damaged.
+    """
+    for case_id in case_ids:
+        stored = store.open(case_id)
+        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
+        assert stored.instances is not None, "training cases have labels"
+        instances = np.asarray(stored.instances[:]).astype(np.int64)
+        with torch.no_grad(), autocast(device):
+            found, predictions = model.infer(image)
+        yield InferredCase(case_id, instances, class_of_id(store.shape_and_lesions(case_id)[1]), found, predictions)
+
+
 def validate(
     model: DetSeg3D, plans: Plans, store: CaseStore, case_ids: Sequence[str], device: torch.device
 ) -> ValidationResult:
@@ -66,28 +141,10 @@ def validate(
     model.eval()
     hits = lesions = 0
     cases = []
-    for case_id in case_ids:
-        stored = store.open(case_id)
-        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
-        assert stored.instances is not None, "training cases have labels"
-        instances = np.asarray(stored.instances[:])
-        class_of_id = _classes(store.shape_and_lesions(case_id)[1])
-        with torch.no_grad(), autocast(device):
-            found, predictions = model.infer(image)
-        merged = merge_rois(found, predictions, instances.shape, plans)
-        case_hits, case_lesions = stage1_hits(found, instances, class_of_id)
+    for case in inferred_cases(model, store, case_ids, device):
+        cases.append(case.evaluate(plans))
+        case_hits, case_lesions = stage1_hits(case.found, case.instances, case.class_of_id)
         hits, lesions = hits + case_hits, lesions + case_lesions
-        predicted_classes = np.array([lesion.class_index for lesion in merged.lesions], np.int64)
-        cases.append(
-            evaluate_case(
-                case_id,
-                instances.astype(np.int64),
-                merged.instances.astype(np.int64),
-                plans.fine_spacing,
-                truth_classes=class_of_id[1:],
-                prediction_classes=predicted_classes,
-            )
-        )
     model.train(was_training)
     pooled = summarize(cases)["lesions"]["any"]
     dice = float(np.mean([case.dice for case in cases]))
@@ -120,7 +177,7 @@ def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequenc
         stored = store.open(case_id)
         assert stored.instances is not None, "training cases have labels"
         instances = np.asarray(stored.instances[:])
-        classes = _classes(store.shape_and_lesions(case_id)[1])
+        classes = class_of_id(store.shape_and_lesions(case_id)[1])
         targets = volume_targets(instances, classes)
         if len(targets.ids) == 0:
             continue
@@ -138,10 +195,3 @@ def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequenc
             value = dice.get((number, number_of.get(index, -1)), 0.0)
             rows.append({"case": case_id, "lesion": number, "voxels": voxels[number], "dice": value})
     return rows
-
-
-def _classes(lesions: Sequence[dict[str, Any]]) -> npt.NDArray[np.int64]:
-    classes = np.zeros(max((lesion["id"] for lesion in lesions), default=0) + 1, np.int64)
-    for lesion in lesions:
-        classes[lesion["id"]] = lesion["class"]
-    return classes
