@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from detseg3d import __version__
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import load_operating_point, operating_point_path, weights_digest
-from detseg3d.io.files import read_json, write_json
+from detseg3d.io.files import read_json, remove_stale, temporary_beside, write_json
 from detseg3d.io.model_archive import MANIFEST, Manifest, check_shared_name, unpack_archive, write_archive
 from detseg3d.io.raw_dataset import read_description
 from detseg3d.models.detseg import DetSeg3D
@@ -245,7 +244,8 @@ def install_model(
         check_shared_name(name)
         _require_free(results / name, overwrite)
     _make_folder(results)
-    temporary = results / f".{uuid.uuid4().hex[:8]}.partial.model"
+    remove_stale(results)  # what an installation that was killed has left
+    temporary = temporary_beside(results / "model")
     try:
         temporary.mkdir()
         manifest = unpack_archive(archive, temporary)

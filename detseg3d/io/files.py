@@ -86,11 +86,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise DetSeg3DError(
-            f"the file cannot be written: {error.strerror or error}",
-            file=target,
-            remedy="check free space and write permission of the folder",
-        ) from error
+        raise _not_written("the file", target, error) from error
     finally:
         with suppress(OSError):  # a parent that is a file has no such temporary file either
             temporary.unlink(missing_ok=True)
@@ -136,11 +132,7 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
         last.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise DetSeg3DError(
-            f"the files cannot be written: {error.strerror or error}",
-            file=target,
-            remedy="check free space and write permission of the folder",
-        ) from error
+        raise _not_written("the files", target, error) from error
     except DetSeg3DError as error:
         if error.file is None or temporary not in error.file.parents:
             raise
@@ -172,6 +164,14 @@ def check_writable(folder: str | Path) -> None:
             file=folder,
             remedy="check its permissions, or choose another one",
         ) from error
+
+
+def _not_written(what: str, target: Path, error: OSError) -> DetSeg3DError:
+    return DetSeg3DError(
+        f"{what} cannot be written: {error.strerror or error}",
+        file=target,
+        remedy="check free space and write permission of the folder",
+    )
 
 
 def _enter(folder: Path) -> None:
