@@ -1,28 +1,18 @@
 """Small maps of a single volume on a CPU, float32: our convolution against PyTorch's, forward and backward, as a ratio.
 
-python benchmarks/convolution.py
+python -m benchmarks.convolution
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
+from benchmarks.paired import print_ratio
 from detseg3d.models.blocks import Conv3d
 
 SHAPES = ((1, 64, 16, 16, 16), (1, 96, 10, 16, 16), (1, 128, 8, 8, 8))
 RUNS = 15
-
-
-def seconds(step: Callable[[], None]) -> float:
-    """Time of one call."""
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -39,9 +29,7 @@ def main() -> None:
         def theirs(layer: Conv3d = layer, image: torch.Tensor = image, flow: torch.Tensor = flow) -> None:
             nn.Conv3d.forward(layer, image).backward(flow)
 
-        ours(), theirs()
-        ratios = [seconds(theirs) / seconds(ours) for _ in range(RUNS)]
-        print(f"{shape}: PyTorch / ours = {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print_ratio(shape, theirs, ours, RUNS)
 
 
 if __name__ == "__main__":

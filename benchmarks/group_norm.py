@@ -1,28 +1,18 @@
 """Group normalisation for channels-last bfloat16 on a CPU: our backward pass against PyTorch's, as a ratio.
 
-python benchmarks/group_norm.py
+python -m benchmarks.group_norm
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional
 
+from benchmarks.paired import print_ratio
 from detseg3d.models.blocks import GroupNorm
 
 SHAPES = ((8, 16, 32, 32, 32), (2, 32, 32, 32, 32), (2, 32, 64, 64, 64))
 RUNS = 9
-
-
-def seconds(step: Callable[[], None]) -> float:
-    """Time of one call."""
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -40,9 +30,7 @@ def main() -> None:
             weight, bias = layer.weight.to(image.dtype), layer.bias.to(image.dtype)
             functional.group_norm(image, layer.groups, weight, bias, layer.eps).backward(flow)
 
-        ours(), theirs()
-        ratios = [seconds(theirs) / seconds(ours) for _ in range(RUNS)]
-        print(f"{shape}: PyTorch / ours = {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print_ratio(shape, theirs, ours, RUNS)
 
 
 if __name__ == "__main__":
