@@ -11,7 +11,7 @@ PYTEST_FLAGS ?=
 # Small networks gain nothing from a second thread; two files of tests at a time do.
 TEST_PROCESSES ?= 2
 DEMO_FOLDER ?= demo_output
-DEMO_MINUTES ?= 1.5
+DEMO_MINUTES ?= 1.75
 
 # To compile every module of PyTorch and the others takes longer than to install them; those in use are compiled below.
 PIP_QUICK := --quiet --no-compile
@@ -59,16 +59,17 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# With so few scans, starting worker processes takes longer than the work: -np 0.
 demo: $(RUNTIME)
 	rm -rf $(DEMO_FOLDER)
 	@echo "== 1/7 simulate scans"
 	$(BIN)/detseg3d_example $(DEMO_RAW)
 	@echo "== 2/7 plan and preprocess"
-	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2
+	$(BIN)/detseg3d_plan_and_preprocess -d 999 $(DEMO_FLAGS) --val_split 0.2 -np 0
 	@echo "== 3/7 train for $(DEMO_MINUTES) minutes"
 	$(BIN)/detseg3d_train 999 0 $(DEMO_FLAGS) --results $(DEMO_RESULTS) --max_minutes $(DEMO_MINUTES) --roi_size 24 --disable_tta
 	@echo "== 4/7 calibrate the scores and choose the thresholds"
-	$(BIN)/detseg3d_consolidate 999 -f 0 --raw $(DEMO_RAW) --results $(DEMO_RESULTS)
+	$(BIN)/detseg3d_consolidate 999 -f 0 --raw $(DEMO_RAW) --results $(DEMO_RESULTS) -np 0
 	@echo "== 5/7 predict the held-out scans"
 	$(BIN)/detseg3d_predict -i $(DEMO_SET)/imagesTs -o $(DEMO_FOLDER)/predictions -d 999 -f 0 --results $(DEMO_RESULTS)
 	@echo "== 6/7 evaluate them"
