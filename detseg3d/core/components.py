@@ -8,8 +8,10 @@ from typing import Any
 import cc3d
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-__all__ = ["instances_from_instance_map", "instances_from_semantic"]
+__all__ = ["instances_from_instance_map", "instances_from_semantic", "touching_instances"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -60,6 +62,41 @@ def instances_from_semantic(
     classes = np.zeros(int(count), np.int64)
     classes[instances[foreground] - 1] = class_number[foreground].astype(np.int64) - 1
     return instances, classes
+
+
+def touching_instances(instances: IntArray, classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Which instances are one lesion where lesions are 26-connected components of their class.
+
+    Parameters
+    ----------
+    instances : ndarray of int, shape ``(Z, Y, X)``
+        0 is background; the others are up to ``N``, and some may be missing.
+    classes : ndarray of int64, shape ``(N,)``
+        Class of instance ``1..N``.
+
+    Returns
+    -------
+    ndarray of int64, shape ``(N + 1,)``
+        For each instance the lowest number of those it touches, directly or through others; entry 0 is 0.
+
+    Examples
+    --------
+    >>> row = np.array([[[1, 2, 0, 3, 4]]])
+    >>> touching_instances(row, np.array([0, 0, 0, 1])).tolist()
+    [0, 1, 1, 3, 4]
+    """
+    count = len(classes) + 1
+    dtype = np.uint8 if classes.max(initial=0) < 255 else np.uint16
+    class_number = np.concatenate([[0], classes + 1]).astype(dtype)[instances]
+    components = cc3d.connected_components(class_number, connectivity=26)
+    foreground = np.nonzero(class_number)
+    # An instance and the component that one of its voxels lies in belong together: the parts of this graph are lesions.
+    owners, parts = instances[foreground].astype(np.int64), components[foreground].astype(np.int64)
+    nodes = count + int(components.max(initial=0)) + 1
+    graph = coo_array((np.ones(len(owners), np.bool_), (owners, count + parts)), shape=(nodes, nodes))
+    _, group = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(group[:count], return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], np.int64)
 
 
 def instances_from_instance_map(label: IntArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

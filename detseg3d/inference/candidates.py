@@ -114,14 +114,17 @@ class Candidates:
         return combine_scores(self.found.scores, roi_scores, inference.calibration, inference.detection_weight)
 
     def touching(self) -> BoolArray:
-        """Which candidates have RoIs that reach into a common voxel, of whatever class, shape ``(N, N)``; symmetric."""
+        """Which candidates have RoIs that reach into common or neighbouring voxels, shape ``(N, N)``; symmetric.
+
+        Of whatever class. Masks of others neither compete nor touch.
+        """
         near = np.eye(len(self), dtype=np.bool_)
         if self.predictions:
             rois = np.stack([prediction.roi for prediction in self.predictions])
             low, high = np.floor(rois[:, :3]), np.ceil(rois[:, 3:])
             owners = np.array([prediction.candidate for prediction in self.predictions], np.int64)
             for index, owner in enumerate(owners):
-                near[owner, owners[np.all((low < high[index]) & (high > low[index]), axis=1)]] = True
+                near[owner, owners[np.all((low <= high[index]) & (high >= low[index]), axis=1)]] = True
         return near
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
@@ -132,7 +135,7 @@ class Candidates:
         Parameters
         ----------
         members : ndarray of int64
-            Indices; no RoI of theirs reaches into a voxel that another candidate's RoI reaches into.
+            Indices; no RoI of theirs reaches into a voxel that another candidate's RoI reaches into, or beside it.
         plans : Plans
 
         Returns
@@ -154,7 +157,12 @@ class Candidates:
         rule = plans.model_copy(update={"inference": everything})
         merged = merge_rois(found, moved, tuple(high - low), rule, self.spacing)
         lesions = [
-            replace(lesion, candidate=int(members[lesion.candidate]), box=tuple((lesion.box + offset).tolist()))
+            replace(
+                lesion,
+                candidate=int(members[lesion.candidate]),
+                joined=tuple(int(members[index]) for index in lesion.joined),
+                box=tuple((lesion.box + offset).tolist()),
+            )
             for lesion in merged.lesions
         ]
         z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))

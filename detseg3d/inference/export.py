@@ -78,7 +78,7 @@ def describe_case(merged: Merged, found: Detections, geometry: Geometry, plans: 
                 "diameter_mm": (6 * volume / math.pi) ** (1 / 3),
             }
         )
-    accepted = {lesion.candidate: lesion.id for lesion in merged.lesions}
+    accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}
     candidates = []
     for index in range(len(found)):
         candidates.append(

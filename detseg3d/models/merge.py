@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.components import touching_instances
 from detseg3d.core.roi import box_indicator, paste_roi
 from detseg3d.models.decode import Detections
 from detseg3d.planning.plans import Plans
@@ -48,7 +49,10 @@ class RoiPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion of the result. Box and voxels are those of its mask on the output grid."""
+    """One lesion of the result. Box and voxels are those of its mask on the output grid.
+
+    The scores are those of ``candidate``; ``joined`` are those whose masks touch its own and became part of it.
+    """
 
     id: int
     class_index: int
@@ -58,6 +62,7 @@ class Lesion:
     box: tuple[float, ...]
     voxels: int
     candidate: int
+    joined: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ def merge_rois(
     Candidates below ``plans.inference.score_threshold`` stay out. Of each voxel, the probabilities of all RoIs of a
     class that cover it are averaged with the weight score × closeness to the RoI's centre, so that a poor RoI or the
     rim of one cannot halve a good one. A voxel whose average reaches ``mask_threshold`` belongs to the lesion with
-    the strongest claim (weight × probability); between classes, too, the stronger claim decides.
+    the strongest claim (weight × probability); between classes, too, the stronger claim decides. Where the plan says so
+    (``join_touching``), lesions of a class whose masks touch are one, with the best of their scores.
 
     Parameters
     ----------
@@ -157,8 +163,9 @@ def merge_rois(
             of_class, scores, plans.inference.mask_threshold, owner, claim, None if maps is None else maps[label]
         )
     _drop_duplicates(owner, found, accepted, scores, plans.inference.mask_threshold)
+    joined = _join_touching(owner, found, scores) if plans.inference.join_touching else {}
     voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
-    return _collect(owner, found, scores, roi_scores, plans, voxel_volume, maps)
+    return _collect(owner, found, scores, roi_scores, joined, plans, voxel_volume, maps)
 
 
 def roi_window(
@@ -277,11 +284,37 @@ def _drop_duplicates(
                 count[name - 1] = count.get(name - 1, 0) + gained
 
 
+def _join_touching(
+    owner: npt.NDArray[np.unsignedinteger[Any]], found: Detections, scores: npt.NDArray[np.float64]
+) -> dict[int, tuple[int, ...]]:
+    """Give masks of a class that touch to the candidate with the best score, in place; who joined whom."""
+    names, boxes = boxes_from_instances(owner)
+    if len(names) < 2:
+        return {}
+    window = tuple(
+        slice(int(a), int(b)) for a, b in zip(boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0), strict=True)
+    )
+    part = owner[window]
+    group = touching_instances(part, found.classes)[names]
+    lookup = np.arange(len(found) + 1, dtype=owner.dtype)
+    joined = {}
+    for number in np.unique(group):
+        members = names[group == number].astype(np.int64) - 1
+        if len(members) > 1:
+            best = members[np.argmax(scores[members])]
+            lookup[members + 1] = best + 1
+            joined[int(best)] = tuple(int(member) for member in members if member != best)
+    if joined:
+        part[...] = lookup[part]
+    return joined
+
+
 def _collect(
     owner: npt.NDArray[np.unsignedinteger[Any]],
     found: Detections,
     scores: npt.NDArray[np.float64],
     roi_scores: npt.NDArray[np.float64],
+    joined: Mapping[int, tuple[int, ...]],
     plans: Plans,
     voxel_volume: float,
     maps: npt.NDArray[np.float16] | None,
@@ -311,6 +344,7 @@ def _collect(
                 tuple(float(value) for value in boxes[i]),
                 count,
                 candidate,
+                joined.get(candidate, ()),
             )
         )
     if len(lesions) < len(names):

@@ -124,7 +124,10 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=InferencePlan(max_candidates=rules.choose_max_candidates([len(c) for c in lesions.classes])),
+        inference=InferencePlan(
+            max_candidates=rules.choose_max_candidates([len(c) for c in lesions.classes]),
+            join_touching=not dataset.instances,
+        ),
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),

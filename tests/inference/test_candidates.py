@@ -194,10 +194,10 @@ def test_stored_candidates_are_suppressed_less(tiny_plans: Plans, iou: float, st
 # -- Masks -------------------------------------------------------------------------------------------------------------
 
 
-def test_rois_touch_that_share_a_voxel() -> None:
-    # RoIs of 10 voxels along x: 0–10, 9–19, 19–29; the fourth begins where the first does, elsewhere along z.
-    blobs = [Blob((4, 4, x, 6, 6, x + 2), 0.9, 1) for x in (4, 13, 23)] + [Blob((15, 4, 4, 17, 6, 6), 0.8, 1)]
-    near = make_candidates(blobs, shape=(30, 30, 30)).touching()
+def test_rois_touch_that_share_voxels_or_lie_side_by_side() -> None:
+    # RoIs of 10 voxels along x: 0–10, 10–20, 21–31; the fourth begins where the first does, elsewhere along z.
+    blobs = [Blob((4, 4, x, 6, 6, x + 2), 0.9, 1) for x in (4, 14, 25)] + [Blob((15, 4, 4, 17, 6, 6), 0.8, 1)]
+    near = make_candidates(blobs, shape=(32, 32, 32)).touching()
     expected = np.eye(4, dtype=bool)
     expected[0, 1] = expected[1, 0] = True
     np.testing.assert_array_equal(near, expected)
@@ -220,13 +220,16 @@ def test_groups_hang_together_through_their_members() -> None:
     assert split_groups(np.zeros(0, np.int64), touching) == []
 
 
+@pytest.mark.parametrize("join", [False, True])
 @pytest.mark.parametrize("classes", [1, 2])
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 7])
-def test_group_by_group_gives_what_the_whole_gives(tiny_plans: Plans, seed: int, classes: int) -> None:
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 6, 7])
+def test_group_by_group_gives_what_the_whole_gives(tiny_plans: Plans, seed: int, classes: int, join: bool) -> None:
     """To the voxel: which candidate owns it must not depend on RoIs that do not reach there."""
     names = ["cyst", "tumour"][:classes]
     plans = tiny_plans.evolve(
-        class_names=names, class_labels=[3, 7][:classes], inference={"score_threshold": 0.0, "minimum_volume_mm3": 0.0}
+        class_names=names,
+        class_labels=[3, 7][:classes],
+        inference={"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "join_touching": join},
     )
     candidates = random_candidates(seed, classes=classes, count=10, shape=(40, 30, 44))
     groups = split_groups(np.arange(10), candidates.touching())

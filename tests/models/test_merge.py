@@ -213,6 +213,43 @@ def test_labels_beyond_255_widen_the_segmentation(tiny_plans: Plans) -> None:
     assert merged.semantic.dtype == np.uint16 and merged.semantic[0, 0].tolist() == [300, 0]
 
 
+# -- Lesions that touch ----------------------------------------------------------------------------------------
+
+
+NEIGHBOURS = [line(0, 0, [0, 0, 1, 1, 1, 1, 1, 1]), line(4, 1, [1, 1, 1, 1, 1, 1, 0, 0]), line(14, 2, [0, 1, 1, 0])]
+
+
+def test_touching_masks_are_one_lesion_where_the_plan_says_so(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"join_touching": True})
+    merged = merge_lines(plans, [0.9, 1.0, 0.5], NEIGHBOURS)
+    assert merged.instances[0, 0, :18].tolist() == [0, 0] + [1] * 8 + [0] * 5 + [2, 2, 0]
+    first, second = merged.lesions
+    assert (first.candidate, first.joined, first.score, first.voxels, first.box) == (
+        1,
+        (0,),
+        1.0,
+        8,
+        (0, 0, 2, 1, 1, 10),
+    )
+    assert (second.candidate, second.joined) == (2, ())
+
+
+def test_touching_masks_stay_apart_without(tiny_plans: Plans) -> None:
+    merged = merge_lines(tiny_plans, [0.9, 1.0, 0.5], NEIGHBOURS)
+    assert [(lesion.candidate, lesion.joined) for lesion in merged.lesions] == [(1, ()), (0, ()), (2, ())]
+
+
+def test_touching_masks_of_two_classes_stay_apart(two_classes: Plans) -> None:
+    plans = two_classes.evolve(inference={"join_touching": True})
+    merged = merge_lines(plans, [0.9, 1.0, 0.5], NEIGHBOURS, classes=[0, 1, 1])
+    assert [lesion.joined for lesion in merged.lesions] == [(), (), ()]
+
+
+def test_a_joined_lesion_is_as_large_as_its_parts_together(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"join_touching": True, "minimum_volume_mm3": 5.0})
+    assert [lesion.voxels for lesion in merge_lines(plans, [0.9, 1.0, 0.5], NEIGHBOURS).lesions] == [8]
+
+
 # -- Small lesions ---------------------------------------------------------------------------------------------
 
 

@@ -204,6 +204,13 @@ def test_the_outlines_are_asked_for_all_boxes_of_a_case_with_their_classes(tmp_p
     assert asked.classes.tolist() == [0, 1, 0] and asked.boxes[0].tolist() == [4, 5, 6, 8, 9, 10]
 
 
+def test_true_boxes_are_judged_apart_even_where_their_outlines_touch(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"join_touching": True})
+    store = CaseStore(tmp_path)
+    write_case(store, "a", plans, ((4, 4, 4, 12, 12, 12), (12, 12, 12, 15, 15, 15)))
+    assert all(row["dice"] > 0.9 for row in outline(plans, store, ["a"], whole_box=True))
+
+
 def test_healthy_scans_have_no_true_boxes(tiny_plans: Plans, store: CaseStore) -> None:
     assert outline(tiny_plans, store, ["healthy"]) == []
 
