@@ -17,6 +17,9 @@ from detseg3d.models.detector import LevelOutput
 
 __all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "peaks"]
 
+# A centre is at most so many cells from the cell that finds it; training asks for up to 3.5 (regression_reach).
+_FARTHEST = 4.0
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -111,7 +114,7 @@ def decode(
         label, z, y, x = index.unbind(1)
         unit = torch.tensor(tuple(cell_size), dtype=torch.float32)
         cell = index[:, 1:].cpu().float()
-        center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-1, 1)) * unit
+        center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-_FARTHEST, _FARTHEST)) * unit
         # exp(6) = 400 cells: a wild regression must not become an infinite box.
         size = level.log_size[:, z, y, x].T.cpu().float().clamp(-6, 6).exp() * unit
         boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))

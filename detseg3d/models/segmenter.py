@@ -59,12 +59,12 @@ class Segmenter(nn.Module):
                     ResidualBlock(channels[index], kernels[index]),
                 )
             )
-        # Fewer channels before they are brought to the finer scale: the finest scale sets the pace.
+        # Fewer channels before they are brought to the finer scale.
         self.reduce = nn.ModuleList(
             Conv3d(channels[index + 1], channels[index], 1) for index in range(len(channels) - 1)
         )
         self.decoder = nn.ModuleList(
-            ConvNormAct(2 * channels[index], channels[index], kernels[index]) for index in range(len(channels) - 1)
+            ConvNormAct(channels[index], channels[index], kernels[index]) for index in range(len(channels) - 1)
         )
         self.attention = _ContextAttention(channels[-1], context_channels) if plan.context_attention else None
         self.mask = Conv3d(channels[0], num_classes, 1)
@@ -108,7 +108,8 @@ class Segmenter(nn.Module):
         bottom = image
         for index in range(len(skips) - 2, -1, -1):
             image = functional.interpolate(self.reduce[index](image), size=skips[index].shape[2:])
-            image = self.decoder[index](torch.cat([skips[index], image], dim=1))
+            # Added, not put side by side: half the work at the finest scale, which sets the pace.
+            image = self.decoder[index](skips[index] + image)
         mask = self.mask(image)
         return SegmenterOutput(mask, self._score(bottom, image, mask))
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,76 +128,71 @@ def level_targets(
         Cells around that of the centre, along each axis, that learn the box as well, weighted with the Gaussian.
     """
     heatmap = np.zeros((len(boxes), num_classes, *shape), np.float32)
+    # Of each cell the lesion whose box it learns (index into the records below, -1: none), and how near its centre is.
+    owner = np.full((len(boxes), *shape), -1, np.int64)
+    closeness = np.zeros((len(boxes), *shape), np.float32)
     unit = np.asarray(cell_size, dtype=np.float64)
-    learns: dict[tuple[int, int, int, int], _Claim] = {}
+    centers, sizes = [np.zeros((0, 3))], [np.zeros((0, 3))]
+    count = 0
     for volume, (volume_boxes, volume_classes) in enumerate(zip(boxes, classes, strict=True)):
         array = as_boxes(volume_boxes)
         order = np.argsort(-box_volumes(array), kind="stable")  # the smaller lesion is written last and so wins
-        centers, sizes = box_centers(array)[order] / unit, box_sizes(array)[order] / unit
+        centers.append(box_centers(array)[order] / unit)
+        sizes.append(box_sizes(array)[order] / unit)
         labels = np.asarray(volume_classes)[order]
-        for lesion, (center, size, label) in enumerate(zip(centers, sizes, labels, strict=True)):
+        for center, size, label in zip(centers[-1], sizes[-1], labels, strict=True):
             cell = np.clip(np.floor(center).astype(np.int64), 0, np.asarray(shape) - 1)
             sigma = np.maximum(size / 6, 0.5)
             if nearest_cells:
                 _draw_nearest(heatmap[volume, label], center, cell, nearest_cells, unit)
             else:
                 _draw_gaussian(heatmap[volume, label], cell, sigma)
-            for near, closeness in _around(cell, sigma, shape, reach):
-                key = (volume, *near)
-                if key not in learns or closeness >= learns[key].closeness:
-                    learns[key] = _Claim((volume, lesion), closeness, np.log(np.maximum(size, 1e-3)), center)
-    return _as_targets(torch.from_numpy(heatmap), learns)
+            where, value = _gaussian(cell, sigma, np.full(3, reach), shape)
+            nearer = value >= closeness[volume][where]
+            closeness[volume][where][nearer] = value[nearer]
+            owner[volume][where][nearer] = count
+            count += 1
+    cells = np.argwhere(owner >= 0)
+    return _as_targets(heatmap, cells, owner[tuple(cells.T)], closeness[tuple(cells.T)], centers, sizes)
 
 
-class _Claim(NamedTuple):
-    """What a cell learns: the box of which lesion, how near its centre is (1 in its own cell), size and centre."""
-
-    lesion: tuple[int, int]
-    closeness: float
-    log_size: FloatArray
-    center: FloatArray
-
-
-def _as_targets(heatmap: torch.Tensor, learns: Mapping[tuple[int, int, int, int], _Claim]) -> LevelTargets:
+def _as_targets(
+    heatmap: FloatArray,
+    cells: npt.NDArray[np.int64],
+    owner: npt.NDArray[np.int64],
+    closeness: FloatArray,
+    centers: Sequence[FloatArray],
+    sizes: Sequence[FloatArray],
+) -> LevelTargets:
     """Aligned tensors of the cells that learn a box; every lesion weighs 1 over its cells."""
-    total: dict[tuple[int, int], float] = defaultdict(float)
-    for claim in learns.values():
-        total[claim.lesion] += claim.closeness
-    count = len(learns)
-    offsets = [claim.center - np.asarray(key[1:]) - 0.5 for key, claim in learns.items()]
-    weights = [claim.closeness / total[claim.lesion] for claim in learns.values()]
+    center, size = np.concatenate(centers)[owner], np.maximum(np.concatenate(sizes)[owner], 1e-3)
+    total = np.bincount(owner, closeness)
     return LevelTargets(
-        heatmap,
-        torch.tensor(list(learns), dtype=torch.int64).reshape(count, 4),
-        torch.tensor(np.array([claim.log_size for claim in learns.values()]), dtype=torch.float32).reshape(count, 3),
-        torch.tensor(np.array(offsets), dtype=torch.float32).reshape(count, 3),
-        torch.tensor(weights, dtype=torch.float32),
+        torch.from_numpy(heatmap),
+        torch.from_numpy(cells),
+        torch.from_numpy(np.log(size).astype(np.float32)),
+        torch.from_numpy((center - cells[:, 1:] - 0.5).astype(np.float32)),
+        torch.from_numpy((closeness / total[owner]).astype(np.float32)),
     )
 
 
-def _around(
-    cell: npt.NDArray[np.int64], sigma: FloatArray, shape: Sequence[int], reach: int
-) -> Iterator[tuple[tuple[int, int, int], float]]:
-    """The cells within ``reach`` of ``cell`` and the value of the Gaussian there."""
-    steps = range(-reach, reach + 1)
-    for step in itertools.product(steps, steps, steps):
-        near = cell + np.asarray(step)
-        if np.all((near >= 0) & (near < np.asarray(shape))):
-            closeness = float(np.exp(-0.5 * ((np.asarray(step) / sigma) ** 2).sum()))
-            yield (int(near[0]), int(near[1]), int(near[2])), closeness
+def _gaussian(
+    cell: npt.NDArray[np.int64], sigma: FloatArray, reach: npt.NDArray[np.int64], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], npt.NDArray[np.float32]]:
+    """The region of cells up to ``reach`` from ``cell`` along each axis, and a Gaussian around ``cell`` in it."""
+    profiles, region = [], []
+    for axis in range(3):
+        first, end = max(cell[axis] - reach[axis], 0), min(cell[axis] + reach[axis] + 1, shape[axis])
+        profiles.append(np.exp(-0.5 * ((np.arange(first, end) - cell[axis]) / sigma[axis]) ** 2))
+        region.append(slice(int(first), int(end)))
+    value = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
+    return tuple(region), value.astype(np.float32)
 
 
 def _draw_gaussian(heatmap: FloatArray, cell: npt.NDArray[np.int64], sigma: FloatArray) -> None:
     """Raise ``heatmap`` (z, y, x) to a Gaussian around ``cell``, in place."""
-    profiles, region = [], []
-    for axis in range(3):
-        reach = int(np.ceil(_REACH * sigma[axis]))
-        first, end = max(cell[axis] - reach, 0), min(cell[axis] + reach + 1, heatmap.shape[axis])
-        profiles.append(np.exp(-0.5 * ((np.arange(first, end) - cell[axis]) / sigma[axis]) ** 2))
-        region.append(slice(first, end))
-    value = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
-    where = tuple(region)
-    np.maximum(heatmap[where], value.astype(np.float32), out=heatmap[where])
+    where, value = _gaussian(cell, sigma, np.ceil(_REACH * sigma).astype(np.int64), heatmap.shape)
+    np.maximum(heatmap[where], value, out=heatmap[where])
 
 
 def _draw_nearest(

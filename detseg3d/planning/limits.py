@@ -126,7 +126,7 @@ def _segmenter(plan: Stage2Plan, num_channels: int, num_classes: int, context_ch
         finer, width, kernel = channels[index - 1], channels[index], kernels[index]
         extra = plan.feature_channels if index == 1 else 0
         total += _normed(finer + extra, width, kernel) + 2 * _normed(width, width, kernel)
-        total += _convolution(width, finer) + _normed(2 * finer, finer, kernels[index - 1])
+        total += _convolution(width, finer) + _normed(finer, finer, kernels[index - 1])
     width = channels[-1]
     if plan.context_attention:
         total += _convolution(context_channels, width) + 2 * width + 4 * _convolution(width, width)

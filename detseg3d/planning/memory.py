@@ -132,7 +132,8 @@ def roi_bytes(stage2: Stage2Plan, size: Sequence[int]) -> float:
         current = [n // s for n, s in zip(current, stride, strict=True)]
         samples.append(math.prod(current))
     last = len(samples) - 1
-    # Encoder (the finest scale has no residual block) and decoder with its concatenated input.
+    # Encoder (the finest scale has no residual block) and decoder: input, convolution, and about a map more for
+    # crops, logits and the rest; tests compare the sum with what autograd saves.
     values = 0.0
     for scale, (count, channels) in enumerate(zip(samples, stage2.channels, strict=True)):
         maps = MAPS_PER_CONV if scale == 0 else 3 * MAPS_PER_CONV

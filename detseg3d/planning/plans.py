@@ -188,7 +188,7 @@ class TrainingPlan(_Strict):
         "cells with a ring of cells around them that do not count (CPMNet)",
     )
     nearest_cells: Count = 7
-    regression_reach: Annotated[int, Field(ge=0, le=2)] = Field(
+    regression_reach: Annotated[int, Field(ge=0, le=3)] = Field(
         default=0, description="cells around that of the centre which learn its box, too, by their closeness"
     )
     box_loss: Literal["l1", "diou", "both"] = "l1"
