@@ -60,7 +60,7 @@ def train_model(folder: Path, plans: Plans) -> Path:
             f"case{seed}", case.image, case.instances, {"shape": case.transform.fine_shape, "lesions": case.lesions}
         )
     training = {
-        "epochs": 8,
+        "epochs": 12,
         "learning_rate": 5e-3,
         "ema_decay": 0.9,
         "max_windows_per_case": 4,

@@ -124,10 +124,7 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=InferencePlan(
-            max_candidates=rules.choose_max_candidates([len(c) for c in lesions.classes]),
-            join_touching=not dataset.instances,
-        ),
+        inference=_plan_inference(lesions, dataset),
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
@@ -137,6 +134,12 @@ def plan_dataset(
     decisions.append(explain.explain_candidates(plans, [len(c) for c in lesions.classes]))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
+
+
+def _plan_inference(lesions: _Lesions, dataset: RawDataset) -> InferencePlan:
+    """Room for the fullest scan; where labels do not number their lesions, a lesion is what is connected."""
+    most = rules.choose_max_candidates([len(classes) for classes in lesions.classes])
+    return InferencePlan(max_candidates=most, join_touching=not dataset.instances)
 
 
 def _identity(dataset: RawDataset) -> dict[str, Any]:

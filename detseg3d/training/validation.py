@@ -170,7 +170,6 @@ def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequenc
         ``case``, ``lesion`` (id), ``voxels`` and ``dice`` of each lesion.
     """
     rows: list[dict[str, Any]] = []
-    apart = predictor.plans.evolve(inference={"join_touching": False})
     for case_id in case_ids:
         if not store.is_complete(case_id, preprocessing_hash(predictor.plans)):
             logger.warning("%s is not preprocessed with these plans; it has no figures for true boxes", case_id)
@@ -185,6 +184,7 @@ def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequenc
         image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32))
         found = Detections(targets.boxes.astype(np.float32), np.ones(len(targets.ids), np.float32), targets.classes)
         predictions = [p._replace(score=1.0) for p in predictor.segment_boxes(image, found)]
+        apart = predictor.plans.evolve(inference={"join_touching": False})
         merged = merge_rois(found, predictions, instances.shape, apart)
         # By candidate, not by overlap: each box is asked for its own lesion.
         number_of = {lesion.candidate: lesion.id for lesion in merged.lesions}
