@@ -8,7 +8,8 @@ PYTHON ?= python3
 # More flags for pip while .venv is made, for example an --index-url with CPU builds of torch.
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
-# Small networks gain nothing from a second thread; two files of tests at a time do.
+# Small networks gain nothing from a second thread; two files of tests at a time do; in their
+# own order, since the files with few tests, which xdist would leave for the end, are the long ones.
 TEST_PROCESSES ?= 2
 DEMO_FOLDER ?= demo_output
 DEMO_MINUTES ?= 1.75
@@ -43,7 +44,7 @@ $(INSTALLED): $(RUNTIME) pyproject.toml
 	@touch $@
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
