@@ -8,10 +8,8 @@ from typing import Any
 import cc3d
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-__all__ = ["instances_from_instance_map", "instances_from_semantic", "touching_instances"]
+__all__ = ["instances_from_instance_map", "instances_from_semantic", "main_components"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -64,8 +62,8 @@ def instances_from_semantic(
     return instances, classes
 
 
-def touching_instances(instances: IntArray, classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Which instances are one lesion where lesions are 26-connected components of their class.
+def main_components(instances: IntArray, classes: npt.NDArray[np.int64]) -> tuple[IntArray, npt.NDArray[np.int64]]:
+    """The 26-connected components of all instances of a class together, and in which one each instance mainly lies.
 
     Parameters
     ----------
@@ -76,27 +74,30 @@ def touching_instances(instances: IntArray, classes: npt.NDArray[np.int64]) -> n
 
     Returns
     -------
-    ndarray of int64, shape ``(N + 1,)``
-        For each instance the lowest number of those it touches, directly or through others; entry 0 is 0.
+    components : ndarray of int, shape ``(Z, Y, X)``
+        0 is background.
+    main : ndarray of int64, shape ``(N + 1,)``
+        Number of the component with most voxels of each instance, of several the lowest; 0 for one that is missing.
 
     Examples
     --------
-    >>> row = np.array([[[1, 2, 0, 3, 4]]])
-    >>> touching_instances(row, np.array([0, 0, 0, 1])).tolist()
-    [0, 1, 1, 3, 4]
+    >>> row = np.array([[[1, 2, 2, 0, 1, 1, 0, 3]]])
+    >>> components, main = main_components(row, np.array([0, 0, 0]))
+    >>> components[0, 0].tolist(), main.tolist()
+    ([1, 1, 1, 0, 2, 2, 0, 3], [0, 2, 1, 3])
     """
-    count = len(classes) + 1
     dtype = np.uint8 if classes.max(initial=0) < 255 else np.uint16
     class_number = np.concatenate([[0], classes + 1]).astype(dtype)[instances]
-    components = cc3d.connected_components(class_number, connectivity=26)
-    foreground = np.nonzero(class_number)
-    # An instance and the component that one of its voxels lies in belong together: the parts of this graph are lesions.
-    owners, parts = instances[foreground].astype(np.int64), components[foreground].astype(np.int64)
-    nodes = count + int(components.max(initial=0)) + 1
-    graph = coo_array((np.ones(len(owners), np.bool_), (owners, count + parts)), shape=(nodes, nodes))
-    _, group = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(group[:count], return_index=True, return_inverse=True)
-    return np.asarray(first[inverse], np.int64)
+    components, count = cc3d.connected_components(class_number, connectivity=26, return_N=True)
+    inside = instances > 0
+    # One number for each pair of an instance and a component that meet in a voxel.
+    pairs = instances[inside].astype(np.int64) * (int(count) + 1) + components[inside]
+    names, voxels = np.unique(pairs, return_counts=True)
+    owners, parts = np.divmod(names, int(count) + 1)
+    order = np.lexsort((-parts, voxels))  # the largest last, of several the lowest
+    main = np.zeros(len(classes) + 1, np.int64)
+    main[owners[order]] = parts[order]
+    return components, main
 
 
 def instances_from_instance_map(label: IntArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

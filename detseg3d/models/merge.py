@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.components import touching_instances
+from detseg3d.core.components import main_components
 from detseg3d.core.roi import box_indicator, paste_roi
 from detseg3d.models.decode import Detections
 from detseg3d.planning.plans import Plans
@@ -135,7 +135,7 @@ def merge_rois(
     class that cover it are averaged with the weight score × closeness to the RoI's centre, so that a poor RoI or the
     rim of one cannot halve a good one. A voxel whose average reaches ``mask_threshold`` belongs to the lesion with
     the strongest claim (weight × probability); between classes, too, the stronger claim decides. Where the plan says so
-    (``join_touching``), lesions of a class whose masks touch are one, with the best of their scores.
+    (``join_touching``), masks of a class that mainly lie in one connected part are one lesion, with the best score.
 
     Parameters
     ----------
@@ -287,25 +287,27 @@ def _drop_duplicates(
 def _join_touching(
     owner: npt.NDArray[np.unsignedinteger[Any]], found: Detections, scores: npt.NDArray[np.float64]
 ) -> dict[int, tuple[int, ...]]:
-    """Give masks of a class that touch to the candidate with the best score, in place; who joined whom."""
+    """Give each connected part of a class to one candidate, in place; who joined whom.
+
+    It is the one with the best score among those that mainly lie in the part. A crumb that touches another lesion goes
+    to that lesion and joins nothing, or lesions far apart would be one; a crumb that touches none stays with its own.
+    """
     names, boxes = boxes_from_instances(owner)
     if len(names) < 2:
         return {}
-    window = tuple(
-        slice(int(a), int(b)) for a, b in zip(boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0), strict=True)
-    )
-    part = owner[window]
-    group = touching_instances(part, found.classes)[names]
+    low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
+    part = owner[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+    components, main = main_components(part, found.classes)
     lookup = np.arange(len(found) + 1, dtype=owner.dtype)
+    heir = np.zeros(int(components.max()) + 1, owner.dtype)
     joined = {}
-    for number in np.unique(group):
-        members = names[group == number].astype(np.int64) - 1
+    for component in np.unique(main[names]):
+        members = names[main[names] == component].astype(np.int64) - 1
+        best = members[np.argmax(scores[members])]
+        heir[component] = lookup[members + 1] = best + 1
         if len(members) > 1:
-            best = members[np.argmax(scores[members])]
-            lookup[members + 1] = best + 1
             joined[int(best)] = tuple(int(member) for member in members if member != best)
-    if joined:
-        part[...] = lookup[part]
+    part[...] = np.where(heir[components] > 0, heir[components], lookup[part])
     return joined
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from detseg3d.core.components import instances_from_instance_map, instances_from_semantic, touching_instances
+from detseg3d.core.components import instances_from_instance_map, instances_from_semantic, main_components
 
 
 @settings(deadline=None, max_examples=60)
@@ -91,7 +91,7 @@ def test_instance_map_with_negative_values_is_refused() -> None:
         instances_from_instance_map(np.array([[[-1, 0]]], np.int8))
 
 
-# -- Instances that touch ----------------------------------------------------------------------------------------------
+# -- Components of many instances --------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
@@ -99,26 +99,24 @@ def test_instance_map_with_negative_values_is_refused() -> None:
     hnp.arrays(np.uint8, (3, 4, 4), elements=st.sampled_from([0, 0, 0, 0, 1, 2, 3, 5])),
     hnp.arrays(np.int64, 5, elements=st.integers(0, 1)),
 )
-def test_touching_instances_are_those_with_neighbouring_voxels(instances: np.ndarray, classes: np.ndarray) -> None:
-    group = touching_instances(instances, classes)
-    # Labels spread to those beside them, voxel pair by voxel pair, until nothing changes.
-    expected = np.arange(6)
-    voxels = np.argwhere(instances > 0)
-    for _ in range(6):
-        for first in voxels:
-            for second in voxels[np.abs(voxels - first).max(axis=1) <= 1]:
-                a, b = instances[tuple(first)], instances[tuple(second)]
-                if classes[a - 1] == classes[b - 1]:
-                    expected[[a, b]] = expected[[a, b]].min()
-    np.testing.assert_array_equal(group, expected)
+def test_main_components_are_those_with_most_voxels(instances: np.ndarray, classes: np.ndarray) -> None:
+    components, main = main_components(instances, classes)
+    of_class = np.where(instances > 0, classes[np.maximum(instances, 1) - 1] + 1, 0)
+    expected, _ = instances_from_semantic(of_class, (1, 2))
+    np.testing.assert_array_equal(components, expected)
+    for number in range(1, 6):
+        counts = np.bincount(expected[instances == number], minlength=2)
+        assert main[number] == (counts.argmax() if counts.any() else 0)
+    assert main[0] == 0
 
 
-def test_instances_that_are_not_there_touch_nothing() -> None:
-    assert touching_instances(np.zeros((2, 2, 2), np.uint16), np.array([0, 0])).tolist() == [0, 1, 2]
-    assert touching_instances(np.zeros((2, 2, 2), np.uint16), np.zeros(0, np.int64)).tolist() == [0]
+def test_without_instances_there_are_no_components() -> None:
+    for classes in (np.array([0, 0]), np.zeros(0, np.int64)):
+        components, main = main_components(np.zeros((2, 2, 2), np.uint16), classes)
+        assert not components.any() and main.tolist() == [0] * (len(classes) + 1)
 
 
 def test_more_than_255_classes_stay_apart() -> None:
     row = np.array([[[1, 2]]])
-    assert touching_instances(row, np.array([0, 256])).tolist() == [0, 1, 2]
-    assert touching_instances(row, np.array([256, 256])).tolist() == [0, 1, 1]
+    assert main_components(row, np.array([0, 256]))[1].tolist() == [0, 1, 2]
+    assert main_components(row, np.array([256, 256]))[1].tolist() == [0, 1, 1]

@@ -245,6 +245,19 @@ def test_touching_masks_of_two_classes_stay_apart(two_classes: Plans) -> None:
     assert [lesion.joined for lesion in merged.lesions] == [(), (), ()]
 
 
+def test_a_crumb_does_not_join_lesions_that_are_far_apart(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"join_touching": True})
+    near = line(2, 0, [0, 1, 1, 1], 1.0)
+    far = line(8, 1, [0, 0, 0, 0, 0, 0, 1, 1, 1, 0], 0.81)
+    crumb = far._replace(probability=far.probability.clone())
+    crumb.probability[0, 0, 0] = 1  # its first voxel, at 8
+    apart = merge_lines(plans, [1.0, 0.9], [near, crumb])
+    assert apart.instances[0, 0, :17].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 2, 2, 2]
+    touching = merge_lines(plans, [1.0, 0.9], [near._replace(roi=near.roi + np.float32([0, 0, 2, 0, 0, 2])), crumb])
+    assert touching.instances[0, 0, :17].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2]
+    assert [lesion.joined for lesion in touching.lesions] == [(), ()]
+
+
 def test_a_joined_lesion_is_as_large_as_its_parts_together(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"join_touching": True, "minimum_volume_mm3": 5.0})
     assert [lesion.voxels for lesion in merge_lines(plans, [0.9, 1.0, 0.5], NEIGHBOURS).lesions] == [8]
