@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.components import split_groups
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.labels import Lesions
 from detseg3d.evaluation.voxels import dice_from_counts
 from detseg3d.execution.local import describe_failures, run_cases
-from detseg3d.inference.candidates import Candidates, MergedGroup, split_groups
+from detseg3d.inference.candidates import Candidates, MergedGroup
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
+from detseg3d.core.boxes import neighbouring
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.nms import suppress
 from detseg3d.io.files import atomic_path
@@ -34,7 +33,6 @@ __all__ = [
     "load_candidates",
     "loose_suppression",
     "save_candidates",
-    "split_groups",
 ]
 
 logger = logging.getLogger(__name__)
@@ -120,11 +118,10 @@ class Candidates:
         """
         near = np.eye(len(self), dtype=np.bool_)
         if self.predictions:
-            rois = np.stack([prediction.roi for prediction in self.predictions])
-            low, high = np.floor(rois[:, :3]), np.ceil(rois[:, 3:])
+            rois = neighbouring(np.stack([prediction.roi for prediction in self.predictions]))
             owners = np.array([prediction.candidate for prediction in self.predictions], np.int64)
-            for index, owner in enumerate(owners):
-                near[owner, owners[np.all((low <= high[index]) & (high >= low[index]), axis=1)]] = True
+            for owner, others in zip(owners, rois, strict=True):
+                near[owner, owners[others]] = True
         return near
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
@@ -171,26 +168,6 @@ class Candidates:
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
         """Masks and lesions; see :func:`detseg3d.models.merge.merge_rois`."""
         return merge_rois(self.found, self.predictions, self.shape, plans, self.spacing, keep_probabilities)
-
-
-def split_groups(indices: IntArray, touching: BoolArray) -> list[IntArray]:
-    """The connected parts of some candidates; within a part they keep their order.
-
-    Parameters
-    ----------
-    indices : ndarray of int64, shape ``(M,)``
-    touching : ndarray of bool, shape ``(N, N)``
-        Of all candidates; see :meth:`Candidates.touching`.
-
-    Examples
-    --------
-    >>> touching = np.eye(4, dtype=bool)
-    >>> touching[0, 3] = touching[3, 0] = True
-    >>> [part.tolist() for part in split_groups(np.array([3, 1, 0]), touching)]
-    [[3, 0], [1]]
-    """
-    count, part = connected_components(csr_array(touching[np.ix_(indices, indices)]), directed=False)
-    return [indices[part == number] for number in range(count)]
 
 
 def loose_suppression(inference: InferencePlan) -> InferencePlan:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.components import main_components
 from detseg3d.core.roi import box_indicator, paste_roi
 from detseg3d.models.decode import Detections
+from detseg3d.models.join import join_touching
 from detseg3d.planning.plans import Plans
 
 __all__ = [
@@ -163,9 +163,12 @@ def merge_rois(
             of_class, scores, plans.inference.mask_threshold, owner, claim, None if maps is None else maps[label]
         )
     _drop_duplicates(owner, found, accepted, scores, plans.inference.mask_threshold)
-    joined = _join_touching(owner, found, scores) if plans.inference.join_touching else {}
+    names, boxes = boxes_from_instances(owner)
+    joined: dict[int, tuple[int, ...]] = {}
+    if plans.inference.join_touching:
+        names, boxes, joined = join_touching(owner, names, boxes, found.classes, scores)
     voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
-    return _collect(owner, found, scores, roi_scores, joined, plans, voxel_volume, maps)
+    return _collect(owner, names, boxes, joined, found, scores, roi_scores, plans, voxel_volume, maps)
 
 
 def roi_window(
@@ -284,45 +287,22 @@ def _drop_duplicates(
                 count[name - 1] = count.get(name - 1, 0) + gained
 
 
-def _join_touching(
-    owner: npt.NDArray[np.unsignedinteger[Any]], found: Detections, scores: npt.NDArray[np.float64]
-) -> dict[int, tuple[int, ...]]:
-    """Give each connected part of a class to one candidate, in place; who joined whom.
-
-    It is the one with the best score among those that mainly lie in the part. A crumb that touches another lesion goes
-    to that lesion and joins nothing, or lesions far apart would be one; a crumb that touches none stays with its own.
-    """
-    names, boxes = boxes_from_instances(owner)
-    if len(names) < 2:
-        return {}
-    low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
-    part = owner[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
-    components, main = main_components(part, found.classes)
-    lookup = np.arange(len(found) + 1, dtype=owner.dtype)
-    heir = np.zeros(int(components.max()) + 1, owner.dtype)
-    joined = {}
-    for component in np.unique(main[names]):
-        members = names[main[names] == component].astype(np.int64) - 1
-        best = members[np.argmax(scores[members])]
-        heir[component] = lookup[members + 1] = best + 1
-        if len(members) > 1:
-            joined[int(best)] = tuple(int(member) for member in members if member != best)
-    part[...] = np.where(heir[components] > 0, heir[components], lookup[part])
-    return joined
-
-
 def _collect(
     owner: npt.NDArray[np.unsignedinteger[Any]],
+    names: npt.NDArray[np.int64],
+    boxes: npt.NDArray[np.floating[Any]],
+    joined: Mapping[int, tuple[int, ...]],
     found: Detections,
     scores: npt.NDArray[np.float64],
     roi_scores: npt.NDArray[np.float64],
-    joined: Mapping[int, tuple[int, ...]],
     plans: Plans,
     voxel_volume: float,
     maps: npt.NDArray[np.float16] | None,
 ) -> Merged:
-    """Leave out the too small, number the lesions by score, and make the two maps."""
-    names, boxes = boxes_from_instances(owner)
+    """Leave out the too small, number the lesions by score, and make the two maps.
+
+    ``names`` (candidate + 1) and ``boxes`` are those of the masks in ``owner``.
+    """
     voxels = np.bincount(owner[owner > 0], minlength=len(found) + 1) if len(names) else np.zeros(len(found) + 1, int)
     minimum = plans.inference.minimum_volume_mm3 / voxel_volume
     order = sorted(range(len(names)), key=lambda i: (-scores[names[i] - 1], names[i]))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from detseg3d.core.components import split_groups
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.candidates import (
     Candidates,
@@ -17,7 +18,6 @@ from detseg3d.inference.candidates import (
     load_candidates,
     loose_suppression,
     save_candidates,
-    split_groups,
 )
 from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
@@ -209,15 +209,6 @@ def test_all_rois_of_a_candidate_count() -> None:
     tile = candidates.predictions[0]._replace(roi=candidates.predictions[0].roi + np.float32([0, 0, 3.5, 0, 0, 3.5]))
     tiled = Candidates(candidates.found, [*candidates.predictions, tile], SHAPE, (1, 1, 1))
     assert tiled.touching()[0, 1] and tiled.touching()[1, 0]
-
-
-def test_groups_hang_together_through_their_members() -> None:
-    touching = np.eye(5, dtype=bool)
-    for a, b in ((0, 2), (2, 4)):
-        touching[a, b] = touching[b, a] = True
-    assert [group.tolist() for group in split_groups(np.array([4, 3, 2, 0]), touching)] == [[4, 2, 0], [3]]
-    assert [group.tolist() for group in split_groups(np.array([0, 3, 4]), touching)] == [[0], [3], [4]]  # without 2
-    assert split_groups(np.zeros(0, np.int64), touching) == []
 
 
 @pytest.mark.parametrize("join", [False, True])

@@ -1,0 +1,96 @@
+"""Masks that touch become one lesion, for data in which a lesion is, by definition, what is connected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.boxes import boxes_from_instances, neighbouring, translate_boxes
+from detseg3d.core.components import main_components, split_groups
+
+__all__ = ["join_touching"]
+
+IntArray = npt.NDArray[np.int64]
+OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def join_touching(
+    owner: OwnerMap,
+    names: IntArray,
+    boxes: npt.NDArray[np.floating[Any]],
+    classes: IntArray,
+    scores: npt.NDArray[np.float64],
+) -> tuple[IntArray, npt.NDArray[np.floating[Any]], dict[int, tuple[int, ...]]]:
+    """Give each 26-connected part of a class to one candidate, in place.
+
+    It is the one with the best score among those that mainly lie in the part. A crumb that touches another lesion goes
+    to that lesion and joins nothing, or lesions far apart would be one; a crumb that touches none stays with its own.
+
+    Parameters
+    ----------
+    owner : ndarray of unsigned int, shape ``(Z, Y, X)``
+        Of each voxel the candidate whose lesion it is, from 1; 0 outside. Changed in place.
+    names, boxes : ndarray, shapes ``(M,)`` and ``(M, 6)``
+        The candidates in ``owner``, from 1, and their boxes ``z0 y0 x0 z1 y1 x1`` in voxel edges; see
+        :func:`~detseg3d.core.boxes.boxes_from_instances`.
+    classes : ndarray of int64, shape ``(N,)``
+        Of all candidates.
+    scores : ndarray of float64, shape ``(N,)``
+
+    Returns
+    -------
+    names, boxes : ndarray
+        Those of ``owner`` afterwards.
+    joined : dict
+        Who became part of whom: from the index of a candidate, from 0, to those of the others.
+
+    Examples
+    --------
+    >>> owner = np.array([[[1, 2, 2, 0, 3]]], np.uint16)
+    >>> names, boxes = boxes_from_instances(owner)
+    >>> _, _, joined = join_touching(owner, names, boxes, np.array([0, 0, 0]), np.array([0.9, 0.5, 0.7]))
+    >>> owner[0, 0].tolist(), joined
+    ([1, 1, 1, 0, 3], {0: (1,)})
+    """
+    joined: dict[int, tuple[int, ...]] = {}
+    names_after, boxes_after = [names[:0]], [boxes[:0]]
+    # Masks whose boxes do not meet cannot touch: what is looked at is as large as a few lesions, not as the volume.
+    for group in split_groups(np.arange(len(names)), neighbouring(boxes)):
+        if len(group) == 1:
+            names_after.append(names[group])
+            boxes_after.append(boxes[group])
+            continue
+        low, high = boxes[group, :3].min(axis=0), boxes[group, 3:].max(axis=0)
+        part = owner[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+        # The window may hold lesions of other groups, too.
+        mine = np.isin(part, names[group])
+        own = np.where(mine, part, 0)
+        joined |= _join_group(own, names[group], classes, scores)
+        part[mine] = own[mine]
+        group_names, group_boxes = boxes_from_instances(own)
+        names_after.append(group_names)
+        boxes_after.append(translate_boxes(group_boxes, low))
+    everyone = np.concatenate(names_after)
+    order = np.argsort(everyone)
+    return everyone[order], np.concatenate(boxes_after)[order], joined
+
+
+def _join_group(
+    own: OwnerMap, names: IntArray, classes: IntArray, scores: npt.NDArray[np.float64]
+) -> dict[int, tuple[int, ...]]:
+    """:func:`join_touching` where all masks may touch."""
+    components, main = main_components(own, classes)
+    lookup = np.arange(len(classes) + 1, dtype=own.dtype)
+    heir = np.zeros(int(components.max()) + 1, own.dtype)
+    joined = {}
+    for component in np.unique(main[names]):
+        members = names[main[names] == component] - 1
+        best = members[np.argmax(scores[members])]
+        heir[component] = lookup[members + 1] = best + 1
+        if len(members) > 1:
+            joined[int(best)] = tuple(int(member) for member in members if member != best)
+    heirs = heir[components]
+    own[...] = np.where(heirs > 0, heirs, lookup[own])
+    return joined
