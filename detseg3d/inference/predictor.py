@@ -254,6 +254,7 @@ class Predictor:
             max_candidates=inference.max_candidates,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
+            reach=self.plans.training.regression_reach,
         )
 
     def predict_files(

@@ -17,9 +17,6 @@ from detseg3d.models.detector import LevelOutput
 
 __all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "peaks"]
 
-# A centre is at most so many cells from the cell that finds it; training asks for up to 3.5 (regression_reach).
-_FARTHEST = 4.0
-
 
 @dataclass(frozen=True)
 class Detections:
@@ -85,6 +82,7 @@ def decode(
     max_candidates: int,
     distance: float,
     iou: float,
+    reach: int = 0,
 ) -> Detections:
     """Boxes of one volume.
 
@@ -102,6 +100,9 @@ def decode(
         At most so many peaks, the best ones, enter the suppression.
     distance, iou : float
         See :func:`detseg3d.core.nms.suppress`.
+    reach : int, optional
+        Cells around that of the centre, along each axis, that learned its box; no centre is looked for farther off than
+        half a cell beyond, and half a cell of error.
 
     Returns
     -------
@@ -109,12 +110,13 @@ def decode(
         Best first.
     """
     boxes, scores, classes = [], [], []
+    farthest = reach + 1.0
     for level, cell_size in zip(levels, cell_sizes, strict=True):
         index = peaks(level.probability, threshold)
         label, z, y, x = index.unbind(1)
         unit = torch.tensor(tuple(cell_size), dtype=torch.float32)
         cell = index[:, 1:].cpu().float()
-        center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-_FARTHEST, _FARTHEST)) * unit
+        center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-farthest, farthest)) * unit
         # exp(6) = 400 cells: a wild regression must not become an infinite box.
         size = level.log_size[:, z, y, x].T.cpu().float().clamp(-6, 6).exp() * unit
         boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))

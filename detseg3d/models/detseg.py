@@ -272,6 +272,7 @@ class DetSeg3D(nn.Module):
             max_candidates=inference.max_candidates if max_candidates is None else max_candidates,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
+            reach=self.plans.training.regression_reach,
         )
 
     def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:

@@ -128,11 +128,8 @@ def level_targets(
         Cells around that of the centre, along each axis, that learn the box as well, weighted with the Gaussian.
     """
     heatmap = np.zeros((len(boxes), num_classes, *shape), np.float32)
-    # Of each cell the lesion whose box it learns (index into the records below, -1: none), and how near its centre is.
-    owner = np.full((len(boxes), *shape), -1, np.int64)
-    closeness = np.zeros((len(boxes), *shape), np.float32)
     unit = np.asarray(cell_size, dtype=np.float64)
-    centers, sizes = [np.zeros((0, 3))], [np.zeros((0, 3))]
+    centers, sizes, claims = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros((0, 6))]
     count = 0
     for volume, (volume_boxes, volume_classes) in enumerate(zip(boxes, classes, strict=True)):
         array = as_boxes(volume_boxes)
@@ -148,24 +145,25 @@ def level_targets(
             else:
                 _draw_gaussian(heatmap[volume, label], cell, sigma)
             where, value = _gaussian(cell, sigma, np.full(3, reach), shape)
-            nearer = value >= closeness[volume][where]
-            closeness[volume][where][nearer] = value[nearer]
-            owner[volume][where][nearer] = count
+            around = np.argwhere(np.ones(value.shape, np.bool_)) + [part.start for part in where]
+            record = np.empty((len(around), 6))
+            record[:, 0], record[:, 1:4], record[:, 4], record[:, 5] = volume, around, value.ravel(), count
+            claims.append(record)
             count += 1
-    cells = np.argwhere(owner >= 0)
-    return _as_targets(heatmap, cells, owner[tuple(cells.T)], closeness[tuple(cells.T)], centers, sizes)
+    return _as_targets(heatmap, np.concatenate(claims), np.concatenate(centers), np.concatenate(sizes))
 
 
-def _as_targets(
-    heatmap: FloatArray,
-    cells: npt.NDArray[np.int64],
-    owner: npt.NDArray[np.int64],
-    closeness: FloatArray,
-    centers: Sequence[FloatArray],
-    sizes: Sequence[FloatArray],
-) -> LevelTargets:
-    """Aligned tensors of the cells that learn a box; every lesion weighs 1 over its cells."""
-    center, size = np.concatenate(centers)[owner], np.maximum(np.concatenate(sizes)[owner], 1e-3)
+def _as_targets(heatmap: FloatArray, claims: FloatArray, centers: FloatArray, sizes: FloatArray) -> LevelTargets:
+    """Aligned tensors of the cells that learn a box; every lesion weighs 1 over its cells.
+
+    A claim ``(volume, z, y, x, closeness, lesion)`` asks for a cell. The closest lesion has it, of several the last.
+    """
+    order = np.lexsort((claims[:, 5], claims[:, 4], *claims[:, 3::-1].T))
+    claims = claims[order]
+    last = np.any(claims[1:, :4] != claims[:-1, :4], axis=1)
+    claims = claims[np.append(last, True)[: len(claims)]]
+    cells, owner, closeness = claims[:, :4].astype(np.int64), claims[:, 5].astype(np.int64), claims[:, 4]
+    center, size = centers[owner], np.maximum(sizes[owner], 1e-3)
     total = np.bincount(owner, closeness)
     return LevelTargets(
         torch.from_numpy(heatmap),

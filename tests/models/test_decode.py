@@ -57,6 +57,14 @@ def test_planted_boxes_come_back_from_ideal_maps(seed: int, cell: tuple[float, f
     assert np.all(found.scores == 1)
 
 
+@pytest.mark.parametrize(("reach", "center"), [(0, 3.5), (1, 4.5), (2, 5.2)])
+def test_a_centre_is_looked_for_as_far_off_as_training_reached(reach: int, center: float) -> None:
+    level = empty_level((8, 8, 8))
+    level.probability[0, 2, 2, 2], level.offset[:, 2, 2, 2] = 0.9, 2.7
+    [box] = decode([level], [(1, 1, 1)], (8, 8, 8), **DEFAULTS, reach=reach).boxes
+    assert (box[:3] + box[3:]) / 2 == pytest.approx([center] * 3)
+
+
 def test_levels_are_decoded_with_their_own_cells() -> None:
     small, large = np.array([[2, 2, 2, 4, 4, 4]], np.float32), np.array([[8, 8, 8, 20, 24, 22]], np.float32)
     levels = [ideal_level(small, (2, 2, 2), (16, 16, 16)), ideal_level(large, (4, 4, 4), (8, 8, 8))]
