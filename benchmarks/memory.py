@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detseg3d.execution.device import autocast, resolve_device
+from detseg3d.execution.device import autocast, autocast_dtype, resolve_device
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.raw_dataset import RawCase, RawDataset
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.targets import volume_targets
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
-from detseg3d.planning.memory import GIGABYTE, inference_bytes, training_bytes
+from detseg3d.planning.memory import BYTES_PER_VALUE, GIGABYTE, inference_bytes, training_bytes
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 
@@ -146,7 +146,8 @@ def measure_inference(shape: Shape) -> tuple[float, float]:
     with PeakMemory() as memory:
         result = predictor.predict_array(scan, (1.0, 1.0, 1.0))
     assert len(result.candidates) > 0
-    predicted = inference_bytes(plans.stage1, detection_shape(plans, shape), math.prod(shape), 1, 1)
+    size = 4 if autocast_dtype(predictor.device) is None else BYTES_PER_VALUE
+    predicted = inference_bytes(plans.stage1, detection_shape(plans, shape), math.prod(shape), 1, 1, size)
     return memory.rise, predicted
 
 

@@ -211,6 +211,10 @@ def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
         decisions.append(
             Decision(name="classes", value=f"{len(plans.class_names)}, a class per lesion", because=f"lesions {counts}")
         )
+    if plans.inference.join_touching:
+        count = summary["lesions"]
+        because = f"the labels do not number their {count} lesions: a lesion is what is connected (26 neighbours)"
+        decisions.append(Decision(name="touching masks", value="joined", because=because))
     missing = [name for name, count in summary["lesions_per_class"].items() if count == 0]
     empty = summary["cases_without_lesions"]
     if summary["lesions"] == 0:

@@ -227,7 +227,7 @@ class InferencePlan(_Strict):
         default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
     )
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
-    join_touching: bool = Field(default=False, description="lesions of a class whose masks touch are one")
+    join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
     roi_batch_size: Count = 16
     calibration: tuple[tuple[Fraction, Fraction], ...] = Field(

@@ -96,6 +96,15 @@ def test_every_candidate_is_listed_with_what_became_of_it(prediction: CasePredic
     assert prediction.candidates[1]["box"] == [5.75, 7, 8, 7, 8, 9]
 
 
+def test_all_candidates_that_went_into_a_lesion_name_it(plans: Plans) -> None:
+    instances = np.ones((1, 1, 4), np.uint16)
+    found = Detections(np.zeros((3, 6), np.float32), np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64))
+    lesions = [Lesion(1, 0, 0.8, 0.8, 0.8, (0.0, 0.0, 0.0, 1.0, 1.0, 4.0), 4, candidate=1, joined=(2,))]
+    merged = Merged(instances.astype(np.uint8), instances, lesions, np.zeros(3), np.zeros(3))
+    prediction = describe_case(merged, found, Geometry((1, 1, 4)), plans)
+    assert [candidate["lesion"] for candidate in prediction.candidates] == [None, 1, 1]
+
+
 def read_record(folder: Path, case_id: str = "a") -> Any:
     return json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,15 @@ def test_class_without_lesions_is_warned_of() -> None:
     assert plans.class_labels == (1, 2)
     assert "no training case has a lesion of class edema" in why(plans, "warning")
     assert "core: 20, edema: 0" in why(plans, "classes")
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_touching_masks_are_joined_where_the_labels_do_not_number_lesions(numbered: bool) -> None:
+    dataset = replace(make_dataset(), instances=numbered)
+    fingerprint = make_fingerprint(dataset, [(90, 90, 90)], [(1, 1, 1)], [cubes(SMALL)])
+    plans = plan_dataset(fingerprint, dataset)
+    assert plans.inference.join_touching is not numbered
+    assert bool(why(plans, "touching masks")) is not numbered
 
 
 def test_every_decision_gives_figures() -> None:
