@@ -155,7 +155,7 @@ def test_class_without_lesions_is_warned_of() -> None:
 @pytest.mark.parametrize("numbered", [False, True])
 def test_touching_masks_are_joined_where_the_labels_do_not_number_lesions(numbered: bool) -> None:
     dataset = replace(make_dataset(), instances=numbered)
-    fingerprint = make_fingerprint(dataset, [(90, 90, 90)], [(1, 1, 1)], [cubes(SMALL)])
+    fingerprint = make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [cubes(SMALL), []])
     plans = plan_dataset(fingerprint, dataset)
     assert plans.inference.join_touching is not numbered
     assert bool(why(plans, "touching masks")) is not numbered
