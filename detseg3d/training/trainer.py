@@ -37,7 +37,9 @@ __all__ = ["TrainingOptions", "train_fold"]
 
 logger = logging.getLogger(__name__)
 
-# With a time limit, validation during training may take this share of the time; it is skipped beyond.
+# With a time limit, validation during training waits so long, since one may take a minute, and may then take this
+# share of the time; it is skipped beyond.
+_SECONDS_BEFORE_VALIDATION = 600
 _VALIDATION_SHARE = 0.08
 _VALIDATION_CASES = 8
 _SECONDS_PER_TIMED_EPOCH = 20
@@ -342,7 +344,8 @@ def _close_epoch(
     finished = progress.fraction >= 1 - _EPSILON
     due = finished or progress.epoch % plans.training.val_every == 0
     if options.max_minutes is not None and not finished:
-        due = due and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
+        late = progress.seconds >= _SECONDS_BEFORE_VALIDATION
+        due = due and late and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
     if not (val_cases and due):
         return
     started = time.monotonic()

@@ -306,6 +306,21 @@ def test_a_time_limit_takes_the_learning_rate_along(plans: Plans, store: CaseSto
     assert records(tmp_path)[-1]["learning_rate"] < 0.2 * plans.training.learning_rate
 
 
+@pytest.mark.parametrize(("minutes", "expected"), [(5, 1), (15, 3)])
+def test_a_limited_training_validates_on_its_way_after_ten_minutes(
+    minutes: float, expected: int, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 10.0))
+    fake_validation([0.5] * 9, monkeypatch)
+    curriculum = [{"share": 1, "window": [8, 8, 8]}]
+    endless = plans.evolve(training={"epochs": 10_000, "val_every": 7, "curriculum": curriculum})
+    train_fold(endless, store, TRAIN, VAL, tmp_path, make_options(max_minutes=minutes))
+    validated = records(tmp_path, "validation")
+    assert len(validated) == expected
+    assert all(record["seconds"] >= 60 * min(minutes, 10) for record in validated)
+
+
 def test_a_time_limit_beyond_need_changes_nothing(
     trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
 ) -> None:
