@@ -5,7 +5,7 @@ To use or share a model, its weights alone are written by :mod:`detseg3d.models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def save_checkpoint(
     path: Path,
     model: nn.Module,
     average: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler | None,
     progress: Progress,
     seed: int,
@@ -71,7 +71,7 @@ def save_checkpoint(
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": None if scaler is None else scaler.state_dict(),
         "progress": asdict(progress),
         "seed": seed,
@@ -87,7 +87,7 @@ def load_checkpoint(
     path: Path,
     model: nn.Module,
     average: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler | None,
     seed: int,
 ) -> Progress:
@@ -100,7 +100,7 @@ def load_checkpoint(
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"model", "average", "optimizer", "scaler", "progress", "seed"} - set(state)
+        missing = {"model", "average", "optimizers", "scaler", "progress", "seed"} - set(state)
         if missing:
             raise ValueError(f"it holds no {', '.join(sorted(missing))}")
     except Exception as error:  # torch raises many types for a broken file, all meaning the same to the user
@@ -119,7 +119,8 @@ def load_checkpoint(
     try:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, of_optimizer in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(of_optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
         raise DetSeg3DError(
             f"the checkpoint does not fit the plans: {str(error).splitlines()[0]}",

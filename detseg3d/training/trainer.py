@@ -28,6 +28,7 @@ from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.reporting.progress import plot_progress
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
+from detseg3d.training.optimizer import make_optimizers, set_learning_rate
 from detseg3d.training.ranks import Ranks, agree, average_gradients
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
 from detseg3d.training.schedule import learning_rate_factor, phase_at, phase_end, steps_per_epoch
@@ -67,7 +68,7 @@ class TrainingOptions:
 
 
 class _State:
-    """The network being trained, its moving average, the optimiser, and how far they are."""
+    """The network being trained, its moving average, the optimisers, and how far they are."""
 
     def __init__(self, plans: Plans, options: TrainingOptions) -> None:
         torch.manual_seed(options.seed)
@@ -76,9 +77,7 @@ class _State:
             missing = load_weights(self.model, options.pretrained_weights, strict=False)
             logger.info("fine-tuning: %d weights start anew", len(missing))
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, plans.training.weight_decay), lr=plans.training.learning_rate, fused=True
-        )
+        self.optimizers = make_optimizers(self.model, plans.training)
         needs_scaling = autocast_dtype(options.device) is torch.float16
         self.scaler = torch.amp.GradScaler(options.device.type) if needs_scaling else None
         self.progress = Progress()
@@ -88,7 +87,7 @@ class _State:
     def save(self, folder: Path) -> None:
         """Write the checkpoint of the last finished step."""
         latest = folder / "checkpoint_latest.pt"
-        save_checkpoint(latest, self.model, self.average, self.optimizer, self.scaler, self.progress, self.seed)
+        save_checkpoint(latest, self.model, self.average, self.optimizers, self.scaler, self.progress, self.seed)
         self.saved = time.monotonic()
 
     def update_average(self, decay: float) -> None:
@@ -98,13 +97,6 @@ class _State:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
         for average, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(current)
-
-
-def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weights decay; biases and normalisation do not."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def train_fold(
@@ -143,7 +135,7 @@ def train_fold(
     latest = folder / "checkpoint_latest.pt"
     if options.resume and latest.exists():
         state.progress = load_checkpoint(
-            latest, state.model, state.average, state.optimizer, state.scaler, options.seed
+            latest, state.model, state.average, state.optimizers, state.scaler, options.seed
         )
         logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
     log = None
@@ -276,9 +268,8 @@ def _train_step(
 ) -> dict[str, float]:
     """One optimiser step; returns the parts of the loss."""
     training = plans.training
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.zero_grad(set_to_none=True)
+    set_learning_rate(state.optimizers, rate)
+    state.model.zero_grad(set_to_none=True)
     parts: dict[str, float] = defaultdict(float)
     lesions = max(1, sum(len(np.unique(example.instances[example.instances > 0])) for example in examples))
     for index, group_of_examples in enumerate(_stacks(examples)):
@@ -296,13 +287,16 @@ def _train_step(
         for name, value in zip((*Losses._fields, "total"), (*losses, total), strict=True):
             parts[name] += float(value.detach()) * share
     if state.scaler is not None:
-        state.scaler.unscale_(state.optimizer)
+        for optimizer in state.optimizers:
+            state.scaler.unscale_(optimizer)
     average_gradients(state.model.parameters(), options.ranks)
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
-    if state.scaler is None:
-        state.optimizer.step()
-    else:
-        state.scaler.step(state.optimizer)
+    for optimizer in state.optimizers:
+        if state.scaler is None:
+            optimizer.step()
+        else:
+            state.scaler.step(optimizer)
+    if state.scaler is not None:
         state.scaler.update()
     state.update_average(training.ema_decay)
     return dict(parts)

@@ -9,31 +9,36 @@ from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from detseg3d.training.optimizer import Muon
 
 PROGRESS = Progress(fraction=0.1 + 0.2, epoch=3, step=17, seconds=12.5, validation_seconds=1.5, best_metric=0.625)
 
 
 class Training:
-    """A linear layer that has made ``steps`` steps of a momentum optimiser."""
+    """A linear layer that has made ``steps`` steps of optimisers with momentum."""
 
     def __init__(self, seed: int, steps: int = 0, inputs: int = 3) -> None:
         torch.manual_seed(seed)
         self.model = nn.Linear(inputs, 2)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        self.optimizers = [
+            torch.optim.AdamW([self.model.bias], lr=0.1),
+            Muon([self.model.weight], lr=0.1),
+        ]
         for _ in range(steps):
             self.step()
 
     def step(self) -> None:
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         self.model(torch.ones(1, self.model.in_features)).square().sum().backward()
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def save(self, path: Path, seed: int = 5) -> None:
-        save_checkpoint(path, self.model, self.average, self.optimizer, None, PROGRESS, seed)
+        save_checkpoint(path, self.model, self.average, self.optimizers, None, PROGRESS, seed)
 
     def load(self, path: Path, seed: int = 5) -> Progress:
-        return load_checkpoint(path, self.model, self.average, self.optimizer, None, seed)
+        return load_checkpoint(path, self.model, self.average, self.optimizers, None, seed)
 
 
 def test_a_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
@@ -63,9 +68,9 @@ def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path) -> Non
     training = Training(0)
     scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (512.0, 8.0)]
     save_checkpoint(
-        tmp_path / "c.pt", training.model, training.average, training.optimizer, scalers[0], PROGRESS, seed=5
+        tmp_path / "c.pt", training.model, training.average, training.optimizers, scalers[0], PROGRESS, seed=5
     )
-    load_checkpoint(tmp_path / "c.pt", training.model, training.average, training.optimizer, scalers[1], seed=5)
+    load_checkpoint(tmp_path / "c.pt", training.model, training.average, training.optimizers, scalers[1], seed=5)
     assert scalers[1].state_dict()["scale"] == 512.0
 
 
