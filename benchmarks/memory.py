@@ -30,6 +30,7 @@ from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
 from detseg3d.planning.memory import BYTES_PER_VALUE, GIGABYTE, inference_bytes, training_bytes
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
+from detseg3d.training.optimizer import make_optimizers
 
 SIZES = {
     "training": ((64, 64, 64), (96, 96, 96), (96, 160, 128), (160, 160, 160), (192, 192, 192)),
@@ -114,14 +115,15 @@ def measure_training(shape: Shape) -> tuple[float, float]:
         instances[tuple(slice(3 + 4 * index, 6 + 4 * index) for _ in range(3))] = index + 1
     with PeakMemory() as memory:
         model = DetSeg3D(plans)
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        optimizers = make_optimizers(model, plans.training)
         for step in range(2):
             targets = [volume_targets(instances, np.zeros(11, np.int64))]
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             with autocast(device):
                 losses = model.losses(image, targets, np.random.default_rng(step))
             losses.total(1.0).backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
     predicted = training_bytes(
         plans.stage1,
         plans.stage2,
