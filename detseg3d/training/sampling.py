@@ -27,6 +27,8 @@ __all__ = ["CaseTable", "Example", "WindowSampler", "batches"]
 ALONE = Ranks()
 # Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
 _RANDOM_WINDOW_SHARE = 0.25
+# Windows that are placed to learn how many lesions one shows on average.
+_PLACEMENTS = 500
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,19 @@ class WindowSampler:
         if self.augment:
             image = augment_intensity(image, random, self.strength)
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
+
+    def typical_lesions(self) -> float:
+        """Lesions of a window on average (those whose box has its middle in it), at least 1; the same for every seed."""
+        if self.window is None:
+            return max(1.0, len(self.table.lesion_case) / len(self.table.case_ids))
+        half = np.asarray(self.window) / 2
+        middles = (self.table.lesion_box[:, :3] + self.table.lesion_box[:, 3:]) / 2
+        total = 0
+        for placement in range(_PLACEMENTS):
+            index, center = self._place(np.random.default_rng([4, placement]))
+            near = np.all(np.abs(middles - center) < half, axis=1)
+            total += int((near & (self.table.lesion_case == index)).sum())
+        return max(1.0, total / _PLACEMENTS)
 
     def _whole_volume(self, position: int) -> tuple[int, npt.NDArray[np.float64], tuple[int, ...]]:
         """Cases in a new random order each round: every case is seen once before any is seen twice."""

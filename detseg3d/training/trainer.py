@@ -160,13 +160,14 @@ def train_fold(
             )
             steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
             steps = math.ceil(steps / options.ranks.size)
+            lesions = sampler.typical_lesions()
             with batches(
                 sampler, plans.training.batch_size, state.progress.step, options.num_workers, options.ranks
             ) as loader:
                 end = phase_end(plans.training.curriculum, phase)
                 while state.progress.fraction < end - _EPSILON:
                     epoch_end = min(end, _epoch_end(plans, state, options))
-                    _train_epoch(plans, state, loader, steps, epoch_end, folder, options, log, bar)
+                    _train_epoch(plans, state, loader, steps, lesions, epoch_end, folder, options, log, bar)
                     if log is not None:
                         _close_epoch(plans, state, store, val_cases, folder, options, log)
     if not options.ranks.is_main:
@@ -191,6 +192,7 @@ def _train_epoch(
     state: _State,
     loader: Iterator[tuple[int, list[Example]]],
     steps_in_epoch: int,
+    typical_lesions: float,
     end: float,
     folder: Path,
     options: TrainingOptions,
@@ -211,7 +213,7 @@ def _train_epoch(
             assert step == progress.step, "the loader and the training disagree about the step"
             loaded = time.monotonic()
             rate = training.learning_rate * learning_rate_factor(progress.fraction, training.warmup_share)
-            losses = _train_step(plans, state, examples, rate, step, options)
+            losses = _train_step(plans, state, examples, typical_lesions, rate, step, options)
             done = time.monotonic()
             data_seconds += loaded - started
             compute_seconds += done - loaded
@@ -264,22 +266,27 @@ def _advance(
 
 
 def _train_step(
-    plans: Plans, state: _State, examples: Sequence[Example], rate: float, step: int, options: TrainingOptions
+    plans: Plans,
+    state: _State,
+    examples: Sequence[Example],
+    typical_lesions: float,
+    rate: float,
+    step: int,
+    options: TrainingOptions,
 ) -> dict[str, float]:
     """One optimiser step; returns the parts of the loss."""
     training = plans.training
     set_learning_rate(state.optimizers, rate)
     state.model.zero_grad(set_to_none=True)
     parts: dict[str, float] = defaultdict(float)
-    lesions = max(1, sum(len(np.unique(example.instances[example.instances > 0])) for example in examples))
     for index, group_of_examples in enumerate(_stacks(examples)):
         share = len(group_of_examples) / len(examples)
         image = torch.from_numpy(np.stack([example.image for example in group_of_examples])).to(options.device)
         targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
         random = np.random.default_rng([options.seed, 3, step, index, options.ranks.rank])
         with autocast(options.device):
-            # Divided by the lesions of the whole batch: one scan with few lesions must not outweigh the others.
-            losses = state.model.losses(image, targets, random, lesions * share)
+            # Divided by what windows show on average, not these: every lesion weighs the same in every window.
+            losses = state.model.losses(image, targets, random, typical_lesions * len(targets))
         total = losses.total(training.lambda_seg)
         _check_finite(losses, total, examples, step)
         scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
