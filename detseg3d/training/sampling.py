@@ -132,7 +132,7 @@ class WindowSampler:
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
 
     def typical_lesions(self) -> float:
-        """Lesions of a window on average (those whose box has its middle in it), at least 1; the same for every seed."""
+        """Lesions of a window on average, by the middles of their boxes, at least 1; the same for every seed."""
         if self.window is None:
             return max(1.0, len(self.table.lesion_case) / len(self.table.case_ids))
         half = np.asarray(self.window) / 2

@@ -157,6 +157,30 @@ def test_healthy_cases_alone_give_windows(store: CaseStore) -> None:
     assert not any(sampler.example(position).instances.any() for position in range(5))
 
 
+def test_typical_lesions_of_whole_volumes_are_those_of_a_case(store: CaseStore) -> None:
+    assert make_sampler(store, None).typical_lesions() == 9 / 4
+
+
+def test_typical_lesions_of_windows_are_counted_where_windows_are_placed(store: CaseStore) -> None:
+    # So large that all of a case is seen. A quarter of them go anywhere, and one of the four cases has no lesion.
+    everything = make_sampler(store, (40, 40, 40)).typical_lesions()
+    assert everything == pytest.approx(3 * (1 - 0.25 / 4), abs=0.15)
+    small = make_sampler(store, (20, 20, 20), augment=False)
+    shown = [len(np.unique(small.example(position).instances)) - 1 for position in range(200)]
+    # A lesion that is seen in part only counts if its middle is seen.
+    assert 0.5 * np.mean(shown) < small.typical_lesions() < np.mean(shown)
+
+
+def test_typical_lesions_depend_on_no_seed(store: CaseStore) -> None:
+    assert make_sampler(store, seed=1).typical_lesions() == make_sampler(store, seed=2).typical_lesions()
+
+
+def test_typical_lesions_are_at_least_one(tmp_path: Path, tiny_plans: Plans) -> None:
+    store = CaseStore(tmp_path)
+    write_case(store, "healthy", tiny_plans, lesions=())
+    assert [make_sampler(store, window).typical_lesions() for window in (WINDOW, None)] == [1.0, 1.0]
+
+
 def take(sampler: WindowSampler, first_step: int, workers: int, count: int = 5) -> list[tuple[int, list[Example]]]:
     with batches(sampler, 2, first_step, workers) as loader:
         return list(islice(loader, count))

@@ -197,7 +197,7 @@ def test_a_step_on_healthy_scans_is_finite(plans: Plans, tmp_path: Path) -> None
     store = CaseStore(tmp_path)
     write_case(store, "healthy", plans, lesions=())
     state = trainer._State(plans, make_options())
-    losses = trainer._train_step(plans, state, [make_example(store, "healthy")], 1e-3, 0, make_options())
+    losses = trainer._train_step(plans, state, [make_example(store, "healthy")], 1.0, 1e-3, 0, make_options())
     assert all(np.isfinite(list(losses.values()))) and losses["size"] == losses["offset"] == 0
     assert all_finite(state.model)
 
@@ -206,7 +206,7 @@ def test_a_step_without_any_roi_is_finite(plans: Plans, store: CaseStore, monkey
     nothing = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
     monkeypatch.setattr(detseg, "sample_boxes", lambda *arguments: nothing)
     state = trainer._State(plans, make_options())
-    losses = trainer._train_step(plans, state, [make_example(store)], 1e-3, 0, make_options())
+    losses = trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
     assert losses["segmentation"] == losses["roi_score"] == 0 and np.isfinite(losses["total"])
     assert all_finite(state.model)
 
@@ -227,12 +227,23 @@ def test_a_batch_in_parts_has_the_mean_of_losses_and_gradients(
     losses, gradients = [], []
     for batch in ([example, example], [example]):
         state = trainer._State(patient, make_options())
-        losses.append(trainer._train_step(patient, state, batch, 0.0, 0, make_options())["heatmap"])
+        losses.append(trainer._train_step(patient, state, batch, 1.0, 0.0, 0, make_options())["heatmap"])
         bias = state.model.detector.heads[0].heatmap.bias
         assert bias is not None and bias.grad is not None
         gradients.append(float(bias.grad))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert gradients[0] == pytest.approx(gradients[1], rel=1e-3)
+
+
+def test_a_lesion_weighs_the_same_in_every_window(plans: Plans, store: CaseStore) -> None:
+    """What is summed over the lesions is divided by what windows show on average, not by what this one shows."""
+    parts = []
+    for typical in (1.0, 4.0):
+        state = trainer._State(plans, make_options())
+        parts.append(trainer._train_step(plans, state, [make_example(store)], typical, 0.0, 0, make_options()))
+    for name in ("heatmap", "size", "offset"):
+        assert parts[0][name] == pytest.approx(4 * parts[1][name], rel=1e-5)
+    assert parts[0]["segmentation"] == pytest.approx(parts[1]["segmentation"], rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_names_its_parts(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
@@ -243,7 +254,7 @@ def test_a_loss_that_is_not_finite_names_its_parts(plans: Plans, store: CaseStor
         DetSeg3DError,
         match=r"(?s)the loss is not finite at step 3 \(cases case0\): heatmap \d.*size inf, offset \d.*lower --lr",
     ):
-        trainer._train_step(plans, state, [make_example(store)], 1e-3, 3, make_options())
+        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
 
 
 def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(plans: Plans, store: CaseStore) -> None:
@@ -252,7 +263,7 @@ def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(plans: Plans, 
         state.model.detector.heads[0].regression.bias[0] = float("inf")
     before = state.model.detector.heads[0].heatmap.weight.clone()
     with pytest.raises(DetSeg3DError):
-        trainer._train_step(plans, state, [make_example(store)], 1e-3, 3, make_options())
+        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
     assert torch.equal(state.model.detector.heads[0].heatmap.weight, before)
 
 
@@ -266,7 +277,7 @@ def test_gradients_are_clipped(plans: Plans, store: CaseStore, monkeypatch: pyte
         seen.append(float(torch.stack(squares).sum().sqrt()))
 
     monkeypatch.setattr(state.optimizers[0], "step", remember)
-    trainer._train_step(tight, state, [make_example(store)], 1e-3, 0, make_options())
+    trainer._train_step(tight, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
     assert seen == [pytest.approx(1e-3, rel=1e-2)]
 
 
