@@ -33,8 +33,11 @@ lesions). Lesions are left out for their size only where that pays, and then it 
 
 Writes RESULTS/DatasetXXX_Name/cross_validation: the masks and boxes at the chosen thresholds, their
 evaluation (metrics.json, metrics.csv, metrics.md, and lesions.csv with every true and predicted
-lesion), consolidation.json and report.html. What an earlier run wrote there is replaced. A case that
-fails is reported, the others go on, and the exit code is 1."""
+lesion), consolidation.json and report.html. What an earlier run wrote there is replaced.
+
+A case that failed in its fold's validation, or whose masks cannot be written, is reported, the others
+go on, and the exit code is 1. A label or candidates that cannot be read would change the choice: all
+such are named, and nothing is written."""
 
 EXAMPLE = """\
 detseg3d_consolidate 101
