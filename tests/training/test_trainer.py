@@ -281,6 +281,16 @@ def test_gradients_are_clipped(plans: Plans, store: CaseStore, monkeypatch: pyte
     assert seen == [pytest.approx(1e-3, rel=1e-2)]
 
 
+def test_scaled_gradients_give_the_same_step(plans: Plans, store: CaseStore) -> None:
+    """As in float16 on a GPU: both optimisers see the gradients without the scale."""
+    states = [trainer._State(plans, make_options()) for _ in range(2)]
+    states[1].scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for state in states:
+        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
+    for plain, scaled in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
+        torch.testing.assert_close(plain, scaled, rtol=1e-3, atol=1e-6)
+
+
 # -- A time limit ------------------------------------------------------------------------------------------------------
 
 
