@@ -187,6 +187,7 @@ VARIANTS: dict[str, Variant] = {
     "rate 2e-3": _training("learning rate", learning_rate=2e-3),
     "rate 5e-4": _training("learning rate", learning_rate=5e-4),
     "rate 4e-3": _training("learning rate", learning_rate=4e-3),
+    "rate 4e-3, kernel rate 2.5": _training("rate of what AdamW trains", learning_rate=4e-3, kernel_rate=2.5),
     "AdamW": _training("optimiser", kernel_rate=0.0),
     "kernel rate 1": _training("learning rate of the kernels", kernel_rate=1.0),
     "kernel rate 3": _training("learning rate of the kernels", kernel_rate=3.0),

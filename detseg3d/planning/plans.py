@@ -173,8 +173,8 @@ class TrainingPlan(_Strict):
     epochs: Count = 100
     batch_size: Count = 1
     max_windows_per_case: Count = 16
-    learning_rate: PositiveFloat = 1e-3
-    kernel_rate: Annotated[float, Field(ge=0, le=100)] = 10.0
+    learning_rate: PositiveFloat = 4e-3
+    kernel_rate: Annotated[float, Field(ge=0, le=100)] = 2.5
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_share: Fraction = 0.02
     gradient_clip: PositiveFloat = 12.0
