@@ -34,7 +34,7 @@ def run(root: Path, *words: str, results: Path | None = None, fold: str = "0") -
 @pytest.fixture(scope="module")
 def trained(prepared: Path) -> Path:
     """``fold_0`` after a training of one epoch."""
-    settings = ["--epochs=1", "--batch_size=1", "--lr=0.004", "--det_threshold=0.25", "--lambda_seg=2"]
+    settings = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--det_threshold=0.25", "--lambda_seg=2"]
     assert run(prepared, *settings, "--val_every=7", "--roi_size=24") == 0
     return prepared / "results" / "Dataset001_Tiny" / "fold_0"
 
@@ -42,7 +42,7 @@ def trained(prepared: Path) -> Path:
 def test_flags_take_the_place_of_the_plan(trained: Path, tiny_plans: Plans) -> None:
     plans = load_plans(trained / "plans.json")
     training = plans.training
-    assert (training.epochs, training.batch_size, training.learning_rate) == (1, 1, 0.004)
+    assert (training.epochs, training.batch_size, training.learning_rate) == (1, 1, 0.003)
     assert (training.det_threshold, training.lambda_seg, training.val_every) == (0.25, 2.0, 7)
     assert plans.roi.size == (24, 24, 24)
     assert training.curriculum == tiny_plans.training.curriculum
@@ -107,7 +107,7 @@ def test_validation_needs_a_model(prepared: Path, tmp_path: Path, capsys: pytest
 def test_a_finished_training_is_not_done_again(prepared: Path, results: Path) -> None:
     fold = results / "Dataset001_Tiny" / "fold_0"
     before = (fold / "model_final.safetensors").read_bytes()
-    words = ["--epochs=1", "--batch_size=1", "--lr=0.004", "--roi_size=24"]
+    words = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--roi_size=24"]
     assert run(prepared, "--c", *words, results=results) == 0
     assert (fold / "model_final.safetensors").read_bytes() == before
 
@@ -208,4 +208,4 @@ def test_a_resumed_training_keeps_its_settings(trained: Path, prepared: Path, tm
     shutil.copytree(trained.parent, tmp_path / trained.parent.name)
     assert run(prepared, "--c", results=tmp_path) == 0
     training = load_plans(tmp_path / trained.parent.name / "fold_0" / "plans.json").training
-    assert (training.epochs, training.learning_rate, training.val_every) == (1, 0.004, 7)
+    assert (training.epochs, training.learning_rate, training.val_every) == (1, 0.003, 7)
