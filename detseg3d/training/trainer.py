@@ -39,9 +39,10 @@ __all__ = ["TrainingOptions", "train_fold"]
 logger = logging.getLogger(__name__)
 
 # With a time limit, validation during training waits so long, since one may take a minute, and may then take this
-# share of the time; it is skipped beyond.
+# share of the time; it is skipped beyond, and shortly before the end, where it would eat up what is left to train.
 _SECONDS_BEFORE_VALIDATION = 600
 _VALIDATION_SHARE = 0.08
+_LAST_VALIDATION = 0.8
 _VALIDATION_CASES = 8
 _SECONDS_PER_TIMED_EPOCH = 20
 _SECONDS_PER_CHECKPOINT = 300  # within a long epoch
@@ -345,8 +346,8 @@ def _close_epoch(
     finished = progress.fraction >= 1 - _EPSILON
     due = finished or progress.epoch % plans.training.val_every == 0
     if options.max_minutes is not None and not finished:
-        late = progress.seconds >= _SECONDS_BEFORE_VALIDATION
-        due = due and late and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
+        between = progress.seconds >= _SECONDS_BEFORE_VALIDATION and progress.fraction <= _LAST_VALIDATION
+        due = due and between and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
     if not (val_cases and due):
         return
     started = time.monotonic()
