@@ -41,9 +41,9 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
     Examples
     --------
-    >>> orthogonalize(torch.diag_embed(torch.tensor([[3.0, 1.0]])))[0].round(decimals=1)
-    tensor([[0.7, 0.0],
-            [0.0, 1.1]])
+    >>> values = orthogonalize(torch.diag_embed(torch.tensor([[3.0, 1.0]]))).diagonal(dim1=1, dim2=2)
+    >>> [round(value, 1) for value in values[0].tolist()]
+    [0.8, 1.1]
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.transpose(1, 2)).transpose(1, 2)

@@ -48,7 +48,7 @@ def write_weights(path: Path) -> None:
 
 def write_checkpoint(path: Path) -> None:
     model = torch.nn.Linear(200, 200)
-    save_checkpoint(path, model, model, torch.optim.AdamW(model.parameters()), None, Progress(), 0)
+    save_checkpoint(path, model, model, [torch.optim.AdamW(model.parameters())], None, Progress(), 0)
 
 
 def write_candidates(path: Path) -> None:

@@ -32,7 +32,7 @@ def stop_at(step: int, how: Callable[[], object]) -> Callable[..., dict[str, flo
     original = trainer._train_step
 
     def run(*arguments: Any) -> dict[str, float]:
-        if arguments[4] == step:
+        if arguments[5] == step:
             how()
         return original(*arguments)
 
@@ -65,7 +65,7 @@ from detseg3d.planning.plans import load_plans
 from detseg3d.training import trainer
 original = trainer._train_step
 def die(*arguments):
-    if arguments[4] == 7:
+    if arguments[5] == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments)
 trainer._train_step = die
