@@ -186,8 +186,8 @@ class DetSeg3D(nn.Module):
         random : numpy Generator
             Draws the RoIs.
         positives : float, optional
-            What the detection losses are divided by: the lesions of this batch, at least one. A caller that computes
-            a batch in parts gives the lesions of the whole batch, times the part's share.
+            What the detection losses are divided by; by default the lesions of this batch, at least one. The training
+            gives what so many windows show on average, so that every lesion weighs the same in every window.
         """
         output = self.detect(self.to_detection_grid(image))
         training = self.plans.training

@@ -23,8 +23,8 @@ _ADAMW_SIZE = 0.2
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Make all singular values of each matrix about 1, by five steps of a Newton-Schulz iteration.
 
-    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that one is iterated: with its 128 rows
-    and thousands of columns a kernel takes a fifth of the time of the iteration on the matrix itself.
+    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that one is iterated: kernels of 32 to 128
+    rows take a half to a quarter of the time of the iteration on the matrices themselves (benchmarks/muon.py).
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose direction is made orthogonal, kernel by kernel (Jordan et al. 2024).
 
     A kernel ``(out, in, z, y, x)`` counts as the matrix ``(out, in · z · y · x)``. PyTorch's own Muon takes matrices
-    only, and iterates in bfloat16 on the whole of each, which takes a CPU longer than the rest of the step.
+    only, and iterates in bfloat16 on the whole of each: on a CPU without it one step took 32 times as long
+    (benchmarks/muon.py), several times the rest of the training step.
 
     Parameters
     ----------
@@ -131,6 +132,17 @@ def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Op
     """AdamW, and for kernels of more than one voxel Muon, unless the plan's ``kernel_rate`` is 0.
 
     Only the weights of layers decay, not biases and normalisation.
+
+    Parameters
+    ----------
+    model : Module
+    plan : TrainingPlan
+        Its ``learning_rate``, ``kernel_rate`` and ``weight_decay`` are read.
+
+    Returns
+    -------
+    list of Optimizer
+        AdamW first. Together they hold every parameter once; each group has a ``rate_factor``.
     """
     spatial, matrices, vectors = [], [], []
     for parameter in model.parameters():
@@ -152,7 +164,14 @@ def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Op
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
-    """Give every group ``rate`` times its own factor."""
+    """Give every parameter group ``rate`` times its own ``rate_factor``, in place.
+
+    Parameters
+    ----------
+    optimizers : iterable of Optimizer
+        From :func:`make_optimizers`.
+    rate : float
+    """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]

@@ -132,7 +132,11 @@ class WindowSampler:
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
 
     def typical_lesions(self) -> float:
-        """Lesions of a window on average, by the middles of their boxes, at least 1; the same for every seed."""
+        """Lesions that a window of this phase shows on average, at least 1.
+
+        Whose box has its middle in the window, over 500 placements that depend on no seed; for whole volumes, the
+        lesions of a case.
+        """
         if self.window is None:
             return max(1.0, len(self.table.lesion_case) / len(self.table.case_ids))
         half = np.asarray(self.window) / 2

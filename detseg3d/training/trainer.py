@@ -298,11 +298,11 @@ def _train_step(
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
     average_gradients(state.model.parameters(), options.ranks)
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
     for optimizer in state.optimizers:
         if state.scaler is None:
             optimizer.step()
-        else:
+        elif torch.isfinite(norm):  # where float16 overflows, no weight moves, whichever optimiser saw it
             state.scaler.step(optimizer)
     if state.scaler is not None:
         state.scaler.update()

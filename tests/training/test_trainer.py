@@ -291,6 +291,18 @@ def test_scaled_gradients_give_the_same_step(plans: Plans, store: CaseStore) -> 
         torch.testing.assert_close(plain, scaled, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["detector.heads.0.heatmap.weight", "detector.stages.0.0.0.weight"])
+def test_an_overflow_moves_no_weight_and_lowers_the_scale(plans: Plans, store: CaseStore, name: str) -> None:
+    """In a weight of AdamW or of Muon: the other must not step alone."""
+    state = trainer._State(plans, make_options())
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    state.model.get_parameter(name).register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+    assert state.scaler.get_scale() == 512.0
+
+
 # -- A time limit ------------------------------------------------------------------------------------------------------
 
 
