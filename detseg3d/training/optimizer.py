@@ -23,8 +23,8 @@ _ADAMW_SIZE = 0.2
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Make all singular values of each matrix about 1, by five steps of a Newton-Schulz iteration.
 
-    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that one is iterated: kernels of 32 to 128
-    rows take a half to a quarter of the time of the iteration on the matrices themselves (benchmarks/muon.py).
+    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that one is iterated: kernels of 32 to
+    128 rows take a half to a quarter of the time of the iteration on the matrices themselves (benchmarks/muon.py).
 
     Parameters
     ----------
