@@ -8,7 +8,6 @@ a second time would blur away (at a magnification of 2 an isolated voxel would c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,12 +17,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
-from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.boxes import as_boxes
 
 __all__ = [
     "apply_separable",
     "box_indicator",
+    "box_shares",
     "crop_features",
     "crop_matrix",
     "crop_plan",
@@ -31,101 +30,16 @@ __all__ = [
     "inside_volume",
     "paste_matrix",
     "paste_roi",
-    "rois_from_boxes",
     "sample_positions",
-    "tile_boxes",
     "voxel_range",
 ]
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Triple = tuple[int, int, int]
 
-MOST_TILES = 200_000
-"""RoIs of one volume. Stage 2 would work on so many for hours."""
-
 # Weight of the smoothness term in the inverse of cropping. It only matters where the RoI has fewer samples than the
 # volume has voxels, where it decides what lies between the samples; elsewhere it is far below the data term.
 _SMOOTHNESS = 1e-4
-
-
-def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float]) -> FloatArray:
-    """RoIs ``(N, 6)``: boxes grown by ``margin`` of their size per side, at least ``minimum_extent`` voxels per axis.
-
-    Parameters
-    ----------
-    boxes : array_like, shape ``(N, 6)``
-        In voxel edges.
-    margin : float
-        Context on each side, as a share of the box's size.
-    minimum_extent : sequence of 3 floats
-        Smallest extent ``(z, y, x)`` in voxels: small lesions are magnified, not starved of context.
-
-    Examples
-    --------
-    >>> rois_from_boxes([[4, 4, 0, 6, 6, 10]], 0.3, (8, 8, 8)).round(4).tolist()
-    [[1.0, 1.0, -3.0, 9.0, 9.0, 13.0]]
-    """
-    array = as_boxes(boxes)
-    extents = np.maximum(box_sizes(array) * (1 + 2 * margin), np.asarray(minimum_extent, dtype=array.dtype))
-    return boxes_from_centers_and_sizes(box_centers(array), extents)
-
-
-def tile_boxes(
-    boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float], size: Sequence[int], max_scale: float
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """RoIs of boxes, where a box too large for one RoI is covered by several that overlap.
-
-    An axis is divided while one RoI sample would stand for more than ``max_scale`` voxels. Tiles overlap by a
-    quarter of their extent, so that a voxel near the edge of one tile lies well inside another.
-
-    Returns
-    -------
-    rois : ndarray of float, shape ``(M, 6)``, ``M >= N``
-    parents : ndarray of int64, shape ``(M,)``
-        The box each RoI belongs to.
-
-    Raises
-    ------
-    DetSeg3DError
-        If it takes more than :data:`MOST_TILES`, which would fill the memory.
-
-    Examples
-    --------
-    >>> rois, parents = tile_boxes([[0, 0, 0, 10, 10, 100]], 0.0, (8, 8, 8), (32, 32, 32), 1.5)
-    >>> len(rois), parents.tolist(), rois[:, 2].tolist(), rois[:, 5].tolist()
-    (3, [0, 0, 0], [0.0, 30.0, 60.0], [40.0, 70.0, 100.0])
-    """
-    whole = rois_from_boxes(boxes, margin, minimum_extent)
-    tiles: list[FloatArray] = []
-    parents: list[int] = []
-    for index, roi in enumerate(whole):
-        starts_and_ends = []
-        counts = _tile_counts(roi, size, max_scale)
-        if len(tiles) + math.prod(counts) > MOST_TILES:
-            raise DetSeg3DError(
-                "the boxes would be covered by too many RoIs",
-                value=f"{len(tiles) + math.prod(counts)} for {index + 1} of {len(whole)} boxes",
-                expected=f"at most {MOST_TILES}",
-                remedy="raise the detection threshold, or roi.max_scale or roi.size in plans.json",
-            )
-        for axis, count in enumerate(counts):
-            low, high = float(roi[axis]), float(roi[axis + 3])
-            extent = (high - low) / (1 + 0.75 * (count - 1))
-            starts_and_ends.append([(low + 0.75 * extent * k, low + extent * (0.75 * k + 1)) for k in range(count)])
-        for z0, z1 in starts_and_ends[0]:
-            for y0, y1 in starts_and_ends[1]:
-                for x0, x1 in starts_and_ends[2]:
-                    tiles.append(np.array([z0, y0, x0, z1, y1, x1], dtype=whole.dtype))
-                    parents.append(index)
-    if not tiles:
-        return whole, np.zeros(0, np.int64)
-    return np.stack(tiles), np.asarray(parents, np.int64)
-
-
-def _tile_counts(roi: FloatArray, size: Sequence[int], max_scale: float) -> list[int]:
-    """Tiles along each axis."""
-    shares = [(float(roi[axis + 3]) - float(roi[axis])) / (size[axis] * max_scale) for axis in range(3)]
-    return [1 if share <= 1 else math.ceil((share - 0.25) / 0.75) for share in shares]
 
 
 def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.float64]:
@@ -234,14 +148,12 @@ def crop_rois(volume: torch.Tensor, rois: npt.ArrayLike, size: Triple) -> torch.
     -------
     Tensor of float32, shape ``(N, C, *size)``
     """
-    crops = []
-    for roi in as_boxes(rois):
+    crops = volume.new_empty((len(as_boxes(rois)), volume.shape[0], *size), dtype=torch.float32)
+    for index, roi in enumerate(as_boxes(rois)):
         region, matrices = crop_plan(roi, volume.shape[1:], size)
         block = volume[(slice(None), *region)].float()
-        crops.append(apply_separable(block, [matrix.to(block) for matrix in matrices]))
-    if not crops:
-        return volume.new_zeros((0, volume.shape[0], *size), dtype=torch.float32)
-    return torch.stack(crops)
+        crops[index] = apply_separable(block, [matrix.to(block) for matrix in matrices])
+    return crops
 
 
 def crop_plan(
@@ -333,15 +245,26 @@ def box_indicator(boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple) -> to
     >>> box_indicator([[1, 0, 0, 2, 4, 4]], [[0, 0, 0, 4, 4, 4]], (4, 1, 1)).flatten().tolist()
     [0.0, 1.0, 0.0, 0.0]
     """
-    inside = [np.ones((len(as_boxes(boxes)), 1), np.float32)] * 3
+    return _outer(*box_shares(boxes, rois, size))
+
+
+def box_shares(
+    boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """:func:`box_indicator` along each axis; their product is the share of a cell.
+
+    Returns
+    -------
+    tuple of 3 ndarrays, shapes ``(N, size[0])``, ``(N, size[1])``, ``(N, size[2])``
+    """
+    inside = []
     a, r = as_boxes(boxes), as_boxes(rois)
     for axis in range(3):
         step = (r[:, axis + 3] - r[:, axis]) / size[axis]
         edges = r[:, axis, None] + np.arange(size[axis] + 1) * step[:, None]
         overlap = np.minimum(edges[:, 1:], a[:, axis + 3, None]) - np.maximum(edges[:, :-1], a[:, axis, None])
-        inside[axis] = (np.clip(overlap, 0, None) / np.maximum(step[:, None], 1e-6)).astype(np.float32)
-    product = inside[0][:, :, None, None] * inside[1][:, None, :, None] * inside[2][:, None, None, :]
-    return torch.from_numpy(product)[:, None]
+        inside.append((np.clip(overlap, 0, None) / np.maximum(step[:, None], 1e-6)).astype(np.float32))
+    return inside[0], inside[1], inside[2]
 
 
 def inside_volume(rois: npt.ArrayLike, shape: Sequence[int], size: Triple) -> torch.Tensor:
@@ -357,8 +280,11 @@ def inside_volume(rois: npt.ArrayLike, shape: Sequence[int], size: Triple) -> to
         steps = (np.arange(size[axis]) + 0.5) / size[axis]
         points = array[:, axis, None] + steps * (array[:, axis + 3, None] - array[:, axis, None])
         axes.append(((points >= 0) & (points < shape[axis])).astype(np.float32))
-    product = axes[0][:, :, None, None] * axes[1][:, None, :, None] * axes[2][:, None, None, :]
-    return torch.from_numpy(product)[:, None]
+    return _outer(*axes)
+
+
+def _outer(z: npt.NDArray[np.float32], y: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :])[:, None]
 
 
 def paste_roi(

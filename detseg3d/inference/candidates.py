@@ -11,6 +11,7 @@ import logging
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.nms import suppress
 from detseg3d.io.files import atomic_path
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import Merged, RoiPrediction, candidate_roi_scores, combine_scores, merge_rois, roi_window
+from detseg3d.models.merge import Merged, candidate_roi_scores, combine_scores, merge_pasted, merge_rois
+from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = [
@@ -124,6 +126,25 @@ class Candidates:
                 near[owner, owners[others]] = True
         return near
 
+    @cached_property
+    def _rois_of(self) -> dict[int, list[RoiPrediction]]:
+        """The RoIs of each candidate."""
+        rois: dict[int, list[RoiPrediction]] = {}
+        for prediction in self.predictions:
+            rois.setdefault(prediction.candidate, []).append(prediction)
+        return rois
+
+    @cached_property
+    def _already_pasted(self) -> dict[int, list[PastedRoi]]:
+        return {}
+
+    def _pasted(self, candidate: int) -> list[PastedRoi]:
+        """Its RoIs on the voxels of the scan; kept, since a search merges the same ones again and again."""
+        if candidate not in self._already_pasted:
+            rois = paste_predictions(self._rois_of.get(candidate, []), self.shape)
+            self._already_pasted[candidate] = [roi for roi in rois if roi.probability.size]
+        return self._already_pasted[candidate]
+
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
         """Masks and lesions of some candidates, all accepted, whatever their score and size.
 
@@ -140,19 +161,17 @@ class Candidates:
         MergedGroup or None
             ``None`` for candidates without any RoI in the volume.
         """
-        part = self.select(members)
-        if not part.predictions:
+        mine = [(place, roi) for place, member in enumerate(members.tolist()) for roi in self._pasted(member)]
+        if not mine:
             return None
-        rois = np.stack([prediction.roi for prediction in part.predictions])
-        low, high = roi_window(rois, self.shape)
-        if np.any(high <= low):
-            return None
+        low = np.min([[axis.start for axis in roi.region] for _, roi in mine], axis=0)
+        high = np.max([[axis.stop for axis in roi.region] for _, roi in mine], axis=0)
         offset = np.tile(low, 2).astype(np.float64)
-        moved = [p._replace(roi=np.asarray(p.roi, np.float64) - offset) for p in part.predictions]
-        found = Detections(part.found.boxes - offset, part.found.scores, part.found.classes)
+        found = Detections(self.found.boxes[members] - offset, self.found.scores[members], self.found.classes[members])
         everything = plans.inference.model_copy(update={"score_threshold": 0.0, "minimum_volume_mm3": 0.0})
         rule = plans.model_copy(update={"inference": everything})
-        merged = merge_rois(found, moved, tuple(high - low), rule, self.spacing)
+        moved = [roi.seen_from(low, place) for place, roi in mine]
+        merged = merge_pasted(found, moved, tuple(high - low), rule, self.spacing)
         lesions = [
             replace(
                 lesion,

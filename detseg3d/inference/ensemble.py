@@ -13,7 +13,7 @@ import torch
 from detseg3d.execution.device import autocast
 from detseg3d.models.decode import DenseLevel, Detections, dense_levels
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import RoiPrediction
+from detseg3d.models.paste import RoiPrediction
 
 __all__ = ["average_dense", "flip_dense", "flip_combinations", "segment_rois"]
 

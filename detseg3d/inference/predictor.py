@@ -31,7 +31,7 @@ from detseg3d.io.paths import check_case_id
 from detseg3d.io.raw_dataset import RawCase, list_cases
 from detseg3d.models.decode import Detections, decode
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import RoiPrediction
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.plans import InferencePlan, Plans, load_plans
 from detseg3d.preprocessing.preprocessor import CaseTransform, preprocess_case

@@ -13,18 +13,14 @@ from torch import nn
 
 from detseg3d.core.boxes import as_boxes
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.roi import (
-    box_indicator,
-    crop_features,
-    crop_rois,
-    inside_volume,
-    tile_boxes,
-)
+from detseg3d.core.roi import box_indicator, crop_features, crop_rois, inside_volume
+from detseg3d.core.tiles import tile_boxes
 from detseg3d.models.blocks import Conv3d
 from detseg3d.models.decode import Detections, decode, dense_levels
 from detseg3d.models.detector import Detector, DetectorOutput
 from detseg3d.models.losses import detection_losses, roi_mask_loss, roi_score_loss
-from detseg3d.models.merge import RoiPrediction, merge_rois, roi_info
+from detseg3d.models.merge import merge_rois, roi_info
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.roi_sampling import RoiSample, sample_boxes
 from detseg3d.models.segmenter import Segmenter, SegmenterOutput
@@ -276,7 +272,7 @@ class DetSeg3D(nn.Module):
         )
 
     def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """RoIs of boxes by the plan's rule; see :func:`detseg3d.core.roi.tile_boxes`."""
+        """RoIs of boxes by the plan's rule; see :func:`detseg3d.core.tiles.tile_boxes`."""
         roi = self.plans.roi
         return tile_boxes(boxes, roi.margin, self.minimum_extent, roi.size, roi.max_scale)
 

@@ -1,6 +1,6 @@
 """Putting the RoI masks back into the volume: overlaps averaged, every voxel given to the lesion that claims it most.
 
-Maps exist one class at a time and only within the box that holds all of its RoIs, in half precision.
+:mod:`~detseg3d.models.competition` gives the voxels away; here lesions are made of them.
 """
 
 from __future__ import annotations
@@ -13,38 +13,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.roi import box_indicator, paste_roi
+from detseg3d.models.competition import Competition
 from detseg3d.models.decode import Detections
 from detseg3d.models.join import join_touching
+from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
 from detseg3d.planning.plans import Plans
 
 __all__ = [
     "Lesion",
     "Merged",
-    "RoiPrediction",
     "candidate_roi_scores",
     "combine_scores",
+    "merge_pasted",
     "merge_rois",
     "roi_info",
-    "roi_window",
 ]
 
 logger = logging.getLogger(__name__)
-
-# An instance that keeps less than this of its own mask in its box was outlined before by a stronger one: a duplicate.
-_KEPT_SHARE = 0.3
-
-
-class RoiPrediction(NamedTuple):
-    """Stage 2's answer for one RoI."""
-
-    roi: npt.NDArray[Any]  # (6,), voxel edges of the grid it is to be put on
-    candidate: int  # index of the detection it belongs to; a large box has several RoIs
-    probability: torch.Tensor  # (z, y, x), float16
-    score: float  # probability that the thing in the middle is a lesion
 
 
 @dataclass(frozen=True)
@@ -151,140 +138,67 @@ def merge_rois(
     keep_probabilities : bool
         Also return the averaged lesion probability of every class, a map of the whole volume each.
     """
-    roi_scores = candidate_roi_scores(len(found), predictions)
-    scores = combine_scores(found.scores, roi_scores, plans.inference.calibration, plans.inference.detection_weight)
-    accepted = [p for p in predictions if scores[p.candidate] >= plans.inference.score_threshold]
-    owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
-    claim = np.zeros(tuple(shape), np.float16) if plans.num_classes > 1 else None
-    maps = np.zeros((plans.num_classes, *shape), np.float16) if keep_probabilities else None
-    for label in sorted({int(found.classes[p.candidate]) for p in accepted}):
-        of_class = [p for p in accepted if found.classes[p.candidate] == label]
-        _merge_class(
-            of_class, scores, plans.inference.mask_threshold, owner, claim, None if maps is None else maps[label]
-        )
-    _drop_duplicates(owner, found, accepted, scores, plans.inference.mask_threshold)
-    names, boxes = boxes_from_instances(owner)
-    joined: dict[int, tuple[int, ...]] = {}
-    if plans.inference.join_touching:
-        names, boxes, joined = join_touching(owner, names, boxes, found.classes, scores)
-    voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
-    return _collect(owner, names, boxes, joined, found, scores, roi_scores, plans, voxel_volume, maps)
+    scores = _scores(found, predictions, plans)
+    accepted = [p for p in predictions if scores.final[p.candidate] >= plans.inference.score_threshold]
+    return _merge(found, scores, paste_predictions(accepted, shape), shape, plans, spacing, keep_probabilities)
 
 
-def roi_window(
-    rois: npt.NDArray[np.floating[Any]], shape: Sequence[int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First and last + 1 voxel ``(z, y, x)`` of the part of a volume in which RoIs are merged.
-
-    A voxel more than they cover: to put an RoI back takes the voxels beside its rim into account, and what comes out
-    must not depend on which other RoIs happen to be there.
+def merge_pasted(
+    found: Detections,
+    pasted: Sequence[PastedRoi],
+    shape: Sequence[int],
+    plans: Plans,
+    spacing: Sequence[float] | None = None,
+) -> Merged:
+    """:func:`merge_rois` of RoIs that lie in the volume already, for who merges the same ones many times.
 
     Parameters
     ----------
-    rois : ndarray, shape ``(N, 6)``
-        Voxel edges.
-    shape : sequence of 3 ints
-        Of the volume.
-
-    Examples
-    --------
-    >>> [edge.tolist() for edge in roi_window(np.array([[0.5, 2.5, 3, 4, 5.5, 6]]), (9, 9, 6))]
-    [[0, 1, 2], [5, 7, 6]]
+    found : Detections
+    pasted : sequence of PastedRoi
+        From :func:`~detseg3d.models.paste.paste_predictions`.
+    shape, plans, spacing
+        As there.
     """
-    low = np.maximum(np.floor(rois[:, :3].min(axis=0)).astype(np.int64) - 1, 0)
-    high = np.minimum(np.ceil(rois[:, 3:].max(axis=0)).astype(np.int64) + 1, shape)
-    return low, high
+    scores = _scores(found, [roi.prediction for roi in pasted], plans)
+    accepted = [roi for roi in pasted if scores.final[roi.candidate] >= plans.inference.score_threshold]
+    return _merge(found, scores, accepted, shape, plans, spacing)
 
 
-def _merge_class(
-    predictions: Sequence[RoiPrediction],
-    scores: npt.NDArray[np.float64],
-    mask_threshold: float,
-    owner: npt.NDArray[np.unsignedinteger[Any]],
-    claim: npt.NDArray[np.float16] | None,
-    probability_map: npt.NDArray[np.float16] | None,
-    allowed: npt.NDArray[np.bool_] | None = None,
-) -> None:
-    """Give the voxels of one class (of these only the ``allowed`` ones) to their lesions, in place."""
-    rois = np.stack([p.roi for p in predictions])
-    low, high = roi_window(rois, owner.shape)
-    if np.any(high <= low):
-        return
-    extent = tuple(int(n) for n in high - low)
-    weighted, total, best = (np.zeros(extent, np.float16) for _ in range(3))
-    nearest = np.zeros(extent, owner.dtype)
-    for prediction in predictions:
-        roi = np.asarray(prediction.roi, np.float64) - np.tile(low, 2)
-        values, region = paste_roi(prediction.probability[None], roi, extent)
-        if values.numel() == 0:
-            continue
-        probability = values[0].clamp(0, 1).numpy()
-        weight = scores[prediction.candidate] * _closeness(roi, region)
-        strength = (weight * probability).astype(np.float16)
-        weighted[region] += strength
-        total[region] += weight.astype(np.float16)
-        stronger = strength > best[region]
-        best[region][stronger] = strength[stronger]
-        nearest[region][stronger] = prediction.candidate + 1
-    inside = (weighted >= mask_threshold * total) & (total > 0) & (nearest > 0)
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    if probability_map is not None:
-        np.divide(weighted, total, out=probability_map[window], where=total > 0)
-    if allowed is not None:
-        inside &= allowed[window]
-    if claim is not None:
-        inside &= best > claim[window]
-        claim[window][inside] = best[inside]
-    owner[window][inside] = nearest[inside]
+class _Scores(NamedTuple):
+    """Of every candidate."""
+
+    final: npt.NDArray[np.float64]
+    roi: npt.NDArray[np.float64]
 
 
-def _closeness(roi: npt.NDArray[Any], region: tuple[slice, slice, slice]) -> npt.NDArray[np.float64]:
-    """1 at the RoI's centre, falling linearly along each axis to 0.1 at its faces."""
-    profiles = []
-    for axis, voxels in enumerate(region):
-        center, half = (roi[axis] + roi[axis + 3]) / 2, max((roi[axis + 3] - roi[axis]) / 2, 1e-6)
-        distance = np.abs(np.arange(voxels.start, voxels.stop) + 0.5 - center) / half
-        profiles.append(1 - 0.9 * np.clip(distance, 0, 1))
-    product: npt.NDArray[np.float64] = profiles[0][:, None, None] * profiles[1][:, None] * profiles[2]
-    return product
+def _scores(found: Detections, predictions: Sequence[RoiPrediction], plans: Plans) -> _Scores:
+    inference = plans.inference
+    roi = candidate_roi_scores(len(found), predictions)
+    return _Scores(combine_scores(found.scores, roi, inference.calibration, inference.detection_weight), roi)
 
 
-def _drop_duplicates(
-    owner: npt.NDArray[np.unsignedinteger[Any]],
+def _merge(
     found: Detections,
-    accepted: Sequence[RoiPrediction],
-    scores: npt.NDArray[np.float64],
-    mask_threshold: float,
-) -> None:
-    """Take the duplicates out of ``owner``, in place, the weakest first.
-
-    The voxels of a duplicate are merged again without it. Were they left empty, the lesion it repeats would have a
-    hole; were all duplicates taken out at once, those that share a lesion evenly would take it with them.
-    """
-    names, voxels = np.unique(owner[owner > 0], return_counts=True)
-    count = dict(zip((names.astype(np.int64) - 1).tolist(), voxels.tolist(), strict=True))
-    own = _own_voxels(accepted, found.boxes, mask_threshold)
-    left = list(accepted)
-    for candidate in sorted(count, key=lambda index: (scores[index], -index)):
-        if count[candidate] >= _KEPT_SHARE * own[candidate]:
-            continue
-        mine = np.stack([p.roi for p in left if p.candidate == candidate])
-        left = [p for p in left if p.candidate != candidate]
-        heirs = [p for p in left if np.any(np.all((p.roi[:3] < mine[:, 3:]) & (p.roi[3:] > mine[:, :3]), axis=1))]
-        rois = np.concatenate([mine, *(p.roi[None] for p in heirs)])
-        low, high = roi_window(rois, owner.shape)
-        part = owner[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-        free = part == candidate + 1
-        part[free] = 0
-        moved = [p._replace(roi=np.asarray(p.roi, np.float64) - np.tile(low, 2)) for p in heirs]
-        claim = np.zeros(part.shape, np.float16)
-        for label in sorted({int(found.classes[p.candidate]) for p in heirs}):
-            of_class = [p for p in moved if found.classes[p.candidate] == label]
-            _merge_class(of_class, scores, mask_threshold, part, claim, None, free)
-        names, voxels = np.unique(part[free], return_counts=True)
-        for name, gained in zip(names.tolist(), voxels.tolist(), strict=True):
-            if name:
-                count[name - 1] = count.get(name - 1, 0) + gained
+    scores: _Scores,
+    rois: Sequence[PastedRoi],
+    shape: Sequence[int],
+    plans: Plans,
+    spacing: Sequence[float] | None,
+    keep_probabilities: bool = False,
+) -> Merged:
+    """Merge those that were accepted."""
+    owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
+    maps = np.zeros((plans.num_classes, *shape), np.float16) if keep_probabilities else None
+    competition = Competition(owner, rois, found, scores.final, plans.inference.mask_threshold)
+    competition.assign_all(maps)
+    competition.drop_duplicates()
+    names, boxes = boxes_from_instances(owner)
+    joined: dict[int, tuple[int, ...]] = {}
+    if plans.inference.join_touching:
+        names, boxes, joined = join_touching(owner, names, boxes, found.classes, scores.final)
+    voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
+    return _collect(owner, names, boxes, joined, found, scores, plans, voxel_volume, maps)
 
 
 def _collect(
@@ -293,8 +207,7 @@ def _collect(
     boxes: npt.NDArray[np.floating[Any]],
     joined: Mapping[int, tuple[int, ...]],
     found: Detections,
-    scores: npt.NDArray[np.float64],
-    roi_scores: npt.NDArray[np.float64],
+    scores: _Scores,
     plans: Plans,
     voxel_volume: float,
     maps: npt.NDArray[np.float16] | None,
@@ -305,7 +218,7 @@ def _collect(
     """
     voxels = np.bincount(owner[owner > 0], minlength=len(found) + 1) if len(names) else np.zeros(len(found) + 1, int)
     minimum = plans.inference.minimum_volume_mm3 / voxel_volume
-    order = sorted(range(len(names)), key=lambda i: (-scores[names[i] - 1], names[i]))
+    order = sorted(range(len(names)), key=lambda i: (-scores.final[names[i] - 1], names[i]))
     lookup = np.zeros(len(found) + 1, np.uint32)
     label_of = np.zeros(len(found) + 1, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
     lesions: list[Lesion] = []
@@ -320,9 +233,9 @@ def _collect(
             Lesion(
                 len(lesions) + 1,
                 int(found.classes[candidate]),
-                float(scores[candidate]),
+                float(scores.final[candidate]),
                 float(found.scores[candidate]),
-                float(roi_scores[candidate]),
+                float(scores.roi[candidate]),
                 tuple(float(value) for value in boxes[i]),
                 count,
                 candidate,
@@ -334,26 +247,7 @@ def _collect(
         smallest = plans.inference.minimum_volume_mm3
         logger.info("%d lesion(s) smaller than %g mm³ left out", len(names) - len(lesions), smallest)
     dtype = np.uint32 if len(lesions) > 65_535 else np.uint16
-    return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores, roi_scores, maps)
-
-
-def _own_voxels(
-    predictions: Sequence[RoiPrediction], boxes: npt.NDArray[np.floating[Any]], threshold: float
-) -> dict[int, float]:
-    """Voxels of each candidate's own mask before the lesions compete, estimated on its RoI samples.
-
-    Only those in the detected box count. Around a small lesion an RoI may show and outline a large neighbour, or the
-    repeated border of the volume: what others get of these does not make the small lesion a duplicate.
-    """
-    own: dict[int, float] = {}
-    for prediction in predictions:
-        size = prediction.probability.shape
-        voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
-        box = boxes[prediction.candidate]
-        share = box_indicator(box[None], prediction.roi[None], (size[0], size[1], size[2]))[0, 0]
-        count = float(((prediction.probability >= threshold) * share).sum()) * voxels_per_sample
-        own[prediction.candidate] = max(own.get(prediction.candidate, 0.0), count)
-    return own
+    return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores.final, scores.roi, maps)
 
 
 def roi_info(merged: Merged, plans: Plans) -> list[dict[str, Any]]:

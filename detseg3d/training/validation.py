@@ -19,7 +19,8 @@ from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore, class_of_id
 from detseg3d.models.decode import Detections
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import Merged, RoiPrediction, merge_rois
+from detseg3d.models.merge import Merged, merge_rois
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.roi_sampling import match_proposals
 from detseg3d.models.targets import volume_targets
 from detseg3d.planning.plans import Plans, preprocessing_hash

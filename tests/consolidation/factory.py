@@ -18,7 +18,7 @@ from detseg3d.inference.candidates import Candidates, candidates_path, save_cand
 from detseg3d.io.files import write_json
 from detseg3d.io.images import write_image
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import RoiPrediction
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.planning.plans import Plans, save_plans
 
 Box = tuple[int, int, int, int, int, int]

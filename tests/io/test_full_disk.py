@@ -20,7 +20,7 @@ from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import write_json
 from detseg3d.io.images import read_image, write_image
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import RoiPrediction
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.weights import save_weights
 from detseg3d.training.checkpoint import Progress, save_checkpoint
 from detseg3d.training.log import TrainingLog

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from detseg3d.models.merge import Merged, RoiPrediction, candidate_roi_scores, combine_scores, merge_rois, roi_info
+from detseg3d.models.merge import Merged, candidate_roi_scores, combine_scores, merge_rois, roi_info
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.planning.plans import Plans
 from tests.models.factory import make_detections
 
@@ -137,6 +138,13 @@ def test_a_lesion_at_the_border_is_no_duplicate(tiny_plans: Plans) -> None:
     # Three quarters of the RoI lie outside the volume, where the border is repeated and the mask with it.
     merged = merge_lines(tiny_plans, [1.0], [line(-9, 0, [1.0] * 10 + [0.0] * 2)])
     assert [(lesion.box, lesion.voxels) for lesion in merged.lesions] == [((0, 0, 0, 1, 1, 1), 1)]
+
+
+def test_what_nobody_else_claims_is_no_duplicate(tiny_plans: Plans) -> None:
+    # Its box reaches out of the volume, so little of its mask is left; but whose duplicate should it be?
+    alone = line(-9, 0, [1.0] * 10 + [0.0] * 2)
+    merged = merge_lines(tiny_plans, [1.0], [alone], boxes=[[0, 0, -9, 1, 1, 1]])
+    assert [lesion.voxels for lesion in merged.lesions] == [1]
 
 
 def test_a_small_lesion_beside_a_large_one_is_no_duplicate(tiny_plans: Plans) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import RoiPrediction
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.planning.plans import Plans
 from detseg3d.training.validation import ValidationResult, outline_true_boxes, stage1_hits, validate
 from tests.training.factory import LESIONS, write_case

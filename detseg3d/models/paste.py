@@ -1,0 +1,105 @@
+"""RoI masks on the voxels of the volume, and how much each of them counts there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detseg3d.core.roi import paste_roi
+
+__all__ = ["PastedRoi", "RoiPrediction", "paste_predictions"]
+
+# What an RoI counts at its faces, compared with its centre.
+_CLOSENESS_AT_FACES = 0.1
+
+
+class RoiPrediction(NamedTuple):
+    """Stage 2's answer for one RoI."""
+
+    roi: npt.NDArray[Any]  # (6,), voxel edges of the grid it is to be put on
+    candidate: int  # index of the detection it belongs to; a large box has several RoIs
+    probability: torch.Tensor  # (z, y, x), float16
+    score: float  # probability that the thing in the middle is a lesion
+
+
+class PastedRoi(NamedTuple):
+    """An RoI on the voxels of a volume.
+
+    Attributes
+    ----------
+    prediction : RoiPrediction
+    region : tuple of 3 slices
+        The voxels whose centre lies inside the RoI; empty for one outside the volume.
+    probability : ndarray of float16
+        At the voxels of the region.
+    profiles : tuple of 3 ndarrays of float32
+        Closeness to the RoI's centre along each axis of the region: 1 there, falling linearly to 0.1 at the faces.
+    """
+
+    prediction: RoiPrediction
+    region: tuple[slice, slice, slice]
+    probability: npt.NDArray[np.float16]
+    profiles: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+    @property
+    def candidate(self) -> int:
+        """Index of the detection it belongs to."""
+        return self.prediction.candidate
+
+    def closeness(self, part: tuple[slice, slice, slice]) -> npt.NDArray[np.float32]:
+        """The product of the three profiles in a part of the region."""
+        z, y, x = (profile[voxels] for profile, voxels in zip(self.profiles, part, strict=True))
+        product: npt.NDArray[np.float32] = z[:, None, None] * (y[:, None] * x)
+        return product
+
+    def seen_from(self, corner: npt.NDArray[np.int64], candidate: int) -> PastedRoi:
+        """The same RoI in a part of the volume that begins at ``corner``, as that of another candidate's index."""
+        z, y, x = (
+            slice(voxels.start - int(first), voxels.stop - int(first))
+            for voxels, first in zip(self.region, corner, strict=True)
+        )
+        roi = np.asarray(self.prediction.roi, np.float64) - np.tile(corner, 2)
+        return self._replace(prediction=self.prediction._replace(roi=roi, candidate=candidate), region=(z, y, x))
+
+
+def paste_predictions(predictions: Sequence[RoiPrediction], shape: Sequence[int]) -> list[PastedRoi]:
+    """Put RoIs onto the voxels of a volume, each by itself.
+
+    Parameters
+    ----------
+    predictions : sequence of RoiPrediction
+    shape : sequence of 3 ints
+        Of the volume.
+
+    Returns
+    -------
+    list of PastedRoi
+        One for each, in their order.
+
+    Examples
+    --------
+    >>> cube = torch.tensor([[[0.0, 0.5, 1.0, 1.0]]]).half()
+    >>> prediction = RoiPrediction(np.array([0.0, 0, 2, 1, 1, 6]), 0, cube, 1.0)
+    >>> [pasted] = paste_predictions([prediction], (1, 1, 5))
+    >>> pasted.region[2], pasted.probability[0, 0].tolist()
+    (slice(2, 5, None), [0.0, 0.5, 1.0])
+    """
+    return [_paste(prediction, shape) for prediction in predictions]
+
+
+def _paste(prediction: RoiPrediction, shape: Sequence[int]) -> PastedRoi:
+    roi = np.asarray(prediction.roi, np.float64)
+    values, region = paste_roi(prediction.probability[None], roi, shape)
+    probability = values[0].clamp(0, 1).half().numpy()
+    z, y, x = (_profile(roi[axis], roi[axis + 3], voxels) for axis, voxels in enumerate(region))
+    return PastedRoi(prediction, region, probability, (z, y, x))
+
+
+def _profile(low: float, high: float, voxels: slice) -> npt.NDArray[np.float32]:
+    center, half = (low + high) / 2, max((high - low) / 2, 1e-6)
+    distance = np.abs(np.arange(voxels.start, voxels.stop) + 0.5 - center) / half
+    return (1 - (1 - _CLOSENESS_AT_FACES) * np.clip(distance, 0, 1)).astype(np.float32)
