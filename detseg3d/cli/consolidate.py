@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.consolidation.consolidate import consolidate
+    from detseg3d.consolidation.objective import Objective
     from detseg3d.consolidation.report import format_consolidation, report_consolidation
-    from detseg3d.consolidation.sweep import Objective
     from detseg3d.evaluation.table import format_evaluation
     from detseg3d.io.paths import raw_root, resolve_dataset, results_root
 

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.consolidation.attribution import attribute
+from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
-from detseg3d.consolidation.sweep import Objective, PreparedCase, StoredCase, Sweep, search, with_setting
+from detseg3d.consolidation.sweep import PreparedCase, StoredCase, Sweep, search, with_setting
 from detseg3d.consolidation.validated_folds import load_validated_folds
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.calibration import (
@@ -194,13 +195,14 @@ def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) 
 
 
 def _threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Plans:
-    """The plans with the calibration, and their score threshold where the calibration puts it."""
-    threshold = plans.inference.score_threshold
+    """The plans with the calibration, and their thresholds of the score where the calibration puts them."""
+    thresholds = np.array([plans.inference.score_threshold, plans.inference.growth_threshold])
     if plans.inference.calibration:  # a plan may have one of its own: back to the raw score first
         raw, calibrated = zip(*plans.inference.calibration, strict=True)
-        threshold = float(np.interp(threshold, calibrated, raw))
-    threshold = float(apply_calibration(knots, np.array([threshold]))[0])
-    return plans.evolve(inference={"calibration": tuple(knots), "score_threshold": threshold})
+        thresholds = np.interp(thresholds, calibrated, raw)
+    score, growth = apply_calibration(knots, thresholds).tolist()
+    changes = {"calibration": tuple(knots), "score_threshold": score, "growth_threshold": growth}
+    return plans.evolve(inference=changes)
 
 
 # -- Scores ------------------------------------------------------------------------------------------------------------

@@ -24,14 +24,17 @@ from detseg3d.evaluation.labels import Lesions
 from detseg3d.evaluation.voxels import dice_from_counts
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.inference.candidates import Candidates, MergedGroup
+from detseg3d.models.merge import lowest_score
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
 
 IntArray = npt.NDArray[np.int64]
-GroupKey = tuple[float, tuple[int, ...]]
+GroupKey = tuple[float, tuple[int, ...], int]
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+_OF_MERGING = ("mask_threshold", "score_threshold", "growth_threshold")
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class CaseOutcomes:
         As stored.
     truth : CaseTruth
     plans : Plans
-        Only the calibration of its inference section is used.
+        Of its inference section only the calibration and what says how scores combine and masks join is used.
     known : mapping, optional
         What an earlier object for the same case and calibration found (its :attr:`new`), so as not to find it again.
     """
@@ -166,9 +169,11 @@ class CaseOutcomes:
     def lesions(self, inference: InferencePlan) -> list[LesionOutcome]:
         """The lesions of the final mask under these thresholds."""
         passing = self.passing(inference)
-        accepted = passing[self.scores[passing] >= inference.score_threshold]
+        taking_part = passing[self.scores[passing] >= lowest_score(inference)]
+        is_lesion = self.scores >= inference.score_threshold
         smallest = inference.minimum_volume_mm3 / math.prod(self.candidates.spacing)
-        found = [self._of_group(members, inference) for members in split_groups(accepted, self._touching)]
+        groups = [members for members in split_groups(taking_part, self._touching) if is_lesion[members].any()]
+        found = [self._of_group(members, int(is_lesion[members].sum()), inference) for members in groups]
         return [lesion for group in found for lesion in group if lesion.voxels >= smallest]
 
     def count(self, inference: InferencePlan) -> CaseCounts:
@@ -186,12 +191,14 @@ class CaseOutcomes:
             ),
         )
 
-    def _of_group(self, members: IntArray, inference: InferencePlan) -> tuple[LesionOutcome, ...]:
-        key = (inference.mask_threshold, tuple(members.tolist()))
+    def _of_group(self, members: IntArray, lesions: int, inference: InferencePlan) -> tuple[LesionOutcome, ...]:
+        """Where the ``lesions`` best of the members are lesions, and the others may extend them."""
+        key = (inference.mask_threshold, tuple(members.tolist()), lesions)
         if key in self._known:
             return self._known[key]
         if key not in self.new:
-            rule = self._plans.inference.model_copy(update={"mask_threshold": inference.mask_threshold})
+            thresholds = {name: getattr(inference, name) for name in _OF_MERGING}
+            rule = self._plans.inference.model_copy(update=thresholds)
             plans = self._plans.model_copy(update={"inference": rule})
             self.new[key] = self._overlaps(self.candidates.merge_group(members, plans))
         return self.new[key]

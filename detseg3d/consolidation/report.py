@@ -114,6 +114,7 @@ def _remarks(report: Mapping[str, Any]) -> str:
 def _thresholds(point: Mapping[str, Any]) -> str:
     names = {
         "score_threshold": "lowest score of a lesion (calibrated)",
+        "growth_threshold": "lowest score of what extends a lesion (calibrated)",
         "det_threshold": "lowest Stage 1 score of a candidate",
         "suppression_distance": "suppression: distance in sizes",
         "suppression_iou": "suppression: IoU",

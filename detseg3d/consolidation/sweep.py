@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, GroupKey, LesionOutcome, for_every_case
 from detseg3d.evaluation.calibration import apply_calibration
 from detseg3d.inference.candidates import load_candidates
@@ -26,12 +27,10 @@ from detseg3d.planning.plans import Plans
 
 __all__ = [
     "CaseCounts",
-    "Objective",
     "PreparedCase",
     "Setting",
     "StoredCase",
     "Sweep",
-    "pooled",
     "search",
     "with_setting",
 ]
@@ -76,9 +75,10 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is chosen. ``score_threshold`` is on the scale of the calibrated score."""
+    """What is chosen. ``score_threshold`` and ``growth_threshold`` are on the scale of the calibrated score."""
 
     score_threshold: float
+    growth_threshold: float
     det_threshold: float
     suppression_distance: float
     suppression_iou: float
@@ -89,76 +89,6 @@ class Setting:
     def of(cls, plans: Plans) -> Setting:
         """Those of the plans."""
         return cls(**{name: getattr(plans.inference, name) for name in cls.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What the operating point is chosen for: the highest F1, unless a recall or a number of false positives is given.
-
-    Attributes
-    ----------
-    target_recall : float, optional
-        The highest precision at this recall or more.
-    target_fp : float, optional
-        The highest recall at this number of false positives per scan or fewer.
-    """
-
-    target_recall: float | None = None
-    target_fp: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.target_recall is not None and self.target_fp is not None:
-            raise ValueError("the target is either a recall or a number of false positives, not both")
-
-    def __str__(self) -> str:
-        if self.target_recall is not None:
-            return f"highest precision at a lesion recall of {self.target_recall:g} or more"
-        if self.target_fp is not None:
-            return f"highest lesion recall at {self.target_fp:g} false positives per scan or fewer"
-        return "highest lesion F1"
-
-    def reached(self, figures: Mapping[str, float]) -> bool:
-        """Whether the pooled ``figures`` meet the target; the highest F1 is always met."""
-        if self.target_recall is not None:
-            return figures["recall"] >= self.target_recall
-        if self.target_fp is not None:
-            return figures["fp_per_scan"] <= self.target_fp and figures["recall"] > 0
-        return True
-
-    def value(self, figures: Mapping[str, float]) -> float:
-        """How good the pooled ``figures`` are: comparable numbers; below 0, the nearer the better, off the target."""
-        if self.target_recall is not None:
-            return figures["precision"] if self.reached(figures) else figures["recall"] - self.target_recall
-        if self.target_fp is not None:
-            if figures["recall"] == 0:
-                return -math.inf  # nothing found has no false positives, but it is not what was asked for
-            return figures["recall"] if self.reached(figures) else self.target_fp - figures["fp_per_scan"]
-        return figures["f1"]
-
-    def rank(self, figures: Mapping[str, float]) -> tuple[float, float, float]:
-        """The value; among equals the F1, then the Dice."""
-        return self.value(figures), figures["f1"], figures["dice"]
-
-
-def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
-    """F1, recall and precision over the lesions of all cases, false positives per scan, mean Dice.
-
-    Examples
-    --------
-    >>> pooled([CaseCounts(4, 3, 4, 3, 0.75)])["f1"]
-    0.75
-    """
-    truth, found = sum(c.truth for c in counts), sum(c.found for c in counts)
-    predictions, hits = sum(c.predictions for c in counts), sum(c.true_positives for c in counts)
-    recall = found / truth if truth else float(not predictions)
-    precision = hits / predictions if predictions else float(not truth)
-    return {
-        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        "recall": recall,
-        "precision": precision,
-        "fp_per_scan": (predictions - hits) / len(counts) if counts else 0.0,
-        "dice": float(np.mean([c.dice for c in counts])) if counts else 0.0,
-    }
 
 
 @dataclass(frozen=True)
@@ -236,6 +166,7 @@ def search(
         return _Path(
             default,
             replace(default, minimum_volume_mm3=0.0),
+            plans.inference.join_touching,
             scores,
             lambda setting: objective.rank(pooled([table.counts[setting][index] for index in voters])),
         )
@@ -250,6 +181,7 @@ def search(
         ("score threshold", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
         ("suppression", _Path.suppressions, partial(_Path.best, pays=_PAYS)),
         ("mask threshold", _Path.masks, _Path.best_outline),
+        ("growth", _Path.growths, _Path.best_outline),
         ("detection threshold", _Path.detections, partial(_Path.best, pays=_PAYS)),
         ("score threshold, again", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
         ("score threshold, closer", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
@@ -278,6 +210,7 @@ class _Path:
 
     default: Setting
     current: Setting
+    joins: bool  # whether masks that touch are one lesion
     scores: list[float]
     rank: Callable[[Setting], tuple[float, float, float]]
 
@@ -293,6 +226,13 @@ class _Path:
 
     def masks(self) -> list[Setting]:
         return [self.default, *(replace(self.current, mask_threshold=mask) for mask in _MASKS)]
+
+    def growths(self) -> list[Setting]:
+        if not self.joins:
+            return [self.default]
+        lower = [score for score in self.scores if score < self.current.score_threshold]
+        none = self.current.score_threshold
+        return [self.default, *(replace(self.current, growth_threshold=score) for score in [*lower, none])]
 
     def detections(self) -> list[Setting]:
         # Candidates below the plan's own threshold were never stored.
@@ -325,17 +265,18 @@ class _Path:
         return first if (new[0] > now[0] + pays if pays else new > now) else self.current
 
     def best_outline(self, tried: list[Setting]) -> Setting:
-        """The mask threshold of the highest Dice among those that serve the objective as well, within what is noise.
+        """The setting of the highest Dice among those that serve the objective as well, within what is noise.
 
-        Lesion F1 at any overlap alone would take ever larger masks, which touch more. The plan's own thresholds are
-        the floor: a better outline is not paid for with fewer lesions than they find.
+        For what changes the masks more than which lesions there are. Lesion F1 at any overlap alone would take ever
+        larger masks, which touch more. The plan's own thresholds, first of those ``tried``, are the floor: a better
+        outline is not paid for with fewer lesions than they find.
         """
         now = self.current
         masks = [now, *tried[1:]]
         top = max(self.rank(setting)[0] for setting in masks)
         floor = max(top - _PAYS_SIZE, min(top, self.rank(self.default)[0]))
         good = [setting for setting in masks if self.rank(setting)[0] >= floor]
-        best = max(good, key=lambda setting: (self.rank(setting)[2], -abs(setting.mask_threshold - now.mask_threshold)))
+        best = max(good, key=lambda setting: (self.rank(setting)[2], -_distance(setting, now)))
         return now if now in good and self.rank(now)[2] >= self.rank(best)[2] - _PAYS else best
 
     def smallest_that_pays(self, tried: list[Setting]) -> Setting:
@@ -344,6 +285,10 @@ class _Path:
         if not top > self.rank(self.current)[0] + _PAYS_SIZE:
             return self.current
         return next(setting for setting in tried if self.rank(setting)[0] >= top - _PAYS)
+
+
+def _distance(first: Setting, second: Setting) -> float:
+    return sum(abs(a - b) for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True))
 
 
 # -- Counting ----------------------------------------------------------------------------------------------------------

@@ -141,12 +141,11 @@ class Candidates:
     def _pasted(self, candidate: int) -> list[PastedRoi]:
         """Its RoIs on the voxels of the scan; kept, since a search merges the same ones again and again."""
         if candidate not in self._already_pasted:
-            rois = paste_predictions(self._rois_of.get(candidate, []), self.shape)
-            self._already_pasted[candidate] = [roi for roi in rois if roi.probability.size]
+            self._already_pasted[candidate] = paste_predictions(self._rois_of.get(candidate, []), self.shape)
         return self._already_pasted[candidate]
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
-        """Masks and lesions of some candidates, all accepted, whatever their score and size.
+        """Masks and lesions of some candidates, of whatever size.
 
         On its own voxels exactly what :meth:`merge` makes of all candidates together.
 
@@ -162,14 +161,13 @@ class Candidates:
             ``None`` for candidates without any RoI in the volume.
         """
         mine = [(place, roi) for place, member in enumerate(members.tolist()) for roi in self._pasted(member)]
-        if not mine:
+        corners = np.array([roi.corners for _, roi in mine if roi.probability.size])
+        if not len(corners):
             return None
-        low = np.min([[axis.start for axis in roi.region] for _, roi in mine], axis=0)
-        high = np.max([[axis.stop for axis in roi.region] for _, roi in mine], axis=0)
+        low, high = corners[:, :3].min(axis=0), corners[:, 3:].max(axis=0)
         offset = np.tile(low, 2).astype(np.float64)
         found = Detections(self.found.boxes[members] - offset, self.found.scores[members], self.found.classes[members])
-        everything = plans.inference.model_copy(update={"score_threshold": 0.0, "minimum_volume_mm3": 0.0})
-        rule = plans.model_copy(update={"inference": everything})
+        rule = plans.model_copy(update={"inference": plans.inference.model_copy(update={"minimum_volume_mm3": 0.0})})
         moved = [roi.seen_from(low, place) for place, roi in mine]
         merged = merge_pasted(found, moved, tuple(high - low), rule, self.spacing)
         lesions = [

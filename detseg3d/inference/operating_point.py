@@ -29,6 +29,7 @@ _FIELDS = frozenset(
     {
         "det_threshold",
         "score_threshold",
+        "growth_threshold",
         "mask_threshold",
         "suppression_distance",
         "suppression_iou",
@@ -164,6 +165,8 @@ def describe(inference: InferencePlan) -> str:
         f"mask {inference.mask_threshold:g}",
         f"suppression {inference.suppression_distance:g} sizes or IoU {inference.suppression_iou:g}",
     ]
+    if inference.join_touching and inference.growth_threshold < inference.score_threshold:
+        parts.insert(1, f"growth {inference.growth_threshold:.3g}")
     if inference.minimum_volume_mm3:
         parts.append(f"lesions under {inference.minimum_volume_mm3:g} mm³ left out")
     return ", ".join(parts)

@@ -1,6 +1,6 @@
 """Which lesion has which voxel where RoIs overlap: the average decides whether any, the strongest claim decides which.
 
-Only RoIs that meet are looked at together, and in slices of their volume: memory is that of a few million voxels.
+Voxels do not depend on each other, so a large part is looked at in slices: memory is that of a few million voxels.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import neighbouring
-from detseg3d.core.components import split_groups
 from detseg3d.core.roi import box_shares
 from detseg3d.models.decode import Detections
 from detseg3d.models.paste import PastedRoi, RoiPrediction
@@ -56,16 +54,15 @@ class Competition:
         self.found = found
         self.scores = scores
         self.mask_threshold = mask_threshold
-        self.regions = np.array([_corners(roi.region) for roi in rois], np.int64).reshape(-1, 6)
+        self.regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
         self.candidates = np.array([roi.candidate for roi in rois], np.int64)
         self.taking_part = np.all(self.regions[:, 3:] > self.regions[:, :3], axis=1)
 
     def assign_all(self, maps: npt.NDArray[np.float16] | None) -> None:
         """Give every voxel to a lesion or to none; fill the probability ``maps``, if there are any."""
-        # RoIs that do not meet have nothing to do with each other: what is looked at is as large as a few lesions.
-        for group in split_groups(np.flatnonzero(self.taking_part), neighbouring(self.regions)):
-            for window in _blocks(self.regions[group]):
-                self._assign(window, group, maps)
+        if self.rois:
+            for window in _blocks(self.regions):
+                self._assign(window, np.flatnonzero(self.taking_part), maps)
 
     def _assign(
         self,
@@ -151,10 +148,6 @@ def _own_voxels(prediction: RoiPrediction, box: npt.NDArray[np.floating[Any]], t
     mask = (prediction.probability.numpy()[part] >= threshold).astype(np.float32)
     voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
     return float(mask @ x @ y @ z) * voxels_per_sample
-
-
-def _corners(region: Window) -> tuple[int, ...]:
-    return (*(axis.start for axis in region), *(axis.stop for axis in region))
 
 
 def _window(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> Window:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import boxes_from_instances, neighbouring, translate_boxes
+from detseg3d.core.boxes import neighbouring
 from detseg3d.core.components import main_components, split_groups
 
 __all__ = ["join_touching"]
@@ -22,7 +22,7 @@ def join_touching(
     boxes: npt.NDArray[np.floating[Any]],
     classes: IntArray,
     scores: npt.NDArray[np.float64],
-) -> tuple[IntArray, npt.NDArray[np.floating[Any]], dict[int, tuple[int, ...]]]:
+) -> dict[int, tuple[int, ...]]:
     """Give each 26-connected part of a class to one candidate, in place.
 
     It is the one with the best score among those that mainly lie in the part. A crumb that touches another lesion goes
@@ -41,26 +41,21 @@ def join_touching(
 
     Returns
     -------
-    names, boxes : ndarray
-        Those of ``owner`` afterwards.
-    joined : dict
+    dict
         Who became part of whom: from the index of a candidate, from 0, to those of the others.
 
     Examples
     --------
     >>> owner = np.array([[[1, 2, 2, 0, 3]]], np.uint16)
     >>> names, boxes = boxes_from_instances(owner)
-    >>> _, _, joined = join_touching(owner, names, boxes, np.array([0, 0, 0]), np.array([0.9, 0.5, 0.7]))
+    >>> joined = join_touching(owner, names, boxes, np.array([0, 0, 0]), np.array([0.9, 0.5, 0.7]))
     >>> owner[0, 0].tolist(), joined
     ([1, 1, 1, 0, 3], {0: (1,)})
     """
     joined: dict[int, tuple[int, ...]] = {}
-    names_after, boxes_after = [names[:0]], [boxes[:0]]
     # Masks whose boxes do not meet cannot touch: what is looked at is as large as a few lesions, not as the volume.
     for group in split_groups(np.arange(len(names)), neighbouring(boxes)):
         if len(group) == 1:
-            names_after.append(names[group])
-            boxes_after.append(boxes[group])
             continue
         low, high = boxes[group, :3].min(axis=0), boxes[group, 3:].max(axis=0)
         part = owner[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
@@ -69,12 +64,7 @@ def join_touching(
         own = np.where(mine, part, 0)
         joined |= _join_group(own, names[group], classes, scores)
         part[mine] = own[mine]
-        group_names, group_boxes = boxes_from_instances(own)
-        names_after.append(group_names)
-        boxes_after.append(translate_boxes(group_boxes, low))
-    everyone = np.concatenate(names_after)
-    order = np.argsort(everyone)
-    return everyone[order], np.concatenate(boxes_after)[order], joined
+    return joined
 
 
 def _join_group(

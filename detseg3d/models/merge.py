@@ -14,24 +14,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.boxes import boxes_from_instances, neighbouring
+from detseg3d.core.components import split_groups
 from detseg3d.models.competition import Competition
 from detseg3d.models.decode import Detections
 from detseg3d.models.join import join_touching
 from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = [
     "Lesion",
     "Merged",
     "candidate_roi_scores",
     "combine_scores",
+    "lowest_score",
     "merge_pasted",
     "merge_rois",
     "roi_info",
 ]
 
 logger = logging.getLogger(__name__)
+
+OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,20 @@ def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> np
     return scores
 
 
+def lowest_score(inference: InferencePlan) -> float:
+    """Score from which candidates take part in the merging: as lesions or, where masks join, to extend lesions.
+
+    Examples
+    --------
+    >>> thresholds = {"score_threshold": 0.5, "growth_threshold": 0.3}
+    >>> [lowest_score(InferencePlan(join_touching=joined, **thresholds)) for joined in (True, False)]
+    [0.3, 0.5]
+    """
+    if not inference.join_touching:
+        return inference.score_threshold
+    return min(inference.score_threshold, inference.growth_threshold)
+
+
 def merge_rois(
     found: Detections,
     predictions: Sequence[RoiPrediction],
@@ -118,11 +136,15 @@ def merge_rois(
 ) -> Merged:
     """Merge the RoIs of a volume's candidates.
 
-    Candidates below ``plans.inference.score_threshold`` stay out. Of each voxel, the probabilities of all RoIs of a
-    class that cover it are averaged with the weight score × closeness to the RoI's centre, so that a poor RoI or the
-    rim of one cannot halve a good one. A voxel whose average reaches ``mask_threshold`` belongs to the lesion with
-    the strongest claim (weight × probability); between classes, too, the stronger claim decides. Where the plan says so
-    (``join_touching``), masks of a class that mainly lie in one connected part are one lesion, with the best score.
+    Of each voxel, the probabilities of all RoIs of a class that cover it are averaged with the weight score × closeness
+    to the RoI's centre, so that a poor RoI or the rim of one cannot halve a good one. A voxel whose average reaches
+    ``mask_threshold`` belongs to the lesion with the strongest claim (weight × probability); between classes, too, the
+    stronger claim decides.
+
+    Candidates of ``plans.inference.score_threshold`` or more are lesions. Where the plan says so (``join_touching``),
+    masks of a class that mainly lie in one connected part are one lesion, with the best score. Then candidates from
+    ``growth_threshold`` on take part as well: the own box of a large lesion often has a low score, though it outlines
+    what the boxes of its parts do not reach. Their masks extend the lesions that they touch, and are none themselves.
 
     Parameters
     ----------
@@ -139,8 +161,8 @@ def merge_rois(
         Also return the averaged lesion probability of every class, a map of the whole volume each.
     """
     scores = _scores(found, predictions, plans)
-    accepted = [p for p in predictions if scores.final[p.candidate] >= plans.inference.score_threshold]
-    return _merge(found, scores, paste_predictions(accepted, shape), shape, plans, spacing, keep_probabilities)
+    taking_part = [p for p in predictions if scores.final[p.candidate] >= lowest_score(plans.inference)]
+    return _merge(found, scores, paste_predictions(taking_part, shape), shape, plans, spacing, keep_probabilities)
 
 
 def merge_pasted(
@@ -161,8 +183,8 @@ def merge_pasted(
         As there.
     """
     scores = _scores(found, [roi.prediction for roi in pasted], plans)
-    accepted = [roi for roi in pasted if scores.final[roi.candidate] >= plans.inference.score_threshold]
-    return _merge(found, scores, accepted, shape, plans, spacing)
+    taking_part = [roi for roi in pasted if scores.final[roi.candidate] >= lowest_score(plans.inference)]
+    return _merge(found, scores, taking_part, shape, plans, spacing)
 
 
 class _Scores(NamedTuple):
@@ -187,18 +209,76 @@ def _merge(
     spacing: Sequence[float] | None,
     keep_probabilities: bool = False,
 ) -> Merged:
-    """Merge those that were accepted."""
+    """Merge those that take part, group by group: RoIs that do not meet have nothing to do with each other."""
     owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
     maps = np.zeros((plans.num_classes, *shape), np.float16) if keep_probabilities else None
-    competition = Competition(owner, rois, found, scores.final, plans.inference.mask_threshold)
-    competition.assign_all(maps)
-    competition.drop_duplicates()
-    names, boxes = boxes_from_instances(owner)
     joined: dict[int, tuple[int, ...]] = {}
-    if plans.inference.join_touching:
-        names, boxes, joined = join_touching(owner, names, boxes, found.classes, scores.final)
+    shown = [roi for roi in rois if roi.probability.size]
+    corners = np.array([roi.corners for roi in shown], np.int64).reshape(-1, 6)
+    for group in split_groups(np.arange(len(shown)), neighbouring(corners)):
+        if all(scores.final[shown[i].candidate] < plans.inference.score_threshold for i in group):
+            continue  # nothing to extend
+        low, high = corners[group, :3].min(axis=0), corners[group, 3:].max(axis=0)
+        window = tuple(slice(int(first), int(end)) for first, end in zip(low, high, strict=True))
+        moved = Detections(found.boxes - np.tile(low, 2), found.scores, found.classes)
+        part = _Part(moved, scores.final, plans, (*(high - low).tolist(),), owner.dtype, keep_probabilities)
+        own, part_maps, part_joined = part.merge([shown[i].seen_from(low, shown[i].candidate) for i in group])
+        # Other groups may reach into the window.
+        np.copyto(owner[window], own, where=own > 0)
+        joined |= part_joined
+        if maps is not None and part_maps is not None:
+            np.copyto(maps[(slice(None), *window)], part_maps, where=part_maps > 0)
+    names, boxes = boxes_from_instances(owner)
     voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
     return _collect(owner, names, boxes, joined, found, scores, plans, voxel_volume, maps)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the volume, its candidates and their final scores; boxes and RoIs are seen from its corner."""
+
+    found: Detections
+    scores: npt.NDArray[np.float64]
+    plans: Plans
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    keep_probabilities: bool
+
+    def merge(
+        self, rois: Sequence[PastedRoi]
+    ) -> tuple[OwnerMap, npt.NDArray[np.float16] | None, dict[int, tuple[int, ...]]]:
+        """Who owns which voxel (candidate + 1), the probability maps if they are wanted, and who was joined to whom."""
+        is_lesion = self.scores >= self.plans.inference.score_threshold
+        accepted = [roi for roi in rois if is_lesion[roi.candidate]]
+        owner, maps = self._compete(accepted)
+        if not self.plans.inference.join_touching:
+            return owner, maps, {}
+        if len(accepted) == len(rois):
+            return owner, maps, self._join(owner)
+        wide, wide_maps = self._compete(rois)
+        np.copyto(wide, owner, where=owner > 0)  # what the lesions have, they keep
+        joined = self._join(wide)
+        lookup = np.arange(len(self.scores) + 1, dtype=self.dtype)
+        for heir, others in joined.items():
+            lookup[np.array(others) + 1] = heir + 1
+        # A part in which no lesion mainly lies is none; a crumb of one that lies there stays with its own.
+        none = ~np.concatenate([[True], is_lesion])[wide]
+        wide[none] = lookup[owner[none]]
+        if maps is not None and wide_maps is not None:
+            np.copyto(maps, wide_maps, where=(wide > 0) & (owner == 0))
+        return wide, maps, {heir: others for heir, others in joined.items() if is_lesion[heir]}
+
+    def _compete(self, rois: Sequence[PastedRoi]) -> tuple[OwnerMap, npt.NDArray[np.float16] | None]:
+        owner = np.zeros(self.shape, self.dtype)
+        maps = np.zeros((self.plans.num_classes, *self.shape), np.float16) if self.keep_probabilities else None
+        competition = Competition(owner, rois, self.found, self.scores, self.plans.inference.mask_threshold)
+        competition.assign_all(maps)
+        competition.drop_duplicates()
+        return owner, maps
+
+    def _join(self, owner: OwnerMap) -> dict[int, tuple[int, ...]]:
+        names, boxes = boxes_from_instances(owner)
+        return join_touching(owner, names, boxes, self.found.classes, self.scores)
 
 
 def _collect(

@@ -50,6 +50,11 @@ class PastedRoi(NamedTuple):
         """Index of the detection it belongs to."""
         return self.prediction.candidate
 
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """First voxel and end of the region, ``z0 y0 x0 z1 y1 x1``."""
+        return (*(axis.start for axis in self.region), *(axis.stop for axis in self.region))
+
     def closeness(self, part: tuple[slice, slice, slice]) -> npt.NDArray[np.float32]:
         """The product of the three profiles in a part of the region."""
         z, y, x = (profile[voxels] for profile, voxels in zip(self.profiles, part, strict=True))

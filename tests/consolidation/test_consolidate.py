@@ -11,7 +11,7 @@ import pytest
 from detseg3d.consolidation import consolidate as consolidate_module
 from detseg3d.consolidation import sweep as sweep_module
 from detseg3d.consolidation.consolidate import Consolidated, ScoredLesions, consolidate, describe_calibration
-from detseg3d.consolidation.sweep import Objective
+from detseg3d.consolidation.objective import Objective
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.calibration import apply_calibration
 from detseg3d.inference.candidates import candidates_path, load_candidates, save_candidates

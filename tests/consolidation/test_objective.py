@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detseg3d.consolidation.sweep import (
-    CaseCounts,
-    Objective,
-    Setting,
-    StoredCase,
-    Sweep,
-    pooled,
-)
+from detseg3d.consolidation.objective import Objective, pooled
+from detseg3d.consolidation.sweep import CaseCounts, Setting, StoredCase, Sweep
 
 F1 = Objective()
 

@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from detseg3d.consolidation.sweep import (
-    Objective,
-    PreparedCase,
-    Setting,
-    Sweep,
-    search,
-    with_setting,
-)
+from detseg3d.consolidation.objective import Objective
+from detseg3d.consolidation.sweep import PreparedCase, Setting, Sweep, search, with_setting
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates

@@ -19,7 +19,7 @@ from detseg3d.inference.candidates import (
     loose_suppression,
     save_candidates,
 )
-from detseg3d.models.merge import Merged
+from detseg3d.models.merge import Merged, lowest_score
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import SHAPE, Blob, make_candidates, random_candidates
 
@@ -214,16 +214,20 @@ def test_all_rois_of_a_candidate_count() -> None:
 @pytest.mark.parametrize("join", [False, True])
 @pytest.mark.parametrize("classes", [1, 2])
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 6, 7])
-def test_group_by_group_gives_what_the_whole_gives(tiny_plans: Plans, seed: int, classes: int, join: bool) -> None:
+@pytest.mark.parametrize("lesion", [0.0, 0.55])
+def test_group_by_group_gives_what_the_whole_gives(
+    tiny_plans: Plans, seed: int, classes: int, join: bool, lesion: float
+) -> None:
     """To the voxel: which candidate owns it must not depend on RoIs that do not reach there."""
     names = ["cyst", "tumour"][:classes]
     plans = tiny_plans.evolve(
         class_names=names,
         class_labels=[3, 7][:classes],
-        inference={"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "join_touching": join},
+        inference={"score_threshold": lesion, "growth_threshold": 0.3, "join_touching": join},
     )
     candidates = random_candidates(seed, classes=classes, count=10, shape=(40, 30, 44))
-    groups = split_groups(np.arange(10), candidates.touching())
+    taking_part = np.flatnonzero(candidates.final_scores(plans.inference) >= lowest_score(plans.inference))
+    groups = split_groups(taking_part, candidates.touching())
     assert len(groups) > 1
     together = np.zeros(candidates.shape, np.int64)
     lesions = []

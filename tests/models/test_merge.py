@@ -150,7 +150,7 @@ def test_what_nobody_else_claims_is_no_duplicate(tiny_plans: Plans) -> None:
 def test_a_small_lesion_beside_a_large_one_is_no_duplicate(tiny_plans: Plans) -> None:
     # Its RoI outlines the large lesion, too, as Stage 2 may: there its loss has no weight.
     large = line(0, 0, [0] * 2 + [1] * 12 + [0] * 2, 0.9)
-    small = line(9, 1, [1] * 5 + [0, 1, 1] + [0] * 4, 0.2)
+    small = line(9, 1, [1] * 5 + [0, 1, 1] + [0] * 4, 0.25)
     boxes = [[0, 0, 2, 1, 1, 14], [0, 0, 15, 1, 1, 17]]
     merged = merge_lines(tiny_plans, [1.0, 1.0], [large, small], boxes=boxes)
     assert merged.instances[0, 0, 15:17].tolist() == [2, 2]
@@ -269,6 +269,60 @@ def test_a_crumb_does_not_join_lesions_that_are_far_apart(tiny_plans: Plans) -> 
 def test_a_joined_lesion_is_as_large_as_its_parts_together(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"join_touching": True, "minimum_volume_mm3": 5.0})
     assert [lesion.voxels for lesion in merge_lines(plans, [0.9, 1.0, 0.5], NEIGHBOURS).lesions] == [8]
+
+
+# -- Candidates that extend lesions ----------------------------------------------------------------------------
+
+# A lesion of which the strong candidate outlines the first half, a weak one the whole; and a weak one by itself.
+EXTENDED = [
+    line(0, 0, [0, 1, 1, 1], 0.64),
+    line(0, 1, [0, 1, 1, 1, 1, 1, 1, 0], 0.16),
+    line(12, 2, [0, 1, 1, 0], 0.16),
+]
+
+
+def grown(plans: Plans, **inference: Any) -> Plans:
+    return plans.evolve(inference={"join_touching": True, "score_threshold": 0.5, "growth_threshold": 0.3, **inference})
+
+
+def test_a_weak_candidate_extends_the_lesion_it_touches_and_is_none(tiny_plans: Plans) -> None:
+    merged = merge_lines(grown(tiny_plans), [1.0, 1.0, 1.0], EXTENDED, 16)
+    assert merged.instances[0, 0].tolist() == [0] + [1] * 6 + [0] * 9
+    [lesion] = merged.lesions
+    assert (lesion.candidate, lesion.joined, lesion.score, lesion.voxels) == (0, (1,), 0.8, 6)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [{"growth_threshold": 0.41}, {"growth_threshold": 0.5}, {"growth_threshold": 1.0}, {"join_touching": False}],
+)
+def test_nothing_extends_a_lesion_unless_the_plan_says_so(tiny_plans: Plans, further: dict[str, Any]) -> None:
+    merged = merge_lines(grown(tiny_plans, **further), [1.0, 1.0, 1.0], EXTENDED, 16)
+    assert merged.instances[0, 0].tolist() == [0, 1, 1, 1] + [0] * 12
+
+
+def test_extending_takes_no_voxel_from_a_lesion(tiny_plans: Plans) -> None:
+    # The weak candidate says that nothing is there; alone it would halve the strong one's probability.
+    unsure = [line(0, 0, [0, 0.55, 0.55, 0], 0.36), line(0, 1, [0, 0, 0, 0, 1, 1], 0.16)]
+    merged = merge_lines(grown(tiny_plans), [1.0, 1.0], unsure, 8)
+    assert merged.instances[0, 0, :4].tolist() == [0, 1, 1, 0]
+
+
+def test_weak_candidates_between_two_lesions_make_them_one(tiny_plans: Plans) -> None:
+    rois = [line(0, 0, [0, 1, 1, 1], 1.0), line(8, 1, [1, 1, 1, 0], 0.64), line(1, 2, [0, 0, *[1] * 6, 0, 0], 0.16)]
+    merged = merge_lines(grown(tiny_plans), [1.0, 1.0, 1.0], rois, 16)
+    assert [(lesion.candidate, lesion.joined, lesion.voxels) for lesion in merged.lesions] == [(0, (1, 2), 10)]
+
+
+def test_the_probabilities_reach_as_far_as_the_extended_lesion(tiny_plans: Plans) -> None:
+    merged = merge_lines(grown(tiny_plans), [1.0, 1.0, 1.0], EXTENDED, 16, keep_probabilities=True)
+    assert merged.probabilities is not None
+    assert ((merged.probabilities[0, 0, 0] >= 0.5) == (merged.semantic[0, 0] > 0)).all()
+
+
+def test_a_weak_candidate_of_another_class_extends_nothing(two_classes: Plans) -> None:
+    merged = merge_lines(grown(two_classes), [1.0, 1.0, 1.0], EXTENDED, 16, classes=[0, 1, 1])
+    assert merged.semantic[0, 0].tolist() == [0, 2, 2, 2] + [0] * 12
 
 
 # -- Small lesions ---------------------------------------------------------------------------------------------

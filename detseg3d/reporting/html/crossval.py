@@ -20,6 +20,7 @@ _FIGURES = (
 )
 _THRESHOLDS = (
     ("score_threshold", "lowest score of a lesion (calibrated)"),
+    ("growth_threshold", "lowest score of what extends a lesion (calibrated)"),
     ("det_threshold", "lowest Stage 1 score of a candidate"),
     ("suppression_distance", "suppression: distance, in lesion sizes"),
     ("suppression_iou", "suppression: IoU"),
