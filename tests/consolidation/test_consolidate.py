@@ -189,8 +189,9 @@ def test_instance_maps_are_taken_as_they_are(tmp_path: Path, tiny_plans: Plans) 
 
 
 def test_a_calibration_of_the_plan_is_replaced(tmp_path: Path, tiny_plans: Plans, done: Consolidated) -> None:
-    """Its threshold of 0.1 means a raw score of 0.4, as in the plan without one."""
-    write(tmp_path, tiny_plans.evolve(inference={"calibration": ((0, 0), (0.4, 0.1), (1, 1)), "score_threshold": 0.1}))
+    """Its thresholds of 0.1 and 0.0875 mean raw scores of 0.4 and 0.35, as in the plan without one."""
+    calibrated = {"calibration": ((0, 0), (0.4, 0.1), (1, 1)), "score_threshold": 0.1, "growth_threshold": 0.0875}
+    write(tmp_path, tiny_plans.evolve(inference=calibrated))
     again = run(tmp_path)
     assert again.point.inference.calibration == done.point.inference.calibration
     assert again.report["operating_point"] == done.report["operating_point"]

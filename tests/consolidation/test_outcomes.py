@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,8 @@ def thresholds(plans: Plans) -> list[InferencePlan]:
     grid = product((0.1, 0.4), (0.25, 1.0), (0.5, 0.3), (0.0, 0.3, 0.55, 0.7, 0.8), (0.0, 20.0))
     names = ("det_threshold", "suppression_distance", "mask_threshold", "score_threshold", "minimum_volume_mm3")
     settings = [dict(zip(names, values, strict=True)) for values in grid][::3]
-    return [plans.inference.model_copy(update=setting) for setting in settings]
+    grown = [{**setting, "growth_threshold": growth} for setting, growth in zip(settings, cycle((0.2, 0.4, 0.6)))]
+    return [plans.inference.model_copy(update=setting) for setting in grown]
 
 
 def count_whole_masks(candidates: Candidates, truth: Lesions, plans: Plans) -> CaseCounts:
@@ -77,10 +78,15 @@ def count_whole_masks(candidates: Candidates, truth: Lesions, plans: Plans) -> C
     return CaseCounts(found.truth, found.found, found.predictions, found.true_positives, metrics.dice)
 
 
+@pytest.mark.parametrize("join", [False, True])
 @pytest.mark.parametrize(("seed", "classes", "calibration"), [(0, 1, ()), (1, 1, CALIBRATION), (2, 2, ())])
-def test_counts_are_those_of_the_whole_mask(tiny_plans: Plans, seed: int, classes: int, calibration: Any) -> None:
+def test_counts_are_those_of_the_whole_mask(
+    tiny_plans: Plans, seed: int, classes: int, calibration: Any, join: bool
+) -> None:
     plans = tiny_plans.evolve(
-        class_names=["cyst", "tumour"][:classes], class_labels=[1, 2][:classes], inference={"calibration": calibration}
+        class_names=["cyst", "tumour"][:classes],
+        class_labels=[1, 2][:classes],
+        inference={"calibration": calibration, "join_touching": join},
     )
     candidates = random_candidates(seed, classes=classes)
     label = random_label(seed, candidates, classes)
