@@ -317,20 +317,20 @@ def test_candidates_that_cannot_be_read_are_named(tmp_path: Path, tiny_plans: Pl
 LARGE: Box = (4, 4, 4, 7, 7, 15)
 
 
-def half_and_whole(tmp_path: Path) -> list[PreparedCase]:
-    """A lesion is found for sure as far as the RoI shows it, the whole of it hardly; something as weak is none."""
-    half, whole = blob((4, 4, 4, 7, 7, 8), 0.9, mask=(4, 4, 4, 7, 7, 11)), blob(LARGE, 0.3)
-    return [prepare_case(tmp_path, "a", make_truth(LARGE, B), [half, whole, blob(B, 0.8), blob(D, 0.31)])]
+def two_halves(tmp_path: Path) -> list[PreparedCase]:
+    """One half of a lesion is found for sure, the other hardly; elsewhere something as weak is none."""
+    sure, hardly = blob((4, 4, 4, 7, 7, 8), 0.9, mask=LARGE), blob((4, 4, 10, 7, 7, 15), 0.3, mask=LARGE)
+    return [prepare_case(tmp_path, "a", make_truth(LARGE, B), [sure, hardly, blob(B, 0.8), blob(D, 0.31)])]
 
 
 def test_weak_candidates_may_extend_a_lesion_where_that_outlines_it_better(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"join_touching": True})
-    sweep = choose(half_and_whole(tmp_path), plans)
+    sweep = choose(two_halves(tmp_path), plans)
     assert sweep.chosen.growth_threshold <= 0.3 < sweep.chosen.score_threshold
     assert sweep.figures(sweep.chosen)["f1"] == 1.0 and sweep.figures(sweep.chosen)["dice"] == 1.0
     assert sweep.figures(sweep.default)["dice"] < 0.9
 
 
 def test_growth_is_not_searched_where_masks_are_not_joined(tmp_path: Path, tiny_plans: Plans) -> None:
-    sweep = choose(half_and_whole(tmp_path), tiny_plans)
+    sweep = choose(two_halves(tmp_path), tiny_plans)
     assert {setting.growth_threshold for setting in sweep.counts} == {tiny_plans.inference.growth_threshold}
