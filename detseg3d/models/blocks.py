@@ -57,7 +57,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         constant = (rstd * rstd * mean * mean_projection - rstd * mean_gradient)[..., None]
         constant = constant.expand(batch, groups, width).reshape(batch, 1, channels)
         result = torch.baddbmm(constant.to(flow.dtype), flat, torch.diag_embed(by_image).to(flow.dtype))
-        result = torch.baddbmm(result, flow, torch.diag_embed(by_flow).to(flow.dtype))
+        result.baddbmm_(flow, torch.diag_embed(by_flow).to(flow.dtype))
         result = result.view(batch, *image.shape[2:], channels).permute(0, 4, 1, 2, 3)
         return result, normalized.sum(0).flatten(), total.sum(0).flatten(), None, None
 

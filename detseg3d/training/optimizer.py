@@ -20,20 +20,23 @@ _ITERATIONS = 5
 _ADAMW_SIZE = 0.2
 
 
-def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+def orthogonalize(matrices: torch.Tensor, size: float = 1.0) -> torch.Tensor:
     """Make all singular values of each matrix about 1, by five steps of a Newton-Schulz iteration.
 
-    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that one is iterated: kernels of 32 to
-    128 rows take a half to a quarter of the time of the iteration on the matrices themselves (benchmarks/muon.py).
+    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that is iterated, and scaled: kernels
+    of 32 to 128 rows take a half to a quarter of the time of the iteration on the matrices themselves
+    (benchmarks/muon.py).
 
     Parameters
     ----------
     matrices : Tensor of float32, shape ``(B, m, n)``
+    size : float, optional
+        What the singular values are to be.
 
     Returns
     -------
     Tensor of float32, shape ``(B, m, n)``
-        For ``M = U S Vᵀ`` about ``U Vᵀ``; zeros for zeros.
+        For ``M = U S Vᵀ`` about ``size · U Vᵀ``; zeros for zeros.
 
     References
     ----------
@@ -46,12 +49,12 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     [0.8, 1.1]
     """
     if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalize(matrices.transpose(1, 2)).transpose(1, 2)
+        return orthogonalize(matrices.transpose(1, 2), size).transpose(1, 2)
     a, b, c = _QUINTIC
-    matrices = matrices / matrices.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
-    gram = matrices @ matrices.transpose(1, 2)
+    norm = matrices.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
+    gram = matrices @ matrices.transpose(1, 2) / norm.square()
     identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    product = identity.expand_as(gram)
+    product = identity.expand_as(gram) * (size / norm)
     for _ in range(_ITERATIONS):
         factor = a * identity + b * gram + c * (gram @ gram)
         product = factor @ product
@@ -112,7 +115,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         looking_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
         matrices = torch.stack([_as_matrix(direction) for direction in looking_ahead])
-        updates = orthogonalize(matrices.float()) * (_ADAMW_SIZE * max(matrices.shape[1:]) ** 0.5)
+        updates = orthogonalize(matrices.float(), _ADAMW_SIZE * max(matrices.shape[1:]) ** 0.5)
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(_as_kernel(update, parameter.shape).to(parameter.dtype), alpha=-group["lr"])

@@ -45,6 +45,17 @@ def test_a_batch_is_orthogonalized_matrix_by_matrix() -> None:
     torch.testing.assert_close(orthogonalize(matrices), expected)
 
 
+def test_the_singular_values_have_the_size_that_is_asked_for() -> None:
+    matrices = torch.randn(2, 5, 3)
+    torch.testing.assert_close(orthogonalize(matrices, 0.3), 0.3 * orthogonalize(matrices))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12])
+def test_gradients_however_small_or_large_move_no_more_than_others(scale: float) -> None:
+    moved = orthogonalize(torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0)) * scale)
+    assert torch.isfinite(moved).all() and torch.linalg.matrix_norm(moved, 2).max() < 1.3
+
+
 def test_the_gradient_of_nothing_moves_nothing() -> None:
     assert torch.equal(orthogonalize(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
 
