@@ -312,7 +312,11 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
