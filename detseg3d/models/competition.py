@@ -107,22 +107,22 @@ class Competition:
         count = dict(zip((names.astype(np.int64) - 1).tolist(), voxels.tolist(), strict=True))
         for candidate in sorted(count, key=lambda index: (self.scores[index], -index)):
             mine = self.candidates == candidate
-            low = self.regions[mine & self.taking_part, :3].min(axis=0)
-            high = self.regions[mine & self.taking_part, 3:].max(axis=0)
+            own = self.regions[mine & self.taking_part]
+            low, high = own[:, :3].min(axis=0), own[:, 3:].max(axis=0)
             meets = np.all((self.regions[:, :3] < high) & (self.regions[:, 3:] > low), axis=1)
             heirs = np.flatnonzero(meets & ~mine & self.taking_part)
             if len(heirs) == 0 or count[candidate] >= _KEPT_SHARE * self._own_voxels(candidate):
                 continue
             self.taking_part &= ~mine
-            window = _window(low, high)
-            part = self.owner[window]
-            free = part == candidate + 1
-            part[free] = 0
-            self._assign(window, heirs, allowed=free)
-            names, voxels = np.unique(part[free], return_counts=True)
-            for name, gained in zip(names.tolist(), voxels.tolist(), strict=True):
-                if name:
-                    count[name - 1] = count.get(name - 1, 0) + gained
+            for window in _blocks(own):
+                part = self.owner[window]
+                free = part == candidate + 1
+                part[free] = 0
+                self._assign(window, heirs, allowed=free)
+                names, voxels = np.unique(part[free], return_counts=True)
+                for name, gained in zip(names.tolist(), voxels.tolist(), strict=True):
+                    if name:
+                        count[name - 1] = count.get(name - 1, 0) + gained
 
     def _own_voxels(self, candidate: int) -> float:
         """Voxels of a candidate's own mask before the lesions compete, estimated on its RoI samples.
