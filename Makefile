@@ -1,5 +1,6 @@
 # make demo      simulate data, plan, train, consolidate, predict, evaluate, draw: a few minutes on a laptop's CPU
 # make test      the test suite
+# make coverage  the same, and which lines it runs; takes about a quarter longer
 # make check     formatting, lint, types, import directions, security lint
 # make docs      the pages of docs/ as a site, in site/
 # PYTHON=python3.12 chooses the interpreter (3.10 to 3.13) that .venv is made from.
@@ -26,7 +27,7 @@ DEMO_RESULTS := $(DEMO_FOLDER)/results
 DEMO_FLAGS = --raw $(DEMO_RAW) --preprocessed $(DEMO_FOLDER)/preprocessed
 DEMO_SET := $(DEMO_RAW)/Dataset999_Example
 
-.PHONY: demo test check docs format install clean
+.PHONY: demo test coverage check docs format install clean
 
 install: $(INSTALLED)
 
@@ -45,6 +46,9 @@ $(INSTALLED): $(RUNTIME) pyproject.toml
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+
+coverage:
+	@$(MAKE) --no-print-directory test PYTEST_FLAGS="--cov --cov-report=term:skip-covered $(PYTEST_FLAGS)"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def test_five_folds_are_trained_at_once(tmp_path: Path, tiny_plans: Plans) -> No
     splits = [{"train": [case for case in cases if case != held_out], "val": [held_out]} for held_out in cases]
     write_json(splits, folder / "splits_final.json")
     roots = ["--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed", "--results"]
-    quick = ["--epochs", "1", "-device", "cpu", "--roi_size", "16"]
+    quick = ["--epochs", "1", "-device", "cpu", "--roi_size", "16", "--disable_tta"]
     finish(*(start("train", "1", fold, *roots, tmp_path / "together", *quick) for fold in range(5)))
     for fold in range(5):
         words = map(str, ["1", fold, *roots, tmp_path / "alone", *quick, "--no_progress"])

@@ -53,7 +53,7 @@ def test_predicting_onto_a_read_only_disk_keeps_what_is_there(
     assert contents(output) == before
 
 
-@pytest.mark.parametrize("processes", ["0", "2"])
+@pytest.mark.parametrize("processes", ["0", "1"])
 def test_preprocessing_onto_a_full_disk_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, tiny_plans: Plans, processes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
