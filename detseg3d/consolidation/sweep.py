@@ -45,6 +45,8 @@ _OVERLAPS = (0.1, 0.2, 0.3, 0.5)
 _MASKS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _DETECTIONS = (0.15, 0.2, 0.3)
 _SIZES_VOXELS = (2, 3, 5, 8, 12)
+# Score thresholds below the current one; the lower, the more candidates take part, and the longer it takes.
+_MOST_GROWTHS = 6
 
 # A parameter leaves the plan's value only for a gain that is more than noise, and small lesions go only for a real one.
 _PAYS = 0.002
@@ -230,7 +232,7 @@ class _Path:
     def growths(self) -> list[Setting]:
         if not self.joins:
             return [self.default]
-        lower = [score for score in self.scores if score < self.current.score_threshold]
+        lower = [score for score in self.scores if score < self.current.score_threshold][-_MOST_GROWTHS:]
         none = self.current.score_threshold
         return [self.default, *(replace(self.current, growth_threshold=score) for score in [*lower, none])]
 

@@ -46,6 +46,7 @@ def join_touching(
 
     Examples
     --------
+    >>> from detseg3d.core.boxes import boxes_from_instances
     >>> owner = np.array([[[1, 2, 2, 0, 3]]], np.uint16)
     >>> names, boxes = boxes_from_instances(owner)
     >>> joined = join_touching(owner, names, boxes, np.array([0, 0, 0]), np.array([0.9, 0.5, 0.7]))

