@@ -96,7 +96,10 @@ def segment_rois(
     mirror_axes: Sequence[int],
     device: torch.device,
 ) -> list[RoiPrediction]:
-    """Stage 2 on the RoIs of all candidates, averaged over flips of the RoIs and over models.
+    """Stage 2 on the RoIs of all candidates, averaged over flips and over models.
+
+    A flip is one of the scan, not of what was computed from it: the features that go with mirrored RoIs come from the
+    mirrored scan. Features of the scan itself, turned round, would be ones that no training shows.
 
     Parameters
     ----------
@@ -104,8 +107,8 @@ def segment_rois(
     image : Tensor, shape ``(C, Z, Y, X)``
         Fine grid.
     detection_image : Tensor, shape ``(1, C, Z, Y, X)``
-        Detection grid, padded; the Stage 1 features are computed from it anew for each model, which costs one more
-        pass but never holds the features of several models.
+        Detection grid, padded; the Stage 1 features are computed from it anew for each model and flip, which costs one
+        more pass each but never holds more than one map of them.
     found : Detections
     mirror_axes : sequence of int
     device : torch.device
@@ -124,24 +127,33 @@ def segment_rois(
     probability = torch.zeros((len(rois), *models[0].plans.roi.size), dtype=torch.float16)
     score = np.zeros(len(rois))
     for model in models:
-        with autocast(device):
-            output = model.detect(detection_image)
-            features, context = model.roi_features(output.features), output.context
-            del output
-        for part in _slices(len(rois), batch):
-            crops = model.crop_inputs(image, found.boxes[parents[part]], rois[part]).to(device)
-            classes = torch.from_numpy(found.classes[parents[part]])
-            for axes in flips:
+        for axes in flips:
+            features, context = _roi_features(model, detection_image, axes, device)
+            for part in _slices(len(rois), batch):
+                crops = model.crop_inputs(image, found.boxes[parents[part]], rois[part]).to(device)
+                classes = torch.from_numpy(found.classes[parents[part]])
                 with autocast(device):
                     mask, roi_score = _segment_flipped(model, crops, features, context, rois[part], classes, axes)
                 probability[part] += (share * mask).half().cpu()
                 score[part] += share * roi_score.double().cpu().numpy()
+            del features, context  # before the next ones are made
     return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
 
 
 def _slices(count: int, batch: int) -> Iterator[slice]:
     for start in range(0, count, batch):
         yield slice(start, min(start + batch, count))
+
+
+def _roi_features(
+    model: DetSeg3D, detection_image: torch.Tensor, axes: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Features for Stage 2 and context of the scan flipped along ``axes``; the features lie where the scan lies."""
+    dims = [axis + 2 for axis in axes]
+    with autocast(device):
+        output = model.detect(detection_image.flip(dims) if axes else detection_image)
+        features = model.roi_features(output.features)
+    return features if features is None or not axes else features.flip(dims), output.context
 
 
 def _segment_flipped(
@@ -153,7 +165,10 @@ def _segment_flipped(
     classes: torch.Tensor,
     axes: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities of mask and score with the RoI flipped along ``axes`` and flipped back."""
+    """Probabilities of mask and score with the RoI flipped along ``axes`` and flipped back.
+
+    ``features`` are those of the flipped scan, laid over the scan as it is, so that crops of both show the same place.
+    """
     cropped = None if features is None else model.crop_features(features[0], rois)
     dims = [axis + 2 for axis in axes]
     if axes:

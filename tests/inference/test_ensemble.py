@@ -167,8 +167,12 @@ def test_the_size_of_the_batch_does_not_matter(tiny_plans: Plans, make_model: Ca
 def test_rois_are_flipped_with_their_features_and_back(
     make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Stage 2 that works voxel by voxel does not notice the flips."""
+    """Where both stages work voxel by voxel, no flip is noticed."""
     model = make_model(0)
+
+    def cell_by_cell(image: torch.Tensor) -> DetectorOutput:
+        means = torch.nn.functional.avg_pool3d(image, 2)
+        return DetectorOutput([], torch.cat([means * gain for gain in range(model.plans.stage1.fpn_channels)], dim=1))
 
     def pointwise(
         crops: torch.Tensor, features: torch.Tensor, classes: torch.Tensor, context: object
@@ -176,9 +180,24 @@ def test_rois_are_flipped_with_their_features_and_back(
         upsampled = torch.nn.functional.interpolate(features.float(), scale_factor=2)
         return SegmenterOutput((crops + upsampled[:, :2])[:, 0], crops.float().mean(dim=(1, 2, 3, 4)))
 
+    monkeypatch.setattr(model, "detect", cell_by_cell)
     monkeypatch.setattr(model, "segment", pointwise)
     for plain, flipped in zip(segment([model]), segment([model], mirror_axes=(0, 2)), strict=True):
         np.testing.assert_allclose(plain, flipped, atol=2e-3)
+
+
+def test_averaged_over_a_flip_a_mirrored_scan_gives_the_mirrored_masks(make_model: Callable[[int], DetSeg3D]) -> None:
+    """Of a real network, which has learned left from right: each copy must be read with features of its own."""
+    model, image = make_model(0), make_image((16, 16, 16))
+    boxes = BOXES[:1]
+    mirrored_boxes = boxes.copy()
+    mirrored_boxes[:, 2], mirrored_boxes[:, 5] = 16 - boxes[:, 5], 16 - boxes[:, 2]
+    [one], [other] = (
+        segment_rois([model], picture[0], picture, Detections(where, np.ones(1), np.zeros(1, np.int64)), (2,), CPU)
+        for picture, where in ((image, boxes), (image.flip(4), mirrored_boxes))
+    )
+    torch.testing.assert_close(one.probability.float(), other.probability.float().flip(2), atol=4e-3, rtol=0)
+    assert one.score == pytest.approx(other.score, abs=4e-3)
 
 
 def test_a_large_candidate_has_several_rois(make_model: Callable[[int], DetSeg3D]) -> None:
