@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the plan's thresholds and raw scores, even if detseg3d_consolidate has chosen better ones",
     )
-    how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: faster, a little worse")
+    how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: several times as fast")
     how.add_argument("--save_probabilities", action="store_true", help="also write probabilities/CASE.npz")
     how.add_argument(
         "--save_candidates",

@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--disable_tta",
         action="store_true",
         default=None,
-        help="validate and predict without mirrored copies: several times as fast, and a little worse",
+        help="validate and predict without mirrored copies: several times as fast",
     )
     run = parser.add_argument_group("this run")
     run.add_argument(

@@ -47,6 +47,8 @@ _DETECTIONS = (0.15, 0.2, 0.3)
 _SIZES_VOXELS = (2, 3, 5, 8, 12)
 # Score thresholds below the current one; the lower, the more candidates take part, and the longer it takes.
 _MOST_GROWTHS = 6
+# Never below the score threshold: nothing extends a lesion, wherever that threshold moves.
+_NO_GROWTH = 1.0
 
 # A parameter leaves the plan's value only for a gain that is more than noise, and small lesions go only for a real one.
 _PAYS = 0.002
@@ -89,8 +91,9 @@ class Setting:
 
     @classmethod
     def of(cls, plans: Plans) -> Setting:
-        """Those of the plans."""
-        return cls(**{name: getattr(plans.inference, name) for name in cls.__dataclass_fields__})
+        """Those of the plans; where masks are not joined, nothing extends a lesion, whatever they say."""
+        values = {name: getattr(plans.inference, name) for name in cls.__dataclass_fields__}
+        return cls(**values if plans.inference.join_touching else {**values, "growth_threshold": _NO_GROWTH})
 
 
 @dataclass(frozen=True)
@@ -233,8 +236,7 @@ class _Path:
         if not self.joins:
             return [self.default]
         lower = [score for score in self.scores if score < self.current.score_threshold][-_MOST_GROWTHS:]
-        none = self.current.score_threshold
-        return [self.default, *(replace(self.current, growth_threshold=score) for score in [*lower, none])]
+        return [self.default, *(replace(self.current, growth_threshold=score) for score in [*lower, _NO_GROWTH])]
 
     def detections(self) -> list[Setting]:
         # Candidates below the plan's own threshold were never stored.
@@ -270,14 +272,14 @@ class _Path:
         """The setting of the highest Dice among those that serve the objective as well, within what is noise.
 
         For what changes the masks more than which lesions there are. Lesion F1 at any overlap alone would take ever
-        larger masks, which touch more. The plan's own thresholds, first of those ``tried``, are the floor: a better
-        outline is not paid for with fewer lesions than they find.
+        larger masks, which touch more. The plan's own thresholds are the floor: a better outline is not paid for with
+        fewer lesions than they find. They are among those ``tried``, so that their rank is known, but not chosen here.
         """
         now = self.current
-        masks = [now, *tried[1:]]
-        top = max(self.rank(setting)[0] for setting in masks)
+        variants = [now, *(setting for setting in tried if setting != self.default)]
+        top = max(self.rank(setting)[0] for setting in variants)
         floor = max(top - _PAYS_SIZE, min(top, self.rank(self.default)[0]))
-        good = [setting for setting in masks if self.rank(setting)[0] >= floor]
+        good = [setting for setting in variants if self.rank(setting)[0] >= floor]
         best = max(good, key=lambda setting: (self.rank(setting)[2], -_distance(setting, now)))
         return now if now in good and self.rank(now)[2] >= self.rank(best)[2] - _PAYS else best
 
@@ -290,6 +292,7 @@ class _Path:
 
 
 def _distance(first: Setting, second: Setting) -> float:
+    """How far apart two settings are that differ in one value: the units of the others would not add up."""
     return sum(abs(a - b) for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True))
 
 

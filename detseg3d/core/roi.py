@@ -29,6 +29,7 @@ __all__ = [
     "crop_rois",
     "inside_volume",
     "paste_matrix",
+    "paste_region",
     "paste_roi",
     "sample_positions",
     "voxel_range",
@@ -100,9 +101,8 @@ def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[np
     first, end : int
         The voxels whose centre lies inside ``[low, high)`` and inside the volume; ``first == end`` if there are none.
     """
-    first = max(int(np.ceil(low - 0.5)), 0)
-    end = min(int(np.ceil(high - 0.5)), length)
-    if end <= first:
+    first, end = _centers_within(low, high, length)
+    if end == first:
         return np.zeros((0, samples)), first, first
     read_first, read_end = voxel_range(low, high, length)
     points = sample_positions(low, high, samples)
@@ -111,6 +111,12 @@ def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[np
         used = 0, samples
     inverse = _inverse(low - read_first, high - read_first, samples, read_end - read_first, used)
     return inverse[first - read_first : end - read_first], first, end
+
+
+def _centers_within(low: float, high: float, length: int) -> tuple[int, int]:
+    """First voxel and end of the voxels of an axis whose centre lies in ``[low, high)``; equal if there are none."""
+    first = max(int(np.ceil(low - 0.5)), 0)
+    return first, max(min(int(np.ceil(high - 0.5)), length), first)
 
 
 @lru_cache(maxsize=4096)
@@ -308,12 +314,41 @@ def paste_roi(
     region : tuple of 3 slices
         Where they belong.
     """
-    box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
     matrices, region = [], []
-    for axis in range(3):
-        # Rounded to a 1024th of a voxel, equal placements share one factorisation.
-        low, high = (round(float(box[axis + end]) * 1024) / 1024 for end in (0, 3))
+    for axis, (low, high) in enumerate(_rounded(roi)):
         matrix, first, end = paste_matrix(low, high, cube.shape[axis + 1], shape[axis])
         matrices.append(torch.tensor(matrix, dtype=torch.float32, device=cube.device))
         region.append(slice(first, end))
     return apply_separable(cube.float(), matrices), (region[0], region[1], region[2])
+
+
+def paste_region(roi: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, slice, slice]:
+    """Where :func:`paste_roi` puts an RoI, without putting it there.
+
+    Parameters
+    ----------
+    roi : array_like, shape ``(6,)``
+        Voxel edges ``z0 y0 x0 z1 y1 x1``.
+    shape : sequence of 3 ints
+        Shape ``(Z, Y, X)`` of the volume.
+
+    Returns
+    -------
+    tuple of 3 slices
+        The voxels whose centre lies inside the RoI; empty along an axis for an RoI outside the volume.
+
+    Examples
+    --------
+    >>> paste_region([0, 0.6, -2, 1, 2, 9], (1, 4, 4))
+    (slice(0, 1, None), slice(1, 2, None), slice(0, 4, None))
+    """
+    z, y, x = (
+        slice(*_centers_within(low, high, length)) for (low, high), length in zip(_rounded(roi), shape, strict=True)
+    )
+    return z, y, x
+
+
+def _rounded(roi: npt.ArrayLike) -> list[tuple[float, float]]:
+    """Both ends of an RoI along each axis; rounded to a 1024th of a voxel, equal placements share one factorisation."""
+    box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
+    return [(round(float(box[axis]) * 1024) / 1024, round(float(box[axis + 3]) * 1024) / 1024) for axis in range(3)]

@@ -33,6 +33,11 @@ def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequenc
     minimum_extent : sequence of 3 floats
         Smallest extent ``(z, y, x)`` in voxels: small lesions are magnified, not starved of context.
 
+    Returns
+    -------
+    ndarray of float, shape ``(N, 6)``
+        In voxel edges; they may reach beyond the volume.
+
     Examples
     --------
     >>> rois_from_boxes([[4, 4, 0, 6, 6, 10]], 0.3, (8, 8, 8)).round(4).tolist()
@@ -50,6 +55,15 @@ def tile_boxes(
 
     An axis is divided while one RoI sample would stand for more than ``max_scale`` voxels. Tiles overlap by a
     quarter of their extent, so that a voxel near the edge of one tile lies well inside another.
+
+    Parameters
+    ----------
+    boxes, margin, minimum_extent
+        As in :func:`rois_from_boxes`.
+    size : sequence of 3 ints
+        Samples of an RoI, ``(z, y, x)``.
+    max_scale : float
+        Voxels.
 
     Returns
     -------

@@ -43,6 +43,8 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 _LEVELS = 255  # a stored probability is a multiple of 1/255
+# Of the RoIs of a scan kept as they lie in the volume: those of a thousand small lesions, or of a hundred large ones.
+_MOST_PASTED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,13 @@ class Candidates:
 
     def _pasted(self, candidate: int) -> list[PastedRoi]:
         """Its RoIs on the voxels of the scan; kept, since a search merges the same ones again and again."""
-        if candidate not in self._already_pasted:
-            self._already_pasted[candidate] = paste_predictions(self._rois_of.get(candidate, []), self.shape)
-        return self._already_pasted[candidate]
+        pasted = self._already_pasted.get(candidate)
+        if pasted is None:
+            pasted = paste_predictions(self._rois_of.get(candidate, []), self.shape)
+            kept = sum(roi.probability.nbytes for rois in self._already_pasted.values() for roi in rois)
+            if kept + sum(roi.probability.nbytes for roi in pasted) <= _MOST_PASTED_BYTES:
+                self._already_pasted[candidate] = pasted
+        return pasted
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
         """Masks and lesions of some candidates, of whatever size.

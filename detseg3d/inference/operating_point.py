@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import read_json, write_json
@@ -61,6 +61,14 @@ class OperatingPoint(BaseModel):
     objective: str
     weights: Mapping[str, str]
     figures: Mapping[str, Any] = {}
+
+    @field_validator("inference", mode="before")
+    @classmethod
+    def _without_growth(cls, inference: Any) -> Any:
+        """A file of a version that knew no growth was chosen without it: the plan's default would be another scale."""
+        if isinstance(inference, Mapping) and "growth_threshold" not in inference:
+            return {**inference, "growth_threshold": 1.0}
+        return inference
 
     def changes(self) -> dict[str, Any]:
         """What it changes in the inference section of the plans."""

@@ -19,7 +19,7 @@ __all__ = ["Competition"]
 
 # An instance that keeps less than this of its own mask in its box was outlined before by a stronger one: a duplicate.
 _KEPT_SHARE = 0.3
-# The sums of so many voxels are kept at a time, four numbers each.
+# The sums of so many voxels are kept at a time, six numbers each.
 _BLOCK_VOXELS = 2**21
 
 Window = tuple[slice, slice, slice]
@@ -59,10 +59,18 @@ class Competition:
         self.taking_part = np.all(self.regions[:, 3:] > self.regions[:, :3], axis=1)
 
     def assign_all(self, maps: npt.NDArray[np.float16] | None) -> None:
-        """Give every voxel to a lesion or to none; fill the probability ``maps``, if there are any."""
-        if self.rois:
-            for window in _blocks(self.regions):
-                self._assign(window, np.flatnonzero(self.taking_part), maps)
+        """Give every voxel to a lesion or to none.
+
+        Parameters
+        ----------
+        maps : ndarray of float16, shape ``(K, Z, Y, X)``, or None
+            Filled in place with the averaged probability of each class; voxels that no RoI of the class covers stay as
+            they are.
+        """
+        everyone = np.flatnonzero(self.taking_part)
+        if len(everyone):
+            for window in _blocks(self.regions[everyone]):
+                self._assign(window, everyone, maps)
 
     def _assign(
         self,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,11 @@ import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances, neighbouring
 from detseg3d.core.components import split_groups
+from detseg3d.core.roi import paste_region
 from detseg3d.models.competition import Competition
 from detseg3d.models.decode import Detections
 from detseg3d.models.join import join_touching
-from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
+from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions, region_corners
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = [
@@ -42,7 +44,8 @@ OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
 class Lesion:
     """One lesion of the result. Box and voxels are those of its mask on the output grid.
 
-    The scores are those of ``candidate``; ``joined`` are those whose masks touch its own and became part of it.
+    The scores are those of ``candidate``; ``joined`` are those whose masks touch its own and became part of it, also
+    such as are too weak to be lesions themselves.
     """
 
     id: int
@@ -159,10 +162,19 @@ def merge_rois(
         Of the output grid, mm; the plan's fine spacing by default.
     keep_probabilities : bool
         Also return the averaged lesion probability of every class, a map of the whole volume each.
+
+    Returns
+    -------
+    Merged
+        On the output grid, lesions by falling score.
     """
     scores = _scores(found, predictions, plans)
     taking_part = [p for p in predictions if scores.final[p.candidate] >= lowest_score(plans.inference)]
-    return _merge(found, scores, paste_predictions(taking_part, shape), shape, plans, spacing, keep_probabilities)
+    rois = [
+        _Placed(p.candidate, region_corners(paste_region(p.roi, shape)), partial(_paste_one, p, shape))
+        for p in taking_part
+    ]
+    return _merge(found, scores, rois, shape, plans, spacing, keep_probabilities)
 
 
 def merge_pasted(
@@ -181,10 +193,32 @@ def merge_pasted(
         From :func:`~detseg3d.models.paste.paste_predictions`.
     shape, plans, spacing
         As there.
+
+    Returns
+    -------
+    Merged
+        Without probability maps.
     """
     scores = _scores(found, [roi.prediction for roi in pasted], plans)
     taking_part = [roi for roi in pasted if scores.final[roi.candidate] >= lowest_score(plans.inference)]
-    return _merge(found, scores, taking_part, shape, plans, spacing)
+    rois = [_Placed(roi.candidate, roi.corners, partial(_itself, roi)) for roi in taking_part]
+    return _merge(found, scores, rois, shape, plans, spacing)
+
+
+class _Placed(NamedTuple):
+    """An RoI that takes part; it is pasted with its group and dropped with it."""
+
+    candidate: int
+    corners: tuple[int, ...]
+    paste: Callable[[], PastedRoi]
+
+
+def _paste_one(prediction: RoiPrediction, shape: Sequence[int]) -> PastedRoi:
+    return paste_predictions([prediction], shape)[0]
+
+
+def _itself(roi: PastedRoi) -> PastedRoi:
+    return roi
 
 
 class _Scores(NamedTuple):
@@ -203,26 +237,32 @@ def _scores(found: Detections, predictions: Sequence[RoiPrediction], plans: Plan
 def _merge(
     found: Detections,
     scores: _Scores,
-    rois: Sequence[PastedRoi],
+    rois: Sequence[_Placed],
     shape: Sequence[int],
     plans: Plans,
     spacing: Sequence[float] | None,
     keep_probabilities: bool = False,
 ) -> Merged:
-    """Merge those that take part, group by group: RoIs that do not meet have nothing to do with each other."""
+    """Merge those that take part, group by group: RoIs that do not meet have nothing to do with each other.
+
+    The memory is that of the largest group's RoIs, not of all.
+    """
     owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
     maps = np.zeros((plans.num_classes, *shape), np.float16) if keep_probabilities else None
     joined: dict[int, tuple[int, ...]] = {}
-    shown = [roi for roi in rois if roi.probability.size]
-    corners = np.array([roi.corners for roi in shown], np.int64).reshape(-1, 6)
-    for group in split_groups(np.arange(len(shown)), neighbouring(corners)):
-        if all(scores.final[shown[i].candidate] < plans.inference.score_threshold for i in group):
+    regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
+    strong = scores.final[[roi.candidate for roi in rois]] >= plans.inference.score_threshold
+    shown = np.flatnonzero(np.all(regions[:, 3:] > regions[:, :3], axis=1))
+    for group in split_groups(shown, neighbouring(regions)):
+        if not strong[group].any():
             continue  # nothing to extend
-        low, high = corners[group, :3].min(axis=0), corners[group, 3:].max(axis=0)
+        low, high = regions[group, :3].min(axis=0), regions[group, 3:].max(axis=0)
         window = tuple(slice(int(first), int(end)) for first, end in zip(low, high, strict=True))
         moved = Detections(found.boxes - np.tile(low, 2), found.scores, found.classes)
         part = _Part(moved, scores.final, plans, (*(high - low).tolist(),), owner.dtype, keep_probabilities)
-        own, part_maps, part_joined = part.merge([shown[i].seen_from(low, shown[i].candidate) for i in group])
+        own, part_maps, part_joined = part.merge(
+            [rois[i].paste().seen_from(low, rois[i].candidate) for i in group.tolist()]
+        )
         # Other groups may reach into the window.
         np.copyto(owner[window], own, where=own > 0)
         joined |= part_joined
@@ -248,16 +288,18 @@ class _Part:
         self, rois: Sequence[PastedRoi]
     ) -> tuple[OwnerMap, npt.NDArray[np.float16] | None, dict[int, tuple[int, ...]]]:
         """Who owns which voxel (candidate + 1), the probability maps if they are wanted, and who was joined to whom."""
-        is_lesion = self.scores >= self.plans.inference.score_threshold
-        accepted = [roi for roi in rois if is_lesion[roi.candidate]]
+        accepted = [roi for roi in rois if self.scores[roi.candidate] >= self.plans.inference.score_threshold]
         owner, maps = self._compete(accepted)
         if not self.plans.inference.join_touching:
             return owner, maps, {}
         if len(accepted) == len(rois):
-            return owner, maps, self._join(owner)
+            return owner, maps, self._join(owner, self.scores)
+        # One that has lost every voxel to stronger ones is no lesion, however high its score.
+        is_lesion = np.zeros(len(self.scores), np.bool_)
+        is_lesion[np.unique(owner[owner > 0]).astype(np.int64) - 1] = True
         wide, wide_maps = self._compete(rois)
         np.copyto(wide, owner, where=owner > 0)  # what the lesions have, they keep
-        joined = self._join(wide)
+        joined = self._join(wide, np.where(is_lesion, self.scores, -1.0))
         lookup = np.arange(len(self.scores) + 1, dtype=self.dtype)
         for heir, others in joined.items():
             lookup[np.array(others) + 1] = heir + 1
@@ -276,9 +318,9 @@ class _Part:
         competition.drop_duplicates()
         return owner, maps
 
-    def _join(self, owner: OwnerMap) -> dict[int, tuple[int, ...]]:
+    def _join(self, owner: OwnerMap, scores: npt.NDArray[np.float64]) -> dict[int, tuple[int, ...]]:
         names, boxes = boxes_from_instances(owner)
-        return join_touching(owner, names, boxes, self.found.classes, self.scores)
+        return join_touching(owner, names, boxes, self.found.classes, scores)
 
 
 def _collect(

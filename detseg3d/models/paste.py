@@ -11,7 +11,7 @@ import torch
 
 from detseg3d.core.roi import paste_roi
 
-__all__ = ["PastedRoi", "RoiPrediction", "paste_predictions"]
+__all__ = ["PastedRoi", "RoiPrediction", "paste_predictions", "region_corners"]
 
 # What an RoI counts at its faces, compared with its centre.
 _CLOSENESS_AT_FACES = 0.1
@@ -53,22 +53,44 @@ class PastedRoi(NamedTuple):
     @property
     def corners(self) -> tuple[int, ...]:
         """First voxel and end of the region, ``z0 y0 x0 z1 y1 x1``."""
-        return (*(axis.start for axis in self.region), *(axis.stop for axis in self.region))
+        return region_corners(self.region)
 
     def closeness(self, part: tuple[slice, slice, slice]) -> npt.NDArray[np.float32]:
-        """The product of the three profiles in a part of the region."""
+        """The product of the three profiles in a part of the region.
+
+        Parameters
+        ----------
+        part : tuple of 3 slices
+            Counted from the first voxel of the region, not of the volume.
+
+        Returns
+        -------
+        ndarray of float32, shape ``(z, y, x)`` of the part
+        """
         z, y, x = (profile[voxels] for profile, voxels in zip(self.profiles, part, strict=True))
         product: npt.NDArray[np.float32] = z[:, None, None] * (y[:, None] * x)
         return product
 
     def seen_from(self, corner: npt.NDArray[np.int64], candidate: int) -> PastedRoi:
-        """The same RoI in a part of the volume that begins at ``corner``, as that of another candidate's index."""
+        """The same RoI in a part of the volume, as that of another candidate's index.
+
+        Parameters
+        ----------
+        corner : ndarray of int64, shape ``(3,)``
+            Voxel ``z y x`` at which the part begins.
+        candidate : int
+        """
         z, y, x = (
             slice(voxels.start - int(first), voxels.stop - int(first))
             for voxels, first in zip(self.region, corner, strict=True)
         )
         roi = np.asarray(self.prediction.roi, np.float64) - np.tile(corner, 2)
         return self._replace(prediction=self.prediction._replace(roi=roi, candidate=candidate), region=(z, y, x))
+
+
+def region_corners(region: tuple[slice, slice, slice]) -> tuple[int, ...]:
+    """First voxel and end of a region, ``z0 y0 x0 z1 y1 x1``."""
+    return (*(axis.start for axis in region), *(axis.stop for axis in region))
 
 
 def paste_predictions(predictions: Sequence[RoiPrediction], shape: Sequence[int]) -> list[PastedRoi]:

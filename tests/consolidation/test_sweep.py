@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detseg3d.consolidation.objective import Objective
-from detseg3d.consolidation.sweep import PreparedCase, Setting, Sweep, search, with_setting
+from detseg3d.consolidation.sweep import PreparedCase, Setting, Sweep, _Path, search, with_setting
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
@@ -333,4 +333,11 @@ def test_weak_candidates_may_extend_a_lesion_where_that_outlines_it_better(tmp_p
 
 def test_growth_is_not_searched_where_masks_are_not_joined(tmp_path: Path, tiny_plans: Plans) -> None:
     sweep = choose(two_halves(tmp_path), tiny_plans)
-    assert {setting.growth_threshold for setting in sweep.counts} == {tiny_plans.inference.growth_threshold}
+    assert {setting.growth_threshold for setting in sweep.counts} == {1.0}
+
+
+def test_no_growth_stays_none_when_the_score_threshold_moves_on(tiny_plans: Plans) -> None:
+    start = Setting.of(tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5}))
+    outlines_best = _Path(start, start, True, [0.2, 0.4], lambda it: (1.0, 1.0, it.growth_threshold >= 0.5))
+    chosen = outlines_best.best_outline(outlines_best.growths())
+    assert chosen.growth_threshold >= replace(chosen, score_threshold=0.9).score_threshold

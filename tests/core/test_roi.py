@@ -14,6 +14,7 @@ from detseg3d.core.roi import (
     crop_rois,
     inside_volume,
     paste_matrix,
+    paste_region,
     paste_roi,
     sample_positions,
     voxel_range,
@@ -268,6 +269,16 @@ def test_crops_of_a_half_precision_volume_are_float32() -> None:
 def test_an_roi_outside_the_volume_pastes_nothing() -> None:
     values, region = paste_roi(torch.ones(1, 4, 4, 4), (20, 0, 0, 24, 4, 4), (8, 8, 8))
     assert values.shape == (1, 0, 4, 4) and region[0].start == region[0].stop
+
+
+@given(
+    low=st.lists(st.floats(-6, 12), min_size=3, max_size=3), size=st.lists(st.floats(0.2, 9), min_size=3, max_size=3)
+)
+def test_where_an_roi_is_pasted_is_known_before(low: list[float], size: list[float]) -> None:
+    roi = np.array([*low, *(a + b for a, b in zip(low, size, strict=True))])
+    values, region = paste_roi(torch.ones(1, 3, 3, 3), roi, (5, 6, 7))
+    assert paste_region(roi, (5, 6, 7)) == region
+    assert values.shape[1:] == tuple(axis.stop - axis.start for axis in region)
 
 
 @pytest.mark.parametrize("low", [-4.0, -3.7, -7.5])

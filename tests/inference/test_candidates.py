@@ -12,6 +12,7 @@ import torch
 
 from detseg3d.core.components import split_groups
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.inference import candidates as candidates_module
 from detseg3d.inference.candidates import (
     Candidates,
     candidates_path,
@@ -246,6 +247,18 @@ def owners(merged: Merged) -> npt.NDArray[np.int64]:
     """Of each voxel the candidate whose lesion it is, from 1; 0 outside."""
     candidate_of = np.array([0, *(lesion.candidate + 1 for lesion in merged.lesions)])
     return candidate_of[merged.instances]
+
+
+def test_what_is_kept_of_pasted_rois_is_bounded(tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = [Blob((4, 4, x, 6, 6, x + 2), 0.9, 1) for x in (4, 14, 25)]
+    candidates = make_candidates(blobs, shape=(32, 32, 32))
+    groups = [candidates.merge_group(np.array([index]), tiny_plans) for index in range(3)]
+    monkeypatch.setattr(candidates_module, "_MOST_PASTED_BYTES", 2500)  # an RoI has 10³ voxels of 2 bytes
+    fresh = make_candidates(blobs, shape=(32, 32, 32))
+    for index, group in enumerate(groups):
+        again = fresh.merge_group(np.array([index]), tiny_plans)
+        assert group is not None and again is not None and group.merged.lesions == again.merged.lesions
+    assert list(fresh._already_pasted) == [0]
 
 
 def test_lesions_are_numbered_by_score(tiny_plans: Plans) -> None:

@@ -54,6 +54,16 @@ def test_what_is_saved_comes_back(tmp_path: Path, point: OperatingPoint) -> None
     assert load_operating_point(tmp_path) == point
 
 
+def test_one_of_a_version_without_growth_was_chosen_without_it(tmp_path: Path, point: OperatingPoint) -> None:
+    path = operating_point_path(tmp_path)
+    stored = read_json(path)
+    del stored["inference"]["growth_threshold"]
+    write_json(stored, path)
+    loaded = load_operating_point(tmp_path)
+    assert loaded is not None and loaded.inference.growth_threshold > loaded.inference.score_threshold
+    assert loaded.inference.score_threshold == 0.7
+
+
 def test_a_model_need_not_have_one(tmp_path: Path, tiny_plans: Plans) -> None:
     assert load_operating_point(tmp_path) is None
     assert apply_operating_point(tiny_plans, tmp_path, {}) is tiny_plans

@@ -308,6 +308,15 @@ def test_extending_takes_no_voxel_from_a_lesion(tiny_plans: Plans) -> None:
     assert merged.instances[0, 0, :4].tolist() == [0, 1, 1, 0]
 
 
+def test_a_candidate_that_lost_every_voxel_is_not_made_a_lesion_by_weak_ones(tiny_plans: Plans) -> None:
+    unsure = line(0, 0, [0.45] * 6, 0.36)  # its average is below the mask threshold, unless a weak one lifts it
+    weak = line(2, 1, [1, 1, 1, 0, 0, 0, 0, 0, 0], 0.16)
+    boxes = [[0, 0, 0, 1, 1, 6], [0, 0, 2, 1, 1, 5]]
+    for growth in (0.3, 0.5):
+        plans = grown(tiny_plans, growth_threshold=growth)
+        assert merge_lines(plans, [1.0, 1.0], [unsure, weak], 16, boxes=boxes).lesions == []
+
+
 def test_weak_candidates_between_two_lesions_make_them_one(tiny_plans: Plans) -> None:
     rois = [line(0, 0, [0, 1, 1, 1], 1.0), line(8, 1, [1, 1, 1, 0], 0.64), line(1, 2, [0, 0, *[1] * 6, 0, 0], 0.16)]
     merged = merge_lines(grown(tiny_plans), [1.0, 1.0, 1.0], rois, 16)
