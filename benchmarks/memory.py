@@ -121,7 +121,7 @@ def measure_training(shape: Shape) -> tuple[float, float]:
             model.zero_grad(set_to_none=True)
             with autocast(device):
                 losses = model.losses(image, targets, np.random.default_rng(step))
-            losses.total(1.0).backward()
+            losses.total(1.0, 1.0).backward()
             for optimizer in optimizers:
                 optimizer.step()
     predicted = training_bytes(

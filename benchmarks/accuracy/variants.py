@@ -208,6 +208,8 @@ VARIANTS: dict[str, Variant] = {
     "separate": _training("joint or separate training", joint=False),
     "lambda 0.5": _training("weight of the masks", lambda_seg=0.5),
     "lambda 2": _training("weight of the masks", lambda_seg=2.0),
+    "score weight 1": _training("weight of the RoI score and of empty RoIs", lambda_score=1.0, empty_roi_weight=1.0),
+    "score weight 0.05": _training("weight of the RoI score", lambda_score=0.05),
     "more negatives": _training("hard negatives", positive_rois=0.25),
     "12 RoIs": _training("RoIs of a step", rois_per_volume=12),
     "3 RoIs": _training("RoIs of a step", rois_per_volume=3),

@@ -48,9 +48,10 @@ class Losses(NamedTuple):
     segmentation: torch.Tensor
     roi_score: torch.Tensor
 
-    def total(self, lambda_seg: float) -> torch.Tensor:
-        """``L_det + λ L_seg + L_score``."""
-        return self.heatmap + self.size + self.offset + self.overlap + lambda_seg * self.segmentation + self.roi_score
+    def total(self, lambda_seg: float, lambda_score: float) -> torch.Tensor:
+        """``L_det + λ_seg L_seg + λ_score L_score``."""
+        detection = self.heatmap + self.size + self.offset + self.overlap
+        return detection + lambda_seg * self.segmentation + lambda_score * self.roi_score
 
 
 class DetSeg3D(nn.Module):
@@ -213,7 +214,8 @@ class DetSeg3D(nn.Module):
             counts = torch.tensor([len(rois) for rois in batch.rois], device=image.device)
             context = output.context.repeat_interleave(counts, dim=0)
         result = self.segment(batch.crops, cropped, batch.classes, context)
-        segmentation = self.mask_loss(result.mask, batch.target, batch.weight).mean()
+        share = torch.where(batch.positive > 0, 1.0, training.empty_roi_weight)
+        segmentation = (self.mask_loss(result.mask, batch.target, batch.weight) * share).mean()
         return Losses(*detection, segmentation, roi_score_loss(result.score, batch.positive))
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:

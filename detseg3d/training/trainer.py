@@ -288,7 +288,7 @@ def _train_step(
         with autocast(options.device):
             # Divided by what windows show on average, not these: every lesion weighs the same in every window.
             losses = state.model.losses(image, targets, random, typical_lesions * len(targets))
-        total = losses.total(training.lambda_seg)
+        total = losses.total(training.lambda_seg, training.lambda_score)
         _check_finite(losses, total, examples, step)
         scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
         scaled.backward()

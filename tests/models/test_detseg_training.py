@@ -50,7 +50,7 @@ def test_other_targets_change_the_loss_of_stage_one_alone(tiny_plans: Plans, cha
 def test_heads_without_towers_read_the_pyramid(tiny_plans: Plans) -> None:
     model = make_model(tiny_plans, stage1={"towers": False})
     assert not any("tower" in name for name, _ in model.named_parameters())
-    assert train(model, [make_targets(SHAPE, LESIONS)]).total(1.0).isfinite()
+    assert train(model, [make_targets(SHAPE, LESIONS)]).total(1.0, 1.0).isfinite()
 
 
 def test_the_detection_losses_leave_stage_two_alone(model: DetSeg3D) -> None:
@@ -61,7 +61,7 @@ def test_the_detection_losses_leave_stage_two_alone(model: DetSeg3D) -> None:
 
 def test_a_batch_without_lesions_gives_finite_losses_and_gradients(model: DetSeg3D) -> None:
     losses = train(model, [make_targets(SHAPE, []), make_targets(SHAPE, [])])
-    losses.total(1.0).backward()
+    losses.total(1.0, 1.0).backward()
     assert all(part.isfinite() for part in losses)
     assert losses.size == 0 and losses.offset == 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -73,7 +73,7 @@ def test_a_batch_without_rois_gives_finite_losses_and_gradients(
     none = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
     monkeypatch.setattr(model, "_sample", lambda *_: none)
     losses = train(model, [make_targets(SHAPE, LESIONS)])
-    losses.total(1.0).backward()
+    losses.total(1.0, 1.0).backward()
     assert losses.segmentation == 0 and losses.roi_score == 0 and losses.heatmap > 0
     assert all(p.grad is not None and not p.grad.any() for p in model.segmenter.parameters())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -85,13 +85,23 @@ def test_lesions_that_fill_the_volume_give_finite_losses(model: DetSeg3D) -> Non
 
 
 def test_every_parameter_takes_part_in_the_total(model: DetSeg3D) -> None:
-    train(model, [make_targets(SHAPE, LESIONS)]).total(1.0).backward()
+    train(model, [make_targets(SHAPE, LESIONS)]).total(1.0, 1.0).backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 def test_the_total_weighs_the_segmentation() -> None:
     parts = Losses(*(torch.tensor(float(value)) for value in (1, 2, 4, 0, 8, 16)))
-    assert parts.total(0.5).item() == 27
+    assert parts.total(0.5, 0.25).item() == 1 + 2 + 4 + 0 + 0.5 * 8 + 0.25 * 16
+
+
+def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans) -> None:
+    # A mask loss of 1 for every RoI: what is left is the mean of the weights, of two that hold a lesion and two that do not.
+    def masks_loss(weight: float) -> float:
+        plans = tiny_plans.evolve(training={"empty_roi_weight": weight, "rois_per_volume": 4, "positive_rois": 0.5})
+        model = DetSeg3D(plans, mask_loss=lambda logits, target, weight: torch.ones(len(logits)))
+        return train(model, [make_targets(SHAPE, LESIONS)]).segmentation.item()
+
+    assert [masks_loss(weight) for weight in (1.0, 0.5, 0.0)] == pytest.approx([1.0, 0.75, 0.5])
 
 
 def test_the_same_seed_gives_the_same_losses(model: DetSeg3D) -> None:
@@ -108,7 +118,7 @@ def test_several_channels_and_classes_train(tiny_plans: Plans) -> None:
         class_labels=[1, 2, 3],
     )
     losses = train(model, [make_targets(SHAPE, LESIONS, [2, 0, 2])])
-    losses.total(1.0).backward()
+    losses.total(1.0, 1.0).backward()
     assert all(part.isfinite() and part > 0 for name, part in losses._asdict().items() if name != "overlap")
 
 
@@ -119,7 +129,7 @@ def test_a_few_steps_lower_every_part_of_the_loss(model: DetSeg3D) -> None:
     for step in range(25):
         losses = train(model, targets, step)
         optimizer.zero_grad()
-        losses.total(1.0).backward()
+        losses.total(1.0, 1.0).backward()
         optimizer.step()
         history.append([part.item() for name, part in losses._asdict().items() if name != "overlap"])
     first, last = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
