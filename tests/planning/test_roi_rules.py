@@ -20,7 +20,7 @@ SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
 
 
 @pytest.mark.parametrize(
-    ("large", "edge"), [(1, 24), (12, 24), (12.1, 32), (25, 32), (25.1, 48), (37.5, 48), (37.6, 64), (500, 64)]
+    ("large", "edge"), [(1, 24), (12, 24), (12.1, 32), (25, 32), (25.1, 48), (45, 48), (45.1, 64), (500, 64)]
 )
 def test_roi_edge_follows_the_75th_percentile(large: float, edge: int) -> None:
     assert choose_roi_edge([large]) == (edge, large)
@@ -31,8 +31,8 @@ def test_large_rois_are_drawn_less_often() -> None:
 
 
 def test_a_fifth_of_large_lesions_does_not_enlarge_all_rois() -> None:
-    assert choose_roi_edge([3] * 80 + [40] * 20)[0] == 24
-    assert choose_roi_edge([3] * 70 + [40] * 30)[0] == 64
+    assert choose_roi_edge([3] * 80 + [50] * 20)[0] == 24
+    assert choose_roi_edge([3] * 70 + [50] * 30)[0] == 64
 
 
 def test_one_large_lesion_in_a_hundred_does_not_set_the_roi() -> None:
