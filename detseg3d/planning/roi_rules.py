@@ -24,8 +24,8 @@ Spacing = tuple[float, float, float]
 
 # Edge of the RoI for a 75th-percentile lesion of up to so many fine voxels; with the margin of 0.3 a side, one sample
 # then stands for at most 1.25 voxels, of large lesions for 1.5: their masks are learned in half the time, and a voxel
-# more or less at the rim matters little there (docs/experiments.md). Small lesions gain nothing from more samples than 24, and a step costs 1.7 times
-# as much with 32 (docs/experiments.md). The few larger lesions are covered by several RoIs. Sized for the 95th
+# more or less at the rim matters little there (docs/experiments.md). Small lesions gain nothing from more samples than
+# 24, and a step costs 1.7 times as much with 32. The few larger lesions are covered by several RoIs. Sized for the 95th
 # percentile instead, the RoIs of a set of mostly small lesions would take most of the training's time (docs/design.md).
 ROI_EDGES = ((12.0, 24), (25.0, 32), (45.0, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32

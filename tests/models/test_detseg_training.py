@@ -95,7 +95,7 @@ def test_the_total_weighs_the_segmentation() -> None:
 
 
 def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans) -> None:
-    # A mask loss of 1 for every RoI: what is left is the mean of the weights, of two that hold a lesion and two that do not.
+    # A mask loss of 1 for every RoI: what is left is the mean of the weights. Two hold a lesion, two do not.
     def masks_loss(weight: float) -> float:
         plans = tiny_plans.evolve(training={"empty_roi_weight": weight, "rois_per_volume": 4, "positive_rois": 0.5})
         model = DetSeg3D(plans, mask_loss=lambda logits, target, weight: torch.ones(len(logits)))
