@@ -181,9 +181,7 @@ class TrainingPlan(_Strict):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     lambda_seg: Annotated[float, Field(ge=0)] = 1.0
     lambda_score: Annotated[float, Field(ge=0)] = 0.25
-    empty_roi_weight: Annotated[float, Field(ge=0)] = Field(
-        default=0.25, description="of an RoI that holds no lesion in the masks' loss, where one that does weighs 1"
-    )
+    empty_roi_weight: float = Field(default=0.25, ge=0, description="in the masks' loss; with a lesion it weighs 1")
     det_threshold: Fraction = 0.3
     rois_per_volume: Count = 4
     positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
