@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -289,14 +289,14 @@ def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, A
     return {
         "objective": str(sweep.objective),
         "target_reached": sweep.objective.reached(chosen),
-        **asdict(sweep.chosen),
+        **sweep.chosen.described(),
         **chosen,
         "f1_without_minimum": sweep.figures(whole)["f1"],
         "true_lesions": len(volumes),
         "true_lesions_below_minimum": sum(volume < smallest for volume in volumes),
-        "default": {**asdict(sweep.default), **sweep.figures(sweep.default)},
+        "default": {**sweep.default.described(), **sweep.figures(sweep.default)},
         "chosen_on_other_folds": sweep.without_own_fold(),
-        "settings_on_other_folds": {fold: asdict(setting) for fold, setting in sweep.chosen_without.items()},
+        "settings_on_other_folds": {fold: setting.described() for fold, setting in sweep.chosen_without.items()},
         "settings_tried": len(sweep.counts),
     }
 

@@ -121,15 +121,8 @@ def _thresholds(point: Mapping[str, Any]) -> str:
         "mask_threshold": "mask",
         "minimum_volume_mm3": "smallest lesion (mm³)",
     }
-    rows = [(text, _threshold(point["default"], name), _threshold(point, name)) for name, text in names.items()]
+    rows = [(text, _number(point["default"][name]), _number(point[name])) for name, text in names.items()]
     return markdown_table(("threshold", "plan", "chosen"), rows)
-
-
-def _threshold(values: Mapping[str, Any], name: str) -> str:
-    """A dash for a growth that extends nothing."""
-    if name == "growth_threshold" and values[name] >= values["score_threshold"]:
-        return _number(None)
-    return _number(values[name])
 
 
 def _stages(attribution: Mapping[str, Any]) -> str:

@@ -95,6 +95,11 @@ class Setting:
         values = {name: getattr(plans.inference, name) for name in cls.__dataclass_fields__}
         return cls(**values if plans.inference.join_touching else {**values, "growth_threshold": _NO_GROWTH})
 
+    def described(self) -> dict[str, float | None]:
+        """Its values for a report; ``None`` for a growth that extends nothing."""
+        grows = self.growth_threshold < self.score_threshold
+        return {**asdict(self), "growth_threshold": self.growth_threshold if grows else None}
+
 
 @dataclass(frozen=True)
 class Sweep:

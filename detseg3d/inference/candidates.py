@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,20 @@ class MergedGroup:
 
     window: tuple[slice, slice, slice]
     merged: Merged
+
+
+@dataclass
+class _PastedRois:
+    """The RoIs of candidates as they lie in the volume, as many as the memory allows."""
+
+    rois: dict[int, list[PastedRoi]] = field(default_factory=dict)
+    size: int = 0
+
+    def keep(self, candidate: int, pasted: list[PastedRoi]) -> None:
+        size = sum(roi.probability.nbytes for roi in pasted)
+        if self.size + size <= _MOST_PASTED_BYTES:
+            self.rois[candidate] = pasted
+            self.size += size
 
 
 @dataclass(frozen=True)
@@ -137,17 +151,15 @@ class Candidates:
         return rois
 
     @cached_property
-    def _already_pasted(self) -> dict[int, list[PastedRoi]]:
-        return {}
+    def _already_pasted(self) -> _PastedRois:
+        return _PastedRois()
 
     def _pasted(self, candidate: int) -> list[PastedRoi]:
         """Its RoIs on the voxels of the scan; kept, since a search merges the same ones again and again."""
-        pasted = self._already_pasted.get(candidate)
+        pasted = self._already_pasted.rois.get(candidate)
         if pasted is None:
             pasted = paste_predictions(self._rois_of.get(candidate, []), self.shape)
-            kept = sum(roi.probability.nbytes for rois in self._already_pasted.values() for roi in rois)
-            if kept + sum(roi.probability.nbytes for roi in pasted) <= _MOST_PASTED_BYTES:
-                self._already_pasted[candidate] = pasted
+            self._already_pasted.keep(candidate, pasted)
         return pasted
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:

@@ -341,3 +341,13 @@ def test_no_growth_stays_none_when_the_score_threshold_moves_on(tiny_plans: Plan
     outlines_best = _Path(start, start, True, [0.2, 0.4], lambda it: (1.0, 1.0, it.growth_threshold >= 0.5))
     chosen = outlines_best.best_outline(outlines_best.growths())
     assert chosen.growth_threshold >= replace(chosen, score_threshold=0.9).score_threshold
+
+
+@pytest.mark.parametrize(("growth", "shown"), [(0.3, 0.3), (0.5, None), (1.0, None)])
+def test_a_report_shows_no_growth_that_extends_nothing(tiny_plans: Plans, growth: float, shown: float | None) -> None:
+    setting = Setting.of(
+        tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5, "growth_threshold": growth})
+    )
+    assert setting.described() == {**asdict(setting), "growth_threshold": shown}
+    apart = Setting.of(tiny_plans.evolve(inference={"score_threshold": 0.5, "growth_threshold": growth}))
+    assert apart.described()["growth_threshold"] is None

@@ -258,7 +258,7 @@ def test_what_is_kept_of_pasted_rois_is_bounded(tiny_plans: Plans, monkeypatch: 
     for index, group in enumerate(groups):
         again = fresh.merge_group(np.array([index]), tiny_plans)
         assert group is not None and again is not None and group.merged.lesions == again.merged.lesions
-    assert list(fresh._already_pasted) == [0]
+    assert list(fresh._already_pasted.rois) == [0]
 
 
 def test_lesions_are_numbered_by_score(tiny_plans: Plans) -> None:

@@ -85,20 +85,12 @@ def _figure_table(point: Mapping[str, Any], folds: int) -> Html:
     )
 
 
-def _threshold(values: Mapping[str, Any] | None, key: str) -> float | None:
-    """None for a growth that extends nothing."""
-    value, score = dig(values, key), dig(values, "score_threshold")
-    if key == "growth_threshold" and value is not None and score is not None and value >= score:
-        return None
-    return value
-
-
 def _threshold_table(point: Mapping[str, Any]) -> Html:
     header = ("threshold", "plan", "chosen")
     columns = [tag("th", text, scope="col", class_="number" if n else None) for n, text in enumerate(header)]
     rows = []
     for key, name in _THRESHOLDS:
-        before, after = _threshold(dig(point, "default"), key), _threshold(point, key)
+        before, after = dig(point, "default", key), point.get(key)
         changed = before is not None and before != after
         cells = (
             tag("td", number(before, 3), class_="number"),
