@@ -30,6 +30,7 @@ from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
 from detseg3d.planning.memory import BYTES_PER_VALUE, GIGABYTE, inference_bytes, training_bytes
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.roi_rules import rois_of_window
 from detseg3d.training.optimizer import make_optimizers
 
 SIZES = {
@@ -132,7 +133,7 @@ def measure_training(shape: Shape) -> tuple[float, float]:
         math.prod(shape),
         1,
         1,
-        plans.training.rois_per_volume,
+        rois_of_window(plans.training, plans.roi.size, shape),
     )
     return memory.rise, predicted
 

@@ -211,6 +211,8 @@ VARIANTS: dict[str, Variant] = {
     "score weight 1": _training("weight of the RoI score and of empty RoIs", lambda_score=1.0, empty_roi_weight=1.0),
     "score weight 0.05": _training("weight of the RoI score", lambda_score=0.05),
     "more negatives": _training("hard negatives", positive_rois=0.25),
+    "fewer negatives": _training("hard negatives", positive_rois=0.75),
+    "RoIs alike": _training("RoIs of larger windows", roi_share=0.0),
     "12 RoIs": _training("RoIs of a step", rois_per_volume=12),
     "3 RoIs": _training("RoIs of a step", rois_per_volume=3),
     "attention": Variant("context attention", {"stage2": {"context_attention": True}}),

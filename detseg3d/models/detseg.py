@@ -26,6 +26,7 @@ from detseg3d.models.roi_sampling import RoiSample, sample_boxes
 from detseg3d.models.segmenter import Segmenter, SegmenterOutput
 from detseg3d.models.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.roi_rules import rois_of_window
 
 __all__ = ["DetSeg3D", "Losses"]
 
@@ -250,7 +251,7 @@ class DetSeg3D(nn.Module):
         return sample_boxes(
             target,
             proposals,
-            training.rois_per_volume,
+            rois_of_window(training, self.plans.roi.size, shape),
             training.det_threshold,
             self.minimum_extent,
             self.plans.num_classes,

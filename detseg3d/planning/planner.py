@@ -269,7 +269,7 @@ def _assess(
                 math.prod(window),
                 len(dataset.channel_names),
                 len(dataset.class_names),
-                training.rois_per_volume,
+                roi_rules.rois_of_window(training, roi.size, window),
                 # Whole volumes run one by one, windows of equal shape as one batch.
                 1 if phase.window is None else training.batch_size,
             )

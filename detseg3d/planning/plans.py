@@ -56,7 +56,6 @@ MOST_PLANS_BYTES: Final = 16 << 20
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
 Spacing = tuple[Length, Length, Length]
 Triple = tuple[AxisLength, AxisLength, AxisLength]
 Strides = tuple[Stride, Stride, Stride]
@@ -184,6 +183,7 @@ class TrainingPlan(_Strict):
     empty_roi_weight: float = Field(default=0.25, ge=0, description="in the masks' loss; with a lesion it weighs 1")
     det_threshold: Fraction = 0.3
     rois_per_volume: Count = 4
+    roi_share: Fraction = Field(default=0.125, description="more RoIs, up to this share of the window in samples")
     positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
     center_targets: Literal["gaussian", "nearest"] = Field(
         default="gaussian",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan
+from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan, TrainingPlan
 
 __all__ = [
     "choose_curriculum",
@@ -16,6 +16,7 @@ __all__ = [
     "choose_roi_size",
     "choose_rois_per_volume",
     "roi_plan",
+    "rois_of_window",
     "stage2_plan",
 ]
 
@@ -32,6 +33,7 @@ DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
 MINIMUM_VOXELS = 12
 MINIMUM_SLICES = 3
+MOST_ROIS = 32  # of a window, unless the plan asks for more
 STAGE2_CHANNELS = (16, 32, 64, 160)
 POOLING_RATIO = 2.0
 SMALLEST_POOLED = 8
@@ -77,7 +79,7 @@ def choose_roi_size(edge: int, fine_spacing: Spacing) -> Triple:
 
 
 def choose_rois_per_volume(size: Triple) -> int:
-    """RoIs a training step draws of each window: 4 of up to 32³ samples, fewer of larger ones, at least 3.
+    """RoIs a training step draws at least of each window: 4 of up to 32³ samples, fewer of larger ones, at least 3.
 
     Large RoIs mean large lesions, of which a scan holds few; four of 48³ would take far longer than the detector.
 
@@ -87,6 +89,29 @@ def choose_rois_per_volume(size: Triple) -> int:
     (4, 4, 3)
     """
     return int(min(4, max(3, round(4 * DEFAULT_ROI_EDGE**3 / math.prod(size)))))
+
+
+def rois_of_window(training: TrainingPlan, size: Triple, shape: Sequence[int]) -> int:
+    """RoIs that a training step draws of a window or a volume of this ``shape``, in fine voxels.
+
+    At least ``rois_per_volume``; more where the samples of all stay within ``roi_share`` of the window's voxels, up to
+    32. Beside what Stage 1 does with a large window they cost little, and they show more of its errors.
+
+    Parameters
+    ----------
+    training : TrainingPlan
+    size : 3 ints
+        Samples of an RoI.
+    shape : sequence of 3 ints
+
+    Examples
+    --------
+    >>> training = TrainingPlan(curriculum=(CurriculumPhase(share=1, window=None),))
+    >>> [rois_of_window(training, (24, 24, 24), (edge,) * 3) for edge in (48, 96, 128, 512)]
+    [4, 8, 19, 32]
+    """
+    affordable = round(training.roi_share * math.prod(shape) / math.prod(size))
+    return max(training.rois_per_volume, min(affordable, MOST_ROIS))
 
 
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detseg3d.models.detseg import DetSeg3D, Losses
+from detseg3d.models.losses import roi_mask_loss
 from detseg3d.models.roi_sampling import RoiSample
 from detseg3d.planning.plans import Plans
 from tests.models.factory import LESIONS, SHAPE, gradients, make_model, make_targets, train
@@ -102,6 +103,20 @@ def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans
         return train(model, [make_targets(SHAPE, LESIONS)]).segmentation.item()
 
     assert [masks_loss(weight) for weight in (1.0, 0.5, 0.0)] == pytest.approx([1.0, 0.75, 0.5])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 2), (1.0, 3)])
+def test_a_window_shows_as_many_rois_as_its_share_allows(tiny_plans: Plans, share: float, expected: int) -> None:
+    # 24 × 20 × 22 voxels are 2.6 RoIs of 16³ samples.
+    plans = tiny_plans.evolve(roi={"size": (16, 16, 16)}, training={"rois_per_volume": 2, "roi_share": share})
+    seen = []
+
+    def mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        seen.append(len(logits))
+        return roi_mask_loss(logits, target, weight)
+
+    train(DetSeg3D(plans, mask_loss), [make_targets(SHAPE, LESIONS)])
+    assert seen == [expected]
 
 
 def test_the_same_seed_gives_the_same_losses(model: DetSeg3D) -> None:

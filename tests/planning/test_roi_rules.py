@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
 from detseg3d.planning.roi_rules import (
     choose_curriculum,
     choose_roi_edge,
@@ -13,6 +14,7 @@ from detseg3d.planning.roi_rules import (
     choose_rois_per_volume,
     choose_window,
     roi_plan,
+    rois_of_window,
     stage2_plan,
 )
 
@@ -28,6 +30,27 @@ def test_roi_edge_follows_the_75th_percentile(large: float, edge: int) -> None:
 
 def test_large_rois_are_drawn_less_often() -> None:
     assert [choose_rois_per_volume((edge,) * 3) for edge in (24, 32, 40, 48, 64)] == [4, 4, 3, 3, 3]
+
+
+def drawing(least: int, share: float) -> TrainingPlan:
+    curriculum = (CurriculumPhase(share=1, window=None),)
+    return TrainingPlan(curriculum=curriculum, rois_per_volume=least, roi_share=share)
+
+
+def test_a_large_window_shows_more_rois() -> None:
+    # An eighth of 96³ voxels is 8 RoIs of 24³ samples, of 96 × 160 × 128 it is 17.8.
+    shapes = [(48, 48, 48), (96, 96, 96), (96, 160, 128)]
+    assert [rois_of_window(drawing(4, 0.125), (24, 24, 24), shape) for shape in shapes] == [4, 8, 18]
+
+
+def test_the_rois_of_a_volume_end_somewhere_unless_the_plan_says_so() -> None:
+    huge = (512, 512, 512)
+    assert rois_of_window(drawing(4, 0.125), (24, 24, 24), huge) == 32
+    assert rois_of_window(drawing(40, 0.125), (24, 24, 24), huge) == 40
+
+
+def test_without_a_share_every_window_has_as_many_rois() -> None:
+    assert rois_of_window(drawing(4, 0.0), (24, 24, 24), (512, 512, 512)) == 4
 
 
 def test_a_fifth_of_large_lesions_does_not_enlarge_all_rois() -> None:
