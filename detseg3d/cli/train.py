@@ -49,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run = parser.add_argument_group("this run")
     run.add_argument(
-        "--c", action="store_true", help="go on from the last checkpoint, with its settings; without one, start"
+        "--c",
+        action="store_true",
+        help="go on from the last checkpoint, with its settings and time limit; without one, start",
     )
     run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
     run.add_argument("--pretrained_weights", type=Path, metavar="FILE", help="model_*.safetensors to start from")

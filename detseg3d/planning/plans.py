@@ -221,7 +221,7 @@ class InferencePlan(_Strict):
     mask_threshold: Fraction = 0.5
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = 1000
     suppression_distance: Annotated[float, Field(ge=0)] = Field(
-        default=0.5, description="of two peaks closer than this share of the larger box's size, the lower one goes"
+        default=0.5, description="of two peaks closer than this share of their mean size, the lower one goes"
     )
     suppression_iou: Fraction = 0.3
     detection_weight: Fraction = Field(

@@ -119,6 +119,17 @@ def test_roi_size_out_of_range_is_an_error(override: Any) -> None:
         plan(roi_size=override)
 
 
+@pytest.mark.parametrize("override", [4, 7, 25])
+def test_an_roi_that_cannot_be_halved_is_an_error(override: int) -> None:
+    with pytest.raises(DetSeg3DError, match=r"cannot be halved(.|\n)*even number of samples, at least 8"):
+        plan(roi_size=override)
+
+
+def test_large_rois_of_a_large_volume_leave_memory_for_the_detector() -> None:
+    # 32 RoIs of 64³ would need 3.3 of the 4 GB, on whatever grid the detector works.
+    assert plan((300, 512, 512), edges=[60.0] * 10, memory_gb=4).predicted_training_gb <= 4
+
+
 @pytest.mark.parametrize("name", ["CT", "ct", " Ct "])
 def test_ct_is_known_by_its_channel_name(name: str) -> None:
     [normalization] = plan(channels=(name,)).normalization
