@@ -104,6 +104,13 @@ def _remarks(report: Mapping[str, Any]) -> str:
             f"F1 {_number(point['f1'])}, without it {_number(point['f1_without_minimum'])}. "
             f"{point['true_lesions_below_minimum']} of {point['true_lesions']} true lesions are as small."
         )
+    if point.get("scan_threshold"):
+        scans = point["scans"]
+        remarks.append(
+            f"**A scan without a lesion of score {_number(point['scan_threshold'])} or more is reported without any**: "
+            f"{scans['clean']} of {scans['without_lesions']} scans without lesions, and {scans['missed']} of "
+            f"{scans['with_lesions']} with."
+        )
     if len(report["folds"]) < 2:
         remarks.append("One fold chose and judged: the figures of the choice are flattering.")
     if report.get("failures"):
@@ -120,8 +127,9 @@ def _thresholds(point: Mapping[str, Any]) -> str:
         "suppression_iou": "suppression: IoU",
         "mask_threshold": "mask",
         "minimum_volume_mm3": "smallest lesion (mm³)",
+        "scan_threshold": "lowest score of a scan's best lesion (calibrated)",
     }
-    rows = [(text, _number(point["default"][name]), _number(point[name])) for name, text in names.items()]
+    rows = [(text, _number(point["default"].get(name)), _number(point.get(name))) for name, text in names.items()]
     return markdown_table(("threshold", "plan", "chosen"), rows)
 
 

@@ -136,6 +136,14 @@ def test_a_smallest_volume_is_remarked(done: Consolidated) -> None:
     assert cells(text, "smallest lesion (mm³)") == ["0", "4.5"]
 
 
+def test_a_scan_threshold_is_remarked(done: Consolidated) -> None:
+    scans = {"with_lesions": 36, "missed": 1, "without_lesions": 4, "clean": 3}
+    text = format_consolidation(changed(done, scan_threshold=0.75, scans=scans))
+    assert "**A scan without a lesion of score 0.75 or more is reported without any**: 3 of 4 scans without" in text
+    assert "and 1 of 36 with." in text
+    assert cells(text, "lowest score of a scan's best lesion (calibrated)") == ["0", "0.75"]
+
+
 def test_a_single_fold_makes_no_claims(done: Consolidated) -> None:
     text = format_consolidation({**done.report, "folds": ["0"]})
     assert "One fold chose and judged" in text and "on the scores it was fitted on" in text
