@@ -78,6 +78,17 @@ def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, 
     assert [entry["case_id"] for entry in result["cases"]] == ["a", "c"]
 
 
+def test_labels_are_evaluated_as_the_plans_read_them(tmp_path: Path, tiny_plans: Plans) -> None:
+    """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
+    write_raw(tmp_path, {"a": filled(A, B) * 300})
+    write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9), Blob(B, 0.8, 0.8)]}, tiny_plans.evolve(instances=True))
+    raw = tmp_path / "raw" / NAME
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    result = report_consolidation(done, raw, progress=False)
+    assert result["problems"] == []
+    assert result["summary"]["lesions"]["any"]["found"] == 2
+
+
 # -- Words -------------------------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,13 @@ ONE_BY_ONE: list[tuple[str, str, str, ModuleType, str]] = [
         "test_a_validation_scan_that_broke_is_named_and_the_others_are_judged",
     ),
     (
+        "a validation label that broke after the preprocessing",
+        "train",
+        "1 validation case(s) could not be evaluated: (names it)",
+        test_train,
+        "test_a_validation_label_that_broke_is_named_and_the_others_are_judged",
+    ),
+    (
         "one bad data set of two",
         _PLAN,
         "1 of 2 data sets failed: (names it)",
