@@ -184,10 +184,11 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         progress=options.progress,
     )
     result = evaluate_folders(
-        paths.raw / "labelsTr",
+        paths.raw,
         folder,
         label_format=label_format_of(predictor.plans, raw.npy_spacing),
         cases=[case.case_id for case in chosen],
+        truth_files=raw.label_files,
         progress=options.progress,
     )
     write_json(result, folder / "summary.json")

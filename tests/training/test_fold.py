@@ -9,7 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.files import write_json
+from detseg3d.io.files import read_json, write_json
 from detseg3d.io.images import write_image
 from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.training import fold as fold_module
@@ -150,7 +150,9 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
         seen.extend(sorted(str(path.relative_to(validation)) for path in validation.rglob("*.*")))
         return {"case2": "unreadable"}
 
-    raw = SimpleNamespace(cases=[SimpleNamespace(case_id="case2")], file_ending=".mha", npy_spacing=None)
+    raw = SimpleNamespace(
+        cases=[SimpleNamespace(case_id="case2")], file_ending=".mha", npy_spacing=None, label_files={}
+    )
     predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans)
     monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
@@ -189,3 +191,14 @@ def test_labels_are_validated_as_the_plans_read_them(paths: FoldPaths, touching:
     assert result["problems"] == []
     lesions = result["summary"]["lesions"]["any"]
     assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (2, 2, 2)
+
+
+def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, touching: np.ndarray) -> None:
+    """nnU-Net's entry ``dataset``: neither the folder nor the name of a label tells its case."""
+    (paths.raw / "labelsTr").rename(paths.raw / "masks")
+    (paths.raw / "masks" / "case2.mha").rename(paths.raw / "masks" / "rater1.mha")
+    description = read_json(paths.raw / "dataset.json")
+    entry = {"images": ["imagesTr/case2_0000.mha"], "label": "masks/rater1.mha"}
+    write_json(description | {"dataset": {"case2": entry}}, paths.raw / "dataset.json")
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(progress=False))
+    assert result["problems"] == [] and [case["case_id"] for case in result["cases"]] == ["case2"]
