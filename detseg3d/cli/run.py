@@ -45,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--val_split", type=fraction, default=0.2, metavar="SHARE", help="share of cases held out")
     data.add_argument(
-        "--channel_names", nargs="+", metavar="NAME", help="one per channel; a name with CT means Hounsfield units"
+        "--channel_names",
+        nargs="+",
+        metavar="NAME",
+        help="one per channel; CT, nothing longer, is for Hounsfield units",
     )
     data.add_argument("--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE")
     data.add_argument(
