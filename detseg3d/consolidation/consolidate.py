@@ -29,8 +29,13 @@ from detseg3d.evaluation.calibration import (
     fit_calibration,
     reliability_bins,
 )
-from detseg3d.evaluation.evaluate import read_label_format
-from detseg3d.evaluation.labels import LabelFormat, lesions_from_instances, lesions_from_semantic, read_label
+from detseg3d.evaluation.labels import (
+    LabelFormat,
+    label_format_of,
+    lesions_from_instances,
+    lesions_from_semantic,
+    read_label,
+)
 from detseg3d.execution.local import run_cases
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.inference.export import clear_cases, describe_case, write_case
@@ -75,6 +80,8 @@ class Consolidated:
     predictions : Path
         The cross-validated predictions at the operating point, masks and boxes as ``detseg3d_predict`` would write
         them; the table of their lesions belongs to the evaluation.
+    label_format : LabelFormat
+        How the labels of the cases are to be read.
     cases : tuple of str
         The cases that were pooled.
     failures : dict of str to str
@@ -84,6 +91,7 @@ class Consolidated:
     point: OperatingPoint
     report: dict[str, Any]
     predictions: Path
+    label_format: LabelFormat
     cases: tuple[str, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,7 +133,8 @@ def consolidate(
     raw, model_folder = Path(raw), Path(model_folder)
     dataset = load_raw_dataset(raw)
     found = load_validated_folds(dataset, model_folder, folds)
-    prepared, scored = _prepare(found.cases, found.plans, read_label_format(raw / "labelsTr"), num_processes, progress)
+    form = label_format_of(found.plans, dataset.npy_spacing)
+    prepared, scored = _prepare(found.cases, found.plans, form, num_processes, progress)
     if len(scored.scores) == 0:
         raise DetSeg3DError(
             "no fold predicted any lesion, so there is nothing to calibrate or to choose",
@@ -167,7 +176,7 @@ def consolidate(
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
     _tell(report["operating_point"], chosen, failures)
-    return Consolidated(point, report, folder, tuple(case.case_id for case in found.cases), failures)
+    return Consolidated(point, report, folder, form, tuple(case.case_id for case in found.cases), failures)
 
 
 def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:

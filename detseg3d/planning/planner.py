@@ -177,9 +177,10 @@ def _gather_lesions(cases: Sequence[dict[str, Any]]) -> _Lesions:
 
 
 def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) -> list[ChannelNormalization]:
-    """CT (by channel name) is clipped and scaled by the lesions' percentiles over the set, others by their own z-score.
+    """CT is clipped and scaled by the lesions' percentiles over the set, others by their own z-score.
 
-    A channel named ``noNorm`` is left alone, as in nnU-Net. Without any lesion CT takes the body's percentiles.
+    As in nnU-Net the whole name of the channel decides, upper and lower case alike: ``CT``, or ``noNorm`` for one that
+    is left alone. Without any lesion CT takes the body's percentiles.
 
     Parameters
     ----------

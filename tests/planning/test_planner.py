@@ -143,6 +143,18 @@ def test_other_channels_are_z_scored_one_by_one() -> None:
     assert "clipped to" in why(plans, "normalisation of CT")
 
 
+@pytest.mark.parametrize("name", ["CT_portal", "CT venous", "late-ct"])
+def test_a_channel_that_may_be_a_ct_is_warned_of(name: str) -> None:
+    plans = plan(channels=("T1", name))
+    assert plans.normalization[1].scheme == "zscore"
+    assert f'channel 1 is called "{name}"' in why(plans, "warning")
+    assert "rename it to CT in dataset.json" in why(plans, "warning")
+
+
+def test_other_names_are_not_warned_of() -> None:
+    assert why(plan(channels=("CT", "T1", "CTA", "FACT", "noNorm")), "warning") == ""
+
+
 def test_set_without_lesions_plans_with_a_warning() -> None:
     dataset = make_dataset(channels=("CT",))
     plans = plan_dataset(make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [[], []]), dataset)
