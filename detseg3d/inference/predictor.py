@@ -21,7 +21,14 @@ from detseg3d.execution.memory import require_memory
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
-from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.inference.export import (
+    CasePrediction,
+    check_inputs_stay,
+    describe_case,
+    is_exported,
+    write_case,
+    write_lesion_table,
+)
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
@@ -271,6 +278,8 @@ class Predictor:
     ) -> dict[str, str]:
         """Predict cases and write each result; a case that fails is reported and the others go on.
 
+        A case whose result would take the place of its scan fails, and the scan stays.
+
         Parameters
         ----------
         cases : sequence of RawCase
@@ -309,6 +318,7 @@ class Predictor:
                 logger.info("%s: there already", case.case_id)
                 continue
             try:
+                check_inputs_stay(case.images, case.case_id, folder, own_ending)
                 self._admit_file(case, npy_spacing)
                 images, geometry = read_channels(case.images, npy_spacing)
                 candidates = self.find_candidates(images, geometry, loose=save_candidates)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,29 @@ def test_a_case_that_fails_is_reported_and_the_others_are_written(
     assert list(failures) == ["broken"] and "broken.mha" in failures["broken"]
     assert contents(tmp_path / "out") == contents(written / "out")
     assert "broken failed: " in caplog.text
+
+
+@pytest.mark.parametrize(("place", "output"), [("scans", "scans"), ("out/instances", "out")])
+def test_a_scan_is_never_replaced_by_its_result(
+    predictor: Predictor, written: Path, tmp_path: Path, place: str, output: str
+) -> None:
+    source = shutil.copytree(written / "in", tmp_path / place)
+    before = contents(source)
+    failures = predict(predictor, source, tmp_path / output, save_candidates=True)
+    assert set(failures) == {"healthy", "sick"}
+    assert "would take the place of the scan" in failures["sick"] and "another output folder" in failures["sick"]
+    assert {name: contents(source).get(name) for name in before} == before
+    assert [path.name for path in tmp_path.rglob("*.npz")] == []
+
+
+def test_a_scan_that_would_be_replaced_does_not_stop_the_others(
+    predictor: Predictor, written: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(written / "in", tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    os.link(tmp_path / "in" / "sick.mha", tmp_path / "out" / "sick.mha")
+    assert list(predict(predictor, tmp_path / "in", tmp_path / "out")) == ["sick"]
+    assert (tmp_path / "out" / "healthy.mha").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError("400 GB"), RuntimeError("why"), IndexError("list"), KeyError("spacing")])
