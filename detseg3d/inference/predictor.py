@@ -288,7 +288,7 @@ class Predictor:
         ending : str, optional
             Format of the results; by default each case's own (``.nii.gz`` for DICOM).
         npy_spacing : sequence of 3 floats, optional
-            mm, for inputs that carry none.
+            mm ``(z, y, x)`` of .npy inputs, which carry none; by default that of the data set the model was trained on.
         continue_prediction : bool
             Skip cases whose result is complete.
         save_probabilities : bool
@@ -310,6 +310,7 @@ class Predictor:
         folder = Path(output_folder)
         if cases:
             check_writable(folder)
+        npy_spacing = npy_spacing or self.plans.npy_spacing
         failures: dict[str, str] = {}
         bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
         for case in bar:

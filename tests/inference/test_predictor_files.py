@@ -75,6 +75,17 @@ def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> 
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), expected.instances)
 
 
+def test_arrays_have_the_spacing_of_the_plans(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "plans", predictor.plans.evolve(npy_spacing=(2.0, 1.0, 1.0)))
+    write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0][::2])
+    for name, given in (("plans", None), ("given", (1.5, 1.0, 1.0))):
+        assert predict(predictor, tmp_path / "in", tmp_path / name, npy_spacing=given) == {}
+        record = json.loads((tmp_path / name / "rois" / "a.json").read_text(encoding="utf-8"))
+        assert record["spacing"] == list(given or (2.0, 1.0, 1.0))
+
+
 def test_files_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
     image, spacing = make_scan(101)[0], (1.25, 1.0, 0.75)
     write_scan(tmp_path / "in" / "a.mha", image, spacing)
