@@ -148,7 +148,8 @@ class Predictor:
             load_weights(model, weights_file(fold, checkpoint))
             models.append(model)
         if use_operating_point:
-            plans = apply_operating_point(plans, folder, {fold.name: weights_file(fold, checkpoint) for fold in chosen})
+            weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
+            plans = apply_operating_point(plans, folder, weights, use_mirroring)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
         return cls(models, plans, target, use_mirroring, memory_gb)
