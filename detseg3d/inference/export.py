@@ -42,7 +42,7 @@ class CasePrediction:
 
     Attributes
     ----------
-    semantic : ndarray of uint8, shape ``(Z, Y, X)``
+    semantic : ndarray of uint8 (uint16 for labels beyond 255), shape ``(Z, Y, X)``
         Label value of each voxel's class, 0 for background.
     instances : ndarray of uint16 (uint32 beyond 65 535 lesions), shape ``(Z, Y, X)``
     lesions : list of dict
