@@ -133,7 +133,7 @@ def measure_training(shape: Shape) -> tuple[float, float]:
         math.prod(shape),
         1,
         1,
-        rois_of_window(plans.training, plans.roi.size, shape),
+        rois_of_window(plans.training, plans.roi.size, math.prod(detection_shape(plans, shape))),
     )
     return memory.rise, predicted
 

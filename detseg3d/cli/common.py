@@ -7,8 +7,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ __all__ = [
     "add_processes_flag",
     "add_root_flags",
     "create_parser",
+    "evaluation_exit_code",
     "fraction",
     "non_negative_float",
     "non_negative_int",
@@ -213,6 +214,21 @@ def set_up_logging(verbose: bool) -> None:
         handler = _TerminalHandler()
         handler.setFormatter(_Formatter(datefmt="%H:%M:%S"))
         package.addHandler(handler)
+
+
+def evaluation_exit_code(result: Mapping[str, Any]) -> int:
+    """Exit code of a command that validated a model; the cases that could not be evaluated are named on stderr.
+
+    Parameters
+    ----------
+    result : dict
+        From :func:`~detseg3d.evaluation.evaluate.evaluate_folders`; empty if there was nothing to evaluate.
+    """
+    failed = sorted({problem["case"] for problem in result.get("problems", ())})
+    if not failed:
+        return EXIT_SUCCESS
+    logger.error("%d validation case(s) could not be evaluated, see above: %s", len(failed), ", ".join(failed))
+    return EXIT_FAILURE
 
 
 def run_command(

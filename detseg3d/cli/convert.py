@@ -54,7 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--test_split", type=fraction, default=0.0, metavar="SHARE", help="share of the cases held out for testing"
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="draws the held-out cases")
-    parser.add_argument("--channel_names", nargs="+", metavar="NAME", help="one per channel; CT for Hounsfield units")
+    parser.add_argument(
+        "--channel_names",
+        nargs="+",
+        metavar="NAME",
+        help="one per channel; CT, nothing longer, is for Hounsfield units",
+    )
     parser.add_argument(
         "--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE, or names alone by ascending value"
     )

@@ -44,7 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how = parser.add_argument_group("prediction")
     how.add_argument("--det_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
-    how.add_argument("--score_threshold", type=fraction, metavar="P", help="lowest score of a lesion of the mask")
+    how.add_argument(
+        "--score_threshold",
+        type=fraction,
+        metavar="P",
+        help="lowest score of a lesion of the mask, in every scan (without the model's scan threshold)",
+    )
     how.add_argument(
         "--plan_thresholds",
         action="store_true",

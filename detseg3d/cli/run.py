@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from detseg3d.cli.common import (
     add_processes_flag,
     create_parser,
+    evaluation_exit_code,
     fraction,
     non_negative_int,
     positive_float,
@@ -44,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--val_split", type=fraction, default=0.2, metavar="SHARE", help="share of cases held out")
     data.add_argument(
-        "--channel_names", nargs="+", metavar="NAME", help="one per channel; a name with CT means Hounsfield units"
+        "--channel_names",
+        nargs="+",
+        metavar="NAME",
+        help="one per channel; CT, nothing longer, is for Hounsfield units",
     )
     data.add_argument("--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE")
     data.add_argument(
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from detseg3d.cli.convert import parse_labels
     from detseg3d.evaluation.table import format_evaluation
     from detseg3d.execution.device import resolve_device
@@ -118,6 +122,7 @@ def _run(options: argparse.Namespace) -> None:
     if experiment.pictures:
         print(f"pictures:    {experiment.pictures[0].parent}")
     print(f"To predict other scans: detseg3d_predict -i SCANS -o OUT -m {experiment.model} -f 0")
+    return evaluation_exit_code(experiment.evaluation)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from detseg3d.cli.common import (
     add_root_flags,
     create_parser,
+    evaluation_exit_code,
     fraction,
     non_negative_int,
     positive_float,
@@ -25,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_train",
         "Train the detector and the segmenter together on one fold of a preprocessed data set, then predict and\n"
         "evaluate the fold's validation cases. Writes RESULTS/DatasetXXX_Name/fold_FOLD: weights, checkpoint, log,\n"
-        "progress.png and validation/. What is not set here is read from plans.json.",
+        "progress.png and validation/. What is not set here is read from plans.json.\n"
+        "A validation case that fails is named, the others go on, and the exit code is 1.",
         "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
         "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
     )
@@ -49,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run = parser.add_argument_group("this run")
     run.add_argument(
-        "--c", action="store_true", help="go on from the last checkpoint, with its settings; without one, start"
+        "--c",
+        action="store_true",
+        help="go on from the last checkpoint, with its settings and time limit; without one, start",
     )
     run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
     run.add_argument("--pretrained_weights", type=Path, metavar="FILE", help="model_*.safetensors to start from")
@@ -117,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
         print(format_evaluation(result))
     if ranks.is_main:
         print(f"wrote {paths.fold(options.fold)}")
-    return 0
+    return evaluation_exit_code(result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from detseg3d.consolidation.attribution import attribute
 from detseg3d.consolidation.objective import Objective
-from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
+from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.consolidation.sweep import PreparedCase, StoredCase, Sweep, search, with_setting
 from detseg3d.consolidation.validated_folds import load_validated_folds
 from detseg3d.core.errors import DetSeg3DError
@@ -29,8 +29,13 @@ from detseg3d.evaluation.calibration import (
     fit_calibration,
     reliability_bins,
 )
-from detseg3d.evaluation.evaluate import read_label_format
-from detseg3d.evaluation.labels import LabelFormat, lesions_from_instances, lesions_from_semantic, read_label
+from detseg3d.evaluation.labels import (
+    LabelFormat,
+    label_format_of,
+    lesions_from_instances,
+    lesions_from_semantic,
+    read_label,
+)
 from detseg3d.execution.local import run_cases
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.inference.export import clear_cases, describe_case, write_case
@@ -75,6 +80,8 @@ class Consolidated:
     predictions : Path
         The cross-validated predictions at the operating point, masks and boxes as ``detseg3d_predict`` would write
         them; the table of their lesions belongs to the evaluation.
+    label_format : LabelFormat
+        How the labels of the cases are to be read.
     cases : tuple of str
         The cases that were pooled.
     failures : dict of str to str
@@ -84,6 +91,7 @@ class Consolidated:
     point: OperatingPoint
     report: dict[str, Any]
     predictions: Path
+    label_format: LabelFormat
     cases: tuple[str, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,7 +133,8 @@ def consolidate(
     raw, model_folder = Path(raw), Path(model_folder)
     dataset = load_raw_dataset(raw)
     found = load_validated_folds(dataset, model_folder, folds)
-    prepared, scored = _prepare(found.cases, found.plans, read_label_format(raw / "labelsTr"), num_processes, progress)
+    form = label_format_of(found.plans, dataset.npy_spacing)
+    prepared, scored = _prepare(found.cases, found.plans, form, num_processes, progress)
     if len(scored.scores) == 0:
         raise DetSeg3DError(
             "no fold predicted any lesion, so there is nothing to calibrate or to choose",
@@ -167,7 +176,7 @@ def consolidate(
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
     _tell(report["operating_point"], chosen, failures)
-    return Consolidated(point, report, folder, tuple(case.case_id for case in found.cases), failures)
+    return Consolidated(point, report, folder, form, tuple(case.case_id for case in found.cases), failures)
 
 
 def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:
@@ -190,18 +199,32 @@ def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) 
             point["true_lesions_below_minimum"],
             point["true_lesions"],
         )
+    if point["scan_threshold"]:
+        scans = point["scans"]
+        logger.warning(
+            "a scan without a lesion of score %.3g or more will be reported without any: on these folds %d of %d scans "
+            "without lesions, and %d of %d with",
+            point["scan_threshold"],
+            scans["clean"],
+            scans["without_lesions"],
+            scans["missed"],
+            scans["with_lesions"],
+        )
     for case_id, message in failures.items():
         logger.error("%s failed: %s", case_id, message)
 
 
 def _threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Plans:
     """The plans with the calibration, and their thresholds of the score where the calibration puts them."""
-    thresholds = np.array([plans.inference.score_threshold, plans.inference.growth_threshold])
+    inference = plans.inference
+    thresholds = np.array([inference.score_threshold, inference.growth_threshold, inference.scan_threshold])
     if plans.inference.calibration:  # a plan may have one of its own: back to the raw score first
         raw, calibrated = zip(*plans.inference.calibration, strict=True)
         thresholds = np.interp(thresholds, calibrated, raw)
-    score, growth = apply_calibration(knots, thresholds).tolist()
+    score, growth, scan = apply_calibration(knots, thresholds).tolist()
     changes = {"calibration": tuple(knots), "score_threshold": score, "growth_threshold": growth}
+    if inference.scan_threshold:  # where there is none, the calibrated scale has none either
+        changes["scan_threshold"] = scan
     return plans.evolve(inference=changes)
 
 
@@ -212,7 +235,8 @@ def _prepare(
     cases: Sequence[StoredCase], plans: Plans, form: LabelFormat, num_processes: int, progress: bool
 ) -> tuple[list[PreparedCase], ScoredLesions]:
     """Truth of every case, and which of all its predicted lesions, whatever their score, are lesions."""
-    everything = plans.evolve(inference={"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "calibration": ()})
+    nothing_left_out = {"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "scan_threshold": 0.0, "calibration": ()}
+    everything = plans.evolve(inference=nothing_left_out)
     done = for_every_case(
         partial(_prepare_case, everything, form),
         cases,
@@ -294,10 +318,22 @@ def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, A
         "f1_without_minimum": sweep.figures(whole)["f1"],
         "true_lesions": len(volumes),
         "true_lesions_below_minimum": sum(volume < smallest for volume in volumes),
+        "scans": _scans(sweep.counts[sweep.chosen]),
         "default": {**sweep.default.described(), **sweep.figures(sweep.default)},
         "chosen_on_other_folds": sweep.without_own_fold(),
         "settings_on_other_folds": {fold: setting.described() for fold, setting in sweep.chosen_without.items()},
         "settings_tried": len(sweep.counts),
+    }
+
+
+def _scans(counts: Sequence[CaseCounts]) -> dict[str, int]:
+    """Scans with and without lesions, and how many of each are reported without any."""
+    silent = [case for case in counts if not case.predictions]
+    return {
+        "with_lesions": sum(case.truth > 0 for case in counts),
+        "missed": sum(case.truth > 0 for case in silent),
+        "without_lesions": sum(case.truth == 0 for case in counts),
+        "clean": sum(case.truth == 0 for case in silent),
     }
 
 

@@ -174,7 +174,8 @@ class CaseOutcomes:
         smallest = inference.minimum_volume_mm3 / math.prod(self.candidates.spacing)
         groups = [members for members in split_groups(taking_part, self._touching) if is_lesion[members].any()]
         found = [self._of_group(members, int(is_lesion[members].sum()), inference) for members in groups]
-        return [lesion for group in found for lesion in group if lesion.voxels >= smallest]
+        lesions = [lesion for group in found for lesion in group if lesion.voxels >= smallest]
+        return lesions if any(lesion.score >= inference.scan_threshold for lesion in lesions) else []
 
     def count(self, inference: InferencePlan) -> CaseCounts:
         """The lesions under these thresholds, counted."""

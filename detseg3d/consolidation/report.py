@@ -8,9 +8,9 @@ from typing import Any
 
 from detseg3d.consolidation.consolidate import Consolidated
 from detseg3d.evaluation.evaluate import evaluate_folders
-from detseg3d.evaluation.labels import read_label_format
 from detseg3d.evaluation.output import write_evaluation
 from detseg3d.evaluation.table import markdown_table
+from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.reporting.html.files import find_views
 from detseg3d.reporting.html.report import write_report
 
@@ -36,17 +36,24 @@ def report_consolidation(
         What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned.
     """
     raw = Path(raw)
+    dataset = load_raw_dataset(raw)
     # Cases of folds that were not pooled are not missing; a pooled case without masks is.
     cases = done.cases or sorted(path.stem for path in (done.predictions / "rois").glob("[!.]*.json"))
     result = evaluate_folders(
-        raw / "labelsTr", done.predictions, cases=cases, num_processes=num_processes, progress=progress
+        raw,
+        done.predictions,
+        label_format=done.label_format,
+        cases=cases,
+        truth_files=dataset.label_files,
+        num_processes=num_processes,
+        progress=progress,
     )
     write_evaluation(result, done.predictions)
     views = find_views(
-        raw / "imagesTr",
-        raw / "labelsTr",
+        {case.case_id: case.images[0] for case in dataset.cases},
+        dataset.label_files,
         {"predictions": done.predictions},
-        read_label_format(raw / "labelsTr").npy_spacing,
+        done.label_format.npy_spacing,
     )
     write_report(
         done.predictions / "report.html",
@@ -104,6 +111,13 @@ def _remarks(report: Mapping[str, Any]) -> str:
             f"F1 {_number(point['f1'])}, without it {_number(point['f1_without_minimum'])}. "
             f"{point['true_lesions_below_minimum']} of {point['true_lesions']} true lesions are as small."
         )
+    if point.get("scan_threshold"):
+        scans = point["scans"]
+        remarks.append(
+            f"**A scan without a lesion of score {_number(point['scan_threshold'])} or more is reported without any**: "
+            f"{scans['clean']} of {scans['without_lesions']} scans without lesions, and {scans['missed']} of "
+            f"{scans['with_lesions']} with."
+        )
     if len(report["folds"]) < 2:
         remarks.append("One fold chose and judged: the figures of the choice are flattering.")
     if report.get("failures"):
@@ -120,8 +134,9 @@ def _thresholds(point: Mapping[str, Any]) -> str:
         "suppression_iou": "suppression: IoU",
         "mask_threshold": "mask",
         "minimum_volume_mm3": "smallest lesion (mm³)",
+        "scan_threshold": "lowest score of a scan's best lesion (calibrated)",
     }
-    rows = [(text, _number(point["default"][name]), _number(point[name])) for name, text in names.items()]
+    rows = [(text, _number(point["default"].get(name)), _number(point.get(name))) for name, text in names.items()]
     return markdown_table(("threshold", "plan", "chosen"), rows)
 
 

@@ -54,6 +54,11 @@ _NO_GROWTH = 1.0
 _PAYS = 0.002
 _PAYS_SIZE = 0.005
 
+# With fewer scans without lesions nothing is learnt about where their scores end; and the mean Dice, in which each such
+# scan counts as much as any other, must gain what no change of masks would give.
+_FEWEST_WITHOUT_LESIONS = 3
+_PAYS_SCANS = 0.01
+
 # Worker processes take seconds to start, each time: what is expected to take less than this is done without.
 _WORTH_WORKERS = 20.0
 _SECONDS_A_COUNT = 0.05  # a guess, until it has been measured
@@ -79,7 +84,7 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is chosen. ``score_threshold`` and ``growth_threshold`` are on the scale of the calibrated score."""
+    """What is chosen. The thresholds of score, growth and scan are on the scale of the calibrated score."""
 
     score_threshold: float
     growth_threshold: float
@@ -88,6 +93,7 @@ class Setting:
     suppression_iou: float
     mask_threshold: float
     minimum_volume_mm3: float
+    scan_threshold: float
 
     @classmethod
     def of(cls, plans: Plans) -> Setting:
@@ -156,7 +162,7 @@ def search(
         At least one.
     plans : Plans
         With the calibration in its inference section; its thresholds are where the search begins, but for the smallest
-        volume, which begins at 0.
+        volume and the scan threshold, which begin at 0.
     objective : Objective
     num_processes : int
     progress : bool
@@ -175,10 +181,11 @@ def search(
         voters = [index for index, case in enumerate(cases) if case.stored.fold != left_out]
         return _Path(
             default,
-            replace(default, minimum_volume_mm3=0.0),
+            replace(default, minimum_volume_mm3=0.0, scan_threshold=0.0),
             plans.inference.join_touching,
             scores,
             lambda setting: objective.rank(pooled([table.counts[setting][index] for index in voters])),
+            sum(len(cases[index].truth) == 0 for index in voters) >= _FEWEST_WITHOUT_LESIONS,
         )
 
     everyone = path(None)
@@ -196,6 +203,7 @@ def search(
         ("score threshold, again", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
         ("score threshold, closer", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
         ("score threshold, closest", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("scans without lesions", _Path.scans, _Path.best_scans),
         ("smallest lesion", partial(_Path.sizes, sizes=sizes), _Path.smallest_that_pays),
         ("the plan's own", lambda _: [default], partial(_Path.best, pays=0.0)),
     )
@@ -223,6 +231,7 @@ class _Path:
     joins: bool  # whether masks that touch are one lesion
     scores: list[float]
     rank: Callable[[Setting], tuple[float, float, float]]
+    knows_healthy: bool  # whether there are scans without lesions enough to choose a scan threshold
 
     def scores_of_grid(self) -> list[Setting]:
         return [self.current, *(replace(self.current, score_threshold=score) for score in self.scores)]
@@ -262,6 +271,10 @@ class _Path:
         self.scores = [*known, *new]
         return [replace(self.current, score_threshold=score) for score in new]
 
+    def scans(self) -> list[Setting]:
+        higher = sorted(score for score in self.scores if score > self.current.score_threshold)
+        return [replace(self.current, scan_threshold=score) for score in higher] if self.knows_healthy else []
+
     def sizes(self, sizes: Sequence[float]) -> list[Setting]:
         return [replace(self.current, minimum_volume_mm3=size) for size in sizes]
 
@@ -287,6 +300,22 @@ class _Path:
         good = [setting for setting in variants if self.rank(setting)[0] >= floor]
         best = max(good, key=lambda setting: (self.rank(setting)[2], -_distance(setting, now)))
         return now if now in good and self.rank(now)[2] >= self.rank(best)[2] - _PAYS else best
+
+    def best_scans(self, tried: list[Setting]) -> Setting:
+        """The scan threshold of the highest mean Dice that costs the objective no more than noise.
+
+        A scan without lesions has a Dice of 1 if nothing is found and 0 otherwise, one whose lesions are all left out
+        has 0: so each scan has one vote. Of neighbouring thresholds that are as good, the one in the middle, as far as
+        can be from the scans on either side.
+        """
+        floor, now = self.rank(self.current)[0] - _PAYS, self.rank(self.current)[2]
+        dice = [self.rank(setting)[2] if self.rank(setting)[0] >= floor else -1.0 for setting in tried]
+        if not dice or max(dice) < now + _PAYS_SCANS:
+            return self.current
+        first = last = dice.index(max(dice))
+        while last + 1 < len(dice) and dice[last + 1] >= dice[first] - _PAYS:
+            last += 1
+        return tried[(first + last) // 2]
 
     def smallest_that_pays(self, tried: list[Setting]) -> Setting:
         """The current setting, which leaves out no lesion, unless a size pays; then the smallest as good as any."""

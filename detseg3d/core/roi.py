@@ -181,6 +181,8 @@ def crop_plan(
 def apply_separable(block: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
     """Apply one matrix per spatial axis to ``(C, Z, Y, X)``: plain matrix products, nothing is transposed or copied.
 
+    In the dtype of ``block`` also where autocast would take a half precision: training and prediction see one picture.
+
     Parameters
     ----------
     block : Tensor, shape ``(C, Z, Y, X)``
@@ -192,9 +194,10 @@ def apply_separable(block: torch.Tensor, matrices: Sequence[torch.Tensor]) -> to
     """
     along_z, along_y, along_x = matrices
     channels, _, length_y, length_x = block.shape
-    block = torch.matmul(along_z, block.flatten(2)).reshape(channels, -1, length_y, length_x)
-    block = torch.matmul(along_y, block)
-    return torch.matmul(block, along_x.T)
+    with torch.autocast(block.device.type, enabled=False):
+        block = torch.matmul(along_z, block.flatten(2)).reshape(channels, -1, length_y, length_x)
+        block = torch.matmul(along_y, block)
+        return torch.matmul(block, along_x.T)
 
 
 def crop_features(features: torch.Tensor, rois: torch.Tensor, size: Triple) -> torch.Tensor:

@@ -104,6 +104,7 @@ def evaluate_folders(
     label_format: LabelFormat | None = None,
     options: EvaluationOptions | None = None,
     cases: Sequence[str] | None = None,
+    truth_files: Mapping[str, Path] | None = None,
     num_processes: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -124,6 +125,8 @@ def evaluate_folders(
     options : EvaluationOptions, optional
     cases : sequence of str, optional
         Only these; by default all of ``truth_folder``.
+    truth_files : dict of str to path, optional
+        The label of each case, wherever it lies; of ``truth_folder`` then only the dataset.json is read.
     num_processes : int, optional
         Worker processes; 0 works in this process.
     progress : bool, optional
@@ -143,7 +146,16 @@ def evaluate_folders(
     DetSeg3DError
         If a folder does not exist or has no label files, or if they have no case in common.
     """
-    done = _evaluate(Path(truth_folder), Path(prediction_folder), label_format, options, cases, num_processes, progress)
+    done = _evaluate(
+        Path(truth_folder),
+        Path(prediction_folder),
+        label_format,
+        options,
+        cases,
+        num_processes,
+        progress,
+        truth_files,
+    )
     return done.result
 
 
@@ -202,10 +214,11 @@ def _evaluate(
     cases: Sequence[str] | None,
     num_processes: int,
     progress: bool,
+    truth_files: Mapping[str, Path] | None = None,
 ) -> _System:
     options = options or EvaluationOptions()
     form = label_format or read_label_format(truth_folder, prediction_folder)
-    files, problems = _pair_files(truth_folder, prediction_folder, cases, options)
+    files, problems = _pair_files(truth_folder, prediction_folder, cases, options, truth_files)
     results = run_cases(partial(_evaluate_files, form, options), files, num_processes, "evaluating", progress)
     evaluated: list[CaseMetrics] = []
     for case in results:
@@ -234,11 +247,16 @@ def _evaluate(
 
 
 def _pair_files(
-    truth_folder: Path, prediction_folder: Path, cases: Sequence[str] | None, options: EvaluationOptions
+    truth_folder: Path,
+    prediction_folder: Path,
+    cases: Sequence[str] | None,
+    options: EvaluationOptions,
+    truth_files: Mapping[str, Path] | None,
 ) -> tuple[list[_Files], list[dict[str, str]]]:
     """The files of each case that both sides have, and what is missing."""
     problems: list[dict[str, str]] = []
-    truths = files_by_case(truth_folder, "truth", image_case, problems)
+    truths: Mapping[str, Path]
+    truths = truth_files if truth_files is not None else files_by_case(truth_folder, "truth", image_case, problems)
     instance_folder = prediction_folder / "instances"
     in_layout = instance_folder.is_dir() and options.components is None
     if options.components is not None:

@@ -17,11 +17,13 @@ from detseg3d.io.dataset_json import parse_labels, parse_npy_spacing, parse_pati
 from detseg3d.io.files import read_json
 from detseg3d.io.images import file_ending
 from detseg3d.io.images import read_label as read_whole_numbers
+from detseg3d.planning.plans import Plans
 
 __all__ = [
     "LabelFormat",
     "Lesions",
     "check_same_grid",
+    "label_format_of",
     "label_values",
     "lesions_from_instances",
     "lesions_from_semantic",
@@ -82,6 +84,22 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
     return LabelFormat(
         classes, truth_instances=data.get("instances") is True, npy_spacing=parse_npy_spacing(data, file)
     )
+
+
+def label_format_of(plans: Plans, npy_spacing: tuple[float, float, float] | None = None) -> LabelFormat:
+    """How the labels are to be read that a model was trained on.
+
+    The plans know more than the raw dataset.json: ``detseg3d_plan_and_preprocess --instances`` leaves that file alone.
+
+    Parameters
+    ----------
+    plans : Plans
+        Of the model.
+    npy_spacing : 3 floats, optional
+        Of the raw data set: millimetres ``(z, y, x)`` of ``.npy`` files.
+    """
+    classes = dict(zip(plans.class_names, plans.class_labels, strict=True))
+    return LabelFormat(classes, truth_instances=plans.instances, npy_spacing=npy_spacing)
 
 
 def read_patients(truth_folder: str | Path) -> dict[str, str]:

@@ -163,7 +163,7 @@ class Candidates:
         return pasted
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
-        """Masks and lesions of some candidates, of whatever size.
+        """Masks and lesions of some candidates, of whatever size, and whatever the other candidates of the scan are.
 
         On its own voxels exactly what :meth:`merge` makes of all candidates together.
 
@@ -185,7 +185,8 @@ class Candidates:
         low, high = corners[:, :3].min(axis=0), corners[:, 3:].max(axis=0)
         offset = np.tile(low, 2).astype(np.float64)
         found = Detections(self.found.boxes[members] - offset, self.found.scores[members], self.found.classes[members])
-        rule = plans.model_copy(update={"inference": plans.inference.model_copy(update={"minimum_volume_mm3": 0.0})})
+        everything = plans.inference.model_copy(update={"minimum_volume_mm3": 0.0, "scan_threshold": 0.0})
+        rule = plans.model_copy(update={"inference": everything})
         moved = [roi.seen_from(low, place) for place, roi in mine]
         merged = merge_pasted(found, moved, tuple(high - low), rule, self.spacing)
         lesions = [

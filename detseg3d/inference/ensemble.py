@@ -135,7 +135,7 @@ def segment_rois(
                 with autocast(device):
                     mask, roi_score = _segment_flipped(model, crops, features, context, rois[part], classes, axes)
                 probability[part] += (share * mask).half().cpu()
-                score[part] += share * roi_score.double().cpu().numpy()
+                score[part] += share * roi_score.float().cpu().double().numpy()  # mps has no float64
             del features, context  # before the next ones are made
     return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
 

@@ -7,7 +7,7 @@ import math
 import torch
 
 from detseg3d.execution.device import autocast_dtype
-from detseg3d.planning.memory import BYTES_PER_VALUE, LABEL_BYTES, inference_bytes
+from detseg3d.planning.memory import BYTES_PER_VALUE, LABEL_BYTES, inference_bytes, stage2_inference_bytes
 from detseg3d.planning.plans import Plans
 from detseg3d.preprocessing.preprocessor import CaseTransform
 
@@ -20,6 +20,9 @@ _MARGIN = 1.1
 def prediction_bytes(plans: Plans, transform: CaseTransform, device: torch.device) -> float:
     """Peak memory of predicting a scan above the scan itself, in bytes of the machine, not of an accelerator.
 
+    Stage 2 is counted as if it ran while Stage 1's maps are kept, with as many candidates as the plan allows: most
+    scans need less.
+
     Parameters
     ----------
     plans : Plans
@@ -31,9 +34,12 @@ def prediction_bytes(plans: Plans, transform: CaseTransform, device: torch.devic
     fine, original = math.prod(transform.fine_shape), math.prod(transform.original_shape)
     # Masks are made on the scan's own grid, which may be larger or smaller than the fine one.
     masks = (original - fine) * LABEL_BYTES
-    if device.type != "cpu":
-        return _MARGIN * (fine * (plans.num_channels * 4 + LABEL_BYTES) + masks)
-    shape = [math.ceil(n / scale - 1e-6) for n, scale in zip(transform.fine_shape, plans.detection_scale, strict=True)]
     size = BYTES_PER_VALUE if autocast_dtype(device) is not None else 4
+    maps, outlines = stage2_inference_bytes(
+        plans.stage2, plans.roi.size, plans.inference.roi_batch_size, plans.inference.max_candidates, size
+    )
+    if device.type != "cpu":
+        return _MARGIN * (fine * (plans.num_channels * 4 + LABEL_BYTES) + masks + outlines)
+    shape = [math.ceil(n / scale - 1e-6) for n, scale in zip(transform.fine_shape, plans.detection_scale, strict=True)]
     needed = inference_bytes(plans.stage1, shape, fine, plans.num_channels, plans.num_classes, size)
-    return _MARGIN * (needed + max(0, masks))
+    return _MARGIN * (needed + max(0, masks) + maps + outlines)

@@ -34,6 +34,7 @@ _FIELDS = frozenset(
         "suppression_distance",
         "suppression_iou",
         "minimum_volume_mm3",
+        "scan_threshold",
         "calibration",
     }
 )
@@ -45,7 +46,7 @@ class OperatingPoint(BaseModel):
     Attributes
     ----------
     inference : InferencePlan
-        Thresholds, suppression, smallest volume and calibration; its other fields are not used.
+        Thresholds, suppression, smallest volume, scan threshold and calibration; its other fields are not used.
     objective : str
         What the thresholds were chosen for, in words.
     weights : dict of str to str
@@ -196,4 +197,6 @@ def describe(inference: InferencePlan) -> str:
         parts.insert(1, f"growth {inference.growth_threshold:.3g}")
     if inference.minimum_volume_mm3:
         parts.append(f"lesions under {inference.minimum_volume_mm3:g} mm³ left out")
+    if inference.scan_threshold:
+        parts.append(f"no lesion in a scan without one of {inference.scan_threshold:.3g}")
     return ", ".join(parts)

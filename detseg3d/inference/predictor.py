@@ -114,7 +114,7 @@ class Predictor:
         device : str, optional
         use_mirroring : bool
         det_threshold, score_threshold : float, optional
-            Instead of the operating point's or the plan's.
+            Instead of the operating point's or the plan's. With a score threshold there is no scan threshold.
         use_operating_point : bool
             Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
         build_model : callable, optional
@@ -133,6 +133,8 @@ class Predictor:
         chosen = fold_folders(folder, folds, checkpoint)
         plans = load_plans(chosen[0] / "plans.json")
         thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
+        if score_threshold is not None:
+            thresholds["scan_threshold"] = 0.0  # whoever says what a lesion is means it in every scan
         models = []
         for fold in chosen:
             own = load_plans(fold / "plans.json")

@@ -61,6 +61,11 @@ class RawDataset:
         """Label value of each class of :attr:`class_names`."""
         return tuple(self.labels[name] for name in self.class_names)
 
+    @property
+    def label_files(self) -> dict[str, Path]:
+        """Label file of each case that has one; with the entry ``dataset`` it may lie anywhere."""
+        return {case.case_id: case.label for case in self.cases if case.label is not None}
+
     def patient_of(self, case_id: str) -> str:
         """Patient a case belongs to; without an entry in dataset.json each case is a patient of its own."""
         return self.patients.get(case_id, case_id)

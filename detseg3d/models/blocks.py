@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["Conv3d", "ConvNormAct", "GroupNorm", "ResidualBlock", "space_to_depth"]
+__all__ = ["Conv3d", "ConvNormAct", "GroupNorm", "ResidualBlock", "enlarge", "space_to_depth"]
 
 # Statistics over few channels behave like instance normalisation but keep the relation of neighbouring channels.
 CHANNELS_PER_GROUP = 4
@@ -78,9 +78,17 @@ class GroupNorm(nn.Module):
         if image.device.type == "cpu" and channels_last and torch.is_grad_enabled():
             output: torch.Tensor = _ChannelsLastGroupNorm.apply(image, self.weight, self.bias, self.groups, self.eps)
             return output
-        return functional.group_norm(
+        normalized = functional.group_norm(
             image, self.groups, self.weight.to(image.dtype), self.bias.to(image.dtype), self.eps
         )
+        # Autocast normalises in float32 on CUDA; what follows would keep maps of twice the size.
+        return normalized.to(image.dtype)
+
+
+def enlarge(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Repeat the nearest cells of ``(B, C, Z, Y, X)`` to ``size``; the dtype is kept, also under autocast."""
+    with torch.autocast(image.device.type, enabled=False):
+        return functional.interpolate(image, size=tuple(size))
 
 
 # PyTorch gives float32 convolutions on a CPU to oneDNN only if batch × channels × the first two axes is more than this,

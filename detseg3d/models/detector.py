@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.blocks import Conv3d, ConvNormAct, ResidualBlock, space_to_depth
+from detseg3d.models.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge, space_to_depth
 from detseg3d.planning.plans import Stage1Plan
 
 __all__ = ["Detector", "DetectorOutput", "LevelOutput"]
@@ -122,7 +122,7 @@ class Detector(nn.Module):
         features = merged = self.laterals[-1](maps[-1])
         for index in range(len(maps) - 1, -1, -1):
             if index < len(maps) - 1:
-                merged = self.laterals[index](maps[index]) + functional.interpolate(merged, size=maps[index].shape[2:])
+                merged = self.laterals[index](maps[index]) + enlarge(merged, maps[index].shape[2:])
             stage = index + self.finest
             if stage in self.plan.head_stages:
                 level = self.plan.head_stages.index(stage)

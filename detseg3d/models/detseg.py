@@ -251,7 +251,7 @@ class DetSeg3D(nn.Module):
         return sample_boxes(
             target,
             proposals,
-            rois_of_window(training, self.plans.roi.size, shape),
+            rois_of_window(training, self.plans.roi.size, math.prod(shape) / math.prod(self.plans.detection_scale)),
             training.det_threshold,
             self.minimum_extent,
             self.plans.num_classes,

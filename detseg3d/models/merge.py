@@ -334,21 +334,27 @@ def _collect(
     voxel_volume: float,
     maps: npt.NDArray[np.float16] | None,
 ) -> Merged:
-    """Leave out the too small, number the lesions by score, and make the two maps.
+    """Leave out the too small, and all of a scan without a certain one; number by score, and make the two maps.
 
     ``names`` (candidate + 1) and ``boxes`` are those of the masks in ``owner``.
     """
     voxels = np.bincount(owner[owner > 0], minlength=len(found) + 1) if len(names) else np.zeros(len(found) + 1, int)
     minimum = plans.inference.minimum_volume_mm3 / voxel_volume
-    order = sorted(range(len(names)), key=lambda i: (-scores.final[names[i] - 1], names[i]))
+    large = [i for i in range(len(names)) if voxels[names[i]] >= minimum]
+    if len(large) < len(names):
+        # Nothing vanishes silently.
+        smallest = plans.inference.minimum_volume_mm3
+        logger.info("%d lesion(s) smaller than %g mm³ left out", len(names) - len(large), smallest)
+    order = sorted(large, key=lambda i: (-scores.final[names[i] - 1], names[i]))
+    if order and scores.final[names[order[0]] - 1] < plans.inference.scan_threshold:
+        lowest = plans.inference.scan_threshold
+        logger.info("%d lesion(s) left out, none of them with a score of %.3g or more", len(order), lowest)
+        order = []
     lookup = np.zeros(len(found) + 1, np.uint32)
     label_of = np.zeros(len(found) + 1, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
     lesions: list[Lesion] = []
     for i in order:
         candidate = int(names[i]) - 1
-        count = int(voxels[names[i]])
-        if count < minimum:
-            continue
         lookup[candidate + 1] = len(lesions) + 1
         label_of[candidate + 1] = plans.class_labels[int(found.classes[candidate])]
         lesions.append(
@@ -359,15 +365,11 @@ def _collect(
                 float(found.scores[candidate]),
                 float(scores.roi[candidate]),
                 tuple(float(value) for value in boxes[i]),
-                count,
+                int(voxels[names[i]]),
                 candidate,
                 joined.get(candidate, ()),
             )
         )
-    if len(lesions) < len(names):
-        # Nothing vanishes silently.
-        smallest = plans.inference.minimum_volume_mm3
-        logger.info("%d lesion(s) smaller than %g mm³ left out", len(names) - len(lesions), smallest)
     dtype = np.uint32 if len(lesions) > 65_535 else np.uint16
     return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores.final, scores.roi, maps)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.blocks import Conv3d, ConvNormAct, ResidualBlock
+from detseg3d.models.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge
 from detseg3d.planning.plans import Stage2Plan
 
 __all__ = ["Segmenter", "SegmenterOutput"]
@@ -107,7 +107,7 @@ class Segmenter(nn.Module):
             image = self.attention(image, context)
         bottom = image
         for index in range(len(skips) - 2, -1, -1):
-            image = functional.interpolate(self.reduce[index](image), size=skips[index].shape[2:])
+            image = enlarge(self.reduce[index](image), skips[index].shape[2:])
             # Added, not put side by side: half the work at the finest scale, which sets the pace.
             image = self.decoder[index](skips[index] + image)
         mask = self.mask(image)

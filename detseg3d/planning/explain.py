@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,21 @@ def explain_normalization(
         else:
             because = "intensities have no absolute scale: mean and standard deviation of each case inside the body"
         decisions.append(Decision(name=f"normalisation of {name}", value=chosen.scheme, because=because))
-    return decisions
+    return decisions + _doubtful_names(normalization, channel_names)
+
+
+def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names: Sequence[str]) -> list[Decision]:
+    """Warnings of channels that seem to be CT, but are not called just so: as in nnU-Net only the whole name counts."""
+    warnings = []
+    for index, (chosen, name) in enumerate(zip(normalization, channel_names, strict=True)):
+        if chosen.scheme == "zscore" and "ct" in re.split(r"[^a-z0-9]+", name.lower()):
+            because = (
+                f'channel {index} is called "{name}", so each case is normalised by its own mean and deviation; only '
+                'the whole name "CT" means Hounsfield units: if the channel has them, rename it to CT in dataset.json '
+                "and plan again"
+            )
+            warnings.append(Decision(name="warning", value=f"is {name} a CT?", because=because))
+    return warnings
 
 
 def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing) -> Decision:

@@ -124,7 +124,7 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=_plan_inference(lesions, dataset),
+        inference=_plan_inference(lesions, roi, dataset),
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
@@ -136,10 +136,11 @@ def plan_dataset(
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
 
 
-def _plan_inference(lesions: _Lesions, dataset: RawDataset) -> InferencePlan:
+def _plan_inference(lesions: _Lesions, roi: RoiPlan, dataset: RawDataset) -> InferencePlan:
     """Room for the fullest scan; where labels do not number their lesions, a lesion is what is connected."""
     most = rules.choose_max_candidates([len(classes) for classes in lesions.classes])
-    return InferencePlan(max_candidates=most, join_touching=not dataset.instances)
+    batch = roi_rules.choose_roi_batch(roi.size)
+    return InferencePlan(max_candidates=most, join_touching=not dataset.instances, roi_batch_size=batch)
 
 
 def _identity(dataset: RawDataset) -> dict[str, Any]:
@@ -177,9 +178,10 @@ def _gather_lesions(cases: Sequence[dict[str, Any]]) -> _Lesions:
 
 
 def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) -> list[ChannelNormalization]:
-    """CT (by channel name) is clipped and scaled by the lesions' percentiles over the set, others by their own z-score.
+    """CT is clipped and scaled by the lesions' percentiles over the set, others by their own z-score.
 
-    A channel named ``noNorm`` is left alone, as in nnU-Net. Without any lesion CT takes the body's percentiles.
+    As in nnU-Net the whole name of the channel decides, upper and lower case alike: ``CT``, or ``noNorm`` for one that
+    is left alone. Without any lesion CT takes the body's percentiles.
 
     Parameters
     ----------
@@ -270,7 +272,7 @@ def _assess(
                 math.prod(window),
                 len(dataset.channel_names),
                 len(dataset.class_names),
-                roi_rules.rois_of_window(training, roi.size, window),
+                roi_rules.rois_of_window(training, roi.size, math.prod(window) / math.prod(scale)),
                 # Whole volumes run one by one, windows of equal shape as one batch.
                 1 if phase.window is None else training.batch_size,
             )

@@ -220,14 +220,13 @@ class InferencePlan(_Strict):
     growth_threshold: Fraction = Field(default=0.32, description="from it on masks extend lesions they touch")
     mask_threshold: Fraction = 0.5
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    suppression_distance: Annotated[float, Field(ge=0)] = Field(
-        default=0.5, description="of two peaks closer than this share of the larger box's size, the lower one goes"
-    )
+    suppression_distance: float = Field(default=0.5, ge=0, description="peaks closer than this share of their size")
     suppression_iou: Fraction = 0.3
     detection_weight: Fraction = Field(
         default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
     )
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
+    scan_threshold: Fraction = Field(default=0.0, description="a scan whose best lesion scores less is without lesions")
     join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
     roi_batch_size: Count = 16

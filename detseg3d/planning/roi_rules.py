@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan, TrainingPlan
 
 __all__ = [
     "choose_curriculum",
+    "choose_roi_batch",
     "choose_roi_edge",
     "choose_roi_size",
     "choose_rois_per_volume",
@@ -33,7 +35,7 @@ DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
 MINIMUM_VOXELS = 12
 MINIMUM_SLICES = 3
-MOST_ROIS = 32  # of a window, unless the plan asks for more
+MOST_ROI_SAMPLES = 32 * 24**3  # of a window's RoIs in all, unless the plan asks for more of them: they take memory
 STAGE2_CHANNELS = (16, 32, 64, 160)
 POOLING_RATIO = 2.0
 SMALLEST_POOLED = 8
@@ -91,27 +93,42 @@ def choose_rois_per_volume(size: Triple) -> int:
     return int(min(4, max(3, round(4 * DEFAULT_ROI_EDGE**3 / math.prod(size)))))
 
 
-def rois_of_window(training: TrainingPlan, size: Triple, shape: Sequence[int]) -> int:
-    """RoIs that a training step draws of a window or a volume of this ``shape``, in fine voxels.
+def choose_roi_batch(size: Triple) -> int:
+    """RoIs that Stage 2 reads at a time when it predicts: 16 of up to 32³ samples, fewer of larger ones.
 
-    At least ``rois_per_volume``; more where the samples of all stay within ``roi_share`` of the window's voxels, up to
-    32. Beside what Stage 1 does with a large window they cost little, and they show more of its errors.
+    16 of 64³ would take 1.4 GB in float32, more than all of Stage 1, and be no faster.
+
+    Examples
+    --------
+    >>> choose_roi_batch((24, 24, 24)), choose_roi_batch((48, 28, 28)), choose_roi_batch((64, 64, 64))
+    (16, 13, 2)
+    """
+    return max(1, min(16, 16 * DEFAULT_ROI_EDGE**3 // math.prod(size)))
+
+
+def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
+    """RoIs that a training step draws of a window or a volume.
+
+    At least ``rois_per_volume``; more where the samples of all stay within ``roi_share`` of the voxels that Stage 1
+    sees, and are not more than 32 RoIs of 24³ have. Beside Stage 1's work on a large window they cost little, and they
+    show more of its errors.
 
     Parameters
     ----------
     training : TrainingPlan
     size : 3 ints
         Samples of an RoI.
-    shape : sequence of 3 ints
+    voxels : float
+        Of the window, on the detection grid.
 
     Examples
     --------
     >>> training = TrainingPlan(curriculum=(CurriculumPhase(share=1, window=None),))
-    >>> [rois_of_window(training, (24, 24, 24), (edge,) * 3) for edge in (48, 96, 128, 512)]
+    >>> [rois_of_window(training, (24, 24, 24), edge**3) for edge in (48, 96, 128, 512)]
     [4, 8, 19, 32]
     """
-    affordable = round(training.roi_share * math.prod(shape) / math.prod(size))
-    return max(training.rois_per_volume, min(affordable, MOST_ROIS))
+    samples = min(training.roi_share * voxels, MOST_ROI_SAMPLES)
+    return max(training.rois_per_volume, round(samples / math.prod(size)))
 
 
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
@@ -131,6 +148,11 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
     """The RoI U-Net: an axis is pooled while it has at least 8 samples, an even number, and is not much coarser.
 
     An axis over 2 times coarser than the finest has kernel 1. Scales that no axis would reach are dropped.
+
+    Raises
+    ------
+    DetSeg3DError
+        If no axis can be halved.
 
     Examples
     --------
@@ -155,6 +177,12 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
         samples = [n // stride for n, stride in zip(samples, strides[-1], strict=True)]
         current = [spacing * stride for spacing, stride in zip(current, strides[-1], strict=True)]
         kernels.append(_kernel(current))
+    if not strides:
+        raise DetSeg3DError(
+            "an RoI of this size cannot be halved along any axis",
+            value=size,
+            expected=f"an even number of samples, at least {SMALLEST_POOLED}, along the finest axis",
+        )
     return Stage2Plan(channels=STAGE2_CHANNELS[: len(kernels)], strides=tuple(strides), kernels=tuple(kernels))
 
 
@@ -183,7 +211,8 @@ def choose_window(
         cells = edge * min(detection_spacing) / detection_spacing[axis] / total_stride[axis]
         limit = largest[axis] / scale[axis] / total_stride[axis]
         count = max(1, min(round(cells), math.floor(limit + 1e-6)))
-        window.append(min(largest[axis], round(count * total_stride[axis] * scale[axis])))
+        # Rounded down: a voxel more would be a cell more, and the window be padded by a whole stride.
+        window.append(min(largest[axis], math.floor(count * total_stride[axis] * scale[axis] + 1e-6)))
     z, y, x = window
     return z, y, x
 

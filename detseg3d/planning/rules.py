@@ -145,8 +145,17 @@ def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[f
     return z, y, x
 
 
+def _pooling_limit(spacing: Sequence[float], shape: Sequence[int]) -> float:
+    """Spacing up to which axes go together: twice the finest of those that are long enough to be pooled.
+
+    A volume of one slice would otherwise be held back by an axis along which nothing happens.
+    """
+    long_enough = [length for length, n in zip(spacing, shape, strict=True) if n >= 2 * SMALLEST_MAP]
+    return POOLING_RATIO * min(long_enough or spacing) * (1 + 1e-6)
+
+
 def _axes_to_pool(spacing: Sequence[float], shape: Sequence[int]) -> list[bool]:
-    limit = POOLING_RATIO * min(spacing) * (1 + 1e-6)
+    limit = _pooling_limit(spacing, shape)
     return [length <= limit and n >= 2 * SMALLEST_MAP for length, n in zip(spacing, shape, strict=True)]
 
 
@@ -154,7 +163,8 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
     """Stages of the backbone, axis by axis.
 
     An axis is pooled while its spacing is within 2 times the finest at that point and it keeps 4 cells. An axis still
-    over 2 times coarser than the finest gets kernel 1. Stages end when no axis has more than 12 cells, or after 5.
+    over 2 times coarser than the finest gets kernel 1. The finest is sought among the axes long enough to be pooled.
+    Stages end when no axis has more than 12 cells, or after 5.
 
     Examples
     --------
@@ -171,7 +181,7 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
         stride = list(stem) if not strides else [2 if pool else 1 for pool in _axes_to_pool(current, size)]
         if strides and max(stride) == 1:
             break
-        limit = POOLING_RATIO * min(current) * (1 + 1e-6)
+        limit = _pooling_limit(current, size)
         kz, ky, kx = (3 if length <= limit else 1 for length in current)
         sz, sy, sx = stride
         strides.append((sz, sy, sx))

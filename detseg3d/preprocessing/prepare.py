@@ -238,6 +238,7 @@ def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pr
     if file.exists() and options.val_split is None and options.seed is None:
         splits = _kept_splits(file, set(cases))
         if splits is not None:
+            _warn_of_shared_patients(splits, raw, file)
             return splits
     patients = {case: raw.patient_of(case) for case in cases}
     loads = lesion_loads(fingerprint)
@@ -248,6 +249,25 @@ def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pr
         splits = make_holdout_split(cases, patients, loads, options.val_split, **seed)
     write_json(splits, file)
     return splits
+
+
+def _warn_of_shared_patients(splits: list[Split], raw: RawDataset, file: Path) -> None:
+    """Say aloud which folds have a patient on both sides: "patients" may have been added after the folds were made.
+
+    Only a warning, for the folds may be the user's own; where the same cases train and validate it is no oversight.
+    """
+    for number, split in enumerate(splits):
+        train, val = ({raw.patient_of(case) for case in split[part]} for part in ("train", "val"))
+        shared = sorted(train & val)
+        if shared and set(split["train"]) != set(split["val"]):
+            logger.warning(
+                "%s is kept, but fold %d has %d patient(s) both in training and in validation, which flatters its "
+                "figures: %s; --seed N makes new folds, or edit the file",
+                file,
+                number,
+                len(shared),
+                shared[:5],
+            )
 
 
 def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:

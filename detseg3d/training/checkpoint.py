@@ -25,7 +25,7 @@ class Progress:
 
     ``fraction`` runs from 0 to 1 over the whole training; ``seconds`` is the training time of all its parts. Of the
     epoch under way, ``sums`` are the losses of its ``steps_summed`` steps. ``unvalidated`` says that an epoch has just
-    ended and what follows an epoch is still to come.
+    ended and what follows an epoch is still to come. ``max_minutes`` is the time limit, if there is one.
     """
 
     fraction: float = 0.0
@@ -37,6 +37,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     steps_summed: int = 0
     unvalidated: bool = False
+    max_minutes: float | None = None
 
     def add_step(self, losses: Mapping[str, float]) -> None:
         """Count the losses of a step to its epoch."""

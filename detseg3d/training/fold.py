@@ -10,6 +10,7 @@ from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.evaluation.labels import label_format_of
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
@@ -183,7 +184,12 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         progress=options.progress,
     )
     result = evaluate_folders(
-        paths.raw / "labelsTr", folder, cases=[case.case_id for case in chosen], progress=options.progress
+        paths.raw,
+        folder,
+        label_format=label_format_of(predictor.plans, raw.npy_spacing),
+        cases=[case.case_id for case in chosen],
+        truth_files=raw.label_files,
+        progress=options.progress,
     )
     write_json(result, folder / "summary.json")
     store = CaseStore(paths.preprocessed / "cases")

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.device import autocast, autocast_dtype
 from detseg3d.execution.interruption import Interruption, postponed
 from detseg3d.io.case_store import CaseStore
+from detseg3d.io.files import remove_files
 from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.targets import volume_targets
 from detseg3d.models.weights import load_weights, save_weights
@@ -133,12 +134,7 @@ def train_fold(
         raise DetSeg3DError("this fold has no training case", file=folder, remedy="check splits_final.json")
     table = CaseTable(store, train_cases)
     state = _State(plans, options)
-    latest = folder / "checkpoint_latest.pt"
-    if options.resume and latest.exists():
-        state.progress = load_checkpoint(
-            latest, state.model, state.average, state.optimizers, state.scaler, options.seed
-        )
-        logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
+    options = _resume_or_begin(state, folder, options)
     log = None
     if options.ranks.is_main:
         log = TrainingLog(
@@ -178,6 +174,26 @@ def train_fold(
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
     logger.info("trained for %s", describe_seconds(state.progress.seconds))
     return state.progress
+
+
+def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> TrainingOptions:
+    """Go on from the checkpoint, if that is asked for and there is one; else make room for a new training.
+
+    Returns the options with the time limit that holds: a resumed training keeps its own, unless it is given another.
+    """
+    latest = folder / "checkpoint_latest.pt"
+    if options.resume and latest.exists():
+        state.progress = load_checkpoint(
+            latest, state.model, state.average, state.optimizers, state.scaler, options.seed
+        )
+        logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
+    elif options.ranks.is_main:
+        # What an earlier training left must neither be resumed as this one nor predict beside its plans.
+        remove_files(latest, *(folder / f"model_{name}.safetensors" for name in ("best", "final")))
+    if options.max_minutes is None:
+        return replace(options, max_minutes=state.progress.max_minutes)
+    state.progress.max_minutes = options.max_minutes
+    return options
 
 
 def _epoch_end(plans: Plans, state: _State, options: TrainingOptions) -> float:

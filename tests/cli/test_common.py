@@ -22,6 +22,17 @@ def test_the_functions_exit_code_is_kept(parser: argparse.ArgumentParser) -> Non
     assert common.run_command(parser, lambda options: 3, []) == 3
 
 
+def test_cases_that_could_not_be_evaluated_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    problems = [{"case": case, "problem": "unreadable"} for case in ("b", "a", "b")]
+    assert common.evaluation_exit_code({"problems": problems}) == 1
+    assert "2 validation case(s) could not be evaluated, see above: a, b" in caplog.text
+
+
+@pytest.mark.parametrize("result", [{}, {"problems": []}])
+def test_an_evaluation_without_problems_is_a_success(result: dict[str, list[dict[str, str]]]) -> None:
+    assert common.evaluation_exit_code(result) == 0
+
+
 def test_a_package_error_is_printed_without_traceback(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
 ) -> None:

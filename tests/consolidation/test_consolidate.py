@@ -169,6 +169,18 @@ def test_a_smallest_volume_is_said_aloud(tmp_path: Path, tiny_plans: Plans, capl
     assert "F1 0.857, without it 0.545); 1 of 4 true lesions are as small" in caplog.text
 
 
+def test_a_scan_threshold_is_said_aloud(tmp_path: Path, tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
+    healthy = {f"h{n}": [blob(C, 0.6)] for n in range(4)}
+    full = {f"l{n}": [blob(A, 0.9), blob(B, 0.55)] for n in range(12)}
+    labels = {name: np.zeros(filled(A).shape, np.uint8) for name in healthy}
+    write_raw(tmp_path, labels | {name: (filled(A, B) > 0).astype(np.uint8) for name in full})
+    write_fold(tmp_path, "0", healthy | full, tiny_plans)
+    point = run(tmp_path, [0]).report["operating_point"]
+    assert point["scan_threshold"] > 0.0 and point["dice"] == 1.0
+    assert point["scans"] == {"with_lesions": 12, "missed": 0, "without_lesions": 4, "clean": 4}
+    assert "on these folds 4 of 4 scans without lesions, and 0 of 12 with" in caplog.text
+
+
 # -- What may be otherwise ---------------------------------------------------------------------------------------------
 
 

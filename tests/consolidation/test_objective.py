@@ -82,7 +82,7 @@ def test_an_objective_says_what_it_is(objective: Objective, text: str) -> None:
 
 
 def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
-    low, high = (Setting(score, 0.1, 0.1, 0.5, 0.3, 0.5, 0.0) for score in (0.2, 0.6))
+    low, high = (Setting(score, 0.1, 0.1, 0.5, 0.3, 0.5, 0.0, 0.0) for score in (0.2, 0.6))
     cases = tuple(StoredCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
     counts = {
         low: (

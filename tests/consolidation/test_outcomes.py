@@ -60,7 +60,8 @@ def thresholds(plans: Plans) -> list[InferencePlan]:
     names = ("det_threshold", "suppression_distance", "mask_threshold", "score_threshold", "minimum_volume_mm3")
     settings = [dict(zip(names, values, strict=True)) for values in grid][::3]
     grown = [{**setting, "growth_threshold": growth} for setting, growth in zip(settings, cycle((0.2, 0.4, 0.6)))]
-    return [plans.inference.model_copy(update=setting) for setting in grown]
+    certain = [{**setting, "scan_threshold": scan} for setting, scan in zip(grown, cycle((0.0, 0.0, 0.75)))]
+    return [plans.inference.model_copy(update=setting) for setting in certain]
 
 
 def count_whole_masks(candidates: Candidates, truth: Lesions, plans: Plans) -> CaseCounts:

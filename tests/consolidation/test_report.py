@@ -12,7 +12,7 @@ import pytest
 from detseg3d.consolidation.consolidate import Consolidated, consolidate
 from detseg3d.consolidation.report import format_consolidation, report_consolidation
 from detseg3d.evaluation.evaluate import evaluate_folders
-from detseg3d.io.files import read_json
+from detseg3d.io.files import read_json, write_json
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
 
@@ -78,6 +78,31 @@ def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, 
     assert [entry["case_id"] for entry in result["cases"]] == ["a", "c"]
 
 
+def test_labels_are_evaluated_as_the_plans_read_them(tmp_path: Path, tiny_plans: Plans) -> None:
+    """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
+    write_raw(tmp_path, {"a": filled(A, B) * 300})
+    write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9), Blob(B, 0.8, 0.8)]}, tiny_plans.evolve(instances=True))
+    raw = tmp_path / "raw" / NAME
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    result = report_consolidation(done, raw, progress=False)
+    assert result["problems"] == []
+    assert result["summary"]["lesions"]["any"]["found"] == 2
+
+
+def test_files_that_the_description_lists_are_evaluated_and_shown(tmp_path: Path, tiny_plans: Plans) -> None:
+    """nnU-Net's entry ``dataset``: scans and labels may lie anywhere."""
+    raw = write_raw(tmp_path, {"a": (filled(A) > 0).astype(np.uint8)})
+    (raw / "labelsTr").rename(raw / "masks")
+    (raw / "imagesTr").rename(raw / "scans")
+    listed = {"a": {"images": ["scans/a_0000.mha"], "label": "masks/a.mha"}}
+    write_json(read_json(raw / "dataset.json") | {"dataset": listed}, raw / "dataset.json")
+    write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9)]}, tiny_plans)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    result = report_consolidation(done, raw, progress=False)
+    assert result["problems"] == [] and result["summary"]["lesions"]["any"]["found"] == 1
+    assert 'id="viewer-box"' in (done.predictions / "report.html").read_text(encoding="utf-8")
+
+
 # -- Words -------------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +159,14 @@ def test_a_smallest_volume_is_remarked(done: Consolidated) -> None:
     )
     assert "2 of 6 true lesions are as small." in text
     assert cells(text, "smallest lesion (mm³)") == ["0", "4.5"]
+
+
+def test_a_scan_threshold_is_remarked(done: Consolidated) -> None:
+    scans = {"with_lesions": 36, "missed": 1, "without_lesions": 4, "clean": 3}
+    text = format_consolidation(changed(done, scan_threshold=0.75, scans=scans))
+    assert "**A scan without a lesion of score 0.75 or more is reported without any**: 3 of 4 scans without" in text
+    assert "and 1 of 36 with." in text
+    assert cells(text, "lowest score of a scan's best lesion (calibrated)") == ["0", "0.75"]
 
 
 def test_a_single_fold_makes_no_claims(done: Consolidated) -> None:

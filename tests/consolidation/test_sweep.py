@@ -265,6 +265,52 @@ def test_a_smallest_volume_of_the_plan_stays_if_it_pays(tmp_path: Path, tiny_pla
     assert sweep.figures(sweep.chosen)["f1"] == 1.0
 
 
+# -- Scans without lesions ---------------------------------------------------------------------------------------------
+
+
+def some_healthy(
+    folder: Path, healthy: Sequence[float], best: Sequence[float], weak: float = 0.5
+) -> list[PreparedCase]:
+    """Scans without lesions, each with a false positive of that score; and scans with two, the better one of that."""
+    return [
+        *(
+            prepare_case(folder, f"healthy{n}", make_truth(), [blob(D, score)], f"fold_{n % 2}")
+            for n, score in enumerate(healthy)
+        ),
+        *(
+            prepare_case(folder, f"lesions{n}", make_truth(A, B), [blob(A, score), blob(B, weak)], f"fold_{n % 2}")
+            for n, score in enumerate(best)
+        ),
+    ]
+
+
+def test_a_scan_without_a_certain_lesion_is_called_healthy(tmp_path: Path, tiny_plans: Plans) -> None:
+    sweep = choose(some_healthy(tmp_path, [0.52, 0.54, 0.58, 0.54, 0.52, 0.58], [0.92] * 20), tiny_plans)
+    # Between the scores of the scans without lesions and those of the best lesions of the others: .6 to .9.
+    assert sweep.chosen.scan_threshold == pytest.approx(0.75)
+    assert sweep.figures(sweep.chosen) == {"f1": 1.0, "recall": 1.0, "precision": 1.0, "fp_per_scan": 0.0, "dice": 1.0}
+    assert sweep.without_own_fold()["dice"] == 1.0
+
+
+def test_two_scans_without_lesions_are_too_few_to_say(tmp_path: Path, tiny_plans: Plans) -> None:
+    sweep = choose(some_healthy(tmp_path, [0.52, 0.54], [0.92] * 20), tiny_plans)
+    assert sweep.chosen.scan_threshold == 0.0
+
+
+def test_scans_with_lesions_are_not_given_up_for_those_without(tmp_path: Path, tiny_plans: Plans) -> None:
+    """As many scans whose only lesion is as weak: what is won on one side is lost on the other."""
+    cases = some_healthy(tmp_path, [0.52] * 4, [0.92] * 20)
+    cases += [prepare_case(tmp_path, f"faint{n}", make_truth(A), [blob(A, 0.51)], f"fold_{n % 2}") for n in range(4)]
+    assert choose(cases, tiny_plans).chosen.scan_threshold == 0.0
+
+
+def test_a_scan_threshold_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"scan_threshold": 0.95})
+    sweep = choose([prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])], plans)
+    assert sweep.default.scan_threshold == 0.95 and sweep.figures(sweep.default)["recall"] == 0.0
+    assert sweep.chosen == replace(sweep.default, scan_threshold=0.0)
+
+
 # -- Folds -------------------------------------------------------------------------------------------------------------
 
 
@@ -338,7 +384,7 @@ def test_growth_is_not_searched_where_masks_are_not_joined(tmp_path: Path, tiny_
 
 def test_no_growth_stays_none_when_the_score_threshold_moves_on(tiny_plans: Plans) -> None:
     start = Setting.of(tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5}))
-    outlines_best = _Path(start, start, True, [0.2, 0.4], lambda it: (1.0, 1.0, it.growth_threshold >= 0.5))
+    outlines_best = _Path(start, start, True, [0.2, 0.4], lambda it: (1.0, 1.0, it.growth_threshold >= 0.5), False)
     chosen = outlines_best.best_outline(outlines_best.growths())
     assert chosen.growth_threshold >= replace(chosen, score_threshold=0.9).score_threshold
 

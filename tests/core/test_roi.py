@@ -322,3 +322,12 @@ def test_inside_volume_marks_samples_between_the_outer_edges() -> None:
 def test_cached_matrices_cannot_be_spoilt_by_the_caller() -> None:
     with pytest.raises(ValueError, match="read-only"):
         paste_matrix(0, 8, 16, 8)[0][:] = 7
+
+
+def test_crops_are_the_same_under_autocast() -> None:
+    random = np.random.default_rng(0)
+    volume = torch.from_numpy(random.normal(size=(1, 12, 12, 12)).astype(np.float32))
+    roi = [[1.3, 2.1, 0.7, 8.9, 9.2, 7.4]]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        crops = crop_rois(volume, roi, (8, 8, 8))
+    assert torch.equal(crops, crop_rois(volume, roi, (8, 8, 8)))

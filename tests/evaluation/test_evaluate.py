@@ -64,6 +64,15 @@ def test_plain_masks_are_split_into_components(folders: tuple[Path, Path], proce
     json.dumps(result, allow_nan=False)
 
 
+def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    truth, prediction = folders
+    files = {"a": tmp_path / "elsewhere" / "rater1.nii.gz", "b": truth / "b.nii.gz"}
+    files["a"].parent.mkdir()
+    (truth / "a.nii.gz").rename(files["a"])
+    result = evaluate_folders(tmp_path / "nowhere", prediction, truth_files=files, progress=False)
+    assert counts(result) == (2, 1, 2, 1) and result["problems"] == []
+
+
 def test_touching_instances_of_our_layout_stay_apart_and_bring_their_scores(folders: tuple[Path, Path]) -> None:
     entries = [{"id": 3, "label": 1, "score": 0.9}, {"id": 700, "label": 1, "score": 0.2}]
     add_layout(folders[1], "a", volume(3, 700, dtype=np.uint16), entries)

@@ -70,7 +70,8 @@ def test_a_file_beyond_the_allowance_is_not_even_read(
 def test_on_an_accelerator_the_feature_maps_do_not_count(tiny_plans: Plans) -> None:
     transform = case_transform((64, 64, 64), (1.0, 1.0, 1.0), (0, 0, 0, 64, 64, 64), tiny_plans)
     beside = prediction_bytes(tiny_plans, transform, torch.device("cuda"))
-    assert beside == pytest.approx(1.1 * 64**3 * (4 + 6))
+    masks = tiny_plans.inference.max_candidates * math.prod(tiny_plans.roi.size) * 2
+    assert beside == pytest.approx(1.1 * (64**3 * (4 + 6) + masks))
     assert prediction_bytes(tiny_plans, transform, torch.device("cpu")) > beside
 
 
@@ -83,3 +84,17 @@ def test_masks_on_a_finer_grid_than_the_networks_count(tiny_plans: Plans) -> Non
         return prediction_bytes(tiny_plans, transform, torch.device("cpu"))
 
     assert need(0.5) - need(1.0) == pytest.approx(1.1 * 6 * (128**3 - 64**3))
+
+
+def test_large_rois_count(tiny_plans: Plans) -> None:
+    # Two RoIs of 64³ samples at a time, some maps of 8 channels of them; and the masks of 500 candidates.
+    transform = case_transform((40, 40, 40), (1.0, 1.0, 1.0), (0, 0, 0, 40, 40, 40), tiny_plans)
+    small, large = (
+        tiny_plans.evolve(roi={"size": (edge,) * 3}, inference={"roi_batch_size": 2, "max_candidates": 500})
+        for edge in (16, 64)
+    )
+    more = prediction_bytes(large, transform, torch.device("cpu")) - prediction_bytes(
+        small, transform, torch.device("cpu")
+    )
+    samples = 64**3 - 16**3
+    assert more >= 500 * samples * 2 + 2 * samples * tiny_plans.stage2.channels[0] * 2 * 4

@@ -26,6 +26,7 @@ CHOSEN = InferencePlan(
     suppression_distance=0.75,
     suppression_iou=0.1,
     minimum_volume_mm3=4.5,
+    scan_threshold=0.8,
     calibration=((0, 0), (0.123456789012345, 0.7), (1, 1)),
     roi_batch_size=3,
     mirror_axes=(),
@@ -177,6 +178,6 @@ def test_a_fold_that_had_no_part_in_it_is_named(
 
 def test_it_is_described_in_a_line() -> None:
     expected = "score 0.7, detection 0.2, mask 0.6, suppression 0.75 sizes or IoU 0.1, lesions under 4.5 mm³ left out"
-    assert describe(CHOSEN) == expected
+    assert describe(CHOSEN) == f"{expected}, no lesion in a scan without one of 0.8"
     small = InferencePlan(score_threshold=0.000123456)
     assert describe(small) == "score 0.000123, detection 0.1, mask 0.5, suppression 0.5 sizes or IoU 0.3"

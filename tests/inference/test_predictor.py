@@ -278,7 +278,9 @@ def consolidated(tiny_model: Path, tmp_path: Path) -> Path:
     """The model with an operating point of fold 0: its scores are halved, those of 0.3 and more are lesions."""
     for name in ("fold_0", "fold_1"):
         shutil.copytree(tiny_model / name, tmp_path / name)
-    inference = InferencePlan(score_threshold=0.3, det_threshold=0.2, calibration=((0, 0), (0.999, 0.4995), (1, 1)))
+    inference = InferencePlan(
+        score_threshold=0.3, det_threshold=0.2, scan_threshold=0.4, calibration=((0, 0), (0.999, 0.4995), (1, 1))
+    )
     weights = {"fold_0": weights_digest(tmp_path / "fold_0" / "model_final.safetensors")}
     save_operating_point(OperatingPoint(inference=inference, objective="highest lesion F1", weights=weights), tmp_path)
     return tmp_path
@@ -298,7 +300,7 @@ def test_the_plan_can_be_kept(consolidated: Path, predictor: Predictor) -> None:
 
 def test_thresholds_that_are_given_come_before_the_operating_point(consolidated: Path) -> None:
     inference = load(consolidated, det_threshold=0.45, score_threshold=0.0).plans.inference
-    assert (inference.det_threshold, inference.score_threshold) == (0.45, 0.0)
+    assert (inference.det_threshold, inference.score_threshold, inference.scan_threshold) == (0.45, 0.0, 0.0)
     assert inference.calibration[1] == (0.999, 0.4995)
 
 

@@ -155,6 +155,11 @@ def test_explicitly_listed_files_are_taken(folder: Path) -> None:
     assert case == RawCase("x", (folder / "imagesTr/p.nii.gz", Path("/data/q.nii.gz")), folder / "l/x.nii.gz")
 
 
+def test_cases_without_a_label_have_no_label_file(folder: Path) -> None:
+    (folder / "labelsTr/a_2021.nii.gz").unlink()
+    assert load_raw_dataset(folder).label_files == {"b 1": folder / "labelsTr/b 1.nii.gz"}
+
+
 def test_a_listed_case_cannot_leave_the_folder_of_results(folder: Path) -> None:
     write_json(folder, dataset={"../../x": {"images": ["p.nii.gz"], "label": "x.nii.gz"}})
     with pytest.raises(DetSeg3DError, match="cannot be a file name"):

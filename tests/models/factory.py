@@ -10,6 +10,8 @@ import torch
 
 from detseg3d.models.decode import Detections
 from detseg3d.models.detseg import DetSeg3D, Losses
+from detseg3d.models.merge import Merged, merge_rois
+from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.targets import VolumeTargets, volume_targets
 from detseg3d.planning.plans import Plans
 
@@ -58,3 +60,29 @@ def train(model: DetSeg3D, targets: list[VolumeTargets], seed: int = 0) -> Losse
 
 def gradients(module: torch.nn.Module) -> float:
     return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+def prediction(roi: Sequence[float], candidate: int, probability: Any, score: float = 1.0) -> RoiPrediction:
+    values = torch.as_tensor(np.asarray(probability, np.float16))
+    return RoiPrediction(np.asarray(roi, np.float32), candidate, values, score)
+
+
+def line(start: int, candidate: int, values: Sequence[float], score: float = 1.0) -> RoiPrediction:
+    """An RoI of one voxel in z and y and a sample per voxel along x."""
+    return prediction([0, 0, start, 1, 1, start + len(values)], candidate, np.reshape(values, (1, 1, -1)), score)
+
+
+def merge_lines(
+    plans: Plans, scores: Sequence[float], rois: Sequence[RoiPrediction], length: int = 24, **further: Any
+) -> Merged:
+    """Merge RoIs of a volume that is one line of voxels; the detected boxes are those of the masks, clipped to it."""
+    boxes = [[0, 0, length, 1, 1, 0] for _ in scores]
+    for roi in rois:
+        where = np.flatnonzero(roi.probability.numpy().ravel() >= 0.5) + int(roi.roi[2])
+        if len(where):
+            box = boxes[roi.candidate]
+            box[2], box[5] = max(0, min(box[2], where.min())), min(length, max(box[5], where.max() + 1))
+    boxes = [[0, 0, min(box[2], box[5]), 1, 1, max(box[2], box[5])] for box in boxes]
+    boxes = further.pop("boxes", boxes)
+    found = make_detections(boxes, scores, further.pop("classes", None))
+    return merge_rois(found, rois, (1, 1, length), plans, **further)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.blocks import Conv3d, ConvNormAct, GroupNorm, ResidualBlock, space_to_depth
+from detseg3d.models.blocks import Conv3d, ConvNormAct, GroupNorm, ResidualBlock, enlarge, space_to_depth
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,21 @@ def test_space_to_depth_lists_the_voxels_of_each_block() -> None:
 def test_space_to_depth_with_stride_one_changes_nothing() -> None:
     image = torch.rand(1, 2, 3, 5, 7)
     assert space_to_depth(image, (1, 1, 1)) is image
+
+
+def test_the_dtype_is_kept_where_the_norm_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As autocast has it on CUDA.
+    original = functional.group_norm
+
+    def wide(image: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+        return original(image.float(), groups, weight.float(), bias.float(), eps)
+
+    monkeypatch.setattr(functional, "group_norm", wide)
+    with torch.no_grad():
+        assert GroupNorm(8)(torch.randn(1, 8, 4, 4, 4).bfloat16()).dtype is torch.bfloat16
+
+
+def test_enlarging_repeats_the_nearest_cell() -> None:
+    image = torch.arange(8.0).view(1, 1, 2, 2, 2)
+    wanted = image.repeat_interleave(2, 2).repeat_interleave(3, 3)
+    assert torch.equal(enlarge(image, (4, 6, 2)), wanted)

@@ -7,38 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from detseg3d.models.merge import Merged, candidate_roi_scores, combine_scores, merge_rois, roi_info
-from detseg3d.models.paste import RoiPrediction
+from detseg3d.models.merge import candidate_roi_scores, combine_scores, merge_rois, roi_info
 from detseg3d.planning.plans import Plans
-from tests.models.factory import make_detections
+from tests.models.factory import line, make_detections, merge_lines, prediction
 
 CUBE = (12, 12, 12)
-
-
-def prediction(roi: Sequence[float], candidate: int, probability: Any, score: float = 1.0) -> RoiPrediction:
-    values = torch.as_tensor(np.asarray(probability, np.float16))
-    return RoiPrediction(np.asarray(roi, np.float32), candidate, values, score)
-
-
-def line(start: int, candidate: int, values: Sequence[float], score: float = 1.0) -> RoiPrediction:
-    """An RoI of one voxel in z and y and a sample per voxel along x."""
-    return prediction([0, 0, start, 1, 1, start + len(values)], candidate, np.reshape(values, (1, 1, -1)), score)
-
-
-def merge_lines(
-    plans: Plans, scores: Sequence[float], rois: Sequence[RoiPrediction], length: int = 24, **further: Any
-) -> Merged:
-    """Merge RoIs of a volume that is one line of voxels; the detected boxes are those of the masks, clipped to it."""
-    boxes = [[0, 0, length, 1, 1, 0] for _ in scores]
-    for roi in rois:
-        where = np.flatnonzero(roi.probability.numpy().ravel() >= 0.5) + int(roi.roi[2])
-        if len(where):
-            box = boxes[roi.candidate]
-            box[2], box[5] = max(0, min(box[2], where.min())), min(length, max(box[5], where.max() + 1))
-    boxes = [[0, 0, min(box[2], box[5]), 1, 1, max(box[2], box[5])] for box in boxes]
-    boxes = further.pop("boxes", boxes)
-    found = make_detections(boxes, scores, further.pop("classes", None))
-    return merge_rois(found, rois, (1, 1, length), plans, **further)
 
 
 def filled(shape: Sequence[int], box: Sequence[int]) -> np.ndarray:
@@ -332,27 +305,6 @@ def test_the_probabilities_reach_as_far_as_the_extended_lesion(tiny_plans: Plans
 def test_a_weak_candidate_of_another_class_extends_nothing(two_classes: Plans) -> None:
     merged = merge_lines(grown(two_classes), [1.0, 1.0, 1.0], EXTENDED, 16, classes=[0, 1, 1])
     assert merged.semantic[0, 0].tolist() == [0, 2, 2, 2] + [0] * 12
-
-
-# -- Small lesions ---------------------------------------------------------------------------------------------
-
-
-def test_a_single_voxel_survives_by_default(tiny_plans: Plans) -> None:
-    assert merge_lines(tiny_plans, [1.0], [line(4, 0, [0, 0, 1, 0, 0])]).lesions[0].voxels == 1
-
-
-@pytest.mark.parametrize(("minimum", "left"), [(6.0, 1), (6.1, 0)])
-def test_the_minimum_volume_is_in_cubic_millimetres(tiny_plans: Plans, minimum: float, left: int) -> None:
-    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": minimum})
-    merged = merge_lines(plans, [1.0], [line(0, 0, [1, 1])], spacing=(1, 1, 3))
-    assert len(merged.lesions) == left and int(merged.semantic.sum()) == 2 * left
-
-
-def test_removing_small_lesions_is_reported(tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
-    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 3.0})
-    with caplog.at_level("INFO", logger="detseg3d"):
-        merge_lines(plans, [1.0, 1.0], [line(0, 0, [1, 1]), line(8, 1, [1, 1, 1])])
-    assert "1 lesion(s) smaller than 3 mm³ left out" in caplog.text
 
 
 # -- Nothing ---------------------------------------------------------------------------------------------------

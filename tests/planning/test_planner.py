@@ -125,6 +125,17 @@ def test_roi_size_out_of_range_is_an_error(override: Any) -> None:
         plan(roi_size=override)
 
 
+@pytest.mark.parametrize("override", [4, 7, 25])
+def test_an_roi_that_cannot_be_halved_is_an_error(override: int) -> None:
+    with pytest.raises(DetSeg3DError, match=r"cannot be halved(.|\n)*even number of samples, at least 8"):
+        plan(roi_size=override)
+
+
+def test_large_rois_of_a_large_volume_leave_memory_for_the_detector() -> None:
+    # 32 RoIs of 64³ would need 3.3 of the 4 GB, on whatever grid the detector works.
+    assert plan((300, 512, 512), edges=[60.0] * 10, memory_gb=4).predicted_training_gb <= 4
+
+
 @pytest.mark.parametrize("name", ["CT", "ct", " Ct "])
 def test_ct_is_known_by_its_channel_name(name: str) -> None:
     [normalization] = plan(channels=(name,)).normalization
@@ -136,6 +147,18 @@ def test_other_channels_are_z_scored_one_by_one() -> None:
     plans = plan(channels=("T1", "CT", "CTA", "noNorm"))
     assert [channel.scheme for channel in plans.normalization] == ["zscore", "ct", "zscore", "none"]
     assert "clipped to" in why(plans, "normalisation of CT")
+
+
+@pytest.mark.parametrize("name", ["CT_portal", "CT venous", "late-ct"])
+def test_a_channel_that_may_be_a_ct_is_warned_of(name: str) -> None:
+    plans = plan(channels=("T1", name))
+    assert plans.normalization[1].scheme == "zscore"
+    assert f'channel 1 is called "{name}"' in why(plans, "warning")
+    assert "rename it to CT in dataset.json" in why(plans, "warning")
+
+
+def test_other_names_are_not_warned_of() -> None:
+    assert why(plan(channels=("CT", "T1", "CTA", "FACT", "noNorm")), "warning") == ""
 
 
 def test_set_without_lesions_plans_with_a_warning() -> None:

@@ -17,6 +17,7 @@ from detseg3d.planning.roi_rules import (
     rois_of_window,
     stage2_plan,
 )
+from detseg3d.planning.rules import coarser_spacings
 
 SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
 
@@ -39,18 +40,22 @@ def drawing(least: int, share: float) -> TrainingPlan:
 
 def test_a_large_window_shows_more_rois() -> None:
     # An eighth of 96³ voxels is 8 RoIs of 24³ samples, of 96 × 160 × 128 it is 17.8.
-    shapes = [(48, 48, 48), (96, 96, 96), (96, 160, 128)]
-    assert [rois_of_window(drawing(4, 0.125), (24, 24, 24), shape) for shape in shapes] == [4, 8, 18]
+    windows = [48**3, 96**3, 96 * 160 * 128]
+    assert [rois_of_window(drawing(4, 0.125), (24, 24, 24), voxels) for voxels in windows] == [4, 8, 18]
 
 
 def test_the_rois_of_a_volume_end_somewhere_unless_the_plan_says_so() -> None:
-    huge = (512, 512, 512)
-    assert rois_of_window(drawing(4, 0.125), (24, 24, 24), huge) == 32
-    assert rois_of_window(drawing(40, 0.125), (24, 24, 24), huge) == 40
+    assert rois_of_window(drawing(4, 0.125), (24, 24, 24), 512**3) == 32
+    assert rois_of_window(drawing(40, 0.125), (24, 24, 24), 512**3) == 40
+
+
+def test_large_rois_are_no_more_in_a_large_volume() -> None:
+    # Their samples take memory: 32 of 64³ would be gigabytes, which no coarser detection grid saves.
+    assert rois_of_window(drawing(3, 0.125), (64, 64, 64), 512**3) == 3
 
 
 def test_without_a_share_every_window_has_as_many_rois() -> None:
-    assert rois_of_window(drawing(4, 0.0), (24, 24, 24), (512, 512, 512)) == 4
+    assert rois_of_window(drawing(4, 0.0), (24, 24, 24), 512**3) == 4
 
 
 def test_a_fifth_of_large_lesions_does_not_enlarge_all_rois() -> None:
@@ -111,6 +116,14 @@ def test_window_in_a_short_volume_is_still_a_multiple_of_the_stride() -> None:
 
 def test_windows_count_detection_voxels() -> None:
     assert choose_window(64, (2, 2, 2), (2, 2, 2), (16, 16, 16), (300, 300, 300)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("edge", [48, 96])
+def test_a_window_is_a_multiple_of_the_stride_on_every_coarser_grid(edge: int) -> None:
+    for spacing in coarser_spacings((1, 1, 1)):
+        window = choose_window(edge, spacing, spacing, (16, 16, 16), (400, 400, 400))
+        cells = [math.ceil(n / scale - 1e-6) for n, scale in zip(window, spacing, strict=True)]
+        assert all(n % 16 == 0 for n in cells), (spacing, window)
 
 
 def test_window_holds_twice_a_large_lesion() -> None:

@@ -75,13 +75,18 @@ def test_fine_axes_give_way_before_coarse_ones() -> None:
     assert spacing[1] == spacing[2]
 
 
+def finest(spacing: np.ndarray, size: np.ndarray) -> float:
+    """Of the axes that can be pooled; of all, where none can."""
+    return float((spacing[size >= 8] if (size >= 8).any() else spacing).min())
+
+
 @given(SPACINGS, SHAPES)
 def test_strides_follow_the_rule(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> None:
     result = choose_strides(spacing, shape, choose_stem(spacing, shape, None))
     current, size = np.array(spacing), np.array(shape)
     assert 1 <= len(result.strides) <= rules.MAX_STAGES
     for stride, kernel in zip(result.strides, result.kernels, strict=True):
-        ratio = current / current.min()
+        ratio = current / finest(current, size)
         for axis in range(3):
             assert kernel[axis] == (3 if ratio[axis] <= 2 * (1 + 1e-6) else 1)
             if stride[axis] == 2:
@@ -92,7 +97,7 @@ def test_strides_follow_the_rule(spacing: tuple[float, float, float], shape: tup
     assert (
         len(result.strides) == rules.MAX_STAGES
         or max(size) <= 12
-        or not any(r <= 2 * (1 + 1e-6) and n >= 8 for r, n in zip(current / current.min(), size, strict=True))
+        or not any(r <= 2 * (1 + 1e-6) and n >= 8 for r, n in zip(current / finest(current, size), size, strict=True))
     )
 
 
@@ -107,6 +112,14 @@ def test_whole_ct_gets_five_stages() -> None:
 def test_single_slice_is_never_pooled_across() -> None:
     result = choose_strides((1, 1, 1), (1, 200, 200), choose_stem((1, 1, 1), (1, 200, 200), None))
     assert all(stride[0] == 1 for stride in result.strides)
+
+
+def test_a_thin_volume_has_as_many_stages_as_its_plane_asks_for() -> None:
+    for depth in (1, 4, 7):
+        shape = (depth, 256, 256)
+        result = choose_strides((1, 1, 1), shape, choose_stem((1, 1, 1), shape, None))
+        assert result.strides == ((1, 2, 2),) * 5
+        assert all(kernel[1:] == (3, 3) for kernel in result.kernels)
 
 
 def test_stem_is_1_only_for_tiny_volumes_with_tiny_lesions() -> None:

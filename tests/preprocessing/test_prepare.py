@@ -127,6 +127,28 @@ def test_patients_of_dataset_json_stay_together(tmp_path: Path) -> None:
     assert sorted(split["val"] for split in prepared.splits) == [["case0", "case1"], ["case2", "case3"]]
 
 
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"train": ["case0", "case2"], "val": ["case1", "case3"]}, True),
+        ({"train": ["case0", "case1"], "val": ["case2", "case3"]}, False),
+        ({"train": ["case0", "case1"], "val": ["case0", "case1"]}, False),  # a single patient: there is no other way
+    ],
+)
+def test_kept_splits_that_share_a_patient_are_warned_of(
+    tmp_path: Path, own: dict[str, list[str]], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when "patients" was added after the folds were made."""
+    file = prepare_dataset(write_dataset(tmp_path / "raw"), tmp_path / "pp", PLAN_ONLY).folder / "splits_final.json"
+    file.write_text(json.dumps([own]), encoding="utf-8")
+    folder = write_dataset(tmp_path / "raw", patients={"case0": "p", "case1": "p"})
+    with caplog.at_level(logging.WARNING):
+        assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == [own]
+    message = f"{file} is kept, but fold 0 has 1 patient(s) both in training and in validation"
+    assert (message in caplog.text) == told
+    assert ("['p']; --seed N makes new folds, or edit the file" in caplog.text) == told
+
+
 def test_edited_plans_are_kept_on_request(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)

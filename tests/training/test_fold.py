@@ -4,13 +4,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import write_json
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.files import read_json, write_json
+from detseg3d.io.images import write_image
 from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.training import fold as fold_module
-from detseg3d.training.fold import FoldPaths, apply_overrides, load_fold, run_fold
+from detseg3d.training.fold import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
 from detseg3d.training.trainer import TrainingOptions
 from tests.training.factory import write_store
 
@@ -132,7 +135,7 @@ def test_validation_alone_does_not_train(paths: FoldPaths, monkeypatch: pytest.M
 
 
 def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
-    paths: FoldPaths, monkeypatch: pytest.MonkeyPatch
+    paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A case that fails this time must not be judged by the mask of last time."""
     validation = paths.fold("0") / "validation"
@@ -147,11 +150,55 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
         seen.extend(sorted(str(path.relative_to(validation)) for path in validation.rglob("*.*")))
         return {"case2": "unreadable"}
 
-    raw = SimpleNamespace(cases=[SimpleNamespace(case_id="case2")], file_ending=".mha", npy_spacing=None)
-    predictor = SimpleNamespace(predict_files=predict_files)
+    raw = SimpleNamespace(
+        cases=[SimpleNamespace(case_id="case2")], file_ending=".mha", npy_spacing=None, label_files={}
+    )
+    predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans)
     monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
     monkeypatch.setattr(fold_module, "evaluate_folders", lambda *_, **__: {"cases": []})
     with pytest.raises(DetSeg3DError, match=r"1 validation case\(s\) failed: case2"):
         run_fold(paths, "0", TrainingOptions(), {}, validation_only=True)
     assert seen == ["notes.txt", "rois/other.json"]
+
+
+@pytest.fixture
+def touching(paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """The label of ``case2``, two lesions side by side; the "network" predicts just these."""
+    label = np.zeros((6, 6, 6), np.uint8)
+    label[2, 2, 2], label[2, 2, 3] = 1, 7
+    geometry = Geometry(label.shape)
+    write_image(label, geometry, paths.raw / "imagesTr" / "case2_0000.mha")
+    write_image(label, geometry, paths.raw / "labelsTr" / "case2.mha")
+    description = {"channel_names": {"0": "FLAIR"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".mha"}
+    write_json(description, paths.raw / "dataset.json")
+
+    def predict_files(_: Any, folder: Path, **__: Any) -> dict[str, str]:
+        write_image(label, geometry, folder / "instances" / "case2.mha")
+        lesions = [{"id": number, "label": 1, "score": 0.5} for number in (1, 7)]
+        write_json({"case_id": "case2", "lesions": lesions}, folder / "rois" / "case2.json")
+        return {}
+
+    predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans.evolve(instances=True))
+    monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
+    monkeypatch.setattr(fold_module, "outline_true_boxes", lambda *_: [])
+    return label
+
+
+def test_labels_are_validated_as_the_plans_read_them(paths: FoldPaths, touching: np.ndarray) -> None:
+    """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(progress=False))
+    assert result["problems"] == []
+    lesions = result["summary"]["lesions"]["any"]
+    assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (2, 2, 2)
+
+
+def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, touching: np.ndarray) -> None:
+    """nnU-Net's entry ``dataset``: neither the folder nor the name of a label tells its case."""
+    (paths.raw / "labelsTr").rename(paths.raw / "masks")
+    (paths.raw / "masks" / "case2.mha").rename(paths.raw / "masks" / "rater1.mha")
+    description = read_json(paths.raw / "dataset.json")
+    entry = {"images": ["imagesTr/case2_0000.mha"], "label": "masks/rater1.mha"}
+    write_json(description | {"dataset": {"case2": entry}}, paths.raw / "dataset.json")
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(progress=False))
+    assert result["problems"] == [] and [case["case_id"] for case in result["cases"]] == ["case2"]

@@ -57,6 +57,44 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert [lasting(r) for r in records(tmp_path)] == [lasting(r) for r in records(trained)]
 
 
+def test_a_new_training_that_dies_at_once_does_not_pass_for_the_earlier_one(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(plans, store, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_train_step", stop_at(0, crash))
+        with pytest.raises(KeyboardInterrupt):
+            train(plans, store, tmp_path)
+    assert not list(tmp_path.glob("model_*.safetensors"))
+    train(plans, store, tmp_path, resume=True)
+    assert [record["epoch"] for record in records(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("anew", "expected"), [(None, 1000.0), (2000.0, 2000.0)])
+def test_a_resumed_training_keeps_its_time_limit_unless_given_another(
+    plans: Plans,
+    store: CaseStore,
+    tmp_path: Path,
+    anew: float | None,
+    expected: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_train_step", stop_at(9, crash))
+        with pytest.raises(KeyboardInterrupt):
+            train(plans, store, tmp_path, max_minutes=1000.0)
+    limits = []
+
+    def advance(*arguments: Any) -> bool:
+        limits.append(arguments[3].max_minutes)
+        return original(*arguments)
+
+    original = trainer._advance
+    monkeypatch.setattr(trainer, "_advance", advance)
+    train(plans, store, tmp_path, resume=True, max_minutes=anew)
+    assert set(limits) == {expected}
+
+
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path

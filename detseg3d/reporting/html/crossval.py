@@ -26,6 +26,7 @@ _THRESHOLDS = (
     ("suppression_iou", "suppression: IoU"),
     ("mask_threshold", "mask probability"),
     ("minimum_volume_mm3", "smallest lesion (mm³)"),
+    ("scan_threshold", "lowest score of a scan's best lesion (calibrated)"),
 )
 
 
@@ -62,6 +63,15 @@ def _remarks(consolidation: Mapping[str, Any], folds: int) -> list[str]:
             small, all_ = (number(point.get(key), 0) for key in ("true_lesions_below_minimum", "true_lesions"))
             text += f". {small} of {all_} true lesions are as small"
         remarks.append(text + ".")
+    if point.get("scan_threshold"):
+        scans = point.get("scans") or {}
+        clean, without, missed, with_lesions = (
+            number(scans.get(key), 0) for key in ("clean", "without_lesions", "missed", "with_lesions")
+        )
+        remarks.append(
+            f"A scan without a lesion of score {number(point['scan_threshold'], 3)} or more is reported without any: "
+            f"{clean} of {without} scans without lesions, and {missed} of {with_lesions} with."
+        )
     if folds < 2:
         remarks.append("One fold chose and judged: the figures of the choice are flattering.")
     failures = consolidation.get("failures") or {}

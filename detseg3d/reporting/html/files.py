@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 def find_views(
-    image_folder: str | Path,
-    truth_folder: str | Path,
+    images: str | Path | Mapping[str, Path],
+    truths: str | Path | Mapping[str, Path],
     prediction_folders: Mapping[str, str | Path],
     npy_spacing: Sequence[float] | None = None,
 ) -> list[CaseView]:
@@ -28,9 +28,11 @@ def find_views(
 
     Parameters
     ----------
-    image_folder : path
-        ``CASE_0000.nii.gz`` (of several channels the first is shown) or ``CASE.nii.gz``.
-    truth_folder : path
+    images : path or dict of str to path
+        Folder of ``CASE_0000.nii.gz`` (of several channels the first is shown) or ``CASE.nii.gz``; or the file to show
+        of each case. A case whose scan is no file, as a DICOM series, is left out.
+    truths : path or dict of str to path
+        Folder of the labels, or the label of each case.
     prediction_folders : dict of str to path
         Of each system; with ``instances`` and ``rois`` where they are.
     npy_spacing : 3 floats, optional
@@ -41,8 +43,8 @@ def find_views(
     DetSeg3DError
         If a folder does not exist.
     """
-    images = files_by_case(Path(image_folder), "scan", _first_channel, [])
-    truths = files_by_case(Path(truth_folder), "truth", image_case, [])
+    scans = _files_of(images, "scan", _first_channel)
+    labels = _files_of(truths, "truth", image_case)
     spacing = None
     if npy_spacing is not None:
         z, y, x = (float(value) for value in npy_spacing)
@@ -52,12 +54,12 @@ def find_views(
         instances = Path(folder) / "instances"
         source = instances if instances.is_dir() else Path(folder)
         predictions = files_by_case(source, "prediction", image_case, [])
-        for case_id in sorted(set(images) & set(truths) & set(predictions)):
+        for case_id in sorted(set(scans) & set(labels) & set(predictions)):
             views.append(
                 CaseView(
                     case_id,
-                    images[case_id],
-                    truths[case_id],
+                    scans[case_id],
+                    labels[case_id],
                     predictions[case_id],
                     _lesions(Path(folder) / "rois" / f"{case_id}.json"),
                     spacing,
@@ -65,8 +67,17 @@ def find_views(
                 )
             )
     if not views:
-        logger.warning("no scan in %s belongs to an evaluated case, so the report has no viewer", image_folder)
+        place = "the data set" if isinstance(images, Mapping) else images
+        logger.warning("no scan in %s belongs to an evaluated case, so the report has no viewer", place)
     return views
+
+
+def _files_of(
+    source: str | Path | Mapping[str, Path], what: str, case_of: Callable[[Path], str | None]
+) -> dict[str, Path]:
+    if isinstance(source, Mapping):
+        return {case_id: path for case_id, path in source.items() if path.is_file()}
+    return files_by_case(Path(source), what, case_of, [])
 
 
 def _first_channel(path: Path) -> str | None:

@@ -44,7 +44,8 @@ What was decided:
   compared.
 - **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits and more than 100 levels are refused.
 - **Splits** of one's own may name neither a case twice nor a case on both sides; a file that is replaced because its
-  cases are gone is kept as `splits_final.old.json`. An edited fingerprint is measured again.
+  cases are gone is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning. An edited
+  fingerprint is measured again.
 - **MetaImage headers** are checked before ITK reads them, since some end its process.
 
 Beyond this list the readers are fuzzed: `pytest tests/integration/bad_input/test_fuzz.py --hypothesis-profile=fuzz`.
@@ -108,6 +109,13 @@ ONE_BY_ONE: list[tuple[str, str, str, ModuleType, str]] = [
         "1 validation case(s) failed: (names it)",
         test_train,
         "test_a_validation_scan_that_broke_is_named_and_the_others_are_judged",
+    ),
+    (
+        "a validation label that broke after the preprocessing",
+        "train",
+        "1 validation case(s) could not be evaluated: (names it)",
+        test_train,
+        "test_a_validation_label_that_broke_is_named_and_the_others_are_judged",
     ),
     (
         "one bad data set of two",

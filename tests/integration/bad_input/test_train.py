@@ -151,3 +151,14 @@ def test_a_validation_scan_that_broke_is_named_and_the_others_are_judged(root: P
     assert done.code == 1 and done.error.startswith("1 validation case(s) failed: case0")
     summary = root / "results" / NAME / "fold_0" / "validation" / "summary.json"
     assert [case["case_id"] for case in json.loads(summary.read_text(encoding="utf-8"))["cases"]] == ["case3"]
+
+
+def test_a_validation_label_that_broke_is_named_and_the_others_are_judged(root: Path, prepared: Path) -> None:
+    (root / "raw").unlink()
+    shutil.copytree(prepared / "raw", root / "raw")
+    label = root / "raw" / NAME / "labelsTr" / "case0.mha"
+    label.write_bytes(label.read_bytes()[:400])
+    done = start(root)
+    assert done.code == 1 and "1 validation case(s) could not be evaluated, see above: case0" in done.err, done.err
+    summary = root / "results" / NAME / "fold_0" / "validation" / "summary.json"
+    assert [case["case_id"] for case in json.loads(summary.read_text(encoding="utf-8"))["cases"]] == ["case3"]

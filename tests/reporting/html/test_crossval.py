@@ -55,6 +55,13 @@ def test_a_single_fold_has_no_honest_figure_and_says_so() -> None:
             "under 4.0 mm³ are left out: on these scans it pays (F1 0.700, without it 0.690). 3 of 80 true lesions",
         ),
         ({"minimum_volume_mm3": 4.0}, "it pays."),
+        (
+            {
+                "scan_threshold": 0.75,
+                "scans": {"with_lesions": 36, "missed": 1, "without_lesions": 4, "clean": 3},
+            },
+            "a lesion of score 0.750 or more is reported without any: 3 of 4 scans without lesions, and 1 of 36",
+        ),
     ],
 )
 def test_what_must_not_be_overlooked_is_said_aloud(changes: dict[str, Any], text: str) -> None:

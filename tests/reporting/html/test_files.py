@@ -30,6 +30,13 @@ def test_the_first_channel_is_shown_and_cases_without_a_scan_are_not(root: Path)
     assert (view.prediction_instances_path, view.rois, view.system) == (root / "pred" / "a.nii.gz", [], None)
 
 
+def test_scans_and_labels_may_be_named_one_by_one(root: Path) -> None:
+    scans = {"a": root / "truth" / "a.nii.gz", "b": root / "gone.nii.gz"}
+    labels = {"a": root / "images" / "a_0001.nii.gz", "b": root / "truth" / "b.nii.gz"}
+    (view,) = find_views(scans, labels, {"pred": root / "pred"})
+    assert (view.case_id, view.image_path, view.truth_path) == ("a", scans["a"], labels["a"])
+
+
 def test_our_own_layout_brings_instances_and_boxes(root: Path) -> None:
     touch(root / "pred" / "instances" / "a.nii.gz")
     write_json({"lesions": [{"id": 1, "label": 1, "score": 0.5}]}, root / "pred" / "rois" / "a.json")
