@@ -7,7 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import add_processes_flag, create_parser, positive_float, run_command
+from detseg3d.cli.common import (
+    add_processes_flag,
+    create_parser,
+    fraction,
+    non_negative_int,
+    positive_float,
+    run_command,
+)
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["build_parser", "main"]
@@ -44,9 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="DatasetXXX_Name; without it that of --output_dir if it has one, else Dataset001_Converted",
     )
     parser.add_argument(
-        "--test_split", type=float, default=0.0, metavar="SHARE", help="share of the cases held out for testing"
+        "--test_split", type=fraction, default=0.0, metavar="SHARE", help="share of the cases held out for testing"
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws the held-out cases")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="draws the held-out cases")
     parser.add_argument(
         "--channel_names",
         nargs="+",

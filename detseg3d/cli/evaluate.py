@@ -195,7 +195,7 @@ def _run(options: argparse.Namespace) -> int:
         result = evaluate_systems(options.ground_truth, systems, options=how, **common)
         parts = list(result["systems"].values())
     print(format_evaluation(result))
-    _write(options, result, systems)
+    _write(options, result, systems, form)
     problems = sum(len(part["problems"]) for part in parts)
     if problems:
         logger.error("%d case(s) could not be evaluated; see the table", problems)
@@ -303,7 +303,9 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
     return EXIT_FAILURE if result["problems"] else EXIT_SUCCESS
 
 
-def _write(options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path]) -> None:
+def _write(
+    options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
+) -> None:
     from detseg3d.evaluation.output import write_evaluation
     from detseg3d.io.files import write_json
 
@@ -315,17 +317,19 @@ def _write(options: argparse.Namespace, result: Mapping[str, Any], systems: Mapp
         return
     written = write_evaluation(result, options.output)
     if options.report:
-        written.append(_write_report(options, result, systems))
+        written.append(_write_report(options, result, systems, form))
     logger.info("wrote %s", ", ".join(str(path) for path in written))
 
 
-def _write_report(options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path]) -> Path:
+def _write_report(
+    options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
+) -> Path:
     from detseg3d.reporting.html.files import find_views
     from detseg3d.reporting.html.report import write_report
 
     views = []
     if options.images is not None:
-        views = find_views(options.images, options.ground_truth, systems, options.npy_spacing)
+        views = find_views(options.images, options.ground_truth, systems, form.npy_spacing)
     file = Path(options.output) / "report.html"
     return write_report(file, result, cases_view=views, niivue_js=options.niivue)
 

@@ -68,7 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="GB",
         help="memory that a scan may take; a larger one is refused. Default: what is free when its turn comes",
     )
-    how.add_argument("--npy_spacing", nargs=3, type=positive_float, metavar=("Z", "Y", "X"), help="mm, for .npy input")
+    how.add_argument(
+        "--npy_spacing",
+        nargs=3,
+        type=positive_float,
+        metavar=("Z", "Y", "X"),
+        help="millimetres per voxel of .npy files; without it, what the plans say (npy_spacing), else 1 1 1",
+    )
     existing = how.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
     existing.add_argument("--overwrite", action="store_true", help="predict all cases again (this is the default)")

@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="millimetres per voxel of .npy files; without it 1 1 1",
+        help="millimetres per voxel of .npy files; without it, what the dataset.json of --label says, else 1 1 1",
     )
     return parser
 

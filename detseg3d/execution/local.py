@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from tqdm import tqdm
 
@@ -33,6 +33,8 @@ __all__ = ["CaseResult", "describe_failures", "run_cases"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+_SIGKILL: Final = getattr(signal, "SIGKILL", 9)  # Windows has none, and no exit code of it
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class _Worker:
         """Say how the process ended, once it has."""
         self.process.join()
         code = self.process.exitcode or 0
-        if code == -signal.SIGKILL:
+        if code == -_SIGKILL:
             how, remedy = "was killed by the system (SIGKILL)", "most often memory ran out: use fewer processes (-np)"
         elif code < 0:
             how, remedy = f"crashed with {signal.Signals(-code).name}", "run the case alone with -np 0 to see more"
@@ -230,7 +232,8 @@ def _run_in_workers(
 def _speaking(workers: Sequence[_Worker]) -> list[_Worker]:
     """Wait until a busy worker has sent something or died. Idle ones are of no interest."""
     busy = {worker.connection: worker for worker in workers if worker.index is not None}
-    return [busy[connection] for connection in wait(list(busy)) if isinstance(connection, Connection)] if busy else []
+    # No check of the type: on Windows they are connections of another class.
+    return [busy[cast("Connection", connection)] for connection in wait(list(busy))] if busy else []
 
 
 def _cannot_start(error: DetSeg3DError) -> DetSeg3DError:

@@ -23,7 +23,15 @@ from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
 
-__all__ = ["CasePrediction", "clear_cases", "describe_case", "is_exported", "write_case", "write_lesion_table"]
+__all__ = [
+    "CasePrediction",
+    "check_inputs_stay",
+    "clear_cases",
+    "describe_case",
+    "is_exported",
+    "write_case",
+    "write_lesion_table",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +42,7 @@ class CasePrediction:
 
     Attributes
     ----------
-    semantic : ndarray of uint8, shape ``(Z, Y, X)``
+    semantic : ndarray of uint8 (uint16 for labels beyond 255), shape ``(Z, Y, X)``
         Label value of each voxel's class, 0 for background.
     instances : ndarray of uint16 (uint32 beyond 65 535 lesions), shape ``(Z, Y, X)``
     lesions : list of dict
@@ -134,8 +142,9 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
         If a file cannot be written.
     """
     with atomic_files(folder, str(_record_path(Path(), case_id))) as place:
-        write_image(prediction.semantic, prediction.geometry, place / f"{case_id}{ending}")
-        write_image(prediction.instances, prediction.geometry, place / "instances" / f"{case_id}{ending}")
+        semantic, instances = _mask_paths(place, case_id, ending)
+        write_image(prediction.semantic, prediction.geometry, semantic)
+        write_image(prediction.instances, prediction.geometry, instances)
         if prediction.probabilities is not None:
             with atomic_path(_probability_path(place, case_id)) as temporary, temporary.open("wb") as handle:
                 np.savez_compressed(handle, probabilities=prediction.probabilities)
@@ -149,6 +158,10 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
         write_json(record, _record_path(place, case_id))
 
 
+def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:
+    return [folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}"]
+
+
 def _record_path(folder: Path, case_id: str) -> Path:
     return folder / "rois" / f"{case_id}.json"
 
@@ -159,10 +172,29 @@ def _probability_path(folder: Path, case_id: str) -> Path:
 
 def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = False) -> bool:
     """Whether the result of a case is there and whole, with its ``probabilities`` if they are wanted."""
-    files = [folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}"]
+    files = _mask_paths(folder, case_id, ending)
     if probabilities:
         files.append(_probability_path(folder, case_id))
     return _record_path(folder, case_id).is_file() and all(path.is_file() for path in files)
+
+
+def check_inputs_stay(inputs: Sequence[Path], case_id: str, folder: Path, ending: str) -> None:
+    """Raise if a mask of a case would take the place of one of its ``inputs``: a scan may exist only once.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the mask or the instance map would be written to the file of a scan, by whatever name or link.
+    """
+    for mask in _mask_paths(folder, case_id, ending):
+        for image in inputs:
+            if mask.exists() and image.exists() and mask.samefile(image):
+                raise DetSeg3DError(
+                    "the result would take the place of the scan",
+                    file=image,
+                    value=f"a result named {mask}",
+                    remedy="choose another output folder",
+                )
 
 
 def clear_cases(folder: Path, case_ids: Collection[str]) -> None:

@@ -48,5 +48,5 @@ def weights_file(fold: Path, checkpoint: str) -> Path:
 
 def same_network(first: Plans, second: Plans) -> bool:
     """Whether two plans give networks that may be averaged."""
-    free = {"training", "inference", "decisions", "memory_budget_gb"}
+    free = {"training", "inference", "decisions", "memory_budget_gb", "npy_spacing"}
     return first.model_dump(exclude=free) == second.model_dump(exclude=free)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,11 +127,14 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
         raise DetSeg3DError(error.problem, file=path, remedy=remedy) from error
 
 
-def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str, Path]) -> Plans:
+def apply_operating_point(
+    plans: Plans, model_folder: Path, weights: Mapping[str, Path], use_mirroring: bool = True
+) -> Plans:
     """The plans with the model's operating point, if it has one that belongs to these weights.
 
     Some of the folds that it was chosen with will do: each was judged by itself. A fold that had no part in it, such as
-    the one of all cases or one trained later, is predicted with the same thresholds, and that is said.
+    the one of all cases or one trained later, is predicted with the same thresholds, and that is said. So is a
+    prediction with other mirrored copies, whose scores are others.
 
     Parameters
     ----------
@@ -139,6 +142,8 @@ def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str
     model_folder : Path
     weights : mapping of str to Path
         Weights file of each fold that is used, by the name of its folder.
+    use_mirroring : bool
+        Whether the copies that ``plans`` name are averaged.
     """
     point = load_operating_point(model_folder)
     if point is None:
@@ -162,8 +167,22 @@ def apply_operating_point(plans: Plans, model_folder: Path, weights: Mapping[str
             ", ".join(point.weights),
             ", ".join(strangers),
         )
+    used = plans.inference.mirror_axes if use_mirroring else ()
+    if used != point.inference.mirror_axes:
+        logger.warning(
+            "%s was chosen %s, this prediction is made %s: its thresholds were fitted to other scores; "
+            "predict as the folds were trained, with or without --disable_tta, or change mirror_axes in the plans.json "
+            "of every fold, run detseg3d_train --val for each, and detseg3d_consolidate",
+            name,
+            _with_copies(point.inference.mirror_axes),
+            _with_copies(used),
+        )
     logger.info("operating point of the cross-validation: %s", describe(point.inference))
     return plans.evolve(inference=point.changes())
+
+
+def _with_copies(axes: Sequence[int]) -> str:
+    return f"with copies mirrored along {' '.join('zyx'[axis] for axis in axes)}" if axes else "without mirrored copies"
 
 
 def describe(inference: InferencePlan) -> str:

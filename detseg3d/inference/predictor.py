@@ -21,7 +21,14 @@ from detseg3d.execution.memory import require_memory
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
-from detseg3d.inference.export import CasePrediction, describe_case, is_exported, write_case, write_lesion_table
+from detseg3d.inference.export import (
+    CasePrediction,
+    check_inputs_stay,
+    describe_case,
+    is_exported,
+    write_case,
+    write_lesion_table,
+)
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
@@ -143,7 +150,8 @@ class Predictor:
             load_weights(model, weights_file(fold, checkpoint))
             models.append(model)
         if use_operating_point:
-            plans = apply_operating_point(plans, folder, {fold.name: weights_file(fold, checkpoint) for fold in chosen})
+            weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
+            plans = apply_operating_point(plans, folder, weights, use_mirroring)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
         return cls(models, plans, target, use_mirroring, memory_gb)
@@ -273,6 +281,8 @@ class Predictor:
     ) -> dict[str, str]:
         """Predict cases and write each result; a case that fails is reported and the others go on.
 
+        A case whose result would take the place of its scan fails, and the scan stays.
+
         Parameters
         ----------
         cases : sequence of RawCase
@@ -281,7 +291,7 @@ class Predictor:
         ending : str, optional
             Format of the results; by default each case's own (``.nii.gz`` for DICOM).
         npy_spacing : sequence of 3 floats, optional
-            mm, for inputs that carry none.
+            mm ``(z, y, x)`` of .npy inputs, which carry none; by default that of the data set the model was trained on.
         continue_prediction : bool
             Skip cases whose result is complete.
         save_probabilities : bool
@@ -303,6 +313,7 @@ class Predictor:
         folder = Path(output_folder)
         if cases:
             check_writable(folder)
+        npy_spacing = npy_spacing or self.plans.npy_spacing
         failures: dict[str, str] = {}
         bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
         for case in bar:
@@ -311,6 +322,7 @@ class Predictor:
                 logger.info("%s: there already", case.case_id)
                 continue
             try:
+                check_inputs_stay(case.images, case.case_id, folder, own_ending)
                 self._admit_file(case, npy_spacing)
                 images, geometry = read_channels(case.images, npy_spacing)
                 candidates = self.find_candidates(images, geometry, loose=save_candidates)

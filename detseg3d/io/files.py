@@ -80,7 +80,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.touch()  # the system says best why it cannot be done; many a library keeps that to itself
         temporary.unlink()
         yield temporary
-        with open(temporary, "rb") as handle:
+        with open(temporary, "r+b") as handle:  # Windows flushes only what is open for writing
             os.fsync(handle.fileno())
         raise_again()  # what was made after a library had swallowed an interrupt may not be what it should
         temporary.replace(target)

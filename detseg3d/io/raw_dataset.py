@@ -113,6 +113,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         cases = _listed_cases(data["dataset"], folder, file)
     else:
         cases = list_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", complete=False)
+    if not cases:
+        raise _unnumbered(folder / "imagesTr", channels, ending)
     return RawDataset(
         folder=folder,
         name=folder.name,
@@ -263,6 +265,17 @@ def _require_complete(
             expected=", ".join(f"CASE_{c:04d}" for c in range(channel_count)) + " for each case",
             remedy="add, remove or rename these files",
         )
+
+
+def _unnumbered(folder: Path, channels: tuple[str, ...], ending: str) -> DetSeg3DError:
+    """None of the images of a data set with several channels says which it is of, so they make no case."""
+    return DetSeg3DError(
+        f"there is no case in the folder: no image has the number of one of the {len(channels)} channels in its name",
+        file=folder,
+        value=[path.name for path in images_by_stem(folder, ending).values()][:5],
+        expected=", ".join(f"CASE_{c:04d}{ending} ({name})" for c, name in enumerate(channels)),
+        remedy="rename the files",
+    )
 
 
 def _labels_by_case(folder: Path, ending: str | None) -> dict[str, Path]:

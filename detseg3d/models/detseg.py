@@ -364,7 +364,8 @@ class DetSeg3D(nn.Module):
         Returns
         -------
         Losses, or dict
-            ``full_segmentation``: Tensor of uint8 ``(Z, Y, X)``, values of ``plans.class_labels``;
+            ``full_segmentation``: Tensor of uint8 (uint16 for labels beyond 255) ``(Z, Y, X)``, values of
+            ``plans.class_labels``;
             ``instances``: Tensor of int32 ``(Z, Y, X)``; ``roi_info``: list with one dict per lesion (id, class,
             label, scores, box ``z0 y0 x0 z1 y1 x1`` in voxel edges, voxels), best score first.
 

@@ -260,10 +260,9 @@ class Plans(_Strict):
     file_ending: str
     channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
     class_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
-    class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
-        description="value of each class in the label files"
-    )
+    class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(description="values in the label files")
     instances: bool = Field(default=False, description="labels are instance maps of one class")
+    npy_spacing: Spacing | None = Field(default=None, description="of .npy files, which do not say theirs; None: 1 mm")
     normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
     crop_to_body: bool = True
     fine_spacing: Spacing

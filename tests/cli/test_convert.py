@@ -52,6 +52,15 @@ def test_an_error_is_a_message_and_exit_code_1(
     assert "a.npy  has no label" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--seed", "-1"), ("--test_split", "1.5"), ("--test_split", "nan")])
+def test_numbers_out_of_range_are_refused_by_the_parser(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*folders, "--output_dir", str(tmp_path / "raw"), "--test_split", "0.2", flag, value])
+    assert f"argument {flag}: {value} must" in capsys.readouterr().err
+
+
 def test_label_names_of_the_command_line() -> None:
     assert parse_labels(None) is None
     assert parse_labels(["a", "b c"]) == ["a", "b c"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,24 @@ def test_boxes_are_evaluated_as_boxes(folders: list[str], tmp_path: Path) -> Non
     assert main([*folders[:2], "-pred", str(table), "--boxes", "-o", str(tmp_path / "out"), "--bootstrap", "10"]) == 0
     result = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert result["summary"]["scores"]["iou_0.5"]["average_precision"] == 1.0
+
+
+def test_the_viewer_has_the_spacing_of_the_data_set(
+    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = {"labels": {"background": 0, "lesion": 1}, "npy_spacing": [3, 1, 1]}
+    (tmp_path / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
+    spacings = []
+
+    def remember(*arguments: Any) -> list[Any]:
+        spacings.append(arguments[3])
+        return []
+
+    monkeypatch.setattr("detseg3d.reporting.html.files.find_views", remember)
+    words = ["-o", str(tmp_path / "out"), "--report", "--images", str(tmp_path / "pred"), "--bootstrap", "0"]
+    assert main([*folders, *words]) == 0
+    assert main([*folders, *words, "--npy_spacing", "2", "1", "1"]) == 0
+    assert spacings == [(3.0, 1.0, 1.0), (2.0, 1.0, 1.0)]
 
 
 def test_a_report_needs_a_folder(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:

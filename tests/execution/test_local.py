@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution import local
 from detseg3d.execution.local import CaseResult, describe_failures, run_cases
 
 # Functions for worker processes live at module level: spawned workers import them.
@@ -129,6 +132,20 @@ def test_a_worker_that_exits_is_an_error_of_its_case_only() -> None:
     results = run_cases(exit_on_one, [0, 1, 2], 1)
     assert [result.value for result in results] == [0, None, 2]
     assert "ended with exit code 3" in str(results[1].error)
+
+
+def test_how_a_worker_ended_is_said_where_there_is_no_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(signal, "SIGKILL", raising=False)
+    (result,) = run_cases(exit_on_one, [1], 1)
+    assert "ended with exit code 3" in str(result.error)
+
+
+def test_workers_are_heard_over_connections_of_any_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has a class of its own, and a worker that is not heard is waited for without end."""
+    monkeypatch.setattr(local, "wait", list)
+    worker: Any = SimpleNamespace(connection=object(), index=0)
+    assert local._speaking([worker]) == [worker]
 
 
 def test_an_exception_that_cannot_be_pickled_is_described() -> None:

@@ -112,7 +112,7 @@ def test_thresholds_and_calibration_are_used_and_nothing_else(
 ) -> None:
     del weights["fold_all"]
     with caplog.at_level("INFO"):
-        plans = apply_operating_point(tiny_plans, tmp_path, weights)
+        plans = apply_operating_point(tiny_plans, tmp_path, weights, use_mirroring=False)
     kept = {name: getattr(tiny_plans.inference, name) for name in ("roi_batch_size", "mirror_axes", "max_candidates")}
     assert plans == tiny_plans.evolve(inference={**CHOSEN.model_dump(), **kept})
     assert [record.levelname for record in caplog.records] == ["INFO"]
@@ -121,8 +121,36 @@ def test_thresholds_and_calibration_are_used_and_nothing_else(
 def test_some_of_its_folds_will_do(
     tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plans = apply_operating_point(tiny_plans, tmp_path, {"fold_1": weights["fold_1"]})
+    plans = apply_operating_point(tiny_plans, tmp_path, {"fold_1": weights["fold_1"]}, use_mirroring=False)
     assert plans.inference.score_threshold == 0.7 and caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "mirrored", "said"),
+    [
+        ((), True, "chosen without mirrored copies, this prediction is made with copies mirrored along z y x:"),
+        ((0, 1, 2), False, "chosen with copies mirrored along z y x, this prediction is made without mirrored copies:"),
+        ((), False, None),
+        ((0, 1, 2), True, None),
+    ],
+)
+def test_other_mirrored_copies_than_it_was_chosen_with_are_said_once(
+    tmp_path: Path,
+    point: OperatingPoint,
+    weights: dict[str, Path],
+    tiny_plans: Plans,
+    caplog: pytest.LogCaptureFixture,
+    chosen: tuple[int, ...],
+    mirrored: bool,
+    said: str | None,
+) -> None:
+    stored = read_json(operating_point_path(tmp_path))["inference"]
+    change(operating_point_path(tmp_path), inference={**stored, "mirror_axes": list(chosen)})
+    del weights["fold_all"]
+    apply_operating_point(tiny_plans, tmp_path, weights, use_mirroring=mirrored)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == (said is not None)
+    assert said is None or (said in messages[0] and "--disable_tta" in messages[0] and "--val" in messages[0])
 
 
 def test_other_weights_do_without_it(

@@ -321,6 +321,13 @@ def test_a_fold_without_a_part_in_the_operating_point_is_named(
     assert "was chosen with fold_0; for fold_1 its thresholds may be less than the best" in caplog.text
 
 
+def test_an_operating_point_of_mirrored_copies_is_not_used_without_them_in_silence(
+    consolidated: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(consolidated, use_mirroring=False)
+    assert "this prediction is made without mirrored copies" in caplog.text
+
+
 def test_a_damaged_operating_point_is_an_error(consolidated: Path) -> None:
     (consolidated / "operating_point.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=r"(?s)operating_point\.json.*delete the file to use the plan's thresholds"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> 
     predict(predictor, tmp_path / "in", tmp_path / "out", npy_spacing=(2.0, 1.0, 1.0))
     expected = predictor.predict_array(image, (2.0, 1.0, 1.0))
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), expected.instances)
+
+
+def test_arrays_have_the_spacing_of_the_plans(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "plans", predictor.plans.evolve(npy_spacing=(2.0, 1.0, 1.0)))
+    write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0][::2])
+    for name, given in (("plans", None), ("given", (1.5, 1.0, 1.0))):
+        assert predict(predictor, tmp_path / "in", tmp_path / name, npy_spacing=given) == {}
+        record = json.loads((tmp_path / name / "rois" / "a.json").read_text(encoding="utf-8"))
+        assert record["spacing"] == list(given or (2.0, 1.0, 1.0))
 
 
 def test_files_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
@@ -148,6 +160,29 @@ def test_a_case_that_fails_is_reported_and_the_others_are_written(
     assert list(failures) == ["broken"] and "broken.mha" in failures["broken"]
     assert contents(tmp_path / "out") == contents(written / "out")
     assert "broken failed: " in caplog.text
+
+
+@pytest.mark.parametrize(("place", "output"), [("scans", "scans"), ("out/instances", "out")])
+def test_a_scan_is_never_replaced_by_its_result(
+    predictor: Predictor, written: Path, tmp_path: Path, place: str, output: str
+) -> None:
+    source = shutil.copytree(written / "in", tmp_path / place)
+    before = contents(source)
+    failures = predict(predictor, source, tmp_path / output, save_candidates=True)
+    assert set(failures) == {"healthy", "sick"}
+    assert "would take the place of the scan" in failures["sick"] and "another output folder" in failures["sick"]
+    assert {name: contents(source).get(name) for name in before} == before
+    assert [path.name for path in tmp_path.rglob("*.npz")] == []
+
+
+def test_a_scan_that_would_be_replaced_does_not_stop_the_others(
+    predictor: Predictor, written: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(written / "in", tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    os.link(tmp_path / "in" / "sick.mha", tmp_path / "out" / "sick.mha")
+    assert list(predict(predictor, tmp_path / "in", tmp_path / "out")) == ["sick"]
+    assert (tmp_path / "out" / "healthy.mha").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError("400 GB"), RuntimeError("why"), IndexError("list"), KeyError("spacing")])

@@ -38,6 +38,13 @@ def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_rest(tmp_path:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_file_is_flushed_while_it_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to flush any other, with an error that would look like a full disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(descriptor, b""))
+    write_text("whole", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole"
+
+
 def test_the_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "scan.nii.gz") as temporary:
         assert temporary.name.endswith("scan.nii.gz")

@@ -138,6 +138,17 @@ def test_a_case_without_channel_or_label_is_still_listed_for_the_verification(fo
     assert second.images == (folder / "imagesTr/b 1_0000.nii.gz", folder / "imagesTr/b 1_0001.nii.gz")
 
 
+def test_channels_that_are_named_and_not_numbered_are_an_error(folder: Path) -> None:
+    for path in list((folder / "imagesTr").iterdir()):
+        path.rename(path.with_name(path.name.replace("_0000", "_T1").replace("_0001", "_FLAIR")))
+    with pytest.raises(DetSeg3DError, match="there is no case in the folder") as error:
+        load_raw_dataset(folder)
+    assert error.value.file == folder / "imagesTr"
+    assert error.value.value == [f"{case}_{name}.nii.gz" for case in ("a_2021", "b 1") for name in ("FLAIR", "T1")]
+    assert error.value.expected == "CASE_0000.nii.gz (T1), CASE_0001.nii.gz (FLAIR)"
+    assert error.value.remedy == "rename the files"
+
+
 def test_explicitly_listed_files_are_taken(folder: Path) -> None:
     write_json(folder, dataset={"x": {"images": ["imagesTr/p.nii.gz", "/data/q.nii.gz"], "label": "l/x.nii.gz"}})
     (case,) = load_raw_dataset(folder).cases

@@ -48,6 +48,12 @@ def test_plans_survive_json() -> None:
     assert parse_plans(json.loads(json.dumps(plans.model_dump(mode="json")))) == plans
 
 
+def test_the_spacing_of_arrays_is_that_of_the_data_set() -> None:
+    dataset = replace(make_dataset(), npy_spacing=(3.0, 1.0, 1.0))
+    fingerprint = make_fingerprint(dataset, [(32, 96, 96)] * 2, [(3, 1, 1)] * 2, [cubes(SMALL), []])
+    assert plan_dataset(fingerprint, dataset).npy_spacing == (3.0, 1.0, 1.0)
+
+
 def test_the_same_fingerprint_gives_the_same_plans() -> None:
     assert plan() == plan()
 
