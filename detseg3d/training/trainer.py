@@ -39,9 +39,9 @@ __all__ = ["TrainingOptions", "train_fold"]
 
 logger = logging.getLogger(__name__)
 
-# With a time limit, validation during training waits so long, since one may take a minute, and may then take this
+# With a time limit, validation during training waits so long, since one may take minutes, and may then take this
 # share of the time; it is skipped beyond, and shortly before the end, where it would eat up what is left to train.
-_SECONDS_BEFORE_VALIDATION = 600
+_SECONDS_BEFORE_VALIDATION = 1800
 _VALIDATION_SHARE = 0.08
 _LAST_VALIDATION = 0.8
 _VALIDATION_CASES = 8
