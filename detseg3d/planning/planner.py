@@ -273,7 +273,7 @@ def _assess(
                 len(dataset.channel_names),
                 len(dataset.class_names),
                 roi_rules.rois_of_window(training, roi.size, math.prod(window) / math.prod(scale)),
-                # Whole volumes run one by one, windows of equal shape as one batch.
+                # Whole volumes, but for small ones, run one by one; windows of equal shape as one batch.
                 1 if phase.window is None else training.batch_size,
             )
         )
