@@ -15,6 +15,7 @@ from detseg3d.models.blocks import GroupNorm
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
+from detseg3d.planning.rules import LEVEL_CELLS, add_fine_stage
 
 __all__ = ["VARIANTS", "Variant"]
 
@@ -102,22 +103,25 @@ def _sizes(**shares: float) -> Change:
     return change
 
 
-def _fine_stem(channels: int) -> Change:
-    """A stage at full resolution in front, with a head of its own."""
+def _without_fine_stage(plans: Plans) -> Plans:
+    stage1 = plans.stage1
+    if max(stage1.strides[0]) > 1 or stage1.head_stages[0] == 0:
+        return plans
+    rest = {name: getattr(stage1, name)[1:] for name in ("channels", "strides", "kernels", "blocks")}
+    return plans.evolve(stage1={**rest, "head_stages": tuple(stage - 1 for stage in stage1.head_stages)})
+
+
+def _fine_stage(channels: int, head: bool = False) -> Change:
+    """A stage at full resolution of another width, and a head of its own."""
 
     def change(plans: Plans) -> Plans:
-        stage1 = plans.stage1
-        cells = 8 * min(plans.detection_spacing)
-        return plans.evolve(
-            stage1={
-                "channels": (channels, *stage1.channels),
-                "strides": ((1, 1, 1), *stage1.strides),
-                "kernels": (stage1.kernels[0], *stage1.kernels),
-                "blocks": (1, *stage1.blocks),
-                "head_stages": (0, *(stage + 1 for stage in stage1.head_stages)),
-                "level_upper_sizes": (cells, *stage1.level_upper_sizes),
-            }
-        )
+        stage1 = add_fine_stage(_without_fine_stage(plans).stage1, channels)
+        shape = stage1.model_dump()
+        if head:
+            cells = LEVEL_CELLS[1] * min(plans.detection_spacing)
+            shape["head_stages"] = (0, *stage1.head_stages)
+            shape["level_upper_sizes"] = (cells, *stage1.level_upper_sizes)
+        return plans.evolve(stage1=shape)
 
     return change
 
@@ -166,7 +170,9 @@ VARIANTS: dict[str, Variant] = {
     "32, 64, 96, whole": Variant("size of the windows", plan=_sizes(w32=0.35, w64=0.25, w96=0.25, whole=0.15)),
     "48, 64, 96, whole": Variant("size of the windows", plan=_sizes(w48=0.4, w64=0.2, w96=0.25, whole=0.15)),
     # Head
-    "fine head": Variant("finest head at stride 1", plan=_fine_stem(16)),
+    "no fine stage": Variant("a stage at full resolution", plan=_without_fine_stage),
+    "fine stage of 16": Variant("width of the stage at full resolution", plan=_fine_stage(16)),
+    "fine head": Variant("finest head at stride 1", plan=_fine_stage(16, head=True)),
     "no towers": Variant("is the convolution of each head needed", {"stage1": {"towers": False}}),
     "narrow": Variant("width of Stage 1", plan=_narrow(0.75)),
     # Targets and losses of Stage 1

@@ -111,10 +111,11 @@ class Detector(nn.Module):
         if image.device.type == "cpu" or image.dtype != torch.float32:
             image = image.contiguous(memory_format=torch.channels_last_3d)
         maps = []
-        for stage in self.stages:
+        for index, stage in enumerate(self.stages):
             image = stage(image)
-            maps.append(image)
-        return self._pyramid(maps[self.finest :])
+            if index >= self.finest:  # what the pyramid does not read is not kept: a map of full resolution is large
+                maps.append(image)
+        return self._pyramid(maps)
 
     def _pyramid(self, maps: list[torch.Tensor]) -> DetectorOutput:
         """Top-down: each lateral map plus the upsampled coarser one; heads where the plan wants them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +37,18 @@ class Detection:
     spacing: Spacing
     stage1: Stage1Plan
     curriculum: tuple[CurriculumPhase, ...]
-    training_gb: float
-    inference_gb: float
+    training_gb: float = math.inf
+    inference_gb: float = math.inf
+    fine_stage: bool = False  # whether the first stage is one at full resolution in front of the stem
+
+    @property
+    def stem_stride(self) -> Triple:
+        """Of the stage that makes the cells of the finest possible head."""
+        return self.stage1.strides[int(self.fine_stage)]
+
+    def stem_cell(self) -> tuple[float, ...]:
+        """Edges in mm of a cell of the stem."""
+        return tuple(stride * length for stride, length in zip(self.stem_stride, self.spacing, strict=True))
 
     def cells(self) -> list[tuple[float, ...]]:
         """Edges in mm of a cell of each backbone stage."""
@@ -135,13 +146,42 @@ def explain_detection(
     return Decision(name="detection spacing", value=mm(chosen.spacing), because=because)
 
 
-def explain_network(detection: Detection, extents: npt.NDArray[np.float64]) -> list[Decision]:
+def _explain_fine_stage(
+    chosen: Detection, wanted: Detection, extents: npt.NDArray[np.float64], memory_gb: float
+) -> Decision:
+    """Whether there is a stage at full resolution; ``wanted`` has one where lesions are small, fit or not."""
+    name, limit = "fine stage", f"{rules.FINE_UP_TO_CELLS:g}"
+    if len(extents) == 0:
+        return Decision(name=name, value="none", because="no lesion to measure")
+    cell = chosen.stem_cell()
+    median = float(np.median(rules.lesion_spans(extents, cell)))
+    because = f"the median lesion spans {median:.2g} cells of the stem ({mm(cell)})"
+    if chosen.fine_stage:
+        value = f"{chosen.stage1.channels[0]} channels at full resolution"
+        return Decision(name=name, value=value, because=f"{because}, at most {limit}")
+    if wanted.fine_stage:
+        because += (
+            f", at most {limit}, but with such a stage it would take {wanted.training_gb:.2g} GB to train (budget "
+            f"{memory_gb:g}) and {wanted.inference_gb:.2g} GB to predict (limit {INFERENCE_GB:g} above the input)"
+        )
+    elif max(chosen.stage1.strides[0]) == 1:
+        because += ", which has full resolution itself"
+    else:
+        because += f", more than {limit}"
+    return Decision(name=name, value="none", because=because)
+
+
+def explain_network(
+    detection: Detection, wanted: Detection, extents: npt.NDArray[np.float64], memory_gb: float
+) -> list[Decision]:
+    """Fine stage, strides and levels of the detection network; ``wanted`` is what small lesions alone would ask for."""
+    fine_stage = _explain_fine_stage(detection, wanted, extents, memory_gb)
     stage1, cells = detection.stage1, detection.cells()
     because = f"{len(stage1.strides)} stages lead to cells of {mm(cells[-1])}"
     flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1]
     if flat:
         because += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: pooled later, kernel 1 until then"
-    if max(stage1.strides[0]) == 1:
+    if max(detection.stem_stride) == 1:
         because += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
     strides = Decision(
         name="Stage 1 strides", value=" ".join(times(stride) for stride in stage1.strides), because=because
@@ -149,7 +189,11 @@ def explain_network(detection: Detection, extents: npt.NDArray[np.float64]) -> l
     heads = [cells[stage] for stage in stage1.head_stages]
     value = ", ".join(f"stage {stage} (cells {mm(cells[stage])})" for stage in stage1.head_stages)
     if len(extents) == 0:
-        return [strides, Decision(name="head levels", value=value, because="no lesion to measure: one level")]
+        return [
+            fine_stage,
+            strides,
+            Decision(name="head levels", value=value, because="no lesion to measure: one level"),
+        ]
     longest = extents.max(axis=1)
     level = np.searchsorted(np.asarray(stage1.level_upper_sizes), longest, side="left")
     counts = np.bincount(level, minlength=len(heads))
@@ -164,7 +208,7 @@ def explain_network(detection: Detection, extents: npt.NDArray[np.float64]) -> l
     dropped = len(cells) - len(heads)
     if dropped:
         because += f"; {dropped} level(s) dropped that would get no or hardly any lesion"
-    return [strides, Decision(name="head levels", value=value, because=because)]
+    return [fine_stage, strides, Decision(name="head levels", value=value, because=because)]
 
 
 def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.NDArray[np.float64]) -> Decision:
@@ -183,7 +227,7 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
     if small < target:
         if max(plans.detection_scale) > 1 + 1e-6:
             reason = "the memory allows no finer grid"
-        elif max(plans.stage1.strides[0]) > 1:
+        elif max(plans.stage1.cumulative_stride(plans.stage1.head_stages[0])) > 1:
             reason = "the stem's stride keeps whole volumes affordable"
         else:
             reason = "the images themselves are no finer"

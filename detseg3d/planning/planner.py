@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from detseg3d.planning.plans import (
     Decision,
     InferencePlan,
     Plans,
+    RecallBound,
     RoiPlan,
     Stage2Plan,
     TrainingPlan,
@@ -99,20 +100,13 @@ def plan_dataset(
         rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
     )
 
-    def try_spacing(spacing: Spacing) -> Detection:
+    def try_spacing(spacing: Spacing) -> list[Detection]:
         return _assess(spacing, fine, largest, extents, roi, stage2, dataset, training)
 
-    detection, finest = _choose_detection(fine, try_spacing, memory_gb, _largest_case(fingerprint))
-    decisions.append(explain.explain_detection(detection, finest, fine, largest, memory_gb))
-    decisions += explain.explain_network(detection, extents)
-    cells = detection.cells()
-    bound = rules.recall_bound(
-        lesions.centers,
-        lesions.classes,
-        lesions.extents,
-        [cells[stage] for stage in detection.stage1.head_stages],
-        detection.stage1.level_upper_sizes,
-    )
+    choice = _choose_detection(fine, try_spacing, memory_gb, _largest_case(fingerprint))
+    detection = choice.chosen
+    decisions.append(explain.explain_detection(detection, choice.finest, fine, largest, memory_gb))
+    decisions += explain.explain_network(detection, choice.wanted, extents, memory_gb)
     plans = Plans(
         **_identity(dataset),
         normalization=tuple(normalization),
@@ -128,12 +122,23 @@ def plan_dataset(
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
-        recall_bound=bound,
+        recall_bound=_recall_bound(lesions, detection),
     )
-    decisions += [explain.explain_bound(plans, cells, extents), explain.explain_curriculum(plans)]
+    decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
     decisions.append(explain.explain_candidates(plans, [len(c) for c in lesions.classes]))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
+
+
+def _recall_bound(lesions: _Lesions, detection: Detection) -> RecallBound:
+    cells = detection.cells()
+    return rules.recall_bound(
+        lesions.centers,
+        lesions.classes,
+        lesions.extents,
+        [cells[stage] for stage in detection.stage1.head_stages],
+        detection.stage1.level_upper_sizes,
+    )
 
 
 def _plan_inference(lesions: _Lesions, roi: RoiPlan, dataset: RawDataset) -> InferencePlan:
@@ -252,14 +257,32 @@ def _assess(
     stage2: Stage2Plan,
     dataset: RawDataset,
     training: TrainingPlan,
-) -> Detection:
-    """Network, windows and memory for one detection grid."""
+) -> list[Detection]:
+    """Network, windows and memory for one detection grid; where lesions are small, with a fine stage and without."""
     scale = [d / f for d, f in zip(spacing, fine, strict=True)]
     shape = [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(largest, scale, strict=True)]
     stage1 = rules.stage1_plan(spacing, shape, extents)
     large = float(np.percentile(extents.max(axis=1), 95)) if len(extents) else 0.0
     stride = stage1.cumulative_stride(len(stage1.strides) - 1)
     curriculum = roi_rules.choose_curriculum(spacing, scale, stride, largest, large)
+    variants = [Detection(spacing, stage1, curriculum)]
+    if rules.wants_fine_stage(stage1, spacing, extents):
+        variants.insert(0, Detection(spacing, rules.add_fine_stage(stage1), curriculum, fine_stage=True))
+    return [_with_memory(variant, shape, scale, largest, roi, stage2, dataset, training) for variant in variants]
+
+
+def _with_memory(
+    detection: Detection,
+    shape: Sequence[int],
+    scale: Sequence[float],
+    largest: Triple,
+    roi: RoiPlan,
+    stage2: Stage2Plan,
+    dataset: RawDataset,
+    training: TrainingPlan,
+) -> Detection:
+    """What its training and its inference take."""
+    stage1, curriculum = detection.stage1, detection.curriculum
     needs = []
     for phase in curriculum:
         window = phase.window or largest
@@ -278,7 +301,7 @@ def _assess(
             )
         )
     inference = inference_bytes(stage1, shape, math.prod(largest), len(dataset.channel_names), len(dataset.class_names))
-    return Detection(spacing, stage1, curriculum, max(needs) / GIGABYTE, inference / GIGABYTE)
+    return replace(detection, training_gb=max(needs) / GIGABYTE, inference_gb=inference / GIGABYTE)
 
 
 def _largest_case(fingerprint: dict[str, Any]) -> str:
@@ -289,16 +312,23 @@ def _largest_case(fingerprint: dict[str, Any]) -> str:
     return f"{name}: {'×'.join(map(str, shape))} voxels of {explain.mm(spacing)}"
 
 
+class _Choice(NamedTuple):
+    chosen: Detection
+    wanted: Detection  # of the same spacing, with a fine stage if that would help: the one chosen, if it fits
+    finest: Detection  # of the fine grid, the cheapest
+
+
 def _choose_detection(
-    fine: Spacing, assess: Callable[[Spacing], Detection], memory_gb: float, largest_case: str
-) -> tuple[Detection, Detection]:
-    """The finest detection grid that fits, and the fine grid's figures for comparison."""
+    fine: Spacing, assess: Callable[[Spacing], list[Detection]], memory_gb: float, largest_case: str
+) -> _Choice:
+    """The finest detection grid that fits; a fine stage if that fits, too: it is not worth a coarser grid."""
     first = None
     for spacing in rules.coarser_spacings(fine):
-        detection = assess(spacing)
-        first = first or detection
-        if detection.training_gb <= memory_gb and detection.inference_gb <= INFERENCE_GB:
-            return detection, first
+        variants = assess(spacing)
+        first = first or variants[-1]
+        for detection in variants:
+            if detection.training_gb <= memory_gb and detection.inference_gb <= INFERENCE_GB:
+                return _Choice(detection, variants[0], first)
     raise DetSeg3DError(
         f"no detection grid fits into {memory_gb:g} GB: the coarsest tried, {explain.mm(detection.spacing)}, needs "
         f"{detection.training_gb:.1f} GB to train and {detection.inference_gb:.1f} GB to predict",

@@ -93,7 +93,8 @@ class ChannelNormalization(_Strict):
 class Stage1Plan(_Strict):
     """The detector. Stage ``i`` of the backbone begins with a convolution of stride ``strides[i]``.
 
-    ``strides[0]`` is the stem's. Axes are ``(z, y, x)``.
+    The stem has the first stride above 1; before it there may be a fine stage of stride 1, which carries no head. Axes
+    are ``(z, y, x)``.
     """
 
     channels: tuple[Channels, ...] = Field(min_length=1, max_length=MOST_STAGES)

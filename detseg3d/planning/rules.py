@@ -18,6 +18,7 @@ from detseg3d.planning.plans import RecallBound, Stage1Plan
 __all__ = [
     "LevelChoice",
     "Strides",
+    "add_fine_stage",
     "choose_fine_spacing",
     "choose_levels",
     "choose_max_candidates",
@@ -28,6 +29,7 @@ __all__ = [
     "planned_shape",
     "recall_bound",
     "stage1_plan",
+    "wants_fine_stage",
 ]
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -45,6 +47,9 @@ TINY_VOLUME = 64
 CHANNELS = (32, 64, 96, 128, 160)
 BLOCKS = (1, 1, 2, 2, 2)
 FPN_CHANNELS = 32
+# A narrow stage at full resolution in front of the stem, where the median lesion spans no more of the stem's cells.
+FINE_CHANNELS = 8
+FINE_UP_TO_CELLS = 4.0
 # A head needs examples: a level that would get fewer (or a smaller share) leaves them to its neighbour.
 LESIONS_PER_LEVEL = 5
 SHARE_PER_LEVEL = 0.005
@@ -260,6 +265,53 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: FloatArray) -> 
         fpn_channels=FPN_CHANNELS,
         head_stages=levels.head_stages,
         level_upper_sizes=levels.upper_sizes,
+    )
+
+
+def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) -> bool:
+    """Whether small lesions ask for a stage at full resolution: half of all span up to 4 cells of the stem.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+        Without such a stage.
+    spacing : 3 floats
+        Detection grid.
+    extents : ndarray, shape ``(N, 3)``
+        Lesion boxes' edges in mm.
+
+    Examples
+    --------
+    >>> extents = np.full((3, 3), 5.0)
+    >>> plan = stage1_plan((1, 1, 1), (96, 160, 128), extents)
+    >>> wants_fine_stage(plan, (1, 1, 1), extents), wants_fine_stage(plan, (0.5, 0.5, 0.5), extents)
+    (True, False)
+    """
+    if len(extents) == 0 or max(plan.strides[0]) == 1:
+        return False
+    cell = [stride * length for stride, length in zip(plan.strides[0], spacing, strict=True)]
+    return float(np.median(lesion_spans(extents, cell))) <= FINE_UP_TO_CELLS
+
+
+def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Plan:
+    """The plan with a stage at full resolution in front: a convolution and a residual block, no head.
+
+    The stem then reads what this stage saw, not the bare voxels, in the same cells.
+
+    Examples
+    --------
+    >>> plan = add_fine_stage(stage1_plan((1, 1, 1), (96, 160, 128), np.full((3, 3), 5.0)))
+    >>> plan.channels, plan.strides[:2], plan.head_stages
+    ((8, 32, 64, 96, 128), ((1, 1, 1), (2, 2, 2)), (1,))
+    """
+    return plan.model_copy(
+        update={
+            "channels": (channels, *plan.channels),
+            "strides": ((1, 1, 1), *plan.strides),
+            "kernels": (plan.kernels[0], *plan.kernels),
+            "blocks": (1, *plan.blocks),
+            "head_stages": tuple(stage + 1 for stage in plan.head_stages),
+        }
     )
 
 

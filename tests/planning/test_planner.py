@@ -35,8 +35,9 @@ def test_head_scan() -> None:
     plans = plan(edges=MIXED)
     assert plans.fine_spacing == plans.detection_spacing == (1, 1, 1)
     assert plans.largest_shape == (96, 160, 128)
-    assert plans.stage1.strides == ((2, 2, 2),) * 4
-    assert plans.stage1.head_stages == (0, 1)
+    assert plans.stage1.strides == ((1, 1, 1), *[(2, 2, 2)] * 4)
+    assert plans.stage1.channels == (8, 32, 64, 96, 128)
+    assert plans.stage1.head_stages == (1, 2)
     assert plans.roi.size == (32, 32, 32)
     assert [phase.window for phase in plans.training.curriculum] == [(48,) * 3, (96,) * 3, None]
     assert (plans.training.epochs, plans.training.batch_size) == (100, 1)
@@ -60,8 +61,8 @@ def test_the_same_fingerprint_gives_the_same_plans() -> None:
 
 def test_anisotropic_scan_is_not_pooled_across_slices_at_first() -> None:
     plans = plan((56, 330, 330), (3, 0.72, 0.72))
-    assert plans.stage1.strides[0] == (1, 2, 2)
-    assert plans.stage1.kernels[0] == (1, 3, 3)
+    assert plans.stage1.strides[:2] == ((1, 1, 1), (1, 2, 2))
+    assert plans.stage1.kernels[:2] == ((1, 3, 3),) * 2
     assert plans.roi.size[0] < plans.roi.size[1]
     assert plans.stage2.strides[0] == (1, 2, 2)
     assert "axis z is over 2x coarser" in why(plans, "Stage 1 strides")
@@ -93,6 +94,32 @@ def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     assert "Stage 1 recall is bounded by 0.500" in why(poor, "recall bound")
     assert "where 2 are wanted: the memory allows no finer grid" in why(poor, "recall bound")
     assert poor.recall_bound.bound == 0.5
+
+
+def test_small_lesions_get_a_stage_at_full_resolution() -> None:
+    plans = plan(edges=[8.0] * 5)
+    assert plans.stage1.strides[0] == (1, 1, 1) and plans.stage1.head_stages[0] == 1
+    assert why(plans, "fine stage") == (
+        "8 channels at full resolution: the median lesion spans 4 cells of the stem (2×2×2 mm), at most 4"
+    )
+
+
+def test_larger_lesions_do_without() -> None:
+    plans = plan(edges=[8.5] * 5)
+    assert plans.stage1.strides[0] == (2, 2, 2) and plans.stage1.head_stages[0] == 0
+    assert why(plans, "fine stage") == "none: the median lesion spans 4.2 cells of the stem (2×2×2 mm), more than 4"
+
+
+def test_a_fine_stage_is_not_worth_a_coarser_grid() -> None:
+    rich, poor = plan((256,) * 3), plan((256,) * 3, memory_gb=4)
+    assert rich.stage1.strides[0] == (1, 1, 1) and poor.stage1.strides[0] == (2, 2, 2)
+    assert rich.detection_spacing == poor.detection_spacing == (1, 1, 1)
+    assert rich.predicted_training_gb > 4 >= poor.predicted_training_gb
+    assert "at most 4, but with such a stage it would take 5.4 GB to train (budget 4)" in why(poor, "fine stage")
+
+
+def test_a_plan_without_lesions_has_no_fine_stage() -> None:
+    assert why(plan(edges=[]), "fine stage") == "none: no lesion to measure"
 
 
 def test_the_finest_grid_that_fits_is_taken() -> None:
@@ -204,6 +231,7 @@ def test_tiny_volume_of_tiny_lesions_is_detected_at_full_resolution() -> None:
     plans = plan((40, 40, 40), edges=[2.0] * 10)
     assert plans.stage1.strides[0] == (1, 1, 1)
     assert "stem stride 1" in why(plans, "Stage 1 strides")
+    assert why(plans, "fine stage").endswith("(1×1×1 mm), which has full resolution itself")
     assert [phase.window for phase in plans.training.curriculum] == [None]
 
 

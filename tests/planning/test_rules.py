@@ -191,6 +191,29 @@ def test_stage1_of_a_head_scan() -> None:
     assert plan.level_upper_sizes == (16.0,)
 
 
+def test_half_of_the_lesions_decide_on_a_fine_stage() -> None:
+    large = np.full((50, 3), 20.0)
+    for count, wanted in ((51, True), (49, False)):
+        extents = np.concatenate([large, np.full((count, 3), 3.0)])
+        plan = stage1_plan((1, 1, 1), (96, 160, 128), extents)
+        assert rules.wants_fine_stage(plan, (1, 1, 1), extents) is wanted
+
+
+def test_lesions_that_span_many_cells_along_one_axis_do_without_a_fine_stage() -> None:
+    extents = np.tile([3.0, 3.0, 9.0], (10, 1))
+    plan = stage1_plan((3, 1, 1), (40, 160, 128), extents)
+    assert plan.strides[0] == (1, 2, 2)
+    assert not rules.wants_fine_stage(plan, (3, 1, 1), extents)
+
+
+def test_a_fine_stage_leaves_the_cells_of_every_head_as_they_were() -> None:
+    plan = stage1_plan((1, 1, 1), (96, 160, 128), np.array([[3.0, 3, 3]] * 50 + [[20.0, 20, 20]] * 10))
+    fine = rules.add_fine_stage(plan)
+    assert [fine.cumulative_stride(stage) for stage in fine.head_stages] == [(2, 2, 2), (4, 4, 4)]
+    assert fine.level_upper_sizes == plan.level_upper_sizes
+    assert fine.cumulative_stride(4) == plan.cumulative_stride(3)
+
+
 def bound_by_hand(centers: np.ndarray, classes: list[int], extents: np.ndarray, cell: float) -> float:
     found = set()
     for center, label, extent in zip(centers, classes, extents, strict=True):
