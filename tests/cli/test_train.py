@@ -99,6 +99,16 @@ def test_validation_can_be_repeated_alone(prepared: Path, results: Path, capsys:
     assert f"wrote {fold}" in capsys.readouterr().out
 
 
+def test_a_validation_alone_says_which_flags_change_nothing(
+    prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = results / "Dataset001_Tiny" / "fold_0" / "plans.json"
+    assert run(prepared, "--val", "--disable_tta", "--lr=0.1", results=results) == 0
+    assert f"nothing is trained, so learning_rate, disable_tta changes nothing: the validation follows {plans}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_validation_needs_a_model(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(prepared, "--val", results=tmp_path) == 1
     assert "there is no trained fold in this folder" in capsys.readouterr().err
