@@ -112,7 +112,7 @@ def _without_fine_stage(plans: Plans) -> Plans:
 
 
 def _fine_stage(channels: int, head: bool = False) -> Change:
-    """A stage at full resolution of another width, and a head of its own."""
+    """A stage at full resolution of this width, if wanted with a head of its own."""
 
     def change(plans: Plans) -> Plans:
         stage1 = add_fine_stage(_without_fine_stage(plans).stage1, channels)
@@ -169,7 +169,7 @@ VARIANTS: dict[str, Variant] = {
     "windows of 32": Variant("size of the windows", plan=_window(32, 32, 3)),
     "32, 64, 96, whole": Variant("size of the windows", plan=_sizes(w32=0.35, w64=0.25, w96=0.25, whole=0.15)),
     "48, 64, 96, whole": Variant("size of the windows", plan=_sizes(w48=0.4, w64=0.2, w96=0.25, whole=0.15)),
-    # Head
+    # Full resolution, heads, width
     "no fine stage": Variant("a stage at full resolution", plan=_without_fine_stage),
     "fine stage of 16": Variant("width of the stage at full resolution", plan=_fine_stage(16)),
     "fine head": Variant("finest head at stride 1", plan=_fine_stage(16, head=True)),

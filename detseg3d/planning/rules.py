@@ -274,7 +274,6 @@ def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) ->
     Parameters
     ----------
     plan : Stage1Plan
-        Without such a stage.
     spacing : 3 floats
         Detection grid.
     extents : ndarray, shape ``(N, 3)``
@@ -297,6 +296,11 @@ def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Pla
     """The plan with a stage at full resolution in front: a convolution and a residual block, no head.
 
     The stem then reads what this stage saw, not the bare voxels, in the same cells.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+    channels : int
 
     Examples
     --------

@@ -132,12 +132,13 @@ def run_fold(
         if options.ranks.is_main:
             _copy_descriptions(paths)
         train_fold(plans, store, train_cases, val_cases, folder, options)
-    elif given := [name for name, value in overrides.items() if value] + ["whole_volume"] * whole_volume:
-        logger.warning(
-            "nothing is trained, so %s changes nothing: the validation follows %s",
-            ", ".join(given),
-            folder / "plans.json",
-        )
+    else:
+        others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes}
+        given = [name for name, value in {**overrides, **others}.items() if value]
+        if given:
+            logger.warning(
+                "nothing is trained, so without effect: %s; %s decides", ", ".join(given), folder / "plans.json"
+            )
     if not options.ranks.is_main:
         return {}
     return validate_fold(paths, name, val_cases, options)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -90,3 +91,23 @@ def test_all_parameters_take_part(detector: Detector) -> None:
     output = detector(torch.randn(1, 2, 8, 8, 8))
     sum(part.sum() for level in output.levels for part in level).backward()  # type: ignore[union-attr]
     assert all(parameter.grad is not None for parameter in detector.parameters())
+
+
+def test_no_map_is_kept_that_the_pyramid_does_not_read() -> None:
+    plan = Stage1Plan(
+        channels=(8, 16, 24),
+        strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)),
+        kernels=((3, 3, 3),) * 3,
+        blocks=(1, 1, 1),
+        fpn_channels=8,
+        head_stages=(1, 2),
+        level_upper_sizes=(16.0,),
+    )
+    detector = Detector(plan, 1, 1)
+    maps: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+    detector.stages[0].register_forward_hook(lambda _module, _inputs, output: maps.append(weakref.ref(output)))
+    detector.stages[2].register_forward_hook(lambda *_: alive.append(maps[0]() is not None))
+    with torch.no_grad():
+        detector(torch.zeros(1, 1, 16, 16, 16))
+    assert alive == [False]
