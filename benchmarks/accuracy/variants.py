@@ -52,6 +52,11 @@ def _training(question: str, **values: Any) -> Variant:
     return Variant(question, {"training": values})
 
 
+def _mirrored(*axes: int) -> Variant:
+    """Windows in training, and copies at inference, flipped along these axes only."""
+    return Variant("mirroring", {"training": {"mirror_axes": axes}, "inference": {"mirror_axes": axes}})
+
+
 def _roi(edge: int) -> Change:
     def change(plans: Plans) -> Plans:
         size = choose_roi_size(edge, plans.fine_spacing)
@@ -203,6 +208,8 @@ VARIANTS: dict[str, Variant] = {
     "no augmentation": _training("augmentation", augmentation=0.0),
     "less augmentation": _training("augmentation", augmentation=0.3),
     "more augmentation": _training("augmentation", augmentation=2.0),
+    "no mirroring": _mirrored(),
+    "mirroring of all axes": _mirrored(0, 1, 2),
     "batch norm": Variant("normalisation", build_model=_with_norm(nn.BatchNorm3d)),
     "instance norm": Variant("normalisation", build_model=_with_norm(_instance_norm)),
     # Stage 2

@@ -26,6 +26,7 @@ __all__ = [
     "create_parser",
     "evaluation_exit_code",
     "fraction",
+    "mirror_axes",
     "non_negative_float",
     "non_negative_int",
     "positive_float",
@@ -159,6 +160,15 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
     return value
+
+
+def mirror_axes(text: str) -> tuple[int, ...]:
+    """Argument type: ``none``, or axes of an image by their letters, such as ``x`` or ``zyx``; 0 is z."""
+    if text == "none":
+        return ()
+    if not text or set(text) - set("zyx") or len(set(text)) != len(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor some of the letters z, y and x, once each")
+    return tuple(sorted("zyx".index(letter) for letter in text))
 
 
 def _parse(kind: Callable[[str], Number], text: str, name: str) -> Number:

@@ -11,6 +11,7 @@ from detseg3d.cli.common import (
     create_parser,
     evaluation_exit_code,
     fraction,
+    mirror_axes,
     non_negative_int,
     positive_float,
     positive_int,
@@ -43,6 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
     schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
+    schedule.add_argument(
+        "--mirror_axes",
+        type=mirror_axes,
+        metavar="AXES",
+        help="flip windows, and copies at inference, along these: letters such as x or zyx, or none",
+    )
     schedule.add_argument(
         "--disable_tta",
         action="store_true",
@@ -113,6 +120,7 @@ def _run(options: argparse.Namespace) -> int:
         "det_threshold": options.det_threshold,
         "lambda_seg": options.lambda_seg,
         "val_every": options.val_every,
+        "mirror_axes": options.mirror_axes,
         "disable_tta": options.disable_tta,
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.planning import roi_rules, rules
+from detseg3d.planning.orientation import ClassOrder
 from detseg3d.planning.plans import (
     ChannelNormalization,
     CurriculumPhase,
@@ -102,6 +103,20 @@ def explain_normalization(
             because = "intensities have no absolute scale: mean and standard deviation of each case inside the body"
         decisions.append(Decision(name=f"normalisation of {name}", value=chosen.scheme, because=because))
     return decisions + _doubtful_names(normalization, channel_names)
+
+
+def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_names: Sequence[str]) -> Decision:
+    """Along which axes windows are flipped, and which classes forbid the others."""
+    value = f"along {' '.join('zyx'[axis] for axis in axes)}" if axes else "none"
+    if not orders:
+        classes = "1 class" if len(class_names) == 1 else f"{len(class_names)} classes, no two of which keep an order"
+        return Decision(name="mirroring", value=value, because=f"{classes}: nothing says that an axis has a direction")
+    found = "; ".join(
+        f"along {'zyx'[order.axis]}, {class_names[order.first]} comes before {class_names[order.second]} in "
+        f"{order.agreeing} of {order.scans} scans"
+        for order in orders
+    )
+    return Decision(name="mirroring", value=value, because=f"{found}: its mirror image would be another anatomy")
 
 
 def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names: Sequence[str]) -> list[Decision]:

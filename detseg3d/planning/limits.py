@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_PARAMETERS",
     "MOST_STAGES",
+    "Axes",
     "AxisLength",
     "Channels",
     "Count",
@@ -44,6 +45,12 @@ def _odd(value: int) -> int:
     return value
 
 
+def _once_each(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(axes)) != len(axes):
+        raise ValueError("an axis is named twice")
+    return axes
+
+
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Stride = Annotated[int, Field(ge=1, le=16)]
 Kernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
@@ -52,6 +59,7 @@ AxisLength = Annotated[int, Field(ge=1, le=100_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 # Millimetres: from microscopy to whole bodies.
 Length = Annotated[float, Field(ge=1e-4, le=1e5, allow_inf_nan=False)]
+Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_once_each)]  # 0 is z
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -61,7 +69,8 @@ def check_limits(plans: Plans) -> None:
     Raises
     ------
     ValueError
-        If the network is too large or cannot be built, or a batch of RoIs is too large.
+        If the network is too large or cannot be built, a batch of RoIs is too large, or mirrored copies would show
+        what no training did.
     """
     total = [math.prod(stride[axis] for stride in plans.stage1.strides) for axis in range(3)]
     if max(total) > MOST_STRIDE:
@@ -81,6 +90,11 @@ def check_limits(plans: Plans) -> None:
         raise ValueError(f"roi.minimum_extent is {max(extents):.4g} fine voxels, at most {MOST_ROI_VOXELS} may be")
     if plans.stage2.context_attention and plans.stage2.channels[-1] % 4:
         raise ValueError("context attention has 4 heads: the last of the channels of Stage 2 must be a multiple of 4")
+    if not set(plans.inference.mirror_axes) <= set(plans.training.mirror_axes):
+        raise ValueError(
+            f"inference.mirror_axes {list(plans.inference.mirror_axes)} must be among training.mirror_axes "
+            f"{list(plans.training.mirror_axes)}: a network that never saw flipped scans misreads them"
+        )
     parameters = parameter_count(plans.stage1, plans.stage2, plans.num_channels, plans.num_classes)
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"the network would have {parameters} weights, at most {MOST_PARAMETERS} are supported")

@@ -15,6 +15,7 @@ from detseg3d.io.raw_dataset import RawDataset
 from detseg3d.planning import explain, roi_rules, rules
 from detseg3d.planning.explain import INFERENCE_GB, Detection
 from detseg3d.planning.memory import GIGABYTE, inference_bytes, training_bytes
+from detseg3d.planning.orientation import find_class_orders, undirected_axes
 from detseg3d.planning.plans import (
     ChannelNormalization,
     CurriculumPhase,
@@ -91,6 +92,8 @@ def plan_dataset(
     decisions.append(explain.explain_fine(spacings, fine))
     largest = rules.planned_shape([case["cropped_shape"] for case in cases], spacings, fine)
     decisions.append(explain.explain_volume(cases, largest))
+    orders = find_class_orders(lesions.centers, lesions.classes)
+    mirror_axes = undirected_axes(orders)
     normalization = choose_normalization(fingerprint["summary"], dataset.channel_names)
     decisions += explain.explain_normalization(normalization, dataset.channel_names)
     roi, stage2, reasons = _plan_rois(extents, fine, roi_size)
@@ -98,6 +101,7 @@ def plan_dataset(
     training = TrainingPlan(
         curriculum=(CurriculumPhase(share=1.0, window=None),),
         rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
+        mirror_axes=mirror_axes,
     )
 
     def try_spacing(spacing: Spacing) -> list[Detection]:
@@ -118,13 +122,14 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=_plan_inference(lesions, roi, dataset),
+        inference=_plan_inference(lesions, roi, dataset).model_copy(update={"mirror_axes": mirror_axes}),
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
         recall_bound=_recall_bound(lesions, detection),
     )
     decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
+    decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
     decisions.append(explain.explain_candidates(plans, [len(c) for c in lesions.classes]))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])

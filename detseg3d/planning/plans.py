@@ -20,6 +20,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import read_json, write_json
 from detseg3d.planning.limits import (
     MOST_STAGES,
+    Axes,
     AxisLength,
     Channels,
     Count,
@@ -199,9 +200,8 @@ class TrainingPlan(_Strict):
     focal_alpha: Annotated[float, Field(ge=0)] = 2.0
     focal_beta: Annotated[float, Field(ge=0)] = 4.0
     joint: bool = Field(default=True, description="the masks' loss reaches the backbone of Stage 1")
-    augmentation: Annotated[float, Field(ge=0, le=2)] = Field(
-        default=1.0, description="how often windows are rotated, scaled and changed in intensity; 0: only flipped"
-    )
+    augmentation: float = Field(default=1.0, ge=0, le=2, description="how often a window is changed; 0: only flipped")
+    mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
     val_every: Count = 10
 
@@ -229,7 +229,7 @@ class InferencePlan(_Strict):
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
     scan_threshold: Fraction = Field(default=0.0, description="a scan whose best lesion scores less is without lesions")
     join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    mirror_axes: Axes = Field(default=(0, 1, 2), description="of the mirrored copies, each flipped in training, too")
     roi_batch_size: Count = 16
     calibration: tuple[tuple[Fraction, Fraction], ...] = Field(
         default=(),

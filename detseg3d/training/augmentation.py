@@ -57,8 +57,9 @@ def draw_affine(
     random: np.random.Generator,
     augment: bool = True,
     strength: float = 1.0,
+    mirror_axes: Sequence[int] = (0, 1, 2),
 ) -> AffineMap:
-    """Draw flips along each axis, and, for some windows, a rotation of up to 15° and a scaling.
+    """Draw flips and, for some windows, a rotation of up to 15° and a scaling.
 
     Parameters
     ----------
@@ -73,11 +74,13 @@ def draw_affine(
         False gives the identity.
     strength : float, optional
         Factor of how often there is more than a flip.
+    mirror_axes : sequence of int, optional
+        Axes along which half of the windows are flipped.
     """
     middle = np.asarray(center, np.float64)
     if not augment:
         return AffineMap(middle, np.eye(3), False)
-    flips = np.diag(np.where(random.random(3) < 0.5, -1.0, 1.0))
+    flips = np.diag(np.where((random.random(3) < 0.5) & np.isin(range(3), mirror_axes), -1.0, 1.0))
     interpolate = bool(random.random() < strength * _AFFINE_SHARE) and voxels <= _MAX_INTERPOLATED_VOXELS
     if not interpolate:
         return AffineMap(middle, flips, False)

@@ -97,6 +97,8 @@ class WindowSampler:
     augment : bool
     strength : float, optional
         How often windows are rotated, scaled and changed in intensity, as a factor of the usual.
+    mirror_axes : sequence of int, optional
+        Axes along which windows are flipped.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class WindowSampler:
         seed: int,
         augment: bool = True,
         strength: float = 1.0,
+        mirror_axes: Sequence[int] = (0, 1, 2),
     ) -> None:
         self.store, self.table = store, table
         self.spacing = tuple(spacing)
@@ -115,6 +118,7 @@ class WindowSampler:
         self.seed = seed
         self.augment = augment
         self.strength = strength
+        self.mirror_axes = tuple(mirror_axes)
 
     def example(self, position: int) -> Example:
         """The ``position``-th window of the training, counted over batches; the same for the same seed, always."""
@@ -125,7 +129,9 @@ class WindowSampler:
             index, center = self._place(random)
             window = self.window
         case = self.store.open(self.table.case_ids[index])
-        affine = draw_affine(center, self.spacing, int(np.prod(window)), random, self.augment, self.strength)
+        affine = draw_affine(
+            center, self.spacing, int(np.prod(window)), random, self.augment, self.strength, self.mirror_axes
+        )
         image, instances = read_window(case.image, case.instances, affine, window)
         if self.augment:
             image = augment_intensity(image, random, self.strength)

@@ -153,8 +153,9 @@ def train_fold(
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
             window = plans.training.curriculum[phase].window
             sampler = WindowSampler(
-                store, table, plans.fine_spacing, window, options.seed, strength=plans.training.augmentation
-            )
+                store, table, plans.fine_spacing, window, options.seed,
+                strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
+            )  # fmt: skip
             steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
             steps = math.ceil(steps / options.ranks.size)
             lesions = sampler.typical_lesions()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -122,9 +124,12 @@ def test_help_shows_examples_and_defaults(parser: argparse.ArgumentParser) -> No
         (common.non_negative_int, "0", 0),
         (common.positive_float, "0.5", 0.5),
         (common.fraction, "1", 1.0),
+        (common.mirror_axes, "none", ()),
+        (common.mirror_axes, "x", (2,)),
+        (common.mirror_axes, "xz", (0, 2)),
     ],
 )
-def test_argument_types_accept_what_is_in_range(kind: type, text: str, value: float) -> None:
+def test_argument_types_accept_what_is_in_range(kind: Callable[[str], Any], text: str, value: Any) -> None:
     assert kind(text) == value
 
 
@@ -139,6 +144,9 @@ def test_argument_types_accept_what_is_in_range(kind: type, text: str, value: fl
         (common.positive_float, "x", "'x' is not a number"),
         (common.fraction, "1.1", "must lie between 0 and 1"),
         (common.fraction, "nan", "must lie between 0 and 1"),
+        (common.mirror_axes, "a", "'a' is neither none nor some of the letters z, y and x, once each"),
+        (common.mirror_axes, "xx", "once each"),
+        (common.mirror_axes, "", "'' is neither"),
     ],
 )
 def test_argument_types_refuse_the_rest(kind: type, text: str, message: str) -> None:

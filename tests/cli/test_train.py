@@ -103,8 +103,8 @@ def test_a_validation_alone_says_which_flags_change_nothing(
     prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans = results / "Dataset001_Tiny" / "fold_0" / "plans.json"
-    assert run(prepared, "--val", "--disable_tta", "--lr=0.1", "--max_minutes=1", results=results) == 0
-    said = f"nothing is trained, so without effect: learning_rate, disable_tta, max_minutes; {plans} decides"
+    assert run(prepared, "--val", "--lr=0.1", "--mirror_axes=none", "--max_minutes=1", results=results) == 0
+    said = f"nothing is trained, so without effect: learning_rate, mirror_axes, max_minutes; {plans} decides"
     assert said in capsys.readouterr().err
 
 

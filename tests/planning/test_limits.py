@@ -122,6 +122,18 @@ def test_what_entries_ask_for_together_is_limited(
     assert re.search(message, refusal(plans_data, section, change))
 
 
+def test_copies_are_mirrored_along_axes_of_the_training_only(plans_data: dict[str, Any]) -> None:
+    trained = {**plans_data, "training": {**plans_data["training"], "mirror_axes": [0, 2]}}
+    message = refusal(trained, "inference", {"mirror_axes": [1, 2]})
+    assert "inference.mirror_axes [1, 2] must be among training.mirror_axes [0, 2]" in message
+
+
+def test_an_axis_is_mirrored_once(plans_data: dict[str, Any]) -> None:
+    assert "inference.mirror_axes: Value error, an axis is named twice" in refusal(
+        plans_data, "inference", {"mirror_axes": [1, 1]}
+    )
+
+
 def test_pooling_must_leave_something_of_an_roi(plans_data: dict[str, Any]) -> None:
     plans_data["stage2"]["strides"] = [[16, 2, 2]]
     message = refusal(plans_data, "roi", {"size": [8, 16, 16]})

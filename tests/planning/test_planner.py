@@ -208,6 +208,26 @@ def test_class_without_lesions_is_warned_of() -> None:
     assert "core: 20, edema: 0" in why(plans, "classes")
 
 
+def plan_two_classes(*orders: bool) -> Plans:
+    """Of scans that hold two classes, the first before the second along x (True) or behind it."""
+    dataset = make_dataset([f"case_{index}" for index in range(len(orders))], classes=("head", "tail"))
+    lesions = [[(order ^ 1, (9,) * 3, (30, 30, 10)), (int(order), (9,) * 3, (30, 30, 70))] for order in orders]
+    count = len(orders)
+    return plan_dataset(make_fingerprint(dataset, [(60, 60, 90)] * count, [(1, 1, 1)] * count, lesions), dataset)
+
+
+def test_scans_whose_classes_keep_an_order_are_not_mirrored_along_it() -> None:
+    plans = plan_two_classes(*[True] * 12)
+    assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1)
+    assert "along x, head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
+
+
+def test_scans_without_an_order_are_mirrored_along_all_axes() -> None:
+    for plans in (plan_two_classes(*[True, False] * 6), plan(edges=SMALL)):
+        assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1, 2)
+        assert "nothing says that an axis has a direction" in why(plans, "mirroring")
+
+
 @pytest.mark.parametrize("numbered", [False, True])
 def test_touching_masks_are_joined_where_the_labels_do_not_number_lesions(numbered: bool) -> None:
     dataset = replace(make_dataset(), instances=numbered)

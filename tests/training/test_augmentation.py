@@ -275,6 +275,22 @@ def test_without_strength_windows_are_flipped_only() -> None:
         assert np.array_equal(augment_intensity(image.copy(), np.random.default_rng(seed), strength=0), image)
 
 
+@pytest.mark.parametrize("axes", [(), (1,), (0, 2)])
+def test_windows_are_flipped_along_the_axes_asked_for(axes: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=0, mirror_axes=axes) for _ in range(60)]
+    flipped = {axis for affine in maps for axis in range(3) if affine.matrix[axis, axis] < 0}
+    assert flipped == set(axes)
+
+
+def test_the_axes_that_may_be_flipped_change_nothing_else() -> None:
+    def draw(axes: tuple[int, ...]) -> np.ndarray:
+        random = np.random.default_rng(4)
+        return np.array([np.abs(draw_affine((4, 5, 6), (1, 1, 1), 9, random, mirror_axes=axes).matrix) for _ in "many"])
+
+    np.testing.assert_array_equal(draw(()), draw((0, 1, 2)))
+
+
 def test_twice_the_strength_changes_more_windows() -> None:
     counts = []
     for strength in (1, 2):

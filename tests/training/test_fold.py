@@ -89,6 +89,13 @@ def test_mirrored_copies_may_be_left_out_for_good(
     assert apply_overrides(usual, {"disable_tta": disable}).inference.mirror_axes == axes
 
 
+def test_axes_to_mirror_hold_for_training_and_inference(tiny_plans: Plans) -> None:
+    changed = apply_overrides(tiny_plans.evolve(inference={"mirror_axes": (0, 1, 2)}), {"mirror_axes": (2,)})
+    assert changed.training.mirror_axes == changed.inference.mirror_axes == (2,)
+    changed = apply_overrides(tiny_plans, {"mirror_axes": (2,), "disable_tta": True})
+    assert (changed.training.mirror_axes, changed.inference.mirror_axes) == ((2,), ())
+
+
 def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
     with pytest.raises(DetSeg3DError, match=r"training\.epochs: Input should be greater than or equal to 1, found 0"):
         apply_overrides(tiny_plans, {"epochs": 0})

@@ -115,6 +115,18 @@ def test_whole_volumes_are_whole(store: CaseStore) -> None:
         np.testing.assert_array_equal(example.instances, stored.instances[:])
 
 
+def test_volumes_are_flipped_along_the_sampler_s_axes_only(store: CaseStore) -> None:
+    sampler = WindowSampler(store, CaseTable(store, store.case_ids()), (1, 1, 1), None, 0, strength=0, mirror_axes=(1,))
+    flips = set()
+    for position in range(24):
+        example = sampler.example(position)
+        stored = store.open(example.case_id).image[:].astype(np.float32)
+        same = np.array_equal(example.image, stored)
+        assert same or np.array_equal(example.image, stored[:, :, ::-1])
+        flips.add(same)
+    assert flips == {False, True}
+
+
 def test_windows_have_their_size_even_where_the_volume_is_smaller(store: CaseStore) -> None:
     sampler = make_sampler(store, (16, 28, 40))
     for position in range(10):
