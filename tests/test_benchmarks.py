@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.accuracy.__main__ import write_table
+from benchmarks.accuracy.__main__ import COLUMNS, write_table
+from benchmarks.accuracy.judge import judge
 from benchmarks.accuracy.variants import VARIANTS
+from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import write_json
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
+from tests.training.factory import write_case
 
-PLANNED = ("batch 1", "rate 1e-3", "windows of 48", "RoI 32")  # what the plan of this set has anyway
+PLANNED = ("batch 1", "rate 1e-3", "windows of 48", "RoI 32", "mirroring of all axes")  # what the plan of this set has anyway
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,22 @@ def test_the_table_has_the_mean_and_the_spread_of_each_variant(tmp_path: Path) -
     write_table(tmp_path)
     row = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[-1]
     assert row.startswith("| baseline | 2 | 0.600 ± 0.100 |") and "| 100 |" in row
+
+
+def test_figures_of_lesions_that_do_not_occur_are_left_out_of_the_mean(tmp_path: Path) -> None:
+    for seed, value in enumerate((None, 0.7)):
+        entry = {"variant": "baseline", "figures": dict.fromkeys(COLUMNS, 0.5) | {"small": value, "ece": None}}
+        write_json(entry, tmp_path / "baseline" / f"fold_0_seed_{seed}" / "figures.json")
+    write_table(tmp_path)
+    row = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[-1].split("|")
+    assert row[2 + 1 + COLUMNS.index("small")].strip() == "0.700"
+    assert row[2 + 1 + COLUMNS.index("ece")].strip() == "–"
+
+
+def test_a_fold_without_lesions_is_judged(tmp_path: Path, tiny_plans: Plans) -> None:
+    store = CaseStore(tmp_path)
+    write_case(store, "healthy", tiny_plans, lesions=())
+    plans = tiny_plans.evolve(inference={"det_threshold": 1.0})
+    figures = judge(DetSeg3D(plans).eval(), plans, store, ["healthy"], torch.device("cpu"))
+    assert (figures["small"], figures["ece"], figures["dice"]) == (None, None, 1.0)
+    write_json(figures, tmp_path / "figures.json")  # NaN could not be written

@@ -96,7 +96,7 @@ def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespa
     progress = train_fold(plans, store, train_cases, [], folder, training)
     started = time.monotonic()
     figures = judge(load_model(build(plans), folder, device), plans, store, val_cases, device)
-    logger.info("%s: %s", name, {key: round(value, 3) for key, value in figures.items()})
+    logger.info("%s: %s", name, {key: value and round(value, 3) for key, value in figures.items()})
     return {
         "variant": name,
         "base": options.base,
@@ -131,7 +131,10 @@ def write_table(output: Path) -> None:
     write_text("\n".join(lines) + "\n", output / "table.md")
 
 
-def _cell(values: Sequence[float], column: str) -> str:
+def _cell(figures: Sequence[float | None], column: str) -> str:
+    values = [value for value in figures if value is not None]
+    if not values:
+        return "–"
     mean = float(np.mean(values))
     if column in ("steps", "seconds"):
         return f"{mean:.0f}"

@@ -35,12 +35,13 @@ def load_model(model: DetSeg3D, folder: Path, device: torch.device) -> DetSeg3D:
 
 def judge(
     model: DetSeg3D, plans: Plans, store: CaseStore, case_ids: Sequence[str], device: torch.device
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """One row of the table.
 
     Whole volumes, no test-time augmentation. ``f1``, ``recall``, ``precision``, ``dice``, ``pq`` and ``fp`` (false
     positives a scan) are those at the plan's threshold; ``best_f1`` is the highest over all thresholds, and ``ap`` and
     the recalls at fixed rates do not depend on one. ``small`` is the recall of lesions under 15 voxels.
+    A figure of what does not occur in these cases is None.
     """
     hits = lesions = 0
     cases, scored, scores, correct = [], [], [], []
@@ -64,12 +65,12 @@ def judge(
         "recall": pooled["recall"],
         "precision": pooled["precision"],
         "fp": pooled["false_positives"] / len(cases),
-        "small": float("nan") if small["recall"] is None else small["recall"],
+        "small": small["recall"],
         "dice": float(np.mean([case.dice for case in cases])),
         "pq": summary["panoptic"]["pq"],
         "stage1": hits / lesions if lesions else 1.0,
         "bound": plans.recall_bound.bound,
-        "ece": expected_calibration_error(np.array(scores), np.array(correct)) if scores else float("nan"),
+        "ece": expected_calibration_error(np.array(scores), np.array(correct)) if scores else None,
         **{f"recall@{rate:g}": float(row["recall"] or 0) for rate, row in zip(_RATES, rates, strict=True)},
     }
 
