@@ -19,7 +19,8 @@ from detseg3d.planning.plans import Plans
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.training.factory import write_case
 
-PLANNED = ("batch 1", "rate 1e-3", "windows of 48", "RoI 32", "mirroring of all axes")  # what the plan of this set has anyway
+# What the plan of this set has anyway.
+PLANNED = ("batch 1", "rate 1e-3", "windows of 48", "RoI 32", "mirroring of all axes")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from detseg3d.evaluation.labels import Lesions
 from detseg3d.evaluation.voxels import dice_from_counts
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.inference.candidates import Candidates, MergedGroup
-from detseg3d.models.merge import lowest_score
+from detseg3d.models.scores import lowest_score
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
@@ -174,7 +174,8 @@ class CaseOutcomes:
         smallest = inference.minimum_volume_mm3 / math.prod(self.candidates.spacing)
         groups = [members for members in split_groups(taking_part, self._touching) if is_lesion[members].any()]
         found = [self._of_group(members, int(is_lesion[members].sum()), inference) for members in groups]
-        lesions = [lesion for group in found for lesion in group if lesion.voxels >= smallest]
+        certain = [lesion for group in found for lesion in group if lesion.score >= inference.score_threshold]
+        lesions = [lesion for lesion in certain if lesion.voxels >= smallest]
         return lesions if any(lesion.score >= inference.scan_threshold for lesion in lesions) else []
 
     def count(self, inference: InferencePlan) -> CaseCounts:

@@ -88,7 +88,7 @@ def main_components(instances: IntArray, classes: npt.NDArray[np.int64]) -> tupl
     >>> components[0, 0].tolist(), main.tolist()
     ([1, 1, 1, 0, 2, 2, 0, 3], [0, 2, 1, 3])
     """
-    dtype = np.uint8 if classes.max(initial=0) < 255 else np.uint16
+    dtype = np.min_scalar_type(int(classes.max(initial=0)) + 1)
     class_number = np.concatenate([[0], classes + 1]).astype(dtype)[instances]
     components, count = cc3d.connected_components(class_number, connectivity=26, return_N=True)
     inside = instances > 0

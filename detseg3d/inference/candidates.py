@@ -24,8 +24,9 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.nms import suppress
 from detseg3d.io.files import atomic_path
 from detseg3d.models.decode import Detections
-from detseg3d.models.merge import Merged, candidate_roi_scores, combine_scores, merge_pasted, merge_rois
+from detseg3d.models.merge import Merged, merge_pasted, merge_rois
 from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
+from detseg3d.models.scores import candidate_roi_scores, combine_scores
 from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = [
@@ -165,7 +166,8 @@ class Candidates:
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
         """Masks and lesions of some candidates, of whatever size, and whatever the other candidates of the scan are.
 
-        On its own voxels exactly what :meth:`merge` makes of all candidates together.
+        On its own voxels what :meth:`merge` makes of all candidates together, and the parts of masks that score too low
+        to be lesions of their own.
 
         Parameters
         ----------
@@ -188,7 +190,7 @@ class Candidates:
         everything = plans.inference.model_copy(update={"minimum_volume_mm3": 0.0, "scan_threshold": 0.0})
         rule = plans.model_copy(update={"inference": everything})
         moved = [roi.seen_from(low, place) for place, roi in mine]
-        merged = merge_pasted(found, moved, tuple(high - low), rule, self.spacing)
+        merged = merge_pasted(found, moved, tuple(high - low), rule, self.spacing, all_parts=True)
         lesions = [
             replace(
                 lesion,

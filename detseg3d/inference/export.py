@@ -86,7 +86,9 @@ def describe_case(merged: Merged, found: Detections, geometry: Geometry, plans: 
                 "diameter_mm": (6 * volume / math.pi) ** (1 / 3),
             }
         )
-    accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}
+    # A candidate may have several lesions, parts of its mask; the best comes last and is the one that is named.
+    best_last = reversed(merged.lesions)
+    accepted = {index: lesion.id for lesion in best_last for index in (lesion.candidate, *lesion.joined)}
     candidates = []
     for index in range(len(found)):
         candidates.append(

@@ -39,6 +39,11 @@ class Competition:
     scores : ndarray of float64, shape ``(N,)``
         Of the candidates.
     mask_threshold : float
+
+    Attributes
+    ----------
+    certainty : ndarray of float16, shape ``(Z, Y, X)``
+        The averaged probability of each voxel that is owned; what others hold means nothing.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Competition:
         self.found = found
         self.scores = scores
         self.mask_threshold = mask_threshold
+        self.certainty = np.zeros(owner.shape, np.float16)
         self.regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
         self.candidates = np.array([roi.candidate for roi in rois], np.int64)
         self.taking_part = np.all(self.regions[:, 3:] > self.regions[:, :3], axis=1)
@@ -104,6 +110,7 @@ class Competition:
                 inside &= allowed
             np.copyto(claim, best, where=inside)
             np.copyto(part, nearest, where=inside)
+            self.certainty[window][inside] = weighted[inside] / total[inside]
 
     def drop_duplicates(self) -> None:
         """Take the duplicates out, the weakest first.

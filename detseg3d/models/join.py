@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import neighbouring
+from detseg3d.core.boxes import boxes_from_instances, neighbouring
 from detseg3d.core.components import main_components, split_groups
 
-__all__ = ["join_touching"]
+__all__ = ["LoosePart", "join_touching", "split_parts"]
 
 IntArray = npt.NDArray[np.int64]
 OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
@@ -85,3 +85,50 @@ def _join_group(
     heirs = heir[components]
     own[...] = np.where(heirs > 0, heirs, lookup[own])
     return joined
+
+
+class LoosePart(NamedTuple):
+    """A part of a candidate's lesion (counted from 0), apart from the rest, and the highest probability in it."""
+
+    candidate: int
+    certainty: float
+
+
+def split_parts(
+    owner: OwnerMap, probability: npt.NDArray[np.floating[Any]], first_number: int
+) -> tuple[OwnerMap, list[LoosePart]]:
+    """Give numbers of their own to the 26-connected parts of each lesion but the largest.
+
+    Parameters
+    ----------
+    owner : ndarray of unsigned int, shape ``(Z, Y, X)``
+        Of each voxel the candidate whose lesion it is, from 1; 0 outside.
+    probability : ndarray of float, shape ``(Z, Y, X)``
+    first_number : int
+        Above all candidates.
+
+    Returns
+    -------
+    owner : ndarray of unsigned int, shape ``(Z, Y, X)``
+        A copy, of a wider type if it must be. The loose parts are ``first_number``, ``first_number + 1``, …
+    parts : list of LoosePart
+
+    Examples
+    --------
+    >>> owner = np.array([[[1, 1, 0, 1, 0, 2]]], np.uint16)
+    >>> split, parts = split_parts(owner, np.array([[[0.9, 0.8, 0, 0.5, 0, 0.7]]]), 3)
+    >>> split[0, 0].tolist(), parts
+    ([1, 1, 0, 3, 0, 2], [LoosePart(candidate=0, certainty=0.5)])
+    """
+    components, main = main_components(owner, np.arange(int(owner.max(initial=0))))
+    numbers, boxes = boxes_from_instances(components)
+    loose = np.flatnonzero(~np.isin(numbers, main))
+    split = owner.astype(np.promote_types(owner.dtype, np.min_scalar_type(first_number + len(loose))))
+    parts: list[LoosePart] = []
+    for row in loose.tolist():
+        window = tuple(slice(int(a), int(b)) for a, b in zip(boxes[row, :3], boxes[row, 3:], strict=True))
+        inside = components[window] == numbers[row]
+        candidate = int(owner[window][inside][0]) - 1
+        split[window][inside] = first_number + len(parts)
+        parts.append(LoosePart(candidate, float(probability[window][inside].max())))
+    return split, parts

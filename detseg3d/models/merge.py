@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,16 +20,14 @@ from detseg3d.core.components import split_groups
 from detseg3d.core.roi import paste_region
 from detseg3d.models.competition import Competition
 from detseg3d.models.decode import Detections
-from detseg3d.models.join import join_touching
+from detseg3d.models.join import LoosePart, join_touching, split_parts
 from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions, region_corners
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.models.scores import candidate_roi_scores, combine_scores, lowest_score
+from detseg3d.planning.plans import Plans
 
 __all__ = [
     "Lesion",
     "Merged",
-    "candidate_roi_scores",
-    "combine_scores",
-    "lowest_score",
     "merge_pasted",
     "merge_rois",
     "roi_info",
@@ -45,7 +43,8 @@ class Lesion:
     """One lesion of the result. Box and voxels are those of its mask on the output grid.
 
     The scores are those of ``candidate``; ``joined`` are those whose masks touch its own and became part of it, also
-    such as are too weak to be lesions themselves.
+    such as are too weak to be lesions themselves. A part of a mask that lies apart from the rest is a lesion of the
+    same candidate with a lower ``score``; see :func:`merge_rois`.
     """
 
     id: int
@@ -75,60 +74,6 @@ class Merged:
     probabilities: npt.NDArray[np.float16] | None = None
 
 
-def combine_scores(
-    detection: npt.NDArray[np.floating[Any]],
-    roi: npt.NDArray[np.floating[Any]],
-    calibration: Sequence[tuple[float, float]] = (),
-    detection_weight: float = 0.5,
-) -> npt.NDArray[np.float64]:
-    """One score per candidate: the weighted geometric mean of what both stages say, calibrated if the plan can.
-
-    Parameters
-    ----------
-    detection, roi : ndarray, shape ``(N,)``
-    calibration : sequence of (score, probability)
-        Ascending points, joined by straight lines; without any the score stays as it is.
-    detection_weight : float, optional
-        Exponent of the detection score; that of the RoI score is the rest up to 1.
-
-    Examples
-    --------
-    >>> combine_scores(np.array([0.25]), np.array([1.0])).tolist()
-    [0.5]
-    >>> combine_scores(np.array([0.25]), np.array([1.0]), [(0, 0), (0.5, 0.9), (1, 1)]).tolist()
-    [0.9]
-    """
-    scores: npt.NDArray[np.float64] = np.asarray(detection, np.float64) ** detection_weight * np.asarray(
-        roi, np.float64
-    ) ** (1 - detection_weight)
-    if calibration:
-        points, probabilities = zip(*calibration, strict=True)
-        scores = np.interp(scores, points, probabilities)
-    return scores
-
-
-def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> npt.NDArray[np.float64]:
-    """RoI score of each candidate: the best of its RoIs, since a tile at the rim of a large lesion may show little."""
-    scores = np.zeros(count)
-    for prediction in predictions:
-        scores[prediction.candidate] = max(scores[prediction.candidate], prediction.score)
-    return scores
-
-
-def lowest_score(inference: InferencePlan) -> float:
-    """Score from which candidates take part in the merging: as lesions or, where masks join, to extend lesions.
-
-    Examples
-    --------
-    >>> thresholds = {"score_threshold": 0.5, "growth_threshold": 0.3}
-    >>> [lowest_score(InferencePlan(join_touching=joined, **thresholds)) for joined in (True, False)]
-    [0.3, 0.5]
-    """
-    if not inference.join_touching:
-        return inference.score_threshold
-    return min(inference.score_threshold, inference.growth_threshold)
-
-
 def merge_rois(
     found: Detections,
     predictions: Sequence[RoiPrediction],
@@ -148,6 +93,9 @@ def merge_rois(
     masks of a class that mainly lie in one connected part are one lesion, with the best score. Then candidates from
     ``growth_threshold`` on take part as well: the own box of a large lesion often has a low score, though it outlines
     what the boxes of its parts do not reach. Their masks extend the lesions that they touch, and are none themselves.
+    And what is not connected is not one lesion: an RoI shows what lies around its lesion, and its mask may outline a
+    neighbour, too. The largest part is the lesion; each other one is a lesion of its own if it reaches
+    ``score_threshold``: its score is that of the candidate times the highest probability in it, before calibration.
 
     Parameters
     ----------
@@ -183,6 +131,7 @@ def merge_pasted(
     shape: Sequence[int],
     plans: Plans,
     spacing: Sequence[float] | None = None,
+    all_parts: bool = False,
 ) -> Merged:
     """:func:`merge_rois` of RoIs that lie in the volume already, for who merges the same ones many times.
 
@@ -193,6 +142,8 @@ def merge_pasted(
         From :func:`~detseg3d.models.paste.paste_predictions`.
     shape, plans, spacing
         As there.
+    all_parts : bool, optional
+        Also keep the parts of masks that score too low to be lesions of their own.
 
     Returns
     -------
@@ -202,7 +153,7 @@ def merge_pasted(
     scores = _scores(found, [roi.prediction for roi in pasted], plans)
     taking_part = [roi for roi in pasted if scores.final[roi.candidate] >= lowest_score(plans.inference)]
     rois = [_Placed(roi.candidate, roi.corners, partial(_itself, roi)) for roi in taking_part]
-    return _merge(found, scores, rois, shape, plans, spacing)
+    return _merge(found, scores, rois, shape, plans, spacing, all_parts=all_parts)
 
 
 class _Placed(NamedTuple):
@@ -242,6 +193,7 @@ def _merge(
     plans: Plans,
     spacing: Sequence[float] | None,
     keep_probabilities: bool = False,
+    all_parts: bool = False,
 ) -> Merged:
     """Merge those that take part, group by group: RoIs that do not meet have nothing to do with each other.
 
@@ -250,6 +202,7 @@ def _merge(
     owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
     maps = np.zeros((plans.num_classes, *shape), np.float16) if keep_probabilities else None
     joined: dict[int, tuple[int, ...]] = {}
+    loose: list[LoosePart] = []  # part i has the number len(found) + 1 + i
     regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
     strong = scores.final[[roi.candidate for roi in rois]] >= plans.inference.score_threshold
     shown = np.flatnonzero(np.all(regions[:, 3:] > regions[:, :3], axis=1))
@@ -260,9 +213,11 @@ def _merge(
         window = tuple(slice(int(first), int(end)) for first, end in zip(low, high, strict=True))
         moved = Detections(found.boxes - np.tile(low, 2), found.scores, found.classes)
         part = _Part(moved, scores.final, plans, (*(high - low).tolist(),), owner.dtype, keep_probabilities)
-        own, part_maps, part_joined = part.merge(
-            [rois[i].paste().seen_from(low, rois[i].candidate) for i in group.tolist()]
+        own, part_maps, part_joined, part_loose = part.merge(
+            [rois[i].paste().seen_from(low, rois[i].candidate) for i in group.tolist()], len(found) + 1 + len(loose)
         )
+        loose += part_loose
+        owner = owner.astype(np.promote_types(owner.dtype, own.dtype), copy=False)
         # Other groups may reach into the window.
         np.copyto(owner[window], own, where=own > 0)
         joined |= part_joined
@@ -270,7 +225,8 @@ def _merge(
             np.copyto(maps[(slice(None), *window)], part_maps, where=part_maps > 0)
     names, boxes = boxes_from_instances(owner)
     voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
-    return _collect(owner, names, boxes, joined, found, scores, plans, voxel_volume, maps)
+    result = _collect(owner, names, boxes, joined, loose, found, scores, plans, voxel_volume, all_parts)
+    return replace(result, probabilities=maps)
 
 
 @dataclass(frozen=True)
@@ -285,20 +241,26 @@ class _Part:
     keep_probabilities: bool
 
     def merge(
-        self, rois: Sequence[PastedRoi]
-    ) -> tuple[OwnerMap, npt.NDArray[np.float16] | None, dict[int, tuple[int, ...]]]:
-        """Who owns which voxel (candidate + 1), the probability maps if they are wanted, and who was joined to whom."""
+        self, rois: Sequence[PastedRoi], first_number: int
+    ) -> tuple[OwnerMap, npt.NDArray[np.float16] | None, dict[int, tuple[int, ...]], list[LoosePart]]:
+        """Who owns which voxel, the probability maps if they are wanted, who was joined to whom, and the loose parts.
+
+        An owner is a candidate + 1 or, from ``first_number``, a loose part.
+        """
         accepted = [roi for roi in rois if self.scores[roi.candidate] >= self.plans.inference.score_threshold]
-        owner, maps = self._compete(accepted)
+        owner, certainty, maps = self._compete(accepted)
         if not self.plans.inference.join_touching:
-            return owner, maps, {}
+            return owner, maps, {}, []
         if len(accepted) == len(rois):
-            return owner, maps, self._join(owner, self.scores)
+            joined = self._join(owner, self.scores)
+            owner, loose = split_parts(owner, certainty, first_number)
+            return owner, maps, joined, loose
         # One that has lost every voxel to stronger ones is no lesion, however high its score.
         is_lesion = np.zeros(len(self.scores), np.bool_)
         is_lesion[np.unique(owner[owner > 0]).astype(np.int64) - 1] = True
-        wide, wide_maps = self._compete(rois)
+        wide, wide_certainty, wide_maps = self._compete(rois)
         np.copyto(wide, owner, where=owner > 0)  # what the lesions have, they keep
+        np.copyto(wide_certainty, certainty, where=owner > 0)
         joined = self._join(wide, np.where(is_lesion, self.scores, -1.0))
         lookup = np.arange(len(self.scores) + 1, dtype=self.dtype)
         for heir, others in joined.items():
@@ -308,15 +270,18 @@ class _Part:
         wide[none] = lookup[owner[none]]
         if maps is not None and wide_maps is not None:
             np.copyto(maps, wide_maps, where=(wide > 0) & (owner == 0))
-        return wide, maps, {heir: others for heir, others in joined.items() if is_lesion[heir]}
+        wide, loose = split_parts(wide, wide_certainty, first_number)
+        return wide, maps, {heir: others for heir, others in joined.items() if is_lesion[heir]}, loose
 
-    def _compete(self, rois: Sequence[PastedRoi]) -> tuple[OwnerMap, npt.NDArray[np.float16] | None]:
+    def _compete(
+        self, rois: Sequence[PastedRoi]
+    ) -> tuple[OwnerMap, npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
         owner = np.zeros(self.shape, self.dtype)
         maps = np.zeros((self.plans.num_classes, *self.shape), np.float16) if self.keep_probabilities else None
         competition = Competition(owner, rois, self.found, self.scores, self.plans.inference.mask_threshold)
         competition.assign_all(maps)
         competition.drop_duplicates()
-        return owner, maps
+        return owner, competition.certainty, maps
 
     def _join(self, owner: OwnerMap, scores: npt.NDArray[np.float64]) -> dict[int, tuple[int, ...]]:
         names, boxes = boxes_from_instances(owner)
@@ -328,50 +293,62 @@ def _collect(
     names: npt.NDArray[np.int64],
     boxes: npt.NDArray[np.floating[Any]],
     joined: Mapping[int, tuple[int, ...]],
+    loose: Sequence[LoosePart],
     found: Detections,
     scores: _Scores,
     plans: Plans,
     voxel_volume: float,
-    maps: npt.NDArray[np.float16] | None,
+    all_parts: bool,
 ) -> Merged:
     """Leave out the too small, and all of a scan without a certain one; number by score, and make the two maps.
 
-    ``names`` (candidate + 1) and ``boxes`` are those of the masks in ``owner``.
+    ``names`` (candidate + 1, or loose part) and ``boxes`` are those of the masks in ``owner``.
     """
-    voxels = np.bincount(owner[owner > 0], minlength=len(found) + 1) if len(names) else np.zeros(len(found) + 1, int)
-    minimum = plans.inference.minimum_volume_mm3 / voxel_volume
-    large = [i for i in range(len(names)) if voxels[names[i]] >= minimum]
-    if len(large) < len(names):
+    inference, count = plans.inference, len(found) + len(loose)
+    candidate_of = np.concatenate([np.arange(len(found)), [part.candidate for part in loose]]).astype(np.int64)
+    mine = candidate_of[len(found) :]
+    certainty = np.array([part.certainty for part in loose])
+    part_scores = combine_scores(
+        found.scores[mine], scores.roi[mine], inference.calibration, inference.detection_weight, certainty
+    )
+    score_of = np.concatenate([scores.final, part_scores])
+    voxels = np.bincount(owner[owner > 0], minlength=count + 1) if len(names) else np.zeros(count + 1, int)
+    lowest = -1.0 if all_parts else inference.score_threshold
+    certain = [i for i in range(len(names)) if names[i] <= len(found) or score_of[names[i] - 1] >= lowest]
+    minimum = inference.minimum_volume_mm3 / voxel_volume
+    large = [i for i in certain if voxels[names[i]] >= minimum]
+    if len(large) < len(certain):
         # Nothing vanishes silently.
-        smallest = plans.inference.minimum_volume_mm3
-        logger.info("%d lesion(s) smaller than %g mm³ left out", len(names) - len(large), smallest)
-    order = sorted(large, key=lambda i: (-scores.final[names[i] - 1], names[i]))
-    if order and scores.final[names[order[0]] - 1] < plans.inference.scan_threshold:
-        lowest = plans.inference.scan_threshold
+        smallest = inference.minimum_volume_mm3
+        logger.info("%d lesion(s) smaller than %g mm³ left out", len(certain) - len(large), smallest)
+    order = sorted(large, key=lambda i: (-score_of[names[i] - 1], names[i]))
+    if order and score_of[names[order[0]] - 1] < inference.scan_threshold:
+        lowest = inference.scan_threshold
         logger.info("%d lesion(s) left out, none of them with a score of %.3g or more", len(order), lowest)
         order = []
-    lookup = np.zeros(len(found) + 1, np.uint32)
-    label_of = np.zeros(len(found) + 1, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
+    lookup = np.zeros(count + 1, np.uint32)
+    label_of = np.zeros(count + 1, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
     lesions: list[Lesion] = []
     for i in order:
-        candidate = int(names[i]) - 1
-        lookup[candidate + 1] = len(lesions) + 1
-        label_of[candidate + 1] = plans.class_labels[int(found.classes[candidate])]
+        number = int(names[i])
+        candidate = int(candidate_of[number - 1])
+        lookup[number] = len(lesions) + 1
+        label_of[number] = plans.class_labels[int(found.classes[candidate])]
         lesions.append(
             Lesion(
                 len(lesions) + 1,
                 int(found.classes[candidate]),
-                float(scores.final[candidate]),
+                float(score_of[number - 1]),
                 float(found.scores[candidate]),
                 float(scores.roi[candidate]),
                 tuple(float(value) for value in boxes[i]),
-                int(voxels[names[i]]),
+                int(voxels[number]),
                 candidate,
-                joined.get(candidate, ()),
+                joined.get(candidate, ()) if number <= len(found) else (),
             )
         )
     dtype = np.uint32 if len(lesions) > 65_535 else np.uint16
-    return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores.final, scores.roi, maps)
+    return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores.final, scores.roi)
 
 
 def roi_info(merged: Merged, plans: Plans) -> list[dict[str, Any]]:

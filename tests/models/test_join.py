@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_semantic
-from detseg3d.models.join import join_touching
+from detseg3d.models.join import join_touching, split_parts
 
 CLASSES = np.array([0, 1, 0, 0, 1])
 
@@ -66,3 +66,45 @@ def test_of_equal_scores_the_first_leads() -> None:
 def test_nothing_joins_nothing() -> None:
     owner, joined = join(np.zeros((2, 2, 2), np.uint16), np.zeros(0, np.int64), np.zeros(0))
     assert not owner.any() and joined == {}
+
+
+# -- Parts that lie apart --------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    hnp.arrays(np.uint16, (4, 5, 5), elements=st.sampled_from([0] * 6 + [1, 2, 4])),
+    st.integers(0, 10**6),
+)
+def test_every_connected_part_gets_a_number_of_its_own(owner: np.ndarray, seed: int) -> None:
+    probability = np.random.default_rng(seed).random(owner.shape)
+    split, parts = split_parts(owner, probability, 7)
+    for number in np.unique(owner[owner > 0]).tolist():
+        components, _ = instances_from_semantic(owner == number, (1,))
+        sizes = np.bincount(components.ravel())[1:]
+        for component in range(1, len(sizes) + 1):
+            inside = components == component
+            [name] = np.unique(split[inside]).tolist()  # one number for the whole part
+            assert (split == name).sum() == inside.sum()  # and for nothing else
+            if name == number:
+                assert sizes[component - 1] == sizes.max()
+            else:
+                assert parts[name - 7] == (number - 1, probability[inside].max())
+        assert (split == number).any()  # one part keeps it
+    assert ((split > 0) == (owner > 0)).all() and set(np.unique(split[split >= 7])) == set(range(7, 7 + len(parts)))
+
+
+def test_many_parts_widen_the_numbers() -> None:
+    owner = np.zeros((1, 1, 600), np.uint8)
+    owner[0, 0, ::2] = 1
+    split, parts = split_parts(owner, np.ones(owner.shape), 2)
+    assert len(parts) == 299 and split.max() == 300
+
+
+def test_whole_masks_have_no_loose_parts() -> None:
+    owner = np.array([[[0, 1, 1, 2, 0]]], np.uint16)
+    split, parts = split_parts(owner, np.ones(owner.shape), 3)
+    assert parts == [] and split is not owner
+    np.testing.assert_array_equal(split, owner)
+    nothing = np.zeros((1, 2, 3), np.uint16)
+    assert split_parts(nothing, np.zeros((1, 2, 3)), 1)[1] == []

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from detseg3d.models.merge import candidate_roi_scores, combine_scores, merge_rois, roi_info
+from detseg3d.models.merge import merge_rois, roi_info
+from detseg3d.models.scores import candidate_roi_scores, combine_scores
 from detseg3d.planning.plans import Plans
 from tests.models.factory import line, make_detections, merge_lines, prediction
 
@@ -233,7 +234,7 @@ def test_a_crumb_does_not_join_lesions_that_are_far_apart(tiny_plans: Plans) -> 
     crumb = far._replace(probability=far.probability.clone())
     crumb.probability[0, 0, 0] = 1  # its first voxel, at 8
     apart = merge_lines(plans, [1.0, 0.9], [near, crumb])
-    assert apart.instances[0, 0, :17].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 2, 2, 2]
+    assert apart.instances[0, 0, :17].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 3, 0, 0, 0, 0, 0, 2, 2, 2]
     touching = merge_lines(plans, [1.0, 0.9], [near._replace(roi=near.roi + np.float32([0, 0, 2, 0, 0, 2])), crumb])
     assert touching.instances[0, 0, :17].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2]
     assert [lesion.joined for lesion in touching.lesions] == [(), ()]
