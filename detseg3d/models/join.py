@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances, neighbouring
-from detseg3d.core.components import main_components, split_groups
+from detseg3d.core.components import instances_from_semantic, main_components, split_groups
 
 __all__ = ["LoosePart", "join_touching", "split_parts"]
 
 IntArray = npt.NDArray[np.int64]
 OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
+_Window = tuple[slice, slice, slice]
 
 
 def join_touching(
@@ -59,7 +60,7 @@ def join_touching(
         if len(group) == 1:
             continue
         low, high = boxes[group, :3].min(axis=0), boxes[group, 3:].max(axis=0)
-        part = owner[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+        part = owner[_window(np.concatenate([low, high]))]
         # The window may hold lesions of other groups, too.
         mine = np.isin(part, names[group])
         own = np.where(mine, part, 0)
@@ -120,15 +121,25 @@ def split_parts(
     >>> split[0, 0].tolist(), parts
     ([1, 1, 0, 3, 0, 2], [LoosePart(candidate=0, certainty=0.5)])
     """
-    components, main = main_components(owner, np.arange(int(owner.max(initial=0))))
-    numbers, boxes = boxes_from_instances(components)
-    loose = np.flatnonzero(~np.isin(numbers, main))
-    split = owner.astype(np.promote_types(owner.dtype, np.min_scalar_type(first_number + len(loose))))
     parts: list[LoosePart] = []
-    for row in loose.tolist():
-        window = tuple(slice(int(a), int(b)) for a, b in zip(boxes[row, :3], boxes[row, 3:], strict=True))
-        inside = components[window] == numbers[row]
-        candidate = int(owner[window][inside][0]) - 1
-        split[window][inside] = first_number + len(parts)
-        parts.append(LoosePart(candidate, float(probability[window][inside].max())))
+    places: list[tuple[_Window, npt.NDArray[np.bool_]]] = []
+    # Lesion by lesion, part by part: what is looked at is as large as one of them, not as the volume.
+    for name, box in zip(*boxes_from_instances(owner), strict=True):
+        lesion = _window(box)
+        components, _ = instances_from_semantic(owner[lesion] == name, (1,))
+        numbers, boxes = boxes_from_instances(components)
+        largest = np.bincount(components[components > 0]).argmax()
+        for number, extent in zip(numbers[numbers != largest], boxes[numbers != largest], strict=True):
+            inside = components[_window(extent)] == number
+            part = _window(extent + np.tile(box[:3], 2))
+            places.append((part, inside))
+            parts.append(LoosePart(int(name) - 1, float(probability[part][inside].max())))
+    split = owner.astype(np.promote_types(owner.dtype, np.min_scalar_type(first_number + len(parts))))
+    for index, (part, inside) in enumerate(places):
+        split[part][inside] = first_number + index
     return split, parts
+
+
+def _window(box: npt.NDArray[Any]) -> _Window:
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(box[:3], box[3:], strict=True))
+    return z, y, x
