@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 
-__all__ = ["fold_folders", "same_network", "weights_file"]
+__all__ = ["fold_folders", "restrict_mirroring", "same_network", "weights_file"]
+
+logger = logging.getLogger(__name__)
 
 
 def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[Path]:
@@ -50,3 +53,24 @@ def same_network(first: Plans, second: Plans) -> bool:
     """Whether two plans give networks that may be averaged."""
     free = {"training", "inference", "decisions", "memory_budget_gb", "npy_spacing"}
     return first.model_dump(exclude=free) == second.model_dump(exclude=free)
+
+
+def restrict_mirroring(plans: Plans, others: Sequence[Plans]) -> Plans:
+    """``plans`` with mirrored copies along those axes only that every network was trained on flips of; it is said.
+
+    Parameters
+    ----------
+    plans : Plans
+        Those that inference goes by.
+    others : sequence of Plans
+        With which the networks were trained that are averaged.
+    """
+    known = set.intersection(*(set(other.training.mirror_axes) for other in others))
+    axes = tuple(axis for axis in plans.inference.mirror_axes if axis in known)
+    if axes == plans.inference.mirror_axes:
+        return plans
+    logger.warning(
+        "the folds were not all trained on scans flipped along %s: no copies are mirrored along it",
+        " ".join("zyx"[axis] for axis in plans.inference.mirror_axes if axis not in known),
+    )
+    return plans.evolve(inference={"mirror_axes": axes})

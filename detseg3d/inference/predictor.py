@@ -30,7 +30,7 @@ from detseg3d.inference.export import (
     write_lesion_table,
 )
 from detseg3d.inference.memory import prediction_bytes
-from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
+from detseg3d.inference.model_folder import fold_folders, restrict_mirroring, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
 from detseg3d.io.files import check_writable
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, read_geometry, strip_ending
@@ -135,7 +135,7 @@ class Predictor:
         thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
         if score_threshold is not None:
             thresholds["scan_threshold"] = 0.0  # whoever says what a lesion is means it in every scan
-        models = []
+        models, trained_with = [], []
         for fold in chosen:
             own = load_plans(fold / "plans.json")
             if not same_network(own, plans):
@@ -149,6 +149,8 @@ class Predictor:
             model = build_model(own)
             load_weights(model, weights_file(fold, checkpoint))
             models.append(model)
+            trained_with.append(own)
+        plans = restrict_mirroring(plans, trained_with)
         if use_operating_point:
             weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
             plans = apply_operating_point(plans, folder, weights, use_mirroring)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import maximum
 
 from detseg3d.core.boxes import boxes_from_instances, neighbouring
 from detseg3d.core.components import instances_from_semantic, main_components, split_groups
@@ -27,7 +28,8 @@ def join_touching(
     """Give each 26-connected part of a class to one candidate, in place.
 
     It is the one with the best score among those that mainly lie in the part. A crumb that touches another lesion goes
-    to that lesion and joins nothing, or lesions far apart would be one; a crumb that touches none stays with its own.
+    to that lesion and joins nothing, or lesions far apart would be one; a part that is made of crumbs goes to the best
+    of those whose crumbs they are.
 
     Parameters
     ----------
@@ -83,8 +85,11 @@ def _join_group(
         heir[component] = lookup[members + 1] = best + 1
         if len(members) > 1:
             joined[int(best)] = tuple(int(member) for member in members if member != best)
-    heirs = heir[components]
-    own[...] = np.where(heirs > 0, heirs, lookup[own])
+    loose = (own > 0) & (heir[components] == 0)
+    for component in np.unique(components[loose]):  # crumbs, maybe of several lesions
+        owners = lookup[np.unique(own[components == component])]
+        heir[component] = owners[np.argmax(scores[owners - 1])]
+    own[...] = heir[components]
     return joined
 
 
@@ -122,21 +127,23 @@ def split_parts(
     ([1, 1, 0, 3, 0, 2], [LoosePart(candidate=0, certainty=0.5)])
     """
     parts: list[LoosePart] = []
-    places: list[tuple[_Window, npt.NDArray[np.bool_]]] = []
-    # Lesion by lesion, part by part: what is looked at is as large as one of them, not as the volume.
+    renumbered = []
+    # Lesion by lesion: what is looked at is as large as one, not as the volume.
     for name, box in zip(*boxes_from_instances(owner), strict=True):
-        lesion = _window(box)
-        components, _ = instances_from_semantic(owner[lesion] == name, (1,))
-        numbers, boxes = boxes_from_instances(components)
-        largest = np.bincount(components[components > 0]).argmax()
-        for number, extent in zip(numbers[numbers != largest], boxes[numbers != largest], strict=True):
-            inside = components[_window(extent)] == number
-            part = _window(extent + np.tile(box[:3], 2))
-            places.append((part, inside))
-            parts.append(LoosePart(int(name) - 1, float(probability[part][inside].max())))
+        window = _window(box)
+        components, _ = instances_from_semantic(owner[window] == name, (1,))
+        voxels = np.bincount(components.ravel())
+        if len(voxels) == 2:
+            continue
+        others = np.delete(np.arange(1, len(voxels)), np.argmax(voxels[1:]))
+        number_of = np.full(len(voxels), name, np.int64)
+        number_of[0], number_of[others] = 0, first_number + len(parts) + np.arange(len(others))
+        renumbered.append((window, components, number_of))
+        certainty = maximum(probability[window].astype(np.float32), components, others)
+        parts += [LoosePart(int(name) - 1, float(value)) for value in certainty]
     split = owner.astype(np.promote_types(owner.dtype, np.min_scalar_type(first_number + len(parts))))
-    for index, (part, inside) in enumerate(places):
-        split[part][inside] = first_number + index
+    for window, components, number_of in renumbered:
+        np.copyto(split[window], number_of[components].astype(split.dtype), where=components > 0)
     return split, parts
 
 

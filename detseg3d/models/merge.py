@@ -44,7 +44,7 @@ class Lesion:
 
     The scores are those of ``candidate``; ``joined`` are those whose masks touch its own and became part of it, also
     such as are too weak to be lesions themselves. A part of a mask that lies apart from the rest is a lesion of the
-    same candidate with a lower ``score``; see :func:`merge_rois`.
+    same candidate, and its ``score`` at most as high; see :func:`merge_rois`.
     """
 
     id: int
@@ -95,7 +95,7 @@ def merge_rois(
     what the boxes of its parts do not reach. Their masks extend the lesions that they touch, and are none themselves.
     And what is not connected is not one lesion: an RoI shows what lies around its lesion, and its mask may outline a
     neighbour, too. The largest part is the lesion; each other one is a lesion of its own if it reaches
-    ``score_threshold``: its score is that of the candidate times the highest probability in it, before calibration.
+    ``score_threshold``: its score is that of the lesion times the highest probability in it, before calibration.
 
     Parameters
     ----------
@@ -268,6 +268,8 @@ class _Part:
         # A part in which no lesion mainly lies is none; a crumb of one that lies there stays with its own.
         none = ~np.concatenate([[True], is_lesion])[wide]
         wide[none] = lookup[owner[none]]
+        if (none & (owner > 0)).any():
+            self._join(wide, self.scores)  # such crumbs may touch each other
         if maps is not None and wide_maps is not None:
             np.copyto(maps, wide_maps, where=(wide > 0) & (owner == 0))
         wide, loose = split_parts(wide, wide_certainty, first_number)
@@ -315,6 +317,8 @@ def _collect(
     voxels = np.bincount(owner[owner > 0], minlength=count + 1) if len(names) else np.zeros(count + 1, int)
     lowest = -1.0 if all_parts else inference.score_threshold
     certain = [i for i in range(len(names)) if names[i] <= len(found) or score_of[names[i] - 1] >= lowest]
+    if len(certain) < len(names):
+        logger.debug("%d part(s) of masks left out, with scores below %.3g", len(names) - len(certain), lowest)
     minimum = inference.minimum_volume_mm3 / voxel_volume
     large = [i for i in certain if voxels[names[i]] >= minimum]
     if len(large) < len(certain):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 __all__ = ["ClassOrder", "find_class_orders", "undirected_axes"]
 
-# Ten scans that all agree do so by chance once in 500 pairs; a few exceptions may be mistakes of the labels.
+# Ten scans that all agree do so by chance in one of 500 pairs and axes; a few exceptions may be mistakes of the labels.
 _LEAST_SCANS = 10
 _AGREEMENT = 0.95
 

@@ -200,7 +200,7 @@ class TrainingPlan(_Strict):
     focal_alpha: Annotated[float, Field(ge=0)] = 2.0
     focal_beta: Annotated[float, Field(ge=0)] = 4.0
     joint: bool = Field(default=True, description="the masks' loss reaches the backbone of Stage 1")
-    augmentation: float = Field(default=1.0, ge=0, le=2, description="how often a window is changed; 0: only flipped")
+    augmentation: float = Field(default=1.0, ge=0, le=2, description="how often windows are more than flipped")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
     val_every: Count = 10

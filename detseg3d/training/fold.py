@@ -80,7 +80,7 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
     plans : Plans
     overrides : mapping
         Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, ``roi_size`` and ``disable_tta``; ``None`` leaves the
-        plan's value. ``mirror_axes`` holds for the copies at inference, too.
+        plan's value. ``mirror_axes`` holds for the copies at inference, too, if there are any.
     whole_volume : bool
         Train on whole volumes from the start.
     """
@@ -90,7 +90,8 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
         training["curriculum"] = [phase.model_dump() for phase in whole_volume_curriculum()]
     changes: dict[str, Any] = {"training": training}
     if overrides.get("mirror_axes") is not None:
-        changes["inference"] = {"mirror_axes": overrides["mirror_axes"]}
+        # A plan without mirrored copies stays one.
+        changes["inference"] = {"mirror_axes": overrides["mirror_axes"] if plans.inference.mirror_axes else ()}
     if overrides.get("roi_size") is not None:
         # By the planner's own rules: fewer samples along coarse axes, and a U-Net that fits.
         size = choose_roi_size(overrides["roi_size"], plans.fine_spacing)
@@ -136,7 +137,7 @@ def run_fold(
         train_fold(plans, store, train_cases, val_cases, folder, options)
     else:
         others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes}
-        given = [name for name, value in {**overrides, **others}.items() if value not in (None, False)]
+        given = [name for name, value in {**overrides, **others}.items() if value is not None and value is not False]
         if given:
             logger.warning(
                 "nothing is trained, so without effect: %s; %s decides", ", ".join(given), folder / "plans.json"

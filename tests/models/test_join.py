@@ -30,7 +30,8 @@ def join_voxel_by_voxel(
     result = np.zeros_like(owner)
     for place in np.argwhere(owner > 0):
         voxel = tuple(place)
-        result[voxel] = leader.get(components[voxel], leader[main[owner[voxel]]])
+        crumbs = sorted(leader[main[n]] for n in np.unique(owner[components == components[voxel]]).tolist())
+        result[voxel] = leader.get(components[voxel], max(crumbs, key=lambda n: scores[n - 1]))
     followers: dict[int, set[int]] = {}
     for n, component in main.items():
         if leader[component] != n:
@@ -77,7 +78,7 @@ def test_nothing_joins_nothing() -> None:
     st.integers(0, 10**6),
 )
 def test_every_connected_part_gets_a_number_of_its_own(owner: np.ndarray, seed: int) -> None:
-    probability = np.random.default_rng(seed).random(owner.shape)
+    probability = np.random.default_rng(seed).random(owner.shape).astype(np.float32)
     split, parts = split_parts(owner, probability, 7)
     for number in np.unique(owner[owner > 0]).tolist():
         components, _ = instances_from_semantic(owner == number, (1,))

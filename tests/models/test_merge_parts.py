@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from detseg3d.core.components import instances_from_semantic
 from detseg3d.models.merge import merge_pasted, merge_rois
 from detseg3d.models.paste import paste_predictions
 from detseg3d.planning.plans import Plans
@@ -62,6 +63,29 @@ def test_a_part_that_touches_a_lesion_belongs_to_it(connected: Plans) -> None:
     beside = line(7, 1, [1, 1, 1], 1.0)
     merged = merge_lines(connected, [1.0, 1.0], [PARTS, beside], 12)
     assert [(lesion.candidate, lesion.voxels) for lesion in merged.lesions] == [(1, 4), (0, 3)]
+
+
+def test_crumbs_of_two_lesions_that_touch_are_one_lesion(connected: Plans) -> None:
+    # Both outline what lies between them, each a part of it.
+    left, right = line(0, 0, [1, 1, 1, 0, 0, 0, 1, 1], 1.0), line(8, 1, [1, 0, 1, 1, 1], 0.64)
+    merged = merge_lines(connected, [1.0, 1.0], [left, right], 14)
+    assert merged.instances[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 2, 2, 2, 0, 3, 3, 3, 0]
+    assert [(lesion.candidate, lesion.voxels) for lesion in merged.lesions] == [(0, 3), (0, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("growth", [0.5, 0.3])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_lesions_are_the_connected_parts_of_the_mask(connected: Plans, seed: int, growth: float) -> None:
+    random = np.random.default_rng(seed)
+    boxes = [[int(z), int(y), int(x), int(z) + 7, int(y) + 7, int(x) + 7] for z, y, x in random.integers(0, 14, (8, 3))]
+    rois = [prediction(box, index, random.random((7, 7, 7)) ** 8, 1.0) for index, box in enumerate(boxes)]
+    plans = connected.evolve(inference={"score_threshold": 0.5, "growth_threshold": growth})
+    found = make_detections(boxes, random.uniform(0.1, 1, 8).tolist(), None)
+    pasted = paste_predictions(rois, (21, 21, 21))
+    merged = merge_pasted(found, pasted, (21, 21, 21), plans, all_parts=True)
+    components, _ = instances_from_semantic(merged.semantic > 0, (1,))
+    pairs = {(a, b) for a, b in zip(components.ravel().tolist(), merged.instances.ravel().tolist(), strict=True) if a}
+    assert len(pairs) == int(components.max()) == len(merged.lesions) > 8
 
 
 def test_all_parts_are_kept_for_who_asks_for_them(connected: Plans) -> None:

@@ -92,6 +92,9 @@ def test_mirrored_copies_may_be_left_out_for_good(
 def test_axes_to_mirror_hold_for_training_and_inference(tiny_plans: Plans) -> None:
     changed = apply_overrides(tiny_plans.evolve(inference={"mirror_axes": (0, 1, 2)}), {"mirror_axes": (2,)})
     assert changed.training.mirror_axes == changed.inference.mirror_axes == (2,)
+    assert apply_overrides(tiny_plans.evolve(inference={"mirror_axes": ()}), {"mirror_axes": (2,)}) == (
+        tiny_plans.evolve(training={"mirror_axes": (2,)}, inference={"mirror_axes": ()})
+    )
     changed = apply_overrides(tiny_plans, {"mirror_axes": (2,), "disable_tta": True})
     assert (changed.training.mirror_axes, changed.inference.mirror_axes) == ((2,), ())
 
