@@ -95,7 +95,8 @@ def merge_rois(
     what the boxes of its parts do not reach. Their masks extend the lesions that they touch, and are none themselves.
     And what is not connected is not one lesion: an RoI shows what lies around its lesion, and its mask may outline a
     neighbour, too. The largest part is the lesion; each other one is a lesion of its own if it reaches
-    ``score_threshold``: its score is that of the lesion times the highest probability in it, before calibration.
+    ``score_threshold`` and is not smaller than ``minimum_part_mm3``: its score is that of the lesion times the highest
+    probability in it, before calibration.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def merge_pasted(
     shape, plans, spacing
         As there.
     all_parts : bool, optional
-        Also keep the parts of masks that score too low to be lesions of their own.
+        Also keep the parts of masks that score too low to be lesions of their own, if they are not too small.
 
     Returns
     -------
@@ -315,16 +316,18 @@ def _collect(
     )
     score_of = np.concatenate([scores.final, part_scores])
     voxels = np.bincount(owner[owner > 0], minlength=count + 1) if len(names) else np.zeros(count + 1, int)
-    lowest = -1.0 if all_parts else inference.score_threshold
-    certain = [i for i in range(len(names)) if names[i] <= len(found) or score_of[names[i] - 1] >= lowest]
+    lowest, smallest = -1.0 if all_parts else inference.score_threshold, inference.minimum_part_mm3 / voxel_volume
+    is_lesion = (score_of[names - 1] >= lowest) & (voxels[names] >= smallest - 1e-6)
+    certain = np.flatnonzero((names <= len(found)) | is_lesion).tolist()
     if len(certain) < len(names):
-        logger.debug("%d part(s) of masks left out, with scores below %.3g", len(names) - len(certain), lowest)
+        logger.debug("%d part(s) of masks left out for their scores or sizes", len(names) - len(certain))
     minimum = inference.minimum_volume_mm3 / voxel_volume
     large = [i for i in certain if voxels[names[i]] >= minimum]
     if len(large) < len(certain):
         # Nothing vanishes silently.
-        smallest = inference.minimum_volume_mm3
-        logger.info("%d lesion(s) smaller than %g mm³ left out", len(certain) - len(large), smallest)
+        logger.info(
+            "%d lesion(s) smaller than %g mm³ left out", len(certain) - len(large), inference.minimum_volume_mm3
+        )
     order = sorted(large, key=lambda i: (-score_of[names[i] - 1], names[i]))
     if order and score_of[names[order[0]] - 1] < inference.scan_threshold:
         lowest = inference.scan_threshold

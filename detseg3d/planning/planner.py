@@ -41,6 +41,7 @@ class _Lesions:
     centers: list[npt.NDArray[np.float64]]
     extents: list[npt.NDArray[np.float64]]
     classes: list[npt.NDArray[np.int64]]
+    volumes: npt.NDArray[np.float64]  # mm³, of all cases
 
     @property
     def all_extents(self) -> npt.NDArray[np.float64]:
@@ -122,7 +123,7 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=_plan_inference(lesions, roi, dataset).model_copy(update={"mirror_axes": mirror_axes}),
+        inference=_plan_inference(lesions, roi, dataset, mirror_axes),
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
@@ -146,11 +147,18 @@ def _recall_bound(lesions: _Lesions, detection: Detection) -> RecallBound:
     )
 
 
-def _plan_inference(lesions: _Lesions, roi: RoiPlan, dataset: RawDataset) -> InferencePlan:
+def _plan_inference(
+    lesions: _Lesions, roi: RoiPlan, dataset: RawDataset, mirror_axes: tuple[int, ...]
+) -> InferencePlan:
     """Room for the fullest scan; where labels do not number their lesions, a lesion is what is connected."""
-    most = rules.choose_max_candidates([len(classes) for classes in lesions.classes])
-    batch = roi_rules.choose_roi_batch(roi.size)
-    return InferencePlan(max_candidates=most, join_touching=not dataset.instances, roi_batch_size=batch)
+    return InferencePlan(
+        max_candidates=rules.choose_max_candidates([len(classes) for classes in lesions.classes]),
+        join_touching=not dataset.instances,
+        # What lies apart from a mask is more often a crumb than the smallest lesion ever seen.
+        minimum_part_mm3=0.0 if dataset.instances else roi_rules.smallest_lesion(lesions.volumes),
+        mirror_axes=mirror_axes,
+        roi_batch_size=roi_rules.choose_roi_batch(roi.size),
+    )
 
 
 def _identity(dataset: RawDataset) -> dict[str, Any]:
@@ -184,7 +192,8 @@ def _gather_lesions(cases: Sequence[dict[str, Any]]) -> _Lesions:
         return [np.array([lesion[key] for lesion in case["lesions"]], float).reshape(-1, 3) for case in cases]
 
     classes = [np.array([lesion["class"] for lesion in case["lesions"]], np.int64) for case in cases]
-    return _Lesions(collect("center_mm"), collect("extents_mm"), classes)
+    volumes = np.array([lesion["volume_mm3"] for case in cases for lesion in case["lesions"]], float)
+    return _Lesions(collect("center_mm"), collect("extents_mm"), classes, volumes)
 
 
 def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) -> list[ChannelNormalization]:

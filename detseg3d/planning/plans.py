@@ -227,6 +227,7 @@ class InferencePlan(_Strict):
         default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
     )
     minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
+    minimum_part_mm3: float = Field(default=0.0, ge=0, description="of a part apart to be a lesion, if masks join")
     scan_threshold: Fraction = Field(default=0.0, description="a scan whose best lesion scores less is without lesions")
     join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="of the mirrored copies, each flipped in training, too")
