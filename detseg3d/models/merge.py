@@ -23,7 +23,7 @@ from detseg3d.models.decode import Detections
 from detseg3d.models.join import LoosePart, join_touching, split_parts
 from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions, region_corners
 from detseg3d.models.scores import candidate_roi_scores, combine_scores, lowest_score
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import InferencePlan, Plans
 
 __all__ = [
     "Lesion",
@@ -291,6 +291,17 @@ class _Part:
         return join_touching(owner, names, boxes, self.found.classes, scores)
 
 
+def _part_scores(
+    loose: Sequence[LoosePart], found: Detections, scores: _Scores, inference: InferencePlan
+) -> npt.NDArray[np.float64]:
+    """The score of the lesion whose part each is, times its highest probability, calibrated."""
+    candidates = np.array([part.candidate for part in loose], np.int64)
+    certainty = np.array([part.certainty for part in loose])
+    return combine_scores(
+        found.scores[candidates], scores.roi[candidates], inference.calibration, inference.detection_weight, certainty
+    )
+
+
 def _collect(
     owner: npt.NDArray[np.unsignedinteger[Any]],
     names: npt.NDArray[np.int64],
@@ -309,12 +320,7 @@ def _collect(
     """
     inference, count = plans.inference, len(found) + len(loose)
     candidate_of = np.concatenate([np.arange(len(found)), [part.candidate for part in loose]]).astype(np.int64)
-    mine = candidate_of[len(found) :]
-    certainty = np.array([part.certainty for part in loose])
-    part_scores = combine_scores(
-        found.scores[mine], scores.roi[mine], inference.calibration, inference.detection_weight, certainty
-    )
-    score_of = np.concatenate([scores.final, part_scores])
+    score_of = np.concatenate([scores.final, _part_scores(loose, found, scores, inference)])
     voxels = np.bincount(owner[owner > 0], minlength=count + 1) if len(names) else np.zeros(count + 1, int)
     lowest, smallest = -1.0 if all_parts else inference.score_threshold, inference.minimum_part_mm3 / voxel_volume
     is_lesion = (score_of[names - 1] >= lowest) & (voxels[names] >= smallest - 1e-6)
