@@ -85,10 +85,10 @@ def _join_group(
         heir[component] = lookup[members + 1] = best + 1
         if len(members) > 1:
             joined[int(best)] = tuple(int(member) for member in members if member != best)
-    loose = (own > 0) & (heir[components] == 0)
-    for component in np.unique(components[loose]):  # crumbs, maybe of several lesions
-        owners = lookup[np.unique(own[components == component])]
-        heir[component] = owners[np.argmax(scores[owners - 1])]
+    loose = (own > 0) & (heir[components] == 0)  # crumbs, maybe of several lesions that touch
+    parts, owners = np.unique(np.stack([components[loose], lookup[own[loose]]]).astype(np.int64), axis=1)
+    order = np.lexsort((-owners, scores[owners - 1]))  # the best last, of several the first
+    heir[parts[order]] = owners[order]
     own[...] = heir[components]
     return joined
 

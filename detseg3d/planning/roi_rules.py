@@ -269,7 +269,9 @@ def choose_curriculum(
 
 
 def smallest_lesion(volumes: npt.ArrayLike) -> float:
-    """Volume that all but one in a hundred lesions reach, some of which may be slips of the labels; 0 without any.
+    """Volume that 99 % of the lesions reach, since one in a hundred may be a slip of the labels; 0 without any.
+
+    Of up to a hundred lesions it is the smallest.
 
     Parameters
     ----------
@@ -282,4 +284,4 @@ def smallest_lesion(volumes: npt.ArrayLike) -> float:
     (3.0, 0.0)
     """
     values = np.asarray(volumes, np.float64)
-    return float(np.percentile(values, 1, method="higher")) if len(values) else 0.0
+    return float(np.percentile(values, 1, method="lower")) if len(values) else 0.0

@@ -15,6 +15,7 @@ from detseg3d.planning.roi_rules import (
     choose_window,
     roi_plan,
     rois_of_window,
+    smallest_lesion,
     stage2_plan,
 )
 from detseg3d.planning.rules import coarser_spacings
@@ -153,3 +154,11 @@ def test_windows_stay_inside_and_shares_sum_to_one(
         assert phase.window is not None
         assert all(1 <= n <= limit for n, limit in zip(phase.window, largest, strict=True))
         assert math.prod(phase.window) < 0.8 * math.prod(largest)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "smallest"),
+    [([], 0), ([50, 10_000], 50), ([7] + [9] * 99, 7), ([7] + [9] * 100, 9), ([7, 7] + [9] * 198, 7)],
+)
+def test_one_lesion_in_a_hundred_may_be_smaller_than_the_smallest(volumes: list[float], smallest: float) -> None:
+    assert smallest_lesion(volumes) == smallest
