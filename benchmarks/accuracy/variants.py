@@ -226,6 +226,7 @@ VARIANTS: dict[str, Variant] = {
     "more negatives": _training("hard negatives", positive_rois=0.25),
     "fewer negatives": _training("hard negatives", positive_rois=0.75),
     "RoIs alike": _training("RoIs of larger windows", roi_share=0.0),
+    "more RoIs": _training("RoIs of larger windows", roi_share=0.5),
     "12 RoIs": _training("RoIs of a step", rois_per_volume=12),
     "3 RoIs": _training("RoIs of a step", rois_per_volume=3),
     "attention": Variant("context attention", {"stage2": {"context_attention": True}}),

@@ -93,7 +93,10 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--verbose", action="store_true", help="report in more detail")
     group.add_argument(
-        "--no_progress", action="store_true", help="no progress bars (there are none in a log file anyway)"
+        "--no_progress",
+        "--disable_progress_bar",
+        action="store_true",
+        help="no progress bars (there are none in a log file anyway)",
     )
     group.add_argument("--version", action="version", version=f"DetSeg3D {__version__}")
 

@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the .zip file to write")
-    parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to export; default: all that are trained")
+    parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to export; default: as detseg3d_predict")
     add_root_flags(parser, "results")
     return parser
 

@@ -47,7 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-d", "--dataset", nargs="+", required=True, metavar="ID", help="data sets: number, name or folder name"
     )
-    parser.add_argument("--verify", action="store_true", help="check every file first; all problems in one table")
+    parser.add_argument(
+        "--verify",
+        "--verify_dataset_integrity",
+        action="store_true",
+        help="check every file first; all problems in one table",
+    )
     parser.add_argument("--no_pp", action="store_true", help="plan only, do not preprocess")
     add_processes_flag(parser)
     parser.add_argument("--clean", action="store_true", help="remove earlier results of these data sets first")

@@ -33,12 +33,24 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_predict -i scan.nii.gz -o masks -m results/Dataset101_SynthMS -f 0 --disable_tta",
     )
     parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM series")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="for the results")
     model = parser.add_argument_group("model")
     model.add_argument("-d", "--dataset", metavar="ID", help="number or name of the data set it was trained on")
     model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="instead of -d: the folder of the model")
-    model.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to average; default: all that are trained")
-    model.add_argument("-chk", "--checkpoint", choices=("final", "best"), default="final")
+    model.add_argument(
+        "-f",
+        "--folds",
+        nargs="+",
+        metavar="F",
+        help="folds to average; default: all that are trained, without fold all if there are others",
+    )
+    model.add_argument(
+        "-chk",
+        "--checkpoint",
+        choices=("final", "best"),
+        default="final",
+        help="weights of the end of the training, or the best that were validated on its way",
+    )
     model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
     )
@@ -48,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--score_threshold",
         type=fraction,
         metavar="P",
-        help="lowest score of a lesion of the mask, in every scan (without the model's scan threshold)",
+        help="leave out lesions below (calibrated after detseg3d_consolidate, whose scan threshold it sets aside)",
     )
     how.add_argument(
         "--plan_thresholds",
@@ -56,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the plan's thresholds and raw scores, even if detseg3d_consolidate has chosen better ones",
     )
     how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: several times as fast")
-    how.add_argument("--save_probabilities", action="store_true", help="also write probabilities/CASE.npz")
+    how.add_argument("--save_probabilities", action="store_true", help="also write the classes' probabilities/CASE.npz")
     how.add_argument(
         "--save_candidates",
         action="store_true",
@@ -78,8 +90,17 @@ def build_parser() -> argparse.ArgumentParser:
     existing = how.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
     existing.add_argument("--overwrite", action="store_true", help="predict all cases again (this is the default)")
-    how.add_argument("--num_parts", type=positive_int, default=1, metavar="N", help="share the cases among N processes")
-    how.add_argument("--part_id", type=non_negative_int, default=0, metavar="K", help="which part this process does")
+    how.add_argument(
+        "-num_parts",
+        "--num_parts",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="share the cases among N processes",
+    )
+    how.add_argument(
+        "-part_id", "--part_id", type=non_negative_int, default=0, metavar="K", help="which part this process does"
+    )
     add_root_flags(parser, "results")
     return parser
 

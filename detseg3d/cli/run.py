@@ -67,7 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 32")
     training.add_argument("--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory it may take")
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the split and the training")
+    machine.add_argument(
+        "--seed",
+        type=non_negative_int,
+        metavar="N",
+        help="of split and training; default: 0; with --c, as before",
+    )
     machine.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
     )

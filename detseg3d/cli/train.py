@@ -33,9 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
         "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
     )
     parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
-    parser.add_argument("fold", metavar="FOLD", help="0 to 4, a fold of your own splits_final.json, or all")
+    parser.add_argument(
+        "fold",
+        metavar="FOLD",
+        help="0 to 4, a fold of your own splits_final.json, or all: every case trains, and is validated, too",
+    )
     schedule = parser.add_argument_group("training, instead of the plan's values")
-    schedule.add_argument("--epochs", type=positive_int, metavar="N")
+    schedule.add_argument("--epochs", type=positive_int, metavar="N", help="length of the training")
     schedule.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the whole schedule in this time")
     schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
     schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
@@ -63,8 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on from the last checkpoint, with its settings and time limit; without one, start",
     )
     run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
-    run.add_argument("--pretrained_weights", type=Path, metavar="FILE", help="model_*.safetensors to start from")
-    run.add_argument("--seed", type=non_negative_int, default=0, metavar="N")
+    run.add_argument(
+        "-pretrained_weights",
+        "--pretrained_weights",
+        type=Path,
+        metavar="FILE",
+        help="model_*.safetensors to start from: what fits by name and shape is taken",
+    )
+    run.add_argument("--seed", type=non_negative_int, metavar="N", help="default: 0; with --c, that of the checkpoint")
     run.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
     )

@@ -90,9 +90,18 @@ def load_checkpoint(
     average: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler | None,
-    seed: int,
-) -> Progress:
-    """Bring a training back to where :func:`save_checkpoint` left it.
+    seed: int | None = None,
+) -> tuple[Progress, int]:
+    """Bring a training back to where :func:`save_checkpoint` left it; returns how far it was, and its seed.
+
+    Parameters
+    ----------
+    path : Path
+    model, average : Module
+    optimizers : sequence of Optimizer
+    scaler : GradScaler or None
+    seed : int, optional
+        That it must have been begun with.
 
     Raises
     ------
@@ -109,7 +118,7 @@ def load_checkpoint(
         raise DetSeg3DError(
             f"the checkpoint cannot be read: {reason}", file=path, remedy="train this fold again without --c"
         ) from error
-    if state["seed"] != seed:
+    if seed is not None and state["seed"] != seed:
         raise DetSeg3DError(
             "the checkpoint belongs to a training with another seed",
             file=path,
@@ -122,7 +131,8 @@ def load_checkpoint(
         average.load_state_dict(state["average"])
         for optimizer, of_optimizer in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(of_optimizer)
-    except (RuntimeError, ValueError, KeyError) as error:
+        progress = Progress(**state["progress"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise DetSeg3DError(
             f"the checkpoint does not fit the plans: {str(error).splitlines()[0]}",
             file=path,
@@ -130,4 +140,4 @@ def load_checkpoint(
         ) from error
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
-    return Progress(**state["progress"])
+    return progress, state["seed"]

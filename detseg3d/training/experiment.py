@@ -116,7 +116,7 @@ def run_experiment(
             "a share of the cases must be held out", value=options.val_split, expected="more than 0 and less than 1"
         )
     raw_folder = _convert(Path(image_folder), Path(label_folder), output / "raw", options)
-    prepared = prepare_dataset(raw_folder, output / "preprocessed", _prepare_options(options))
+    prepared = prepare_dataset(raw_folder, output / "preprocessed", _prepare_options(options, output / "preprocessed"))
     for decision in prepared.plans.decisions:
         logger.info("plan: %s: %s", decision.name, decision.value)
     held_out = prepared.splits[int(FOLD)]["val"]
@@ -158,13 +158,15 @@ def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) 
     )
 
 
-def _prepare_options(options: ExperimentOptions) -> PrepareOptions:
+def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareOptions:
+    # What an interrupted run has held out stays held out, whatever is said now: it may have trained on the rest.
+    divided = options.training.resume and (preprocessed / DATASET_NAME / "splits_final.json").exists()
     return PrepareOptions(
         verify=True,
         num_processes=options.num_processes,
         memory_gb=options.memory_gb,
-        val_split=options.val_split,
-        seed=options.training.seed,
+        val_split=None if divided else options.val_split,
+        seed=None if divided else options.training.seed or 0,
         roi_size=options.roi_size,
         progress=options.training.progress,
     )

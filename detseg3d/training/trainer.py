@@ -55,10 +55,11 @@ class TrainingOptions:
     """How this run goes about it; what is learned stands in the plans.
 
     ``build_model`` makes the network of a plan; a subclass of :class:`DetSeg3D`, or one with other parts, goes here.
+    Without a ``seed`` it is 0, or that of the training that is resumed.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seed: int = 0
+    seed: int | None = None
     num_workers: int = 0
     max_minutes: float | None = None
     resume: bool = False
@@ -73,7 +74,8 @@ class _State:
     """The network being trained, its moving average, the optimisers, and how far they are."""
 
     def __init__(self, plans: Plans, options: TrainingOptions) -> None:
-        torch.manual_seed(options.seed)
+        self.seed = options.seed or 0
+        torch.manual_seed(self.seed)
         self.model = options.build_model(plans).to(options.device)
         if options.pretrained_weights is not None:
             missing = load_weights(self.model, options.pretrained_weights, strict=False)
@@ -83,7 +85,6 @@ class _State:
         needs_scaling = autocast_dtype(options.device) is torch.float16
         self.scaler = torch.amp.GradScaler(options.device.type) if needs_scaling else None
         self.progress = Progress()
-        self.seed = options.seed
         self.saved = time.monotonic()
 
     def save(self, folder: Path) -> None:
@@ -153,7 +154,7 @@ def train_fold(
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
             window = plans.training.curriculum[phase].window
             sampler = WindowSampler(
-                store, table, plans.fine_spacing, window, options.seed,
+                store, table, plans.fine_spacing, window, state.seed,
                 strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
             )  # fmt: skip
             steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
@@ -184,7 +185,7 @@ def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> T
     """
     latest = folder / "checkpoint_latest.pt"
     if options.resume and latest.exists():
-        state.progress = load_checkpoint(
+        state.progress, state.seed = load_checkpoint(
             latest, state.model, state.average, state.optimizers, state.scaler, options.seed
         )
         logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
@@ -301,7 +302,7 @@ def _train_step(
         share = len(group_of_examples) / len(examples)
         image = torch.from_numpy(np.stack([example.image for example in group_of_examples])).to(options.device)
         targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
-        random = np.random.default_rng([options.seed, 3, step, index, options.ranks.rank])
+        random = np.random.default_rng([state.seed, 3, step, index, options.ranks.rank])
         with autocast(options.device):
             # Divided by what windows show on average, not these: every lesion weighs the same in every window.
             losses = state.model.losses(image, targets, random, typical_lesions * len(targets))

@@ -13,6 +13,19 @@ COMMANDS = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", SETUP, re.D
 SLOW_LIBRARIES = ("torch", "scipy", "skimage", "SimpleITK", "matplotlib", "pydantic", "blosc2", "batchgenerators")
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("plan_and_preprocess", "-d 101 102 --verify_dataset_integrity -np 4 --clean"),
+        ("train", "101 0 --c --val -pretrained_weights model.safetensors -device cuda --disable_progress_bar"),
+        ("predict", "-i in -o out -d 101 -f 0 1 2 3 4 -device cpu --disable_tta --save_probabilities"),
+        ("predict", "-i in -o out -d 101 -f all -num_parts 4 -part_id 1 --continue_prediction --disable_progress_bar"),
+    ],
+)
+def test_flags_as_nnunet_spells_them_are_understood(command: str, words: str) -> None:
+    importlib.import_module(f"detseg3d.cli.{command}").build_parser().parse_args(words.split())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(f"detseg3d.cli.{command}")

@@ -20,7 +20,20 @@ def arguments(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     """The command line of an experiment that has run once, for a second or so."""
     output = tmp_path_factory.mktemp("run") / "out"
     words = ["--image_dir", str(data / "imagesTr"), "--label_dir", str(data / "labelsTr"), "--output_dir", str(output)]
-    words += ["--epochs", "1", "--max_minutes", "0.02", "-np", "0", "--num_workers", "0", "-device", "cpu"]
+    words += [
+        "--epochs",
+        "1",
+        "--max_minutes",
+        "0.02",
+        "-np",
+        "0",
+        "--num_workers",
+        "0",
+        "-device",
+        "cpu",
+        "--seed",
+        "1",
+    ]
     assert run.main(words) == 0
     return words
 
@@ -68,6 +81,14 @@ def test_an_experiment_goes_on(arguments: list[str], output: Path, capsys: pytes
     assert run.main([*arguments, "--c"]) == 0
     assert weights.read_bytes() == before, "a finished training has nothing left to do"
     assert f"-m {output / 'results' / 'Dataset001_Run'} -f 0" in capsys.readouterr().out
+
+
+def test_an_experiment_goes_on_with_its_own_seed_and_split(arguments: list[str], output: Path) -> None:
+    splits = output / "preprocessed" / "Dataset001_Run" / "splits_final.json"
+    before = splits.read_bytes()
+    assert arguments[-2:] == ["--seed", "1"]
+    assert run.main([*arguments[:-2], "--val_split", "0.5", "--c"]) == 0
+    assert splits.read_bytes() == before
 
 
 @pytest.mark.parametrize("share", ["0", "1"])

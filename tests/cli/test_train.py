@@ -121,6 +121,12 @@ def test_a_finished_training_is_not_done_again(prepared: Path, results: Path) ->
     assert (fold / "model_final.safetensors").read_bytes() == before
 
 
+def test_going_on_needs_no_seed(prepared: Path, tmp_path: Path) -> None:
+    words = ["--epochs=1", "--whole_volume", "--max_minutes=0.01"]
+    assert run(prepared, *words, "--seed=4", results=tmp_path) == 0
+    assert run(prepared, *words, "--c", results=tmp_path) == 0
+
+
 def test_going_on_with_another_seed_is_refused(
     prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,7 +38,7 @@ class Training:
         save_checkpoint(path, self.model, self.average, self.optimizers, None, PROGRESS, seed)
 
     def load(self, path: Path, seed: int = 5) -> Progress:
-        return load_checkpoint(path, self.model, self.average, self.optimizers, None, seed)
+        return load_checkpoint(path, self.model, self.average, self.optimizers, None, seed)[0]
 
 
 def test_a_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
@@ -83,6 +83,22 @@ def test_another_seed_is_refused(tmp_path: Path) -> None:
     Training(0).save(tmp_path / "c.pt", seed=5)
     with pytest.raises(DetSeg3DError, match=r"(?s)another seed.*found: +6.*expected: 5.*resume with --seed 5"):
         Training(0).load(tmp_path / "c.pt", seed=6)
+
+
+def test_without_a_seed_that_of_the_checkpoint_is_taken(tmp_path: Path) -> None:
+    training = Training(0)
+    training.save(tmp_path / "c.pt", seed=5)
+    loaded = load_checkpoint(tmp_path / "c.pt", training.model, training.average, training.optimizers, None)
+    assert loaded == (PROGRESS, 5)
+
+
+def test_progress_of_another_version_is_refused(tmp_path: Path) -> None:
+    training = Training(0)
+    training.save(tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    torch.save({**state, "progress": {**state["progress"], "of_tomorrow": 1}}, tmp_path / "c.pt")
+    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit.*of_tomorrow.*c\.pt.*without --c"):
+        training.load(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
