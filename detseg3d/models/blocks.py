@@ -78,11 +78,11 @@ class GroupNorm(nn.Module):
         if image.device.type == "cpu" and channels_last and torch.is_grad_enabled():
             output: torch.Tensor = _ChannelsLastGroupNorm.apply(image, self.weight, self.bias, self.groups, self.eps)
             return output
-        normalized = functional.group_norm(
-            image, self.groups, self.weight.to(image.dtype), self.bias.to(image.dtype), self.eps
-        )
-        # Autocast normalises in float32 on CUDA; what follows would keep maps of twice the size.
-        return normalized.to(image.dtype)
+        weight, bias = self.weight.to(image.dtype), self.bias.to(image.dtype)
+        # Autocast would normalise in float32 on CUDA and keep a copy of the map, twice as large, for the backward pass.
+        # The kernel's statistics are float32 as it is.
+        with torch.autocast(image.device.type, enabled=False):
+            return functional.group_norm(image, self.groups, weight, bias, self.eps)
 
 
 def enlarge(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -206,10 +206,6 @@ class DetSeg3D(nn.Module):
         cropped = None
         if features is not None:
             cropped = torch.cat([self.crop_features(features[i], rois) for i, rois in enumerate(batch.rois)])
-        if len(batch.classes) == 0:
-            # Keeps Stage 2 in the graph: every parameter has a gradient on every step (zero here), as DDP wants.
-            nothing = torch.stack([parameter.sum() for parameter in self.segmenter.parameters()]).sum() * 0.0
-            return Losses(*detection, nothing, nothing)
         context = None
         if self.plans.stage2.context_attention and output.context is not None:
             counts = torch.tensor([len(rois) for rois in batch.rois], device=image.device)

@@ -117,9 +117,10 @@ def sample_boxes(
     hard = misses[proposals.scores[misses] >= confident]
     easy = misses[proposals.scores[misses] < confident]
     room = count - positives
-    # One place stays for plain background, so that Stage 2 knows what it looks like.
-    hard = random.permutation(hard)[: max(room - 1, 0)]
-    easy = easy[: max(room - 1 - len(hard), 0)]
+    # One place stays for plain background, so that Stage 2 knows what it looks like; a single one they take in turn.
+    places = room - 1 if room > 1 else room * int(random.random() < 0.5)
+    hard = random.permutation(hard)[:places]
+    easy = easy[: places - len(hard)]
     negatives = np.concatenate([hard, easy])
     background = _background_boxes(targets, room - len(negatives), minimum_extent, random)
     return RoiSample(

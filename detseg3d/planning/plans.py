@@ -169,7 +169,7 @@ class CurriculumPhase(_Strict):
 
 
 class TrainingPlan(_Strict):
-    """Defaults of the training; each is a flag of ``detseg3d_train``."""
+    """Defaults of the training; flags of ``detseg3d_train`` set some of them."""
 
     epochs: Count = 100
     batch_size: Count = 1

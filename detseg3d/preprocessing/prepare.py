@@ -202,12 +202,14 @@ def _digest(fingerprint: dict[str, Any]) -> str:
 def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> Plans:
     if options.keep_plans:
         plans = load_plans(file)
-        if plans.channel_names != raw.channel_names or plans.class_labels != raw.class_labels:
+        kept = (plans.channel_names, plans.class_labels, plans.instances)
+        wanted = (raw.channel_names, raw.class_labels, raw.instances)
+        if kept != wanted:
             raise DetSeg3DError(
-                "the plans kept are of other channels or classes than the data set",
+                "the plans kept are of other channels, classes or kind of labels (instances) than the data set",
                 file=file,
-                value=(plans.channel_names, plans.class_labels),
-                expected=str((raw.channel_names, raw.class_labels)),
+                value=kept,
+                expected=str(wanted),
                 remedy="plan anew: leave --keep_plans out",
             )
         return plans

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
 __all__ = ["Ranks", "agree", "average_gradients", "join_ranks", "leave_ranks"]
+
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ def join_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", distributed.get_node_local_rank())
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while the main process validates, which may take more than NCCL's ten minutes.
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     return Ranks(distributed.get_rank(), distributed.get_world_size()), device
 
 

@@ -5,6 +5,7 @@ So a batch is the same whichever process prepares it, and a resumed training see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ __all__ = ["CaseTable", "Example", "WindowSampler", "batches"]
 ALONE = Ranks()
 # Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
 _RANDOM_WINDOW_SHARE = 0.25
+# Voxels of a scan for those of the planned volume, up to which it is trained whole.
+_SPARE = 1.1
 # Windows that are placed to learn how many lesions one shows on average.
 _PLACEMENTS = 500
 
@@ -55,7 +58,8 @@ class CaseTable:
     lesion_box : ndarray of float32, shape ``(L, 6)``
     lesion_weight : ndarray of float64, shape ``(L,)``
         Probability to be the one a window is placed on: half of the windows are drawn uniformly over the lesions,
-        half uniformly over the cases, so that neither one full scan nor the few-lesion scans rule the training.
+        half uniformly over the cases that have some, so that neither one full scan nor the few-lesion scans rule the
+        training.
     """
 
     def __init__(self, store: CaseStore, case_ids: Sequence[str]) -> None:
@@ -99,6 +103,8 @@ class WindowSampler:
         How often windows are rotated, scaled and changed in intensity, as a factor of the usual.
     mirror_axes : sequence of int, optional
         Axes along which windows are flipped.
+    largest : sequence of 3 ints, optional
+        The volume that the plan's memory was reckoned for: of a scan that is much larger, whole volumes show so much.
     """
 
     def __init__(
@@ -111,6 +117,7 @@ class WindowSampler:
         augment: bool = True,
         strength: float = 1.0,
         mirror_axes: Sequence[int] = (0, 1, 2),
+        largest: Sequence[int] | None = None,
     ) -> None:
         self.store, self.table = store, table
         self.spacing = tuple(spacing)
@@ -119,12 +126,13 @@ class WindowSampler:
         self.augment = augment
         self.strength = strength
         self.mirror_axes = tuple(mirror_axes)
+        self.largest = None if largest is None else tuple(largest)
 
     def example(self, position: int) -> Example:
         """The ``position``-th window of the training, counted over batches; the same for the same seed, always."""
         random = np.random.default_rng([self.seed, 1, position])
         if self.window is None:
-            index, center, window = self._whole_volume(position)
+            index, center, window = self._whole_volume(position, random)
         else:
             index, center = self._place(random)
             window = self.window
@@ -154,33 +162,56 @@ class WindowSampler:
             total += int((near & (self.table.lesion_case == index)).sum())
         return max(1.0, total / _PLACEMENTS)
 
-    def _whole_volume(self, position: int) -> tuple[int, npt.NDArray[np.float64], tuple[int, ...]]:
-        """Cases in a new random order each round: every case is seen once before any is seen twice."""
+    def _whole_volume(
+        self, position: int, random: np.random.Generator
+    ) -> tuple[int, npt.NDArray[np.float64], tuple[int, ...]]:
+        """Cases in a new random order each round: every case is seen once before any is seen twice.
+
+        A scan with over a tenth more voxels than planned is cut to that size, around one of its lesions or anywhere.
+        """
         count = len(self.table.case_ids)
         order = np.random.default_rng([self.seed, 2, position // count]).permutation(count)
         index = int(order[position % count])
         shape = self.table.shapes[index]
-        return index, np.asarray(shape) / 2, shape
+        if self.largest is None or math.prod(shape) <= _SPARE * math.prod(self.largest):
+            return index, np.asarray(shape) / 2, shape
+        window = tuple(min(n, most) for n, most in zip(shape, self.largest, strict=True))
+        lesions = np.flatnonzero(self.table.lesion_case == index)
+        if len(lesions) == 0 or random.random() < _RANDOM_WINDOW_SHARE:
+            middle = random.uniform(0, np.asarray(shape))
+        else:
+            middle = self._near(int(random.choice(lesions)), window, random)
+        return index, _inside(middle, window, shape), window
 
     def _place(self, random: np.random.Generator) -> tuple[int, npt.NDArray[np.float64]]:
         """Case and middle of a window: on a lesion, not always in its centre, or anywhere."""
         table = self.table
         assert self.window is not None
-        window = np.asarray(self.window, np.float64)
         if len(table.lesion_case) == 0 or random.random() < _RANDOM_WINDOW_SHARE:
             index = int(random.integers(len(table.case_ids)))
             middle = random.uniform(0, np.asarray(table.shapes[index]))
         else:
             lesion = int(random.choice(len(table.lesion_case), p=table.lesion_weight / table.lesion_weight.sum()))
             index = int(table.lesion_case[lesion])
-            box = table.lesion_box[lesion]
-            middle = (box[:3] + box[3:]) / 2 + random.uniform(-0.35, 0.35, 3) * window
-        shape = np.asarray(table.shapes[index], np.float64)
-        # A window inside the volume shows more than one that hangs over its edge; a short axis is centred.
-        half = np.minimum(window, shape) / 2
-        middle = np.where(window >= shape, shape / 2, np.clip(middle, half, shape - half))
-        # Whole-voxel positions let windows that are not rotated be copied instead of interpolated.
-        return index, np.floor(middle - window / 2) + window / 2
+            middle = self._near(lesion, self.window, random)
+        return index, _inside(middle, self.window, table.shapes[index])
+
+    def _near(self, lesion: int, window: Sequence[int], random: np.random.Generator) -> npt.NDArray[np.float64]:
+        box = self.table.lesion_box[lesion]
+        middle: npt.NDArray[np.float64] = (box[:3] + box[3:]) / 2 + random.uniform(-0.35, 0.35, 3) * window
+        return middle
+
+
+def _inside(middle: npt.ArrayLike, window: Sequence[int], shape: Sequence[int]) -> npt.NDArray[np.float64]:
+    """The nearest middle of a window that lies in the volume: one that hangs over its edge shows less.
+
+    Along a short axis it is centred. Whole-voxel positions let windows that are not rotated be copied instead of
+    interpolated.
+    """
+    size, length = np.asarray(window, np.float64), np.asarray(shape, np.float64)
+    half = np.minimum(size, length) / 2
+    middle = np.where(size >= length, length / 2, np.clip(middle, half, length - half))
+    return np.floor(middle - size / 2) + size / 2
 
 
 class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]

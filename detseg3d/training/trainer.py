@@ -33,7 +33,7 @@ from detseg3d.training.optimizer import make_optimizers, set_learning_rate
 from detseg3d.training.ranks import Ranks, agree, average_gradients
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
 from detseg3d.training.schedule import learning_rate_factor, phase_at, phase_end, steps_per_epoch
-from detseg3d.training.validation import validate
+from detseg3d.training.validation import cases_to_validate, validate
 
 __all__ = ["TrainingOptions", "train_fold"]
 
@@ -112,7 +112,7 @@ def train_fold(
 ) -> Progress:
     """Train both stages on ``train_cases`` and write the model to ``folder``.
 
-    Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on the validation
+    Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on eight validation
     cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to end,
     ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
 
@@ -156,6 +156,7 @@ def train_fold(
             sampler = WindowSampler(
                 store, table, plans.fine_spacing, window, state.seed,
                 strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
+                largest=plans.largest_shape,
             )  # fmt: skip
             steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
             steps = math.ceil(steps / options.ranks.size)
@@ -307,7 +308,8 @@ def _train_step(
             # Divided by what windows show on average, not these: every lesion weighs the same in every window.
             losses = state.model.losses(image, targets, random, typical_lesions * len(targets))
         total = losses.total(training.lambda_seg, training.lambda_score)
-        _check_finite(losses, total, examples, step)
+        if not math.isfinite(float(total.detach())):
+            raise _not_finite("loss", losses, examples, step)
         scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
         scaled.backward()
         for name, value in zip((*Losses._fields, "total"), (*losses, total), strict=True):
@@ -317,6 +319,8 @@ def _train_step(
             state.scaler.unscale_(optimizer)
     average_gradients(state.model.parameters(), options.ranks)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
+    if state.scaler is None and not torch.isfinite(norm):  # before it reaches the weights and their average
+        raise _not_finite("gradient", losses, examples, step)
     for optimizer in state.optimizers:
         if state.scaler is None:
             optimizer.step()
@@ -335,13 +339,11 @@ def _stacks(examples: Sequence[Example]) -> list[list[Example]]:
     return [[example] for example in examples]
 
 
-def _check_finite(losses: Losses, total: torch.Tensor, examples: Sequence[Example], step: int) -> None:
-    if math.isfinite(float(total.detach())):
-        return
+def _not_finite(what: str, losses: Losses, examples: Sequence[Example], step: int) -> DetSeg3DError:
     parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in zip(losses._fields, losses, strict=True))
     cases = ", ".join(sorted({example.case_id for example in examples}))
-    raise DetSeg3DError(
-        f"the loss is not finite at step {step} (cases {cases}): {parts}",
+    return DetSeg3DError(
+        f"the {what} is not finite at step {step} (cases {cases}): {parts}",
         remedy="lower --lr, or check these cases with detseg3d_plan_and_preprocess --verify; the last whole epoch can "
         "be resumed with --c",
     )
@@ -369,7 +371,7 @@ def _close_epoch(
     if not (val_cases and due):
         return
     started = time.monotonic()
-    cases = list(val_cases)[:_VALIDATION_CASES]
+    cases = cases_to_validate(store, val_cases, _VALIDATION_CASES)
     result = validate(state.average, plans, store, cases, options.device)
     log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **vars(result))
     logger.info(

@@ -48,6 +48,11 @@ class ValidationResult:
     stage1_recall: float
 
 
+def cases_to_validate(store: CaseStore, case_ids: Sequence[str], most: int) -> list[str]:
+    """Up to ``most`` of the cases, those with lesions first: without any, no network can be told from another."""
+    return sorted(case_ids, key=lambda case_id: not store.shape_and_lesions(case_id)[1])[:most]
+
+
 def stage1_hits(
     found: Detections, instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDArray[np.int64]
 ) -> tuple[int, int]:

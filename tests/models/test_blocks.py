@@ -154,16 +154,19 @@ def test_space_to_depth_with_stride_one_changes_nothing() -> None:
     assert space_to_depth(image, (1, 1, 1)) is image
 
 
-def test_the_dtype_is_kept_where_the_norm_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As autocast has it on CUDA.
+def test_the_norm_takes_the_map_as_it_is_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On CUDA autocast would make it float32 and keep the copy.
     original = functional.group_norm
+    seen = []
 
-    def wide(image: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-        return original(image.float(), groups, weight.float(), bias.float(), eps)
+    def watched(image: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((image.dtype, torch.is_autocast_enabled("cpu")))
+        return original(image, *rest)
 
-    monkeypatch.setattr(functional, "group_norm", wide)
-    with torch.no_grad():
+    monkeypatch.setattr(functional, "group_norm", watched)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert GroupNorm(8)(torch.randn(1, 8, 4, 4, 4).bfloat16()).dtype is torch.bfloat16
+    assert seen == [(torch.bfloat16, False)]
 
 
 def test_enlarging_repeats_the_nearest_cell() -> None:

@@ -187,3 +187,13 @@ def test_background_boxes_are_asked_about_every_class() -> None:
 def test_the_same_seed_gives_the_same_boxes() -> None:
     first, second = (sample(LESIONS, HITS + MISSES, [0.9] * 7, seed=3) for _ in range(2))
     assert np.array_equal(first.boxes, second.boxes) and np.array_equal(first.ids, second.ids)
+
+
+def test_where_one_place_holds_no_lesion_errors_and_background_take_it_in_turn() -> None:
+    lesion, wrong = [2, 2, 2, 6, 6, 6], [20.0, 20, 20, 24, 24, 24]
+    confident = 0
+    for seed in range(200):
+        chosen = sample([lesion], [[float(edge) for edge in lesion], wrong], [0.9, 0.8], count=3, seed=seed)
+        assert (chosen.ids > 0).sum() == 2
+        confident += chosen.boxes[chosen.ids == 0].tolist() == [wrong]
+    assert 70 < confident < 130

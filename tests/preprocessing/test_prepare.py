@@ -164,8 +164,15 @@ def test_kept_plans_of_other_classes_are_refused(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     write_dataset(tmp_path / "raw", labels={"background": 0, "lesion": 1, "mimic": 2})
-    with pytest.raises(DetSeg3DError, match="plans kept are of other channels or classes"):
+    with pytest.raises(DetSeg3DError, match="plans kept are of other channels, classes"):
         prepare_dataset(folder, tmp_path / "pp", replace(PLAN_ONLY, keep_plans=True))
+
+
+def test_kept_plans_of_another_kind_of_labels_are_refused(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "raw")
+    prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
+    with pytest.raises(DetSeg3DError, match=r"(?s)kind of labels \(instances\).*False\).*expected.*True"):
+        prepare_dataset(folder, tmp_path / "pp", replace(PLAN_ONLY, keep_plans=True, instances=True))
 
 
 def test_clean_starts_anew_but_spares_other_files(tmp_path: Path) -> None:

@@ -64,3 +64,13 @@ def test_a_process_alone_joins_nobody() -> None:
     average_gradients([parameter], ranks)
     assert parameter.grad is None
     assert agree([0.25], ranks, device) == [0.25]
+
+
+def test_the_others_wait_for_a_long_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda _, timeout: waits.append(timeout))
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    assert join_ranks(torch.device("cpu"))[0] == Ranks(1, 2)
+    assert waits[0].total_seconds() > 6 * 3600

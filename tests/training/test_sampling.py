@@ -115,6 +115,32 @@ def test_whole_volumes_are_whole(store: CaseStore) -> None:
         np.testing.assert_array_equal(example.instances, stored.instances[:])
 
 
+def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(store: CaseStore) -> None:
+    table = CaseTable(store, ["case0"])
+    sampler = WindowSampler(store, table, (1, 1, 1), None, 0, augment=False, largest=(12, 40, 10))
+    stored = store.open("case0")
+    shows, places = 0, set()
+    for position in range(60):
+        example = sampler.example(position)
+        assert example.instances.shape == (12, 26, 10)
+        [(z, x)] = [
+            (z, x)
+            for z in range(13)
+            for x in range(19)
+            if np.array_equal(example.image, stored.image[:, z : z + 12, :, x : x + 10].astype(np.float32))
+        ]
+        np.testing.assert_array_equal(example.instances, stored.instances[z : z + 12, :, x : x + 10])
+        shows += bool(example.instances.any())
+        places.add((z, x))
+    assert shows > 40 and len(places) > 20
+
+
+def test_a_scan_a_little_larger_than_planned_is_trained_whole(store: CaseStore) -> None:
+    table = CaseTable(store, ["case0"])
+    sampler = WindowSampler(store, table, (1, 1, 1), None, 0, augment=False, largest=(24, 26, 26))
+    assert sampler.example(0).instances.shape == (24, 26, 28)
+
+
 def test_volumes_are_flipped_along_the_sampler_s_axes_only(store: CaseStore) -> None:
     sampler = WindowSampler(store, CaseTable(store, store.case_ids()), (1, 1, 1), None, 0, strength=0, mirror_axes=(1,))
     flips = set()

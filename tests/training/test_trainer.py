@@ -12,7 +12,6 @@ import torch
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models import detseg
-from detseg3d.models.roi_sampling import RoiSample
 from detseg3d.models.weights import save_weights
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.training import trainer
@@ -203,15 +202,6 @@ def test_a_step_on_healthy_scans_is_finite(plans: Plans, tmp_path: Path) -> None
     assert all_finite(state.model)
 
 
-def test_a_step_without_any_roi_is_finite(plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    monkeypatch.setattr(detseg, "sample_boxes", lambda *arguments: nothing)
-    state = trainer._State(plans, make_options())
-    losses = trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
-    assert losses["segmentation"] == losses["roi_score"] == 0 and np.isfinite(losses["total"])
-    assert all_finite(state.model)
-
-
 def test_windows_of_one_shape_run_together_and_others_one_by_one(store: CaseStore) -> None:
     small, large = make_example(store, window=(8, 8, 8)), make_example(store)
     assert [len(group) for group in trainer._stacks([small, small])] == [2]
@@ -256,6 +246,15 @@ def test_a_loss_that_is_not_finite_names_its_parts(plans: Plans, store: CaseStor
         match=r"(?s)the loss is not finite at step 3 \(cases case0\): heatmap \d.*size inf, offset \d.*lower --lr",
     ):
         trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(plans: Plans, store: CaseStore) -> None:
+    state = trainer._State(plans, make_options())
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DetSeg3DError, match=r"the gradient is not finite at step 3 \(cases case0\): heatmap \d"):
+        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
+    assert all(torch.equal(old, new) for old, new in zip(before, state.model.parameters(), strict=True))
 
 
 def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(plans: Plans, store: CaseStore) -> None:

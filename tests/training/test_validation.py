@@ -15,7 +15,13 @@ from detseg3d.io.case_store import CaseStore
 from detseg3d.models.decode import Detections
 from detseg3d.models.paste import RoiPrediction
 from detseg3d.planning.plans import Plans
-from detseg3d.training.validation import ValidationResult, outline_true_boxes, stage1_hits, validate
+from detseg3d.training.validation import (
+    ValidationResult,
+    cases_to_validate,
+    outline_true_boxes,
+    stage1_hits,
+    validate,
+)
 from tests.training.factory import LESIONS, write_case
 
 CPU = torch.device("cpu")
@@ -88,6 +94,13 @@ def test_missed_lesions_cost_recall_in_both_stages(tiny_plans: Plans, store: Cas
 def test_false_positives_cost_precision(tiny_plans: Plans, store: CaseStore) -> None:
     result = judge(Oracle(store, wrong=1), tiny_plans, store)  # one in each of 3 scans beside 5 lesions
     assert (result.recall, result.precision) == (1.0, pytest.approx(5 / 8))
+
+
+def test_cases_with_lesions_are_validated_first(tmp_path: Path, tiny_plans: Plans) -> None:
+    store = CaseStore(tmp_path)
+    for case_id, lesions in (("a", ()), ("b", ()), ("c", LESIONS), ("d", LESIONS), ("e", ())):
+        write_case(store, case_id, tiny_plans, lesions=lesions)
+    assert cases_to_validate(store, ["a", "b", "c", "d", "e"], 3) == ["c", "d", "a"]
 
 
 def test_only_the_cases_named_are_judged(tiny_plans: Plans, store: CaseStore) -> None:
