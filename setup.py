@@ -24,7 +24,7 @@ COMMANDS = (
 )
 
 DEPENDENCIES = [
-    "torch>=2.3",
+    "torch>=2.5",
     "SimpleITK>=2.3",
     "numpy>=1.26",
     "scikit-image>=0.22",

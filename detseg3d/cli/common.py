@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import math
 import re
@@ -267,6 +268,9 @@ def run_command(
         129 by SIGHUP.
     """
     package = logging.getLogger("detseg3d")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that the terminal does not have costs no result
     try:
         with interruptible():
             options = parser.parse_args(arguments)

@@ -194,8 +194,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         result = evaluate_systems(options.ground_truth, systems, options=how, **common)
         parts = list(result["systems"].values())
-    print(format_evaluation(result))
     _write(options, result, systems, form)
+    print(format_evaluation(result))
     problems = sum(len(part["problems"]) for part in parts)
     if problems:
         logger.error("%d case(s) could not be evaluated; see the table", problems)
@@ -265,9 +265,9 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
         num_processes=options.num_processes,
         progress=not options.no_progress,
     )
-    print(format_sweep(swept) + "\n")
     if options.output is not None and not options.output.endswith(".json"):
         write_json(swept, Path(options.output) / "sweep.json")
+    print(format_sweep(swept) + "\n")
     chosen = swept["chosen"]
     return ComponentRule(chosen["threshold"], chosen["minimum_volume_mm3"], chosen["score"])
 
@@ -294,12 +294,12 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
     for warning in result["warnings"]:
         logger.warning("%s: %s", warning["case"], warning["warning"])
     text = format_box_evaluation(result)
-    print(text)
     if options.output is not None:
         file = Path(options.output)
         write_json(result, file if file.suffix == ".json" else file / "metrics.json")
         if file.suffix != ".json":
             write_text(text + "\n", file / "metrics.md")
+    print(text)
     return EXIT_FAILURE if result["problems"] else EXIT_SUCCESS
 
 

@@ -119,7 +119,7 @@ def _centers_within(low: float, high: float, length: int) -> tuple[int, int]:
     return first, max(min(int(np.ceil(high - 0.5)), length), first)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)  # up to 50 kB each
 def _inverse(low: float, high: float, samples: int, voxels: int, used: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Inverse from the samples ``used[0] .. used[1] - 1``; the others have columns of zeros. Shared, so read-only."""
     forward = crop_matrix(low, high, samples, 0, voxels)

@@ -141,9 +141,18 @@ def lesionwise_scores(
     distances = None
     if hd95:
         distances = false_positives * rule.penalty_mm
+        of_lesions, of_parts = (dict(zip(*boxes_from_instances(numbers), strict=True)) for numbers in (lesions, parts))
         for number in np.flatnonzero(asked).tolist():
             own = pairs[pairs[:, 0] == number, 1]
-            distances += _distance(lesions, parts, number, own, spacing) if len(own) else rule.penalty_mm
+            if len(own) == 0:
+                distances += rule.penalty_mm
+                continue
+            boxes = np.array([of_lesions[number], *(of_parts[part] for part in own.tolist())]).astype(int)
+            low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
+            # Not the whole volume: it would be read once for every lesion.
+            region = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+            predicted = np.isin(parts[region], own)
+            distances += surface_metrics(lesions[region] == number, predicted, spacing).hd95_mm
     return LesionwiseCounts(
         truth=int(asked.sum()),
         missed=int((asked & (covering == 0)).sum()),
@@ -151,17 +160,6 @@ def lesionwise_scores(
         dice_sum=float(dice[asked].sum()),
         hd95_sum=distances,
     )
-
-
-def _distance(
-    lesions: IntArray, parts: IntArray, number: int, own: npt.NDArray[np.int64], spacing: Sequence[float]
-) -> float:
-    """HD95 between a lesion and the parts ``own``."""
-    lesion, predicted = lesions == number, np.isin(parts, own)
-    _, boxes = boxes_from_instances((lesion | predicted).astype(np.uint8))
-    low, high = boxes[0, :3].astype(int), boxes[0, 3:].astype(int)
-    region = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    return surface_metrics(lesion[region], predicted[region], spacing).hd95_mm
 
 
 def _dilate(mask: BoolArray, iterations: int) -> BoolArray:

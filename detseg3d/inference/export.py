@@ -130,6 +130,8 @@ def _place(box: npt.NDArray[np.floating[Any]], geometry: Geometry) -> dict[str, 
 def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: str) -> None:
     """Write the result of a case: masks, instance map and, last, ``rois/CASE.json``, whose presence says "complete".
 
+    Probabilities that an earlier prediction left are removed, if this one has none: they are not of this mask.
+
     Parameters
     ----------
     prediction : CasePrediction
@@ -143,6 +145,8 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
     DetSeg3DError
         If a file cannot be written.
     """
+    if prediction.probabilities is None:
+        remove_files(_probability_path(folder, case_id))
     with atomic_files(folder, str(_record_path(Path(), case_id))) as place:
         semantic, instances = _mask_paths(place, case_id, ending)
         write_image(prediction.semantic, prediction.geometry, semantic)

@@ -32,7 +32,7 @@ from detseg3d.inference.export import (
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import fold_folders, restrict_mirroring, same_network, weights_file
 from detseg3d.inference.operating_point import apply_operating_point
-from detseg3d.io.files import check_writable
+from detseg3d.io.files import check_writable, remove_files
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, read_geometry, strip_ending
 from detseg3d.io.paths import check_case_id
 from detseg3d.io.raw_dataset import RawCase, list_cases
@@ -320,19 +320,14 @@ class Predictor:
         bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
         for case in bar:
             own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
-            if continue_prediction and is_exported(folder, case.case_id, own_ending, save_probabilities):
+            there = is_exported(folder, case.case_id, own_ending, save_probabilities)
+            there = there and (not save_candidates or candidates_path(folder, case.case_id).is_file())
+            if continue_prediction and there:
                 logger.info("%s: there already", case.case_id)
                 continue
             try:
                 check_inputs_stay(case.images, case.case_id, folder, own_ending)
-                self._admit_file(case, npy_spacing)
-                images, geometry = read_channels(case.images, npy_spacing)
-                candidates = self.find_candidates(images, geometry, loose=save_candidates)
-                if save_candidates:
-                    write_candidates(candidates, candidates_path(folder, case.case_id))
-                    candidates = candidates.admitted(self.plans.inference)
-                result = self.describe(candidates, geometry, save_probabilities)
-                write_case(result, case.case_id, folder, own_ending)
+                lesions = self._predict_file(case, folder, own_ending, npy_spacing, save_probabilities, save_candidates)
             except DetSeg3DError as error:
                 raise_again()
                 failures[case.case_id] = str(error)
@@ -342,12 +337,34 @@ class Predictor:
                 logger.debug("%s failed", case.case_id, exc_info=True)
                 failures[case.case_id] = f"{type(error).__name__}: {error}"
             else:
-                logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
+                logger.info("%s: %d lesion(s)", case.case_id, lesions)
         for case_id, message in failures.items():
             logger.error("%s failed: %s", case_id, message)
         if folder.exists():
             write_lesion_table(folder)
         return failures
+
+    def _predict_file(
+        self,
+        case: RawCase,
+        folder: Path,
+        ending: str,
+        npy_spacing: Sequence[float] | None,
+        save_probabilities: bool,
+        save_candidates: bool,
+    ) -> int:
+        """Write the result of one case; the number of its lesions. What else the case took is free when it returns."""
+        self._admit_file(case, npy_spacing)
+        images, geometry = read_channels(case.images, npy_spacing)
+        candidates = self.find_candidates(images, geometry, loose=save_candidates)
+        if save_candidates:
+            write_candidates(candidates, candidates_path(folder, case.case_id))
+            candidates = candidates.admitted(self.plans.inference)
+        else:
+            remove_files(candidates_path(folder, case.case_id))  # of an earlier prediction, maybe by another model
+        result = self.describe(candidates, geometry, save_probabilities)
+        write_case(result, case.case_id, folder, ending)
+        return len(result.lesions)
 
     def list_inputs(self, source: str | Path) -> tuple[RawCase, ...]:
         """The cases of an input folder, or of a single image file.

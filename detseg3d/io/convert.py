@@ -126,13 +126,26 @@ def convert_folders(
         if failures:
             raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=image_folder)
         write_json(description, partial / "dataset.json")
-        if target.exists():
-            shutil.rmtree(target)
-        partial.replace(target)
+        _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     logger.info("%s: %d training and %d test cases", target, len(cases) - len(test_cases), len(test_cases))
     return target
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Two renames, since a folder cannot take the place of another; the earlier one goes once the new one is there."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    earlier = temporary_beside(target)
+    target.rename(earlier)
+    try:
+        partial.rename(target)
+    except BaseException:
+        earlier.rename(target)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:

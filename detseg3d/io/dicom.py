@@ -16,6 +16,8 @@ __all__ = ["is_dicom_folder", "read_dicom_series"]
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"
 # Scanners round positions; a missing slice doubles a gap. A tenth tells the two apart.
 _GAP_TOLERANCE = 0.1
+# How far the last slice may lie beside the first, in gaps: beyond, the stack leans, as with a tilted gantry.
+_LEAN_TOLERANCE = 0.5
 
 
 def is_dicom_folder(path: str | Path) -> bool:
@@ -38,7 +40,8 @@ def read_dicom_series(folder: str | Path) -> SimpleITK.Image:
     Raises
     ------
     DetSeg3DError
-        If there is no series or more than one, a slice is missing or doubled, or a file cannot be read.
+        If there is no series or more than one, a slice is missing or doubled, the slices are not stacked at right
+        angles (gantry tilt), or a file cannot be read.
     """
     folder = Path(folder)
     series: Sequence[str] = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if is_dicom_folder(folder) else ()
@@ -61,8 +64,9 @@ def read_dicom_series(folder: str | Path) -> SimpleITK.Image:
 
 
 def _check_gaps(files: Sequence[str], folder: Path) -> None:
-    """ITK only warns of a missing slice and squeezes the volume together: lesions would lie in the wrong place."""
-    positions: list[float] = []
+    """ITK only warns of a missing slice, and takes a stack that leans for a straight one: lesions would move."""
+    places: list[list[float]] = []
+    normal = np.zeros(3)
     reader = SimpleITK.ImageFileReader()
     for file in files:
         reader.SetFileName(file)
@@ -71,8 +75,9 @@ def _check_gaps(files: Sequence[str], folder: Path) -> None:
             return  # an image without a place, for example a multi-frame file: nothing to check
         row_column = [float(value) for value in reader.GetMetaData(_ORIENTATION).split("\\")]
         normal = np.cross(np.asarray(row_column[:3]), np.asarray(row_column[3:]))
-        positions.append(float(np.dot(normal, [float(value) for value in reader.GetMetaData(_POSITION).split("\\")])))
-    gaps = np.abs(np.diff(np.asarray(positions)))
+        places.append([float(value) for value in reader.GetMetaData(_POSITION).split("\\")])
+    positions = np.asarray(places) @ normal
+    gaps = np.abs(np.diff(positions))
     if len(gaps) and np.any(np.abs(gaps - np.median(gaps)) > _GAP_TOLERANCE * np.median(gaps)):
         worst = int(np.argmax(np.abs(gaps - np.median(gaps))))
         raise DetSeg3DError(
@@ -81,4 +86,14 @@ def _check_gaps(files: Sequence[str], folder: Path) -> None:
             value=f"{gaps[worst]:.4g} mm between {Path(files[worst]).name} and {Path(files[worst + 1]).name}",
             expected=f"{float(np.median(gaps)):.4g} mm between all slices",
             remedy="export the series again, complete",
+        )
+    drift = np.asarray(places[-1]) - np.asarray(places[0])
+    beside = float(np.linalg.norm(drift - (drift @ normal) * normal))
+    if len(gaps) and beside > _LEAN_TOLERANCE * np.median(gaps):
+        raise DetSeg3DError(
+            "the slices of the DICOM series are not stacked at right angles, as with a tilted gantry",
+            file=folder,
+            value=f"the last slice lies {beside:.4g} mm beside the first",
+            expected=f"at most {_LEAN_TOLERANCE * float(np.median(gaps)):.4g} mm",
+            remedy="straighten the series first, for instance with dcm2niix",
         )

@@ -208,9 +208,10 @@ def _ending(path: Path) -> str | None:
 
 
 def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
-    """Images in a folder (files, DICOM series in subfolders) by name without ending; two of one name are an error."""
-    if is_dicom_folder(folder):
-        return {folder.resolve().name: folder}
+    """Images in a folder by name without ending: files, DICOM series in subfolders, or the folder itself as one.
+
+    Two images of one name, and a series beside other images, are an error.
+    """
     found: dict[str, Path] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
@@ -229,7 +230,16 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
                 remedy="remove one of them",
             )
         found[stem] = entry
-    return found
+    if ending is not None or not is_dicom_folder(folder):
+        return found
+    if found:
+        raise DetSeg3DError(
+            "the folder holds a DICOM series and other images, too",
+            file=folder,
+            value=sorted(found)[:5],
+            remedy="put the series in a folder of its own",
+        )
+    return {folder.resolve().name: folder}
 
 
 def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[dict[str, dict[int, Path]], list[str]]:

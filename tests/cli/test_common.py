@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -213,3 +216,18 @@ def test_commands_that_run_networks_keep_freed_memory(
     assert command.main([argument.format(folder=tmp_path) for argument in arguments]) == 1
 
     assert calls == [True]
+
+
+def test_a_terminal_without_a_character_costs_no_result() -> None:
+    script = (
+        "from detseg3d.cli import common\n"
+        "parser = common.create_parser('detseg3d_test', 'Does a test.', 'detseg3d_test')\n"
+        "raise SystemExit(common.run_command(parser, lambda _: print('IoU \\u2265 0.1'), []))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, b"IoU ? 0.1")

@@ -12,6 +12,7 @@ from detseg3d.consolidation import consolidate as consolidate_module
 from detseg3d.consolidation import sweep as sweep_module
 from detseg3d.consolidation.consolidate import Consolidated, ScoredLesions, consolidate, describe_calibration
 from detseg3d.consolidation.objective import Objective
+from detseg3d.consolidation.sweep import search
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.calibration import apply_calibration
 from detseg3d.inference.candidates import candidates_path, load_candidates, save_candidates
@@ -19,7 +20,17 @@ from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.images import read_geometry, read_image, write_image
 from detseg3d.planning.plans import Plans
-from tests.consolidation.factory import NAME, Blob, Box, filled, make_candidates, write_fold, write_raw
+from tests.consolidation.factory import (
+    NAME,
+    Blob,
+    Box,
+    filled,
+    make_candidates,
+    make_truth,
+    prepare_case,
+    write_fold,
+    write_raw,
+)
 
 A: Box = (4, 4, 4, 7, 7, 7)
 B: Box = (16, 4, 4, 19, 7, 7)
@@ -349,3 +360,16 @@ def test_a_single_fold_is_calibrated_by_itself() -> None:
     scored = ScoredLesions(np.full(100, 0.5), np.ones(100, bool), np.array(["a"] * 100))
     figures = describe_calibration(scored)
     assert (figures["before"]["ece"], figures["after"]["ece"]) == (0.5, pytest.approx(0.5 / 101))
+
+
+def test_a_plan_s_own_smallest_volume_and_scan_threshold_can_be_described(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 25.0, "scan_threshold": 0.95})
+    crumb: Box = (12, 4, 18, 15, 7, 20)  # 18 voxels
+    cases = [
+        prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.97), blob(B, 0.6), blob(crumb, 0.97)]),
+        prepare_case(tmp_path, "healthy", make_truth(), [blob(D, 0.9)]),
+    ]
+    sweep = search(cases, plans, Objective(), progress=False)
+    assert sweep.chosen == sweep.default, "one scan without lesions is too few to search a scan threshold"
+    described = consolidate_module._describe_choice(sweep, cases)
+    assert described["f1"] == 1.0 and described["f1_without_minimum"] == pytest.approx(0.8)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 
@@ -49,7 +52,24 @@ def test_an_unknown_device_is_refused(name: str) -> None:
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_old_cuda_devices_take_float16(monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype) -> None:
     give_cuda(monkeypatch, 1, bfloat16)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     assert autocast_dtype(torch.device("cuda")) is dtype
+
+
+def test_of_several_cuda_devices_the_one_that_is_used_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextmanager
+    def using(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    give_cuda(monkeypatch, 2, True)
+    monkeypatch.setattr(torch.cuda, "device", using)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 1)
+    assert autocast_dtype(torch.device("cuda:1")) is torch.bfloat16
+    assert autocast_dtype(torch.device("cuda:0")) is torch.float16
 
 
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, None)])

@@ -152,6 +152,14 @@ def test_probabilities_are_written_if_there_are_any(prediction: CasePrediction, 
     np.testing.assert_array_equal(np.load(tmp_path / "probabilities" / "a.npz")["probabilities"], maps)
 
 
+def test_probabilities_of_an_earlier_prediction_do_not_stay(prediction: CasePrediction, tmp_path: Path) -> None:
+    earlier = tmp_path / "probabilities" / "a.npz"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"of another mask")
+    write_case(prediction, "a", tmp_path, ".nii.gz")
+    assert not earlier.exists()
+
+
 @pytest.mark.parametrize("missing", ["a.nii.gz", "instances/a.nii.gz", "rois/a.json"])
 def test_a_result_is_complete_with_all_its_files(prediction: CasePrediction, tmp_path: Path, missing: str) -> None:
     write_case(prediction, "a", tmp_path, ".nii.gz")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,37 @@ def test_going_on_writes_probabilities_that_are_missing(
     predict(predictor, written / "in", tmp_path / "out", continue_prediction=True, save_probabilities=True)
     assert counted() == 2
     assert {path.name for path in (tmp_path / "out" / "probabilities").iterdir()} == {"healthy.npz", "sick.npz"}
+
+
+def test_going_on_writes_candidates_that_are_missing(
+    predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
+) -> None:
+    shutil.copytree(written / "out", tmp_path / "out")
+    predict(predictor, written / "in", tmp_path / "out", continue_prediction=True, save_candidates=True)
+    assert counted() == 2
+    assert {path.name for path in (tmp_path / "out" / "candidates").iterdir()} == {"healthy.npz", "sick.npz"}
+
+
+def test_candidates_of_an_earlier_prediction_do_not_stay(predictor: Predictor, written: Path, tmp_path: Path) -> None:
+    predict(predictor, written / "in", tmp_path / "out", save_candidates=True)
+    predict(predictor, written / "in", tmp_path / "out")
+    assert list((tmp_path / "out" / "candidates").iterdir()) == []
+
+
+def test_a_case_is_gone_from_memory_when_the_next_one_is_looked_at(
+    predictor: Predictor, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, earlier, alive = predictor.find_candidates, [], []
+
+    def watch(images: np.ndarray, *arguments: Any, **options: Any) -> Candidates:
+        alive.extend(reference() for reference in earlier if reference() is not None)
+        found = original(images, *arguments, **options)
+        earlier.extend([weakref.ref(images), weakref.ref(found)])
+        return found
+
+    monkeypatch.setattr(predictor, "find_candidates", watch)
+    predict(predictor, written / "in", tmp_path / "out")
+    assert len(earlier) == 4 and alive == []
 
 
 def test_a_single_file_is_a_case(predictor: Predictor, written: Path) -> None:

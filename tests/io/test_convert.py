@@ -230,6 +230,27 @@ def test_an_existing_data_set_is_replaced_only_on_demand_and_only_if_made_here(t
     assert (folder / "imagesTr").is_dir()
 
 
+def test_the_earlier_data_set_is_back_if_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = fill(tmp_path)
+    folder = convert_folders(*folders, tmp_path / "raw", progress=False)
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    original, names = Path.rename, []
+
+    def fail_at_second(self: Path, target: Path) -> Path:
+        names.append(target.name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        convert_folders(*folders, tmp_path / "raw", overwrite=True, progress=False)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == [folder.name]
+
+
 def test_wrong_names_and_folders_are_told(tmp_path: Path) -> None:
     scans, masks = fill(tmp_path)
     with pytest.raises(DetSeg3DError, match="no data set name"):

@@ -13,8 +13,8 @@ from detseg3d.io.images import read_geometry, read_image
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
 
-def write_series(folder: Path, positions: list[float], series: str = "1.2.3.4") -> None:
-    """Write ARRAY's slices as DICOM files, in reversed order of names."""
+def write_series(folder: Path, positions: list[float], series: str = "1.2.3.4", lean: float = 0.0) -> None:
+    """Write ARRAY's slices as DICOM files, in reversed order of names, each ``lean`` mm beside the one before."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = SimpleITK.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -28,7 +28,7 @@ def write_series(folder: Path, positions: list[float], series: str = "1.2.3.4") 
             "0020|000d": "1.2.3",
             "0020|000e": series,
             "0020|0013": str(index),
-            "0020|0032": f"-10\\20\\{position}",
+            "0020|0032": f"-10\\{20 + lean * index}\\{position}",
             "0020|0037": "1\\0\\0\\0\\1\\0",
             "0018|0050": "2.5",
         }
@@ -51,6 +51,17 @@ def test_a_missing_slice_is_an_error(tmp_path: Path) -> None:
     write_series(tmp_path, [0.0, 2.5, 7.5])
     with pytest.raises(DetSeg3DError, match="not evenly spaced"):
         read_image(tmp_path)
+
+
+def test_a_tilted_gantry_is_an_error(tmp_path: Path) -> None:
+    write_series(tmp_path, [0.0, 2.5, 5.0], lean=0.9)
+    with pytest.raises(DetSeg3DError, match=r"(?s)right angles.*1\.8 mm beside the first.*at most 1\.25 mm.*dcm2niix"):
+        read_image(tmp_path)
+
+
+def test_positions_that_are_rounded_are_none(tmp_path: Path) -> None:
+    write_series(tmp_path, [0.0, 2.5, 5.0], lean=0.01)
+    assert read_image(tmp_path)[1].spacing == pytest.approx((2.5, 0.75, 0.5), rel=1e-3)
 
 
 def test_two_series_in_a_folder_are_an_error(tmp_path: Path) -> None:

@@ -231,6 +231,16 @@ def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path:
     assert images_by_stem(tmp_path / "p1") == {"p1": tmp_path / "p1"}
 
 
+def test_a_series_beside_other_images_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
+    (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(DetSeg3DError, match=r"(?s)a DICOM series and other images.*a_0000.*folder of its own"):
+        list_cases(tmp_path, 1)
+    assert [case.case_id for case in list_cases(tmp_path, 1, ".nii.gz")] == ["a", "b"], (
+        "the data set says what it wants"
+    )
+
+
 def test_a_folder_in_the_place_of_a_scan_is_not_overlooked(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "b.nii.gz").mkdir()

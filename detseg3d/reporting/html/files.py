@@ -43,7 +43,8 @@ def find_views(
     DetSeg3DError
         If a folder does not exist.
     """
-    scans = _files_of(images, "scan", _first_channel)
+    numbered = not isinstance(images, Mapping) and any(Path(images).glob("*_0000.*"))
+    scans = _files_of(images, "scan", _first_channel if numbered else image_case)
     labels = _files_of(truths, "truth", image_case)
     spacing = None
     if npy_spacing is not None:

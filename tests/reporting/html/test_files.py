@@ -56,6 +56,12 @@ def test_scans_without_channel_numbers_are_found(root: Path) -> None:
     assert [view.case_id for view in find_views(root / "plain", root / "truth", {"pred": root / "pred"})] == ["b"]
 
 
+def test_digits_at_the_end_of_plain_names_are_no_channel(root: Path) -> None:
+    touch(*(root / folder / "scan_0012.nii.gz" for folder in ("plain", "truth", "pred")))
+    views = find_views(root / "plain", root / "truth", {"pred": root / "pred"})
+    assert [view.case_id for view in views] == ["scan_0012"]
+
+
 def test_scans_of_other_cases_leave_the_report_without_viewer(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(root / "others" / "z_0000.nii.gz")
     assert find_views(root / "others", root / "truth", {"pred": root / "pred"}) == []
