@@ -7,9 +7,18 @@ from collections.abc import Sequence
 
 from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
 
-__all__ = ["learning_rate_factor", "phase_at", "phase_end", "steps_per_epoch", "whole_volume_curriculum"]
+__all__ = [
+    "average_weight",
+    "learning_rate_factor",
+    "phase_at",
+    "phase_end",
+    "steps_per_epoch",
+    "whole_volume_curriculum",
+]
 
 _EPSILON = 1e-9
+# The moving average of the weights remembers about this share of the training, at most.
+_REMEMBERED = 0.03
 
 
 def whole_volume_curriculum() -> tuple[CurriculumPhase, ...]:
@@ -63,6 +72,32 @@ def steps_per_epoch(plan: TrainingPlan, window: Sequence[int] | None, shape: Seq
     if window is not None:
         windows = min(max(math.prod(shape) / math.prod(window), 1.0), plan.max_windows_per_case)
     return max(1, math.ceil(cases * windows / plan.batch_size))
+
+
+def average_weight(step: int, decay: float, advance: float) -> float:
+    """What the moving average of the weights takes of the current ones after a step.
+
+    At least ``1 - decay``; more in the first steps, or it would remember the initialisation; and so much that it never
+    remembers more than 3 % of the training. A step on a whole volume counts for what it takes: the few dozen at the end
+    of a short training are hundreds of small windows' worth, and an average over steps would hardly notice them.
+
+    Parameters
+    ----------
+    step : int
+        Steps done, at least 1.
+    decay : float
+        0 gives the current weights alone.
+    advance : float
+        Share of the training that the step took.
+
+    Examples
+    --------
+    >>> round(average_weight(1, 0.998, 1e-5), 3), round(average_weight(10**5, 0.998, 1e-5), 3)
+    (0.9, 0.002)
+    >>> round(average_weight(1000, 0.998, 0.006), 3)
+    0.181
+    """
+    return max(1 - min(decay, step / (9 + step)), -math.expm1(-advance / _REMEMBERED))
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:

@@ -32,7 +32,7 @@ from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
 from detseg3d.training.optimizer import make_optimizers, set_learning_rate
 from detseg3d.training.ranks import Ranks, agree, average_gradients
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
-from detseg3d.training.schedule import learning_rate_factor, phase_at, phase_end, steps_per_epoch
+from detseg3d.training.schedule import average_weight, learning_rate_factor, phase_at, phase_end, steps_per_epoch
 from detseg3d.training.validation import cases_to_validate, validate
 
 __all__ = ["TrainingOptions", "train_fold"]
@@ -93,10 +93,9 @@ class _State:
         save_checkpoint(latest, self.model, self.average, self.optimizers, self.scaler, self.progress, self.seed)
         self.saved = time.monotonic()
 
-    def update_average(self, decay: float) -> None:
-        """Move the average towards the model; early on faster, or it would remember the initialisation."""
-        step = self.progress.step
-        weight = 1 - min(decay, (1 + step) / (10 + step))
+    def update_average(self, decay: float, advance: float) -> None:
+        """Move the average towards the model, after a step that took the training forward by ``advance``."""
+        weight = average_weight(self.progress.step, decay, advance)
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
         for average, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(current)
@@ -228,7 +227,7 @@ def _train_epoch(
     rate = training.learning_rate
     with postponed() as interruption:
         while progress.fraction < end - _EPSILON:
-            started = time.monotonic()
+            started, before = time.monotonic(), progress.fraction
             step, examples = next(loader)
             assert step == progress.step, "the loader and the training disagree about the step"
             loaded = time.monotonic()
@@ -239,6 +238,7 @@ def _train_epoch(
             compute_seconds += done - loaded
             progress.add_step(losses)
             interrupted = _advance(progress, advance, done - started, options, interruption.number is not None)
+            state.update_average(training.ema_decay, progress.fraction - before)
             bar.n = round(min(progress.fraction, 1.0), 4)
             bar.refresh()
             if progress.fraction >= end - _EPSILON:
@@ -328,7 +328,6 @@ def _train_step(
             state.scaler.step(optimizer)
     if state.scaler is not None:
         state.scaler.update()
-    state.update_average(training.ema_decay)
     return dict(parts)
 
 

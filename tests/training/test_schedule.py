@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
 from detseg3d.training.schedule import (
+    average_weight,
     learning_rate_factor,
     phase_at,
     phase_end,
@@ -101,3 +102,24 @@ def test_the_learning_rate_falls_after_the_warmup(first: float, second: float, w
     early, late = sorted((warmup + first * (1 - warmup), warmup + second * (1 - warmup)))
     assert learning_rate_factor(early, warmup) >= learning_rate_factor(late, warmup) - 1e-12
     assert 0.01 <= learning_rate_factor(late, warmup) <= 1 and math.isfinite(early)
+
+
+def test_the_average_ends_with_the_phase_of_whole_volumes_however_few_its_steps_are() -> None:
+    """A training of 1171 steps as one was: 1049 on small windows, 98 on larger ones, 24 on whole volumes."""
+    shares, step = [0.0, 0.0, 0.0], 0
+    for phase, (steps, share) in enumerate([(1049, 0.6), (98, 0.25), (24, 0.15)]):
+        for _ in range(steps):
+            step += 1
+            weight = average_weight(step, 0.998, share / steps)
+            shares = [(1 - weight) * part + weight * (number == phase) for number, part in enumerate(shares)]
+    assert sum(shares) == pytest.approx(1)
+    assert shares[2] > 0.98
+    assert 1 - 0.993**24 < 0.16, "what an average over 145 steps took of them"
+
+
+def test_the_average_of_a_long_training_is_one_over_steps() -> None:
+    assert average_weight(30_000, 0.998, 1 / 100_000) == pytest.approx(0.002)
+
+
+def test_without_decay_there_is_no_average() -> None:
+    assert average_weight(500, 0.0, 1e-4) == 1.0

@@ -165,7 +165,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_stop_the_training(
 
 @pytest.mark.parametrize(
     ("step", "weight"),
-    [(0, 0.9), (8, 0.5), (80, 0.1), (10_000, 0.002)],  # 1 - min(0.998, (1 + step) / (10 + step))
+    [(1, 0.9), (9, 0.5), (81, 0.1), (10_000, 0.002)],  # 1 - min(0.998, step / (9 + step))
 )
 def test_the_average_moves_towards_the_model(plans: Plans, step: int, weight: float) -> None:
     state = trainer._State(plans, make_options())
@@ -174,7 +174,7 @@ def test_the_average_moves_towards_the_model(plans: Plans, step: int, weight: fl
         for own, averaged in zip(state.model.parameters(), state.average.parameters(), strict=True):
             own.fill_(1.0)
             averaged.fill_(0.0)
-    state.update_average(0.998)
+    state.update_average(0.998, 1e-5)
     for averaged in state.average.parameters():
         torch.testing.assert_close(averaged, torch.full_like(averaged, weight))
 
