@@ -217,8 +217,8 @@ class InferencePlan(_Strict):
     """Defaults of the inference. ``det_threshold`` admits candidates, ``score_threshold`` lesions to the mask."""
 
     det_threshold: Fraction = 0.1
-    score_threshold: Fraction = 0.42
-    growth_threshold: Fraction = Field(default=0.32, description="from it on masks extend lesions they touch")
+    score_threshold: Fraction = 0.4
+    growth_threshold: Fraction = Field(default=0.3, description="from it on masks extend lesions they touch")
     mask_threshold: Fraction = 0.5
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = 1000
     suppression_distance: float = Field(default=0.5, ge=0, description="peaks closer than this share of their size")
