@@ -34,6 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM series")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="for the results")
+    _add_model_flags(parser)
+    _add_prediction_flags(parser)
+    add_root_flags(parser, "results")
+    return parser
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("-d", "--dataset", metavar="ID", help="number or name of the data set it was trained on")
     model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="instead of -d: the folder of the model")
@@ -54,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
     )
+
+
+def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("prediction")
     how.add_argument("--det_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
     how.add_argument(
@@ -101,8 +111,6 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "-part_id", "--part_id", type=non_negative_int, default=0, metavar="K", help="which part this process does"
     )
-    add_root_flags(parser, "results")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,6 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLD",
         help="0 to 4, a fold of your own splits_final.json, or all: every case trains, and is validated, too",
     )
+    _add_schedule_flags(parser)
+    _add_run_flags(parser)
+    add_root_flags(parser)
+    return parser
+
+
+def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     schedule = parser.add_argument_group("training, instead of the plan's values")
     schedule.add_argument("--epochs", type=positive_int, metavar="N", help="length of the training")
     schedule.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the whole schedule in this time")
@@ -60,6 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=None,
         help="validate and predict without mirrored copies: several times as fast",
     )
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("this run")
     run.add_argument(
         "--c",
@@ -87,8 +97,6 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--tensorboard", action="store_true", help="write fold_FOLD/tensorboard, too (needs the extra track)"
     )
-    add_root_flags(parser)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -52,7 +52,8 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     older CUDA devices, whose gradients then need scaling.
     """
     if device.type == "cuda":
-        with torch.cuda.device(device):  # the question is asked of the current one
+        # The question is asked of the current device.
+        with nullcontext() if device.index is None else torch.cuda.device(device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":
         has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -10,7 +10,6 @@ import torch
 
 from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.losses import roi_mask_loss
-from detseg3d.models.roi_sampling import RoiSample
 from detseg3d.planning.plans import Plans
 from tests.models.factory import LESIONS, SHAPE, gradients, make_model, make_targets, train
 
@@ -65,18 +64,6 @@ def test_a_batch_without_lesions_gives_finite_losses_and_gradients(model: DetSeg
     losses.total(1.0, 1.0).backward()
     assert all(part.isfinite() for part in losses)
     assert losses.size == 0 and losses.offset == 0
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_a_batch_without_rois_gives_finite_losses_and_gradients(
-    model: DetSeg3D, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    none = RoiSample(np.zeros((0, 6), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    monkeypatch.setattr(model, "_sample", lambda *_: none)
-    losses = train(model, [make_targets(SHAPE, LESIONS)])
-    losses.total(1.0, 1.0).backward()
-    assert losses.segmentation == 0 and losses.roi_score == 0 and losses.heatmap > 0
-    assert all(p.grad is not None and not p.grad.any() for p in model.segmenter.parameters())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 

@@ -30,7 +30,8 @@ INTRODUCTION = """\
 Each line was tried by a test: `tests/integration/bad_input` makes the file, runs the command and compares the outcome
 with what stands here. The last column is a result, or what the error message says first; every message goes on with the
 file, the value found and what to do. The exit code is 1 wherever a case or the whole command failed. Where one case
-fails (`predict`, `evaluate`, `plan_and_preprocess`, the validation of `train`), the others go on.
+fails (`predict`, `evaluate`, the validation of `train`), the others go on; `plan_and_preprocess` looks at all, names
+those that failed, and stops if they could not be measured.
 
 What was decided:
 
