@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detseg3d.execution.allocator import keep_freed_memory
 from detseg3d.execution.device import autocast, autocast_dtype, resolve_device
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.raw_dataset import RawCase, RawDataset
@@ -168,7 +167,6 @@ def main() -> None:
         return
     depth, height, width = options.shape
     shape = (depth, height, width)
-    keep_freed_memory()
     started = time.perf_counter()
     measured, predicted = (measure_training if options.what == "training" else measure_inference)(shape)
     spacing = "×".join(f"{s:.3g}" for s in planned(shape).detection_spacing)

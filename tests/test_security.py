@@ -41,11 +41,8 @@ FORBIDDEN_IMPORTS = {
     ),
     *("joblib", "yaml", "tarfile", "huggingface_hub", "wandb"),
 }
-# Two places that send functions and results between a process and its own workers, through a pipe.
-ALLOWED = {
-    ("detseg3d/execution/local.py", "pickle.loads"),
-    ("detseg3d/execution/allocator.py", "import ctypes"),  # calls one function of the C library, with two numbers
-}
+# It sends functions and results between a process and its own workers, through a pipe.
+ALLOWED = {("detseg3d/execution/local.py", "pickle.loads")}
 NEEDED_KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 
 

@@ -24,7 +24,6 @@ import torch
 
 from benchmarks.accuracy.judge import judge, load_model
 from benchmarks.accuracy.variants import VARIANTS
-from detseg3d.execution.allocator import keep_freed_memory
 from detseg3d.execution.device import resolve_device
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import read_json, write_json, write_text
@@ -66,7 +65,6 @@ def main() -> None:
         raise SystemExit(f"unknown variants {unknown}; there are: {', '.join(VARIANTS)}")
     if any(VARIANTS[name].build_model is not DetSeg3D for name in options.base):
         raise SystemExit("a variant with a network of its own cannot be the base of others")
-    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     runs = [(name, fold, seed) for seed in options.seeds for fold in options.folds for name in options.variants]

@@ -268,9 +268,8 @@ def run_command(
         129 by SIGHUP.
     """
     package = logging.getLogger("detseg3d")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a character that the terminal does not have costs no result
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal does not have costs no result
     try:
         with interruptible():
             options = parser.parse_args(arguments)

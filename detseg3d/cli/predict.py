@@ -120,7 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.core.errors import DetSeg3DError
-    from detseg3d.execution.allocator import keep_freed_memory
     from detseg3d.inference.predictor import Predictor
     from detseg3d.io.paths import resolve_dataset, results_root
 
@@ -129,7 +128,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.part_id >= options.num_parts:
         raise DetSeg3DError("--part_id counts from 0", value=options.part_id, expected=f"0 to {options.num_parts - 1}")
     folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
-    keep_freed_memory()
     predictor = Predictor.from_model_folder(
         folder,
         options.folds,

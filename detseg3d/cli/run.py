@@ -92,12 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.cli.convert import parse_labels
     from detseg3d.evaluation.table import format_evaluation
-    from detseg3d.execution.allocator import keep_freed_memory
     from detseg3d.execution.device import resolve_device
     from detseg3d.training.experiment import ExperimentOptions, run_experiment
     from detseg3d.training.trainer import TrainingOptions
 
-    keep_freed_memory()
     experiment = run_experiment(
         options.image_dir,
         options.label_dir,

@@ -106,14 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.evaluation.table import format_evaluation
-    from detseg3d.execution.allocator import keep_freed_memory
     from detseg3d.execution.device import default_workers, resolve_device
     from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset, results_root
     from detseg3d.training.fold import FoldPaths, run_fold
     from detseg3d.training.ranks import join_ranks, leave_ranks
     from detseg3d.training.trainer import TrainingOptions
 
-    keep_freed_memory()
     preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
     paths = FoldPaths(
         raw=resolve_dataset(raw_root(options.raw), preprocessed.name),

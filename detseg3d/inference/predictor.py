@@ -320,9 +320,12 @@ class Predictor:
         bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
         for case in bar:
             own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
-            there = is_exported(folder, case.case_id, own_ending, save_probabilities)
-            there = there and (not save_candidates or candidates_path(folder, case.case_id).is_file())
-            if continue_prediction and there:
+            wanted = [candidates_path(folder, case.case_id)] if save_candidates else []
+            if (
+                continue_prediction
+                and is_exported(folder, case.case_id, own_ending, save_probabilities)
+                and all(path.is_file() for path in wanted)
+            ):
                 logger.info("%s: there already", case.case_id)
                 continue
             try:

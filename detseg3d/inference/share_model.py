@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from detseg3d import __version__
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
 from detseg3d.inference.operating_point import load_operating_point, operating_point_path, weights_digest
-from detseg3d.io.files import read_json, remove_stale, temporary_beside, write_json
+from detseg3d.io.files import read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.model_archive import MANIFEST, Manifest, check_shared_name, unpack_archive, write_archive
 from detseg3d.io.raw_dataset import read_description
 from detseg3d.models.detseg import DetSeg3D
@@ -306,13 +305,7 @@ def _put_in_place(temporary: Path, target: Path) -> Path | None:
         return None
     worthless = _is_untouched(target)
     aside = _unused(target.with_name(f"replaced_{target.name}"))
-    target.rename(aside)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        with suppress(OSError):
-            aside.rename(target)
-        raise
+    replace_folder(target, temporary, aside)
     if not worthless:
         return aside
     shutil.rmtree(aside, ignore_errors=True)

@@ -18,7 +18,7 @@ import numpy as np
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.local import describe_failures, run_cases
-from detseg3d.io.files import read_json, remove_stale, temporary_beside, write_json
+from detseg3d.io.files import read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
 from detseg3d.io.paths import check_case_id, check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
@@ -126,26 +126,16 @@ def convert_folders(
         if failures:
             raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=image_folder)
         write_json(description, partial / "dataset.json")
-        _put_in_place(partial, target)
+        if target.exists():
+            earlier = temporary_beside(target)
+            replace_folder(target, partial, earlier)
+            shutil.rmtree(earlier, ignore_errors=True)
+        else:
+            partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     logger.info("%s: %d training and %d test cases", target, len(cases) - len(test_cases), len(test_cases))
     return target
-
-
-def _put_in_place(partial: Path, target: Path) -> None:
-    """Two renames, since a folder cannot take the place of another; the earlier one goes once the new one is there."""
-    if not target.exists():
-        partial.rename(target)
-        return
-    earlier = temporary_beside(target)
-    target.rename(earlier)
-    try:
-        partial.rename(target)
-    except BaseException:
-        earlier.rename(target)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:

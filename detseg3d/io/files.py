@@ -36,6 +36,7 @@ __all__ = [
     "read_json",
     "remove_files",
     "remove_stale",
+    "replace_folder",
     "temporary_beside",
     "write_json",
     "write_text",
@@ -185,6 +186,17 @@ def _enter(folder: Path) -> None:
 def temporary_beside(target: Path) -> Path:
     """A hidden name in the folder of ``target`` that no other process uses, and that says whose it is."""
     return target.with_name(f".{_writer()}-{os.getpid()}-{next(_numbers)}.partial.{target.name}")
+
+
+def replace_folder(target: Path, new: Path, aside: Path) -> None:
+    """Rename ``new`` to ``target``, which goes ``aside`` before, and comes back if that fails: two renames it takes."""
+    target.rename(aside)
+    try:
+        new.rename(target)
+    except BaseException:
+        with suppress(OSError):
+            aside.rename(target)
+        raise
 
 
 def remove_stale(folder: Path) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TrainingLog", "describe_epoch", "describe_seconds"]
+__all__ = ["TrainingLog", "describe_epoch", "describe_seconds", "progress_bar"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,3 +118,14 @@ def describe_epoch(epoch: int, phase: str, losses: dict[str, float], seconds: fl
     """One line for people: the parts of the loss and the time that is left."""
     parts = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
     return f"epoch {epoch} ({phase}): {parts}  [{describe_seconds(seconds)}, about {describe_seconds(remaining)} left]"
+
+
+def progress_bar(done: float, shown: bool) -> tqdm:
+    """A bar with the time that is left, from the share ``done`` on; off where there is no terminal."""
+    return tqdm(
+        total=1.0,
+        initial=done,
+        desc="training",
+        bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
+        disable=None if shown else True,
+    )

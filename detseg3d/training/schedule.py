@@ -12,6 +12,7 @@ __all__ = [
     "learning_rate_factor",
     "phase_at",
     "phase_end",
+    "share_of_step",
     "steps_per_epoch",
     "whole_volume_curriculum",
 ]
@@ -72,6 +73,17 @@ def steps_per_epoch(plan: TrainingPlan, window: Sequence[int] | None, shape: Seq
     if window is not None:
         windows = min(max(math.prod(shape) / math.prod(window), 1.0), plan.max_windows_per_case)
     return max(1, math.ceil(cases * windows / plan.batch_size))
+
+
+def share_of_step(planned: float, seconds: float, max_minutes: float | None) -> float:
+    """What a step takes of the training: its planned share, or of a time limit what it lasted, if that is more.
+
+    Examples
+    --------
+    >>> share_of_step(0.001, 6.0, None), share_of_step(0.001, 6.0, 10.0), share_of_step(0.001, 0.06, 10.0)
+    (0.001, 0.01, 0.001)
+    """
+    return planned if max_minutes is None else max(planned, seconds / (60 * max_minutes))
 
 
 def average_weight(step: int, decay: float, advance: float) -> float:

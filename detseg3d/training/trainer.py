@@ -28,11 +28,18 @@ from detseg3d.models.weights import load_weights, save_weights
 from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.reporting.progress import plot_progress
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
+from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds, progress_bar
 from detseg3d.training.optimizer import make_optimizers, set_learning_rate
 from detseg3d.training.ranks import Ranks, agree, average_gradients
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
-from detseg3d.training.schedule import average_weight, learning_rate_factor, phase_at, phase_end, steps_per_epoch
+from detseg3d.training.schedule import (
+    average_weight,
+    learning_rate_factor,
+    phase_at,
+    phase_end,
+    share_of_step,
+    steps_per_epoch,
+)
 from detseg3d.training.validation import cases_to_validate, validate
 
 __all__ = ["TrainingOptions", "train_fold"]
@@ -111,9 +118,9 @@ def train_fold(
 ) -> Progress:
     """Train both stages on ``train_cases`` and write the model to ``folder``.
 
-    Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on eight validation
-    cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to end,
-    ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
+    Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on up to eight
+    validation cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to
+    end, ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
 
     Parameters
     ----------
@@ -148,7 +155,7 @@ def train_fold(
 
     if log is not None and state.progress.unvalidated:
         _close_epoch(plans, state, store, val_cases, folder, options, log)
-    with _progress_bar(options, state.progress) as bar:
+    with progress_bar(state.progress.fraction, options.progress) as bar:
         while state.progress.fraction < 1 - _EPSILON:
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
             window = plans.training.curriculum[phase].window
@@ -227,7 +234,7 @@ def _train_epoch(
     rate = training.learning_rate
     with postponed() as interruption:
         while progress.fraction < end - _EPSILON:
-            started, before = time.monotonic(), progress.fraction
+            started = time.monotonic()
             step, examples = next(loader)
             assert step == progress.step, "the loader and the training disagree about the step"
             loaded = time.monotonic()
@@ -238,7 +245,7 @@ def _train_epoch(
             compute_seconds += done - loaded
             progress.add_step(losses)
             interrupted = _advance(progress, advance, done - started, options, interruption.number is not None)
-            state.update_average(training.ema_decay, progress.fraction - before)
+            state.update_average(training.ema_decay, share_of_step(advance, done - started, options.max_minutes))
             bar.n = round(min(progress.fraction, 1.0), 4)
             bar.refresh()
             if progress.fraction >= end - _EPSILON:
@@ -387,13 +394,3 @@ def _close_epoch(
         progress.seconds += time.monotonic() - started
     progress.unvalidated = False
     state.save(folder)
-
-
-def _progress_bar(options: TrainingOptions, progress: Progress) -> tqdm:
-    return tqdm(
-        total=1.0,
-        initial=progress.fraction,
-        desc="training",
-        bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
-        disable=None if options.progress else True,
-    )

@@ -6,13 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from detseg3d.cli import common, predict, run, train
+from detseg3d.cli import common
 from detseg3d.core.errors import DetSeg3DError
 
 
@@ -196,26 +194,6 @@ def test_an_error_of_the_system_is_a_message_and_exit_code_1(capsys: pytest.Capt
 
     assert common.run_command(common.create_parser("detseg3d_x", "", ""), function, []) == 1
     assert capsys.readouterr().err == "detseg3d_x: error: Permission denied\n  file:     /data/scans\n"
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments"),
-    [
-        (train, ["missing", "0", "--preprocessed", "{folder}", "--raw", "{folder}", "--results", "{folder}"]),
-        (predict, ["-i", "{folder}", "-o", "{folder}", "-m", "{folder}/missing"]),
-        (run, ["--image_dir", "{folder}", "--label_dir", "{folder}", "--output_dir", "{folder}/out"]),
-    ],
-    ids=["train", "predict", "run"],
-)
-def test_commands_that_run_networks_keep_freed_memory(
-    command: ModuleType, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[bool] = []
-    monkeypatch.setattr("detseg3d.execution.allocator.keep_freed_memory", lambda: calls.append(True))
-
-    assert command.main([argument.format(folder=tmp_path) for argument in arguments]) == 1
-
-    assert calls == [True]
 
 
 def test_a_terminal_without_a_character_costs_no_result() -> None:
