@@ -281,12 +281,22 @@ class _Path:
         return [replace(self.current, minimum_volume_mm3=size) for size in sizes]
 
     def best(self, tried: list[Setting], pays: float) -> Setting:
-        """The best of those tried, if it gains more than ``pays``; without a price any better rank will do."""
+        """The best of those tried, if it gains more than ``pays``; without a price any better rank will do.
+
+        Where there is a price, what is lost in Dice counts against the gain: with fewer candidates that overlap, fewer
+        false positives are left, but also less of the masks of large lesions.
+        """
         if not tried:
             return self.current
-        first = max(tried, key=self.rank)
-        now, new = self.rank(self.current), self.rank(first)
-        return first if (new[0] > now[0] + pays if pays else new > now) else self.current
+        first = max(tried, key=self._gain if pays else self.rank)
+        better = self._gain(first) > pays if pays else self.rank(first) > self.rank(self.current)
+        return first if better else self.current
+
+    def _gain(self, setting: Setting) -> float:
+        """What the objective gains, less what the Dice loses."""
+        (value, _, dice), (new_value, _, new_dice) = self.rank(self.current), self.rank(setting)
+        gain = 0.0 if new_value == value else new_value - value  # both may be minus infinity
+        return gain + min(0.0, new_dice - dice)
 
     def best_outline(self, tried: list[Setting]) -> Setting:
         """The setting of the highest Dice among those that serve the objective as well, within what is noise.
