@@ -169,6 +169,7 @@ VARIANTS: dict[str, Variant] = {
     "small windows only": Variant("window curriculum", plan=_curriculum(1.0)),
     "whole volumes only": _training("window curriculum", curriculum=[{"share": 1.0, "window": None}]),
     "longer ending": Variant("window curriculum", plan=_curriculum(0.4, 0.25, 0.35)),
+    "shorter ending": Variant("window curriculum", plan=_curriculum(0.75, 0.15, 0.1)),
     "windows of 64": Variant("size of the windows", plan=_window(64, 8, 6)),
     "windows of 48": Variant("size of the windows", plan=_window(48, 16, 4)),
     "windows of 32": Variant("size of the windows", plan=_window(32, 32, 3)),

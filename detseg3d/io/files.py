@@ -189,7 +189,7 @@ def temporary_beside(target: Path) -> Path:
 
 
 def replace_folder(target: Path, new: Path, aside: Path) -> None:
-    """Rename ``new`` to ``target``, which goes ``aside`` before, and comes back if that fails: two renames it takes."""
+    """Rename ``new`` to ``target``, which goes ``aside`` first and comes back if that fails; OSError if either does."""
     target.rename(aside)
     try:
         new.rename(target)
