@@ -23,6 +23,7 @@ def suppress(
     *,
     distance: float,
     iou: float,
+    most: int | None = None,
 ) -> npt.NDArray[np.int64]:
     """Greedy suppression within each class: the best box stays, its duplicates go, and so on.
 
@@ -38,6 +39,8 @@ def suppress(
         size of the two boxes along it; 0 switches the criterion off.
     iou : float
         A box goes if its intersection over union with a better one exceeds this.
+    most : int, optional
+        So many stay at most, the best ones.
 
     Returns
     -------
@@ -57,6 +60,8 @@ def suppress(
     alive = np.ones(len(array), bool)
     kept: list[int] = []
     for index in order:
+        if most is not None and len(kept) >= most:
+            break
         if not alive[index]:
             continue
         kept.append(int(index))

@@ -17,6 +17,9 @@ from detseg3d.models.detector import LevelOutput
 
 __all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "peaks"]
 
+# Peaks that enter the suppression, for each candidate that may leave it.
+_PEAKS_PER_CANDIDATE = 10
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -93,11 +96,13 @@ def decode(
     cell_sizes : sequence of (z, y, x)
         Fine voxels per cell of each level.
     shape : sequence of 3 ints
-        Fine voxels of the volume; peaks in the padding beyond it are dropped and boxes are clipped to it.
+        Fine voxels of the volume; peaks in cells of the padding beyond it are dropped, centres that were regressed out
+        of it are moved back in, and boxes are clipped to it.
     threshold : float
         Lowest heatmap probability of a candidate.
     max_candidates : int
-        At most so many peaks, the best ones, enter the suppression.
+        At most so many boxes are left by the suppression, the best ones. It starts from ten times as many peaks: a large
+        lesion has several, and none of them may take the place of a weak lesion elsewhere.
     distance, iou : float
         See :func:`detseg3d.core.nms.suppress`.
     reach : int, optional
@@ -111,20 +116,23 @@ def decode(
     """
     boxes, scores, classes = [], [], []
     farthest = reach + 1.0
+    extent = torch.tensor(tuple(shape), dtype=torch.float32)
     for level, cell_size in zip(levels, cell_sizes, strict=True):
-        index = peaks(level.probability, threshold)
-        label, z, y, x = index.unbind(1)
         unit = torch.tensor(tuple(cell_size), dtype=torch.float32)
+        index = peaks(level.probability, threshold)
+        index = index[((index[:, 1:].cpu().float() * unit) < extent).all(dim=1).to(index.device)]
+        label, z, y, x = index.unbind(1)
         cell = index[:, 1:].cpu().float()
         center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-farthest, farthest)) * unit
+        # No lesion has its centre less than half a voxel from the border, whatever the regression says.
+        center = torch.minimum(center.clamp_min(0.5), extent - 0.5)
         # exp(6) = 400 cells: a wild regression must not become an infinite box.
         size = level.log_size[:, z, y, x].T.cpu().float().clamp(-6, 6).exp() * unit
         boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))
         scores.append(level.probability[label, z, y, x].cpu().float().numpy())
         classes.append(label.cpu().numpy())
     found = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
-    centers = (found.boxes[:, :3] + found.boxes[:, 3:]) / 2
-    found = found[np.all((centers >= 0) & (centers < np.asarray(shape)), axis=1)]
-    found = found[np.argsort(-found.scores, kind="stable")[:max_candidates]]
+    found = found[np.argsort(-found.scores, kind="stable")[: _PEAKS_PER_CANDIDATE * max_candidates]]
     found = Detections(clip_boxes(found.boxes, shape), found.scores, found.classes)
-    return found[suppress(found.boxes, found.scores, found.classes, distance=distance, iou=iou)]
+    kept = suppress(found.boxes, found.scores, found.classes, distance=distance, iou=iou, most=max_candidates)
+    return found[kept]

@@ -74,6 +74,12 @@ def test_equal_scores_keep_their_order() -> None:
     assert suppress([CUBE, moved(20), CUBE], [0.5] * 3, [0] * 3, distance=0.5, iou=0.3).tolist() == [0, 1]
 
 
+def test_only_the_best_stay_where_their_number_is_limited() -> None:
+    boxes = [[0, 0, 0, 3, 3, 3], [1, 0, 0, 4, 3, 3], [9, 9, 9, 12, 12, 12], [20, 9, 9, 23, 12, 12]]
+    scores = [0.8, 0.9, 0.5, 0.6]  # the first is a duplicate of the second
+    assert suppress(boxes, scores, [0, 0, 0, 0], distance=0.5, iou=0.3, most=2).tolist() == [1, 3]
+
+
 def test_classes_do_not_suppress_each_other() -> None:
     assert suppress([CUBE, CUBE], [0.2, 0.9], [0, 1], distance=0.5, iou=0.3).tolist() == [1, 0]
 

@@ -91,6 +91,26 @@ def test_peaks_in_the_padding_are_dropped() -> None:
     assert len(decode([level], [(2, 2, 2)], (6, 8, 8), **DEFAULTS)) == 0
 
 
+@pytest.mark.parametrize(
+    ("length", "cell", "offset", "box"),
+    [
+        (15, 7, 0.0, (13.5, 15)),  # the last cell is half padding: its middle is the volume's end
+        (16, 7, 0.6, (14.5, 16)),  # a regression that leaves the volume
+        (16, 0, -0.8, (0, 1.5)),
+        (1, 0, 0.0, (0, 1)),  # a single slice in a cell of two
+    ],
+)
+def test_a_peak_inside_stays_though_its_centre_is_regressed_to_the_border(
+    length: int, cell: int, offset: float, box: tuple[float, float]
+) -> None:
+    level = empty_level((8, 8, 8))
+    level.probability[0, cell, 4, 4] = 0.9
+    level.offset[0] = offset  # in cells of 2 voxels
+    found = decode([level], [(2, 2, 2)], (length, 16, 16), **DEFAULTS)
+    assert found.boxes.shape == (1, 6)
+    assert (found.boxes[0, 0], found.boxes[0, 3]) == pytest.approx(box)
+
+
 def test_boxes_are_clipped_to_the_volume() -> None:
     level = empty_level((4, 4, 4))
     level.probability[0, 0, 3, 1] = 0.9
@@ -105,6 +125,16 @@ def test_only_the_best_candidates_are_kept() -> None:
         level.probability[0, 2, 2, 3 * index + 1] = 0.5 + 0.1 * index
     found = decode([level], [(2, 2, 2)], (8, 8, 32), **{**DEFAULTS, "max_candidates": 2})
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_duplicates_take_no_place_of_a_weak_lesion_elsewhere() -> None:
+    level = empty_level((4, 4, 32))
+    for index, score in enumerate([0.9, 0.89, 0.88]):
+        level.probability[0, 2, 2, 2 * index + 1] = score
+    level.probability[0, 2, 2, 30] = 0.5
+    level.log_size[:, 2, 2, :10] = np.log(12.0)
+    found = decode([level], [(2, 2, 2)], (8, 8, 64), **{**DEFAULTS, "max_candidates": 2})
+    assert found.scores.tolist() == pytest.approx([0.9, 0.5])
 
 
 def test_neighbouring_duplicates_are_suppressed() -> None:
