@@ -59,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_root_flags(parser, "raw", "preprocessed")
     plan = parser.add_argument_group("planning")
     plan.add_argument(
-        "--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory that training may take"
+        "--memory_gb",
+        type=positive_float,
+        default=8.0,
+        metavar="GB",
+        help="memory that training may take, of the GPU if there is one",
     )
     plan.add_argument(
         "--roi_size", type=positive_int, metavar="N", help="samples of a RoI along the finest axis, instead of the rule"

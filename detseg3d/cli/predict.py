@@ -77,7 +77,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the plan's thresholds and raw scores, even if detseg3d_consolidate has chosen better ones",
     )
-    how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: several times as fast")
+    how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: about twice as fast")
     how.add_argument("--save_probabilities", action="store_true", help="also write the classes' probabilities/CASE.npz")
     how.add_argument(
         "--save_candidates",

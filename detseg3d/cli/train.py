@@ -51,7 +51,9 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
     schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
     schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 24 or 32")
-    schedule.add_argument("--det_threshold", type=fraction, metavar="P", help="proposals above it are hard negatives")
+    schedule.add_argument(
+        "--det_threshold", type=fraction, metavar="P", help="proposals above it that hit no lesion are negatives"
+    )
     schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
     schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
@@ -65,7 +67,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         "--disable_tta",
         action="store_true",
         default=None,
-        help="validate and predict without mirrored copies: several times as fast",
+        help="validate and predict without mirrored copies: about twice as fast",
     )
 
 
