@@ -25,9 +25,10 @@ COMMANDS = (
 COMMON = ("-h", "--verbose", "--no_progress", "--version")
 HEAD = """# Commands
 
-Every command explains itself with `-h`. All take `--verbose` (report in more detail), `--no_progress` (or `--disable_progress_bar`) and `--version`.
-They end with 0 if all went well, with 1 if anything failed (what did not fail is written nevertheless), with 2 if the
-command line cannot be understood, with 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
+Every command explains itself with `-h`. All take `--verbose` (report in more detail), `--no_progress` (or
+`--disable_progress_bar`) and `--version`. They end with 0 if all went well, with 1 if anything failed (what did not
+fail is written nevertheless), with 2 if the command line cannot be understood, and with 129, 130 or 143 after SIGHUP,
+Ctrl-C or SIGTERM.
 """
 
 
