@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detseg3d.execution.device import autocast
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.device import autocast, autocast_dtype
 from detseg3d.models.decode import DenseLevel, Detections, dense_levels
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.paste import RoiPrediction
@@ -64,6 +65,11 @@ def average_dense(
     -------
     list of DenseLevel
         On the CPU, finest level first.
+
+    Raises
+    ------
+    DetSeg3DError
+        If an output is not finite.
     """
     flips = flip_combinations(mirror_axes)
     weight = 1 / (len(flips) * len(models))
@@ -84,6 +90,8 @@ def average_dense(
                 total[index].probability += weight * level.probability.cpu()
                 total[index].log_size += weight * level.log_size.float().cpu()
                 total[index].offset += weight * level.offset.float().cpu()
+    for level in total:
+        _check_finite((level.probability, level.log_size, level.offset), device)
     return total
 
 
@@ -117,6 +125,11 @@ def segment_rois(
     -------
     list of RoiPrediction
         Placed on the fine grid; a large candidate has several.
+
+    Raises
+    ------
+    DetSeg3DError
+        If an output is not finite.
     """
     rois, parents = models[0].tiles(found.boxes)
     if len(rois) == 0:
@@ -137,7 +150,21 @@ def segment_rois(
                 probability[part] += (share * mask).half().cpu()
                 score[part] += share * roi_score.float().cpu().double().numpy()  # mps has no float64
             del features, context  # before the next ones are made
+    _check_finite((probability, torch.from_numpy(score)), device)
     return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
+
+
+def _check_finite(outputs: Sequence[torch.Tensor], device: torch.device) -> None:
+    """Raise where a network overflowed: below every threshold, NaN would pass for a scan without lesions."""
+    if all(bool(torch.isfinite(output).all()) for output in outputs):
+        return
+    dtype = autocast_dtype(device) or torch.float32
+    raise DetSeg3DError(
+        "the network's output is not finite, so nothing can be said of this scan",
+        value=f"{device.type} with {str(dtype).removeprefix('torch.')}",
+        expected="finite numbers; extreme intensities can overflow in float16",
+        remedy="look at the scan's intensities; predict with -device cpu",
+    )
 
 
 def _slices(count: int, batch: int) -> Iterator[slice]:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.ensemble import average_dense, flip_combinations, flip_dense, segment_rois
 from detseg3d.models.decode import DenseLevel, Detections
 from detseg3d.models.detector import DetectorOutput, LevelOutput
@@ -99,6 +100,19 @@ def test_every_flip_is_one_pass() -> None:
     toy = Toy()
     average_dense([toy], make_image(), (0, 1, 2), CPU)  # type: ignore[list-item]
     assert toy.calls == 8
+
+
+NOT_FINITE = r"output is not finite(.|\n)*cpu with (.|\n)*-device cpu"
+
+
+@pytest.mark.parametrize("part", ["heatmap", "log_size", "offset"])
+def test_nan_of_stage_1_is_an_error_and_no_scan_without_lesions(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy()
+    output = toy.detect(make_image())
+    getattr(output.levels[0], part)[0, 0, 1, 1, 1] = torch.nan
+    monkeypatch.setattr(toy, "detect", lambda image: output)
+    with pytest.raises(DetSeg3DError, match=NOT_FINITE):
+        average_dense([toy], make_image(), (), CPU)  # type: ignore[list-item]
 
 
 def test_probabilities_of_models_are_averaged() -> None:
@@ -207,6 +221,24 @@ def test_a_large_candidate_has_several_rois(make_model: Callable[[int], DetSeg3D
     model.plans = model.plans.evolve(roi={"max_scale": 1.0})
     predictions = segment_rois([model], image[0], image, found, (), CPU)
     assert len(predictions) > 1 and {p.candidate for p in predictions} == {0}
+
+
+@pytest.mark.parametrize("part", ["mask", "score"])
+def test_nan_of_stage_2_is_an_error(
+    part: str, monkeypatch: pytest.MonkeyPatch, make_model: Callable[[int], DetSeg3D]
+) -> None:
+    model = make_model(0)
+    plain = model.segmenter.forward
+
+    def overflowing(*inputs: torch.Tensor) -> SegmenterOutput:
+        output = plain(*inputs)
+        getattr(output, part).flatten()[0] = torch.nan
+        return output
+
+    monkeypatch.setattr(model.segmenter, "forward", overflowing)
+    image = make_image((16, 20, 24))
+    with pytest.raises(DetSeg3DError, match=NOT_FINITE):
+        segment_rois([model], image[0], image, FOUND, (), CPU)
 
 
 def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny_plans: Plans) -> None:
