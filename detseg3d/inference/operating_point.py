@@ -153,10 +153,15 @@ def apply_operating_point(
         fold for fold, file in weights.items() if fold in point.weights and weights_digest(file) != point.weights[fold]
     ]
     if changed:
+        # It is always chosen with the final weights: consolidating again would not help whoever asks for others.
+        final = all(weights[fold].name == "model_final.safetensors" for fold in changed)
         logger.warning(
-            "%s was chosen with other weights of %s and is not used; run detseg3d_consolidate again",
+            "%s was chosen with other weights of %s and is not used; %s",
             name,
             ", ".join(changed),
+            "run detseg3d_consolidate again"
+            if final
+            else "it goes with the final weights; with these the plan's thresholds decide, scores are uncalibrated",
         )
         return plans
     strangers = [fold for fold in weights if fold not in point.weights]

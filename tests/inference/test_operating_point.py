@@ -158,8 +158,21 @@ def test_other_weights_do_without_it(
 ) -> None:
     weights["fold_1"].write_bytes(b"trained again")
     assert apply_operating_point(tiny_plans, tmp_path, weights) is tiny_plans
-    assert "operating_point.json was chosen with other weights of fold_1 and is not used" in caplog.text
+    assert (
+        "operating_point.json was chosen with other weights of fold_1 and is not used; run detseg3d_consolidate again"
+        in caplog.text
+    )
     assert "fold_0" not in caplog.text
+
+
+def test_the_best_weights_do_without_it_and_nobody_is_sent_to_consolidate_again(
+    tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = weights["fold_1"].with_name("model_best.safetensors")
+    best.write_bytes(b"an earlier moment")
+    assert apply_operating_point(tiny_plans, tmp_path, {"fold_1": best}) is tiny_plans
+    assert "chosen with other weights of fold_1 and is not used; it goes with the final weights" in caplog.text
+    assert "detseg3d_consolidate again" not in caplog.text
 
 
 @pytest.mark.parametrize("folds", [("fold_0", "fold_all"), ("fold_all",)])
