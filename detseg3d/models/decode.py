@@ -101,8 +101,8 @@ def decode(
     threshold : float
         Lowest heatmap probability of a candidate.
     max_candidates : int
-        At most so many boxes are left by the suppression, the best ones. It starts from ten times as many peaks: a large
-        lesion has several, and none of them may take the place of a weak lesion elsewhere.
+        At most so many boxes are left by the suppression, the best ones. It starts from ten times as many peaks: a
+        large lesion has several, and none of them may take the place of a weak lesion elsewhere.
     distance, iou : float
         See :func:`detseg3d.core.nms.suppress`.
     reach : int, optional

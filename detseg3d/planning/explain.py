@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.planning import roi_rules, rules
+from detseg3d.planning.memory import INFERENCE_GB
 from detseg3d.planning.orientation import ClassOrder
 from detseg3d.planning.plans import (
     ChannelNormalization,
@@ -23,12 +24,10 @@ from detseg3d.planning.plans import (
     Stage2Plan,
 )
 
-__all__ = ["INFERENCE_GB", "Detection"]
+__all__ = ["Detection"]
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-
-INFERENCE_GB = 2.0  # whole-volume inference stays within this, above the input
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Detection:
     curriculum: tuple[CurriculumPhase, ...]
     training_gb: float = math.inf
     inference_gb: float = math.inf
+    inference_limit_gb: float = INFERENCE_GB
     fine_stage: bool = False  # whether the first stage is one at full resolution in front of the stem
 
     @property
@@ -157,7 +157,7 @@ def explain_detection(
         because = (
             f"on the fine grid ({mm(fine)}) the planned volume {times(largest)} would need "
             f"{finest.training_gb:.2g} GB to train and {finest.inference_gb:.2g} GB to predict (limit "
-            f"{INFERENCE_GB:g} above the input); here it needs {need}"
+            f"{chosen.inference_limit_gb:.2g} above the input); here it needs {need}"
         )
     return Decision(name="detection spacing", value=mm(chosen.spacing), because=because)
 
@@ -178,7 +178,8 @@ def _explain_fine_stage(
     if wanted.fine_stage:
         because += (
             f", at most {limit}, but with such a stage it would take {wanted.training_gb:.2g} GB to train (budget "
-            f"{memory_gb:g}) and {wanted.inference_gb:.2g} GB to predict (limit {INFERENCE_GB:g} above the input)"
+            f"{memory_gb:g}) and {wanted.inference_gb:.2g} GB to predict (limit {wanted.inference_limit_gb:.2g} above "
+            "the input)"
         )
     elif max(chosen.stage1.strides[0]) == 1:
         because += ", which has full resolution itself"
@@ -196,7 +197,7 @@ def explain_network(
     because = f"{len(stage1.strides)} stages lead to cells of {mm(cells[-1])}"
     flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1]
     if flat:
-        because += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: pooled later, kernel 1 until then"
+        because += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: {_pooled_when(stage1, flat)}"
     if max(detection.stem_stride) == 1:
         because += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
     strides = Decision(
@@ -227,6 +228,13 @@ def explain_network(
     return [fine_stage, strides, Decision(name="head levels", value=value, because=because)]
 
 
+def _pooled_when(stage1: Stage1Plan, axes: Sequence[str]) -> str:
+    """What becomes of axes that are too coarse for the first kernels."""
+    if any(stride["zyx".index(axis)] > 1 for axis in axes for stride in stage1.strides):
+        return "pooled later, kernel 1 until then"
+    return "kernel 1 at first, and too few slices to be pooled"
+
+
 def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.NDArray[np.float64]) -> Decision:
     """The bound of Stage 1's recall, and whether the target for small lesions is reached."""
     bound = plans.recall_bound
@@ -242,7 +250,7 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
     target = rules.LEVEL_CELLS[0]
     if small < target:
         if max(plans.detection_scale) > 1 + 1e-6:
-            reason = "the memory allows no finer grid"
+            reason = "the memory allows no finer grid (see detection spacing)"
         elif max(plans.stage1.cumulative_stride(plans.stage1.head_stages[0])) > 1:
             reason = "the stem's stride keeps whole volumes affordable"
         else:

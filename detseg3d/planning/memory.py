@@ -14,8 +14,10 @@ from detseg3d.planning.plans import RoiPlan, Stage1Plan, Stage2Plan
 __all__ = [
     "BYTES_PER_VALUE",
     "GIGABYTE",
+    "INFERENCE_GB",
     "detection_cells",
     "inference_bytes",
+    "inference_limit_gb",
     "measuring_bytes",
     "preprocessing_bytes",
     "roi_bytes",
@@ -44,6 +46,10 @@ IMAGE_BYTES = 4
 LABEL_BYTES = 6
 # Interpreter, libraries, parameters with optimiser state and gradients.
 BASE_TRAINING = 0.6e9
+# Whole-volume inference stays within this, above the input; of a volume that takes most of it itself, the network may
+# take so much all the same.
+INFERENCE_GB = 2.0
+_FOR_THE_GRID_GB = 1.0
 
 
 def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
@@ -170,6 +176,15 @@ def inference_bytes(
     detection = max(backbone, pyramid) * bytes_per_value + _detection_input_bytes(stage1, cells, num_channels)
     merging = cells[finest] * stage1.fpn_channels * bytes_per_value + fine_voxels * LABEL_BYTES
     return fine_voxels * num_channels * IMAGE_BYTES + outputs + max(detection, merging)
+
+
+def inference_limit_gb(fine_voxels: float, num_channels: int) -> float:
+    """What whole-volume inference may take above the input array, GB: what decides how fine the detection grid may be.
+
+    ``INFERENCE_GB``; but at least 1 GB more than image and masks on the fine grid, which no detection grid makes less.
+    """
+    fixed = fine_voxels * (num_channels * IMAGE_BYTES + LABEL_BYTES) / GIGABYTE
+    return max(INFERENCE_GB, fixed + _FOR_THE_GRID_GB)
 
 
 def stage2_inference_bytes(

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.raw_dataset import RawDataset
 from detseg3d.planning import explain, roi_rules, rules
-from detseg3d.planning.explain import INFERENCE_GB, Detection
-from detseg3d.planning.memory import GIGABYTE, inference_bytes, training_bytes
+from detseg3d.planning.explain import Detection
+from detseg3d.planning.memory import GIGABYTE, inference_bytes, inference_limit_gb, training_bytes
 from detseg3d.planning.orientation import find_class_orders, undirected_axes
 from detseg3d.planning.plans import (
     ChannelNormalization,
@@ -28,7 +28,7 @@ from detseg3d.planning.plans import (
     TrainingPlan,
 )
 
-__all__ = ["INFERENCE_GB", "choose_normalization", "plan_dataset"]
+__all__ = ["choose_normalization", "plan_dataset"]
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -314,8 +314,14 @@ def _with_memory(
                 1 if phase.window is None else training.batch_size,
             )
         )
-    inference = inference_bytes(stage1, shape, math.prod(largest), len(dataset.channel_names), len(dataset.class_names))
-    return replace(detection, training_gb=max(needs) / GIGABYTE, inference_gb=inference / GIGABYTE)
+    voxels, channels = math.prod(largest), len(dataset.channel_names)
+    inference = inference_bytes(stage1, shape, voxels, channels, len(dataset.class_names))
+    return replace(
+        detection,
+        training_gb=max(needs) / GIGABYTE,
+        inference_gb=inference / GIGABYTE,
+        inference_limit_gb=inference_limit_gb(voxels, channels),
+    )
 
 
 def _largest_case(fingerprint: dict[str, Any]) -> str:
@@ -341,7 +347,7 @@ def _choose_detection(
         variants = assess(spacing)
         first = first or variants[-1]
         for detection in variants:
-            if detection.training_gb <= memory_gb and detection.inference_gb <= INFERENCE_GB:
+            if detection.training_gb <= memory_gb and detection.inference_gb <= detection.inference_limit_gb:
                 return _Choice(detection, variants[0], first)
     raise DetSeg3DError(
         f"no detection grid fits into {memory_gb:g} GB: the coarsest tried, {explain.mm(detection.spacing)}, needs "

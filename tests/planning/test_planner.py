@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,24 @@ def test_large_ct_is_detected_on_a_coarser_grid_that_fits() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((1000, 512, 512), ("CT",)), ((360, 512, 512), ("T1", "T2", "FLAIR", "ADC"))]
+)
+def test_a_volume_that_takes_most_of_two_gigabytes_itself_can_be_planned(
+    shape: tuple[int, int, int], channels: tuple[str, ...]
+) -> None:
+    plans = plan(shape, (1, 0.7, 0.7), channels=channels)
+    fixed = math.prod(shape) * (4 * len(channels) + 6) / 1e9
+    assert fixed < plans.predicted_inference_gb <= fixed + 1
+    assert f"(limit {fixed + 1:.2g} above the input)" in why(plans, "detection spacing")
+
+
+def test_few_slices_are_said_never_to_be_pooled() -> None:
+    plans = plan((4, 320, 320), (5, 0.7, 0.7))
+    assert {stride[0] for stride in plans.stage1.strides} == {1}
+    assert "kernel 1 at first, and too few slices to be pooled" in why(plans, "Stage 1 strides")
+
+
 def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     rich, poor = (
         plan((256, 256, 256), edges=[1.5] * 5 + [20] * 5),
@@ -92,7 +111,7 @@ def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     assert poor.memory_budget_gb == 1.2
     assert "5 of 10 training lesions span less than one cell" in why(poor, "recall bound")
     assert "Stage 1 recall is bounded by 0.500" in why(poor, "recall bound")
-    assert "where 2 are wanted: the memory allows no finer grid" in why(poor, "recall bound")
+    assert "where 2 are wanted: the memory allows no finer grid (see detection spacing)" in why(poor, "recall bound")
     assert poor.recall_bound.bound == 0.5
 
 
