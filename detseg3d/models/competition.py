@@ -145,24 +145,37 @@ class Competition:
         Only those in the detected box count. Around a small lesion an RoI may show and outline a large neighbour, or
         the repeated border of the volume: what others get of these does not make the small lesion a duplicate.
         """
-        box = self.found.boxes[candidate]
-        return max(
-            _own_voxels(self.rois[index].prediction, box, self.mask_threshold)
-            for index in np.flatnonzero(self.candidates == candidate).tolist()
-        )
+        mine = [self.rois[index].prediction for index in np.flatnonzero(self.candidates == candidate).tolist()]
+        return _own_voxels(mine, self.found.boxes[candidate], self.mask_threshold)
 
 
-def _own_voxels(prediction: RoiPrediction, box: npt.NDArray[np.floating[Any]], threshold: float) -> float:
-    depth, height, width = prediction.probability.shape
-    shares = [axis[0] for axis in box_shares(box[None], prediction.roi[None], (depth, height, width))]
-    within = [np.flatnonzero(axis) for axis in shares]
-    if not all(len(axis) for axis in within):
-        return 0.0
-    part = tuple(slice(axis[0], axis[-1] + 1) for axis in within)
-    z, y, x = (axis[voxels] for axis, voxels in zip(shares, part, strict=True))
-    mask = (prediction.probability.numpy()[part] >= threshold).astype(np.float32)
-    voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
-    return float(mask @ x @ y @ z) * voxels_per_sample
+def _own_voxels(predictions: Sequence[RoiPrediction], box: npt.NDArray[np.floating[Any]], threshold: float) -> float:
+    """Voxels in ``box`` that the RoIs of one candidate outline; where they overlap each counts its share."""
+    rois = np.array([prediction.roi for prediction in predictions])
+    total = 0.0
+    for prediction in predictions:
+        depth, height, width = prediction.probability.shape
+        shares = [axis[0] for axis in box_shares(box[None], prediction.roi[None], (depth, height, width))]
+        within = [np.flatnonzero(axis) for axis in shares]
+        if not all(len(axis) for axis in within):
+            continue
+        shares = [share / _showing(rois, prediction.roi, axis, len(share)) for axis, share in enumerate(shares)]
+        part = tuple(slice(axis[0], axis[-1] + 1) for axis in within)
+        z, y, x = (axis[voxels] for axis, voxels in zip(shares, part, strict=True))
+        mask = (prediction.probability.numpy()[part] >= threshold).astype(np.float32)
+        voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
+        total += float(mask @ x @ y @ z) * voxels_per_sample
+    return total
+
+
+def _showing(
+    rois: npt.NDArray[np.floating[Any]], roi: npt.NDArray[np.floating[Any]], axis: int, samples: int
+) -> npt.NDArray[np.float32]:
+    """How many of a candidate's RoIs, which divide each axis for itself, show the samples of one of them along it."""
+    spans = np.unique(rois[:, [axis, axis + 3]].round(4), axis=0)
+    points = roi[axis] + (np.arange(samples) + 0.5) / samples * (roi[axis + 3] - roi[axis])
+    inside = (points >= spans[:, :1]) & (points < spans[:, 1:])
+    return np.maximum(inside.sum(axis=0), 1).astype(np.float32)
 
 
 def _window(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> Window:

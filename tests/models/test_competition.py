@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from detseg3d.core.tiles import tile_boxes
 from detseg3d.models import competition
 from detseg3d.models.competition import Competition
 from detseg3d.models.decode import Detections
@@ -88,6 +89,26 @@ def test_a_duplicate_in_several_slices_is_dropped(block: int, monkeypatch: pytes
     assert run.owner.ravel().tolist() == [0] * 2 + [1] * 10 + [2] * 2 + [0] * 6
     run.drop_duplicates()
     assert run.owner.ravel().tolist() == [0] * 2 + [1] * 10 + [0] * 8
+
+
+def test_a_duplicate_with_several_rois_is_dropped_as_one_with_a_single_roi_is() -> None:
+    """It keeps 4 of its 20 voxels; none of its three RoIs shows more than 8 of them."""
+    strong = column(0, 0, [0] * 4 + [1] * 16)
+    repeated = [column(1, start, [1] * 8) for start in (4, 10, 16)]  # as a box of 20 is divided: a quarter overlaps
+    run = competition_of([strong, *repeated], [0.9, 0.1], [[4, 0, 0, 20, 1, 1], [4, 0, 0, 24, 1, 1]], 30)
+    run.assign_all(None)
+    assert run.owner.ravel().tolist() == [0] * 4 + [1] * 16 + [2] * 4 + [0] * 6
+    run.drop_duplicates()
+    assert run.owner.ravel().tolist() == [0] * 4 + [1] * 16 + [0] * 10
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (6, 8, 10)])
+def test_the_voxels_of_several_rois_are_counted_once(size: tuple[int, int, int]) -> None:
+    box = np.array([2.0, 3, 4, 50, 40, 31], np.float32)
+    rois, parents = tile_boxes(box[None], 0.1, (3, 3, 3), size, max_scale=1.0)
+    assert len(rois) > 8 and not parents.any()
+    full = [RoiPrediction(roi, 0, torch.ones(size).half(), 1.0) for roi in rois]
+    assert competition._own_voxels(full, box, 0.5) == pytest.approx(48 * 37 * 27, rel=0.04)
 
 
 def test_an_roi_outside_the_volume_has_no_voxel() -> None:
