@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.device import autocast, autocast_dtype
+from detseg3d.execution.memory import require_memory
 from detseg3d.models.decode import DenseLevel, Detections, dense_levels
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.paste import RoiPrediction
@@ -124,16 +126,24 @@ def segment_rois(
     Returns
     -------
     list of RoiPrediction
-        Placed on the fine grid; a large candidate has several.
+        Placed on the fine grid; a large candidate has several, as far as they show something of the volume.
 
     Raises
     ------
     DetSeg3DError
-        If an output is not finite.
+        If an output is not finite, or there is no memory for the masks.
     """
     rois, parents = models[0].tiles(found.boxes)
+    # Of a box as large as the volume the margin alone may fill RoIs.
+    shown = np.all((rois[:, :3] < image.shape[1:]) & (rois[:, 3:] > 0), axis=1)
+    rois, parents = rois[shown], parents[shown]
     if len(rois) == 0:
         return []
+    require_memory(
+        2 * len(rois) * math.prod(models[0].plans.roi.size),
+        f"outlining {len(found)} candidates in {len(rois)} RoIs",
+        remedy="raise --det_threshold, or use a machine with more memory",
+    )
     batch = models[0].plans.inference.roi_batch_size
     flips = flip_combinations(mirror_axes)
     share = 1 / (len(flips) * len(models))

@@ -194,6 +194,8 @@ class Predictor:
 
     def describe(self, candidates: Candidates, geometry: Geometry, keep_probabilities: bool = False) -> CasePrediction:
         """Masks, lesions and their numbers from the candidates of a scan, by the plan's thresholds."""
+        if keep_probabilities:  # of the scan, and twice of the lesions that are merged together
+            require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         merged = candidates.merge(self.plans, keep_probabilities)
         return describe_case(merged, candidates.found, geometry, self.plans)
 

@@ -241,6 +241,27 @@ def test_nan_of_stage_2_is_an_error(
         segment_rois([model], image[0], image, FOUND, (), CPU)
 
 
+def test_rois_of_the_margin_alone_are_left_out(make_model: Callable[[int], DetSeg3D]) -> None:
+    found = Detections(np.array([[0, 0, 0, 16, 20, 24]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    image = make_image((16, 20, 24))
+    model = make_model(0)
+    model.plans = model.plans.evolve(roi={"max_scale": 0.5, "margin": 0.5})
+    everywhere, _ = model.tiles(found.boxes)
+    outside = [roi for roi in everywhere if (roi[:3] >= image.shape[2:]).any() or (roi[3:] <= 0).any()]
+    assert outside
+    predictions = segment_rois([model], image[0], image, found, (), CPU)
+    assert len(predictions) == len(everywhere) - len(outside)
+
+
+def test_masks_that_do_not_fit_into_the_memory_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, make_model: Callable[[int], DetSeg3D]
+) -> None:
+    monkeypatch.setattr("detseg3d.execution.memory.available_bytes", lambda: 1000)
+    image = make_image((16, 20, 24))
+    with pytest.raises(DetSeg3DError, match=r"outlining 3 candidates in 3 RoIs needs(.|\n)*--det_threshold"):
+        segment_rois([make_model(0)], image[0], image, FOUND, (), CPU)
+
+
 def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny_plans: Plans) -> None:
     torch.manual_seed(0)
     model = DetSeg3D(tiny_plans.evolve(class_names=("a", "b", "c"), class_labels=(1, 2, 3))).eval()
