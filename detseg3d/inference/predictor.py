@@ -193,7 +193,13 @@ class Predictor:
         return self.describe(candidates, geometry, keep_probabilities)
 
     def describe(self, candidates: Candidates, geometry: Geometry, keep_probabilities: bool = False) -> CasePrediction:
-        """Masks, lesions and their numbers from the candidates of a scan, by the plan's thresholds."""
+        """Masks, lesions and their numbers from the candidates of a scan, by the plan's thresholds.
+
+        Raises
+        ------
+        DetSeg3DError
+            If there is no memory for the probabilities.
+        """
         if keep_probabilities:  # of the scan, and twice of the lesions that are merged together
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         merged = candidates.merge(self.plans, keep_probabilities)

@@ -182,6 +182,11 @@ def inference_limit_gb(fine_voxels: float, num_channels: int) -> float:
     """What whole-volume inference may take above the input array, GB: what decides how fine the detection grid may be.
 
     ``INFERENCE_GB``; but at least 1 GB more than image and masks on the fine grid, which no detection grid makes less.
+
+    Examples
+    --------
+    >>> inference_limit_gb(300 * 512 * 512, 1), round(inference_limit_gb(1000 * 512 * 512, 1), 2)
+    (2.0, 3.62)
     """
     fixed = fine_voxels * (num_channels * IMAGE_BYTES + LABEL_BYTES) / GIGABYTE
     return max(INFERENCE_GB, fixed + _FOR_THE_GRID_GB)
