@@ -176,11 +176,24 @@ def test_peaks_agree_with_brute_force(seed: int) -> None:
     random = np.random.default_rng(seed)
     probability = random.integers(0, 6, (2, 4, 3, 5)) / 5
     wanted = []
-    for k, z, y, x in np.ndindex(probability.shape):
-        around = probability[k, max(z - 1, 0) : z + 2, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        if probability[k, z, y, x] >= 0.6 and probability[k, z, y, x] == around.max():
-            wanted.append([k, z, y, x])
+    for k, *cell in np.ndindex(probability.shape):
+        value = probability[(k, *cell)]
+        beside = [
+            probability[(k, *other)]
+            for other in np.ndindex(probability.shape[1:])
+            if sum(abs(a - b) for a, b in zip(cell, other, strict=True)) == 1
+        ]
+        if value >= 0.6 and value >= max(beside):
+            wanted.append([k, *cell])
     assert peaks(torch.from_numpy(probability), 0.6).tolist() == wanted
+
+
+def test_a_weak_lesion_is_found_beside_a_diagonal_cell_of_a_strong_one() -> None:
+    probability = torch.zeros(1, 6, 6, 6)
+    probability[0, 2, 2, 2], probability[0, 2, 3, 3] = 0.9, 0.4
+    level = DenseLevel(probability, torch.zeros(3, 6, 6, 6), torch.zeros(3, 6, 6, 6))
+    found = decode([level], [(2, 2, 2)], (12, 12, 12), **{**DEFAULTS, "threshold": 0.3})
+    assert found.boxes.tolist() == [[4, 4, 4, 6, 6, 6], [4, 6, 6, 6, 8, 8]]
 
 
 def test_dense_levels_are_detached_probabilities_of_one_volume() -> None:
