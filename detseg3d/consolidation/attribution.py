@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
-from detseg3d.consolidation.sweep import PreparedCase
+from detseg3d.consolidation.setting import PreparedCase
 from detseg3d.evaluation.summary import VOXEL_EDGES
 from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.models.roi_sampling import match_proposals

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from detseg3d.consolidation.attribution import attribute
 from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
-from detseg3d.consolidation.sweep import PreparedCase, StoredCase, Sweep, search, with_setting
+from detseg3d.consolidation.setting import PreparedCase, StoredCase, with_setting
+from detseg3d.consolidation.sweep import Sweep, search
 from detseg3d.consolidation.validated_folds import load_validated_folds
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.calibration import (

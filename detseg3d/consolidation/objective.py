@@ -63,11 +63,11 @@ class Objective:
 
 
 def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
-    """F1, recall and precision over the lesions of all cases, false positives per scan, mean Dice.
+    """F1, recall and precision over the lesions of all cases, F1 at IoU ≥ 0.1, false positives per scan, mean Dice.
 
     Examples
     --------
-    >>> pooled([CaseCounts(4, 3, 4, 3, 0.75)])["f1"]
+    >>> pooled([CaseCounts(4, 3, 4, 3, 2, 0.75)])["f1"]
     0.75
     """
     truth, found = sum(c.truth for c in counts), sum(c.found for c in counts)
@@ -76,6 +76,7 @@ def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
     precision = hits / predictions if predictions else float(not truth)
     return {
         "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        "f1_iou_0.1": 2 * sum(c.outlined for c in counts) / (truth + predictions) if truth + predictions else 1.0,
         "recall": recall,
         "precision": precision,
         "fp_per_scan": (predictions - hits) / len(counts) if counts else 0.0,

@@ -21,6 +21,7 @@ from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import split_groups
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.labels import Lesions
+from detseg3d.evaluation.matching import InstanceTable, OverlapTable, match_one_to_one
 from detseg3d.evaluation.voxels import dice_from_counts
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.inference.candidates import Candidates, MergedGroup
@@ -34,6 +35,7 @@ GroupKey = tuple[float, tuple[int, ...], int]
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
+_OUTLINED_IOU = 0.1
 _OF_MERGING = ("mask_threshold", "score_threshold", "growth_threshold")
 
 
@@ -101,17 +103,18 @@ class LesionOutcome(NamedTuple):
     score: float
     voxels: int
     hits: tuple[int, ...]  # numbers of the true lesions
-    common: int  # voxels that it shares with them
+    shared: tuple[int, ...]  # voxels that it shares with each of them
 
 
 @dataclass(frozen=True)
 class CaseCounts:
-    """Lesions of one case under one setting, at any overlap, and its voxel Dice."""
+    """Lesions of one case under one setting, at any overlap; pairs at an IoU of 0.1 or more; and its voxel Dice."""
 
     truth: int
     found: int
     predictions: int
     true_positives: int
+    outlined: int
     dice: float
 
 
@@ -186,12 +189,25 @@ class CaseOutcomes:
             found=len({number for lesion in lesions for number in lesion.hits}),
             predictions=len(lesions),
             true_positives=sum(bool(lesion.hits) for lesion in lesions),
+            outlined=self._outlined(lesions),
             dice=dice_from_counts(
-                sum(lesion.common for lesion in lesions),
+                sum(sum(lesion.shared) for lesion in lesions),
                 sum(self.truth.voxels),
                 sum(lesion.voxels for lesion in lesions),
             ),
         )
+
+    def _outlined(self, lesions: Sequence[LesionOutcome]) -> int:
+        """How many pairs of a predicted and a true lesion there are, one to one, at the lower IoU of the evaluation."""
+        sizes = [np.array(self.truth.voxels, np.int64), np.array([lesion.voxels for lesion in lesions], np.int64)]
+        truth, prediction = (InstanceTable(np.arange(len(n)), n, np.zeros((len(n), 3))) for n in sizes)
+        pairs = [
+            (number - 1, index, shared)
+            for index, lesion in enumerate(lesions)
+            for number, shared in zip(lesion.hits, lesion.shared, strict=True)
+        ]
+        table = OverlapTable(truth, prediction, *np.array(pairs, np.int64).reshape(-1, 3).T)
+        return len(match_one_to_one(table, _OUTLINED_IOU))
 
     def _of_group(self, members: IntArray, lesions: int, inference: InferencePlan) -> tuple[LesionOutcome, ...]:
         """Where the ``lesions`` best of the members are lesions, and the others may extend them."""
@@ -223,7 +239,11 @@ class CaseOutcomes:
                 hits[predicted][true] = count
         return tuple(
             LesionOutcome(
-                lesion.candidate, lesion.score, lesion.voxels, tuple(hits[lesion.id]), sum(hits[lesion.id].values())
+                lesion.candidate,
+                lesion.score,
+                lesion.voxels,
+                tuple(hits[lesion.id]),
+                tuple(hits[lesion.id].values()),
             )
             for lesion in group.merged.lesions
         )

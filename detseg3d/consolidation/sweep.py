@@ -9,31 +9,22 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.objective import Objective, pooled
-from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, GroupKey, LesionOutcome, for_every_case
+from detseg3d.consolidation.outcomes import CaseCounts
+from detseg3d.consolidation.setting import NO_GROWTH, PreparedCase, Setting, StoredCase
 from detseg3d.evaluation.calibration import apply_calibration
-from detseg3d.inference.candidates import load_candidates
 from detseg3d.planning.plans import Plans
 
-__all__ = [
-    "CaseCounts",
-    "PreparedCase",
-    "Setting",
-    "StoredCase",
-    "Sweep",
-    "search",
-    "with_setting",
-]
+__all__ = ["Sweep", "search"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +38,6 @@ _DETECTIONS = (0.15, 0.2, 0.3)
 _SIZES_VOXELS = (2, 3, 5, 8, 12)
 # Score thresholds below the current one; the lower, the more candidates take part, and the longer it takes.
 _MOST_GROWTHS = 6
-# Never below the score threshold: nothing extends a lesion, wherever that threshold moves.
-_NO_GROWTH = 1.0
 
 # A parameter leaves the plan's value only for a gain that is more than noise, and small lesions go only for a real one.
 _PAYS = 0.002
@@ -58,53 +47,6 @@ _PAYS_SIZE = 0.005
 # scan counts as much as any other, must gain what no change of masks would give.
 _FEWEST_WITHOUT_LESIONS = 3
 _PAYS_SCANS = 0.01
-
-# Worker processes take seconds to start, each time: what is expected to take less than this is done without.
-_WORTH_WORKERS = 20.0
-_SECONDS_A_COUNT = 0.05  # a guess, until it has been measured
-
-
-@dataclass(frozen=True)
-class StoredCase:
-    """One case of the cross-validation: who predicted it, its candidates and its label."""
-
-    case_id: str
-    fold: str
-    candidates: Path
-    label: Path
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """A case with its true lesions, read once."""
-
-    stored: StoredCase
-    truth: CaseTruth
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is chosen. The thresholds of score, growth and scan are on the scale of the calibrated score."""
-
-    score_threshold: float
-    growth_threshold: float
-    det_threshold: float
-    suppression_distance: float
-    suppression_iou: float
-    mask_threshold: float
-    minimum_volume_mm3: float
-    scan_threshold: float
-
-    @classmethod
-    def of(cls, plans: Plans) -> Setting:
-        """Those of the plans; where masks are not joined, nothing extends a lesion, whatever they say."""
-        values = {name: getattr(plans.inference, name) for name in cls.__dataclass_fields__}
-        return cls(**values if plans.inference.join_touching else {**values, "growth_threshold": _NO_GROWTH})
-
-    def described(self) -> dict[str, float | None]:
-        """Its values for a report; ``None`` for a growth that extends nothing."""
-        grows = self.growth_threshold < self.score_threshold
-        return {**asdict(self), "growth_threshold": self.growth_threshold if grows else None}
 
 
 @dataclass(frozen=True)
@@ -139,11 +81,6 @@ class Sweep:
         return [{"setting": asdict(setting), **self.figures(setting)} for setting in self.counts]
 
 
-def with_setting(plans: Plans, setting: Setting) -> Plans:
-    """The plans with these thresholds."""
-    return plans.evolve(inference=asdict(setting))
-
-
 # -- The search --------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +109,7 @@ def search(
     DetSeg3DError
         If the candidates of a case cannot be read.
     """
-    table = _Table(cases, plans, num_processes, progress)
+    table = CountTable(cases, plans, num_processes, progress)
     default = Setting.of(plans)
     folds = sorted({case.stored.fold for case in cases})
     scores = apply_calibration(plans.inference.calibration or ((0, 0), (1, 1)), _RAW_SCORES).tolist()
@@ -184,7 +121,7 @@ def search(
             replace(default, minimum_volume_mm3=0.0, scan_threshold=0.0),
             plans.inference.join_touching,
             scores,
-            lambda setting: objective.rank(pooled([table.counts[setting][index] for index in voters])),
+            lambda setting: pooled([table.counts[setting][index] for index in voters]),
             sum(len(cases[index].truth) == 0 for index in voters) >= _FEWEST_WITHOUT_LESIONS,
         )
 
@@ -194,24 +131,14 @@ def search(
     voxel = min(math.prod(case.truth.spacing) for case in cases)
     # Halfway between two numbers of voxels: no rounding decides.
     sizes = sorted({round((n - 0.5) * voxel, 6) for n in _SIZES_VOXELS} | {default.minimum_volume_mm3} - {0.0})
-    steps: tuple[tuple[str, Callable[[_Path], list[Setting]], Callable[[_Path, list[Setting]], Setting]], ...] = (
-        ("score threshold", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
-        ("suppression", _Path.suppressions, partial(_Path.best, pays=_PAYS)),
-        ("mask threshold", _Path.masks, _Path.best_outline),
-        ("growth", _Path.growths, _Path.best_outline),
-        ("detection threshold", _Path.detections, partial(_Path.best, pays=_PAYS)),
-        ("score threshold, again", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
-        ("score threshold, closer", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
-        ("score threshold, closest", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
-        ("scans without lesions", _Path.scans, _Path.best_scans),
-        ("smallest lesion", partial(_Path.sizes, sizes=sizes), _Path.smallest_that_pays),
-        ("the plan's own", lambda _: [default], partial(_Path.best, pays=0.0)),
-    )
-    for what, variants, choose in steps:
-        tried = [variants(one) for one in paths]
-        table.evaluate([setting for settings in tried for setting in settings], what)
-        for one, settings in zip(paths, tried, strict=True):
-            one.current = choose(one, settings)
+    for aim, steps in ((Objective(), _STEPS_OF_MASKS), (objective, _steps_of_scores(sizes))):
+        for one in paths:
+            one.objective = aim
+        for what, variants, choose in steps:
+            tried = [variants(one) for one in paths]
+            table.evaluate([setting for settings in tried for setting in settings], what)
+            for one, settings in zip(paths, tried, strict=True):
+                one.current = choose(one, settings)
     # The report says what leaving out small lesions has changed.
     table.evaluate([replace(everyone.current, minimum_volume_mm3=0.0)], "without a smallest lesion")
     return Sweep(
@@ -232,8 +159,12 @@ class _Path:
     current: Setting
     joins: bool  # whether masks that touch are one lesion
     scores: list[float]
-    rank: Callable[[Setting], tuple[float, float, float]]
+    figures: Callable[[Setting], dict[str, float]]
     knows_healthy: bool  # whether there are scans without lesions enough to choose a scan threshold
+    objective: Objective = field(default_factory=Objective)
+
+    def rank(self, setting: Setting) -> tuple[float, float, float]:
+        return self.objective.rank(self.figures(setting))
 
     def scores_of_grid(self) -> list[Setting]:
         return [self.current, *(replace(self.current, score_threshold=score) for score in self.scores)]
@@ -252,7 +183,7 @@ class _Path:
         if not self.joins:
             return [self.default]
         lower = [score for score in self.scores if score < self.current.score_threshold][-_MOST_GROWTHS:]
-        return [self.default, *(replace(self.current, growth_threshold=score) for score in [*lower, _NO_GROWTH])]
+        return [self.default, *(replace(self.current, growth_threshold=score) for score in [*lower, NO_GROWTH])]
 
     def detections(self) -> list[Setting]:
         # Candidates below the plan's own threshold were never stored.
@@ -295,18 +226,20 @@ class _Path:
     def _gain(self, setting: Setting) -> float:
         """What the objective gains, less what the Dice loses."""
         (value, _, dice), (new_value, _, new_dice) = self.rank(self.current), self.rank(setting)
-        gain = 0.0 if new_value == value else new_value - value  # both may be minus infinity
-        return gain + min(0.0, new_dice - dice)
+        return new_value - value + min(0.0, new_dice - dice)
 
     def best_outline(self, tried: list[Setting]) -> Setting:
         """The setting of the highest Dice among those that serve the objective as well, within what is noise.
 
-        For what changes the masks more than which lesions there are. Lesion F1 at any overlap alone would take ever
-        larger masks, which touch more. The plan's own thresholds are the floor: a better outline is not paid for with
-        fewer lesions than they find. They are among those ``tried``, so that their rank is known, but not chosen here.
+        For what changes the masks more than which lesions there are. F1 at any overlap alone would take ever larger
+        masks, which touch more, so none is chosen that costs F1 at IoU ≥ 0.1. The plan's own thresholds are the other
+        floor: a better outline is not paid for with fewer lesions than they find. They are among those ``tried``, so
+        that their rank is known, but not chosen here.
         """
         now = self.current
-        variants = [now, *(setting for setting in tried if setting != self.default)]
+        lowest = self.figures(now)["f1_iou_0.1"] - _PAYS_SIZE
+        others = (setting for setting in tried if setting != self.default)
+        variants = [now, *(setting for setting in others if self.figures(setting)["f1_iou_0.1"] >= lowest)]
         top = max(self.rank(setting)[0] for setting in variants)
         floor = max(top - _PAYS_SIZE, min(top, self.rank(self.default)[0]))
         good = [setting for setting in variants if self.rank(setting)[0] >= floor]
@@ -337,58 +270,30 @@ class _Path:
         return next(setting for setting in tried if self.rank(setting)[0] >= top - _PAYS)
 
 
+_Step = tuple[str, Callable[[_Path], list[Setting]], Callable[[_Path, list[Setting]], Setting]]
+
+# What candidates and masks there are is chosen by F1 whatever the target: beside a score threshold that fits another
+# mask, each variant would miss a recall or a number of false positives, the better ones as well.
+_STEPS_OF_MASKS: tuple[_Step, ...] = (
+    ("score threshold", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
+    ("suppression", _Path.suppressions, partial(_Path.best, pays=_PAYS)),
+    ("mask threshold", _Path.masks, _Path.best_outline),
+    ("growth", _Path.growths, _Path.best_outline),
+    ("detection threshold", _Path.detections, partial(_Path.best, pays=_PAYS)),
+)
+
+
+def _steps_of_scores(sizes: Sequence[float]) -> tuple[_Step, ...]:
+    return (
+        ("score threshold, again", _Path.scores_of_grid, partial(_Path.best, pays=0.0)),
+        ("score threshold, closer", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("score threshold, closest", _Path.scores_nearby, partial(_Path.best, pays=0.0)),
+        ("scans without lesions", _Path.scans, _Path.best_scans),
+        ("smallest lesion", partial(_Path.sizes, sizes=sizes), _Path.smallest_that_pays),
+        ("the plan's own", lambda one: [one.default], partial(_Path.best, pays=0.0)),
+    )
+
+
 def _distance(first: Setting, second: Setting) -> float:
     """How far apart two settings are that differ in one value: the units of the others would not add up."""
     return sum(abs(a - b) for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True))
-
-
-# -- Counting ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Work:
-    """A case, and what is already known of its groups of candidates."""
-
-    case: PreparedCase
-    known: dict[GroupKey, tuple[LesionOutcome, ...]]
-
-
-class _Table:
-    """The counts of every case under every setting that was asked for."""
-
-    def __init__(self, cases: Sequence[PreparedCase], plans: Plans, num_processes: int, progress: bool) -> None:
-        self.counts: dict[Setting, tuple[CaseCounts, ...]] = {}
-        self._works = [_Work(case, {}) for case in cases]
-        self._plans, self._num_processes, self._progress = plans, num_processes, progress
-        self._seconds = _SECONDS_A_COUNT
-
-    def evaluate(self, settings: Sequence[Setting], what: str) -> None:
-        new = [setting for setting in dict.fromkeys(settings) if setting not in self.counts]
-        if not new:
-            return
-        counts = len(new) * len(self._works)
-        processes = self._num_processes if counts * self._seconds > _WORTH_WORKERS else 0
-        start = time.perf_counter()
-        done = for_every_case(
-            partial(_count_settings, self._plans, new),
-            self._works,
-            lambda work: work.case.stored.case_id,
-            what,
-            processes,
-            self._progress,
-        )
-        self._seconds = (time.perf_counter() - start) * max(processes, 1) / counts
-        for work, (_, learnt) in zip(self._works, done, strict=True):
-            work.known.update(learnt)
-        rows = [of_case for of_case, _ in done]
-        for setting, of_cases in zip(new, zip(*rows, strict=True), strict=True):
-            self.counts[setting] = of_cases
-
-
-def _count_settings(
-    plans: Plans, settings: Sequence[Setting], work: _Work
-) -> tuple[list[CaseCounts], dict[GroupKey, tuple[LesionOutcome, ...]]]:
-    candidates = load_candidates(work.case.stored.candidates)
-    outcomes = CaseOutcomes(candidates, work.case.truth, plans, work.known)
-    counts = [outcomes.count(plans.inference.model_copy(update=asdict(setting))) for setting in settings]
-    return counts, outcomes.new

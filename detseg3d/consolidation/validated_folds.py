@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detseg3d.consolidation.sweep import StoredCase
+from detseg3d.consolidation.setting import StoredCase
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.candidates import candidates_path
 from detseg3d.inference.operating_point import weights_digest

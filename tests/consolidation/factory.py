@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from detseg3d.consolidation.outcomes import CaseTruth
-from detseg3d.consolidation.sweep import PreparedCase, StoredCase
+from detseg3d.consolidation.setting import PreparedCase, StoredCase
 from detseg3d.core.geometry import Geometry
 from detseg3d.evaluation.labels import Lesions
 from detseg3d.inference.candidates import Candidates, candidates_path, save_candidates

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detseg3d.consolidation import consolidate as consolidate_module
-from detseg3d.consolidation import sweep as sweep_module
+from detseg3d.consolidation import count_table as count_table_module
 from detseg3d.consolidation.consolidate import Consolidated, ScoredLesions, consolidate, describe_calibration
 from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.sweep import search
@@ -139,12 +139,12 @@ def test_worker_processes_give_the_same(
     done: Consolidated, tmp_path: Path, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One step of the search has to do: to start workers takes seconds, each time."""
-    here = sweep_module.for_every_case
+    here = count_table_module.for_every_case
 
     def count(function: Any, items: Any, name: Any, what: str, processes: int, progress: bool) -> Any:
         return here(function, items, name, what, int(what == "mask threshold"), progress)
 
-    monkeypatch.setattr(sweep_module, "for_every_case", count)
+    monkeypatch.setattr(count_table_module, "for_every_case", count)
     write(tmp_path, tiny_plans)
     again = run(tmp_path, num_processes=1)
     assert (again.report, again.point) == (done.report, done.point)

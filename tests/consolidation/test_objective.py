@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from detseg3d.consolidation.objective import Objective, pooled
-from detseg3d.consolidation.sweep import CaseCounts, Setting, StoredCase, Sweep
+from detseg3d.consolidation.outcomes import CaseCounts
+from detseg3d.consolidation.setting import Setting, StoredCase
+from detseg3d.consolidation.sweep import Sweep
 
 F1 = Objective()
 
 
 def test_lesions_of_all_cases_are_pooled() -> None:
-    figures = pooled([CaseCounts(4, 3, 2, 2, 0.5), CaseCounts(0, 0, 3, 0, 0.0), CaseCounts(0, 0, 0, 0, 1.0)])
+    figures = pooled([CaseCounts(4, 3, 2, 2, 1, 0.5), CaseCounts(0, 0, 3, 0, 0, 0.0), CaseCounts(0, 0, 0, 0, 0, 1.0)])
     assert figures == {
         "f1": pytest.approx(2 * 0.75 * 0.4 / 1.15),
+        "f1_iou_0.1": pytest.approx(2 / 9),
         "recall": 0.75,
         "precision": 0.4,
         "fp_per_scan": 1.0,
@@ -31,7 +34,7 @@ def test_lesions_of_all_cases_are_pooled() -> None:
     ],
 )
 def test_rates_over_nothing_are_defined(counts: tuple[int, int, int, int], expected: tuple[float, ...]) -> None:
-    figures = pooled([CaseCounts(*counts, 0.0)])
+    figures = pooled([CaseCounts(*counts, 0, 0.0)])
     assert (figures["recall"], figures["precision"], figures["f1"]) == expected
 
 
@@ -86,23 +89,23 @@ def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
     cases = tuple(StoredCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
     counts = {
         low: (
-            CaseCounts(1, 1, 1, 1, 1.0),
-            CaseCounts(1, 1, 1, 1, 1.0),
-            CaseCounts(1, 0, 5, 0, 0.0),
-            CaseCounts(1, 1, 1, 1, 1),
+            CaseCounts(1, 1, 1, 1, 1, 1.0),
+            CaseCounts(1, 1, 1, 1, 1, 1.0),
+            CaseCounts(1, 0, 5, 0, 0, 0.0),
+            CaseCounts(1, 1, 1, 1, 1, 1),
         ),
         high: (
-            CaseCounts(1, 0, 0, 0, 0.0),
-            CaseCounts(1, 1, 1, 1, 1.0),
-            CaseCounts(1, 1, 1, 1, 1.0),
-            CaseCounts(1, 1, 1, 1, 1),
+            CaseCounts(1, 0, 0, 0, 0, 0.0),
+            CaseCounts(1, 1, 1, 1, 1, 1.0),
+            CaseCounts(1, 1, 1, 1, 1, 1.0),
+            CaseCounts(1, 1, 1, 1, 1, 1),
         ),
     }
     sweep = Sweep(cases, counts, low, low, F1, {"0": high, "1": low})
     # Fold 0 at the high threshold misses one of two, fold 1 at the low one misses one and has 5 false positives.
     assert sweep.without_own_fold() == {
         "recall": 0.5, "precision": pytest.approx(2 / 7), "f1": pytest.approx(4 / 11), "fp_per_scan": 5 / 4,
-        "dice": 0.5,
+        "dice": 0.5, "f1_iou_0.1": pytest.approx(4 / 11),
     }  # fmt: skip
     assert sweep.figures(high)["recall"] == 0.75
     assert sweep.rows()[1] == {"setting": asdict(high), **sweep.figures(high)}

@@ -75,8 +75,8 @@ def count_whole_masks(candidates: Candidates, truth: Lesions, plans: Plans) -> C
         truth_classes=truth.classes,
         prediction_classes={lesion.id: lesion.class_index for lesion in merged.lesions},
     )
-    found = metrics.overall.detection["any"]
-    return CaseCounts(found.truth, found.found, found.predictions, found.true_positives, metrics.dice)
+    found, outlined = metrics.overall.detection["any"], metrics.overall.detection["iou_0.1"].found
+    return CaseCounts(found.truth, found.found, found.predictions, found.true_positives, outlined, metrics.dice)
 
 
 @pytest.mark.parametrize("join", [False, True])
@@ -152,18 +152,18 @@ def test_hits_are_counted_within_the_class(tiny_plans: Plans) -> None:
     blobs = [Blob((3, 3, 3, 6, 6, 7), 0.9, 0.9, 1), Blob((15, 15, 15, 17, 17, 17), 0.8, 0.8)]
     outcomes = CaseOutcomes(make_candidates(blobs), truth, plans)
     lesions = outcomes.lesions(plans.inference)
-    assert [(lesion.candidate, lesion.hits, lesion.common, lesion.voxels) for lesion in lesions] == [
-        (0, (2,), 9, 36),
-        (1, (3,), 8, 8),
+    assert [(lesion.candidate, lesion.hits, lesion.shared, lesion.voxels) for lesion in lesions] == [
+        (0, (2,), (9,), 36),
+        (1, (3,), (8,), 8),
     ]
     # True: 27 + 9 + 8 voxels; predicted: 36 + 8; common and of the same class: 9 + 8.
-    assert outcomes.count(plans.inference) == CaseCounts(3, 2, 2, 2, 2 * 17 / (44 + 44))
+    assert outcomes.count(plans.inference) == CaseCounts(3, 2, 2, 2, 2, 2 * 17 / (44 + 44))
 
 
 @pytest.mark.parametrize(("blobs", "dice"), [([], 1.0), ([Blob((3, 3, 3, 5, 5, 5), 0.9, 0.9)], 0.0)])
 def test_a_healthy_scan_is_counted(tiny_plans: Plans, blobs: list[Blob], dice: float) -> None:
     counts = CaseOutcomes(make_candidates(blobs), make_truth(), tiny_plans).count(tiny_plans.inference)
-    assert counts == CaseCounts(0, 0, len(blobs), 0, dice)
+    assert counts == CaseCounts(0, 0, len(blobs), 0, 0, dice)
 
 
 def test_the_smallest_volume_is_one_of_millimetres(tiny_plans: Plans) -> None:

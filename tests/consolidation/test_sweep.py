@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from detseg3d.consolidation.objective import Objective
-from detseg3d.consolidation.sweep import PreparedCase, Setting, Sweep, _Path, search, with_setting
+from detseg3d.consolidation.setting import PreparedCase, Setting, with_setting
+from detseg3d.consolidation.sweep import Sweep, search
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
@@ -136,6 +137,17 @@ def test_the_choice_is_never_worse_than_the_plan(tmp_path: Path, tiny_plans: Pla
     ]
     sweep = choose(cases, tiny_plans)
     assert sweep.figures(sweep.chosen)["f1"] >= sweep.figures(sweep.default)["f1"]
+
+
+@pytest.mark.parametrize("objective", [Objective(target_recall=0.5), Objective(target_fp=1)])
+def test_a_target_moves_the_score_not_the_masks(tmp_path: Path, tiny_plans: Plans, objective: Objective) -> None:
+    """Beside a score threshold that fits another mask each variant would miss the target, the better ones as well."""
+    truths = [make_truth(A, D), make_truth(B, C), make_truth(A, B, C)]
+    cases = [prepare_case(tmp_path, f"case{i}", truth, random_candidates(i)) for i, truth in enumerate(truths)]
+    targeted, highest = choose(cases, tiny_plans, objective).chosen, choose(cases, tiny_plans).chosen
+    of_scores = ("score_threshold", "scan_threshold", "minimum_volume_mm3")
+    assert replace(targeted, **{name: getattr(highest, name) for name in of_scores}) == highest
+    assert targeted != highest
 
 
 @pytest.mark.parametrize(
@@ -288,7 +300,8 @@ def test_a_scan_without_a_certain_lesion_is_called_healthy(tmp_path: Path, tiny_
     sweep = choose(some_healthy(tmp_path, [0.52, 0.54, 0.58, 0.54, 0.52, 0.58], [0.92] * 20), tiny_plans)
     # Between the scores of the scans without lesions and those of the best lesions of the others: .6 to .9.
     assert sweep.chosen.scan_threshold == pytest.approx(0.75)
-    assert sweep.figures(sweep.chosen) == {"f1": 1.0, "recall": 1.0, "precision": 1.0, "fp_per_scan": 0.0, "dice": 1.0}
+    figures = sweep.figures(sweep.chosen)
+    assert (figures["f1"], figures["fp_per_scan"], figures["dice"]) == (1.0, 0.0, 1.0)
     assert sweep.without_own_fold()["dice"] == 1.0
 
 
@@ -380,20 +393,3 @@ def test_weak_candidates_may_extend_a_lesion_where_that_outlines_it_better(tmp_p
 def test_growth_is_not_searched_where_masks_are_not_joined(tmp_path: Path, tiny_plans: Plans) -> None:
     sweep = choose(two_halves(tmp_path), tiny_plans)
     assert {setting.growth_threshold for setting in sweep.counts} == {1.0}
-
-
-def test_no_growth_stays_none_when_the_score_threshold_moves_on(tiny_plans: Plans) -> None:
-    start = Setting.of(tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5}))
-    outlines_best = _Path(start, start, True, [0.2, 0.4], lambda it: (1.0, 1.0, it.growth_threshold >= 0.5), False)
-    chosen = outlines_best.best_outline(outlines_best.growths())
-    assert chosen.growth_threshold >= replace(chosen, score_threshold=0.9).score_threshold
-
-
-@pytest.mark.parametrize(("growth", "shown"), [(0.3, 0.3), (0.5, None), (1.0, None)])
-def test_a_report_shows_no_growth_that_extends_nothing(tiny_plans: Plans, growth: float, shown: float | None) -> None:
-    setting = Setting.of(
-        tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5, "growth_threshold": growth})
-    )
-    assert setting.described() == {**asdict(setting), "growth_threshold": shown}
-    apart = Setting.of(tiny_plans.evolve(inference={"score_threshold": 0.5, "growth_threshold": growth}))
-    assert apart.described()["growth_threshold"] is None
