@@ -116,8 +116,9 @@ def evaluate_folders(
         ``CASE.nii.gz`` (or another supported ending) per case: semantic labels or instance maps.
     prediction_folder : path
         Likewise, endings may differ. With a subfolder ``instances``, as ``detseg3d_predict`` writes it, lesions come
-        from the instance maps in there, classes and scores from ``rois/CASE.json``; otherwise lesions are the
-        26-connected components of each class. With ``options.components``: probability maps, see
+        from the instance maps in there, classes and scores from ``rois/CASE.json`` (a case that lacks it while others
+        have theirs is a problem); otherwise lesions are the 26-connected components of each class. With
+        ``options.components``: probability maps, see
         :func:`~detseg3d.evaluation.probability_maps.probability_files`.
     label_format : LabelFormat, optional
         By default from the dataset.json in or above ``truth_folder`` or in ``prediction_folder``; see
@@ -275,6 +276,14 @@ def _pair_files(
         files.append(
             _Files(case_id, truths[case_id], predictions[case_id], in_layout, rois if rois.is_file() else None)
         )
+    if in_layout and any(file.rois is not None for file in files):
+        # A case without scores would take those of all others along: FROC and average precision need every case.
+        problems += [
+            {"case": file.case_id, "problem": f"the prediction has an instance map, but no rois/{file.case_id}.json"}
+            for file in files
+            if file.rois is None
+        ]
+        files = [file for file in files if file.rois is not None]
     return files, problems
 
 

@@ -90,6 +90,14 @@ def test_a_mask_without_instance_map_is_named(folders: tuple[Path, Path]) -> Non
     assert "no instance map" in problems(evaluate_folders(*folders))["b"]
 
 
+def test_a_case_without_its_roi_file_does_not_cost_the_others_their_scores(folders: tuple[Path, Path]) -> None:
+    add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
+    save(volume(dtype=np.uint16), folders[1] / "instances" / "b.nii.gz")
+    result = evaluate_folders(*folders)
+    assert "no rois/b.json" in problems(result)["b"]
+    assert result["summary"]["cases"] == 1 and result["summary"]["scores"] is not None
+
+
 def test_a_lesion_missing_in_the_roi_file_is_a_problem(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [])
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
