@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.evaluation.matching import best_overlaps, overlap_table
+from detseg3d.evaluation.matching import OverlapTable, best_overlaps, overlap_table
 
 __all__ = ["DETECTED", "FALSE_POSITIVE", "FOUND", "MISSED", "Finding", "collect_findings", "select_findings"]
 
@@ -61,8 +61,10 @@ def collect_findings(
     predictions: IntArray | None,
     records: Sequence[Mapping[str, Any]] | None,
     truth: IntArray | None,
+    truth_classes: Mapping[int, str] | None = None,
+    prediction_classes: Mapping[int, str] | None = None,
 ) -> list[Finding]:
-    """List every lesion of truth and prediction; a lesion counts as found at any overlap.
+    """List every lesion of truth and prediction; a lesion counts as found at any overlap with one of its class.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ def collect_findings(
         Instance maps.
     records : sequence of dict, optional
         The predicted lesions as in ``rois/CASE.json``; ``id`` and any of ``box``, ``score``, ``class`` are used.
+    truth_classes, prediction_classes : dict of int to str, optional
+        Class of each lesion, by its value in the map. A lesion whose class is not known may be of any.
 
     Returns
     -------
@@ -81,7 +85,8 @@ def collect_findings(
     shape = next((volume.shape for volume in (truth, predictions) if volume is not None), (1, 1, 1))
     nothing = np.zeros(shape, np.uint8)
     true_map, map_ = nothing if truth is None else truth, nothing if predictions is None else predictions
-    table = overlap_table(true_map, map_)
+    of_true, of_predicted = truth_classes or {}, prediction_classes or {}
+    table = _within_classes(overlap_table(true_map, map_), of_true, of_predicted)
     _, true_boxes = boxes_from_instances(true_map)
     _, boxes = boxes_from_instances(map_)
     known = {int(record["id"]): record for record in records or ()}
@@ -94,20 +99,31 @@ def collect_findings(
     for index, true_id in enumerate(table.truth.ids.tolist()):
         size = _size(int(table.truth.voxels[index]), voxel_volume)
         if of_truth[index] < 0:
-            findings.append(Finding(MISSED, _box(true_boxes[index]), **size, truth_id=true_id))
+            missed = {"truth_id": true_id, "class_name": of_true.get(true_id)}
+            findings.append(Finding(MISSED, _box(true_boxes[index]), **size, **missed))
             continue
         pair = int(of_truth[index])
         partner = int(table.prediction_index[pair])
         both = _union(true_boxes[index], boxes[partner])
         found = {"dice": float(table.dice[pair]), "truth_id": true_id}
-        predicted = _predicted(int(table.prediction.ids[partner]), boxes[partner], known)
+        predicted = _predicted(int(table.prediction.ids[partner]), boxes[partner], known, of_predicted)
         findings.append(Finding(FOUND, both, **size, **found, **predicted))
     for index in np.flatnonzero(~hit).tolist():
         size = _size(int(table.prediction.voxels[index]), voxel_volume)
         status = DETECTED if truth is None else FALSE_POSITIVE
-        predicted = _predicted(int(table.prediction.ids[index]), boxes[index], known)
+        predicted = _predicted(int(table.prediction.ids[index]), boxes[index], known, of_predicted)
         findings.append(Finding(status, _box(boxes[index]), **size, **predicted))
     return findings
+
+
+def _within_classes(
+    table: OverlapTable, truth_classes: Mapping[int, str], prediction_classes: Mapping[int, str]
+) -> OverlapTable:
+    """Only the pairs of one class, as far as classes are known."""
+    truths = [truth_classes.get(number) for number in table.truth.ids[table.truth_index].tolist()]
+    predictions = [prediction_classes.get(number) for number in table.prediction.ids[table.prediction_index].tolist()]
+    alike = [mine is None or other in (None, mine) for mine, other in zip(truths, predictions, strict=True)]
+    return table.keep(np.array(alike, np.bool_))
 
 
 def _size(voxels: int, voxel_volume: float) -> dict[str, Any]:
@@ -123,14 +139,19 @@ def _union(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Box:
     return _box(np.concatenate([np.minimum(first[:3], second[:3]), np.maximum(first[3:], second[3:])]))
 
 
-def _predicted(number: int, tight_box: npt.NDArray[Any], known: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def _predicted(
+    number: int,
+    tight_box: npt.NDArray[Any],
+    known: Mapping[int, Mapping[str, Any]],
+    classes: Mapping[int, str],
+) -> dict[str, Any]:
     record = known.get(number, {})
     score = record.get("score")
     return {
         "prediction_id": number,
         "box": _box(np.asarray(record.get("box", tight_box), np.float64)),
         "score": None if score is None else float(score),
-        "class_name": record.get("class"),
+        "class_name": classes.get(number, record.get("class")),
     }
 
 

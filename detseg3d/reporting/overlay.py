@@ -69,6 +69,8 @@ def draw_case(
     records: Sequence[Mapping[str, Any]] | None = None,
     truth: IntArray | None = None,
     *,
+    truth_classes: Mapping[int, str] | None = None,
+    prediction_classes: Mapping[int, str] | None = None,
     direction: Sequence[float] | None = None,
     maximum: int = 12,
     title: str = "",
@@ -77,7 +79,7 @@ def draw_case(
 
     The first row shows an axial, a coronal and a sagittal slice, each where most lesions are. Below, each finding has a
     pair of tiles: the image by itself and the same with outlines, box and score, labelled FOUND, MISSED or FALSE
-    POSITIVE (at any overlap).
+    POSITIVE (at any overlap within a class).
 
     Parameters
     ----------
@@ -88,6 +90,8 @@ def draw_case(
         Instance maps: 0 is background, every other value one lesion.
     records : sequence of dict, optional
         The predicted lesions as in ``rois/CASE.json`` (``id``, ``box``, ``score``, ``class``).
+    truth_classes, prediction_classes : dict of int to str, optional
+        Class of each lesion, by its value in the map: only lesions of one class are compared.
     direction : 9 floats, optional
         As in :class:`~detseg3d.core.geometry.Geometry`. With it, the volume is turned to the radiological view.
     maximum : int, optional
@@ -112,7 +116,7 @@ def draw_case(
         orientation = Orientation((image.shape[0], image.shape[1], image.shape[2]))
     else:
         orientation = Orientation.from_direction(direction, image.shape)
-    findings = collect_findings(spacing, predictions, records, truth)
+    findings = collect_findings(spacing, predictions, records, truth, truth_classes, prediction_classes)
     shown = select_findings(findings, maximum)
     seen = View(
         orientation.turn(_finite(image)),

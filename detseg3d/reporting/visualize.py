@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def visualize_files(
     predicted, predicted_geometry = read_label(source, form)
     check_same_grid(geometry, predicted_geometry, (image, source), "image and prediction")
     records = None
+    truth_labels: dict[int, int] = {}
+    prediction_labels: dict[int, int] = {}
     if map_file is None:
         if rois is not None:
             raise DetSeg3DError(
@@ -89,23 +92,27 @@ def visualize_files(
                 file=prediction,
                 remedy="give instances/CASE as --pred, or --instances if this is an instance map",
             )
-        predicted = _components(predicted, prediction)
+        predicted, prediction_labels = _components(predicted, prediction)
     else:
         roi_file = _roi_file(map_file, case_id, rois)
         records = None if roi_file is None else read_roi_lesions(roi_file)
+        prediction_labels = {record["id"]: record["label"] for record in records or ()}
         logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
     truth = None
     if label is not None:
         truth, truth_geometry = read_label(Path(label), form)
         check_same_grid(geometry, truth_geometry, (image, Path(label)), "image and label")
         if not (instances or form.truth_instances):
-            truth = _components(truth, Path(label))
+            truth, truth_labels = _components(truth, Path(label))
+    names = _class_names(form, records)
     figure = draw_case(
         voxels,
         geometry.spacing,
         predicted,
         records,
         truth,
+        truth_classes={number: names.get(value, f"label {value}") for number, value in truth_labels.items()},
+        prediction_classes={number: names.get(value, f"label {value}") for number, value in prediction_labels.items()},
         direction=geometry.direction,
         maximum=maximum,
         title=case_id,
@@ -130,5 +137,16 @@ def _roi_file(map_file: Path, case_id: str, rois: str | Path | None) -> Path | N
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _components(label: IntArray, file: Path) -> IntArray:
-    return lesions_from_semantic(label, sorted(label_values(label)) or [1], file).instances if label.any() else label
+def _components(label: IntArray, file: Path) -> tuple[IntArray, dict[int, int]]:
+    """The lesions of a mask, and the value that each has in it."""
+    values = sorted(label_values(label))
+    if not values:
+        return label, {}
+    lesions = lesions_from_semantic(label, values, file)
+    return lesions.instances, {number: values[index] for number, index in lesions.classes.items()}
+
+
+def _class_names(form: LabelFormat, records: Sequence[Mapping[str, Any]] | None) -> dict[int, str]:
+    """What the values of the labels are called: by dataset.json, else by the RoI file."""
+    names = {record["label"]: record["class"] for record in records or () if isinstance(record.get("class"), str)}
+    return {**names, **{value: name for name, value in (form.classes or {}).items()}}

@@ -30,6 +30,17 @@ def test_found_missed_and_false_positive_are_told_apart() -> None:
     ]  # fmt: skip
 
 
+def test_only_a_lesion_of_the_same_class_is_found() -> None:
+    findings = collect_findings((1, 1, 1), line(5, 6), None, line(1, 2), {1: "a", 2: "a"}, {5: "a", 6: "b"})
+    assert [(one.status, one.truth_id, one.prediction_id, one.class_name) for one in findings] == [
+        (FOUND, 1, 5, "a"), (MISSED, 2, None, "a"), (FALSE_POSITIVE, None, 6, "b"),
+    ]  # fmt: skip
+
+
+def test_a_lesion_of_unknown_class_is_compared_with_all() -> None:
+    assert [one.status for one in collect_findings((1, 1, 1), line(5), None, line(1), {1: "a"})] == [FOUND]
+
+
 def test_without_truth_there_are_only_detections() -> None:
     assert [one.status for one in collect_findings((1, 1, 1), line(1, 0, 2), None, None)] == [DETECTED, DETECTED]
 

@@ -11,7 +11,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.files import write_json
 from detseg3d.io.images import write_image
-from detseg3d.reporting import visualize
+from detseg3d.reporting import overlay, visualize
+from detseg3d.reporting.findings import FALSE_POSITIVE, MISSED, Finding, collect_findings
 from detseg3d.reporting.overlay import draw_case
 from detseg3d.reporting.visualize import visualize_files
 
@@ -97,6 +98,28 @@ def test_labels_are_instance_maps_where_dataset_json_says_so(
     write_json({"labels": {"background": 0, "lesion": 1}, "instances": True}, tmp_path / "dataset.json")
     visualize_files(**files)
     assert set(np.unique(drawn[0][4])) == {0, 5, 6}
+
+
+@pytest.mark.parametrize("layout", [False, True])
+def test_a_lesion_of_another_class_is_not_found(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, layout: bool
+) -> None:
+    findings: list[Finding] = []
+
+    def record(*arguments: Any) -> list[Finding]:
+        findings.extend(collect_findings(*arguments))
+        return findings
+
+    monkeypatch.setattr(overlay, "collect_findings", record)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1, 2:4, 2:6] = 2
+    save(mask, files["label" if layout else "prediction"])
+    if layout:
+        add_layout(files)
+    write_json({"labels": {"background": 0, "a": 1, "b": 2}}, files["output"].parent / "dataset.json")
+    visualize_files(**files)
+    statuses = [(MISSED, "b"), *[(FALSE_POSITIVE, "a")] * 2] if layout else [(MISSED, "a"), (FALSE_POSITIVE, "b")]
+    assert [(one.status, one.class_name) for one in findings] == statuses
 
 
 def test_without_a_label_everything_predicted_is_shown(files: dict[str, Path], drawn: list[tuple[Any, ...]]) -> None:
