@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
@@ -16,9 +17,18 @@ from detseg3d.evaluation.labels import (
     lesions_from_semantic,
     read_label,
 )
+from detseg3d.execution.local import run_cases
 from detseg3d.io.images import file_ending, strip_ending
 
-__all__ = ["TrueLesions", "common_cases", "describe_problem", "files_by_case", "image_case", "read_true_lesions"]
+__all__ = [
+    "TrueLesions",
+    "common_cases",
+    "describe_problem",
+    "files_by_case",
+    "image_case",
+    "only_class",
+    "read_true_lesions",
+]
 
 
 @dataclass(frozen=True)
@@ -162,3 +172,31 @@ def read_true_lesions(file: Path, form: LabelFormat) -> TrueLesions:
     else:
         lesions = lesions_from_semantic(label, list(classes.values()), file)
     return TrueLesions(lesions, tuple(classes), tuple(classes.values()), geometry)
+
+
+def only_class(files: Sequence[Path], form: LabelFormat, num_processes: int = 0, progress: bool = True) -> int:
+    """Value of the class that a probability map of one class is of, where no dataset.json says so.
+
+    Parameters
+    ----------
+    files : sequence of path
+        All labels of the set. One that cannot be read is passed over: that is a problem of its case.
+    form : LabelFormat
+    num_processes : int, optional
+    progress : bool, optional
+
+    Returns
+    -------
+    int
+        The only value but 0 of all labels; 1 if there are several or none, or ``form`` says what a value means.
+    """
+    if form.classes is not None or form.truth_instances:
+        return 1
+    found: set[int] = set()
+    for case in run_cases(partial(_values_of_label, form), files, num_processes, "reading labels", progress):
+        found |= case.value or set()
+    return found.pop() if len(found) == 1 else 1
+
+
+def _values_of_label(form: LabelFormat, file: Path) -> set[int]:
+    return label_values(read_label(file, form)[0])

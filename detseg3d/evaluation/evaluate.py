@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.case_files import common_cases, describe_problem, files_by_case, image_case
+from detseg3d.evaluation.case_files import common_cases, describe_problem, files_by_case, image_case, only_class
 from detseg3d.evaluation.figures import FigureRule
 from detseg3d.evaluation.labels import (
     LabelFormat,
@@ -145,7 +145,8 @@ def evaluate_folders(
     Raises
     ------
     DetSeg3DError
-        If a folder does not exist or has no label files, or if they have no case in common.
+        If a folder does not exist or has no label files, or if they have no case in common, or, without a
+        dataset.json, no label.
     """
     done = _evaluate(
         Path(truth_folder),
@@ -220,7 +221,10 @@ def _evaluate(
     options = options or EvaluationOptions()
     form = label_format or read_label_format(truth_folder, prediction_folder)
     files, problems = _pair_files(truth_folder, prediction_folder, cases, options, truth_files)
-    results = run_cases(partial(_evaluate_files, form, options), files, num_processes, "evaluating", progress)
+    single = 1
+    if options.components is not None:
+        single = only_class([file.truth for file in files], form, num_processes, progress)
+    results = run_cases(partial(_evaluate_files, form, options, single), files, num_processes, "evaluating", progress)
     evaluated: list[CaseMetrics] = []
     for case in results:
         if case.value is not None:
@@ -230,6 +234,7 @@ def _evaluate(
             problems.append(describe_problem(case.item.case_id, case.error))
     names = None if form.classes is None else list(form.classes)
     if names is None:  # the classes were found case by case
+        _check_common_class(evaluated, truth_folder, prediction_folder)
         names = sorted({name for case in evaluated for name in case.classes}, key=lambda name: (len(name), name))
     patients = read_patients(truth_folder)
     groups = [patients.get(case.case_id, case.case_id) for case in evaluated]
@@ -245,6 +250,20 @@ def _evaluate(
         "lesions": [lesion.to_dict() for case in evaluated for lesion in case.lesions],
     }
     return _System(evaluated, result)
+
+
+def _check_common_class(cases: Sequence[CaseMetrics], truth_folder: Path, prediction_folder: Path) -> None:
+    """Raise if no label value of the truth is one of the predictions: 255 and 1 for one lesion, for example."""
+    truths = sorted({name for case in cases for name, part in case.classes.items() if part.truth_voxels})
+    predictions = sorted({name for case in cases for name, part in case.classes.items() if part.prediction_voxels})
+    if truths and predictions and not set(truths) & set(predictions):
+        raise DetSeg3DError(
+            "truth and predictions have no label in common, so no lesion can be found",
+            file=prediction_folder,
+            value=predictions[:10],
+            expected=f"some of {truths[:10]}, as in {truth_folder}",
+            remedy="give a class the same value on both sides, or name all classes in a dataset.json beside the labels",
+        )
 
 
 def _pair_files(
@@ -287,10 +306,12 @@ def _pair_files(
     return files, problems
 
 
-def _evaluate_files(form: LabelFormat, options: EvaluationOptions, files: _Files) -> CaseMetrics:
+def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class: int, files: _Files) -> CaseMetrics:
     truth_label, truth_geometry = read_label(files.truth, form)
     if options.components is not None:
-        names, values, prediction = _from_probabilities(truth_label, truth_geometry, files, form, options.components)
+        names, values, prediction = _from_probabilities(
+            truth_label, truth_geometry, files, form, options.components, single_class
+        )
     else:
         label, geometry = read_label(files.prediction, form)
         check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
@@ -329,11 +350,11 @@ def _classes(form: LabelFormat, values_found: Callable[[], set[int]]) -> tuple[l
 
 
 def _from_probabilities(
-    truth: IntArray, geometry: Geometry, files: _Files, form: LabelFormat, rule: ComponentRule
+    truth: IntArray, geometry: Geometry, files: _Files, form: LabelFormat, rule: ComponentRule, single_class: int
 ) -> tuple[list[str], list[int], Lesions]:
     """Names and values of the classes of a case, and the lesions that its probability map gives."""
     known = list(form.classes.values()) if form.classes is not None else [1] if form.truth_instances else None
-    map_ = read_probability_map(files.prediction, geometry, files.truth, known, form.npy_spacing)
+    map_ = read_probability_map(files.prediction, geometry, files.truth, known, form.npy_spacing, single_class)
     names, values = _classes(form, lambda: label_values(truth) | set(map_.class_values))
     return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values)
 

@@ -99,6 +99,7 @@ def read_probability_map(
     reference_file: str | Path,
     class_values: Sequence[int] | None = None,
     npy_spacing: Sequence[float] | None = None,
+    single_class: int = 1,
 ) -> ProbabilityMap:
     """Read one probability map.
 
@@ -121,6 +122,9 @@ def read_probability_map(
         Values of the lesion classes in label files; by default 1, 2, … as many as there are channels.
     npy_spacing : 3 floats, optional
         Spacing ``(z, y, x)`` in mm of ``.npy`` files.
+    single_class : int, optional
+        Value of the class of a map of one class, where ``class_values`` is not given; see
+        :func:`~detseg3d.evaluation.case_files.only_class`.
 
     Raises
     ------
@@ -129,7 +133,7 @@ def read_probability_map(
     """
     file, reference_file = Path(file), Path(reference_file)
     if file.suffix.lower() == ".npz":
-        return _read_npz(file, reference, reference_file, class_values)
+        return _read_npz(file, reference, reference_file, class_values, single_class)
     if class_values is not None and len(class_values) > 1:
         raise DetSeg3DError(
             "an image holds the probability of one class, but there are several",
@@ -138,7 +142,7 @@ def read_probability_map(
         )
     array, geometry = read_image(file, npy_spacing)
     check_same_grid(reference, geometry, (reference_file, file), "label and probability map")
-    values = (1,) if class_values is None else tuple(class_values)
+    values = (single_class,) if class_values is None else tuple(class_values)
     return ProbabilityMap(_checked(array, file), None, values)
 
 
@@ -171,13 +175,19 @@ def _checked(array: npt.NDArray[Any], file: Path) -> npt.NDArray[np.float32]:
 
 
 def _read_npz(
-    file: Path, reference: Geometry, reference_file: Path, class_values: Sequence[int] | None
+    file: Path,
+    reference: Geometry,
+    reference_file: Path,
+    class_values: Sequence[int] | None,
+    single_class: int,
 ) -> ProbabilityMap:
     own_layout = file.parent.name == "probabilities" and (file.parent.parent / "rois").is_dir()
     with _open_array(file) as (handle, name, shape, dtype, fortran):
         if shape[1:] != reference.shape:
             raise _wrong_size(file, name, shape, reference, reference_file)
         background = shape[0] > 1 and not own_layout
+        if class_values is None and shape[0] - background == 1:
+            class_values = (single_class,)
         class_values, order = _class_order(file, shape[0] - background, background, class_values)
         probability = np.zeros(reference.shape, np.float32)
         classes = np.zeros(reference.shape, np.uint8) if len(class_values) > 1 else None

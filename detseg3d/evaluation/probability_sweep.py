@@ -26,6 +26,7 @@ from detseg3d.evaluation.case_files import (
     describe_problem,
     files_by_case,
     image_case,
+    only_class,
     read_true_lesions,
 )
 from detseg3d.evaluation.froc import ScoredCase, average_precision, scored_case
@@ -185,8 +186,9 @@ def sweep_probability_maps(
     maps = probability_files(probability_folder, problems)
     common = common_cases(truths, maps, (truth_folder, probability_folder), problems, cases)
     items = [_Item(case_id, truths[case_id], maps[case_id]) for case_id in common]
+    single = only_class([item.truth for item in items], form, num_processes, progress)
     outcomes: dict[str, list[_Outcome]] = {}
-    for result in run_cases(partial(_sweep_case, form, grid), items, num_processes, "sweeping", progress):
+    for result in run_cases(partial(_sweep_case, form, grid, single), items, num_processes, "sweeping", progress):
         if result.value is not None:
             outcomes[result.item.case_id] = result.value
         else:
@@ -211,12 +213,12 @@ def sweep_probability_maps(
     }
 
 
-def _sweep_case(form: LabelFormat, grid: SweepGrid, item: _Item) -> list[_Outcome]:
+def _sweep_case(form: LabelFormat, grid: SweepGrid, single_class: int, item: _Item) -> list[_Outcome]:
     """One case under every rule of the grid, in the order of its rules."""
     truth = read_true_lesions(item.truth, form)
     known = form.classes is not None or form.truth_instances
     map_ = read_probability_map(
-        item.probabilities, truth.geometry, item.truth, truth.values if known else None, form.npy_spacing
+        item.probabilities, truth.geometry, item.truth, truth.values if known else None, form.npy_spacing, single_class
     )
     z, y, x = truth.geometry.spacing
     window = _window(truth.lesions.instances, map_.probability, grid.thresholds[0])

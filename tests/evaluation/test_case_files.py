@@ -12,6 +12,7 @@ from detseg3d.evaluation.case_files import (
     describe_problem,
     files_by_case,
     image_case,
+    only_class,
     read_true_lesions,
 )
 from detseg3d.evaluation.labels import LabelFormat
@@ -94,3 +95,22 @@ def test_an_instance_map_keeps_touching_lesions_apart(tmp_path: Path) -> None:
 def test_a_label_that_is_not_named_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"labels that dataset\.json does not name"):
         read_true_lesions(label(tmp_path / "a.nii.gz", 3), LabelFormat({"lesion": 1}))
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "expected"),
+    [
+        ((255, 0), LabelFormat(), 255),
+        ((2, 3), LabelFormat(), 1),
+        ((0, 0), LabelFormat(), 1),
+        ((255, 0), LabelFormat({"lesion": 3}), 1),
+        ((255, 0), LabelFormat(truth_instances=True), 1),
+    ],
+)
+def test_the_only_class_is_that_of_all_labels(
+    tmp_path: Path, values: tuple[int, ...], form: LabelFormat, expected: int
+) -> None:
+    for value in values:
+        write_image(np.full((1, 1, 2), value, np.uint8), Geometry((1, 1, 2)), tmp_path / f"{value}.nii.gz")
+    files = [tmp_path / f"{value}.nii.gz" for value in values]
+    assert only_class([*files, tmp_path / "missing.nii.gz"], form, progress=False) == expected

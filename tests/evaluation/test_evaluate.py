@@ -10,7 +10,8 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.evaluate import LabelFormat, evaluate_folders
+from detseg3d.evaluation.evaluate import EvaluationOptions, LabelFormat, evaluate_folders
+from detseg3d.evaluation.probability_components import ComponentRule
 from detseg3d.io.files import write_json
 from detseg3d.io.images import write_image
 
@@ -207,6 +208,20 @@ def test_without_dataset_json_each_value_is_a_class(folders: tuple[Path, Path]) 
     classes = evaluate_folders(*folders)["summary"]["classes"]
     assert list(classes) == ["label 1", "label 2"]
     assert classes["label 2"]["dice"]["empty_cases"] == 1
+
+
+def test_without_dataset_json_a_probability_map_is_of_the_only_class_of_the_labels(folders: tuple[Path, Path]) -> None:
+    save(volume(255), folders[0] / "a.nii.gz")
+    for case in "ab":
+        save(volume(case == "a", dtype=np.float32), folders[1] / f"{case}.nii.gz")
+    assert counts(evaluate_folders(*folders, options=EvaluationOptions(components=ComponentRule()))) == (1, 1, 1, 1)
+
+
+def test_without_dataset_json_truth_and_predictions_need_a_label_in_common(folders: tuple[Path, Path]) -> None:
+    save(volume(255), folders[0] / "a.nii.gz")
+    with pytest.raises(DetSeg3DError, match="no label in common") as caught:
+        evaluate_folders(*folders)
+    assert "found:    ['label 1']" in str(caught.value) and "some of ['label 255']" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,13 @@ def test_a_worse_default_gives_way_to_the_nearest_of_the_best(tmp_path: Path) ->
     assert sweep(tmp_path, grid=grid)["chosen"]["threshold"] == 0.6
 
 
+def test_without_dataset_json_a_map_is_of_the_only_class_of_the_labels(tmp_path: Path) -> None:
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[1:3, 1:3, 1:3] = 1
+    save(tmp_path, "a", (255 * truth, np.stack([1 - truth, truth]).astype(np.float16)))
+    assert sweep(tmp_path)["chosen"]["f1_any"] == 1.0
+
+
 def test_the_default_is_always_among_the_settings() -> None:
     grid = SweepGrid((0.3,), (5.0,), ("mean",), ComponentRule(0.45, 1.0, "max"))
     assert grid.default in grid.rules()
