@@ -315,7 +315,7 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
     else:
         label, geometry = read_label(files.prediction, form)
         check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
-        names, values = _classes(form, lambda: label_values(truth_label) | _values_of(label, files))
+        names, values = _classes(form, lambda: _values_found(truth_label, label, files))
         if files.in_layout:
             prediction = _from_layout(label, files, names, values)
         elif form.prediction_instances:
@@ -345,7 +345,7 @@ def _classes(form: LabelFormat, values_found: Callable[[], set[int]]) -> tuple[l
         return list(form.classes), list(form.classes.values())
     if form.truth_instances or form.prediction_instances:
         return ["lesion"], [1]
-    found = sorted(values_found()) or [1]
+    found = sorted(values_found())
     return [f"label {value}" for value in found], found
 
 
@@ -359,11 +359,14 @@ def _from_probabilities(
     return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values)
 
 
-def _values_of(prediction: IntArray, files: _Files) -> set[int]:
-    """The classes' values that a prediction uses."""
+def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> set[int]:
+    """The classes' values that truth and prediction use."""
+    found = label_values(truth)
     if not files.in_layout:
-        return label_values(prediction)
-    return set() if files.rois is None else {int(lesion["label"]) for lesion in read_roi_lesions(files.rois)}
+        return found | label_values(prediction)
+    if files.rois is not None:
+        return found | {int(lesion["label"]) for lesion in read_roi_lesions(files.rois)}
+    return found or ({1} if prediction.any() else set())  # without a RoI file there may be one class only
 
 
 def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], values: Sequence[int]) -> Lesions:

@@ -120,7 +120,10 @@ def case_figures(
     figures["all"] = CaseFigures(
         float(np.mean([entry.nsd for entry in occurring])) if occurring else 1.0,
         (float(np.mean(distances)) if distances else 0.0) if rule.hd95 else None,
-        sum((figures[name].lesionwise for name in class_names), start=LesionwiseCounts()),
+        sum(
+            (figures[name].lesionwise for name in class_names),
+            start=LesionwiseCounts(hd95_sum=0.0 if rule.hd95 else None),
+        ),
         float(pooled.mean()) if len(pooled) else 1.0,
     )
     return figures

@@ -128,7 +128,8 @@ def _scored(
         }
         for name, (table, members) in parts.items()
     }
-    result["all"] = {name: add_scored([part[name] for part in result.values()]) for name in CRITERIA}
+    nothing = ScoredCase(case_id, *(np.zeros(0) for _ in range(3)))  # a case may have no class at all
+    result["all"] = {name: add_scored([nothing, *(part[name] for part in result.values())]) for name in CRITERIA}
     return result
 
 

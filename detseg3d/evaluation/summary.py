@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detseg3d.evaluation.agreement import volume_agreement
+from detseg3d.evaluation.figures import CaseFigures
 from detseg3d.evaluation.froc import ScoredCase, score_summary
 from detseg3d.evaluation.lesionwise import LesionwiseCounts
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
@@ -89,8 +90,8 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
             [size * part.prediction_voxels for size, part in zip(voxel, metrics, strict=True)],
         )
     }
-    # A case that lacks the class altogether has no entry.
-    figures = [case.figures[class_name or "all"] for case in cases if (class_name or "all") in case.figures]
+    # A case that lacks the class altogether has no entry, but counts as one with nothing there, as it does for Dice.
+    figures = [case.figures.get(class_name or "all", _nothing(case)) for case in cases if case.figures]
     if not figures:
         return result
     pooled = sum((entry.lesionwise for entry in figures), start=LesionwiseCounts())
@@ -107,6 +108,12 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
             "dice_mean_over_cases": _mean([entry.lesionwise.dice for entry in figures]),
         },
     }
+
+
+def _nothing(case: CaseMetrics) -> CaseFigures:
+    """Figures of a class that a case has neither in the truth nor in the prediction."""
+    distance = None if case.figures["all"].hd95_mm is None else 0.0
+    return CaseFigures(1.0, distance, LesionwiseCounts(hd95_sum=distance), 1.0)
 
 
 def _scores(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> dict[str, Any] | None:

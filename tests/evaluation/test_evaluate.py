@@ -210,6 +210,31 @@ def test_without_dataset_json_each_value_is_a_class(folders: tuple[Path, Path]) 
     assert classes["label 2"]["dice"]["empty_cases"] == 1
 
 
+def test_without_dataset_json_an_empty_scan_adds_no_class(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        save(volume(2), folder / "a.nii.gz")
+    assert list(evaluate_folders(*folders)["summary"]["classes"]) == ["label 2"]
+
+
+@pytest.mark.parametrize("rois", [False, True])
+def test_without_dataset_json_an_empty_scan_of_our_layout_adds_no_class(folders: tuple[Path, Path], rois: bool) -> None:
+    save(volume(2), folders[0] / "a.nii.gz")
+    for case in "ab":
+        lesions = [{"id": 1, "label": 2, "score": 0.5}] if case == "a" else []
+        add_layout(folders[1], case, volume(case == "a", dtype=np.uint16), lesions)
+        if not rois:
+            (folders[1] / "rois" / f"{case}.json").unlink()
+    summary = evaluate_folders(*folders)["summary"]
+    assert list(summary["classes"]) == ["label 2"]
+    assert (summary["scores"] is not None) == rois
+
+
+def test_without_dataset_json_lesions_without_roi_file_in_an_empty_scan_are_false(folders: tuple[Path, Path]) -> None:
+    for case in "ab":
+        save(volume(5, dtype=np.uint16), folders[1] / "instances" / f"{case}.nii.gz")
+    assert counts(evaluate_folders(*folders)) == (2, 1, 2, 1)
+
+
 def test_without_dataset_json_a_probability_map_is_of_the_only_class_of_the_labels(folders: tuple[Path, Path]) -> None:
     save(volume(255), folders[0] / "a.nii.gz")
     for case in "ab":

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg3d.evaluation.figures import FigureRule
 from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.metrics import CaseMetrics, LesionRecord
 from detseg3d.evaluation.summary import recall_by_quantile, recall_by_size, summarize
@@ -67,6 +68,16 @@ def test_an_absent_class_does_not_spoil_the_mean_over_classes() -> None:
     summary = summarize([PERFECT], ["lesion", "absent"])
     assert summary["class_mean"]["dice"] == summary["class_mean"]["f1_any"] == 1.0
     assert summary["classes"]["absent"]["dice"]["empty_cases"] == 1
+
+
+@pytest.mark.parametrize("hd95", [True, False])
+def test_a_class_that_a_case_does_not_know_is_one_with_nothing_there(hd95: bool) -> None:
+    rule = FigureRule(hd95=hd95)
+    both = case([1, 0, 2], [1, 0, 0], figures=rule, class_names=["a", "b"], truth_classes=[0, 1])
+    known, unknown = (case([1, 0, 0], [1, 0, 0], figures=rule, class_names=names) for names in (["a", "b"], ["a"]))
+    assert summarize([both, unknown])["classes"] == summarize([both, known])["classes"]
+    neither, none = (case([0, 0, 0], [0, 0, 0], figures=rule, class_names=names) for names in (["a", "b"], []))
+    assert summarize([both, none]) == summarize([both, neither])
 
 
 def test_classes_have_their_own_figures() -> None:
