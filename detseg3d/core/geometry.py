@@ -6,6 +6,7 @@ Positions in an array are *voxel edges*: voxel ``i`` covers ``[i, i + 1)``, so i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,8 +84,10 @@ class Geometry:
 
     @property
     def voxel_volume(self) -> float:
-        """Volume of one voxel, mm³."""
-        return float(abs(np.linalg.det(self._index_to_world()[0])))
+        """Volume of one voxel, mm³: the product of the spacing, and less than that in a sheared grid."""
+        volume, exact = math.prod(self.spacing), float(abs(np.linalg.det(self._index_to_world()[0])))
+        # A direction is rounded in files; that must not move lesions across the limits of sizes.
+        return volume if abs(exact - volume) <= _DIRECTION_FACTOR * DEFAULT_TOLERANCE * volume else exact
 
     def _index_to_world(self) -> tuple[FloatArray, FloatArray]:
         """Matrix ``(3, 3)`` and offset ``(3,)`` from voxel index ``(x, y, z)`` to world ``(x, y, z)``."""

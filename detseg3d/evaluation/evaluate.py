@@ -336,6 +336,7 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
         prediction_scores=prediction.scores,
         class_names=names,
         figures=options.figures,
+        voxel_volume=truth_geometry.voxel_volume,
     )
 
 
@@ -356,7 +357,7 @@ def _from_probabilities(
     known = list(form.classes.values()) if form.classes is not None else [1] if form.truth_instances else None
     map_ = read_probability_map(files.prediction, geometry, files.truth, known, form.npy_spacing, single_class)
     names, values = _classes(form, lambda: label_values(truth) | set(map_.class_values))
-    return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values)
+    return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values, geometry.voxel_volume)
 
 
 def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> set[int]:

@@ -77,6 +77,7 @@ def case_figures(
     class_names: Sequence[str],
     spacing: Sequence[float],
     rule: FigureRule,
+    voxel_volume: float | None = None,
 ) -> dict[str, CaseFigures]:
     """Figures of each class, and of all together under ``all``.
 
@@ -90,6 +91,8 @@ def case_figures(
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     rule : FigureRule
+    voxel_volume : float, optional
+        Of one voxel in mm³; by default the product of the spacing.
 
     Examples
     --------
@@ -109,7 +112,7 @@ def case_figures(
         figures[name] = CaseFigures(
             surfaces.nsd,
             surfaces.hd95_mm if rule.hd95 else None,
-            lesionwise_scores(own_truth, own_prediction, spacing, rule.lesionwise, rule.hd95),
+            lesionwise_scores(own_truth, own_prediction, spacing, rule.lesionwise, rule.hd95, voxel_volume),
             float(dice.mean()) if len(dice) else float(not anything),
         )
         lesions.append(dice if len(dice) or not anything else np.zeros(1))

@@ -47,6 +47,7 @@ def evaluate_case(
     prediction_scores: PerLesion[float] | None = None,
     class_names: Sequence[str] | None = None,
     figures: FigureRule | None = None,
+    voxel_volume: float | None = None,
 ) -> CaseMetrics:
     """Compare a predicted with a true instance map.
 
@@ -69,6 +70,8 @@ def evaluate_case(
         Name of each class index; ``lesion`` if there is but one class, else ``class 0``, ``class 1``, …
     figures : FigureRule, optional
         Also compute what takes more than counting: surface and lesion-wise figures.
+    voxel_volume : float, optional
+        Of one voxel in mm³, which is less than the product of the spacing if the grid is sheared; by default that.
 
     Raises
     ------
@@ -85,6 +88,7 @@ def evaluate_case(
     (0.5, 1.0, 0.8)
     """
     z, y, x = (float(value) for value in spacing)
+    volume = z * y * x if voxel_volume is None else voxel_volume
     table = overlap_table(truth, prediction)
     class_of_truth = _per_lesion(table.truth, truth_classes, "true", "class")
     class_of_prediction = _per_lesion(table.prediction, prediction_classes, "predicted", "class")
@@ -99,17 +103,18 @@ def evaluate_case(
     }
     true_names, predicted_names = ([names[int(index)] for index in of] for of in (class_of_truth, class_of_prediction))
     lesions = (
-        *_records(case_id, "truth", table, true_names, None, z * y * x),
-        *_records(case_id, "prediction", table, predicted_names, scores, z * y * x),
+        *_records(case_id, "truth", table, true_names, None, volume),
+        *_records(case_id, "prediction", table, predicted_names, scores, volume),
     )
     more: dict[str, CaseFigures] = {}
     if figures is not None:
         of_truth = dict(zip(table.truth.ids.tolist(), class_of_truth.tolist(), strict=True))
         of_prediction = dict(zip(table.prediction.ids.tolist(), class_of_prediction.tolist(), strict=True))
-        more = case_figures(truth, prediction, of_truth, of_prediction, names, (z, y, x), figures)
+        more = case_figures(truth, prediction, of_truth, of_prediction, names, (z, y, x), figures, volume)
     return CaseMetrics(
         case_id,
         (z, y, x),
+        volume,
         {name: class_metrics(part) for name, (part, _) in parts.items()},
         lesions,
         more,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,7 @@ def lesionwise_scores(
     spacing: Sequence[float],
     rule: LesionwiseRule = METASTASES,
     hd95: bool = True,
+    voxel_volume: float | None = None,
 ) -> LesionwiseCounts:
     """Dice and HD95 of every lesion with all that was predicted near it; false positives score 0.
 
@@ -107,6 +109,8 @@ def lesionwise_scores(
     rule : LesionwiseRule, optional
     hd95 : bool, optional
         Compute distances, too.
+    voxel_volume : float, optional
+        Of one voxel in mm³; by default the product of the spacing.
 
     Returns
     -------
@@ -135,7 +139,7 @@ def lesionwise_scores(
     common = np.bincount(lesions[prediction & truth], minlength=len(lesion_voxels))
     covering = np.bincount(pairs[:, 0], weights=part_voxels[pairs[:, 1]], minlength=len(lesion_voxels))
     dice = 2 * common / np.maximum(lesion_voxels + covering, 1)
-    asked = lesion_voxels * float(np.prod(spacing)) > rule.smallest_mm3
+    asked = lesion_voxels * (math.prod(spacing) if voxel_volume is None else voxel_volume) > rule.smallest_mm3
     asked[0] = False
     false_positives = len(part_voxels) - 1 - len(np.unique(pairs[:, 1]))
     distances = None

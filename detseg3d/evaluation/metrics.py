@@ -233,6 +233,8 @@ class CaseMetrics:
     case_id : str
     spacing : tuple of 3 floats
         Millimetres ``(z, y, x)``.
+    voxel_volume : float
+        Of one voxel, mm³.
     classes : dict of str to ClassMetrics
     lesions : tuple of LesionRecord
         True lesions, then predicted ones.
@@ -245,6 +247,7 @@ class CaseMetrics:
 
     case_id: str
     spacing: tuple[float, float, float]
+    voxel_volume: float
     classes: Mapping[str, ClassMetrics]
     lesions: tuple[LesionRecord, ...]
     figures: Mapping[str, CaseFigures] = field(default_factory=dict)
@@ -262,7 +265,12 @@ class CaseMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics without the lesion records, for JSON."""
-        result = {"case_id": self.case_id, "spacing": list(self.spacing), **self.overall.to_dict()}
+        result = {
+            "case_id": self.case_id,
+            "spacing": list(self.spacing),
+            "voxel_volume_mm3": self.voxel_volume,
+            **self.overall.to_dict(),
+        }
         result["classes"] = {name: metrics.to_dict() for name, metrics in self.classes.items()}
         if self.figures:
             result["figures"] = self.figures["all"].to_dict()

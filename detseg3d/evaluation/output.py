@@ -45,7 +45,7 @@ def case_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per evaluated case (and system, if there are several): counts, rates and figures over all classes."""
     rows = []
     for system, case in _records(result, "cases"):
-        voxel = float(case["spacing"][0] * case["spacing"][1] * case["spacing"][2])
+        voxel = case["voxel_volume_mm3"]
         found = case["lesions"]["any"]
         row = {
             **system,

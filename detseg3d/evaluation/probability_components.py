@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,6 +158,7 @@ def lesions_from_probabilities(
     spacing: Sequence[float],
     rule: ComponentRule | None = None,
     class_values: Sequence[int] | None = None,
+    voxel_volume: float | None = None,
 ) -> Lesions:
     """Lesions with scores.
 
@@ -171,6 +173,8 @@ def lesions_from_probabilities(
     rule : ComponentRule, optional
     class_values : sequence of int, optional
         The classes of the result are indices into these label values; by default into those of the map.
+    voxel_volume : float, optional
+        Of one voxel in mm³; by default the product of the spacing.
 
     Returns
     -------
@@ -186,8 +190,8 @@ def lesions_from_probabilities(
     """
     rule = rule or ComponentRule()
     components = find_components(map_, rule.threshold)
-    z, y, x = (float(value) for value in spacing)
-    kept = reaches_volume(components.voxels, z * y * x, rule.minimum_volume_mm3)
+    volume = math.prod(spacing) if voxel_volume is None else voxel_volume
+    kept = reaches_volume(components.voxels, volume, rule.minimum_volume_mm3)
     numbers = np.zeros(len(kept) + 1, np.int32)
     numbers[1:][kept] = np.arange(1, np.count_nonzero(kept) + 1)
     instances = components.instances if kept.all() else numbers[components.instances]

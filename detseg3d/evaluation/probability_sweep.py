@@ -220,7 +220,6 @@ def _sweep_case(form: LabelFormat, grid: SweepGrid, single_class: int, item: _It
     map_ = read_probability_map(
         item.probabilities, truth.geometry, item.truth, truth.values if known else None, form.npy_spacing, single_class
     )
-    z, y, x = truth.geometry.spacing
     window = _window(truth.lesions.instances, map_.probability, grid.thresholds[0])
     map_ = ProbabilityMap(
         map_.probability[window], None if map_.classes is None else map_.classes[window], map_.class_values
@@ -234,7 +233,7 @@ def _sweep_case(form: LabelFormat, grid: SweepGrid, single_class: int, item: _It
         values = np.array(map_.class_values, np.int64)[components.classes]
         table = table.keep(true_values[table.truth_index] == values[table.prediction_index])
         for volume in grid.minimum_volumes_mm3:
-            kept = reaches_volume(components.voxels, z * y * x, volume)
+            kept = reaches_volume(components.voxels, truth.geometry.voxel_volume, volume)
             scores = {name: components.scores[name][kept] for name in grid.scores}
             outcomes += _outcomes(item.case_id, table.select(np.ones(len(table.truth), np.bool_), kept), scores)
     return outcomes

@@ -83,7 +83,7 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
 def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str, Any]:
     """Volumes in mm³, and the figures that not every evaluation asks for."""
     metrics = [case.overall if class_name is None else case.classes.get(class_name, ClassMetrics()) for case in cases]
-    voxel = [float(np.prod(case.spacing)) for case in cases]
+    voxel = [case.voxel_volume for case in cases]
     result: dict[str, Any] = {
         "volume_agreement": volume_agreement(
             [size * part.truth_voxels for size, part in zip(voxel, metrics, strict=True)],

@@ -66,6 +66,11 @@ def test_voxel_volume_is_the_product_of_the_spacing() -> None:
     assert oblique((10, 20, 30), (2.0, 0.5, 3.0), (0, 0, 0)).voxel_volume == pytest.approx(3)
 
 
+def test_a_rounded_direction_does_not_change_the_voxel_volume() -> None:
+    rounded = (1.0, 1e-4, 0.0, 1e-4, 0.9997, 0.0, 0.0, 0.0, 1.0)
+    assert Geometry((1, 1, 1), (2.0, 1.0, 0.5), direction=rounded).voxel_volume == 1.0
+
+
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
 def test_impossible_spacing_is_refused(spacing: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="spacing must be positive and finite"):

@@ -11,6 +11,7 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.evaluation.evaluate import EvaluationOptions, LabelFormat, evaluate_folders
+from detseg3d.evaluation.output import case_rows
 from detseg3d.evaluation.probability_components import ComponentRule
 from detseg3d.io.files import write_json
 from detseg3d.io.images import write_image
@@ -63,6 +64,20 @@ def test_plain_masks_are_split_into_components(folders: tuple[Path, Path], proce
     assert result["cases"][0]["dice"] == pytest.approx(2 / 5)
     assert [lesion["volume_mm3"] for lesion in result["lesions"]] == [4.0, 2.0, 2.0, 2.0]
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_volumes_of_a_sheared_grid_are_those_of_its_cells(folders: tuple[Path, Path], maps: bool) -> None:
+    # A gantry tilt: slices are 3 mm apart, and each is 1.25 mm further along than the one before.
+    affine = (1.0, 0, 0, 0, 0, 1.0, 1.25, 0, 0, 0, 3.0, 0, 0, 0, 0, 1)
+    geometry = Geometry((3, 4, 8), (3.25, 1.0, 1.0), affine=affine)
+    for folder in folders:
+        write_image(volume(1, 1, dtype=np.float32), geometry, folder / "a.nii.gz")
+    components = ComponentRule(minimum_volume_mm3=6.1) if maps else None
+    result = evaluate_folders(*folders, cases=["a"], options=EvaluationOptions(components=components))
+    assert [lesion["volume_mm3"] for lesion in result["lesions"]] == [pytest.approx(6)] * (1 if maps else 2)
+    assert case_rows(result)[0]["truth_mm3"] == pytest.approx(6)
+    assert result["summary"]["recall_by_size"]["quantile"][0]["to"] == pytest.approx(6)
 
 
 def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -24,5 +24,5 @@ def test_adding_nothing_changes_nothing() -> None:
 
 def test_dictionaries_are_json_without_nan() -> None:
     record = LesionRecord("a", "truth", 1, "lesion", 3, 3.0, (0.5, 0.5, 0.5), {"any": True}, None, 0.0, 0.0)
-    case = CaseMetrics("a", (1.0, 1.0, 1.0), {"lesion": ClassMetrics()}, (record,))
+    case = CaseMetrics("a", (1.0, 1.0, 1.0), 1.0, {"lesion": ClassMetrics()}, (record,))
     json.dumps([case.to_dict(), record.to_dict()], allow_nan=False)

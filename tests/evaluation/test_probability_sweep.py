@@ -161,6 +161,16 @@ def test_without_dataset_json_a_map_is_of_the_only_class_of_the_labels(tmp_path:
     assert sweep(tmp_path)["chosen"]["f1_any"] == 1.0
 
 
+def test_the_smallest_volume_is_that_of_the_cells_of_a_sheared_grid(tmp_path: Path) -> None:
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[1, 1, 1:3] = 1
+    affine = (1.0, 0, 0, 0, 0, 1.0, 1.25, 0, 0, 0, 3.0, 0, 0, 0, 0, 1)  # cells of 3 mm³, steps of 3.25, 1 and 1 mm
+    geometry = Geometry(SHAPE, (3.25, 1.0, 1.0), affine=affine)
+    save(tmp_path, "a", (truth, np.stack([1 - truth, truth]).astype(np.float16)), geometry)
+    rows = sweep(tmp_path, grid=SweepGrid((0.5,), (5.9, 6.1), ("max",)))["rows"]
+    assert {row["minimum_volume_mm3"]: row["f1_any"] for row in rows} == {0.0: 1.0, 5.9: 1.0, 6.1: 0.0}
+
+
 def test_the_default_is_always_among_the_settings() -> None:
     grid = SweepGrid((0.3,), (5.0,), ("mean",), ComponentRule(0.45, 1.0, "max"))
     assert grid.default in grid.rules()

@@ -97,7 +97,7 @@ def test_a_lesion_as_large_as_a_limit_is_in_the_upper_bin() -> None:
 
 def test_bins_hold_every_lesion_once() -> None:
     lesions = [lesion(size) for size in (1, 14, 15, 49, 50, 499, 500, 10**7)]
-    truth = CaseMetrics("a", (1, 1, 1), {"lesion": PERFECT.classes["lesion"]}, tuple(lesions))
+    truth = CaseMetrics("a", (1, 1, 1), 1.0, {"lesion": PERFECT.classes["lesion"]}, tuple(lesions))
     for rows in summarize([truth])["recall_by_size"].values():
         assert sum(row["lesions"] for row in rows) == len(lesions)
 
