@@ -265,8 +265,10 @@ def _lesion_table(records: Sequence[Path]) -> str:
 def _rows(record: Any) -> list[list[Any]]:
     rows = []
     for lesion in record["lesions"]:
-        values = [record["case_id"], *(lesion[name] for name in _COLUMNS[1:])]
-        rows.append([_rounded(value) for value in (*values, *lesion["box"], *lesion["center_world"])])
+        # Scores are written whole: rounded ones would be ties, and whoever evaluates the table goes by their order.
+        values = [lesion[name] if name == "score" else _rounded(lesion[name]) for name in _COLUMNS[1:]]
+        place = [_rounded(value) for value in (*lesion["box"], *lesion["center_world"])]
+        rows.append([record["case_id"], *values, *place])
     return rows
 
 

@@ -191,6 +191,14 @@ def test_the_table_has_a_row_for_each_lesion(prediction: CasePrediction, tmp_pat
     ]
 
 
+def test_the_table_keeps_the_order_of_nearly_equal_scores(prediction: CasePrediction, tmp_path: Path) -> None:
+    scores = [0.99996, float(np.nextafter(0.99996, 0))]
+    lesions = [{**lesion, "score": score} for lesion, score in zip(prediction.lesions, scores, strict=True)]
+    write_case(replace(prediction, lesions=lesions), "a", tmp_path, ".mha")
+    write_lesion_table(tmp_path)
+    assert [float(row["score"]) for row in read_table(tmp_path)] == scores
+
+
 def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     write_lesion_table(tmp_path)
