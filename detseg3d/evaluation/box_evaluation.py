@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     nothing = CaseBoxes(np.zeros((0, 6)), np.zeros(0), ())
     boxes = {case_id: predicted.cases.get(case_id, nothing) for case_id in truths}
+    if form.classes is None:
+        boxes = _named_as_the_truth([truth.boxes for truth in truths.values()], boxes)
     names = _class_names([truth.boxes for truth in truths.values()], list(boxes.values()), form)
     scored: dict[str, dict[str, list[ScoredCase]]] = {
         name: {criterion: [] for criterion in BOX_CRITERIA} for name in ("all", *names)
@@ -194,6 +196,17 @@ def _evaluate(
         },
     }
     return {"summary": summary, "cases": rows, "warnings": warnings}
+
+
+def _named_as_the_truth(truths: Sequence[CaseBoxes], boxes: Mapping[str, CaseBoxes]) -> dict[str, CaseBoxes]:
+    """A single class that has a name only in the boxes and a value only in the labels is one and the same."""
+    mine, theirs = ({name for one in side for name in one.classes or ()} for side in (truths, boxes.values()))
+    if len(mine) == len(theirs) == 1 and min(mine).startswith("label ") and not min(theirs).startswith("label "):
+        return {
+            case_id: one if one.classes is None else replace(one, classes=(min(mine),) * len(one))
+            for case_id, one in boxes.items()
+        }
+    return dict(boxes)
 
 
 def _class_names(truths: Sequence[CaseBoxes], boxes: Sequence[CaseBoxes], form: LabelFormat) -> list[str]:

@@ -147,7 +147,18 @@ def test_several_classes_need_a_column(folder: Path) -> None:
 def test_without_dataset_json_classes_are_label_values(folder: Path) -> None:
     (folder / "dataset.json").unlink()
     assert evaluate(folder)["summary"]["scores"]["iou_0.1"]["classes"].keys() == {"label 1"}
-    save_boxes(folder / "boxes.csv", [row("a", LESIONS[0], 0.9, "nodule")], "case,z0,y0,x0,z1,y1,x1,score,class")
+    save_boxes(folder / "boxes.csv", [row("a", LESIONS[0], 0.9, 2)], "case,z0,y0,x0,z1,y1,x1,score,class")
+    with pytest.raises(DetSeg3DError, match="no class in common"):
+        evaluate(folder)
+
+
+def test_without_dataset_json_the_only_name_is_that_of_the_only_value(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    header, named = "case,z0,y0,x0,z1,y1,x1,score,class", row("a", LESIONS[0], 0.9, "nodule")
+    save_boxes(folder / "boxes.csv", [named], header)
+    scores = evaluate(folder)["summary"]["scores"]["iou_0.5"]
+    assert scores["classes"].keys() == {"label 1"} and scores["average_precision"] > 0
+    save_boxes(folder / "boxes.csv", [named, row("a", LESIONS[0], 0.8, "cyst")], header)
     with pytest.raises(DetSeg3DError, match="no class in common"):
         evaluate(folder)
 
