@@ -262,8 +262,8 @@ def recall_by_quantile(lesions: Sequence[LesionRecord], parts: int = 4) -> list[
     if not lesions:
         return []
     volumes = np.array([lesion.volume_mm3 for lesion in lesions])
-    # "higher" gives values that occur, so the rows state true sizes.
-    inner = np.unique(np.quantile(volumes, np.arange(1, parts) / parts, method="higher"))
+    # The largest lesion of each share but the last: of four lesions, every one is a quarter.
+    inner = np.unique(np.quantile(volumes, np.arange(1, parts) / parts, method="inverted_cdf"))
     rows = []
     for part in range(len(inner) + 1):
         inside = np.searchsorted(inner, volumes, side="left") == part

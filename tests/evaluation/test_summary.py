@@ -102,10 +102,11 @@ def test_bins_hold_every_lesion_once() -> None:
         assert sum(row["lesions"] for row in rows) == len(lesions)
 
 
-def test_quantiles_are_equal_shares() -> None:
-    rows = recall_by_quantile([lesion(size) for size in range(1, 101)])
-    assert [row["lesions"] for row in rows] == pytest.approx([25] * 4, abs=1)
-    assert rows[0]["bin"].startswith("1 to 2")
+@pytest.mark.parametrize("quarter", [1, 2, 3, 25])
+def test_quantiles_are_equal_shares(quarter: int) -> None:
+    rows = recall_by_quantile([lesion(size) for size in range(1, 4 * quarter + 1)])
+    assert [row["lesions"] for row in rows] == [quarter] * 4
+    assert [row["to"] for row in rows] == [quarter, 2 * quarter, 3 * quarter, 4 * quarter]
 
 
 def test_lesions_of_one_size_are_one_quantile() -> None:
