@@ -178,7 +178,7 @@ class CaseOutcomes:
         groups = [members for members in split_groups(taking_part, self._touching) if is_lesion[members].any()]
         found = [self._of_group(members, int(is_lesion[members].sum()), inference) for members in groups]
         certain = [lesion for group in found for lesion in group if lesion.score >= inference.score_threshold]
-        lesions = [lesion for lesion in certain if lesion.voxels >= smallest]
+        lesions = [lesion for lesion in certain if lesion.voxels >= smallest - 1e-6]
         return lesions if any(lesion.score >= inference.scan_threshold for lesion in lesions) else []
 
     def count(self, inference: InferencePlan) -> CaseCounts:

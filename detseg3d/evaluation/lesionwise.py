@@ -139,7 +139,8 @@ def lesionwise_scores(
     common = np.bincount(lesions[prediction & truth], minlength=len(lesion_voxels))
     covering = np.bincount(pairs[:, 0], weights=part_voxels[pairs[:, 1]], minlength=len(lesion_voxels))
     dice = 2 * common / np.maximum(lesion_voxels + covering, 1)
-    asked = lesion_voxels * (math.prod(spacing) if voxel_volume is None else voxel_volume) > rule.smallest_mm3
+    volume = math.prod(spacing) if voxel_volume is None else voxel_volume
+    asked = lesion_voxels * volume > rule.smallest_mm3 * (1 + 1e-9)  # volumes are rounded
     asked[0] = False
     false_positives = len(part_voxels) - 1 - len(np.unique(pairs[:, 1]))
     distances = None

@@ -239,10 +239,13 @@ def recall_by_size(
     ['under 15 voxels', '15 to under 50 voxels', '50 voxels or more']
     """
     limits = [0.0, *edges, None]
+    # Volumes are rounded: ten voxels of 1 mm³ must not be under 10 mm³.
+    sizes = [size_of(lesion) * (1 + 1e-9) for lesion in lesions]
     rows = []
     for low, high in pairwise(limits):
         assert low is not None
-        members = [lesion for lesion in lesions if low <= size_of(lesion) and (high is None or size_of(lesion) < high)]
+        inside = [low <= size and (high is None or size < high) for size in sizes]
+        members = [lesion for lesion, chosen in zip(lesions, inside, strict=True) if chosen]
         if low == 0:
             name = f"under {_number(high)} {unit}" if high is not None else f"any number of {unit}"
         elif high is None:

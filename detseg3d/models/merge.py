@@ -328,7 +328,7 @@ def _collect(
     if len(certain) < len(names):
         logger.debug("%d part(s) of masks left out for their scores or sizes", len(names) - len(certain))
     minimum = inference.minimum_volume_mm3 / voxel_volume
-    large = [i for i in certain if voxels[names[i]] >= minimum]
+    large = [i for i in certain if voxels[names[i]] >= minimum - 1e-6]
     if len(large) < len(certain):
         # Nothing vanishes silently.
         logger.info(

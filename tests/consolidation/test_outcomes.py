@@ -175,6 +175,14 @@ def test_the_smallest_volume_is_one_of_millimetres(tiny_plans: Plans) -> None:
         assert outcomes.count(inference).predictions == left
 
 
+def test_a_lesion_of_exactly_the_smallest_volume_stays_whatever_is_rounded(tiny_plans: Plans) -> None:
+    spacing = (3.0, 0.7, 0.7)
+    candidates = make_candidates([Blob((3, 3, 3, 5, 5, 5), 0.9, 0.9)], spacing=spacing)
+    outcomes = CaseOutcomes(candidates, CaseTruth.of(Lesions(filled(), {}), spacing), tiny_plans)
+    inference = tiny_plans.inference.model_copy(update={"minimum_volume_mm3": 11.76})  # 8 voxels
+    assert outcomes.count(inference).predictions == 1
+
+
 # -- All cases ---------------------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,11 @@ def test_the_limit_of_size_is_a_volume() -> None:
     assert lesionwise_scores(truth, truth, (1.0, 1.0, 1.1)).truth == 1
 
 
+def test_a_lesion_of_exactly_the_limit_is_not_asked_for_whatever_is_rounded() -> None:
+    truth = line(*[1] * 20)  # 20 times 0.1 mm³ is 2.0000000000000004 in floating point
+    assert lesionwise_scores(truth, truth, (0.1, 0.1, 10.0)).truth == 0
+
+
 def test_misses_and_false_alarms_cost_the_penalty() -> None:
     # One lesion found one voxel off at one end, one missed, one false alarm.
     truth, prediction = np.zeros((2, 1, 1, 40))

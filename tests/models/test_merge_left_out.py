@@ -22,6 +22,11 @@ def test_the_minimum_volume_is_in_cubic_millimetres(tiny_plans: Plans, minimum: 
     assert len(merged.lesions) == left and int(merged.semantic.sum()) == 2 * left
 
 
+def test_a_lesion_of_exactly_the_minimum_volume_stays_whatever_is_rounded(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 2.94})  # divided by 3 · 0.7 · 0.7: 2.0000000000000004
+    assert len(merge_lines(plans, [1.0], [line(0, 0, [1, 1])], spacing=(3, 0.7, 0.7)).lesions) == 1
+
+
 def test_removing_small_lesions_is_reported(tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 3.0})
     with caplog.at_level("INFO", logger="detseg3d"):
