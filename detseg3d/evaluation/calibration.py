@@ -92,7 +92,7 @@ def apply_calibration(knots: Sequence[tuple[float, float]], scores: npt.ArrayLik
     """
     points, probabilities = zip(*knots, strict=True)
     result: FloatArray = np.interp(np.asarray(scores, np.float64), points, probabilities)
-    return result
+    return np.clip(result, 0.0, 1.0)  # just below the last knot, rounding may exceed it
 
 
 def reliability_bins(scores: npt.ArrayLike, is_lesion: npt.ArrayLike, bins: int = 10) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detseg3d.evaluation.calibration import (
@@ -82,6 +82,7 @@ def test_the_order_of_the_lesions_does_not_matter(scored: list[tuple[float, bool
 
 
 @given(SCORED, st.lists(st.floats(0, 1), min_size=2, max_size=30))
+@example([(0.0, False), (0.2, False), (0.7, False), (0.469398564771491, False)], [0.0, 0.9999999999999999])
 def test_calibrated_scores_are_probabilities_in_the_same_order(
     scored: list[tuple[float, bool]], scores: list[float]
 ) -> None:
