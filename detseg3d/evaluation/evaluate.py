@@ -33,6 +33,7 @@ from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.metrics import CaseMetrics
 from detseg3d.evaluation.probability_components import ComponentRule, lesions_from_probabilities
 from detseg3d.evaluation.probability_maps import probability_files, read_probability_map
+from detseg3d.evaluation.remarks import different_scans
 from detseg3d.evaluation.statistics import headline_intervals, paired_comparison
 from detseg3d.evaluation.summary import summarize
 from detseg3d.execution.local import run_cases
@@ -205,7 +206,11 @@ def evaluate_systems(
                 "figures": paired_comparison(mine, other, options.samples, options.seed, patients),
             }
         )
-    return {"systems": {name: done.result for name, done in systems.items()}, "comparisons": comparisons}
+    results = {name: done.result for name, done in systems.items()}
+    differ = different_scans(results)
+    if differ:
+        logger.warning("%s", " ".join(differ.split()))
+    return {"systems": results, "comparisons": comparisons}
 
 
 def _evaluate(

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detseg3d.evaluation.remarks import different_scans
+
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
 FIGURES = {
@@ -62,7 +64,8 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     if "systems" not in result:
         parts = [*_one_system(result), _intervals({"value": result}, [])]
         return "\n\n".join(part for part in [*parts, _problems(result["problems"])] if part)
-    parts = [_intervals(result["systems"], result["comparisons"])]
+    differ = different_scans(result["systems"])
+    parts = [differ and f"**Warning.** {differ}", _intervals(result["systems"], result["comparisons"])]
     for name, part in result["systems"].items():
         parts += [f"## {name}", *_one_system(part), _problems(part["problems"])]
     return "\n\n".join(part for part in parts if part)
@@ -87,7 +90,7 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
     if not names:
         return ""
     header = ["figure", *systems, *(f"{pair['second']} − {pair['first']}" for pair in comparisons)]
-    rows = []
+    rows = _sizes(systems, comparisons) if len(systems) > 1 else []
     for name in names:
         row = [FIGURES[name]]
         row += [_with_interval(part["intervals"].get(name), "value") for part in systems.values()]
@@ -98,6 +101,17 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
     if comparisons:
         text += " Differences are paired: both systems on the same cases,\nresampled alike."
     return text
+
+
+def _sizes(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """What the figures of each system are of; a single system has it in the table of its classes."""
+    summaries = [part["summary"] for part in systems.values()]
+    scans = [str(summary["cases"]) for summary in summaries]
+    lesions = [str(summary["lesions"]["any"]["truth"]) for summary in summaries]
+    return [
+        ["scans", *scans, *(f"{pair['cases']} of both" for pair in comparisons)],
+        ["true lesions", *lesions, *("–" for _ in comparisons)],
+    ]
 
 
 def _with_interval(entry: Mapping[str, Any] | None, key: str, sign: str = "") -> str:

@@ -74,6 +74,18 @@ def test_systems_are_named_and_compared(folders: list[str], tmp_path: Path, caps
     assert "nothing − pred" in capsys.readouterr().out
 
 
+def test_systems_with_different_scans_are_warned_of(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("truth", "other"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        np.save(tmp_path / folder / "hard.npy", np.ones((4, 4, 4), np.uint8))
+    np.save(tmp_path / "other" / "case.npy", np.ones((4, 4, 4), np.uint8))
+    assert main([*folders, "-pred", str(tmp_path / "other"), "--bootstrap", "0"]) == 1
+    warned = capsys.readouterr().err
+    assert "evaluated on different scans" in warned and "Without: pred hard." in warned
+
+
 def test_two_folders_of_one_name_are_refused(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*folders, "-pred", folders[3]]) != 0
     assert "needs a name of its own" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
 from detseg3d.evaluation.lesions import evaluate_case, summarize
+from detseg3d.evaluation.statistics import headline_intervals
 from detseg3d.evaluation.table import format_evaluation, markdown_table
 
 
@@ -36,3 +38,26 @@ def test_classes_have_a_row_each_only_if_there_are_several() -> None:
     two = format_evaluation({"summary": summarize([case], names), "problems": []})
     assert "| lesion |" not in one
     assert "| rim  |" in two
+
+
+def systems(**of: int) -> dict[str, Any]:
+    """Each system with the first scans of two, all lesions found."""
+    truth = np.array([1, 0, 2, 0], np.int64).reshape(1, 1, -1)
+    cases = [evaluate_case("easy", truth, truth, (1, 1, 1)), evaluate_case("hard", truth, truth, (1, 1, 1))]
+    return {
+        name: {
+            "summary": summarize(cases[:count]),
+            "intervals": headline_intervals(cases[:count], samples=0),
+            "cases": [{"case_id": case.case_id} for case in cases[:count]],
+            "problems": [],
+        }
+        for name, count in of.items()
+    }
+
+
+def test_systems_with_different_scans_say_of_how_many_each_figure_is() -> None:
+    pair = [{"first": "A", "second": "B", "cases": 1, "figures": {}}]
+    text = format_evaluation({"systems": systems(A=1, B=2), "comparisons": pair})
+    assert text.startswith("**Warning.** The systems were evaluated on different scans") and "Without: A hard." in text
+    assert re.search(r"\| scans +\| +1 \| +2 \| 1 of both \|\n\| true lesions +\| +2 \| +4 \| – ", text)
+    assert "different scans" not in format_evaluation({"systems": systems(A=2, B=2), "comparisons": pair})

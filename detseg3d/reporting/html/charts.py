@@ -136,12 +136,13 @@ def legend(entries: Sequence[tuple[int, str]], kind: str = "line") -> Html:
 
 @dataclass(frozen=True)
 class Bars:
-    """A series of a bar chart: a value for each bin, ``None`` for no bar, and its interval."""
+    """A series of a bar chart: for each bin a value, ``None`` for no bar, its interval, and what it is a share of."""
 
     name: str
     values: tuple[float | None, ...]
     intervals: tuple[tuple[float, float] | None, ...]
     style: int = 0
+    counts: tuple[int, ...] = ()
 
 
 def bar_chart(series: Sequence[Bars], bins: Sequence[tuple[str, str]], x_title: str, y: Axis, description: str) -> Html:
@@ -170,7 +171,8 @@ def bar_chart(series: Sequence[Bars], bins: Sequence[tuple[str, str]], x_title: 
                 continue
             left = middle + (place - len(series) / 2) * width
             height = y.place(value) * _HEIGHT
-            text = f"{bars.name}, {first}: {number(value)} ({second})"
+            own = f"n = {bars.counts[index]}" if bars.counts else second
+            text = f"{bars.name}, {first}: {number(value)} ({own})"
             shape = tag(
                 "rect",
                 x=_n(left + 1), y=_n(_TOP + _HEIGHT - height), width=_n(width - 2), height=_n(max(height, 0.6)),

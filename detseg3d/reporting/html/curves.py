@@ -189,7 +189,9 @@ def size_section(evaluated: Evaluated) -> Html:
 
 
 def _size_chart(tables: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, axis: str, several: bool) -> Html:
-    rows = list({row["bin"]: row for table in tables.values() for row in table}.values())
+    # Systems may lack scans, each others: the axis shows the most lesions, a bar tells its own number.
+    every = sorted((row for table in tables.values() for row in table), key=lambda row: row["lesions"])
+    rows = list({row["bin"]: row for row in every}.values())
     rows.sort(key=lambda row: row["from"])
     bins = [(_short_bin(row, kind), f"n = {row['lesions']}") for row in rows]
     if several:
@@ -214,7 +216,8 @@ def _bars(
         None if value is None else wilson_interval(value * own[row["bin"]]["lesions"], own[row["bin"]]["lesions"])
         for value, row in zip(values, rows, strict=True)
     ]
-    return Bars(name, tuple(values), tuple(intervals), style)
+    counts = tuple(dig(own, row["bin"], "lesions") or 0 for row in rows)
+    return Bars(name, tuple(values), tuple(intervals), style, counts)
 
 
 def _short_bin(row: Mapping[str, Any], kind: str) -> str:

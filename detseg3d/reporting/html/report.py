@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from detseg3d.evaluation.remarks import different_scans
 from detseg3d.io.files import write_text
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, prepare_viewer, viewer_section
 from detseg3d.reporting.html.crossval import calibration_section, operating_point_section, stage_section
@@ -186,7 +187,10 @@ def _with_count(key: str, name: str, evaluated: Evaluated) -> str:
 
 
 def _headline(evaluated: Evaluated) -> list[Html]:
-    parts = [] if evaluated.several else [key_figures(evaluated)]
+    differ = different_scans(evaluated.results)
+    parts = [tag("p", differ, class_="warn")] if differ else []
+    if not evaluated.several:
+        parts.append(key_figures(evaluated))
     parts.append(headline_table(evaluated))
     notes = []
     if any(dig(result, "intervals", "f1", "low") is not None for result in evaluated.results.values()):

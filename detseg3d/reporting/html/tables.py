@@ -63,7 +63,7 @@ def headline_table(evaluated: Evaluated) -> Html:
     else:
         columns += [tag("th", "value", scope="col", class_="number"), tag("th", "95 % interval", scope="col")]
         columns.append(tag("th", tag("span", "0 to 1", class_="faint"), scope="col", class_="strip-column"))
-    bodies = []
+    bodies = [_sizes(evaluated)] if evaluated.several else []
     for group in GROUPS:
         rows = [_headline_row(evaluated, figure) for figure in FIGURES if figure.group == group]
         rows = [row for row in rows if row]
@@ -73,6 +73,19 @@ def headline_table(evaluated: Evaluated) -> Html:
     return scrolling(
         tag("table", tag("thead", tag("tr", columns)), bodies, class_="headline"), "headline figures with intervals"
     )
+
+
+def _sizes(evaluated: Evaluated) -> Html:
+    """Scans and true lesions of each system; a single system has them in its tiles."""
+    summaries = [result.get("summary") for result in evaluated.results.values()]
+    rows = []
+    for name, path in (("Scans", ("cases",)), ("True lesions", ("lesions", "any", "truth"))):
+        cells = [tag("td", number(dig(summary, *path), 0), class_="number strong") for summary in summaries]
+        for entry in evaluated.comparisons:
+            common = f"{number(entry.get('cases'), 0)} of both" if name == "Scans" else DASH
+            cells.append(tag("td", common, class_="number"))
+        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+    return tag("tbody", rows)
 
 
 def _headline_row(evaluated: Evaluated, figure: Figure) -> Html:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.evaluate import LabelFormat, evaluate_folders
 from detseg3d.evaluation.summary import summarize
 from detseg3d.reporting.html import report as html_report
 from detseg3d.reporting.html.markup import DASH
@@ -208,6 +209,22 @@ def test_systems_are_compared_in_one_page(tmp_path: Path, result: dict[str, Any]
     heads = [cell["text"] for cell in page.find("th", within=page.find("table", class_="headline")[0], scope="col")]
     assert heads == ["", "mine", "other", "other − mine"]
     assert page.find("ul", class_="tiles") == []
+
+
+def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+    form = LabelFormat({"lesion": 1})
+    folders = (root / "labels", root / "predictions")
+    fewer = evaluate_folders(*folders, label_format=form, cases=["good"], progress=False)
+    compared = [{"first": "mine", "second": "other", "cases": 1, "figures": {}}]
+    page = write(tmp_path, {"systems": {"mine": result, "other": fewer}, "comparisons": compared})
+    assert "Without: other bad, healthy, middle." in page.find("p", class_="warn")[0]["text"]
+    rows = page.rows(page.find("table", class_="headline")[0])
+    assert rows[1:3] == [["Scans", "4", "1", "1 of both"], ["True lesions", "6", "2", DASH]]
+    titles = [title["text"] for group in page.find("g", class_="bar") for title in page.find("title", within=group)]
+    assert titles[:2] == ["mine, 30–100: 0.67 (n = 6)", "other, 30–100: 1.00 (n = 2)"]
+    assert "n = 6" in [entry["text"] for entry in page.find("text")]
+    same = write(tmp_path, {"systems": {"mine": result, "other": result}})
+    assert same.find("p", class_="warn") == []
 
 
 @pytest.mark.parametrize("name", ["report.css", "tables.js", "slices.js", "niivue.js", "viewer.js"])
