@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +24,7 @@ VOLUME_EDGES = (10, 30, 100, 300, 1000, 10_000, 100_000)
 
 
 def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Figures of a set of cases, ready for JSON: no NaN, ``None`` for a mean over nothing.
+    """Figures of a set of cases, ready for JSON: no NaN, ``None`` for a mean over nothing, and for all without a case.
 
     *Pooled* figures add up the lesions (voxels) of all cases first, so a case counts by its lesions; *means over cases*
     weigh each case alike.
@@ -151,7 +151,7 @@ def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> 
         "dice": {
             "mean": _mean([case.dice for case in metrics]),
             "mean_with_lesions": _mean([case.dice for case in with_lesions]),
-            "pooled": total.dice,
+            "pooled": total.dice if metrics else None,
             "cases_with_lesions": len(with_lesions),
             "empty_cases": sum(case.is_empty for case in metrics),
         },
@@ -164,7 +164,7 @@ def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> 
             },
         },
         "panoptic": {
-            **total.panoptic.to_dict(),
+            **_rates(total.panoptic.to_dict(), metrics, ("pq", "sq", "rq")),
             "mean_over_cases": {
                 name: _mean([getattr(case.panoptic, name) for case in metrics]) for name in ("pq", "sq", "rq")
             },
@@ -180,13 +180,20 @@ def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> 
 def _detection(metrics: Sequence[ClassMetrics], total: ClassMetrics, criterion: str) -> dict[str, Any]:
     counts = [case.detection[criterion] for case in metrics]
     return {
-        **total.detection[criterion].to_dict(),
+        **_rates(total.detection[criterion].to_dict(), metrics, ("recall", "precision", "f1")),
         "mean_over_cases": {
             "recall": _mean([case.recall for case in counts if case.truth]),
             "precision": _mean([case.precision for case in counts if case.predictions]),
             "f1": _mean([case.f1 for case in counts]),
         },
     }
+
+
+def _rates(
+    figures: Mapping[str, float], metrics: Sequence[ClassMetrics], names: Sequence[str]
+) -> dict[str, float | None]:
+    """The ``figures``; without a case those of these names are ``None``, as nobody was right about anything."""
+    return {**figures} if metrics else {**figures, **dict.fromkeys(names)}
 
 
 def _false_positives(metrics: Sequence[ClassMetrics]) -> dict[str, Any]:

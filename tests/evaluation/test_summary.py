@@ -56,6 +56,15 @@ def test_there_never_is_a_nan(cases: list[CaseMetrics]) -> None:
     json.dumps(summarize(cases, ["lesion", "absent"]), allow_nan=False)
 
 
+def test_without_a_case_there_is_no_figure() -> None:
+    summary = summarize([], ["lesion"])
+    for group in (summary, summary["classes"]["lesion"]):
+        rates = [group["lesions"]["any"][name] for name in ("recall", "precision", "f1")]
+        rates += [group["panoptic"][name] for name in ("pq", "sq", "rq")] + list(group["dice"].values())[:3]
+        assert rates == [None] * 9
+    assert summary["lesions"]["any"]["truth"] == 0
+
+
 def test_a_lesion_free_case_without_alarms_changes_no_pooled_figure() -> None:
     with_empty, without = summarize([PERFECT, MISSED, EMPTY]), summarize([PERFECT, MISSED])
     for criterion in ("any", "iou_0.1", "iou_0.5"):

@@ -172,6 +172,8 @@ def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) ->
     nothing["problems"] = [{"case": "a", "problem": "no prediction"}]
     page = write(tmp_path, nothing)
     assert "No scan was evaluated" in page.visible and "Not evaluated: 1" in page.visible
+    tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
+    assert f"Lesion F1{DASH}" in tiles and "1.00" not in page.visible
 
 
 def test_the_viewer_gives_way_until_the_file_is_small_enough(
