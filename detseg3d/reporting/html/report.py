@@ -199,10 +199,12 @@ def _headline(evaluated: Evaluated) -> list[Html]:
         notes.append(
             "Differences are paired, on the same scans; “better” or “worse” stands where the interval leaves out 0."
         )
-    free = dig(evaluated.first, "summary", "false_positives", "lesion_free") or {}
-    if free.get("scans"):
-        clean = free.get("scans_without_false_positives")
-        notes.append(f"Scans without lesions: {free['scans']}, of which {clean} without a false positive.")
+    notes += [
+        f"{f'{name}: scans' if name else 'Scans'} without lesions: {free['scans']}, of which "
+        f"{free.get('scans_without_false_positives')} without a false positive."
+        for name, result in evaluated.results.items()
+        if (free := dig(result, "summary", "false_positives", "lesion_free") or {}).get("scans")
+    ]
     parts.append(tag("p", " ".join(notes), class_="note"))
     parts.append(class_table(evaluated))
     return parts

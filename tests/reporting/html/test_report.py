@@ -213,6 +213,15 @@ def test_systems_are_compared_in_one_page(tmp_path: Path, result: dict[str, Any]
     assert page.find("ul", class_="tiles") == []
 
 
+def test_clean_scans_are_those_of_each_system(tmp_path: Path, result: dict[str, Any]) -> None:
+    other = copy.deepcopy(result)
+    other["summary"]["false_positives"]["lesion_free"]["scans_without_false_positives"] = 0
+    text = write(tmp_path, {"systems": {"mine": result, "other": other}}).visible
+    assert "mine: scans without lesions: 1, of which 1 without a false positive." in text
+    assert "other: scans without lesions: 1, of which 0 without a false positive." in text
+    assert "Scans without lesions: 1, of which 1 without" in write(tmp_path, result).visible
+
+
 def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
     form = LabelFormat({"lesion": 1})
     folders = (root / "labels", root / "predictions")
