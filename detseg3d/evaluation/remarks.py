@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["different_scans"]
+__all__ = ["HD95_PENALTY", "different_scans"]
+
+HD95_PENALTY = (
+    "A scan with an empty truth or an empty prediction, but not both, has the diagonal of its volume as HD95; 0 if\n"
+    "both are empty."
+)
 
 _MOST_NAMES = 5
 

@@ -20,6 +20,7 @@ __all__ = ["headline_intervals", "paired_comparison", "weighted_figures"]
 FloatArray = npt.NDArray[np.float64]
 
 _MEANS = ("nsd", "hd95_mm", "cc_dice")
+_SURFACES = ("nsd", "hd95_mm")  # also over the cases with lesions, as a false alarm in another may outweigh them all
 
 
 def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, FloatArray]:
@@ -37,7 +38,8 @@ def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[
         NaN where a figure is undefined, for example Dice over cases with lesions if none was drawn. Pooled over
         lesions: ``recall``, ``precision``, ``f1`` (any overlap, and ``_iou_0.1``, ``_iou_0.5``), ``pq``, ``sq``,
         ``rq``, ``fp_per_scan``, ``ap_…``, ``cpm_…`` and ``lesionwise_dice``. Means over cases: ``dice``,
-        ``dice_with_lesions``, ``nsd``, ``hd95_mm``, ``cc_dice``. Those that were not computed are left out.
+        ``nsd``, ``hd95_mm`` (these three also ``…_with_lesions``) and ``cc_dice``. Those that were not computed are
+        left out.
     """
     overall = [case.overall for case in cases]
     result: dict[str, FloatArray] = {}
@@ -73,11 +75,15 @@ def _case_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str
     if not cases or any(entry is None for entry in figures):
         return {}
     result = {}
+    present = np.array([float(case.overall.has_lesions) for case in cases])
     for name in _MEANS:
         values = [getattr(entry, name) for entry in figures]
         known = np.array([float(value is not None) for value in values])
         if known.any():
-            result[name] = _mean(weights, np.array([0.0 if value is None else value for value in values]), known)
+            numbers = np.array([0.0 if value is None else value for value in values])
+            result[name] = _mean(weights, numbers, known)
+            if name in _SURFACES:
+                result[f"{name}_with_lesions"] = _mean(weights, numbers, known * present)
     parts = [entry.lesionwise for entry in figures if entry is not None]
     denominator = _sum(weights, [part.truth + part.false_positives for part in parts])
     result["lesionwise_dice"] = _ratio(

@@ -58,8 +58,9 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
 
         ``volume_agreement``: see :func:`~detseg3d.evaluation.agreement.volume_agreement`.
 
-        ``nsd``, ``hd95_mm`` and ``cc_dice`` (means over cases) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm`` with
-        their counts, and ``dice_mean_over_cases``), if the cases have them.
+        ``nsd``, ``hd95_mm`` and ``cc_dice`` (means over cases; of the first two also ``…_with_lesions``, over those
+        with lesions in the truth) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm`` with their counts, and
+        ``dice_mean_over_cases``), if the cases have them.
 
         ``classes``: the same for each class. ``class_mean``: means over the classes that occur in the truth.
 
@@ -94,10 +95,17 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
     figures = [case.figures.get(class_name or "all", _nothing(case)) for case in cases if case.figures]
     if not figures:
         return result
+    present = [
+        case.figures[class_name or "all"]
+        for case, part in zip(cases, metrics, strict=True)
+        if case.figures and part.has_lesions
+    ]
     pooled = sum((entry.lesionwise for entry in figures), start=LesionwiseCounts())
     return result | {
         "nsd": _mean([entry.nsd for entry in figures]),
+        "nsd_with_lesions": _mean([entry.nsd for entry in present]),
         "hd95_mm": _mean([entry.hd95_mm for entry in figures if entry.hd95_mm is not None]),
+        "hd95_mm_with_lesions": _mean([entry.hd95_mm for entry in present if entry.hd95_mm is not None]),
         "cc_dice": _mean([entry.cc_dice for entry in figures]),
         "lesionwise": {
             "dice": pooled.dice,

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detseg3d.evaluation.remarks import different_scans
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans
 
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
@@ -24,7 +24,9 @@ FIGURES = {
     "dice": "Dice",
     "dice_with_lesions": "Dice (cases with lesions)",
     "nsd": "surface Dice (NSD)",
+    "nsd_with_lesions": "surface Dice (cases with lesions)",
     "hd95_mm": "HD95 (mm)",
+    "hd95_mm_with_lesions": "HD95 (mm, cases with lesions)",
     "lesionwise_dice": "lesion-wise Dice (BraTS)",
     "cc_dice": "CC-Dice",
 }
@@ -98,6 +100,8 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
         rows.append(row)
     text = "### Figures with 95 % intervals\n\n" + markdown_table(header, rows)
     text += "\n\nIntervals: percentile bootstrap over patients."
+    if "hd95_mm" in names:
+        text = f"{text}\n{HD95_PENALTY}"
     if comparisons:
         text += " Differences are paired: both systems on the same cases,\nresampled alike."
     return text

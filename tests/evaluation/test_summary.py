@@ -89,6 +89,14 @@ def test_a_class_that_a_case_does_not_know_is_one_with_nothing_there(hd95: bool)
     assert summarize([both, none]) == summarize([both, neither])
 
 
+def test_surfaces_are_also_judged_without_the_lesion_free_scans() -> None:
+    cases = [case(*one, figures=FigureRule()) for one in (([1, 1, 0], [1, 1, 0]), ([0, 0, 0], [1, 0, 0]))]
+    summary = summarize([*cases, case([0, 0, 0], [0, 0, 0], figures=FigureRule())])
+    assert summary["hd95_mm"] > 1 and summary["hd95_mm_with_lesions"] == 0.0  # the alarm costs the diagonal
+    assert (summary["nsd"], summary["nsd_with_lesions"]) == (pytest.approx(2 / 3), 1.0)
+    assert summarize(cases[1:])["hd95_mm_with_lesions"] is None
+
+
 def test_classes_have_their_own_figures() -> None:
     names = {"class_names": ["a", "b"], "truth_classes": [0, 1], "prediction_classes": [0, 1]}
     summary = summarize([case([1, 0, 2], [1, 0, 0], **names)])

@@ -191,11 +191,29 @@ FIGURES = (
         "nsd", "Surface Dice (NSD)", _OUTLINE, "Share of the two surfaces that agree within the tolerance.", ("nsd",)
     ),
     Figure(
+        "nsd_with_lesions",
+        "Surface Dice, scans with lesions",
+        _OUTLINE,
+        "The same without the lesion-free scans.",
+        ("nsd_with_lesions",),
+    ),
+    Figure(
         "hd95_mm",
         "HD95 (mm)",
         _OUTLINE,
-        "95th percentile of the distance between the surfaces; a false positive far away raises it. Lower is better.",
+        "95th percentile of the distance between the surfaces; the volume's diagonal where one side is empty, 0 where "
+        "both are. Lower is better.",
         ("hd95_mm",),
+        digits=1,
+        share=False,
+        lower_is_better=True,
+    ),
+    Figure(
+        "hd95_mm_with_lesions",
+        "HD95 (mm), scans with lesions",
+        _OUTLINE,
+        "The same without the lesion-free scans, where one false positive costs the diagonal. Lower is better.",
+        ("hd95_mm_with_lesions",),
         digits=1,
         share=False,
         lower_is_better=True,

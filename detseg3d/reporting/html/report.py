@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from detseg3d.evaluation.remarks import different_scans
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans
 from detseg3d.io.files import write_text
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, prepare_viewer, viewer_section
 from detseg3d.reporting.html.crossval import calibration_section, operating_point_section, stage_section
@@ -251,6 +251,11 @@ def _explanation() -> Html:
             "alike. Dice, surface Dice, HD95 and CC-Dice are means over scans.",
         ),
         ("Nothing there, nothing found", "Such a scan is right: its Dice and F1 are 1 by definition."),
+        (
+            "HD95",
+            f"{' '.join(HD95_PENALTY.split())} A false positive in a lesion-free scan therefore costs far more than "
+            "any outline; the figure over scans with lesions is free of that.",
+        ),
         (DASH, "There is nothing to measure, for example recall where there is no true lesion."),
     )
     definitions = [(tag("dt", name), tag("dd", text)) for name, text in entries]

@@ -43,9 +43,10 @@ def test_the_headline_has_value_and_interval(result: dict[str, Any]) -> None:
 
 def test_figures_that_were_not_asked_for_have_no_row(result: dict[str, Any]) -> None:
     plain = copy.deepcopy(result)
-    for key in ("nsd", "hd95_mm", "cc_dice", "lesionwise_dice"):
+    surfaces = ("nsd", "nsd_with_lesions", "hd95_mm", "hd95_mm_with_lesions")
+    for key in (*surfaces, "cc_dice", "lesionwise_dice"):
         plain["intervals"].pop(key)
-    for key in ("nsd", "hd95_mm", "cc_dice", "lesionwise"):
+    for key in (*surfaces, "cc_dice", "lesionwise"):
         plain["summary"].pop(key)
     rows = body(Page(headline_table(Evaluated.of(plain))))
     assert "Dice" in rows and not {"HD95 (mm)", "CC-Dice", "Lesion-wise Dice"} & set(rows)
@@ -58,6 +59,12 @@ def test_without_scores_there_is_no_average_precision(result: dict[str, Any]) ->
 
 def test_the_tolerance_of_the_surface_dice_is_stated(result: dict[str, Any]) -> None:
     assert "Surface Dice (NSD), 1 mm" in body(Page(headline_table(Evaluated.of(result))))
+
+
+def test_the_distance_of_scans_with_lesions_stands_beside_that_of_all(result: dict[str, Any]) -> None:
+    page = Page(headline_table(Evaluated.of(result)))
+    assert {"HD95 (mm), scans with lesions", "Surface Dice, scans with lesions"} <= set(body(page))
+    assert "the volume's diagonal where one side is empty" in page.visible
 
 
 @pytest.mark.parametrize(
