@@ -25,6 +25,7 @@ from detseg3d.evaluation.case_files import (
 )
 from detseg3d.evaluation.froc import FROC_RATES, ScoredCase, add_scored, score_summary
 from detseg3d.evaluation.labels import LabelFormat, read_label_format
+from detseg3d.evaluation.remarks import few_patients, interval_note
 from detseg3d.evaluation.score_intervals import score_intervals
 from detseg3d.evaluation.table import markdown_table
 from detseg3d.execution.local import run_cases
@@ -94,9 +95,9 @@ def evaluate_boxes(
     -------
     dict
         Ready for JSON. ``truth``, ``prediction``: what was read. ``summary``: ``cases``, ``lesions``, ``boxes``,
-        ``lesion_free`` (``scans`` without a true lesion and their ``boxes``), ``cases_without_boxes`` (those that a
-        table of all cases does not mention, which counts as no boxes), ``scores`` (see
-        :func:`~detseg3d.evaluation.froc.score_summary`) and ``intervals`` (see
+        ``lesion_free`` (``scans`` without a true lesion and their ``boxes``), ``patients`` (their number),
+        ``cases_without_boxes`` (those that a table of all cases does not mention, which counts as no boxes),
+        ``scores`` (see :func:`~detseg3d.evaluation.froc.score_summary`) and ``intervals`` (see
         :func:`~detseg3d.evaluation.score_intervals.score_intervals`), both by :data:`BOX_CRITERIA`. ``cases``: counts
         of each case, all scores included. ``warnings`` and ``problems``: ``{"case", "warning"}`` of what looks wrong,
         and ``{"case", "problem"}`` of what could not be evaluated and is in no figure.
@@ -189,6 +190,7 @@ def _evaluate(
         "lesions": sum(row["truth"] for row in rows),
         "boxes": sum(row["boxes"] for row in rows),
         "lesion_free": {"scans": len(free), "boxes": sum(row["boxes"] for row in free)},
+        "patients": len(set(patients)),
         "cases_without_boxes": [case_id for case_id in truths if case_id not in predicted.cases],
         "scores": score_summary(scored),
         "intervals": {
@@ -302,6 +304,7 @@ def format_box_evaluation(result: Mapping[str, Any]) -> str:
             ],
         ),
         _cases(summary),
+        _intervals(summary),
         "mAP is the mean AP of the classes that occur in the truth. By centre, further boxes in a lesion that is\n"
         "found already do not count, as in LUNA16; by IoU they are false positives.",
     ]
@@ -323,7 +326,7 @@ def format_box_evaluation(result: Mapping[str, Any]) -> str:
         if entries:
             lines = [f"- {entry['case']}: {' '.join(entry[key].split())}" for entry in entries]
             parts.append(f"### {title}: {len(entries)}\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _headline(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -334,6 +337,14 @@ def _headline(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     ap, cpm = _share(scores["average_precision"]), _share(scores["cpm"])
     return _TITLES[name], ap, ranges[0], _share(scores["map"]), cpm, ranges[1]
+
+
+def _intervals(summary: Mapping[str, Any]) -> str:
+    if all(ends["low"] is None for figures in summary["intervals"].values() for ends in figures.values()):
+        return ""
+    patients = {"": summary["patients"]}
+    few = few_patients(patients)
+    return interval_note(patients) + (f" **{few}**" if few else "")
 
 
 def _cases(summary: Mapping[str, Any]) -> str:

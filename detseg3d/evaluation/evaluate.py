@@ -138,7 +138,7 @@ def evaluate_folders(
     -------
     dict
         Ready for JSON: ``truth_folder``, ``prediction_folder``, ``class_labels``, ``options``, ``summary`` (see
-        :func:`~detseg3d.evaluation.summary.summarize`), ``intervals`` (see
+        :func:`~detseg3d.evaluation.summary.summarize`), ``patients`` (their number), ``intervals`` (see
         :func:`~detseg3d.evaluation.statistics.headline_intervals`), ``cases``, ``lesions`` (a record per true and per
         predicted lesion) and ``problems``: what could not be evaluated, as ``{"case", "problem"}``. Such cases are in
         no figure.
@@ -249,6 +249,7 @@ def _evaluate(
         "class_labels": None if form.classes is None else dict(form.classes),
         "options": options.to_dict(),
         "summary": summarize(evaluated, names),
+        "patients": len(set(groups)),
         "intervals": headline_intervals(evaluated, options.samples, options.seed, groups),
         "problems": sorted(problems, key=lambda problem: problem["case"]),
         "cases": [case.to_dict() for case in evaluated],

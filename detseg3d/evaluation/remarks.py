@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["HD95_PENALTY", "different_scans"]
+__all__ = ["FEW_PATIENTS", "HD95_PENALTY", "different_scans", "few_patients", "interval_note"]
 
 HD95_PENALTY = (
     "A scan with an empty truth or an empty prediction, but not both, has the diagonal of its volume as HD95; 0 if\n"
     "both are empty."
 )
+
+FEW_PATIENTS = 10
+"""With fewer a bootstrap sees too little of how patients differ."""
 
 _MOST_NAMES = 5
 
@@ -41,6 +44,34 @@ def different_scans(systems: Mapping[str, Mapping[str, Any]]) -> str:
         "charged with a scan that it lacks. Only the differences are of the scans that both have.\n"
         f"Without: {'; '.join(lacking)}."
     )
+
+
+def interval_note(patients: Mapping[str, int | None]) -> str:
+    """What the intervals are, and how many patients they rest on.
+
+    Parameters
+    ----------
+    patients : dict of str to int or None
+        Of each system; ``None`` where it is not known.
+
+    Examples
+    --------
+    >>> interval_note({"": 12}), interval_note({"A": 12, "B": 7})[-28:]
+    ('Intervals: 95 %, percentile bootstrap over 12 patients.', 'over 12 (A), 7 (B) patients.')
+    """
+    known = {name: number for name, number in patients.items() if number is not None}
+    text = ", ".join(f"{number} ({name})" for name, number in known.items())
+    if len(set(known.values())) == 1:
+        text = str(next(iter(known.values())))
+    over = f"{text} patient{'' if text == '1' else 's'}" if known else "patients"
+    return f"Intervals: 95 %, percentile bootstrap over {over}."
+
+
+def few_patients(patients: Mapping[str, int | None]) -> str:
+    """That the intervals rest on too few patients; empty if they do not."""
+    if all(number is None or number >= FEW_PATIENTS for number in patients.values()):
+        return ""
+    return f"With fewer than {FEW_PATIENTS} patients the intervals are too narrow to be trusted."
 
 
 def _names(scans: set[str]) -> str:

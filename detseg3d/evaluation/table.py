@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, few_patients, interval_note
 
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
@@ -99,12 +99,16 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
         row += [_with_interval(pair["figures"].get(name), "difference", "+") for pair in comparisons]
         rows.append(row)
     text = "### Figures with 95 % intervals\n\n" + markdown_table(header, rows)
-    text += "\n\nIntervals: percentile bootstrap over patients."
-    if "hd95_mm" in names:
-        text = f"{text}\n{HD95_PENALTY}"
+    notes = []
+    if any(entry["low"] is not None for part in systems.values() for entry in part["intervals"].values()):
+        patients = {name: part.get("patients") for name, part in systems.items()}
+        few = few_patients(patients)
+        notes = [interval_note(patients), *([f"**{few}**"] if few else [])]
     if comparisons:
-        text += " Differences are paired: both systems on the same cases,\nresampled alike."
-    return text
+        notes.append("Differences are paired: both systems on the same cases,\nresampled alike.")
+    if "hd95_mm" in names:
+        notes.append(HD95_PENALTY)
+    return "\n\n".join(part for part in (text, "\n".join(notes)) if part)
 
 
 def _sizes(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[list[str]]:

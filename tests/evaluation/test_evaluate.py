@@ -288,6 +288,11 @@ def test_labels_that_the_planning_understands_are_understood(
     assert list(evaluate_folders(*folders)["summary"]["classes"]) == ["core", "rim"]
 
 
+def test_patients_are_counted_and_not_cases(folders: tuple[Path, Path]) -> None:
+    write_json({"labels": {"background": 0, "a": 1}, "patients": {"a": 7, "b": 7}}, folders[0].parent / "dataset.json")
+    assert evaluate_folders(*folders)["patients"] == 1
+
+
 @pytest.mark.parametrize("spacing", [[1, 2], 3, [0, 1, 1], "1 1 1"])
 def test_a_spacing_that_is_none_is_refused(folders: tuple[Path, Path], spacing: Any) -> None:
     write_json({"labels": {"background": 0, "a": 1}, "npy_spacing": spacing}, folders[0].parent / "dataset.json")

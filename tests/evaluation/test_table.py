@@ -61,3 +61,12 @@ def test_systems_with_different_scans_say_of_how_many_each_figure_is() -> None:
     assert text.startswith("**Warning.** The systems were evaluated on different scans") and "Without: A hard." in text
     assert re.search(r"\| scans +\| +1 \| +2 \| 1 of both \|\n\| true lesions +\| +2 \| +4 \| – ", text)
     assert "different scans" not in format_evaluation({"systems": systems(A=2, B=2), "comparisons": pair})
+
+
+def test_intervals_say_how_many_patients_they_rest_on() -> None:
+    result = systems(A=2)["A"] | {"patients": 1}
+    assert "bootstrap" not in format_evaluation(result)
+    result["intervals"]["recall"] |= {"low": 1.0, "high": 1.0}
+    text = format_evaluation(result)
+    assert "percentile bootstrap over 1 patient.\n**With fewer than 10 patients the intervals are too narrow" in text
+    assert "fewer than" not in format_evaluation({**result, "patients": 10})

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, few_patients, interval_note
 from detseg3d.io.files import write_text
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, prepare_viewer, viewer_section
 from detseg3d.reporting.html.crossval import calibration_section, operating_point_section, stage_section
@@ -192,9 +192,11 @@ def _headline(evaluated: Evaluated) -> list[Html]:
     if not evaluated.several:
         parts.append(key_figures(evaluated))
     parts.append(headline_table(evaluated))
-    notes = []
+    notes, few = [], ""
     if any(dig(result, "intervals", "f1", "low") is not None for result in evaluated.results.values()):
-        notes.append("Intervals: 95 %, by drawing patients again with replacement (bootstrap).")
+        patients = {name: result.get("patients") for name, result in evaluated.results.items()}
+        notes.append(interval_note(patients))
+        few = few_patients(patients)
     if evaluated.comparisons:
         notes.append(
             "Differences are paired, on the same scans; “better” or “worse” stands where the interval leaves out 0."
@@ -206,6 +208,8 @@ def _headline(evaluated: Evaluated) -> list[Html]:
         if (free := dig(result, "summary", "false_positives", "lesion_free") or {}).get("scans")
     ]
     parts.append(tag("p", " ".join(notes), class_="note"))
+    if few:
+        parts.append(tag("p", few, class_="warn"))
     parts.append(class_table(evaluated))
     return parts
 

@@ -163,8 +163,16 @@ def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None
 
 def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, result: dict[str, Any]) -> None:
     plain = {name: {**entry, "low": None, "high": None} for name, entry in result["intervals"].items()}
-    assert "bootstrap" in write(tmp_path, result).visible
+    assert "bootstrap over 4 patients." in write(tmp_path, result).visible
     assert "bootstrap" not in write(tmp_path, {**result, "intervals": plain}).visible
+
+
+@pytest.mark.parametrize(("patients", "warned"), [(9, True), (10, False), (None, False)])
+def test_intervals_of_few_patients_are_not_to_be_trusted(
+    tmp_path: Path, result: dict[str, Any], patients: int | None, warned: bool
+) -> None:
+    warnings = write(tmp_path, {**result, "patients": patients}).find("p", class_="warn")
+    assert [entry["text"].startswith("With fewer than 10 patients") for entry in warnings] == [True] * warned
 
 
 def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) -> None:
@@ -235,7 +243,7 @@ def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path,
     assert titles[:2] == ["mine, 30–100: 0.67 (n = 6)", "other, 30–100: 1.00 (n = 2)"]
     assert "n = 6" in [entry["text"] for entry in page.find("text")]
     same = write(tmp_path, {"systems": {"mine": result, "other": result}})
-    assert same.find("p", class_="warn") == []
+    assert "different scans" not in same.visible
 
 
 @pytest.mark.parametrize("name", ["report.css", "tables.js", "slices.js", "niivue.js", "viewer.js"])
