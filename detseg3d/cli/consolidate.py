@@ -49,9 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_consolidate``."""
     parser = create_parser("detseg3d_consolidate", DESCRIPTION, EXAMPLE)
     parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
-    parser.add_argument(
-        "-f", "--folds", nargs="+", default=["0", "1", "2", "3", "4"], metavar="F", help="default: 0 1 2 3 4"
-    )
+    parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="default: all numbered folds that are there")
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--target_recall", type=fraction, metavar="R", help="highest precision at this lesion recall or more"

@@ -100,7 +100,7 @@ class Consolidated:
 def consolidate(
     raw: str | Path,
     model_folder: str | Path,
-    folds: Sequence[str | int] = (0, 1, 2, 3, 4),
+    folds: Sequence[str | int] | None = None,
     objective: Objective | None = None,
     num_processes: int = 0,
     progress: bool = True,
@@ -113,7 +113,8 @@ def consolidate(
         The raw data set, for its labels.
     model_folder : path
         ``results/DatasetXXX_Name``, with trained and validated folds.
-    folds : sequence
+    folds : sequence, optional
+        By default all numbered folds that are there.
     objective : Objective, optional
         The highest lesion F1 by default.
     num_processes : int

@@ -57,7 +57,9 @@ class ValidatedFolds:
     failures: dict[str, str]
 
 
-def load_validated_folds(dataset: RawDataset, model_folder: Path, folds: Sequence[str | int]) -> ValidatedFolds:
+def load_validated_folds(
+    dataset: RawDataset, model_folder: Path, folds: Sequence[str | int] | None = None
+) -> ValidatedFolds:
     """Collect what the validation of each fold stored.
 
     Parameters
@@ -66,7 +68,8 @@ def load_validated_folds(dataset: RawDataset, model_folder: Path, folds: Sequenc
         For the labels.
     model_folder : Path
         ``results/DatasetXXX_Name``.
-    folds : sequence
+    folds : sequence, optional
+        By default all numbered ones that are there.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def load_validated_folds(dataset: RawDataset, model_folder: Path, folds: Sequenc
         If a fold is not there, not validated to the end or has no stored candidates, if folds share validation cases or
         differ in their plans, or if there is no label of a case.
     """
-    names = tuple(dict.fromkeys(str(fold) for fold in folds))
+    names = tuple(dict.fromkeys(map(str, _numbered_folds(model_folder) if folds is None else folds)))
     if "all" in names:
         raise DetSeg3DError(
             "the fold all has seen every case, so it has no case to judge it by",
@@ -100,6 +103,9 @@ def load_validated_folds(dataset: RawDataset, model_folder: Path, folds: Sequenc
                     remedy="choose folds of one split with -f",
                 )
             cases[case_id] = StoredCase(case_id, name, file, label)
+    left = [case_id for case_id in labels if case_id not in cases and case_id not in failures]
+    if folds is None and left:
+        logger.warning("%d of %d cases were validated by none of the folds %s", len(left), len(labels), " ".join(names))
     return ValidatedFolds(
         names,
         _common_plans(model_folder, names),
@@ -108,6 +114,13 @@ def load_validated_folds(dataset: RawDataset, model_folder: Path, folds: Sequenc
         tuple(row for name in names for row in _true_boxes(model_folder, name) if row["case"] in cases),
         {case_id: message for case_id, message in failures.items() if case_id not in cases},
     )
+
+
+def _numbered_folds(model_folder: Path) -> list[int]:
+    """The folds up to the highest that is there: one that is missing between them is an error, when it is read."""
+    names = [path.name.removeprefix("fold_") for path in model_folder.glob("fold_*") if path.is_dir()]
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return list(range(max(numbers, default=0) + 1))
 
 
 def _validation(model_folder: Path, name: str) -> Path:

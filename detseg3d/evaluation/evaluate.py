@@ -226,9 +226,8 @@ def _evaluate(
     options = options or EvaluationOptions()
     form = label_format or read_label_format(truth_folder, prediction_folder)
     files, problems = _pair_files(truth_folder, prediction_folder, cases, options, truth_files)
-    single = 1
-    if options.components is not None:
-        single = only_class([file.truth for file in files], form, num_processes, progress)
+    labels = [] if options.components is None else [file.truth for file in files]
+    single = only_class(labels, form, num_processes, progress)
     results = run_cases(partial(_evaluate_files, form, options, single), files, num_processes, "evaluating", progress)
     evaluated: list[CaseMetrics] = []
     for case in results:

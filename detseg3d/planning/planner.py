@@ -30,6 +30,9 @@ from detseg3d.planning.plans import (
 
 __all__ = ["choose_normalization", "plan_dataset"]
 
+# Hounsfield units; lesions of a few voxels, or of one value, do not say where a scan may be cut off.
+_NARROWEST_WINDOW = 10.0
+
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
@@ -215,6 +218,8 @@ def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) 
         elif name.strip().lower() == "ct":
             measured = summary["intensity"][f"{index}_{name}"]
             figures = measured["lesions"] or measured["body"]
+            if figures["p99.5"] - figures["p0.5"] < _NARROWEST_WINDOW:
+                figures = measured["body"]
             chosen.append(
                 ChannelNormalization(
                     scheme="ct",

@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.body import tissue_mask
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import ChannelNormalization
 
 __all__ = ["mean_and_std", "normalize"]
 
 Array = npt.NDArray[Any]
+
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 def mean_and_std(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
@@ -62,6 +65,11 @@ def normalize(
     ndarray of float32, shape ``(C, Z, Y, X)``
         A constant channel becomes zero under ``zscore``.
 
+    Raises
+    ------
+    DetSeg3DError
+        If a channel that is left as it is has values beyond half precision.
+
     Examples
     --------
     >>> normalize(np.array([[[[1.0, 3.0]]]]), [ChannelNormalization(scheme="zscore")]).tolist()
@@ -73,6 +81,7 @@ def normalize(
     for source, target, plan in zip(images, result, normalization, strict=True):
         if plan.scheme == "none":
             target[...] = source
+            _check_range(target)
             continue
         if plan.scheme == "ct":
             np.clip(source, plan.lower, plan.upper, out=target, casting="unsafe")
@@ -84,3 +93,15 @@ def normalize(
         # A constant channel says nothing; dividing by rounding noise would make it shout.
         target /= np.float32(std if std > 1e-6 * max(1.0, abs(mean)) else 1.0)
     return result
+
+
+def _check_range(channel: npt.NDArray[np.float32]) -> None:
+    """Raise if values that nothing brings to a common scale do not fit the half precision of preprocessed cases."""
+    largest = float(max(channel.max(initial=0), -channel.min(initial=0)))
+    if largest > _LARGEST:
+        raise DetSeg3DError(
+            "the values of a channel named noNorm, which is used as it is, are too large to be stored",
+            value=largest,
+            expected=f"at most {_LARGEST:g}",
+            remedy="scale the images, or plan again with another name in dataset.json: then it is normalised",
+        )

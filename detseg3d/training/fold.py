@@ -60,7 +60,7 @@ def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
     if name == "all":
         cases = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
         return cases, cases
-    if not name.isdecimal() or int(name) >= len(splits):
+    if name not in map(str, range(len(splits))):  # nor 00: it would be another folder of the same fold
         raise DetSeg3DError(
             "this fold does not exist",
             file=preprocessed / "splits_final.json",

@@ -196,8 +196,12 @@ def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> T
             latest, state.model, state.average, state.optimizers, state.scaler, options.seed
         )
         logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
+        if state.progress.fraction >= 1 - _EPSILON:
+            logger.warning("this training is at its end; start from its weights with --pretrained_weights to train on")
     elif options.ranks.is_main:
         # What an earlier training left must neither be resumed as this one nor predict beside its plans.
+        if (folder / "model_final.safetensors").exists():
+            logger.warning("%s: the weights of the earlier training are replaced", folder.name)
         remove_files(latest, *(folder / f"model_{name}.safetensors" for name in ("best", "final")))
     if options.max_minutes is None:
         return replace(options, max_minutes=state.progress.max_minutes)

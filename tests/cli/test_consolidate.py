@@ -11,7 +11,7 @@ from detseg3d.cli import consolidate
 from detseg3d.consolidation import consolidate as consolidate_module
 from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.files import write_json
+from detseg3d.io.files import read_json, write_json
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
 from tests.scans import make_scan, write_dataset
@@ -63,10 +63,10 @@ def test_a_target_can_be_given(root: Path, words: list[str], objective: str) -> 
     assert point is not None and point.objective == objective
 
 
-def test_five_folds_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_folds_that_are_there_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [f"--raw={root / 'raw'}", f"--results={root / 'results'}"]
-    assert consolidate.main(["1", *folders, "--no_progress"]) == 1
-    assert "fold 2 has no stored candidates" in capsys.readouterr().err
+    assert consolidate.main(["1", *folders, "--no_progress"]) == 0
+    assert read_json(root / "results" / NAME / "cross_validation" / "consolidation.json")["folds"] == ["0", "1"]
 
 
 def test_a_fold_without_candidates_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

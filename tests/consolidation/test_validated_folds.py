@@ -50,6 +50,17 @@ def test_only_the_folds_named_are_pooled(root: Path) -> None:
     assert [case.case_id for case in load(root, 1).cases] == ["b"]
 
 
+def test_without_names_all_numbered_folds_are_pooled(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, results = load_raw_dataset(root / "raw" / NAME), root / "results" / NAME
+    (results / "fold_all").mkdir()
+    found = load_validated_folds(dataset, results)
+    assert found.folds == ("0", "1") and [case.case_id for case in found.cases] == ["a", "b", "c"]
+    assert "1 of 4 cases were validated by none of the folds 0 1" in caplog.text
+    (results / "fold_3").mkdir()
+    with pytest.raises(DetSeg3DError, match="fold 2 has no stored candidates"):
+        load_validated_folds(dataset, results)
+
+
 def test_a_fold_named_twice_counts_once(root: Path) -> None:
     assert [case.case_id for case in load(root, 1, "1").cases] == ["b"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.planner import plan_dataset
+from detseg3d.planning.planner import choose_normalization, plan_dataset
 from detseg3d.planning.plans import Plans, parse_plans
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 
@@ -215,6 +215,14 @@ def test_set_without_lesions_plans_with_a_warning() -> None:
     assert plans.stage1.head_stages == (0,)
     assert plans.normalization[0].upper > 0  # from the body
     assert "none of the 2 cases has a lesion" in why(plans, "warning")
+
+
+@pytest.mark.parametrize(("high", "upper"), [(40.0, 400.0), (90.0, 90.0)])
+def test_a_window_of_lesions_too_alike_is_that_of_the_body(high: float, upper: float) -> None:
+    lesions = {"mean": 35.0, "std": 1.0, "p0.5": 35.0, "p99.5": high}
+    body = {"mean": 20.0, "std": 90.0, "p0.5": -900.0, "p99.5": 400.0}
+    [chosen] = choose_normalization({"intensity": {"0_CT": {"lesions": lesions, "body": body}}}, ["CT"])
+    assert chosen.upper == upper
 
 
 def test_class_without_lesions_is_warned_of() -> None:

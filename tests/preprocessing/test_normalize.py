@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import ChannelNormalization
 from detseg3d.preprocessing.normalize import mean_and_std, normalize
 
@@ -65,6 +66,12 @@ def test_ct_is_clipped_and_scaled_by_the_plan() -> None:
 def test_none_leaves_the_channel_as_it_is() -> None:
     images = np.array([[[[3, 7]]]], np.int16)
     assert normalize(images, [ChannelNormalization(scheme="none")]).ravel().tolist() == [3.0, 7.0]
+
+
+@pytest.mark.parametrize("value", [-65505.0, 3e5])
+def test_values_that_cannot_be_stored_are_not_left_as_they_are(value: float) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)too large to be stored.*expected: at most 65504"):
+        normalize(np.array([[[[0.0, value]]]]), [ChannelNormalization(scheme="none")])
 
 
 def test_each_channel_has_its_own_scheme_and_the_input_is_left_alone() -> None:

@@ -39,7 +39,7 @@ def test_folds_of_ones_own_count(folder: Path) -> None:
     assert load_fold(folder, "6") == (["6"], [])
 
 
-@pytest.mark.parametrize("name", ["2", "-1", "first", "", "0.0", "²"])
+@pytest.mark.parametrize("name", ["2", "-1", "first", "", "0.0", "00", "²"])
 def test_a_fold_that_is_not_there_is_never_made_up(folder: Path, name: str) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)this fold does not exist.*splits_final\.json.*expected: 0, 1 or all"):
         load_fold(folder, name)
