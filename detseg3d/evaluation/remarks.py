@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FEW_PATIENTS", "HD95_PENALTY", "different_scans", "few_patients", "interval_note"]
+__all__ = ["FEW_PATIENTS", "HD95_PENALTY", "different_scans", "few_patients", "interval_note", "measured"]
 
 HD95_PENALTY = (
     "A scan with an empty truth or an empty prediction, but not both, has the diagonal of its volume as HD95; 0 if\n"
@@ -72,6 +72,21 @@ def few_patients(patients: Mapping[str, int | None]) -> str:
     if all(number is None or number >= FEW_PATIENTS for number in patients.values()):
         return ""
     return f"With fewer than {FEW_PATIENTS} patients the intervals are too narrow to be trusted."
+
+
+def measured(group: Mapping[str, Any], needs: str) -> bool:
+    """Whether a figure is one that was measured, not what its definition gives where there is nothing to measure.
+
+    Parameters
+    ----------
+    group : dict
+        Of all classes or of one, as :func:`~detseg3d.evaluation.summary.summarize` gives it.
+    needs : str
+        What must exist, ``truth``, ``predictions`` or ``either`` of them; nothing if it is empty.
+    """
+    counts = (group.get("lesions") or {}).get("any") or {}
+    wanted = ("truth", "predictions") if needs == "either" else (needs,)
+    return not needs or any(counts.get(name) != 0 for name in wanted)
 
 
 def _names(scans: set[str]) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, few_patients, interval_note
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, few_patients, interval_note, measured
 
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
@@ -31,6 +31,14 @@ FIGURES = {
     "cc_dice": "CC-Dice",
 }
 """The figures that are shown with intervals, in this order, and what they are called."""
+
+_NEEDS = {
+    "recall": "truth",
+    "precision": "predictions",
+    **dict.fromkeys(("f1", "f1_iou_0.1", "f1_iou_0.5", "pq", "dice"), "either"),
+    **dict.fromkeys(("ap_iou_0.1", "ap_iou_0.5", "cpm_any"), "truth"),
+}
+"""What a figure is of; without it the definitions give 0 or 1, which a reader would take for a measurement."""
 
 _HEADLINE = (
     "",
@@ -82,7 +90,7 @@ def _one_system(result: Mapping[str, Any]) -> list[str]:
         "lesion as found at any overlap; the two IoU columns match lesions one to one.",
         _empty_cases(summary),
         _by_size(summary["recall_by_size"]),
-        _froc(summary.get("scores")),
+        _froc(summary.get("scores") if measured(summary, "truth") else None),
     ]
 
 
@@ -95,7 +103,12 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
     rows = _sizes(systems, comparisons) if len(systems) > 1 else []
     for name in names:
         row = [FIGURES[name]]
-        row += [_with_interval(part["intervals"].get(name), "value") for part in systems.values()]
+        row += [
+            _with_interval(part["intervals"].get(name), "value")
+            if measured(part["summary"], _NEEDS.get(name, ""))
+            else "–"
+            for part in systems.values()
+        ]
         row += [_with_interval(pair["figures"].get(name), "difference", "+") for pair in comparisons]
         rows.append(row)
     text = "### Figures with 95 % intervals\n\n" + markdown_table(header, rows)
@@ -195,16 +208,21 @@ def _headline(name: str, group: dict[str, Any]) -> tuple[str, ...]:
     lesions = group["lesions"]
     any_overlap = lesions["any"]
     per_scan = group["false_positives"]["per_scan"]
+    figures = {
+        "dice": group["dice"]["mean"],
+        **{figure: any_overlap[figure] for figure in ("recall", "precision", "f1")},
+        "f1_iou_0.1": lesions["iou_0.1"]["f1"],
+        "f1_iou_0.5": lesions["iou_0.5"]["f1"],
+        "pq": group["panoptic"]["pq"],
+    }
+    dice, *others = (_share(value if measured(group, _NEEDS[key]) else None) for key, value in figures.items())
     return (
         name,
         str(group["false_positives"]["scans"]),
         str(any_overlap["truth"]),
-        _share(group["dice"]["mean"]),
+        dice,
         _share(group["dice"]["mean_with_lesions"]),
-        *(_share(any_overlap[figure]) for figure in ("recall", "precision", "f1")),
-        _share(lesions["iou_0.1"]["f1"]),
-        _share(lesions["iou_0.5"]["f1"]),
-        _share(group["panoptic"]["pq"]),
+        *others,
         "–" if per_scan is None else f"{per_scan:.2f}",
     )
 

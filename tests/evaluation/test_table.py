@@ -70,3 +70,14 @@ def test_intervals_say_how_many_patients_they_rest_on() -> None:
     text = format_evaluation(result)
     assert "percentile bootstrap over 1 patient.\n**With fewer than 10 patients the intervals are too narrow" in text
     assert "fewer than" not in format_evaluation({**result, "patients": 10})
+
+
+def test_what_is_neither_in_truth_nor_in_prediction_has_dashes() -> None:
+    volume, names = np.array([1, 0, 0], np.int64).reshape(1, 1, -1), ["core", "rim"]
+    cases = [evaluate_case("a", volume, volume * 0, (1, 1, 1), class_names=names)]
+    summary = summarize(cases, names)
+    text = format_evaluation({"summary": summary, "intervals": headline_intervals(cases, 0), "problems": []})
+    rows = {cells[1]: cells[2:-1] for line in text.splitlines() if len(cells := re.split(" *[|] *", line)) > 2}
+    assert rows["rim"] == ["1", "0", *["–"] * 8, "0.00"]
+    assert rows["core"][2:8] == ["0.000", "0.000", "0.000", "–", "0.000", "0.000"]
+    assert (rows["lesion recall"], rows["lesion precision"]) == (["0.000"], ["–"])

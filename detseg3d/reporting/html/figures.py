@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from detseg3d.evaluation.remarks import measured
 from detseg3d.reporting.html.markup import dig
 
 __all__ = ["CRITERION_NAMES", "FIGURES", "GROUPS", "Estimate", "Evaluated", "Figure", "estimate"]
@@ -33,8 +34,8 @@ class Figure:
     share : bool
         Between 0 and 1.
     needs : str
-        What must exist for the figure to say anything: ``truth``, ``predictions`` or nothing. The definitions give 0 or
-        1 without; a reader would take that for a measurement.
+        What must exist for the figure to say anything: ``truth``, ``predictions``, ``either`` or nothing. The
+        definitions give 0 or 1 without; a reader would take that for a measurement.
     lower_is_better : bool or None
         ``None``: neither direction is better.
     """
@@ -118,7 +119,14 @@ FIGURES = (
         ("lesions", "any", "precision"),
         needs="predictions",
     ),
-    Figure("f1", "Lesion F1", _FINDING, "Recall and precision in one: their harmonic mean.", ("lesions", "any", "f1")),
+    Figure(
+        "f1",
+        "Lesion F1",
+        _FINDING,
+        "Recall and precision in one: their harmonic mean.",
+        ("lesions", "any", "f1"),
+        needs="either",
+    ),
     Figure(
         "fp_per_scan",
         "False positives per scan",
@@ -143,6 +151,7 @@ FIGURES = (
         _BOTH,
         "Each true lesion needs a prediction of its own that covers roughly the same place.",
         ("lesions", "iou_0.1", "f1"),
+        needs="either",
     ),
     Figure(
         "f1_iou_0.5",
@@ -150,6 +159,7 @@ FIGURES = (
         _BOTH,
         "Likewise, and the outline must be about right. Strict for lesions of a few voxels.",
         ("lesions", "iou_0.5", "f1"),
+        needs="either",
     ),
     Figure(
         "pq",
@@ -157,6 +167,7 @@ FIGURES = (
         _BOTH,
         "F1 of the matches with IoU above 0.5, times their mean IoU.",
         ("panoptic", "pq"),
+        needs="either",
     ),
     Figure(
         "lesionwise_dice",
@@ -178,6 +189,7 @@ FIGURES = (
         _OUTLINE,
         "Voxel overlap per scan, averaged; a lesion-free scan without a prediction counts 1.",
         ("dice", "mean"),
+        needs="either",
     ),
     Figure(
         "dice_with_lesions",
@@ -275,7 +287,7 @@ def estimate(result: Mapping[str, Any], figure: Figure) -> Estimate:
     ([0.0, None], 0.4)
     """
     summary = result.get("summary") or {}
-    if figure.needs and not dig(summary, "lesions", "any", figure.needs):
+    if not measured(summary, figure.needs):
         return Estimate()
     known = dig(result, "intervals", figure.key)
     if isinstance(known, Mapping) and known.get("value") is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detseg3d.evaluation.remarks import measured
 from detseg3d.reporting.html.charts import interval_strip
 from detseg3d.reporting.html.figures import FIGURES, GROUPS, Estimate, Evaluated, Figure, estimate
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, number, tag
@@ -168,18 +169,17 @@ def class_table(evaluated: Evaluated) -> Html:
 
 def _class_cells(group: Mapping[str, Any]) -> list[str]:
     found = dig(group, "lesions", "any") or {}
-    truth, predictions = found.get("truth"), found.get("predictions")
-    anything = bool(truth or predictions)
     shown = (
-        (found.get("recall"), truth),
-        (found.get("precision"), predictions),
-        (found.get("f1"), anything),
-        (dig(group, "lesions", "iou_0.1", "f1"), anything),
-        (dig(group, "lesions", "iou_0.5", "f1"), anything),
-        (dig(group, "panoptic", "pq"), anything),
-        (dig(group, "dice", "mean"), anything),
+        (found.get("recall"), "truth"),
+        (found.get("precision"), "predictions"),
+        (found.get("f1"), "either"),
+        (dig(group, "lesions", "iou_0.1", "f1"), "either"),
+        (dig(group, "lesions", "iou_0.5", "f1"), "either"),
+        (dig(group, "panoptic", "pq"), "either"),
+        (dig(group, "dice", "mean"), "either"),
     )
-    return [number(truth, 0), *(number(value) if known else DASH for value, known in shown)]
+    cells = (number(value) if measured(group, needs) else DASH for value, needs in shown)
+    return [number(found.get("truth"), 0), *cells]
 
 
 # -- Cases -------------------------------------------------------------------------------------------------------------

@@ -47,6 +47,17 @@ def test_a_share_of_nothing_is_no_figure(result: dict[str, Any], key: str, missi
     assert estimate(without, BY_KEY[key]) == Estimate()
 
 
+def test_where_nothing_is_on_either_side_there_is_no_figure(result: dict[str, Any]) -> None:
+    counts = {**result["summary"]["lesions"]["any"], "truth": 0, "predictions": 0}
+    lesions = {**result["summary"]["lesions"], "any": counts}
+    nothing = {**result, "summary": {**result["summary"], "lesions": lesions}}
+    for key in ("f1", "f1_iou_0.1", "f1_iou_0.5", "pq", "dice"):
+        assert estimate(nothing, BY_KEY[key]) == Estimate()
+        counts["predictions"] = 1
+        assert estimate(nothing, BY_KEY[key]) != Estimate()
+        counts["predictions"] = 0
+
+
 def test_one_system_has_no_name_and_several_have() -> None:
     one = Evaluated.of({"summary": {}})
     assert not one.several and list(one.results) == [""]
