@@ -63,7 +63,7 @@ class Objective:
 
 
 def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
-    """F1, recall and precision over the lesions of all cases, F1 at IoU ≥ 0.1, false positives per scan, mean Dice.
+    """F1, recall, precision and counts over the lesions of all cases, F1 at IoU ≥ 0.1, false positives per scan, Dice.
 
     Examples
     --------
@@ -81,4 +81,6 @@ def pooled(counts: Sequence[CaseCounts]) -> dict[str, float]:
         "precision": precision,
         "fp_per_scan": (predictions - hits) / len(counts) if counts else 0.0,
         "dice": float(np.mean([c.dice for c in counts])) if counts else 0.0,
+        "found": found,
+        "predictions": predictions,
     }

@@ -74,21 +74,23 @@ def format_consolidation(report: Mapping[str, Any]) -> str:
         ``report`` of :class:`~detseg3d.consolidation.consolidate.Consolidated`.
     """
     point, calibration = report["operating_point"], report["calibration"]
-    figures = ("f1", "recall", "precision", "fp_per_scan", "dice")
+    figures = ("f1", "recall", "precision", "fp_per_scan", "dice", "found", "predictions")
     rows = [
-        ("the plan's thresholds", *(_number(point["default"][name]) for name in figures)),
-        ("chosen", *(_number(point[name]) for name in figures)),
+        ("the plan's thresholds", *(_number(point["default"].get(name)) for name in figures)),
+        ("chosen", *(_number(point.get(name)) for name in figures)),
     ]
     several = len(report["folds"]) > 1
     if several:
         others = point["chosen_on_other_folds"]
-        rows.append(("each fold by the choice of the others", *(_number(others[name]) for name in figures)))
+        rows.append(("each fold by the choice of the others", *(_number(others.get(name)) for name in figures)))
     error = f"{calibration['before']['ece']:.3f} before, {calibration['after']['ece']:.3f} after"
     judged = "each fold's scores calibrated by the other folds" if several else "on the scores it was fitted on"
     parts = [
         f"### Operating point: {point['objective']}",
         _remarks(report),
-        markdown_table(("thresholds", "F1", "recall", "precision", "FP per scan", "Dice"), rows),
+        markdown_table(
+            ("thresholds", "F1", "recall", "precision", "FP per scan", "Dice", "lesions found", "predictions"), rows
+        ),
         _thresholds(point),
         f"Calibration error of the score (10 bins): {error}\n({judged}).",
         "### Where lesions are lost",

@@ -22,6 +22,8 @@ def test_lesions_of_all_cases_are_pooled() -> None:
         "precision": 0.4,
         "fp_per_scan": 1.0,
         "dice": 0.5,
+        "found": 3,
+        "predictions": 5,
     }
 
 
@@ -106,6 +108,7 @@ def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
     assert sweep.without_own_fold() == {
         "recall": 0.5, "precision": pytest.approx(2 / 7), "f1": pytest.approx(4 / 11), "fp_per_scan": 5 / 4,
         "dice": 0.5, "f1_iou_0.1": pytest.approx(4 / 11),
+        "dice": 0.5, "found": 2, "predictions": 7,
     }  # fmt: skip
     assert sweep.figures(high)["recall"] == 0.75
     assert sweep.rows()[1] == {"setting": asdict(high), **sweep.figures(high)}

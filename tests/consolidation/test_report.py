@@ -119,6 +119,7 @@ def test_the_choice_stands_beside_the_plan(done: Consolidated) -> None:
     plain = cells(text, "the plan's thresholds")
     assert plain[:4] == ["0.714", "0.833", "0.625", "1"]
     assert cells(text, "chosen")[:4] == ["0.909", "0.833", "1", "0"]
+    assert (plain[-2:], cells(text, "chosen")[-2:]) == (["5", "8"], ["5", "5"])  # lesions found, predictions
     assert cells(text, "each fold by the choice of the others")[:4] == ["0.909", "0.833", "1", "0"]
     assert cells(text, "smallest lesion (mm³)") == ["0", "0"]
     assert cells(text, "mask") == ["0.5", "0.5"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -273,8 +274,10 @@ def _panel(shown: ShownCase, volumes: ViewerVolumes, index: int) -> Html:
         )
         for n, text in enumerate(titles)
     ]
+    # At any overlap one prediction may find several lesions, which then all show its score.
+    found = Counter(e["partner"] for e in shown.lesions if e["kind"] == "truth" and e["partner"] is not None)
     rows = [
-        _lesion_row(place + 1, outcome, record, score, volumes, classes)
+        _lesion_row(place + 1, outcome, record, (score, found[record["partner"]]), volumes, classes)
         for place, (outcome, record, score) in enumerate(_outcomes(shown.lesions))
     ]
     body: Html = tag("table", tag("thead", tag("tr", header)), tag("tbody", rows), class_="sortable lesions")
@@ -325,17 +328,25 @@ def _lesion_row(
     place: int,
     outcome: str,
     record: Mapping[str, Any],
-    score: float | None,
+    of_prediction: tuple[float | None, int],
     volumes: ViewerVolumes,
     with_class: bool,
 ) -> Html:
+    score, finds = of_prediction
     z, y, x = (round(value, 2) for value in volumes.place(record["center"]))
     across = (6 * record["volume_mm3"] / math.pi) ** (1 / 3)
     button = tag("button", place, type="button", class_="goto", aria_label=f"show lesion {place}, {outcome}")
     paired = outcome in ("found", "found again")
+    others = finds - 1 if outcome == "found" else 0
+    shared = f"shares its prediction with {others} other{'' if others == 1 else 's'}" if others > 0 else None
     cells = [
         tag("td", button, data_value=place),
-        tag("td", tag("span", outcome, class_=f"outcome {outcome.replace(' ', '-')}"), data_value=outcome),
+        tag(
+            "td",
+            tag("span", outcome, class_=f"outcome {outcome.replace(' ', '-')}"),
+            tag("span", shared, class_="meaning") if shared else None,
+            data_value=outcome,
+        ),
         tag("td", record["class_name"], data_value=record["class_name"]) if with_class else None,
         _figure(record["volume_mm3"], 0 if record["volume_mm3"] >= 10 else 1),
         _figure(across, 1),

@@ -17,6 +17,8 @@ _FIGURES = (
     ("precision", "precision", 3),
     ("fp_per_scan", "false positives per scan", 2),
     ("dice", "Dice", 3),
+    ("found", "lesions found", 0),
+    ("predictions", "predictions", 0),
 )
 _THRESHOLDS = (
     ("score_threshold", "lowest score of a lesion (calibrated)"),
@@ -44,6 +46,8 @@ def operating_point_section(consolidation: Mapping[str, Any]) -> Html:
             " The last row is what the choice is worth on scans that had no say in it: each fold at the setting that "
             "is best for the other folds."
         )
+    if point.get("predictions") is not None:
+        text += " One prediction may find several lesions, and several may find the same."
     remarks = [tag("p", remark, class_="warn") for remark in _remarks(consolidation, folds)]
     return fragment(tag("p", text), remarks, _figure_table(point, folds), _threshold_table(point))
 

@@ -109,6 +109,7 @@ def consolidation(folds: int = 5) -> dict[str, Any]:
         "minimum_volume_mm3": 0.0,
     }
     figures = {"f1": 0.7, "recall": 0.8, "precision": 0.625, "fp_per_scan": 1.5, "dice": 0.6}
+    figures |= {"found": 40, "predictions": 48}
     empty = {"from": 0.0, "to": 0.5, "count": 0, "mean_score": None, "observed": None}
     full = {"from": 0.5, "to": 1.0, "count": 8, "mean_score": 0.8, "observed": 0.5}
     stages = ("Stage 1, stored candidates", "in the final mask")

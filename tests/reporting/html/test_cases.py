@@ -122,6 +122,15 @@ def test_a_second_prediction_in_a_lesion_is_no_false_positive(evaluated: Evaluat
     assert rows[-1][4:] == ["0.20", "0.10", DASH]
 
 
+def test_lesions_that_one_prediction_finds_say_so(evaluated: Evaluated, root: Path) -> None:
+    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "good"]
+    lesions = [{**entry, "partner": 1} for entry in lesions if entry["kind"] == "truth" or entry["id"] == 1]
+    for several, told in ((lesions, "foundshares its prediction with 1 other"), (lesions[1:], "found")):
+        page = section(root, Evaluated.of({**evaluated.first, "lesions": several}), "good")
+        rows = page.rows(page.find("table", class_="lesions")[0])[1:]
+        assert [row[1] for row in rows] == [told] * (len(several) - 1)
+
+
 def test_several_classes_have_a_column(evaluated: Evaluated, root: Path) -> None:
     lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "bad"]
     lesions[0]["class_name"] = "<core>"

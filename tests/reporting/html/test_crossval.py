@@ -27,6 +27,7 @@ def test_plan_choice_and_honest_figure_stand_below_each_other() -> None:
         ["each fold by the choice of the others", "0.688"],
     ]
     assert page.find("p", class_="warn") == []
+    assert rows[0][-2:] == ["lesions found", "predictions"] and rows[2][-2:] == ["40", "48"]
 
 
 def test_thresholds_that_changed_stand_out() -> None:
