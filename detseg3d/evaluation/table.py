@@ -130,7 +130,7 @@ def _sizes(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mappi
     scans = [str(summary["cases"]) for summary in summaries]
     lesions = [str(summary["lesions"]["any"]["truth"]) for summary in summaries]
     return [
-        ["scans", *scans, *(f"{pair['cases']} of both" for pair in comparisons)],
+        ["scans", *scans, *(f"{pair['cases']} in both" for pair in comparisons)],
         ["true lesions", *lesions, *("–" for _ in comparisons)],
     ]
 

@@ -59,7 +59,7 @@ def test_systems_with_different_scans_say_of_how_many_each_figure_is() -> None:
     pair = [{"first": "A", "second": "B", "cases": 1, "figures": {}}]
     text = format_evaluation({"systems": systems(A=1, B=2), "comparisons": pair})
     assert text.startswith("**Warning.** The systems were evaluated on different scans") and "Without: A hard." in text
-    assert re.search(r"\| scans +\| +1 \| +2 \| 1 of both \|\n\| true lesions +\| +2 \| +4 \| – ", text)
+    assert re.search(r"\| scans +\| +1 \| +2 \| 1 in both \|\n\| true lesions +\| +2 \| +4 \| – ", text)
     assert "different scans" not in format_evaluation({"systems": systems(A=2, B=2), "comparisons": pair})
 
 

@@ -173,7 +173,8 @@ FIGURES = (
         "lesionwise_dice",
         "Lesion-wise Dice",
         _BOTH,
-        "Mean Dice over lesions; a missed lesion and a false positive count 0 (BraTS definition).",
+        "Mean Dice over lesions; a missed lesion and a false positive count 0. As BraTS has it: lesions are components "
+        "of the dilated mask, whatever its instances.",
         ("lesionwise", "dice"),
     ),
     Figure(

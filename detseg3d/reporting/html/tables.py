@@ -83,7 +83,7 @@ def _sizes(evaluated: Evaluated) -> Html:
     for name, path in (("Scans", ("cases",)), ("True lesions", ("lesions", "any", "truth"))):
         cells = [tag("td", number(dig(summary, *path), 0), class_="number strong") for summary in summaries]
         for entry in evaluated.comparisons:
-            common = f"{number(entry.get('cases'), 0)} of both" if name == "Scans" else DASH
+            common = f"{number(entry.get('cases'), 0)} in both" if name == "Scans" else DASH
             cells.append(tag("td", common, class_="number"))
         rows.append(tag("tr", tag("th", name, scope="row"), cells))
     return tag("tbody", rows)

@@ -238,7 +238,7 @@ def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path,
     page = write(tmp_path, {"systems": {"mine": result, "other": fewer}, "comparisons": compared})
     assert "Without: other bad, healthy, middle." in page.find("p", class_="warn")[0]["text"]
     rows = page.rows(page.find("table", class_="headline")[0])
-    assert rows[1:3] == [["Scans", "4", "1", "1 of both"], ["True lesions", "6", "2", DASH]]
+    assert rows[1:3] == [["Scans", "4", "1", "1 in both"], ["True lesions", "6", "2", DASH]]
     titles = [title["text"] for group in page.find("g", class_="bar") for title in page.find("title", within=group)]
     assert titles[:2] == ["mine, 30–100: 0.67 (n = 6)", "other, 30–100: 1.00 (n = 2)"]
     assert "n = 6" in [entry["text"] for entry in page.find("text")]

@@ -67,6 +67,10 @@ def test_the_distance_of_scans_with_lesions_stands_beside_that_of_all(result: di
     assert "the volume's diagonal where one side is empty" in page.visible
 
 
+def test_lesion_wise_dice_says_that_its_lesions_are_others(result: dict[str, Any]) -> None:
+    assert "components of the dilated mask, whatever its instances" in headline_table(Evaluated.of(result))
+
+
 @pytest.mark.parametrize(
     ("key", "name", "entry", "cell"),
     [
