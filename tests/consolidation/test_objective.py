@@ -107,8 +107,7 @@ def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
     # Fold 0 at the high threshold misses one of two, fold 1 at the low one misses one and has 5 false positives.
     assert sweep.without_own_fold() == {
         "recall": 0.5, "precision": pytest.approx(2 / 7), "f1": pytest.approx(4 / 11), "fp_per_scan": 5 / 4,
-        "dice": 0.5, "f1_iou_0.1": pytest.approx(4 / 11),
-        "dice": 0.5, "found": 2, "predictions": 7,
+        "dice": 0.5, "f1_iou_0.1": pytest.approx(4 / 11), "found": 2, "predictions": 7,
     }  # fmt: skip
     assert sweep.figures(high)["recall"] == 0.75
     assert sweep.rows()[1] == {"setting": asdict(high), **sweep.figures(high)}
