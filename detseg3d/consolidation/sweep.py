@@ -7,7 +7,6 @@ that had no say in it.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,8 +24,6 @@ from detseg3d.evaluation.calibration import apply_calibration
 from detseg3d.planning.plans import Plans
 
 __all__ = ["Sweep", "search"]
-
-logger = logging.getLogger(__name__)
 
 _RAW_SCORES = tuple(round(0.05 * step, 2) for step in range(21))
 # Shares of the plan's suppression distance. What is stored was suppressed at half of it, and at an IoU of 0.5 or more:

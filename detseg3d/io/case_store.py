@@ -22,11 +22,13 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["CaseStore", "StoredCase", "class_of_id"]
+__all__ = ["LARGEST_VALUE", "CaseStore", "StoredCase", "class_of_id"]
 
 _CHUNK = 64
 _MOST_CLASSES = 1 << 15
-_FLOAT16_LIMIT = float(np.finfo(np.float16).max)
+LARGEST_VALUE = float(np.finfo(np.float16).max)
+"""Of a stored image; what lies beyond is cut off."""
+
 # zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
 # several readers work at the same time.
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
@@ -100,7 +102,7 @@ class CaseStore:
         with atomic_files(self.folder, record.name) as place:
             new = CaseStore(place)
             _write_array(
-                np.clip(image, -_FLOAT16_LIMIT, _FLOAT16_LIMIT).astype(np.float16), new._path(case_id, "_image.b2nd")
+                np.clip(image, -LARGEST_VALUE, LARGEST_VALUE).astype(np.float16), new._path(case_id, "_image.b2nd")
             )
             if instances is not None:
                 _write_array(_smallest_unsigned(instances), new._path(case_id, "_instances.b2nd"))

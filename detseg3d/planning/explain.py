@@ -95,7 +95,7 @@ def explain_normalization(
         if chosen.scheme == "ct":
             because = (
                 f"Hounsfield units are absolute: clipped to [{chosen.lower:.0f}, {chosen.upper:.0f}] (0.5th and 99.5th "
-                f"percentile in lesions, without any in the body), mean {chosen.mean:.1f}, standard deviation "
+                f"percentile in lesions, in the body where those say too little), mean {chosen.mean:.1f}, standard deviation "
                 f"{chosen.std:.1f}"
             )
         elif chosen.scheme == "none":

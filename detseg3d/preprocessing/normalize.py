@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from detseg3d.core.body import tissue_mask
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.case_store import LARGEST_VALUE
 from detseg3d.planning.plans import ChannelNormalization
 
 __all__ = ["mean_and_std", "normalize"]
 
 Array = npt.NDArray[Any]
-
-_LARGEST = float(np.finfo(np.float16).max)
 
 
 def mean_and_std(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
@@ -98,10 +97,10 @@ def normalize(
 def _check_range(channel: npt.NDArray[np.float32]) -> None:
     """Raise if values that nothing brings to a common scale do not fit the half precision of preprocessed cases."""
     largest = float(max(channel.max(initial=0), -channel.min(initial=0)))
-    if largest > _LARGEST:
+    if largest > LARGEST_VALUE:
         raise DetSeg3DError(
             "the values of a channel named noNorm, which is used as it is, are too large to be stored",
             value=largest,
-            expected=f"at most {_LARGEST:g}",
+            expected=f"at most {LARGEST_VALUE:g}",
             remedy="scale the images, or plan again with another name in dataset.json: then it is normalised",
         )

@@ -150,9 +150,9 @@ def train_fold(
             folder / "tensorboard" if options.tensorboard else None,
             state.progress.unvalidated,
         )
-        save_plans(plans, folder / "plans.json")
+        if state.progress.fraction < 1 - _EPSILON:  # else they would not be those that it was trained with
+            save_plans(plans, folder / "plans.json")
     logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
-
     if log is not None and state.progress.unvalidated:
         _close_epoch(plans, state, store, val_cases, folder, options, log)
     with progress_bar(state.progress.fraction, options.progress) as bar:

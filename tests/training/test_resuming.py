@@ -58,13 +58,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 
 
 def test_a_new_training_that_dies_at_once_does_not_pass_for_the_earlier_one(
-    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(plans, store, tmp_path)
+    assert "replaced" not in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "_train_step", stop_at(0, crash))
         with pytest.raises(KeyboardInterrupt):
             train(plans, store, tmp_path)
+    assert "the weights of the earlier training are replaced" in caplog.text
     assert not list(tmp_path.glob("model_*.safetensors"))
     train(plans, store, tmp_path, resume=True)
     assert [record["epoch"] for record in records(tmp_path)] == [1, 2, 3, 4]
@@ -229,11 +231,13 @@ def test_a_killed_process_that_prepares_windows_is_an_error(
 
 
 def test_resuming_a_finished_training_changes_nothing(
-    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("checkpoint_latest.pt", "training_log.jsonl", "model_best.safetensors"):
+    for name in ("checkpoint_latest.pt", "training_log.jsonl", "model_best.safetensors", "plans.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    train(plans, store, tmp_path, resume=True)
+    train(plans.evolve(training={"epochs": 99}), store, tmp_path, resume=True)
+    assert "this training is at its end" in caplog.text
+    assert (tmp_path / "plans.json").read_bytes() == (trained / "plans.json").read_bytes()
     assert same_weights(trained, tmp_path)
     assert (tmp_path / "training_log.jsonl").read_bytes() == (trained / "training_log.jsonl").read_bytes()
 
