@@ -95,8 +95,8 @@ def explain_normalization(
         if chosen.scheme == "ct":
             because = (
                 f"Hounsfield units are absolute: clipped to [{chosen.lower:.0f}, {chosen.upper:.0f}] (0.5th and 99.5th "
-                f"percentile in lesions, in the body where those say too little), mean {chosen.mean:.1f}, standard deviation "
-                f"{chosen.std:.1f}"
+                "percentile in lesions, in the body where those say too little), "
+                f"mean {chosen.mean:.1f}, standard deviation {chosen.std:.1f}"
             )
         elif chosen.scheme == "none":
             because = "the channel's name asks for it"
