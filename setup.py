@@ -24,7 +24,7 @@ COMMANDS = (
 )
 
 DEPENDENCIES = [
-    "torch>=2.5",
+    "torch>=2.5,!=2.9.*",  # 2.9: 3D convolutions run out of memory
     "SimpleITK>=2.3",
     "numpy>=1.26",
     "scikit-image>=0.22",
@@ -38,10 +38,16 @@ DEPENDENCIES = [
     "matplotlib>=3.8",
     "nibabel>=5.2",
     "safetensors>=0.4",
+    "pydicom>=3.0",
+    "highdicom>=0.25",
+    # Decoders of compressed DICOM, as wheels: JPEG (GDCM), JPEG-LS, JPEG 2000; pydicom decodes RLE itself.
+    "python-gdcm>=3.0.24",
+    "pyjpegls>=1.4",
+    "pylibjpeg>=2.0",
+    "pylibjpeg-openjpeg>=2.3",
 ]
 
 EXTRAS = {
-    "dicom": ["pydicom>=2.4", "highdicom>=0.22"],
     "deploy": ["onnx", "onnxscript", "onnxruntime", "openvino"],
     "cluster": ["dask[distributed]", "dask-jobqueue"],
     "track": ["tensorboard"],

@@ -11,7 +11,6 @@ import detseg3d
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "detseg3d").rglob("*.py"))
-LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines, docstrings of functions not counted
 
 
 def test_imports_go_one_way() -> None:
@@ -35,29 +34,6 @@ def test_public_names_are_found(name: str) -> None:
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         detseg3d.nonsense  # noqa: B018
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_modules_and_functions_stay_short(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST_MODULE, "split the module"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert _code_lines(node) <= LONGEST_FUNCTION, f"split {node.name}"
-
-
-@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
-def test_tests_and_benchmarks_stay_short(folder: str) -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
-    assert [str(path) for path, length in lengths.items() if length > LONGEST_MODULE] == [], "split by what they do"
-
-
-def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function; a long docstring is no reason to split it."""
-    first = function.body[0]
-    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    documentation = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
-    return (function.end_lineno or 0) - function.lineno + 1 - documentation
 
 
 TEXT_CALLS = {"read_text", "write_text"}
