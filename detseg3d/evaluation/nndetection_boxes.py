@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import read_json
+from detseg3d.io.files import open_regular_file, read_json
 
 __all__ = ["EXPORT_RECIPE", "edges_from_nndetection", "pickles_only", "read_nndetection_boxes"]
 
@@ -170,7 +170,7 @@ def _wrong_form(file: Path, data: Mapping[str, Any]) -> DetSeg3DError:
 
 def _read_npz(file: Path) -> dict[str, Any]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open_regular_file(file) as handle, np.load(handle, allow_pickle=False) as archive:
             wanted = (*_KEYS, "restore", "itk_spacing")
             return {name: archive[name] for name in wanted if name in archive.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:

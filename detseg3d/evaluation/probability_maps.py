@@ -22,6 +22,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.evaluation.case_files import files_by_case, image_case
 from detseg3d.evaluation.labels import check_same_grid
+from detseg3d.io.files import open_regular_file
 from detseg3d.io.images import SUPPORTED_ENDINGS, read_image
 
 __all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_map"]
@@ -257,7 +258,7 @@ def _wrong_size(
 def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], np.dtype[Any], bool]]:
     """The array of an ``.npz``, ready to be read channel by channel: stream, name, shape, type, and order."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_regular_file(file) as source, zipfile.ZipFile(source) as archive:
             names = [Path(entry).stem for entry in archive.namelist()]
             name = next((name for name in NPZ_KEYS if name in names), None)
             if name is None:

@@ -22,7 +22,7 @@ import torch
 from detseg3d.core.boxes import neighbouring
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.nms import suppress
-from detseg3d.io.files import atomic_path
+from detseg3d.io.files import atomic_path, open_regular_file
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged, merge_pasted, merge_rois
 from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
@@ -263,7 +263,7 @@ def load_candidates(path: str | Path) -> Candidates:
     """
     unreadable = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with open_regular_file(path) as handle, np.load(handle, allow_pickle=False) as data:
             return _from_arrays({name: data[name] for name in data.files})
     # A file of another kind may be opened and then not be what was expected.
     except (*unreadable, ValueError, KeyError, TypeError, AttributeError) as error:

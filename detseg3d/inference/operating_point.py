@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import read_json, write_json
+from detseg3d.io.files import open_regular_file, read_json, write_json
 from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
 
 __all__ = [
@@ -83,7 +83,7 @@ def operating_point_path(model_folder: str | Path) -> Path:
 
 def weights_digest(file: str | Path) -> str:
     """SHA-256 of a weights file, hexadecimal."""
-    with open(file, "rb") as handle:
+    with open_regular_file(file) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
+from detseg3d.io.files import atomic_files, atomic_path, check_regular_file, read_json, remove_files, write_json
 from detseg3d.io.paths import check_case_id
 
 __all__ = ["LARGEST_VALUE", "CaseStore", "StoredCase", "class_of_id"]
@@ -262,6 +262,7 @@ def _write_array(array: npt.NDArray[Any], path: Path) -> None:
 
 def _open_array(path: Path) -> Any:
     try:
+        check_regular_file(path)
         return blosc2.open(os.fspath(path), mode="r", dparams=_DECOMPRESSION)
     except (OSError, RuntimeError, ValueError) as error:
         raise DetSeg3DError(

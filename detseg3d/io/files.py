@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import raise_again
@@ -31,7 +31,9 @@ __all__ = [
     "atomic_files",
     "atomic_path",
     "check_writable",
+    "check_regular_file",
     "copy_file",
+    "open_regular_file",
     "read_bounded",
     "read_json",
     "remove_files",
@@ -297,26 +299,101 @@ def write_json(data: Any, path: str | Path) -> None:
     write_text(text + "\n", path)
 
 
+def open_regular_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for one that is not.
+
+    A named pipe blocks the process that opens it, a device may have no end, and opening some devices has an effect.
+    All readers of files that may come from other people open them here. What is opened is looked at twice, before and
+    after opening, so a file that is exchanged in between is found.
+
+    Parameters
+    ----------
+    path : path
+        Symbolic links are followed.
+
+    Returns
+    -------
+    BinaryIO
+        Buffered; use it as a context.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is a folder, a named pipe, a socket or a device.
+    OSError
+        If it does not exist or cannot be opened.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file, open_regular_file(file.name) as handle:
+    ...     handle.read()
+    b''
+    """
+    path = Path(path)
+    check_regular_file(path)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _require_regular(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_regular_file(path: str | Path) -> None:
+    """Raise if ``path`` is not a regular file; for libraries that open files themselves.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is a folder, a named pipe, a socket or a device.
+    OSError
+        If it does not exist.
+    """
+    path = Path(path)
+    _require_regular(path.stat().st_mode, path)
+
+
+_KINDS_OF_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _require_regular(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        raise DetSeg3DError(
+            "this is not a regular file",
+            file=path,
+            value=_KINDS_OF_FILES.get(stat.S_IFMT(mode), "a file of another kind"),
+            expected="a regular file",
+            remedy="check the path",
+        )
+
+
 def read_bounded(path: Path, most_bytes: int) -> bytes:
     """Read a file of at most ``most_bytes`` bytes.
 
     Raises
     ------
     DetSeg3DError
-        If it has more, or is a pipe or a device, whose end may never come.
+        If it has more, or is not a regular file.
     OSError
         If it cannot be read.
     """
-    kind = path.stat().st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a folder gives an error of its own
-        raise DetSeg3DError("this is no regular file", file=path, remedy="check the path")
-    with open(path, "rb") as handle:
-        content = handle.read(most_bytes + 1)
+    with open_regular_file(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        # One byte more than the size shows that the file has grown; a buffer as large as the limit is never taken.
+        content = handle.read(min(size, most_bytes) + 1)
     if len(content) > most_bytes:
         raise DetSeg3DError(
             "the file is larger than any of its kind should be",
             file=path,
-            value=f"{path.stat().st_size} bytes",
+            value=f"{size} bytes",
             expected=f"at most {most_bytes}",
             remedy="check where it comes from",
         )

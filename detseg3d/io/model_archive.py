@@ -25,7 +25,7 @@ from typing import IO, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path
+from detseg3d.io.files import atomic_path, open_regular_file
 from detseg3d.io.paths import check_dataset_name
 from detseg3d.io.zip_directory import check_zip_directory
 
@@ -180,7 +180,7 @@ def _pack(content: Path | bytes, target: IO[bytes]) -> FileEntry:
         target.write(content)
         return FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     digest, size = hashlib.sha256(), 0
-    with open(content, "rb") as source:
+    with open_regular_file(content) as source:
         while block := source.read(_CHUNK):
             target.write(block)
             digest.update(block)
@@ -209,7 +209,7 @@ def unpack_archive(path: Path, folder: Path) -> Manifest:
     """
     with _reading(path):
         check_zip_directory(path, MOST_ENTRIES, MOST_DIRECTORY_BYTES)
-        with zipfile.ZipFile(path) as archive:
+        with open_regular_file(path) as opened, zipfile.ZipFile(opened) as archive:
             members = {info.orig_filename: info for info in archive.infolist()}
             _check_names(archive.infolist(), path)
             manifest = _read_manifest(archive, members, path)

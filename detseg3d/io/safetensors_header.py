@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import open_regular_file
 
 __all__ = ["MOST_HEADER_BYTES", "TensorEntry", "read_safetensors_header"]
 
@@ -46,8 +48,8 @@ def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
         for: places that overlap, leave gaps or lie outside, and sizes that do not follow from type and shape.
     """
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as handle:
+        with open_regular_file(path) as handle:
+            size = os.fstat(handle.fileno()).st_size
             if size < 8:
                 raise ValueError(f"it has {size} bytes, too few for a header")
             length = int.from_bytes(handle.read(8), "little")

@@ -7,8 +7,11 @@ can be refused before.
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
+
+from detseg3d.io.files import open_regular_file
 
 __all__ = ["check_zip_directory"]
 
@@ -24,11 +27,13 @@ def check_zip_directory(path: Path, most_entries: int, most_bytes: int) -> None:
     ------
     ValueError
         If it does not.
+    DetSeg3DError
+        If it is not a regular file.
     OSError
         If the file cannot be read.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as handle:
+    with open_regular_file(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
         tail_length = min(size, _END.size + _LOCATOR.size + _END_64.size)
         handle.seek(size - tail_length)
         tail = handle.read(tail_length)

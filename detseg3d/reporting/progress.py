@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path
+from detseg3d.io.files import atomic_path, open_regular_file
 
 __all__ = ["draw_progress", "plot_progress", "read_training_log"]
 
@@ -76,7 +76,8 @@ def read_training_log(log_file: str | Path) -> list[Record]:
         If the file cannot be read.
     """
     try:
-        lines = Path(log_file).read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_regular_file(log_file) as handle:
+            lines = handle.read().decode("utf-8", errors="replace").splitlines()
     except OSError as error:
         raise DetSeg3DError(f"the training log cannot be read: {error.strerror or error}", file=log_file) from error
     records: list[Record] = []

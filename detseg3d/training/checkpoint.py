@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path
+from detseg3d.io.files import atomic_path, check_regular_file
 
 __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
 
@@ -109,6 +109,7 @@ def load_checkpoint(
         If the file is broken, was made with another seed, or does not fit the plans.
     """
     try:
+        check_regular_file(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"model", "average", "optimizers", "scaler", "progress", "seed"} - set(state)
         if missing:

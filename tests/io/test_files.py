@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,11 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import (
     atomic_files,
     atomic_path,
+    check_regular_file,
     check_writable,
     copy_file,
+    open_regular_file,
+    read_bounded,
     read_json,
     remove_files,
     remove_stale,
@@ -240,7 +245,7 @@ def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.json")
-    with pytest.raises(DetSeg3DError, match="this is no regular file"):
+    with pytest.raises(DetSeg3DError, match="this is not a regular file"):
         read_json(tmp_path / "data.json")
 
 
@@ -285,3 +290,66 @@ def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(DetSeg3DError, match="nothing can be written to this folder"):
         check_writable(tmp_path / "file")
+
+
+def special_file(folder: Path, kind: str) -> Path:
+    """A file of a kind that reading would wait for, or that has no content."""
+    path = folder / "special"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "pipe behind a link":
+        os.mkfifo(folder / "pipe")
+        path.symlink_to("pipe")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))  # a socket's path may have 108 bytes at most
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("pipe", "a named pipe (FIFO)"),
+        ("pipe behind a link", "a named pipe (FIFO)"),
+        ("socket", "a socket"),
+        ("device", "a device"),
+        ("folder", "a folder"),
+    ],
+)
+def test_special_files_are_refused_at_once(tmp_path: Path, kind: str, found: str) -> None:
+    path = special_file(tmp_path, kind)
+    for read in (open_regular_file, check_regular_file, lambda file: read_bounded(file, 10), read_json):
+        with pytest.raises(DetSeg3DError) as error:
+            read(path)
+        assert (error.value.file, error.value.value) == (path, found)
+
+
+def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "a")
+    monkeypatch.setattr("detseg3d.io.files.check_regular_file", lambda path: None)
+    with pytest.raises(DetSeg3DError) as error:
+        open_regular_file(tmp_path / "a")
+    assert error.value.value == "a named pipe (FIFO)"
+
+
+def test_a_regular_file_is_opened_also_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").symlink_to("a")
+    with open_regular_file(tmp_path / "b") as handle:
+        assert handle.read() == b"content"
+    with pytest.raises(FileNotFoundError):
+        open_regular_file(tmp_path / "gone")
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    tracemalloc.start()
+    assert read_bounded(tmp_path / "a", 1 << 40) == b"content"
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.files import read_bounded
 from detseg3d.reporting.html.markup import compress_text
 
 __all__ = ["NiivueCode", "find_niivue"]
@@ -23,6 +24,7 @@ __all__ = ["NiivueCode", "find_niivue"]
 logger = logging.getLogger(__name__)
 
 _PACKAGE, _MODULE = "ipyniivue", Path("static") / "widget.js"
+_MOST_BYTES = 64 << 20
 _NAME = r"[A-Za-z_$][\w$]*"
 
 
@@ -82,7 +84,7 @@ def find_niivue(file: str | Path | None = None) -> NiivueCode | None:
 
 def _from_file(path: Path) -> NiivueCode:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, _MOST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DetSeg3DError(f"NiiVue cannot be read: {error}", file=path, remedy="check the path") from error
     if re.search(r"\bexport\s*\{[^}]*\bNiivue\b[^}]*\}", text):
