@@ -6,6 +6,8 @@ from pathlib import Path
 
 __all__ = ["DetSeg3DError"]
 
+_LONGEST_VALUE = 2000
+
 
 class DetSeg3DError(Exception):
     """A problem the user can understand and mend.
@@ -56,9 +58,14 @@ class DetSeg3DError(Exception):
         if file is not None:
             lines.append(f"  file:     {file}")
         if value is not None:
-            lines.append(f"  found:    {value!r}")
+            lines.append(f"  found:    {_short(repr(value))}")
         if expected is not None:
             lines.append(f"  expected: {expected}")
         if remedy is not None:
             lines.append(f"  remedy:   {remedy}")
         super().__init__("\n".join(lines))
+
+
+def _short(text: str) -> str:
+    """Cut what no terminal should be flooded with: a file can hold a list of a million entries."""
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}… ({len(text)} characters)"

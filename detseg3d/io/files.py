@@ -34,6 +34,7 @@ __all__ = [
     "check_regular_file",
     "copy_file",
     "open_regular_file",
+    "parse_json",
     "read_bounded",
     "read_json",
     "remove_files",
@@ -61,6 +62,7 @@ _swept: set[Path] = set()
 _DEEPEST = 100
 # Digits and sign of numbers that may fit 64 bits; Python refuses those of thousands of digits with an error of its own.
 _LONGEST_INTEGER = 20
+_PIECE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -286,9 +288,13 @@ def remove_files(*paths: Path) -> None:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write ``text`` as UTF-8, atomically."""
+    r"""Write ``text`` as UTF-8, atomically.
+
+    A lone surrogate is not a character, so UTF-8 has no bytes for it. It is written as ``\udc80``. Python makes lone
+    surrogates of the bytes of a file name that is not valid text.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(data: Any, path: str | Path) -> None:
@@ -386,18 +392,25 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         If it cannot be read.
     """
     with open_regular_file(path) as handle:
+        pieces = []
+        # Python reserves the memory for all bytes that are asked for, so the file's own size bounds the request. A file
+        # that grows, or a file of /proc whose size is given as 0, is read on in small pieces.
         size = os.fstat(handle.fileno()).st_size
-        # One byte more than the size shows that the file has grown; a buffer as large as the limit is never taken.
-        content = handle.read(min(size, most_bytes) + 1)
-    if len(content) > most_bytes:
+        wanted = min(size, most_bytes) + 1
+        left = most_bytes + 1
+        while left and (piece := handle.read(min(wanted, left))):
+            pieces.append(piece)
+            left -= len(piece)
+            wanted = _PIECE_BYTES
+    if not left:
         raise DetSeg3DError(
             "the file is larger than any of its kind should be",
             file=path,
-            value=f"{size} bytes",
+            value=f"{max(size, most_bytes + 1)} bytes or more",
             expected=f"at most {most_bytes}",
             remedy="check where it comes from",
         )
-    return content
+    return b"".join(pieces)
 
 
 def _is_unicode(text: str) -> bool:
@@ -411,7 +424,8 @@ def _is_unicode(text: str) -> bool:
 def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
     """Read a JSON file; a byte order mark, as editors on Windows write it, is tolerated.
 
-    What comes back can be written again by :func:`write_json`, and its numbers fit 64 bits.
+    What comes back can be written again by :func:`write_json`, and its numbers fit 64 bits. An object that has the same
+    key twice is refused: two readers could take different values from it.
 
     Parameters
     ----------
@@ -422,13 +436,13 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
     Raises
     ------
     DetSeg3DError
-        If the file is missing, unreadable, too large or not JSON, holds NaN, infinity or a number too large to compute
-        with, or is nested too deep.
+        If the file is missing, unreadable, too large or not JSON, holds NaN, infinity, a number too large to compute
+        with or a key twice in one object, is nested too deep, or there is not enough memory to read it.
     """
     path = Path(path)
     try:
         text = read_bounded(path, most_bytes).decode("utf-8-sig")
-        data = json.loads(text, parse_int=_integer, parse_float=_real, parse_constant=_no_constant)
+        data = parse_json(text)
     except FileNotFoundError as error:
         raise DetSeg3DError("the file does not exist", file=path, remedy="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -437,8 +451,50 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         raise DetSeg3DError(
             f"the file is not valid JSON: {error}", file=path, remedy="mend or restore the file"
         ) from error
+    except MemoryError as error:
+        raise DetSeg3DError(
+            "there is not enough memory to read the file",
+            file=path,
+            value=f"{path.stat().st_size} bytes",
+            remedy="free memory, or raise the limit of the process (ulimit -v)",
+        ) from error
     if _is_deeper(data, _DEEPEST):
         raise DetSeg3DError(f"the file is nested deeper than {_DEEPEST} levels", file=path, remedy="restore the file")
+    return data
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON strictly: no NaN, no infinity, no number beyond 64 bits, no key twice in one object.
+
+    Raises
+    ------
+    ValueError
+        If ``text`` is not such JSON.
+    RecursionError
+        If it is nested far too deep.
+
+    Examples
+    --------
+    >>> parse_json('{"a": 1}')
+    {'a': 1}
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+        ...
+    ValueError: the key 'a' stands twice in one object
+    """
+    return json.loads(
+        text, parse_int=_integer, parse_float=_real, parse_constant=_no_constant, object_pairs_hook=_without_repetition
+    )
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:80]!r} stands twice in one object")
+            seen.add(key)
     return data
 
 

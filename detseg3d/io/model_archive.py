@@ -8,7 +8,6 @@ are computed. What is unpacked is data; whether it is a model is for :mod:`detse
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from typing import IO, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path, open_regular_file
+from detseg3d.io.files import atomic_path, open_regular_file, parse_json
 from detseg3d.io.paths import check_dataset_name
 from detseg3d.io.zip_directory import check_zip_directory
 
@@ -287,7 +286,7 @@ def _read_manifest(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipIn
     if MANIFEST not in members:
         raise _refused(path, f"it has no {MANIFEST}")
     with archive.open(members[MANIFEST]) as source:
-        data: Any = json.loads(source.read(members[MANIFEST].file_size + 1))
+        data: Any = parse_json(source.read(members[MANIFEST].file_size + 1).decode("utf-8"))
     if isinstance(data, dict) and data.get("format") == FORMAT and data.get("version") != FORMAT_VERSION:
         raise DetSeg3DError(
             "the model file has another version of the format",

@@ -42,3 +42,9 @@ def test_survives_pickling_so_that_workers_can_report_it() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error)
     assert (copy.problem, copy.file, copy.value) == ("bad", Path("x.txt"), 3)
+
+
+def test_a_value_that_fills_pages_is_cut() -> None:
+    error = DetSeg3DError("too many", value=list(range(1_000_000)))
+    assert len(str(error)) < 3000 and "7888890 characters" in str(error)
+    assert len(error.value) == 1_000_000

@@ -353,3 +353,53 @@ def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> 
     assert read_bounded(tmp_path / "a", 1 << 40) == b"content"
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+# -- Little memory, doubled keys, text that is no text -----------------------------------------------------------------
+
+
+def test_memory_that_does_not_suffice_is_an_error_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(_path: Path, _most_bytes: int) -> bytes:
+        raise MemoryError
+
+    (tmp_path / "a.json").write_text("[1, 2]", encoding="utf-8")
+    monkeypatch.setattr("detseg3d.io.files.read_bounded", without_memory)
+    with pytest.raises(DetSeg3DError) as caught:
+        read_json(tmp_path / "a.json")
+    assert (caught.value.file, caught.value.value) == (tmp_path / "a.json", "6 bytes")
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 6, 7, 3 << 20])
+def test_reading_stops_at_the_limit_also_where_the_size_is_not_known(tmp_path: Path, most: int) -> None:
+    (tmp_path / "a").write_bytes(b"abcdef")
+    if most < 6:
+        with pytest.raises(DetSeg3DError):
+            read_bounded(tmp_path / "a", most)
+    else:
+        assert read_bounded(tmp_path / "a", most) == b"abcdef"
+    if Path("/proc/self/status").exists():  # its size is given as 0
+        if most < 100:
+            with pytest.raises(DetSeg3DError):
+                read_bounded(Path("/proc/self/status"), most)
+        else:
+            assert read_bounded(Path("/proc/self/status"), most).startswith(b"Name:")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [('{"labels": {}, "labels": {"a": 1}}', "labels"), ('[{"b": {"id": 1, "x": 2, "id": 1}}]', "id")],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match=f"'{key}'") as caught:
+        read_json(tmp_path / "a.json")
+    assert caught.value.file == tmp_path / "a.json"
+
+
+@pytest.mark.parametrize("text", ["lesion \ud800", "\udcff\udcfe", "ä \udfff 𝄞"])
+def test_text_with_lone_surrogates_is_written_with_their_numbers(tmp_path: Path, text: str) -> None:
+    write_text(text, tmp_path / "a.md")
+    written = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert written == "".join(f"\\u{ord(c):04x}" if 0xD800 <= ord(c) < 0xE000 else c for c in text)
