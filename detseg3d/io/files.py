@@ -62,7 +62,7 @@ _swept: set[Path] = set()
 _DEEPEST = 100
 # Digits and sign of numbers that may fit 64 bits; Python refuses those of thousands of digits with an error of its own.
 _LONGEST_INTEGER = 20
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 18
 
 
 @contextmanager
