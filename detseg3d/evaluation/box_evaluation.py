@@ -94,9 +94,9 @@ def evaluate_boxes(
     Returns
     -------
     dict
-        Ready for JSON. ``truth``, ``prediction``: what was read. ``summary``: ``cases``, ``lesions``, ``boxes``,
-        ``lesion_free`` (``scans`` without a true lesion and their ``boxes``), ``patients`` (their number),
-        ``cases_without_boxes`` (those that a table of all cases does not mention, which counts as no boxes),
+        Ready for JSON. ``truth``, ``prediction``: what was read. ``summary``: ``cases``, ``lesions``,
+        ``lesions_by_class``, ``boxes``, ``lesion_free`` (``scans`` without a true lesion and their ``boxes``),
+        ``patients`` (their number), ``cases_without_boxes`` (those that a table of all cases does not mention, which counts as no boxes),
         ``scores`` (see :func:`~detseg3d.evaluation.froc.score_summary`) and ``intervals`` (see
         :func:`~detseg3d.evaluation.score_intervals.score_intervals`), both by :data:`BOX_CRITERIA`. ``cases``: counts
         of each case, all scores included. ``warnings`` and ``problems``: ``{"case", "warning"}`` of what looks wrong,
@@ -188,6 +188,9 @@ def _evaluate(
     summary = {
         "cases": len(rows),
         "lesions": sum(row["truth"] for row in rows),
+        "lesions_by_class": {
+            name: sum(len(record.truth_scores) for record in scored[name]["iou_0.1"]) for name in names
+        },
         "boxes": sum(row["boxes"] for row in rows),
         "lesion_free": {"scans": len(free), "boxes": sum(row["boxes"] for row in free)},
         "patients": len(set(patients)),
@@ -299,7 +302,7 @@ def format_box_evaluation(result: Mapping[str, Any]) -> str:
         + markdown_table(
             ("criterion", *(f"{rate:g}" for rate in FROC_RATES)),
             [
-                (_TITLES[name], *(_share(row["recall"]) for row in summary["scores"][name]["froc"]))
+                (_TITLES[name], *(_measured(row["recall"], summary) for row in summary["scores"][name]["froc"]))
                 for name in BOX_CRITERIA
             ],
         ),
@@ -315,6 +318,8 @@ def format_box_evaluation(result: Mapping[str, Any]) -> str:
                 name,
                 *(
                     _share(summary["scores"][criterion]["classes"][name]["average_precision"])
+                    if summary["lesions_by_class"][name]
+                    else "–"
                     for criterion in BOX_CRITERIA
                 ),
             )
@@ -335,12 +340,13 @@ def _headline(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
         "–" if ends["low"] is None else f"{ends['low']:.3f} to {ends['high']:.3f}"
         for ends in (intervals["average_precision"], intervals["cpm"])
     ]
-    ap, cpm = _share(scores["average_precision"]), _share(scores["cpm"])
+    ap, cpm = (_measured(scores[figure], summary) for figure in ("average_precision", "cpm"))
     return _TITLES[name], ap, ranges[0], _share(scores["map"]), cpm, ranges[1]
 
 
 def _intervals(summary: Mapping[str, Any]) -> str:
-    if all(ends["low"] is None for figures in summary["intervals"].values() for ends in figures.values()):
+    headlines = [figures[name] for figures in summary["intervals"].values() for name in ("average_precision", "cpm")]
+    if all(ends["low"] is None for ends in headlines):
         return ""
     patients = {"": summary["patients"]}
     few = few_patients(patients)
@@ -357,6 +363,11 @@ def _cases(summary: Mapping[str, Any]) -> str:
         shown = ", ".join(silent[:5]) + (", …" if len(silent) > 5 else "")
         text += f" Cases that the table of boxes does not mention, which counts as no boxes: {len(silent)} ({shown})."
     return text
+
+
+def _measured(value: float | None, summary: Mapping[str, Any]) -> str:
+    """A figure that needs true lesions. Without any, the definitions give 0 or 1, which nobody measured."""
+    return _share(value if summary["lesions"] else None)
 
 
 def _share(value: float | None) -> str:

@@ -15,6 +15,7 @@ __all__ = ["scored_case_from_boxes"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+_ROUNDING = 1e-12  # relative: an IoU that equals the minimum but for rounding reaches it
 _PAIRS_AT_ONCE = 250_000
 """Pairs of boxes compared at a time: a detector with 10 000 boxes a case would otherwise need gigabytes."""
 
@@ -39,7 +40,8 @@ def scored_case_from_boxes(
         ``z0 y0 x0 z1 y1 x1``, half-open, voxel edges.
     truth_classes, classes : sequence of int, shape ``(T,)`` and ``(P,)``
     scores : array_like of float, shape ``(P,)``
-        Finite; boxes of equal score are matched in the order in which they are given.
+        Finite. Of boxes with equal scores the pair of higher IoU is matched first (by centre: the nearer pair). Only
+        pairs that are equal in this, too, are matched in the order in which the boxes are given.
     minimum_iou : float or None
         A number above 0: each prediction takes, of the true boxes still free, the one of highest IoU, at least this
         (as COCO does). All other predictions, duplicates among them, are false positives.
@@ -95,7 +97,7 @@ def _pairs(
         allowed = of_truth[rows, None] == of_found[None]
         if minimum_iou is not None:
             quality = iou_matrix(truth[rows], found).astype(np.float64, copy=False)
-            allowed &= quality >= minimum_iou
+            allowed &= quality >= minimum_iou * (1 - _ROUNDING)
         else:
             low, high = truth[rows, None, :3], truth[rows, None, 3:]
             center = box_centers(found)[None]

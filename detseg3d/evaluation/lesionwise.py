@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.evaluation.limits import exceeds
 from detseg3d.evaluation.surfaces import surface_metrics
 
 __all__ = ["GLIOMA", "METASTASES", "LesionwiseCounts", "LesionwiseRule", "lesionwise_scores"]
@@ -140,7 +141,7 @@ def lesionwise_scores(
     covering = np.bincount(pairs[:, 0], weights=part_voxels[pairs[:, 1]], minlength=len(lesion_voxels))
     dice = 2 * common / np.maximum(lesion_voxels + covering, 1)
     volume = math.prod(spacing) if voxel_volume is None else voxel_volume
-    asked = lesion_voxels * volume > rule.smallest_mm3 * (1 + 1e-9)  # volumes are rounded
+    asked = exceeds(lesion_voxels * volume, rule.smallest_mm3)
     asked[0] = False
     false_positives = len(part_voxels) - 1 - len(np.unique(pairs[:, 1]))
     distances = None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.labels import Lesions
+from detseg3d.evaluation.limits import reaches
 from detseg3d.evaluation.probability_maps import ProbabilityMap
 
 __all__ = ["SCORES", "ComponentRule", "Components", "find_components", "lesions_from_probabilities", "reaches_volume"]
@@ -149,8 +150,7 @@ def reaches_volume(voxels: IntArray, voxel_volume: float, minimum_volume_mm3: fl
     >>> reaches_volume(np.array([2, 3, 4]), 0.1, 0.3).tolist()
     [False, True, True]
     """
-    large: npt.NDArray[np.bool_] = voxels * voxel_volume >= minimum_volume_mm3 * (1 - 1e-9)
-    return large
+    return reaches(voxels * voxel_volume, minimum_volume_mm3)
 
 
 def lesions_from_probabilities(

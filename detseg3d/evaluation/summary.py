@@ -12,6 +12,7 @@ from detseg3d.evaluation.agreement import volume_agreement
 from detseg3d.evaluation.figures import CaseFigures
 from detseg3d.evaluation.froc import ScoredCase, score_summary
 from detseg3d.evaluation.lesionwise import LesionwiseCounts
+from detseg3d.evaluation.limits import reaches
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
 
 __all__ = ["VOLUME_EDGES", "VOXEL_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
@@ -254,12 +255,11 @@ def recall_by_size(
     ['under 15 voxels', '15 to under 50 voxels', '50 voxels or more']
     """
     limits = [0.0, *edges, None]
-    # Volumes are rounded: ten voxels of 1 mm³ must not be under 10 mm³.
-    sizes = [size_of(lesion) * (1 + 1e-9) for lesion in lesions]
+    sizes = np.array([size_of(lesion) for lesion in lesions], np.float64)
     rows = []
     for low, high in pairwise(limits):
         assert low is not None
-        inside = [low <= size and (high is None or size < high) for size in sizes]
+        inside = reaches(sizes, low) if high is None else reaches(sizes, low) & ~reaches(sizes, high)
         members = [lesion for lesion, chosen in zip(lesions, inside, strict=True) if chosen]
         if low == 0:
             name = f"under {_number(high)} {unit}" if high is not None else f"any number of {unit}"

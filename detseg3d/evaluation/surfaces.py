@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from detseg3d.evaluation.limits import within
+
 __all__ = ["SurfaceMetrics", "surface_metrics", "surface_voxels"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-_ROUNDING = 1e-9  # relative: a distance that equals the tolerance but for rounding is within it
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def surface_metrics(
     if len(first) == 0 or len(second) == 0:
         return SurfaceMetrics(0.0, float(np.linalg.norm(np.asarray(truth.shape) * scale)))
     to_prediction, to_truth = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
-    limit = tolerance_mm * (1 + _ROUNDING)
-    near = np.count_nonzero(to_prediction <= limit) + np.count_nonzero(to_truth <= limit)
+    near = sum(np.count_nonzero(within(distances, tolerance_mm)) for distances in (to_prediction, to_truth))
     farthest = max(np.percentile(to_prediction, 95), np.percentile(to_truth, 95))
     return SurfaceMetrics(float(near / (len(first) + len(second))), float(farthest))
 

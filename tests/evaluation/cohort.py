@@ -41,6 +41,11 @@ def evaluate(truth: IntArray, prediction: IntArray, name: str = "case", **keywor
     return evaluate_case(name, truth, prediction, SPACING, **{"figures": SIZES_AND_DISTANCES, **keywords})
 
 
+def evaluate_at(truth: IntArray, prediction: IntArray, spacing: Sequence[float]) -> CaseMetrics:
+    """Without surfaces."""
+    return evaluate_case("case", truth, prediction, spacing)
+
+
 def figures_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
     """Every case once."""
     return {name: float(value[0]) for name, value in weighted_figures(cases, np.ones((1, len(cases)))).items()}

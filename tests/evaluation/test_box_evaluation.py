@@ -262,3 +262,32 @@ def test_the_tables_have_the_figures(folder: Path) -> None:
     assert "3 cases with 3 lesions and 6 boxes; cases without lesions: 1" in text
     assert "bootstrap over 3 patients. **With fewer than 10" in text
     assert "Not evaluated" not in text
+
+
+def test_without_a_true_lesion_the_tables_have_dashes(tmp_path: Path) -> None:
+    truth = save_boxes(tmp_path / "truth.csv", ["a,,,,,,", "b,,,,,,"], "case,z0,y0,x0,z1,y1,x1")
+    boxes = save_boxes(tmp_path / "boxes.csv", [row("a", (0, 0, 0, 2, 2, 2), 0.9)])
+    result = evaluate_boxes(truth, boxes, samples=20)
+    assert result["summary"]["lesions_by_class"] == {"lesion": 0}
+    lines = format_box_evaluation(result).splitlines()
+    table = [line for line in lines if line.startswith(("| IoU", "| centre"))]
+    assert len(table) == 6
+    assert all(cell.strip() == "–" for line in table for cell in line.strip("|").split("|")[1:])
+
+
+def test_without_resamples_the_figures_stand_without_intervals(folder: Path) -> None:
+    text = format_box_evaluation(evaluate(folder, samples=0))
+    assert "bootstrap" not in text
+    headline = next(line for line in text.splitlines() if line.startswith("| IoU ≥ 0.1"))
+    cells = [cell.strip() for cell in headline.strip("|").split("|")]
+    assert cells[2] == cells[5] == "–"
+    assert float(cells[1]) > 0
+
+
+def test_a_class_without_a_true_lesion_has_a_dash(folder: Path) -> None:
+    write_json({"labels": {"background": 0, "lesion": 1, "other": 2}}, folder / "dataset.json")
+    rows = [row("a", LESIONS[0], 0.9, "lesion"), row("a", LESIONS[1], 0.5, "other")]
+    save_boxes(folder / "boxes.csv", rows, "case,z0,y0,x0,z1,y1,x1,score,class")
+    text = format_box_evaluation(evaluate(folder))
+    other = next(line for line in text.splitlines() if line.startswith("| other"))
+    assert [cell.strip() for cell in other.strip("|").split("|")[1:]] == ["–", "–", "–"]

@@ -237,3 +237,19 @@ def test_what_cannot_be_matched_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         scored_case_from_boxes("a", [CUBE], [0], [CUBE], scores, classes, minimum_iou)
+
+
+def test_of_boxes_with_equal_scores_the_pair_of_higher_iou_comes_first() -> None:
+    truth = [[0, 0, 0, 1, 1, 10], [0, 0, 10, 1, 1, 20]]
+    boxes = [
+        [0, 0, 0, 1, 1, 3],
+        [0, 0, 5, 1, 1, 14],
+    ]  # IoU 0.3 with the first; 5/14 with the first, 4/15 with the second
+    case = scored_case_from_boxes("a", truth, [0, 0], boxes, [0.5, 0.5], [0, 0], 0.1)
+    assert case.truth_scores.tolist() == [0.5, -np.inf]
+    assert case.false_positive_scores.tolist() == [0.5]
+
+
+def test_an_iou_that_is_met_but_for_rounding_is_met() -> None:
+    truth, box = [[0, 0, 0, 1, 1, 3 * 0.4]], [[0, 0, 0, 1, 1, 0.12]]  # one tenth
+    assert len(scored_case_from_boxes("a", truth, [0], box, [0.5], [0], 0.1).true_positive_scores) == 1

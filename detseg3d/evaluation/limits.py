@@ -1,0 +1,68 @@
+"""Comparisons of measured values with limits that may be met exactly.
+
+Spacings are decimal numbers such as 0.4 mm, which a computer rounds. NIfTI headers keep them in single precision, and a
+spacing taken from an oblique affine is rounded once more. Three slices of 0.4 mm then measure
+1.2000000000000002 mm or 1.2000000477 mm, although a tolerance of 1.2 mm includes them. Every limit in millimetres
+or mm³ is therefore compared by the functions of this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["RELATIVE_TOLERANCE", "exceeds", "reaches", "within"]
+
+RELATIVE_TOLERANCE = 1e-6
+"""Relative difference up to which a value equals a limit. Single precision rounds a spacing by up to 6e-8 and the
+volume of a voxel by up to 1.8e-7."""
+
+Values = float | npt.NDArray[Any]
+
+
+def within(values: Values, limit: float) -> npt.NDArray[np.bool_]:
+    """Whether values are at most a limit; a value that equals the limit but for rounding is.
+
+    Parameters
+    ----------
+    values : float or ndarray
+        Lengths or volumes, 0 or more.
+    limit : float
+        In the same unit, 0 or more.
+
+    Returns
+    -------
+    ndarray of bool
+        In the shape of ``values``.
+
+    Examples
+    --------
+    >>> bool(3 * 0.4 <= 1.2), bool(within(3 * 0.4, 1.2)), bool(within(1.21, 1.2))
+    (False, True, False)
+    """
+    return np.asarray(np.asarray(values) <= limit * (1 + RELATIVE_TOLERANCE), np.bool_)
+
+
+def exceeds(values: Values, limit: float) -> npt.NDArray[np.bool_]:
+    """Whether values are above a limit; a value that equals the limit but for rounding is not.
+
+    Examples
+    --------
+    >>> exceeds(np.array([3 * 0.4, 1.3]), 1.2).tolist()
+    [False, True]
+    """
+    return np.asarray(~within(values, limit), np.bool_)
+
+
+def reaches(values: Values, limit: float) -> npt.NDArray[np.bool_]:
+    """Whether values are at least a limit; a value that equals the limit but for rounding is.
+
+    Examples
+    --------
+    >>> volume = float(np.float32(0.7)) * 10  # of ten voxels, as a NIfTI header keeps their spacing
+    >>> volume >= 7, bool(reaches(volume, 7)), bool(reaches(6.99, 7))
+    (False, True, False)
+    """
+    return np.asarray(np.asarray(values) >= limit * (1 - RELATIVE_TOLERANCE), np.bool_)
