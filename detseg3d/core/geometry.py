@@ -47,6 +47,9 @@ class Geometry:
     native_header : (str, bytes), optional
         Format and verbatim header of the file this geometry was read from. It lets :mod:`detseg3d.io.images` write the
         same geometry to the bit and takes no part in comparisons.
+    caveat : str, optional
+        Why the place may not be the one that was meant, for example that the file states two places. Messages about a
+        difference name it. It takes no part in comparisons.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Geometry:
     direction: tuple[float, ...] = IDENTITY_DIRECTION
     affine: tuple[float, ...] | None = None
     native_header: tuple[str, bytes] | None = field(default=None, compare=False, repr=False)
+    caveat: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, count in (("shape", 3), ("spacing", 3), ("origin", 3), ("direction", 9)):
@@ -85,12 +89,12 @@ class Geometry:
     @property
     def voxel_volume(self) -> float:
         """Volume of one voxel, mm³: the product of the spacing, and less than that in a sheared grid."""
-        volume, exact = math.prod(self.spacing), float(abs(np.linalg.det(self._index_to_world()[0])))
+        volume, exact = math.prod(self.spacing), float(abs(np.linalg.det(self.index_to_world()[0])))
         # A direction is rounded in files; that must not move lesions across the limits of sizes.
         return volume if abs(exact - volume) <= _DIRECTION_FACTOR * DEFAULT_TOLERANCE * volume else exact
 
-    def _index_to_world(self) -> tuple[FloatArray, FloatArray]:
-        """Matrix ``(3, 3)`` and offset ``(3,)`` from voxel index ``(x, y, z)`` to world ``(x, y, z)``."""
+    def index_to_world(self) -> tuple[FloatArray, FloatArray]:
+        """Return matrix ``(3, 3)`` and offset ``(3,)`` from voxel index ``(x, y, z)`` to world ``(x, y, z)``, LPS."""
         if self.affine is not None:
             affine = np.asarray(self.affine, np.float64).reshape(4, 4)
             return affine[:3, :3], affine[:3, 3]
@@ -110,7 +114,7 @@ class Geometry:
         ndarray of float64, shape ``(N, 3)``
             ``(x, y, z)``, mm LPS.
         """
-        matrix, offset = self._index_to_world()
+        matrix, offset = self.index_to_world()
         index = _points(points)[:, ::-1] - 0.5
         return np.asarray(index @ matrix.T + offset, np.float64)
 
@@ -127,7 +131,7 @@ class Geometry:
         ndarray of float64, shape ``(N, 3)``
             ``(z, y, x)`` in voxel edges.
         """
-        matrix, offset = self._index_to_world()
+        matrix, offset = self.index_to_world()
         index = np.linalg.solve(matrix, (_points(points) - offset).T).T
         return np.asarray(index[:, ::-1] + 0.5, np.float64)
 
@@ -154,9 +158,16 @@ class Geometry:
         if not _close(self.direction, other.direction, _DIRECTION_FACTOR * tolerance):
             found.append(f"direction {_numbers(self.direction)} against {_numbers(other.direction)}")
         if (self.affine is not None or other.affine is not None) and not found:
-            mine, theirs = self._index_to_world()[0], other._index_to_world()[0]
+            mine, theirs = self.index_to_world()[0], other.index_to_world()[0]
             if not _close(mine, theirs, _DIRECTION_FACTOR * tolerance * float(spacing.min())):
                 found.append(f"shear: affine {_numbers(mine.ravel())} against {_numbers(theirs.ravel())}")
+        caveats = [
+            f"of the {which} file: {geometry.caveat}"
+            for which, geometry in (("first", self), ("second", other))
+            if geometry.caveat
+        ]
+        if found and caveats:
+            found[-1] += f" ({'; '.join(caveats)})"
         return found
 
 

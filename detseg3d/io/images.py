@@ -6,9 +6,7 @@ that file *to the bit*: NIfTI and NRRD headers are copied, because both round th
 
 from __future__ import annotations
 
-import gzip
 import shutil
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +22,13 @@ from detseg3d.io.files import atomic_path, write_text
 from detseg3d.io.headers import (
     copy_nrrd_geometry,
     last_line,
-    native_header,
-    nifti_geometry,
     not_a_volume,
     not_numbers,
-    open_nifti,
-    read_nifti_voxels,
+    nrrd_header,
     unreadable,
-    write_nifti,
 )
 from detseg3d.io.metaimage import check_metaimage
+from detseg3d.io.nifti import read_nifti, read_nifti_geometry, write_nifti
 from detseg3d.io.npy import map_npy, npy_geometry, read_npy
 
 __all__ = [
@@ -49,12 +44,13 @@ __all__ = [
     "write_image",
 ]
 
+# ITK would print its warnings to the terminal, with the names of temporary files.
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+
 Array = npt.NDArray[Any]
 
 # Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
 LABEL_TOLERANCE = 1e-3
-
-_NIFTI_HEADER_BYTES = 352
 
 SUPPORTED_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")
 
@@ -112,8 +108,7 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     if kind == "dicom":
         return _from_sitk(read_dicom_series(path), path)
     if kind in (".nii", ".nii.gz"):
-        geometry = read_geometry(path)
-        return read_nifti_voxels(path, geometry.shape), geometry
+        return read_nifti(path)
     if kind in (".mha", ".mhd"):
         check_metaimage(path)
     try:
@@ -131,18 +126,15 @@ def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) 
         return npy_geometry(map_npy(path), path, npy_spacing)
     if kind == "dicom":
         return read_image(path)[1]
+    if kind in (".nii", ".nii.gz"):
+        return read_nifti_geometry(path)
     if kind in (".mha", ".mhd"):
         check_metaimage(path, voxels=False)
-    elif kind in (".nii", ".nii.gz"):
-        open_nifti(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if kind in (".nii", ".nii.gz"):
-            # ITK refuses sheared affines and NIfTI-2; nibabel reads both.
-            return nifti_geometry(path)
         raise unreadable(path, error) from error
     return _sitk_geometry(reader, path)
 
@@ -260,11 +252,10 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
         _write_mhd(array, geometry, path)
         return
     with atomic_path(path) as temporary:
+        if ending in (".nii", ".nii.gz"):
+            write_nifti(array, geometry, temporary, compressed=ending == ".nii.gz")
+            return
         native = geometry.native_header[0] if geometry.native_header is not None else None
-        if ending in (".nii", ".nii.gz") and (geometry.affine is not None or native in ("nifti1", "nifti2")):
-            write_nifti(array, geometry, temporary)
-            if geometry.affine is not None or _same_place(temporary, geometry):
-                return
         _write_sitk(array, geometry, temporary)
         if ending == ".nrrd" and native == "nrrd" and not _same_place(temporary, geometry):
             copy_nrrd_geometry(temporary, geometry)
@@ -317,7 +308,7 @@ def _sitk_geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Pat
             spacing=(z, y, x),
             origin=image.GetOrigin()[:3],
             direction=tuple(direction.ravel()),
-            native_header=native_header(path),
+            native_header=nrrd_header(path) if file_ending(path) == ".nrrd" else None,
         )
     except ValueError as error:
         raise unreadable(path, error) from error
@@ -349,21 +340,6 @@ def _write_sitk(array: Array, geometry: Geometry, path: Path) -> None:
     except RuntimeError as error:
         # As an OSError, atomic_path reports it with the name of the file that was meant.
         raise OSError(last_line(error)) from error
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _check_whole(path, array.nbytes)
-
-
-def _check_whole(path: Path, voxel_bytes: int) -> None:
-    """Raise if a NIfTI file ends early: on a full disk ITK prints that, and goes on as if nothing had happened."""
-    size = 0
-    try:
-        with open(path, "rb") as plain, gzip.open(plain) if path.suffix.lower() == ".gz" else plain as handle:
-            while block := handle.read(1 << 20):
-                size += len(block)
-    except (EOFError, zlib.error) as error:
-        raise OSError(f"the file is cut off ({error}); the disk may be full") from error
-    if size < _NIFTI_HEADER_BYTES + voxel_bytes:
-        raise OSError(f"only {size} of {_NIFTI_HEADER_BYTES + voxel_bytes} bytes were written; the disk may be full")
 
 
 def _write_mhd(array: Array, geometry: Geometry, path: Path) -> None:
