@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from detseg3d import __version__
+from detseg3d.cli.terminal import CommandParser, show, terminal
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.interruption import Interruption, interruptible
+from detseg3d.execution.interruption import Interruption, interruptible, raise_again
+from detseg3d.execution.memory import is_out_of_memory, out_of_memory
 
 __all__ = [
     "EXIT_FAILURE",
@@ -33,8 +31,6 @@ __all__ = [
     "positive_float",
     "positive_int",
     "run_command",
-    "set_up_logging",
-    "visible",
 ]
 
 EXIT_SUCCESS = 0
@@ -78,7 +74,7 @@ def create_parser(command: str, description: str, example: str) -> argparse.Argu
     >>> parser.parse_args(["--verbose"]).verbose
     True
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=command,
         description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
@@ -182,54 +178,6 @@ def _parse(kind: Callable[[str], Number], text: str, name: str) -> Number:
         raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
 
 
-# Control characters but for line break and tab, and those that turn the direction of writing: a file's name or content
-# must not move the cursor, or make one name look like another.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def visible(text: str) -> str:
-    r"""``text`` with the characters that a terminal obeys written out.
-
-    Examples
-    --------
-    >>> print(visible("scan\x1b[2J.nii.gz"))
-    scan\x1b[2J.nii.gz
-    """
-    return _INVISIBLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
-
-
-class _TerminalHandler(logging.Handler):
-    """Writes to stderr without tearing progress bars apart."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            tqdm.write(self.format(record), file=sys.stderr)
-        except BrokenPipeError:
-            raise
-        except Exception:
-            self.handleError(record)
-
-
-class _Formatter(logging.Formatter):
-    """The time and the message; the level only where it matters."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        self._style._fmt = (
-            "%(asctime)s %(message)s" if record.levelno == logging.INFO else "%(asctime)s %(levelname)s: %(message)s"
-        )
-        return visible(super().format(record))
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Send the package's log messages to stderr; calling it again only changes the level."""
-    package = logging.getLogger("detseg3d")
-    package.setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not any(isinstance(handler, _TerminalHandler) for handler in package.handlers):
-        handler = _TerminalHandler()
-        handler.setFormatter(_Formatter(datefmt="%H:%M:%S"))
-        package.addHandler(handler)
-
-
 def evaluation_exit_code(result: Mapping[str, Any]) -> int:
     """Exit code of a command that validated a model; the cases that could not be evaluated are named on stderr.
 
@@ -267,35 +215,51 @@ def run_command(
         0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM,
         129 by SIGHUP.
     """
-    package = logging.getLogger("detseg3d")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that the terminal does not have costs no result
     try:
-        with interruptible():
-            options = parser.parse_args(arguments)
-            set_up_logging(options.verbose)
-            # Some libraries give the root logger a handler of its own, which would print everything once more.
-            package.propagate = False
-            return function(options) or EXIT_SUCCESS
-    except DetSeg3DError as error:
-        logger.debug("where it happened:", exc_info=True)
-        print(visible(f"{parser.prog}: error: {error}"), file=sys.stderr)
-        return EXIT_FAILURE
+        with interruptible(), terminal():
+            return _run(parser, function, arguments)
     except Interruption as interruption:
-        print(f"{parser.prog}: interrupted ({interruption})", file=sys.stderr)
+        show(f"{parser.prog}: interrupted ({interruption})", error=True)
         return EXIT_SIGNAL + interruption.number
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        show(f"{parser.prog}: interrupted", error=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away, as in `command | head`: nothing is wrong, and nobody listens any more.
         sys.stderr.close()
         return EXIT_SUCCESS
-    except OSError as error:
-        # A folder that may not be entered, a disk that is full: the system's words and the file say it all.
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    function: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None,
+) -> int:
+    options = parser.parse_args(arguments)
+    if options.verbose:
+        logging.getLogger("detseg3d").setLevel(logging.DEBUG)
+    try:
+        return function(options) or EXIT_SUCCESS
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        raise_again()
+        message = _message(error)
+        if message is None:
+            raise
         logger.debug("where it happened:", exc_info=True)
-        place = "" if error.filename is None else f"\n  file:     {error.filename}"
-        print(f"{parser.prog}: error: {error.strerror or error}{place}", file=sys.stderr)
+        show(f"{parser.prog}: error: {message}", error=True)
         return EXIT_FAILURE
-    finally:
-        package.propagate = True
+
+
+def _message(error: Exception) -> str | None:
+    """What the user is told of an error; ``None`` for a defect of this program, whose traceback is shown."""
+    if isinstance(error, DetSeg3DError):
+        return str(error)
+    if is_out_of_memory(error):
+        return str(out_of_memory(error))
+    if isinstance(error, OSError):
+        # A folder that may not be entered, a disk that is full: the system's words and the file say it all.
+        place = "" if error.filename is None else f"\n  file:     {error.filename}"
+        return f"{error.strerror or error}{place}"
+    return None

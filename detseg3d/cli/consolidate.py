@@ -17,6 +17,7 @@ from detseg3d.cli.common import (
     positive_float,
     run_command,
 )
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -80,10 +81,10 @@ def _run(options: argparse.Namespace) -> int:
     progress = not options.no_progress
     done = consolidate(raw, model, options.folds, objective, options.num_processes, progress)
     result = report_consolidation(done, raw, options.num_processes, progress)
-    print(format_evaluation(result))
-    print()
-    print(format_consolidation(done.report))
-    print(f"wrote {model / 'operating_point.json'} and {done.predictions}")
+    show(format_evaluation(result))
+    show()
+    show(format_consolidation(done.report))
+    show(f"wrote {model / 'operating_point.json'} and {done.predictions}")
     failed = {*done.failures, *(problem["case"] for problem in result["problems"])}
     if failed:
         logger.error("%d case(s) failed: %s", len(failed), ", ".join(sorted(failed)))

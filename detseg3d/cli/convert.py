@@ -15,6 +15,7 @@ from detseg3d.cli.common import (
     positive_float,
     run_command,
 )
+from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["build_parser", "main"]
@@ -132,7 +133,7 @@ def _convert(options: argparse.Namespace) -> None:
         num_processes=options.num_processes,
         progress=not options.no_progress,
     )
-    print(folder)
+    show(str(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

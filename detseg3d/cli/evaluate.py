@@ -20,6 +20,7 @@ from detseg3d.cli.common import (
     positive_float,
     run_command,
 )
+from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _run(options: argparse.Namespace) -> int:
         result = evaluate_systems(options.ground_truth, systems, options=how, **common)
         parts = list(result["systems"].values())
     _write(options, result, systems, form)
-    print(format_evaluation(result))
+    show(format_evaluation(result))
     problems = sum(len(part["problems"]) for part in parts)
     if problems:
         logger.error("%d case(s) could not be evaluated; see the table", problems)
@@ -267,7 +268,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
     )
     if options.output is not None and not options.output.endswith(".json"):
         write_json(swept, Path(options.output) / "sweep.json")
-    print(format_sweep(swept) + "\n")
+    show(format_sweep(swept) + "\n")
     chosen = swept["chosen"]
     return ComponentRule(chosen["threshold"], chosen["minimum_volume_mm3"], chosen["score"])
 
@@ -299,7 +300,7 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
         write_json(result, file if file.suffix == ".json" else file / "metrics.json")
         if file.suffix != ".json":
             write_text(text + "\n", file / "metrics.md")
-    print(text)
+    show(text)
     return EXIT_FAILURE if result["problems"] else EXIT_SUCCESS
 
 

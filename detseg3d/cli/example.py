@@ -13,6 +13,7 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -64,11 +65,11 @@ def _run(options: argparse.Namespace) -> None:
         num_processes=options.num_processes,
         progress=not options.no_progress,
     )
-    print(f"The example data set is in {folder}")
-    print(f"  to train with: {options.num_cases} cases in imagesTr and labelsTr")
-    print(f"  held out:      {options.num_test} cases in imagesTs and labelsTs")
-    print("Next, plan and preprocess it:")
-    print(
+    show(f"The example data set is in {folder}")
+    show(f"  to train with: {options.num_cases} cases in imagesTr and labelsTr")
+    show(f"  held out:      {options.num_test} cases in imagesTs and labelsTs")
+    show("Next, plan and preprocess it:")
+    show(
         f"  detseg3d_plan_and_preprocess -d {options.dataset_id} --raw {options.output}"
         " --preprocessed FOLDER --val_split 0.2"
     )

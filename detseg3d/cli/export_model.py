@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.common import add_root_flags, create_parser, run_command
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -41,8 +42,8 @@ def _run(options: argparse.Namespace) -> int:
     folder = resolve_dataset(results_root(options.results), options.dataset)
     manifest = export_model(folder, options.output, options.folds)
     for name, entry in manifest.files.items():
-        print(f"{entry.bytes:>12}  {name}")
-    print(f"wrote {options.output}: {manifest.name}, {options.output.stat().st_size} bytes")
+        show(f"{entry.bytes:>12}  {name}")
+    show(f"wrote {options.output}: {manifest.name}, {options.output.stat().st_size} bytes")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.common import add_root_flags, create_parser, run_command
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -44,9 +45,9 @@ def _run(options: argparse.Namespace) -> int:
 
     done = install_model(options.file, results_root(options.results), options.name, options.overwrite)
     if done.kept is not None:
-        print(f"the model that was there is kept as {done.kept}")
-    print(f"installed {done.folder}, fold(s) {' '.join(done.folds)}")
-    print(f"use it with: detseg3d_predict -i scans -o masks -m {done.folder}")
+        show(f"the model that was there is kept as {done.kept}")
+    show(f"installed {done.folder}, fold(s) {' '.join(done.folds)}")
+    show(f"use it with: detseg3d_predict -i scans -o masks -m {done.folder}")
     return 0
 
 

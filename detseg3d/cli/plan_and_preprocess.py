@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
 if TYPE_CHECKING:
@@ -107,15 +107,15 @@ def _run(options: argparse.Namespace) -> int:
     failed = []
     for folder in dict.fromkeys(folders):
         try:
-            print(format_summary(prepare_dataset(folder, preprocessed, prepare_options)))
+            show(format_summary(prepare_dataset(folder, preprocessed, prepare_options)))
         except DetSeg3DError as error:
             if len(folders) == 1:
                 raise
             # One bad data set must not cost the others their night.
-            print(f"{folder.name}: error: {error}", file=sys.stderr)
+            show(f"{folder.name}: error: {error}", error=True)
             failed.append(folder.name)
     if failed:
-        print(f"{len(failed)} of {len(folders)} data sets failed: {', '.join(failed)}", file=sys.stderr)
+        show(f"{len(failed)} of {len(folders)} data sets failed: {', '.join(failed)}", error=True)
     return EXIT_FAILURE if failed else EXIT_SUCCESS
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -149,9 +149,9 @@ def _run(options: argparse.Namespace) -> int:
         save_candidates=options.save_candidates,
         progress=not options.no_progress,
     )
-    print(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
+    show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:
-        print(f"failed: {', '.join(sorted(failures))}", file=sys.stderr)
+        show(f"failed: {', '.join(sorted(failures))}", error=True)
         return EXIT_FAILURE
     return 0
 

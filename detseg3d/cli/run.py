@@ -15,6 +15,7 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -121,12 +122,12 @@ def _run(options: argparse.Namespace) -> int:
             pictures=options.pictures,
         ),
     )
-    print(format_evaluation(experiment.evaluation))
-    print(f"figures:     {experiment.metrics}")
-    print(f"predictions: {experiment.predictions}")
+    show(format_evaluation(experiment.evaluation))
+    show(f"figures:     {experiment.metrics}")
+    show(f"predictions: {experiment.predictions}")
     if experiment.pictures:
-        print(f"pictures:    {experiment.pictures[0].parent}")
-    print(f"To predict other scans: detseg3d_predict -i SCANS -o OUT -m {experiment.model} -f 0")
+        show(f"pictures:    {experiment.pictures[0].parent}")
+    show(f"To predict other scans: detseg3d_predict -i SCANS -o OUT -m {experiment.model} -f 0")
     return evaluation_exit_code(experiment.evaluation)
 
 

@@ -17,6 +17,7 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
@@ -146,9 +147,9 @@ def _run(options: argparse.Namespace) -> int:
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
     leave_ranks(ranks)
     if result:
-        print(format_evaluation(result))
+        show(format_evaluation(result))
     if ranks.is_main:
-        print(f"wrote {paths.fold(options.fold)}")
+        show(f"wrote {paths.fold(options.fold)}")
     return evaluation_exit_code(result)
 
 

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import end_with_parent, raise_again, without_interrupt
+from detseg3d.execution.memory import is_out_of_memory, out_of_memory
 
-__all__ = ["CaseResult", "describe_failures", "run_cases"]
+__all__ = ["CaseResult", "describe_failures", "is_bar_shown", "release_frames", "run_cases"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -98,12 +99,24 @@ def run_cases(
         finished = _run_in_workers(function, items, min(num_processes, len(items)))
     results: dict[int, CaseResult[Item, Value]] = {}
     with tqdm(
-        total=len(items), desc=description or None, disable=not (progress and sys.stderr.isatty()), dynamic_ncols=True
+        total=len(items), desc=description or None, disable=not is_bar_shown(progress), dynamic_ncols=True
     ) as bar:
         for index, result in finished:
             results[index] = result
             bar.update()
     return [results[index] for index in range(len(items))]
+
+
+def is_bar_shown(wanted: bool) -> bool:
+    """Whether a progress bar is ``wanted`` and there is a terminal to draw it on.
+
+    Examples
+    --------
+    >>> is_bar_shown(False)
+    False
+    """
+    # Python has no standard error where the caller closed it, and none in a program of Windows without a console.
+    return wanted and sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def describe_failures(
@@ -136,7 +149,9 @@ def _run_here(
             yield index, CaseResult(item, value=function(item))
         except Exception as error:
             raise_again()
-            yield index, CaseResult(item, error=error, traceback=traceback.format_exc())
+            result: CaseResult[Item, Value] = CaseResult(item, error=_plain(error), traceback=traceback.format_exc())
+            release_frames(error)
+            yield index, result
 
 
 class _Worker:
@@ -281,13 +296,27 @@ def _answer(send: Callable[[tuple[Any, ...]], None], function: Callable[[Any], A
     try:
         message = ("result", function(item), None, "")
     except Exception as error:
-        message = ("result", None, _portable(error), traceback.format_exc())
+        message = ("result", None, _portable(_plain(error)), traceback.format_exc())
+        release_frames(error)
     try:
         send(message)
     except OSError:  # the parent is gone
         raise
     except Exception as error:  # the value is not picklable
         send(("result", None, _portable(error), traceback.format_exc()))
+
+
+def _plain(error: Exception) -> Exception:
+    """``error``, or what it means if it is one of the many errors for memory that was not granted."""
+    return out_of_memory(error) if is_out_of_memory(error) else error
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Let go of the local variables, arrays among them, that the traceback of a handled error still holds."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _portable(error: Exception) -> Exception:

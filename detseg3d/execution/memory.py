@@ -6,15 +6,24 @@ So what a case needs is estimated from its header and compared with what is free
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["available_bytes", "require_memory"]
+__all__ = ["available_bytes", "is_out_of_memory", "out_of_memory", "require_memory"]
 
 _GIGABYTE = 1e9
+
+# PyTorch, ITK and the loader of libraries have no type of their own for this error: only their words tell.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad.?alloc|failed to map segment"
+    r"|unable to allocate|memory allocation|failed to allocate|can't start new thread",
+    re.IGNORECASE,
+)
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
@@ -89,4 +98,30 @@ def require_memory(needed: float, what: str, *, allowed_gb: float | None = None,
         f"{what} needs about {needed / _GIGABYTE:.3g} GB of memory",
         expected=f"at most {free / _GIGABYTE:.3g} GB, " + ("which are free" if allowed_gb is None else "as allowed"),
         remedy=remedy or "use a machine with more memory or fewer processes (-np), or crop the scan",
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the system, or a limit of the process, did not grant memory.
+
+    Examples
+    --------
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("std::bad_alloc"))
+    (True, True)
+    >>> is_out_of_memory(ValueError("out of range"))
+    False
+    """
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def out_of_memory(error: BaseException) -> DetSeg3DError:
+    """The same error in words that a user can act on."""
+    return DetSeg3DError(
+        "there is not enough memory",
+        value=str(error).strip() or None,
+        remedy="use a machine with more memory or fewer processes (-np), or raise the limit of the process (ulimit -v)",
     )

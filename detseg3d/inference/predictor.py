@@ -17,7 +17,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.device import resolve_device
 from detseg3d.execution.interruption import raise_again
-from detseg3d.execution.memory import require_memory
+from detseg3d.execution.local import is_bar_shown, release_frames
+from detseg3d.execution.memory import is_out_of_memory, out_of_memory, require_memory
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
@@ -325,7 +326,7 @@ class Predictor:
             check_writable(folder)
         npy_spacing = npy_spacing or self.plans.npy_spacing
         failures: dict[str, str] = {}
-        bar = tqdm(cases, desc="predicting", unit="case", disable=None if progress else True)
+        bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(progress))
         for case in bar:
             own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
             wanted = [candidates_path(folder, case.case_id)] if save_candidates else []
@@ -346,7 +347,9 @@ class Predictor:
                 raise_again()
                 # A scan nobody foresaw must not cost the results of the others.
                 logger.debug("%s failed", case.case_id, exc_info=True)
-                failures[case.case_id] = f"{type(error).__name__}: {error}"
+                known = is_out_of_memory(error)
+                failures[case.case_id] = str(out_of_memory(error)) if known else f"{type(error).__name__}: {error}"
+                release_frames(error)
             else:
                 logger.info("%s: %d lesion(s)", case.case_id, lesions)
         for case_id, message in failures.items():

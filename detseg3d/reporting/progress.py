@@ -84,7 +84,7 @@ def read_training_log(log_file: str | Path) -> list[Record]:
     for line in lines:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and _is_number(record.get("epoch")):
             records.append(record)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import write_text
+from detseg3d.execution.local import is_bar_shown
+from detseg3d.io.files import parse_json, read_bounded, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["TrainingLog", "describe_epoch", "describe_seconds", "progress_bar"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 1 << 30  # a record has some hundred bytes
 
 
 class TrainingLog:
@@ -48,14 +51,9 @@ class TrainingLog:
         self._events = None if tensorboard is None else _event_writer(tensorboard, resume_step)
         kept: list[str] = []
         if resume_step is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the line that was being written when the run was killed
-                last = resume_step - (unvalidated and record.get("kind") == "validation")
-                if record.get("step", 0) <= last:
-                    kept.append(line)
+            kept, damaged = _records_to(path, resume_step, unvalidated)
+            if damaged:
+                logger.warning("%s: %d damaged line(s) are dropped", path, damaged)
         write_text("".join(line + "\n" for line in kept), path)  # a new file, also where a link lies
 
     def append(self, kind: str, **values: Any) -> None:
@@ -74,6 +72,41 @@ class TrainingLog:
             for name, value in _numbers(values, kind):
                 self._events.add_scalar(name, value, values.get("step", 0))
             self._events.flush()
+
+
+def _records_to(path: Path, last_step: int, unvalidated: bool) -> tuple[list[str], int]:
+    """Lines of a log up to ``last_step``, and how many others are damaged.
+
+    The last line may be cut off: it was being written when the run was killed. That is not counted.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the log cannot be read.
+    """
+    try:
+        lines = read_bounded(path, _MOST_BYTES).split(b"\n")
+    except OSError as error:
+        raise DetSeg3DError(
+            f"the training log cannot be read: {error.strerror or error}",
+            file=path,
+            remedy="restore or remove the file: the checkpoint holds what the training needs",
+        ) from error
+    kept, damaged = [], 0
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            text = line.decode("utf-8")
+            record = parse_json(text)
+            step, kind = record.get("step", 0), record.get("kind")
+            within = step <= last_step - (unvalidated and kind == "validation")
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            damaged += number < len(lines) - 1
+            continue
+        if within:
+            kept.append(text.rstrip("\r"))
+    return kept, damaged
 
 
 def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter:
@@ -127,5 +160,5 @@ def progress_bar(done: float, shown: bool) -> tqdm:
         initial=done,
         desc="training",
         bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
-        disable=None if shown else True,
+        disable=not is_bar_shown(shown),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.device import autocast, autocast_dtype
-from detseg3d.execution.interruption import Interruption, postponed
+from detseg3d.execution.interruption import Interruption, postponed, raise_again
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import remove_files
 from detseg3d.models.detseg import DetSeg3D, Losses
@@ -391,8 +390,11 @@ def _close_epoch(
     if result.f1 > progress.best_metric:
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
         progress.best_metric = result.f1
-    with contextlib.suppress(OSError, DetSeg3DError):  # a picture is not worth a training
+    try:
         plot_progress(log.path, folder / "progress.png")
+    except Exception as error:  # a picture is not worth a training
+        raise_again()
+        logger.warning("progress.png cannot be drawn: %s", error)
     progress.validation_seconds += time.monotonic() - started
     if options.max_minutes is not None:
         progress.seconds += time.monotonic() - started

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -225,3 +226,39 @@ def test_many_failures_are_cut_short() -> None:
 
 def test_no_failure_gives_an_empty_description() -> None:
     assert describe_failures([CaseResult("a", value=1)]) == ""
+
+
+def fail_for_want_of_memory(text: str) -> None:
+    if text:
+        raise RuntimeError(text)
+    raise MemoryError
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_memory_that_was_not_granted_is_an_error_of_its_case_in_plain_words(processes: int) -> None:
+    items = ["", "std::bad_alloc", "DefaultCPUAllocator: can't allocate memory", "another reason"]
+    results = run_cases(fail_for_want_of_memory, items, processes)
+    assert [type(result.error) for result in results] == [DetSeg3DError] * 3 + [RuntimeError]
+    assert [result.error.value for result in results[:3]] == [None, *items[1:3]]  # type: ignore[union-attr]
+
+
+def test_a_failed_case_keeps_none_of_its_arrays() -> None:
+    kept: list[weakref.ref[set[int]]] = []
+
+    def fail(number: int) -> None:
+        large = {number}
+        kept.append(weakref.ref(large))
+        try:
+            raise ValueError("inner")
+        except ValueError as error:
+            raise KeyError("outer") from error
+
+    results = run_cases(fail, [1, 2], num_processes=0)
+    assert all(isinstance(result.error, KeyError) for result in results)
+    assert "inner" in results[0].traceback
+    assert [reference() for reference in kept] == [None, None]
+
+
+def test_no_bar_is_drawn_where_there_is_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    assert [result.value for result in run_cases(abs, [-1], num_processes=0)] == [1]

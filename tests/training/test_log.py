@@ -51,6 +51,29 @@ def test_resuming_drops_a_line_that_was_being_written(tmp_path: Path) -> None:
     assert steps_in(tmp_path / "log.jsonl") == [10, 11]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [b"\xff\xfe\x00\x9c", b'{"kind": "epoch", "step": "many"}', b"[1]", b"null", b"[" * 100_000, b"9" * 5000, b"{} {}"],
+)
+def test_resuming_drops_damaged_lines_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
+    path = tmp_path / "log.jsonl"
+    write_log(path, (10, 20))
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + damaged + b"\n" + second)
+    TrainingLog(path, 20).append("epoch", step=21)
+    assert steps_in(path) == [10, 20, 21]
+    assert "1 damaged line(s)" in caplog.text and str(path) in caplog.text
+
+
+def test_a_log_that_cannot_be_read_is_an_error_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(DetSeg3DError) as caught:
+        TrainingLog(tmp_path / "log.jsonl", 20)
+    assert caught.value.file == tmp_path / "log.jsonl"
+
+
 def test_resuming_without_a_log_starts_one(tmp_path: Path) -> None:
     TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=21)
     assert steps_in(tmp_path / "log.jsonl") == [21]

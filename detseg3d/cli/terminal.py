@@ -1,0 +1,139 @@
+"""Everything that a command shows goes through this module: messages, tables, warnings, errors of the command line.
+
+Names of cases, classes, channels and files come from strangers. A terminal obeys some characters: they move the cursor,
+ring the bell, or turn the direction of writing so that one name looks like another. Here these characters are written
+out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from tqdm import tqdm
+
+__all__ = ["CommandParser", "show", "terminal", "visible"]
+
+# Control characters but for line break and tab, marks and controls of the direction of writing, separators of lines
+# that only some programs know, invisible tags, and lone surrogates, which no output can encode.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    r"""``text`` with the characters that a terminal obeys written out.
+
+    Examples
+    --------
+    >>> print(visible("scan\x1b[2J.nii.gz"))
+    scan\x1b[2J.nii.gz
+    """
+    return _OBEYED.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def show(text: str = "", *, error: bool = False) -> None:
+    """Print ``text``, with :func:`visible` characters only, to the standard output or to the standard error.
+
+    Parameters
+    ----------
+    text : str, optional
+    error : bool, optional
+        Print to the standard error. A message that the standard error does not take is lost: the exit code still says
+        that something is wrong.
+
+    Raises
+    ------
+    OSError
+        If the standard output does not take the text.
+    """
+    if not error:
+        print(visible(text))
+        return
+    with suppress(OSError, ValueError):  # ValueError: it is closed
+        print(visible(text), file=sys.stderr)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of command lines that writes out what a terminal would obey, in help and in errors."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
+        super()._print_message(visible(message), file)
+
+
+@contextmanager
+def terminal(verbose: bool = False) -> Iterator[None]:
+    """While the context lasts, messages and warnings go to the standard error, one line each.
+
+    Standard streams that were closed by the caller (``2>&-``) are replaced first: the system gives the number of a
+    closed stream to the next file that is opened, and messages of a library would be written into that file.
+
+    Parameters
+    ----------
+    verbose : bool, optional
+        Show debugging messages, too.
+    """
+    _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal does not have costs no result
+    package, of_warnings = logging.getLogger("detseg3d"), logging.getLogger("py.warnings")
+    package.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for logger in (package, of_warnings):
+        if not any(isinstance(handler, _TerminalHandler) for handler in logger.handlers):
+            handler = _TerminalHandler()
+            handler.setFormatter(_Formatter(datefmt="%H:%M:%S"))
+            logger.addHandler(handler)
+        # Some libraries give the root logger a handler of its own, which would print everything once more.
+        logger.propagate = False
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        package.propagate = of_warnings.propagate = True
+
+
+def _open_closed_streams() -> None:
+    """Put the null device where the standard input, output or error is closed."""
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given, and those below are taken by now. It belongs to child processes, too.
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # as Python has it where the stream was closed before the start
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes to stderr without tearing progress bars apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # nobody can be told; the exit code says what became of the command
+        except Exception:
+            self.handleError(record)
+
+
+class _Formatter(logging.Formatter):
+    """The time and the message; the level only where it matters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        self._style._fmt = (
+            "%(asctime)s %(message)s" if record.levelno == logging.INFO else "%(asctime)s %(levelname)s: %(message)s"
+        )
+        return visible(super().format(record))
