@@ -1,4 +1,4 @@
-"""Write commands.md from the commands' own parsers; a test compares the two.
+"""Write commands.md from the commands' own parsers, and the table of from_nnunet.md; tests compare them.
 
 python docs/write_commands.py
 """
@@ -9,6 +9,11 @@ import argparse
 import importlib
 from pathlib import Path
 
+from detseg3d.core.nnunet import table
+
+FOLDER = Path(__file__).parent
+TABLE_BEGINS = "<!-- table: written by docs/write_commands.py from detseg3d/core/nnunet.py -->\n"
+TABLE_ENDS = "\n<!-- end of table -->"
 COMMANDS = (
     "run",
     "example",
@@ -33,8 +38,16 @@ Ctrl-C or SIGTERM.
 
 
 def main() -> None:
-    """Write the page beside this file."""
-    (Path(__file__).parent / "commands.md").write_text(page(), encoding="utf-8")
+    """Write both pages beside this file."""
+    (FOLDER / "commands.md").write_text(page(), encoding="utf-8")
+    (FOLDER / "from_nnunet.md").write_text(page_for_nnunet_users(), encoding="utf-8")
+
+
+def page_for_nnunet_users() -> str:
+    """The page from_nnunet.md, with the table of today."""
+    text = (FOLDER / "from_nnunet.md").read_text(encoding="utf-8")
+    before, rest = text.split(TABLE_BEGINS)
+    return before + TABLE_BEGINS + table() + TABLE_ENDS + rest.split(TABLE_ENDS)[1]
 
 
 def page() -> str:

@@ -36,7 +36,7 @@ def test_commands_parse(page: Path) -> None:
 
 def test_the_pages_show_every_command() -> None:
     shown = {command[0] for page in PAGES for command in commands(page)}
-    modules = {path.stem for path in (ROOT / "detseg3d" / "cli").glob("*.py")} - {"__init__", "common"}
+    modules = {path.stem for path in (ROOT / "detseg3d" / "cli").glob("*.py")} - {"__init__", "common", "parser"}
     assert shown == {f"detseg3d_{module}" for module in modules}
 
 
@@ -63,6 +63,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_page_of_commands_is_that_of_the_parsers() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["page"]()
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written, "run docs/write_commands.py"
+
+
+def test_the_table_for_users_of_nnunet_is_the_one_that_commands_answer_with() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["page_for_nnunet_users"]()
+    assert (ROOT / "docs" / "from_nnunet.md").read_text(encoding="utf-8") == written, "run docs/write_commands.py"
 
 
 @pytest.mark.parametrize(

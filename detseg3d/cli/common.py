@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from detseg3d import __version__
-from detseg3d.cli.terminal import CommandParser, show, terminal
+from detseg3d.cli.parser import CommandParser
+from detseg3d.cli.terminal import show, terminal
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import Interruption, interruptible, raise_again
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory
@@ -56,7 +57,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return text + " (default: %(default)s)"
 
 
-def create_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+def create_parser(command: str, description: str, example: str) -> CommandParser:
     """Return the parser of a command, with the common flags.
 
     Parameters
@@ -79,7 +80,6 @@ def create_parser(command: str, description: str, example: str) -> argparse.Argu
         description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
         formatter_class=_HelpFormatter,
-        allow_abbrev=False,  # an abbreviation that works today may be ambiguous tomorrow
     )
     add_common_flags(parser)
     return parser

@@ -49,7 +49,7 @@ detseg3d_predict -i scans -o masks -d 101      # uses what was chosen"""
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_consolidate``."""
     parser = create_parser("detseg3d_consolidate", DESCRIPTION, EXAMPLE)
-    parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
+    parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="default: all numbered folds that are there")
     target = parser.add_mutually_exclusive_group()
     target.add_argument(

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.zip\n"
         "detseg3d_install_model lesions.zip --results elsewhere/results",
     )
-    parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
+    parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the .zip file to write")
     parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to export; default: as detseg3d_predict")
     add_root_flags(parser, "results")

@@ -44,9 +44,7 @@ detseg3d_plan_and_preprocess -d SynthMS 102 -np 4 --memory_gb 12 --val_split 0.2
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_plan_and_preprocess``."""
     parser = create_parser("detseg3d_plan_and_preprocess", DESCRIPTION, EXAMPLE)
-    parser.add_argument(
-        "-d", "--dataset", nargs="+", required=True, metavar="ID", help="data sets: number, name or folder name"
-    )
+    parser.add_dataset("data sets: number, name or folder name", several=True)
     parser.add_argument(
         "--verify",
         "--verify_dataset_integrity",

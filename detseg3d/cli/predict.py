@@ -16,6 +16,7 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
@@ -40,10 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+def _add_model_flags(parser: CommandParser) -> None:
+    parser.add_dataset("number or name of the data set that the model was trained on", required=False)
     model = parser.add_argument_group("model")
-    model.add_argument("-d", "--dataset", metavar="ID", help="number or name of the data set it was trained on")
-    model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="instead of -d: the folder of the model")
+    model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="folder of the model, instead of DATASET")
     model.add_argument(
         "-f",
         "--folds",
@@ -54,6 +55,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "-chk",
         "--checkpoint",
+        type=own_word,
         choices=("final", "best"),
         default="final",
         help="weights of the end of the training, or the best that were validated on its way",
@@ -124,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
     from detseg3d.io.paths import resolve_dataset, results_root
 
     if (options.model is None) == (options.dataset is None):
-        raise DetSeg3DError("which model?", remedy="give either -d DATASET or -m MODEL_FOLDER")
+        raise DetSeg3DError("which model?", remedy="give either DATASET (or -d DATASET) or -m MODEL_FOLDER")
     if options.part_id >= options.num_parts:
         raise DetSeg3DError("--part_id counts from 0", value=options.part_id, expected=f"0 to {options.num_parts - 1}")
     folder = options.model or resolve_dataset(results_root(options.results), options.dataset)

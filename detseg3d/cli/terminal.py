@@ -7,7 +7,6 @@ out.
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
@@ -15,11 +14,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
 
 from tqdm import tqdm
 
-__all__ = ["CommandParser", "show", "terminal", "visible"]
+__all__ = ["show", "terminal", "visible"]
 
 # Control characters but for line break and tab, marks and controls of the direction of writing, separators of lines
 # that only some programs know, invisible tags, and lone surrogates, which no output can encode.
@@ -59,13 +57,6 @@ def show(text: str = "", *, error: bool = False) -> None:
         return
     with suppress(OSError, ValueError):  # ValueError: it is closed
         print(visible(text), file=sys.stderr)
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser of command lines that writes out what a terminal would obey, in help and in errors."""
-
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
-        super()._print_message(visible(message), file)
 
 
 @contextmanager

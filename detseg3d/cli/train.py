@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from detseg3d.cli.common import (
     positive_int,
     run_command,
 )
+from detseg3d.cli.parser import own_word
 from detseg3d.cli.terminal import show
+from detseg3d.core.nnunet import answer_flag
 
 __all__ = ["build_parser", "main"]
+
+logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,9 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
         "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
     )
-    parser.add_argument("dataset", metavar="DATASET", help="number or name, such as 101 or Dataset101_SynthMS")
+    parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument(
         "fold",
+        type=own_word,
         metavar="FOLD",
         help="0 to 4, a fold of your own splits_final.json, or all: every case trains, and is validated, too",
     )
@@ -79,6 +85,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from the last checkpoint, with its settings and time limit; without one, start",
     )
+    run.add_argument("--npz", action="store_true", help="without effect, accepted as nnU-Net has it")
     run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
     run.add_argument(
         "-pretrained_weights",
@@ -115,6 +122,8 @@ def _run(options: argparse.Namespace) -> int:
     from detseg3d.training.ranks import join_ranks, leave_ranks
     from detseg3d.training.trainer import TrainingOptions
 
+    if options.npz:
+        logger.info("%s", answer_flag("--npz"))
     preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
     paths = FoldPaths(
         raw=resolve_dataset(raw_root(options.raw), preprocessed.name),
