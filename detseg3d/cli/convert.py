@@ -26,8 +26,8 @@ _DESCRIPTION = """\
 Make a data set of a folder of images and a folder of labels.
 
 Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … for several channels; the label of a case is
-named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder per DICOM series. Files are hard-linked
-or copied, and written anew only where the formats differ. The result has nnU-Net's layout:
+named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder per DICOM series. Files are copied,
+and written anew only where the formats differ; the originals are never changed. The result has nnU-Net's layout:
 OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
 
 _EXAMPLE = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
 import shutil
 from collections import Counter
@@ -18,7 +17,7 @@ import numpy as np
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.local import describe_failures, run_cases
-from detseg3d.io.files import read_json, remove_stale, replace_folder, temporary_beside, write_json
+from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
 from detseg3d.io.paths import check_case_id, check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
@@ -54,9 +53,9 @@ def convert_folders(
     """Make a data set of a folder of images and a folder of labels.
 
     Images are ``CASE.nii.gz`` (one channel) or ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, … (several); any supported
-    format or one subfolder per DICOM series. The label of a case has the case's name. Files are hard-linked where the
-    file system allows it and copied elsewhere; they are written anew only to bring all to one format (.mhd, whose
-    voxels lie in a second file, becomes .mha). A failed or interrupted run leaves no half-made data set.
+    format or one subfolder per DICOM series. The label of a case has the case's name. Files are copied, so that a label
+    corrected in the data set leaves the original as it is; they are written anew only to bring all to one format (.mhd,
+    whose voxels lie in a second file, becomes .mha). A failed or interrupted run leaves no half-made data set.
 
     Parameters
     ----------
@@ -326,12 +325,7 @@ def _place_case(job: _Job) -> None:
 
 def _place_file(source: Path, target: Path, spacing: Spacing, grid: Geometry | None) -> None:
     if source.is_file() and file_ending(source) == file_ending(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        original = source.resolve()  # a link to a symbolic link would break when that is moved
-        try:
-            os.link(original, target)
-        except OSError:
-            shutil.copyfile(original, target)
+        copy_file(source, target)
         return
     array, geometry = read_image(source, spacing)
     if grid is not None:

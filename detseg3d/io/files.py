@@ -71,7 +71,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps all suffixes of the target (writers choose the format by it), begins with a dot and is
     unique per process, so two processes writing the same file never mix. The first write of a process into a folder
-    removes what killed processes left there.
+    removes what killed processes left there. The permissions of the file follow the umask, whatever the writer sets.
 
     Raises
     ------
@@ -83,8 +83,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         _enter(target.parent)
         temporary.touch()  # the system says best why it cannot be done; many a library keeps that to itself
+        permissions = stat.S_IMODE(temporary.stat().st_mode)  # as the umask says
         temporary.unlink()
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != permissions:
+            with suppress(OSError):  # a file system may have permissions of its own
+                temporary.chmod(permissions)  # some libraries write files that their user alone can read
         with open(temporary, "r+b") as handle:  # Windows flushes only what is open for writing
             os.fsync(handle.fileno())
         raise_again()  # what was made after a library had swallowed an interrupt may not be what it should
@@ -261,9 +265,43 @@ def _flush_folder(folder: Path) -> None:
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:
-    """Copy the content of a file, atomically."""
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+    """Copy the content of a file, atomically; the copy and the source never change each other.
+
+    A file system that can share blocks until one of two files is changed (btrfs, XFS) copies at once.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the source cannot be read or the target cannot be written.
+    """
+    try:
+        reader = open_regular_file(source)
+    except OSError as error:
+        raise DetSeg3DError(
+            f"the file cannot be read: {error.strerror or error}", file=source, remedy="check path and permissions"
+        ) from error
+    with reader, atomic_path(target) as temporary, open(temporary, "wb") as writer:
+        if not _copy_by_system(reader.fileno(), writer.fileno()):
+            reader.seek(0)
+            writer.truncate(0)
+            writer.seek(0)
+            shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def _copy_by_system(source: int, target: int) -> bool:
+    """Let the system copy an open file into another, as it does best; ``False`` if it cannot."""
+    if not hasattr(os, "copy_file_range"):
+        return False
+    left = os.fstat(source).st_size
+    try:
+        while left > 0:
+            copied = os.copy_file_range(source, target, left)
+            if copied == 0:
+                return False  # not every file system knows how much there is
+            left -= copied
+    except OSError:
+        return False
+    return True
 
 
 def remove_files(*paths: Path) -> None:

@@ -264,3 +264,25 @@ def test_wrong_names_and_folders_are_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DetSeg3DError, match="no image in the folder"):
         convert_folders(tmp_path / "empty", masks, tmp_path / "raw")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd", ".npy"])
+def test_what_is_changed_in_the_data_set_leaves_the_originals_as_they_are(tmp_path: Path, ending: str) -> None:
+    """Editors and libraries write in place, which a hard link would pass on."""
+    sources = fill(tmp_path, ("a", "b"), ending)
+    before = {path: path.read_bytes() for folder in sources for path in folder.iterdir()}
+    folder = convert_folders(*sources, tmp_path / "raw", progress=False)
+    for name in (f"imagesTr/a_0000{ending}", f"labelsTr/a{ending}", f"labelsTr/b{ending}"):
+        assert (folder / name).stat().st_nlink == 1
+        with open(folder / name, "r+b") as handle:
+            handle.write(b"corrected")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_label_behind_a_symbolic_link_is_copied_with_its_content(tmp_path: Path) -> None:
+    scans, masks = fill(tmp_path, ("a", "b"))
+    (tmp_path / "store").mkdir()
+    (masks / "a.nii.gz").rename(tmp_path / "store" / "x.nii.gz")
+    (masks / "a.nii.gz").symlink_to("../store/x.nii.gz")
+    label = convert_folders(scans, masks, tmp_path / "raw", progress=False) / "labelsTr" / "a.nii.gz"
+    assert not label.is_symlink() and label.read_bytes() == (tmp_path / "store" / "x.nii.gz").read_bytes()

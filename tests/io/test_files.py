@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -403,3 +404,61 @@ def test_text_with_lone_surrogates_is_written_with_their_numbers(tmp_path: Path,
     write_text(text, tmp_path / "a.md")
     written = (tmp_path / "a.md").read_text(encoding="utf-8")
     assert written == "".join(f"\\u{ord(c):04x}" if 0xD800 <= ord(c) < 0xE000 else c for c in text)
+
+
+# -- Copies and permissions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    """Sets the umask of the process, until the test ends."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no umask on Windows")
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o027, 0o077])
+@pytest.mark.parametrize("of_library", [0o600, 0o777, 0o400])
+def test_permissions_follow_the_umask_whatever_the_writer_sets(
+    tmp_path: Path, umask: Callable[[int], int], mask: int, of_library: int
+) -> None:
+    umask(mask)
+    for _ in range(2):  # a new file, and one in the place of another
+        with atomic_path(tmp_path / "model") as temporary:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY, of_library)
+            os.close(descriptor)
+            temporary.chmod(of_library)
+        assert (tmp_path / "model").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_001])
+@pytest.mark.parametrize("by_system", [True, False, None])
+def test_a_copy_is_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by_system: bool | None
+) -> None:
+    """``None``: the system gives up after a part."""
+    if by_system is None:
+        monkeypatch.setattr(os, "copy_file_range", partial_copy, raising=False)
+    elif not by_system:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    content = os.urandom(size)
+    (tmp_path / "source").write_bytes(content)
+    copy_file(tmp_path / "source", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    assert (tmp_path / "copy").stat().st_nlink == 1
+    (tmp_path / "copy").write_bytes(b"edited")
+    assert (tmp_path / "source").read_bytes() == content
+
+
+def partial_copy(source: int, target: int, count: int) -> int:
+    """Writes the beginning of a file and then fails, as on a file system of another kind."""
+    os.write(target, os.read(source, min(count, 1000)))
+    raise OSError("not here")
+
+
+def test_a_source_that_cannot_be_read_is_named_and_not_the_target(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        copy_file(tmp_path / "gone", tmp_path / "copy")
+    assert caught.value.file == tmp_path / "gone"
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,17 @@ def test_metadata_is_kept_and_nothing_temporary_left(tmp_path: Path) -> None:
     with safe_open(str(tmp_path / "model.safetensors"), framework="pt") as file:
         assert file.metadata() == {"epoch": "7"}
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no umask on Windows")
+@pytest.mark.parametrize("mask", [0o022, 0o007, 0o077])
+def test_weights_can_be_read_by_whom_the_umask_says(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        save_weights(layer(), tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
