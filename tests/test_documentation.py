@@ -36,7 +36,12 @@ def test_commands_parse(page: Path) -> None:
 
 def test_the_pages_show_every_command() -> None:
     shown = {command[0] for page in PAGES for command in commands(page)}
-    modules = {path.stem for path in (ROOT / "detseg3d" / "cli").glob("*.py")} - {"__init__", "common", "parser", "terminal"}
+    modules = {path.stem for path in (ROOT / "detseg3d" / "cli").glob("*.py")} - {
+        "__init__",
+        "common",
+        "parser",
+        "terminal",
+    }
     assert shown == {f"detseg3d_{module}" for module in modules}
 
 

@@ -34,8 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
         "Train the detector and the segmenter together on one fold of a preprocessed data set, then predict and\n"
         "evaluate the fold's validation cases. Writes RESULTS/DatasetXXX_Name/fold_FOLD: weights, checkpoint, log,\n"
         "progress.png and validation/. What is not set here is read from plans.json.\n"
+        "A fold that holds a training is refused: --c goes on with it, --overwrite trains it anew (in new_fold_FOLD,\n"
+        "which takes the place of fold_FOLD when its model is complete).\n"
         "A validation case that fails is named, the others go on, and the exit code is 1.",
         "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
+        "detseg3d_train 101 0 --overwrite\n"
         "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
     )
     parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
@@ -80,10 +83,16 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("this run")
-    run.add_argument(
+    begin = run.add_mutually_exclusive_group()
+    begin.add_argument(
         "--c",
         action="store_true",
         help="go on from the last checkpoint, with its settings and time limit; without one, start",
+    )
+    begin.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train a fold anew that is trained or begun; its files stay until the new model is complete",
     )
     run.add_argument("--npz", action="store_true", help="without effect, accepted as nnU-Net has it")
     run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
@@ -137,6 +146,7 @@ def _run(options: argparse.Namespace) -> int:
         num_workers=default_workers(device) if options.num_workers is None else options.num_workers,
         max_minutes=options.max_minutes,
         resume=options.c,
+        overwrite=options.overwrite,
         pretrained_weights=options.pretrained_weights,
         progress=not options.no_progress and ranks.is_main,
         tensorboard=options.tensorboard,

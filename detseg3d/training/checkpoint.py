@@ -117,7 +117,7 @@ def load_checkpoint(
     except Exception as error:  # torch raises many types for a broken file, all meaning the same to the user
         reason = (str(error) or type(error).__name__).splitlines()[0]  # an empty file gives an error without words
         raise DetSeg3DError(
-            f"the checkpoint cannot be read: {reason}", file=path, remedy="train this fold again without --c"
+            f"the checkpoint cannot be read: {reason}", file=path, remedy="train this fold anew with --overwrite"
         ) from error
     if seed is not None and state["seed"] != seed:
         raise DetSeg3DError(
@@ -137,7 +137,7 @@ def load_checkpoint(
         raise DetSeg3DError(
             f"the checkpoint does not fit the plans: {str(error).splitlines()[0]}",
             file=path,
-            remedy="train this fold again without --c",
+            remedy="train this fold anew with --overwrite",
         ) from error
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])

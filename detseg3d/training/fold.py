@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from detseg3d.evaluation.labels import label_format_of
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import copy_file, remove_files, write_json
+from detseg3d.io.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
@@ -23,9 +24,13 @@ from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
 from detseg3d.training.validation import outline_true_boxes
 
-__all__ = ["FoldPaths", "apply_overrides", "load_fold", "run_fold", "validate_fold"]
+__all__ = ["FoldPaths", "apply_overrides", "choose_folder", "load_fold", "run_fold", "validate_fold"]
 
 logger = logging.getLogger(__name__)
+
+_CHECKPOINT = "checkpoint_latest.pt"
+# Files that hold what a training has learned.
+_TRAINED = (_CHECKPOINT, "model_best.safetensors", "model_final.safetensors")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class FoldPaths:
     def fold(self, name: str) -> Path:
         """Folder of a fold's model."""
         return self.results / f"fold_{name}"
+
+    def replacement(self, name: str) -> Path:
+        """Folder of a training that is to take the place of a fold; no command takes it for a fold."""
+        return self.results / f"new_fold_{name}"
 
 
 def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
@@ -112,6 +121,9 @@ def run_fold(
 ) -> dict[str, Any]:
     """Train a fold and predict and evaluate its validation cases with the inference code.
 
+    A fold that holds a training is kept. With ``options.overwrite`` a new training is written to a folder beside it,
+    :meth:`FoldPaths.replacement`, and takes its place once the new model is complete.
+
     Returns
     -------
     dict
@@ -121,13 +133,15 @@ def run_fold(
     Raises
     ------
     DetSeg3DError
-        If the data set is not preprocessed, or not with these plans.
+        If the data set is not preprocessed, or not with these plans, or if the fold holds a training and ``options``
+        do not say what to do with it.
     """
     folder = paths.fold(name)
     train_cases, val_cases = load_fold(paths.preprocessed, name)
     if not validation_only:
+        folder = choose_folder(paths, name, options)
         # A training that is resumed keeps the settings it was started with, but for those given anew.
-        resumed = options.resume and (folder / "checkpoint_latest.pt").exists()
+        resumed = options.resume and (folder / _CHECKPOINT).exists()
         source = folder if resumed else paths.preprocessed
         plans = apply_overrides(load_plans(source / "plans.json"), overrides, whole_volume)
         store = CaseStore(paths.preprocessed / "cases")
@@ -135,8 +149,14 @@ def run_fold(
         if options.ranks.is_main:
             _copy_descriptions(paths)
         train_fold(plans, store, train_cases, val_cases, folder, options)
+        if options.ranks.is_main and folder != paths.fold(name):
+            _take_place(folder, paths.fold(name))
     else:
-        others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes}
+        others = {
+            "whole_volume": whole_volume,
+            "max_minutes": options.max_minutes,
+            "overwrite": options.overwrite,
+        }
         given = [name for name, value in {**overrides, **others}.items() if value is not None and value is not False]
         if given:
             logger.warning(
@@ -145,6 +165,81 @@ def run_fold(
     if not options.ranks.is_main:
         return {}
     return validate_fold(paths, name, val_cases, options)
+
+
+def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> Path:
+    """The folder that a training of a fold writes to; an earlier training never loses its files to a new one.
+
+    Parameters
+    ----------
+    paths : FoldPaths
+    name : str
+        Name of the fold.
+    options : TrainingOptions
+        ``resume`` and ``overwrite`` are looked at.
+
+    Returns
+    -------
+    Path
+        The fold's own folder, or with ``overwrite`` the folder beside it.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the fold holds a training, finished or not, and it is neither to be resumed nor to be overwritten.
+    """
+    fold, replacement = paths.fold(name), paths.replacement(name)
+    replacing = replacement.is_dir()
+    trained = any((fold / file).exists() for file in _TRAINED)
+    if options.resume:
+        if not replacing and trained and not (fold / _CHECKPOINT).exists():
+            raise DetSeg3DError(
+                "this fold has weights but not the checkpoint that a training could go on from",
+                file=fold,
+                remedy="train it anew with --overwrite, which keeps the weights until the new model is complete",
+            )
+        return replacement if replacing else fold
+    if not replacing and not trained:
+        return fold
+    if options.overwrite:
+        logger.info("training in %s; %s stays as it is until the new model is complete", replacement.name, fold.name)
+        return replacement
+    if replacing:
+        raise DetSeg3DError(
+            "this fold is being trained anew, and the new training is not complete",
+            file=replacement,
+            remedy="go on with --c, begin again with --overwrite, or remove this folder to keep the fold as it is",
+        )
+    if (fold / "model_final.safetensors").exists():
+        raise DetSeg3DError(
+            "this fold is trained already",
+            file=fold,
+            remedy="train it anew with --overwrite, which keeps the model until the new one is complete; "
+            "--val predicts and evaluates its validation cases again",
+        )
+    raise DetSeg3DError(
+        "this fold holds a training that is not complete",
+        file=fold,
+        remedy="go on with --c, or begin again with --overwrite",
+    )
+
+
+def _take_place(new: Path, fold: Path) -> None:
+    """Put the folder of a complete training in the place of the fold's; what lay there is removed after that."""
+    earlier = temporary_beside(fold)
+    try:
+        if fold.exists():
+            replace_folder(fold, new, earlier)
+        else:
+            new.rename(fold)
+    except OSError as error:
+        raise DetSeg3DError(
+            f"the new model is complete, but cannot take its place: {error.strerror or error}",
+            file=new,
+            remedy=f"check the permissions of the folder above, then go on with --c; {fold.name} is as it was",
+        ) from error
+    shutil.rmtree(earlier, ignore_errors=True)
+    logger.info("the new model has taken its place in %s", fold.name)
 
 
 def _copy_descriptions(paths: FoldPaths) -> None:

@@ -61,7 +61,8 @@ class TrainingOptions:
     """How this run goes about it; what is learned stands in the plans.
 
     ``build_model`` makes the network of a plan; a subclass of :class:`DetSeg3D`, or one with other parts, goes here.
-    Without a ``seed`` it is 0, or that of the training that is resumed.
+    Without a ``seed`` it is 0, or that of the training that is resumed. ``resume`` goes on with a training that was
+    interrupted; ``overwrite`` trains a fold anew, whose files stay until the new model is complete.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -69,6 +70,7 @@ class TrainingOptions:
     num_workers: int = 0
     max_minutes: float | None = None
     resume: bool = False
+    overwrite: bool = False
     pretrained_weights: Path | None = None
     progress: bool = True
     tensorboard: bool = False
@@ -116,6 +118,9 @@ def train_fold(
     options: TrainingOptions,
 ) -> Progress:
     """Train both stages on ``train_cases`` and write the model to ``folder``.
+
+    Unless ``options.resume`` is set, weights and checkpoint of an earlier training are removed from ``folder`` first;
+    :func:`~detseg3d.training.fold.run_fold` chooses a folder that holds none.
 
     Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on up to eight
     validation cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to

@@ -80,6 +80,13 @@ def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None
     assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
 
 
+def test_flags_of_nnunet_without_a_meaning_are_noted(
+    prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(prepared, "--npz", "--val", results=results) == 0
+    assert "--npz is here: not needed" in capsys.readouterr().err
+
+
 @pytest.fixture
 def results(trained: Path, tmp_path: Path) -> Path:
     """A copy of the results, to change."""
@@ -119,6 +126,33 @@ def test_a_finished_training_is_not_done_again(prepared: Path, results: Path) ->
     words = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--roi_size=24"]
     assert run(prepared, "--c", *words, results=results) == 0
     assert (fold / "model_final.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [[], ["--epochs=1"], ["--whole_volume", "--max_minutes=0.01"]])
+def test_a_finished_fold_is_refused_and_stays(
+    prepared: Path, results: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    fold = results / "Dataset001_Tiny" / "fold_0"
+    before = {path: path.read_bytes() for path in fold.rglob("*") if path.is_file()}
+    assert run(prepared, *words, results=results) == 1
+    error = capsys.readouterr().err
+    assert "--overwrite" in error and str(fold) in error
+    assert {path: path.read_bytes() for path in fold.rglob("*") if path.is_file()} == before
+
+
+def test_a_fold_is_trained_anew_where_it_is_said(prepared: Path, results: Path) -> None:
+    model = results / "Dataset001_Tiny"
+    before = (model / "fold_0" / "model_final.safetensors").read_bytes()
+    assert run(prepared, "--overwrite", "--epochs=1", "--whole_volume", "--seed=5", results=results) == 0
+    assert (model / "fold_0" / "model_final.safetensors").read_bytes() != before
+    assert load_plans(model / "fold_0" / "plans.json").training.curriculum[0].window is None
+    assert (model / "fold_0" / "validation" / "summary.json").is_file()
+    assert sorted(path.name for path in model.iterdir() if path.is_dir()) == ["fold_0"]
+
+
+def test_going_on_and_overwriting_exclude_each_other(prepared: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(prepared, "--c", "--overwrite")
 
 
 def test_going_on_needs_no_seed(prepared: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_progress_of_another_version_is_refused(tmp_path: Path) -> None:
     training.save(tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     torch.save({**state, "progress": {**state["progress"], "of_tomorrow": 1}}, tmp_path / "c.pt")
-    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit.*of_tomorrow.*c\.pt.*without --c"):
+    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit.*of_tomorrow.*c\.pt.*anew with --overwrite"):
         training.load(tmp_path / "c.pt")
 
 
@@ -107,7 +107,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     Training(0).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DetSeg3DError, match=r"(?s)the checkpoint cannot be read.*c\.pt.*without --c"):
+    with pytest.raises(DetSeg3DError, match=r"(?s)the checkpoint cannot be read.*c\.pt.*anew with --overwrite"):
         Training(0).load(path)
 
 
@@ -125,5 +125,5 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     Training(0, inputs=4).save(tmp_path / "c.pt")
-    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit the plans.*without --c"):
+    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit the plans.*anew with --overwrite"):
         Training(0).load(tmp_path / "c.pt")

@@ -11,9 +11,10 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.images import write_image
-from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.training import fold as fold_module
 from detseg3d.training.fold import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
+from detseg3d.training.ranks import Ranks
 from detseg3d.training.trainer import TrainingOptions
 from tests.training.factory import write_store
 
@@ -170,6 +171,128 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     with pytest.raises(DetSeg3DError, match=r"1 validation case\(s\) failed: case2"):
         run_fold(paths, "0", TrainingOptions(), {}, validation_only=True)
     assert seen == ["notes.txt", "rois/other.json"]
+
+
+# -- A fold that holds a training --------------------------------------------------------------------------------------
+
+TRAINED = ("checkpoint_latest.pt", "model_best.safetensors", "model_final.safetensors")
+
+
+def fill_folder(folder: Path, *names: str, content: bytes = b"earlier") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(content)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def trainings(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that trainings wrote to; each leaves the files of a complete model."""
+    folders: list[Path] = []
+
+    def train_fold(*arguments: Any) -> None:
+        folders.append(arguments[4])
+        fill_folder(arguments[4], *TRAINED, content=b"new")
+
+    monkeypatch.setattr(fold_module, "train_fold", train_fold)
+    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
+    return folders
+
+
+@pytest.mark.parametrize("left", TRAINED)
+def test_a_fold_that_holds_something_trained_is_refused(paths: FoldPaths, trainings: list[Path], left: str) -> None:
+    fill_folder(paths.fold("0"), left)
+    with pytest.raises(DetSeg3DError) as caught:
+        run_fold(paths, "0", TrainingOptions(), {})
+    assert caught.value.file == paths.fold("0")
+    assert "--overwrite" in str(caught.value.remedy)
+    assert trainings == [] and contents(paths.fold("0")) == {left: b"earlier"}
+
+
+@pytest.mark.parametrize("left", [(), ("plans.json", "training_log.jsonl")])
+def test_a_fold_that_learned_nothing_yet_is_trained(
+    paths: FoldPaths, trainings: list[Path], left: tuple[str, ...]
+) -> None:
+    fill_folder(paths.fold("0"), *left)
+    run_fold(paths, "0", TrainingOptions(), {})
+    assert trainings == [paths.fold("0")]
+
+
+@pytest.mark.parametrize("left", [TRAINED, TRAINED[:1], TRAINED[1:]])
+def test_an_overwritten_fold_stays_until_the_new_model_is_complete(
+    paths: FoldPaths, trainings: list[Path], left: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_folder(paths.fold("0"), *left, "notes.txt")
+    fill_folder(paths.fold("0") / "validation", "summary.json")
+    before = contents(paths.fold("0"))
+
+    def fail(*arguments: Any) -> None:
+        fill_folder(arguments[4], "checkpoint_latest.pt", content=b"new")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fold_module, "train_fold", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+    assert contents(paths.fold("0")) == before
+    with pytest.raises(DetSeg3DError) as caught:  # without a word on what shall become of the new training
+        run_fold(paths, "0", TrainingOptions(), {})
+    assert caught.value.file == paths.replacement("0")
+    assert trainings == []
+    save_plans(load_plans(paths.preprocessed / "plans.json"), paths.replacement("0") / "plans.json")
+    run_fold(paths, "0", TrainingOptions(resume=True), {})
+    assert trainings == [paths.replacement("0")]
+    after = contents(paths.fold("0"))
+    assert {name: after[name] for name in TRAINED} == dict.fromkeys(TRAINED, b"new")
+    assert "notes.txt" not in after and "validation/summary.json" not in after
+    assert [path.name for path in paths.results.iterdir() if path.is_dir()] == ["fold_0"]
+
+
+def test_overwriting_a_fold_that_is_not_there_is_a_training(paths: FoldPaths, trainings: list[Path]) -> None:
+    run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+    assert trainings == [paths.fold("0")] and paths.fold("0").is_dir()
+
+
+def test_a_replacement_is_begun_again_by_another_overwrite(paths: FoldPaths, trainings: list[Path]) -> None:
+    fill_folder(paths.replacement("0"), "checkpoint_latest.pt")
+    run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+    assert trainings == [paths.replacement("0")]
+    assert contents(paths.fold("0")) == dict.fromkeys(TRAINED, b"new")
+
+
+def test_a_model_without_a_checkpoint_is_not_resumed_into_nothing(paths: FoldPaths, trainings: list[Path]) -> None:
+    """As an installed model has none: going on would begin anew and remove its weights."""
+    fill_folder(paths.fold("0"), "model_final.safetensors")
+    with pytest.raises(DetSeg3DError) as caught:
+        run_fold(paths, "0", TrainingOptions(resume=True), {})
+    assert caught.value.file == paths.fold("0")
+    assert trainings == [] and contents(paths.fold("0")) == {"model_final.safetensors": b"earlier"}
+
+
+def test_a_new_model_that_cannot_take_its_place_stays_beside_the_earlier_one(
+    paths: FoldPaths, trainings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_folder(paths.fold("0"), *TRAINED)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fold_module, "replace_folder", refuse)
+    with pytest.raises(DetSeg3DError) as caught:
+        run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+    assert caught.value.file == paths.replacement("0")
+    assert contents(paths.fold("0")) == dict.fromkeys(TRAINED, b"earlier")
+    assert contents(paths.replacement("0")) == dict.fromkeys(TRAINED, b"new")
+
+
+def test_only_the_main_process_moves_the_new_model(paths: FoldPaths, trainings: list[Path]) -> None:
+    fill_folder(paths.fold("0"), *TRAINED)
+    assert run_fold(paths, "0", TrainingOptions(overwrite=True, ranks=Ranks(1, 2)), {}) == {}
+    assert trainings == [paths.replacement("0")]
+    assert contents(paths.fold("0")) == dict.fromkeys(TRAINED, b"earlier")
 
 
 @pytest.fixture
