@@ -97,8 +97,11 @@ def _add_kind_flags(parser: argparse.ArgumentParser) -> None:
     kind = group.add_mutually_exclusive_group()
     kind.add_argument(
         "--instances",
-        action="store_true",
-        help="the files of all folders are instance maps: each value but 0 is one lesion",
+        nargs="?",
+        choices=("both", "truth", "predictions"),
+        const="both",
+        help="instance maps: each value but 0 is one lesion; truth or predictions: the files of that side only "
+        "(without a word: all files)",
     )
     kind.add_argument("--probabilities", action="store_true", help="probability maps")
     kind.add_argument("--boxes", action="store_true", help="boxes")
@@ -181,7 +184,7 @@ def _run(options: argparse.Namespace) -> int:
     from detseg3d.evaluation.evaluate import evaluate_folders, evaluate_systems
     from detseg3d.evaluation.table import format_evaluation
 
-    form, how = _label_format(options, next(iter(systems.values()))), _evaluation_options(options)
+    form, how = _label_format(options, systems), _evaluation_options(options)
     common: dict[str, Any] = {
         "label_format": form,
         "num_processes": options.num_processes,
@@ -219,13 +222,18 @@ def _systems(predictions: Sequence[str]) -> dict[str, Path]:
     return systems
 
 
-def _label_format(options: argparse.Namespace, first: Path) -> LabelFormat:
-    from detseg3d.evaluation.labels import read_label_format
+def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> LabelFormat:
+    from detseg3d.evaluation.labels import common_label_format
 
-    form = read_label_format(options.ground_truth, first)
+    form = common_label_format(options.ground_truth, list(systems.values()))
     if options.instances:
         single = form.classes if form.classes is not None and len(form.classes) == 1 else None
-        form = replace(form, classes=single, truth_instances=True, prediction_instances=True)
+        form = replace(
+            form,
+            classes=single,
+            truth_instances=options.instances in ("both", "truth") or form.truth_instances,
+            prediction_instances=options.instances in ("both", "predictions"),
+        )
     if options.npy_spacing is not None:
         form = replace(form, npy_spacing=tuple(options.npy_spacing))
     return form
@@ -284,7 +292,7 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
     result = evaluate_boxes(
         truth,
         *systems.values(),
-        label_format=_label_format(options, *systems.values()) if truth.is_dir() else None,
+        label_format=_label_format(options, systems) if truth.is_dir() else None,
         network_spacing=options.network_spacing,
         groups=read_patients(truth),
         samples=options.bootstrap,

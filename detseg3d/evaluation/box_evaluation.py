@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import named_like
 from detseg3d.evaluation.box_files import BoxFolder, CaseBoxes, read_boxes
 from detseg3d.evaluation.box_matching import scored_case_from_boxes
 from detseg3d.evaluation.case_files import (
@@ -96,7 +97,8 @@ def evaluate_boxes(
     dict
         Ready for JSON. ``truth``, ``prediction``: what was read. ``summary``: ``cases``, ``lesions``,
         ``lesions_by_class``, ``boxes``, ``lesion_free`` (``scans`` without a true lesion and their ``boxes``),
-        ``patients`` (their number), ``cases_without_boxes`` (those that a table of all cases does not mention, which counts as no boxes),
+        ``patients`` (their number), ``cases_without_boxes`` (those that a table of all cases does not mention, which
+        counts as no boxes),
         ``scores`` (see :func:`~detseg3d.evaluation.froc.score_summary`) and ``intervals`` (see
         :func:`~detseg3d.evaluation.score_intervals.score_intervals`), both by :data:`BOX_CRITERIA`. ``cases``: counts
         of each case, all scores included. ``warnings`` and ``problems``: ``{"case", "warning"}`` of what looks wrong,
@@ -115,6 +117,8 @@ def evaluate_boxes(
     by_label = files_by_case(truth, "truth", image_case, problems) if truth.is_dir() else {}
     table = None if by_label else read_boxes(truth, labels, scores=False)
     known = by_label if table is None else table.cases
+    predicted = replace(predicted, cases=named_like(predicted.cases, known))
+    groups = named_like(groups or {}, known)
     problems += [] if table is None else table.problems
     available = set(predicted.cases)
     if predicted.one_file and (not available or available & set(known)):
@@ -132,7 +136,7 @@ def evaluate_boxes(
         "truth": str(truth) if table is None else table.source,
         "prediction": predicted.source,
         "class_labels": None if form.classes is None else dict(form.classes),
-        **_evaluate(truths, predicted, form, groups or {}, samples, seed),
+        **_evaluate(truths, predicted, form, groups, samples, seed),
         "problems": sorted(problems, key=lambda problem: problem["case"]),
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.names import normal_name
 from detseg3d.evaluation.labels import (
     LabelFormat,
     Lesions,
@@ -28,6 +29,7 @@ __all__ = [
     "image_case",
     "only_class",
     "read_true_lesions",
+    "roi_case",
 ]
 
 
@@ -56,10 +58,17 @@ def image_case(path: Path) -> str | None:
     return None if file_ending(path) is None else strip_ending(path)
 
 
+def roi_case(path: Path) -> str | None:
+    """The case of a RoI file, ``CASE.json``; ``None`` for other files."""
+    return path.name.removesuffix(".json") if path.name.endswith(".json") else None
+
+
 def files_by_case(
     folder: Path, what: str, case_of: Callable[[Path], str | None], problems: list[dict[str, str]]
 ) -> dict[str, Path]:
     """Files of a folder by case. A case with several files is added to ``problems`` and left out: none is guessed.
+
+    Names that differ in their Unicode normal form only are those of one case.
 
     Parameters
     ----------
@@ -78,16 +87,22 @@ def files_by_case(
     """
     if not folder.is_dir():
         raise DetSeg3DError(f"the folder of the {what} does not exist", file=folder, remedy="check the path")
-    found: dict[str, list[Path]] = {}
+    found: dict[str, list[tuple[str, Path]]] = {}
     for path in sorted(folder.iterdir()):
         case_id = case_of(path) if path.is_file() and not path.name.startswith(".") else None
         if case_id is not None:
-            found.setdefault(case_id, []).append(path)
-    for case_id, paths in found.items():
-        if len(paths) > 1:
-            names = ", ".join(path.name for path in paths)
-            problems.append({"case": case_id, "problem": f"the {what} has several files: {names}"})
-    return {case_id: paths[0] for case_id, paths in found.items() if len(paths) == 1}
+            found.setdefault(normal_name(case_id), []).append((case_id, path))
+    single = {}
+    for (case_id, path), *others in found.values():
+        if not others:
+            single[case_id] = path
+            continue
+        names = [name.name for name in (path, *(other for _, other in others))]
+        alike = len({normal_name(name) for name in names}) < len(names)
+        shown = ", ".join(map(ascii, names) if alike else names)
+        shown += " (they differ in their Unicode normal form only)" if alike else ""
+        problems.append({"case": case_id, "problem": f"the {what} has several files: {shown}"})
+    return single
 
 
 def common_cases(
@@ -118,14 +133,16 @@ def common_cases(
     DetSeg3DError
         If there is none.
     """
-    named = {problem["case"] for problem in problems}
+    named = {normal_name(problem["case"]) for problem in problems}
     wanted = set(truths) if cases is None else set(cases)
     missing = [(case_id, f"no label in {places[0]}") for case_id in wanted - set(truths)]
     missing += [(case_id, f"no prediction in {places[1]}") for case_id in (wanted & set(truths)) - set(predictions)]
     if cases is None:
         extra = set(predictions) - set(truths)
         missing += [(case_id, f"a prediction, but no label in {places[0]}{hint}") for case_id in extra]
-    problems += [{"case": case_id, "problem": text} for case_id, text in sorted(missing) if case_id not in named]
+    problems += [
+        {"case": case_id, "problem": text} for case_id, text in sorted(missing) if normal_name(case_id) not in named
+    ]
     common = sorted(wanted & set(truths) & set(predictions))
     if not common:
         raise DetSeg3DError(

@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.case_files import common_cases, describe_problem, files_by_case, image_case, only_class
+from detseg3d.core.names import named_like
+from detseg3d.evaluation.case_files import (
+    common_cases,
+    describe_problem,
+    files_by_case,
+    image_case,
+    only_class,
+    roi_case,
+)
 from detseg3d.evaluation.figures import FigureRule
 from detseg3d.evaluation.labels import (
     LabelFormat,
@@ -29,12 +37,20 @@ from detseg3d.evaluation.labels import (
     read_patients,
     read_roi_lesions,
 )
+from detseg3d.evaluation.layout import LayoutFiles, lesions_from_layout
 from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.metrics import CaseMetrics
 from detseg3d.evaluation.probability_components import ComponentRule, lesions_from_probabilities
 from detseg3d.evaluation.probability_maps import probability_files, read_probability_map
 from detseg3d.evaluation.remarks import different_scans
 from detseg3d.evaluation.statistics import headline_intervals, paired_comparison
+from detseg3d.evaluation.stored_values import (
+    CaseValues,
+    check_not_instances,
+    compare_values,
+    components_by_value,
+    odd_values,
+)
 from detseg3d.evaluation.summary import summarize
 from detseg3d.execution.local import run_cases
 
@@ -81,13 +97,20 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of one case; ``rois`` only beside an instance map of our own layout."""
+    """The files of one case; ``layout`` only for predictions in the layout of ``detseg3d_predict``."""
 
     case_id: str
     truth: Path
     prediction: Path
-    in_layout: bool
-    rois: Path | None
+    layout: LayoutFiles | None
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """One case; ``values`` only where no dataset.json says what the values of the files mean."""
+
+    metrics: CaseMetrics
+    values: CaseValues | None
 
 
 @dataclass(frozen=True)
@@ -229,18 +252,19 @@ def _evaluate(
     labels = [] if options.components is None else [file.truth for file in files]
     single = only_class(labels, form, num_processes, progress)
     results = run_cases(partial(_evaluate_files, form, options, single), files, num_processes, "evaluating", progress)
-    evaluated: list[CaseMetrics] = []
+    done: list[_Evaluated] = []
     for case in results:
         if case.value is not None:
-            evaluated.append(case.value)
+            done.append(case.value)
         else:
             logger.debug("%s: %s", case.item.case_id, case.traceback)
             problems.append(describe_problem(case.item.case_id, case.error))
+    evaluated = _of_one_meaning(done, problems)
     names = None if form.classes is None else list(form.classes)
     if names is None:  # the classes were found case by case
         _check_common_class(evaluated, truth_folder, prediction_folder)
         names = sorted({name for case in evaluated for name in case.classes}, key=lambda name: (len(name), name))
-    patients = read_patients(truth_folder)
+    patients = named_like(read_patients(truth_folder), [case.case_id for case in evaluated])
     groups = [patients.get(case.case_id, case.case_id) for case in evaluated]
     result = {
         "truth_folder": str(truth_folder),
@@ -255,6 +279,17 @@ def _evaluate(
         "lesions": [lesion.to_dict() for case in evaluated for lesion in case.lesions],
     }
     return _System(evaluated, result)
+
+
+def _of_one_meaning(cases: Sequence[_Evaluated], problems: list[dict[str, str]]) -> list[CaseMetrics]:
+    """The cases whose values mean what those of the others mean; the others are added to ``problems``."""
+    values = [case.values for case in cases if case.values is not None]
+    if not values:
+        return [case.metrics for case in cases]
+    check_not_instances(values)
+    odd = odd_values(values)
+    problems += [describe_problem(case_id, error) for case_id, error in odd.items()]
+    return [case.metrics for case in cases if case.metrics.case_id not in odd]
 
 
 def _check_common_class(cases: Sequence[CaseMetrics], truth_folder: Path, prediction_folder: Path) -> None:
@@ -282,6 +317,8 @@ def _pair_files(
     problems: list[dict[str, str]] = []
     truths: Mapping[str, Path]
     truths = truth_files if truth_files is not None else files_by_case(truth_folder, "truth", image_case, problems)
+    if cases is not None:
+        truths = named_like(truths, cases)
     instance_folder = prediction_folder / "instances"
     in_layout = instance_folder.is_dir() and options.components is None
     if options.components is not None:
@@ -289,30 +326,35 @@ def _pair_files(
     else:
         source = instance_folder if in_layout else prediction_folder
         predictions = files_by_case(source, "prediction", image_case, problems)
+    predictions = named_like(predictions, truths)
+    masks: Mapping[str, Path] = {}
     if in_layout:
-        for case_id in sorted(set(files_by_case(prediction_folder, "prediction", image_case, [])) - set(predictions)):
-            problems.append(
-                {"case": case_id, "problem": "the prediction has a mask, but no instance map in instances/"}
-            )
-    files = []
-    for case_id in common_cases(truths, predictions, (truth_folder, prediction_folder), problems, cases):
-        rois = prediction_folder / "rois" / f"{case_id}.json"
-        files.append(
-            _Files(case_id, truths[case_id], predictions[case_id], in_layout, rois if rois.is_file() else None)
-        )
-    if in_layout and any(file.rois is not None for file in files):
-        # A case without scores would take those of all others along: FROC and average precision need every case.
+        masks = named_like(files_by_case(prediction_folder, "prediction", image_case, []), truths)
         problems += [
-            {"case": file.case_id, "problem": f"the prediction has an instance map, but no rois/{file.case_id}.json"}
-            for file in files
-            if file.rois is None
+            {"case": case_id, "problem": "the prediction has a mask, but no instance map in instances/"}
+            for case_id in sorted(set(masks) - set(predictions))
         ]
-        files = [file for file in files if file.rois is not None]
+    common = common_cases(truths, predictions, (truth_folder, prediction_folder), problems, cases)
+    if not in_layout:
+        return [_Files(case_id, truths[case_id], predictions[case_id], None) for case_id in common], problems
+    roi_folder = prediction_folder / "rois"
+    rois = named_like(files_by_case(roi_folder, "RoI file", roi_case, problems), truths) if roi_folder.is_dir() else {}
+    layouts = {case_id: LayoutFiles(predictions[case_id], rois.get(case_id), masks.get(case_id)) for case_id in common}
+    files = [_Files(case_id, truths[case_id], predictions[case_id], layouts[case_id]) for case_id in common]
+    if any(layout.rois is not None for layout in layouts.values()):
+        # A case without scores would take those of all others along: FROC and average precision need every case.
+        lacking = [case_id for case_id, layout in layouts.items() if layout.rois is None]
+        problems += [
+            {"case": case_id, "problem": f"the prediction has an instance map, but no rois/{case_id}.json"}
+            for case_id in lacking
+        ]
+        files = [file for file in files if file.case_id not in lacking]
     return files, problems
 
 
-def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class: int, files: _Files) -> CaseMetrics:
+def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class: int, files: _Files) -> _Evaluated:
     truth_label, truth_geometry = read_label(files.truth, form)
+    mask = None  # of the prediction, if its values may be compared with those of the truth
     if options.components is not None:
         names, values, prediction = _from_probabilities(
             truth_label, truth_geometry, files, form, options.components, single_class
@@ -321,17 +363,17 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
         label, geometry = read_label(files.prediction, form)
         check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
         names, values = _classes(form, lambda: _values_found(truth_label, label, files))
-        if files.in_layout:
-            prediction = _from_layout(label, files, names, values)
+        if files.layout is not None:
+            prediction = lesions_from_layout(label, geometry, files.layout, names, values, form)
         elif form.prediction_instances:
             prediction = lesions_from_instances(label)
         else:
-            prediction = lesions_from_semantic(label, values, files.prediction)
+            prediction, mask = lesions_from_semantic(label, values, files.prediction), label
     if form.truth_instances:
         truth = lesions_from_instances(truth_label)
     else:
         truth = lesions_from_semantic(truth_label, values, files.truth)
-    return evaluate_case(
+    metrics = evaluate_case(
         files.case_id,
         truth.instances,
         prediction.instances,
@@ -343,6 +385,13 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
         figures=options.figures,
         voxel_volume=truth_geometry.voxel_volume,
     )
+    if form.classes is not None or form.truth_instances or form.prediction_instances:
+        return _Evaluated(metrics, None)
+    of_truth = components_by_value(truth, values)
+    if mask is None:
+        return _Evaluated(metrics, CaseValues(files.case_id, of_truth, {}))
+    of_prediction = components_by_value(prediction, values)
+    return _Evaluated(metrics, compare_values(files.case_id, truth_label, mask, (of_truth, of_prediction)))
 
 
 def _classes(form: LabelFormat, values_found: Callable[[], set[int]]) -> tuple[list[str], list[int]]:
@@ -368,33 +417,8 @@ def _from_probabilities(
 def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> set[int]:
     """The classes' values that truth and prediction use."""
     found = label_values(truth)
-    if not files.in_layout:
+    if files.layout is None:
         return found | label_values(prediction)
-    if files.rois is not None:
-        return found | {int(lesion["label"]) for lesion in read_roi_lesions(files.rois)}
+    if files.layout.rois is not None:
+        return found | {int(lesion["label"]) for lesion in read_roi_lesions(files.layout.rois)}
     return found or ({1} if prediction.any() else set())  # without a RoI file there may be one class only
-
-
-def _from_layout(instances: IntArray, files: _Files, names: Sequence[str], values: Sequence[int]) -> Lesions:
-    """Lesions of our own layout: instance map, and classes and scores from the RoI file."""
-    ids = label_values(instances)
-    if files.rois is None:
-        if len(values) > 1 and ids:
-            raise DetSeg3DError(
-                "without a RoI file the classes of the predicted lesions are not known",
-                file=files.prediction,
-                expected=f"rois/{files.case_id}.json, as there are {len(values)} classes: {', '.join(names)}",
-            )
-        return lesions_from_instances(instances)
-    lesions = {lesion["id"]: lesion for lesion in read_roi_lesions(files.rois)}
-    missing = sorted(ids - set(lesions))
-    if missing:
-        raise DetSeg3DError("lesions of the instance map are not in the RoI file", file=files.rois, value=missing[:10])
-    unknown = sorted({lesions[number]["label"] for number in ids} - set(values))
-    if unknown:
-        raise DetSeg3DError(
-            "unknown label in the RoI file", file=files.rois, value=unknown, expected=f"one of {values}"
-        )
-    classes = {number: values.index(lesions[number]["label"]) for number in ids}
-    scores = {number: lesions[number]["score"] for number in ids}
-    return Lesions(instances, classes, None if None in scores.values() else scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "LabelFormat",
     "Lesions",
     "check_same_grid",
+    "common_label_format",
     "label_format_of",
     "label_values",
     "lesions_from_instances",
@@ -32,6 +34,8 @@ __all__ = [
     "read_patients",
     "read_roi_lesions",
 ]
+
+logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -71,14 +75,59 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
     Looked for in ``truth_folder``, the folder above it (``labelsTr`` lies beside dataset.json) and
     ``prediction_folder``. Without one, every value but 0 is a class.
 
+    The dataset.json of the predictions is that of the training of some program. If it cannot be used, for example
+    because it names regions or a value to ignore, a warning says so, and every value but 0 is a class.
+
     Raises
     ------
     DetSeg3DError
-        If the dataset.json does not state labels as :func:`~detseg3d.io.raw_dataset.load_raw_dataset` needs them.
+        If the dataset.json of the labels does not state them as :func:`~detseg3d.io.raw_dataset.load_raw_dataset`
+        needs them.
     """
-    file = _description(truth_folder, prediction_folder)
+    file = _description(truth_folder)
+    if file is not None:
+        return _format_stated(file)
+    file = None if prediction_folder is None else _description_in(Path(prediction_folder))
     if file is None:
         return LabelFormat()
+    try:
+        return _format_stated(file)
+    except DetSeg3DError as error:
+        logger.warning(
+            "%s is not used (%s): every value of the labels and of the predictions is taken for a class. To name the "
+            "classes, put a dataset.json beside the labels",
+            file,
+            error.problem,
+        )
+        return LabelFormat()
+
+
+def common_label_format(truth_folder: str | Path, prediction_folders: Sequence[str | Path]) -> LabelFormat:
+    """The label format of a comparison: that of the first folder of predictions with a dataset.json that can be used.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the dataset.json files of two folders of predictions give one class two values.
+    """
+    stated = {Path(folder): read_label_format(truth_folder, folder) for folder in prediction_folders}
+    stated = {folder: form for folder, form in stated.items() if form.classes is not None}
+    values: dict[str, tuple[int, Path]] = {}
+    for folder, form in stated.items():
+        for name, value in (form.classes or {}).items():
+            known, first = values.setdefault(name, (value, folder))
+            if known != value:
+                raise DetSeg3DError(
+                    f"the dataset.json files of two folders of predictions give the class {name} two values",
+                    file=folder / "dataset.json",
+                    value=value,
+                    expected=f"{known}, as in {first}",
+                    remedy="store both predictions alike, and put one dataset.json beside the labels",
+                )
+    return next(iter(stated.values()), LabelFormat())
+
+
+def _format_stated(file: Path) -> LabelFormat:
     data = _content(file)
     classes = {name: value for name, value in parse_labels(data, file).items() if value != 0}
     return LabelFormat(
@@ -123,11 +172,15 @@ def _content(file: Path) -> dict[str, Any]:
     return data
 
 
-def _description(truth_folder: str | Path, prediction_folder: str | Path | None = None) -> Path | None:
-    """The dataset.json that goes with labels."""
-    folders = [Path(truth_folder), Path(truth_folder).absolute().parent]
-    folders += [] if prediction_folder is None else [Path(prediction_folder)]
-    return next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
+def _description(truth_folder: str | Path) -> Path | None:
+    """The dataset.json that goes with labels: in their folder or in that above."""
+    folder = Path(truth_folder)
+    return _description_in(folder) or _description_in(folder.absolute().parent)
+
+
+def _description_in(folder: Path) -> Path | None:
+    file = folder / "dataset.json"
+    return file if file.is_file() else None
 
 
 def read_label(path: Path, form: LabelFormat) -> tuple[IntArray, Geometry]:
@@ -175,7 +228,7 @@ def lesions_from_semantic(label: IntArray, values: Sequence[int], file: Path) ->
             file=file,
             value=unknown[:10],
             expected=f"0 or one of {list(values)}",
-            remedy="if these are instance maps, use --instances",
+            remedy="store the file with these values; if these are instance maps, use --instances",
         )
     instances, classes = instances_from_semantic(label, values)
     return Lesions(instances, dict(enumerate(classes.tolist(), start=1)))

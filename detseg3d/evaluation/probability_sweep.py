@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import named_like
 from detseg3d.evaluation.case_files import (
     common_cases,
     describe_problem,
@@ -183,7 +184,7 @@ def sweep_probability_maps(
     grid = grid or SweepGrid()
     problems: list[dict[str, str]] = []
     truths = files_by_case(truth_folder, "truth", image_case, problems)
-    maps = probability_files(probability_folder, problems)
+    maps = named_like(probability_files(probability_folder, problems), truths)
     common = common_cases(truths, maps, (truth_folder, probability_folder), problems, cases)
     items = [_Item(case_id, truths[case_id], maps[case_id]) for case_id in common]
     single = only_class([item.truth for item in items], form, num_processes, progress)

@@ -16,6 +16,7 @@ import numpy as np
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.names import named_like, normal_name
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
@@ -166,10 +167,11 @@ def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequen
     for folder, what in ((image_folder, "images"), (label_folder, "labels")):
         if not folder.is_dir():
             raise DetSeg3DError(f"the folder of {what} does not exist", file=folder, remedy="check the path")
-    image_stems, label_stems = images_by_stem(image_folder), images_by_stem(label_folder)
+    image_stems = images_by_stem(image_folder)
+    label_stems = named_like(images_by_stem(label_folder), image_stems)
     if not image_stems:
         list_cases(image_folder, 1)  # raises, saying what lies there
-    by_name = _named_alike(set(image_stems), set(label_stems))
+    by_name = _named_alike(set(map(normal_name, image_stems)), set(map(normal_name, label_stems)))
     channel_count = 1 if by_name else _channel_count(set(image_stems))
     if channel_names is not None and len(channel_names) != channel_count:
         raise DetSeg3DError(
@@ -181,6 +183,7 @@ def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequen
         )
     else:
         found = list_cases(image_folder, channel_count)
+        label_stems = named_like(label_stems, [case.case_id for case in found])
         cases = tuple(replace(case, label=label_stems.get(case.case_id)) for case in found)
     rows = [(case.images[0].name, "has no label") for case in cases if case.label is None]
     known = {case.case_id for case in cases}

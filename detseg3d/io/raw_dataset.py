@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import named_like, normal_name
 from detseg3d.io.dataset_json import parse_channel_names, parse_labels, parse_npy_spacing, parse_patients
 from detseg3d.io.files import read_json
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
@@ -191,6 +192,7 @@ def list_cases(
         )
     labels = {} if label_folder is None else _labels_by_case(Path(label_folder), file_ending)
     channels, plain = _channels_by_case(found, channel_count)
+    labels = named_like(labels, channels)
     if complete:
         _require_complete(channels, plain, channel_count, folder)
     cases = []
@@ -213,6 +215,7 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
     Two images of one name, and a series beside other images, are an error.
     """
     found: dict[str, Path] = {}
+    known: dict[str, str] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue  # unfinished or hidden files
@@ -223,13 +226,19 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
             stem = strip_ending(entry)
         else:
             continue
-        if stem in found:
+        name = normal_name(stem)
+        if name in known:
+            first = found[known[name]].name
+            alike = stem != known[name]
             raise DetSeg3DError(
-                f"two images have the same name but for the ending: {found[stem].name} and {entry.name}",
+                f"two images have names that differ in their Unicode normal form only: {first!a} and {entry.name!a}"
+                if alike
+                else f"two images have the same name but for the ending: {first} and {entry.name}",
                 file=folder,
                 remedy="remove one of them",
             )
         found[stem] = entry
+        known[name] = stem
     if ending is not None or not is_dicom_folder(folder):
         return found
     if found:
@@ -246,11 +255,13 @@ def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[di
     """Files by case and channel, and the stems without a channel number."""
     numbered = any(stem.endswith("_0000") for stem in found) or channel_count > 1
     channels: dict[str, dict[int, Path]] = {}
+    names: dict[str, str] = {}  # the channels of a case may be named in different normal forms
     plain = []
     for stem, path in found.items():
         match = _CHANNEL.fullmatch(stem) if numbered else None
         if match is not None:
-            channels.setdefault(match.group(1), {})[int(match.group(2))] = path
+            case_id = names.setdefault(normal_name(match.group(1)), match.group(1))
+            channels.setdefault(case_id, {})[int(match.group(2))] = path
         elif numbered:
             plain.append(stem)
         else:
@@ -319,6 +330,7 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
 
 
 def _known_patients(patients: dict[str, str], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
+    patients = named_like(patients, [case.case_id for case in cases])
     unknown = sorted(set(patients) - {case.case_id for case in cases})
     if unknown:
         logger.warning('%s: "patients" names %d case(s) that are not there: %s', file, len(unknown), unknown[:5])

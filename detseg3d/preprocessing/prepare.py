@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import normal_name
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
 from detseg3d.io.verify import format_problems, verify_dataset
@@ -274,6 +275,14 @@ def _warn_of_shared_patients(splits: list[Split], raw: RawDataset, file: Path) -
 
 def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
     splits = load_splits(file)
+    own = {normal_name(case): case for case in cases}
+    renamed = [
+        {part: [own.get(normal_name(case), case) for case in names] for part, names in split.items()}
+        for split in splits
+    ]
+    if renamed != splits:  # written on another system: the same names in another normal form
+        splits = renamed
+        write_json(splits, file)
     named = {case for split in splits for case in (*split["train"], *split["val"])}
     if named - cases:
         # They may be the user's own, with a typo.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,32 @@ def test_the_viewer_has_the_spacing_of_the_data_set(
 def test_a_report_needs_a_folder(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*folders, "--report"]) != 0
     assert "give -o FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "found"), [("truth", (2, 1)), ("predictions", (1, 2))])
+def test_instances_may_be_those_of_one_side(
+    folders: list[str], tmp_path: Path, side: str, found: tuple[int, int]
+) -> None:
+    two = np.zeros((4, 4, 4), np.uint8)
+    two[1:3, 1:3, 1], two[1:3, 1:3, 2] = 7, 9
+    np.save(tmp_path / ("truth" if side == "truth" else "pred") / "case.npy", two)
+    assert main([*folders, "--instances", side, "-o", str(tmp_path / "metrics.json")]) == 0
+    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]["lesions"]["any"]
+    assert (figures["truth"], figures["predictions"]) == found
+
+
+@pytest.mark.parametrize("extra", [[], ["--report"], ["--boxes"]])
+def test_a_name_that_is_not_utf_8_costs_no_result(folders: list[str], tmp_path: Path, extra: list[str]) -> None:
+    """The case may fail by name, as some libraries take no such path; the files are written all the same."""
+    name = os.fsdecode(b"m\xfcller.npy")
+    for folder in ("truth", "pred"):
+        np.save(tmp_path / folder / "plain.npy", np.zeros((4, 4, 4), np.uint8))
+        (tmp_path / folder / "plain.npy").rename(tmp_path / folder / name)
+    if extra == ["--boxes"]:
+        boxes = tmp_path / "pred" / os.fsdecode(b"m\xfcller.csv")
+        boxes.write_text("z0,y0,x0,z1,y1,x1,score\n0,0,0,1,1,1,0.5\n", encoding="utf-8")
+        (tmp_path / "pred" / "case.csv").write_text("z0,y0,x0,z1,y1,x1,score\n", encoding="utf-8")
+    assert main([*folders, *extra, "-o", str(tmp_path / "out")]) in (0, 1)
+    assert "udcfcller" in (tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")
+    for file in ("metrics.md", *(["report.html"] if extra == ["--report"] else [])):
+        assert (tmp_path / "out" / file).read_text(encoding="utf-8")

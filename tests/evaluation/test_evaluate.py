@@ -41,8 +41,15 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return truth, prediction
 
 
-def add_layout(prediction: Path, case: str, instances: npt.NDArray[Any], lesions: list[dict[str, Any]]) -> None:
+def add_instances(prediction: Path, case: str, instances: npt.NDArray[Any], value: int = 1) -> None:
+    """An instance map, and the mask that goes with it."""
     save(instances, prediction / "instances" / f"{case}.nii.gz")
+    save((value * (instances != 0)).astype(np.uint8), prediction / f"{case}.nii.gz")
+
+
+def add_layout(prediction: Path, case: str, instances: npt.NDArray[Any], lesions: list[dict[str, Any]]) -> None:
+    """All that ``detseg3d_predict`` writes of a case; the lesions are of one class."""
+    add_instances(prediction, case, instances, max((lesion.get("label", 1) for lesion in lesions), default=1))
     write_json({"case_id": case, "lesions": lesions}, prediction / "rois" / f"{case}.json")
 
 
@@ -108,7 +115,7 @@ def test_a_mask_without_instance_map_is_named(folders: tuple[Path, Path]) -> Non
 
 def test_a_case_without_its_roi_file_does_not_cost_the_others_their_scores(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
-    save(volume(dtype=np.uint16), folders[1] / "instances" / "b.nii.gz")
+    add_instances(folders[1], "b", volume(dtype=np.uint16))
     result = evaluate_folders(*folders)
     assert "no rois/b.json" in problems(result)["b"]
     assert result["summary"]["cases"] == 1 and result["summary"]["scores"] is not None
@@ -128,7 +135,7 @@ def test_a_broken_roi_file_is_named(folders: tuple[Path, Path]) -> None:
 
 def test_without_a_roi_file_a_single_class_is_clear(folders: tuple[Path, Path]) -> None:
     for case in "ab":
-        save(volume(5 * (case == "a"), dtype=np.uint16), folders[1] / "instances" / f"{case}.nii.gz")
+        add_instances(folders[1], case, volume(5 * (case == "a"), dtype=np.uint16))
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
     result = evaluate_folders(*folders)
     assert counts(result) == (2, 1, 1, 1)
@@ -137,7 +144,7 @@ def test_without_a_roi_file_a_single_class_is_clear(folders: tuple[Path, Path]) 
 
 def test_without_a_roi_file_several_classes_are_not(folders: tuple[Path, Path]) -> None:
     for case in "ab":
-        save(volume(5 * (case == "a"), dtype=np.uint16), folders[1] / "instances" / f"{case}.nii.gz")
+        add_instances(folders[1], case, volume(5 * (case == "a"), dtype=np.uint16))
     write_json({"labels": {"background": 0, "core": 1, "rim": 2}}, folders[0].parent / "dataset.json")
     assert "without a RoI file the classes" in problems(evaluate_folders(*folders))["a"]
 
@@ -246,7 +253,7 @@ def test_without_dataset_json_an_empty_scan_of_our_layout_adds_no_class(folders:
 
 def test_without_dataset_json_lesions_without_roi_file_in_an_empty_scan_are_false(folders: tuple[Path, Path]) -> None:
     for case in "ab":
-        save(volume(5, dtype=np.uint16), folders[1] / "instances" / f"{case}.nii.gz")
+        add_instances(folders[1], case, volume(5, dtype=np.uint16))
     assert counts(evaluate_folders(*folders)) == (2, 1, 2, 1)
 
 
@@ -321,3 +328,61 @@ def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tm
 def test_a_folder_that_is_not_there_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="the folder of the prediction does not exist"):
         evaluate_folders(folders[0], tmp_path / "nowhere")
+
+
+def test_an_edited_mask_is_a_problem_of_its_case(folders: tuple[Path, Path]) -> None:
+    add_layout(folders[1], "a", volume(3, 3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
+    add_layout(folders[1], "b", volume(dtype=np.uint16), [])
+    save(volume(1), folders[1] / "a.nii.gz")
+    result = evaluate_folders(*folders)
+    assert "differ" in problems(result)["a"] and "a.nii.gz" in problems(result)["a"]
+    assert [case["case_id"] for case in result["cases"]] == ["b"]
+
+
+def test_one_case_stored_with_255_is_named_and_the_others_go_on(folders: tuple[Path, Path]) -> None:
+    save(volume(255, 255), folders[1] / "b.nii.gz")
+    save(volume(1), folders[0] / "c.nii.gz")
+    save(volume(1), folders[1] / "c.nii.gz")
+    result = evaluate_folders(*folders)
+    assert problems(result).keys() == {"b"} and "255" in problems(result)["b"]
+    assert list(result["summary"]["classes"]) == ["label 1"]
+    assert [case["case_id"] for case in result["cases"]] == ["a", "c"]
+
+
+def test_with_a_dataset_json_values_that_it_does_not_name_are_a_problem(folders: tuple[Path, Path]) -> None:
+    write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
+    save(volume(255, 255), folders[0] / "a.nii.gz")
+    assert "[255]" in problems(evaluate_folders(*folders))["a"]
+
+
+def test_instance_maps_without_the_flag_are_refused_with_it(folders: tuple[Path, Path]) -> None:
+    for case, order in (("a", (3, 1, 2)), ("b", (2, 3, 1))):
+        save(volume(1, 0, 2, 0, 3), folders[0] / f"{case}.nii.gz")
+        save(volume(order[0], 0, order[1], 0, order[2]), folders[1] / f"{case}.nii.gz")
+    with pytest.raises(DetSeg3DError) as caught:
+        evaluate_folders(*folders)
+    assert "--instances" in str(caught.value.remedy)
+    form = LabelFormat(truth_instances=True, prediction_instances=True)
+    assert counts(evaluate_folders(*folders, label_format=form)) == (6, 6, 6, 6)
+
+
+def test_names_in_two_normal_forms_are_one_case(folders: tuple[Path, Path]) -> None:
+    composed, decomposed = "\u00fcbung", "u\u0308bung"
+    write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
+    save(volume(1), folders[0] / f"{decomposed}.nii.gz")
+    add_layout(folders[1], composed, volume(4, dtype=np.uint16), [{"id": 4, "label": 1, "score": 0.7}])
+    for case in "ab":
+        add_layout(folders[1], case, volume(dtype=np.uint16), [])
+    (folders[1] / "rois" / f"{composed}.json").rename(folders[1] / "rois" / f"{decomposed}.json")
+    result = evaluate_folders(*folders)
+    assert result["problems"] == []
+    assert [case["case_id"] for case in result["cases"]] == ["a", "b", decomposed]
+    assert evaluate_folders(*folders, cases=[composed])["cases"][0]["case_id"] == composed
+
+
+def test_two_files_of_one_side_that_differ_in_the_normal_form_are_a_problem(folders: tuple[Path, Path]) -> None:
+    for name in ("\u00fc", "u\u0308"):
+        save(volume(1), folders[1] / f"{name}.nii.gz")
+    save(volume(1), folders[0] / "\u00fc.nii.gz")
+    found = problems(evaluate_folders(*folders))
+    assert len(found) == 1 and "normal form" in next(iter(found.values()))

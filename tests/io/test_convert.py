@@ -286,3 +286,11 @@ def test_a_label_behind_a_symbolic_link_is_copied_with_its_content(tmp_path: Pat
     (masks / "a.nii.gz").symlink_to("../store/x.nii.gz")
     label = convert_folders(scans, masks, tmp_path / "raw", progress=False) / "labelsTr" / "a.nii.gz"
     assert not label.is_symlink() and label.read_bytes() == (tmp_path / "store" / "x.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("channels", [0, 2])
+def test_a_label_in_another_normal_form_is_that_of_its_image(tmp_path: Path, channels: int) -> None:
+    scans, masks = fill(tmp_path, ("\u00fc", "b"), channels=channels)
+    (masks / "\u00fc.nii.gz").rename(masks / "u\u0308.nii.gz")
+    folder = convert_folders(scans, masks, tmp_path / "out", progress=False)
+    assert [case.label is not None for case in load_raw_dataset(folder).cases] == [True, True]

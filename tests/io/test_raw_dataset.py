@@ -254,3 +254,29 @@ def test_what_a_killed_process_left_is_no_scan(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / ".00000000-1-2.partial.c.json").mkdir()
     assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a"]
+
+
+def test_labels_and_channels_in_other_normal_forms_belong_to_the_case(tmp_path: Path) -> None:
+    composed, decomposed = "\u00fcbung", "u\u0308bung"
+    touch(tmp_path / "imagesTr", f"{composed}_0000.nii.gz", f"{decomposed}_0001.nii.gz")
+    touch(tmp_path / "labelsTr", f"{decomposed}.nii.gz")
+    write_json(tmp_path, patients={decomposed: "P1"})
+    dataset = load_raw_dataset(tmp_path)
+    (case,) = dataset.cases
+    assert len(case.images) == 2 and all(image.exists() for image in case.images)
+    assert case.label == tmp_path / "labelsTr" / f"{decomposed}.nii.gz"
+    assert dataset.patient_of(case.case_id) == "P1"
+
+
+def test_two_images_that_differ_in_the_normal_form_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "\u00fc.nii.gz", "u\u0308.nii.gz")
+    with pytest.raises(DetSeg3DError, match="normal form"):
+        images_by_stem(tmp_path)
+
+
+def test_two_labels_that_differ_in_the_normal_form_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "\u00fc_0000.nii.gz", "\u00fc_0001.nii.gz")
+    touch(tmp_path / "labelsTr", "\u00fc.nii.gz", "u\u0308.nii.gz")
+    write_json(tmp_path)
+    with pytest.raises(DetSeg3DError, match="normal form"):
+        load_raw_dataset(tmp_path)

@@ -211,3 +211,15 @@ def test_loads_rank_by_number_then_volume() -> None:
         "small": {"lesions": [{"volume_mm3": 1.0}]},
     }
     assert lesion_loads({"cases": cases}) == {"none": 0, "small": 1, "large": 2, "two": 3}
+
+
+def test_splits_in_another_normal_form_are_kept_under_the_names_of_the_data_set(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "raw")
+    for part, end in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (folder / part / f"case0{end}").rename(folder / part / f"\u00fc{end}")
+    prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
+    own = [{"train": ["case1", "u\u0308"], "val": ["case2", "case3"]}]
+    (prepared.folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
+    wanted = [{"train": ["case1", "\u00fc"], "val": ["case2", "case3"]}]
+    assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == wanted
+    assert json.loads((prepared.folder / "splits_final.json").read_text(encoding="utf-8")) == wanted

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.case_files import files_by_case, image_case
+from detseg3d.core.names import named_like
+from detseg3d.evaluation.case_files import files_by_case, image_case, roi_case
 from detseg3d.evaluation.labels import read_roi_lesions
 from detseg3d.reporting.html.volumes import CaseView
 
@@ -46,6 +47,7 @@ def find_views(
     numbered = not isinstance(images, Mapping) and any(Path(images).glob("*_0000.*"))
     scans = _files_of(images, "scan", _first_channel if numbered else image_case)
     labels = _files_of(truths, "truth", image_case)
+    scans = named_like(scans, labels)
     spacing = None
     if npy_spacing is not None:
         z, y, x = (float(value) for value in npy_spacing)
@@ -54,7 +56,9 @@ def find_views(
     for name, folder in prediction_folders.items():
         instances = Path(folder) / "instances"
         source = instances if instances.is_dir() else Path(folder)
-        predictions = files_by_case(source, "prediction", image_case, [])
+        rois = _files_of(Path(folder) / "rois", "RoI file", roi_case) if (Path(folder) / "rois").is_dir() else {}
+        rois = named_like(rois, labels)
+        predictions = named_like(files_by_case(source, "prediction", image_case, []), labels)
         for case_id in sorted(set(scans) & set(labels) & set(predictions)):
             views.append(
                 CaseView(
@@ -62,7 +66,7 @@ def find_views(
                     scans[case_id],
                     labels[case_id],
                     predictions[case_id],
-                    _lesions(Path(folder) / "rois" / f"{case_id}.json"),
+                    _lesions(rois.get(case_id)),
                     spacing,
                     name if len(prediction_folders) > 1 else None,
                 )
@@ -90,8 +94,8 @@ def _first_channel(path: Path) -> str | None:
     return name.removesuffix(channel.group()) if channel.group(1) == "0000" else None
 
 
-def _lesions(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
+def _lesions(file: Path | None) -> list[dict[str, Any]]:
+    if file is None:
         return []
     try:
         return read_roi_lesions(file)

@@ -1,0 +1,198 @@
+"""Predictions as ``detseg3d_predict`` writes them: a mask, an instance map and a RoI file, which must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.labels import (
+    LabelFormat,
+    Lesions,
+    check_same_grid,
+    label_values,
+    lesions_from_instances,
+    read_label,
+    read_roi_lesions,
+)
+
+__all__ = ["LayoutFiles", "check_mask", "lesions_from_layout"]
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class LayoutFiles:
+    """The files of one predicted case.
+
+    Attributes
+    ----------
+    instances : Path
+        ``instances/CASE.nii.gz``.
+    rois : Path or None
+        ``rois/CASE.json``.
+    mask : Path or None
+        ``CASE.nii.gz``; ``None`` if there is no such file.
+    """
+
+    instances: Path
+    rois: Path | None
+    mask: Path | None
+
+
+def lesions_from_layout(
+    instances: IntArray,
+    geometry: Geometry,
+    files: LayoutFiles,
+    names: Sequence[str],
+    values: Sequence[int],
+    form: LabelFormat,
+) -> Lesions:
+    """Lesions with the classes and scores of the RoI file, if mask, instance map and RoI file agree.
+
+    Parameters
+    ----------
+    instances : ndarray of int, shape ``(Z, Y, X)``
+    geometry : Geometry
+        Content of ``files.instances``.
+    files : LayoutFiles
+    names : sequence of str
+    values : sequence of int
+        Of the classes.
+    form : LabelFormat
+        How the mask is read.
+
+    Returns
+    -------
+    Lesions
+        Classes are indices into ``values``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the RoI file names other lesions than the instance map holds, states another number of voxels, or an unknown
+        class; or if the mask has other voxels or other classes.
+    """
+    ids = label_values(instances)
+    if files.rois is None:
+        if len(values) > 1 and ids:
+            raise DetSeg3DError(
+                "without a RoI file the classes of the predicted lesions are not known",
+                file=files.instances,
+                expected=f"a RoI file in rois/, as there are {len(values)} classes: {', '.join(names)}",
+            )
+        _check_mask_file(instances, geometry, files, None, form)
+        return lesions_from_instances(instances)
+    lesions = _lesions_by_id(files.rois)
+    _check_ids(instances, ids, lesions, files.instances, files.rois)
+    unknown = sorted({lesion["label"] for lesion in lesions.values()} - set(values))
+    if unknown:
+        raise DetSeg3DError(
+            "unknown label in the RoI file", file=files.rois, value=unknown, expected=f"one of {values}"
+        )
+    labels = {number: lesions[number]["label"] for number in ids}
+    _check_mask_file(instances, geometry, files, labels, form)
+    classes = {number: values.index(label) for number, label in labels.items()}
+    scores = {number: lesions[number]["score"] for number in ids}
+    return Lesions(instances, classes, None if None in scores.values() else scores)
+
+
+def _lesions_by_id(rois: Path) -> dict[int, dict[str, Any]]:
+    lesions: dict[int, dict[str, Any]] = {}
+    for lesion in read_roi_lesions(rois):
+        if lesion["id"] in lesions:
+            raise DetSeg3DError("the RoI file states a lesion twice", file=rois, value=lesion["id"])
+        lesions[lesion["id"]] = lesion
+    return lesions
+
+
+def _check_ids(
+    instances: IntArray, ids: set[int], lesions: Mapping[int, Mapping[str, Any]], place: Path, rois: Path
+) -> None:
+    remedy = "predict the case again, or evaluate the mask alone from a folder without instances/ and rois/"
+    for problem, numbers in (
+        ("lesions of the instance map are not in the RoI file", ids - set(lesions)),
+        ("lesions of the RoI file are not in the instance map", set(lesions) - ids),
+    ):
+        if numbers:
+            raise DetSeg3DError(
+                problem, file=rois, value=sorted(numbers)[:10], expected=f"the lesions of {place}", remedy=remedy
+            )
+    stated = {number: lesion["voxels"] for number, lesion in lesions.items() if "voxels" in lesion}
+    if not stated:
+        return
+    found, voxels = np.unique(instances[instances != 0], return_counts=True)
+    counted = dict(zip(found.tolist(), voxels.tolist(), strict=True))
+    wrong = {number: value for number, value in stated.items() if value != counted[number]}
+    if wrong:
+        number = min(wrong)
+        raise DetSeg3DError(
+            "the RoI file and the instance map differ: a lesion has another number of voxels",
+            file=rois,
+            value=f"lesion {number}: {wrong[number]} voxels",
+            expected=f"{counted[number]} voxels, as in {place}",
+            remedy=remedy,
+        )
+
+
+def _check_mask_file(
+    instances: IntArray,
+    geometry: Geometry,
+    files: LayoutFiles,
+    labels: Mapping[int, int] | None,
+    form: LabelFormat,
+) -> None:
+    if files.mask is None:
+        return
+    mask, own = read_label(files.mask, form)
+    check_same_grid(geometry, own, (files.instances, files.mask), "mask and instance map of the prediction")
+    check_mask(mask, instances, labels, files.mask, files.instances)
+
+
+def check_mask(
+    mask: IntArray, instances: IntArray, labels: Mapping[int, int] | None, mask_file: Path, instance_file: Path
+) -> None:
+    """Raise if a mask and an instance map of one prediction do not say the same.
+
+    Parameters
+    ----------
+    mask, instances : ndarray of int, shape ``(Z, Y, X)``
+    labels : dict of int to int, or None
+        Value that each lesion has in the mask; ``None`` if that is not known.
+    mask_file, instance_file : Path
+        For the message.
+
+    Raises
+    ------
+    DetSeg3DError
+        It states in how many voxels they differ.
+    """
+    inside, marked = mask != 0, instances != 0
+    only_mask, only_map = (
+        int(np.count_nonzero(first & ~second)) for first, second in ((inside, marked), (marked, inside))
+    )
+    differ = []
+    if only_mask or only_map:
+        differ.append(f"{only_mask} voxels are foreground in the mask alone, {only_map} in the instance map alone")
+    if labels:
+        both = inside & marked
+        numbers, inverse = np.unique(instances[both], return_inverse=True)
+        expected = np.array([labels[number] for number in numbers.tolist()], np.int64)[inverse]
+        other_class = int(np.count_nonzero(expected != mask[both]))
+        if other_class:
+            differ.append(f"{other_class} voxels have another class")
+    if differ:
+        raise DetSeg3DError(
+            "the mask and the instance map of the prediction differ",
+            file=mask_file,
+            value="; ".join(differ),
+            expected=f"the lesions of {instance_file}",
+            remedy="if the mask was edited, evaluate it from a folder without instances/ and rois/; otherwise predict "
+            "the case again",
+        )
