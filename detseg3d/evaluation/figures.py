@@ -11,11 +11,15 @@ import numpy.typing as npt
 
 from detseg3d.evaluation.cc_dice import cc_dice_by_lesion
 from detseg3d.evaluation.lesionwise import METASTASES, LesionwiseCounts, LesionwiseRule, lesionwise_scores
+from detseg3d.evaluation.surface_elements import area_surface_metrics
 from detseg3d.evaluation.surfaces import surface_metrics
 
-__all__ = ["CaseFigures", "FigureRule", "case_figures"]
+__all__ = ["SURFACE_FIGURES", "CaseFigures", "FigureRule", "case_figures"]
 
 IntArray = npt.NDArray[np.integer[Any]]
+
+SURFACE_FIGURES = ("nsd", "hd95_mm", "assd_mm", "nsd_area", "hd95_area_mm")
+"""Figures of the outlines in :class:`CaseFigures`, which are averaged over cases."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,28 @@ class CaseFigures:
     ----------
     nsd : float
     hd95_mm : float or None
-        ``None`` if distances were not asked for. Of several classes, these two are means over the classes that truth or
-        prediction have.
+        ``None`` if distances were not asked for.
     lesionwise : LesionwiseCounts
     cc_dice : float
         Mean over the true lesions (of several classes: over all of them, and 0 for each class that is predicted though
         the truth has none of it).
+    assd_mm : float or None
+    nsd_area : float
+    hd95_area_mm : float or None
+        Weighted by area, see :mod:`~detseg3d.evaluation.surface_elements`.
+
+    Notes
+    -----
+    Of several classes, surface Dice and distances are means over the classes that truth or prediction have.
     """
 
     nsd: float
     hd95_mm: float | None
     lesionwise: LesionwiseCounts
     cc_dice: float
+    assd_mm: float | None
+    nsd_area: float
+    hd95_area_mm: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -66,6 +80,9 @@ class CaseFigures:
             "lesionwise_dice": self.lesionwise.dice,
             "lesionwise_hd95_mm": self.lesionwise.hd95_mm,
             "cc_dice": self.cc_dice,
+            "assd_mm": self.assd_mm,
+            "nsd_area": self.nsd_area,
+            "hd95_area_mm": self.hd95_area_mm,
         }
 
 
@@ -107,6 +124,7 @@ def case_figures(
         own_truth = _of_class(truth, truth_classes, index)
         own_prediction = _of_class(prediction, prediction_classes, index)
         surfaces = surface_metrics(own_truth, own_prediction, spacing, rule.tolerance_mm)
+        by_area = area_surface_metrics(own_truth, own_prediction, spacing, rule.tolerance_mm)
         dice = cc_dice_by_lesion(own_truth, own_prediction, spacing)
         anything = bool(own_prediction.any())
         figures[name] = CaseFigures(
@@ -114,20 +132,30 @@ def case_figures(
             surfaces.hd95_mm if rule.hd95 else None,
             lesionwise_scores(own_truth, own_prediction, spacing, rule.lesionwise, rule.hd95, voxel_volume),
             float(dice.mean()) if len(dice) else float(not anything),
+            surfaces.assd_mm if rule.hd95 else None,
+            by_area.nsd,
+            by_area.hd95_mm if rule.hd95 else None,
         )
         lesions.append(dice if len(dice) or not anything else np.zeros(1))
         if anything or len(dice):
             occurring.append(figures[name])
     pooled = np.concatenate([np.zeros(0), *lesions])
-    distances = [entry.hd95_mm for entry in occurring if entry.hd95_mm is not None]
+
+    def mean(values: Sequence[float | None], nothing: float) -> float:
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else nothing
+
     figures["all"] = CaseFigures(
-        float(np.mean([entry.nsd for entry in occurring])) if occurring else 1.0,
-        (float(np.mean(distances)) if distances else 0.0) if rule.hd95 else None,
+        mean([entry.nsd for entry in occurring], 1.0),
+        mean([entry.hd95_mm for entry in occurring], 0.0) if rule.hd95 else None,
         sum(
             (figures[name].lesionwise for name in class_names),
             start=LesionwiseCounts(hd95_sum=0.0 if rule.hd95 else None),
         ),
         float(pooled.mean()) if len(pooled) else 1.0,
+        mean([entry.assd_mm for entry in occurring], 0.0) if rule.hd95 else None,
+        mean([entry.nsd_area for entry in occurring], 1.0),
+        mean([entry.hd95_area_mm for entry in occurring], 0.0) if rule.hd95 else None,
     )
     return figures
 

@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.evaluation.bootstrap import bootstrap_weights, interval
+from detseg3d.evaluation.figures import SURFACE_FIGURES
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics
 from detseg3d.evaluation.score_intervals import weighted_scores
 
 __all__ = ["headline_intervals", "paired_comparison", "weighted_figures"]
 
 FloatArray = npt.NDArray[np.float64]
-
-_MEANS = ("nsd", "hd95_mm", "cc_dice")
-_SURFACES = ("nsd", "hd95_mm")  # also over the cases with lesions, as a false alarm in another may outweigh them all
 
 
 def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, FloatArray]:
@@ -38,8 +36,8 @@ def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[
         NaN where a figure is undefined, for example Dice over cases with lesions if none was drawn. Pooled over
         lesions: ``recall``, ``precision``, ``f1`` (any overlap, and ``_iou_0.1``, ``_iou_0.5``), ``pq``, ``sq``,
         ``rq``, ``fp_per_scan``, ``ap_…``, ``cpm_…`` and ``lesionwise_dice``. Means over cases: ``dice``,
-        ``nsd``, ``hd95_mm`` (these three also ``…_with_lesions``) and ``cc_dice``. Those that were not computed are
-        left out.
+        :data:`~detseg3d.evaluation.figures.SURFACE_FIGURES` (these also ``…_with_lesions``) and ``cc_dice``. Those that
+        were not computed are left out.
     """
     overall = [case.overall for case in cases]
     result: dict[str, FloatArray] = {}
@@ -76,13 +74,13 @@ def _case_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str
         return {}
     result = {}
     present = np.array([float(case.overall.has_lesions) for case in cases])
-    for name in _MEANS:
+    for name in (*SURFACE_FIGURES, "cc_dice"):
         values = [getattr(entry, name) for entry in figures]
         known = np.array([float(value is not None) for value in values])
         if known.any():
             numbers = np.array([0.0 if value is None else value for value in values])
             result[name] = _mean(weights, numbers, known)
-            if name in _SURFACES:
+            if name in SURFACE_FIGURES:  # also over the cases with lesions: a false positive may outweigh them all
                 result[f"{name}_with_lesions"] = _mean(weights, numbers, known * present)
     parts = [entry.lesionwise for entry in figures if entry is not None]
     denominator = _sum(weights, [part.truth + part.false_positives for part in parts])

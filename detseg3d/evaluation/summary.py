@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detseg3d.evaluation.agreement import volume_agreement
-from detseg3d.evaluation.figures import CaseFigures
+from detseg3d.evaluation.figures import SURFACE_FIGURES, CaseFigures
 from detseg3d.evaluation.froc import ScoredCase, score_summary
 from detseg3d.evaluation.lesionwise import LesionwiseCounts
 from detseg3d.evaluation.limits import reaches
@@ -59,9 +59,9 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
 
         ``volume_agreement``: see :func:`~detseg3d.evaluation.agreement.volume_agreement`.
 
-        ``nsd``, ``hd95_mm`` and ``cc_dice`` (means over cases; of the first two also ``…_with_lesions``, over those
-        with lesions in the truth) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm`` with their counts, and
-        ``dice_mean_over_cases``), if the cases have them.
+        :data:`~detseg3d.evaluation.figures.SURFACE_FIGURES` and ``cc_dice`` (means over cases; of the former also
+        ``…_with_lesions``, over those with lesions in the truth) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm``
+        with their counts, and ``dice_mean_over_cases``), if the cases have them.
 
         ``classes``: the same for each class. ``class_mean``: means over the classes that occur in the truth.
 
@@ -103,10 +103,11 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
     ]
     pooled = sum((entry.lesionwise for entry in figures), start=LesionwiseCounts())
     return result | {
-        "nsd": _mean([entry.nsd for entry in figures]),
-        "nsd_with_lesions": _mean([entry.nsd for entry in present]),
-        "hd95_mm": _mean([entry.hd95_mm for entry in figures if entry.hd95_mm is not None]),
-        "hd95_mm_with_lesions": _mean([entry.hd95_mm for entry in present if entry.hd95_mm is not None]),
+        **{
+            name + suffix: _mean([value for entry in entries if (value := getattr(entry, name)) is not None])
+            for name in SURFACE_FIGURES
+            for suffix, entries in (("", figures), ("_with_lesions", present))
+        },
         "cc_dice": _mean([entry.cc_dice for entry in figures]),
         "lesionwise": {
             "dice": pooled.dice,
@@ -122,7 +123,7 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
 def _nothing(case: CaseMetrics) -> CaseFigures:
     """Figures of a class that a case has neither in the truth nor in the prediction."""
     distance = None if case.figures["all"].hd95_mm is None else 0.0
-    return CaseFigures(1.0, distance, LesionwiseCounts(hd95_sum=distance), 1.0)
+    return CaseFigures(1.0, distance, LesionwiseCounts(hd95_sum=distance), 1.0, distance, 1.0, distance)
 
 
 def _scores(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> dict[str, Any] | None:

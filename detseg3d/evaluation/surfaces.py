@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from detseg3d.evaluation.limits import within
 
-__all__ = ["SurfaceMetrics", "surface_metrics", "surface_voxels"]
+__all__ = ["SurfaceMetrics", "common_bounds", "surface_metrics", "surface_voxels"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -33,10 +33,16 @@ class SurfaceMetrics:
         Normalised surface Dice, 0 to 1: the share of both surfaces that lies within the tolerance of the other one.
     hd95_mm : float
         95th percentile of the Hausdorff distance: the larger of the two directed percentiles.
+    assd_mm : float
+        Average symmetric surface distance: the mean over the surface voxels of both masks together.
+    masd_mm : float
+        Mean average surface distance: the mean over the surface voxels of each mask, and then the mean of the two.
     """
 
     nsd: float
     hd95_mm: float
+    assd_mm: float
+    masd_mm: float
 
 
 def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
@@ -71,16 +77,18 @@ def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
 def surface_metrics(
     truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float], tolerance_mm: float = 1.0
 ) -> SurfaceMetrics:
-    """Normalised surface Dice and 95th percentile Hausdorff distance of two masks.
+    """Normalised surface Dice, 95th percentile Hausdorff distance and average surface distances of two masks.
 
     NSD: Nikolov et al. (2021), "Clinically applicable segmentation of head and neck anatomy for radiotherapy",
-    JMIR 23(7); here each surface voxel counts alike, where the authors weigh surface elements by their area. HD95:
+    JMIR 23(7); here each surface voxel counts alike, where the authors weigh surface elements by their area (see
+    :func:`~detseg3d.evaluation.surface_elements.area_surface_metrics`). HD95:
     Huttenlocher et al. (1993), "Comparing images using the Hausdorff distance", TPAMI 15(9), with the percentile of
     each direction (linear between ranks) and then the larger, as in Maier-Hein et al. (2024), "Metrics reloaded",
-    Nature Methods 21.
+    Nature Methods 21. ASSD and MASD: as defined there. MONAI's symmetric average distance is the ASSD. What medpy and
+    panoptica call ASSD is the MASD.
 
-    Both masks empty: NSD 1, distance 0. One empty: NSD 0, and for the distance, which has no value, the diagonal of the
-    volume, so that nothing is gained by predicting nothing.
+    Both masks empty: NSD 1, distances 0. One empty: NSD 0, and for the distances, which have no value, the diagonal of
+    the volume, so that nothing is gained by predicting nothing.
 
     Parameters
     ----------
@@ -107,19 +115,25 @@ def surface_metrics(
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
     scale = np.asarray(spacing, np.float64)
-    region = _bounds(truth, prediction)
+    region = common_bounds(truth, prediction)
     first, second = (surface_voxels(mask[region]) * scale for mask in (truth, prediction))
     if len(first) == 0 and len(second) == 0:
-        return SurfaceMetrics(1.0, 0.0)
+        return SurfaceMetrics(1.0, 0.0, 0.0, 0.0)
     if len(first) == 0 or len(second) == 0:
-        return SurfaceMetrics(0.0, float(np.linalg.norm(np.asarray(truth.shape) * scale)))
+        diagonal = float(np.linalg.norm(np.asarray(truth.shape) * scale))
+        return SurfaceMetrics(0.0, diagonal, diagonal, diagonal)
     to_prediction, to_truth = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
     near = sum(np.count_nonzero(within(distances, tolerance_mm)) for distances in (to_prediction, to_truth))
     farthest = max(np.percentile(to_prediction, 95), np.percentile(to_truth, 95))
-    return SurfaceMetrics(float(near / (len(first) + len(second))), float(farthest))
+    return SurfaceMetrics(
+        nsd=float(near / (len(first) + len(second))),
+        hd95_mm=float(farthest),
+        assd_mm=float(np.concatenate([to_prediction, to_truth]).mean()),
+        masd_mm=float((to_prediction.mean() + to_truth.mean()) / 2),
+    )
 
 
-def _bounds(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[slice, slice, slice]:
+def common_bounds(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[slice, slice, slice]:
     """The box that holds both masks; what is cut off is empty, so surfaces stay what they are."""
     slices = []
     for axis in range(3):

@@ -27,6 +27,9 @@ FIGURES = {
     "nsd_with_lesions": "surface Dice (cases with lesions)",
     "hd95_mm": "HD95 (mm)",
     "hd95_mm_with_lesions": "HD95 (mm, cases with lesions)",
+    "assd_mm": "average surface distance (ASSD, mm)",
+    "nsd_area": "surface Dice, weighted by area",
+    "hd95_area_mm": "HD95, weighted by area (mm)",
     "lesionwise_dice": "lesion-wise Dice (BraTS)",
     "cc_dice": "CC-Dice",
 }

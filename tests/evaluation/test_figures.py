@@ -52,6 +52,9 @@ def test_nothing_on_either_side_is_perfect() -> None:
             "lesionwise_dice": 1.0,
             "lesionwise_hd95_mm": 0.0,
             "cc_dice": 1.0,
+            "assd_mm": 0.0,
+            "nsd_area": 1.0,
+            "hd95_area_mm": 0.0,
         }
 
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from detseg3d.evaluation.figures import FigureRule
+from detseg3d.evaluation.figures import SURFACE_FIGURES, FigureRule
 from detseg3d.evaluation.froc import average_precision, cpm, froc_curve
 from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.matching import overlap_table
@@ -20,7 +20,7 @@ from tests.evaluation.cohort import COHORT, SIZES_AND_DISTANCES, IntArray, evalu
 from tests.evaluation.golden.cases import evaluated
 
 small_maps = arrays(np.int64, (2, 4, 4), elements=st.integers(0, 4))
-_MEANS = ("nsd", "nsd_with_lesions", "hd95_mm", "hd95_mm_with_lesions", "cc_dice")
+_MEANS = (*SURFACE_FIGURES, *(f"{name}_with_lesions" for name in SURFACE_FIGURES), "cc_dice")
 
 distinct_scores = st.permutations([0.2, 0.4, 0.6, 0.8])
 
@@ -77,7 +77,7 @@ def same(first: Mapping[str, float], second: Mapping[str, float | None]) -> bool
 def test_figures_with_equal_weights_are_those_of_the_summary() -> None:
     cases = [evaluated(name) for name in COHORT]
     figures = figures_of(cases)
-    assert len(figures) == 27
+    assert len(figures) == 33
     assert same(figures, of_summary(summarize(cases)))
 
 
@@ -202,9 +202,9 @@ def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases
     healthy = evaluate(*np.zeros((2, 2, 4, 4), np.int64), prediction_scores=[], class_names=["a", "b"])
     before, after = figures_of(cases), figures_of([*cases, healthy])
     count = len(cases)
-    for name in ("dice", "nsd", "cc_dice"):
+    for name in ("dice", "nsd", "nsd_area", "cc_dice"):
         assert after.pop(name) == pytest.approx((before.pop(name) * count + 1) / (count + 1))
-    for name in ("fp_per_scan", "hd95_mm"):
+    for name in ("fp_per_scan", "hd95_mm", "assd_mm", "hd95_area_mm"):
         assert after.pop(name) == pytest.approx(before.pop(name) * count / (count + 1))
     for name in CRITERIA:
         assert after.pop(f"cpm_{name}") >= before.pop(f"cpm_{name}") - 1e-12
@@ -229,4 +229,5 @@ def test_a_perfect_detector_has_one_everywhere(maps: list[IntArray], scores: lis
     cases = [evaluate(truth, truth.copy(), prediction_scores=scores) for truth in maps]
     assume(any(case.overall.has_lesions for case in cases))
     for name, value in figures_of(cases).items():
-        assert value == pytest.approx(0 if name.startswith(("fp_per_scan", "hd95_mm")) else 1, abs=1e-12), name
+        best = 0 if name.startswith(("fp_per_scan", "hd95", "assd")) else 1
+        assert value == pytest.approx(best, abs=1e-12), name

@@ -100,7 +100,7 @@ def worse(name: str) -> CaseMetrics:
 def test_identical_systems_do_not_differ() -> None:
     cases = [evaluated(name) for name in COHORT]
     comparison = paired_comparison(cases, cases[::-1], samples=200)
-    assert len(comparison) == 27
+    assert len(comparison) == 33
     for name, entry in comparison.items():
         assert (entry["difference"], entry["low"], entry["high"]) == (0.0, 0.0, 0.0), name
 

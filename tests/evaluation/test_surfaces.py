@@ -72,3 +72,13 @@ def test_empty_masks_are_defined() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         surface_metrics(np.zeros((1, 1, 1)), np.zeros((1, 1, 2)), SPACING)
+
+
+def test_average_distances_by_hand() -> None:
+    """The truth has two surface voxels at 0 and 3 mm from the prediction, which has one."""
+    truth, prediction = np.zeros((2, 1, 1, 8), np.uint8)
+    truth[0, 0, [1, 4]], prediction[0, 0, 1] = 1, 1
+    found = surface_metrics(truth, prediction, (1.0, 1.0, 1.0))
+    assert (found.assd_mm, found.masd_mm) == (pytest.approx(3 / 3), pytest.approx((3 / 2 + 0) / 2))
+    empty = surface_metrics(truth, np.zeros_like(truth), (1.0, 1.0, 1.0))
+    assert empty.assd_mm == empty.masd_mm == empty.hd95_mm

@@ -35,7 +35,8 @@ PICAI = [name for name, answer in answers()["cases"].items() if "picai_eval" in 
 each_class = pytest.mark.parametrize(("name", "index"), CLASSES)
 where_both_have_lesions = pytest.mark.parametrize(("name", "index"), BOTH)
 
-ZERO_IS_BEST = ("fp_per_scan", "hd95_mm", "hd95_mm_with_lesions")
+DISTANCES = ("hd95_mm", "assd_mm", "hd95_area_mm")
+ZERO_IS_BEST = ("fp_per_scan", *DISTANCES, *(f"{name}_with_lesions" for name in DISTANCES))
 
 
 def answer_to(name: str, index: int) -> dict[str, Any]:
@@ -90,10 +91,11 @@ def test_empty_sides_have_figures_where_monai_has_none() -> None:
         assert (ours.lesionwise.dice, ours.lesionwise.hd95_mm) == (0.0, 374.0)
 
 
-def test_surface_distance_weighs_by_area_and_comes_near() -> None:
-    # Its surface elements lie on the corners between voxels and count by their area; ours are voxels that count alike.
+def test_figures_by_area_are_those_of_surface_distance_and_ours_come_near() -> None:
     for name in ("ball", "ball_thick"):
         ours, theirs = evaluated(name).figures["all"], answer_to(name, 0)["surface_distance"]
+        assert (ours.nsd_area, ours.hd95_area_mm) == (double(theirs["nsd"]), double(theirs["hd95"]))
+        # Voxels of the surface that count alike, instead of surface elements on the corners between voxels.
         assert ours.hd95_mm == pytest.approx(theirs["hd95"], abs=0.5)
         assert ours.nsd == pytest.approx(theirs["nsd"], abs=0.12)
 
