@@ -8,6 +8,8 @@ The public names are loaded on first use, so that ``import detseg3d`` and ``-h``
     A trained model with its preprocessing: ``Predictor.from_model_folder(...)``.
 ``load_plans``
     Read and validate a ``plans.json``.
+``evaluate_arrays``
+    Every metric of a predicted mask against a true one: ``evaluate_arrays(truth, prediction, spacing)``.
 ``DetSeg3DError``
     Raised for everything that a user can cause and mend.
 """
@@ -19,18 +21,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg3d.core.errors import DetSeg3DError
+    from detseg3d.evaluation.arrays import evaluate_arrays
     from detseg3d.inference.predictor import Predictor
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import load_plans
 
 __version__ = "0.1.0"
-__all__ = ["DetSeg3D", "DetSeg3DError", "Predictor", "__version__", "load_plans"]
+__all__ = ["DetSeg3D", "DetSeg3DError", "Predictor", "__version__", "evaluate_arrays", "load_plans"]
 
 # As strings, not import statements: the layers below may import this package without pulling in those above them.
 _HOMES = {
     "DetSeg3D": "detseg3d.models.detseg",
     "DetSeg3DError": "detseg3d.core.errors",
     "Predictor": "detseg3d.inference.predictor",
+    "evaluate_arrays": "detseg3d.evaluation.arrays",
     "load_plans": "detseg3d.planning.plans",
 }
 

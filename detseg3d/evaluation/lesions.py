@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import cc3d
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +32,8 @@ from detseg3d.evaluation.summary import summarize
 
 __all__ = ["class_metrics", "detect", "evaluate_case", "panoptic_counts", "summarize"]
 
+logger = logging.getLogger(__name__)
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 Value = TypeVar("Value", int, float)
@@ -49,7 +53,7 @@ def evaluate_case(
     figures: FigureRule | None = None,
     voxel_volume: float | None = None,
 ) -> CaseMetrics:
-    """Compare a predicted with a true instance map.
+    """Compare a predicted with a true instance map. For masks use :func:`~detseg3d.evaluation.arrays.evaluate_arrays`.
 
     Lesions are compared within their class. Definitions: :func:`detect`, :func:`panoptic_counts` and
     :class:`~detseg3d.evaluation.metrics.ClassMetrics`.
@@ -59,7 +63,8 @@ def evaluate_case(
     case_id : str
         Name, for the records.
     truth, prediction : ndarray of int, shape ``(Z, Y, X)``
-        Instance maps on one grid: 0 is background, every other value is one lesion.
+        Instance maps on one grid: 0 is background, every other value is one lesion, however many pieces it has. A
+        warning is logged if both have no value but 1, in several pieces, as masks would.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     truth_classes, prediction_classes : sequence or dict, optional
@@ -76,7 +81,8 @@ def evaluate_case(
     Raises
     ------
     ValueError
-        If the shapes differ, or a lesion has no class, or a class no name.
+        If the shapes differ, or a lesion has no class, or a class no name; or if an array is of type bool, which is a
+        mask.
 
     Examples
     --------
@@ -90,6 +96,7 @@ def evaluate_case(
     z, y, x = (float(value) for value in spacing)
     volume = z * y * x if voxel_volume is None else voxel_volume
     table = overlap_table(truth, prediction)
+    _check_not_masks((truth, prediction), table)
     class_of_truth = _per_lesion(table.truth, truth_classes, "true", "class")
     class_of_prediction = _per_lesion(table.prediction, prediction_classes, "predicted", "class")
     scores = None
@@ -120,6 +127,17 @@ def evaluate_case(
         more,
         {} if scores is None else _scored(case_id, parts, scores),
     )
+
+
+def _check_not_masks(maps: Sequence[npt.NDArray[Any]], table: OverlapTable) -> None:
+    if any(map_.dtype == np.bool_ for map_ in maps):
+        raise ValueError("an array of type bool is a mask, not an instance map; use evaluate_arrays")
+    ids = {*table.truth.ids.tolist(), *table.prediction.ids.tolist()}
+    if ids == {1} and any(int(cc3d.connected_components(map_ != 0, connectivity=26).max()) > 1 for map_ in maps):
+        logger.warning(
+            "truth and prediction have no value but 1, in several pieces, and were taken for one lesion each; if they "
+            "are masks, use evaluate_arrays"
+        )
 
 
 def _scored(

@@ -1,0 +1,173 @@
+"""Evaluate one case from arrays: masks whose connected components are the lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.components import instances_from_semantic
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.figures import FigureRule
+from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.metrics import CaseMetrics
+
+__all__ = ["evaluate_arrays"]
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+def evaluate_arrays(
+    truth: npt.ArrayLike,
+    prediction: npt.ArrayLike,
+    spacing: Sequence[float],
+    *,
+    classes: Mapping[str, int] | None = None,
+    scores: npt.ArrayLike | None = None,
+    figures: FigureRule | None = None,
+    case_id: str = "case",
+) -> CaseMetrics:
+    """Compare a predicted with a true mask. The lesions are the 26-connected components of each class.
+
+    For instance maps, whose values are numbers of lesions, use :func:`~detseg3d.evaluation.lesions.evaluate_case`.
+
+    Parameters
+    ----------
+    truth, prediction : array_like of bool or number, shape ``(Z, Y, X)``
+        Masks on one grid: 0 is background. Floating point is accepted if all values are whole numbers.
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    classes : dict of str to int, optional
+        Name and value of each class. It may be left out if both masks have one value besides 0, the same one.
+    scores : array_like of float, shape ``(Z, Y, X)``, optional
+        For example the probability of a lesion. The score of a predicted lesion is the highest value in it. Scores give
+        the records for FROC and average precision.
+    figures : FigureRule, optional
+        Variants of the surface and lesion-wise figures; all of them are computed.
+    case_id : str, optional
+        Name of the case in the records.
+
+    Returns
+    -------
+    CaseMetrics
+        :func:`~detseg3d.evaluation.summary.summarize` adds up those of several cases.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the arrays are not two volumes of one shape, hold fractions, NaN or negative numbers, if ``spacing`` is not
+        three positive numbers, or if it is ambiguous what the values mean.
+
+    Examples
+    --------
+    >>> truth, prediction = np.zeros((2, 8, 8, 8), bool)
+    >>> truth[1:3, 1:3, 1:3] = truth[5:7, 5:7, 5:7] = True
+    >>> prediction[1:3, 1:3, 1:4] = True
+    >>> case = evaluate_arrays(truth, prediction, spacing=(3.0, 1.0, 1.0))
+    >>> case.overall.detection["any"].recall, round(case.dice, 3), case.figures["all"].hd95_mm > 1
+    (0.5, 0.571, True)
+    """
+    volumes = {"truth": _whole_numbers(truth, "truth"), "prediction": _whole_numbers(prediction, "prediction")}
+    shapes = {side: volume.shape for side, volume in volumes.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 3 for shape in shapes.values()):
+        raise DetSeg3DError(
+            "truth and prediction are not two volumes of one shape",
+            value=shapes,
+            expected="two arrays (Z, Y, X)",
+        )
+    z, y, x = _checked_spacing(spacing)
+    names = _classes({side: _values(volume) for side, volume in volumes.items()}, classes)
+    lesions = {side: instances_from_semantic(volume, list(names.values())) for side, volume in volumes.items()}
+    (true_map, true_classes), (predicted_map, predicted_classes) = lesions["truth"], lesions["prediction"]
+    return evaluate_case(
+        case_id,
+        true_map,
+        predicted_map,
+        (z, y, x),
+        truth_classes=true_classes,
+        prediction_classes=predicted_classes,
+        prediction_scores=None if scores is None else _highest(scores, predicted_map),
+        class_names=list(names),
+        figures=FigureRule() if figures is None else figures,
+    )
+
+
+def _whole_numbers(values: npt.ArrayLike, side: str) -> IntArray:
+    array = np.asarray(values)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f":
+        if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
+            raise DetSeg3DError(
+                f"the {side} does not hold whole numbers",
+                expected="a mask: 0 for background, and a whole number for each class",
+                remedy="compare probabilities with a threshold first, and give them as scores",
+            )
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise DetSeg3DError(f"the {side} does not hold numbers", value=str(array.dtype), expected="integers or bool")
+    if array.size and array.dtype.kind == "i" and array.min() < 0:
+        raise DetSeg3DError(
+            f"the {side} holds negative values", value=int(array.min()), expected="whole numbers from 0"
+        )
+    return array
+
+
+def _checked_spacing(spacing: Sequence[float]) -> tuple[float, float, float]:
+    values = np.asarray(spacing, np.float64)
+    if values.shape != (3,) or not np.all(np.isfinite(values)) or np.any(values <= 0):
+        raise DetSeg3DError(
+            "the spacing is not three positive numbers", value=values.tolist(), expected="millimetres (z, y, x)"
+        )
+    z, y, x = values.tolist()
+    return z, y, x
+
+
+def _values(volume: IntArray) -> set[int]:
+    return set(np.unique(volume[volume != 0]).tolist())
+
+
+def _classes(found: Mapping[str, set[int]], classes: Mapping[str, int] | None) -> dict[str, int]:
+    """Name and value of each class."""
+    every = found["truth"] | found["prediction"]
+    if classes is None:
+        if len(every) <= 1:
+            return {"lesion": min(every, default=1)}
+        single = all(len(values) == 1 for values in found.values())
+        raise DetSeg3DError(
+            "truth and prediction mark the lesions with different values"
+            if single
+            else "it is ambiguous what several values mean: classes, or numbers of lesions",
+            value={side: sorted(values)[:10] for side, values in found.items()},
+            expected="one value besides 0, the same one in both",
+            remedy='name the classes: classes={"core": 1, "rim": 2}; or use evaluate_case if each value is one lesion',
+        )
+    named = {str(name): int(value) for name, value in classes.items()}
+    if not named or 0 in named.values() or len(set(named.values())) < len(named):
+        raise DetSeg3DError("the values of the classes must differ from each other and from 0", value=dict(classes))
+    unknown = {side: sorted(values - set(named.values()))[:10] for side, values in found.items()}
+    if any(unknown.values()):
+        raise DetSeg3DError(
+            "there are values that no class has",
+            value={side: values for side, values in unknown.items() if values},
+            expected=f"0 or one of {sorted(named.values())}",
+            remedy="name all classes; use evaluate_case if each value is one lesion",
+        )
+    return named
+
+
+def _highest(scores: npt.ArrayLike, instances: IntArray) -> list[float]:
+    """The highest score in each lesion ``1..N``."""
+    values = np.asarray(scores, np.float64)
+    if values.shape != instances.shape:
+        raise DetSeg3DError(
+            "scores and prediction differ in shape", value=values.shape, expected=f"shape {instances.shape}"
+        )
+    inside = instances > 0
+    if not np.all(np.isfinite(values[inside])):
+        raise DetSeg3DError("a score within a predicted lesion is NaN or infinite")
+    highest = np.full(int(instances.max(initial=0)) + 1, -np.inf)
+    np.maximum.at(highest, instances[inside], values[inside])
+    return [float(value) for value in highest[1:]]
