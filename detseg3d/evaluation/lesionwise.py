@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.evaluation.limits import exceeds
+from detseg3d.evaluation.surface_elements import area_surface_metrics
 from detseg3d.evaluation.surfaces import surface_metrics
 
-__all__ = ["GLIOMA", "METASTASES", "LesionwiseCounts", "LesionwiseRule", "lesionwise_scores"]
+__all__ = ["BRATS2024_METS", "GLIOMA", "METASTASES", "LesionwiseCounts", "LesionwiseRule", "lesionwise_scores"]
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -33,15 +34,27 @@ class LesionwiseRule:
         True lesions of this volume or less are not asked for; who finds them is not punished.
     penalty_mm : float
         Distance of a lesion that is missed or falsely found.
+    dilate_prediction : bool
+        Predicted components that touch after the same dilations are one, too.
+    smallest_predicted_voxels : int
+        Predicted components with so many voxels or fewer are left out.
+    area_weighted : bool
+        HD95 is weighted by area, see :mod:`~detseg3d.evaluation.surface_elements`.
     """
 
     dilation: int = 1
     smallest_mm3: float = 2.0
     penalty_mm: float = 374.0
+    dilate_prediction: bool = False
+    smallest_predicted_voxels: int = 0
+    area_weighted: bool = False
 
 
 METASTASES = LesionwiseRule()
 """BraTS-METS: lesions are small, so little is merged and little is left out."""
+
+BRATS2024_METS = LesionwiseRule(dilate_prediction=True, smallest_predicted_voxels=2, area_weighted=True)
+"""BraTS-METS 2024: https://github.com/rachitsaluja/BraTS-2024-Metrics, ``metrics_MET.py`` of commit b04e5a0."""
 
 GLIOMA = LesionwiseRule(dilation=3, smallest_mm3=50.0)
 """BraTS for gliomas."""
@@ -99,7 +112,7 @@ def lesionwise_scores(
     and its 26-connected components taken; true voxels in one of them are one lesion. All predicted components that
     touch the dilated lesion are its prediction together. Predicted components that touch none are false positives. A
     component that touches several lesions is compared with each. HD95 is that of
-    :func:`~detseg3d.evaluation.surfaces.surface_metrics`, not weighted by area as in the challenge's library.
+    :func:`~detseg3d.evaluation.surfaces.surface_metrics`, unless the rule weighs it by area, as the challenge does.
 
     Parameters
     ----------
@@ -132,7 +145,15 @@ def lesionwise_scores(
     truth, prediction = truth != 0, prediction != 0
     zones = cc3d.connected_components(_dilate(truth, rule.dilation), connectivity=26)
     lesions = np.where(truth, zones, 0)
-    parts = cc3d.connected_components(prediction, connectivity=26)
+    parts = cc3d.connected_components(
+        _dilate(prediction, rule.dilation) if rule.dilate_prediction else prediction, connectivity=26
+    )
+    parts[~prediction] = 0
+    small = np.bincount(parts.ravel()) <= rule.smallest_predicted_voxels
+    small[0] = False
+    if small.any():
+        parts[small[parts]] = 0
+        prediction = parts > 0
     lesion_voxels = np.bincount(lesions.ravel(), minlength=int(zones.max()) + 1)
     part_voxels = np.bincount(parts.ravel())
     near = prediction & (zones > 0)
@@ -143,7 +164,7 @@ def lesionwise_scores(
     volume = math.prod(spacing) if voxel_volume is None else voxel_volume
     asked = exceeds(lesion_voxels * volume, rule.smallest_mm3)
     asked[0] = False
-    false_positives = len(part_voxels) - 1 - len(np.unique(pairs[:, 1]))
+    false_positives = int(np.count_nonzero(part_voxels[1:])) - len(np.unique(pairs[:, 1]))
     distances = None
     if hd95:
         distances = false_positives * rule.penalty_mm
@@ -158,7 +179,8 @@ def lesionwise_scores(
             # Not the whole volume: it would be read once for every lesion.
             region = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             predicted = np.isin(parts[region], own)
-            distances += surface_metrics(lesions[region] == number, predicted, spacing).hd95_mm
+            measure = area_surface_metrics if rule.area_weighted else surface_metrics
+            distances += measure(lesions[region] == number, predicted, spacing).hd95_mm
     return LesionwiseCounts(
         truth=int(asked.sum()),
         missed=int((asked & (covering == 0)).sum()),

@@ -21,6 +21,7 @@ __all__ = [
     "OverlapTable",
     "best_overlaps",
     "match_any_overlap",
+    "match_by_sum",
     "match_one_to_one",
     "overlap_table",
 ]
@@ -214,8 +215,9 @@ def match_any_overlap(table: OverlapTable) -> tuple[BoolArray, BoolArray]:
 def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     """The largest one-to-one matching among pairs with IoU ≥ ``minimum_iou``; of those, the one of highest total IoU.
 
-    The Hungarian method as picai_eval uses it (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval): first the
-    number of matches is maximised. A greedy choice by IoU or score can lose matches where lesions lie close together.
+    The Hungarian method. A greedy choice by IoU or score can lose matches where lesions lie close together. So can
+    picai_eval (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval), which maximises the sum of 1 + IoU: two
+    matches of IoU 1 are worth 4 there, three of IoU 0.1 only 3.3.
     A ``minimum_iou`` of 0 admits every pair with a common voxel.
 
     Returns
@@ -233,23 +235,44 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     >>> len(match_one_to_one(overlap_table(truth, prediction), 0.1))
     1
     """
-    iou = table.iou
-    eligible = np.flatnonzero(iou >= minimum_iou)
+    # One more match outweighs any sum of IoUs, each of which is at most 1.
+    return match_by_sum(table, table.iou, minimum_iou, min(len(table.truth), len(table.prediction)) + 1)
+
+
+def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_match: float) -> Matches:
+    """The one-to-one matching with the highest sum of ``quality + per_match`` over its pairs.
+
+    Parameters
+    ----------
+    table : OverlapTable
+    quality : ndarray of float64, shape ``(K,)``
+        Of each pair of ``table``, 0 to 1; for example its IoU.
+    minimum : float
+        Pairs of lower quality are not matched.
+    per_match : float
+        What a further match is worth. With 1, as in picai_eval, two excellent matches may outweigh three poor ones.
+
+    Returns
+    -------
+    Matches
+        In ascending order of the true lesions.
+    """
+    eligible = np.flatnonzero(quality >= minimum)
     if len(eligible) == 0:
         return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    first, second, values = table.truth_index[eligible], table.prediction_index[eligible], iou[eligible]
+    first, second, values = table.truth_index[eligible], table.prediction_index[eligible], quality[eligible]
     # Overlaps form small separate groups; solving each by itself keeps 10 000 lesions from needing a 10 000² matrix.
     size = len(table.truth) + len(table.prediction)
     graph = coo_array((np.ones(len(first)), (first, second + len(table.truth))), shape=(size, size))
     group = connected_components(graph, directed=False)[1][first]
     order = np.argsort(group, kind="stable")
     chosen = [
-        pairs[_assign(first[pairs], second[pairs], values[pairs])]
+        pairs[_assign(first[pairs], second[pairs], values[pairs] + per_match)]
         for pairs in np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     ]
     kept = np.concatenate(chosen)
     kept = kept[np.argsort(first[kept])]
-    return Matches(first[kept], second[kept], values[kept])
+    return Matches(first[kept], second[kept], table.iou[eligible][kept])
 
 
 def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
@@ -259,8 +282,7 @@ def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
     rows, row = np.unique(first, return_inverse=True)
     columns, column = np.unique(second, return_inverse=True)
     weight = np.zeros((len(rows), len(columns)))
-    # One more match outweighs any sum of IoUs, each of which is at most 1.
-    weight[row, column] = values + min(len(rows), len(columns)) + 1
+    weight[row, column] = values
     pair_at = np.full(weight.shape, -1)
     pair_at[row, column] = np.arange(len(first))
     chosen = pair_at[linear_sum_assignment(weight, maximize=True)]

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from detseg3d.evaluation.limits import within
 
-__all__ = ["SurfaceMetrics", "common_bounds", "surface_metrics", "surface_voxels"]
+__all__ = ["SurfaceMetrics", "common_bounds", "directed_distances", "surface_metrics", "surface_voxels"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -112,25 +112,51 @@ def surface_metrics(
     >>> metrics.nsd, round(metrics.hd95_mm, 3)
     (0.75, 3.7)
     """
+    to_prediction, to_truth = directed_distances(truth, prediction, spacing)
+    if len(to_prediction) == 0 and len(to_truth) == 0:
+        return SurfaceMetrics(1.0, 0.0, 0.0, 0.0)
+    if not np.isfinite(to_prediction).all() or not np.isfinite(to_truth).all():
+        diagonal = float(np.linalg.norm(np.asarray(truth.shape) * np.asarray(spacing, np.float64)))
+        return SurfaceMetrics(0.0, diagonal, diagonal, diagonal)
+    near = sum(np.count_nonzero(within(distances, tolerance_mm)) for distances in (to_prediction, to_truth))
+    return SurfaceMetrics(
+        nsd=float(near / (len(to_prediction) + len(to_truth))),
+        hd95_mm=float(max(np.percentile(to_prediction, 95), np.percentile(to_truth, 95))),
+        assd_mm=float(np.concatenate([to_prediction, to_truth]).mean()),
+        masd_mm=float((to_prediction.mean() + to_truth.mean()) / 2),
+    )
+
+
+def directed_distances(
+    truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float]
+) -> tuple[FloatArray, FloatArray]:
+    """Distance of each surface voxel of a mask to the nearest one of the other mask, in millimetres.
+
+    Parameters
+    ----------
+    truth, prediction : ndarray, shape ``(Z, Y, X)``
+        Every value but 0 is inside.
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+
+    Returns
+    -------
+    from_truth, from_prediction : ndarray of float64, shape ``(T,)`` and ``(P,)``
+        Infinite if the other mask is empty.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
     scale = np.asarray(spacing, np.float64)
     region = common_bounds(truth, prediction)
     first, second = (surface_voxels(mask[region]) * scale for mask in (truth, prediction))
-    if len(first) == 0 and len(second) == 0:
-        return SurfaceMetrics(1.0, 0.0, 0.0, 0.0)
     if len(first) == 0 or len(second) == 0:
-        diagonal = float(np.linalg.norm(np.asarray(truth.shape) * scale))
-        return SurfaceMetrics(0.0, diagonal, diagonal, diagonal)
-    to_prediction, to_truth = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
-    near = sum(np.count_nonzero(within(distances, tolerance_mm)) for distances in (to_prediction, to_truth))
-    farthest = max(np.percentile(to_prediction, 95), np.percentile(to_truth, 95))
-    return SurfaceMetrics(
-        nsd=float(near / (len(first) + len(second))),
-        hd95_mm=float(farthest),
-        assd_mm=float(np.concatenate([to_prediction, to_truth]).mean()),
-        masd_mm=float((to_prediction.mean() + to_truth.mean()) / 2),
-    )
+        return np.full(len(first), np.inf), np.full(len(second), np.inf)
+    return cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
 
 
 def common_bounds(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[slice, slice, slice]:

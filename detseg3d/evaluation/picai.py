@@ -1,0 +1,123 @@
+"""The figures of the PI-CAI challenge, as its package picai_eval 1.4.13 computes them.
+
+Saha et al. (2022), https://github.com/DIAGNijmegen/picai_eval, ``eval.py`` and ``metrics.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.evaluation.matching import OverlapTable, match_by_sum
+
+__all__ = ["PicaiCase", "PicaiScores", "picai_case", "picai_scores"]
+
+FloatArray = npt.NDArray[np.float64]
+
+MINIMUM_IOU = 0.1
+_PER_MATCH = 1.0
+
+
+@dataclass(frozen=True)
+class PicaiCase:
+    """One class of one case. The default is: nothing there.
+
+    Attributes
+    ----------
+    lesions : int
+        True lesions.
+    true_positives, false_positives : tuple of float
+        Scores of the predictions that count. A prediction without a match that overlaps a lesion enough does not.
+    highest : float
+        Score of the case: the highest of all its predictions, 0 without any.
+    """
+
+    lesions: int = 0
+    true_positives: tuple[float, ...] = ()
+    false_positives: tuple[float, ...] = ()
+    highest: float = 0.0
+
+
+@dataclass(frozen=True)
+class PicaiScores:
+    """Figures of a set of cases.
+
+    Attributes
+    ----------
+    average_precision : float or None
+        Area under the precision–recall curve of the lesions, as steps; ``None`` without a true lesion.
+    auroc : float or None
+        Of the scores of the cases: those with lesions against those without; ``None`` if there is but one kind.
+    """
+
+    average_precision: float | None
+    auroc: float | None
+
+    @property
+    def ranking(self) -> float | None:
+        """The mean of both, by which the challenge ranks."""
+        if self.average_precision is None or self.auroc is None:
+            return None
+        return (self.average_precision + self.auroc) / 2
+
+
+def picai_case(table: OverlapTable, scores: FloatArray | None) -> PicaiCase:
+    """Match predictions and lesions of one class.
+
+    A match has an IoU of 0.1 or more, and the sum of 1 + IoU over all matches is highest.
+
+    Parameters
+    ----------
+    table : OverlapTable
+    scores : ndarray of float64, shape ``(P,)``, or None
+        Of the predicted lesions; ``None``: all 1, as picai_eval has it for a mask.
+    """
+    values = np.ones(len(table.prediction)) if scores is None else scores
+    matched = np.zeros(len(table.prediction), np.bool_)
+    matched[match_by_sum(table, table.iou, MINIMUM_IOU, _PER_MATCH).prediction_index] = True
+    near = np.zeros(len(table.prediction), np.bool_)
+    near[table.prediction_index[table.iou >= MINIMUM_IOU]] = True
+    return PicaiCase(
+        len(table.truth),
+        tuple(values[matched].tolist()),
+        tuple(values[~matched & ~near].tolist()),
+        float(values.max(initial=0.0)),
+    )
+
+
+def picai_scores(cases: Sequence[PicaiCase]) -> PicaiScores:
+    """Average precision of the lesions and AUROC of the cases.
+
+    Examples
+    --------
+    >>> scores = picai_scores([PicaiCase(2, (0.9,), (), 0.9), PicaiCase(0, (), (0.3,), 0.3)])
+    >>> scores.average_precision, scores.auroc, scores.ranking
+    (0.5, 1.0, 0.75)
+    """
+    highest = np.array([case.highest for case in cases])
+    positive = np.array([case.lesions > 0 for case in cases], np.bool_)
+    auroc = None
+    if positive.any() and not positive.all():
+        difference = highest[positive][:, None] - highest[~positive][None]
+        auroc = float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    return PicaiScores(_average_precision(cases), auroc)
+
+
+def _average_precision(cases: Sequence[PicaiCase]) -> float | None:
+    lesions = sum(case.lesions for case in cases)
+    if lesions == 0:
+        return None
+    hits, misses = (
+        np.array([score for case in cases for score in getattr(case, name)], np.float64)
+        for name in ("true_positives", "false_positives")
+    )
+    thresholds = np.unique(np.concatenate([hits, misses]))[::-1]
+    thresholds = thresholds[thresholds > 0]  # a prediction of score 0 is none
+    found, false = (np.array([np.count_nonzero(part >= value) for value in thresholds]) for part in (hits, misses))
+    if len(thresholds) == 0:
+        return 0.0
+    precision = found / (found + false)
+    return float(np.sum(np.diff(found / lesions, prepend=0.0) * precision))
