@@ -2,11 +2,14 @@
 
 ``CASE_image.b2nd`` holds the image, float16 ``(C, Z, Y, X)``; ``CASE_instances.b2nd`` the instance map in the smallest
 unsigned type that fits; both blosc2 arrays in chunks of 64³ voxels, so that a training window touches few of them.
-``CASE.json`` is written last: its presence says that the case is whole.
+``CASE.json`` is written last: its presence says that the case is whole. The three files carry one digest, so files of
+two different preprocessings are never taken for one case, not even while another process writes the case anew.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,10 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_files, atomic_path, check_regular_file, read_json, remove_files, write_json
+from detseg3d.execution.interruption import raise_again
+from detseg3d.execution.memory import is_out_of_memory, out_of_memory
+from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["LARGEST_VALUE", "CaseStore", "StoredCase", "class_of_id"]
+__all__ = ["LARGEST_VALUE", "CaseStore", "StoredArray", "StoredCase", "class_of_id"]
 
 _CHUNK = 64
 _MOST_CLASSES = 1 << 15
@@ -34,6 +39,8 @@ LARGEST_VALUE = float(np.finfo(np.float16).max)
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
 # Stands in the file, so it must not depend on the machine or on the number of workers.
 _DECOMPRESSION = {"nthreads": 1}
+# Name of the entry in an array's file. The header holds it, so opening the file reads it.
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,74 @@ class StoredCase:
     """A case opened for reading. Slicing ``image`` or ``instances`` reads just the chunks concerned.
 
     ``image`` is ``(C, Z, Y, X)`` float16, ``instances`` ``(Z, Y, X)`` unsigned or ``None`` for a case without label.
-    Both have ``shape`` and ``dtype`` and give a numpy array when sliced.
+    ``digest`` is that of the whole case, arrays and record.
     """
 
     case_id: str
-    image: Any
-    instances: Any | None
+    image: StoredArray
+    instances: StoredArray | None
     properties: dict[str, Any]
+    digest: str
+
+
+class StoredArray:
+    """A compressed array in a file; slicing gives a numpy array.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    chunks : tuple of int
+    digest : str or None
+        Of the case that the array belongs to.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file cannot be read. Slicing raises it, too, if the file is damaged or has been replaced since.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = _identity(path)
+            self._array: Any = blosc2.open(os.fspath(path), mode="r", dparams=_DECOMPRESSION)
+            self.shape: tuple[int, ...] = tuple(self._array.shape)
+            self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+            self.chunks: tuple[int, ...] = tuple(self._array.chunks)
+            digest = self._array.schunk.meta.get(_DIGEST)
+            self.digest = digest if isinstance(digest, str) else None
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        try:
+            values: npt.NDArray[Any] = self._array[key]
+            replaced = _identity(self._path) != self._file
+        except Exception as error:
+            raise self._unreadable(error) from error
+        if replaced:
+            raise DetSeg3DError(
+                "the preprocessed array was replaced while it was read",
+                file=self._path,
+                remedy="do not preprocess a data set while it is used",
+            )
+        return values
+
+    def _unreadable(self, error: Exception) -> Exception:
+        raise_again()
+        if is_out_of_memory(error):
+            return out_of_memory(error)
+        # blosc2 raises many types for a damaged file; some come without words.
+        return DetSeg3DError(
+            f"the preprocessed array cannot be read: {str(error).strip() or type(error).__name__}",
+            file=self._path,
+            remedy="delete the case and run detseg3d_plan_and_preprocess again",
+        )
 
 
 class CaseStore:
@@ -57,6 +125,8 @@ class CaseStore:
     ----------
     folder : path
         Created on the first write.
+    preprocessing_hash : str, optional
+        Only cases that were preprocessed by plans of this hash are read; others are an error.
 
     Examples
     --------
@@ -64,8 +134,9 @@ class CaseStore:
     >>> window = store.open("case_1").image[:, 0:64, 32:96, 32:96]      # doctest: +SKIP
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, preprocessing_hash: str | None = None) -> None:
         self.folder = Path(folder)
+        self.preprocessing_hash = preprocessing_hash
 
     def write(
         self,
@@ -83,7 +154,7 @@ class CaseStore:
             Stored as float16; values beyond its range (±65504) are clipped.
         instances : ndarray of int, shape ``(Z, Y, X)``, or None
         properties : dict
-            Of JSON types, with ``preprocessing_hash``; ``case_id`` is added.
+            Of JSON types, with ``preprocessing_hash``; ``case_id``, ``has_instances`` and ``digest`` are added.
 
         Raises
         ------
@@ -97,15 +168,17 @@ class CaseStore:
             raise ValueError(f"image must be (C, Z, Y, X) and instances (Z, Y, X), found {image.shape} and {found}")
         if not np.isfinite(image).all():
             raise ValueError(f"the preprocessed image of {case_id} has NaN or infinite values")
-        content = {**properties, "case_id": case_id, "has_instances": instances is not None}
+        values = np.ascontiguousarray(np.clip(image, -LARGEST_VALUE, LARGEST_VALUE).astype(np.float16))
+        labels = None if instances is None else np.ascontiguousarray(_smallest_unsigned(instances))
+        content = {**properties, "case_id": case_id, "has_instances": labels is not None}
+        content["arrays"] = _digest_of_arrays(values, labels)
+        digest = content["digest"] = _digest_of_record(content)
         record = self._path(case_id, ".json")
         with atomic_files(self.folder, record.name) as place:
             new = CaseStore(place)
-            _write_array(
-                np.clip(image, -LARGEST_VALUE, LARGEST_VALUE).astype(np.float16), new._path(case_id, "_image.b2nd")
-            )
-            if instances is not None:
-                _write_array(_smallest_unsigned(instances), new._path(case_id, "_instances.b2nd"))
+            _write_array(values, new._path(case_id, "_image.b2nd"), digest)
+            if labels is not None:
+                _write_array(labels, new._path(case_id, "_instances.b2nd"), digest)
             write_json(content, new._path(case_id, ".json"))
         if instances is None:
             remove_files(self._path(case_id, "_instances.b2nd"))
@@ -137,7 +210,7 @@ class CaseStore:
         Raises
         ------
         DetSeg3DError
-            If the case is not there or its record is damaged.
+            If the case is not there, its record is damaged, or plans of another hash have made it than asked for.
         """
         file = self._path(case_id, ".json")
         if not file.exists():
@@ -145,8 +218,16 @@ class CaseStore:
                 f"case {case_id!r} is not preprocessed", file=self.folder, remedy="run detseg3d_plan_and_preprocess"
             )
         data = read_json(file)
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or ("digest" in data and data["digest"] != _digest_of_record(data)):
             raise DetSeg3DError("the record of the case is damaged", file=file, remedy="delete it and preprocess again")
+        if self.preprocessing_hash is not None and data.get("preprocessing_hash") != self.preprocessing_hash:
+            raise DetSeg3DError(
+                f"case {case_id!r} is not preprocessed with the plans in use; another run may have replaced it",
+                file=file,
+                value=data.get("preprocessing_hash"),
+                expected=self.preprocessing_hash,
+                remedy="run detseg3d_plan_and_preprocess with the plans in use, and not while the data set is used",
+            )
         return data
 
     def shape_and_lesions(self, case_id: str) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
@@ -184,9 +265,41 @@ class CaseStore:
             If the case is not there or damaged.
         """
         properties = self.properties(case_id)
-        image = _open_array(self._path(case_id, "_image.b2nd"))
-        instances = _open_array(self._path(case_id, "_instances.b2nd")) if properties.get("has_instances") else None
-        return StoredCase(case_id, image, instances, properties)
+        image = StoredArray(self._path(case_id, "_image.b2nd"))
+        instances = StoredArray(self._path(case_id, "_instances.b2nd")) if properties.get("has_instances") else None
+        digest = properties.get("digest")
+        if not isinstance(digest, str) or any(a is not None and a.digest != digest for a in (image, instances)):
+            raise DetSeg3DError(
+                f"the files of case {case_id!r} do not belong together: the case is damaged, or is being replaced",
+                file=self._path(case_id, ".json"),
+                remedy="run detseg3d_plan_and_preprocess again, and not while the data set is used",
+            )
+        return StoredCase(case_id, image, instances, properties, digest)
+
+    def read(self, case_id: str) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.unsignedinteger[Any]] | None]:
+        """Read a case whole and compare every value with its digest.
+
+        Returns
+        -------
+        image : ndarray of float16, shape ``(C, Z, Y, X)``
+        instances : ndarray of unsigned int, shape ``(Z, Y, X)``, or None
+            ``None`` for a case without label.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the case is not there or damaged.
+        """
+        case = self.open(case_id)
+        image = case.image[:]
+        instances = None if case.instances is None else case.instances[:]
+        if case.properties.get("arrays") != _digest_of_arrays(image, instances):
+            raise DetSeg3DError(
+                f"the arrays of case {case_id!r} are damaged: their values are not those that were written",
+                file=self._path(case_id, "_image.b2nd"),
+                remedy="delete the case and run detseg3d_plan_and_preprocess again",
+            )
+        return image, instances
 
     def remove(self, case_id: str) -> None:
         """Delete a case, its record first; nothing happens if there is none."""
@@ -242,29 +355,42 @@ def _smallest_unsigned(instances: npt.NDArray[np.integer[Any]]) -> npt.NDArray[n
     return instances.astype(dtype)
 
 
-def _write_array(array: npt.NDArray[Any], path: Path) -> None:
+def _digest_of_arrays(image: npt.NDArray[Any], instances: npt.NDArray[Any] | None) -> str:
+    """SHA-256 of types, shapes and values, hexadecimal."""
+    digest = hashlib.sha256()
+    for array in (image, instances):
+        if array is not None:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def _digest_of_record(record: Mapping[str, Any]) -> str:
+    """SHA-256 of all entries but the digest itself, hexadecimal."""
+    entries = {name: value for name, value in record.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    """Tells a file from another one that takes its place."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _write_array(array: npt.NDArray[Any], path: Path, digest: str) -> None:
     # All channels of a place share a chunk: a window always needs all of them.
     shape = array.shape
     chunks = (*shape[:-3], *(min(_CHUNK, max(1, n)) for n in shape[-3:]))
     with atomic_path(path) as temporary:
         try:
             blosc2.asarray(
-                np.ascontiguousarray(array),
+                array,
                 urlpath=os.fspath(temporary),
                 mode="w",
                 chunks=chunks,
                 cparams=_COMPRESSION,
                 dparams=_DECOMPRESSION,
+                meta={_DIGEST: digest},
             )
         except RuntimeError as error:
             raise OSError(str(error)) from error
-
-
-def _open_array(path: Path) -> Any:
-    try:
-        check_regular_file(path)
-        return blosc2.open(os.fspath(path), mode="r", dparams=_DECOMPRESSION)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DetSeg3DError(
-            f"the preprocessed array cannot be read: {error}", file=path, remedy="delete the case and preprocess again"
-        ) from error

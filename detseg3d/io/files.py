@@ -20,8 +20,9 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import raise_again
@@ -33,6 +34,7 @@ __all__ = [
     "check_writable",
     "check_regular_file",
     "copy_file",
+    "is_process_gone",
     "open_regular_file",
     "parse_json",
     "read_bounded",
@@ -43,6 +45,7 @@ __all__ = [
     "temporary_beside",
     "write_json",
     "write_text",
+    "writer_name",
 ]
 
 MOST_JSON_BYTES: Final = 1 << 30
@@ -193,7 +196,7 @@ def _enter(folder: Path) -> None:
 
 def temporary_beside(target: Path) -> Path:
     """A hidden name in the folder of ``target`` that no other process uses, and that says whose it is."""
-    return target.with_name(f".{_writer()}-{os.getpid()}-{next(_numbers)}.partial.{target.name}")
+    return target.with_name(f".{writer_name()}-{os.getpid()}-{next(_numbers)}.partial.{target.name}")
 
 
 def replace_folder(target: Path, new: Path, aside: Path) -> None:
@@ -227,23 +230,42 @@ def remove_stale(folder: Path) -> None:
 
 
 def _is_stale(writer: str, process: int, entry: Path) -> bool:
-    if writer == _writer() and os.name == "posix":
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):
-            pass  # it runs, under another user
-        else:
-            return False
+    gone = is_process_gone(writer, process)
+    if gone is not None:
+        return gone
     try:
         return time.time() - entry.lstat().st_mtime > _STALE_SECONDS
     except OSError:  # its writer has just finished
         return False
 
 
+def is_process_gone(writer: str, process: int) -> bool | None:
+    """Whether a process has ended; ``None`` if nobody here can say.
+
+    Parameters
+    ----------
+    writer : str
+        From :func:`writer_name`, as the process called it.
+    process : int
+
+    Examples
+    --------
+    >>> is_process_gone(writer_name(), os.getpid()), is_process_gone("elsewhere", 1)
+    (False, None)
+    """
+    if writer != writer_name() or os.name != "posix":
+        return None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return None  # it runs, under another user
+    return False
+
+
 @functools.cache
-def _writer() -> str:
+def writer_name() -> str:
     """Names the set of processes among which a process number means one process: a machine, or a container on it."""
     parts = [platform.node()]
     with suppress(OSError):
@@ -343,7 +365,7 @@ def write_json(data: Any, path: str | Path) -> None:
     write_text(text + "\n", path)
 
 
-def open_regular_file(path: str | Path) -> BinaryIO:
+def open_regular_file(path: str | Path) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for one that is not.
 
     A named pipe blocks the process that opens it, a device may have no end, and opening some devices has an effect.
@@ -357,8 +379,8 @@ def open_regular_file(path: str | Path) -> BinaryIO:
 
     Returns
     -------
-    BinaryIO
-        Buffered; use it as a context.
+    BufferedReader
+        Use it as a context.
 
     Raises
     ------

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,21 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.io.files import read_json, write_json
+from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
 from detseg3d.io.verify import format_problems, verify_dataset
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, measure_dataset, source_digest
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.planning.splits import Split, load_splits, make_holdout_split, make_splits
-from detseg3d.preprocessing.preprocessor import preprocess_dataset
+from detseg3d.preprocessing.preprocessor import preprocess_dataset, replaced_cases
 
-__all__ = ["CASES_FOLDER", "PreparedDataset", "PrepareOptions", "lesion_loads", "prepare_dataset"]
+__all__ = ["CASES_FOLDER", "PreparedDataset", "PrepareOptions", "cases_in_use", "lesion_loads", "prepare_dataset"]
 
 logger = logging.getLogger(__name__)
 
 CASES_FOLDER = "cases"
+_CASES_LOCK = ".cases.lock"
 _FILES = ("dataset.json", "dataset_fingerprint.json", "plans.json", "splits_final.json")
 
 
@@ -103,7 +106,8 @@ def prepare_dataset(
     Raises
     ------
     DetSeg3DError
-        If the verification finds problems (all in one table), or a step fails.
+        If the verification finds problems (all in one table), a step fails, or another process uses preprocessed cases
+        that would be replaced.
 
     Examples
     --------
@@ -118,16 +122,55 @@ def prepare_dataset(
     folder = Path(preprocessed_root) / raw.name
     if options.verify:
         _verify(raw, options)
-    if options.clean:
-        _clean(folder)
-    write_json({**read_json(raw.folder / "dataset.json"), "instances": raw.instances}, folder / "dataset.json")
-    fingerprint = _fingerprint(raw, folder / "dataset_fingerprint.json", options)
-    plans = _plan(raw, fingerprint, folder / "plans.json", options)
-    splits = _split(raw, fingerprint, folder / "splits_final.json", options)
-    done: list[str] = []
-    if options.preprocess:
-        done = preprocess_dataset(raw, plans, folder / CASES_FOLDER, options.num_processes, options.progress)
+    # Two that prepare one data set do so one after the other: the second finds done what the first has done.
+    with locked(folder / ".preparing.lock", "preparing the data set", "the data set is being prepared", wait=True):
+        return _prepare(raw, folder, options)
+
+
+def _prepare(raw: RawDataset, folder: Path, options: PrepareOptions) -> PreparedDataset:
+    cases = folder / CASES_FOLDER
+    with ExitStack() as stack:
+        if options.clean:
+            if cases.is_dir():
+                stack.enter_context(_cases_replaced(folder))
+            _clean(folder)
+        write_json({**read_json(raw.folder / "dataset.json"), "instances": raw.instances}, folder / "dataset.json")
+        fingerprint = _fingerprint(raw, folder / "dataset_fingerprint.json", options)
+        plans = _plan(raw, fingerprint, folder / "plans.json", options)
+        if options.preprocess and replaced_cases(raw, plans, cases):
+            stack.enter_context(_cases_replaced(folder))  # before plans.json says what the cases are not yet
+        if not options.keep_plans:
+            save_plans(plans, folder / "plans.json")
+        splits = _split(raw, fingerprint, folder / "splits_final.json", options)
+        done: list[str] = []
+        if options.preprocess:
+            done = preprocess_dataset(raw, plans, cases, options.num_processes, options.progress)
     return PreparedDataset(folder, plans, splits, done)
+
+
+def cases_in_use(folder: Path, purpose: str) -> AbstractContextManager[None]:
+    """While the context lasts, no other process replaces the preprocessed cases of a data set.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the data set, preprocessed.
+    purpose : str
+        What this process does, as a participle: ``"training fold 0"``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If another process is replacing them just now; on entering the context.
+    """
+    problem = "the preprocessed cases of this data set are being replaced"
+    return locked(folder / _CASES_LOCK, purpose, problem, shared=True)
+
+
+def _cases_replaced(folder: Path) -> AbstractContextManager[None]:
+    """While the context lasts, no other process uses the preprocessed cases."""
+    problem = "preprocessed cases would be replaced that another process uses"
+    return locked(folder / _CASES_LOCK, "replacing preprocessed cases", problem)
 
 
 def _as_instance_maps(raw: RawDataset) -> RawDataset:
@@ -218,7 +261,6 @@ def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pre
     for decision in plans.decisions:
         if decision.name == "warning":
             logger.warning("%s: %s", raw.name, decision.because)
-    save_plans(plans, file)
     return plans
 
 

@@ -29,7 +29,14 @@ from detseg3d.preprocessing.instances import resample_instances
 from detseg3d.preprocessing.normalize import normalize
 from detseg3d.preprocessing.resample import resample_image, resampled_shape
 
-__all__ = ["CaseTransform", "PreprocessedCase", "case_transform", "preprocess_case", "preprocess_dataset"]
+__all__ = [
+    "CaseTransform",
+    "PreprocessedCase",
+    "case_transform",
+    "preprocess_case",
+    "preprocess_dataset",
+    "replaced_cases",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -274,6 +281,13 @@ def preprocess_dataset(
     if rescued:
         logger.info("%d lesion(s) would have vanished in resampling and keep one voxel", rescued)
     return [case.case_id for case in todo]
+
+
+def replaced_cases(raw: RawDataset, plans: Plans, store_folder: str | Path) -> list[str]:
+    """Cases of the store that :func:`preprocess_dataset` would write anew or remove, sorted."""
+    store = CaseStore(store_folder)
+    kept = {case.case_id for case in raw.cases if _is_done(case, store, preprocessing_hash(plans))}
+    return sorted(set(store.case_ids()) - kept)
 
 
 def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
+from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
 from detseg3d.planning.splits import load_splits
+from detseg3d.preprocessing.prepare import cases_in_use
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
 from detseg3d.training.validation import outline_true_boxes
@@ -133,38 +136,48 @@ def run_fold(
     Raises
     ------
     DetSeg3DError
-        If the data set is not preprocessed, or not with these plans, or if the fold holds a training and ``options``
-        do not say what to do with it.
+        If the data set is not preprocessed, or not with these plans, if the fold holds a training and ``options`` do
+        not say what to do with it, or if another process replaces the cases, or trains or validates this fold.
     """
-    folder = paths.fold(name)
     train_cases, val_cases = load_fold(paths.preprocessed, name)
-    if not validation_only:
+    doing = f"{'validating' if validation_only else 'training'} fold {name}"
+    with cases_in_use(paths.preprocessed, doing), _fold_in_use(paths, name, doing, options):
+        if validation_only:
+            _warn_of_settings(overrides, whole_volume, paths.fold(name), options)
+            return validate_fold(paths, name, val_cases, options) if options.ranks.is_main else {}
         folder = choose_folder(paths, name, options)
         # A training that is resumed keeps the settings it was started with, but for those given anew.
         resumed = options.resume and (folder / _CHECKPOINT).exists()
         source = folder if resumed else paths.preprocessed
         plans = apply_overrides(load_plans(source / "plans.json"), overrides, whole_volume)
-        store = CaseStore(paths.preprocessed / "cases")
+        store = CaseStore(paths.preprocessed / "cases", preprocessing_hash(plans))
         _check_store(store, plans, [*train_cases, *val_cases])
         if options.ranks.is_main:
             _copy_descriptions(paths)
         train_fold(plans, store, train_cases, val_cases, folder, options)
-        if options.ranks.is_main and folder != paths.fold(name):
+        if not options.ranks.is_main:
+            return {}
+        if folder != paths.fold(name):
             _take_place(folder, paths.fold(name))
-    else:
-        others = {
-            "whole_volume": whole_volume,
-            "max_minutes": options.max_minutes,
-            "overwrite": options.overwrite,
-        }
-        given = [name for name, value in {**overrides, **others}.items() if value is not None and value is not False]
-        if given:
-            logger.warning(
-                "nothing is trained, so without effect: %s; %s decides", ", ".join(given), folder / "plans.json"
-            )
+        return validate_fold(paths, name, val_cases, options)
+
+
+@contextmanager
+def _fold_in_use(paths: FoldPaths, name: str, purpose: str, options: TrainingOptions) -> Iterator[None]:
+    """Keep other processes from training or validating the same fold; of processes that train together, one does."""
     if not options.ranks.is_main:
-        return {}
-    return validate_fold(paths, name, val_cases, options)
+        yield
+        return
+    # Beside the fold's folder, which a new training may replace.
+    with locked(paths.results / f".fold_{name}.lock", purpose, f"another process trains or validates fold {name}"):
+        yield
+
+
+def _warn_of_settings(overrides: Mapping[str, Any], whole_volume: bool, folder: Path, options: TrainingOptions) -> None:
+    others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes, "overwrite": options.overwrite}
+    given = [name for name, value in {**overrides, **others}.items() if value is not None and value is not False]
+    if given:
+        logger.warning("nothing is trained, so without effect: %s; %s decides", ", ".join(given), folder / "plans.json")
 
 
 def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> Path:

@@ -19,7 +19,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import follow_parent
-from detseg3d.io.case_store import CaseStore, class_of_id
+from detseg3d.io.case_store import CaseStore, StoredCase, class_of_id
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 from detseg3d.training.ranks import Ranks
 
@@ -50,6 +50,8 @@ class CaseTable:
     Attributes
     ----------
     case_ids : tuple of str
+    digests : list of (str or None)
+        Of each case as it was when the table was made.
     shapes : list of (Z, Y, X)
     classes : list of ndarray
         Per case, the class of each label.
@@ -64,12 +66,14 @@ class CaseTable:
 
     def __init__(self, store: CaseStore, case_ids: Sequence[str]) -> None:
         self.case_ids = tuple(case_ids)
+        self.digests: list[str | None] = []
         self.shapes: list[tuple[int, int, int]] = []
         self.classes: list[npt.NDArray[np.int64]] = []
         owners: list[int] = []
         boxes: list[list[float]] = []
         for index, case_id in enumerate(self.case_ids):
             shape, lesions = store.shape_and_lesions(case_id)
+            self.digests.append(store.properties(case_id).get("digest"))
             self.shapes.append(shape)
             self.classes.append(class_of_id(lesions))
             owners += [index] * len(lesions)
@@ -136,7 +140,7 @@ class WindowSampler:
         else:
             index, center = self._place(random)
             window = self.window
-        case = self.store.open(self.table.case_ids[index])
+        case = self._open(index)
         affine = draw_affine(
             center, self.spacing, int(np.prod(window)), random, self.augment, self.strength, self.mirror_axes
         )
@@ -144,6 +148,19 @@ class WindowSampler:
         if self.augment:
             image = augment_intensity(image, random, self.strength)
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
+
+    def _open(self, index: int) -> StoredCase:
+        """Open a case of the table, if it is still the one that the training began with."""
+        case = self.store.open(self.table.case_ids[index])
+        if case.digest != self.table.digests[index]:
+            raise DetSeg3DError(
+                f"case {case.case_id!r} was preprocessed again while the training was running",
+                file=self.store.folder,
+                value=case.digest[:12],
+                expected=(self.table.digests[index] or "none")[:12] + ", as when the training began",
+                remedy="train this fold again, and do not preprocess a data set while a training uses it",
+            )
+        return case
 
     def typical_lesions(self) -> float:
         """Lesions that a window of this phase shows on average, at least 1.

@@ -120,10 +120,10 @@ def inferred_cases(
         If a case is not in the store, or damaged.
     """
     for case_id in case_ids:
-        stored = store.open(case_id)
-        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
-        assert stored.instances is not None, "training cases have labels"
-        instances = np.asarray(stored.instances[:]).astype(np.int64)
+        values, labels = store.read(case_id)
+        image = torch.from_numpy(values.astype(np.float32)).to(device)
+        assert labels is not None, "training cases have labels"
+        instances = labels.astype(np.int64)
         with torch.no_grad(), autocast(device):
             found, predictions = model.infer(image)
         yield InferredCase(case_id, instances, class_of_id(store.shape_and_lesions(case_id)[1]), found, predictions)
@@ -180,14 +180,13 @@ def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequenc
         if not store.is_complete(case_id, preprocessing_hash(predictor.plans)):
             logger.warning("%s is not preprocessed with these plans; it has no figures for true boxes", case_id)
             continue
-        stored = store.open(case_id)
-        assert stored.instances is not None, "training cases have labels"
-        instances = np.asarray(stored.instances[:])
+        values, instances = store.read(case_id)
+        assert instances is not None, "training cases have labels"
         classes = class_of_id(store.shape_and_lesions(case_id)[1])
         targets = volume_targets(instances, classes)
         if len(targets.ids) == 0:
             continue
-        image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32))
+        image = torch.from_numpy(values.astype(np.float32))
         found = Detections(targets.boxes.astype(np.float32), np.ones(len(targets.ids), np.float32), targets.classes)
         predictions = [p._replace(score=1.0) for p in predictor.segment_boxes(image, found)]
         apart = predictor.plans.evolve(inference={"join_touching": False})

@@ -9,7 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import write_json
+from detseg3d.io.files import read_json, write_json
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(size=(2, 70, 90, 75)).astype(np.float32)
@@ -183,3 +183,81 @@ def test_the_number_of_threads_is_not_in_the_files(tmp_path: Path, monkeypatch: 
         store.write("a", IMAGE, INSTANCES, PROPERTIES)
         stored.append([path.read_bytes() for path in sorted(store.folder.iterdir())])
     assert stored[0] == stored[1]
+
+
+def test_a_case_is_read_whole_and_as_it_was_written(store: CaseStore) -> None:
+    image, instances = store.read("Fall é 1")
+    np.testing.assert_array_equal(image, IMAGE.astype(np.float16))
+    np.testing.assert_array_equal(instances, INSTANCES)
+
+
+FILES = ("Fall é 1.json", "Fall é 1_image.b2nd", "Fall é 1_instances.b2nd")
+
+
+@pytest.mark.parametrize("kept", FILES)
+def test_files_of_two_preprocessings_are_never_taken_for_one_case(store: CaseStore, kept: str) -> None:
+    earlier = (store.folder / kept).read_bytes()
+    store.write("Fall é 1", IMAGE + 1, INSTANCES, {**PROPERTIES, "preprocessing_hash": "other"})
+    (store.folder / kept).write_bytes(earlier)
+    with pytest.raises(DetSeg3DError) as caught:
+        store.open("Fall é 1")
+    assert caught.value.file == store.folder / FILES[0]
+
+
+def test_an_array_that_is_replaced_while_it_is_open_is_an_error(store: CaseStore) -> None:
+    case = store.open("Fall é 1")
+    assert case.image[0, 0, 0, 0] == IMAGE.astype(np.float16)[0, 0, 0, 0]
+    store.write("Fall é 1", IMAGE, INSTANCES + 1, PROPERTIES)
+    for array, name in ((case.image, FILES[1]), (case.instances, FILES[2])):
+        assert array is not None
+        with pytest.raises(DetSeg3DError) as caught:
+            array[:]
+        assert caught.value.file == store.folder / name
+
+
+def test_a_case_that_is_written_again_just_the_same_has_the_same_digest(store: CaseStore) -> None:
+    before = store.open("Fall é 1").digest
+    store.write("Fall é 1", IMAGE, INSTANCES, PROPERTIES)
+    assert store.open("Fall é 1").digest == before
+    store.write("Fall é 1", IMAGE, INSTANCES, {**PROPERTIES, "lesions": []})
+    assert store.open("Fall é 1").digest != before
+
+
+@pytest.mark.parametrize("change", [{"lesions": []}, {"shape": [1, 2, 3]}, {"has_instances": False}, {"more": 1}])
+def test_a_record_that_was_edited_is_damaged(store: CaseStore, change: dict[str, Any]) -> None:
+    file = store.folder / FILES[0]
+    write_json({**read_json(file), **change}, file)
+    for read in (store.open, store.shape_and_lesions, store.read):
+        with pytest.raises(DetSeg3DError) as caught:
+            read("Fall é 1")
+        assert caught.value.file == file
+    assert not store.is_complete("Fall é 1", "abc")
+
+
+def test_cases_of_other_plans_are_refused_where_that_is_asked_for(store: CaseStore) -> None:
+    assert CaseStore(store.folder, "abc").open("Fall é 1").properties["preprocessing_hash"] == "abc"
+    with pytest.raises(DetSeg3DError) as caught:
+        CaseStore(store.folder, "def").shape_and_lesions("Fall é 1")
+    assert (caught.value.value, caught.value.expected) == ("abc", "def")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_array_is_an_error_or_gives_what_was_written(store: CaseStore, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    file = store.folder / FILES[1 + seed % 2]
+    data = bytearray(file.read_bytes())
+    place = int(random.integers(len(data) if seed % 3 else 300))
+    if seed % 5 == 0:
+        del data[place:]
+    elif seed % 5 == 1:
+        data[place : place + 50] = bytes(50)
+    else:
+        data[place] ^= 1 << int(random.integers(8))
+    file.write_bytes(data)
+    try:
+        image, instances = store.read("Fall é 1")
+    except DetSeg3DError as error:
+        assert error.file is not None and error.file.parent == store.folder
+    else:
+        np.testing.assert_array_equal(image, IMAGE.astype(np.float16))
+        np.testing.assert_array_equal(instances, INSTANCES)

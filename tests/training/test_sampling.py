@@ -271,3 +271,20 @@ def test_a_worker_that_dies_ends_the_training_with_a_message(store: CaseStore, m
     monkeypatch.setattr(sampler, "example", lambda position: os._exit(9))
     with pytest.raises(DetSeg3DError, match=r"(?s)a process that prepares windows has ended.*--num_workers 0"):
         take(sampler, 0, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_case_that_is_preprocessed_again_while_windows_are_drawn_is_an_error(
+    tmp_path: Path, tiny_plans: Plans, workers: int
+) -> None:
+    store = write_store(tmp_path, tiny_plans, count=1)
+    sampler = WindowSampler(store, CaseTable(store, ["case0"]), (1, 1, 1), (16, 16, 16), seed=0)
+    with batches(sampler, 1, 0, workers) as loader:
+        next(loader)
+        write_case(store, "case0", tiny_plans, seed=0)  # the same to the bit
+        next(loader)
+        write_case(store, "case0", tiny_plans, seed=1)  # of other values, by the same plans
+        with pytest.raises(DetSeg3DError) as caught:
+            for _ in range(10):  # some windows are prepared ahead
+                next(loader)
+    assert caught.value.file in (tmp_path, tmp_path / "case0_image.b2nd", tmp_path / "case0_instances.b2nd")

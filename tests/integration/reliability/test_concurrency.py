@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detseg3d.cli import plan_and_preprocess, predict, train
+from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import write_json
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import Plans, load_plans, save_plans
 from tests.disks import contents, litter
 from tests.integration.reliability.commands import finish, lasting, start
 from tests.scans import prepare, write_dataset
@@ -24,6 +28,86 @@ def test_two_preprocess_the_same_data_set(tmp_path: Path, tiny_plans: Plans) -> 
     assert plan_and_preprocess.main([*map(str, words), "--preprocessed", str(tmp_path / "alone")]) == 0
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     assert litter(tmp_path) == []
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny_plans: Plans) -> tuple[Path, list[object]]:
+    """The preprocessed folder of a data set, and the words of a command that trains its fold 0 for long."""
+    write_dataset(tmp_path / "raw", tiny_plans, count=3)
+    folder = prepare(tmp_path / "raw" / "Dataset001_Tiny", tmp_path / "preprocessed", tiny_plans)
+    write_json([{"train": ["case0", "case1"], "val": ["case2"]}], folder / "splits_final.json")
+    roots = ["--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed", "--results", tmp_path / "results"]
+    return folder, ["train", "1", "0", *roots, "-device", "cpu", "--epochs", "200", "--disable_tta"]
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "the process does not come so far"
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    process.terminate()
+    return process.communicate(timeout=120)[1]
+
+
+def test_a_fold_is_trained_by_one_process_and_its_cases_stay(
+    tmp_path: Path, trained: tuple[Path, list[object]], tiny_plans: Plans
+) -> None:
+    folder, words = trained
+    first = start(*words)  # type: ignore[arg-type]
+    try:
+        wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", first)
+        second = start(*words)  # type: ignore[arg-type]
+        _, message = second.communicate(timeout=120)
+        assert second.returncode == 1
+        assert f"process {first.pid} on" in message and "training fold 0 since" in message
+        # Other plans would replace the cases.
+        kept = contents(folder / "cases")
+        plans = load_plans(folder / "plans.json")
+        save_plans(plans.evolve(fine_spacing=(1.5, 1.5, 1.5), detection_spacing=(3, 3, 3)), folder / "plans.json")
+        prepared = ["plan_and_preprocess", "-d", "1", *words[3:7], "-np", "0", "--keep_plans"]
+        refused = start(*prepared)  # type: ignore[arg-type]
+        _, message = refused.communicate(timeout=120)
+        assert refused.returncode == 1 and f"process {first.pid} on" in message
+        assert contents(folder / "cases") == kept
+        # The same plans replace nothing, so they are no obstacle.
+        save_plans(plans, folder / "plans.json")
+        finish(start(*prepared))  # type: ignore[arg-type]
+        assert first.poll() is None
+    finally:
+        end(first)
+    assert first.returncode == 143
+    assert not list(tmp_path.rglob(".*.lock"))
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path, trained: tuple[Path, list[object]]) -> None:
+    _, words = trained
+    first = start(*words, "--num_workers", "1")  # type: ignore[arg-type]
+    wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", first)
+    first.kill()
+    first.communicate()
+    words[words.index("200")] = "1"
+    finish(start(*words, "--c"))  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob(".*.lock"))
+
+
+def test_a_training_whose_cases_are_replaced_without_asking_ends_with_an_error(
+    tmp_path: Path, trained: tuple[Path, list[object]], tiny_plans: Plans
+) -> None:
+    folder, words = trained
+    process = start(*words)  # type: ignore[arg-type]
+    wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", process)
+    store = CaseStore(folder / "cases")
+    for case_id in store.case_ids():
+        image, instances = store.read(case_id)
+        store.write(case_id, image.astype(np.float32) + 1, instances, store.properties(case_id))
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "case" in message and "cases" in message and "Traceback" not in message
+    assert not (tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "model_final.safetensors").exists()
 
 
 def test_parts_and_a_whole_predict_into_one_folder(tmp_path: Path, tiny_plans: Plans, tiny_model: Path) -> None:
