@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.device import autocast, autocast_dtype
@@ -19,6 +20,10 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.paste import RoiPrediction
 
 __all__ = ["average_dense", "flip_dense", "flip_combinations", "segment_rois"]
+
+# Trained weights hardly exceed 10, and normalised intensities of scans 100. Beyond these, they are a cause.
+_LARGE_WEIGHT = 1e4
+_LARGE_INTENSITY = 1e4
 
 
 def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -93,7 +98,7 @@ def average_dense(
                 total[index].log_size += weight * level.log_size.float().cpu()
                 total[index].offset += weight * level.offset.float().cpu()
     for level in total:
-        _check_finite((level.probability, level.log_size, level.offset), device)
+        _check_finite((level.probability, level.log_size, level.offset), models, image, device)
     return total
 
 
@@ -160,20 +165,32 @@ def segment_rois(
                 probability[part] += (share * mask).half().cpu()
                 score[part] += share * roi_score.float().cpu().double().numpy()  # mps has no float64
             del features, context  # before the next ones are made
-    _check_finite((probability, torch.from_numpy(score)), device)
+    _check_finite((probability, torch.from_numpy(score)), models, image, device)
     return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
 
 
-def _check_finite(outputs: Sequence[torch.Tensor], device: torch.device) -> None:
+def _check_finite(
+    outputs: Sequence[torch.Tensor], models: Sequence[DetSeg3D], image: torch.Tensor, device: torch.device
+) -> None:
     """Raise where a network overflowed: below every threshold, NaN would pass for a scan without lesions."""
     if all(bool(torch.isfinite(output).all()) for output in outputs):
         return
     dtype = autocast_dtype(device) or torch.float32
+    intensity = float(image.abs().max())
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    weight = max((float(weights.abs().max()) for module in modules for weights in module.parameters()), default=0.0)
+    if weight > _LARGE_WEIGHT:
+        remedy = "the weights are too large: train again, or use another model"
+    elif intensity > _LARGE_INTENSITY:
+        remedy = "the scan has extreme intensities: look at them, and at the channel that is meant"
+    else:
+        remedy = "neither the scan nor the weights are extreme: predict with -device cpu"
     raise DetSeg3DError(
         "the network's output is not finite, so nothing can be said of this scan",
-        value=f"{device.type} with {str(dtype).removeprefix('torch.')}",
-        expected="finite numbers; extreme intensities can overflow in float16",
-        remedy="look at the scan's intensities; predict with -device cpu",
+        value=f"{device.type} with {str(dtype).removeprefix('torch.')}; largest intensity after normalisation "
+        f"{intensity:.3g}, largest weight {weight:.3g}",
+        expected="finite numbers",
+        remedy=remedy,
     )
 
 

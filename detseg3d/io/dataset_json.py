@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["parse_channel_names", "parse_labels", "parse_npy_spacing", "parse_patients"]
+__all__ = ["MOST_NAMES", "parse_channel_names", "parse_labels", "parse_npy_spacing", "parse_patients"]
+
+MOST_NAMES: Final = 1000
+"""Of channels, and of labels; plans have the same limit."""
 
 # Python refuses to convert texts of thousands of digits; no label needs this many.
 _LONGEST_NUMBER = 19
+_LONGEST_NAME = 1000
 
 
 def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     """Names of the channels, in order, from ``channel_names`` (``modality`` in version 1 of nnU-Net)."""
     value = data.get("channel_names", data.get("modality"))
+    _check_count(value, "channel_names", file)
     if isinstance(value, list):
         value = {str(index): name for index, name in enumerate(value)}
     if not isinstance(value, dict) or not value or sorted(value, key=_number) != [str(i) for i in range(len(value))]:
@@ -30,7 +35,33 @@ def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
             value=value,
             expected='{"0": "T1", "1": "FLAIR"}',
         )
-    return tuple(str(value[str(index)]) for index in range(len(value)))
+    return tuple(_name(value[str(index)], file) for index in range(len(value)))
+
+
+def _check_count(value: Any, entry: str, file: Path) -> None:
+    """Refuse an entry of a million names before anything is done with them."""
+    if isinstance(value, (dict, list)) and len(value) > MOST_NAMES:
+        raise DetSeg3DError(
+            f'"{entry}" has too many entries',
+            file=file,
+            value=f"{len(value)} entries",
+            expected=f"at most {MOST_NAMES}",
+        )
+
+
+def _name(value: Any, file: Path) -> str:
+    """The name of a channel or a label: text that every file and every terminal can hold."""
+    text = str(value)
+    lone = any("\ud800" <= character <= "\udfff" for character in text)
+    if lone or len(text) > _LONGEST_NAME:
+        raise DetSeg3DError(
+            "a name has lone surrogates, which are not characters" if lone else "a name is too long",
+            file=file,
+            value=text[:80],
+            expected=f"at most {_LONGEST_NAME} characters of Unicode",
+            remedy="write another name",
+        )
+    return text
 
 
 def _number(text: str) -> int:
@@ -40,6 +71,7 @@ def _number(text: str) -> int:
 def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
     """Value of each label, background included, from ``labels``; numbers may be text, or the keys (``{"1": "a"}``)."""
     value = data.get("labels")
+    _check_count(value, "labels", file)
     if not isinstance(value, dict):
         raise DetSeg3DError(
             '"labels" is missing or no object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
@@ -69,7 +101,7 @@ def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
             value=data["labels"],
             expected='{"background": 0, "lesion": 1}',
         )
-    return {name: number for name, number in labels.items() if number is not None}
+    return {_name(name, file): number for name, number in labels.items() if number is not None}
 
 
 def _whole(value: Any) -> int | None:

@@ -16,7 +16,10 @@ from detseg3d.io.safetensors_header import TensorEntry, read_safetensors_header
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
 
-__all__ = ["check_weights", "load_weights", "save_weights"]
+__all__ = ["LARGEST_WEIGHT", "check_weights", "load_weights", "save_weights"]
+
+LARGEST_WEIGHT = 1e15
+"""The square of a larger value, summed over a layer's inputs, is not finite in float32."""
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # the latter: counters of a network of one's own
 
@@ -73,8 +76,8 @@ def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]
     Raises
     ------
     DetSeg3DError
-        If the file is missing, broken, holds values that are no numbers, or (strictly) does not fit the model. The
-        model is unchanged then.
+        If the file is missing, broken, holds values that are no numbers or far too large, or (strictly) does not fit
+        the model. The model is unchanged then.
     """
     header, own = _read_header(path), _entries(model)
     if strict:
@@ -93,6 +96,16 @@ def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]
             f"{len(spoiled)} of the weights hold values that are no finite numbers",
             file=path,
             value=spoiled[:3],
+            remedy="restore the file, or train this fold again",
+        )
+    extreme = {name: float(tensor.abs().max()) for name, tensor in tensors.items() if tensor.numel()}
+    largest = max(extreme, key=extreme.__getitem__, default="")
+    if largest and extreme[largest] > LARGEST_WEIGHT:
+        raise DetSeg3DError(
+            "the weights hold values that no training makes: the network would overflow",
+            file=path,
+            value=f"{extreme[largest]:.3g} in {largest}",
+            expected=f"at most {LARGEST_WEIGHT:g}",
             remedy="restore the file, or train this fold again",
         )
     model.load_state_dict(tensors, strict=False)

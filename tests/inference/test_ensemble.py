@@ -115,6 +115,20 @@ def test_nan_of_stage_1_is_an_error_and_no_scan_without_lesions(part: str, monke
         average_dense([toy], make_image(), (), CPU)  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize(("weight", "intensity", "blamed"), [(1e12, 1.0, "weights"), (1.0, 1e30, "intensities")])
+def test_what_makes_the_output_overflow_is_named(
+    make_model: Callable[[int], DetSeg3D], weight: float, intensity: float, blamed: str
+) -> None:
+    model = make_model(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(weight)
+    with pytest.raises(DetSeg3DError) as caught:
+        average_dense([model], make_image((16, 16, 16)) * intensity, (), CPU)
+    assert blamed in str(caught.value.remedy)
+    assert "largest weight" in caught.value.value and "largest intensity" in caught.value.value
+
+
 def test_probabilities_of_models_are_averaged() -> None:
     models = [Toy(1.0), Toy(-2.0)]
     [level] = average_dense(models, make_image(), (), CPU)  # type: ignore[arg-type]

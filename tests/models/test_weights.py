@@ -142,3 +142,23 @@ def test_weights_are_checked_without_making_the_network(
 def test_weights_of_the_network_pass(tmp_path: Path, tiny_plans: Plans) -> None:
     save_weights(DetSeg3D(tiny_plans), tmp_path / "w")
     check_weights(tiny_plans, tmp_path / "w")
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 2e15])
+def test_weights_that_no_training_makes_are_an_error_of_their_file(tmp_path: Path, value: float) -> None:
+    source, model = layer(3, 2), layer(3, 2)
+    with torch.no_grad():
+        source.weight[0, 0] = value
+    save_weights(source, tmp_path / "w")
+    with pytest.raises(DetSeg3DError) as caught:
+        load_weights(model, tmp_path / "w")
+    assert caught.value.file == tmp_path / "w"
+    assert caught.value.value == f"{abs(value):.3g} in weight"
+
+
+def test_large_weights_that_a_network_can_work_with_are_loaded(tmp_path: Path) -> None:
+    source, model = layer(3, 2), layer(3, 2)
+    with torch.no_grad():
+        source.weight[0, 0] = 1e14
+    save_weights(source, tmp_path / "w")
+    assert load_weights(model, tmp_path / "w") == []
