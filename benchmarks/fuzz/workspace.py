@@ -34,7 +34,7 @@ IMAGE_FORMATS = (
 )
 """Each is a folder of ``images`` that holds the same scan."""
 
-_BOXES = "case,class,score,z1,y1,x1,z2,y2,x2\n" + f"{CASE},1,0.9,1,2,3,8,9,10\nheld_out_002,1,0.5,1,2,3,8,9,10\n"
+_BOXES = f"case,z0,y0,x0,z1,y1,x1,score\n{CASE},1,2,3,8,9,10,0.9\nheld_out_002,1,2,3,8,9,10,0.5\n"
 
 
 def build(folder: Path) -> None:
