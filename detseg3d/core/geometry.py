@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.dicom_identity import DicomIdentity
+
 __all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "Geometry"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,6 +52,9 @@ class Geometry:
     caveat : str, optional
         Why the place may not be the one that was meant, for example that the file states two places. Messages about a
         difference name it. It takes no part in comparisons.
+    dicom : tuple of DicomIdentity or None, optional
+        The DICOM series of each channel that was read, ``None`` for a channel of another format; empty if no channel
+        is DICOM. It takes no part in comparisons.
 
     Raises
     ------
@@ -70,6 +75,7 @@ class Geometry:
     affine: tuple[float, ...] | None = None
     native_header: tuple[str, bytes] | None = field(default=None, compare=False, repr=False)
     caveat: str = field(default="", compare=False, repr=False)
+    dicom: tuple[DicomIdentity | None, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, count in (("shape", 3), ("spacing", 3), ("origin", 3), ("direction", 9)):

@@ -17,7 +17,14 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.dicom import is_dicom_folder, read_dicom_series
+from detseg3d.io.dicom import (
+    DicomOptions,
+    is_dicom_file,
+    is_dicom_folder,
+    read_dicom,
+    read_dicom_geometry,
+    share_series,
+)
 from detseg3d.io.files import atomic_path, write_text
 from detseg3d.io.headers import (
     copy_nrrd_geometry,
@@ -40,6 +47,7 @@ __all__ = [
     "read_geometry",
     "read_image",
     "read_label",
+    "share_series",
     "strip_ending",
     "write_image",
 ]
@@ -80,15 +88,19 @@ def strip_ending(name: str | Path) -> str:
     return text if ending is None else text[: -len(ending)]
 
 
-def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> tuple[Array, Geometry]:
+def read_image(
+    path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> tuple[Array, Geometry]:
     """Read one volume.
 
     Parameters
     ----------
     path : path
-        A file with one of :data:`SUPPORTED_ENDINGS`, or a folder with one DICOM series.
+        A file with one of :data:`SUPPORTED_ENDINGS`, a folder of DICOM files, or a DICOM file with several frames.
     npy_spacing : 3 floats, optional
         Spacing ``(z, y, x)`` in mm of ``.npy`` files, which carry none; 1 mm by default.
+    dicom : DicomOptions, optional
+        Which series of a DICOM folder is read, and whether as SUV.
 
     Returns
     -------
@@ -106,7 +118,7 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     if kind == ".npy":
         return read_npy(path, npy_spacing)
     if kind == "dicom":
-        return _from_sitk(read_dicom_series(path), path)
+        return read_dicom(path, dicom)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
     if kind in (".mha", ".mhd"):
@@ -118,14 +130,16 @@ def read_image(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     return _from_sitk(image, path)
 
 
-def read_geometry(path: str | Path, npy_spacing: Sequence[float] | None = None) -> Geometry:
-    """Like :func:`read_image` without reading the voxels (a DICOM series is read whole)."""
+def read_geometry(
+    path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> Geometry:
+    """Like :func:`read_image` without reading the voxels."""
     path = Path(path)
     kind = _kind(path)
     if kind == ".npy":
         return npy_geometry(map_npy(path), path, npy_spacing)
     if kind == "dicom":
-        return read_image(path)[1]
+        return read_dicom_geometry(path, dicom)
     if kind in (".nii", ".nii.gz"):
         return read_nifti_geometry(path)
     if kind in (".mha", ".mhd"):
@@ -271,6 +285,8 @@ def _kind(path: Path) -> str:
         raise DetSeg3DError("the image does not exist", file=path, remedy="check the path")
     ending = file_ending(path)
     if ending is None:
+        if is_dicom_file(path):
+            return "dicom"
         raise _unknown_format(path)
     return ending
 
@@ -279,7 +295,7 @@ def _unknown_format(path: Path) -> DetSeg3DError:
     return DetSeg3DError(
         "this image format is not supported",
         file=path,
-        expected="one of " + " ".join(SUPPORTED_ENDINGS) + ", or a folder with a DICOM series to read",
+        expected="one of " + " ".join(SUPPORTED_ENDINGS) + ", or a folder of DICOM files to read",
     )
 
 

@@ -18,7 +18,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.io.dataset_json import parse_channel_names, parse_labels, parse_npy_spacing, parse_patients
 from detseg3d.io.files import read_json
-from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
+from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, share_series, strip_ending
 from detseg3d.io.paths import check_case_id
 
 __all__ = ["RawCase", "RawDataset", "images_by_stem", "list_cases", "load_raw_dataset", "read_description"]
@@ -239,8 +239,8 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
             )
         found[stem] = entry
         known[name] = stem
-    if ending is not None or not is_dicom_folder(folder):
-        return found
+    if ending is not None or not is_dicom_folder(folder, recursive=False):
+        return _one_series_in_subfolders(folder, found) if ending is None else found
     if found:
         raise DetSeg3DError(
             "the folder holds a DICOM series and other images, too",
@@ -248,6 +248,13 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
             value=sorted(found)[:5],
             remedy="put the series in a folder of its own",
         )
+    return {folder.resolve().name: folder}
+
+
+def _one_series_in_subfolders(folder: Path, found: dict[str, Path]) -> dict[str, Path]:
+    """``found``, or the folder as one case if the slices of a single series are spread over its subfolders."""
+    if len(found) < 2 or not all(path.is_dir() for path in found.values()) or not share_series(found.values()):
+        return found
     return {folder.resolve().name: folder}
 
 
