@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.dicom.frames import Frame, frames_of
 from detseg3d.io.dicom.headers import DicomHeader, damaged
@@ -182,7 +184,7 @@ def _kind_without_image(header: DicomHeader) -> str | None:
     if sop_class == _DIRECTORY:
         return ""
     modality = header.text("Modality")
-    name = header.dataset.SOPClassUID.name if "SOPClassUID" in header.dataset else sop_class
+    name = UID(sop_class).name
     if modality in _NO_IMAGES or "Presentation State" in name:
         return modality or name
     if "Rows" in header.dataset or header.pixels is not None:

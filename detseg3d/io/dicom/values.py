@@ -18,6 +18,7 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
 )
@@ -36,6 +37,7 @@ Array = npt.NDArray[Any]
 _INTEGERS = (np.int16, np.uint16, np.int32, np.uint32, np.int64)
 _GRAY = ("MONOCHROME1", "MONOCHROME2", "")
 _HTJ2K = {UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203)}
+_DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 _FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 
@@ -330,8 +332,9 @@ def _compressed(header: DicomHeader, indices: Sequence[int]) -> Iterator[tuple[A
             dataset = dcmread(handle, force=True)
             _complete(dataset)
             _check_encapsulated(header, dataset)
-            arrays = get_decoder(header.transfer_syntax).iter_array(dataset, indices=list(indices), raw=True)
-            for array, _ in arrays:
+            decoder = get_decoder(header.transfer_syntax)
+            plugin = _plugin(header.transfer_syntax, decoder.available_plugins)
+            for array, _ in decoder.iter_array(dataset, indices=list(indices), raw=True, decoding_plugin=plugin):
                 if array.shape != shape:
                     raise damaged(header.path, f"a frame decodes to {array.shape}, not {shape}")
                 yield array.astype(_stored_type(header), copy=False), 0
@@ -339,6 +342,13 @@ def _compressed(header: DicomHeader, indices: Sequence[int]) -> Iterator[tuple[A
         raise
     except Exception as error:  # decoders raise whatever they like
         raise damaged(header.path, f"its pixels cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _plugin(syntax: UID, available: Sequence[str]) -> str:
+    """Name of the decoder that is used. GDCM is the only one for JPEG of more than 8 bits, and the last for the rest."""
+    if syntax in JPEGTransferSyntaxes and syntax != JPEGBaseline8Bit:
+        return "gdcm"
+    return next((name for name in _DECODERS if name in available), "")
 
 
 def _complete(dataset: Dataset) -> None:

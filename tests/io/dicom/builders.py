@@ -72,7 +72,15 @@ def new_object(sop_class: str, name: str, transfer_syntax: str = ExplicitVRLittl
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, uid(name)
     meta.TransferSyntaxUID, meta.ImplementationClassUID = transfer_syntax, "1.2.3.4"
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    syntax = meta.TransferSyntaxUID
+    dataset = FileDataset(
+        "",
+        {},
+        file_meta=meta,
+        preamble=b"\0" * 128,
+        is_implicit_VR=syntax.is_implicit_VR,
+        is_little_endian=syntax.is_little_endian,
+    )
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, uid(name)
     dataset.PatientID, dataset.PatientName = "P1", "Synthetic"
     dataset.Modality = MODALITIES.get(sop_class, "OT")
