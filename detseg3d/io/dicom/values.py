@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
-from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
-    JPEGBaseline8Bit,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.dicom.encapsulated import FrameDecoder
 from detseg3d.io.dicom.frames import Frame
 from detseg3d.io.dicom.headers import DicomHeader, PixelElement, damaged, inflate
 from detseg3d.io.files import open_regular_file
@@ -36,8 +27,6 @@ Array = npt.NDArray[Any]
 
 _INTEGERS = (np.int16, np.uint16, np.int32, np.uint32, np.int64)
 _GRAY = ("MONOCHROME1", "MONOCHROME2", "")
-_HTJ2K = {UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203)}
-_DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 _FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 
@@ -176,10 +165,11 @@ def read_values(frames: Sequence[Frame], factor: float | None = None) -> Array:
     else:
         dtype = _integer_type(*_theoretical_range(frames))
     volume = np.empty((len(frames), rows, columns), dtype)
-    for place, stored in _stored_slices(frames):
-        scaling = frames[place].scaling
-        assert scaling is not None
-        volume[place] = _rescaled(stored, scaling.slope, scaling.intercept, factor, np.dtype(dtype))
+    with FrameDecoder() as decoder:
+        for place, stored in _stored_slices(frames, decoder):
+            scaling = frames[place].scaling
+            assert scaling is not None
+            volume[place] = _rescaled(stored, scaling.slope, scaling.intercept, factor, np.dtype(dtype))
     if whole and not (identical and len(stored_types) == 1):
         volume = _compact(volume, stored_types)
     if any(frame.header.text("PhotometricInterpretation") == "MONOCHROME1" for frame in frames):
@@ -240,7 +230,7 @@ def _rescaled(stored: Array, slope: float, intercept: float, factor: float | Non
         return values.astype(dtype)
 
 
-def _stored_slices(frames: Sequence[Frame]) -> Iterator[tuple[int, Array]]:
+def _stored_slices(frames: Sequence[Frame], decoder: FrameDecoder) -> Iterator[tuple[int, Array]]:
     """Place in the volume and stored values ``(Y, X)`` of each frame, file by file."""
     by_file: dict[Path, list[int]] = {}
     for place, frame in enumerate(frames):
@@ -250,9 +240,11 @@ def _stored_slices(frames: Sequence[Frame]) -> Iterator[tuple[int, Array]]:
         header = frames[places[0]].header
         check_pixels(header)
         places = sorted(places, key=lambda place: frames[place].index)
-        read = _compressed if header.transfer_syntax.is_encapsulated else _native
         indices = [frames[place].index for place in places]
-        for place, (stored, outside) in zip(places, read(header, indices), strict=True):
+        if header.transfer_syntax.is_encapsulated:
+            yield from zip(places, decoder.frames(header, indices), strict=True)
+            continue
+        for place, (stored, outside) in zip(places, _native(header, indices), strict=True):
             spilled += outside
             yield place, stored
     if spilled:
@@ -322,85 +314,3 @@ def _without_unused_bits(header: DicomHeader, stored: Array) -> tuple[Array, int
     cleaned = (stored << (allocated - bits - shift)) >> (allocated - bits)
     outside = 0 if shift else int(np.count_nonzero(cleaned != stored))
     return cleaned, outside
-
-
-def _compressed(header: DicomHeader, indices: Sequence[int]) -> Iterator[tuple[Array, int]]:
-    shape = (header.count("Rows", 0), header.count("Columns", 0))
-    try:
-        with open_regular_file(header.path) as handle, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = dcmread(handle, force=True)
-            _complete(dataset)
-            _check_encapsulated(header, dataset)
-            decoder = get_decoder(header.transfer_syntax)
-            plugin = _plugin(header.transfer_syntax, decoder.available_plugins)
-            for array, _ in decoder.iter_array(dataset, indices=list(indices), raw=True, decoding_plugin=plugin):
-                if array.shape != shape:
-                    raise damaged(header.path, f"a frame decodes to {array.shape}, not {shape}")
-                yield array.astype(_stored_type(header), copy=False), 0
-    except (DetSeg3DError, MemoryError, GeneratorExit):
-        raise
-    except Exception as error:  # decoders raise whatever they like
-        raise damaged(header.path, f"its pixels cannot be decoded ({type(error).__name__}: {error})") from error
-
-
-def _plugin(syntax: UID, available: Sequence[str]) -> str:
-    """Name of the decoder that is used. GDCM is the only one for JPEG of more than 8 bits, and the last for the rest."""
-    if syntax in JPEGTransferSyntaxes and syntax != JPEGBaseline8Bit:
-        return "gdcm"
-    return next((name for name in _DECODERS if name in available), "")
-
-
-def _complete(dataset: Dataset) -> None:
-    """Attributes that the decoders demand and that this reader has defaults for."""
-    if "SamplesPerPixel" not in dataset:
-        dataset.SamplesPerPixel = 1
-    if not dataset.get("PhotometricInterpretation"):
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-    if "PixelRepresentation" not in dataset:
-        dataset.PixelRepresentation = 0
-
-
-def _check_encapsulated(header: DicomHeader, dataset: Dataset) -> None:
-    """Each frame must be there, have the size of the header, and end as its codec ends an image."""
-    count = header.frame_count
-    found = list(generate_frames(dataset.PixelData, number_of_frames=count))
-    if len(found) != count:
-        raise damaged(header.path, f"{len(found)} compressed frames, not {count}")
-    syntax = header.transfer_syntax
-    jpeg_like = syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
-    jpeg_2000 = syntax in (*JPEG2000TransferSyntaxes, *_HTJ2K)
-    if not (jpeg_like or jpeg_2000):
-        return
-    size = (header.count("Rows", 0), header.count("Columns", 0))
-    for number, frame in enumerate(found, start=1):
-        if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9") and b"\xff\xd9" not in frame[-16:]:
-            raise damaged(header.path, f"compressed frame {number} is cut off")
-        stated = _jpeg_2000_size(frame) if jpeg_2000 else _jpeg_size(frame)
-        if stated is not None and stated != size:
-            raise damaged(header.path, f"compressed frame {number} has {stated} pixels, the header says {size}")
-
-
-def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the frame header of JPEG or JPEG-LS; ``None`` if none is found."""
-    position = 2
-    while position + 9 <= len(frame) and frame[position] == 0xFF:
-        marker = frame[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows = int.from_bytes(frame[position + 5 : position + 7], "big")
-            columns = int.from_bytes(frame[position + 7 : position + 9], "big")
-            return (rows, columns) if rows else None
-        position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
-    return None
-
-
-def _jpeg_2000_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the SIZ marker of a JPEG 2000 codestream; ``None`` if none is found."""
-    start = frame.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(frame) < start + 24:
-        return None
-    numbers = [int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4)]
-    return numbers[1] - numbers[3], numbers[0] - numbers[2]
