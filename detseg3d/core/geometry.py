@@ -1,20 +1,23 @@
 """Where the voxels of a volume lie in the patient, and the way to and from millimetres.
 
-Array axes are ``(z, y, x)``; world coordinates are ``(x, y, z)`` millimetres in the LPS system of DICOM and SimpleITK.
-Positions in an array are *voxel edges*: voxel ``i`` covers ``[i, i + 1)``, so its centre is ``i + 0.5``.
+Array axes are ``(z, y, x)``. In memory they are canonical: they run towards Superior, Posterior and Left, as nearly as
+the scan allows (see :mod:`detseg3d.core.orientation`). A geometry remembers the order in which its file stores them.
+World coordinates are ``(x, y, z)`` millimetres in the LPS system of DICOM and SimpleITK. Positions in an array are
+*voxel edges*: voxel ``i`` covers ``[i, i + 1)``, so its centre is ``i + 0.5``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.dicom_identity import DicomIdentity
+from detseg3d.core.orientation import StoredOrder
 
 __all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "Geometry"]
 
@@ -49,12 +52,17 @@ class Geometry:
     native_header : (str, bytes), optional
         Format and verbatim header of the file this geometry was read from. It lets :mod:`detseg3d.io.images` write the
         same geometry to the bit and takes no part in comparisons.
+    stored : Geometry, optional
+        The geometry in the order of the file, with the file's header, if that is another order. It takes no part in
+        comparisons.
     caveat : str, optional
         Why the place may not be the one that was meant, for example that the file states two places. Messages about a
         difference name it. It takes no part in comparisons.
     dicom : tuple of DicomIdentity or None, optional
         The DICOM series of each channel that was read, ``None`` for a channel of another format; empty if no channel
         is DICOM. It takes no part in comparisons.
+    contradicted : bool, optional
+        Whether the file states two different places. It takes no part in comparisons.
 
     Raises
     ------
@@ -74,8 +82,10 @@ class Geometry:
     direction: tuple[float, ...] = IDENTITY_DIRECTION
     affine: tuple[float, ...] | None = None
     native_header: tuple[str, bytes] | None = field(default=None, compare=False, repr=False)
+    stored: Geometry | None = field(default=None, compare=False, repr=False)
     caveat: str = field(default="", compare=False, repr=False)
     dicom: tuple[DicomIdentity | None, ...] = field(default=(), compare=False, repr=False)
+    contradicted: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, count in (("shape", 3), ("spacing", 3), ("origin", 3), ("direction", 9)):
@@ -106,6 +116,66 @@ class Geometry:
             return affine[:3, :3], affine[:3, 3]
         direction = np.asarray(self.direction, np.float64).reshape(3, 3)
         return direction * np.asarray(self.spacing[::-1], np.float64), np.asarray(self.origin, np.float64)
+
+    def canonical(self) -> Geometry:
+        """Return the geometry of the same voxels in the canonical order.
+
+        Examples
+        --------
+        >>> feet_first = Geometry((10, 4, 4), (3.0, 1.0, 1.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, -1))
+        >>> canonical = feet_first.canonical()
+        >>> canonical.origin, canonical.direction[8], canonical.stored_order.axes
+        ((0.0, 0.0, -27.0), 1.0, 'IPL')
+        >>> canonical.as_stored() is feet_first
+        True
+        """
+        order = StoredOrder.of_direction(self.direction, self.shape)
+        return self if order.is_canonical else self._in_order(order)
+
+    @property
+    def stored_order(self) -> StoredOrder:
+        """The order in which the file stores the volume; the canonical one for a volume that was made in memory."""
+        if self.stored is None:
+            return StoredOrder(self.shape)
+        return StoredOrder.of_direction(self.stored.direction, self.stored.shape)
+
+    def as_stored(self) -> Geometry:
+        """Return the geometry of the same voxels in the order in which the file stores them."""
+        if self.stored is None:
+            return self
+        order = self.stored_order
+        if self.stored._in_order(order) == self:
+            return self.stored
+        # The geometry was changed since it was read, so the header of the file is not its own.
+        flips = [order.flipped[order.permutation.index(axis)] for axis in range(3)]
+        first, second, third = (order.permutation.index(axis) for axis in range(3))
+        back = StoredOrder(self.shape, (first, second, third), (flips[0], flips[1], flips[2]))
+        return replace(self._in_order(back), stored=None)
+
+    def _in_order(self, order: StoredOrder) -> Geometry:
+        """Return the geometry along the axes ``order.permutation`` of this one, of which some are flipped."""
+        columns = [2 - axis for axis in reversed(order.permutation)]  # of the matrices, whose axes are x, y, z
+        signs = np.where(order.flipped[::-1], -1.0, 1.0)
+        matrix, offset = self.index_to_world()
+        last = np.array(self.shape[::-1], np.float64)[columns] - 1
+        offset = offset + matrix[:, columns] @ np.where(order.flipped[::-1], last, 0.0)
+        direction = np.asarray(self.direction, np.float64).reshape(3, 3)[:, columns] * signs + 0.0  # no minus zero
+        affine = None
+        if self.affine is not None:
+            affine = np.eye(4)
+            affine[:3, :3], affine[:3, 3] = matrix[:, columns] * signs, offset
+        z, y, x = (self.shape[axis] for axis in order.permutation)
+        return Geometry(
+            shape=(z, y, x),
+            spacing=order.triple_to_canonical(self.spacing),
+            origin=(float(offset[0]), float(offset[1]), float(offset[2])),
+            direction=tuple(direction.ravel().tolist()),
+            affine=None if affine is None else tuple(affine.ravel().tolist()),
+            stored=self,
+            caveat=self.caveat,
+            dicom=self.dicom,
+            contradicted=self.contradicted,
+        )
 
     def voxel_edges_to_world(self, points: npt.ArrayLike) -> FloatArray:
         """World coordinates of positions in the array.
@@ -167,6 +237,11 @@ class Geometry:
             mine, theirs = self.index_to_world()[0], other.index_to_world()[0]
             if not _close(mine, theirs, _DIRECTION_FACTOR * tolerance * float(spacing.min())):
                 found.append(f"shear: affine {_numbers(mine.ravel())} against {_numbers(theirs.ravel())}")
+        axes = [
+            StoredOrder.of_direction(one.direction, one.shape).axes for one in (self.as_stored(), other.as_stored())
+        ]
+        if found and axes[0] != axes[1]:
+            found[-1] += f" (the axes z y x are stored towards {' '.join(axes[0])} against {' '.join(axes[1])})"
         caveats = [
             f"of the {which} file: {geometry.caveat}"
             for which, geometry in (("first", self), ("second", other))

@@ -49,11 +49,13 @@ class _Truth:
 
 
 def true_boxes(file: Path, form: LabelFormat) -> tuple[CaseBoxes, tuple[int, int, int]]:
-    """The tight boxes of the lesions of a label file, and the size ``(z, y, x)`` of the scan."""
+    """The tight boxes of the lesions of a label file, and its size ``(z, y, x)``, both as the file is stored."""
     truth = read_true_lesions(file, form)
     ids, boxes = boxes_from_instances(truth.lesions.instances)
     names = tuple(truth.names[truth.lesions.classes[number]] for number in ids.tolist())
-    return CaseBoxes(boxes.astype(np.float64), None, names), truth.geometry.shape
+    order = truth.geometry.stored_order
+    stored = np.array([order.box_to_stored(box) for box in boxes.tolist()], np.float64).reshape(-1, 6)
+    return CaseBoxes(stored, None, names, order), truth.geometry.as_stored().shape
 
 
 def evaluate_boxes(
@@ -170,7 +172,9 @@ def _evaluate(
     seed: int,
 ) -> dict[str, Any]:
     nothing = CaseBoxes(np.zeros((0, 6)), np.zeros(0), ())
-    boxes = {case_id: predicted.cases.get(case_id, nothing) for case_id in truths}
+    boxes = {
+        case_id: predicted.cases.get(case_id, nothing).in_order(truth.boxes.order) for case_id, truth in truths.items()
+    }
     if form.classes is None:
         boxes = _named_as_the_truth([truth.boxes for truth in truths.values()], boxes)
     names = _class_names([truth.boxes for truth in truths.values()], list(boxes.values()), form)

@@ -6,7 +6,8 @@ The CSV has a header and a line per box, columns in any order::
     patient_001,12,40,77,15.5,44,80,0.93,lesion
     patient_002,,,,,,,,
 
-Edges are in voxels of the scan, half-open: voxel ``i`` reaches from ``i`` to ``i + 1``, so the box of the single voxel
+Edges are in voxels of the scan as its file stores them, half-open: voxel ``i`` reaches from ``i`` to ``i + 1``, so the
+box of the single voxel
 ``(5, 6, 7)`` is ``5,6,7,6,7,8``. ``score`` may be any number, higher is surer; a file of true boxes needs none.
 ``class`` is the name of a class or its value in the label files; without the column there is one class. A line with
 nothing but a case says that the case has no boxes. Other columns are of no interest. Semicolons and tabulators separate
@@ -18,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.evaluation.case_files import describe_problem, files_by_case
-from detseg3d.evaluation.labels import read_roi_lesions
+from detseg3d.evaluation.labels import read_roi_lesions, read_roi_order
 from detseg3d.evaluation.nndetection_boxes import pickles_only, read_nndetection_boxes
 from detseg3d.io.files import read_bounded
 
@@ -55,14 +57,24 @@ class CaseBoxes:
         ``None`` if none are given.
     classes : tuple of str, or None
         Name of the class of each box; ``None`` if none are given.
+    order : StoredOrder, or None
+        Of the file whose voxels the edges count; ``None`` if the boxes do not state it.
     """
 
     boxes: FloatArray
     scores: FloatArray | None
     classes: tuple[str, ...] | None
+    order: StoredOrder | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def in_order(self, order: StoredOrder | None) -> CaseBoxes:
+        """Return the boxes in voxels of a file of that order; they are as they were if either order is not known."""
+        if self.order is None or order is None or self.order.axes == order.axes:
+            return self
+        boxes = [order.box_to_stored(self.order.box_to_canonical(box)) for box in self.boxes.tolist()]
+        return replace(self, boxes=np.array(boxes, np.float64).reshape(-1, 6), order=order)
 
 
 @dataclass(frozen=True)
@@ -193,7 +205,8 @@ def _read_rois(file: Path, class_labels: Mapping[str, int] | None) -> CaseBoxes:
     boxes = np.array([lesion["box"] for lesion in lesions], np.float64).reshape(-1, 6)
     if not np.all(np.isfinite(boxes)) or np.any(boxes[:, 3:] < boxes[:, :3]):
         raise DetSeg3DError("a box of the RoI file ends before it begins or is not finite", file=file)
-    return CaseBoxes(boxes, _finite([lesion["score"] for lesion in lesions], file), tuple(names))
+    scores = _finite([lesion["score"] for lesion in lesions], file)
+    return CaseBoxes(boxes, scores, tuple(names), read_roi_order(file))
 
 
 def _read_nndetection(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -53,6 +53,7 @@ from detseg3d.evaluation.stored_values import (
 )
 from detseg3d.evaluation.summary import summarize
 from detseg3d.execution.local import run_cases
+from detseg3d.io.images import oriented_like
 
 __all__ = [
     "EvaluationOptions",
@@ -361,6 +362,8 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
         )
     else:
         label, geometry = read_label(files.prediction, form)
+        label, geometry = oriented_like(truth_geometry, label, geometry, files.prediction)
+        truth_label, truth_geometry = oriented_like(geometry, truth_label, truth_geometry, files.truth)
         check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
         names, values = _classes(form, lambda: _values_found(truth_label, label, files))
         if files.layout is not None:
@@ -385,6 +388,10 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
         figures=options.figures,
         voxel_volume=truth_geometry.voxel_volume,
     )
+    # Whoever looks a lesion up indexes the label file.
+    order = truth_geometry.stored_order
+    lesions = tuple(replace(lesion, center=order.point_to_stored(lesion.center)) for lesion in metrics.lesions)
+    metrics = replace(metrics, lesions=lesions)
     if form.classes is not None or form.truth_instances or form.prediction_instances:
         return _Evaluated(metrics, None)
     of_truth = components_by_value(truth, values)

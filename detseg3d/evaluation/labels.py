@@ -14,6 +14,7 @@ import numpy.typing as npt
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.dataset_json import parse_labels, parse_npy_spacing, parse_patients
 from detseg3d.io.files import read_json
 from detseg3d.io.images import file_ending
@@ -33,6 +34,7 @@ __all__ = [
     "read_label_format",
     "read_patients",
     "read_roi_lesions",
+    "read_roi_order",
 ]
 
 logger = logging.getLogger(__name__)
@@ -264,3 +266,26 @@ def read_roi_lesions(file: Path) -> list[dict[str, Any]]:
             expected='"lesions": a list of entries with "id", "label", "score" and "box"',
         ) from error
     return lesions
+
+
+def read_roi_order(file: Path) -> StoredOrder | None:
+    """The order of the masks that the boxes of ``rois/CASE.json`` belong to; ``None`` if the file does not state it.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file states what is no order.
+    """
+    record = read_json(file)
+    if not isinstance(record, dict) or "axes" not in record:
+        return None
+    try:
+        z, y, x = (int(size) for size in record["shape"])
+        return StoredOrder.from_axes(str(record["axes"]), (z, y, x))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DetSeg3DError(
+            "the RoI file does not state the order of its axes",
+            file=file,
+            value=record["axes"],
+            expected='"axes": where z, y and x run to, such as "SPL", and "shape"',
+        ) from error

@@ -21,6 +21,7 @@ from detseg3d.evaluation.labels import (
     read_label,
     read_roi_lesions,
 )
+from detseg3d.io.images import oriented_like
 
 __all__ = ["LayoutFiles", "check_mask", "lesions_from_layout"]
 
@@ -150,7 +151,7 @@ def _check_mask_file(
 ) -> None:
     if files.mask is None:
         return
-    mask, own = read_label(files.mask, form)
+    mask, own = oriented_like(geometry, *read_label(files.mask, form), files.mask)
     check_same_grid(geometry, own, (files.instances, files.mask), "mask and instance map of the prediction")
     check_mask(mask, instances, labels, files.mask, files.instances)
 

@@ -194,7 +194,8 @@ class LesionRecord:
     voxels : int
     volume_mm3 : float
     center : tuple of 3 floats
-        Centre of mass ``(z, y, x)``, voxel edges.
+        Centre of mass ``(z, y, x)``, voxel edges: of the arrays that were compared, or of the label file as stored if
+        files were compared.
     matched : dict of str to bool
         For each of :data:`CRITERIA`: whether this true lesion was found, or this predicted one is a true positive.
     partner : int or None

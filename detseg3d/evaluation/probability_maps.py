@@ -23,7 +23,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.evaluation.case_files import files_by_case, image_case
 from detseg3d.evaluation.labels import check_same_grid
 from detseg3d.io.files import open_regular_file
-from detseg3d.io.images import SUPPORTED_ENDINGS, read_image
+from detseg3d.io.images import SUPPORTED_ENDINGS, oriented_like, read_image
 
 __all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_map"]
 
@@ -109,14 +109,15 @@ def read_probability_map(
     file : path
         ``.npz`` with an array :data:`NPZ_KEYS` of shape ``(C, Z, Y, X)``: background first, then the classes in
         ascending order of their values, as nnU-Net writes it. nnU-Net has undone its transposition of the axes by
-        then, so they are those of the image as SimpleITK reads it. (A data set with ``NibabelIOWithReorient`` is the
+        then, so they are those of the image as it is stored and as SimpleITK reads it; they are brought to canonical
+        order here. (A data set with ``NibabelIOWithReorient`` is the
         exception: its maps are in another orientation than the labels and cannot be evaluated.) A single channel is
         the lesion class. In a folder ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all channels
         are lesion classes. The ``.pkl`` that nnU-Net writes alongside is not read: to unpickle a file means to run it.
 
         Any other file is an image whose values are the probability of the one lesion class.
     reference : Geometry
-        Of the label. An ``.npz`` says nothing about its place, so only its size is compared.
+        Of the label. An ``.npz`` says nothing about its place, so only its size is compared, with the label as stored.
     reference_file : path
         For messages.
     class_values : sequence of int, optional
@@ -141,7 +142,7 @@ def read_probability_map(
             file=file,
             expected=f"an .npz with the channels background and {list(class_values)}",
         )
-    array, geometry = read_image(file, npy_spacing)
+    array, geometry = oriented_like(reference, *read_image(file, npy_spacing), file)
     check_same_grid(reference, geometry, (reference_file, file), "label and probability map")
     values = (single_class,) if class_values is None else tuple(class_values)
     return ProbabilityMap(_checked(array, file), None, values)
@@ -184,19 +185,20 @@ def _read_npz(
 ) -> ProbabilityMap:
     own_layout = file.parent.name == "probabilities" and (file.parent.parent / "rois").is_dir()
     with _open_array(file) as (handle, name, shape, dtype, fortran):
-        if shape[1:] != reference.shape:
+        if shape[1:] != reference.as_stored().shape:
             raise _wrong_size(file, name, shape, reference, reference_file)
         background = shape[0] > 1 and not own_layout
         if class_values is None and shape[0] - background == 1:
             class_values = (single_class,)
-        class_values, order = _class_order(file, shape[0] - background, background, class_values)
+        class_values, class_indices = _class_order(file, shape[0] - background, background, class_values)
         probability = np.zeros(reference.shape, np.float32)
         classes = np.zeros(reference.shape, np.uint8) if len(class_values) > 1 else None
         # The channels of a few thousand voxels are added up: enough to see whether this is a softmax.
         sample = tuple(slice(None, None, max(1, size // 24)) for size in reference.shape)
         total = np.zeros(probability[sample].shape, np.float64)
+        order = reference.stored_order
         for number, channel in enumerate(_channels(handle, shape, dtype, fortran, file)):
-            values = _checked(channel, file)
+            values = _checked(order.to_canonical(channel), file)
             total += values[sample]
             if background and number == 0:
                 continue
@@ -205,7 +207,7 @@ def _read_npz(
                 continue
             better = values > probability
             probability[better] = values[better]
-            classes[better] = order[number - background]
+            classes[better] = class_indices[number - background]
     if background and np.any(np.abs(total - 1)[total > _SUM_TOLERANCE] > _SUM_TOLERANCE):
         raise DetSeg3DError(
             "the channels do not add up to 1, so the first of them is not the background of a softmax",
@@ -243,13 +245,13 @@ def _wrong_size(
             "nnU-Net v1 leaves out what it cropped: insert the array into a volume of the image's size, at `crop_bbox` "
             "of the .pkl beside it (in an environment of your own, if you trust that file), and save that as .npz"
         )
-    elif sorted(shape[1:]) == sorted(reference.shape):
+    elif sorted(shape[1:]) == sorted(reference.as_stored().shape):
         remedy = "the order of the axes must be z y x, as SimpleITK reads the image"
     return DetSeg3DError(
         "label and probability map are not of the same size",
         file=file,
         value=shape,
-        expected=f"(channels, {', '.join(str(size) for size in reference.shape)}), the size of {reference_file}",
+        expected=f"(channels, {', '.join(map(str, reference.as_stored().shape))}), the size of {reference_file}",
         remedy=remedy,
     )
 

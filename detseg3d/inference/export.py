@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json, write_text
 from detseg3d.io.images import file_ending, strip_ending, write_image
 from detseg3d.models.decode import Detections
@@ -38,7 +39,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """The result for one scan, in its own geometry.
+    """The result for one scan, in canonical order (z towards Superior, y Posterior, x Left).
+
+    :func:`write_case` brings all of it to the order of the scan's file.
 
     Attributes
     ----------
@@ -130,6 +133,8 @@ def _place(box: npt.NDArray[np.floating[Any]], geometry: Geometry) -> dict[str, 
 def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: str) -> None:
     """Write the result of a case: masks, instance map and, last, ``rois/CASE.json``, whose presence says "complete".
 
+    All files have the order of the scan's file: the voxels of masks and probabilities as well as boxes and centres.
+
     Probabilities that an earlier prediction left are removed, if this one has none: they are not of this mask.
 
     Parameters
@@ -153,15 +158,24 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
         write_image(prediction.instances, prediction.geometry, instances)
         if prediction.probabilities is not None:
             with atomic_path(_probability_path(place, case_id)) as temporary, temporary.open("wb") as handle:
-                np.savez_compressed(handle, probabilities=prediction.probabilities)
+                probabilities = prediction.geometry.stored_order.to_stored(prediction.probabilities)
+                np.savez_compressed(handle, probabilities=probabilities)
+        stored, order = prediction.geometry.as_stored(), prediction.geometry.stored_order
         record = {
             "case_id": case_id,
-            "shape": list(prediction.geometry.shape),
-            "spacing": list(prediction.geometry.spacing),
-            "lesions": prediction.lesions,
-            "candidates": prediction.candidates,
+            "shape": list(stored.shape),
+            "spacing": list(stored.spacing),
+            "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
+            "lesions": [_as_stored(lesion, order) for lesion in prediction.lesions],
+            "candidates": [_as_stored(candidate, order) for candidate in prediction.candidates],
         }
         write_json(record, _record_path(place, case_id))
+
+
+def _as_stored(record: dict[str, Any], order: StoredOrder) -> dict[str, Any]:
+    """Bring what a record states in voxels to the order in which the masks are written."""
+    place = {"box": list(order.box_to_stored(record["box"])), "center": list(order.point_to_stored(record["center"]))}
+    return {name: place.get(name, value) for name, value in record.items()}
 
 
 def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:

@@ -19,7 +19,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
-from detseg3d.io.images import file_ending, read_geometry, read_image, read_label, write_image
+from detseg3d.io.images import file_ending, oriented_like, read_geometry, read_image, read_label, write_image
 from detseg3d.io.paths import check_case_id, check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
 
@@ -332,6 +332,7 @@ def _place_file(source: Path, target: Path, spacing: Spacing, grid: Geometry | N
         return
     array, geometry = read_image(source, spacing)
     if grid is not None:
+        array, geometry = oriented_like(grid, array, geometry, source)
         if grid.shape != geometry.shape:
             raise DetSeg3DError(
                 "label and image differ in size", file=source, value=geometry.shape, expected=str(grid.shape)

@@ -1,6 +1,10 @@
 """Read and write volumes: NIfTI, MetaImage, NRRD, NumPy and DICOM series, with their place in the patient.
 
-Arrays are ``(Z, Y, X)``. What is written with the :class:`Geometry` of a file that was read has the same geometry as
+Arrays are ``(Z, Y, X)`` in the canonical order: z runs towards Superior, y towards Posterior, x towards Left, as nearly
+as the axes of the file allow. Files in any order of the axes are brought there by a permutation and flips, and are
+written in their own order again. A ``.npy`` file does not state a direction and is taken to be in canonical order.
+
+What is written with the :class:`Geometry` of a file that was read has the same geometry as
 that file *to the bit*: NIfTI and NRRD headers are copied, because both round the direction when it is computed again.
 """
 
@@ -8,8 +12,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +48,7 @@ __all__ = [
     "SUPPORTED_ENDINGS",
     "file_ending",
     "is_dicom_folder",
+    "oriented_like",
     "read_channels",
     "read_geometry",
     "read_image",
@@ -56,6 +62,7 @@ __all__ = [
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
 
 Array = npt.NDArray[Any]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
 LABEL_TOLERANCE = 1e-3
@@ -105,36 +112,30 @@ def read_image(
     Returns
     -------
     array : ndarray, shape ``(Z, Y, X)``
-        In the file's data type.
+        In canonical order and in the file's data type, C-contiguous.
     geometry : Geometry
+        Of the canonical array. Its ``stored_order`` is that of the file.
 
     Raises
     ------
     DetSeg3DError
         If the file is missing, unreadable, of an unknown format, or not a single-valued 3D volume.
     """
-    path = Path(path)
-    kind = _kind(path)
-    if kind == ".npy":
-        return read_npy(path, npy_spacing)
-    if kind == "dicom":
-        return read_dicom(path, dicom)
-    if kind in (".nii", ".nii.gz"):
-        return read_nifti(path)
-    if kind in (".mha", ".mhd"):
-        check_metaimage(path)
-    try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
-    return _from_sitk(image, path)
+    array, geometry = _read_view(Path(path), npy_spacing, dicom)
+    return np.ascontiguousarray(array), geometry
 
 
 def read_geometry(
     path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
 ) -> Geometry:
     """Like :func:`read_image` without reading the voxels."""
-    path = Path(path)
+    return _stored_geometry(Path(path), npy_spacing, dicom).canonical()
+
+
+def _stored_geometry(
+    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> Geometry:
+    """Return the geometry in the order of the file."""
     kind = _kind(path)
     if kind == ".npy":
         return npy_geometry(map_npy(path), path, npy_spacing)
@@ -153,6 +154,35 @@ def read_geometry(
     return _sitk_geometry(reader, path)
 
 
+def _read_view(
+    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> tuple[Array, Geometry]:
+    """Read a volume as a view in canonical order: whoever converts it anyway need not copy it twice."""
+    array, stored = _read_stored(path, npy_spacing, dicom)
+    geometry = stored.canonical()
+    return geometry.stored_order.to_canonical(array), geometry
+
+
+def _read_stored(
+    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> tuple[Array, Geometry]:
+    """Read a volume in the order of the file."""
+    kind = _kind(path)
+    if kind == ".npy":
+        return read_npy(path, npy_spacing)
+    if kind == "dicom":
+        return read_dicom(path, dicom)
+    if kind in (".nii", ".nii.gz"):
+        return read_nifti(path)
+    if kind in (".mha", ".mhd"):
+        check_metaimage(path)
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    return _from_sitk(image, path)
+
+
 def read_channels(
     paths: Sequence[str | Path], npy_spacing: Sequence[float] | None = None
 ) -> tuple[npt.NDArray[np.float32], Geometry]:
@@ -161,6 +191,7 @@ def read_channels(
     Returns
     -------
     images : ndarray of float32, shape ``(C, Z, Y, X)``
+        In canonical order. The files may store the channels in different orders.
     geometry : Geometry
         Of the first channel.
 
@@ -172,11 +203,11 @@ def read_channels(
     """
     if not paths:
         raise ValueError("a case needs at least one channel")
-    first, geometry = read_image(paths[0], npy_spacing)
+    first, geometry = _read_view(Path(paths[0]), npy_spacing)
     images = np.empty((len(paths), *first.shape), np.float32)
     _put(first, images[0])
     for channel, path in enumerate(paths[1:], start=1):
-        array, other = read_image(path, npy_spacing)
+        array, other = _read_view(Path(path), npy_spacing)
         differences = geometry.difference(other)
         if differences:
             raise DetSeg3DError(
@@ -202,7 +233,7 @@ def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     Returns
     -------
     label : ndarray of int, shape ``(Z, Y, X)``
-        In the file's integer type; int32, or int64 where needed, for floating point.
+        In canonical order and in the file's integer type; int32, or int64 where needed, for floating point.
     geometry : Geometry
 
     Raises
@@ -231,6 +262,34 @@ def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     return rounded.astype(np.int32 if fits else np.int64), geometry
 
 
+def oriented_like(
+    reference: Geometry, array: npt.NDArray[Scalar], geometry: Geometry, path: str | Path
+) -> tuple[npt.NDArray[Scalar], Geometry]:
+    """Bring a ``.npy`` volume to canonical order: its axes are those in which the file beside it is stored.
+
+    Such a volume goes with another file, as a label with its scan, but does not state a direction itself.
+
+    Parameters
+    ----------
+    reference : Geometry
+        Of the other file.
+    array : ndarray, shape ``(Z, Y, X)``
+    geometry : Geometry
+        As read.
+    path : path
+        Where ``array`` comes from. A volume of another format states its direction and is returned as it is.
+
+    Returns
+    -------
+    array : ndarray, shape ``(Z, Y, X)``
+    geometry : Geometry
+    """
+    if file_ending(path) != ".npy" or reference.stored is None:
+        return array, geometry
+    placed = replace(geometry, direction=reference.stored.direction).canonical()
+    return np.ascontiguousarray(placed.stored_order.to_canonical(array)), placed
+
+
 def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
     """Write a volume atomically, in the format that the ending of ``path`` names.
 
@@ -239,7 +298,8 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
     array : ndarray, shape ``(Z, Y, X)``
         bool is written as uint8 and float16 as float32, which the formats lack.
     geometry : Geometry
-        Its shape must be the array's. One that was read from a file of the same format is reproduced to the bit.
+        Its shape must be the array's. The file is written in the order of the file that ``geometry`` was read from,
+        whose place it has to the bit if the format is the same.
     path : path
 
     Raises
@@ -253,7 +313,8 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
     ending = file_ending(path)
     if ending is None:
         raise _unknown_format(path)
-    array = _writable(array)
+    array = _writable(geometry.stored_order.to_stored(array))
+    geometry = geometry.as_stored()
     if ending == ".npy":
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, array, allow_pickle=False)
@@ -341,7 +402,7 @@ def _writable(array: Array) -> Array:
 def _same_place(path: Path, geometry: Geometry) -> bool:
     """Whether the file, read again, has exactly this geometry."""
     try:
-        return read_geometry(path) == geometry
+        return _stored_geometry(path) == geometry
     except DetSeg3DError:
         return False
 

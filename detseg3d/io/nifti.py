@@ -167,10 +167,11 @@ def _file_geometry(image: Any, path: Path) -> Geometry:
             remedy="write the image again with a valid affine",
         )
     caveat = _caveat(header, geometry)
-    if caveat and int(header["sform_code"]):
+    contradicted = bool(caveat) and int(header["sform_code"]) > 0
+    if contradicted:
         _warn(path, caveat)
     kind = "nifti2" if int(header["sizeof_hdr"]) == 540 else "nifti1"
-    return replace(geometry, native_header=(kind, header.binaryblock), caveat=caveat)
+    return replace(geometry, native_header=(kind, header.binaryblock), caveat=caveat, contradicted=contradicted)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -23,11 +23,15 @@ __all__ = ["Problem", "format_problems", "verify_dataset"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: with which case, in which file, and what."""
+    """One thing that is wrong: with which case, in which file, and what.
+
+    ``stops`` is false if the file can be used, but may not mean what its author thinks.
+    """
 
     case_id: str
     file: Path | None
     what: str
+    stops: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
     Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
     spacing, origin or direction beyond the tolerance of :meth:`detseg3d.core.geometry.Geometry.difference`; NaN and
     infinite values; labels that are no whole numbers, negative, or not in dataset.json; the same image in two cases;
-    files that belong to no case.
+    files that belong to no case. NIfTI files that state two different places are listed as well, and stop nothing.
 
     Parameters
     ----------
@@ -131,6 +135,7 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
             problems.append(Problem(case.case_id, path, _brief(error)))
             hashes.append(None)
             continue
+        problems += _contradictions(case, path, geometry)
         if grid is None:
             grid, grid_file = geometry, path.name
         else:
@@ -151,6 +156,7 @@ def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_fi
     except DetSeg3DError as error:
         return [Problem(case.case_id, case.label, _brief(error))]
     found = [] if grid is None else _moved(grid, geometry, grid_file)
+    contradictions = _contradictions(case, case.label, geometry)
     values, counts = np.unique(label, return_counts=True)
     wrong = values < 0
     if not rules.instances:
@@ -161,7 +167,11 @@ def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_fi
             "negative values in an instance map" if rules.instances else "label values that dataset.json does not name"
         )
         found.append(f"{kind}: {', '.join(listing[:5])}" + (" and more" if len(listing) > 5 else ""))
-    return [Problem(case.case_id, case.label, what) for what in found]
+    return [*contradictions, *(Problem(case.case_id, case.label, what) for what in found)]
+
+
+def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
+    return [Problem(case.case_id, path, geometry.caveat, stops=False)] if geometry.contradicted else []
 
 
 def _moved(grid: Geometry, geometry: Geometry, grid_file: str) -> list[str]:

@@ -28,7 +28,7 @@ class ClassOrder:
     Attributes
     ----------
     axis : int
-        0 is z.
+        0 is z, inferior to superior; 1 is y, anterior to posterior; 2 is x, right to left.
     first, second : int
         Classes; the centre of ``first`` has the lower coordinate.
     scans : int
@@ -49,8 +49,7 @@ def find_class_orders(
 ) -> list[ClassOrder]:
     """The order of two classes along each axis that has one: at least 10 scans show both, and 95 % of them agree.
 
-    A class lies at the mean of its lesions' centres. Scans whose files are oriented in different ways agree on nothing,
-    so that no order is found that the arrays do not have.
+    A class lies at the mean of its lesions' centres. All scans have the axes of the patient.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.raw_dataset import RawDataset
 from detseg3d.planning import explain, roi_rules, rules
 from detseg3d.planning.explain import Detection
+from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.memory import GIGABYTE, inference_bytes, inference_limit_gb, training_bytes
 from detseg3d.planning.orientation import find_class_orders, undirected_axes
 from detseg3d.planning.plans import (
@@ -179,11 +180,11 @@ def _identity(dataset: RawDataset) -> dict[str, Any]:
 
 def _cases_of(fingerprint: dict[str, Any]) -> dict[str, Any]:
     cases = fingerprint.get("cases")
-    if fingerprint.get("version") != 1 or not cases:
+    if fingerprint.get("version") != FINGERPRINT_VERSION or not cases:
         raise DetSeg3DError(
             "the fingerprint cannot be used",
             value=f"version {fingerprint.get('version')}, {len(cases or ())} cases",
-            expected="version 1 and at least one case",
+            expected=f"version {FINGERPRINT_VERSION} and at least one case",
             remedy="run detseg3d_plan_and_preprocess with --clean",
         )
     assert isinstance(cases, dict)

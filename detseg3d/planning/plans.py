@@ -255,7 +255,11 @@ class RecallBound(_Strict):
 
 
 class Plans(_Strict):
-    """Everything that determines the pipeline of one data set. Spacings are ``(z, y, x)`` in millimetres."""
+    """Everything that determines the pipeline of one data set.
+
+    Spacings are ``(z, y, x)`` in millimetres. The axes are those of the patient: z is inferior-superior, y is
+    anterior-posterior, x is right-left.
+    """
 
     version: Literal[1] = PLANS_VERSION
     dataset_name: str
@@ -264,6 +268,9 @@ class Plans(_Strict):
     class_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
     class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(description="values in the label files")
     instances: bool = Field(default=False, description="labels are instance maps of one class")
+    axes: Literal["SPL"] = Field(
+        default="SPL", description="where z, y and x run to: Superior, Posterior, Left; scans are brought to this order"
+    )
     npy_spacing: Spacing | None = Field(default=None, description="of .npy files, which do not say theirs; None: 1 mm")
     normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
     crop_to_body: bool = True
@@ -383,6 +390,7 @@ def save_plans(plans: Plans, path: str | Path) -> None:
 # What the case store depends on. A change of anything else leaves the preprocessed cases valid.
 _PREPROCESSING_FIELDS = (
     "version",
+    "axes",
     "channel_names",
     "class_labels",
     "instances",

@@ -186,12 +186,15 @@ def _as_instance_maps(raw: RawDataset) -> RawDataset:
 
 def _verify(raw: RawDataset, options: PrepareOptions) -> None:
     problems = verify_dataset(raw, options.num_processes, options.progress)
-    if problems:
+    if any(problem.stops for problem in problems):
         raise DetSeg3DError(
             f"{raw.name} has {len(problems)} problem(s):\n{format_problems(problems)}",
             remedy="mend or remove these cases; without --verify only what stops the preprocessing is reported",
         )
-    logger.info("%s: all %d cases are in order", raw.name, len(raw.cases))
+    if problems:
+        logger.warning("%s can be used, but look at these files:\n%s", raw.name, format_problems(problems))
+    else:
+        logger.info("%s: all %d cases are in order", raw.name, len(raw.cases))
 
 
 def _clean(folder: Path) -> None:

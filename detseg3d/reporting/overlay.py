@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.files import atomic_path
 from detseg3d.reporting.findings import (
     DETECTED,
@@ -27,7 +28,6 @@ from detseg3d.reporting.findings import (
     collect_findings,
     select_findings,
 )
-from detseg3d.reporting.orientation import Orientation
 from detseg3d.reporting.slices import (
     Region,
     View,
@@ -113,16 +113,16 @@ def draw_case(
         if volume is not None and volume.shape != image.shape:
             raise ValueError(f"{name} {volume.shape} and image {image.shape} differ in shape")
     if direction is None:
-        orientation = Orientation((image.shape[0], image.shape[1], image.shape[2]))
+        orientation = StoredOrder((image.shape[0], image.shape[1], image.shape[2]))
     else:
-        orientation = Orientation.from_direction(direction, image.shape)
+        orientation = StoredOrder.of_direction(direction, image.shape)
     findings = collect_findings(spacing, predictions, records, truth, truth_classes, prediction_classes)
     shown = select_findings(findings, maximum)
     seen = View(
-        orientation.turn(_finite(image)),
-        orientation.turn_triple(spacing),
-        None if truth is None else orientation.turn(truth),
-        None if predictions is None else orientation.turn(predictions),
+        orientation.to_canonical(_finite(image)),
+        orientation.triple_to_canonical(spacing),
+        None if truth is None else orientation.to_canonical(truth),
+        None if predictions is None else orientation.to_canonical(predictions),
         orientation,
     )
     return _compose(seen, findings, shown, title)
@@ -244,7 +244,7 @@ def _draw_label(axes: Axes, finding: Finding, number: int, with_class: bool) -> 
 def _draw_tiles(plain: Axes, outlined: Axes, seen: View, finding: Finding, window: tuple[float, float]) -> None:
     axis = tile_axis(seen.spacing)
     index = best_slice(seen, axis, finding)
-    box = seen.orientation.turn_box(finding.extent)
+    box = seen.orientation.box_to_canonical(finding.extent)
     region = tile_region(seen, axis, box)
     name, stored = seen.orientation.stored_slice(axis, index)
     for axes in (plain, outlined):
@@ -255,7 +255,7 @@ def _draw_tiles(plain: Axes, outlined: Axes, seen: View, finding: Finding, windo
         bbox={"facecolor": BACKGROUND, "alpha": 0.6, "edgecolor": "none", "pad": 1.5},
     )  # fmt: skip
     if finding.box is not None:
-        _draw_box(outlined, seen, axis, seen.orientation.turn_box(finding.box))
+        _draw_box(outlined, seen, axis, seen.orientation.box_to_canonical(finding.box))
     _draw_outlines(outlined, seen, axis, index, region, finding)
     rows, columns = in_plane(axis)
     for axes in (plain, outlined):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.reporting.findings import FOUND, Finding
-from detseg3d.reporting.orientation import Orientation
 
 __all__ = [
     "Region",
@@ -45,7 +45,7 @@ class View:
     spacing: tuple[float, float, float]
     truth: IntArray | None
     predictions: IntArray | None
-    orientation: Orientation
+    orientation: StoredOrder
 
 
 def in_plane(axis: int) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def best_slice(seen: View, axis: int, finding: Finding) -> int:
         (seen.truth, finding.truth_id) if finding.truth_id is not None else (seen.predictions, finding.prediction_id)
     )
     assert volume is not None
-    box = seen.orientation.turn_box(finding.extent)
+    box = seen.orientation.box_to_canonical(finding.extent)
     inside = volume[tuple(slice(int(box[i]), int(box[i + 3])) for i in range(3))] == number
     areas = inside.sum(axis=tuple(other for other in range(3) if other != axis))
     if finding.status == FOUND:  # the slice on which both are seen, if any

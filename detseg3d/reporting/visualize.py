@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.evaluation.labels import (
     LabelFormat,
     check_same_grid,
@@ -21,7 +23,7 @@ from detseg3d.evaluation.labels import (
     read_label_format,
     read_roi_lesions,
 )
-from detseg3d.io.images import SUPPORTED_ENDINGS, read_image, strip_ending
+from detseg3d.io.images import SUPPORTED_ENDINGS, oriented_like, read_image, strip_ending
 from detseg3d.reporting.overlay import draw_case, save_figure
 
 __all__ = ["visualize_files"]
@@ -81,7 +83,10 @@ def visualize_files(
     map_file, case_id = _instance_map(prediction, instances)
     source = map_file or prediction
     predicted, predicted_geometry = read_label(source, form)
+    predicted, predicted_geometry = oriented_like(geometry, predicted, predicted_geometry, source)
     check_same_grid(geometry, predicted_geometry, (image, source), "image and prediction")
+    # The picture names slices as they are stored in the image.
+    stored, order = geometry.as_stored(), geometry.stored_order
     records = None
     truth_labels: dict[int, int] = {}
     prediction_labels: dict[int, int] = {}
@@ -95,29 +100,41 @@ def visualize_files(
         predicted, prediction_labels = _components(predicted, prediction)
     else:
         roi_file = _roi_file(map_file, case_id, rois)
-        records = None if roi_file is None else read_roi_lesions(roi_file)
+        records = None if roi_file is None else _in_order(read_roi_lesions(roi_file), predicted_geometry, order)
         prediction_labels = {record["id"]: record["label"] for record in records or ()}
         logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
     truth = None
     if label is not None:
         truth, truth_geometry = read_label(Path(label), form)
+        truth, truth_geometry = oriented_like(geometry, truth, truth_geometry, label)
         check_same_grid(geometry, truth_geometry, (image, Path(label)), "image and label")
         if not (instances or form.truth_instances):
             truth, truth_labels = _components(truth, Path(label))
     names = _class_names(form, records)
     figure = draw_case(
-        voxels,
-        geometry.spacing,
-        predicted,
+        order.to_stored(voxels),
+        stored.spacing,
+        order.to_stored(predicted),
         records,
-        truth,
+        None if truth is None else order.to_stored(truth),
         truth_classes={number: names.get(value, f"label {value}") for number, value in truth_labels.items()},
         prediction_classes={number: names.get(value, f"label {value}") for number, value in prediction_labels.items()},
-        direction=geometry.direction,
+        direction=stored.direction,
         maximum=maximum,
         title=case_id,
     )
     save_figure(figure, output)
+
+
+def _in_order(records: list[dict[str, Any]], geometry: Geometry, order: StoredOrder) -> list[dict[str, Any]]:
+    """Boxes in voxels of the file of ``geometry`` as boxes in voxels of a file of another order."""
+    own = geometry.stored_order
+    return [
+        {**record, "box": list(order.box_to_stored(own.box_to_canonical(record["box"])))}
+        if record.get("box") is not None
+        else record
+        for record in records
+    ]
 
 
 def _instance_map(prediction: Path, instances: bool) -> tuple[Path | None, str]:

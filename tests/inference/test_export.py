@@ -28,6 +28,7 @@ from detseg3d.models.merge import Lesion, Merged
 from detseg3d.planning.plans import Plans
 
 TURN = (0.0, -1.0, 0.0, 0.6, 0.0, -0.8, 0.8, 0.0, 0.6)  # orthonormal, not axis-aligned
+AXES = "ARS"  # by hand: z runs most to the front (-.8), y to the right (-1), x to the head (.8)
 GEOMETRY = Geometry((8, 9, 10), spacing=(3.0, 0.5, 0.75), origin=(-20.0, 15.5, 7.25), direction=TURN)
 
 
@@ -126,6 +127,7 @@ def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_
         "case_id": "a",
         "shape": [8, 9, 10],
         "spacing": [3.0, 0.5, 0.75],
+        "axes": AXES,
         "lesions": prediction.lesions,
         "candidates": prediction.candidates,
     }
@@ -134,10 +136,10 @@ def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_
 @pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz", ".npy"])
 def test_the_masks_are_images(prediction: CasePrediction, tmp_path: Path, ending: str) -> None:
     write_case(prediction, "a", tmp_path, ending)
-    semantic, _ = read_image(tmp_path / f"a{ending}")
+    semantic, geometry = read_image(tmp_path / f"a{ending}")
     instances, _ = read_image(tmp_path / "instances" / f"a{ending}")
-    np.testing.assert_array_equal(semantic, prediction.semantic)
-    np.testing.assert_array_equal(instances, prediction.instances)
+    np.testing.assert_array_equal(geometry.stored_order.to_stored(semantic), prediction.semantic)
+    np.testing.assert_array_equal(geometry.stored_order.to_stored(instances), prediction.instances)
     assert (semantic.dtype, instances.dtype) == (np.uint8, np.uint16)
 
 

@@ -43,7 +43,7 @@ def save(
 
 def affine_of(geometry: Geometry) -> np.ndarray:
     """The affine to RAS, as nibabel has it."""
-    matrix, offset = geometry.index_to_world()
+    matrix, offset = geometry.as_stored().index_to_world()
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = matrix, offset
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
@@ -142,8 +142,9 @@ def test_a_spacing_is_the_decimal_that_was_meant(
     codes = {"qform": (1, 0), "sform": (0, 1)}.get(kind, (1, 1))
     pixdim = (9.0, 9.0, 9.0) if kind == "pixdim wrong" else spacing[::-1]
     path = save(tmp_path / "a.nii", (codes[0], affine), (codes[1], affine), pixdim)
-    assert read_geometry(path).spacing == spacing
-    write_image(np.ones(ARRAY.shape[::-1], np.uint8), read_geometry(path), tmp_path / "b.nii")
+    geometry = read_geometry(path)
+    assert geometry.as_stored().spacing == spacing
+    write_image(np.ones(geometry.shape, np.uint8), geometry, tmp_path / "b.nii")
     for name in ("pixdim", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x"):
         old, new = (nibabel.load(tmp_path / file).header[name] for file in ("a.nii", "b.nii"))
         np.testing.assert_array_equal(np.ravel(old)[:4], np.ravel(new)[:4])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -83,7 +84,7 @@ def test_a_missing_label(folder: Path) -> None:
         (Geometry(GRID.shape, GRID.spacing, (10.0, 20.0, 31.0)), "origin (x, y, z) 10 20 30 against 10 20 31"),
         (
             Geometry(GRID.shape, GRID.spacing, GRID.origin, (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)),
-            "direction 1 0 0 0 1 0 0 0 1 against -1 0 0 0 -1 0 0 0 1",
+            "origin (x, y, z) 10 20 30 against 5 16 30 mm (the axes z y x are stored towards S P L against S A R)",
         ),
     ],
 )
@@ -92,6 +93,23 @@ def test_a_file_on_another_grid(folder: Path, file: str, geometry: Geometry, wha
     write_image(np.resize(array, geometry.shape), geometry, folder / file)
     assert only(folder).file == folder / file
     assert only(folder).what.startswith(what)
+
+
+@pytest.mark.parametrize("file", ["imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz", "labelsTr/b.nii.gz"])
+def test_a_file_that_states_two_places_is_listed_and_stops_nothing(folder: Path, file: str) -> None:
+    image = nibabel.load(folder / file)
+    elsewhere = image.affine + np.array([[0, 0, 0, 5.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    image.set_qform(elsewhere, code=1)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), folder / "x.nii.gz")
+    (folder / "x.nii.gz").replace(folder / file)
+    problem = only(folder)
+    assert (problem.case_id, problem.file, problem.stops) == ("b", folder / file, False)
+    assert "sform" in problem.what and "qform" in problem.what
+
+
+def test_problems_stop_by_default(folder: Path) -> None:
+    (folder / "labelsTr/b.nii.gz").unlink()
+    assert only(folder).stops
 
 
 def test_differences_by_rounding_are_no_problem(folder: Path) -> None:

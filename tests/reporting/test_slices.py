@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.reporting.findings import collect_findings
-from detseg3d.reporting.orientation import Orientation
 from detseg3d.reporting.slices import (
     View,
     best_slice,
@@ -25,7 +25,7 @@ from detseg3d.reporting.slices import (
 
 
 def view(truth: npt.NDArray[Any], predictions: npt.NDArray[Any] | None = None, spacing: Any = (1, 1, 1)) -> View:
-    return View(np.zeros(truth.shape, np.float32), spacing, truth, predictions, Orientation(truth.shape))
+    return View(np.zeros(truth.shape, np.float32), spacing, truth, predictions, StoredOrder(truth.shape))
 
 
 @given(arrays(np.int64, (3, 4), elements=st.integers(0, 2)))

@@ -241,9 +241,9 @@ def _describe(shown: ShownCase, volumes: ViewerVolumes) -> dict[str, Any]:
         "layers": list(volumes.encoded),
         "boxes": boxes,
         "frame": {
-            "permutation": list(volumes.orientation.permutation),
-            "flipped": list(volumes.orientation.flipped),
-            "shape": list(volumes.orientation.shape),
+            "permutation": list(volumes.orders.image.permutation),
+            "flipped": list(volumes.orders.image.flipped),
+            "shape": list(volumes.orders.image.shape),
             "offset": list(volumes.offset),
             "factor": list(volumes.factor),
         },

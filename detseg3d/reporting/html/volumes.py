@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.body import body_box
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.evaluation.labels import LabelFormat, check_same_grid, read_label
-from detseg3d.io.images import read_image
+from detseg3d.io.images import oriented_like, read_image
 from detseg3d.reporting.html.markup import compress_text
-from detseg3d.reporting.orientation import Orientation
 from detseg3d.reporting.slices import intensity_window
 
 __all__ = ["CaseView", "ViewerVolumes", "fit_volumes", "load_volumes"]
@@ -62,6 +62,15 @@ class CaseView:
 
 
 @dataclass(frozen=True)
+class FileOrders:
+    """In which order the files of a case store their axes: positions are stated in voxels of these files."""
+
+    image: StoredOrder
+    truth: StoredOrder
+    prediction: StoredOrder
+
+
+@dataclass(frozen=True)
 class ViewerVolumes:
     """A case as the viewer shows it, axes to the head, to the back and to the left of the patient.
 
@@ -72,8 +81,7 @@ class ViewerVolumes:
     truth, prediction : ndarray of uint8 or uint16, same shape, or None
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
-    orientation : Orientation
-        From the stored volume to the turned one.
+    orders : FileOrders
     offset : 3 ints
         First voxel of the turned volume that is shown.
     factor : 3 ints
@@ -88,7 +96,7 @@ class ViewerVolumes:
     truth: npt.NDArray[Any] | None
     prediction: npt.NDArray[Any] | None
     spacing: Spacing
-    orientation: Orientation
+    orders: FileOrders
     offset: Shape
     window: tuple[float, float]
     factor: Shape = (1, 1, 1)
@@ -110,14 +118,14 @@ class ViewerVolumes:
         return sum(len(text) for text in self.encoded.values())
 
     def place(self, point: Sequence[float]) -> list[float]:
-        """A position ``(z, y, x)`` of the stored volume, in voxel edges, as one in these volumes."""
+        """A position ``(z, y, x)`` of the label file, in voxel edges, as one in these volumes."""
         z, y, x = (float(value) for value in point)
-        turned = self.orientation.turn_box((z, y, x, z, y, x))[:3]
+        turned = self.orders.truth.box_to_canonical((z, y, x, z, y, x))[:3]
         return [(value - first) / size for value, first, size in zip(turned, self.offset, self.factor, strict=True)]
 
     def place_box(self, box: Sequence[float]) -> list[float]:
-        """A box of the stored volume as one in these volumes, low corner first."""
-        turned = self.orientation.turn_box(box)
+        """A box of the predicted mask's file as one in these volumes, low corner first."""
+        turned = self.orders.prediction.box_to_canonical(box)
         offset, factor = self.offset * 2, self.factor * 2
         return [(value - first) / size for value, first, size in zip(turned, offset, factor, strict=True)]
 
@@ -142,25 +150,25 @@ def load_volumes(view: CaseView) -> ViewerVolumes:
     """
     source = Path(view.image_path)
     image, geometry = read_image(source, view.npy_spacing)
+    orders = dict.fromkeys(("truth", "prediction"), geometry.stored_order)
     labels: dict[str, npt.NDArray[Any] | None] = {"truth": None, "prediction": None}
     for name, path in (("truth", view.truth_path), ("prediction", view.prediction_instances_path)):
         if path is not None:
             label, other = read_label(Path(path), LabelFormat(npy_spacing=view.npy_spacing))
+            label, other = oriented_like(geometry, label, other, Path(path))
             check_same_grid(geometry, other, (source, Path(path)), f"image and {name}")
-            labels[name] = label
-    orientation = Orientation.from_direction(geometry.direction, image.shape)
-    turned = orientation.turn(np.nan_to_num(image.astype(np.float32)))
+            labels[name], orders[name] = label, other.stored_order
+    turned = np.nan_to_num(image.astype(np.float32))
     window = intensity_window(turned)
-    maps = {name: None if label is None else orientation.turn(label) for name, label in labels.items()}
-    part = _crop(turned, [label for label in maps.values() if label is not None])
-    parts = {name: None if label is None else _small_labels(label[part]) for name, label in maps.items()}
+    part = _crop(turned, [label for label in labels.values() if label is not None])
+    parts = {name: None if label is None else _small_labels(label[part]) for name, label in labels.items()}
     z, y, x = (int(limits.start) for limits in part)
     volumes = ViewerVolumes(
         image=_grey(turned[part], window),
         truth=parts["truth"],
         prediction=parts["prediction"],
-        spacing=orientation.turn_triple(geometry.spacing),
-        orientation=orientation,
+        spacing=geometry.spacing,
+        orders=FileOrders(geometry.stored_order, orders["truth"], orders["prediction"]),
         offset=(z, y, x),
         window=window,
     )

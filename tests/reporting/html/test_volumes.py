@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.images import write_image
 from detseg3d.reporting.html import volumes as report_volumes
-from detseg3d.reporting.html.volumes import CaseView, ViewerVolumes, fit_volumes, load_volumes
-from detseg3d.reporting.orientation import Orientation
+from detseg3d.reporting.html.volumes import CaseView, FileOrders, ViewerVolumes, fit_volumes, load_volumes
 from tests.reporting.html.factory import save_case
 
 UPSIDE_DOWN = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -36,12 +36,16 @@ def save(root: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarra
     return view(root)
 
 
+def orders(shape: tuple[int, int, int]) -> FileOrders:
+    return FileOrders(StoredOrder(shape), StoredOrder(shape), StoredOrder(shape))
+
+
 def volumes(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> ViewerVolumes:
     """Noise, which cannot be compressed, and two lesions of one voxel."""
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     truth = np.zeros(shape, np.uint8)
     truth[0, 0, 0], truth[-1, -1, -1] = 1, 2
-    return ViewerVolumes(image, truth, None, spacing, Orientation(shape), (0, 0, 0), (0.0, 1.0))
+    return ViewerVolumes(image, truth, None, spacing, orders(shape), (0, 0, 0), (0.0, 1.0))
 
 
 def decode(text: str) -> Any:
@@ -79,7 +83,7 @@ def test_a_volume_is_turned_to_the_radiological_view(tmp_path: Path) -> None:
 def test_a_place_is_found_in_a_coarser_and_cropped_volume() -> None:
     whole = volumes((8, 8, 8))
     coarse = ViewerVolumes(
-        whole.image, None, None, (1.0, 1.0, 1.0), Orientation((9, 9, 9)), (1, 2, 3), (0.0, 1.0), (1, 2, 4)
+        whole.image, None, None, (1.0, 1.0, 1.0), orders((9, 9, 9)), (1, 2, 3), (0.0, 1.0), (1, 2, 4)
     )
     assert coarse.place((5.0, 4.0, 5.0)) == [4.0, 1.0, 0.5]
 
