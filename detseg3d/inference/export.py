@@ -166,16 +166,15 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
             "shape": list(stored.shape),
             "spacing": list(stored.spacing),
             "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
-            "lesions": [_as_stored(lesion, order) for lesion in prediction.lesions],
-            "candidates": [_as_stored(candidate, order) for candidate in prediction.candidates],
+            "lesions": [_as_stored(lesion, stored, order) for lesion in prediction.lesions],
+            "candidates": [_as_stored(candidate, stored, order) for candidate in prediction.candidates],
         }
         write_json(record, _record_path(place, case_id))
 
 
-def _as_stored(record: dict[str, Any], order: StoredOrder) -> dict[str, Any]:
-    """Bring what a record states in voxels to the order in which the masks are written."""
-    place = {"box": list(order.box_to_stored(record["box"])), "center": list(order.point_to_stored(record["center"]))}
-    return {name: place.get(name, value) for name, value in record.items()}
+def _as_stored(record: dict[str, Any], geometry: Geometry, order: StoredOrder) -> dict[str, Any]:
+    """Bring what a record states of its place to the order in which the masks are written."""
+    return {**record, **_place(np.array(order.box_to_stored(record["box"])), geometry)}
 
 
 def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:

@@ -88,14 +88,14 @@ def test_arrays_have_the_spacing_of_the_plans(
 
 
 def test_files_and_arrays_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
-    image, spacing = make_scan(101)[0], (1.25, 1.0, 0.75)
-    write_scan(tmp_path / "in" / "a.mha", image, spacing)
+    write_scan(tmp_path / "in" / "a.mha", make_scan(101)[0], (1.25, 1.0, 0.75))
     predict(predictor, tmp_path / "in", tmp_path / "out", save_probabilities=True)
-    expected = predictor.predict_array(image, spacing, keep_probabilities=True)
+    image, geometry = read_image(tmp_path / "in" / "a.mha")
+    expected = predictor.predict_array(image, geometry.spacing, keep_probabilities=True)
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "instances" / "a.mha")[0], expected.instances)
-    np.testing.assert_array_equal(
-        np.load(tmp_path / "out" / "probabilities" / "a.npz")["probabilities"], expected.probabilities
-    )
+    stored = np.load(tmp_path / "out" / "probabilities" / "a.npz")["probabilities"]
+    assert stored.shape[1:] == geometry.as_stored().shape != geometry.shape
+    np.testing.assert_array_equal(geometry.stored_order.to_canonical(stored), expected.probabilities)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
 
 def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    assert set(record) == {"case_id", "spacing", "shape", "lesions", "candidates"}
+    assert set(record) == {"case_id", "spacing", "shape", "axes", "lesions", "candidates"}
     place = {"box", "box_world", "center", "center_world"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place
     assert set(record["lesions"][0]) == common | {"id", "voxels", "volume_mm3", "diameter_mm"}
