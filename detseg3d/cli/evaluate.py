@@ -151,10 +151,14 @@ def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lesionwise",
         choices=("metastases", "glioma"),
-        default="metastases",
-        help="BraTS challenge whose lesion-wise Dice is computed (default: %(default)s)",
+        help="BraTS challenge of 2023 whose lesion-wise Dice is computed (default: metastases)",
     )
-    group.add_argument("--no_hd95", action="store_true", help="leave out Hausdorff distances")
+    group.add_argument(
+        "--preset",
+        choices=("brats2024-mets", "brats2026-mets", "picai", "panoptica"),
+        help="also compute the figures of this challenge or program under its own rules (docs/metrics.md states them)",
+    )
+    group.add_argument("--no_hd95", action="store_true", help="leave out distances between surfaces")
     group.add_argument(
         "--bootstrap", type=non_negative_int, default=1000, metavar="N", help="resamples; 0: none (default: 1000)"
     )
@@ -179,6 +183,8 @@ def _run(options: argparse.Namespace) -> int:
         raise DetSeg3DError(
             "the report is written for masks and into a folder", value=options.output, remedy="give -o FOLDER"
         )
+    if options.boxes and options.preset is not None:
+        raise DetSeg3DError("presets are for masks, not for boxes", value=f"--preset {options.preset}")
     if options.boxes:
         return _run_boxes(options, systems)
     from detseg3d.evaluation.evaluate import evaluate_folders, evaluate_systems
@@ -242,13 +248,21 @@ def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> L
 def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
     from detseg3d.evaluation.evaluate import EvaluationOptions
     from detseg3d.evaluation.figures import FigureRule
-    from detseg3d.evaluation.lesionwise import GLIOMA, METASTASES
+    from detseg3d.evaluation.lesionwise import BRATS2024_METS, GLIOMA, METASTASES
+    from detseg3d.evaluation.presets import Preset
     from detseg3d.evaluation.probability_components import ComponentRule
 
+    preset = None if options.preset is None else Preset(options.preset)
+    if preset is Preset.BRATS2024_METS and options.lesionwise is not None:
+        raise DetSeg3DError(
+            "--preset brats2024-mets says how the lesion-wise Dice is computed",
+            value=f"--lesionwise {options.lesionwise}",
+        )
     rule = GLIOMA if options.lesionwise == "glioma" else METASTASES
+    rule = BRATS2024_METS if preset is Preset.BRATS2024_METS else rule
     maps = options.probabilities or options.sweep
     return EvaluationOptions(
-        figures=FigureRule(options.nsd_tolerance, rule, not options.no_hd95),
+        figures=FigureRule(options.nsd_tolerance, rule, not options.no_hd95, preset),
         samples=options.bootstrap,
         seed=options.seed,
         components=ComponentRule(options.threshold, options.min_size, options.score) if maps else None,

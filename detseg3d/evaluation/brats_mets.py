@@ -1,8 +1,9 @@
 """The figures of the BraTS-METS challenge of 2026.
 
-Definition: the package BraTS-evaluation 0.0.10 (https://github.com/BraTS/BraTS_evaluation), its ``config_mets.yaml`` and
-``parse_mets_results``, with the limits that the organisers' workflow gives it (``--vol_threshold 27 --overlap_threshold
-0.2``, https://github.com/Sage-Bionetworks-Challenges/brats-infra, ``evaluation/segmentation/score.py``).
+Definition: the package BraTS-evaluation 0.0.10 (https://github.com/BraTS/BraTS_evaluation), its ``config_mets.yaml``
+and ``parse_mets_results``, with the limits that the organisers' workflow gives it (``--vol_threshold 27
+--overlap_threshold 0.2``, ``evaluation/segmentation/score.py`` of
+https://github.com/Sage-Bionetworks-Challenges/brats-infra).
 """
 
 from __future__ import annotations

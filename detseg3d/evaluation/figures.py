@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from detseg3d.evaluation.cc_dice import cc_dice_by_lesion
 from detseg3d.evaluation.lesionwise import METASTASES, LesionwiseCounts, LesionwiseRule, lesionwise_scores
+from detseg3d.evaluation.presets import Preset, PresetInput, PresetResult, preset_case
 from detseg3d.evaluation.surface_elements import area_surface_metrics
 from detseg3d.evaluation.surfaces import surface_metrics
 
-__all__ = ["SURFACE_FIGURES", "CaseFigures", "FigureRule", "case_figures"]
+__all__ = ["SURFACE_FIGURES", "CaseFigures", "FigureRule", "case_figures", "preset_result"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -33,12 +34,15 @@ class FigureRule:
     lesionwise : LesionwiseRule
         The challenge whose lesion-wise Dice is computed.
     hd95 : bool
-        Compute Hausdorff distances, too.
+        Compute distances, too.
+    preset : Preset or None
+        Also compute the figures of a challenge or of another program under its own rules.
     """
 
     tolerance_mm: float = 1.0
     lesionwise: LesionwiseRule = METASTASES
     hd95: bool = True
+    preset: Preset | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,41 @@ def case_figures(
         mean([entry.hd95_area_mm for entry in occurring], 0.0) if rule.hd95 else None,
     )
     return figures
+
+
+def preset_result(
+    preset: Preset,
+    case: PresetInput,
+    truth_classes: IntArray,
+    prediction_classes: IntArray,
+    class_names: Sequence[str],
+) -> PresetResult:
+    """What a preset needs to know of a case, class by class.
+
+    Parameters
+    ----------
+    preset : Preset
+    case : PresetInput
+        All lesions.
+    truth_classes, prediction_classes : ndarray of int64, shape ``(T,)`` and ``(P,)``
+        Class index of each lesion of ``case.table``.
+    class_names : sequence of str
+    """
+    of_truth = dict(zip(case.table.truth.ids.tolist(), truth_classes.tolist(), strict=True))
+    of_prediction = dict(zip(case.table.prediction.ids.tolist(), prediction_classes.tolist(), strict=True))
+    classes = {}
+    for index, name in enumerate(class_names):
+        found = prediction_classes == index
+        own = PresetInput(
+            _of_class(case.truth, of_truth, index),
+            _of_class(case.prediction, of_prediction, index),
+            case.table.select(truth_classes == index, found),
+            None if case.scores is None else case.scores[found],
+            case.spacing,
+            case.voxel_volume,
+        )
+        classes[name] = preset_case(preset, own)
+    return PresetResult(preset, classes)
 
 
 def _of_class(instances: IntArray, classes: Mapping[int, int], index: int) -> IntArray:

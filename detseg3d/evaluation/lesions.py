@@ -10,7 +10,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.figures import CaseFigures, FigureRule, case_figures
+from detseg3d.evaluation.figures import CaseFigures, FigureRule, case_figures, preset_result
 from detseg3d.evaluation.froc import ScoredCase, add_scored, scored_case
 from detseg3d.evaluation.matching import (
     InstanceTable,
@@ -28,6 +28,7 @@ from detseg3d.evaluation.metrics import (
     LesionRecord,
     PanopticCounts,
 )
+from detseg3d.evaluation.presets import PresetInput
 from detseg3d.evaluation.summary import summarize
 
 __all__ = ["class_metrics", "detect", "evaluate_case", "panoptic_counts", "summarize"]
@@ -118,6 +119,10 @@ def evaluate_case(
         of_truth = dict(zip(table.truth.ids.tolist(), class_of_truth.tolist(), strict=True))
         of_prediction = dict(zip(table.prediction.ids.tolist(), class_of_prediction.tolist(), strict=True))
         more = case_figures(truth, prediction, of_truth, of_prediction, names, (z, y, x), figures, volume)
+    preset = None
+    if figures is not None and figures.preset is not None:
+        given = PresetInput(truth, prediction, table, scores, (z, y, x), volume)
+        preset = preset_result(figures.preset, given, class_of_truth, class_of_prediction, names)
     return CaseMetrics(
         case_id,
         (z, y, x),
@@ -126,6 +131,7 @@ def evaluate_case(
         lesions,
         more,
         {} if scores is None else _scored(case_id, parts, scores),
+        preset,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from detseg3d.evaluation.figures import CaseFigures
 from detseg3d.evaluation.froc import ScoredCase
+from detseg3d.evaluation.presets import PresetResult
 from detseg3d.evaluation.voxels import dice_from_counts
 
 __all__ = ["CRITERIA", "CaseMetrics", "ClassMetrics", "DetectionCounts", "LesionRecord", "PanopticCounts"]
@@ -244,6 +245,8 @@ class CaseMetrics:
     scored : dict of str to dict of str to ScoredCase
         By class, and of all classes under ``all``, for each of :data:`CRITERIA`; empty if the predictions have no
         scores.
+    preset : PresetResult or None
+        What the figures of a challenge need, if they were asked for.
     """
 
     case_id: str
@@ -253,6 +256,7 @@ class CaseMetrics:
     lesions: tuple[LesionRecord, ...]
     figures: Mapping[str, CaseFigures] = field(default_factory=dict)
     scored: Mapping[str, Mapping[str, ScoredCase]] = field(default_factory=dict)
+    preset: PresetResult | None = None
 
     @property
     def overall(self) -> ClassMetrics:
@@ -277,4 +281,6 @@ class CaseMetrics:
             result["figures"] = self.figures["all"].to_dict()
             for name, part in result["classes"].items():
                 part["figures"] = self.figures[name].to_dict()
+        if self.preset is not None:
+            result["preset"] = self.preset.to_dict()
         return result

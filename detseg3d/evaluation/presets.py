@@ -148,15 +148,16 @@ def _mets2026(cases: Sequence[Mets2026Case]) -> tuple[PresetFigure, ...]:
             "lesionwise_hd95_mean", "lesion-wise HD95 (mm), from 27 mm³", _mean(case.hd95_mm for case in cases)
         ),
     ]
-    present = [case for case in cases if case.matched != SizeCounts(0, 0, 0)]
     for key, title, counts in (
         ("small_instance", "lesions under 27 mm³", [case.small for case in cases]),
         ("large_instance", "lesions from 27 mm³", [case.large for case in cases]),
-        ("all_instance", "all lesions", [case.matched for case in present]),
+        ("all_instance", "all lesions", [case.matched for case in cases]),
     ):
         known = [entry for entry in counts if entry is not None]
         figures += [
-            PresetFigure(f"{key}_f1", f"F1, {title}", _mean(entry.f1 for entry in known)),
+            PresetFigure(
+                f"{key}_f1", f"F1, {title}", _mean(entry.f1 for entry in known if entry != SizeCounts(0, 0, 0))
+            ),
             PresetFigure(f"{key}_tp", f"found per case, {title}", _mean(entry.found for entry in known)),
             PresetFigure(f"{key}_fn", f"missed per case, {title}", _mean(entry.missed for entry in known)),
             PresetFigure(

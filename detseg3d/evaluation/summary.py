@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from detseg3d.evaluation.froc import ScoredCase, score_summary
 from detseg3d.evaluation.lesionwise import LesionwiseCounts
 from detseg3d.evaluation.limits import reaches
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
+from detseg3d.evaluation.presets import preset_figures
 
 __all__ = ["VOLUME_EDGES", "VOXEL_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
 
@@ -67,6 +69,9 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
 
         ``scores``: FROC, CPM and average precision, see :func:`~detseg3d.evaluation.froc.score_summary`; ``None``
         unless every case has scores.
+
+        ``preset``: ``name`` of the preset and for each of ``classes`` a list of ``key``, ``title`` and ``value`` of its
+        figures; ``None`` unless every case has them.
     """
     if class_names is None:
         class_names = list(dict.fromkeys(name for case in cases for name in case.classes))
@@ -79,7 +84,20 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
     }
     result["class_mean"] = _class_mean(list(result["classes"].values()))
     result["scores"] = _scores(cases, class_names)
+    result["preset"] = _preset(cases, class_names)
     return result
+
+
+def _preset(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> dict[str, Any] | None:
+    known = [case.preset for case in cases if case.preset is not None]
+    if not known or len(known) < len(cases) or len({entry.preset for entry in known}) > 1:
+        return None
+    preset = known[0].preset
+    classes = {
+        name: [asdict(figure) for figure in preset_figures(preset, [entry.classes.get(name) for entry in known])]
+        for name in class_names
+    }
+    return {"name": str(preset), "classes": classes}
 
 
 def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str, Any]:

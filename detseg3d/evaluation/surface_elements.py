@@ -134,7 +134,7 @@ def surface_elements(mask: npt.NDArray[Any], spacing: Sequence[float]) -> Surfac
         pattern |= padded[part] << np.uint8(7 - corner)
     places = np.argwhere((pattern != 0) & (pattern != _PATTERNS - 1))
     areas = element_areas(spacing)[pattern[tuple(places.T)]]
-    return SurfaceElements(places * np.asarray(spacing, np.float64), areas)
+    return SurfaceElements(places.astype(np.float64) * np.asarray(spacing, np.float64), areas)
 
 
 def area_surface_metrics(

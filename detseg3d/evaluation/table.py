@@ -94,7 +94,21 @@ def _one_system(result: Mapping[str, Any]) -> list[str]:
         _empty_cases(summary),
         _by_size(summary["recall_by_size"]),
         _froc(summary.get("scores") if measured(summary, "truth") else None),
+        _preset(summary.get("preset")),
     ]
+
+
+def _preset(preset: Mapping[str, Any] | None) -> str:
+    """The figures of a challenge under its own rules, a column for each class."""
+    if preset is None or not preset["classes"]:
+        return ""
+    columns = list(preset["classes"].values())
+    rows = [
+        (first["title"], f"`{first['key']}`", *(_share(column[place]["value"]) for column in columns))
+        for place, first in enumerate(columns[0])
+    ]
+    table = markdown_table(("figure", "its name there", *preset["classes"]), rows)
+    return f"### Preset {preset['name']}\n\n{table}"
 
 
 def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:

@@ -177,3 +177,22 @@ def test_a_name_that_is_not_utf_8_costs_no_result(folders: list[str], tmp_path: 
     assert "udcfcller" in (tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")
     for file in ("metrics.md", *(["report.html"] if extra == ["--report"] else [])):
         assert (tmp_path / "out" / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("preset", ["brats2024-mets", "brats2026-mets", "picai", "panoptica"])
+def test_a_preset_adds_its_figures(
+    folders: list[str], tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*folders, "--preset", preset, "-o", str(tmp_path / "metrics.json")]) == 0
+    assert f"### Preset {preset}" in capsys.readouterr().out
+    result = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert result["summary"]["preset"]["name"] == result["options"]["figures"]["preset"] == preset
+    assert result["options"]["figures"]["lesionwise"]["area_weighted"] == (preset == "brats2024-mets")
+
+
+@pytest.mark.parametrize("extra", [["--lesionwise", "glioma"], ["--boxes"]])
+def test_a_preset_does_not_go_with_what_contradicts_it(
+    folders: list[str], extra: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*folders, "--preset", "brats2024-mets", *extra]) == 1
+    assert "preset" in capsys.readouterr().err

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_dilation, generate_binary_structure, label
 
-from detseg3d.evaluation.lesionwise import GLIOMA, METASTASES, LesionwiseCounts, LesionwiseRule, lesionwise_scores
+from detseg3d.evaluation.lesionwise import (
+    BRATS2024_METS,
+    GLIOMA,
+    METASTASES,
+    LesionwiseCounts,
+    LesionwiseRule,
+    lesionwise_scores,
+)
+from detseg3d.evaluation.surface_elements import area_surface_metrics
+from detseg3d.evaluation.surfaces import surface_metrics
 
 SPACING = (1.0, 1.0, 1.0)
 EVERYTHING = LesionwiseRule(dilation=1, smallest_mm3=0.0)
@@ -26,7 +35,14 @@ def naive(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], rule: Lesionwis
     full, wide = np.ones((3, 3, 3)), generate_binary_structure(3, 2)
     grown = binary_dilation(truth, wide, iterations=rule.dilation) if rule.dilation else truth > 0
     zones, count = label(grown, full)
-    parts, number_of_parts = label(prediction, full)
+    widened = prediction > 0
+    if rule.dilate_prediction and rule.dilation:
+        widened = binary_dilation(prediction, wide, iterations=rule.dilation)
+    parts = np.where(prediction > 0, label(widened, full)[0], 0)
+    for part in np.unique(parts[parts > 0]):
+        if (parts == part).sum() <= rule.smallest_predicted_voxels:
+            parts[parts == part] = 0
+    number_of_parts = len(np.unique(parts[parts > 0]))
     touched: set[int] = set()
     scores = []
     for zone in range(1, count + 1):
@@ -39,12 +55,17 @@ def naive(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], rule: Lesionwis
     return len(scores), number_of_parts - len(touched), float(sum(scores))
 
 
-@given(sparse, sparse, st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0]))
+@given(sparse, sparse, st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0]), st.booleans(), st.integers(0, 2))
 @settings(deadline=None)
 def test_it_agrees_with_the_procedure_lesion_by_lesion(
-    truth: npt.NDArray[np.int64], prediction: npt.NDArray[np.int64], dilation: int, smallest: float
+    truth: npt.NDArray[np.int64],
+    prediction: npt.NDArray[np.int64],
+    dilation: int,
+    smallest: float,
+    dilate_prediction: bool,
+    voxels: int,
 ) -> None:
-    rule = LesionwiseRule(dilation, smallest)
+    rule = LesionwiseRule(dilation, smallest, dilate_prediction=dilate_prediction, smallest_predicted_voxels=voxels)
     counts = lesionwise_scores(truth, prediction, SPACING, rule)
     expected = naive(truth, prediction, rule)
     assert (counts.truth, counts.false_positives, counts.dice_sum) == pytest.approx(expected)
@@ -109,3 +130,26 @@ def test_counts_add_up() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         lesionwise_scores(line(1), line(1, 0), SPACING)
+
+
+def test_the_rule_of_2024_joins_predicted_parts_drops_the_smallest_and_weighs_by_area() -> None:
+    truth, prediction = np.zeros((2, 12, 12, 40), np.uint8)
+    truth[2:8, 2:8, 2:8], prediction[2:8, 2:8, 3:9] = 1, 1
+    prediction[2:4, 2, 11] = 1  # two voxels away from the part in the lesion: one with it after dilation
+    prediction[10, 10, 30] = 1  # of one voxel
+    old = lesionwise_scores(truth, prediction, SPACING)
+    new = lesionwise_scores(truth, prediction, SPACING, BRATS2024_METS)
+    assert (old.false_positives, new.false_positives) == (2, 0)
+    assert new.dice == pytest.approx(2 * 180 / (216 + 218))
+
+
+def test_the_distance_of_2024_is_weighted_by_area() -> None:
+    truth, prediction = np.zeros((2, 12, 12, 40), np.uint8)
+    truth[2:8, 2:8, 2:8], prediction[2:8, 2:8, 2:8] = 1, 1
+    prediction[4, 4, 8:16] = 1  # a spike: 4.9 % of the surface voxels, 9 % of the area
+    plain, by_area = (
+        measure(truth, prediction, SPACING).hd95_mm for measure in (surface_metrics, area_surface_metrics)
+    )
+    assert plain < by_area
+    assert lesionwise_scores(truth, prediction, SPACING, BRATS2024_METS).hd95_mm == by_area
+    assert lesionwise_scores(truth, prediction, SPACING).hd95_mm == plain

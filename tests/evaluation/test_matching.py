@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detseg3d.evaluation.matching import (
+    InstanceTable,
     OverlapTable,
     best_overlaps,
     match_any_overlap,
+    match_by_sum,
     match_one_to_one,
     overlap_table,
 )
@@ -152,3 +154,13 @@ def test_selecting_lesions_equals_erasing_the_others(truth: IntArray, prediction
     again = overlap_table(np.where(truth % 2 == 1, truth, 0), np.where(prediction % 2 == 1, prediction, 0))
     assert pairs_of(selected) == pairs_of(again)
     assert selected.truth.voxels.tolist() == again.truth.voxels.tolist()
+
+
+def test_picai_eval_prefers_two_good_matches_to_three_poor_ones_and_we_do_not() -> None:
+    """Predictions 0 and 1 fit lesions 0 and 1; or 2 lesion 0, 0 lesion 1 and 1 lesion 2, all three barely."""
+    lesions = InstanceTable(np.arange(1, 4), np.full(3, 10), np.zeros((3, 3)))
+    table = OverlapTable(lesions, lesions, np.array([0, 1, 0, 1, 2]), np.array([0, 1, 2, 0, 1]), np.ones(5, np.int64))
+    quality = np.array([1.0, 1.0, 0.1, 0.1, 0.1])
+    three, two = (match_by_sum(table, quality, 0.1, per_match) for per_match in (4.0, 1.0))
+    assert (three.truth_index.tolist(), three.prediction_index.tolist()) == ([0, 1, 2], [2, 0, 1])
+    assert (two.truth_index.tolist(), two.prediction_index.tolist()) == ([0, 1], [0, 1])

@@ -1,0 +1,63 @@
+"""Our presets against what the programs that they follow say of the golden cases, on a grid of 1 mm.
+
+``presets.json`` is made by benchmarks/golden/make_presets.py.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.presets import Preset, PresetFigure, PresetInput, preset_case, preset_figures
+from tests.evaluation.golden.answers import double
+from tests.evaluation.golden.cases import FOLDER, golden_cases
+
+
+@cache
+def presets() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((FOLDER / "presets.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+NAMES = sorted(presets()["cases"])
+
+
+def given(name: str) -> PresetInput:
+    case_name, index = name.split("/")
+    case = golden_cases()[case_name]
+    truth, prediction = case.of_class(int(index))
+    lesions, parts = (cc3d.connected_components(volume > 0, connectivity=26) for volume in (truth, prediction))
+    scores: npt.NDArray[np.float64] = np.zeros(int(parts.max()) + 1)
+    np.maximum.at(scores, parts.ravel(), np.concatenate([[0.0], case.scores])[prediction].ravel())
+    table = overlap_table(lesions, parts)
+    return PresetInput(lesions, parts, table, scores[table.prediction.ids], (1.0, 1.0, 1.0), 1.0)
+
+
+def check(figures: tuple[PresetFigure, ...], answer: dict[str, float | None]) -> None:
+    assert {figure.key for figure in figures} == set(answer)
+    for figure in figures:
+        expected = answer[figure.key]
+        assert figure.value == (None if expected is None else double(expected)), figure.key
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", [Preset.BRATS2026_METS, Preset.PANOPTICA])
+def test_figures_of_a_case_are_those_of_the_original(preset: Preset, name: str) -> None:
+    check(preset_figures(preset, [preset_case(preset, given(name))]), answers_to(preset, name))
+
+
+def answers_to(preset: Preset, name: str) -> dict[str, float | None]:
+    answer: dict[str, float | None] = dict(presets()["cases"][name][str(preset)])
+    return answer
+
+
+def test_figures_of_all_cases_together_are_those_of_picai_eval() -> None:
+    cases = [preset_case(Preset.PICAI, given(name)) for name in presets()["cases"]]
+    check(preset_figures(Preset.PICAI, cases), presets()["picai"])
