@@ -206,7 +206,11 @@ def _run(options: argparse.Namespace) -> int:
         parts = list(result["systems"].values())
     _write(options, result, systems, form)
     show(format_evaluation(result))
-    problems = sum(len(part["problems"]) for part in parts)
+    return _exit_code(sum(len(part["problems"]) for part in parts))
+
+
+def _exit_code(problems: int) -> int:
+    """Of an evaluation; says on stderr if cases are missing from its figures, for the table may have gone to a file."""
     if problems:
         logger.error("%d case(s) could not be evaluated; see the table", problems)
         return EXIT_FAILURE
@@ -323,7 +327,7 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
         if file.suffix != ".json":
             write_text(text + "\n", file / "metrics.md")
     show(text)
-    return EXIT_FAILURE if result["problems"] else EXIT_SUCCESS
+    return _exit_code(len(result["problems"]))
 
 
 def _write(

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["available_bytes", "is_out_of_memory", "out_of_memory", "require_memory"]
 
@@ -27,7 +31,10 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process can still get: free memory and swap, within the limits of its control groups.
+    """Memory that this process can still get: free memory and swap, within the limits that hold for it.
+
+    Those are the limits of its control groups, and that of its address space (``ulimit -v``). Of the latter all counts
+    that the process has asked for, also what it has given back since.
 
     Parameters
     ----------
@@ -45,7 +52,19 @@ def available_bytes(root: Path = Path("/")) -> int | None:
         free = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))
     except (OSError, ValueError, KeyError, IndexError):
         return None
-    return max(0, min([free, *_free_in_groups(root)]))
+    return max(0, min([free, *_free_in_groups(root), *_free_addresses(root)]))
+
+
+def _free_addresses(root: Path) -> Iterator[int]:
+    """What the limit of the address space leaves, if there is such a limit."""
+    if sys.platform == "win32":
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return
+    with suppress(OSError, ValueError, IndexError):
+        pages = int((root / "proc/self/statm").read_text(encoding="ascii").split()[0])
+        yield limit - pages * resource.getpagesize()
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:
@@ -115,7 +134,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, (RuntimeError, ImportError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
+    if not isinstance(error, (RuntimeError, ImportError, OSError)):
+        return False
+    text = str(error)
+    # oneDNN has these words for every reason; where the address space is limited, that is the reason.
+    limited = "could not create a primitive" in text and any(True for _ in _free_addresses(Path("/")))
+    return limited or bool(_OUT_OF_MEMORY.search(text))
 
 
 def out_of_memory(error: BaseException) -> DetSeg3DError:

@@ -13,6 +13,7 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.evaluation.labels import label_format_of
+from detseg3d.execution.memory import require_memory
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
@@ -31,6 +32,7 @@ __all__ = ["FoldPaths", "apply_overrides", "choose_folder", "load_fold", "run_fo
 
 logger = logging.getLogger(__name__)
 
+_LEAST_BYTES = 1e8
 _CHECKPOINT = "checkpoint_latest.pt"
 # Files that hold what a training has learned.
 _TRAINED = (_CHECKPOINT, "model_best.safetensors", "model_final.safetensors")
@@ -140,6 +142,8 @@ def run_fold(
         not say what to do with it, or if another process replaces the cases, or trains or validates this fold.
     """
     train_cases, val_cases = load_fold(paths.preprocessed, name)
+    # With less, PyTorch's compiled code may end the process instead of raising an error.
+    require_memory(_LEAST_BYTES, "training", remedy="free memory, or raise the limit of the process (ulimit -v)")
     doing = f"{'validating' if validation_only else 'training'} fold {name}"
     with cases_in_use(paths.preprocessed, doing), _fold_in_use(paths, name, doing, options):
         if validation_only:

@@ -7,7 +7,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution import memory
-from detseg3d.execution.memory import available_bytes, require_memory
+from detseg3d.execution.memory import available_bytes, is_out_of_memory, require_memory
 
 MEMINFO = "MemTotal: 32000 kB\nMemFree: 1000 kB\nMemAvailable: 16000 kB\nSwapTotal: 0 kB\nSwapFree: 500 kB\n"
 
@@ -71,3 +71,22 @@ def test_an_allowance_takes_the_place_of_what_is_free(monkeypatch: pytest.Monkey
     require_memory(1e9, "this", allowed_gb=1)
     with pytest.raises(DetSeg3DError, match=r"1\.5 GB(.|\n)*at most 1 GB, as allowed"):
         require_memory(1.5e9, "this", allowed_gb=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_the_limit_of_the_address_space_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, proc__meminfo=MEMINFO, proc__self__statm="1000 10 5 1 0 20 0\n")
+    limit = 1000 * memory.resource.getpagesize() + 5000
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))
+    assert available_bytes(tmp_path) == 5000
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (1000, 1000))
+    assert available_bytes(tmp_path) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(("limit", "expected"), [(10**9, True), (-1, False)])
+def test_words_of_onednn_mean_memory_where_the_address_space_is_limited(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: bool
+) -> None:
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))
+    assert is_out_of_memory(RuntimeError("could not create a primitive")) is expected
