@@ -120,7 +120,7 @@ def _check_spacing(path: Path, image: Any) -> None:
     with image.file_map["image"].get_prepare_fileobj("rb") as handle:
         header = type(image.header).from_fileobj(handle, check=False)
     spacing = header["pixdim"][1:4]
-    if header["sform_code"] == 0 and not (spacing > 0).all():
+    if header["sform_code"] == 0 and (spacing <= 0).any():  # NaN makes an affine that is not finite
         raise DetSeg3DError(
             "the spacing of the image is not positive",
             file=path,
