@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,7 +10,14 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.device import autocast, autocast_dtype, resolve_device
+from detseg3d.execution import device
+from detseg3d.execution.device import (
+    autocast,
+    autocast_dtype,
+    compute_in_float32,
+    has_fast_bfloat16,
+    resolve_device,
+)
 
 
 def give_cuda(monkeypatch: pytest.MonkeyPatch, count: int, bfloat16: bool = True) -> None:
@@ -20,8 +30,7 @@ def give_cuda(monkeypatch: pytest.MonkeyPatch, count: int, bfloat16: bool = True
 
 
 def give_cpu(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: bfloat16)
 
 
 @pytest.mark.parametrize(("count", "device"), [(0, "cpu"), (2, "cuda")])
@@ -88,3 +97,78 @@ def test_autocast_computes_in_that_precision(
     with autocast(torch.device("cpu")):
         assert layer(torch.ones(1, 4)).dtype is dtype
     assert layer(torch.ones(1, 4)).dtype is torch.float32
+
+
+# -- What runs decides, not the processor's flags ----------------------------------------------------------------------
+
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def asked_in_a_process(**environment: str) -> tuple[bool, float, float]:
+    """Answer of a process with such settings, and its seconds for a convolution in bfloat16 and in float32."""
+    script = """
+import time, torch
+from detseg3d.execution.device import has_fast_bfloat16
+torch.set_num_threads(1)
+print(has_fast_bfloat16())
+image = torch.randn(2, 32, 8, 16, 16).contiguous(memory_format=torch.channels_last_3d)
+for dtype in (torch.bfloat16, torch.float32):
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1).to(dtype)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        layer(image.to(dtype))
+        seconds.append(time.process_time() - start)
+    print(min(seconds))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, check=True, text=True
+    )
+    answer, half, single = done.stdout.split()
+    return answer == "True", float(half), float(single)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "capability", "native"),
+    [
+        ("AVX2", "avx2", False),
+        ("AVX512_CORE", "avx512", False),
+        ("AVX512_CORE_BF16", "avx2", True),
+        ("ALL", "default", True),
+    ],
+)
+def test_the_instructions_that_onednn_uses_decide(instructions: str, capability: str, native: bool) -> None:
+    answer, half, single = asked_in_a_process(ONEDNN_MAX_CPU_ISA=instructions, ATEN_CPU_CAPABILITY=capability)
+    assert answer == (native and HAS_BFLOAT16)
+    # Emulated without AVX-512 it takes about 100 times as long as float32, by instructions at most about as long.
+    assert half < 5 * single if answer else half > 5 * single or instructions != "AVX2"
+
+
+def test_a_processor_without_the_instructions_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise AssertionError("nothing to compute")
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch, "conv3d", fail)
+    assert not has_fast_bfloat16.__wrapped__()
+
+
+@pytest.mark.parametrize(("value", "native"), [(0.0, True), (2.0**-125, False)])
+def test_results_below_the_smallest_normal_number_tell_an_emulation(
+    monkeypatch: pytest.MonkeyPatch, value: float, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch, "conv3d", lambda *_: torch.full((1, 32, 4, 4, 4), value, dtype=torch.bfloat16))
+    assert has_fast_bfloat16.__wrapped__() is native
+
+
+def test_after_a_failed_check_the_process_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu(monkeypatch, True)
+    monkeypatch.setattr(device, "_FLOAT32_ONLY", set())
+    compute_in_float32(torch.device("cpu"))
+    assert autocast_dtype(torch.device("cpu")) is None
+    with autocast(torch.device("cpu")):
+        assert torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype is torch.float32
+    give_cuda(monkeypatch, 1)
+    assert autocast_dtype(torch.device("cuda")) is torch.bfloat16

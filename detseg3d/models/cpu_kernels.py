@@ -1,0 +1,154 @@
+"""Ways around convolution kernels of CPUs that are wrong or slow for small maps.
+
+PyTorch gives convolutions on a CPU to oneDNN. These functions change how a convolution is asked for, and never its
+result: they decide by the shape alone, and pad, crop or cut the map before the same weights are applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+__all__ = [
+    "ConvolutionShape",
+    "convolve",
+    "convolve_in_two_slabs",
+    "is_slow_in_float32",
+    "runs_in_half_precision",
+    "safe_request",
+]
+
+Lengths = tuple[int, int, int]
+
+# PyTorch gives float32 convolutions to oneDNN only if batch × channels × the first two axes is more than this, or the
+# batch more than one (ConvParams::use_mkldnn in ATen/native/Convolution.cpp).
+_SLOW_BELOW = 20480
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """Kernel, stride, zero padding and dilation of a 3D convolution, each ``(z, y, x)`` in voxels, and its groups."""
+
+    kernel: Lengths
+    stride: Lengths
+    padding: Lengths
+    dilation: Lengths = (1, 1, 1)
+    groups: int = 1
+
+    def reach(self, axis: int) -> int:
+        """Voxels from the first to the last that one output voxel depends on along ``axis`` (0 is z)."""
+        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    def output_length(self, length: int, axis: int) -> int:
+        """Voxels that come out of ``length`` voxels along ``axis`` (0 is z).
+
+        Examples
+        --------
+        >>> ConvolutionShape((3, 3, 3), (2, 2, 2), (1, 1, 1)).output_length(5, axis=0)
+        3
+        """
+        return (length + 2 * self.padding[axis] - self.reach(axis)) // self.stride[axis] + 1
+
+
+def convolve(
+    image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
+) -> torch.Tensor:
+    """Convolve ``(B, C, Z, Y, X)`` as it is."""
+    return functional.conv3d(image, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+
+
+def runs_in_half_precision(image: torch.Tensor) -> bool:
+    """Whether a convolution of ``image`` runs on a CPU in bfloat16 or float16, by its dtype or by autocast."""
+    if image.device.type != "cpu":
+        return False
+    return image.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+
+
+def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Tensor, ConvolutionShape]:
+    """Ask for a convolution in half precision so that no wrong kernel of oneDNN is chosen.
+
+    oneDNN (3.12 and earlier) reads and writes beside its buffers for maps that are shorter than the kernel along an
+    axis. The gradient of the weights is then garbage, or the process dies; with AMX the output is garbage, too. Kernels
+    are right where the padding is already in the map. They are also wrong where only one voxel comes out along an axis
+    and the stride is more than one. A stride has no effect there, so the map is cropped to the kernel's reach and the
+    stride becomes one.
+
+    Parameters
+    ----------
+    image : Tensor, shape ``(B, C, Z, Y, X)``
+    shape : ConvolutionShape
+
+    Returns
+    -------
+    image : Tensor
+        The same tensor if no axis is that short, else a padded or cropped one.
+    shape : ConvolutionShape
+        What is left of the stride and the padding. The convolution gives the same voxels as the one asked for.
+
+    Examples
+    --------
+    >>> usual = ConvolutionShape(kernel=(3, 3, 3), stride=(2, 2, 2), padding=(1, 1, 1))
+    >>> image, request = safe_request(torch.zeros(1, 8, 2, 4, 8), usual)
+    >>> tuple(image.shape), request.stride, request.padding
+    ((1, 8, 3, 4, 8), (1, 2, 2), (0, 1, 1))
+    """
+    stride, rest, by_hand = list(shape.stride), list(shape.padding), [0, 0, 0]
+    cropped: list[int] = []
+    for axis, length in enumerate(image.shape[2:]):
+        single = shape.output_length(length, axis) == 1
+        if length < shape.reach(axis) or single:
+            by_hand[axis], rest[axis] = rest[axis], 0
+        if single:
+            stride[axis] = 1
+            cropped.append(axis)
+    if any(by_hand):
+        z, y, x = by_hand
+        image = functional.pad(image, (x, x, y, y, z, z))
+    for axis in cropped:
+        image = image.narrow(2 + axis, 0, shape.reach(axis))
+    return image, replace(shape, stride=_triple(stride), padding=_triple(rest))
+
+
+def is_slow_in_float32(image: torch.Tensor, shape: ConvolutionShape) -> bool:
+    """Whether PyTorch convolves ``image`` with its own slow implementation, and two slabs help."""
+    batch, channels, z, y, _ = image.shape
+    plain = image.device.type == "cpu" and image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and batch == 1 and channels * z * y <= _SLOW_BELOW and shape.output_length(z, axis=0) > 1
+
+
+def convolve_in_two_slabs(
+    image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
+) -> torch.Tensor:
+    """Convolve the two halves of the output side by side, each from the slab of the input that it depends on.
+
+    Parameters
+    ----------
+    image : Tensor, shape ``(1, C, Z, Y, X)``
+        At least two voxels come out along z.
+    weight : Tensor, shape ``(D, C, z, y, x)``
+    bias : Tensor, shape ``(D,)``, or None
+    shape : ConvolutionShape
+
+    Returns
+    -------
+    Tensor, shape ``(1, D, Z', Y', X')``
+        The same as without slabs, but for rounding.
+    """
+    reach, stride, padding = shape.reach(0), shape.stride[0], shape.padding[0]
+    length = shape.output_length(image.shape[2], axis=0)
+    half = (length + 1) // 2
+    thickness = (half - 1) * stride + reach
+    behind = max(half * stride + thickness - image.shape[2] - padding, 0)
+    padded = functional.pad(image, (0, 0, 0, 0, padding, behind))
+    slabs = torch.cat([padded[:, :, :thickness], padded[:, :, half * stride : half * stride + thickness]])
+    slabs = slabs.contiguous(memory_format=torch.channels_last_3d)
+    output = convolve(slabs, weight, bias, replace(shape, padding=(0, *shape.padding[1:])))
+    return torch.cat([output[:1], output[1:, :, : length - half]], dim=2)
+
+
+def _triple(values: Sequence[int]) -> Lengths:
+    z, y, x = values
+    return z, y, x
