@@ -18,6 +18,7 @@ from detseg3d.cli.common import (
 )
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.terminal import show
+from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["build_parser", "main"]
 
@@ -29,12 +30,22 @@ def build_parser() -> argparse.ArgumentParser:
         "Find and outline the lesions of every scan of a folder with the folds of a trained model. For each case:\n"
         "CASE (semantic mask), instances/CASE (one number per lesion), rois/CASE.json (boxes, scores, sizes; also the\n"
         "candidates that were not accepted); and lesions.csv for the folder. Masks have the geometry and format of\n"
-        "the input. A case that fails is reported, the others go on, and the exit code is 1.",
+        "the input. A case that fails is reported, the others go on, and the exit code is 1.\n"
+        "For one scan, -o may be a file (.nii.gz .nii .mha .mhd .nrrd .npy): the semantic mask is written to it, in\n"
+        "the format of its ending, and nothing else.",
         "detseg3d_predict -i scans -o masks -d 101 -f 0 1 2 3 4\n"
-        "detseg3d_predict -i scan.nii.gz -o masks -m results/Dataset101_SynthMS -f 0 --disable_tta",
+        "detseg3d_predict -i scan.nii.gz -o masks -m results/Dataset101_SynthMS -f 0 --disable_tta\n"
+        "detseg3d_predict -i scan.nii.gz -o mask.nii.gz -d 101",
     )
     parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM series")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="for the results")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="folder for the results; or, for one scan, the file of its mask alone, such as mask.nii.gz",
+    )
     _add_model_flags(parser)
     _add_prediction_flags(parser)
     add_root_flags(parser, "results")
@@ -121,15 +132,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from detseg3d.core.errors import DetSeg3DError
-    from detseg3d.inference.predictor import Predictor
+    from detseg3d.inference.model_folder import model_plans
     from detseg3d.io.paths import resolve_dataset, results_root
+    from detseg3d.io.raw_dataset import check_input, list_inputs
 
     if (options.model is None) == (options.dataset is None):
-        raise DetSeg3DError("which model?", remedy="give either DATASET (or -d DATASET) or -m MODEL_FOLDER")
+        raise DetSeg3DError("which model?", remedy="give either -d DATASET or -m MODEL_FOLDER")
     if options.part_id >= options.num_parts:
         raise DetSeg3DError("--part_id counts from 0", value=options.part_id, expected=f"0 to {options.num_parts - 1}")
+    # Input and output are looked at before torch is imported and the model is loaded, which takes longest.
+    check_input(options.input)
     folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
+    plans = model_plans(folder, options.folds, options.checkpoint)
+    cases = list_inputs(options.input, plans.num_channels)
+    single = _single_file(options, len(cases))
+    cases = cases[options.part_id :: options.num_parts]
+
+    from detseg3d.inference.predictor import Predictor
+
     predictor = Predictor.from_model_folder(
         folder,
         options.folds,
@@ -141,7 +161,11 @@ def _run(options: argparse.Namespace) -> int:
         use_operating_point=not options.plan_thresholds,
         memory_gb=options.memory_gb,
     )
-    cases = predictor.list_inputs(options.input)[options.part_id :: options.num_parts]
+    if single:
+        for case in cases:
+            predictor.predict_file(case, options.output, options.npy_spacing)
+            show(f"mask written to {options.output}; for instances, boxes and scores give a folder after -o")
+        return 0
     failures = predictor.predict_files(
         cases,
         options.output,
@@ -156,6 +180,36 @@ def _run(options: argparse.Namespace) -> int:
         show(f"failed: {', '.join(sorted(failures))}", error=True)
         return EXIT_FAILURE
     return 0
+
+
+def _single_file(options: argparse.Namespace, case_count: int) -> bool:
+    """Whether the output is one mask file, and not a folder.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file cannot hold what is asked for.
+    """
+    from detseg3d.io.images import file_ending
+
+    output: Path = options.output
+    if file_ending(output) is None or output.is_dir():
+        return False
+    if case_count != 1:
+        raise DetSeg3DError(
+            "one file cannot hold the masks of several cases",
+            file=output,
+            value=f"{case_count} cases in {options.input}",
+            remedy="give a folder after -o, or one scan after -i",
+        )
+    given = [
+        flag for flag in ("save_probabilities", "save_candidates", "continue_prediction") if getattr(options, flag)
+    ]
+    if given:
+        raise DetSeg3DError(
+            f"--{given[0]} needs a folder, and the output is one file", file=output, remedy="give a folder after -o"
+        )
+    return True
 
 
 if __name__ == "__main__":

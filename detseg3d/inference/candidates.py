@@ -92,12 +92,16 @@ class Candidates:
     shape : tuple of 3 ints
     spacing : tuple of 3 floats
         mm, ``(z, y, x)``.
+    highest_detection : float
+        Highest probability of the detector in the scan, also where no candidate reached the detection threshold. It is
+        not stored.
     """
 
     found: Detections
     predictions: list[RoiPrediction]
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
+    highest_detection: float = 0.0
 
     def __len__(self) -> int:
         return len(self.found)

@@ -26,6 +26,7 @@ from detseg3d.planning.plans import Plans
 
 __all__ = [
     "CasePrediction",
+    "check_input_stays",
     "check_inputs_stay",
     "clear_cases",
     "describe_case",
@@ -206,14 +207,25 @@ def check_inputs_stay(inputs: Sequence[Path], case_id: str, folder: Path, ending
         If the mask or the instance map would be written to the file of a scan, by whatever name or link.
     """
     for mask in _mask_paths(folder, case_id, ending):
-        for image in inputs:
-            if mask.exists() and image.exists() and mask.samefile(image):
-                raise DetSeg3DError(
-                    "the result would take the place of the scan",
-                    file=image,
-                    value=f"a result named {mask}",
-                    remedy="choose another output folder",
-                )
+        check_input_stays(inputs, mask)
+
+
+def check_input_stays(inputs: Sequence[Path], result: Path) -> None:
+    """Raise if the file ``result`` is one of the ``inputs``, by whatever name or link.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is.
+    """
+    for image in inputs:
+        if result.exists() and image.exists() and result.samefile(image):
+            raise DetSeg3DError(
+                "the result would take the place of the scan",
+                file=image,
+                value=f"a result named {result}",
+                remedy="choose another output folder or file",
+            )
 
 
 def clear_cases(folder: Path, case_ids: Collection[str]) -> None:

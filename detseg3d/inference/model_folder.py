@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import Plans, load_plans
 
-__all__ = ["fold_folders", "restrict_mirroring", "same_network", "weights_file"]
+__all__ = ["fold_folders", "model_plans", "restrict_mirroring", "same_network", "weights_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,17 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
             remedy="choose among them with -f, or train the others",
         )
     return chosen
+
+
+def model_plans(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Plans:
+    """The plans of a model, without loading the model.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is no such fold, or its plans cannot be read.
+    """
+    return load_plans(fold_folders(folder, folds, checkpoint)[0] / "plans.json")
 
 
 def weights_file(fold: Path, checkpoint: str) -> Path:

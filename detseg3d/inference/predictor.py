@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import average_dense, segment_rois
 from detseg3d.inference.export import (
     CasePrediction,
+    check_input_stays,
     check_inputs_stay,
     describe_case,
     is_exported,
@@ -32,12 +33,12 @@ from detseg3d.inference.export import (
 )
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import fold_folders, restrict_mirroring, same_network, weights_file
+from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
 from detseg3d.inference.operating_point import apply_operating_point
 from detseg3d.io.files import check_writable, remove_files
-from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, read_channels, read_geometry, strip_ending
-from detseg3d.io.paths import check_case_id
-from detseg3d.io.raw_dataset import RawCase, list_cases
-from detseg3d.models.decode import Detections, decode
+from detseg3d.io.images import file_ending, read_channels, read_geometry, write_image
+from detseg3d.io.raw_dataset import RawCase, list_inputs
+from detseg3d.models.decode import Detections, decode, highest_probability
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
@@ -224,7 +225,8 @@ class Predictor:
         case = preprocess_case(images, geometry.spacing, self.plans, admit=self._admit)
         image, transform = torch.from_numpy(case.image), case.transform
         del case
-        found = self._detect(image, loose_suppression(self.plans.inference) if loose else self.plans.inference)
+        suppression = loose_suppression(self.plans.inference) if loose else self.plans.inference
+        found, highest = self._detect(image, suppression)
         predictions = self.segment_boxes(image, found)
         del image
         # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
@@ -233,7 +235,7 @@ class Predictor:
         ]
         boxes = transform.boxes_to_original(found.boxes)
         there = Detections(boxes, found.scores, found.classes)
-        return Candidates(there, placed, geometry.shape, geometry.spacing)
+        return Candidates(there, placed, geometry.shape, geometry.spacing, highest)
 
     def _admit(self, transform: CaseTransform) -> None:
         """Raise if a scan on the fine grid is too large for the memory; the scan itself has been read."""
@@ -263,20 +265,22 @@ class Predictor:
         # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/design.md).
         return segment_rois(self.models, image, detection_image, found, self.mirror_axes[-1:], self.device)
 
-    def _detect(self, image: torch.Tensor, inference: InferencePlan) -> Detections:
-        """Candidates of a fine volume ``(C, Z, Y, X)``."""
+    def _detect(self, image: torch.Tensor, inference: InferencePlan) -> tuple[Detections, float]:
+        """Candidates of a fine volume ``(C, Z, Y, X)``, and the highest probability of the detector."""
         detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
         levels = average_dense(self.models, detection_image, self.mirror_axes, self.device)
-        return decode(
+        cell_sizes, shape = self.models[0].cell_sizes, image.shape[1:]
+        found = decode(
             levels,
-            self.models[0].cell_sizes,
-            image.shape[1:],
+            cell_sizes,
+            shape,
             threshold=inference.det_threshold,
             max_candidates=inference.max_candidates,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
             reach=self.plans.training.regression_reach,
         )
+        return found, highest_probability(levels, cell_sizes, shape)
 
     def predict_files(
         self,
@@ -326,6 +330,7 @@ class Predictor:
             check_writable(folder)
         npy_spacing = npy_spacing or self.plans.npy_spacing
         failures: dict[str, str] = {}
+        outcomes: dict[str, CaseOutcome] = {}
         bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(progress))
         for case in bar:
             own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
@@ -339,7 +344,7 @@ class Predictor:
                 continue
             try:
                 check_inputs_stay(case.images, case.case_id, folder, own_ending)
-                lesions = self._predict_file(case, folder, own_ending, npy_spacing, save_probabilities, save_candidates)
+                outcome = self._predict_file(case, folder, own_ending, npy_spacing, save_probabilities, save_candidates)
             except DetSeg3DError as error:
                 raise_again()
                 failures[case.case_id] = str(error)
@@ -347,16 +352,65 @@ class Predictor:
                 raise_again()
                 # A scan nobody foresaw must not cost the results of the others.
                 logger.debug("%s failed", case.case_id, exc_info=True)
-                known = is_out_of_memory(error)
-                failures[case.case_id] = str(out_of_memory(error)) if known else f"{type(error).__name__}: {error}"
+                failures[case.case_id] = _reason(error)
                 release_frames(error)
             else:
-                logger.info("%s: %d lesion(s)", case.case_id, lesions)
+                outcomes[case.case_id] = outcome
+                logger.info("%s: %d lesion(s)", case.case_id, outcome.lesions)
         for case_id, message in failures.items():
             logger.error("%s failed: %s", case_id, message)
+        if len(outcomes) + len(failures) == len(cases):
+            self._warn_without_lesions(outcomes)
         if folder.exists():
             write_lesion_table(folder)
         return failures
+
+    def predict_file(
+        self, case: RawCase, file: str | Path, npy_spacing: Sequence[float] | None = None
+    ) -> CasePrediction:
+        """Predict one case and write its semantic mask to ``file``, and nothing else.
+
+        Parameters
+        ----------
+        case : RawCase
+        file : path
+            Its ending names the format; it need not be that of the scan.
+        npy_spacing : sequence of 3 floats, optional
+            mm ``(z, y, x)`` of .npy inputs; by default that of the data set the model was trained on.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the scan cannot be used, is too large for the memory or would be replaced, or if the file cannot be
+            written.
+        """
+        path = Path(file)
+        check_input_stays(case.images, path)
+        check_writable(path.parent)
+        try:
+            images, geometry = self._read(case, npy_spacing or self.plans.npy_spacing)
+            candidates = self.find_candidates(images, geometry)
+            result = self.describe(candidates, geometry)
+            write_image(result.semantic, result.geometry, path)
+        except DetSeg3DError:
+            raise_again()
+            raise
+        except Exception as error:
+            raise_again()
+            raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0]) from error
+        logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
+        self._warn_without_lesions({case.case_id: _outcome(result, candidates)})
+        return result
+
+    def _warn_without_lesions(self, outcomes: Mapping[str, CaseOutcome]) -> None:
+        message = explain_no_lesions(outcomes, self.plans.inference)
+        if message is not None:
+            logger.warning("%s", message)
+
+    def _read(self, case: RawCase, npy_spacing: Sequence[float] | None) -> tuple[npt.NDArray[np.float32], Geometry]:
+        """The channels of a case and their place, if the memory allows it."""
+        self._admit_file(case, npy_spacing)
+        return read_channels(case.images, npy_spacing)
 
     def _predict_file(
         self,
@@ -366,10 +420,9 @@ class Predictor:
         npy_spacing: Sequence[float] | None,
         save_probabilities: bool,
         save_candidates: bool,
-    ) -> int:
-        """Write the result of one case; the number of its lesions. What else the case took is free when it returns."""
-        self._admit_file(case, npy_spacing)
-        images, geometry = read_channels(case.images, npy_spacing)
+    ) -> CaseOutcome:
+        """Write the result of one case. The memory that the case took is free when this returns."""
+        images, geometry = self._read(case, npy_spacing)
         candidates = self.find_candidates(images, geometry, loose=save_candidates)
         if save_candidates:
             write_candidates(candidates, candidates_path(folder, case.case_id))
@@ -378,7 +431,7 @@ class Predictor:
             remove_files(candidates_path(folder, case.case_id))  # of an earlier prediction, maybe by another model
         result = self.describe(candidates, geometry, save_probabilities)
         write_case(result, case.case_id, folder, ending)
-        return len(result.lesions)
+        return _outcome(result, candidates)
 
     def list_inputs(self, source: str | Path) -> tuple[RawCase, ...]:
         """The cases of an input folder, or of a single image file.
@@ -388,16 +441,14 @@ class Predictor:
         DetSeg3DError
             If there is none, or channels are missing.
         """
-        path = Path(source)
-        if path.is_file():
-            if self.plans.num_channels != 1:
-                raise DetSeg3DError(
-                    f"this model needs {self.plans.num_channels} channels, one file holds one",
-                    file=path,
-                    remedy="give the folder that holds CASE_0000, CASE_0001, …",
-                )
-            if file_ending(path) is None:
-                raise DetSeg3DError("this is no image", file=path, expected=f"one of {' '.join(SUPPORTED_ENDINGS)}")
-            # Not list_cases: what lies beside the file need not be in order.
-            return (RawCase(check_case_id(strip_ending(path).removesuffix("_0000")), (path,)),)
-        return list_cases(path, self.plans.num_channels)
+        return list_inputs(source, self.plans.num_channels)
+
+
+def _reason(error: Exception) -> str:
+    """What to say of an error that nobody foresaw."""
+    return str(out_of_memory(error)) if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+
+
+def _outcome(result: CasePrediction, candidates: Candidates) -> CaseOutcome:
+    scores = [candidate["score"] for candidate in result.candidates]
+    return CaseOutcome(len(result.lesions), candidates.highest_detection, max(scores, default=None))

@@ -17,11 +17,20 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.io.dataset_json import parse_channel_names, parse_labels, parse_npy_spacing, parse_patients
-from detseg3d.io.files import read_json
+from detseg3d.io.files import check_regular_file, open_regular_file, read_json
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, share_series, strip_ending
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["RawCase", "RawDataset", "images_by_stem", "list_cases", "load_raw_dataset", "read_description"]
+__all__ = [
+    "RawCase",
+    "RawDataset",
+    "check_input",
+    "images_by_stem",
+    "list_cases",
+    "list_inputs",
+    "load_raw_dataset",
+    "read_description",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -183,13 +192,7 @@ def list_cases(
         raise DetSeg3DError("the folder of images does not exist", file=folder, remedy="check the path")
     found = images_by_stem(folder, file_ending)
     if not found:
-        others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
-        raise DetSeg3DError(
-            "there is no image in the folder",
-            file=folder,
-            value=others or "an empty folder",
-            expected=f"files ending in {file_ending or ' '.join(SUPPORTED_ENDINGS)}",
-        )
+        raise _no_image(folder, file_ending)
     labels = {} if label_folder is None else _labels_by_case(Path(label_folder), file_ending)
     channels, plain = _channels_by_case(found, channel_count)
     labels = named_like(labels, channels)
@@ -203,6 +206,79 @@ def list_cases(
         images = tuple(paths.get(c, folder / f"{case_id}_{c:04d}{ending}") for c in range(channel_count))
         cases.append(RawCase(check_case_id(case_id), images, labels.get(case_id)))
     return tuple(cases)
+
+
+def check_input(source: str | Path) -> None:
+    """Raise if ``source`` can hold no scan, before a model is loaded for it.
+
+    Parameters
+    ----------
+    source : path
+        A file, or a folder of files or of DICOM series.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it does not exist, may not be read, is empty, or is neither an image nor a folder with one.
+    """
+    path = Path(source)
+    try:
+        if path.is_dir():
+            if not images_by_stem(path):
+                raise _no_image(path, None)
+            return
+        check_regular_file(path)
+        with open_regular_file(path) as handle:
+            empty = handle.read(1) == b""
+    except FileNotFoundError as error:
+        what = "the folder of images" if file_ending(path) is None else "the image"
+        raise DetSeg3DError(f"{what} does not exist", file=path, remedy="check the path") from error
+    except OSError as error:
+        raise DetSeg3DError(
+            f"the input cannot be read: {error.strerror or error}", file=path, remedy="check its permissions"
+        ) from error
+    if file_ending(path) is None:
+        raise DetSeg3DError("this is not an image", file=path, expected=f"one of {' '.join(SUPPORTED_ENDINGS)}")
+    if empty:
+        raise DetSeg3DError("the file is empty", file=path, remedy="copy it again from its source")
+
+
+def list_inputs(source: str | Path, channel_count: int) -> tuple[RawCase, ...]:
+    """The cases of an input folder, or of a single image file.
+
+    Parameters
+    ----------
+    source : path
+    channel_count : int
+        Channels that the model needs.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is no case, or channels are missing.
+    """
+    path = Path(source)
+    check_input(path)
+    if path.is_dir():
+        return list_cases(path, channel_count)
+    if channel_count != 1:
+        raise DetSeg3DError(
+            f"this model needs {channel_count} channels, one file holds one",
+            file=path,
+            remedy="give the folder that holds CASE_0000, CASE_0001, …",
+        )
+    # Not list_cases: the files beside this one need not be in order.
+    return (RawCase(check_case_id(strip_ending(path).removesuffix("_0000")), (path,)),)
+
+
+def _no_image(folder: Path, ending: str | None) -> DetSeg3DError:
+    others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
+    return DetSeg3DError(
+        "there is no image in the folder",
+        file=folder,
+        value=others or "an empty folder",
+        expected=f"files ending in {ending or ' '.join(SUPPORTED_ENDINGS)}",
+    )
 
 
 def _ending(path: Path) -> str | None:

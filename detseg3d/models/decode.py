@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from detseg3d.core.boxes import boxes_from_centers_and_sizes, clip_boxes
 from detseg3d.core.nms import suppress
 from detseg3d.models.detector import LevelOutput
 
-__all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "peaks"]
+__all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "highest_probability", "peaks"]
 
 # Peaks that enter the suppression, for each candidate that may leave it.
 _PEAKS_PER_CANDIDATE = 10
@@ -68,6 +69,26 @@ def dense_levels(outputs: Sequence[LevelOutput], volume: int) -> list[DenseLevel
         )
         for output in outputs
     ]
+
+
+def highest_probability(
+    levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], shape: Sequence[int]
+) -> float:
+    """The highest probability of all cells that lie in the volume, and not in its padding.
+
+    Parameters
+    ----------
+    levels : sequence of DenseLevel
+    cell_sizes : sequence of (z, y, x)
+        Fine voxels per cell of each level.
+    shape : sequence of 3 ints
+        Fine voxels ``(z, y, x)`` of the volume.
+    """
+    highest = []
+    for level, cell_size in zip(levels, cell_sizes, strict=True):
+        inside = tuple(slice(math.ceil(length / unit)) for length, unit in zip(shape, cell_size, strict=True))
+        highest.append(float(level.probability[(slice(None), *inside)].max()))
+    return max(highest)
 
 
 def peaks(probability: torch.Tensor, threshold: float) -> torch.Tensor:

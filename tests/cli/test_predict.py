@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from detseg3d.cli import predict
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import write_image
+from detseg3d.io import raw_dataset
+from detseg3d.io.images import read_image, write_image
 from tests.scans import make_scan
 
 
@@ -139,3 +144,170 @@ def test_an_empty_folder_is_an_error(tiny_model: Path, tmp_path: Path, capsys: p
     (tmp_path / "in").mkdir()
     assert run(tiny_model, tmp_path / "in", tmp_path / "out") == 1
     assert "there is no image in the folder" in capsys.readouterr().err
+
+
+# -- One scan into one file --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["mask.nii.gz", "mask.nii", "mask.mha", "mask.nrrd", "mask.npy", "New Folder/m.NII.GZ"]
+)
+def test_a_mask_is_written_to_exactly_the_file_that_is_named(
+    tiny_model: Path, scans: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model, scans / "a.mha", tmp_path / "folder") == 0
+    expected, geometry = read_image(tmp_path / "folder" / "a.mha")
+    output = tmp_path / "single" / name
+    assert run(tiny_model, scans / "a.mha", output) == 0
+    mask, place = read_image(output)
+    assert expected.any() and np.array_equal(mask, expected)
+    assert name.endswith(".npy") or place.difference(geometry) == []
+    assert [path for path in (tmp_path / "single").rglob("*") if path.is_file()] == [output]
+    assert f"mask written to {output}" in capsys.readouterr().out
+
+
+def test_a_header_with_its_voxels_beside_it_is_written(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    assert run(tiny_model, scans / "a.mha", tmp_path / "mask.mhd") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.mhd", "mask.zraw"]
+
+
+def test_a_folder_with_one_case_fits_into_one_file(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a_0000.mha").write_bytes((scans / "a.mha").read_bytes())
+    assert run(tiny_model, tmp_path / "in", tmp_path / "mask.nii.gz") == 0
+    assert (tmp_path / "mask.nii.gz").is_file()
+
+
+def test_several_cases_do_not_fit_into_one_file(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model, scans, tmp_path / "mask.nii.gz") == 1
+    assert "one file cannot hold the masks of several cases" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_named_like_an_image_stays_a_folder(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.nii.gz").mkdir()
+    assert run(tiny_model, scans / "a.mha", tmp_path / "out.nii.gz") == 0
+    assert (tmp_path / "out.nii.gz" / "a.mha").is_file()
+
+
+@pytest.mark.parametrize("flag", ["--save_probabilities", "--save_candidates", "--continue_prediction"])
+def test_what_needs_a_folder_is_refused_with_a_file(tiny_model: Path, scans: Path, tmp_path: Path, flag: str) -> None:
+    assert run(tiny_model, scans / "a.mha", tmp_path / "mask.nii.gz", flag) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scan_is_never_replaced_by_its_mask(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = tmp_path / "a.mha"
+    scan.write_bytes((scans / "a.mha").read_bytes())
+    (tmp_path / "link.mha").symlink_to(scan)
+    for output in (scan, tmp_path / "link.mha"):
+        assert run(tiny_model, scan, output) == 1
+        assert "take the place of the scan" in capsys.readouterr().err
+    assert scan.read_bytes() == (scans / "a.mha").read_bytes()
+
+
+def test_a_scan_that_cannot_be_read_leaves_an_earlier_mask(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b.mha").write_bytes((scans / "a.mha").read_bytes()[:500])
+    (tmp_path / "mask.nii.gz").write_bytes(b"earlier")
+    assert run(tiny_model, tmp_path / "b.mha", tmp_path / "mask.nii.gz") == 1
+    assert "b.mha" in capsys.readouterr().err
+    assert (tmp_path / "mask.nii.gz").read_bytes() == b"earlier"
+
+
+# -- A bad input costs no time -----------------------------------------------------------------------------------------
+
+WITHOUT_TORCH = (
+    "import sys\nfrom detseg3d.cli import predict\ncode = predict.main(sys.argv[1:])\n"
+    "print('torch' in sys.modules)\nraise SystemExit(code)\n"
+)
+
+
+def bad_input(folder: Path, kind: str) -> Path:
+    path = folder / "input"
+    if kind == "a folder without an image":
+        path.mkdir()
+        (path / "notes.txt").write_text("x", encoding="utf-8")
+    elif kind == "an empty folder":
+        path.mkdir()
+    elif kind == "an empty file":
+        path = folder / "scan.nii.gz"
+        path.touch()
+    elif kind == "another kind of file":
+        path = folder / "notes.txt"
+        path.write_text("x", encoding="utf-8")
+    elif kind == "a pipe":
+        path = folder / "scan.mha"
+        os.mkfifo(path)
+    elif kind == "a broken link":
+        path = folder / "scan.nrrd"
+        path.symlink_to("gone.nrrd")
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "nothing",
+        "an empty folder",
+        "a folder without an image",
+        "an empty file",
+        "another kind of file",
+        "a pipe",
+        "a broken link",
+    ],
+)
+def test_a_bad_input_is_found_before_torch_is_imported(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    source = bad_input(tmp_path, kind)
+    words = ["-i", str(source), "-o", str(tmp_path / "out"), "-m", str(tiny_model), "-f", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (1, "False"), done.stderr
+    assert str(source) in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_without_permission_is_named(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test may run as a user who may read everything."""
+    original = raw_dataset.open_regular_file
+
+    def refuse(path: str | Path) -> BinaryIO:
+        if Path(path).suffix == ".mha":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(raw_dataset, "open_regular_file", refuse)
+    assert run(tiny_model, scans / "a.mha", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "Permission denied" in error and str(scans / "a.mha") in error
+
+
+# -- No lesion anywhere ------------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model, scans, tmp_path / "score", "--det_threshold", "0.01", "--score_threshold", "1") == 0
+    said = capsys.readouterr().err
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "score" / "rois").iterdir()]
+    best = max(candidate["score"] for record in records for candidate in record["candidates"])
+    assert "no lesion in any of 5 scan(s)" in said and f"is {best:.3g}" in said and "under the score threshold 1;" in said
+    assert run(tiny_model, scans / "a.mha", tmp_path / "mask.npy", "--det_threshold", "1") == 0
+    said = capsys.readouterr().err
+    assert "no lesion in any of 1 scan(s)" in said and "detection threshold 1" in said
+
+
+def test_a_lesion_in_one_scan_is_enough_for_silence(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tiny_model, scans, tmp_path)
+    assert "no lesion in any" not in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""What to say where a prediction found no lesion in any scan: which threshold nothing reached, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detseg3d.planning.plans import InferencePlan
+
+__all__ = ["CaseOutcome", "explain_no_lesions"]
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """How far the prediction of one scan came.
+
+    Attributes
+    ----------
+    lesions : int
+        Number of lesions.
+    highest_detection : float
+        Highest probability of the detector in this scan, whether it reached the detection threshold or not.
+    highest_score : float or None
+        Highest score of a candidate, ``None`` without candidates.
+    """
+
+    lesions: int
+    highest_detection: float
+    highest_score: float | None
+
+
+def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: InferencePlan) -> str | None:
+    """Say which threshold no scan reached; ``None`` if there is a lesion in one, or no scan at all.
+
+    Parameters
+    ----------
+    outcomes : mapping of str to CaseOutcome
+        By case.
+    inference : InferencePlan
+        The thresholds of the prediction.
+
+    Examples
+    --------
+    >>> from detseg3d.planning.plans import InferencePlan
+    >>> outcomes = {"a": CaseOutcome(0, 0.5, 0.21), "b": CaseOutcome(0, 0.3, 0.12)}
+    >>> print(explain_no_lesions(outcomes, InferencePlan(score_threshold=0.4)).split(":")[0])
+    no lesion in any of 2 scan(s)
+    """
+    if not outcomes or any(outcome.lesions for outcome in outcomes.values()):
+        return None
+    scored = {case: outcome.highest_score for case, outcome in outcomes.items() if outcome.highest_score is not None}
+    if not scored:
+        case, best = max(((case, o.highest_detection) for case, o in outcomes.items()), key=lambda pair: pair[1])
+        what = (
+            f"the detector's highest probability is {best:.3g} (in {case}), under the detection threshold "
+            f"{inference.det_threshold:.3g}"
+        )
+        remedy = "--det_threshold"
+    else:
+        case, best = max(scored.items(), key=lambda pair: pair[1])
+        if best < inference.score_threshold:
+            what = (
+                f"the highest score of a candidate is {best:.3g} (in {case}), under the score threshold "
+                f"{inference.score_threshold:.3g}"
+            )
+            remedy = "--score_threshold"
+        elif best < inference.scan_threshold:
+            what = (
+                f"the highest score of a candidate is {best:.3g} (in {case}), under the scan threshold "
+                f"{inference.scan_threshold:.3g} that the best lesion of a scan must reach"
+            )
+            remedy = "--score_threshold (with it, the scan threshold has no effect)"
+        else:
+            what = (
+                f"candidates reach the score threshold {inference.score_threshold:.3g} (the best: {best:.3g}, in "
+                f"{case}), but none has a mask above the mask threshold {inference.mask_threshold:.3g} of "
+                f"{inference.minimum_volume_mm3:g} mm³ or more"
+            )
+            remedy = "mask_threshold and minimum_volume_mm3 in the plans.json of the folds"
+    return (
+        f"no lesion in any of {len(outcomes)} scan(s): {what}; if lesions were expected, check that the scans are like "
+        f"those of the training (channels, units, spacing), or change {remedy}"
+    )
