@@ -300,7 +300,9 @@ def test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached(
     said = capsys.readouterr().err
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "score" / "rois").iterdir()]
     best = max(candidate["score"] for record in records for candidate in record["candidates"])
-    assert "no lesion in any of 5 scan(s)" in said and f"is {best:.3g}" in said and "under the score threshold 1;" in said
+    assert (
+        "no lesion in any of 5 scan(s)" in said and f"is {best:.3g}" in said and "under the score threshold 1;" in said
+    )
     assert run(tiny_model, scans / "a.mha", tmp_path / "mask.npy", "--det_threshold", "1") == 0
     said = capsys.readouterr().err
     assert "no lesion in any of 1 scan(s)" in said and "detection threshold 1" in said
