@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from detseg3d import __version__
 from detseg3d.cli.parser import CommandParser
-from detseg3d.cli.terminal import show, terminal
+from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import Interruption, interruptible, raise_again
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory
@@ -215,6 +215,8 @@ def run_command(
         0 on success, 1 for an error (its message goes to stderr), 130 when interrupted by Ctrl-C, 143 by SIGTERM,
         129 by SIGHUP.
     """
+    if arguments is None:
+        use_utf8()
     try:
         with interruptible(), terminal():
             return _run(parser, function, arguments)

@@ -7,6 +7,7 @@ out.
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import os
@@ -17,13 +18,16 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-__all__ = ["show", "terminal", "visible"]
+__all__ = ["show", "terminal", "use_utf8", "visible"]
 
 # Control characters but for line break and tab, marks and controls of the direction of writing, separators of lines
 # that only some programs know, invisible tags, and lone surrogates, which no output can encode.
 _OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+# An option of the interpreter that only this module sets and reads.
+_SHOWN = "detseg3d_shown_encoding"
 
 
 def visible(text: str) -> str:
@@ -59,6 +63,21 @@ def show(text: str = "", *, error: bool = False) -> None:
         print(visible(text), file=sys.stderr)
 
 
+def use_utf8() -> None:
+    """Start the command again in Python's UTF-8 mode, where the locale would have names of files read otherwise.
+
+    Names on disk and in JSON files are UTF-8. In a locale of another encoding, a name from a JSON file would not be the
+    name of the file, and libraries written in C++ would look for other files. What is shown keeps the encoding of the
+    terminal.
+    """
+    if os.name != "posix" or sys.flags.utf8_mode or not sys.executable:
+        return
+    if codecs.lookup(sys.getfilesystemencoding()).name == "utf-8":
+        return
+    shown = getattr(sys.stdout, "encoding", None) or "ascii"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", "-X", f"{_SHOWN}={shown}", *sys.orig_argv[1:]])
+
+
 @contextmanager
 def terminal(verbose: bool = False) -> Iterator[None]:
     """While the context lasts, messages and warnings go to the standard error, one line each.
@@ -72,8 +91,10 @@ def terminal(verbose: bool = False) -> Iterator[None]:
         Show debugging messages, too.
     """
     _open_closed_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that the terminal does not have costs no result
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            # A character that the terminal does not have costs no result.
+            stream.reconfigure(encoding=_shown_encoding(stream.encoding), errors=errors)
     package, of_warnings = logging.getLogger("detseg3d"), logging.getLogger("py.warnings")
     package.setLevel(logging.DEBUG if verbose else logging.INFO)
     for logger in (package, of_warnings):
@@ -89,6 +110,12 @@ def terminal(verbose: bool = False) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         package.propagate = of_warnings.propagate = True
+
+
+def _shown_encoding(own: str) -> str:
+    """The encoding of the terminal: that before :func:`use_utf8`, or the stream's ``own``."""
+    chosen = sys._xoptions.get(_SHOWN)
+    return chosen if isinstance(chosen, str) else own
 
 
 def _open_closed_streams() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import raise_again
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory
 from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
+from detseg3d.io.native import escape_name, native_path, unescape_name
 from detseg3d.io.paths import check_case_id
 
 __all__ = ["LARGEST_VALUE", "CaseStore", "StoredArray", "StoredCase", "class_of_id"]
@@ -83,7 +83,7 @@ class StoredArray:
         self._path = path
         try:
             self._file = _identity(path)
-            self._array: Any = blosc2.open(os.fspath(path), mode="r", dparams=_DECOMPRESSION)
+            self._array: Any = blosc2.open(native_path(path), mode="r", dparams=_DECOMPRESSION)
             self.shape: tuple[int, ...] = tuple(self._array.shape)
             self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
             self.chunks: tuple[int, ...] = tuple(self._array.chunks)
@@ -199,7 +199,7 @@ class CaseStore:
         if not self.folder.is_dir():
             return []
         return sorted(
-            entry.name[: -len(".json")]
+            unescape_name(entry.name[: -len(".json")])
             for entry in self.folder.iterdir()
             if entry.name.endswith(".json") and not entry.name.startswith(".")
         )
@@ -307,7 +307,7 @@ class CaseStore:
             self._path(case_id, suffix).unlink(missing_ok=True)
 
     def _path(self, case_id: str, suffix: str) -> Path:
-        return self.folder / (check_case_id(case_id) + suffix)
+        return self.folder / (escape_name(check_case_id(case_id)) + suffix)
 
 
 def class_of_id(lesions: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
@@ -385,7 +385,7 @@ def _write_array(array: npt.NDArray[Any], path: Path, digest: str) -> None:
         try:
             blosc2.asarray(
                 array,
-                urlpath=os.fspath(temporary),
+                urlpath=native_path(temporary),
                 mode="w",
                 chunks=chunks,
                 cparams=_COMPRESSION,

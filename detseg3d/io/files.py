@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import raise_again
+from detseg3d.io.native import escape_name
 
 __all__ = [
     "MOST_JSON_BYTES",
@@ -195,8 +196,8 @@ def _enter(folder: Path) -> None:
 
 
 def temporary_beside(target: Path) -> Path:
-    """A hidden name in the folder of ``target`` that no other process uses, and that says whose it is."""
-    return target.with_name(f".{writer_name()}-{os.getpid()}-{next(_numbers)}.partial.{target.name}")
+    """A hidden name in the folder of ``target`` that no other process uses, that says whose it is, and that is text."""
+    return target.with_name(f".{writer_name()}-{os.getpid()}-{next(_numbers)}.partial.{escape_name(target.name)}")
 
 
 def replace_folder(target: Path, new: Path, aside: Path) -> None:

@@ -40,6 +40,7 @@ from detseg3d.io.headers import (
     unreadable,
 )
 from detseg3d.io.metaimage import check_metaimage
+from detseg3d.io.native import escape_name, native_path
 from detseg3d.io.nifti import read_nifti, read_nifti_geometry, write_nifti
 from detseg3d.io.npy import map_npy, npy_geometry, read_npy
 
@@ -146,7 +147,7 @@ def _stored_geometry(
     if kind in (".mha", ".mhd"):
         check_metaimage(path, voxels=False)
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(native_path(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -177,7 +178,7 @@ def _read_stored(
     if kind in (".mha", ".mhd"):
         check_metaimage(path)
     try:
-        image = SimpleITK.ReadImage(str(path))
+        image = SimpleITK.ReadImage(native_path(path))
     except RuntimeError as error:
         raise unreadable(path, error) from error
     return _from_sitk(image, path)
@@ -413,7 +414,7 @@ def _write_sitk(array: Array, geometry: Geometry, path: Path) -> None:
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
     try:
-        SimpleITK.WriteImage(image, str(path), useCompression=True)
+        SimpleITK.WriteImage(image, native_path(path), useCompression=True)
     except RuntimeError as error:
         # As an OSError, atomic_path reports it with the name of the file that was meant.
         raise OSError(last_line(error)) from error
@@ -421,7 +422,7 @@ def _write_sitk(array: Array, geometry: Geometry, path: Path) -> None:
 
 def _write_mhd(array: Array, geometry: Geometry, path: Path) -> None:
     """Header and voxels in two files. The header goes first when replaced and comes last, so it is never half true."""
-    voxels = path.with_name(strip_ending(path) + ".zraw")
+    voxels = path.with_name(escape_name(strip_ending(path)) + ".zraw")  # the header names it, as text
     with atomic_path(voxels) as temporary:
         single = temporary.with_name(temporary.name + ".mha")
         try:

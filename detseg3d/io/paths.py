@@ -132,6 +132,18 @@ def check_dataset_name(name: str) -> str:
     return name
 
 
+def _as_named(case_id: str) -> str:
+    """The text that a name on disk stands for; a backslash if the name cannot be written.
+
+    Names are UTF-8 nearly everywhere, also where the locale says otherwise: read as Latin-1, a letter can look like a
+    control character.
+    """
+    try:
+        return os.fsencode(case_id).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "\\"
+
+
 def check_case_id(case_id: str) -> str:
     """Return ``case_id`` if it can be a file name in any folder; spaces and unicode are fine.
 
@@ -145,7 +157,7 @@ def check_case_id(case_id: str) -> str:
         not isinstance(case_id, str)
         or not case_id.strip()
         or case_id.startswith(".")
-        or any(character in "/\\" or unicodedata.category(character) in _UNSEEN for character in case_id)
+        or any(character in "/\\" or unicodedata.category(character) in _UNSEEN for character in _as_named(case_id))
     ):
         raise DetSeg3DError(
             "this case id cannot be a file name",

@@ -12,6 +12,7 @@ from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import atomic_path
+from detseg3d.io.native import native_path
 from detseg3d.io.safetensors_header import TensorEntry, read_safetensors_header
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
@@ -35,7 +36,7 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, str(temporary), metadata=dict(metadata or {}))
+            save_file(tensors, native_path(temporary), metadata=dict(metadata or {}))
         except SafetensorError as error:  # a full disk, among others; atomic_path names the file
             raise OSError(str(error)) from error
 
@@ -86,7 +87,7 @@ def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]
     if not fitting:
         raise DetSeg3DError("none of the weights fits the model", file=path, remedy="use weights of this framework")
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(native_path(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in fitting}
     except (SafetensorError, OSError) as error:
         raise DetSeg3DError(f"the weights cannot be read: {error}", file=path) from error

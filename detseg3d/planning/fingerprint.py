@@ -262,7 +262,7 @@ def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool 
 
 
 def _measure(case: RawCase, dataset: RawDataset) -> tuple[dict[str, Any], list[dict[str, Array]]]:
-    return measure_case(*read_case(case, dataset), seed=zlib.crc32(case.case_id.encode()))
+    return measure_case(*read_case(case, dataset), seed=zlib.crc32(case.case_id.encode("utf-8", "surrogateescape")))
 
 
 def summarize(
