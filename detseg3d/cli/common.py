@@ -31,6 +31,7 @@ __all__ = [
     "non_negative_int",
     "positive_float",
     "positive_int",
+    "require_docstrings",
     "run_command",
 ]
 
@@ -178,6 +179,23 @@ def _parse(kind: Callable[[str], Number], text: str, name: str) -> Number:
         raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
 
 
+def require_docstrings() -> None:
+    """Raise if Python runs without docstrings: scikit-image, which the augmentation imports, reads its own.
+
+    Raises
+    ------
+    DetSeg3DError
+        Under ``python -OO`` or ``PYTHONOPTIMIZE=2``.
+    """
+    if sys.flags.optimize > 1:
+        raise DetSeg3DError(
+            "Python runs without docstrings, and a library of the training (scikit-image) needs its own",
+            value=f"optimisation level {sys.flags.optimize}",
+            expected="level 0 or 1",
+            remedy="unset PYTHONOPTIMIZE, or start Python without -OO",
+        )
+
+
 def evaluation_exit_code(result: Mapping[str, Any]) -> int:
     """Exit code of a command that validated a model; the cases that could not be evaluated are named on stderr.
 
@@ -260,6 +278,14 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if is_out_of_memory(error):
         return str(out_of_memory(error))
+    if isinstance(error, FileNotFoundError) and error.filename is None and "temporary directory" in str(error):
+        return str(
+            DetSeg3DError(
+                "there is no folder for temporary files that can be written to",
+                value=str(error.strerror),
+                remedy="export TMPDIR=FOLDER with a folder that can be written to",
+            )
+        )
     if isinstance(error, OSError):
         # A folder that may not be entered, a disk that is full: the system's words and the file say it all.
         place = "" if error.filename is None else f"\n  file:     {error.filename}"

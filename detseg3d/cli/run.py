@@ -13,6 +13,7 @@ from detseg3d.cli.common import (
     non_negative_int,
     positive_float,
     positive_int,
+    require_docstrings,
     run_command,
 )
 from detseg3d.cli.terminal import show
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    require_docstrings()
     from detseg3d.cli.convert import parse_labels
     from detseg3d.evaluation.table import format_evaluation
     from detseg3d.execution.device import resolve_device

@@ -16,6 +16,7 @@ from detseg3d.cli.common import (
     non_negative_int,
     positive_float,
     positive_int,
+    require_docstrings,
     run_command,
 )
 from detseg3d.cli.parser import own_word
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    require_docstrings()
     from detseg3d.evaluation.table import format_evaluation
     from detseg3d.execution.device import default_workers, resolve_device
     from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset, results_root

@@ -46,9 +46,11 @@ class _Head(nn.Module):
         self.tower = ConvNormAct(channels, channels, kernel) if tower else nn.Identity()
         self.heatmap = Conv3d(channels, classes, 1)
         self.regression = Conv3d(channels, 6, 1)
-        nn.init.normal_(self.heatmap.weight, std=0.01)
+        for convolution in (self.heatmap, self.regression):
+            # Without values there is nothing to draw, and drawing would import a compiler that needs temporary files.
+            if not convolution.weight.is_meta:
+                nn.init.normal_(convolution.weight, std=0.01)
         nn.init.constant_(self.heatmap.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
-        nn.init.normal_(self.regression.weight, std=0.01)
         nn.init.zeros_(self.regression.bias)  # type: ignore[arg-type]
 
     def forward(self, features: torch.Tensor) -> LevelOutput:

@@ -5,7 +5,9 @@ So a batch is the same whichever process prepares it, and a resumed training see
 
 from __future__ import annotations
 
+import logging
 import math
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from detseg3d.training.augmentation import augment_intensity, draw_affine, read_
 from detseg3d.training.ranks import Ranks
 
 __all__ = ["CaseTable", "Example", "WindowSampler", "batches"]
+
+logger = logging.getLogger(__name__)
 
 ALONE = Ranks()
 # Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
@@ -273,6 +277,15 @@ def batches(
     ranks : Ranks, optional
         The processes that train together: each gets batches of its own.
     """
+    if num_workers > 0:
+        refused = _refused_by_system(num_workers)
+        if refused is not None:
+            logger.warning(
+                "no worker processes prepare windows: the system refuses what they need to share, most often since "
+                "/dev/shm is full, small or read-only (%s); windows are prepared in this process, which is slower",
+                refused.strerror or refused,
+            )
+            num_workers = 0
     if num_workers == 0:
         yield ((step, _examples(sampler, batch_size, step, ranks)) for step in _count(first_step))
         return
@@ -284,6 +297,19 @@ def batches(
         augmenter._finish()
 
 
+def _refused_by_system(num_workers: int) -> OSError | None:
+    """What the system says against the semaphores of so many workers; ``None`` if it gives them.
+
+    They are tried out and given back at once. The augmenter would fail halfway, and once more when it is destroyed.
+    """
+    try:
+        _shared = [multiprocessing.Event(), multiprocessing.Event()]
+        _queues = [multiprocessing.Queue(2) for _ in range(num_workers)]
+    except OSError as error:
+        return error
+    return None
+
+
 def _received(augmenter: MultiThreadedAugmenter) -> Iterator[tuple[int, list[Example]]]:
     """The batches of the workers; their errors are raised here."""
     while True:
@@ -293,6 +319,12 @@ def _received(augmenter: MultiThreadedAugmenter) -> Iterator[tuple[int, list[Exa
             raise DetSeg3DError(
                 f"a process that prepares windows has ended: {error}",
                 remedy="the memory may not suffice: try --num_workers 0; go on from the last checkpoint with --c",
+            ) from error
+        except OSError as error:
+            raise DetSeg3DError(
+                f"processes that prepare windows cannot be started: {error.strerror or error}",
+                file=error.filename,
+                remedy="use --num_workers 0; or give the system more room in /dev/shm, or more open files (ulimit -n)",
             ) from error
         if "error" in batch:
             raise batch["error"]
