@@ -304,7 +304,7 @@ def _refused_by_system(num_workers: int) -> OSError | None:
     """
     try:
         _shared = [multiprocessing.Event(), multiprocessing.Event()]
-        _queues = [multiprocessing.Queue(2) for _ in range(num_workers)]
+        _queues: list[object] = [multiprocessing.Queue(2) for _ in range(num_workers)]
     except OSError as error:
         return error
     return None
