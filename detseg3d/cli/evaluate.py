@@ -38,8 +38,9 @@ metrics.md, all in the labels' own geometry.
 
 Lesions of a mask are its connected components (26 neighbours), class by class. If the folder of
 predictions has a subfolder `instances`, as detseg3d_predict writes it, lesions come from there,
-and their classes and scores from `rois`. Classes come from the dataset.json in or above the
-folder of labels or in that of the predictions; without one, each value but 0 is a class.
+and their classes and scores from `rois`; a mask, instance map and RoI file that disagree are an
+error. Classes come from the dataset.json in or above the folder of labels or in that of the
+predictions; without one, each value but 0 is a class.
 
 A lesion is found if a prediction overlaps it in at least one voxel; a prediction that overlaps no
 lesion is a false positive. Figures at IoU >= 0.1 and >= 0.5 match lesions and predictions one to
@@ -54,15 +55,19 @@ images of one class) and makes lesions with scores; --sweep also looks for the b
 smallest size and score, as a fair baseline needs it. --boxes evaluates boxes instead of masks
 (a CSV, rois/CASE.json, or exported boxes of nnDetection).
 
-Cases that only one side has, or whose geometry differs, are named and left out; the exit code is
-then 1, and the figures of all others are written nevertheless."""
+--preset adds the figures of a challenge under its own rules.
+
+Cases that only one side has, whose geometry differs, or that are stored with other values than the
+rest are named and left out; the exit code is then 1, and the figures of all others are written
+nevertheless."""
 
 EXAMPLE = """\
 detseg3d_evaluate -gt data/raw/Dataset999_Example/labelsTs -pred predictions -o evaluation
 detseg3d_evaluate -gt labels -pred masks_of_another_program
 detseg3d_evaluate -gt labels -pred ours=predictions -pred nnunet=masks -o comparison
 detseg3d_evaluate -gt labels -pred probability_maps --probabilities --sweep -o baseline
-detseg3d_evaluate -gt labels -pred boxes.csv --boxes"""
+detseg3d_evaluate -gt labels -pred boxes.csv --boxes
+detseg3d_evaluate -gt labels -pred predictions --preset brats2026-mets"""
 
 
 def build_parser() -> argparse.ArgumentParser:

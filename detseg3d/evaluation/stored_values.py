@@ -116,19 +116,19 @@ def check_not_instances(cases: Sequence[CaseValues]) -> None:
         if unequal or _numbered_from_one(files, counts) or _unique_to_files(files):
             found.append(side)
     if found:
-        which = " and ".join(found)
+        which = " and ".join(f"the {side}" for side in found)
         flag = "--instances" if len(found) == 2 else f"--instances {found[0]}"
         raise DetSeg3DError(
-            f"{which} look like instance maps: every value is one lesion, not one class",
+            f"the files of {which} look like instance maps: every value is one lesion, not one class",
             value=f"up to {max(counts)} values in one file, nearly all of them one connected component",
             expected="masks, whose values are classes",
             remedy=f"give {flag}; if the values are classes, name them in a dataset.json beside the labels",
         )
     if possible and max(counts) >= _MANY:
         logger.warning(
-            "%s may be instance maps: there are up to %d values in one file, nearly all of them one connected "
+            "the files of %s may be instance maps: there are up to %d values in one file, nearly all of them one connected "
             "component. Each value was taken for a class; if it is a lesion, give --instances",
-            " and ".join(possible),
+            " and ".join(f"the {side}" for side in possible),
             max(counts),
         )
 

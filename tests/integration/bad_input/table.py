@@ -140,6 +140,13 @@ ONE_BY_ONE: list[tuple[str, str, str, ModuleType, str]] = [
         "test_an_odd_description_is_understood",
     ),
     (
+        "dataset.json of regions beside the predictions; names in two Unicode normal forms",
+        "evaluate",
+        "a result",
+        test_evaluate,
+        "test_a_description_that_came_with_predictions_stops_nothing",
+    ),
+    (
         "boxes and scores of lesions that are not there",
         "visualize",
         "a picture",
@@ -201,6 +208,8 @@ def _others() -> Iterable[Row]:
         ("train", test_train.STORES),
         ("evaluate", test_evaluate.ROIS),
         ("evaluate", test_evaluate.FORMS),
+        ("evaluate", test_evaluate.ODD_CASES),
+        ("evaluate", test_evaluate.SETS),
         ("convert", test_convert_and_visualize.PAIRS),
         ("visualize", test_convert_and_visualize.ROI_FILES),
         ("consolidate", test_consolidate.FOLDS),

@@ -106,6 +106,17 @@ ROIS: list[tuple[str, str, str]] = [
     ("rois JSON with a score of NaN", '{"lesions": [{"id": 1, "label": 1, "score": NaN}]}', "the file is not valid"),
     ("rois JSON with a huge number", f'{{"lesions": [{{"id": {"1" * 400}}}]}}', "the file is not valid JSON"),
     ("rois JSON with a text for a box", json.dumps({"lesions": [{**LESION, "box": "x"}]}), "the RoI file is not as"),
+    (
+        "rois JSON of a lesion that is not there",
+        json.dumps({"lesions": [LESION, {**LESION, "id": 2}]}),
+        "lesions of the RoI file are not in the instance map",
+    ),
+    ("rois JSON of a lesion twice", json.dumps({"lesions": [LESION, LESION]}), "the RoI file states a lesion twice"),
+    (
+        "rois JSON of another number of voxels",
+        json.dumps({"lesions": [{**LESION, "voxels": 9}]}),
+        "the RoI file and the instance map differ",
+    ),
     ("rois JSON with an unknown label", json.dumps({"lesions": [{**LESION, "label": 9}]}), "unknown label in the RoI"),
 ]
 
@@ -144,3 +155,77 @@ def test_a_broken_description_is_refused(tmp_path: Path, name: str, data: Any, o
     write_json(data, tmp_path / "dataset.json")
     done = judge(tmp_path / "labelsTr", tmp_path / "pred")
     assert done.code == 1 and done.error.startswith(outcome) and str(tmp_path / "dataset.json") in done.error
+
+
+BARS = np.zeros(LABEL.shape, np.uint8)
+BARS[2:4, 2:4, 2:4], BARS[10:12, 10:12, 10:12], BARS[2:4, 10:12, 2:4] = 1, 2, 3
+MASK = (BARS > 0).astype(np.uint8)
+TURNED = np.array([0, 2, 3, 1], np.uint8)[BARS]
+
+# What lies in the folder of predictions beside three good cases, and how it ends: the case, or the whole command.
+ODD_CASES: list[tuple[str, dict[str, np.ndarray[Any, Any]], str]] = [
+    (
+        "a mask of 0 and 255 among masks of 0 and 1",
+        {"a": 255 * MASK},
+        "the prediction of this case is stored with other",
+    ),
+    ("a mask of 0 and 2 among masks of 0 and 1", {"a": 2 * MASK}, "the prediction of this case is stored with other"),
+    (
+        "an edited mask beside its instance map",
+        {"a": MASK * (BARS < 3), **{f"instances/{name}": BARS for name in "abcd"}},
+        "the mask and the instance map of the prediction differ",
+    ),
+    (
+        "a file twice, in both Unicode normal forms",
+        {"u\u0308": MASK, "\u00fc": MASK},
+        "the prediction has several files",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "outcome"), ODD_CASES, ids=[row[0] for row in ODD_CASES])
+def test_a_case_that_disagrees_is_named_and_the_others_are_judged(
+    tmp_path: Path, name: str, files: dict[str, np.ndarray[Any, Any]], outcome: str
+) -> None:
+    for case_id in "abcd":
+        write_image(MASK, GRID, tmp_path / "labelsTr" / f"{case_id}.nii.gz")
+        write_image(MASK, GRID, tmp_path / "pred" / f"{case_id}.nii.gz")
+    for stem, array in files.items():
+        write_image(array.astype(np.uint8), GRID, tmp_path / "pred" / f"{stem}.nii.gz")
+    done = judge(tmp_path / "labelsTr", tmp_path / "pred", "-o", tmp_path / "m.json", "--no_hd95")
+    assert done.code == 1
+    [(case, problem)] = problems(tmp_path / "m.json").items()
+    assert case in ("a", "\u00fc", "u\u0308") and problem.startswith(outcome)
+    judged = [c["case_id"] for c in json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["cases"]]
+    assert judged == [name for name in "abcd" if name != case]
+
+
+SETS: list[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any], str]] = [
+    (
+        "instance maps without `--instances`",
+        BARS,
+        TURNED,
+        "the files of the truth and the predictions look like instance maps",
+    ),
+    ("instance maps of the truth alone, likewise", BARS, MASK, "the files of the truth look like instance maps"),
+    ("labels of 255 and predictions of 1", 255 * MASK, MASK, "truth and predictions have no label in common"),
+]
+
+
+@pytest.mark.parametrize(("name", "truth", "prediction", "outcome"), SETS, ids=[row[0] for row in SETS])
+def test_sides_that_disagree_are_refused(
+    tmp_path: Path, name: str, truth: np.ndarray[Any, Any], prediction: np.ndarray[Any, Any], outcome: str
+) -> None:
+    for case_id in "ab":
+        write_image(truth.astype(np.uint8), GRID, tmp_path / "labelsTr" / f"{case_id}.nii.gz")
+        write_image(prediction.astype(np.uint8), GRID, tmp_path / "pred" / f"{case_id}.nii.gz")
+    done = judge(tmp_path / "labelsTr", tmp_path / "pred")
+    assert done.code == 1 and done.error.startswith(outcome)
+
+
+def test_a_description_that_came_with_predictions_stops_nothing(tmp_path: Path) -> None:
+    for folder in ("labelsTr", "pred"):
+        write_image(MASK, GRID, tmp_path / folder / "u\u0308.nii.gz")
+    (tmp_path / "pred" / "u\u0308.nii.gz").rename(tmp_path / "pred" / "\u00fc.nii.gz")
+    write_json({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, tmp_path / "pred" / "dataset.json")
+    assert judge(tmp_path / "labelsTr", tmp_path / "pred").code == 0
