@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_predict -i scan.nii.gz -o masks -m results/Dataset101_SynthMS -f 0 --disable_tta\n"
         "detseg3d_predict -i scan.nii.gz -o mask.nii.gz -d 101",
     )
-    parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM series")
+    parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM folder")
     parser.add_argument(
         "-o",
         "--output",
@@ -110,6 +110,21 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         metavar=("Z", "Y", "X"),
         help="millimetres per voxel of .npy files; without it, what the plans say (npy_spacing), else 1 1 1",
     )
+    how.add_argument(
+        "--series",
+        nargs="+",
+        default=[],
+        metavar="SERIES",
+        help="of DICOM folders: SeriesInstanceUID, number or description of the series to read; one for all channels, "
+        "or one per channel from one folder",
+    )
+    how.add_argument(
+        "--suv",
+        nargs="+",
+        default=[],
+        metavar="CHANNEL",
+        help="channels whose PET DICOM is converted to SUV by body weight, besides those that the plans name",
+    )
     existing = how.add_mutually_exclusive_group()
     existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
     existing.add_argument("--overwrite", action="store_true", help="predict all cases again (this is the default)")
@@ -132,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from detseg3d.inference.image_source import ImageSource
     from detseg3d.inference.model_folder import model_plans
     from detseg3d.io.paths import resolve_dataset, results_root
     from detseg3d.io.raw_dataset import check_input, list_inputs
@@ -144,7 +160,9 @@ def _run(options: argparse.Namespace) -> int:
     check_input(options.input)
     folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
     plans = model_plans(folder, options.folds, options.checkpoint)
-    cases = list_inputs(options.input, plans.num_channels)
+    source = ImageSource(options.npy_spacing, tuple(options.series), tuple(options.suv))
+    source.dicom_options(plans)  # says what does not fit the model
+    cases = list_inputs(options.input, plans.num_channels, source.series)
     single = _single_file(options, len(cases))
     cases = cases[options.part_id :: options.num_parts]
 
@@ -163,13 +181,13 @@ def _run(options: argparse.Namespace) -> int:
     )
     if single:
         for case in cases:
-            predictor.predict_file(case, options.output, options.npy_spacing)
+            predictor.predict_file(case, options.output, source)
             show(f"mask written to {options.output}; for instances, boxes and scores give a folder after -o")
         return 0
     failures = predictor.predict_files(
         cases,
         options.output,
-        npy_spacing=options.npy_spacing,
+        source=source,
         continue_prediction=options.continue_prediction,
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,7 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
             "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
             "lesions": [_as_stored(lesion, stored, order) for lesion in prediction.lesions],
             "candidates": [_as_stored(candidate, stored, order) for candidate in prediction.candidates],
+            **dicom_record(prediction.geometry),
         }
         write_json(record, _record_path(place, case_id))
 
@@ -176,6 +177,16 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
 def _as_stored(record: dict[str, Any], geometry: Geometry, order: StoredOrder) -> dict[str, Any]:
     """Bring what a record states of its place to the order in which the masks are written."""
     return {**record, **_place(np.array(order.box_to_stored(record["box"])), geometry)}
+
+
+def dicom_record(geometry: Geometry) -> dict[str, Any]:
+    """Entry ``dicom`` of ``rois/CASE.json``: the series of each channel, ``None`` for another format.
+
+    The mask's slices are those of channel 0, in the same order. Without a DICOM channel there is no entry.
+    """
+    if not any(geometry.dicom):
+        return {}
+    return {"dicom": [None if identity is None else asdict(identity) for identity in geometry.dicom]}
 
 
 def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:

@@ -6,13 +6,20 @@ what is wrong and what was expected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["MOST_NAMES", "parse_channel_names", "parse_labels", "parse_npy_spacing", "parse_patients"]
+__all__ = [
+    "MOST_NAMES",
+    "parse_channel_names",
+    "parse_labels",
+    "parse_npy_spacing",
+    "parse_patients",
+    "parse_suv_channels",
+]
 
 MOST_NAMES: Final = 1000
 """Of channels, and of labels; plans have the same limit."""
@@ -124,6 +131,19 @@ def parse_npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float
     if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
         raise DetSeg3DError('"npy_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
     return z, y, x
+
+
+def parse_suv_channels(data: Mapping[str, Any], channel_names: Sequence[str], file: Path) -> tuple[str, ...]:
+    """Names of the channels whose values are SUV, from ``suv``."""
+    value = data.get("suv", [])
+    if not isinstance(value, list) or not all(isinstance(name, str) and name in channel_names for name in value):
+        raise DetSeg3DError(
+            '"suv" must be a list of names of channels',
+            file=file,
+            value=value,
+            expected=f"some of {list(channel_names)}",
+        )
+    return tuple(name for name in channel_names if name in value)
 
 
 def parse_patients(data: Mapping[str, Any], file: Path) -> dict[str, str]:

@@ -22,14 +22,7 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.dicom import (
-    DicomOptions,
-    is_dicom_file,
-    is_dicom_folder,
-    read_dicom,
-    read_dicom_geometry,
-    share_series,
-)
+from detseg3d.io.dicom import DicomOptions, is_dicom_file, is_dicom_folder
 from detseg3d.io.files import atomic_path, write_text
 from detseg3d.io.headers import (
     copy_nrrd_geometry,
@@ -54,7 +47,6 @@ __all__ = [
     "read_geometry",
     "read_image",
     "read_label",
-    "share_series",
     "strip_ending",
     "write_image",
 ]
@@ -138,9 +130,12 @@ def _stored_geometry(
 ) -> Geometry:
     """Return the geometry in the order of the file."""
     kind = _kind(path)
+    _check_choice(path, kind, dicom)
     if kind == ".npy":
         return npy_geometry(map_npy(path), path, npy_spacing)
     if kind == "dicom":
+        from detseg3d.io.dicom.reader import read_dicom_geometry
+
         return read_dicom_geometry(path, dicom)
     if kind in (".nii", ".nii.gz"):
         return read_nifti_geometry(path)
@@ -169,9 +164,12 @@ def _read_stored(
 ) -> tuple[Array, Geometry]:
     """Read a volume in the order of the file."""
     kind = _kind(path)
+    _check_choice(path, kind, dicom)
     if kind == ".npy":
         return read_npy(path, npy_spacing)
     if kind == "dicom":
+        from detseg3d.io.dicom.reader import read_dicom  # pydicom takes half a second that other formats do without
+
         return read_dicom(path, dicom)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
@@ -185,16 +183,24 @@ def _read_stored(
 
 
 def read_channels(
-    paths: Sequence[str | Path], npy_spacing: Sequence[float] | None = None
+    paths: Sequence[str | Path], npy_spacing: Sequence[float] | None = None, dicom: Sequence[DicomOptions] = ()
 ) -> tuple[npt.NDArray[np.float32], Geometry]:
     """Read the channels of one case.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        One per channel; see :func:`read_image`.
+    npy_spacing : 3 floats, optional
+    dicom : sequence of DicomOptions, optional
+        One per channel.
 
     Returns
     -------
     images : ndarray of float32, shape ``(C, Z, Y, X)``
         In canonical order. The files may store the channels in different orders.
     geometry : Geometry
-        Of the first channel.
+        Of the first channel, with the DICOM series of all of them.
 
     Raises
     ------
@@ -204,11 +210,14 @@ def read_channels(
     """
     if not paths:
         raise ValueError("a case needs at least one channel")
-    first, geometry = _read_view(Path(paths[0]), npy_spacing)
+    options = dicom or [DicomOptions()] * len(paths)
+    first, geometry = _read_view(Path(paths[0]), npy_spacing, options[0])
     images = np.empty((len(paths), *first.shape), np.float32)
     _put(first, images[0])
+    series = [geometry.dicom[:1] or (None,)]
     for channel, path in enumerate(paths[1:], start=1):
-        array, other = _read_view(Path(path), npy_spacing)
+        array, other = _read_view(Path(path), npy_spacing, options[channel])
+        series.append(other.dicom[:1] or (None,))
         differences = geometry.difference(other)
         if differences:
             raise DetSeg3DError(
@@ -218,7 +227,8 @@ def read_channels(
                 remedy="resample the channels of a case to one grid",
             )
         _put(array, images[channel])
-    return images, geometry
+    identities = tuple(identity for (identity,) in series)
+    return images, replace(geometry, dicom=identities if any(identities) else ())
 
 
 def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
@@ -351,6 +361,16 @@ def _kind(path: Path) -> str:
             return "dicom"
         raise _unknown_format(path)
     return ending
+
+
+def _check_choice(path: Path, kind: str, dicom: DicomOptions | None) -> None:
+    if kind != "dicom" and dicom is not None and dicom.series is not None:
+        raise DetSeg3DError(
+            "a series can be chosen in a folder of DICOM files only",
+            file=path,
+            value=dicom.series,
+            remedy="leave out --series for images of other formats",
+        )
 
 
 def _unknown_format(path: Path) -> DetSeg3DError:

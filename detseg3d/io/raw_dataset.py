@@ -2,23 +2,31 @@
 
 ``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
 (``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
-case to patient, so that folds never split a patient) and ``npy_spacing`` (``z y x`` mm of .npy files).
+case to patient, so that folds never split a patient), ``npy_spacing`` (``z y x`` mm of .npy files) and ``suv``
+(channels whose values are SUV; DICOM is converted).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like, normal_name
-from detseg3d.io.dataset_json import parse_channel_names, parse_labels, parse_npy_spacing, parse_patients
+from detseg3d.io.dataset_json import (
+    parse_channel_names,
+    parse_labels,
+    parse_npy_spacing,
+    parse_patients,
+    parse_suv_channels,
+)
+from detseg3d.io.dicom import DICOM_ENDINGS, DicomOptions, is_dicom_file
 from detseg3d.io.files import check_regular_file, open_regular_file, read_json
-from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, share_series, strip_ending
+from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.io.paths import check_case_id
 
 __all__ = [
@@ -59,6 +67,7 @@ class RawDataset:
     cases: tuple[RawCase, ...]
     instances: bool = False
     npy_spacing: tuple[float, float, float] | None = None
+    suv_channels: tuple[str, ...] = ()
     patients: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -70,6 +79,11 @@ class RawDataset:
     def class_labels(self) -> tuple[int, ...]:
         """Label value of each class of :attr:`class_names`."""
         return tuple(self.labels[name] for name in self.class_names)
+
+    @property
+    def dicom_options(self) -> tuple[DicomOptions, ...]:
+        """What is read of DICOM, per channel."""
+        return tuple(DicomOptions(suv=name in self.suv_channels) for name in self.channel_names)
 
     @property
     def label_files(self) -> dict[str, Path]:
@@ -134,6 +148,7 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         cases=cases,
         instances=instances,
         npy_spacing=parse_npy_spacing(data, file),
+        suv_channels=parse_suv_channels(data, channels, file),
         patients=_known_patients(parse_patients(data, file), file, cases),
     )
 
@@ -158,6 +173,7 @@ def list_cases(
     file_ending: str | None = None,
     label_folder: str | Path | None = None,
     complete: bool = True,
+    by_study: bool = False,
 ) -> tuple[RawCase, ...]:
     """List the cases of a folder of images, by name.
 
@@ -175,6 +191,8 @@ def list_cases(
         Where labels (``CASE.nii.gz``) are sought; a case without one has ``label=None``.
     complete : bool, optional
         Raise if a channel is missing or superfluous. If not, cases name the channels they should have.
+    by_study : bool, optional
+        Take a folder as one case if all its subfolders hold DICOM of one study; a series is chosen of it later.
 
     Returns
     -------
@@ -191,6 +209,8 @@ def list_cases(
     if not folder.is_dir():
         raise DetSeg3DError("the folder of images does not exist", file=folder, remedy="check the path")
     found = images_by_stem(folder, file_ending)
+    if by_study and _is_one_study(found):
+        found = {folder.resolve().name: folder}
     if not found:
         raise _no_image(folder, file_ending)
     labels = {} if label_folder is None else _labels_by_case(Path(label_folder), file_ending)
@@ -237,13 +257,17 @@ def check_input(source: str | Path) -> None:
         raise DetSeg3DError(
             f"the input cannot be read: {error.strerror or error}", file=path, remedy="check its permissions"
         ) from error
-    if file_ending(path) is None:
-        raise DetSeg3DError("this is not an image", file=path, expected=f"one of {' '.join(SUPPORTED_ENDINGS)}")
+    if file_ending(path) is None and not is_dicom_file(path):
+        raise DetSeg3DError(
+            "this is not an image",
+            file=path,
+            expected=f"one of {' '.join(SUPPORTED_ENDINGS)}, or a DICOM file with several frames",
+        )
     if empty:
         raise DetSeg3DError("the file is empty", file=path, remedy="copy it again from its source")
 
 
-def list_inputs(source: str | Path, channel_count: int) -> tuple[RawCase, ...]:
+def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = ()) -> tuple[RawCase, ...]:
     """The cases of an input folder, or of a single image file.
 
     Parameters
@@ -251,6 +275,9 @@ def list_inputs(source: str | Path, channel_count: int) -> tuple[RawCase, ...]:
     source : path
     channel_count : int
         Channels that the model needs.
+    series : sequence of str, optional
+        Series that are chosen in DICOM folders. The subfolders of one study are then one case. If there is a series for
+        each of several channels, all channels of a case are read from one folder.
 
     Raises
     ------
@@ -259,8 +286,11 @@ def list_inputs(source: str | Path, channel_count: int) -> tuple[RawCase, ...]:
     """
     path = Path(source)
     check_input(path)
+    if path.is_dir() and len(series) > 1:
+        cases = list_cases(path, 1, by_study=True)
+        return tuple(replace(case, images=case.images * channel_count) for case in cases)
     if path.is_dir():
-        return list_cases(path, channel_count)
+        return list_cases(path, channel_count, by_study=bool(series))
     if channel_count != 1:
         raise DetSeg3DError(
             f"this model needs {channel_count} channels, one file holds one",
@@ -268,7 +298,8 @@ def list_inputs(source: str | Path, channel_count: int) -> tuple[RawCase, ...]:
             remedy="give the folder that holds CASE_0000, CASE_0001, …",
         )
     # Not list_cases: the files beside this one need not be in order.
-    return (RawCase(check_case_id(strip_ending(path).removesuffix("_0000")), (path,)),)
+    name = path.stem if path.suffix.lower() in DICOM_ENDINGS else strip_ending(path)
+    return (RawCase(check_case_id(name.removesuffix("_0000")), (path,)),)
 
 
 def _no_image(folder: Path, ending: str | None) -> DetSeg3DError:
@@ -329,9 +360,19 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
 
 def _one_series_in_subfolders(folder: Path, found: dict[str, Path]) -> dict[str, Path]:
     """``found``, or the folder as one case if the slices of a single series are spread over its subfolders."""
-    if len(found) < 2 or not all(path.is_dir() for path in found.values()) or not share_series(found.values()):
+    if len(found) < 2 or not all(path.is_dir() for path in found.values()):
         return found
-    return {folder.resolve().name: folder}
+    from detseg3d.io.dicom.reader import share_series  # pydicom takes half a second that other formats do without
+
+    return {folder.resolve().name: folder} if share_series(found.values()) else found
+
+
+def _is_one_study(found: Mapping[str, Path]) -> bool:
+    if len(found) < 2 or not all(path.is_dir() for path in found.values()):
+        return False
+    from detseg3d.io.dicom.reader import is_one_study
+
+    return is_one_study(found.values())
 
 
 def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[dict[str, dict[int, Path]], list[str]]:

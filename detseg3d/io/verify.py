@@ -15,6 +15,7 @@ import numpy.typing as npt
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.execution.local import run_cases
+from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.images import file_ending, read_image, read_label
 from detseg3d.io.raw_dataset import RawCase, RawDataset
 
@@ -42,6 +43,7 @@ class _Rules:
     values: frozenset[int]
     instances: bool
     npy_spacing: tuple[float, float, float] | None
+    dicom: tuple[DicomOptions, ...]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
         values=frozenset(dataset.labels.values()),
         instances=dataset.instances,
         npy_spacing=dataset.npy_spacing,
+        dicom=dataset.dicom_options,
     )
     function = functools.partial(_verify_case, rules=rules)
     problems: list[Problem] = []
@@ -130,7 +133,8 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
             hashes.append(None)
             continue
         try:
-            array, geometry = read_image(path, rules.npy_spacing)
+            options = rules.dicom[channel] if channel < len(rules.dicom) else None
+            array, geometry = read_image(path, rules.npy_spacing, options)
         except DetSeg3DError as error:
             problems.append(Problem(case.case_id, path, _brief(error)))
             hashes.append(None)

@@ -65,7 +65,7 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
     if case.images[0].is_file():
         shape = read_geometry(case.images[0]).shape
         require_memory(measuring_bytes(shape, len(case.images)), f"this scan of {'×'.join(map(str, shape))} voxels")
-    images, geometry = read_channels(case.images, dataset.npy_spacing)
+    images, geometry = read_channels(case.images, dataset.npy_spacing, dataset.dicom_options)
     check_finite(images, dataset.channel_names)
     if case.label is None:
         raise DetSeg3DError(
@@ -108,10 +108,12 @@ def source_digest(case: RawCase) -> str:
     """Digest of the sizes and times of a case's files: tells whether they were replaced (16 hexadecimal digits)."""
     entries = []
     for path in (*case.images, *([case.label] if case.label else [])):
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             status = file.stat() if file.exists() else None
-            entries.append((file.name, status and status.st_size, status and status.st_mtime_ns))
+            entries.append(
+                (str(file.relative_to(path.parent)), status and status.st_size, status and status.st_mtime_ns)
+            )
     return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
 
 

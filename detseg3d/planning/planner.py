@@ -175,6 +175,7 @@ def _identity(dataset: RawDataset) -> dict[str, Any]:
         "class_labels": dataset.class_labels,
         "instances": dataset.instances,
         "npy_spacing": dataset.npy_spacing,
+        "suv_channels": dataset.suv_channels,
     }
 
 

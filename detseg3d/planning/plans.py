@@ -272,6 +272,7 @@ class Plans(_Strict):
         default="SPL", description="where z, y and x run to: Superior, Posterior, Left; scans are brought to this order"
     )
     npy_spacing: Spacing | None = Field(default=None, description="of .npy files, which do not say theirs; None: 1 mm")
+    suv_channels: tuple[str, ...] = Field(default=(), description="channels in SUV; PET in DICOM is converted")
     normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
     crop_to_body: bool = True
     fine_spacing: Spacing
@@ -297,6 +298,8 @@ class Plans(_Strict):
             )
         if len(self.class_labels) != len(self.class_names) or len(set(self.class_labels)) != len(self.class_labels):
             raise ValueError(f"class_labels {self.class_labels} must give each of {self.class_names} its own value")
+        if not set(self.suv_channels) <= set(self.channel_names):
+            raise ValueError(f"suv_channels {self.suv_channels} must be some of {self.channel_names}")
         if self.instances and len(self.class_names) != 1:
             raise ValueError("instance maps carry a single class")
         if any(d < f * (1 - 1e-6) for d, f in zip(self.detection_spacing, self.fine_spacing, strict=True)):

@@ -212,6 +212,7 @@ def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[s
         "labels": raw.labels,
         "instances": raw.instances,
         "npy_spacing": None if raw.npy_spacing is None else list(raw.npy_spacing),
+        "suv_channels": list(raw.suv_channels),
     }
     if file.exists():
         stored = _stored_fingerprint(file)

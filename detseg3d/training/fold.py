@@ -15,6 +15,7 @@ from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.evaluation.labels import label_format_of
 from detseg3d.execution.memory import require_memory
 from detseg3d.inference.export import clear_cases
+from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
@@ -301,7 +302,7 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         chosen,
         folder,
         ending=raw.file_ending,
-        npy_spacing=raw.npy_spacing,
+        source=ImageSource(raw.npy_spacing),
         save_candidates=True,
         progress=options.progress,
     )

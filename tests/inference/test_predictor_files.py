@@ -15,8 +15,10 @@ import SimpleITK
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.export import CasePrediction
+from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.images import read_image
+from tests.io.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
 from tests.scans import make_scan
 
 # A rotation about two axes, with digits that no decimal header would keep by chance.
@@ -43,8 +45,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def predict(predictor: Predictor, source: Path, output: Path, **settings: Any) -> dict[str, str]:
-    return predictor.predict_files(predictor.list_inputs(source), output, progress=False, **settings)
+def predict(predictor: Predictor, scans: Path, output: Path, **settings: Any) -> dict[str, str]:
+    return predictor.predict_files(predictor.list_inputs(scans), output, progress=False, **settings)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz"])
@@ -71,7 +73,7 @@ def test_results_of_arrays_are_arrays(predictor: Predictor, result: CasePredicti
 def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> None:
     image = make_scan(101)[0][::2]
     write_scan(tmp_path / "in" / "a.npy", image)
-    predict(predictor, tmp_path / "in", tmp_path / "out", npy_spacing=(2.0, 1.0, 1.0))
+    predict(predictor, tmp_path / "in", tmp_path / "out", source=ImageSource((2.0, 1.0, 1.0)))
     expected = predictor.predict_array(image, (2.0, 1.0, 1.0))
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), expected.instances)
 
@@ -82,7 +84,7 @@ def test_arrays_have_the_spacing_of_the_plans(
     monkeypatch.setattr(predictor, "plans", predictor.plans.evolve(npy_spacing=(2.0, 1.0, 1.0)))
     write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0][::2])
     for name, given in (("plans", None), ("given", (1.5, 1.0, 1.0))):
-        assert predict(predictor, tmp_path / "in", tmp_path / name, npy_spacing=given) == {}
+        assert predict(predictor, tmp_path / "in", tmp_path / name, source=ImageSource(given)) == {}
         record = json.loads((tmp_path / name / "rois" / "a.json").read_text(encoding="utf-8"))
         assert record["spacing"] == list(given or (2.0, 1.0, 1.0))
 
@@ -305,3 +307,70 @@ def test_one_file_is_too_little_for_a_model_of_two_channels(
     )
     with pytest.raises(DetSeg3DError, match=r"(?s)needs 2 channels.*folder that holds CASE_0000, CASE_0001"):
         predictor.list_inputs(written / "in" / "sick.mha")
+
+
+def write_dicom(folder: Path, image: Any, name: str = "T1", **settings: Any) -> None:
+    values = np.rint(image * 1000).astype(np.int16)
+    extra = {"RescaleSlope": 0.001, "RescaleIntercept": 0}
+    SeriesBuilder(values, (1.0, 1.0, 1.0), sop_class=MR, name=name, extra=extra, **settings).write(folder)
+
+
+def test_a_dicom_folder_gives_the_masks_of_its_array_and_keeps_its_identifiers(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    image = make_scan(101)[0]
+    write_dicom(tmp_path / "in" / "T1", image)
+    assert predict(predictor, tmp_path / "in", tmp_path / "out") == {}
+    expected = predictor.predict_array(np.rint(image * 1000).astype(np.int16) * 0.001, (1.0, 1.0, 1.0))
+    written = SimpleITK.ReadImage(str(tmp_path / "out" / "T1.nii.gz"))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(written), expected.semantic)
+    assert written.GetOrigin() == pytest.approx((-10.0, 20.0, -7.5))
+    record = json.loads((tmp_path / "out" / "rois" / "T1.json").read_text(encoding="utf-8"))
+    (identity,) = record["dicom"]
+    assert identity["study_instance_uid"] == uid("study")
+    assert identity["series_instance_uid"] == uid("study T1")
+    assert identity["frame_of_reference_uid"] == uid("study frame")
+    assert identity["sop_instance_uids"] == [uid(f"T1 {index}") for index in range(len(image))]
+
+
+def test_a_multi_frame_file_is_a_scan(predictor: Predictor, tmp_path: Path) -> None:
+    image = np.rint(make_scan(101)[0] * 1000).astype(np.int16)
+    save(enhanced(image, [(0, 0, index) for index in range(len(image))], thickness=1.0), tmp_path / "scan.dcm")
+    assert predict(predictor, tmp_path / "scan.dcm", tmp_path / "out") == {}
+    assert (tmp_path / "out" / "scan.nii.gz").is_file()
+
+
+def test_a_series_of_a_study_is_chosen(predictor: Predictor, tmp_path: Path) -> None:
+    image = make_scan(101)[0]
+    write_dicom(tmp_path / "study" / "SE1", image, "T1")
+    write_dicom(tmp_path / "study" / "SE2", image[:, ::-1], "FLAIR", number=2)
+    source = ImageSource(series=("FLAIR",))
+    cases = predictor.list_inputs(tmp_path / "study", source.series)
+    assert [case.case_id for case in cases] == ["study"]
+    assert predictor.predict_files(cases, tmp_path / "out", source=source, progress=False) == {}
+    record = json.loads((tmp_path / "out" / "rois" / "study.json").read_text(encoding="utf-8"))
+    assert record["dicom"][0]["series_description"] == "FLAIR"
+    assert len(predictor.list_inputs(tmp_path / "study")) == 2, "without a choice, each folder is a case"
+
+
+def test_a_slice_per_folder_is_one_case(predictor: Predictor, tmp_path: Path) -> None:
+    write_dicom(tmp_path / "flat", make_scan(101)[0])
+    for number, file in enumerate(sorted((tmp_path / "flat").iterdir())):
+        (tmp_path / "nested" / f"IM{number}").mkdir(parents=True)
+        file.replace(tmp_path / "nested" / f"IM{number}" / "image.dcm")
+    assert [case.case_id for case in predictor.list_inputs(tmp_path / "nested")] == ["nested"]
+
+
+def test_copies_of_a_series_are_cases_of_their_own(predictor: Predictor, tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        write_dicom(tmp_path / "in" / name, make_scan(101)[0])
+    assert [case.case_id for case in predictor.list_inputs(tmp_path / "in")] == ["p1", "p2"]
+
+
+def test_series_and_suv_channels_that_do_not_fit_the_model_are_errors(predictor: Predictor) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        ImageSource(series=("1", "2", "3")).dicom_options(predictor.plans)
+    assert caught.value.value == ["1", "2", "3"]
+    with pytest.raises(DetSeg3DError) as caught:
+        ImageSource(suv_channels=("PET",)).dicom_options(predictor.plans)
+    assert caught.value.value == ["PET"]

@@ -1,8 +1,12 @@
-"""DICOM: objects in folders are found, grouped into series, checked against what they say, and read as volumes."""
+"""DICOM: objects in folders are found, grouped into series, checked against what they say, and read as volumes.
+
+Only what needs no DICOM library is imported here. :mod:`detseg3d.io.dicom.reader`, which does, is imported by those who
+read DICOM.
+"""
 
 from __future__ import annotations
 
-from detseg3d.io.dicom.files import is_dicom_file, is_dicom_folder
-from detseg3d.io.dicom.reader import DicomOptions, read_dicom, read_dicom_geometry, share_series
+from detseg3d.io.dicom.files import DICOM_ENDINGS, is_dicom_file, is_dicom_folder
+from detseg3d.io.dicom.options import DicomOptions
 
-__all__ = ["DicomOptions", "is_dicom_file", "is_dicom_folder", "read_dicom", "read_dicom_geometry", "share_series"]
+__all__ = ["DICOM_ENDINGS", "DicomOptions", "is_dicom_file", "is_dicom_folder"]

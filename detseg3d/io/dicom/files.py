@@ -12,12 +12,20 @@ from pathlib import Path
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import check_regular_file, open_regular_file
 
-__all__ = ["MOST_FILES", "DicomFiles", "find_dicom_files", "first_dicom_file", "is_dicom_file", "is_dicom_folder"]
+__all__ = [
+    "DICOM_ENDINGS",
+    "MOST_FILES",
+    "DicomFiles",
+    "find_dicom_files",
+    "first_dicom_file",
+    "is_dicom_file",
+    "is_dicom_folder",
+]
 
 MOST_FILES = 100_000
 _DEEPEST_FOLDER = 16
 
-_DICOM_ENDINGS = frozenset({".dcm", ".dicom", ".dic", ".dc3", ".ima"})
+DICOM_ENDINGS = frozenset({".dcm", ".dicom", ".dic", ".dc3", ".ima"})
 # Files of these kinds lie beside slices in exports, on discs and after conversions. They are never opened.
 _OTHER_ENDINGS_TEXT = """
     .json .jsonl .txt .csv .tsv .xml .html .htm .css .js .pdf .md .log .ini .inf .cfg .yaml .yml .toml .db .sqlite
@@ -84,7 +92,7 @@ def is_dicom_folder(path: str | Path, *, recursive: bool = True) -> bool:
         return False
     files = _walk(folder) if recursive else _entries(folder)
     return any(
-        entry.is_file() and not _is_other(entry) and (entry.suffix.lower() in _DICOM_ENDINGS or is_dicom_file(entry))
+        entry.is_file() and not _is_other(entry) and (entry.suffix.lower() in DICOM_ENDINGS or is_dicom_file(entry))
         for entry in files
     )
 
@@ -134,7 +142,7 @@ def find_dicom_files(folder: Path) -> DicomFiles:
         else:
             doubtful.append(path)
     for path in doubtful:
-        if _ending(path) in _DICOM_ENDINGS or _ending(path) in endings.get(path.parent, ()):
+        if _ending(path) in DICOM_ENDINGS or _ending(path) in endings.get(path.parent, ()):
             raise _not_dicom(path)
     return DicomFiles(tuple(found), other_count + len(doubtful))
 

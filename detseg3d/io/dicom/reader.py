@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,13 @@ from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.dicom.files import find_dicom_files, first_dicom_file
-from detseg3d.io.dicom.headers import read_header
+from detseg3d.io.dicom.headers import DicomHeader, read_header
+from detseg3d.io.dicom.options import DicomOptions
 from detseg3d.io.dicom.series import DicomFolder, Series, choose_series, describe_folder
 from detseg3d.io.dicom.suv import suv_factor
 from detseg3d.io.dicom.values import read_values
 
-__all__ = ["DicomOptions", "read_dicom", "read_dicom_geometry", "share_series"]
-
-
-@dataclass(frozen=True)
-class DicomOptions:
-    """What is read of a DICOM folder, and in which unit.
-
-    Parameters
-    ----------
-    series : str, optional
-        SeriesInstanceUID, SeriesNumber or SeriesDescription; needed if several series can be read.
-    suv : bool
-        Convert PET to standardised uptake values (SUV, body weight).
-    """
-
-    series: str | None = None
-    suv: bool = False
+__all__ = ["is_one_study", "read_dicom", "read_dicom_geometry", "share_series"]
 
 
 def read_dicom(path: Path, options: DicomOptions | None = None) -> tuple[npt.NDArray[Any], Geometry]:
@@ -78,21 +63,32 @@ def share_series(folders: Iterable[Path]) -> bool:
     The first object of each folder is looked at: two folders share a series if these are different slices of it, at
     different positions. Copies of a series are therefore not taken for its parts.
     """
-    positions: dict[str, set[tuple[str, tuple[float, ...]]]] = {}
+    slices: dict[str, set[tuple[str, tuple[float, ...]]]] = {}
+    for header in _first_headers(folders):
+        if header is not None and header.text("SeriesInstanceUID"):
+            entry = (header.text("SOPInstanceUID"), header.numbers("ImagePositionPatient"))
+            slices.setdefault(header.text("SeriesInstanceUID"), set()).add(entry)
+    return any(
+        len({uid for uid, _ in found}) > 1 and len({position for _, position in found}) > 1 for found in slices.values()
+    )
+
+
+def is_one_study(folders: Iterable[Path]) -> bool:
+    """Whether the first object of each folder is of one and the same study."""
+    studies = {"" if header is None else header.text("StudyInstanceUID") for header in _first_headers(folders)}
+    return len(studies) == 1 and "" not in studies
+
+
+def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
+    """Header of the first object of each folder; ``None`` if it cannot be read, which reading the case will tell."""
+    found: list[DicomHeader | None] = []
     for folder in folders:
         try:
             path = first_dicom_file(folder)
-            header = None if path is None else read_header(path)
-            if header is None or not header.text("SeriesInstanceUID"):
-                continue
-            entry = (header.text("SOPInstanceUID"), header.numbers("ImagePositionPatient"))
-            positions.setdefault(header.text("SeriesInstanceUID"), set()).add(entry)
+            found.append(None if path is None else read_header(path))
         except DetSeg3DError:
-            continue  # reading the case will tell what is wrong with it
-    return any(
-        len({uid for uid, _ in found}) > 1 and len({position for _, position in found}) > 1
-        for found in positions.values()
-    )
+            found.append(None)
+    return found
 
 
 def _chosen(path: Path, options: DicomOptions) -> Series:
