@@ -161,7 +161,7 @@ def describe_problem(case_id: str, error: Exception | None) -> dict[str, str]:
     return {"case": case_id, "problem": str(error) if known else f"{type(error).__name__}: {error}"}
 
 
-def read_true_lesions(file: Path, form: LabelFormat) -> TrueLesions:
+def read_true_lesions(file: Path, form: LabelFormat, beside: Path | None = None) -> TrueLesions:
     """Read a label file as lesions.
 
     Parameters
@@ -170,13 +170,15 @@ def read_true_lesions(file: Path, form: LabelFormat) -> TrueLesions:
     form : LabelFormat
         Without ``classes`` every value of the file is a class, named ``label 1``, …; with ``truth_instances`` the file
         is an instance map of the first class.
+    beside : path, optional
+        The prediction: a segmentation that 3D Slicer cropped is put on its grid.
 
     Raises
     ------
     DetSeg3DError
         If the file cannot be read or holds labels that ``form`` does not name.
     """
-    label, geometry = read_label(file, form)
+    label, geometry = read_label(file, form, beside)
     classes: Mapping[str, int]
     if form.classes is not None:
         classes = form.classes

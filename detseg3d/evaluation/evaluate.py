@@ -354,7 +354,9 @@ def _pair_files(
 
 
 def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class: int, files: _Files) -> _Evaluated:
-    truth_label, truth_geometry = read_label(files.truth, form)
+    truth_label, truth_geometry = read_label(
+        files.truth, form, files.prediction if options.components is None else None
+    )
     mask = None  # of the prediction, if its values may be compared with those of the truth
     if options.components is not None:
         names, values, prediction = _from_probabilities(

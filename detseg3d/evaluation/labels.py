@@ -185,9 +185,13 @@ def _description_in(folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def read_label(path: Path, form: LabelFormat) -> tuple[IntArray, Geometry]:
-    """A label file as integers, whatever type it is stored in."""
-    label, geometry = read_whole_numbers(path, form.npy_spacing)
+def read_label(path: Path, form: LabelFormat, beside: Path | None = None) -> tuple[IntArray, Geometry]:
+    """A label file as integers, whatever type it is stored in.
+
+    ``beside`` is a file on the grid that the label should have: a segmentation that 3D Slicer cropped is put on it.
+    """
+    names = None if form.truth_instances else form.classes
+    label, geometry = read_whole_numbers(path, form.npy_spacing, names, beside)
     if label.dtype.kind != "u" and label.min() < 0:
         raise DetSeg3DError(
             "the label file holds negative values",

@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder
 from detseg3d.io.images import file_ending, oriented_like, read_geometry, read_image, read_label, write_image
 from detseg3d.io.paths import check_case_id, check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
+from detseg3d.io.slicer_segmentation import read_segments
 
 __all__ = ["convert_folders"]
 
@@ -56,7 +57,9 @@ def convert_folders(
     Images are ``CASE.nii.gz`` (one channel) or ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, … (several); any supported
     format or one subfolder per DICOM series. The label of a case has the case's name. Files are copied, so that a label
     corrected in the data set leaves the original as it is; they are written anew only to bring all to one format (.mhd,
-    whose voxels lie in a second file, becomes .mha). A failed or interrupted run leaves no half-made data set.
+    whose voxels lie in a second file, becomes .mha), and where a label is a segmentation of 3D Slicer, which is put on
+    the grid of its image (:mod:`detseg3d.io.slicer_segmentation`). A failed or interrupted run leaves no half-made data
+    set.
 
     Parameters
     ----------
@@ -100,7 +103,12 @@ def convert_folders(
     target = Path(output_folder) / check_dataset_name(dataset_name)
     _require_free(target, overwrite)
     cases = _matched_cases(Path(image_folder), Path(label_folder), channel_names)
-    values = _label_values(cases, spacing, num_processes, progress)
+    segment_values = None if instances else _segment_values(cases, labels)
+    if labels is None:
+        labels = segment_values
+    values = _label_values(
+        cases, functools.partial(_values_of, spacing=spacing, names=segment_values), num_processes, progress
+    )
     names = _label_names(values, labels, instances, Path(label_folder))
     ending = _common_ending(cases)
     test_cases = _draw_test_cases([case.case_id for case in cases], test_split, seed)
@@ -120,7 +128,10 @@ def convert_folders(
     remove_stale(target.parent)
     partial = temporary_beside(target)
     try:
-        jobs = [_Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing) for case in cases]
+        jobs = [
+            _Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing, segment_values)
+            for case in cases
+        ]
         results = run_cases(_place_case, jobs, num_processes, "convert", progress)
         failures = describe_failures(results, lambda job: job.case.case_id)
         if failures:
@@ -212,16 +223,50 @@ def _channel_count(images: set[str]) -> int:
     return 1 + max(numbers) if 0 in numbers else 1
 
 
-def _values_of(case: RawCase, spacing: Spacing) -> dict[int, int]:
+def _segment_values(
+    cases: Sequence[RawCase], labels: Mapping[str, int] | Sequence[str] | None
+) -> Mapping[str, int] | None:
+    """Value of each segment of 3D Slicer by its name; ``None`` where the files' own label values count.
+
+    Given names decide. Without them a name must have the same label value in all files, and a value the same name.
+    """
+    if isinstance(labels, Mapping):
+        return labels
+    found: dict[str, tuple[int, Path]] = {}
+    plain = False
+    for path in (case.label for case in cases):
+        segments = read_segments(path) if path is not None and file_ending(path) == ".nrrd" else ()
+        plain |= not segments
+        for segment in segments:
+            value, first = found.setdefault(segment.name, (segment.value, path or Path()))
+            others = {name for name, (other, _) in found.items() if other == segment.value and name != segment.name}
+            if labels is None and (value != segment.value or others):
+                raise DetSeg3DError(
+                    "segments have other label values or names than in other files",
+                    file=path,
+                    value=f"{segment.name}: {segment.value}",
+                    expected=f"as in {first}: {segment.name}: {value}" if value != segment.value else f"not {others}",
+                    remedy="name the classes: --labels NAME=VALUE for each; segments are then told by their names",
+                )
+    if labels is not None:
+        # Names alone, in the order of their values.
+        by_name = {name: value for value, name in enumerate(labels, start=1)}
+        return by_name if found and found.keys() <= by_name.keys() else None
+    return {name: value for name, (value, _) in found.items()} if found and not plain else None
+
+
+def _values_of(case: RawCase, spacing: Spacing, names: Mapping[str, int] | None) -> dict[int, int]:
     assert case.label is not None
-    label, _ = read_label(case.label, spacing)
+    label, _ = read_label(case.label, spacing, names)
     values, counts = np.unique(label, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _label_values(cases: Sequence[RawCase], spacing: Spacing, num_processes: int, progress: bool) -> dict[int, str]:
+def _label_values(
+    cases: Sequence[RawCase], values_of: Callable[[RawCase], dict[int, int]], num_processes: int, progress: bool
+) -> dict[int, str]:
     """All values found in the labels but 0, and a case that has each."""
-    results = run_cases(functools.partial(_values_of, spacing=spacing), cases, num_processes, "read labels", progress)
+    results = run_cases(values_of, cases, num_processes, "read labels", progress)
     failures = describe_failures(results, lambda case: case.case_id)
     if failures:
         raise DetSeg3DError(f"some labels cannot be used:\n{failures}")
@@ -311,6 +356,7 @@ class _Job:
     part: str
     ending: str
     spacing: Spacing
+    segment_values: Mapping[str, int] | None = None
 
 
 def _place_case(job: _Job) -> None:
@@ -319,6 +365,10 @@ def _place_case(job: _Job) -> None:
     for channel, path in enumerate(job.case.images):
         _place_file(path, images / f"{case_id}_{channel:04d}{ending}", job.spacing, None)
     assert job.case.label is not None
+    if file_ending(job.case.label) == ".nrrd" and read_segments(job.case.label):
+        label, geometry = read_label(job.case.label, job.spacing, job.segment_values, job.case.images[0])
+        write_image(label, geometry, labels / f"{case_id}{ending}")
+        return
     # A label without a place of its own (.npy) lies where its image lies.
     grid = None
     if file_ending(job.case.label) == ".npy" and ending != ".npy":

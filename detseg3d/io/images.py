@@ -4,38 +4,30 @@ Arrays are ``(Z, Y, X)`` in the canonical order: z runs towards Superior, y towa
 as the axes of the file allow. Files in any order of the axes are brought there by a permutation and flips, and are
 written in their own order again. A ``.npy`` file does not state a direction and is taken to be in canonical order.
 
-What is written with the :class:`Geometry` of a file that was read has the same geometry as
-that file *to the bit*: NIfTI and NRRD headers are copied, because both round the direction when it is computed again.
+What is written with the :class:`Geometry` of a file that was read has the same geometry as that file *to the bit*: the
+lines and fields that state it are copied, because computing them again would round them.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.dicom import DicomOptions, is_dicom_file, is_dicom_folder
-from detseg3d.io.files import atomic_path, write_text
-from detseg3d.io.headers import (
-    copy_nrrd_geometry,
-    last_line,
-    not_a_volume,
-    not_numbers,
-    nrrd_header,
-    unreadable,
-)
-from detseg3d.io.metaimage import check_metaimage
-from detseg3d.io.native import escape_name, native_path
+from detseg3d.io.files import atomic_path
+from detseg3d.io.formats import SUPPORTED_ENDINGS, file_ending, segmentation_stem, unread_format
+from detseg3d.io.metaimage import metaimage_geometry, read_metaimage, write_metaimage
 from detseg3d.io.nifti import read_nifti, read_nifti_geometry, write_nifti
-from detseg3d.io.npy import map_npy, npy_geometry, read_npy
+from detseg3d.io.npy import npy_geometry, read_npy
+from detseg3d.io.nrrd import nrrd_geometry, read_nrrd, read_nrrd_header, write_nrrd
+from detseg3d.io.slicer_segmentation import place_on_grid, read_segmentation, segments_of
 
 __all__ = [
     "LABEL_TOLERANCE",
@@ -51,38 +43,24 @@ __all__ = [
     "write_image",
 ]
 
-# ITK would print its warnings to the terminal, with the names of temporary files.
-SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-
 Array = npt.NDArray[Any]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
 LABEL_TOLERANCE = 1e-3
 
-SUPPORTED_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")
-
-
-def file_ending(name: str | Path) -> str | None:
-    """The supported ending of a file name (``".nii.gz"``), or ``None``; capitals are tolerated.
-
-    Examples
-    --------
-    >>> file_ending("a.b.nii.gz"), file_ending("notes.txt")
-    ('.nii.gz', None)
-    """
-    lower = Path(name).name.lower()
-    return next((ending for ending in SUPPORTED_ENDINGS if lower.endswith(ending) and lower != ending), None)
-
 
 def strip_ending(name: str | Path) -> str:
-    """File name without folder and supported ending.
+    """File name without folder and supported ending, and without ``.seg`` of segmentations of 3D Slicer.
 
     Examples
     --------
-    >>> strip_ending("scans/patient.1_0000.nii.gz")
-    'patient.1_0000'
+    >>> strip_ending("scans/patient.1_0000.nii.gz"), strip_ending("labels/patient.1.seg.nrrd")
+    ('patient.1_0000', 'patient.1')
     """
+    segmentation = segmentation_stem(name)
+    if segmentation is not None:
+        return segmentation
     ending = file_ending(name)
     text = Path(name).name
     return text if ending is None else text[: -len(ending)]
@@ -132,22 +110,14 @@ def _stored_geometry(
     kind = _kind(path)
     _check_choice(path, kind, dicom)
     if kind == ".npy":
-        return npy_geometry(map_npy(path), path, npy_spacing)
+        return npy_geometry(path, npy_spacing)
     if kind == "dicom":
         from detseg3d.io.dicom.reader import read_dicom_geometry
 
         return read_dicom_geometry(path, dicom)
     if kind in (".nii", ".nii.gz"):
         return read_nifti_geometry(path)
-    if kind in (".mha", ".mhd"):
-        check_metaimage(path, voxels=False)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(native_path(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
-    return _sitk_geometry(reader, path)
+    return nrrd_geometry(path) if kind == ".nrrd" else metaimage_geometry(path)
 
 
 def _read_view(
@@ -173,13 +143,7 @@ def _read_stored(
         return read_dicom(path, dicom)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
-    if kind in (".mha", ".mhd"):
-        check_metaimage(path)
-    try:
-        image = SimpleITK.ReadImage(native_path(path))
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
-    return _from_sitk(image, path)
+    return read_nrrd(path) if kind == ".nrrd" else read_metaimage(path)
 
 
 def read_channels(
@@ -236,10 +200,26 @@ def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
         target[:] = array
 
 
-def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> tuple[npt.NDArray[Any], Geometry]:
+def read_label(
+    path: str | Path,
+    npy_spacing: Sequence[float] | None = None,
+    names: Mapping[str, int] | None = None,
+    beside: str | Path | None = None,
+) -> tuple[npt.NDArray[Any], Geometry]:
     """Read a label or instance map as whole numbers.
 
     Files that store labels as floating point are accepted while every value is within 0.001 of a whole number.
+    Segmentations of 3D Slicer are read as :mod:`detseg3d.io.slicer_segmentation` says.
+
+    Parameters
+    ----------
+    path : path
+    npy_spacing : 3 floats, optional
+        As in :func:`read_image`.
+    names : mapping of str to int, optional
+        Value of each label by its name, for segments of 3D Slicer.
+    beside : path, optional
+        An image that belongs to the label. A segmentation that 3D Slicer cropped is put on its grid.
 
     Returns
     -------
@@ -252,7 +232,7 @@ def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
     DetSeg3DError
         As :func:`read_image`, or if a value is NaN, infinite or no whole number.
     """
-    array, geometry = read_image(path, npy_spacing)
+    array, geometry = _read_any_label(Path(path), npy_spacing, names, beside)
     if array.dtype == np.bool_:
         return array.astype(np.uint8), geometry
     if array.dtype.kind in "iu":
@@ -271,6 +251,19 @@ def read_label(path: str | Path, npy_spacing: Sequence[float] | None = None) -> 
         )
     fits = array.size == 0 or float(np.abs(rounded).max()) < 2**31
     return rounded.astype(np.int32 if fits else np.int64), geometry
+
+
+def _read_any_label(
+    path: Path, npy_spacing: Sequence[float] | None, names: Mapping[str, int] | None, beside: str | Path | None
+) -> tuple[Array, Geometry]:
+    if _kind(path) == ".nrrd":
+        header = read_nrrd_header(path)
+        if segments_of(header):
+            array, stored = read_segmentation(header, names)
+            geometry = stored.canonical()
+            label = np.ascontiguousarray(geometry.stored_order.to_canonical(array))
+            return (label, geometry) if beside is None else place_on_grid(label, geometry, read_geometry(beside), path)
+    return read_image(path, npy_spacing)
 
 
 def oriented_like(
@@ -316,7 +309,7 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
     Raises
     ------
     DetSeg3DError
-        If the ending is unknown, the format cannot hold the geometry (sheared) or the file cannot be written.
+        If the ending is unknown or the file cannot be written.
     """
     path = Path(path)
     if array.shape != geometry.shape:
@@ -330,23 +323,13 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, array, allow_pickle=False)
         return
-    if geometry.affine is not None and ending not in (".nii", ".nii.gz"):
-        raise DetSeg3DError(
-            f"{ending} cannot hold a sheared grid", file=path, remedy="write .nii.gz, which can, or resample the image"
-        )
-    if ending == ".mhd":
-        _write_mhd(array, geometry, path)
-        return
-    with atomic_path(path) as temporary:
-        if ending in (".nii", ".nii.gz"):
+    if ending == ".nrrd":
+        write_nrrd(array, geometry, path)
+    elif ending in (".mha", ".mhd"):
+        write_metaimage(array, geometry, path)
+    else:
+        with atomic_path(path) as temporary:
             write_nifti(array, geometry, temporary, compressed=ending == ".nii.gz")
-            return
-        native = geometry.native_header[0] if geometry.native_header is not None else None
-        _write_sitk(array, geometry, temporary)
-        if ending == ".nrrd" and native == "nrrd" and not _same_place(temporary, geometry):
-            copy_nrrd_geometry(temporary, geometry)
-            if not _same_place(temporary, geometry):
-                _write_sitk(array, geometry, temporary)
 
 
 def _kind(path: Path) -> str:
@@ -374,42 +357,11 @@ def _check_choice(path: Path, kind: str, dicom: DicomOptions | None) -> None:
 
 
 def _unknown_format(path: Path) -> DetSeg3DError:
-    return DetSeg3DError(
+    return unread_format(path) or DetSeg3DError(
         "this image format is not supported",
         file=path,
         expected="one of " + " ".join(SUPPORTED_ENDINGS) + ", or a folder of DICOM files to read",
     )
-
-
-def _from_sitk(image: SimpleITK.Image, path: Path) -> tuple[Array, Geometry]:
-    geometry = _sitk_geometry(image, path)
-    array: Array = SimpleITK.GetArrayFromImage(image)
-    if array.dtype.kind not in "iuf":
-        raise not_numbers(path, array.dtype)
-    return array.reshape(geometry.shape), geometry
-
-
-def _sitk_geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Path) -> Geometry:
-    size = image.GetSize()
-    if isinstance(image, SimpleITK.Image):
-        components = image.GetNumberOfComponentsPerPixel()
-    else:
-        components = image.GetNumberOfComponents()
-    # Some converters write a fourth axis of length 1: still one volume.
-    if len(size) < 3 or components != 1 or any(n != 1 for n in size[3:]) or 0 in size:
-        raise not_a_volume(path, size, components)
-    direction = np.asarray(image.GetDirection()).reshape(len(size), len(size))[:3, :3]
-    x, y, z = image.GetSpacing()[:3]
-    try:
-        return Geometry(
-            shape=(size[2], size[1], size[0]),
-            spacing=(z, y, x),
-            origin=image.GetOrigin()[:3],
-            direction=tuple(direction.ravel()),
-            native_header=nrrd_header(path) if file_ending(path) == ".nrrd" else None,
-        )
-    except ValueError as error:
-        raise unreadable(path, error) from error
 
 
 def _writable(array: Array) -> Array:
@@ -418,44 +370,3 @@ def _writable(array: Array) -> Array:
     elif array.dtype == np.float16:
         array = array.astype(np.float32)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
-
-
-def _same_place(path: Path, geometry: Geometry) -> bool:
-    """Whether the file, read again, has exactly this geometry."""
-    try:
-        return _stored_geometry(path) == geometry
-    except DetSeg3DError:
-        return False
-
-
-def _write_sitk(array: Array, geometry: Geometry, path: Path) -> None:
-    image = SimpleITK.GetImageFromArray(array)
-    image.SetSpacing(geometry.spacing[::-1])
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    try:
-        SimpleITK.WriteImage(image, native_path(path), useCompression=True)
-    except RuntimeError as error:
-        # As an OSError, atomic_path reports it with the name of the file that was meant.
-        raise OSError(last_line(error)) from error
-
-
-def _write_mhd(array: Array, geometry: Geometry, path: Path) -> None:
-    """Header and voxels in two files. The header goes first when replaced and comes last, so it is never half true."""
-    voxels = path.with_name(escape_name(strip_ending(path)) + ".zraw")  # the header names it, as text
-    with atomic_path(voxels) as temporary:
-        single = temporary.with_name(temporary.name + ".mha")
-        try:
-            _write_sitk(array, geometry, single)
-            header = bytearray()
-            with open(single, "rb") as source, open(temporary, "wb") as target:
-                while not header.endswith(b"ElementDataFile = LOCAL\n"):
-                    line = source.readline()
-                    if not line:
-                        raise OSError("the header of the MetaImage has an unknown form")
-                    header += line
-                shutil.copyfileobj(source, target)
-        finally:
-            single.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-    write_text(header.decode("ascii").replace("= LOCAL\n", f"= {voxels.name}\n"), path)

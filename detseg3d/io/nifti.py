@@ -14,6 +14,8 @@ import functools
 import gzip
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,10 +24,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel.volumeutils import apply_read_scaling
 
 from detseg3d.core.decimals import FLOAT32_ROUNDING, decimal_of_float32, nearby_decimal
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.io.compressed import Stream, open_stream, read_stream
+from detseg3d.io.files import open_regular_file
+from detseg3d.io.formats import HEAD_BYTES, describe_content, wrong_content
 from detseg3d.io.headers import not_a_volume, not_numbers, unreadable
 
 __all__ = ["read_nifti", "read_nifti_geometry", "write_nifti"]
@@ -42,8 +48,8 @@ _GEOMETRY_FIELDS = (
 )
 # NIfTI's xyzt_units as powers of ten of a millimetre; 0 is "unknown", which everybody takes for mm.
 _UNIT_EXPONENT = {0: 0, 1: 3, 2: 0, 3: -3}
-# More than this a deflated file never unfolds to.
-_DEFLATE_LIMIT = 1032
+# More than the largest extensions of a header; so much is unpacked in half a second.
+_MOST_OFFSET_BYTES = 1 << 28
 _SINGULAR = 1e-6
 _SHEARED = 1e-6
 # The columns of a sform are rounded three times, and some programs compute them in single precision.
@@ -74,51 +80,66 @@ def read_nifti(path: Path) -> tuple[Array, Geometry]:
         If the file cannot be read, does not hold a 3D volume of real numbers, ends before its voxels do, fails its
         checksum, or does not say where its voxels are.
     """
-    image = _open(path)
-    geometry = _file_geometry(image, path)
-    try:
-        if path.name.lower().endswith(".gz"):
-            with gzip.open(path) as stream:
-                array = _voxels(type(image).from_stream(stream))
-                # The checksum is compared at the end of the file, which the voxels alone do not reach.
-                while stream.read(1 << 20):
-                    pass
-        else:
-            array = _voxels(image)
-        array = array.reshape(geometry.shape[::-1], order="F").transpose(2, 1, 0)
-    except Exception as error:
-        raise unreadable(path, error) from error
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)), geometry
+    with _reading(path) as (header, stream):
+        geometry = _file_geometry(header, path)
+        offset = header.get_data_offset()
+        if offset > _MOST_OFFSET_BYTES:
+            raise ValueError(f"its voxels begin {offset} bytes behind the header")
+        skip = offset - header.sizeof_hdr
+        flat = read_stream(stream, header.get_data_dtype(), math.prod(geometry.shape), skip)
+    # The first axis of the file is the fastest, so this is its order: nothing is copied.
+    return _scaled(flat.reshape(geometry.shape), header), geometry
 
 
 def read_nifti_geometry(path: Path) -> Geometry:
     """Read where the voxels of a NIfTI file are, without the voxels; see :func:`read_nifti`."""
-    return _file_geometry(_open(path), path)
+    with _reading(path) as (header, _):
+        return _file_geometry(header, path)
 
 
-def _open(path: Path) -> Any:
-    """Open a NIfTI file through nibabel; its voxels are read when they are asked for."""
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[Any, Stream]]:
+    """The header of a NIfTI file, checked, and its bytes from behind the header on; whatever fails is one error."""
+    compressed = path.name.lower().endswith(".gz")
     try:
-        # Without memory mapping: the file may be replaced while its voxels are in use.
-        image: Any = nibabel.load(path, mmap=False)
-        # Some converters write a fourth axis of length 1: still one volume.
-        shape = image.shape
-    except Exception as error:
+        with open_regular_file(path) as handle:
+            head = handle.read(HEAD_BYTES)
+            handle.seek(0)
+            if head.startswith(b"\x1f\x8b") != compressed or not head:
+                raise wrong_content(head, "compressed NIfTI (.nii.gz)" if compressed else "NIfTI (.nii)", path)
+            stream = open_stream(handle, "gzip" if compressed else "raw")
+            header = _read_header(stream, path)
+            needed = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+            if needed > stream.most_bytes():
+                raise EOFError("its header claims more voxels than the file holds")
+            yield header, stream
+    except DetSeg3DError:
+        raise
+    except Exception as error:  # nibabel has many types for what is wrong with a header
         raise unreadable(path, error) from error
-    dtype = image.get_data_dtype()
+
+
+def _read_header(stream: Stream, path: Path) -> Any:
+    """The header at the beginning of a stream, of exactly whose bytes it leaves the stream behind."""
+    start = stream.read(nibabel.Nifti1Header.sizeof_hdr)
+    second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the length of a NIfTI-2 header
+    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+    block = start + stream.read(kind.sizeof_hdr - len(start))
+    if len(block) < kind.sizeof_hdr or describe_content(block) != "NIfTI (.nii)":
+        raise wrong_content(block, "NIfTI", path)
+    header = kind(block)
+    # Some converters write a fourth axis of length 1: still one volume.
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1 or dtype.fields:
         raise not_a_volume(path, shape, len(dtype.fields or "1"))
     if dtype.kind not in "iuf":
         raise not_numbers(path, dtype)
-    _check_length(path, image)
-    _check_spacing(path, image)
-    return image
+    _check_spacing(kind(block, check=False), path)
+    return header
 
 
-def _check_spacing(path: Path, image: Any) -> None:
+def _check_spacing(header: Any, path: Path) -> None:
     """Refuse a spacing that is not positive where nothing else states one: nibabel makes 1 mm of 0."""
-    with image.file_map["image"].get_prepare_fileobj("rb") as handle:
-        header = type(image.header).from_fileobj(handle, check=False)
     spacing = header["pixdim"][1:4]
     if header["sform_code"] == 0 and (spacing <= 0).any():  # NaN makes an affine that is not finite
         raise DetSeg3DError(
@@ -130,34 +151,26 @@ def _check_spacing(path: Path, image: Any) -> None:
         )
 
 
-def _check_length(path: Path, image: Any) -> None:
-    """Refuse a header that claims more voxels than the file can hold, before memory is taken for them."""
-    claimed = math.prod(image.shape) * image.get_data_dtype().itemsize
-    length = path.stat().st_size
-    if claimed > (length * _DEFLATE_LIMIT if path.name.lower().endswith(".gz") else length):
-        raise DetSeg3DError(
-            "the image cannot be read: its header claims more voxels than the file holds",
-            file=path,
-            value=f"{length} bytes for a size of {image.shape}",
-            remedy="restore the file; it may be damaged or not be copied to its end",
-        )
-
-
-def _voxels(image: Any) -> Array:
-    proxy = image.dataobj
-    scaled = (proxy.slope, proxy.inter) != (1, 0)
-    array: Array = np.asarray(proxy, dtype=np.float32) if scaled else proxy.get_unscaled()
-    return array
+def _scaled(voxels: Array, header: Any) -> Array:
+    """The values that the voxels stand for: themselves, or float32 if the header scales them."""
+    slope, intercept = header.get_slope_inter()
+    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    if (slope, intercept) == (1, 0):
+        return voxels
+    values = np.empty(voxels.shape, np.float32)
+    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+        for target, source in zip(values, voxels, strict=True):  # slice by slice: the scaling is done in float64
+            target[:] = apply_read_scaling(source, slope, intercept)
+    return values
 
 
 # -- Geometry ----------------------------------------------------------------------------------------------------------
 
 
-def _file_geometry(image: Any, path: Path) -> Geometry:
-    """Return the geometry of an opened file with its header, and warn if the file contradicts itself."""
-    header = image.header
-    affine = np.asarray(image.affine, np.float64)
-    x, y, z = (int(size) for size in image.shape[:3])
+def _file_geometry(header: Any, path: Path) -> Geometry:
+    """Return the geometry that a header states with the header itself, and warn if it contradicts itself."""
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    x, y, z = (int(size) for size in header.get_data_shape()[:3])
     geometry = _placed(header, affine, (z, y, x))
     if geometry is None:
         raise DetSeg3DError(

@@ -1,8 +1,14 @@
-"""Volumes in .npy files: plain arrays that say nothing of where they lie."""
+"""Volumes in .npy files: plain arrays that say nothing of where they lie.
+
+The voxels are read, never mapped: a mapped file that its writer cuts short ends the process (SIGBUS).
+"""
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +17,98 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.io.compressed import open_stream, read_stream
+from detseg3d.io.files import open_regular_file
+from detseg3d.io.formats import HEAD_BYTES, wrong_content
 from detseg3d.io.headers import not_a_volume, not_numbers, unreadable
 
-__all__ = ["map_npy", "npy_geometry", "read_npy"]
+__all__ = ["npy_geometry", "read_npy"]
 
 Array = npt.NDArray[Any]
 
+# Headers of plain arrays have 118 bytes; NumPy itself takes no more than 10 000 characters.
+_MOST_HEADER_BYTES = 1 << 14
 
-def map_npy(path: Path) -> Array:
-    """The array of a .npy file, mapped: a header that claims more voxels than the file holds costs no memory."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
-        raise unreadable(path, error) from error
-    if not isinstance(array, np.ndarray):  # numpy opens an archive by its first bytes, whatever its name
-        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
-    return array
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a .npy file states, checked."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    end: int
 
 
 def read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
-    """The array of a .npy file, in the machine's byte order, with the spacing that it is said to have (1 mm else)."""
-    array = map_npy(path)
-    geometry = npy_geometry(array, path, spacing)
-    # A copy: the file may be replaced while its voxels are in use.
-    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False), geometry
-
-
-def npy_geometry(array: Array, path: Path, spacing: Sequence[float] | None) -> Geometry:
-    """Shape of an array and spacing ``(z, y, x)`` in mm.
+    """The array of a .npy file, in the machine's byte order, with the spacing that it is said to have (1 mm else).
 
     Raises
     ------
     DetSeg3DError
-        If it is no volume of numbers, or the spacing is none.
+        If it is not a volume of numbers, has fewer voxels than its header states, or the spacing is impossible.
     """
-    if array.ndim != 3 or 0 in array.shape:
-        raise not_a_volume(path, array.shape)
-    if array.dtype.kind not in "biuf":
-        raise not_numbers(path, array.dtype)
+    try:
+        with open_regular_file(path) as handle:
+            header = _read_header(path, handle)
+            geometry = _geometry(path, header.shape, spacing)
+            handle.seek(header.end)
+            voxels = read_stream(open_stream(handle, "raw"), header.dtype, math.prod(header.shape))
+    except (OSError, EOFError, ValueError, MemoryError) as error:
+        raise unreadable(path, error) from error
+    return np.ascontiguousarray(voxels.reshape(header.shape, order="F" if header.fortran_order else "C")), geometry
+
+
+def npy_geometry(path: Path, spacing: Sequence[float] | None) -> Geometry:
+    """Shape of the array in a .npy file, and spacing ``(z, y, x)`` in mm.
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`read_npy`.
+    """
+    try:
+        with open_regular_file(path) as handle:
+            header = _read_header(path, handle)
+            handle.seek(header.end)
+            if math.prod(header.shape) * header.dtype.itemsize > open_stream(handle, "raw").most_bytes():
+                raise EOFError("its header claims more voxels than the file holds")
+    except (OSError, EOFError) as error:
+        raise unreadable(path, error) from error
+    return _geometry(path, header.shape, spacing)
+
+
+def _read_header(path: Path, handle: io.BufferedIOBase) -> _Header:
+    head = handle.read(_MOST_HEADER_BYTES)
+    if head.startswith(b"PK"):
+        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
+    if not head.startswith(b"\x93NUMPY"):
+        raise wrong_content(head[:HEAD_BYTES], "a NumPy array (.npy)", path)
+    start = io.BytesIO(head)
+    try:
+        version = np.lib.format.read_magic(start)
+        if version not in ((1, 0), (2, 0)):  # 3.0 is for arrays of named fields
+            raise ValueError(f"version {version} of the format is not read")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(start)
+    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
+        raise unreadable(path, error) from error
+    if dtype.hasobject:
+        raise unreadable(path, ValueError("it holds Python objects, which are never unpickled"))
+    if len(shape) != 3 or min(shape) < 1:
+        raise not_a_volume(path, shape)
+    if dtype.kind not in "biuf" or dtype.subdtype is not None:
+        raise not_numbers(path, dtype)
+    return _Header(shape, dtype, fortran_order, start.tell())
+
+
+def _geometry(path: Path, shape: tuple[int, int, int], spacing: Sequence[float] | None) -> Geometry:
     z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
     try:
-        return Geometry(array.shape, (z, y, x))
+        return Geometry(shape, (z, y, x))
     except ValueError as error:
         raise DetSeg3DError(
-            f"the spacing given for .npy files is none: {error}", file=path, expected="three positive numbers, z y x mm"
+            f"the spacing given for .npy files is impossible: {error}",
+            file=path,
+            expected="three positive numbers, z y x mm",
         ) from error

@@ -8,6 +8,7 @@ case to patient, so that folds never split a patient), ``npy_spacing`` (``z y x`
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from detseg3d.io.dataset_json import (
 )
 from detseg3d.io.dicom import DICOM_ENDINGS, DicomOptions, is_dicom_file
 from detseg3d.io.files import check_regular_file, open_regular_file, read_json
+from detseg3d.io.formats import segmentation_stem, unread_format, unread_images
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.io.paths import check_case_id
 
@@ -258,7 +260,7 @@ def check_input(source: str | Path) -> None:
             f"the input cannot be read: {error.strerror or error}", file=path, remedy="check its permissions"
         ) from error
     if file_ending(path) is None and not is_dicom_file(path):
-        raise DetSeg3DError(
+        raise unread_format(path) or DetSeg3DError(
             "this is not an image",
             file=path,
             expected=f"one of {' '.join(SUPPORTED_ENDINGS)}, or a DICOM file with several frames",
@@ -304,11 +306,13 @@ def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = 
 
 def _no_image(folder: Path, ending: str | None) -> DetSeg3DError:
     others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
+    unread = next((error for path in unread_images(folder) if (error := unread_format(path))), None)
     return DetSeg3DError(
-        "there is no image in the folder",
+        "there is no image in the folder" if unread is None else "there is no image in the folder that can be read",
         file=folder,
         value=others or "an empty folder",
         expected=f"files ending in {ending or ' '.join(SUPPORTED_ENDINGS)}",
+        remedy=None if unread is None else unread.remedy,
     )
 
 
@@ -319,13 +323,23 @@ def _ending(path: Path) -> str | None:
 def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
     """Images in a folder by name without ending: files, DICOM series in subfolders, or the folder itself as one.
 
-    Two images of one name, and a series beside other images, are an error.
+    Two images of one name, and a series beside other images, are an error. A warning names images of formats that are
+    not read, and segmentations of 3D Slicer that lie among images: they are left out.
     """
     found: dict[str, Path] = {}
     known: dict[str, str] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue  # unfinished or hidden files
+    # Neither hidden nor unfinished.
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    stems = {strip_ending(entry).removesuffix("_0000") for entry in entries if segmentation_stem(entry) is None}
+    # Alone it may well be a label; beside an image of the same name it is the segmentation of that.
+    segmentations = [entry for entry in entries if segmentation_stem(entry) in stems]
+    _warn_of_left_out(
+        folder,
+        tuple(path.name for path in unread_images(folder)),
+        tuple(path.name for path in segmentations),
+    )
+    entries = [entry for entry in entries if entry not in segmentations]
+    for entry in entries:
         if entry.is_dir() and is_dicom_folder(entry):
             stem = entry.name
         elif _ending(entry) is not None and ending in (None, _ending(entry)):
@@ -373,6 +387,28 @@ def _is_one_study(found: Mapping[str, Path]) -> bool:
     from detseg3d.io.dicom.reader import is_one_study
 
     return is_one_study(found.values())
+
+
+@functools.lru_cache(maxsize=1000)
+def _warn_of_left_out(folder: Path, unread: tuple[str, ...], segmentations: tuple[str, ...]) -> None:
+    """Warn of a folder once, however often it is listed."""
+    if unread:
+        error = unread_format(unread[0])
+        logger.warning(
+            "%s: %d file(s) of formats that are not read are left out: %s%s (%s)",
+            folder,
+            len(unread),
+            ", ".join(unread[:5]),
+            ", …" if len(unread) > 5 else "",
+            None if error is None else error.remedy,
+        )
+    if segmentations:
+        logger.warning(
+            "%s: %d segmentation(s) of 3D Slicer among the images are left out: %s",
+            folder,
+            len(segmentations),
+            ", ".join(segmentations[:5]),
+        )
 
 
 def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[dict[str, dict[int, Path]], list[str]]:

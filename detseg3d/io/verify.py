@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class _Rules:
     """What the cases of a data set must satisfy."""
 
     channel_count: int
+    names: Mapping[str, int] | None
     values: frozenset[int]
     instances: bool
     npy_spacing: tuple[float, float, float] | None
@@ -75,6 +76,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
     """
     rules = _Rules(
         channel_count=len(dataset.channel_names),
+        names=None if dataset.instances else dataset.labels,
         values=frozenset(dataset.labels.values()),
         instances=dataset.instances,
         npy_spacing=dataset.npy_spacing,
@@ -156,7 +158,9 @@ def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_fi
     if case.label is None or not case.label.exists():
         return [Problem(case.case_id, case.label, "there is no label for this case")]
     try:
-        label, geometry = read_label(case.label, rules.npy_spacing)
+        # An image that cannot be read has a problem of its own.
+        beside = None if grid is None else next(path for path in case.images if path.name == grid_file)
+        label, geometry = read_label(case.label, rules.npy_spacing, rules.names, beside)
     except DetSeg3DError as error:
         return [Problem(case.case_id, case.label, _brief(error))]
     found = [] if grid is None else _moved(grid, geometry, grid_file)

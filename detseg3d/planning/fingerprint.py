@@ -73,7 +73,8 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
             file=dataset.folder / "labelsTr" / f"{case.case_id}{dataset.file_ending}",
             remedy="add the label, all 0 for a scan without lesions, or move the image to imagesTs",
         )
-    label, label_geometry = read_label(case.label, dataset.npy_spacing)
+    names = None if dataset.instances else dataset.labels
+    label, label_geometry = read_label(case.label, dataset.npy_spacing, names, case.images[0])
     differences = geometry.difference(label_geometry)
     if differences:
         raise DetSeg3DError("the label does not lie on the image's grid: " + "; ".join(differences), file=case.label)

@@ -105,7 +105,7 @@ def visualize_files(
         logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
     truth = None
     if label is not None:
-        truth, truth_geometry = read_label(Path(label), form)
+        truth, truth_geometry = read_label(Path(label), form, Path(image))
         truth, truth_geometry = oriented_like(geometry, truth, truth_geometry, label)
         check_same_grid(geometry, truth_geometry, (image, Path(label)), "image and label")
         if not (instances or form.truth_instances):

@@ -280,3 +280,29 @@ def test_two_labels_that_differ_in_the_normal_form_are_refused(tmp_path: Path) -
     write_json(tmp_path)
     with pytest.raises(DetSeg3DError, match="normal form"):
         load_raw_dataset(tmp_path)
+
+
+def test_images_of_formats_that_are_not_read_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.nii.gz", "b.mgz", "c.hdr", "c.img", "notes.txt"):
+        (tmp_path / name).touch()
+    for _ in range(2):
+        assert list(images_by_stem(tmp_path)) == ["a"]
+    [record] = caplog.records
+    assert "b.mgz, c.hdr, c.img" in record.getMessage() and "mri_convert" in record.getMessage()
+
+
+def test_a_folder_of_other_formats_alone_is_an_error_with_the_way_to_convert(tmp_path: Path) -> None:
+    (tmp_path / "a.mgz").touch()
+    with pytest.raises(DetSeg3DError) as error:
+        list_cases(tmp_path, 1)
+    assert error.value.value == [".mgz"] and "mri_convert" in (error.value.remedy or "")
+
+
+@pytest.mark.parametrize("image", ["a.nrrd", "a_0000.nrrd", "a.nii.gz"])
+def test_segmentations_beside_their_images_are_left_out_with_a_warning(
+    tmp_path: Path, image: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (image, "a.seg.nrrd", "b.seg.nrrd"):
+        (tmp_path / name).touch()
+    assert set(images_by_stem(tmp_path).values()) == {tmp_path / image, tmp_path / "b.seg.nrrd"}
+    assert "a.seg.nrrd" in caplog.text and "b.seg.nrrd" not in caplog.text

@@ -154,7 +154,7 @@ def load_volumes(view: CaseView) -> ViewerVolumes:
     labels: dict[str, npt.NDArray[Any] | None] = {"truth": None, "prediction": None}
     for name, path in (("truth", view.truth_path), ("prediction", view.prediction_instances_path)):
         if path is not None:
-            label, other = read_label(Path(path), LabelFormat(npy_spacing=view.npy_spacing))
+            label, other = read_label(Path(path), LabelFormat(npy_spacing=view.npy_spacing), source)
             label, other = oriented_like(geometry, label, other, Path(path))
             check_same_grid(geometry, other, (source, Path(path)), f"image and {name}")
             labels[name], orders[name] = label, other.stored_order

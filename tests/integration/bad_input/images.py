@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,64 @@ def fortran(path: Path) -> None:
         np.save(handle, np.asfortranarray(SCAN.astype(">f4")))
 
 
+MHD = """ObjectType = Image
+NDims = 3
+BinaryData = True
+CompressedData = False
+DimSize = 4 3 2
+ElementType = MET_UCHAR
+ElementDataFile = """
+NRRD = """NRRD0004
+type: uint8
+dimension: 3
+sizes: 4 3 2
+encoding: raw
+"""
+
+
+def unzipped(path: Path) -> None:
+    plain(path.with_name("whole.nii"))
+    path.with_name("whole.nii").rename(path)
+
+
+def zipped(path: Path) -> None:
+    unzipped(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def nrrd_under_this_name(path: Path) -> None:
+    plain(path.with_name("whole.nrrd"))
+    path.with_name("whole.nrrd").rename(path)
+
+
+def with_more_behind(path: Path) -> None:
+    plain(path)
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(1 << 24)) * 100)
+
+
+def empty_members_first(path: Path) -> None:
+    plain(path)
+    path.write_bytes(gzip.compress(b"") * 50_000 + path.read_bytes())
+
+
+def several_members(path: Path) -> None:
+    plain(path)
+    data = gzip.decompress(path.read_bytes())
+    path.write_bytes(
+        b"".join(gzip.compress(data[start : start + 5000]) for start in range(0, len(data), 5000)) + bytes(512)
+    )
+
+
+def compressed_size(text: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        plain(path)
+        lines = path.read_bytes().split(b"\n", 20)
+        kept = [line for line in lines if not line.startswith(b"CompressedDataSize")]
+        path.write_bytes(b"\n".join([text.encode(), *kept] if text else kept))
+
+    return write
+
+
 def with_value(value: float) -> Callable[[np.ndarray], np.ndarray]:
     def change(array: np.ndarray) -> np.ndarray:
         array[15, 15, 15] = value
@@ -164,6 +223,7 @@ def with_large(array: np.ndarray) -> np.ndarray:
     return with_value(1e300)(array.astype(np.float64))
 
 
+LIST_OF_FILES = "is a list or a pattern of several files"
 NO_SPACING = "the spacing of the image is not positive"
 TOO_LARGE = "the scan is too large on the grid of the plans"
 IMPOSSIBLE = "the spacing must be three positive numbers"
@@ -173,7 +233,7 @@ IMAGES = (
     BadImage("gzip without its last bytes", ".nii.gz", cut(0.9999), DAMAGED),
     BadImage("gzip with a changed byte", ".nii.gz", changed_byte, DAMAGED),
     BadImage("truncated nii", ".nii", cut(0.5), f"{DAMAGED}: its header claims more voxels than the file holds"),
-    BadImage("truncated mha", ".mha", cut(0.5), f"{DAMAGED}: it claims more voxels than the file holds"),
+    BadImage("truncated mha", ".mha", cut(0.5), f"{DAMAGED}: the compressed data end before"),
     BadImage("mha with a changed byte", ".mha", changed_byte, f"{DAMAGED}: the compressed voxels are damaged"),
     BadImage("truncated nrrd", ".nrrd", cut(0.5), DAMAGED),
     BadImage("truncated npy", ".npy", cut(0.5), DAMAGED),
@@ -183,7 +243,7 @@ IMAGES = (
     BadImage("header larger than the file", ".nii", nifti_fields(42, [500, 500, 500], "<i2"), DAMAGED),
     BadImage("header of negative size", ".nii", nifti_fields(42, [33, -36, 30], "<i2"), NO_VOLUME),
     BadImage("spacing zero", ".nii.gz", nifti_fields(84, [0.0], "<f4"), NO_SPACING),
-    BadImage("spacing NaN", ".nii.gz", nifti_fields(80, [np.nan], "<f4"), "the affine of the image"),
+    BadImage("spacing NaN", ".nii.gz", nifti_fields(80, [np.nan], "<f4"), NO_SPACING),
     BadImage("spacing negative", ".nii.gz", nifti_fields(80, [-1.0], "<f4"), NO_SPACING),
     BadImage("spacing negative mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = -1"), DAMAGED),
     BadImage("spacing zero mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = 0"), DAMAGED),
@@ -191,7 +251,7 @@ IMAGES = (
     BadImage("sheared affine", ".nii.gz", affine((1, 0.2, 0, 5), (0, 1, 0, 6), (0, 0, 1, 7)), READ),
     BadImage("singular affine", ".nii.gz", affine((1, 0, 0, 5), (1, 0, 0, 6), (0, 0, 1, 7)), "the affine of the image"),
     BadImage("affine NaN", ".nii.gz", affine((1, 0, 0, np.nan), (0, 1, 0, 6), (0, 0, 1, 7)), "the affine of the image"),
-    BadImage("99 axes", ".mha", header_line("NDims = 3", "NDims = 99"), f"{DAMAGED}: NDims and DimSize"),
+    BadImage("99 axes", ".mha", header_line("NDims = 3", "NDims = 99"), f"{DAMAGED}: DimSize does not state a size"),
     BadImage("2D", ".nii.gz", nifti(SCAN[0]), NO_VOLUME),
     BadImage("4D", ".nii.gz", nifti(np.stack([SCAN, SCAN])), NO_VOLUME),
     BadImage("RGB", ".mha", colour(3), NO_VOLUME),
@@ -202,6 +262,60 @@ IMAGES = (
     BadImage("symlink loop", ".nii.gz", lambda path: path.symlink_to(path), "the image does not exist"),
     BadImage("dangling symlink", ".mha", lambda path: path.symlink_to("gone"), "the image does not exist"),
     BadImage("folder instead of a file", ".nii.gz", Path.mkdir, "the folder holds no DICOM series"),
+    BadImage("NIfTI without compression", ".nii.gz", unzipped, f"{DAMAGED}: this file is NIfTI (.nii), not compressed"),
+    BadImage("NIfTI with compression", ".nii", zipped, f"{DAMAGED}: this file is gzip, not NIfTI"),
+    BadImage("NRRD", ".nii.gz", nrrd_under_this_name, f"{DAMAGED}: this file is NRRD (.nrrd), not compressed NIfTI"),
+    BadImage("gigabytes behind the voxels", ".nii.gz", with_more_behind, f"{DAMAGED}: more than 65536 bytes follow"),
+    BadImage("50 000 empty gzip members first", ".nii.gz", empty_members_first, f"{DAMAGED}: it begins with"),
+    BadImage("many gzip members, zeros behind", ".nii.gz", several_members, READ),
+    BadImage("mha without the compressed size", ".mha", compressed_size(""), READ),
+    BadImage("mha with a wrong compressed size", ".mha", compressed_size("CompressedDataSize = 7"), READ),
+    BadImage(
+        "mhd of a pattern of files",
+        ".mhd",
+        content(f"{MHD}s%s%s%s.raw 1 24 1\n".encode()),
+        f"{DAMAGED}: ElementDataFile {LIST_OF_FILES}",
+    ),
+    BadImage(
+        "mhd of a pattern without steps",
+        ".mhd",
+        content(f"{MHD}f%d.raw 1 10 0\n".encode()),
+        f"{DAMAGED}: ElementDataFile {LIST_OF_FILES}",
+    ),
+    BadImage(
+        "mhd of a list of files",
+        ".mhd",
+        content(f"{MHD}LIST\na.raw\n".encode()),
+        f"{DAMAGED}: ElementDataFile {LIST_OF_FILES}",
+    ),
+    BadImage(
+        "mhd with the voxels elsewhere", ".mhd", content(f"{MHD}/etc/passwd\n".encode()), f"{DAMAGED}: ElementDataFile"
+    ),
+    BadImage("mhd with its voxels gone", ".mhd", content(f"{MHD}gone.raw\n".encode()), f"{DAMAGED}: the file with its"),
+    BadImage("nrrd with a changed byte", ".nrrd", changed_byte, f"{DAMAGED}: the compressed voxels are damaged"),
+    BadImage(
+        "nrrd with a long wrong line", ".nrrd", content(NRRD.encode() + b"x" * 5000 + b"\n\n"), f"{DAMAGED}: its header"
+    ),
+    BadImage(
+        "nrrd of a pattern of files",
+        ".nrrd",
+        content(f"{NRRD}data file: s%0300d.raw 1 2 1\n\n".encode()),
+        f'{DAMAGED}: "data file" {LIST_OF_FILES}',
+    ),
+    BadImage(
+        "nrrd with the voxels elsewhere",
+        ".nrrd",
+        content(f"{NRRD}data file: ../x\n\n".encode()),
+        f'{DAMAGED}: "data file"',
+    ),
+    BadImage(
+        "nrrd header of 2 MB",
+        ".nrrd",
+        content(NRRD.encode() + b"# x\n" * 500_000 + b"\n"),
+        f"{DAMAGED}: its header is longer",
+    ),
+    BadImage("a named pipe", ".nrrd", lambda path: os.mkfifo(path), "this is not a regular file"),
+    BadImage("a device", ".mha", lambda path: path.symlink_to("/dev/zero"), "this is not a regular file"),
     BadImage("NaN voxel", ".nii.gz", array_of(with_value(np.nan)), READ, NOT_FINITE),
     BadImage("infinite voxel", ".nii", array_of(with_value(np.inf)), READ, NOT_FINITE),
     BadImage("float64 beyond float32", ".mha", array_of(with_large), READ, NOT_FINITE),

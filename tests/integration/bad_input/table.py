@@ -41,13 +41,19 @@ What was decided:
   origin, 0.001 of the direction.
 - **Voxels** may be integers or floating point of any size and byte order. Complex ones and colours are refused. `.npy`
   files are never unpickled.
-- **Damaged files** are refused, never read in part: the checksum of `.nii.gz` and the compressed voxels of `.mha` are
-  compared.
+- **Damaged files** are refused, never read in part: the checksums of `.nii.gz`, of compressed `.mha` and of `.nrrd` are
+  compared, and a file must have as many voxels as its header states. Up to 64 KiB behind the voxels are ignored.
+- **Much more than the voxels** is not read: a file that goes on for more than 64 KiB behind them, or begins with
+  thousands of empty compressed parts, is refused after as much work as its header asks for.
 - **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits and more than 100 levels are refused.
 - **Splits** of one's own may name neither a case twice nor a case on both sides; a file that is replaced because its
   cases are gone is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning. An edited
   fingerprint is measured again.
-- **MetaImage headers** are checked before ITK reads them, since some end its process.
+- **MetaImage and NRRD** are read by strict readers of this package: some headers end the process of ITK, and
+  others make any file of the machine voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in
+  the folder of the header; lists and patterns of files are refused.
+- **A file of another format** than its name says is refused, and the error names the format. Named pipes, sockets,
+  devices and folders where a file belongs are refused at once.
 
 Beyond this list the readers are fuzzed: `pytest tests/integration/bad_input/test_fuzz.py --hypothesis-profile=fuzz`.
 """

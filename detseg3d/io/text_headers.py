@@ -1,0 +1,220 @@
+"""What the text headers of MetaImage and NRRD have in common: limits, numbers, the data file, the place of the voxels.
+
+Both formats are read by this package itself. ITK trusts their headers: it uses file names as patterns for ``printf``,
+copies lines into buffers of fixed size, and opens any file of the machine as voxels. pynrrd bounds neither the header
+nor the voxels, and MetaImage has no other library. Everything here is bounded before it is parsed, and what is not
+understood is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+
+__all__ = [
+    "MOST_HEADER_BYTES",
+    "MOST_LINES",
+    "damaged",
+    "data_file",
+    "make_geometry",
+    "parse_count",
+    "parse_numbers",
+    "parse_sizes",
+    "read_header_lines",
+]
+
+MOST_HEADER_BYTES: Final = 1 << 20
+MOST_LINES: Final = 10_000
+_LONGEST_LINE = 1 << 18
+_LONGEST_NUMBER = 64
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
+_MOST_AXES = 16
+# 17 TB: more than any machine holds, and less than what overflows a computation of sizes.
+_MOST_VOXELS = 1 << 44
+# Directions are written with as few as four decimals; beyond this they are not rounded but sheared.
+_RIGHT_ANGLE_TOLERANCE = 1e-4
+_SINGULAR = 1e-6
+
+
+def damaged(path: Path, what: str, value: object = None, remedy: str | None = None) -> DetSeg3DError:
+    """The error for a header that states what cannot be, or what is not read."""
+    return DetSeg3DError(
+        f"the image cannot be read: {what}",
+        file=path,
+        value=value[:80] if isinstance(value, str) else value,
+        remedy=remedy or "restore the file; it may be damaged",
+    )
+
+
+def read_header_lines(handle: io.BufferedIOBase, path: Path) -> Iterator[bytes]:
+    """The lines of a header one by one, without their ends.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the header is longer than :data:`MOST_HEADER_BYTES`, has more than :data:`MOST_LINES` lines, or one line is
+        longer than 256 KiB.
+    """
+    total = 0
+    for _ in range(MOST_LINES):
+        line = handle.readline(_LONGEST_LINE)
+        if not line:
+            return
+        total += len(line)
+        if total > MOST_HEADER_BYTES or len(line) == _LONGEST_LINE:
+            break
+        yield line.rstrip(b"\r\n")
+    raise damaged(path, "its header is longer than any header should be", f"more than {total} bytes")
+
+
+def parse_count(path: Path, name: str, text: str) -> int:
+    """A whole number of 0 or more, of at most 18 digits."""
+    if re.fullmatch(r"[0-9]{1,18}", text) is None:
+        raise damaged(path, f"{name} is not a count", text)
+    return int(text)
+
+
+def parse_numbers(path: Path, name: str, text: str, count: int | None = None) -> tuple[float, ...]:
+    """Finite numbers, separated by spaces; ``count`` of them if that is given."""
+    words = text.split()
+    if not all(len(word) <= _LONGEST_NUMBER and _NUMBER.fullmatch(word) for word in words):
+        raise damaged(path, f"{name} holds something other than a finite number", text)
+    numbers = tuple(float(word) for word in words)
+    if not all(math.isfinite(number) for number in numbers):
+        raise damaged(path, f"{name} holds something other than a finite number", text)
+    if count is not None and len(numbers) != count:
+        raise damaged(path, f"{name} needs {count} numbers", text)
+    return numbers
+
+
+def parse_sizes(path: Path, name: str, text: str, axes: int) -> tuple[int, ...]:
+    """Voxels along each axis, the fastest first, all of them positive.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there are not as many as axes, or their product is impossible.
+    """
+    words = text.split()
+    fits = 1 <= axes <= _MOST_AXES and len(words) == axes and all(re.fullmatch(r"[0-9]{1,9}", word) for word in words)
+    sizes = tuple(int(word) for word in words) if fits else ()
+    if not fits or 0 in sizes:
+        raise damaged(path, f"{name} does not state a size for each of {axes} axes", text)
+    if math.prod(sizes) > _MOST_VOXELS:
+        raise damaged(path, "it claims an impossible size", sizes)
+    return sizes
+
+
+def data_file(header: Path, name: str, field: str) -> Path:
+    """The file with the voxels that a header names: a plain file name, in the folder of the header.
+
+    A header may come from a stranger. Were it free to name a path, any file that the user can read would become voxels.
+
+    Parameters
+    ----------
+    header : Path
+    name : str
+        As the header states it.
+    field : str
+        Of the header, for messages.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the name has a folder in it, is a list or a pattern of files, leads out of the folder as a symbolic link, or
+        the file does not exist or is the header itself.
+    """
+    file = header.parent / name if name and "\0" not in name else header.parent
+    if not name or "\0" in name or name in (".", "..") or PureWindowsPath(name).name != name:
+        raise damaged(
+            header,
+            f"{field} does not name a file in the folder of the header",
+            name,
+            "move the data file beside the header and state its name alone, or save the image as one file",
+        )
+    if name.split()[0].upper() in ("LIST", "SLICES") or ("%" in name and not file.exists()):
+        raise damaged(
+            header,
+            f"{field} is a list or a pattern of several files, which are not read",
+            name,
+            "save the image as one file, for example with SimpleITK or 3D Slicer",
+        )
+    if not file.exists():
+        raise damaged(header, "the file with its voxels does not exist", name, "copy both files")
+    if file.resolve().parent != header.parent.resolve():
+        raise damaged(
+            header,
+            f"{field} names a symbolic link that leads out of the folder of the header",
+            name,
+            "copy the data file there, or save the image as one file",
+        )
+    if not file.is_file():
+        raise damaged(header, f"{field} names something that is not a regular file", name, "copy the data file there")
+    if file.resolve() == header.resolve():
+        raise damaged(header, f"{field} names the header itself", name)
+    return file
+
+
+def make_geometry(
+    path: Path,
+    sizes: Sequence[int],
+    spacing: Sequence[float],
+    direction: npt.NDArray[Any],
+    origin: Sequence[float],
+    native_header: tuple[str, bytes],
+) -> Geometry:
+    """The place of a volume. Axes that are not at right angles make a sheared grid, which keeps its ``affine``.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    sizes : 3 ints
+        Voxels ``(x, y, z)``.
+    spacing : 3 floats
+        Millimetres ``(x, y, z)``.
+    direction : ndarray, shape ``(3, 3)``
+        Unit vectors of the axes in the columns, LPS.
+    origin : 3 floats
+        Centre of the first voxel, mm LPS.
+    native_header : (str, bytes)
+        See :class:`~detseg3d.core.geometry.Geometry`.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a spacing is not positive, or the axes span no volume.
+    """
+    if not all(length > 0 for length in spacing):
+        raise damaged(path, "its spacing is not positive", list(spacing), "write the image again with its true spacing")
+    if not abs(np.linalg.det(direction)) > _SINGULAR:
+        raise damaged(path, "its directions span no volume", direction.tolist(), "write the image again")
+    affine = None
+    if np.abs(direction.T @ direction - np.eye(3)).max() > _RIGHT_ANGLE_TOLERANCE:
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = direction * np.asarray(spacing), origin
+        affine = tuple(float(value) for value in matrix.ravel())
+        # Polar decomposition: of all orthonormal matrices, U V is nearest to the sheared axes.
+        left, _, right = np.linalg.svd(direction)
+        direction = left @ right
+    try:
+        return Geometry(
+            shape=(sizes[2], sizes[1], sizes[0]),
+            spacing=(spacing[2], spacing[1], spacing[0]),
+            origin=(origin[0], origin[1], origin[2]),
+            direction=tuple(float(value) for value in direction.ravel()),
+            affine=affine,
+            native_header=native_header,
+        )
+    except ValueError as error:
+        raise damaged(path, f"it states an impossible place: {error}") from error
