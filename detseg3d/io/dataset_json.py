@@ -154,3 +154,50 @@ def parse_patients(data: Mapping[str, Any], file: Path) -> dict[str, str]:
             '"patients" must map cases to patients', file=file, value=value, expected='{"CASE": "PATIENT"}'
         )
     return {case: str(patient) for case, patient in value.items()}
+
+
+def parse_training_list(data: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Names of the cases that a ``training`` list names, as version 1 of nnU-Net and other programs write it.
+
+    Parameters
+    ----------
+    data : mapping
+        Content of a dataset.json. An entry of the list is a path, or an object with ``label``, ``image`` or both.
+
+    Returns
+    -------
+    tuple of str or None
+        Names of files without folder and ending; that of the label if there is one. ``None`` if there is no list, or
+        one that cannot be understood.
+
+    Examples
+    --------
+    >>> parse_training_list({"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]})
+    ('a',)
+    """
+    entries = data.get("training")
+    if not isinstance(entries, list) or not entries:
+        return None
+    names = []
+    for entry in entries:
+        file = entry
+        if isinstance(entry, Mapping):
+            file = entry.get("label", entry.get("image"))
+        if isinstance(file, list) and file:
+            file = file[0]
+        if not isinstance(file, str):
+            return None
+        names.append(_without_ending(file))
+    return tuple(names)
+
+
+def _without_ending(file: str) -> str:
+    name = file.replace("\\", "/").rsplit("/", 1)[-1]
+    for ending in (".gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def is_version_1(data: Mapping[str, Any]) -> bool:
+    """Whether a dataset.json is of version 1 of nnU-Net or of the Medical Segmentation Decathlon."""
+    return "file_ending" not in data and bool({"modality", "tensorImageSize", "training"} & set(data))

@@ -12,6 +12,7 @@ import unicodedata
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.nnunet import FOLDER_VARIABLES, plain
 
 __all__ = [
     "check_case_id",
@@ -26,6 +27,7 @@ __all__ = [
 
 # Control characters, line and paragraph separators.
 _UNSEEN = frozenset({"Cc", "Zl", "Zp"})
+_TASK = re.compile(r"Task(\d{2,})_(.+)", re.DOTALL)
 _DATASET = re.compile(r"Dataset(\d{3,})_(.+)", re.DOTALL)
 
 
@@ -63,10 +65,15 @@ def _root(flag: str | Path | None, option: str, variables: tuple[str, ...]) -> P
     else:
         value = next((os.environ[name] for name in variables if os.environ.get(name)), None)
         if value is None:
+            of_nnunet = f"nnUNet_{option.lstrip('-')}"
+            if os.environ.get(of_nnunet) and of_nnunet not in variables:
+                note = f"; {of_nnunet} is set: {plain(FOLDER_VARIABLES.here)}"
+            else:
+                note = ""
             raise DetSeg3DError(
                 f"nothing says where the {option.lstrip('-')} folder is",
                 expected=f"{option} FOLDER or the environment variable {' or '.join(variables)}",
-                remedy=f"add {option} FOLDER to the command or run: export {variables[0]}=FOLDER",
+                remedy=f"add {option} FOLDER to the command or run: export {variables[0]}=FOLDER{note}",
             )
         folder = Path(value).expanduser()
     if folder.exists() and not folder.is_dir():
@@ -109,6 +116,17 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
     exact = [folder for folder in fitting if folder.name == wanted]
     if len(exact or fitting) == 1:
         return (exact or fitting)[0]
+    task = None if fitting else _find_task(Path(root), wanted)
+    if task is not None:
+        number, name = task.name.removeprefix("Task").split("_", 1)
+        raise DetSeg3DError(
+            f"{task.name} is a data set of version 1 of nnU-Net",
+            file=task,
+            expected="a folder named DatasetXXX_Name",
+            remedy=f"make one of it: detseg3d_convert --image_dir {task / 'imagesTr'} --label_dir {task / 'labelsTr'} "
+            f"--output_dir {root} --dataset_name Dataset{int(number):03d}_{name}, with --channel_names for the entry "
+            '"modality" of its dataset.json and --labels for its "labels"',
+        )
     listing = ", ".join(folder.name for folder in (fitting or found)) or "no folder named DatasetXXX_Name"
     raise DetSeg3DError(
         f"{'several data sets fit' if fitting else 'there is no data set'} {wanted!r}; found: {listing}",
@@ -116,6 +134,20 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
         expected="a number (101), a name (SynthMS) or a folder name (Dataset101_SynthMS)",
         remedy="give the full folder name" if fitting else "check the data set and the folder searched",
     )
+
+
+def _find_task(root: Path, wanted: str) -> Path | None:
+    """The folder of version 1 of nnU-Net that is meant; its tasks lie in a folder of their own."""
+    for place in (root, root / "nnUNet_raw_data"):
+        for folder in sorted(place.glob("Task*_*")) if place.is_dir() else ():
+            match = _TASK.fullmatch(folder.name)
+            if match is not None and folder.is_dir():
+                number, name = match.groups()
+                if wanted in (folder.name, name, f"Task{number}", f"Dataset{number}_{name}") or (
+                    wanted.isdecimal() and int(wanted) == int(number)
+                ):
+                    return folder
+    return None
 
 
 def check_dataset_name(name: str) -> str:

@@ -19,11 +19,13 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.io.dataset_json import (
+    is_version_1,
     parse_channel_names,
     parse_labels,
     parse_npy_spacing,
     parse_patients,
     parse_suv_channels,
+    parse_training_list,
 )
 from detseg3d.io.dicom import DICOM_ENDINGS, DicomOptions, is_dicom_file
 from detseg3d.io.files import check_regular_file, open_regular_file, read_json
@@ -128,6 +130,14 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
             "instance maps carry a single class", file=file, value=labels, expected='{"background": 0, "lesion": 1}'
         )
     ending = data.get("file_ending")
+    if is_version_1(data):
+        raise DetSeg3DError(
+            '"file_ending" is missing: this is a dataset.json of version 1 of nnU-Net',
+            file=file,
+            expected="one of " + " ".join(SUPPORTED_ENDINGS),
+            remedy='add "file_ending", such as ".nii.gz"; with one channel, images may be named CASE.nii.gz or '
+            "CASE_0000.nii.gz",
+        )
     if ending not in SUPPORTED_ENDINGS:
         raise DetSeg3DError(
             '"file_ending" is not supported' if ending is not None else '"file_ending" is missing',
@@ -139,6 +149,7 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         cases = _listed_cases(data["dataset"], folder, file)
     else:
         cases = list_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", complete=False)
+        _compare_with_list(data, cases, file)
     if not cases:
         raise _unnumbered(folder / "imagesTr", channels, ending)
     return RawDataset(
@@ -153,6 +164,40 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         suv_channels=parse_suv_channels(data, channels, file),
         patients=_known_patients(parse_patients(data, file), file, cases),
     )
+
+
+def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: Path) -> None:
+    """Hold the entry ``training`` against the files: all of imagesTr train, which the entry may not say.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there are cases that the entry does not name: they may have been kept apart for a test.
+    """
+    if "training" not in data:
+        return
+    names = parse_training_list(data)
+    if names is None:
+        if data["training"]:
+            logger.warning('%s: the entry "training" is not read; all cases of imagesTr train', file)
+        return
+    listed = set(names) | {match.group(1) for match in map(_CHANNEL.fullmatch, names) if match is not None}
+    known = {case.case_id for case in cases}
+    left_out = sorted(known - listed)
+    if left_out:
+        raise DetSeg3DError(
+            f'the entry "training" names {len(known) - len(left_out)} of the {len(known)} cases in imagesTr, but all '
+            "would train",
+            file=file,
+            value=left_out[:5],
+            remedy='move the files of the other cases out of imagesTr and labelsTr, or remove the entry "training" to '
+            "train on all",
+        )
+    missing = [name for name in names if not known & {name, _CHANNEL.sub(r"\1", name)}]
+    if missing:
+        logger.warning(
+            '%s: the entry "training" names %d case(s) that imagesTr does not hold: %s', file, len(missing), missing[:5]
+        )
 
 
 def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[str, int]]:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,14 @@ from detseg3d.io.paths import (
     results_root,
 )
 
-VARIABLES = ("detseg3d_raw", "detseg3d_preprocessed", "detseg3d_results", "nnUNet_raw")
+VARIABLES = (
+    "detseg3d_raw",
+    "detseg3d_preprocessed",
+    "detseg3d_results",
+    "nnUNet_raw",
+    "nnUNet_preprocessed",
+    "nnUNet_results",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +159,114 @@ def test_case_ids_that_could_leave_the_folder_are_refused(case_id: str) -> None:
 def test_other_names_are_no_data_set_names(name: str) -> None:
     with pytest.raises(DetSeg3DError, match="no data set name"):
         check_dataset_name(name)
+
+
+@pytest.mark.parametrize("identifier", ["4", "004", "Old", "Task004_Old", "Task004", "Dataset004_Old", 4])
+@pytest.mark.parametrize("place", ["", "nnUNet_raw_data"])
+def test_a_task_of_version_1_is_named_with_the_command_that_converts_it(
+    root: Path, identifier: str | int, place: str
+) -> None:
+    task = root / place / "Task004_Old"
+    task.mkdir(parents=True)
+    with pytest.raises(DetSeg3DError) as caught:
+        resolve_dataset(root, identifier)
+    assert caught.value.file == task
+    assert f"detseg3d_convert --image_dir {task / 'imagesTr'}" in str(caught.value.remedy)
+    assert "--dataset_name Dataset004_Old" in str(caught.value.remedy)
+
+
+def test_a_task_of_the_decathlon_gets_a_name_of_three_digits(root: Path) -> None:
+    (root / "Task01_BrainTumour").mkdir()
+    with pytest.raises(DetSeg3DError) as caught:
+        resolve_dataset(root, "BrainTumour")
+    assert "--dataset_name Dataset001_BrainTumour" in str(caught.value.remedy)
+
+
+def test_a_data_set_is_found_beside_its_task(root: Path) -> None:
+    (root / "Task101_SynthMS").mkdir()
+    assert resolve_dataset(root, 101) == root / "Dataset101_SynthMS"
+
+
+@pytest.mark.parametrize(
+    ("function", "variable"), [(preprocessed_root, "nnUNet_preprocessed"), (results_root, "nnUNet_results")]
+)
+def test_a_folder_of_nnunet_that_is_not_used_is_named(
+    function: Callable[[None], Path], variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path))
+    with pytest.raises(DetSeg3DError) as caught:
+        function(None)
+    assert f"{variable} is set" in str(caught.value.remedy) and "not shared" in str(caught.value.remedy)
+
+
+# -- Names that are not text, and locales ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
+@pytest.mark.parametrize("name", [b"m\xfcller", b"\x83\x51", b"\xff"])
+def test_names_that_are_not_text_may_be_case_ids(name: bytes) -> None:
+    assert check_case_id(os.fsdecode(name)) == os.fsdecode(name)
+
+
+@pytest.mark.parametrize("case_id", ["a\ud800b", "\udfffx"])
+def test_text_that_no_file_can_be_named_by_is_refused(case_id: str) -> None:
+    with pytest.raises(DetSeg3DError, match="cannot be a file name"):
+        check_case_id(case_id)
+
+
+IN_ASCII = r"""
+import os, sys
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.paths import check_case_id
+print(sys.getfilesystemencoding())
+for name in (b"s\xc3\xbc\xc3\x9f", b"m\xfcller"):
+    check_case_id(os.fsdecode(name))
+try:
+    check_case_id("m\u00fcller")
+except DetSeg3DError:
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
+def test_an_ascii_locale_takes_the_names_on_disk_and_no_others() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", IN_ASCII], env=environment, capture_output=True, check=False)
+    assert done.stdout.decode("ascii").split() == ["ascii", "refused"], done.stderr.decode("utf-8", "replace")
+
+
+def test_letters_are_not_control_characters_in_a_latin_1_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of a letter in UTF-8, taken one by one, would be."""
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
+    as_listed = "süß".encode().decode("latin-1")
+    assert "\x9f" in as_listed and check_case_id(as_listed) == as_listed
+    with pytest.raises(DetSeg3DError):
+        check_case_id("a\u0085b".encode().decode("latin-1"))
+
+
+# -- Variables of other libraries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OMP_NUM_THREADS": "abc"},
+        {"OMP_NUM_THREADS": "4,2"},
+        {"OMP_NUM_THREADS": "128"},
+        {"OMP_NUM_THREADS": ""},
+        {"NUMEXPR_NUM_THREADS": "x"},
+        {"NUMEXPR_MAX_THREADS": "-1"},
+    ],
+    ids=str,
+)
+def test_variables_of_threads_that_numexpr_does_not_understand_cost_nothing(variables: dict[str, str]) -> None:
+    kept = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", "import detseg3d.io.case_store"],
+        env={**kept, **variables},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

@@ -306,3 +306,74 @@ def test_segmentations_beside_their_images_are_left_out_with_a_warning(
         (tmp_path / name).touch()
     assert set(images_by_stem(tmp_path).values()) == {tmp_path / image, tmp_path / "b.seg.nrrd"}
     assert "a.seg.nrrd" in caplog.text and "b.seg.nrrd" not in caplog.text
+
+
+# -- Version 1 of nnU-Net ----------------------------------------------------------------------------------------------
+
+
+def entry(case: str, form: str) -> Any:
+    image, label = f"./imagesTr/{case}_0000.nii.gz", f"./labelsTr/{case}.nii.gz"
+    return {
+        "objects": {"image": image, "label": label},
+        "several images": {"image": [image, image.replace("_0000", "_0001")], "label": label},
+        "images alone": {"image": image},
+        "paths": image,
+        "windows": {"label": f"labelsTr\\{case}.nii.gz"},
+        "another program": {"image": f"imagesTr/{case}.nii.gz", "label": f"labelsTr/{case}.nii.gz", "fold": 0},
+    }[form]
+
+
+FORMS = ["objects", "several images", "images alone", "paths", "windows", "another program"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_training_list_that_names_all_cases_changes_nothing(
+    folder: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_json(folder, training=[entry(case, form) for case in ("a_2021", "b 1")])
+    assert len(load_raw_dataset(folder).cases) == 2
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_cases_that_a_training_list_leaves_out_do_not_train_unseen(folder: Path, form: str) -> None:
+    """They may be the test set of somebody who trusts the list."""
+    write_json(folder, training=[entry("b 1", form)])
+    with pytest.raises(DetSeg3DError) as caught:
+        load_raw_dataset(folder)
+    assert (caught.value.file, caught.value.value) == (folder / "dataset.json", ["a_2021"])
+
+
+def test_cases_of_a_training_list_without_files_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(folder, training=[entry(case, "objects") for case in ("a_2021", "b 1", "gone")])
+    assert len(load_raw_dataset(folder).cases) == 2
+    assert "gone" in caplog.text
+
+
+@pytest.mark.parametrize("training", [[1, 2], {"a": 1}, [{"label": None}], "all"])
+def test_a_training_list_that_cannot_be_understood_is_named(
+    folder: Path, training: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_json(folder, training=training)
+    assert len(load_raw_dataset(folder).cases) == 2
+    assert '"training" is not read' in caplog.text
+
+
+def test_an_empty_training_list_is_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(folder, training=[])
+    assert len(load_raw_dataset(folder).cases) == 2 and caplog.text == ""
+
+
+def test_explicitly_listed_files_count_and_not_a_training_list(folder: Path) -> None:
+    image, label = "imagesTr/b 1_0000.nii.gz", "labelsTr/b 1.nii.gz"
+    listing = {"only": {"images": [image, image], "label": label}}
+    write_json(folder, dataset=listing, training=[entry("a_2021", "objects")])
+    assert [case.case_id for case in load_raw_dataset(folder).cases] == ["only"]
+
+
+@pytest.mark.parametrize("key", ["modality", "tensorImageSize", "training"])
+def test_a_description_of_version_1_is_named(folder: Path, key: str) -> None:
+    write_json(folder, file_ending=..., **{key: {"0": "T1", "1": "FLAIR"}})
+    with pytest.raises(DetSeg3DError) as caught:
+        load_raw_dataset(folder)
+    assert "version 1 of nnU-Net" in caught.value.problem and "file_ending" in str(caught.value.remedy)
