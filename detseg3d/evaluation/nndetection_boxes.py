@@ -37,6 +37,7 @@ import numpy, pathlib, pickle
 for p in pathlib.Path(".").glob("*_boxes.pkl"): numpy.savez(p.with_suffix(".npz"), **pickle.loads(p.read_bytes()))"""
 """Two lines of Python with which the owner of nnDetection's files exports them, in the folder of the files."""
 
+_MOST_BYTES = 1 << 30  # ten million boxes
 _KEYS = ("pred_boxes", "pred_scores", "pred_labels")
 
 
@@ -171,9 +172,12 @@ def _wrong_form(file: Path, data: Mapping[str, Any]) -> DetSeg3DError:
 def _read_npz(file: Path) -> dict[str, Any]:
     try:
         with open_regular_file(file) as handle, np.load(handle, allow_pickle=False) as archive:
+            size = sum(entry.file_size for entry in archive.zip.infolist())
+            if size > _MOST_BYTES:
+                raise ValueError(f"its arrays take {size} bytes, more than {_MOST_BYTES}")
             wanted = (*_KEYS, "restore", "itk_spacing")
             return {name: archive[name] for name in wanted if name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DetSeg3DError(f"the boxes cannot be read: {error}", file=file, remedy="export them again") from error
 
 

@@ -24,6 +24,7 @@ from detseg3d.evaluation.case_files import files_by_case, image_case
 from detseg3d.evaluation.labels import check_same_grid
 from detseg3d.io.files import open_regular_file
 from detseg3d.io.images import SUPPORTED_ENDINGS, oriented_like, read_image
+from detseg3d.io.npy import read_array_header
 
 __all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_map"]
 
@@ -271,11 +272,8 @@ def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], n
                     expected=f"an array named {' or '.join(NPZ_KEYS)}",
                 )
             with archive.open(f"{name}.npy") as handle:
-                version = np.lib.format.read_magic(handle)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(handle)
-                if dtype.hasobject:
-                    raise DetSeg3DError("the .npz holds pickled objects, which are not read", file=file)
+                header = read_array_header(handle)
+                shape, fortran, dtype = header.shape, header.fortran_order, header.dtype
                 if len(shape) != 4 or 0 in shape:
                     raise DetSeg3DError(
                         "the probabilities have a wrong shape", file=file, value=shape, expected="(channels, z, y, x)"
@@ -283,7 +281,7 @@ def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], n
                 yield handle, name, shape, dtype, fortran
     except FileNotFoundError as error:
         raise DetSeg3DError("the probability map does not exist", file=file, remedy="check the path") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DetSeg3DError(
             f"the probability map cannot be read: {error}", file=file, remedy="the file may be damaged: write it again"
         ) from error

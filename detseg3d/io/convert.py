@@ -20,6 +20,8 @@ from detseg3d.core.names import named_like, normal_name
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.images import file_ending, oriented_like, read_geometry, read_image, read_label, write_image
+from detseg3d.io.metaimage import is_whole_metaimage
+from detseg3d.io.nrrd import read_nrrd_header
 from detseg3d.io.paths import check_case_id, check_dataset_name
 from detseg3d.io.raw_dataset import RawCase, images_by_stem, list_cases
 from detseg3d.io.slicer_segmentation import read_segments
@@ -376,8 +378,16 @@ def _place_case(job: _Job) -> None:
     _place_file(job.case.label, labels / f"{case_id}{ending}", job.spacing, grid)
 
 
+def _is_whole(source: Path) -> bool:
+    """Whether a file can be copied alone: its voxels do not lie in a second one."""
+    ending = file_ending(source)
+    if ending == ".nrrd":
+        return read_nrrd_header(source).is_whole
+    return ending != ".mha" or is_whole_metaimage(source)
+
+
 def _place_file(source: Path, target: Path, spacing: Spacing, grid: Geometry | None) -> None:
-    if source.is_file() and file_ending(source) == file_ending(target):
+    if source.is_file() and file_ending(source) == file_ending(target) and _is_whole(source):
         copy_file(source, target)
         return
     array, geometry = read_image(source, spacing)

@@ -43,7 +43,7 @@ from detseg3d.io.text_headers import (
     read_header_lines,
 )
 
-__all__ = ["metaimage_geometry", "read_metaimage", "write_metaimage"]
+__all__ = ["is_whole_metaimage", "metaimage_geometry", "read_metaimage", "write_metaimage"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,17 @@ def read_metaimage(path: Path) -> tuple[Array, Geometry]:
         raise damaged(path, f"{what}{error}") from error
     except MemoryError as error:
         raise unreadable(path, error) from error
+
+
+def is_whole_metaimage(path: Path) -> bool:
+    """Whether the voxels of a MetaImage follow its header in the same file.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the header is damaged.
+    """
+    return _read_header(path).data == path
 
 
 def metaimage_geometry(path: Path) -> Geometry:

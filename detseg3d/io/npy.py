@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,21 @@ from detseg3d.io.files import open_regular_file
 from detseg3d.io.formats import HEAD_BYTES, wrong_content
 from detseg3d.io.headers import not_a_volume, not_numbers, unreadable
 
-__all__ = ["npy_geometry", "read_npy"]
+__all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
 
 Array = npt.NDArray[Any]
 
 # Headers of plain arrays have 118 bytes; NumPy itself takes no more than 10 000 characters.
 _MOST_HEADER_BYTES = 1 << 14
+
+
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What the header of a .npy stream states."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)
@@ -78,28 +87,52 @@ def npy_geometry(path: Path, spacing: Sequence[float] | None) -> Geometry:
     return _geometry(path, header.shape, spacing)
 
 
-def _read_header(path: Path, handle: io.BufferedIOBase) -> _Header:
-    head = handle.read(_MOST_HEADER_BYTES)
+def read_array_header(stream: IO[bytes]) -> ArrayHeader:
+    """Read the header of a .npy stream, which is left behind it.
+
+    NumPy's own function takes memory for a header of any length before it looks at it.
+
+    Raises
+    ------
+    ValueError
+        If it is not a header, is longer than the header of an array of numbers, or the array holds Python objects,
+        which are never unpickled.
+    """
+    start = stream.read(8)
+    if not start.startswith(b"\x93NUMPY") or tuple(start[6:]) not in ((1, 0), (2, 0)):  # 3.0 is for named fields
+        raise ValueError("it does not begin as an array of numbers does")
+    length_bytes = stream.read(2 if start[6] == 1 else 4)
+    length = int.from_bytes(length_bytes, "little")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header of {length} bytes is longer than any should be")
+    whole = io.BytesIO(length_bytes + stream.read(length))
+    read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran_order, dtype = read(whole)
+    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
+        raise ValueError(f"its header is damaged: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpickled")
+    return ArrayHeader(shape, fortran_order, dtype)
+
+
+def _read_header(path: Path, handle: io.BufferedReader) -> _Header:
+    head = handle.read(HEAD_BYTES)
     if head.startswith(b"PK"):
         raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
     if not head.startswith(b"\x93NUMPY"):
-        raise wrong_content(head[:HEAD_BYTES], "a NumPy array (.npy)", path)
-    start = io.BytesIO(head)
+        raise wrong_content(head, "a NumPy array (.npy)", path)
+    handle.seek(0)
     try:
-        version = np.lib.format.read_magic(start)
-        if version not in ((1, 0), (2, 0)):  # 3.0 is for arrays of named fields
-            raise ValueError(f"version {version} of the format is not read")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(start)
-    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
+        header = read_array_header(handle)
+    except ValueError as error:
         raise unreadable(path, error) from error
-    if dtype.hasobject:
-        raise unreadable(path, ValueError("it holds Python objects, which are never unpickled"))
+    shape, dtype = header.shape, header.dtype
     if len(shape) != 3 or min(shape) < 1:
         raise not_a_volume(path, shape)
     if dtype.kind not in "biuf" or dtype.subdtype is not None:
         raise not_numbers(path, dtype)
-    return _Header(shape, dtype, fortran_order, start.tell())
+    return _Header((shape[0], shape[1], shape[2]), dtype, header.fortran_order, handle.tell())
 
 
 def _geometry(path: Path, shape: tuple[int, int, int], spacing: Sequence[float] | None) -> Geometry:

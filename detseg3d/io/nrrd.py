@@ -135,6 +135,11 @@ class NrrdHeader:
     pairs: Mapping[str, str]
     end: int
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the voxels follow in the same file."""
+        return "data file" not in self.fields
+
 
 @dataclass(frozen=True)
 class _Grid:

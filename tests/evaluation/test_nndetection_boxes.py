@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,15 @@ def test_the_recipe_for_the_owner_of_the_pickles_works(tmp_path: Path, monkeypat
     boxes, scores, labels = read_nndetection_boxes(tmp_path / "a_boxes.npz", (2.0, 1.0, 1.0))
     assert (boxes.tolist(), labels) == ([EDGES], [0])
     assert scores.tolist() == pytest.approx([0.8])
+
+
+def test_an_archive_of_gigabytes_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "a_boxes.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("pred_boxes.npy", "w", force_zip64=True) as handle,
+    ):
+        for _ in range(260):
+            handle.write(bytes(1 << 22))
+    with pytest.raises(DetSeg3DError, match="more than") as error:
+        read_nndetection_boxes(tmp_path / "a_boxes.npz")
+    assert error.value.file == tmp_path / "a_boxes.npz"

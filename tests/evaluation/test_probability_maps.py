@@ -140,7 +140,7 @@ def changed(value: float, dtype: Any = np.float32) -> npt.NDArray[Any]:
         (softmax(2)[:, :2], r"not of the same size"),
         (softmax(3), r"the number of channels does not fit the classes"),
         (np.repeat(softmax(2)[1:], 2, axis=0), "do not add up to 1"),
-        (np.array([None]), "pickled objects"),
+        (np.array([None]), "Python objects"),
     ],
 )
 def test_what_are_no_probabilities_of_these_classes_is_refused(
@@ -209,7 +209,7 @@ def test_the_pickle_beside_a_map_is_never_opened(tmp_path: Path, monkeypatch: py
         if file.name == "a.npz":
             read(file)
         else:
-            with pytest.raises(DetSeg3DError, match="pickled objects"):
+            with pytest.raises(DetSeg3DError, match="Python objects"):
                 read(file)
     assert not (tmp_path / "trap_was_sprung").exists()
 

@@ -294,3 +294,19 @@ def test_a_label_in_another_normal_form_is_that_of_its_image(tmp_path: Path, cha
     (masks / "\u00fc.nii.gz").rename(masks / "u\u0308.nii.gz")
     folder = convert_folders(scans, masks, tmp_path / "out", progress=False)
     assert [case.label is not None for case in load_raw_dataset(folder).cases] == [True, True]
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_an_image_whose_voxels_lie_in_a_second_file_becomes_one_file(tmp_path: Path, ending: str) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    headers = {
+        ".nrrd": "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 3 2\nencoding: raw\ndata file: {}\n\n",
+        ".mha": "NDims = 3\nBinaryData = True\nDimSize = 4 3 2\nElementType = MET_UCHAR\nElementDataFile = {}\n",
+    }
+    for folder, voxels in (("images", array), ("labels", array % 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"a{ending}").write_text(headers[ending].format("a.raw"), encoding="ascii")
+        (tmp_path / folder / "a.raw").write_bytes(voxels.tobytes())
+    dataset = convert_folders(tmp_path / "images", tmp_path / "labels", tmp_path / "out", progress=False)
+    np.testing.assert_array_equal(read_image(dataset / f"imagesTr/a_0000{ending}")[0], array)
+    np.testing.assert_array_equal(read_image(dataset / f"labelsTr/a{ending}")[0], array % 2)
