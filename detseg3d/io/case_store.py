@@ -210,7 +210,7 @@ class CaseStore:
         Raises
         ------
         DetSeg3DError
-            If the case is not there, its record is damaged, or plans of another hash have made it than asked for.
+            If the case is not there, its record cannot be read, or plans of another hash have made it than asked for.
         """
         file = self._path(case_id, ".json")
         if not file.exists():
@@ -218,7 +218,7 @@ class CaseStore:
                 f"case {case_id!r} is not preprocessed", file=self.folder, remedy="run detseg3d_plan_and_preprocess"
             )
         data = read_json(file)
-        if not isinstance(data, dict) or ("digest" in data and data["digest"] != _digest_of_record(data)):
+        if not isinstance(data, dict):
             raise DetSeg3DError("the record of the case is damaged", file=file, remedy="delete it and preprocess again")
         if self.preprocessing_hash is not None and data.get("preprocessing_hash") != self.preprocessing_hash:
             raise DetSeg3DError(
@@ -247,7 +247,9 @@ class CaseStore:
         properties = self.properties(case_id)
         shape: Any = properties.get("shape")
         lesions: Any = properties.get("lesions")
-        if not _is_shape(shape) or not isinstance(lesions, list) or not all(_is_lesion(e, shape) for e in lesions):
+        whole = "digest" not in properties or properties["digest"] == _digest_of_record(properties)
+        valid = _is_shape(shape) and isinstance(lesions, list) and all(_is_lesion(e, shape) for e in lesions)
+        if not (whole and valid):
             raise DetSeg3DError(
                 "the record of the case is damaged: shape or lesions are not as the preprocessing writes them",
                 file=self._path(case_id, ".json"),
@@ -268,7 +270,8 @@ class CaseStore:
         image = StoredArray(self._path(case_id, "_image.b2nd"))
         instances = StoredArray(self._path(case_id, "_instances.b2nd")) if properties.get("has_instances") else None
         digest = properties.get("digest")
-        if not isinstance(digest, str) or any(a is not None and a.digest != digest for a in (image, instances)):
+        arrays = [array for array in (image, instances) if array is not None]
+        if digest != _digest_of_record(properties) or any(array.digest != digest for array in arrays):
             raise DetSeg3DError(
                 f"the files of case {case_id!r} do not belong together: the case is damaged, or is being replaced",
                 file=self._path(case_id, ".json"),

@@ -292,9 +292,13 @@ def replaced_cases(raw: RawDataset, plans: Plans, store_folder: str | Path) -> l
 
 def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
     """Whether the store holds the case as these plans and these files make it: a corrected label must not go unseen."""
-    return store.is_complete(case.case_id, wanted) and store.properties(case.case_id).get("source") == source_digest(
-        case
-    )
+    if not store.is_complete(case.case_id, wanted):
+        return False
+    try:
+        store.shape_and_lesions(case.case_id)
+    except DetSeg3DError:  # the record was edited or is damaged
+        return False
+    return store.properties(case.case_id).get("source") == source_digest(case)
 
 
 def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> int:

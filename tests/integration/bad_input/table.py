@@ -45,7 +45,8 @@ What was decided:
   compared, and a file must have as many voxels as its header states. Up to 64 KiB behind the voxels are ignored.
 - **Much more than the voxels** is not read: a file that goes on for more than 64 KiB behind them, or begins with
   thousands of empty compressed parts, is refused after as much work as its header asks for.
-- **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits and more than 100 levels are refused.
+- **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits, more than 100 levels and a key that
+  stands twice in one object are refused.
 - **Splits** of one's own may name neither a case twice nor a case on both sides; a file that is replaced because its
   cases are gone is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning. An edited
   fingerprint is measured again.
@@ -55,7 +56,8 @@ What was decided:
 - **A file of another format** than its name says is refused, and the error names the format. Named pipes, sockets,
   devices and folders where a file belongs are refused at once.
 
-Beyond this list the readers are fuzzed: `pytest tests/integration/bad_input/test_fuzz.py --hypothesis-profile=fuzz`.
+Beyond this list the readers are fuzzed: `pytest tests/integration/bad_input/test_fuzz.py --hypothesis-profile=fuzz`,
+and the commands: `python -m benchmarks.fuzz` ([security.md](security.md) has the figures).
 """
 
 # Tests that are no row of a table: what they try, the command, how it ends, the test.
@@ -132,7 +134,7 @@ ONE_BY_ONE: list[tuple[str, str, str, ModuleType, str]] = [
         "test_one_bad_data_set_does_not_cost_the_others",
     ),
     (
-        "dataset.json is a link to itself, a folder, or missing",
+        "dataset.json is a link to itself, or missing",
         "plan_and_preprocess",
         "the file cannot be read",
         test_dataset_json,

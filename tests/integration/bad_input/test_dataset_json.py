@@ -45,6 +45,16 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
     ("nested 100 000 deep", nested(100_000), JSON),
     ("NaN anywhere", changed(note=float("nan")), JSON),
     ("a number of 5000 digits", changed(note=0).replace(b'"note": 0', b'"note": ' + b"9" * 5000), JSON),
+    ("a key twice", changed()[:-1] + b', "labels": {"background": 0}}', JSON),
+    ("a key twice in an object within", changed(note={"x": 1}).replace(b'"x": 1', b'"x": 1, "x": 2'), JSON),
+    (
+        "1001 channels",
+        changed(channel_names={str(i): "T1" for i in range(1001)}),
+        '"channel_names" has too many entries',
+    ),
+    ("a million labels", changed(labels={f"a{i}": i for i in range(1_000_000)}), '"labels" has too many entries'),
+    ("a label that is a lone surrogate", changed(labels={"background": 0, "\ud800": 1}), "a name has lone surrogates"),
+    ("a channel that is a lone surrogate", changed(channel_names={"0": "\udcff"}), "a name has lone surrogates"),
     ("no channel_names", changed(channel_names=GONE), CHANNELS),
     ("0 channels", changed(channel_names={}), CHANNELS),
     ("channels from 1", changed(channel_names={"1": "T1"}), CHANNELS),
@@ -123,7 +133,7 @@ def test_an_odd_description_is_understood(folder: Path, tmp_path: Path, content:
 def test_no_description_and_a_folder_in_its_place(folder: Path, tmp_path: Path) -> None:
     assert plan(tmp_path).error.startswith("the file does not exist")
     (folder / "dataset.json").mkdir()
-    assert plan(tmp_path).error.startswith("the file cannot be read")
+    assert plan(tmp_path).error.startswith("this is not a regular file")
 
 
 def test_a_link_that_leads_to_itself(folder: Path, tmp_path: Path) -> None:
