@@ -84,6 +84,8 @@ class DicomHeader:
     transfer_syntax : pydicom.uid.UID
     is_little_endian : bool
     pixels : PixelElement or None
+    is_whole : bool
+        For an object without pixels: its last element ends where the file ends.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class DicomHeader:
     transfer_syntax: UID
     is_little_endian: bool
     pixels: PixelElement | None
+    is_whole: bool = True
 
     def text(self, keyword: str) -> str:
         """Value of an attribute as text; empty if there is none."""
@@ -183,12 +186,13 @@ def read_header(path: Path) -> DicomHeader:
             )
             _check_deferred(path, dataset)
             implicit, little = dataset.original_encoding
+            is_whole = handle.tell() <= size and _values_are_whole(dataset)
             pixels = _pixel_element(handle, size, bool(implicit), bool(little))
             syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
             default = ImplicitVRLittleEndian if implicit else UID("1.2.840.10008.1.2.1")
             if not syntax:
                 syntax = default if little else ExplicitVRBigEndian
-            return DicomHeader(path, dataset, UID(syntax), bool(little), pixels)
+            return DicomHeader(path, dataset, UID(syntax), bool(little), pixels, is_whole)
     except DetSeg3DError:
         raise
     except RecursionError as error:
@@ -204,6 +208,16 @@ def _check_deferred(path: Path, dataset: Dataset) -> None:
         element: Any = dataset.get_item(tag)
         if element.value is None and isinstance(element, RawDataElement) and element.length:
             raise damaged(path, f"element {BaseTag(tag)} takes more than {_MOST_HEADER_BYTES >> 20} MB")
+
+
+def _values_are_whole(dataset: Dataset) -> bool:
+    """Whether each value has the length that its element states; a file that is cut ends in the middle of one."""
+    elements = (dataset.get_item(tag) for tag in tuple(dataset.keys()))
+    return all(
+        element.length in (len(element.value or b""), _UNDEFINED_LENGTH)
+        for element in elements
+        if isinstance(element, RawDataElement)
+    )
 
 
 def _pixel_element(handle: BinaryIO, size: int, implicit: bool, little: bool) -> PixelElement | None:

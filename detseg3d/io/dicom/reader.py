@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from pydicom.config import disable_value_validation
 
 from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
@@ -45,16 +46,18 @@ def read_dicom(path: Path, options: DicomOptions | None = None) -> tuple[npt.NDA
         If the objects do not make one volume, or a file is damaged. The message lists the series of the folder.
     """
     options = options or DicomOptions()
-    series = _chosen(path, options)
-    assert series.layout is not None
-    frames = [series.frames[index] for index in series.layout.order]
-    factor = suv_factor([frame.header for frame in frames]) if options.suv else None
-    return read_values(frames, factor), _identified(series)
+    with disable_value_validation():  # pydicom warns of values that break a rule; the reader checks what it uses
+        series = _chosen(path, options)
+        assert series.layout is not None
+        frames = [series.frames[index] for index in series.layout.order]
+        factor = suv_factor([frame.header for frame in frames]) if options.suv else None
+        return read_values(frames, factor), _identified(series)
 
 
 def read_dicom_geometry(path: Path, options: DicomOptions | None = None) -> Geometry:
     """Like :func:`read_dicom`, without the voxels: headers are read, and the size of each file is compared."""
-    return _identified(_chosen(path, options or DicomOptions()))
+    with disable_value_validation():
+        return _identified(_chosen(path, options or DicomOptions()))
 
 
 def share_series(folders: Iterable[Path]) -> bool:

@@ -24,6 +24,7 @@ __all__ = ["DicomFolder", "Series", "choose_series", "describe_folder", "series_
 
 logger = logging.getLogger(__name__)
 
+_STANDARD_ROOT = "1.2.840.10008."
 _DIRECTORY = "1.2.840.10008.1.3.10"
 # Objects with pixels that mark or draw on images instead of being one.
 _NO_IMAGES = frozenset({"SEG", "PR", "KO", "AU", "DOC", "RTSTRUCT", "RTPLAN", "SR", "REG", "FID", "PLAN"})
@@ -178,18 +179,21 @@ def describe_folder(folder: Path, headers: Sequence[DicomHeader], other_file_cou
 def _kind_without_image(header: DicomHeader) -> str | None:
     """Kind of an object that is not an image, empty for a directory of files, ``None`` for an image.
 
-    Raises if a file ends before it says what it is, or an image ends before its pixels.
+    An object counts as another kind only if it is whole and says of which kind it is. Everything else is an image, or
+    an image that was cut off before its pixels.
     """
-    sop_class = header.text("SOPClassUID") or _stated_in_meta(header)
-    if sop_class == _DIRECTORY:
+    if _stated_in_meta(header) == _DIRECTORY:
         return ""
+    sop_class = header.text("SOPClassUID")
     modality = header.text("Modality")
     name = UID(sop_class).name
-    if modality in _NO_IMAGES or "Presentation State" in name:
+    if header.is_whole and (modality in _NO_IMAGES or "Presentation State" in name):
         return modality or name
     if "Rows" in header.dataset or header.pixels is not None:
         return None
-    if sop_class and "Image" not in name and "Dose Storage" not in name:
+    is_standard, is_known = sop_class.startswith(_STANDARD_ROOT), name != sop_class
+    is_other_kind = is_known and "Image" not in name and "Dose Storage" not in name
+    if header.is_whole and UID(sop_class).is_valid and (is_other_kind or not is_standard):
         return modality or name
     if not header.text("SeriesInstanceUID"):
         raise damaged(header.path, "it ends before its pixels")
@@ -238,9 +242,12 @@ def _series(patient: str, study: str, uid: str, members: Sequence[DicomHeader]) 
 
 
 def _laid_out(series: Series) -> Series:
-    sizes = Counter((header.count("Rows", 0), header.count("Columns", 0)) for header in series.headers)
+    sizes = Counter(_size(header) for header in series.headers)
     (rows, columns), _ = sizes.most_common(1)[0]
     series = replace(series, rows=rows, columns=columns)
+    cut = [header for header in series.headers if header.pixels is None or 0 in _size(header)]
+    if cut:
+        return replace(series, error=damaged(cut[0].path, "it ends before its pixels"))
     colours = [header for header in series.headers if is_colour(header)]
     if colours:
         return replace(series, refusal=_in_colour(colours[0]))
@@ -258,6 +265,11 @@ def _laid_out(series: Series) -> Series:
         found = " and ".join(f"{count} of {size[1]}×{size[0]}" for size, count in sizes.most_common(3))
         return replace(series, refusal=_several_sizes(found))
     return replace(series, refusal=layout) if isinstance(layout, Refusal) else replace(series, layout=layout)
+
+
+def _size(header: DicomHeader) -> tuple[int, int]:
+    """Rows and columns of an image; 0 if it does not state them."""
+    return header.count("Rows", 0), header.count("Columns", 0)
 
 
 def _in_colour(header: DicomHeader) -> Refusal:
