@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from detseg3d.evaluation.froc import FROC_RATES, ScoredCase, add_scored, score_s
 from detseg3d.evaluation.labels import LabelFormat, read_label_format
 from detseg3d.evaluation.remarks import few_patients, interval_note
 from detseg3d.evaluation.score_intervals import score_intervals
+from detseg3d.evaluation.stored_values import CaseValues, check_not_instances, odd_values
 from detseg3d.evaluation.table import markdown_table
 from detseg3d.execution.local import run_cases
 
@@ -160,7 +162,18 @@ def _read_truths(
         else:
             logger.debug("%s: %s", case_id, result.traceback)
             problems.append(describe_problem(case_id, result.error))
-    return truths
+    if form.classes is not None or form.truth_instances:
+        return truths
+    values = [_values(case_id, truth.boxes) for case_id, truth in truths.items()]
+    check_not_instances(values)
+    odd = odd_values(values)
+    problems += [describe_problem(case_id, error) for case_id, error in odd.items()]
+    return {case_id: truth for case_id, truth in truths.items() if case_id not in odd}
+
+
+def _values(case_id: str, boxes: CaseBoxes) -> CaseValues:
+    """The values of a label file whose classes are called ``label 1``, ``label 2`` and so on."""
+    return CaseValues(case_id, Counter(int(name.removeprefix("label ")) for name in boxes.classes or ()), {})
 
 
 def _evaluate(

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import normal_name
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.evaluation.case_files import describe_problem, files_by_case
 from detseg3d.evaluation.labels import read_roi_lesions, read_roi_order
@@ -275,7 +276,9 @@ def read_box_table(
         row = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
         case = row.get("case") or case_id or ""
         errors = [] if case else ["column case: it is empty"]
-        if case_id is not None and case != case_id:
+        if case_id is not None and normal_name(case) == normal_name(case_id):
+            case = case_id
+        elif case_id is not None:
             errors.append(f"column case: {case!r} in the file of {case_id!r}")
         if all(not row[name] for name in row if name != "case"):  # the case has no boxes
             entry = None

@@ -126,8 +126,8 @@ def check_not_instances(cases: Sequence[CaseValues]) -> None:
         )
     if possible and max(counts) >= _MANY:
         logger.warning(
-            "the files of %s may be instance maps: there are up to %d values in one file, nearly all of them one connected "
-            "component. Each value was taken for a class; if it is a lesion, give --instances",
+            "the files of %s may be instance maps: there are up to %d values in one file, nearly all of them one "
+            "connected component. Each value was taken for a class; if it is a lesion, give --instances",
             " and ".join(f"the {side}" for side in possible),
             max(counts),
         )

@@ -291,3 +291,33 @@ def test_a_class_without_a_true_lesion_has_a_dash(folder: Path) -> None:
     text = format_box_evaluation(evaluate(folder))
     other = next(line for line in text.splitlines() if line.startswith("| other"))
     assert [cell.strip() for cell in other.strip("|").split("|")[1:]] == ["–", "–", "–"]
+
+
+def test_a_label_that_is_stored_with_255_is_named_and_the_others_go_on(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    save_label(folder, "b", LESIONS[:1], (255,))
+    save_label(folder, "d", LESIONS[:1])
+    result = evaluate(folder)
+    assert [problem["case"] for problem in result["problems"]] == ["b"]
+    assert "255" in result["problems"][0]["problem"]
+    assert [case["case_id"] for case in result["cases"]] == ["a", "c", "d"]
+
+
+def test_labels_that_are_instance_maps_are_refused_with_the_flag(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    bars = [(0, 0, 3 * place, 1, 1, 3 * place + 1) for place in range(6)]
+    save_label(folder, "a", bars, (1, 2, 3, 4, 5, 6))
+    save_label(folder, "b", bars[:3], (1, 2, 3))
+    with pytest.raises(DetSeg3DError) as caught:
+        evaluate(folder)
+    assert "--instances truth" in str(caught.value.remedy)
+
+
+def test_names_of_boxes_in_another_normal_form_are_those_of_the_labels(folder: Path) -> None:
+    save_label(folder, "\u00fc", LESIONS[:1])
+    rows = [row("u\u0308", LESIONS[0], 0.9), row("a", LESIONS[0], 0.9)]
+    save_boxes(folder / "boxes.csv", rows)
+    result = evaluate(folder, groups={"u\u0308": "a"})
+    assert "\u00fc" in [case["case_id"] for case in result["cases"]] and result["problems"] == []
+    assert result["summary"]["cases_without_boxes"] == ["b", "c"]
+    assert result["summary"]["patients"] == 3
