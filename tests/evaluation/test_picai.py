@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.matching import InstanceTable, OverlapTable, overlap_table
 from detseg3d.evaluation.picai import PicaiCase, picai_case, picai_scores
 
 
@@ -34,3 +34,11 @@ def test_auroc_counts_ties_half() -> None:
 def test_without_a_true_lesion_there_is_no_average_precision() -> None:
     assert picai_scores([PicaiCase()]).average_precision is None
     assert picai_scores([PicaiCase(lesions=2)]).average_precision == 0.0
+
+
+def test_two_matches_are_preferred_to_one_of_higher_iou() -> None:
+    """Prediction 0 fits lesion 0 very well; but only if it takes lesion 1 can prediction 1 have lesion 0."""
+    lesions = InstanceTable(np.arange(1, 3), np.full(2, 20), np.zeros((2, 3)))
+    pairs = np.array([0, 1, 0]), np.array([0, 0, 1])
+    table = OverlapTable(lesions, lesions, *pairs, np.array([19, 6, 6]))
+    assert picai_case(table, np.array([0.9, 0.5])).true_positives == (0.9, 0.5)
