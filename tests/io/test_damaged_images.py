@@ -56,7 +56,9 @@ def member(count: int, level: int = 9) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "behind", [bytes(512), b"junk", gzip.compress(b"more"), b"\x1f\x8b", b"x" * 65000], ids=lambda data: data[:6]
+    "behind",
+    [bytes(512), b"junk", gzip.compress(b"more"), b"\x1f\x8b", b"x" * 65000],
+    ids=["zeros", "junk", "another member", "the beginning of a member", "text"],
 )
 def test_a_little_behind_the_compressed_voxels_does_no_harm(tmp_path: Path, behind: bytes) -> None:
     file = nifti(tmp_path / "a.nii.gz")

@@ -116,7 +116,7 @@ def test_a_safe_request_asks_for_the_same_voxels(
         assert torch.allclose(convolve(safe, weight, None, request), convolve(image, weight, None, shape))
 
 
-@pytest.mark.parametrize("lengths", itertools.product((1, 2, 3), (1, 2, 4), (2, 7)))
+@pytest.mark.parametrize("lengths", list(itertools.product((1, 2, 3), (1, 2, 4), (2, 7))))
 def test_no_map_is_shorter_than_the_kernel_after_a_safe_request(lengths: tuple[int, int, int]) -> None:
     image, request = safe_request(torch.zeros(1, 1, *lengths), ConvolutionShape((3, 3, 3), (2, 2, 2), (1, 1, 1)))
     for axis, length in enumerate(image.shape[2:]):
