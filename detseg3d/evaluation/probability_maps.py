@@ -10,7 +10,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.evaluation.case_files import files_by_case, image_case
 from detseg3d.evaluation.labels import check_same_grid
 from detseg3d.io.files import open_regular_file
-from detseg3d.io.images import SUPPORTED_ENDINGS, oriented_like, read_image
+from detseg3d.io.images import SUPPORTED_ENDINGS, oriented_like, read_geometry, read_image
 from detseg3d.io.npy import read_array_header
 
 __all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_map"]
@@ -110,10 +111,10 @@ def read_probability_map(
     file : path
         ``.npz`` with an array :data:`NPZ_KEYS` of shape ``(C, Z, Y, X)``: background first, then the classes in
         ascending order of their values, as nnU-Net writes it. nnU-Net has undone its transposition of the axes by
-        then, so they are those of the image as it is stored and as SimpleITK reads it; they are brought to canonical
-        order here. (A data set with ``NibabelIOWithReorient`` is the
-        exception: its maps are in another orientation than the labels and cannot be evaluated.) A single channel is
-        the lesion class. In a folder ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all channels
+        then, so they are those of the image as it is stored and as SimpleITK reads it. The mask ``CASE`` that was
+        written with the map states that order, else it is the order of the label file. (A data set with
+        ``NibabelIOWithReorient`` is the exception: its maps are in another orientation than the labels and
+        cannot be evaluated.) A single channel is the lesion class. In a folder ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all channels
         are lesion classes. The ``.pkl`` that nnU-Net writes alongside is not read: to unpickle a file means to run it.
 
         Any other file is an image whose values are the probability of the one lesion class.
@@ -186,7 +187,8 @@ def _read_npz(
 ) -> ProbabilityMap:
     own_layout = file.parent.name == "probabilities" and (file.parent.parent / "rois").is_dir()
     with _open_array(file) as (handle, name, shape, dtype, fortran):
-        if shape[1:] != reference.as_stored().shape:
+        order = _stored_order(file, reference, shape[1:], own_layout)
+        if shape[1:] != order.shape:
             raise _wrong_size(file, name, shape, reference, reference_file)
         background = shape[0] > 1 and not own_layout
         if class_values is None and shape[0] - background == 1:
@@ -197,7 +199,6 @@ def _read_npz(
         # The channels of a few thousand voxels are added up: enough to see whether this is a softmax.
         sample = tuple(slice(None, None, max(1, size // 24)) for size in reference.shape)
         total = np.zeros(probability[sample].shape, np.float64)
-        order = reference.stored_order
         for number, channel in enumerate(_channels(handle, shape, dtype, fortran, file)):
             values = _checked(order.to_canonical(channel), file)
             total += values[sample]
@@ -218,6 +219,19 @@ def _read_npz(
             remedy="region-based (sigmoid) output is not supported: save the lesion's channel as an image",
         )
     return ProbabilityMap(probability, classes, tuple(class_values))
+
+
+def _stored_order(file: Path, reference: Geometry, shape: tuple[int, ...], own_layout: bool) -> StoredOrder:
+    """The order of the axes of an ``.npz``: that of the mask beside it, else that of the label file."""
+    folder = file.parent.parent if own_layout else file.parent
+    masks = [folder / f"{file.name[: -len('.npz')]}{ending}" for ending in SUPPORTED_ENDINGS if ending != ".npy"]
+    for mask in masks:
+        if mask.is_file():
+            with suppress(DetSeg3DError):  # a mask that cannot be read does not make the map wrong
+                geometry = read_geometry(mask)
+                if geometry.as_stored().shape == shape and not reference.difference(geometry):
+                    return geometry.stored_order
+    return reference.stored_order
 
 
 def _class_order(

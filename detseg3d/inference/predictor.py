@@ -171,6 +171,8 @@ class Predictor:
         ----------
         array : ndarray, shape ``(C, Z, Y, X)``, or ``(Z, Y, X)`` for one channel
             As it came from the scanner; preprocessing is the predictor's affair.
+            Its axes are canonical: z runs towards Superior, y towards Posterior, x towards Left, as
+            :func:`detseg3d.io.images.read_image` gives them.
         spacing : sequence of 3 floats
             mm ``(z, y, x)``.
         keep_probabilities : bool
@@ -192,7 +194,7 @@ class Predictor:
     def predict_case(
         self, images: npt.NDArray[np.float32], geometry: Geometry, keep_probabilities: bool = False
     ) -> CasePrediction:
-        """Predict a scan ``(C, Z, Y, X)`` that lies at ``geometry``."""
+        """Predict a scan ``(C, Z, Y, X)`` in canonical order that lies at ``geometry``."""
         candidates = self.find_candidates(images, geometry)
         return self.describe(candidates, geometry, keep_probabilities)
 
