@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["FLOAT32_ROUNDING", "decimal_of_float32", "nearby_decimal"]
+__all__ = ["FLOAT32_ROUNDING", "decimal_of_float32", "meant_decimal", "nearby_decimal"]
 
 FLOAT32_ROUNDING = 2.0**-24
 """Largest relative error of a number that was rounded to single precision."""
 
-_MOST_DIGITS = 17
+# Of a number in double precision that was computed in a few steps, or written with 15 digits.
+_DOUBLE_ROUNDING = 1e-12
+_MOST_DIGITS = 9  # a number in single precision needs no more
 
 
 def decimal_of_float32(value: float | np.floating) -> float:  # type: ignore[type-arg]
@@ -35,8 +37,34 @@ def decimal_of_float32(value: float | np.floating) -> float:  # type: ignore[typ
     return float(str(np.float32(value)))
 
 
+def meant_decimal(value: float) -> float:
+    """Return the decimal that was meant by a length which may have been rounded to single precision on its way.
+
+    Programs that read 1.2 mm from a NIfTI file write 1.2000000476837158 to the next file, whatever its format.
+
+    Parameters
+    ----------
+    value : float
+
+    Returns
+    -------
+    float
+        The shortest decimal of the number in single precision, if ``value`` is one; else ``value``.
+
+    Examples
+    --------
+    >>> meant_decimal(1.2000000476837158), meant_decimal(1.20000005), meant_decimal(0.48828125)
+    (1.2, 1.20000005, 0.48828125)
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        single = float(np.float32(value))
+    return decimal_of_float32(single) if abs(single - value) <= _DOUBLE_ROUNDING * abs(value) else value
+
+
 def nearby_decimal(value: float, relative_error: float) -> float:
     """Return the decimal with the fewest digits that differs from ``value`` by no more than ``relative_error`` of it.
+
+    Without such a decimal of at most 9 digits, ``value`` is returned.
 
     Parameters
     ----------
@@ -50,10 +78,10 @@ def nearby_decimal(value: float, relative_error: float) -> float:
 
     Examples
     --------
-    >>> nearby_decimal(1.1999999602, 1e-7), nearby_decimal(0.488281249999, 1e-7), nearby_decimal(1 / 3, 1e-15)
-    (1.2, 0.48828125, 0.333333333333333)
+    >>> nearby_decimal(1.1999999602, 1e-7), nearby_decimal(0.48828124999999, 1e-12), nearby_decimal(1 / 3, 1e-12)
+    (1.2, 0.48828125, 0.3333333333333333)
     """
-    for digits in range(1, _MOST_DIGITS):
+    for digits in range(1, _MOST_DIGITS + 1):
         rounded = float(f"{value:.{digits}g}")
         if abs(rounded - value) <= relative_error * abs(value):
             return rounded

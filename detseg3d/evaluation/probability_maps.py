@@ -114,8 +114,9 @@ def read_probability_map(
         then, so they are those of the image as it is stored and as SimpleITK reads it. The mask ``CASE`` that was
         written with the map states that order, else it is the order of the label file. (A data set with
         ``NibabelIOWithReorient`` is the exception: its maps are in another orientation than the labels and
-        cannot be evaluated.) A single channel is the lesion class. In a folder ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all channels
-        are lesion classes. The ``.pkl`` that nnU-Net writes alongside is not read: to unpickle a file means to run it.
+        cannot be evaluated.) A single channel is the lesion class. In a folder ``probabilities`` beside ``rois``, as
+        ``detseg3d_predict`` writes it, all channels are lesion classes. The ``.pkl`` that nnU-Net writes alongside is
+        not read: to unpickle a file means to run it.
 
         Any other file is an image whose values are the probability of the one lesion class.
     reference : Geometry

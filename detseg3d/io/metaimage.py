@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.decimals import meant_decimal
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.compressed import open_stream, read_stream
 from detseg3d.io.files import atomic_path, open_regular_file
@@ -309,13 +310,14 @@ def _geometry(path: Path, fields: Mapping[str, str]) -> Geometry:
     direction = rows[:3, :3].T
     if np.abs(np.linalg.norm(direction, axis=0) - 1).max() > _UNIT_TOLERANCE:
         raise damaged(path, "its directions are not of length 1", rows.tolist(), "write the image again")
+    lengths = [meant_decimal(length) for length in spacing[:3]]
     native = [
         f"TransformMatrix = {' '.join(repr(float(value)) for value in rows[:3, :3].ravel())}",
         f"Offset = {' '.join(origin_text.split()[:3])}",
         f"ElementSpacing = {' '.join(spacing_text.split()[:3])}",
     ]
     return make_geometry(
-        path, sizes[:3], spacing[:3], direction, origin[:3], ("metaimage", "\n".join(native).encode("ascii"))
+        path, sizes[:3], lengths, direction, origin[:3], ("metaimage", "\n".join(native).encode("ascii"))
     )
 
 

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.decimals import meant_decimal, nearby_decimal
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.compressed import Encoding, Stream, open_stream, read_stream
 from detseg3d.io.files import atomic_path, open_regular_file
@@ -109,6 +110,7 @@ _FIELDS = {
 }
 _SPELLINGS = {spelling: field for field, spellings in _FIELDS.items() for spelling in spellings}
 _VECTOR = re.compile(r"\(([^()]*)\)|none", re.IGNORECASE)
+_NORM_ROUNDING = 1e-12
 _MOST_SKIPPED_LINES = 10_000
 _MOST_SKIPPED_BYTES = 1 << 24
 _BLOCK = 1 << 20
@@ -409,7 +411,9 @@ def _directions(
     native = [*_space_lines(header), "space directions: " + " ".join(tokens[axis] for axis in spatial)]
     if "space origin" in header.fields:
         native.append(f"space origin: {header.fields['space origin']}")
-    return spatial, tuple(norms), direction.T, native
+    # A norm of products is rounded in its last digits.
+    spacing = tuple(nearby_decimal(meant_decimal(norm), _NORM_ROUNDING) for norm in norms)
+    return spatial, spacing, direction.T, native
 
 
 def _space_lines(header: NrrdHeader) -> list[str]:
@@ -474,7 +478,9 @@ def _spacings(
         spatial = [axis for axis in spatial if kinds[axis] in ("domain", "space", "???", "none")]
     while len(spatial) > 3 and sizes[spatial[-1]] == 1:
         spatial.pop()
-    spacing = parse_numbers(path, "spacings", " ".join(words[axis] for axis in spatial))
+    spacing = tuple(
+        meant_decimal(length) for length in parse_numbers(path, "spacings", " ".join(words[axis] for axis in spatial))
+    )
     native = [f"spacings: {' '.join(words[axis] for axis in spatial)}"]
     for field in ("axis mins", "centerings"):
         entries = fields.get(field, "").split()

@@ -374,3 +374,21 @@ def test_scaled_integers_are_read_as_what_they_stand_for(tmp_path: Path) -> None
     array, _ = read_image(tmp_path / "a.nii")
     assert array.dtype == np.float32
     assert array.ravel().tolist() == [-1022.0, -1020.0, -1018.0]
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_spacing_that_came_from_single_precision_is_the_decimal_that_was_meant(
+    tmp_path: Path, ending: str, seed: int
+) -> None:
+    spacing = (1.2, 0.7, 3.3)
+    image = SimpleITK.GetImageFromArray(ARRAY)
+    image.SetSpacing([float(np.float32(length)) for length in spacing])  # as SimpleITK reads it from NIfTI
+    if seed:
+        image.SetDirection(Rotation.random(rng=np.random.default_rng(seed)).as_matrix().ravel().tolist())
+    SimpleITK.WriteImage(image, str(tmp_path / f"a{ending}"))
+    geometry = read_geometry(tmp_path / f"a{ending}")
+    assert geometry.as_stored().spacing == spacing[::-1]
+    write_image(np.ones(geometry.shape, np.uint8), geometry, tmp_path / f"b{ending}")
+    again, given = (SimpleITK.ReadImage(str(tmp_path / f"{name}{ending}")) for name in "ba")
+    assert place(again) == place(given)
