@@ -12,7 +12,9 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import write_json
 from detseg3d.io.images import write_image
+from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
 from detseg3d.preprocessing.preprocessor import preprocess_case
 
@@ -52,8 +54,10 @@ def train_model(folder: Path, plans: Plans) -> Path:
     from detseg3d.training.trainer import TrainingOptions, train_fold
 
     store = CaseStore(folder / "cases")
+    looks = []
     for seed in range(6):
         image, label = make_scan(seed)
+        looks.append(measure_appearance(image[None], Geometry(image.shape, plans.fine_spacing)))
         instances, classes = instances_from_semantic(label, [1])
         case = preprocess_case(image[None], plans.fine_spacing, plans, instances, classes)
         store.write(
@@ -74,6 +78,9 @@ def train_model(folder: Path, plans: Plans) -> Path:
         num_workers=0, progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
     )
     train_fold(quick.evolve(training={"epochs": 1}), store, store.case_ids(), (), folder / "fold_1", again)
+    reference = TrainingAppearance.of(looks, plans.channel_names, plans.normalization)
+    for fold in ("fold_0", "fold_1"):
+        save_training_appearance(reference, folder / fold / "appearance.json")
     return folder
 
 

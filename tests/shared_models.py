@@ -28,7 +28,13 @@ def complete_model(folder: Path, tiny_model: Path) -> Path:
     """A copy of the tiny model, with everything that training and consolidation leave beside its folds."""
     for fold in ("fold_0", "fold_1"):
         (folder / fold / "validation").mkdir(parents=True)
-        for name in ("plans.json", "model_final.safetensors", "checkpoint_latest.pt", "training_log.jsonl"):
+        for name in (
+            "plans.json",
+            "appearance.json",
+            "model_final.safetensors",
+            "checkpoint_latest.pt",
+            "training_log.jsonl",
+        ):
             shutil.copyfile(tiny_model / fold / name, folder / fold / name)
         (folder / fold / "validation" / f"{SECRET}.nii.gz").write_bytes(b"a scan")
     shutil.copyfile(tiny_model / "fold_0" / "plans.json", folder / "plans.json")

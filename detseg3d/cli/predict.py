@@ -29,8 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_predict",
         "Find and outline the lesions of every scan of a folder with the folds of a trained model. For each case:\n"
         "CASE (semantic mask), instances/CASE (one number per lesion), rois/CASE.json (boxes, scores, sizes; also the\n"
-        "candidates that were not accepted); and lesions.csv for the folder. Masks have the geometry and format of\n"
-        "the input. A case that fails is reported, the others go on, and the exit code is 1.\n"
+        "candidates that were not accepted); lesions.csv and cases.csv for the folder. Masks have the geometry and\n"
+        "format of the input. A scan that is unlike the training scans is predicted, and a warning names the reason.\n"
+        "A case that fails is reported, the others go on, and the exit code is 1.\n"
         "For one scan, -o may be a file (.nii.gz .nii .mha .mhd .nrrd .npy): the semantic mask is written to it, in\n"
         "the format of its ending, and nothing else.",
         "detseg3d_predict -i scans -o masks -d 101 -f 0 1 2 3 4\n"

@@ -1,4 +1,4 @@
-"""Results of one case on disk, and the table of all lesions of a folder."""
+"""Results of one case on disk, and the tables of all lesions and all cases of a folder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from detseg3d.io.images import file_ending, strip_ending, write_image
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.similarity import Similarity
 
 __all__ = [
     "CasePrediction",
@@ -32,7 +33,7 @@ __all__ = [
     "describe_case",
     "is_exported",
     "write_case",
-    "write_lesion_table",
+    "write_tables",
 ]
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class CasePrediction:
         Every candidate of Stage 1 with its scores and box, accepted or not.
     geometry : Geometry
     probabilities : ndarray of float16, shape ``(K, Z, Y, X)``, or None
+    similarity : Similarity or None
+        The scan beside the training scans; ``None`` if they were not compared.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
@@ -65,9 +68,12 @@ class CasePrediction:
     candidates: list[dict[str, Any]]
     geometry: Geometry
     probabilities: npt.NDArray[np.float16] | None = None
+    similarity: Similarity | None = None
 
 
-def describe_case(merged: Merged, found: Detections, geometry: Geometry, plans: Plans) -> CasePrediction:
+def describe_case(
+    merged: Merged, found: Detections, geometry: Geometry, plans: Plans, similarity: Similarity | None = None
+) -> CasePrediction:
     """Put what was merged into words and numbers for people.
 
     Parameters
@@ -76,6 +82,10 @@ def describe_case(merged: Merged, found: Detections, geometry: Geometry, plans: 
         On the grid of ``geometry``.
     found : Detections
         The candidates, their boxes in voxel edges of the same grid.
+    geometry : Geometry
+    plans : Plans
+    similarity : Similarity, optional
+        The scan beside the training scans.
     """
     lesions = []
     for lesion in merged.lesions:
@@ -105,7 +115,9 @@ def describe_case(merged: Merged, found: Detections, geometry: Geometry, plans: 
                 **_place(found.boxes[index], geometry),
             }
         )
-    return CasePrediction(merged.semantic, merged.instances, lesions, candidates, geometry, merged.probabilities)
+    return CasePrediction(
+        merged.semantic, merged.instances, lesions, candidates, geometry, merged.probabilities, similarity
+    )
 
 
 def _identity(class_index: int, plans: Plans) -> dict[str, Any]:
@@ -167,6 +179,7 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
             "shape": list(stored.shape),
             "spacing": list(stored.spacing),
             "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
+            "similarity": None if prediction.similarity is None else prediction.similarity.to_json(),
             "lesions": [_as_stored(lesion, stored, order) for lesion in prediction.lesions],
             "candidates": [_as_stored(candidate, stored, order) for candidate in prediction.candidates],
             **dicom_record(prediction.geometry),
@@ -257,18 +270,23 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
             remove_files(path)
 
 
-_COLUMNS = ("case", "id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
+_LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
+_BOX_COLUMNS = tuple(f"{corner}{end}" for end in (0, 1) for corner in "zyx")
+_CENTER_COLUMNS = ("center_x_mm", "center_y_mm", "center_z_mm")
+_CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "unlike_training", "reasons")
 
 
-def write_lesion_table(folder: Path) -> None:
-    """Write ``lesions.csv`` from all the cases of a folder.
+def write_tables(folder: Path) -> None:
+    """Write ``lesions.csv`` and ``cases.csv`` from all the cases of a folder.
 
     Several processes may do so: each looks again after writing, until it has written what is there, so the one that
     writes last has them all.
     """
     written, there = None, _records(folder)
     while there != written:
-        write_text(_lesion_table([path for path, *_ in there]), folder / "lesions.csv")
+        lesions, cases = _tables([path for path, *_ in there])
+        write_text(lesions, folder / "lesions.csv")
+        write_text(cases, folder / "cases.csv")
         written, there = there, _records(folder)
 
 
@@ -283,29 +301,57 @@ def _records(folder: Path) -> list[tuple[Path, int, int]]:
     return found
 
 
-def _lesion_table(records: Sequence[Path]) -> str:
-    handle = io.StringIO()
-    writer = csv.writer(handle, lineterminator="\n")
-    box_columns = [f"{corner}{end}" for end in (0, 1) for corner in "zyx"]
-    writer.writerow([*_COLUMNS, *box_columns, "center_x_mm", "center_y_mm", "center_z_mm"])
+def _tables(records: Sequence[Path]) -> tuple[str, str]:
+    """Text of both tables."""
+    lesions: list[Sequence[Any]] = [("case", *_LESION_COLUMNS, *_BOX_COLUMNS, *_CENTER_COLUMNS, "unlike_training")]
+    cases: list[Sequence[Any]] = [_CASE_COLUMNS]
     for path in records:
         try:
-            writer.writerows(_rows(read_json(path)))
-        except (DetSeg3DError, KeyError, TypeError, ValueError) as error:
+            record = read_json(path)
+            rows, row = _lesion_rows(record), _case_row(record)
+        except (DetSeg3DError, AttributeError, KeyError, TypeError, ValueError) as error:
             if path.exists():  # else another process predicts the case anew
-                # What lies in the folder from before must not cost the table of what was predicted now.
-                logger.warning("%s is no record of a prediction and is left out of lesions.csv: %s", path, error)
+                # What lies in the folder from before must not cost the tables of what was predicted now.
+                logger.warning("%s is not a record of a prediction and is left out of the tables: %s", path, error)
+            continue
+        lesions += rows
+        cases.append(row)
+    return _csv(lesions), _csv(cases)
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    handle = io.StringIO()
+    csv.writer(handle, lineterminator="\n").writerows(rows)
     return handle.getvalue()
 
 
-def _rows(record: Any) -> list[list[Any]]:
+def _lesion_rows(record: Any) -> list[list[Any]]:
     rows = []
     for lesion in record["lesions"]:
         # Scores are written whole: rounded ones would be ties, and whoever evaluates the table goes by their order.
-        values = [lesion[name] if name == "score" else _rounded(lesion[name]) for name in _COLUMNS[1:]]
+        values = [lesion[name] if name == "score" else _rounded(lesion[name]) for name in _LESION_COLUMNS]
         place = [_rounded(value) for value in (*lesion["box"], *lesion["center_world"])]
-        rows.append([record["case_id"], *values, *place])
+        rows.append([record["case_id"], *values, *place, _unlike(record)])
     return rows
+
+
+def _case_row(record: Any) -> list[Any]:
+    """A case, with or without lesions; without lesions it has no best score."""
+    lesions, similarity = record["lesions"], record.get("similarity") or {}
+    return [
+        record["case_id"],
+        len(lesions),
+        max((lesion["score"] for lesion in lesions), default=""),
+        _rounded(float(sum(lesion["volume_mm3"] for lesion in lesions))),
+        _unlike(record),
+        "; ".join(similarity.get("reasons", ())),
+    ]
+
+
+def _unlike(record: Any) -> str:
+    """Whether the scan is unlike the training scans; empty if nobody compared them."""
+    similarity = record.get("similarity")
+    return "" if similarity is None else ("yes" if similarity["unlike_training"] else "no")
 
 
 def _rounded(value: Any) -> Any:

@@ -8,8 +8,17 @@ from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.similarity import TrainingAppearance, load_training_appearance
 
-__all__ = ["fold_folders", "model_plans", "restrict_mirroring", "same_network", "weights_file"]
+__all__ = [
+    "appearance_file",
+    "fold_folders",
+    "load_reference",
+    "model_plans",
+    "restrict_mirroring",
+    "same_network",
+    "weights_file",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +67,46 @@ def model_plans(folder: Path, folds: Sequence[str | int] | None, checkpoint: str
 def weights_file(fold: Path, checkpoint: str) -> Path:
     """Weights of a fold: ``final`` or ``best``."""
     return fold / f"model_{checkpoint}.safetensors"
+
+
+def appearance_file(fold: Path) -> Path:
+    """What the training scans of a fold look like."""
+    return fold / "appearance.json"
+
+
+def load_reference(fold: Path, plans: Plans) -> TrainingAppearance:
+    """What the training scans of a fold look like, for comparison with the scans that are predicted.
+
+    Parameters
+    ----------
+    fold : Path
+    plans : Plans
+        Of the fold.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing, damaged, or of other channels than the plans.
+    """
+    file = appearance_file(fold)
+    if not file.is_file():
+        raise DetSeg3DError(
+            "the model does not say what its training scans look like, so no scan can be compared with them",
+            file=file,
+            remedy="where the data set lies, run detseg3d_plan_and_preprocess, then detseg3d_train with --val: it "
+            "writes this file; or copy the file from where the model was trained",
+        )
+    reference = load_training_appearance(file)
+    found = [(channel.name, channel.normalization) for channel in reference.channels]
+    if found != list(zip(plans.channel_names, plans.normalization, strict=True)):
+        raise DetSeg3DError(
+            "the file describes scans of other channels, or normalised in another way, than the plans beside it",
+            file=file,
+            value=[name for name, _ in found],
+            expected=f"{list(plans.channel_names)}, with the normalisation of plans.json",
+            remedy="restore both files from where the model was trained",
+        )
+    return reference
 
 
 def same_network(first: Plans, second: Plans) -> bool:

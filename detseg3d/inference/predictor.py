@@ -30,11 +30,17 @@ from detseg3d.inference.export import (
     describe_case,
     is_exported,
     write_case,
-    write_lesion_table,
+    write_tables,
 )
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.memory import prediction_bytes
-from detseg3d.inference.model_folder import fold_folders, restrict_mirroring, same_network, weights_file
+from detseg3d.inference.model_folder import (
+    fold_folders,
+    load_reference,
+    restrict_mirroring,
+    same_network,
+    weights_file,
+)
 from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
 from detseg3d.inference.operating_point import apply_operating_point
 from detseg3d.io.files import check_writable, remove_files
@@ -44,7 +50,9 @@ from detseg3d.models.decode import Detections, decode, highest_probability
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
+from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.plans import InferencePlan, Plans, load_plans
+from detseg3d.planning.similarity import Similarity, TrainingAppearance
 from detseg3d.preprocessing.preprocessor import CaseTransform, preprocess_case
 
 __all__ = ["Predictor"]
@@ -68,6 +76,8 @@ class Predictor:
         Average Stage 1 over the flips that the plan names.
     memory_gb : float, optional
         Memory that a scan may take, itself included; by default what is free.
+    reference : TrainingAppearance, optional
+        What the training scans look like. Without it, no scan is compared with them.
 
     Examples
     --------
@@ -83,6 +93,7 @@ class Predictor:
         device: torch.device,
         use_mirroring: bool = True,
         memory_gb: float | None = None,
+        reference: TrainingAppearance | None = None,
     ) -> None:
         if not models:
             raise ValueError("a predictor needs at least one model")
@@ -91,6 +102,7 @@ class Predictor:
         self.device = device
         self.mirror_axes = plans.inference.mirror_axes if use_mirroring else ()
         self.memory_gb = memory_gb
+        self.reference = reference
 
     @classmethod
     def from_model_folder(
@@ -129,8 +141,8 @@ class Predictor:
         Raises
         ------
         DetSeg3DError
-            If a fold or its weights are not there, the weights are not those of the plans, or the folds were trained
-            with different plans.
+            If a fold, its weights or the description of its training scans are not there, the weights are not those of
+            the plans, or the folds were trained with different plans.
         """
         folder = Path(folder)
         target = resolve_device(device)
@@ -139,7 +151,7 @@ class Predictor:
         thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
         if score_threshold is not None:
             thresholds["scan_threshold"] = 0.0  # whoever says what a lesion is means it in every scan
-        models, trained_with = [], []
+        models, trained_with, references = [], [], []
         for fold in chosen:
             own = load_plans(fold / "plans.json")
             if not same_network(own, plans):
@@ -154,13 +166,14 @@ class Predictor:
             load_weights(model, weights_file(fold, checkpoint))
             models.append(model)
             trained_with.append(own)
+            references.append(load_reference(fold, own))
         plans = restrict_mirroring(plans, trained_with)
         if use_operating_point:
             weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
             plans = apply_operating_point(plans, folder, weights, use_mirroring)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
-        return cls(models, plans, target, use_mirroring, memory_gb)
+        return cls(models, plans, target, use_mirroring, memory_gb, TrainingAppearance.pooled(references))
 
     def predict_array(
         self, array: npt.NDArray[Any], spacing: Sequence[float], keep_probabilities: bool = False
@@ -180,7 +193,8 @@ class Predictor:
         Returns
         -------
         CasePrediction
-            On the grid of ``array``; world coordinates have their origin at the first voxel.
+            On the grid of ``array``; world coordinates have their origin at the first voxel. Its ``similarity`` says
+            whether the scan is unlike the training scans; a warning is logged, too.
         """
         images = np.asarray(array, dtype=np.float32)
         if images.ndim == 3:
@@ -196,10 +210,41 @@ class Predictor:
     ) -> CasePrediction:
         """Predict a scan ``(C, Z, Y, X)`` in canonical order that lies at ``geometry``."""
         candidates = self.find_candidates(images, geometry)
-        return self.describe(candidates, geometry, keep_probabilities)
+        return self.describe(candidates, geometry, keep_probabilities, self.compare(images, geometry))
 
-    def describe(self, candidates: Candidates, geometry: Geometry, keep_probabilities: bool = False) -> CasePrediction:
+    def compare(self, images: npt.NDArray[np.float32], geometry: Geometry, name: str = "the scan") -> Similarity | None:
+        """Compare a scan with the training scans; a scan that is unlike them is logged as a warning.
+
+        Parameters
+        ----------
+        images : ndarray of float32, shape ``(C, Z, Y, X)``
+            All finite, with the channels of the plans.
+        geometry : Geometry
+        name : str
+            Of the scan, for the warning.
+
+        Returns
+        -------
+        Similarity or None
+            ``None`` if the predictor has no reference.
+        """
+        if self.reference is None:
+            return None
+        similarity = self.reference.compare(measure_appearance(images, geometry))
+        if similarity.unlike:
+            logger.warning("%s is unlike the training scans: %s", name, similarity.summary())
+        return similarity
+
+    def describe(
+        self,
+        candidates: Candidates,
+        geometry: Geometry,
+        keep_probabilities: bool = False,
+        similarity: Similarity | None = None,
+    ) -> CasePrediction:
         """Masks, lesions and their numbers from the candidates of a scan, by the plan's thresholds.
+
+        ``similarity``, of the scan with the training scans, becomes a part of the result.
 
         Raises
         ------
@@ -209,7 +254,7 @@ class Predictor:
         if keep_probabilities:  # of the scan, and twice of the lesions that are merged together
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         merged = candidates.merge(self.plans, keep_probabilities)
-        return describe_case(merged, candidates.found, geometry, self.plans)
+        return describe_case(merged, candidates.found, geometry, self.plans, similarity)
 
     def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
         """Both stages on a scan ``(C, Z, Y, X)``: all candidates above the detection threshold, with their RoI masks.
@@ -327,7 +372,7 @@ class Predictor:
         Raises
         ------
         DetSeg3DError
-            If nothing can be written to ``output_folder``, or not the table of lesions.
+            If nothing can be written to ``output_folder``, or not the tables of lesions and cases.
         """
         folder = Path(output_folder)
         if cases:
@@ -366,7 +411,7 @@ class Predictor:
         if len(outcomes) + len(failures) == len(cases):
             self._warn_without_lesions(outcomes)
         if folder.exists():
-            write_lesion_table(folder)
+            write_tables(folder)
         return failures
 
     def predict_file(self, case: RawCase, file: str | Path, source: ImageSource | None = None) -> CasePrediction:
@@ -392,7 +437,8 @@ class Predictor:
         try:
             images, geometry = self._read(case, self._spaced(source))
             candidates = self.find_candidates(images, geometry)
-            result = self.describe(candidates, geometry)
+            similarity = self.compare(images, geometry, case.case_id)
+            result = self.describe(candidates, geometry, similarity=similarity)
             write_image(result.semantic, result.geometry, path)
         except DetSeg3DError:
             raise_again()
@@ -431,12 +477,13 @@ class Predictor:
         """Write the result of one case. The memory that the case took is free when this returns."""
         images, geometry = self._read(case, source)
         candidates = self.find_candidates(images, geometry, loose=save_candidates)
+        similarity = self.compare(images, geometry, case.case_id)
         if save_candidates:
             write_candidates(candidates, candidates_path(folder, case.case_id))
             candidates = candidates.admitted(self.plans.inference)
         else:
             remove_files(candidates_path(folder, case.case_id))  # of an earlier prediction, maybe by another model
-        result = self.describe(candidates, geometry, save_probabilities)
+        result = self.describe(candidates, geometry, save_probabilities, similarity)
         write_case(result, case.case_id, folder, ending)
         return _outcome(result, candidates)
 

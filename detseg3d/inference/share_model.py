@@ -17,7 +17,7 @@ from typing import Any
 
 from detseg3d import __version__
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.inference.model_folder import fold_folders, same_network, weights_file
+from detseg3d.inference.model_folder import appearance_file, fold_folders, load_reference, same_network, weights_file
 from detseg3d.inference.operating_point import load_operating_point, operating_point_path, weights_digest
 from detseg3d.io.files import read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.model_archive import MANIFEST, Manifest, check_shared_name, unpack_archive, write_archive
@@ -77,7 +77,8 @@ def export_model(model_folder: str | Path, output: str | Path, folds: Sequence[s
     check_model_folder(folder, [fold.name for fold in chosen])
     files: dict[str, Path | bytes] = {}
     for fold in chosen:
-        files[f"{fold.name}/plans.json"] = fold / "plans.json"
+        for file in (fold / "plans.json", appearance_file(fold)):
+            files[f"{fold.name}/{file.name}"] = file
         for checkpoint in _CHECKPOINTS:
             weights = weights_file(fold, checkpoint)
             if weights.is_file():
@@ -118,8 +119,8 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
     """Check that a folder holds a model that can be used, and that all that lies beside its folds is in order.
 
     Plans are within their limits and those of all folds give the same network; weights are compared with it before
-    memory is taken, then loaded; the operating point belongs to these weights; dataset.json, fingerprint and metrics
-    are what they are named.
+    memory is taken, then loaded; each fold says what its training scans look like; the operating point belongs to these
+    weights; dataset.json, fingerprint and metrics are what they are named.
 
     Parameters
     ----------
@@ -147,6 +148,7 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
             if checkpoint == "final" or weights.is_file():
                 check_weights(plans, weights)
                 load_weights(DetSeg3D(plans), weights)
+        load_reference(folder / name, plans)
     assert first is not None, "a model has at least one fold"
     if (folder / "plans.json").is_file():
         load_plans(folder / "plans.json")

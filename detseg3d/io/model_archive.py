@@ -53,7 +53,7 @@ _KINDS: Final = (
     (re.compile(r"(?:plans|operating_point)\.json", re.ASCII), 16 * MEGABYTE),
     (re.compile(r"(?:dataset|dataset_fingerprint)\.json", re.ASCII), 64 * MEGABYTE),
     (re.compile(r"cross_validation/metrics\.json", re.ASCII), 64 * MEGABYTE),
-    (re.compile(_FOLD + r"/plans\.json", re.ASCII), 16 * MEGABYTE),
+    (re.compile(_FOLD + r"/(?:plans|appearance)\.json", re.ASCII), 16 * MEGABYTE),
     # The largest network that plans may ask for, and its header.
     (re.compile(_FOLD + r"/model_(?:final|best)\.safetensors", re.ASCII), 2_000_000_000 + 8 * MEGABYTE),
 )

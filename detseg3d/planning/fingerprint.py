@@ -7,25 +7,31 @@ import logging
 import zlib
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 from scipy.spatial import cKDTree
 
 from detseg3d.core.body import body_box, body_mask, tissue_mask
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
+from detseg3d.io.files import read_json
 from detseg3d.io.images import read_channels, read_geometry, read_label
 from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.planning.appearance import ScanAppearance, measure_appearance
 from detseg3d.planning.memory import measuring_bytes
 
 __all__ = [
     "FINGERPRINT_VERSION",
     "check_finite",
+    "load_appearances",
     "measure_case",
     "measure_dataset",
     "percentiles",
@@ -46,13 +52,13 @@ _SAMPLES = 10_000
 _PERCENTILE_VALUES = 1_000_000
 
 
-def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, float, float], Array, Array]:
+def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Array, Array]:
     """Read a training case with its truth.
 
     Returns
     -------
     images : ndarray of float32, shape ``(C, Z, Y, X)``
-    spacing : 3 floats
+    geometry : Geometry
     instances : ndarray of int32, shape ``(Z, Y, X)``, ids ``1..N``
     classes : ndarray of int64, shape ``(N,)``, 0-based
 
@@ -90,7 +96,7 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, tuple[float, f
                 expected=f"0 or one of {list(dataset.class_labels)}",
             )
         instances, classes = instances_from_semantic(label, dataset.class_labels)
-    return images, geometry.spacing, instances, classes
+    return images, geometry, instances, classes
 
 
 def check_finite(images: Array, channel_names: Sequence[str]) -> None:
@@ -119,15 +125,15 @@ def source_digest(case: RawCase) -> str:
 
 
 def measure_case(
-    images: Array, spacing: tuple[float, float, float], instances: Array, classes: Array, seed: int = 0
+    images: Array, geometry: Geometry, instances: Array, classes: Array, seed: int = 0
 ) -> tuple[dict[str, Any], list[dict[str, Array]]]:
     """Measure one case.
 
     Parameters
     ----------
     images : ndarray, shape ``(C, Z, Y, X)``
-    spacing : 3 floats
-        ``(z, y, x)`` mm.
+    geometry : Geometry
+        Of the images.
     instances : ndarray of int, shape ``(Z, Y, X)``
     classes : ndarray of int, shape ``(N,)``
     seed : int, optional
@@ -137,11 +143,14 @@ def measure_case(
     -------
     record : dict
         JSON-ready: ``spacing``, ``shape``, ``crop_box``, ``cropped_shape``, ``intensity`` (per channel ``body`` and
-        ``lesions``, the latter ``None`` without lesions) and ``lesions`` (a record each, see :func:`_measure_lesions`).
+        ``lesions``, the latter ``None`` without lesions), ``appearance`` (a
+        :class:`~detseg3d.planning.appearance.ScanAppearance`) and ``lesions`` (a record each, see
+        :func:`_measure_lesions`).
     samples : list of dict
         Per channel up to 10 000 intensities of ``body`` and of ``lesions``, for percentiles over the set.
     """
     random = np.random.default_rng(seed)
+    spacing = geometry.spacing
     mask = body_mask(images)
     box = body_box(images, mask)
     foreground = instances > 0
@@ -157,6 +166,7 @@ def measure_case(
         "crop_box": list(box),
         "cropped_shape": [box[axis + 3] - box[axis] for axis in range(3)],
         "intensity": intensity,
+        "appearance": measure_appearance(images, geometry, box).model_dump(mode="json"),
         "lesions": _measure_lesions(instances, classes, spacing, box),
     }
     return record, samples
@@ -262,6 +272,32 @@ def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool 
         "cases": cases,
         "summary": summarize(cases, samples, dataset.channel_names, dataset.class_names),
     }
+
+
+def load_appearances(file: str | Path, cases: Sequence[str]) -> list[ScanAppearance]:
+    """What these cases look like, from the ``dataset_fingerprint.json`` of their data set.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing, is one of another version, or does not hold one of the cases.
+    """
+    fingerprint = read_json(file)
+    measured = fingerprint.get("cases") if isinstance(fingerprint, dict) else None
+    remedy = "run detseg3d_plan_and_preprocess for this data set"
+    if not isinstance(measured, dict) or fingerprint.get("version") != FINGERPRINT_VERSION:
+        raise DetSeg3DError(
+            "the file is not a fingerprint of this version", file=file, expected=str(FINGERPRINT_VERSION), remedy=remedy
+        )
+    missing = [case for case in cases if case not in measured]
+    if missing:
+        raise DetSeg3DError("the fingerprint does not hold these cases", file=file, value=missing[:5], remedy=remedy)
+    try:
+        return [ScanAppearance.model_validate(measured[case]["appearance"]) for case in cases]
+    except (ValidationError, KeyError, TypeError) as error:
+        raise DetSeg3DError(
+            "the fingerprint does not say what the scans look like", file=file, remedy=f"{remedy}, with --clean"
+        ) from error
 
 
 def _measure(case: RawCase, dataset: RawDataset) -> tuple[dict[str, Any], list[dict[str, Array]]]:

@@ -306,8 +306,8 @@ def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: 
     store = CaseStore(folder)
     if _is_done(case, store, preprocessing_hash(plans)):  # by another run, since this one began
         return sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"])
-    images, spacing, instances, classes = read_case(case, raw)
-    result = preprocess_case(images, spacing, plans, instances, classes)
+    images, geometry, instances, classes = read_case(case, raw)
+    result = preprocess_case(images, geometry.spacing, plans, instances, classes)
     assert result.instances is not None
     store.write(
         case.case_id,

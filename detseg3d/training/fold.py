@@ -16,13 +16,16 @@ from detseg3d.evaluation.labels import label_format_of
 from detseg3d.execution.memory import require_memory
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.image_source import ImageSource
+from detseg3d.inference.model_folder import appearance_file
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
 from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.fingerprint import load_appearances
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
+from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.planning.splits import load_splits
 from detseg3d.preprocessing.prepare import cases_in_use
 from detseg3d.training.schedule import whole_volume_curriculum
@@ -149,7 +152,10 @@ def run_fold(
     with cases_in_use(paths.preprocessed, doing), _fold_in_use(paths, name, doing, options):
         if validation_only:
             _warn_of_settings(overrides, whole_volume, paths.fold(name), options)
-            return validate_fold(paths, name, val_cases, options) if options.ranks.is_main else {}
+            if not options.ranks.is_main:
+                return {}
+            _describe_if_missing(paths, train_cases, paths.fold(name))
+            return validate_fold(paths, name, val_cases, options)
         folder = choose_folder(paths, name, options)
         # A training that is resumed keeps the settings it was started with, but for those given anew.
         resumed = options.resume and (folder / _CHECKPOINT).exists()
@@ -159,6 +165,8 @@ def run_fold(
         _check_store(store, plans, [*train_cases, *val_cases])
         if options.ranks.is_main:
             _copy_descriptions(paths)
+            if train_cases:
+                _describe_training_scans(paths, plans, train_cases, folder)
         train_fold(plans, store, train_cases, val_cases, folder, options)
         if not options.ranks.is_main:
             return {}
@@ -265,6 +273,20 @@ def _copy_descriptions(paths: FoldPaths) -> None:
     for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
         if (paths.preprocessed / file).exists():
             copy_file(paths.preprocessed / file, paths.results / file)  # never through a link that lies there
+
+
+def _describe_training_scans(paths: FoldPaths, plans: Plans, cases: list[str], folder: Path) -> None:
+    """Write what the training scans of a fold look like, so that predictions can tell a scan that is unlike them."""
+    scans = load_appearances(paths.preprocessed / "dataset_fingerprint.json", cases)
+    reference = TrainingAppearance.of(scans, plans.channel_names, plans.normalization)
+    save_training_appearance(reference, appearance_file(folder))
+
+
+def _describe_if_missing(paths: FoldPaths, cases: list[str], folder: Path) -> None:
+    """Write what the training scans of a trained fold look like, unless its folder says so already."""
+    plans = folder / "plans.json"
+    if cases and plans.is_file() and not appearance_file(folder).exists():
+        _describe_training_scans(paths, load_plans(plans), cases, folder)
 
 
 def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:

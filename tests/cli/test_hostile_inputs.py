@@ -64,6 +64,7 @@ def test_a_linked_scan_is_read_and_written_under_the_name_of_the_link(
     assert run(tiny_model, tmp_path / "in", tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "case.mha",
+        "cases.csv",
         "instances",
         "lesions.csv",
         "rois",
@@ -71,7 +72,7 @@ def test_a_linked_scan_is_read_and_written_under_the_name_of_the_link(
     assert victim.read_bytes() == before and list(victim.parent.iterdir()) == [victim]
 
 
-@pytest.mark.parametrize("name", ["case.mha", "instances/case.mha", "rois/case.json", "lesions.csv"])
+@pytest.mark.parametrize("name", ["case.mha", "instances/case.mha", "rois/case.json", "lesions.csv", "cases.csv"])
 def test_a_link_where_a_result_belongs_is_replaced_and_not_followed(
     tiny_model: Path, victim: Path, tmp_path: Path, name: str
 ) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from detseg3d.cli import train
 from detseg3d.io.files import write_json
+from detseg3d.planning.fingerprint import load_appearances
 from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.similarity import TrainingAppearance, load_training_appearance
 from tests.scans import prepare, write_dataset
 
 FOLDERS = ("raw", "preprocessed", "results")
@@ -60,6 +62,7 @@ def test_the_results_folder_describes_the_data_set(trained: Path) -> None:
 
 def test_the_fold_is_complete(trained: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == [
+        "appearance.json",
         "checkpoint_latest.pt",
         "model_best.safetensors",
         "model_final.safetensors",
@@ -75,7 +78,7 @@ def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None
     cases = {f"{folder}{case}" for case in ("case0.mha", "case3.mha") for folder in ("", "instances/")}
     for case in ("case0", "case3"):
         cases |= {f"rois/{case}.json", f"candidates/{case}.npz"}
-    assert names == cases | {"true_boxes.json", "lesions.csv", "summary.json"}
+    assert names == cases | {"true_boxes.json", "cases.csv", "lesions.csv", "summary.json"}
     summary = json.loads((trained / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
 
@@ -258,3 +261,26 @@ def test_a_resumed_training_keeps_its_settings(trained: Path, prepared: Path, tm
     assert run(prepared, "--c", results=tmp_path) == 0
     training = load_plans(tmp_path / trained.parent.name / "fold_0" / "plans.json").training
     assert (training.epochs, training.learning_rate, training.val_every) == (1, 0.003, 7)
+
+
+def test_the_fold_describes_its_training_scans_and_no_others(trained: Path, prepared: Path) -> None:
+    reference = load_training_appearance(trained / "appearance.json")
+    fingerprint = prepared / "preprocessed" / "Dataset001_Tiny" / "dataset_fingerprint.json"
+    scans = load_appearances(fingerprint, ["case1", "case2"])  # the others are held out
+    plans = load_plans(trained / "plans.json")
+    assert reference == TrainingAppearance.of(scans, plans.channel_names, plans.normalization)
+    assert "case" not in (trained / "appearance.json").read_text(encoding="utf-8").replace('"cases"', "")
+
+
+def test_validation_alone_describes_the_training_scans_if_nothing_does(prepared: Path, results: Path) -> None:
+    file = results / "Dataset001_Tiny" / "fold_0" / "appearance.json"
+    before = file.read_bytes()
+    file.unlink()
+    assert run(prepared, "--val", results=results) == 0
+    assert file.read_bytes() == before
+
+
+def test_validation_scans_are_compared_with_the_training_scans(trained: Path) -> None:
+    record = json.loads((trained / "validation" / "rois" / "case0.json").read_text(encoding="utf-8"))
+    assert record["similarity"]["training_cases"] == 2
+    assert record["similarity"]["unlike_training"] is False

@@ -19,7 +19,7 @@ from detseg3d.inference.export import (
     describe_case,
     is_exported,
     write_case,
-    write_lesion_table,
+    write_tables,
 )
 from detseg3d.io.files import read_json, write_text
 from detseg3d.io.images import read_image
@@ -128,6 +128,7 @@ def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_
         "shape": [8, 9, 10],
         "spacing": [3.0, 0.5, 0.75],
         "axes": AXES,
+        "similarity": None,
         "lesions": prediction.lesions,
         "candidates": prediction.candidates,
     }
@@ -183,7 +184,7 @@ def read_table(folder: Path) -> list[dict[str, str]]:
 def test_the_table_has_a_row_for_each_lesion(prediction: CasePrediction, tmp_path: Path) -> None:
     write_case(prediction, "b", tmp_path, ".mha")
     write_case(prediction, "a, left", tmp_path, ".mha")
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     rows = read_table(tmp_path)
     assert [(row["case"], row["id"], row["class"], row["voxels"]) for row in rows] == [
         ("a, left", "1", "tumour", "8"),
@@ -197,13 +198,13 @@ def test_the_table_keeps_the_order_of_nearly_equal_scores(prediction: CasePredic
     scores = [0.99996, float(np.nextafter(0.99996, 0))]
     lesions = [{**lesion, "score": score} for lesion, score in zip(prediction.lesions, scores, strict=True)]
     write_case(replace(prediction, lesions=lesions), "a", tmp_path, ".mha")
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     assert [float(row["score"]) for row in read_table(tmp_path)] == scores
 
 
 def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     row, lesion = read_table(tmp_path)[0], prediction.lesions[0]
     assert [float(row[name]) for name in ("z0", "y0", "x0", "z1", "y1", "x1")] == lesion["box"]
     world = [float(row[f"center_{axis}_mm"]) for axis in "xyz"]
@@ -215,7 +216,7 @@ def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Pa
 def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     (tmp_path / "rois" / ".1234.partial.b.json").write_text("{", encoding="utf-8")
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     assert len(read_table(tmp_path)) == 2
 
 
@@ -233,7 +234,7 @@ def test_what_another_process_finished_meanwhile_is_in_the_table(
         write_text(text, path)
 
     monkeypatch.setattr("detseg3d.inference.export.write_text", write_slowly)
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     assert {row["case"] for row in read_table(tmp_path)} == {"a", "b", "c"}
 
 
@@ -249,7 +250,7 @@ def test_a_case_that_another_process_predicts_anew_is_no_error(
         return read_json(path)
 
     monkeypatch.setattr("detseg3d.inference.export.read_json", vanish)
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     assert {row["case"] for row in read_table(tmp_path)} == {"b"}
 
 
@@ -272,9 +273,10 @@ def test_a_prediction_that_fails_halfway_leaves_the_earlier_one(
 
 def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> None:
     tmp_path.joinpath("rois").mkdir()
-    write_lesion_table(tmp_path)
+    write_tables(tmp_path)
     assert (tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines() == [
-        "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm"
+        "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm,"
+        "unlike_training"
     ]
 
 
@@ -299,6 +301,6 @@ def test_a_record_from_elsewhere_does_not_cost_the_table(
     (tmp_path / "rois").mkdir()
     (tmp_path / "rois" / "foreign.json").write_text(text, encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        write_lesion_table(tmp_path)
-    assert "foreign.json is no record of a prediction" in caplog.text
+        write_tables(tmp_path)
+    assert "foreign.json is not a record of a prediction" in caplog.text
     assert len((tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines()) == 1

@@ -27,7 +27,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
     """A copy of ``fold_0`` to damage."""
     folder = tmp_path / "Dataset001_Tiny"
     (folder / "fold_0").mkdir(parents=True)
-    for name in ("plans.json", WEIGHTS):
+    for name in ("plans.json", "appearance.json", WEIGHTS):
         shutil.copyfile(tiny_model / "fold_0" / name, folder / "fold_0" / name)
     return folder
 

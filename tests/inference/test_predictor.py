@@ -332,3 +332,24 @@ def test_a_damaged_operating_point_is_an_error(consolidated: Path) -> None:
     (consolidated / "operating_point.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=r"(?s)operating_point\.json.*delete the file to use the plan's thresholds"):
         load(consolidated)
+
+
+def test_a_result_says_how_unlike_the_training_the_scan_is(
+    predictor: Predictor, result: CasePrediction, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert result.similarity is not None and not result.similarity.unlike
+    with caplog.at_level("WARNING", logger="detseg3d"):
+        constant = predictor.predict_array(np.full((30, 36, 33), 5.0), (1.0, 1.0, 1.0))
+    assert constant.similarity is not None and constant.similarity.unlike
+    assert "the scan is unlike the training scans: all voxels have one and the same value" in caplog.text
+
+
+def test_a_gain_that_normalisation_takes_away_is_not_unlike(predictor: Predictor, result: CasePrediction) -> None:
+    scaled = predictor.predict_array(make_scan(101)[0] * 1000, (1.0, 1.0, 1.0))
+    assert scaled.similarity is not None and not scaled.similarity.unlike
+    assert len(scaled.lesions) == len(result.lesions)
+
+
+def test_a_predictor_without_a_reference_compares_nothing(predictor: Predictor) -> None:
+    alone = Predictor(predictor.models, predictor.plans, predictor.device)
+    assert alone.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0)).similarity is None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
 import json
+import logging
+import logging.handlers
 import os
 import shutil
 import weakref
@@ -13,11 +16,12 @@ import pytest
 import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
 from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.images import read_image
+from detseg3d.io.images import read_image, write_image
 from tests.io.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
 from tests.scans import make_scan
 
@@ -128,7 +132,7 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
 
 def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    assert set(record) == {"case_id", "spacing", "shape", "axes", "lesions", "candidates"}
+    assert set(record) == {"case_id", "spacing", "shape", "axes", "similarity", "lesions", "candidates"}
     place = {"box", "box_world", "center", "center_world"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place
     assert set(record["lesions"][0]) == common | {"id", "voxels", "volume_mm3", "diameter_mm"}
@@ -374,3 +378,72 @@ def test_series_and_suv_channels_that_do_not_fit_the_model_are_errors(predictor:
     with pytest.raises(DetSeg3DError) as caught:
         ImageSource(suv_channels=("PET",)).dicom_options(predictor.plans)
     assert caught.value.value == ["PET"]
+
+
+# -- Scans that are unlike those of the training -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder predicted from a usual scan, one of thick slices and a healthy one of noise; and the warnings."""
+    root = tmp_path_factory.mktemp("compared")
+    image = make_scan(101)[0]
+    usual = Geometry(image.shape)
+    write_image(image, usual, root / "in" / "usual.nii.gz")
+    write_image(image[::6].copy(), Geometry(image[::6].shape, (6.0, 1.0, 1.0)), root / "in" / "thick.nii.gz")
+    noise = np.random.default_rng(0).uniform(0, 1, image.shape).astype(np.float32)
+    write_image(noise, usual, root / "in" / "noise.nii.gz")
+    handler = logging.handlers.BufferingHandler(1000)
+    logger = logging.getLogger("detseg3d")
+    logger.addHandler(handler)
+    assert predict(predictor, root / "in", root / "out") == {}
+    logger.removeHandler(handler)
+    return root / "out", [record.getMessage() for record in handler.buffer if record.levelno >= logging.WARNING]
+
+
+def read_similarity(folder: Path, case_id: str) -> dict[str, Any]:
+    return dict(json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))["similarity"])
+
+
+def test_the_record_says_whether_the_scan_is_unlike_the_training(compared: tuple[Path, list[str]]) -> None:
+    usual, thick = (read_similarity(compared[0], case_id) for case_id in ("usual", "thick"))
+    assert (usual["unlike_training"], usual["reasons"], usual["training_cases"]) == (False, [], 6)
+    assert thick["unlike_training"] is True
+    (spacing,) = [m for m in thick["measures"] if (m["kind"], m["axis"]) == ("spacing", "z")]
+    assert (spacing["value"], spacing["unit"], spacing["unlike_training"]) == (6.0, "mm", True)
+    assert spacing["training"] == {"minimum": 1.0, "median": 1.0, "maximum": 1.0}
+    assert spacing["expected"][0] <= 1 <= spacing["expected"][1] < 6
+
+
+def test_each_scan_that_is_unlike_the_training_is_one_line(compared: tuple[Path, list[str]]) -> None:
+    unlike = [line for line in compared[1] if "unlike the training" in line]
+    assert [line.split()[0] for line in unlike] == ["noise", "thick"]
+    assert all("\n" not in line for line in unlike)
+    assert "the spacing along z is 6 mm; 1 mm in the training" in unlike[1]
+
+
+def test_the_table_of_cases_has_every_case_with_its_reasons(compared: tuple[Path, list[str]]) -> None:
+    folder = compared[0]
+    with (folder / "cases.csv").open(newline="", encoding="utf-8") as handle:
+        rows = {row["case"]: row for row in csv.DictReader(handle)}
+    assert {name: row["unlike_training"] for name, row in rows.items()} == {
+        "noise": "yes",
+        "thick": "yes",
+        "usual": "no",
+    }
+    assert rows["thick"]["reasons"] == "; ".join(read_similarity(folder, "thick")["reasons"])
+    assert rows["usual"]["reasons"] == ""
+    lesions = json.loads((folder / "rois" / "usual.json").read_text(encoding="utf-8"))["lesions"]
+    assert int(rows["usual"]["lesions"]) == len(lesions) > 0
+    assert float(rows["usual"]["best_score"]) == max(lesion["score"] for lesion in lesions)
+    assert float(rows["usual"]["volume_mm3"]) == pytest.approx(
+        sum(lesion["volume_mm3"] for lesion in lesions), rel=1e-3
+    )
+    assert (rows["noise"]["lesions"], rows["noise"]["best_score"], rows["noise"]["volume_mm3"]) == ("0", "", "0")
+
+
+def test_each_lesion_says_whether_its_scan_is_unlike_the_training(compared: tuple[Path, list[str]]) -> None:
+    with (compared[0] / "lesions.csv").open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["unlike_training"] for row in rows if row["case"] == "usual"} == {"no"}
+    assert {row["unlike_training"] for row in rows if row["case"] == "thick"} <= {"yes"}

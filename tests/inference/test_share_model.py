@@ -31,8 +31,10 @@ def test_the_file_holds_what_a_model_is_and_nothing_else(archive: Path) -> None:
             "cross_validation/metrics.json",
             "dataset.json",
             "dataset_fingerprint.json",
+            "fold_0/appearance.json",
             "fold_0/model_final.safetensors",
             "fold_0/plans.json",
+            "fold_1/appearance.json",
             "fold_1/model_final.safetensors",
             "fold_1/plans.json",
             "manifest.json",
@@ -148,7 +150,7 @@ def test_the_installed_model_is_the_exported_one(whole_model: Path, archive: Pat
     done = install_model(archive, tmp_path / "new" / "results")
     assert (done.folder, done.folds, done.kept) == (tmp_path / "new" / "results" / NAME, ("0", "1"), None)
     installed = everything(done.folder)
-    for name in (WEIGHTS, "fold_0/plans.json", "fold_1/plans.json", "operating_point.json"):
+    for name in (WEIGHTS, "fold_0/plans.json", "fold_0/appearance.json", "fold_1/plans.json", "operating_point.json"):
         assert installed[name] == (whole_model / name).read_bytes()
     assert find_datasets(tmp_path / "new" / "results") == [done.folder]
 
@@ -195,6 +197,13 @@ def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[st
     )
 
 
+def rename_channel(files: dict[str, bytes]) -> None:
+    """The training scans of fold 0 have another channel than its plans."""
+    data = json.loads(files["fold_0/appearance.json"])
+    data["channels"][0]["name"] = "T1"
+    files["fold_0/appearance.json"] = json.dumps(data).encode()
+
+
 REFUSED = {
     "absurd plans": (absurd, "fold_0/plans.json: the plans have 1 problem"),
     "no fold": (
@@ -203,6 +212,13 @@ REFUSED = {
     ),
     "no weights": (drop(WEIGHTS), r"fold_0/model_final\.safetensors: the weights do not exist"),
     "no plans of a fold": (drop("fold_1/plans.json"), r"fold_1/plans\.json: the file does not exist"),
+    "nothing of the training scans of a fold": (drop("fold_1/appearance.json"), r"its training scans look like"),
+    "training scans that are no JSON": (
+        put("fold_0/appearance.json", b"["),
+        r"fold_0/appearance\.json: the file is not",
+    ),
+    "an unknown entry of the training scans": (edit("fold_0/appearance.json", names=["x"]), r"names: Extra inputs"),
+    "training scans of another channel": (rename_channel, r"fold_0/appearance\.json: .*other channels"),
     "code for weights": (put(WEIGHTS, b"\x80\x04cos\nsystem\n"), "the weights cannot be read"),
     "weights of half the size": (weights(lambda tensor: tensor.half()), "stored in another type"),
     "weights that are no numbers": (weights(lambda tensor: tensor * float("nan")), "no finite numbers"),

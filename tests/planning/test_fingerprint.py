@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.io.files import write_json
 from detseg3d.io.raw_dataset import RawCase, RawDataset, load_raw_dataset
-from detseg3d.planning.fingerprint import measure_case, measure_dataset, percentiles, read_case, source_digest
+from detseg3d.planning.appearance import measure_appearance
+from detseg3d.planning.fingerprint import (
+    load_appearances,
+    measure_case,
+    measure_dataset,
+    percentiles,
+    read_case,
+    source_digest,
+)
 from tests.preprocessing.factory import make_scan, write_dataset, write_volume
 
 
@@ -25,7 +35,7 @@ def two_lesions() -> tuple[np.ndarray, np.ndarray]:
 
 def test_lesions_are_measured_in_millimetres() -> None:
     images, instances = two_lesions()
-    record, _ = measure_case(images, (3.0, 1.0, 0.5), instances, np.array([1, 0]))
+    record, _ = measure_case(images, Geometry(images.shape[1:], (3.0, 1.0, 0.5)), instances, np.array([1, 0]))
     first, second = record["lesions"]
     assert (first["class"], second["class"]) == (1, 0)
     assert (first["voxels"], second["voxels"]) == (1, 24)
@@ -39,7 +49,7 @@ def test_lesions_are_measured_in_millimetres() -> None:
 
 def test_crop_and_intensities() -> None:
     images, instances = two_lesions()
-    record, samples = measure_case(images, (1.0, 1.0, 1.0), instances, np.array([0, 0]))
+    record, samples = measure_case(images, Geometry(images.shape[1:]), instances, np.array([0, 0]))
     assert record["crop_box"] == [2, 2, 2, 18, 18, 18]
     assert record["cropped_shape"] == [16, 16, 16]
     lesions = record["intensity"][0]["lesions"]
@@ -52,7 +62,7 @@ def test_crop_and_intensities() -> None:
 
 def test_case_without_lesions() -> None:
     images, instances = two_lesions()
-    record, samples = measure_case(images, (1.0, 1.0, 1.0), instances * 0, np.zeros(0, int))
+    record, samples = measure_case(images, Geometry(images.shape[1:]), instances * 0, np.zeros(0, int))
     assert record["lesions"] == []
     assert record["intensity"][0]["lesions"] is None
     assert len(samples[0]["lesions"]) == 0
@@ -60,7 +70,7 @@ def test_case_without_lesions() -> None:
 
 def test_a_lone_lesion_has_no_neighbour() -> None:
     images, instances = two_lesions()
-    record, _ = measure_case(images, (1.0, 1.0, 1.0), np.where(instances == 1, 1, 0), np.array([0]))
+    record, _ = measure_case(images, Geometry(images.shape[1:]), np.where(instances == 1, 1, 0), np.array([0]))
     assert record["lesions"][0]["nearest_mm"] is None
 
 
@@ -69,12 +79,16 @@ def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatc
     monkeypatch.setattr("detseg3d.planning.fingerprint._PERCENTILE_VALUES", 1000)
     images = np.random.default_rng(0).normal(500, 50, (1, 20, 20, 20)).astype(np.float32)
     images[0, 7, 7, 7] = 5000
-    record, samples = measure_case(images, (1.0, 1.0, 1.0), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3)
+    record, samples = measure_case(
+        images, Geometry(images.shape[1:]), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3
+    )
     body = record["intensity"][0]["body"]
     assert body["max"] == 5000
     assert body["p50"] == pytest.approx(500, abs=10)
     assert len(samples[0]["body"]) == 100
-    again = measure_case(images, (1.0, 1.0, 1.0), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3)[1]
+    again = measure_case(
+        images, Geometry(images.shape[1:]), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3
+    )[1]
     assert np.array_equal(samples[0]["body"], again[0]["body"])
 
 
@@ -160,3 +174,32 @@ def test_a_case_too_large_to_be_measured_is_refused_from_its_header(tmp_path: Pa
     case = RawCase("huge", (image,), image)
     with pytest.raises(DetSeg3DError, match=r"this scan of 4000×4000×4000 voxels needs about 1\.09e\+03 GB"):
         read_case(case, RawDataset(tmp_path, "D", ("MRI",), {"background": 0, "lesion": 1}, ".npy", (case,)))
+
+
+def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path, spacing=(2, 1, 1)))
+    fingerprint = measure_dataset(raw, 0, progress=False)
+    write_json(fingerprint, tmp_path / "f.json")
+    looks = load_appearances(tmp_path / "f.json", [case.case_id for case in raw.cases])
+    for case, found in zip(raw.cases, looks, strict=True):
+        images, geometry, _, _ = read_case(case, raw)
+        assert found == measure_appearance(images, geometry)
+        assert found.spacing == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([], "2"),
+        ({"version": 1, "cases": {"a": {}}}, "2"),
+        ({"version": 2, "cases": {"b": {}}}, None),
+        ({"version": 2, "cases": {"a": {}}}, None),
+        ({"version": 2, "cases": {"a": {"appearance": {"spacing": [1, 1, 1]}}}}, None),
+    ],
+)
+def test_a_fingerprint_that_does_not_say_it_is_an_error(tmp_path: Path, content: object, expected: str | None) -> None:
+    write_json(content, tmp_path / "f.json")
+    with pytest.raises(DetSeg3DError) as caught:
+        load_appearances(tmp_path / "f.json", ["a"])
+    assert (caught.value.file, caught.value.expected) == (tmp_path / "f.json", expected)
+    assert caught.value.remedy is not None and "detseg3d_plan_and_preprocess" in caught.value.remedy

@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.losses import roi_mask_loss
+from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from tests.training.conftest import records, train
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -39,6 +42,9 @@ def halved(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> 
 def test_a_network_of_ones_own_is_trained_and_predicts(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     folder = tmp_path / "fold_0"
     train(plans, store, folder, build_model=WithBatchNorm)
+    scan = measure_appearance(np.zeros((1, 24, 24, 24), np.float32), Geometry((24, 24, 24)))
+    reference = TrainingAppearance.of([scan], plans.channel_names, plans.normalization)
+    save_training_appearance(reference, folder / "appearance.json")
     predictor = Predictor.from_model_folder(tmp_path, [0], build_model=WithBatchNorm)
     entrance = predictor.models[0].entrance
     assert isinstance(entrance, nn.BatchNorm3d)

@@ -11,7 +11,10 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.images import write_image
+from detseg3d.planning.appearance import measure_appearance
+from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans, save_plans
+from detseg3d.planning.similarity import load_training_appearance
 from detseg3d.training import fold as fold_module
 from detseg3d.training.fold import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
 from detseg3d.training.ranks import Ranks
@@ -111,6 +114,10 @@ def paths(tmp_path: Path, tiny_plans: Plans) -> FoldPaths:
     paths = FoldPaths(tmp_path / "raw", tmp_path / "preprocessed", tmp_path / "results")
     write_store(paths.preprocessed / "cases", tiny_plans, 3)
     save_plans(tiny_plans, paths.preprocessed / "plans.json")
+    noise = np.random.default_rng(0).normal(size=(3, 1, 24, 26, 28)).astype(np.float32)
+    looks = [measure_appearance(images, Geometry(images.shape[1:])).model_dump(mode="json") for images in noise]
+    cases = {f"case{index}": {"appearance": look} for index, look in enumerate(looks)}
+    write_json({"version": FINGERPRINT_VERSION, "cases": cases}, paths.preprocessed / "dataset_fingerprint.json")
     write_json([{"train": ["case0", "case1"], "val": ["case2"]}], paths.preprocessed / "splits_final.json")
     return paths
 
@@ -137,6 +144,16 @@ def test_a_fold_trains_with_its_overrides(paths: FoldPaths, monkeypatch: pytest.
     [(plans, _, train_cases, val_cases, folder, _)] = seen
     assert (plans.training.epochs, train_cases, val_cases) == (3, ["case0", "case1"], ["case2"])
     assert folder == paths.results / "fold_0"
+    assert load_training_appearance(folder / "appearance.json").cases == 2
+
+
+def test_a_fingerprint_that_is_not_there_stops_a_training_before_it_begins(
+    paths: FoldPaths, trainings: list[Path]
+) -> None:
+    (paths.preprocessed / "dataset_fingerprint.json").unlink()
+    with pytest.raises(DetSeg3DError) as caught:
+        run_fold(paths, "0", TrainingOptions(), {})
+    assert caught.value.file == paths.preprocessed / "dataset_fingerprint.json" and trainings == []
 
 
 def test_validation_alone_does_not_train(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +202,9 @@ def fill_folder(folder: Path, *names: str, content: bytes = b"earlier") -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the description of the training scans, which every training begins with."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in files.items() if name != "appearance.json"}
 
 
 @pytest.fixture
