@@ -79,6 +79,7 @@ def run_trials(indices: Sequence[int], seed: int, targets: Sequence[Target], fol
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=3000, help="mutants (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all of them (default: %(default)s)")
     parser.add_argument("--index", type=int, help="only the mutant with this number; its files are kept")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="targets whose names have such a word")
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(f"detseg3d.cli.{command}")
     for module in (*(f"detseg3d.{name}" for name in _MODULES), "torch._dynamo", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)
-    indices = [options.index] if options.index is not None else list(range(options.count))
+    indices = [options.index] if options.index is not None else list(range(options.first, options.first + options.count))
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
     try:
