@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(f"detseg3d.cli.{command}")
     for module in (*(f"detseg3d.{name}" for name in _MODULES), "torch._dynamo", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)
-    indices = [options.index] if options.index is not None else list(range(options.first, options.first + options.count))
+    first, count = (options.first, options.count) if options.index is None else (options.index, 1)
+    indices = range(first, first + count)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
     try:

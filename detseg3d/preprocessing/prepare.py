@@ -323,7 +323,7 @@ def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
     splits = load_splits(file)
     own = {normal_name(case): case for case in cases}
     renamed = [
-        {part: [own.get(normal_name(case), case) for case in names] for part, names in split.items()}
+        {**split, **{part: [own.get(normal_name(case), case) for case in split[part]] for part in ("train", "val")}}
         for split in splits
     ]
     if renamed != splits:  # written on another system: the same names in another normal form

@@ -73,6 +73,14 @@ def test_val_split_makes_one_split(tmp_path: Path) -> None:
     assert [(len(split["train"]), len(split["val"])) for split in prepared.splits] == [(3, 1)]
 
 
+def test_further_entries_of_own_splits_are_kept_and_not_read(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "raw")
+    prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
+    own = [{"train": ["case0", "case1"], "val": ["case2", "case3"], "note": 5, "test": None}]
+    (prepared.folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
+    assert [split["train"] for split in prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits] == [own[0]["train"]]
+
+
 def test_own_splits_are_kept_until_others_are_asked_for(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
