@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-__all__ = ["Ranks", "agree", "average_gradients", "join_ranks", "leave_ranks"]
+__all__ = ["Ranks", "agree", "any_of", "average_gradients", "join_ranks", "leave_ranks"]
 
 _PATIENCE = timedelta(days=1)
 
@@ -78,3 +78,12 @@ def agree(values: list[float], ranks: Ranks, device: torch.device) -> list[float
     shared = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.broadcast(shared, src=0)
     return [float(value) for value in shared.cpu()]
+
+
+def any_of(value: bool, ranks: Ranks, device: torch.device) -> bool:
+    """Whether ``value`` is true in any of the processes."""
+    if ranks.size == 1:
+        return value
+    shared = torch.tensor(float(value), device=device)
+    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+    return bool(shared > 0)

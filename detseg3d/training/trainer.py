@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.device import autocast, autocast_dtype
+from detseg3d.execution.device import autocast, autocast_dtype, compute_in_float32
 from detseg3d.execution.interruption import Interruption, postponed, raise_again
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import remove_files
@@ -29,7 +29,8 @@ from detseg3d.reporting.progress import plot_progress
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds, progress_bar
 from detseg3d.training.optimizer import make_optimizers, set_learning_rate
-from detseg3d.training.ranks import Ranks, agree, average_gradients
+from detseg3d.training.precision import check_precision
+from detseg3d.training.ranks import Ranks, agree, any_of, average_gradients
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
 from detseg3d.training.schedule import (
     average_weight,
@@ -126,6 +127,9 @@ def train_fold(
     validation cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to
     end, ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
 
+    Half precision is compared with float32 first (:mod:`detseg3d.training.precision`). Where they disagree, the
+    training and all that follows in this process compute in float32, and a warning names what disagrees.
+
     Parameters
     ----------
     plans : Plans
@@ -145,6 +149,7 @@ def train_fold(
         raise DetSeg3DError("this fold has no training case", file=folder, remedy="check splits_final.json")
     table = CaseTable(store, train_cases)
     state = _State(plans, options)
+    _check_precision(state, plans, table.typical_shape(), options)
     options = _resume_or_begin(state, folder, options)
     log = None
     if options.ranks.is_main:
@@ -187,6 +192,18 @@ def train_fold(
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
     logger.info("trained for %s", describe_seconds(state.progress.seconds))
     return state.progress
+
+
+def _check_precision(state: _State, plans: Plans, typical_shape: Sequence[int], options: TrainingOptions) -> None:
+    """Train in float32, with a warning, where half precision gives other results on this device."""
+    check = check_precision(state.model, plans, typical_shape, options.device)
+    wrong = check is not None and bool(check.wrong)
+    if check is not None:
+        logger.log(logging.WARNING if wrong else logging.INFO, "%s", check.describe())
+    if any_of(wrong, options.ranks, options.device):
+        logger.warning("this training computes in float32, which is slower; another version of torch may help")
+        compute_in_float32(options.device)
+        state.scaler = None
 
 
 def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> TrainingOptions:

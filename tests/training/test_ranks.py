@@ -9,18 +9,19 @@ import sys
 import pytest
 import torch
 
-from detseg3d.training.ranks import Ranks, agree, average_gradients, join_ranks
+from detseg3d.training.ranks import Ranks, agree, any_of, average_gradients, join_ranks
 
 SCRIPT = """
 import json, sys
 import torch
-from detseg3d.training.ranks import agree, average_gradients, join_ranks, leave_ranks
+from detseg3d.training.ranks import agree, any_of, average_gradients, join_ranks, leave_ranks
 
 ranks, device = join_ranks(torch.device("cpu"))
 weight, unused = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
 weight.grad = torch.tensor([1.0, 10.0]) * (ranks.rank + 1)
 average_gradients([weight, unused], ranks)
 result = [ranks.rank, ranks.size, weight.grad.tolist(), unused.grad.tolist(), agree([0.5 + ranks.rank], ranks, device)]
+result.append([any_of(ranks.rank == 1, ranks, device), any_of(False, ranks, device)])
 open(sys.argv[1] + f"/{ranks.rank}.json", "w").write(json.dumps(result))
 leave_ranks(ranks)
 """
@@ -56,6 +57,10 @@ def test_the_main_process_sets_the_clock(results: list[list[object]]) -> None:
     assert [result[4] for result in results] == [[0.5]] * 2
 
 
+def test_what_one_process_finds_holds_for_all(results: list[list[object]]) -> None:
+    assert [result[5] for result in results] == [[True, False]] * 2
+
+
 def test_a_process_alone_joins_nobody() -> None:
     ranks, device = join_ranks(torch.device("cpu"))
     assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
@@ -64,6 +69,7 @@ def test_a_process_alone_joins_nobody() -> None:
     average_gradients([parameter], ranks)
     assert parameter.grad is None
     assert agree([0.25], ranks, device) == [0.25]
+    assert any_of(True, ranks, device) and not any_of(False, ranks, device)
 
 
 def test_the_others_wait_for_a_long_validation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,300 @@
+"""Check before a training that half precision gives the outputs and gradients of float32 on this device.
+
+Libraries have kernels that return garbage for some shapes of maps without an error. Such a training either ends with a
+gradient that is not finite, or learns nothing. The check runs the planned network in both precisions on a small window
+of each phase of the curriculum: every layer alone, which rounding hardly changes, and both stages as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from detseg3d.execution.device import autocast, autocast_dtype
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.plans import Plans
+
+__all__ = ["CheckedWindow", "Difference", "PrecisionCheck", "check_precision", "window_to_check"]
+
+# Relative differences from float32 beyond these are wrong. A layer alone differs by rounding, measured up to 0.012 in
+# bfloat16. In the whole network rounding adds up, and now and then another voxel is the maximum: up to 0.41.
+_LAYER_TOLERANCE = 0.05
+_NETWORK_TOLERANCE = 0.9
+# Voxels of the detection grid that a window to check may have, so that the check takes seconds, and cells of the
+# coarsest map that it keeps along each axis nevertheless: kernels differ for maps shorter than three voxels.
+_MAX_VOXELS = 48**3
+_MIN_CELLS = 3
+
+
+@dataclass(frozen=True)
+class CheckedWindow:
+    """A window to check: the name of its phase, and its shape ``(z, y, x)`` in fine voxels."""
+
+    phase: str
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An output or a gradient, and how far it is from float32's, relative to the norm of float32's.
+
+    ``excess`` is ``relative`` divided by what rounding may explain: above 1, or not a number, it is wrong.
+    """
+
+    phase: str
+    name: str
+    relative: float
+    excess: float
+
+
+@dataclass(frozen=True)
+class PrecisionCheck:
+    """What :func:`check_precision` found; the largest ``differences`` come first."""
+
+    dtype: torch.dtype
+    windows: tuple[CheckedWindow, ...]
+    differences: tuple[Difference, ...]
+    seconds: float
+
+    @property
+    def wrong(self) -> tuple[Difference, ...]:
+        """Differences that rounding does not explain."""
+        return tuple(difference for difference in self.differences if not difference.excess <= 1)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        name, largest = str(self.dtype).removeprefix("torch."), self.differences[0]
+        windows = ", ".join(window.phase for window in self.windows)
+        if not self.wrong:
+            return (
+                f"{name} agrees with float32 on this device ({windows}; {len(self.differences)} outputs and gradients "
+                f"in {self.seconds:.1f} s)"
+            )
+        return (
+            f"{name} gives other results than float32 on this device: {len(self.wrong)} of {len(self.differences)} "
+            f"outputs and gradients, for one {largest.name} ({largest.phase}), by {largest.relative:.3g} times its size"
+        )
+
+
+def window_to_check(plans: Plans, window: Sequence[int]) -> tuple[int, int, int]:
+    """The smallest window whose maps are as short as those of ``window`` where that matters.
+
+    Parameters
+    ----------
+    plans : Plans
+    window : 3 ints
+        ``(z, y, x)`` in fine voxels.
+
+    Returns
+    -------
+    3 ints
+        ``window`` itself, if it is small. Of a large one the longest axes are cut, by whole cells of the coarsest map,
+        down to three cells at least.
+    """
+    strides = plans.stage1.cumulative_stride(len(plans.stage1.strides) - 1)
+    scale = plans.detection_scale
+    cells = [
+        max(1, math.ceil(n / s / stride - 1e-6)) for n, s, stride in zip(window, scale, strides, strict=True)
+    ]  # fmt: skip
+    wanted = list(cells)
+    while math.prod(n * stride for n, stride in zip(cells, strides, strict=True)) > _MAX_VOXELS:
+        longest = max(range(3), key=lambda axis: (cells[axis] > _MIN_CELLS, cells[axis] * strides[axis]))
+        if cells[longest] <= _MIN_CELLS:
+            break
+        cells[longest] -= 1
+    z, y, x = (
+        int(n) if kept == all_cells else max(1, math.floor(kept * stride * s + 1e-6))
+        for n, kept, all_cells, stride, s in zip(window, cells, wanted, strides, scale, strict=True)
+    )
+    return z, y, x
+
+
+def check_precision(
+    model: DetSeg3D, plans: Plans, typical_shape: Sequence[int], device: torch.device
+) -> PrecisionCheck | None:
+    """Compare half precision with float32 on ``device``: outputs, and gradients of their projection on fixed numbers.
+
+    The network is a copy of ``model`` with other weights: new weights would hide layers (a normalisation that starts at
+    zero lets no gradient through), and trained ones may be sensitive to rounding. Nothing of ``model``, of the state of
+    torch's random numbers or of the gradients changes.
+
+    Parameters
+    ----------
+    model : DetSeg3D
+        On ``device``.
+    plans : Plans
+        Its curriculum gives the windows.
+    typical_shape : 3 ints
+        Of a whole volume, in fine voxels.
+    device : torch.device
+
+    Returns
+    -------
+    PrecisionCheck or None
+        None where the training computes in float32 anyway.
+    """
+    dtype = autocast_dtype(device)
+    if dtype is None:
+        return None
+    started = time.monotonic()
+    windows = {}
+    for phase in plans.training.curriculum:
+        name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+        windows[window_to_check(plans, phase.window or typical_shape)] = name
+    differences: list[Difference] = []
+    seen: set[tuple[Any, ...]] = set()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        network = _with_other_weights(model)
+        for shape, name in windows.items():
+            with _recorded_calls(network, seen) as calls:
+                low = _results(network, plans, shape, device, half=True)
+            exact = _results(network, plans, shape, device)
+            differences += _compare(low, exact, name, _NETWORK_TOLERANCE)
+            for call in calls:
+                low, exact = _results_of_layer(call, device, half=True), _results_of_layer(call, device)
+                differences += _compare(low, exact, name, _LAYER_TOLERANCE)
+    differences.sort(key=lambda difference: -difference.excess if math.isfinite(difference.excess) else -math.inf)
+    checked = tuple(CheckedWindow(name, shape) for shape, name in windows.items())
+    return PrecisionCheck(dtype, checked, tuple(differences), time.monotonic() - started)
+
+
+def _with_other_weights(model: DetSeg3D) -> DetSeg3D:
+    """A copy whose every weight takes part, in evaluation mode: nothing in it is drawn at random."""
+    network = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                values *= math.sqrt(2 / parameter[0].numel())
+            else:
+                values = 1 + 0.1 * values
+            parameter.copy_(values)
+            parameter.grad = None
+    return network
+
+
+def _results(
+    network: DetSeg3D, plans: Plans, shape: Sequence[int], device: torch.device, half: bool = False
+) -> Mapping[str, torch.Tensor]:
+    """Outputs of both stages for an image of noise, and the gradients of all weights, by name."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn((1, plans.num_channels, *shape), generator=generator).to(device)
+    # One RoI shows all of the window, the other its middle.
+    boxes = torch.tensor([[0, 0, 0, *shape], [n * part for part in (0.25, 0.75) for n in shape]], dtype=torch.float32)
+    classes = torch.arange(2) % plans.num_classes
+    with autocast(device) if half else torch.autocast(device.type, enabled=False):
+        stage1 = network.detect(network.to_detection_grid(image))
+        features = network.roi_features(stage1.features)
+        crops = network.crop_inputs(image[0], boxes.numpy(), boxes.numpy())
+        cropped = None if features is None else network.crop_features(features[0], boxes.numpy())
+        stage2 = network.segment(crops, cropped, classes, stage1.context)
+    outputs = {"features": stage1.features, "mask": stage2.mask, "score": stage2.score}
+    for index, level in enumerate(stage1.levels):
+        outputs |= {f"{name} of level {index}": value for name, value in level._asdict().items()}
+    projection = torch.zeros((), device=device)
+    for output in outputs.values():
+        direction = torch.randn(output.shape, generator=generator).to(device)
+        projection = projection + (output.float() * direction).sum() / math.sqrt(output.numel())
+    named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(projection, list(named.values()), allow_unused=True)
+    results = {f"output {name}": output.detach() for name, output in outputs.items()}
+    for name, gradient in zip(named, gradients, strict=True):
+        if gradient is not None:
+            results[f"gradient of {name}"] = gradient
+    return results
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a layer was called with."""
+
+    name: str
+    layer: nn.Module
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    def kind(self) -> tuple[Any, ...]:
+        """Equal for calls that ask for the same kernels."""
+        given = [
+            (tuple(value.shape), value.stride()) if isinstance(value, torch.Tensor) else value
+            for value in (*self.positional, *self.named.values())
+        ]
+        return type(self.layer), repr(self.layer), str(given)
+
+
+@contextlib.contextmanager
+def _recorded_calls(network: nn.Module, seen: set[tuple[Any, ...]]) -> Iterator[list[_Call]]:
+    """Calls of the layers that hold weights of their own, unless a call of that kind was ``seen``, which grows."""
+    calls: list[_Call] = []
+    handles = []
+
+    def watch(name: str, layer: nn.Module) -> None:
+        def record(layer: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+            values = dict(zip(named, _without_graph(named.values()), strict=True))
+            call = _Call(name, layer, _without_graph(positional), values)
+            if call.kind() not in seen:
+                seen.add(call.kind())
+                calls.append(call)
+
+        handles.append(layer.register_forward_pre_hook(record, with_kwargs=True))
+
+    for name, layer in network.named_modules():
+        if any(True for _ in layer.parameters(recurse=False)):
+            watch(name, layer)
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _without_graph(values: Iterable[Any]) -> tuple[Any, ...]:
+    """The same with tensors of the same layout that hold nothing yet."""
+    return tuple(torch.empty_like(value) if isinstance(value, torch.Tensor) else value for value in values)
+
+
+def _results_of_layer(call: _Call, device: torch.device, half: bool = False) -> Mapping[str, torch.Tensor]:
+    """Output of a layer for noise, and the gradients of its weights and its input for noise, by name."""
+    generator = torch.Generator().manual_seed(2)
+
+    def noise(like: Any) -> Any:
+        if not isinstance(like, torch.Tensor) or not like.is_floating_point():
+            return like
+        # Values that half precision has: both precisions take the same.
+        values = torch.randn(like.shape, generator=generator).bfloat16().to(like.device)
+        return torch.empty_like(like, dtype=like.dtype if half else torch.float32).copy_(values).requires_grad_()
+
+    positional = [noise(value) for value in call.positional]
+    named = {name: noise(value) for name, value in call.named.items()}
+    with autocast(device) if half else torch.autocast(device.type, enabled=False):
+        output = call.layer(*positional, **named)
+    output = output[0] if isinstance(output, tuple) else output
+    flow = torch.empty_like(output).copy_(torch.randn(output.shape, generator=generator).bfloat16())
+    sources = {f"weight {name}": weight for name, weight in call.layer.named_parameters() if weight.requires_grad} | {
+        f"input {index}": value for index, value in enumerate(positional) if isinstance(value, torch.Tensor)
+    }
+    gradients = torch.autograd.grad(output, list(sources.values()), flow, allow_unused=True)
+    results = {f"output of {call.name}": output.detach()}
+    for name, gradient in zip(sources, gradients, strict=True):
+        if gradient is not None:
+            results[f"gradient of {call.name}, {name}"] = gradient
+    return results
+
+
+def _compare(
+    low: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor], phase: str, tolerance: float
+) -> Iterator[Difference]:
+    for name, wanted in exact.items():
+        norm = float(wanted.double().norm())
+        distance = float((low[name].double() - wanted.double()).norm())
+        relative = distance / norm if norm > 0 else (math.inf if distance else 0.0)
+        yield Difference(phase, name, relative, relative / tolerance)

@@ -1,0 +1,216 @@
+"""The check of half precision before a training: what it finds, and what it leaves alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from detseg3d.execution import device as execution
+from detseg3d.execution.device import has_fast_bfloat16
+from detseg3d.io.case_store import CaseStore
+from detseg3d.models.blocks import Conv3d, GroupNorm
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.plans import Plans
+from detseg3d.training import precision
+from detseg3d.training.precision import PrecisionCheck, check_precision, window_to_check
+from tests.training.conftest import records, same_weights, train
+
+pytestmark = pytest.mark.usefixtures("no_picture")
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+SHAPE = (24, 26, 28)
+
+
+@pytest.fixture(autouse=True)
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision on any CPU, though it may be emulated; float32 for one test is not float32 for the next."""
+    monkeypatch.setattr(execution, "has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr(execution, "_FLOAT32_ONLY", set())
+
+
+class _Broken(torch.autograd.Function):
+    """Passes a map on; its gradient is wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, image: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return image.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.factor, None
+
+
+def break_layers(
+    monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], chosen: Callable[[Any], bool], factor: float = float("nan")
+) -> None:
+    """In half precision the gradient through some layers is ``factor`` times what it should be."""
+    original = kind.forward
+
+    def forward(self: Any, image: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = original(self, image)
+        return _Broken.apply(output, factor) if torch.is_autocast_enabled("cpu") and chosen(image) else output
+
+    monkeypatch.setattr(kind, "forward", forward)
+
+
+def check(plans: Plans) -> PrecisionCheck:
+    found = check_precision(DetSeg3D(plans), plans, SHAPE, CPU)
+    assert found is not None
+    return found
+
+
+def test_bfloat16_agrees_for_the_network_of_a_plan(plans: Plans) -> None:
+    found = check(plans)
+    assert found.dtype is torch.bfloat16
+    assert [(window.phase, window.shape) for window in found.windows] == [
+        ("windows 12×12×12", (12, 12, 12)),
+        ("whole volumes", SHAPE),
+    ]
+    assert found.wrong == ()
+    assert len(found.describe().splitlines()) == 1
+
+
+def test_every_layer_is_compared_also_behind_a_normalisation_that_starts_at_zero(plans: Plans) -> None:
+    model = DetSeg3D(plans)
+    found = check_precision(model, plans, SHAPE, CPU)
+    assert found is not None
+    compared = {difference.name for difference in found.differences}
+    for name, _ in model.named_parameters():
+        assert f"gradient of {name}" in compared
+    assert all(difference.relative > 0 for difference in found.differences if "second" in difference.name)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0.0, 1e6, 1.2])
+def test_a_wrong_gradient_is_found(plans: Plans, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    break_layers(monkeypatch, Conv3d, lambda image: image.shape[2] == 3, factor)  # the coarsest map of the windows
+    found = check(plans)
+    assert found.wrong
+    assert found.differences[0] in found.wrong
+    assert {difference.phase for difference in found.wrong} == {"windows 12×12×12"}
+
+
+def test_a_wrong_output_is_found(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = GroupNorm.forward
+    monkeypatch.setattr(
+        GroupNorm,
+        "forward",
+        lambda self, image: original(self, image) * (1.2 if torch.is_autocast_enabled("cpu") else 1),
+    )
+    assert any("output of" in difference.name for difference in check(plans).wrong)
+
+
+WITHOUT_THE_WAY_AROUND = """
+from tests.conftest import TINY_PLANS
+import torch
+from detseg3d.models import blocks
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.plans import parse_plans
+from detseg3d.training.precision import check_precision
+
+windows = [{"share": 0.5, "window": [8, 12, 12]}, {"share": 0.5, "window": [12, 12, 4]}]
+plans = parse_plans(TINY_PLANS).evolve(training={"curriculum": windows})
+print(len(check_precision(DetSeg3D(plans), plans, (24, 26, 28), torch.device("cpu")).wrong), flush=True)
+blocks.safe_request = lambda image, shape: (image, shape)
+print(len(check_precision(DetSeg3D(plans), plans, (24, 26, 28), torch.device("cpu")).wrong), flush=True)
+"""
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="this CPU does not compute in bfloat16")
+@pytest.mark.parametrize("instructions", ["AVX512_CORE_BF16", "AVX512_CORE_AMX"])
+def test_without_the_way_around_the_wrong_kernels_the_check_fails(instructions: str) -> None:
+    """Kernels of either set of instructions are wrong for one of these windows. A process may die of them."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_WAY_AROUND],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    counts = [int(line) for line in done.stdout.split()]
+    assert counts[0] == 0
+    assert counts[1:] != [0]
+
+
+def test_nothing_is_checked_where_float32_is_used(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "has_fast_bfloat16", lambda: False)
+    assert check_precision(DetSeg3D(plans), plans, SHAPE, CPU) is None
+
+
+def test_the_check_leaves_weights_gradients_and_random_numbers_alone(plans: Plans) -> None:
+    model = DetSeg3D(plans).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_precision(model, plans, SHAPE, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# -- In a training -----------------------------------------------------------------------------------------------------
+
+
+def test_a_training_says_in_one_line_that_half_precision_is_right(
+    plans: Plans, store: CaseStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train(plans, store, tmp_path)
+    assert sum("agrees with float32" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_falls_back_to_float32_with_a_warning(
+    plans: Plans,
+    store: CaseStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    resume: bool,
+) -> None:
+    break_layers(monkeypatch, Conv3d, lambda image: image.shape[2] == 3)
+    caplog.set_level(logging.WARNING)
+    if resume:
+        monkeypatch.setattr(execution, "_FLOAT32_ONLY", {"cpu"})
+        train(plans, store, tmp_path)  # which has nothing to check
+        assert caplog.records == []
+        monkeypatch.setattr(execution, "_FLOAT32_ONLY", set())
+    train(plans, store, tmp_path, resume=resume)
+    assert any("detector." in record.message and "windows 12×12×12" in record.message for record in caplog.records)
+    assert execution.autocast_dtype(CPU) is None
+    assert len(records(tmp_path)) == 4
+
+
+def test_the_check_changes_nothing_of_a_training(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(plans, store, tmp_path / "checked")
+    monkeypatch.setattr("detseg3d.training.trainer.check_precision", lambda *_: None)
+    train(plans, store, tmp_path / "unchecked")
+    assert same_weights(tmp_path / "checked", tmp_path / "unchecked")
+
+
+# -- The window to check -----------------------------------------------------------------------------------------------
+
+
+def test_a_small_window_is_checked_as_it_is(plans: Plans) -> None:
+    assert window_to_check(plans, (8, 30, 13)) == (8, 30, 13)
+
+
+def test_a_large_window_keeps_its_short_axes(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_MAX_VOXELS", 8 * 16 * 16)
+    stride = plans.stage1.cumulative_stride(len(plans.stage1.strides) - 1)
+    assert stride == (4, 4, 4)
+    assert window_to_check(plans, (8, 100, 200)) == (8, 16, 16)
+    assert window_to_check(plans, (5, 100, 200)) == (5, 16, 16)
+    assert window_to_check(plans, (100, 100, 200)) == (12, 12, 12)
