@@ -278,11 +278,11 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if is_out_of_memory(error):
         return str(out_of_memory(error))
-    if isinstance(error, FileNotFoundError) and error.filename is None and "temporary directory" in str(error):
+    if isinstance(error, OSError) and error.filename is None and "temporary directory" in str(error):
         return str(
             DetSeg3DError(
                 "there is no folder for temporary files that can be written to",
-                value=str(error.strerror),
+                value=error.strerror or str(error),
                 remedy="export TMPDIR=FOLDER with a folder that can be written to",
             )
         )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,3 +213,77 @@ def test_a_terminal_without_a_character_costs_no_result() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, b"IoU ? 0.1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']"),
+        OSError(
+            "Matplotlib requires access to a writable cache directory, and a temporary directory could not be created"
+        ),
+    ],
+)
+def test_a_missing_folder_for_temporary_files_is_named_with_what_to_do(
+    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], error: OSError
+) -> None:
+    def fail(options: argparse.Namespace) -> None:
+        raise error
+
+    assert common.run_command(parser, fail, []) == 1
+    shown = capsys.readouterr().err
+    assert "no folder for temporary files" in shown and "TMPDIR" in shown
+
+
+@pytest.mark.parametrize("command", ["train", "run"])
+def test_missing_docstrings_are_an_error_by_name_where_a_library_needs_them(command: str) -> None:
+    words = {"train": ["1", "0"], "run": ["--image_dir", "a", "--label_dir", "b", "--output_dir", "c"]}[command]
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", f"detseg3d.cli.{command}", *words],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "optimisation level 2" in done.stderr and "PYTHONOPTIMIZE" in done.stderr
+
+
+IN_A_LOCALE = """
+import sys
+from detseg3d.cli import common
+def show(options):
+    print(sys.getfilesystemencoding(), ascii(options.name), "\u00fc")
+    return 7
+parser = common.create_parser("detseg3d_test", "Does a test.", "detseg3d_test a")
+parser.add_argument("name")
+if __name__ == "__main__":
+    raise SystemExit(common.run_command(parser, show))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
+@pytest.mark.parametrize(
+    ("variables", "letter"),
+    [
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, b"?"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}, b"\xfc"),
+        ({"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, b"?"),
+        ({"LC_ALL": "C"}, "ü".encode()),
+        ({"LC_ALL": "C.UTF-8"}, "ü".encode()),
+    ],
+    ids=str,
+)
+def test_names_are_utf_8_in_every_locale_and_the_terminal_keeps_its_encoding(
+    tmp_path: Path, variables: dict[str, str], letter: bytes
+) -> None:
+    (tmp_path / "script.py").write_text(IN_A_LOCALE, encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    for given, seen in ((b"m\xc3\xbcller", "'m\\xfcller'"), (b"m\xfcller", "'m\\udcfcller'")):
+        done = subprocess.run(
+            [os.fsencode(sys.executable), os.fsencode(tmp_path / "script.py"), given],
+            env={**kept, "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 7, done.stderr
+        assert done.stdout.strip() == b"utf-8 " + seen.encode() + b" " + letter

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from detseg3d.cli import predict
 from detseg3d.core.geometry import Geometry
 from detseg3d.io import raw_dataset
-from detseg3d.io.images import read_image, write_image
+from detseg3d.io.images import read_image, read_label, strip_ending, write_image
 from tests.scans import make_scan
 
 
@@ -314,3 +315,42 @@ def test_a_lesion_in_one_scan_is_enough_for_silence(
 ) -> None:
     run(tiny_model, scans, tmp_path)
     assert "no lesion in any" not in capsys.readouterr().err
+
+
+# -- Names that are not text -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
+def test_scans_whose_names_are_not_text_cost_no_other_scan(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    """In a process of its own: what a library makes of such a name may end it."""
+    array, geometry = read_image(scans / "a.mha")
+    names = {".mha": b"m\xfcller", ".nii.gz": b"\x83\x51", ".nrrd": b"\xff", ".npy": b"half \xc3"}
+    files = [os.fsdecode(name) + ending for ending, name in names.items()]
+    for file in ("a_good.mha", *files, "z_good.mha"):
+        write_image(array, geometry, tmp_path / "in" / file)
+    words = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(tiny_model), "-f", "0", "--disable_tta"]
+    done = subprocess.run(
+        [sys.executable, "-m", "detseg3d.cli.predict", *words, "-device", "cpu"], capture_output=True, check=False
+    )
+    assert done.returncode in (0, 1) and b"Traceback" not in done.stderr, done.stderr
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"a_good.mha", "z_good.mha"} <= written
+    for file in set(files) - written:
+        assert strip_ending(file).encode("ascii", "backslashreplace") in done.stderr
+    for file in set(files) & written:
+        expected = read_image(tmp_path / "out" / "a_good.mha")[0]
+        assert np.array_equal(read_label(tmp_path / "out" / file)[0], expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
+def test_folders_whose_names_are_not_text_hold_scans_models_and_results(
+    tiny_model: Path, scans: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"stra\xdfe")
+    shutil.copytree(tiny_model, folder / "model")
+    (folder / "in").mkdir()
+    shutil.copy(scans / "a.mha", folder / "in")
+    assert run(folder / "model", folder / "in", folder / "out") == 0
+    assert run(tiny_model, scans / "a.mha", tmp_path / "out") == 0
+    assert (folder / "out" / "a.mha").read_bytes() == (tmp_path / "out" / "a.mha").read_bytes()
+    assert run(folder / "model", folder / "in", folder / "one.nii.gz") == 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 from collections import Counter
 from itertools import islice
@@ -288,3 +290,27 @@ def test_a_case_that_is_preprocessed_again_while_windows_are_drawn_is_an_error(
             for _ in range(10):  # some windows are prepared ahead
                 next(loader)
     assert caught.value.file in (tmp_path, tmp_path / "case0_image.b2nd", tmp_path / "case0_instances.b2nd")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("what", ["Event", "Queue"])
+def test_where_the_system_refuses_what_workers_share_windows_are_prepared_here(
+    store: CaseStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int, what: str
+) -> None:
+    """As it does if /dev/shm is read-only or full: semaphores lie there."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    sampler = make_sampler(store)
+    with batches(sampler, 2, 0, 0) as loader:
+        expected = list(islice(loader, 2))
+    monkeypatch.setattr(multiprocessing, what, refuse)
+    with batches(sampler, 2, 0, 2) as loader:
+        found = list(islice(loader, 2))
+    assert [step for step, _ in found] == [0, 1]
+    for (_, first), (_, second) in zip(expected, found, strict=True):
+        for one, other in zip(first, second, strict=True):
+            assert_equal_examples(one, other)
+    assert "/dev/shm" in caplog.text and os.strerror(code) in caplog.text
+    assert len(caplog.records) == 1
