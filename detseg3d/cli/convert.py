@@ -17,6 +17,7 @@ from detseg3d.cli.common import (
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.io.dicom import DicomOptions
 
 __all__ = ["build_parser", "main"]
 
@@ -26,8 +27,9 @@ _DESCRIPTION = """\
 Make a data set of a folder of images and a folder of labels.
 
 Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … for several channels; the label of a case is
-named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder per DICOM series. Files are copied,
-and written anew only where the formats differ; the originals are never changed. The result has nnU-Net's layout:
+named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder of DICOM files per image.
+Files are copied, and written anew only where the formats differ; the originals are never changed. The result has
+nnU-Net's layout:
 OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
 
 _EXAMPLE = """\
@@ -71,6 +73,18 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("Z", "Y", "X"),
         help="mm per voxel of .npy files; else 1 1 1",
     )
+    parser.add_argument(
+        "--series",
+        metavar="SERIES",
+        help="of DICOM folders with several series: SeriesInstanceUID, number or description of the one to read",
+    )
+    parser.add_argument(
+        "--suv",
+        nargs="+",
+        default=[],
+        metavar="CHANNEL",
+        help="channels of --channel_names whose PET DICOM is converted to SUV by body weight",
+    )
     parser.add_argument("--instances", action="store_true", help="labels are instance maps: each value is one lesion")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set that this command made before")
     add_processes_flag(parser)
@@ -105,6 +119,15 @@ def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | No
     return {name: int(value) for name, _, value in pairs} if all(with_value) else names
 
 
+def _dicom_options(options: argparse.Namespace) -> list[DicomOptions]:
+    """What is read of DICOM folders: one for all channels, or one for each channel of ``--channel_names``."""
+    names = options.channel_names or []
+    unknown = sorted(set(options.suv) - set(names))
+    if unknown:
+        raise DetSeg3DError("--suv names a channel that is not there", value=unknown, expected=f"some of {names}")
+    return [DicomOptions(options.series, name in options.suv) for name in names] or [DicomOptions(options.series)]
+
+
 def _target(output: Path, name: str | None) -> tuple[Path, str]:
     """The folder that holds the data set, and its name."""
     if name is not None:
@@ -128,6 +151,7 @@ def _convert(options: argparse.Namespace) -> None:
         channel_names=options.channel_names,
         labels=parse_labels(options.labels),
         npy_spacing=options.spacing,
+        dicom=_dicom_options(options),
         instances=options.instances,
         overwrite=options.overwrite,
         num_processes=options.num_processes,

@@ -36,6 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--rois", metavar="JSON", help="boxes and scores; not needed if they are in rois/ beside --pred"
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--series",
+        metavar="SERIES",
+        help="of a DICOM folder: SeriesInstanceUID, number or description",
+    )
     parser.add_argument("--instances", action="store_true", help="prediction and label are instance maps")
     parser.add_argument("--max_lesions", type=positive_int, default=12, metavar="N", help="most lesions shown")
     parser.add_argument(
@@ -64,6 +69,7 @@ def _run(options: argparse.Namespace) -> None:
         rois=options.rois,
         instances=options.instances,
         maximum=options.max_lesions,
+        series=options.series,
         npy_spacing=None if options.npy_spacing is None else tuple(options.npy_spacing),
     )
     logger.info("the picture is %s", options.output)

@@ -18,6 +18,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.images import file_ending, oriented_like, read_geometry, read_image, read_label, write_image
 from detseg3d.io.metaimage import is_whole_metaimage
@@ -49,6 +50,7 @@ def convert_folders(
     channel_names: Sequence[str] | None = None,
     labels: Mapping[str, int] | Sequence[str] | None = None,
     npy_spacing: Sequence[float] | None = None,
+    dicom: Sequence[DicomOptions] = (),
     instances: bool = False,
     overwrite: bool = False,
     num_processes: int = 0,
@@ -81,6 +83,9 @@ def convert_folders(
         values found get the names ``lesion``, or ``lesion_1``, ``lesion_2``, ….
     npy_spacing : 3 floats, optional
         ``(z, y, x)`` mm per voxel of .npy files; 1 by default.
+    dicom : sequence of DicomOptions, optional
+        What is read of DICOM folders: one for all channels, or one per channel. Channels in SUV are named in the
+        dataset.json.
     instances : bool, optional
         Labels are instance maps: each value is one lesion, all of one class.
     overwrite : bool, optional
@@ -105,6 +110,7 @@ def convert_folders(
     target = Path(output_folder) / check_dataset_name(dataset_name)
     _require_free(target, overwrite)
     cases = _matched_cases(Path(image_folder), Path(label_folder), channel_names)
+    channels = _dicom_options(dicom, len(cases[0].images))
     segment_values = None if instances else _segment_values(cases, labels)
     if labels is None:
         labels = segment_values
@@ -124,6 +130,9 @@ def convert_folders(
     }
     if instances:
         description["instances"] = True
+    suv = [name for name, options in zip(description["channel_names"].values(), channels, strict=True) if options.suv]
+    if suv:
+        description["suv"] = suv
     if ending == ".npy":
         description["npy_spacing"] = list(spacing)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +140,7 @@ def convert_folders(
     partial = temporary_beside(target)
     try:
         jobs = [
-            _Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing, segment_values)
+            _Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing, channels, segment_values)
             for case in cases
         ]
         results = run_cases(_place_case, jobs, num_processes, "convert", progress)
@@ -149,6 +158,16 @@ def convert_folders(
         shutil.rmtree(partial, ignore_errors=True)
     logger.info("%s: %d training and %d test cases", target, len(cases) - len(test_cases), len(test_cases))
     return target
+
+
+def _dicom_options(options: Sequence[DicomOptions], channel_count: int) -> tuple[DicomOptions, ...]:
+    if len(options) in (0, 1):
+        return (options[0] if options else DicomOptions(),) * channel_count
+    if len(options) != channel_count:
+        raise DetSeg3DError(
+            "the number of channel names does not fit the channels", value=len(options), expected=str(channel_count)
+        )
+    return tuple(options)
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:
@@ -358,6 +377,7 @@ class _Job:
     part: str
     ending: str
     spacing: Spacing
+    dicom: tuple[DicomOptions, ...]
     segment_values: Mapping[str, int] | None = None
 
 
@@ -365,7 +385,11 @@ def _place_case(job: _Job) -> None:
     images, labels = job.folder / f"images{job.part}", job.folder / f"labels{job.part}"
     case_id, ending = job.case.case_id, job.ending
     for channel, path in enumerate(job.case.images):
-        _place_file(path, images / f"{case_id}_{channel:04d}{ending}", job.spacing, None)
+        target = images / f"{case_id}_{channel:04d}{ending}"
+        if path.is_dir():
+            write_image(*read_image(path, dicom=job.dicom[channel]), target)
+        else:
+            _place_file(path, target, job.spacing, None)
     assert job.case.label is not None
     if file_ending(job.case.label) == ".nrrd" and read_segments(job.case.label):
         label, geometry = read_label(job.case.label, job.spacing, job.segment_values, job.case.images[0])
@@ -374,7 +398,7 @@ def _place_case(job: _Job) -> None:
     # A label without a place of its own (.npy) lies where its image lies.
     grid = None
     if file_ending(job.case.label) == ".npy" and ending != ".npy":
-        grid = read_geometry(job.case.images[0], job.spacing)
+        grid = read_geometry(job.case.images[0], job.spacing, job.dicom[0] if job.case.images[0].is_dir() else None)
     _place_file(job.case.label, labels / f"{case_id}{ending}", job.spacing, grid)
 
 

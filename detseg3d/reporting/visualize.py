@@ -23,6 +23,7 @@ from detseg3d.evaluation.labels import (
     read_label_format,
     read_roi_lesions,
 )
+from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.images import SUPPORTED_ENDINGS, oriented_like, read_image, strip_ending
 from detseg3d.reporting.overlay import draw_case, save_figure
 
@@ -44,6 +45,7 @@ def visualize_files(
     instances: bool = False,
     maximum: int = 12,
     npy_spacing: tuple[float, float, float] | None = None,
+    series: str | None = None,
 ) -> None:
     """Draw a case from its files; see :func:`~detseg3d.reporting.overlay.draw_case`.
 
@@ -67,6 +69,8 @@ def visualize_files(
         Most findings shown.
     npy_spacing : 3 floats, optional
         Millimetres ``(z, y, x)`` of ``.npy`` files.
+    series : str, optional
+        Series that is read of a DICOM folder.
 
     Raises
     ------
@@ -79,7 +83,7 @@ def visualize_files(
     form = LabelFormat() if label is None else read_label_format(Path(label).parent)
     if npy_spacing is not None:
         form = replace(form, npy_spacing=npy_spacing)
-    voxels, geometry = read_image(image, form.npy_spacing)
+    voxels, geometry = read_image(image, form.npy_spacing, None if series is None else DicomOptions(series))
     map_file, case_id = _instance_map(prediction, instances)
     source = map_file or prediction
     predicted, predicted_geometry = read_label(source, form)

@@ -8,10 +8,12 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.convert import convert_folders
+from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.files import read_json
-from detseg3d.io.images import read_image, write_image
+from detseg3d.io.images import read_channels, read_geometry, read_image, write_image
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.io.verify import verify_dataset
+from tests.io.dicom.builders import MR, PET, SeriesBuilder
 
 GRID = Geometry((3, 4, 5), (2.0, 1.0, 0.5), (10.0, 20.0, 30.0))
 
@@ -310,3 +312,30 @@ def test_an_image_whose_voxels_lie_in_a_second_file_becomes_one_file(tmp_path: P
     dataset = convert_folders(tmp_path / "images", tmp_path / "labels", tmp_path / "out", progress=False)
     np.testing.assert_array_equal(read_image(dataset / f"imagesTr/a_0000{ending}")[0], array)
     np.testing.assert_array_equal(read_image(dataset / f"labelsTr/a{ending}")[0], array % 2)
+
+
+def test_dicom_folders_become_files_and_pet_becomes_suv(tmp_path: Path) -> None:
+    mr = np.random.default_rng(0).integers(0, 900, (4, 6, 5)).astype(np.int16)
+    pet_tags = {"Units": "GML", "RescaleSlope": 0.25, "RescaleIntercept": 0}
+    for case in ("a", "b"):
+        SeriesBuilder(mr, sop_class=MR, name="T1").write(tmp_path / "images" / f"{case}_0000")
+        SeriesBuilder(mr + 1, sop_class=MR, name="T1 again").write(tmp_path / "images" / f"{case}_0000")
+        pet = SeriesBuilder(mr, sop_class=PET, name="T1", extra=pet_tags)
+        pet.write(tmp_path / "images" / f"{case}_0001")
+        write_image(
+            (mr > 800).astype(np.uint8),
+            read_geometry(tmp_path / "images" / f"{case}_0001"),
+            tmp_path / "labels" / f"{case}.nii.gz",
+        )
+    folder = convert_folders(
+        tmp_path / "images",
+        tmp_path / "labels",
+        tmp_path / "raw",
+        channel_names=["MR", "PET"],
+        dicom=[DicomOptions("T1"), DicomOptions("T1", suv=True)],
+        progress=False,
+    )
+    raw = load_raw_dataset(folder)
+    assert raw.suv_channels == ("PET",)
+    images, _ = read_channels(raw.cases[0].images, dicom=raw.dicom_options)
+    np.testing.assert_array_equal(images, np.stack([mr, mr * 0.25]).astype(np.float32))

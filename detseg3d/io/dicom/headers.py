@@ -6,6 +6,7 @@ import io
 import os
 import warnings
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -212,7 +213,7 @@ def _check_deferred(path: Path, dataset: Dataset) -> None:
 
 def _values_are_whole(dataset: Dataset) -> bool:
     """Whether each value has the length that its element states; a file that is cut ends in the middle of one."""
-    elements = (dataset.get_item(tag) for tag in tuple(dataset.keys()))
+    elements: Iterable[Any] = (dataset.get_item(tag) for tag in tuple(dataset.keys()))
     return all(
         element.length in (len(element.value or b""), _UNDEFINED_LENGTH)
         for element in elements

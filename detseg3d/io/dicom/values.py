@@ -14,6 +14,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.execution.memory import require_memory
 from detseg3d.io.dicom.encapsulated import FrameDecoder
 from detseg3d.io.dicom.frames import Frame
 from detseg3d.io.dicom.headers import DicomHeader, PixelElement, damaged, inflate
@@ -164,6 +165,8 @@ def read_values(frames: Sequence[Frame], factor: float | None = None) -> Array:
         dtype = next(iter(stored_types))
     else:
         dtype = _integer_type(*_theoretical_range(frames))
+    needed = len(frames) * rows * columns * np.dtype(dtype).itemsize
+    require_memory(needed, f"reading this DICOM series of {len(frames)}×{rows}×{columns} voxels")
     volume = np.empty((len(frames), rows, columns), dtype)
     with FrameDecoder() as decoder:
         for place, stored in _stored_slices(frames, decoder):
