@@ -13,11 +13,15 @@ exit code is 1 if there is any fault. Linux only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import gc
 import importlib
 import os
 import random
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -59,20 +63,25 @@ def format_table(trials: Sequence[Trial]) -> str:
 
 
 def run_trials(indices: Sequence[int], seed: int, targets: Sequence[Target], folder: Path) -> list[Trial]:
-    """Try the mutants with these numbers; each fault is printed as it is found."""
+    """Try the mutants with these numbers; each fault is printed as it is found. Those so far, if it is interrupted."""
     base = folder / "base"
     base.mkdir()
     build(base)
     expected: dict[str, tuple[str, str]] = {}
-    trials = []
-    for index in indices:
-        target, draw = draw_target(seed, index, targets)
-        if target.name not in expected:
-            expected[target.name] = baseline(target, base, folder / "work")
-        trial = try_mutant(target, base, folder / "work", draw, expected[target.name])
-        trials.append(trial)
-        if trial.outcome in FAULTS or len(indices) == 1:
-            print(f"{index}: {trial.outcome}: {trial.target}, {trial.file}, {trial.how}: {trial.detail}", flush=True)
+    gc.freeze()  # a fork that collects garbage would copy all of it
+    trials: list[Trial] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for index in indices:
+            target, draw = draw_target(seed, index, targets)
+            if target.name not in expected:
+                expected[target.name] = baseline(target, base, folder / "work")
+            trial = try_mutant(target, base, folder / "work", draw, expected[target.name])
+            trials.append(trial)
+            if trial.outcome in FAULTS or len(indices) == 1:
+                words = f"{trial.target}, {trial.file}, {trial.how}: {trial.detail}"
+                print(f"{index}: {trial.outcome}: {words}", flush=True)
+            if len(trials) % 100 == 0:
+                print(f"{len(trials)} of {len(indices)}", file=sys.stderr, flush=True)
     return trials
 
 
@@ -94,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(module)
     first, count = (options.first, options.count) if options.index is None else (options.index, 1)
     indices = range(first, first + count)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
     try:
@@ -110,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with options.output.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle)
             writer.writerow(["index", "target", "file", "change", "outcome", "seconds", "message"])
-            for index, trial in zip(indices, trials, strict=True):
+            for index, trial in zip(indices, trials, strict=False):
                 words = [trial.target, trial.file, trial.how, trial.outcome, f"{trial.seconds:.2f}", trial.detail]
                 writer.writerow([index, *(word.encode("unicode_escape").decode("ascii") for word in words)])
     return 1 if faults else 0

@@ -97,6 +97,7 @@ def _in_fork(function: Callable[[], int], errors: Path, folder: Path) -> int:
     try:
         faulthandler.disable()  # a crash is counted, and its pages of text are not read
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(folder)
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

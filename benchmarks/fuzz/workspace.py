@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from benchmarks.soak import NAME, prepare, run
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.files import write_text
+from detseg3d.io.files import write_json, write_text
 from detseg3d.io.images import read_image, write_image
 
 __all__ = ["CASE", "IMAGE_FORMATS", "NAME", "build"]
@@ -40,6 +41,9 @@ _BOXES = f"case,z0,y0,x0,z1,y1,x1,score\n{CASE},1,2,3,8,9,10,0.9\nheld_out_002,1
 def build(folder: Path) -> None:
     """Fill an empty folder: ``raw``, ``preprocessed``, ``results``, ``predictions``, ``model.zip``, ``images``."""
     prepare(folder)
+    splits = folder / "preprocessed" / NAME / "splits_final.json"
+    first, second, third, *_ = json.loads(splits.read_text(encoding="utf-8"))[0]["train"]
+    write_json([{"train": [first, second], "val": [third]}], splits)  # a training of a second
     raw, trained = ("--raw", "raw"), ("--preprocessed", "preprocessed", "--results", "results")
     quiet = ("--no_progress",)
     run(folder, ("plan_and_preprocess", "-d", "999", "--keep_plans", *raw, *trained[:2], "-np", "0", *quiet))
