@@ -35,7 +35,7 @@ _FEWEST = 3
 """Values in one file, from which it may be an instance map: two values are most often two classes."""
 
 _MANY = 6
-"""Values in one file that are hardly so many classes, if other files have fewer."""
+"""So many values in one file are hardly all classes, if other files have fewer, or if no other file has them."""
 
 _OF_ONE_FILE = 0.8
 """Share of different values among all values of all files, from which values are unique to their files."""
@@ -147,7 +147,8 @@ def _numbered_from_one(files: Sequence[Mapping[int, int]], counts: set[int]) -> 
 def _unique_to_files(files: Sequence[Mapping[int, int]]) -> bool:
     used = [values for values in files if values]
     total = sum(map(len, used))
-    return len(used) > 1 and len({value for values in used for value in values}) >= _OF_ONE_FILE * total
+    different = len({value for values in used for value in values})
+    return len(used) > 1 and total >= _MANY and different >= _OF_ONE_FILE * total
 
 
 def odd_values(cases: Sequence[CaseValues]) -> dict[str, DetSeg3DError]:

@@ -70,6 +70,7 @@ def test_instance_maps_are_refused_with_the_flag(truth: Files, prediction: Files
         ([ones(1, 2, 3), ones(1, 2), ones(1)], [ones(1, 2, 3), ones(1, 2), ones(1)], 0.9),  # grades of one lesion
         ([ones(2, 5, 9), ones(2, 9)], [ones(2, 5, 9), ones(5, 9)], 0.8),  # some classes are absent
         ([{}, {}], [{}, {1: 2}], 1.0),
+        ([ones(1, 2, 3), ones(4)], [ones(1, 2, 3), ones(4)], 0.9),  # a class that one scan alone has
     ],
 )
 def test_masks_with_classes_are_not(
