@@ -7,7 +7,7 @@ functional groups, else from the shared ones.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydicom import Dataset
@@ -137,6 +137,8 @@ def frames_of(header: DicomHeader) -> tuple[Frame, ...]:
         raise damaged(header.path, f"{count} frames, but functional groups of {len(own)}")
     if header.numbers("GridFrameOffsetVector"):
         return _dose_frames(header, count)
+    if count > 1 and not own:
+        return _frames_without_place(header, count)
     dimensions = _dimensions(header)
     return tuple(
         _frame(_Groups(header, index, own[index] if own else None, shared), dimensions) for index in range(count)
@@ -307,6 +309,12 @@ def _checked(header: DicomHeader, scaling: Scaling) -> Scaling:
     return scaling
 
 
+def _frames_without_place(header: DicomHeader, count: int) -> tuple[Frame, ...]:
+    """Frames of an object that states one position at most: what its frames are, times or angles or slices, is open."""
+    start = replace(_frame(_Groups(header, 0, None, None), ()), position=None)
+    return tuple(replace(start, index=index) for index in range(count))
+
+
 def _dose_frames(header: DicomHeader, count: int) -> tuple[Frame, ...]:
     """Frames of an RT dose: planes at offsets along the normal, or at positions of the patient's z axis.
 
@@ -332,21 +340,7 @@ def _dose_frames(header: DicomHeader, count: int) -> tuple[Frame, ...]:
         )
     groups = _Groups(header, 0, None, None)
     start = _frame(groups, ())
-    return tuple(
-        Frame(
-            header,
-            index,
-            place,
-            start.orientation,
-            start.pixel_spacing,
-            start.thickness,
-            start.spacing_between,
-            start.scaling,
-            start.acquisition,
-            start.explanations,
-        )
-        for index, place in enumerate(places)
-    )
+    return tuple(replace(start, index=index, position=place) for index, place in enumerate(places))
 
 
 def _place(point: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[float, float, float]:

@@ -91,6 +91,8 @@ class Series:
             return self.refusal.reason
         if self.is_localizer:
             return "a localizer"
+        if len(self.frames) == 1:
+            return "a single slice"
         return "derived from other images" if self.is_derived else "can be read"
 
     def failure(self, folder: Path, table: str) -> DetSeg3DError:
@@ -324,8 +326,8 @@ def choose_series(found: DicomFolder, choice: str | None = None) -> Series:
 
     With ``choice``, it is the series of that SeriesInstanceUID, SeriesNumber or SeriesDescription (capitals do not
     matter). Without, it is the only series that can be read. Series that are not volumes (a time series, images
-    without positions) do not count, nor do localizers, derived images and RT doses beside other images. If a series
-    is meant as a volume but is damaged or incomplete, no other one is taken in its place.
+    without positions) do not count, nor do localizers, derived images, single slices and RT doses beside others. If a
+    series is meant as a volume but is damaged or incomplete, no other one is taken in its place.
 
     Raises
     ------
@@ -385,8 +387,9 @@ def _only_candidate(found: DicomFolder, table: str) -> Series:
         for series in found.series
         if (series.is_readable or series.is_broken) and not series.is_localizer and series.modality != "RTDOSE"
     ]
-    original = [series for series in primary if not series.is_derived]
-    candidates = original or primary
+    several = [series for series in primary if len(series.frames) != 1]  # a single slice is a scout or a screenshot
+    candidates = several or primary
+    candidates = [series for series in candidates if not series.is_derived] or candidates
     if len(candidates) == 1:
         return candidates[0]
     broken = [series for series in candidates if series.is_broken]

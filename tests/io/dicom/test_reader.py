@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from detseg3d.core.errors import DetSeg3DError
@@ -325,3 +327,64 @@ def test_a_single_slice_file_is_not_taken_for_a_scan(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY).write(tmp_path)
     file = next(tmp_path.iterdir())
     assert refused(file).file == file
+
+
+@pytest.mark.parametrize("modality", ["XA", "NM", "US", "CR"])
+@pytest.mark.parametrize("position", [None, [-10.0, 20.0, 0.0]])
+def test_frames_without_positions_of_their_own_are_not_a_volume(
+    tmp_path: Path, modality: str, position: list[float] | None
+) -> None:
+    dataset = SeriesBuilder(ARRAY).slice(0, Modality=modality, ImagePositionPatient=position, SpacingBetweenSlices=2.5)
+    dataset.NumberOfFrames, dataset.PixelData = 9, ARRAY.tobytes()
+    save(dataset, tmp_path / "a.dcm")
+    error = refused(tmp_path / "a.dcm")
+    assert modality in error.problem
+    assert "9 of 9 frames without" in str(error.value)
+
+
+def test_slices_of_which_some_state_a_slope_are_an_error(tmp_path: Path) -> None:
+    builder = SeriesBuilder(ARRAY, sop_class=PET)
+    for index in range(9):
+        tags = {"RescaleSlope": 2.5, "RescaleIntercept": 0} if index else {}
+        save(builder.slice(index, **tags), tmp_path / f"{index}.dcm")
+    assert "rescale" in refused(tmp_path).problem
+
+
+def test_two_objects_of_one_series_make_one_volume(tmp_path: Path) -> None:
+    for number, part in enumerate((slice(0, 4), slice(4, 9))):
+        dataset = enhanced(ARRAY[part], AXIAL_POSITIONS[part])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid(f"part {number}")
+        save(dataset, tmp_path / f"{number}.dcm")
+    array, geometry = read_image(tmp_path)
+    np.testing.assert_array_equal(array, ARRAY)
+    (identity,) = geometry.dicom
+    assert identity is not None
+    assert identity.frame_numbers == (1, 2, 3, 4, 1, 2, 3, 4, 5)
+    assert identity.sop_instance_uids == (uid("part 0"),) * 4 + (uid("part 1"),) * 5
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_highdicom_reads_the_same_volume(tmp_path: Path, name: str) -> None:
+    SeriesBuilder(ARRAY, orientation=ORIENTATIONS[name], extra={"RescaleSlope": 0.5, "RescaleIntercept": -3}).write(
+        tmp_path
+    )
+    theirs = highdicom.get_volume_from_series([dcmread(file) for file in tmp_path.iterdir()])
+    array, geometry = read_image(tmp_path)
+    stored, place = geometry.stored_order.to_stored(array), geometry.as_stored()
+    world = place.voxel_edges_to_world([(0.5, 0.5, 0.5), (8.5, 5.5, 4.5)])
+    found = np.rint(np.linalg.solve(theirs.affine, np.column_stack([world, [1, 1]]).T)[:3].T).astype(int)
+    for (z, y, x), index in zip([(0, 0, 0), (8, 5, 4)], found, strict=True):
+        assert theirs.array[tuple(index)] == stored[z, y, x]
+    step = place.voxel_edges_to_world([(1.5, 0.5, 0.5)])[0] - world[0]
+    assert np.abs(theirs.affine[:3, :3].T @ step).max() == pytest.approx(2.5**2, rel=1e-5)
+
+
+def test_highdicom_reads_the_same_frames(tmp_path: Path) -> None:
+    order = ORDERS["any"]
+    dataset = enhanced(ARRAY[order], [AXIAL_POSITIONS[index] for index in order])
+    save(dataset, tmp_path / "a.dcm")
+    theirs = highdicom.imread(tmp_path / "a.dcm").get_volume()
+    array, geometry = read_image(tmp_path / "a.dcm")
+    corner = theirs.map_reference_to_indices(geometry.voxel_edges_to_world([(0.5, 0.5, 0.5)]))
+    z = round(float(corner[0, 0]))
+    np.testing.assert_array_equal(theirs.array if z == 0 else theirs.array[::-1], array)

@@ -215,3 +215,16 @@ def test_a_dose_beside_its_scan_is_skipped(tmp_path: Path) -> None:
 def test_a_choice_for_another_format_is_an_error(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", ARRAY)
     assert error_of(tmp_path / "a.npy", "T1").value == "T1"
+
+
+def test_a_single_slice_beside_a_volume_is_not_what_is_meant(tmp_path: Path) -> None:
+    SeriesBuilder(ARRAY, number=2).write(tmp_path)
+    SeriesBuilder(ARRAY[:1], name="scout", number=1).write(tmp_path)
+    np.testing.assert_array_equal(read(tmp_path), ARRAY)
+
+
+def test_an_original_series_that_is_broken_is_not_replaced_by_a_derived_one(tmp_path: Path) -> None:
+    SeriesBuilder(ARRAY).write(tmp_path / "ct", [f"{index}" for index in range(6)])
+    (tmp_path / "ct" / "2").unlink()
+    SeriesBuilder(ARRAY, name="MPR", number=9, extra={"ImageType": ["DERIVED", "SECONDARY", "MPR"]}).write(tmp_path)
+    assert "1 slice(s)" in error_of(tmp_path).problem
