@@ -53,6 +53,8 @@ What was decided:
 - **MetaImage and NRRD** are read by strict readers of this package: some headers end the process of ITK, and
   others make any file of the machine voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in
   the folder of the header; lists and patterns of files are refused.
+- **DICOM** gives one volume or an error that lists the series of the folder ([the rules](dicom.md)). A slice that is
+  empty, cut off, or smaller than rows × columns is an error by its name, the first and the last included.
 - **A file of another format** than its name says is refused, and the error names the format. Named pipes, sockets,
   devices and folders where a file belongs are refused at once.
 
