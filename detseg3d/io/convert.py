@@ -260,13 +260,17 @@ def _segment_values(
         plain |= not segments
         for segment in segments:
             value, first = found.setdefault(segment.name, (segment.value, path or Path()))
-            others = {name for name, (other, _) in found.items() if other == segment.value and name != segment.name}
-            if labels is None and (value != segment.value or others):
+            same_value = [name for name, (other, _) in found.items() if other == segment.value and name != segment.name]
+            if labels is None and (value != segment.value or same_value):
                 raise DetSeg3DError(
-                    "segments have other label values or names than in other files",
+                    "a segment has another label value than in another file"
+                    if value != segment.value
+                    else "two segments of different names have the same label value",
                     file=path,
                     value=f"{segment.name}: {segment.value}",
-                    expected=f"as in {first}: {segment.name}: {value}" if value != segment.value else f"not {others}",
+                    expected=f"{segment.name}: {value}, as in {first}"
+                    if value != segment.value
+                    else f"another value than {same_value[0]} has in {found[same_value[0]][1]}",
                     remedy="name the classes: --labels NAME=VALUE for each; segments are then told by their names",
                 )
     if labels is not None:
