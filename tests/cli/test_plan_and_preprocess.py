@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,19 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 
 def test_help_shows_an_example() -> None:
     assert "detseg3d_plan_and_preprocess -d 101 --verify" in build_parser().format_help()
+
+
+def test_names_of_channels_and_classes_do_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_dataset(tmp_path / "raw")
+    file = folder / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["channel_names"] = {"0": "T1\x1b[2J\x07"}
+    content["labels"] = {"background": 0, "lesion\u202e": 1}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    roots = ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "pp")]
+    assert main(["-d", "1", *roots, "-np", "0", "--no_pp"]) == 0
+    shown = capsys.readouterr()
+    for stream in (shown.out, shown.err):
+        assert not {"\x1b", "\x07", "\u202e"} & set(stream)
