@@ -26,6 +26,7 @@ from detseg3d.planning.plans import (
 
 __all__ = ["Detection"]
 
+_AXES = ("z (inferior to superior)", "y (anterior to posterior)", "x (right to left)")
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
@@ -113,7 +114,7 @@ def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_n
         classes = "1 class" if len(class_names) == 1 else f"{len(class_names)} classes, no two of which keep an order"
         return Decision(name="mirroring", value=value, because=f"{classes}: nothing says that an axis has a direction")
     found = "; ".join(
-        f"along {'zyx'[order.axis]}, {class_names[order.first]} comes before {class_names[order.second]} in "
+        f"along {_AXES[order.axis]}, {class_names[order.first]} comes before {class_names[order.second]} in "
         f"{order.agreeing} of {order.scans} scans"
         for order in orders
     )

@@ -211,6 +211,19 @@ def test_formats_are_brought_to_that_of_most_images(tmp_path: Path) -> None:
     assert verify_dataset(load_raw_dataset(folder), progress=False) == []
 
 
+def test_a_label_without_a_place_has_the_order_of_its_image(tmp_path: Path) -> None:
+    stored = Geometry((3, 4, 5), (2.0, 1.0, 0.5), (10.0, 20.0, 30.0), (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    image = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    write_image(image, stored, tmp_path / "scans/a.nii.gz")
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/a.npy", (image == 7).astype(np.uint8))  # as SimpleITK gives the array
+    folder = convert_folders(tmp_path / "scans", tmp_path / "masks", tmp_path / "raw", progress=False)
+    scan, place = read_image(folder / "imagesTr/a_0000.nii.gz")
+    label, label_place = read_image(folder / "labelsTr/a.nii.gz")
+    np.testing.assert_array_equal(label, scan == 7)
+    assert place == label_place and place.stored_order == label_place.stored_order
+
+
 def test_a_label_without_geometry_must_have_the_size_of_its_image(tmp_path: Path) -> None:
     scans, masks = fill(tmp_path, ("a",), label_ending=".npy")
     np.save(masks / "a.npy", np.ones((9, 9, 9), np.uint8))

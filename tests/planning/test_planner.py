@@ -246,7 +246,7 @@ def plan_two_classes(*orders: bool) -> Plans:
 def test_scans_whose_classes_keep_an_order_are_not_mirrored_along_it() -> None:
     plans = plan_two_classes(*[True] * 12)
     assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1)
-    assert "along x, head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
+    assert "along x (right to left), head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
 
 
 def test_scans_without_an_order_are_mirrored_along_all_axes() -> None:

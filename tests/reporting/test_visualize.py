@@ -9,6 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.files import write_json
 from detseg3d.io.images import write_image
 from detseg3d.reporting import overlay, visualize
@@ -138,3 +139,54 @@ def test_files_of_another_grid_are_refused(files: dict[str, Path], which: str) -
 def test_an_unknown_picture_format_is_refused(files: dict[str, Path]) -> None:
     with pytest.raises(DetSeg3DError, match="unknown picture format"):
         visualize_files(**{**files, "output": Path("picture.docx")})
+
+
+DIRECTIONS = {
+    "SPL": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+    "SAR": (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0),
+    "RIP": (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
+    "LSA": (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+}
+
+
+def save_in_order(canonical: npt.NDArray[Any], path: Path, axes: str) -> StoredOrder:
+    """Write a volume of 1 mm around the origin with its axes in this order."""
+    unplaced = Geometry(canonical.shape, origin=tuple(-(size - 1) / 2 for size in canonical.shape[::-1]))
+    order = StoredOrder.from_axes(axes, np.zeros(3))
+    shape = order.to_stored(canonical).shape
+    stored = Geometry(shape, direction=DIRECTIONS[axes])
+    middle = stored.voxel_edges_to_world([[size / 2 for size in shape]])[0]
+    stored = Geometry(shape, origin=tuple(-middle), direction=DIRECTIONS[axes])
+    assert unplaced.difference(stored.canonical()) == []
+    write_image(canonical, stored.canonical(), path)
+    return StoredOrder.of_direction(DIRECTIONS[axes], shape)
+
+
+@pytest.mark.parametrize("axes", [("SPL", "RIP", "SAR"), ("RIP", "LSA", "SPL"), ("SAR", "SAR", "LSA")])
+def test_files_in_different_orders_are_drawn_in_one(
+    tmp_path: Path, drawn: list[tuple[Any, ...]], axes: tuple[str, str, str]
+) -> None:
+    instances = np.zeros((5, 9, 12), np.uint16)
+    instances[1:3, 2:4, 2:6], instances[3, 6, 9] = 1, 2
+    image = np.random.default_rng(0).normal(size=instances.shape).astype(np.float32)
+    folder = tmp_path / "pred"
+    save_in_order(image, tmp_path / "c_0000.nii.gz", axes[0])
+    order = save_in_order(instances, folder / "instances/c.nii.gz", axes[1])
+    save_in_order((instances > 0).astype(np.uint8), folder / "c.nii.gz", axes[1])
+    save_in_order((instances > 0).astype(np.uint8), tmp_path / "labels/c.nii.gz", axes[2])
+    boxes = {1: (1, 2, 2, 3, 4, 6), 2: (3, 6, 9, 4, 7, 10)}
+    lesions = [
+        {"id": number, "label": 1, "score": 0.5, "box": list(order.box_to_stored(box))} for number, box in boxes.items()
+    ]
+    write_json({"lesions": lesions}, folder / "rois/c.json")
+    visualize_files(
+        tmp_path / "c_0000.nii.gz", folder / "c.nii.gz", tmp_path / "c.png", label=tmp_path / "labels/c.nii.gz"
+    )
+    shown, _, predicted, records, truth = drawn[0]
+    own = StoredOrder.from_axes(axes[0], shown.shape)
+    np.testing.assert_array_equal(own.to_canonical(shown), image)  # in the order of the image's file
+    np.testing.assert_array_equal(predicted > 0, truth > 0)
+    for record in records:
+        z0, y0, x0, z1, y1, x1 = (int(edge) for edge in record["box"])
+        assert (predicted[z0:z1, y0:y1, x0:x1] == record["id"]).all()
+        assert (predicted == record["id"]).sum() == (z1 - z0) * (y1 - y0) * (x1 - x0)

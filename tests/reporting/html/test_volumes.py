@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
+from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.images import write_image
 from detseg3d.reporting.html import volumes as report_volumes
@@ -163,3 +163,28 @@ def test_a_label_on_another_grid_is_refused(tmp_path: Path) -> None:
     write_image(np.zeros((4, 6, 7), np.uint8), Geometry((4, 6, 7)), Path(str(case.truth_path)))
     with pytest.raises(DetSeg3DError, match="image and truth are not on the same grid"):
         load_volumes(case)
+
+
+def test_boxes_and_centres_are_found_though_the_files_are_stored_in_different_orders(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(100, 9, (6, 8, 10)).astype(np.float32)
+    lesion = np.zeros(image.shape, np.uint8)
+    lesion[1:3, 2:4, 5:8] = 1
+    around = {"image": IDENTITY_DIRECTION, "truth": UPSIDE_DOWN, "prediction": (-1.0, 0, 0, 0, 0, 1.0, 0, 1.0, 0)}
+    orders = {}
+    for name, direction in around.items():
+        order = StoredOrder.of_direction(direction, image.shape)
+        shape = order.to_stored(image).shape
+        place = Geometry(shape, direction=direction)
+        origin = tuple(-place.voxel_edges_to_world([[size / 2 for size in shape]])[0])
+        canonical = Geometry(shape, origin=origin, direction=direction).canonical()
+        write_image(image if name == "image" else lesion, canonical, tmp_path / f"{name}.nii.gz")
+        orders[name] = canonical.stored_order
+    shown = load_volumes(
+        CaseView("a", tmp_path / "image.nii.gz", tmp_path / "truth.nii.gz", tmp_path / "prediction.nii.gz")
+    )
+    assert shown.offset == (0, 0, 0)
+    np.testing.assert_array_equal(shown.truth, lesion)
+    np.testing.assert_array_equal(shown.prediction, lesion)
+    box = (1.0, 2.0, 5.0, 3.0, 4.0, 8.0)
+    assert tuple(shown.place_box(orders["prediction"].box_to_stored(box))) == box
+    assert tuple(shown.place(orders["truth"].point_to_stored((2.0, 3.0, 6.5)))) == (2.0, 3.0, 6.5)
