@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from tests.cli import test_common as test_cli_common
+from tests.cli import test_parser as test_cli_parser
+from tests.cli import test_predict as test_cli_predict
 from tests.integration import test_pipeline
 from tests.integration.bad_input import (
     test_consolidate,
@@ -18,8 +21,14 @@ from tests.integration.bad_input import (
 )
 from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, USABLE
 from tests.integration.bad_input.labels import GOOD, LABELS
+from tests.io import test_convert as test_io_convert
+from tests.io import test_paths as test_io_paths
+from tests.io import test_raw_dataset as test_io_raw_dataset
+from tests.models import test_weights as test_models_weights
+from tests.training import test_fold as test_training_fold
+from tests.training import test_sampling as test_training_sampling
 
-__all__ = ["ONE_BY_ONE", "PAGE", "render"]
+__all__ = ["HABITS", "ONE_BY_ONE", "PAGE", "render"]
 
 PAGE = Path(__file__).parents[3] / "docs" / "bad_input.md"
 Row = tuple[str, str, str]
@@ -165,6 +174,129 @@ ONE_BY_ONE: list[tuple[str, str, str, ModuleType, str]] = [
     ),
 ]
 
+# What commands are given besides files: names, places, flags. What they try, before, now, the test.
+HABITS: list[tuple[str, str, str, ModuleType, str]] = [
+    (
+        "`predict`: scans whose names are not UTF-8",
+        "SIGABRT; the scans after it were not predicted",
+        "results under the same names",
+        test_cli_predict,
+        "test_scans_whose_names_are_not_text_cost_no_other_scan",
+    ),
+    (
+        "a folder above scans, models or results whose name is not UTF-8",
+        "traceback, or SIGABRT",
+        "a result",
+        test_cli_predict,
+        "test_folders_whose_names_are_not_text_hold_scans_models_and_results",
+    ),
+    (
+        "a locale of ASCII or ISO-8859-1 and names in UTF-8",
+        "SIGABRT, or `this case id cannot be a file name` for the whole folder",
+        "a result",
+        test_cli_common,
+        "test_names_are_utf_8_in_every_locale_and_the_terminal_keeps_its_encoding",
+    ),
+    (
+        "`train --num_workers 2` where `/dev/shm` is read-only, full or small",
+        "traceback, or `No space left on device`",
+        "a warning that names /dev/shm; windows are prepared without worker processes",
+        test_training_sampling,
+        "test_where_the_system_refuses_what_workers_share_windows_are_prepared_here",
+    ),
+    (
+        "no folder for temporary files",
+        "`No usable temporary directory found`, also for `predict`",
+        "`predict` needs none; else `there is no folder for temporary files`, and TMPDIR as the remedy",
+        test_cli_common,
+        "test_a_missing_folder_for_temporary_files_is_named_with_what_to_do",
+    ),
+    (
+        "`OMP_NUM_THREADS` of `abc`, `4,2` or `128`",
+        "traceback of numexpr",
+        "a result",
+        test_io_paths,
+        "test_variables_of_threads_that_numexpr_does_not_understand_cost_nothing",
+    ),
+    (
+        "`train` under `PYTHONOPTIMIZE=2`",
+        "traceback of scikit-image",
+        "`Python runs without docstrings`",
+        test_cli_common,
+        "test_missing_docstrings_are_an_error_by_name_where_a_library_needs_them",
+    ),
+    (
+        "a folder `TaskXXX_Name` of version 1 of nnU-Net",
+        "`there is no data set`",
+        "the command that converts it",
+        test_io_paths,
+        "test_a_task_of_version_1_is_named_with_the_command_that_converts_it",
+    ),
+    (
+        "a list `training` in dataset.json that leaves out cases of imagesTr",
+        "all of imagesTr trained, without a word",
+        '`the entry "training" names 3 of the 5 cases`',
+        test_io_raw_dataset,
+        "test_cases_that_a_training_list_leaves_out_do_not_train_unseen",
+    ),
+    (
+        "`train` on a fold that is trained or begun",
+        "its weights were removed at once",
+        "`this fold is trained already`; with `--overwrite` they stay until the new model is complete",
+        test_training_fold,
+        "test_a_fold_that_holds_something_trained_is_refused",
+    ),
+    (
+        "`predict -i scan.nii.gz -o mask.nii.gz`",
+        "a folder named mask.nii.gz",
+        "the semantic mask in that file",
+        test_cli_predict,
+        "test_a_mask_is_written_to_exactly_the_file_that_is_named",
+    ),
+    (
+        "`predict -i` without a scan that can be read",
+        "found after the model was loaded",
+        "found before torch is imported",
+        test_cli_predict,
+        "test_a_bad_input_is_found_before_torch_is_imported",
+    ),
+    (
+        "`predict` finds no lesion in any scan",
+        "nothing was said",
+        "a warning with the best score and the threshold above it",
+        test_cli_predict,
+        "test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached",
+    ),
+    (
+        "`-c`, `-p`, `-dev` and 56 other beginnings of a flag",
+        "taken for `-chk`, `-pretrained_weights`, `-device`",
+        "`unrecognized arguments`, with the flag that may be meant",
+        test_cli_parser,
+        "test_no_flag_is_taken_for_a_longer_one",
+    ),
+    (
+        "flags and words of nnU-Net without a counterpart (`-tr`, `3d_fullres`)",
+        "`unrecognized arguments: 0`",
+        "the line of [from_nnunet.md](from_nnunet.md)",
+        test_cli_parser,
+        "test_every_flag_of_nnunet_is_known_or_answered",
+    ),
+    (
+        "a label that is corrected after `convert`",
+        "the original changed, too (hard link)",
+        "the original stays",
+        test_io_convert,
+        "test_what_is_changed_in_the_data_set_leaves_the_originals_as_they_are",
+    ),
+    (
+        "weights under a umask of 022",
+        "readable by their owner alone (0600)",
+        "0644",
+        test_models_weights,
+        "test_weights_can_be_read_by_whom_the_umask_says",
+    ),
+]
+
 
 def render() -> str:
     """The page."""
@@ -176,6 +308,7 @@ def render() -> str:
     )
     parts += _section("Other files", _others())
     parts += _section("Whole data sets", [row[:3] for row in ONE_BY_ONE])
+    parts += _section("Names, places and habits", [row[:3] for row in HABITS], ("situation", "before", "now"))
     return "\n".join(parts)
 
 
@@ -230,8 +363,8 @@ def _others() -> Iterable[Row]:
             yield name, command, end
 
 
-def _section(title: str, rows: Iterable[Row]) -> list[str]:
-    lines = [f"## {title}", "| input | command | outcome |", "|---|---|---|"]
+def _section(title: str, rows: Iterable[Row], heads: Row = ("input", "command", "outcome")) -> list[str]:
+    lines = [f"## {title}", f"| {' | '.join(heads)} |", "|---|---|---|"]
     lines += [f"| {name} | {command} | {end.strip()} |" for name, command, end in rows]
     return [*lines, ""]
 
