@@ -204,8 +204,8 @@ def check_case_id(case_id: str) -> str:
 def spare_numexpr() -> None:
     """Keep numexpr from reading variables that it does not understand; ``blosc2`` imports it, and nothing here uses it.
 
-    It takes ``OMP_NUM_THREADS`` for one number up to 64, and ends in an error for ``4,2``, for ``128`` and for a typing
-    error. Its own variables are set aside where they are not such a number.
+    It takes ``OMP_NUM_THREADS`` for one number up to 64: ``4,2`` and typing errors are exceptions, and ``128`` prints a
+    message. Its own variables are set aside where they are not such a number.
     """
     for name, value in (("NUMEXPR_MAX_THREADS", "64"), ("NUMEXPR_NUM_THREADS", "1")):
         if not os.environ.get(name, "").isdecimal():

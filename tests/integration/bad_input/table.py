@@ -212,7 +212,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "test_a_missing_folder_for_temporary_files_is_named_with_what_to_do",
     ),
     (
-        "`OMP_NUM_THREADS` of `abc`, `4,2` or `128`",
+        "`OMP_NUM_THREADS` of `abc` or `4,2`",
         "traceback of numexpr",
         "a result",
         test_io_paths,
