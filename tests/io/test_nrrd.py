@@ -252,6 +252,7 @@ def test_a_space_that_is_not_anatomical_is_taken_for_lps_with_a_warning(
         ("encoding: bz2", bz2.compress(VOXELS[:7]) + bz2.compress(VOXELS[7:])),
         ("encoding: gz", gzip.compress(VOXELS) + bytes(512)),
     ],
+    ids=["lines and bytes", "the end", "bytes in gzip", "a line before gzip", "two members", "two streams", "padding"],
 )
 def test_forms_of_data(file: Path, lines: str, content: bytes) -> None:
     old = "encoding: raw" if "encoding" in lines else "kinds: domain domain domain"
