@@ -145,10 +145,11 @@ def check_precision(
     if dtype is None:
         return None
     started = time.monotonic()
-    windows = {}
+    windows: dict[tuple[int, int, int], str] = {}
     for phase in plans.training.curriculum:
         name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
-        windows[window_to_check(plans, phase.window or typical_shape)] = name
+        shape = window_to_check(plans, phase.window or typical_shape)
+        windows[shape] = f"{windows[shape]}, {name}" if shape in windows else name
     differences: list[Difference] = []
     seen: set[tuple[Any, ...]] = set()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

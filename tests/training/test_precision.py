@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import subprocess
@@ -78,6 +79,21 @@ def test_bfloat16_agrees_for_the_network_of_a_plan(plans: Plans) -> None:
     ]
     assert found.wrong == ()
     assert len(found.describe().splitlines()) == 1
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="this CPU does not compute in bfloat16")
+def test_bfloat16_agrees_for_coarsest_maps_of_one_to_four_cells(plans: Plans) -> None:
+    shapes = [(4 * z - 1, 4 * y, 4 * x - 2) for z, y, x in itertools.product((1, 2, 3, 4), (1, 2), (1, 2, 4))]
+    curriculum = [{"share": 1 / len(shapes), "window": list(shape)} for shape in shapes]
+    found = check(plans.evolve(training={"curriculum": curriculum}))
+    assert [window.shape for window in found.windows] == shapes
+    assert found.wrong == ()
+
+
+def test_phases_with_the_same_window_share_a_check(plans: Plans) -> None:
+    curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": [12, 12, 12]}]
+    [window] = check(plans.evolve(training={"curriculum": curriculum})).windows
+    assert (window.phase, window.shape) == ("windows 12×12×12, windows 12×12×12", (12, 12, 12))
 
 
 def test_every_layer_is_compared_also_behind_a_normalisation_that_starts_at_zero(plans: Plans) -> None:
