@@ -41,8 +41,12 @@ FORBIDDEN_IMPORTS = {
     ),
     *("joblib", "yaml", "tarfile", "huggingface_hub", "wandb"),
 }
-# It sends functions and results between a process and its own workers, through a pipe.
-ALLOWED = {("detseg3d/execution/local.py", "pickle.loads")}
+ALLOWED = {
+    # It sends functions and results between a process and its own workers, through a pipe.
+    ("detseg3d/execution/local.py", "pickle.loads"),
+    # It starts this interpreter, which decodes DICOM frames: a decoder that ends its process costs one series.
+    ("detseg3d/io/dicom/encapsulated.py", "import subprocess"),
+}
 NEEDED_KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 
 

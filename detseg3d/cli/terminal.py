@@ -75,7 +75,8 @@ def use_utf8() -> None:
     if codecs.lookup(sys.getfilesystemencoding()).name == "utf-8":
         return
     shown = getattr(sys.stdout, "encoding", None) or "ascii"
-    os.execv(sys.executable, [sys.executable, "-X", "utf8", "-X", f"{_SHOWN}={shown}", *sys.orig_argv[1:]])
+    words = [sys.executable, "-X", "utf8", "-X", f"{_SHOWN}={shown}", *sys.orig_argv[1:]]
+    os.execv(sys.executable, words)  # nosec B606  # this interpreter, with its own arguments
 
 
 @contextmanager
