@@ -237,17 +237,19 @@ class Geometry:
             mine, theirs = self.index_to_world()[0], other.index_to_world()[0]
             if not _close(mine, theirs, _DIRECTION_FACTOR * tolerance * float(spacing.min())):
                 found.append(f"shear: affine {_numbers(mine.ravel())} against {_numbers(theirs.ravel())}")
+        if not found:
+            return found
         axes = [
             StoredOrder.of_direction(one.direction, one.shape).axes for one in (self.as_stored(), other.as_stored())
         ]
-        if found and axes[0] != axes[1]:
+        if axes[0] != axes[1]:
             found[-1] += f" (the axes z y x are stored towards {' '.join(axes[0])} against {' '.join(axes[1])})"
         caveats = [
             f"of the {which} file: {geometry.caveat}"
             for which, geometry in (("first", self), ("second", other))
             if geometry.caveat
         ]
-        if found and caveats:
+        if caveats:
             found[-1] += f" ({'; '.join(caveats)})"
         return found
 

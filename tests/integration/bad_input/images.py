@@ -117,6 +117,13 @@ def affine(*rows: Sequence[float]) -> Callable[[Path], None]:
     return write
 
 
+def two_places(path: Path) -> None:
+    image = nibabel.Nifti1Image(SCAN.T, np.eye(4))
+    image.set_qform(np.diag([1.0, 1.0, 2.0, 1.0]), code=1)
+    image.set_sform(np.eye(4), code=2)
+    nibabel.save(image, path)
+
+
 def nifti(array: np.ndarray, endian: str = "<") -> Callable[[Path], None]:
     header = nibabel.Nifti1Header(endianness=endian)
     header.set_data_dtype(array.dtype)
@@ -248,6 +255,8 @@ IMAGES = (
     BadImage("spacing negative mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = -1"), DAMAGED),
     BadImage("spacing zero mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = 0"), DAMAGED),
     BadImage("spacing NaN mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = nan"), DAMAGED),
+    BadImage("qform and sform disagree", ".nii.gz", two_places, READ),
+    BadImage("sagittal slices, first one right", ".nii", affine((0, 0, -1, 5), (1, 0, 0, 6), (0, -1, 0, 7)), READ),
     BadImage("sheared affine", ".nii.gz", affine((1, 0.2, 0, 5), (0, 1, 0, 6), (0, 0, 1, 7)), READ),
     BadImage("singular affine", ".nii.gz", affine((1, 0, 0, 5), (1, 0, 0, 6), (0, 0, 1, 7)), "the affine of the image"),
     BadImage("affine NaN", ".nii.gz", affine((1, 0, 0, np.nan), (0, 1, 0, 6), (0, 0, 1, 7)), "the affine of the image"),

@@ -46,6 +46,9 @@ What was decided:
 
 - **Labels stored as floating point** are rounded where every value is within 0.001 of a whole number, in all commands
   alike, and refused otherwise.
+- **Axes** may be stored in any order and direction: they are brought to those of the patient, and results go back.
+- **NIfTI files that state two places** are read with a warning that names both. The sform decides if its code is above
+  0, then the qform, then `pixdim`.
 - **Geometry of channels and labels** may differ by rounding: 0.01 % of the spacing, a hundredth of a voxel of the
   origin, 0.001 of the direction.
 - **Voxels** may be integers or floating point of any size and byte order. Complex ones and colours are refused. `.npy`
