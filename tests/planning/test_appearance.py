@@ -59,7 +59,7 @@ def test_edges_along_the_axes_are_not_taken_for_noise() -> None:
 
 def test_saturated_voxels_do_not_hide_the_noise() -> None:
     channel = noise(5.0)
-    channel[:, :30] = channel.min()
+    channel[:, 5:35] = channel.min()  # the corners stay, so it is not padding
     assert look(channel).noise == pytest.approx(5.0, rel=0.05)
 
 

@@ -256,6 +256,24 @@ def test_the_limits_include_the_training_scans(spacings: list[float]) -> None:
     assert found.lowest_expected <= min(spacings) and found.highest_expected >= max(spacings)  # type: ignore[operator]
 
 
+def test_one_training_scan_far_from_the_others_is_within_the_limits() -> None:
+    found = limits_of([1.0] * 300 + [50.0, 0.01])
+    assert (found.lowest_expected, found.highest_expected) == (0.01, 50.0)
+
+
+def test_training_scans_are_as_far_from_the_training_as_they_are_from_the_others() -> None:
+    looks = [look(make_head(seed)) for seed in range(4)]
+    reference = TrainingAppearance.of(looks, ["FLAIR"], [ZSCORE])
+    for kind in (Kind.HISTOGRAM, Kind.LAYOUT):
+        apart = []
+        for index, own in enumerate(looks):
+            others = TrainingAppearance.of([*looks[:index], *looks[index + 1 :]], ["FLAIR"], [ZSCORE])
+            apart.append(find(others.compare(own), kind).value)
+        (measure,) = [m for m in reference.measures if m.kind is kind]
+        expected = (min(apart), float(np.median(apart)), max(apart))
+        assert (measure.minimum, measure.median, measure.maximum) == pytest.approx(expected)
+
+
 @given(factors=st.lists(st.floats(1.01, 3), min_size=1, max_size=6))
 def test_the_farther_a_scan_is_away_the_more_it_is_unlike(factors: list[float]) -> None:
     reference, scan, spacing = with_spacings([1.0] * 10), look(make_head(0)), 1.0
