@@ -7,6 +7,7 @@ the other cases. A decoder process that ends or takes too long is an error of it
 from __future__ import annotations
 
 import json
+import os
 import subprocess  # nosec B404: this interpreter, with arguments of ours
 import sys
 import threading
@@ -102,7 +103,10 @@ class FrameDecoder:
             line = process.stdout.readline()
             if not line.endswith(b"\n"):
                 raise self._died(header)
-            answer = json.loads(line)
+            try:
+                answer = json.loads(line)
+            except ValueError as error:
+                raise self._died(header) from error
             if "error" in answer:
                 raise damaged(header.path, str(answer["error"]))
             dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
@@ -142,7 +146,8 @@ class FrameDecoder:
 
 def serve() -> None:
     """Answer the jobs that come on standard input, until it ends: what the decoder process does."""
-    output = sys.stdout.buffer
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints must not come between the answers
     for line in sys.stdin.buffer:
         job = json.loads(line)
         try:

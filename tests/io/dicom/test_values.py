@@ -241,6 +241,15 @@ def test_more_voxels_than_pixel_data_is_an_error(tmp_path: Path, tags: dict[str,
     assert error_of(tmp_path).file == tmp_path / f"{index}.dcm"
 
 
+def test_what_follows_the_pixel_data_is_not_taken_for_voxels(tmp_path: Path) -> None:
+    builder = SeriesBuilder(ARRAY)
+    for index in range(4):
+        dataset = builder.slice(index, Rows=82)
+        dataset.DataSetTrailingPadding = b"\1" * 10_000
+        save(dataset, tmp_path / f"{index}.dcm")
+    assert error_of(tmp_path).file in set(tmp_path.iterdir())
+
+
 def test_fewer_voxels_than_pixel_data_is_an_error(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY, extra={"Rows": 30}).write(tmp_path)
     assert "pixel data has 2870 bytes" in error_of(tmp_path).problem
