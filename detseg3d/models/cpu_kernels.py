@@ -70,7 +70,7 @@ def runs_in_half_precision(image: torch.Tensor) -> bool:
 def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Tensor, ConvolutionShape]:
     """Ask for a convolution in half precision so that no wrong kernel of oneDNN is chosen.
 
-    oneDNN (3.12 and earlier) reads and writes beside its buffers for maps that are shorter than the kernel along an
+    oneDNN 3.12 reads and writes beside its buffers for maps that are shorter than the kernel along an
     axis. The gradient of the weights is then garbage, or the process dies; with AMX the output is garbage, too. Kernels
     are right where the padding is already in the map. They are also wrong where only one voxel comes out along an axis
     and the stride is more than one. A stride has no effect there, so the map is cropped to the kernel's reach and the
