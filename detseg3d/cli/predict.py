@@ -209,10 +209,20 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
     DetSeg3DError
         If a file cannot hold what is asked for.
     """
-    from detseg3d.io.images import file_ending
+    from detseg3d.io.formats import unread_format
+    from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending
 
     output: Path = options.output
-    if file_ending(output) is None or output.is_dir():
+    if output.is_dir():
+        return False
+    if file_ending(output) is None:
+        if unread_format(output) is not None:
+            raise DetSeg3DError(
+                "masks are not written in this format",
+                file=output,
+                expected=f"one of {' '.join(SUPPORTED_ENDINGS)}, or a folder",
+                remedy="give the mask another ending after -o",
+            )
         return False
     if case_count != 1:
         raise DetSeg3DError(

@@ -188,6 +188,16 @@ def test_several_cases_do_not_fit_into_one_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["mask.mgz", "mask.hdr", "mask.nhdr", "mask.nii.bz2"])
+def test_a_mask_in_a_format_that_is_not_written_is_refused(
+    tiny_model: Path, scans: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would become a folder of this name."""
+    assert run(tiny_model, scans / "a.mha", tmp_path / name) == 1
+    assert str(tmp_path / name) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_named_like_an_image_stays_a_folder(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "out.nii.gz").mkdir()
     assert run(tiny_model, scans / "a.mha", tmp_path / "out.nii.gz") == 0
