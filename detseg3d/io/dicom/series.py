@@ -351,7 +351,7 @@ def choose_series(found: DicomFolder, choice: str | None = None) -> Series:
         chosen = _only_candidate(found, table)
     if not chosen.is_readable:
         raise chosen.failure(found.folder, table)
-    _tell(found, chosen)
+    _tell(found, chosen, logging.WARNING if choice is None else logging.INFO)
     return chosen
 
 
@@ -407,12 +407,12 @@ def _only_candidate(found: DicomFolder, table: str) -> Series:
     )
 
 
-def _tell(found: DicomFolder, chosen: Series) -> None:
+def _tell(found: DicomFolder, chosen: Series, level: int) -> None:
     """Log what was left out: nothing is skipped without a word."""
     others = [series for series in found.series if series is not chosen]
     if others:
         listing = "; ".join(f"{_name(series)}: {series.status}" for series in others[:_MOST_NAMED])
-        logger.warning("%s: read %s; not read: %s", found.folder, _name(chosen), listing)
+        logger.log(level, "%s: read %s; not read: %s", found.folder, _name(chosen), listing)
     skipped = [f"{count} {kind}" for kind, count in found.other_objects]
     if found.localizer_count:
         skipped.append(f"{found.localizer_count} localizer image(s) of the series")

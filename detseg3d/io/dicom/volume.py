@@ -327,7 +327,7 @@ def _uneven(frames: Sequence[Frame], along: FloatArray, order: npt.NDArray[np.in
     whole = np.abs(gaps / median - np.round(gaps / median)) <= GAP_TOLERANCE
     missing = int((np.round(gaps / median) - 1).sum()) if whole.all() else 0
     if 0 < missing < len(along):
-        reason, problem = f"{missing} slices missing", f"{missing} slice(s) of the DICOM series are missing"
+        reason, problem = f"{missing} slice(s) missing", f"{missing} slice(s) of the DICOM series are missing"
         remedy = _EXPORT_AGAIN
     else:
         reason, problem = "uneven gaps", "the slices of the DICOM series are not evenly spaced"

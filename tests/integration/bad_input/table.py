@@ -19,6 +19,7 @@ from tests.integration.bad_input import (
     test_predict,
     test_train,
 )
+from tests.integration.bad_input.dicom import DICOM
 from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, USABLE
 from tests.integration.bad_input.labels import GOOD, LABELS
 from tests.io import test_convert as test_io_convert
@@ -28,7 +29,7 @@ from tests.models import test_weights as test_models_weights
 from tests.training import test_fold as test_training_fold
 from tests.training import test_sampling as test_training_sampling
 
-__all__ = ["HABITS", "ONE_BY_ONE", "PAGE", "render"]
+__all__ = ["DICOM", "HABITS", "ONE_BY_ONE", "PAGE", "render"]
 
 PAGE = Path(__file__).parents[3] / "docs" / "bad_input.md"
 Row = tuple[str, str, str]
@@ -311,6 +312,7 @@ def render() -> str:
     )
     parts += _section("Other files", _others())
     parts += _section("Whole data sets", [row[:3] for row in ONE_BY_ONE])
+    parts += _section("DICOM folders", [row[:3] for row in DICOM], ("situation", "before", "now"))
     parts += _section("Names, places and habits", [row[:3] for row in HABITS], ("situation", "before", "now"))
     return "\n".join(parts)
 

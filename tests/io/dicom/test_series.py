@@ -178,7 +178,7 @@ def test_a_broken_series_is_not_replaced_by_another_one(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY, name="T2", number=2, sop_class=MR).write(tmp_path / "t2", [f"{index}" for index in range(6)])
     (tmp_path / "t2" / "3").unlink()
     error = error_of(tmp_path)
-    assert "1 slices missing" in error.problem
+    assert "1 slice(s) missing" in error.problem
     assert "--series" in str(error.remedy)
     np.testing.assert_array_equal(read(tmp_path, "T1"), ARRAY)
 

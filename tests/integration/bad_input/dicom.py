@@ -1,0 +1,131 @@
+"""DICOM folders of docs/bad_input.md: situation, what came out before, what comes out now, and the test of it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tests.io.dicom import test_files, test_reader, test_series, test_values
+
+__all__ = ["DICOM"]
+
+DICOM: list[tuple[str, str, str, ModuleType, str]] = [
+    (
+        "PET whose rescale slope differs by slice (values 0 to 0.63)",
+        "all values 0",
+        "the values, float32",
+        test_reader,
+        "test_slopes_that_differ_by_slice_are_applied_to_their_slices",
+    ),
+    (
+        "enhanced multi-frame object, frames reversed, in packages or in any order",
+        "slices in stored order: another origin, anatomy shuffled",
+        "slices in spatial order",
+        test_reader,
+        "test_frames_of_one_object_are_put_in_spatial_order",
+    ),
+    (
+        "enhanced multi-frame object with a gap",
+        "a volume without the gap",
+        "`4 slice(s) of the DICOM series are missing`",
+        test_reader,
+        "test_frames_with_a_gap_are_an_error",
+    ),
+    (
+        "enhanced multi-frame object with two time points, echoes, stacks or image types",
+        "a volume of twice the slices",
+        "`the DICOM series holds several volumes`, naming the dimension",
+        test_reader,
+        "test_several_volumes_in_one_object_name_the_dimension",
+    ),
+    (
+        "time series: 30 frames at one place",
+        "a volume of 30 slices",
+        "`it is a time series (cine, perfusion), not a volume`",
+        test_reader,
+        "test_all_frames_at_one_place_are_a_time_series",
+    ),
+    (
+        "every place twice in one series",
+        "`not evenly spaced: … export the series again, complete`",
+        "`the DICOM series holds several volumes`, naming what differs",
+        test_reader,
+        "test_two_volumes_in_one_series_name_what_differs",
+    ),
+    (
+        "a slice sent twice under another identifier",
+        "`not evenly spaced`",
+        "`they are doubled`, naming the slice",
+        test_reader,
+        "test_a_slice_sent_twice_under_another_identifier_is_named",
+    ),
+    (
+        "secondary captures and projections without positions",
+        "a volume with 1 mm spacing at the origin",
+        "`the images of the DICOM series do not say where they lie`",
+        test_reader,
+        "test_what_has_no_place_is_refused_with_the_reason",
+    ),
+    (
+        "three-plane localizer",
+        "`not evenly spaced`",
+        "`the slices of the DICOM series are not parallel: it is a localizer`",
+        test_reader,
+        "test_slices_of_several_planes_are_a_localizer",
+    ),
+    (
+        "two slice distances in one series",
+        "`not evenly spaced: one is missing, doubled or from another scan`",
+        "`the slices of the DICOM series are not evenly spaced`, with both distances",
+        test_reader,
+        "test_two_slice_distances_are_an_error_with_other_words",
+    ),
+    (
+        "files without preamble (.IMA)",
+        "`the folder holds no DICOM series`",
+        "a result",
+        test_files,
+        "test_files_without_preamble_are_read",
+    ),
+    (
+        "slices in subfolders (PATIENT/STUDY/SERIES, a folder per slice)",
+        "`the folder holds no DICOM series`",
+        "a result",
+        test_files,
+        "test_slices_may_lie_in_a_tree",
+    ),
+    (
+        "RTSTRUCT, SR, presentation state beside a series",
+        "a result",
+        "a result; they are counted in the log",
+        test_series,
+        "test_objects_without_an_image_are_skipped_and_counted",
+    ),
+    (
+        "two volumes in one folder",
+        "`the folder holds 2 DICOM series`, with their UIDs",
+        "a table of the series; `--series` chooses",
+        test_series,
+        "test_two_volumes_are_refused_with_a_table",
+    ),
+    (
+        "first or last slice cut, empty or overwritten",
+        "a volume with a slice less",
+        "an error that names the file",
+        test_values,
+        "test_a_slice_that_is_cut_or_overwritten_is_an_error_by_name",
+    ),
+    (
+        "Rows larger than the pixel data",
+        "memory of the process as voxels",
+        "`the pixel data has 512 bytes; 32 rows × 16 columns of 16 bits need 1024`",
+        test_values,
+        "test_more_voxels_than_pixel_data_is_an_error",
+    ),
+    (
+        "a pipe among the slices",
+        "waited for ever",
+        "refused at once",
+        test_files,
+        "test_a_pipe_is_refused_without_waiting",
+    ),
+]
