@@ -89,7 +89,9 @@ def files_by_case(
         raise DetSeg3DError(f"the folder of the {what} does not exist", file=folder, remedy="check the path")
     found: dict[str, list[tuple[str, Path]]] = {}
     for path in sorted(folder.iterdir()):
-        case_id = case_of(path) if path.is_file() and not path.name.startswith(".") else None
+        # A pipe or a device counts as well: reading it says what it is.
+        there = path.exists() and not path.is_dir() and not path.name.startswith(".")
+        case_id = case_of(path) if there else None
         if case_id is not None:
             found.setdefault(normal_name(case_id), []).append((case_id, path))
     single = {}

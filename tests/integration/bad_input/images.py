@@ -250,7 +250,7 @@ IMAGES = (
     BadImage("header larger than the file", ".nii", nifti_fields(42, [500, 500, 500], "<i2"), DAMAGED),
     BadImage("header of negative size", ".nii", nifti_fields(42, [33, -36, 30], "<i2"), NO_VOLUME),
     BadImage("spacing zero", ".nii.gz", nifti_fields(84, [0.0], "<f4"), NO_SPACING),
-    BadImage("spacing NaN", ".nii.gz", nifti_fields(80, [np.nan], "<f4"), "the affine of the image"),
+    BadImage("spacing NaN", ".nii.gz", nifti_fields(80, [np.nan], "<f4"), NO_SPACING),
     BadImage("spacing negative", ".nii.gz", nifti_fields(80, [-1.0], "<f4"), NO_SPACING),
     BadImage("spacing negative mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = -1"), DAMAGED),
     BadImage("spacing zero mha", ".mha", header_line("ElementSpacing = 1", "ElementSpacing = 0"), DAMAGED),
