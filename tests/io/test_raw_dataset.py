@@ -377,3 +377,24 @@ def test_a_description_of_version_1_is_named(folder: Path, key: str) -> None:
     with pytest.raises(DetSeg3DError) as caught:
         load_raw_dataset(folder)
     assert "version 1 of nnU-Net" in caught.value.problem and "file_ending" in str(caught.value.remedy)
+
+
+def test_channels_in_suv_are_named_and_read_as_such(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "a_0000.nii.gz", "a_0001.nii.gz")
+    description = {"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "lesion": 1}}
+    text = json.dumps({**description, "file_ending": ".nii.gz", "suv": ["PET"]})
+    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
+    raw = load_raw_dataset(tmp_path)
+    assert raw.suv_channels == ("PET",)
+    assert [options.suv for options in raw.dicom_options] == [False, True]
+
+
+@pytest.mark.parametrize("value", [["MR"], "PET", [1], {"PET": True}, True])
+def test_channels_in_suv_that_do_not_exist_are_an_error(tmp_path: Path, value: object) -> None:
+    touch(tmp_path / "imagesTr", "a_0000.nii.gz")
+    description = {"channel_names": {"0": "PET"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "suv": value}), encoding="utf-8")
+    with pytest.raises(DetSeg3DError) as caught:
+        load_raw_dataset(tmp_path)
+    assert caught.value.file == tmp_path / "dataset.json"
+    assert caught.value.value == value

@@ -121,11 +121,4 @@ DICOM: list[tuple[str, str, str, ModuleType, str]] = [
         test_values,
         "test_more_voxels_than_pixel_data_is_an_error",
     ),
-    (
-        "a pipe among the slices",
-        "waited for ever",
-        "refused at once",
-        test_files,
-        "test_a_pipe_is_refused_without_waiting",
-    ),
 ]
