@@ -8,7 +8,10 @@ from types import ModuleType
 
 from tests.cli import test_common as test_cli_common
 from tests.cli import test_parser as test_cli_parser
+from tests.cli import test_plan_and_preprocess as test_cli_plan
 from tests.cli import test_predict as test_cli_predict
+from tests.cli import test_terminal as test_cli_terminal
+from tests.execution import test_local as test_execution_local
 from tests.integration import test_pipeline
 from tests.integration.bad_input import (
     test_consolidate,
@@ -22,14 +25,17 @@ from tests.integration.bad_input import (
 from tests.integration.bad_input.dicom import DICOM
 from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, USABLE
 from tests.integration.bad_input.labels import GOOD, LABELS
+from tests.integration.reliability import test_concurrency, test_little_memory
+from tests.io import test_case_store
 from tests.io import test_convert as test_io_convert
 from tests.io import test_paths as test_io_paths
 from tests.io import test_raw_dataset as test_io_raw_dataset
 from tests.models import test_weights as test_models_weights
 from tests.training import test_fold as test_training_fold
+from tests.training import test_log as test_training_log
 from tests.training import test_sampling as test_training_sampling
 
-__all__ = ["DICOM", "HABITS", "ONE_BY_ONE", "PAGE", "render"]
+__all__ = ["DICOM", "HABITS", "HOSTILE", "ONE_BY_ONE", "PAGE", "render"]
 
 PAGE = Path(__file__).parents[3] / "docs" / "bad_input.md"
 Row = tuple[str, str, str]
@@ -301,6 +307,80 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     ),
 ]
 
+# Files from strangers, several processes, little memory: what they try, before, now, the test.
+HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
+    (
+        "a JSON file of 300 bytes under `ulimit -v`",
+        "traceback: 1 GiB was asked for",
+        "a result",
+        test_little_memory,
+        "test_a_limit_of_memory_gives_a_result_or_an_error_by_name",
+    ),
+    (
+        "memory that the system does not grant",
+        "traceback",
+        "`there is not enough memory`; the other cases go on",
+        test_execution_local,
+        "test_memory_that_was_not_granted_is_an_error_of_its_case_in_plain_words",
+    ),
+    (
+        "other plans preprocess the cases of a training",
+        "exit code 0, trained on a mixture (5 of 5)",
+        "the preprocessing is refused and names the training, which is undisturbed (5 of 5)",
+        test_concurrency,
+        "test_a_fold_is_trained_by_one_process_and_its_cases_stay",
+    ),
+    (
+        "another program replaces the cases of a training",
+        "exit code 0, trained on a mixture",
+        "the training ends with an error that names the case",
+        test_concurrency,
+        "test_a_training_whose_cases_are_replaced_without_asking_ends_with_an_error",
+    ),
+    (
+        "two trainings of one fold",
+        "logs and checkpoints of both in one folder",
+        "the second is refused with the process, machine and time of the first",
+        test_concurrency,
+        "test_a_fold_is_trained_by_one_process_and_its_cases_stay",
+    ),
+    (
+        "closed standard streams (`2>&-`, `>&-`)",
+        "with stderr closed nothing was done, exit code 1",
+        "the work is done",
+        test_cli_terminal,
+        "test_the_work_is_done_and_the_exit_code_tells_whatever_streams_are_closed",
+    ),
+    (
+        "`train --c` with a log that is not UTF-8",
+        "traceback",
+        "damaged lines are dropped, with a warning",
+        test_training_log,
+        "test_resuming_drops_damaged_lines_and_says_so",
+    ),
+    (
+        "preprocessed arrays (`.b2nd`) with changed bytes",
+        "tracebacks, or other values without a word",
+        "an error with the file; in a window of a training only if the compressed data are invalid",
+        test_case_store,
+        "test_a_damaged_array_is_an_error_or_gives_what_was_written",
+    ),
+    (
+        "ESC, BEL and U+202E in names of channels and classes",
+        "raw on the terminal",
+        "written out: `\\x1b`",
+        test_cli_plan,
+        "test_names_of_channels_and_classes_do_not_steer_the_terminal",
+    ),
+    (
+        "weights of 3·10³⁸",
+        "the scan's intensities were blamed",
+        "`the weights hold values that no training makes`, with the file",
+        test_models_weights,
+        "test_weights_that_no_training_makes_are_an_error_of_their_file",
+    ),
+]
+
 
 def render() -> str:
     """The page."""
@@ -314,6 +394,8 @@ def render() -> str:
     parts += _section("Whole data sets", [row[:3] for row in ONE_BY_ONE])
     parts += _section("DICOM folders", [row[:3] for row in DICOM], ("situation", "before", "now"))
     parts += _section("Names, places and habits", [row[:3] for row in HABITS], ("situation", "before", "now"))
+    title = "Files from strangers, several processes, little memory"
+    parts += _section(title, [row[:3] for row in HOSTILE], ("situation", "before", "now"))
     return "\n".join(parts)
 
 
