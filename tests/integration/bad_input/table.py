@@ -23,6 +23,7 @@ from tests.integration.bad_input import (
     test_train,
 )
 from tests.integration.bad_input.dicom import DICOM
+from tests.integration.bad_input.formats import FORMATS
 from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, USABLE
 from tests.integration.bad_input.labels import GOOD, LABELS
 from tests.integration.reliability import test_concurrency, test_little_memory
@@ -35,7 +36,7 @@ from tests.training import test_fold as test_training_fold
 from tests.training import test_log as test_training_log
 from tests.training import test_sampling as test_training_sampling
 
-__all__ = ["DICOM", "HABITS", "HOSTILE", "ONE_BY_ONE", "PAGE", "render"]
+__all__ = ["DICOM", "FORMATS", "HABITS", "HOSTILE", "ONE_BY_ONE", "PAGE", "render"]
 
 PAGE = Path(__file__).parents[3] / "docs" / "bad_input.md"
 Row = tuple[str, str, str]
@@ -392,6 +393,7 @@ def render() -> str:
     )
     parts += _section("Other files", _others())
     parts += _section("Whole data sets", [row[:3] for row in ONE_BY_ONE])
+    parts += _section("Hostile images and other formats", [row[:3] for row in FORMATS], ("situation", "before", "now"))
     parts += _section("DICOM folders", [row[:3] for row in DICOM], ("situation", "before", "now"))
     parts += _section("Names, places and habits", [row[:3] for row in HABITS], ("situation", "before", "now"))
     title = "Files from strangers, several processes, little memory"

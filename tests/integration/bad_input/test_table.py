@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.integration.bad_input.table import DICOM, HABITS, HOSTILE, ONE_BY_ONE, PAGE, render
+from tests.integration.bad_input.table import DICOM, FORMATS, HABITS, HOSTILE, ONE_BY_ONE, PAGE, render
 
 
 def test_the_page_is_what_the_tests_try() -> None:
@@ -8,5 +8,5 @@ def test_the_page_is_what_the_tests_try() -> None:
 
 
 def test_what_stands_on_the_page_without_a_table_has_its_test() -> None:
-    for name, *_, module, function in [*ONE_BY_ONE, *HABITS, *DICOM, *HOSTILE]:
+    for name, *_, module, function in [*ONE_BY_ONE, *HABITS, *DICOM, *HOSTILE, *FORMATS]:
         assert callable(getattr(module, function)), name

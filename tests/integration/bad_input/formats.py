@@ -1,0 +1,119 @@
+"""Image files of docs/bad_input.md that are hostile or of other formats: what came out before, and now, and its test."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tests.io import (
+    test_damaged_images,
+    test_files,
+    test_formats,
+    test_metaimage,
+    test_nrrd,
+    test_raw_dataset,
+    test_slicer_segmentation,
+)
+
+__all__ = ["FORMATS"]
+
+_PLAIN = "test_other_files_than_a_plain_one_in_the_same_folder_are_never_opened"
+FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
+    (
+        "`.mhd` whose data file is a pattern with `%s`, or has steps of 0",
+        "the command died (SIGSEGV, SIGFPE)",
+        "`ElementDataFile is a list or a pattern`",
+        test_metaimage,
+        _PLAIN,
+    ),
+    (
+        "`.mhd` that lists fewer files than slices",
+        "memory of the process as voxels",
+        "`ElementDataFile is a list or a pattern`",
+        test_metaimage,
+        _PLAIN,
+    ),
+    (
+        "`.mha` without `CompressedDataSize`, or with a wrong one",
+        "memory of the process as voxels",
+        "the voxels; a wrong size is a warning",
+        test_metaimage,
+        "test_a_compressed_size_that_is_missing_or_wrong_does_not_matter",
+    ),
+    (
+        "`.nrrd` whose data file is a pattern with `%0300d`",
+        "the command died (heap overflow)",
+        '`"data file" is a list or a pattern`',
+        test_nrrd,
+        _PLAIN,
+    ),
+    (
+        "`.nrrd` with a long wrong line",
+        "the command died (SIGSEGV)",
+        "the line is quoted",
+        test_nrrd,
+        "test_a_header_that_cannot_be_is_an_error_with_the_value_that_is_wrong",
+    ),
+    (
+        "`.mhd` or `.nrrd` that names `/etc/passwd`, `../x` or a link as its voxels",
+        "that file as voxels",
+        "`does not name a file in the folder of the header`",
+        test_metaimage,
+        _PLAIN,
+    ),
+    (
+        "one changed bit in the voxels of a compressed `.nrrd`",
+        "40 of 200 read with other voxels",
+        "200 of 200 `the compressed voxels are damaged`",
+        test_nrrd,
+        "test_compressed_voxels_that_are_damaged_are_never_read_as_other_voxels",
+    ),
+    (
+        "a named pipe, a socket or a device as image, label, data file or model file",
+        "waited for ever",
+        "`this is not a regular file`",
+        test_files,
+        "test_special_files_are_refused_at_once",
+    ),
+    (
+        "`.nii.gz` of 20 MB with 20 GB behind the voxels",
+        "two minutes and a half, then a result",
+        "at once: `more than 65536 bytes follow the voxels`",
+        test_damaged_images,
+        "test_work_is_bounded_by_what_the_header_needs",
+    ),
+    (
+        "`.npy` that its writer cuts while it is read",
+        "the command died (SIGBUS) in 15 of 20",
+        "`its header claims more voxels than the file holds`",
+        test_damaged_images,
+        "test_npy_that_is_cut_while_it_is_read_is_an_error",
+    ),
+    (
+        "`.nii.gz` that is not compressed, `.nii` that is, a page of HTML under any name",
+        "what the parser stumbled over",
+        "the format of the file is named",
+        test_formats,
+        "test_a_file_of_another_format_than_its_name_says_is_named",
+    ),
+    (
+        "`.nhdr`, `.hdr` with `.img`, `.mgz` among the scans",
+        "left out without a word",
+        "one warning with the way to convert them",
+        test_raw_dataset,
+        "test_images_of_formats_that_are_not_read_are_named_once",
+    ),
+    (
+        "`.seg.nrrd` of 3D Slicer, cropped to its segments, as label",
+        "labels without an image, or another grid",
+        "a label on the grid of the image",
+        test_slicer_segmentation,
+        "test_a_folder_of_cropped_segmentations_becomes_a_data_set",
+    ),
+    (
+        "`.seg.nrrd` with segments that overlap in layers",
+        "`the image is not a 3D volume`",
+        "`segments overlap`, naming the segment; without an overlap a label",
+        test_slicer_segmentation,
+        "test_what_a_label_cannot_hold_is_refused",
+    ),
+]
