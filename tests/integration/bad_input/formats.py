@@ -1,4 +1,4 @@
-"""Image files of docs/bad_input.md that are hostile or of other formats: what came out before, and now, and its test."""
+"""Image files of docs/bad_input.md, hostile or of other formats: what came out before, and now, and the test."""
 
 from __future__ import annotations
 
