@@ -25,6 +25,7 @@ COMMANDS = (
 
 DEPENDENCIES = [
     "torch>=2.5,!=2.9.*",  # 2.9: 3D convolutions run out of memory
+    "SimpleITK>=2.3",  # images in memory (from_simpleitk, to_simpleitk)
     "numpy>=1.26",
     "scikit-image>=0.22",
     "batchgenerators>=0.25",
@@ -55,7 +56,6 @@ EXTRAS = {
         "tensorboard",
         "pytest>=8",
         "hypothesis>=6.100",
-        "SimpleITK>=2.3",  # a second reader of all formats, to compare with
         "pynrrd>=1.0",  # a second reader of NRRD, to compare with
         "pytest-cov>=6.3",
         "pytest-xdist>=3.6",

@@ -10,6 +10,8 @@ The public names are loaded on first use, so that ``import detseg3d`` and ``-h``
     Read and validate a ``plans.json``.
 ``evaluate_arrays``
     Every metric of a predicted mask against a true one: ``evaluate_arrays(truth, prediction, spacing)``.
+``from_simpleitk``, ``to_simpleitk``
+    A SimpleITK image as an array with its geometry, and back.
 ``DetSeg3DError``
     Raised for everything that a user can cause and mend.
 """
@@ -23,11 +25,21 @@ if TYPE_CHECKING:
     from detseg3d.core.errors import DetSeg3DError
     from detseg3d.evaluation.arrays import evaluate_arrays
     from detseg3d.inference.predictor import Predictor
+    from detseg3d.io.simpleitk import from_simpleitk, to_simpleitk
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import load_plans
 
 __version__ = "0.1.0"
-__all__ = ["DetSeg3D", "DetSeg3DError", "Predictor", "__version__", "evaluate_arrays", "load_plans"]
+__all__ = [
+    "DetSeg3D",
+    "DetSeg3DError",
+    "Predictor",
+    "__version__",
+    "evaluate_arrays",
+    "from_simpleitk",
+    "load_plans",
+    "to_simpleitk",
+]
 
 # As strings, not import statements: the layers below may import this package without pulling in those above them.
 _HOMES = {
@@ -35,7 +47,9 @@ _HOMES = {
     "DetSeg3DError": "detseg3d.core.errors",
     "Predictor": "detseg3d.inference.predictor",
     "evaluate_arrays": "detseg3d.evaluation.arrays",
+    "from_simpleitk": "detseg3d.io.simpleitk",
     "load_plans": "detseg3d.planning.plans",
+    "to_simpleitk": "detseg3d.io.simpleitk",
 }
 
 

@@ -51,7 +51,7 @@ __all__ = [
     "save_plans",
 ]
 
-PLANS_VERSION: Final = 1
+PLANS_VERSION: Final = 2
 MOST_PLANS_BYTES: Final = 16 << 20
 """Size of a plans.json. What the planner writes has some kilobytes."""
 
@@ -261,7 +261,7 @@ class Plans(_Strict):
     anterior-posterior, x is right-left.
     """
 
-    version: Literal[1] = PLANS_VERSION
+    version: Literal[2] = PLANS_VERSION
     dataset_name: str
     file_ending: str
     channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)

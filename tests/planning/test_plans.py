@@ -28,7 +28,7 @@ def test_plans_come_back_from_disk(tmp_path: Path, tiny_plans: Plans) -> None:
 def test_plans_are_written_for_people(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
     text = (tmp_path / "plans.json").read_text(encoding="utf-8")
-    assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 1
+    assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 2
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_level_sizes_must_ascend(plans_data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version"),
+        ({"version": 1}, "version"),
         ({"normalization": [{"scheme": "zscore"}] * 2}, "2 normalisations for 1 channels"),
         ({"normalization": [{"scheme": "minmax"}]}, "normalization.0.scheme"),
         ({"class_names": ["a", "b"], "class_labels": [1, 1]}, "each of ('a', 'b') its own value"),
