@@ -141,7 +141,7 @@ def _read_header(stream: Stream, path: Path) -> Any:
 def _check_spacing(header: Any, path: Path) -> None:
     """Refuse a spacing that is not positive where nothing else states one: nibabel makes 1 mm of 0."""
     spacing = header["pixdim"][1:4]
-    if header["sform_code"] == 0 and (spacing <= 0).any():  # NaN makes an affine that is not finite
+    if header["sform_code"] == 0 and not (spacing > 0).all():  # NaN included
         raise DetSeg3DError(
             "the spacing of the image is not positive",
             file=path,

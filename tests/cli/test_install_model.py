@@ -34,7 +34,7 @@ def test_an_installed_model_predicts_the_very_files_of_the_exported_one(
     write_image(image, Geometry(image.shape), tmp_path / "scan.nii.gz")
     first = predicted(tmp_path / "scan.nii.gz", tmp_path / "first", "-m", str(tiny_model))
     second = predicted(tmp_path / "scan.nii.gz", tmp_path / "second", "-d", "901", "--results", str(results))
-    assert len(first) == 5 and first == second
+    assert len(first) == 6 and first == second
 
 
 def test_a_name_that_is_taken_is_an_error_without_overwrite(

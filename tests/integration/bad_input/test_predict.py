@@ -130,7 +130,7 @@ def test_a_model_that_is_broken_is_refused(
 ) -> None:
     model = tmp_path / "model"
     (model / "fold_0").mkdir(parents=True)
-    for part in ("plans.json", "model_final.safetensors"):
+    for part in ("plans.json", "model_final.safetensors", "appearance.json"):
         (model / "fold_0" / part).write_bytes((tiny_model / "fold_0" / part).read_bytes())
     whole = (model / file).read_bytes() if content is None else content
     (model / file).write_bytes(whole[:-100] if content is None else whole)
