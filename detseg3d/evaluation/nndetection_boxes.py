@@ -39,6 +39,8 @@ for p in pathlib.Path(".").glob("*_boxes.pkl"): numpy.savez(p.with_suffix(".npz"
 
 _MOST_BYTES = 1 << 30  # ten million boxes
 _KEYS = ("pred_boxes", "pred_scores", "pred_labels")
+# Voxels. Sums and products of such edges stay finite, and no image is that large.
+_LARGEST_EDGE = 1e9
 
 
 def edges_from_nndetection(boxes: npt.ArrayLike, voxel: Sequence[float] | FloatArray = (1.0, 1.0, 1.0)) -> FloatArray:
@@ -132,6 +134,13 @@ def read_nndetection_boxes(
         raise _wrong_form(file, data)
     if not all(np.all(np.isfinite(values)) for values in (boxes, scores, labels)):
         raise DetSeg3DError("a box, score or label is not a finite number", file=file)
+    if boxes.size and np.abs(boxes).max() > _LARGEST_EDGE:
+        raise DetSeg3DError(
+            "a box lies outside any image",
+            file=file,
+            value=float(boxes.ravel()[np.abs(boxes).argmax()]),
+            expected=f"voxels, at most {_LARGEST_EDGE:.0e}",
+        )
     if np.any(boxes[:, [2, 3, 5]] < boxes[:, [0, 1, 4]]) or not _are_counts(labels):
         raise _wrong_form(file, data)
     return edges_from_nndetection(boxes, _voxel(data, network_spacing, file)), scores, labels.astype(int).tolist()
@@ -154,7 +163,7 @@ def _voxel(data: Mapping[str, Any], network_spacing: Sequence[float] | None, fil
         ) from error
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         voxel: FloatArray = np.asarray(network_spacing, np.float64) / image
-    if not np.all(np.isfinite(voxel) & (voxel > 0)):
+    if not np.all((voxel > 1 / _LARGEST_EDGE) & (voxel < _LARGEST_EDGE)):
         raise DetSeg3DError("a spacing is not positive", file=file, value=[network_spacing, image.tolist()])
     return voxel
 

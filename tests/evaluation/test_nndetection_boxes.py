@@ -113,6 +113,8 @@ def test_the_spacing_of_the_network_is_nothing_without_that_of_the_image(tmp_pat
         ({"pred_labels": ["lesion"]}, "not as nnDetection's"),
         ({"pred_scores": [np.nan]}, "not a finite number"),
         ({"pred_boxes": [[4, 5, np.inf, 9, 6, 8]]}, "not a finite number"),
+        ({"pred_boxes": [[1e308, 0, 1e308, 2, 0, 2.5]]}, "outside any image"),
+        ({"pred_boxes": [[-1e308, 0, 1, 2, 0, 2.5]]}, "outside any image"),
         ({"pred_scores": np.array([None])}, "cannot be read"),
     ],
 )
