@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -27,6 +28,15 @@ def _interrupts_are_heard() -> None:
     """Shells let what they start in the background ignore SIGINT. Our commands respect that; these tests send it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_precision() -> Iterator[None]:
+    """A training that fell back to float32 does not decide for the tests that follow in this process."""
+    yield
+    device = sys.modules.get("detseg3d.execution.device")
+    if device is not None:
+        device._FLOAT32_ONLY.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import torch
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = [
+    "allow_half_precision",
     "autocast",
     "autocast_dtype",
     "compute_in_float32",
@@ -97,6 +98,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def compute_in_float32(device: torch.device) -> None:
     """Compute in float32 on this type of device from now on, in this process: training, validation and prediction."""
     _FLOAT32_ONLY.add(device.type)
+
+
+def allow_half_precision(device: torch.device) -> None:
+    """Take back :func:`compute_in_float32`: the precision that pays on this type of device is used again."""
+    _FLOAT32_ONLY.discard(device.type)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

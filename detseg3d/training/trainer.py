@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.device import autocast, autocast_dtype, compute_in_float32
+from detseg3d.execution.device import allow_half_precision, autocast, autocast_dtype, compute_in_float32
 from detseg3d.execution.interruption import Interruption, postponed, raise_again
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import remove_files
@@ -196,6 +196,7 @@ def train_fold(
 
 def _check_precision(state: _State, plans: Plans, typical_shape: Sequence[int], options: TrainingOptions) -> None:
     """Train in float32, with a warning, where half precision gives other results on this device."""
+    allow_half_precision(options.device)  # an earlier training of this process may have had another network
     check = check_precision(state.model, plans, typical_shape, options.device)
     wrong = check is not None and bool(check.wrong)
     if check is not None:

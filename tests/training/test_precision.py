@@ -197,14 +197,25 @@ def test_a_training_falls_back_to_float32_with_a_warning(
     break_layers(monkeypatch, Conv3d, lambda image: image.shape[2] == 3)
     caplog.set_level(logging.WARNING)
     if resume:
-        monkeypatch.setattr(execution, "_FLOAT32_ONLY", {"cpu"})
-        train(plans, store, tmp_path)  # which has nothing to check
+        with monkeypatch.context() as patch:
+            patch.setattr(execution, "has_fast_bfloat16", lambda: False)
+            train(plans, store, tmp_path)  # which has nothing to check
         assert caplog.records == []
-        monkeypatch.setattr(execution, "_FLOAT32_ONLY", set())
     train(plans, store, tmp_path, resume=resume)
     assert any("detector." in record.message and "windows 12×12×12" in record.message for record in caplog.records)
     assert execution.autocast_dtype(CPU) is None
     assert len(records(tmp_path)) == 4
+
+
+def test_a_training_in_float32_does_not_decide_for_the_next_one(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        break_layers(patch, Conv3d, lambda image: image.shape[2] == 3)
+        train(plans, store, tmp_path / "first")
+    assert execution.autocast_dtype(CPU) is None
+    train(plans, store, tmp_path / "second")
+    assert execution.autocast_dtype(CPU) is not None
 
 
 def test_the_check_changes_nothing_of_a_training(
