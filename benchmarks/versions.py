@@ -49,8 +49,11 @@ class Checkout:
     def run(self, *arguments: str) -> str:
         """Run Python of this checkout on one core; returns its standard output."""
         command = [str(self.folder / ".venv" / "bin" / "python"), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder)}
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Python looks for the package in the working folder first.
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, encoding="utf-8", env=environment, check=False
+        )
         if done.returncode != 0:
             raise SystemExit(f"{self.folder}: {' '.join(arguments[:4])} failed:\n{done.stderr[-2000:]}")
         return done.stdout
@@ -79,13 +82,14 @@ def main() -> None:
             Checkout(options.old.resolve(), work / "old"),
             Checkout(options.new.resolve(), work / "new"),
         )
+        raw = options.raw.resolve()
         print("| task | old, s | new, s | new / old (lowest to highest) |\n|---|---:|---:|---:|")
         for ending in ENDINGS:
             file = write_large(work / f"large{ending}")
             megabytes = file.stat().st_size / 1e6
             print_pair(f"read {ending}, {megabytes:.0f} MB", pair, options.runs, lambda one, file=file: read(one, file))
-        print_pair("plan and preprocess", pair, 1, lambda one: prepare(one, options.raw, options.dataset))
-        scans = prepare_models(pair, options.raw, options.dataset, options.scans, work)
+        print_pair("plan and preprocess", pair, 1, lambda one: prepare(one, raw, options.dataset))
+        scans = prepare_models(pair, raw, options.dataset, options.scans, work)
         print_pair(
             f"predict {options.scans} scans", pair, options.runs, lambda one: predict(one, scans, options.dataset)
         )
