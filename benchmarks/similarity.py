@@ -83,7 +83,7 @@ def masked(scan: Scan) -> Scan:
 
 
 def noisy(scan: Scan, factor: float = 5.0) -> Scan:
-    """White noise in addition, so that there is ``factor`` times as much; only where there is no padding."""
+    """Add white noise outside the padding, so that the noise is ``factor`` times as strong."""
     random = np.random.default_rng(0)
     look = scan.look()
     images = []

@@ -287,7 +287,7 @@ def mutate_zip(content: bytes, draw: random.Random, within: Callable[[str, bytes
     content : bytes
     draw : Random
     within : callable
-        Changes the content of a member, whose name it is given.
+        Takes the name and the content of a member and returns a mutant of the content.
     """
     if draw.random() < 0.4:
         return mutate_bytes(content, draw)

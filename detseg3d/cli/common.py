@@ -273,7 +273,7 @@ def _run(
 
 
 def _message(error: Exception) -> str | None:
-    """What the user is told of an error; ``None`` for a defect of this program, whose traceback is shown."""
+    """Return the message for the user; ``None`` if the error is a defect of this program and its traceback is shown."""
     if isinstance(error, DetSeg3DError):
         return str(error)
     if is_out_of_memory(error):
