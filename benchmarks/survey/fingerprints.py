@@ -1,0 +1,253 @@
+"""Fingerprints drawn from the facts about a kind: what would be measured of such a data set, without its images."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from benchmarks.survey.model import Kind, LesionClass, Placement, Scans
+from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
+
+__all__ = ["describe", "draw_fingerprint"]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+_TRIES = 20  # places that are tried for a lesion before it is left out
+_GAP = 1.05  # two ellipsoids of this distance, in their mean radii, do not touch
+_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Lesions of one class in a scan: class index, centres and edges ``(n, 3)`` in mm from the body's corner."""
+
+    label: int
+    centers: FloatArray
+    extents: FloatArray
+
+
+def describe(kind: Kind) -> RawDataset:
+    """The data set as its dataset.json would describe it; its files do not exist."""
+    labels = {"background": 0, **{lesion.name: index + 1 for index, lesion in enumerate(kind.classes)}}
+    channels = tuple(f"{modality.name}" if index == 0 else f"{modality.name}{index}" for index, modality in
+                     enumerate(kind.channels))  # fmt: skip
+    cases = tuple(RawCase(f"case_{index:04d}", ()) for index in range(kind.cases))
+    name = f"Dataset999_{kind.name}"
+    return RawDataset(Path(name), name, channels, labels, ".nii.gz", cases, kind.instances)
+
+
+def draw_fingerprint(kind: Kind, unit: float = 1.0) -> dict[str, Any]:
+    """The content of the ``dataset_fingerprint.json`` of such a data set.
+
+    Parameters
+    ----------
+    kind : Kind
+    unit : float, optional
+        All lengths are multiplied by it: the same data set, written in another unit of length.
+
+    Returns
+    -------
+    dict
+        The same for each call.
+    """
+    dataset = describe(kind)
+    geometries = _geometries(kind)
+    cases: dict[str, Any] = {}
+    for index, (case, scans) in enumerate(zip(dataset.cases, geometries, strict=True)):
+        random = np.random.default_rng([zlib.crc32(kind.name.encode()), index])
+        cases[case.case_id] = _case_record(kind, scans, random, unit)
+    samples = [_intensity_samples(kind, any(record["lesions"] for record in cases.values()))]
+    intensity = summarize({}, samples, dataset.channel_names, dataset.class_names)["intensity"]
+    for record in cases.values():
+        record["intensity"] = [
+            {"body": channel["body"], "lesions": channel["lesions"] if record["lesions"] else None}
+            for channel in intensity.values()
+        ]
+    return {
+        "version": FINGERPRINT_VERSION,
+        "dataset_name": dataset.name,
+        "cases": cases,
+        "summary": summarize(cases, samples, dataset.channel_names, dataset.class_names),
+    }
+
+
+def _geometries(kind: Kind) -> list[Scans]:
+    """Which entry of ``kind.scans`` each case has."""
+    if kind.outlier:
+        rest = kind.scans[1:]
+        return [kind.scans[0], *(rest[index % len(rest)] for index in range(kind.cases - 1))]
+    shares = np.cumsum([scans.share for scans in kind.scans])
+    places = (np.arange(kind.cases) + 0.5) / kind.cases * shares[-1]
+    return [kind.scans[int(index)] for index in np.searchsorted(shares, places)]
+
+
+def _case_record(kind: Kind, scans: Scans, random: np.random.Generator, unit: float) -> dict[str, Any]:
+    deviation = random.standard_normal(3) * scans.spread
+    in_plane = float(np.exp(deviation[1] / 2))
+    spacing = np.array(scans.spacing) * (np.exp(deviation[0]), in_plane, in_plane)
+    slices = max(1, round(scans.shape[0] * float(np.exp(deviation[2] - deviation[0]))))
+    shape = np.array((slices, *scans.shape[1:]))
+    cropped = np.maximum(1, np.rint(shape * scans.body)).astype(int)
+    start = (shape - cropped) // 2
+    lesions = [
+        record
+        for drawn in _draw_lesions(kind, cropped * spacing, spacing, random)
+        for record in _lesion_records(drawn, spacing, cropped, unit)
+    ]
+    _add_nearest(lesions)
+    return {
+        "source": "none",
+        "spacing": (spacing * unit).tolist(),
+        "shape": shape.tolist(),
+        "crop_box": [*start.tolist(), *(start + cropped).tolist()],
+        "cropped_shape": cropped.tolist(),
+        "lesions": lesions,
+    }
+
+
+def _draw_lesions(kind: Kind, size: FloatArray, spacing: FloatArray, random: np.random.Generator) -> list[_Drawn]:
+    """Lesions of all classes in a body of ``size`` mm; those that found no place are left out."""
+    drawn: list[_Drawn] = []
+    taken = (np.zeros((0, 3)), np.zeros((0, 3)))
+    for label, lesion in enumerate(kind.classes):
+        if lesion.placement is Placement.NESTED:
+            host = next(entry for entry in drawn if kind.classes[entry.label].name == lesion.host)
+            drawn.append(_nested(label, lesion, host, random))
+            continue
+        count = lesion.counts.draw(random)
+        extents = lesion.sizes.draw(random, count)[:, None] * np.array(lesion.aspect)
+        extents = np.minimum(np.sort(extents.reshape(-1, 3), axis=0)[::-1], size)
+        if lesion.placement in (Placement.SCATTERED, Placement.CLUSTERED):
+            centers, kept = _throw(lesion, extents, taken, (size, spacing), random)
+        else:
+            centers, kept = _ordered(lesion, label, extents, size, random)
+        drawn.append(_Drawn(label, centers[kept], extents[kept]))
+        taken = (np.concatenate([taken[0], centers[kept]]), np.concatenate([taken[1], extents[kept]]))
+    return drawn
+
+
+def _nested(label: int, lesion: LesionClass, host: _Drawn, random: np.random.Generator) -> _Drawn:
+    """Lesions within those of another class, whose sizes are shares of it."""
+    centers, extents = [np.zeros((0, 3))], [np.zeros((0, 3))]
+    for center, extent in zip(host.centers, host.extents, strict=True):
+        count = lesion.counts.draw(random)
+        shares = lesion.sizes.draw(random, count)[:, None]
+        extents.append(shares * extent)
+        centers.append(center + (random.random((count, 3)) - 0.5) * (1 - shares) * extent * 0.6)
+    return _Drawn(label, np.concatenate(centers), np.concatenate(extents))
+
+
+def _throw(
+    lesion: LesionClass,
+    extents: FloatArray,
+    taken: tuple[FloatArray, FloatArray],
+    body: tuple[FloatArray, FloatArray],
+    random: np.random.Generator,
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Places, largest lesion first, where no lesion touches another; and which lesions found one."""
+    size, spacing = body
+    count, known = len(extents), len(taken[0])
+    centers = np.concatenate([taken[0], np.zeros((count, 3))])
+    edges = np.concatenate([taken[1], extents])
+    present = np.arange(known + count) < known
+    region = size * lesion.region
+    hearts = size / 2 + (random.random((lesion.clusters, 3)) - 0.5) * region * 0.8
+    for row in range(count):
+        if lesion.placement is Placement.CLUSTERED:
+            places = (
+                hearts[random.integers(0, lesion.clusters, _TRIES)]
+                + random.standard_normal((_TRIES, 3)) * region.mean() * 0.08
+            )
+        else:
+            places = size / 2 + (random.random((_TRIES, 3)) - 0.5) * region
+        places = np.clip(places, extents[row] / 2, size - extents[row] / 2)
+        others = np.flatnonzero(present)
+        reach = (edges[others] + extents[row]) / 2 + spacing
+        apart = np.square((places[:, None] - centers[others]) / reach).sum(axis=2).min(axis=1, initial=np.inf)
+        free = np.flatnonzero(apart >= _GAP)
+        if len(free):
+            centers[known + row], present[known + row] = places[free[0]], True
+    return centers[known:], present[known:]
+
+
+def _ordered(
+    lesion: LesionClass, label: int, extents: FloatArray, size: FloatArray, random: np.random.Generator
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Places on a lattice, in a column or in two rows."""
+    count = len(extents)
+    index = np.arange(count)
+    if lesion.placement is Placement.COLUMN:
+        drift = np.cumsum(random.standard_normal((count, 3)) * (0, 1, 0.5) * 0.05 * lesion.step, axis=0)
+        along = extents[0, 0] / 2 + index * lesion.step if count else index
+        centers = np.column_stack([along, np.full(count, size[1] / 2), np.full(count, size[2] / 2)]) + drift
+    elif lesion.placement is Placement.ARCH:
+        place = index + label
+        angle = (place % 16 - 7.5) * np.pi / 18
+        radius = lesion.step * 18 / np.pi
+        rows = np.where(place % 32 < 16, -0.55, 0.55) * (extents[:, 0] if count else 0)
+        centers = np.array(size) / 2 + np.column_stack([rows, -radius * (np.cos(angle) - 0.5), radius * np.sin(angle)])
+    else:
+        region = size * lesion.region
+        step = (region.prod() / max(count, 1)) ** (1 / 3)
+        cells = np.maximum(1, np.ceil(region / step)).astype(int)
+        while cells.prod() < count:
+            step *= 0.9
+            cells = np.maximum(1, np.ceil(region / step)).astype(int)
+        sites = random.permutation(int(cells.prod()))[:count]
+        lattice = np.column_stack(np.unravel_index(sites, cells)) + 0.5
+        lattice = lattice + (random.random((len(sites), 3)) - 0.5) * 0.3
+        centers = (size - region) / 2 + lattice * region / cells
+    inside = np.all((centers >= extents[: len(centers)] / 2 - 1e-9) & (centers <= size - extents / 2 + 1e-9), axis=1)
+    if lesion.placement is Placement.PACKED:
+        return np.clip(centers, extents / 2, size - extents / 2), np.ones(count, bool)
+    return centers, inside
+
+
+def _lesion_records(
+    drawn: _Drawn, spacing: FloatArray, shape: npt.NDArray[np.integer[Any]], unit: float
+) -> list[dict[str, Any]]:
+    """The boxes on the scan's voxels, with the volume of an ellipsoid."""
+    voxels = np.clip(np.rint(drawn.extents / spacing), 1, shape)
+    start = np.clip(np.rint((drawn.centers - drawn.extents / 2) / spacing), 0, shape - voxels)
+    counts = np.maximum(1, np.rint(np.pi / 6 * voxels.prod(axis=1)))
+    extents, centers = voxels * spacing * unit, (start + voxels / 2) * spacing * unit
+    volumes = counts * spacing.prod() * unit**3
+    return [
+        {
+            "class": drawn.label,
+            "voxels": int(counts[row]),
+            "volume_mm3": float(volumes[row]),
+            "extents_mm": extents[row].tolist(),
+            "diameter_mm": float((6 * volumes[row] / np.pi) ** (1 / 3)),
+            "center_mm": centers[row].tolist(),
+            "nearest_mm": None,
+        }
+        for row in range(len(extents))
+    ]
+
+
+def _add_nearest(lesions: Sequence[dict[str, Any]]) -> None:
+    if len(lesions) < 2:
+        return
+    centers = np.array([lesion["center_mm"] for lesion in lesions])
+    for lesion, distance in zip(lesions, cKDTree(centers).query(centers, k=2)[0][:, 1], strict=True):
+        lesion["nearest_mm"] = float(distance)
+
+
+def _intensity_samples(kind: Kind, lesions: bool) -> list[dict[str, FloatArray]]:
+    random = np.random.default_rng(zlib.crc32(kind.name.encode()))
+    samples = []
+    for modality in kind.channels:
+        mean, deviation, lesion_mean, lesion_deviation = modality.value
+        body = mean + deviation * random.standard_normal(_SAMPLES)
+        inside = lesion_mean + lesion_deviation * random.standard_normal(_SAMPLES if lesions else 0)
+        samples.append({"body": body.astype(np.float32), "lesions": inside.astype(np.float32)})
+    return samples

@@ -1,0 +1,251 @@
+"""The rules that every plan must keep, each computed from the fingerprint and the plan alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.survey.fingerprints import describe, draw_fingerprint
+from benchmarks.survey.model import Kind, Rule
+from detseg3d.core.tiles import tile_boxes
+from detseg3d.planning.memory import inference_limit_gb
+from detseg3d.planning.planner import plan_dataset
+from detseg3d.planning.plans import Plans
+
+__all__ = [
+    "PlannedKind",
+    "Violation",
+    "check",
+    "check_outlier",
+    "check_scale",
+    "lesion_extents",
+    "nnunet_spacing",
+    "plan_kind",
+]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+LEAST_BOUND = 0.99
+MOST_SECONDS = 2.0  # of the processor
+SPANS = (1.0, 16.0)  # cells of its level that a lesion spans, along the pooled axes
+LEVEL_SHARE = 0.9  # of a level's lesions that do
+ROI_PERCENTILES = (5, 50, 75)
+LEAST_SAMPLES = 8.0  # along a lesion's longest edge, or two for each voxel of it
+SAMPLES_PER_VOXEL = 2.0
+ONE_ROI_VOXELS = 48.0  # a lesion of so many voxels along each axis fits in one RoI
+MOST_ROIS = 27  # of a larger one
+GRID_TOLERANCE = 0.06  # one step of the spacings that the planner tries
+_LEAST_CASES_FOR_OUTLIERS = 20
+_LENGTHS = {"spacing", "extents_mm", "center_mm", "diameter_mm", "nearest_mm", "longest_edge_mm"}
+
+
+class PlannedKind(NamedTuple):
+    """A kind, what would be measured of it, its plans, and the seconds of the processor that planning took."""
+
+    kind: Kind
+    fingerprint: dict[str, Any]
+    plans: Plans
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A rule that a plan breaks, and the figures."""
+
+    rule: Rule
+    found: str
+
+
+def plan_kind(kind: Kind) -> PlannedKind:
+    """Draw the fingerprint of a kind and plan for it."""
+    fingerprint, dataset = draw_fingerprint(kind), describe(kind)
+    start = time.process_time()
+    plans = plan_dataset(fingerprint, dataset)
+    return PlannedKind(kind, fingerprint, plans, time.process_time() - start)
+
+
+def lesion_extents(fingerprint: dict[str, Any]) -> FloatArray:
+    """Edges of all lesions' boxes in mm, shape ``(N, 3)``."""
+    edges = [lesion["extents_mm"] for case in fingerprint["cases"].values() for lesion in case["lesions"]]
+    return np.array(edges, np.float64).reshape(-1, 3)
+
+
+def nnunet_spacing(fingerprint: dict[str, Any]) -> tuple[float, float, float]:
+    """The spacing that nnU-Net's published rule gives for the full resolution.
+
+    The median of each axis. If one axis is over 3 times coarser than the others and has less than a third of their
+    voxels, that axis takes its 10th percentile, but not below the coarser of the others (Isensee et al., Nature
+    Methods 2021, and the default experiment planner of nnU-Net 2).
+    """
+    cases = list(fingerprint["cases"].values())
+    spacings = np.array([case["spacing"] for case in cases], np.float64)
+    target = np.percentile(spacings, 50, axis=0)
+    shape = np.percentile(np.array([case["cropped_shape"] for case in cases], np.float64), 50, axis=0)
+    worst = int(target.argmax())
+    others = [axis for axis in range(3) if axis != worst]
+    coarser = float(target[others].max())
+    if target[worst] > 3 * coarser and shape[worst] * 3 < shape[others].min():
+        target[worst] = max(float(np.percentile(spacings[:, worst], 10)), coarser)
+    z, y, x = target.tolist()
+    return z, y, x
+
+
+def check(planned: PlannedKind) -> list[Violation]:
+    """Hold a plan against all rules that need no second plan."""
+    rules: tuple[tuple[Rule, Callable[[PlannedKind], str | None]], ...] = (
+        (Rule.BOUND, _bound),
+        (Rule.SMALLEST_CELL, _smallest_cell),
+        (Rule.LEVELS, _levels),
+        (Rule.ROI_MAGNIFICATION, _magnification),
+        (Rule.ROI_IN_VOLUME, _roi_in_volume),
+        (Rule.MEMORY, _memory),
+        (Rule.CANDIDATES, _candidates),
+        (Rule.TIME, _time),
+    )
+    found = ((rule, test(planned)) for rule, test in rules)
+    return [Violation(rule, text) for rule, text in found if text is not None]
+
+
+def check_outlier(planned: PlannedKind) -> list[Violation]:
+    """Plan again with one scan more, of nine times the volume and without a lesion: the grid must stay."""
+    cases = planned.fingerprint["cases"]
+    if len(cases) < _LEAST_CASES_FOR_OUTLIERS:
+        return []
+    largest = max(cases.values(), key=lambda case: math.prod(case["cropped_shape"]) * math.prod(case["spacing"]))
+    shape = [4 * largest["cropped_shape"][0], *(math.ceil(1.5 * n) for n in largest["cropped_shape"][1:])]
+    added = {**largest, "shape": shape, "cropped_shape": shape, "crop_box": [0, 0, 0, *shape], "lesions": []}
+    summary = {**planned.fingerprint["summary"], "cases": len(cases) + 1}
+    fingerprint = {**planned.fingerprint, "cases": {**cases, "outlier": added}, "summary": summary}
+    plans = plan_dataset(fingerprint, describe(planned.kind))
+    before, after = planned.plans.detection_spacing, plans.detection_spacing
+    if np.allclose(before, after, rtol=GRID_TOLERANCE, atol=0):
+        return []
+    return [Violation(Rule.OUTLIER, f"{_text(before)} mm become {_text(after)} mm")]
+
+
+def check_scale(planned: PlannedKind) -> list[Violation]:
+    """Plan again with all lengths in another unit: spacings scale, all else stays."""
+    unit = 1e-3 if max(planned.plans.fine_spacing) > 1 else 1e3
+    scaled = plan_dataset(_in_unit(planned.fingerprint, unit), describe(planned.kind))
+    plans = planned.plans
+    same = {
+        "detection spacing": np.allclose(
+            scaled.detection_spacing, np.array(plans.detection_spacing) * unit, rtol=1e-3, atol=0
+        ),
+        "strides": scaled.stage1.strides == plans.stage1.strides,
+        "head levels": scaled.stage1.head_stages == plans.stage1.head_stages,
+        "RoI size": scaled.roi.size == plans.roi.size,
+        "windows": scaled.training.curriculum == plans.training.curriculum,
+        "bound": math.isclose(scaled.recall_bound.bound, plans.recall_bound.bound, abs_tol=0.002),
+    }
+    return [Violation(Rule.SCALE, f"{name} changes with the unit") for name, equal in same.items() if not equal]
+
+
+def _in_unit(value: Any, unit: float, factor: float = 1.0) -> Any:
+    """A fingerprint with all lengths multiplied by ``unit``, and all volumes by its cube."""
+    if isinstance(value, dict):
+        return {
+            name: _in_unit(entry, unit, unit if name in _LENGTHS else unit**3 if name == "volume_mm3" else factor)
+            for name, entry in value.items()
+        }
+    if isinstance(value, list):
+        return [_in_unit(entry, unit, factor) for entry in value]
+    return value * factor if factor != 1 and isinstance(value, (int, float)) else value
+
+
+def _text(values: Sequence[float]) -> str:
+    return "×".join(f"{value:.3g}" for value in values)
+
+
+def _cells(plans: Plans) -> FloatArray:
+    """Edges in mm of the cells of each head level, shape ``(levels, 3)``."""
+    return np.array(plans.cell_sizes()) * np.array(plans.fine_spacing)
+
+
+def _bound(planned: PlannedKind) -> str | None:
+    bound = planned.plans.recall_bound.bound
+    return None if bound >= LEAST_BOUND else f"{bound:.3f} instead of at least {LEAST_BOUND}"
+
+
+def _smallest_cell(planned: PlannedKind) -> str | None:
+    extents = lesion_extents(planned.fingerprint)
+    if len(extents) == 0:
+        return None
+    span = float(np.percentile((extents / _cells(planned.plans)[0]).max(axis=1), 5))
+    return None if span >= 1 - 1e-6 else f"{span:.2f} cells instead of 1"
+
+
+def _levels(planned: PlannedKind) -> str | None:
+    plans, extents = planned.plans, lesion_extents(planned.fingerprint)
+    if len(extents) == 0:
+        return None
+    cells, voxel = _cells(plans), np.array(plans.detection_spacing)
+    level = np.searchsorted(plans.stage1.level_upper_sizes, extents.max(axis=1), side="left")
+    for index, cell in enumerate(cells):
+        edges = extents[level == index]
+        if len(edges) == 0:
+            return f"level {index} has no lesion"
+        pooled = cell > 1.5 * voxel
+        spans = (edges / cell)[:, pooled if pooled.any() else np.ones(3, bool)].max(axis=1)
+        share = float(np.mean(spans >= SPANS[0] - 1e-6))
+        if index and share < LEVEL_SHARE:
+            return f"level {index}: {1 - share:.0%} of {len(spans)} lesions are smaller than its cells"
+        if float(np.mean(spans <= SPANS[1])) < LEVEL_SHARE:
+            return f"level {index}: the lesions span up to {spans.max():.0f} of its cells"
+    return None
+
+
+def _magnification(planned: PlannedKind) -> str | None:
+    plans, extents = planned.plans, lesion_extents(planned.fingerprint)
+    if len(extents) == 0:
+        return None
+    voxels = extents / np.array(plans.fine_spacing)
+    minimum = np.array(plans.roi.minimum_extent) / np.array(plans.fine_spacing)
+    order = np.argsort(voxels.max(axis=1), kind="stable")
+    for percentile in ROI_PERCENTILES:
+        edges = voxels[order[round(percentile / 100 * (len(order) - 1))]]
+        box = np.concatenate([np.zeros(3), edges])[None]
+        tiles, _ = tile_boxes(box, plans.roi.margin, minimum, plans.roi.size, plans.roi.max_scale)
+        if len(tiles) > (1 if edges.max() <= ONE_ROI_VOXELS else MOST_ROIS):
+            return f"the {percentile}th percentile lesion of {_text(edges)} voxels takes {len(tiles)} RoIs"
+        window = tiles[0, 3:] - tiles[0, :3]
+        longest = int(edges.argmax())
+        samples = edges[longest] / window[longest] * plans.roi.size[longest]
+        wanted = min(LEAST_SAMPLES, SAMPLES_PER_VOXEL * edges[longest], float(plans.roi.size[longest]))
+        if samples < 0.95 * wanted:
+            return f"{samples:.1f} samples for a lesion of {edges[longest]:.1f} voxels (percentile {percentile})"
+    return None
+
+
+def _roi_in_volume(planned: PlannedKind) -> str | None:
+    size, shape = planned.plans.roi.size, planned.plans.largest_shape
+    # A network needs four samples, and multiples of four where it pools.
+    if all(samples <= max(4, 4 * math.ceil(voxels / 4)) for samples, voxels in zip(size, shape, strict=True)):
+        return None
+    return f"RoIs of {_text(size)} samples in a volume of {_text(shape)} voxels"
+
+
+def _memory(planned: PlannedKind) -> str | None:
+    plans = planned.plans
+    limit = inference_limit_gb(math.prod(plans.largest_shape), plans.num_channels)
+    if plans.predicted_training_gb > plans.memory_budget_gb + 1e-3:
+        return f"training takes {plans.predicted_training_gb:.2f} of {plans.memory_budget_gb:g} GB"
+    if plans.predicted_inference_gb > limit + 1e-3:
+        return f"prediction takes {plans.predicted_inference_gb:.2f} of {limit:.2f} GB"
+    return None
+
+
+def _candidates(planned: PlannedKind) -> str | None:
+    most = max(len(case["lesions"]) for case in planned.fingerprint["cases"].values())
+    limit = planned.plans.inference.max_candidates
+    return None if limit >= most else f"{limit} candidates for {most} lesions in the fullest scan"
+
+
+def _time(planned: PlannedKind) -> str | None:
+    return None if planned.seconds <= MOST_SECONDS else f"{planned.seconds:.1f} s"
