@@ -15,9 +15,21 @@ __all__ = ["Row", "explain_rules", "make_row", "write_table"]
 Row = tuple[str, ...]
 
 HEADER: Row = (
-    "Kind", "scans", "lesions, most in a scan", "median spacing, mm", "planned volume", "nnU-Net's spacing", "detection spacing",
-    "cells of the heads", "p5 lesion, cells", "bound", "RoI", "GB to train, to predict", "candidates", "rules broken",
-)  # fmt: skip
+    "Kind",
+    "scans",
+    "lesions, most in a scan",
+    "median spacing, mm",
+    "planned volume",
+    "nnU-Net's spacing",
+    "detection spacing",
+    "cells of the heads",
+    "p5 lesion, cells",
+    "bound",
+    "RoI",
+    "GB to train, to predict",
+    "candidates",
+    "rules broken",
+)
 
 
 def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
