@@ -67,7 +67,7 @@ TINY_PLANS: dict[str, Any] = {
         "blocks": [1, 1],
         "fpn_channels": 8,
         "head_stages": [0, 1],
-        "level_upper_sizes": [10],
+        "level_upper_sizes": [[10, 10, 10]],
     },
     "roi": {"size": [16, 16, 16], "minimum_extent": [10, 10, 10]},
     "stage2": {

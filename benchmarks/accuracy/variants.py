@@ -123,7 +123,7 @@ def _fine_stage(channels: int, head: bool = False) -> Change:
         stage1 = add_fine_stage(_without_fine_stage(plans).stage1, channels)
         shape = stage1.model_dump()
         if head:
-            cells = LEVEL_CELLS[1] * min(plans.detection_spacing)
+            cells = tuple(LEVEL_CELLS[1] * length for length in plans.detection_spacing)
             shape["head_stages"] = (0, *stage1.head_stages)
             shape["level_upper_sizes"] = (cells, *stage1.level_upper_sizes)
         return plans.evolve(stage1=shape)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes, boxes_from_instances
+from detseg3d.planning import rules
 
 __all__ = ["LevelTargets", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
 
@@ -83,17 +84,25 @@ class LevelTargets:
 
 
 def assign_levels(
-    boxes: npt.ArrayLike, spacing: Sequence[float], level_upper_sizes: Sequence[float]
+    boxes: npt.ArrayLike, spacing: Sequence[float], level_upper_sizes: Sequence[tuple[float, float, float]]
 ) -> npt.NDArray[np.int64]:
-    """Head level of each box: the finest whose upper size (mm) the longest edge does not exceed.
+    """Head level of each box: the finest whose upper size (mm) no edge of the box exceeds.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+        Fine voxels.
+    spacing : 3 floats
+        Edges ``(z, y, x)`` of a fine voxel in mm.
+    level_upper_sizes : sequence of 3 floats
+        As in the plan: edges ``(z, y, x)`` in mm, one entry less than there are levels.
 
     Examples
     --------
-    >>> assign_levels([[0, 0, 0, 4, 4, 4], [0, 0, 0, 4, 4, 40]], (1, 1, 1), (16,)).tolist()
+    >>> assign_levels([[0, 0, 0, 4, 4, 4], [0, 0, 0, 4, 4, 40]], (1, 1, 1), [(16, 16, 16)]).tolist()
     [0, 1]
     """
-    longest = (box_sizes(boxes) * np.asarray(spacing)).max(axis=1, initial=0)
-    return np.searchsorted(np.asarray(level_upper_sizes, dtype=np.float64), longest, side="left").astype(np.int64)
+    return rules.assign_levels(box_sizes(boxes) * np.asarray(spacing, dtype=np.float64), level_upper_sizes)
 
 
 def level_targets(

@@ -171,7 +171,7 @@ def _explain_fine_stage(
     if len(extents) == 0:
         return Decision(name=name, value="none", because="no lesion to measure")
     cell = chosen.stem_cell()
-    median = float(np.median(rules.lesion_spans(extents, cell)))
+    median = float(np.median(rules.lesion_spans(extents, cell, chosen.spacing)))
     because = f"the median lesion spans {median:.2g} cells of the stem ({mm(cell)})"
     if chosen.fine_stage:
         value = f"{chosen.stage1.channels[0]} channels at full resolution"
@@ -213,13 +213,13 @@ def explain_network(
             Decision(name="head levels", value=value, because="no lesion to measure: one level"),
         ]
     longest = extents.max(axis=1)
-    level = np.searchsorted(np.asarray(stage1.level_upper_sizes), longest, side="left")
+    level = rules.assign_levels(extents, stage1.level_upper_sizes)
     counts = np.bincount(level, minlength=len(heads))
-    bounds = ", ".join(f"{upper:.3g}" for upper in stage1.level_upper_sizes) or "none"
+    bounds = ", ".join(mm(upper) for upper in stage1.level_upper_sizes) or "none"
     because = (
         f"longest edges of {len(longest)} lesions, 5th/50th/95th percentile "
         + "/".join(f"{p:.3g}" for p in np.percentile(longest, (5, 50, 95)))
-        + f" mm; a level takes lesions of up to 8 of its cells (bounds in mm: {bounds}), which gives "
+        + f" mm; a level takes lesions that span up to 8 of its cells (bounds: {bounds}), which gives "
         + "/".join(map(str, counts))
         + " lesions"
     )
@@ -242,7 +242,7 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
     if bound.lesions == 0:
         return Decision(name="recall bound", value="unknown", because="the training cases have no lesion")
     cell = cells[plans.stage1.head_stages[0]]
-    small = float(np.percentile(rules.lesion_spans(extents, cell), 5))
+    small = float(np.percentile(rules.lesion_spans(extents, cell, plans.fine_spacing), 5))
     because = (
         f"{bound.below_one_cell} of {bound.lesions} training lesions span less than one cell ({mm(cell)}) and "
         f"{bound.colliding} share their cell with another: Stage 1 recall is bounded by {bound.bound:.3f}; "

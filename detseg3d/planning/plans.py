@@ -106,8 +106,8 @@ class Stage1Plan(_Strict):
     head_stages: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         min_length=1, description="backbone stages that carry a detection head, finest first"
     )
-    level_upper_sizes: tuple[PositiveFloat, ...] = Field(
-        description="between neighbouring levels: the largest lesion (longest edge, mm) that the finer level takes"
+    level_upper_sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(
+        description="between neighbouring levels: the largest lesion (edges z, y, x in mm) that the finer level takes"
     )
     towers: bool = Field(default=True, description="a convolution of its own for each head, behind the pyramid's")
 
@@ -122,8 +122,9 @@ class Stage1Plan(_Strict):
             )
         if len(self.level_upper_sizes) != len(self.head_stages) - 1:
             raise ValueError("level_upper_sizes needs one entry less than head_stages")
-        if list(self.level_upper_sizes) != sorted(self.level_upper_sizes):
-            raise ValueError(f"level_upper_sizes {self.level_upper_sizes} must ascend")
+        for finer, coarser in pairwise(self.level_upper_sizes):
+            if any(upper < lower for lower, upper in zip(finer, coarser, strict=True)):
+                raise ValueError(f"level_upper_sizes {self.level_upper_sizes} must not descend along any axis")
         return self
 
     def cumulative_stride(self, stage: int) -> tuple[int, int, int]:

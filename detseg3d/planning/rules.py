@@ -19,6 +19,7 @@ __all__ = [
     "LevelChoice",
     "Strides",
     "add_fine_stage",
+    "assign_levels",
     "choose_fine_spacing",
     "choose_levels",
     "choose_max_candidates",
@@ -199,48 +200,104 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
 
 
 class LevelChoice(NamedTuple):
-    """Stages with a head, the upper lesion size (mm) between neighbours, and the lesions each level gets."""
+    """Stages with a head, the upper lesion edges (mm) between neighbours, and the lesions each level gets."""
 
     head_stages: tuple[int, ...]
-    upper_sizes: tuple[float, ...]
+    upper_sizes: tuple[Spacing, ...]
     lesions: tuple[int, ...]
 
 
-def choose_levels(longest_edges: npt.ArrayLike, cells: Sequence[float]) -> LevelChoice:
-    """Detection levels from the lesion sizes.
-
-    A level takes lesions of up to 8 of its cells, the finest level everything smaller too, the coarsest everything
-    larger. A level that would get no lesion, or hardly any, is dropped and its neighbour takes its lesions: the finer
-    one, or for the finest level the next, provided that its lesions span at least 2 cells there.
+def assign_levels(extents: FloatArray, upper_sizes: Sequence[Spacing]) -> npt.NDArray[np.int64]:
+    """Level of each lesion: the finest level whose upper size no edge of the lesion exceeds.
 
     Parameters
     ----------
-    longest_edges : array_like, shape ``(N,)``
-        Longest edge of each lesion's box, mm.
-    cells : sequence of float
-        Finest edge of a cell of each backbone stage, mm.
+    extents : ndarray, shape ``(N, 3)``
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
+    upper_sizes : sequence of 3 floats
+        Between neighbouring levels, finest first: the longest edges ``(z, y, x)`` in mm that the finer level takes. No
+        axis descends from one entry to the next.
+
+    Returns
+    -------
+    ndarray of int64, shape ``(N,)``
+        0 is the finest level.
 
     Examples
     --------
-    >>> choose_levels([3] * 50 + [20] * 10, (2, 4, 8))
-    LevelChoice(head_stages=(0, 1), upper_sizes=(16.0,), lesions=(50, 10))
-    >>> choose_levels([40] * 50, (2, 4, 8)).head_stages
-    (2,)
+    >>> assign_levels(np.array([[8.0, 4, 4], [9, 4, 4], [8, 33, 4]]), [(8, 16, 16), (16, 32, 32)]).tolist()
+    [0, 1, 2]
     """
-    edges = np.asarray(longest_edges, dtype=np.float64)
-    upper = LEVEL_CELLS[1] * np.asarray(cells, dtype=np.float64)
+    edges = np.asarray(extents, dtype=np.float64).reshape(-1, 1, 3)
+    upper = np.asarray(upper_sizes, dtype=np.float64).reshape(1, -1, 3)
+    too_large = (edges > upper * (1 + 1e-6)).any(axis=2)
+    level: npt.NDArray[np.int64] = too_large.sum(axis=1, dtype=np.int64)
+    return level
+
+
+def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spacing) -> LevelChoice:
+    """Detection levels from the lesion sizes.
+
+    A level takes lesions that span up to 8 of its cells. The finest level also takes everything smaller, the coarsest
+    everything larger. The longest edge of a lesion is compared with the shortest edge of the cell among the axes that
+    the level's stage pools. An axis that the stage does not pool, because it is too coarse or too short, is compared
+    by itself: of the cells along it a lesion spans few, whatever its size in the plane.
+
+    A level that would get no lesion, or hardly any, is dropped. The next finer level takes its lesions. If the dropped
+    level is the finest, the next coarser level takes them, provided that they span at least 2 cells there.
+
+    Parameters
+    ----------
+    extents : array_like, shape ``(N, 3)``
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
+    strides : sequence of 3 ints
+        Of each backbone stage.
+    voxel : 3 floats
+        Edges ``(z, y, x)`` in mm of a voxel of the detection grid.
+
+    Examples
+    --------
+    >>> strides = [(2, 2, 2), (2, 2, 2), (2, 2, 2)]
+    >>> choose_levels([[3, 3, 3]] * 50 + [[20, 20, 20]] * 10, strides, (1, 1, 1))
+    LevelChoice(head_stages=(0, 1), upper_sizes=((16.0, 16.0, 16.0),), lesions=(50, 10))
+    >>> choose_levels([[40, 40, 40]] * 50, strides, (1, 1, 1)).head_stages
+    (2,)
+
+    One slice of 1 mm:
+
+    >>> choose_levels([[1, 12, 12]] * 50 + [[1, 30, 30]] * 10, [(1, 2, 2)] * 3, (1, 1, 1)).upper_sizes
+    ((8.0, 16.0, 16.0),)
+    """
+    edges = np.asarray(extents, dtype=np.float64).reshape(-1, 3)
     if len(edges) == 0:
         return LevelChoice((0,), (), (0,))
-    stages = np.minimum(np.searchsorted(upper, edges * (1 - 1e-6), side="left"), len(cells) - 1)
+    cells = np.cumprod(np.asarray(strides), axis=0) * np.asarray(voxel, dtype=np.float64)
+    upper = [_upper_size(cell, stride) for cell, stride in zip(cells, strides, strict=True)]
+    stages = assign_levels(edges, upper[:-1])
     counts = np.bincount(stages, minlength=len(cells))
     wanted = max(LESIONS_PER_LEVEL, SHARE_PER_LEVEL * len(edges))
     kept = [stage for stage in range(len(cells)) if counts[stage] >= wanted] or [int(counts.argmax())]
     small = edges[stages < kept[0]]
-    if len(small) and small.min() < LEVEL_CELLS[0] * cells[kept[0]]:
-        kept.insert(0, int(stages.min()))
-    bounds = tuple(float(f"{upper[stage]:.6g}") for stage in kept[:-1])
-    level = np.searchsorted(np.asarray(bounds), edges, side="left")
-    return LevelChoice(tuple(kept), bounds, tuple(np.bincount(level, minlength=len(kept)).tolist()))
+    if len(small):
+        pooled = _pooled(strides[kept[0]])
+        if small[:, pooled].max(axis=1).min() < LEVEL_CELLS[0] * cells[kept[0]][pooled].min():
+            kept.insert(0, int(stages.min()))
+    bounds = tuple(upper[stage] for stage in kept[:-1])
+    counts = np.bincount(assign_levels(edges, bounds), minlength=len(kept))
+    return LevelChoice(tuple(kept), bounds, tuple(counts.tolist()))
+
+
+def _upper_size(cell: FloatArray, stride: Triple) -> Spacing:
+    """Edges in mm of the largest lesion for the cells of a stage; see :func:`choose_levels`."""
+    pooled = _pooled(stride)
+    z, y, x = (float(f"{LEVEL_CELLS[1] * edge:.6g}") for edge in np.where(pooled, cell[pooled].min(), cell))
+    return z, y, x
+
+
+def _pooled(stride: Triple) -> npt.NDArray[np.bool_]:
+    """Axes that a stage pools; all axes if it pools none."""
+    pooled = np.asarray(stride) > 1
+    return pooled if pooled.any() else np.ones(3, bool)
 
 
 def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: FloatArray) -> Stage1Plan:
@@ -254,9 +311,7 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: FloatArray) -> 
     """
     stages = choose_strides(spacing, shape, choose_stem(spacing, shape, small_lesion_extents(extents)))
     count = len(stages.strides)
-    cumulative = np.cumprod(np.asarray(stages.strides), axis=0) * np.asarray(spacing)
-    longest = extents.max(axis=1) if len(extents) else np.zeros(0)
-    levels = choose_levels(longest, cumulative.min(axis=1).tolist())
+    levels = choose_levels(extents, stages.strides, spacing)
     return Stage1Plan(
         channels=CHANNELS[:count],
         strides=stages.strides,
@@ -289,7 +344,7 @@ def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) ->
     if len(extents) == 0 or max(plan.strides[0]) == 1:
         return False
     cell = [stride * length for stride, length in zip(plan.strides[0], spacing, strict=True)]
-    return float(np.median(lesion_spans(extents, cell))) <= FINE_UP_TO_CELLS
+    return float(np.median(lesion_spans(extents, cell, spacing))) <= FINE_UP_TO_CELLS
 
 
 def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Plan:
@@ -327,15 +382,34 @@ def small_lesion_extents(extents: FloatArray) -> tuple[float, float, float] | No
     return z, y, x
 
 
-def lesion_spans(extents: FloatArray, cell: Sequence[float]) -> FloatArray:
+def lesion_spans(extents: FloatArray, cell: Sequence[float], voxel: Sequence[float]) -> FloatArray:
     """How many cells each lesion spans along the axis where it spans most.
+
+    Only axes count along which a cell is longer than a voxel: along the others every lesion spans a cell, however
+    small it is. If a cell is a voxel, all axes count.
+
+    Parameters
+    ----------
+    extents : ndarray, shape ``(N, 3)``
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
+    cell, voxel : 3 floats
+        Edges ``(z, y, x)`` of a cell and of a voxel in mm.
+
+    Returns
+    -------
+    ndarray of float, shape ``(N,)``
 
     Examples
     --------
-    >>> lesion_spans(np.array([[3.0, 1.0, 1.0]]), (3, 2, 2)).tolist()
+    >>> lesion_spans(np.array([[3.0, 1.0, 1.0]]), (3, 2, 2), (3, 1, 1)).tolist()
+    [0.5]
+    >>> lesion_spans(np.array([[3.0, 1.0, 1.0]]), (3, 1, 1), (3, 1, 1)).tolist()
     [1.0]
     """
-    spans: FloatArray = (np.asarray(extents).reshape(-1, 3) / np.asarray(cell)).max(axis=1)
+    lengths = np.asarray(cell, dtype=np.float64)
+    longer = lengths > np.asarray(voxel, dtype=np.float64) * (1 + 1e-6)
+    axes = np.flatnonzero(longer) if longer.any() else np.arange(3)
+    spans: FloatArray = (np.asarray(extents, dtype=np.float64).reshape(-1, 3)[:, axes] / lengths[axes]).max(axis=1)
     return spans
 
 
@@ -358,7 +432,7 @@ def recall_bound(
     classes: Sequence[npt.NDArray[np.integer[Any]]],
     extents: Sequence[FloatArray],
     cells: Sequence[Sequence[float]],
-    upper_sizes: Sequence[float],
+    upper_sizes: Sequence[Spacing],
 ) -> RecallBound:
     """What Stage 1 can find at best: lesions below one cell are lost, and of those that share a cell all but one.
 
@@ -368,8 +442,8 @@ def recall_bound(
         Centres ``(n, 3)`` and extents ``(n, 3)`` in mm, classes ``(n,)``.
     cells : one entry per level
         Edges ``(z, y, x)`` of a cell in mm, finest level first.
-    upper_sizes : sequence of float
-        Between neighbouring levels, mm.
+    upper_sizes : sequence of 3 floats
+        Between neighbouring levels: edges ``(z, y, x)`` in mm.
 
     Returns
     -------
@@ -390,9 +464,9 @@ def recall_bound(
         if len(center) == 0:
             continue
         total += len(center)
-        large = lesion_spans(extent, cells[0]) >= 1 - 1e-6
+        large = lesion_spans(extent, cells[0], cells[0]) >= 1 - 1e-6
         below += int((~large).sum())
-        level = np.searchsorted(np.asarray(upper_sizes, dtype=np.float64), extent.max(axis=1), side="left")
+        level = assign_levels(extent, upper_sizes)
         unit = np.asarray(cells, dtype=np.float64)[level]
         keys = np.column_stack([level, label, np.floor(center / unit)])[large]
         colliding += len(keys) - len(np.unique(keys, axis=0))

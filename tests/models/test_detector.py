@@ -101,7 +101,7 @@ def test_no_map_is_kept_that_the_pyramid_does_not_read() -> None:
         blocks=(1, 1, 1),
         fpn_channels=8,
         head_stages=(1, 2),
-        level_upper_sizes=(16.0,),
+        level_upper_sizes=((16.0, 16.0, 16.0),),
     )
     detector = Detector(plan, 1, 1)
     maps: list[weakref.ref[torch.Tensor]] = []

@@ -24,7 +24,7 @@ def anisotropic(plans: Plans) -> Plans:
     return plans.evolve(
         fine_spacing=[3, 1, 1],
         detection_spacing=[3, 2, 2],
-        stage1={"strides": [[1, 2, 2], [2, 2, 2]], "level_upper_sizes": [15]},
+        stage1={"strides": [[1, 2, 2], [2, 2, 2]], "level_upper_sizes": [[15, 15, 15]]},
     )
 
 

@@ -36,13 +36,14 @@ def test_a_volume_without_lesions_has_empty_targets() -> None:
     assert targets.ids.shape == (0,) and targets.boxes.shape == (0, 6) and targets.classes.shape == (0,)
 
 
-def test_levels_are_chosen_by_the_longest_edge_in_millimetres() -> None:
+def test_a_level_takes_boxes_none_of_whose_edges_in_millimetres_is_longer_than_its_own() -> None:
     boxes = [[0, 0, 0, 2, 4, 4], [0, 0, 0, 3, 4, 4], [0, 0, 0, 1, 40, 1], [0, 0, 0, 1, 41, 1]]
-    assert assign_levels(boxes, (5, 1, 1), (10, 40)).tolist() == [0, 1, 1, 2]
+    assert assign_levels(boxes, (5, 1, 1), [(10, 10, 10), (40, 40, 40)]).tolist() == [0, 1, 1, 2]
+    assert assign_levels(boxes, (5, 1, 1), [(15, 4, 4), (15, 40, 40)]).tolist() == [0, 0, 1, 2]
 
 
 def test_no_boxes_have_no_levels() -> None:
-    assert assign_levels([], (1, 1, 1), (10,)).shape == (0,)
+    assert assign_levels([], (1, 1, 1), [(10, 10, 10)]).shape == (0,)
 
 
 @settings(max_examples=50, deadline=None)

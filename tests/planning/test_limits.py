@@ -18,7 +18,7 @@ THREE_STAGES = {
     "blocks": [1, 3, 2],
     "fpn_channels": 12,
     "head_stages": [1, 2],
-    "level_upper_sizes": [10],
+    "level_upper_sizes": [[10, 10, 10]],
 }
 FOUR_SCALES = {
     "channels": [4, 8, 12, 16],

@@ -19,7 +19,7 @@ STAGE1 = Stage1Plan(
     blocks=(1, 1, 2),
     fpn_channels=48,
     head_stages=(0, 1),
-    level_upper_sizes=(16.0,),
+    level_upper_sizes=((16.0, 16.0, 16.0),),
 )
 ROI, STAGE2 = roi_plan((32, 32, 32), (1, 1, 1)), stage2_plan((32, 32, 32), (1, 1, 1))
 

@@ -103,10 +103,10 @@ def test_bad_values_of_a_section_are_refused(
     assert message in problems(plans_data)
 
 
-def test_level_sizes_must_ascend(plans_data: dict[str, Any]) -> None:
+def test_level_sizes_must_not_descend(plans_data: dict[str, Any]) -> None:
     three = {"channels": [8] * 3, "strides": [[2] * 3] * 3, "kernels": [[3] * 3] * 3, "blocks": [1] * 3}
-    plans_data["stage1"].update(three, head_stages=[0, 1, 2], level_upper_sizes=[20, 10])
-    assert "level_upper_sizes (20.0, 10.0) must ascend" in problems(plans_data)
+    plans_data["stage1"].update(three, head_stages=[0, 1, 2], level_upper_sizes=[[20, 20, 20], [20, 10, 20]])
+    assert "must not descend along any axis" in problems(plans_data)
 
 
 @pytest.mark.parametrize(
