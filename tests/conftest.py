@@ -81,7 +81,7 @@ TINY_PLANS: dict[str, Any] = {
         "curriculum": [{"share": 0.5, "window": [16, 16, 16]}, {"share": 0.5, "window": None}],
     },
     "inference": {"score_threshold": 0.4, "growth_threshold": 0.35},
-    "recall_bound": {"lesions": 0, "below_one_cell": 0, "colliding": 0, "bound": 1},
+    "recall_bound": {"lesions": 0, "found": 0, "bound": 1},
 }
 
 

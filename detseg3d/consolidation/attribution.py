@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.consolidation.setting import PreparedCase
-from detseg3d.evaluation.summary import VOXEL_EDGES
+from detseg3d.core.size_classes import size_classes
 from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.models.roi_sampling import match_proposals
 from detseg3d.models.targets import volume_targets
@@ -121,7 +120,7 @@ def attribute(
         found = sum(lesion.kept[index] for lesion in traced)
         stages.append({"stage": stage, "recall": _share(found, len(traced)), "found": found, "lesions": len(traced)})
     rows, outlines = [], []
-    for name, low, high in _bins():
+    for name, low, high in size_classes():
         members = [lesion for lesion in traced if low <= lesion.voxels < high]
         recall = {
             stage: _share(sum(lesion.kept[index] for lesion in members), len(members))
@@ -144,13 +143,3 @@ def _trace(plans: Plans, case: PreparedCase) -> list[TracedLesion]:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _bins() -> list[tuple[str, float, float]]:
-    edges = [0.0, *VOXEL_EDGES, float("inf")]
-    names = [
-        f"under {VOXEL_EDGES[0]} voxels",
-        *(f"{low} to under {high} voxels" for low, high in pairwise(VOXEL_EDGES)),
-        f"{VOXEL_EDGES[-1]} voxels or more",
-    ]
-    return [(name, low, high) for name, (low, high) in zip(names, pairwise(edges), strict=True)]

@@ -1,19 +1,54 @@
-"""Non-maximum suppression of 3D boxes: by centre distance, then by intersection over union.
+"""Non-maximum suppression of 3D boxes: by the distance of the centres and by intersection over union.
 
-Overlap alone cannot merge duplicates of a tiny lesion: two boxes of 3 voxels shifted by 2 voxels along each axis have
-an IoU of 0.02. The distance between the centres, measured in box sizes, can.
+Overlap alone cannot merge duplicates of a tiny lesion: two boxes of 3 voxels that are shifted by 2 voxels along each
+axis have an IoU of 0.02. The distance between the centres, measured in box sizes, can.
+
+The distance compares boxes of like size only. A box of 3 voxels inside a box of 40 voxels is another lesion, even at
+the same centre: two boxes whose volumes differ by a factor of 8 have an IoU of at most 1/8.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes
 
-__all__ = ["suppress"]
+__all__ = ["LIKE_VOLUMES", "PairSimilarity", "similar_pairs", "suppress"]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.int64]
+
+LIKE_VOLUMES: Final = 8.0
+"""Two boxes may be duplicates by distance if the larger one has less than this many times the smaller one's volume."""
+
+_THINNEST = 1e-6  # voxels: a box that was cut to nothing still has a unit to measure a distance in
+# So many pairs of a block of boxes with all others are compared at once: some hundred megabytes at most.
+_PAIRS_AT_ONCE = 4_000_000
+_LARGEST_BLOCK = 1024
+_FIRST_BLOCK = 16
+# A spatial index pays from about this many boxes on.
+_WORTH_AN_INDEX = 256
+
+
+class PairSimilarity(NamedTuple):
+    """How much alike pairs of boxes are.
+
+    Attributes
+    ----------
+    distance : ndarray of float64, shape ``(P,)``
+        Between the centres, each axis in units of the mean size of the two boxes along it; infinite if one box has
+        :data:`LIKE_VOLUMES` times the volume of the other or more.
+    iou : ndarray of float64, shape ``(P,)``
+    """
+
+    distance: FloatArray
+    iou: FloatArray
 
 
 def suppress(
@@ -24,23 +59,24 @@ def suppress(
     distance: float,
     iou: float,
     most: int | None = None,
-) -> npt.NDArray[np.int64]:
+) -> IntArray:
     """Greedy suppression within each class: the best box stays, its duplicates go, and so on.
 
     Parameters
     ----------
     boxes : array_like, shape ``(N, 6)``
-        In voxel edges.
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges.
     scores : array_like, shape ``(N,)``
     classes : array_like of int, shape ``(N,)``
         Boxes of different classes never suppress each other.
     distance : float
-        A box goes if its centre is closer than this to a better one's. Each axis is measured in units of the mean
-        size of the two boxes along it; 0 switches the criterion off.
+        A box goes if its centre is closer than this to the centre of a better box of like size (see
+        :data:`LIKE_VOLUMES`). Each axis is measured in units of the mean size of the two boxes along it. 0 switches
+        the criterion off.
     iou : float
-        A box goes if its intersection over union with a better one exceeds this.
+        A box goes if its intersection over union with a better box exceeds this.
     most : int, optional
-        So many stay at most, the best ones.
+        At most so many boxes stay, the best ones.
 
     Returns
     -------
@@ -52,48 +88,158 @@ def suppress(
     >>> boxes = [[0, 0, 0, 3, 3, 3], [1, 0, 0, 4, 3, 3], [9, 9, 9, 12, 12, 12]]
     >>> suppress(boxes, [0.8, 0.9, 0.5], [0, 0, 0], distance=0.5, iou=0.3).tolist()
     [1, 2]
+
+    A small box in the middle of a large box is another lesion:
+
+    >>> suppress([[0, 0, 0, 40, 40, 40], [18, 18, 18, 22, 22, 22]], [0.9, 0.8], [0, 0], distance=0.5, iou=0.3).tolist()
+    [0, 1]
     """
-    array = as_boxes(boxes).astype(np.float64)
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    labels = np.asarray(classes)
-    centers, sizes, volumes = box_centers(array), box_sizes(array), box_volumes(array)
-    alive = np.ones(len(array), bool)
+    ranked = _Boxes.of(as_boxes(boxes)[order], np.asarray(classes)[order])
+    alive = np.ones(len(order), np.bool_)
     kept: list[int] = []
-    for index in order:
-        if most is not None and len(kept) >= most:
-            break
-        if not alive[index]:
-            continue
-        kept.append(int(index))
-        rivals = np.flatnonzero(alive & (labels == labels[index]))
-        rivals = rivals[rivals != index]
-        if len(rivals):
-            close = _normalized_distance(centers, sizes, index, rivals) < distance
-            overlapping = _iou(array, volumes, index, rivals) > iou
-            alive[rivals[close | overlapping]] = False
-        alive[index] = False
-    return np.asarray(kept, np.int64)
+    start, length = 0, _FIRST_BLOCK
+    index = _Index(ranked, np.arange(len(order)), distance)
+    while start < len(order) and (most is None or len(kept) < most):
+        # Boxes that were suppressed only slow the search down.
+        if len(index) >= 2 * max(int(alive[start:].sum()), 1):
+            index = _Index(ranked, start + np.flatnonzero(alive[start:]), distance)
+        end = min(start + min(length, index.block), len(order))
+        block = start + np.flatnonzero(alive[start:end])
+        first, second = _duplicates(ranked, *index.near(block), distance, iou)
+        begin, stop = np.searchsorted(first, block, "left"), np.searchsorted(first, block, "right")
+        for rank, a, b in zip(block.tolist(), begin.tolist(), stop.tolist(), strict=True):
+            if alive[rank]:
+                kept.append(rank)
+                alive[second[a:b]] = False
+        # The best boxes may suppress most of the others: short blocks at first, so that these are not compared at all.
+        start, length = end, 2 * length
+    return order[np.asarray(kept[:most], np.int64)]
 
 
-def _normalized_distance(
-    centers: npt.NDArray[np.floating[Any]],
-    sizes: npt.NDArray[np.floating[Any]],
-    index: int,
-    rivals: npt.NDArray[np.int64],
-) -> npt.NDArray[np.floating[Any]]:
-    unit = np.maximum((sizes[rivals] + sizes[index]) / 2, 1e-6)
-    distances: npt.NDArray[np.floating[Any]] = np.sqrt((((centers[rivals] - centers[index]) / unit) ** 2).sum(axis=1))
-    return distances
+def similar_pairs(
+    boxes: npt.ArrayLike, classes: npt.ArrayLike, *, distance: float, iou: float
+) -> tuple[IntArray, IntArray, PairSimilarity]:
+    """All pairs of boxes of a class of which one could suppress the other.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+    classes : array_like of int, shape ``(N,)``
+    distance, iou : float
+        As in :func:`suppress`.
+
+    Returns
+    -------
+    first, second : ndarray of int64, shape ``(P,)``
+        Indices of the two boxes, ``first < second``; ascending.
+    similarity : PairSimilarity
+
+    Examples
+    --------
+    >>> boxes = [[0, 0, 0, 4, 4, 4], [1, 0, 0, 5, 4, 4], [9, 9, 9, 12, 12, 12]]
+    >>> first, second, similarity = similar_pairs(boxes, [0, 0, 0], distance=0.5, iou=0.3)
+    >>> first.tolist(), second.tolist(), similarity.distance.tolist(), similarity.iou.tolist()
+    ([0], [1], [0.25], [0.6])
+    """
+    ranked = _Boxes.of(as_boxes(boxes), np.asarray(classes))
+    index = _Index(ranked, np.arange(len(ranked)), distance)
+    found = [
+        _duplicates(ranked, *index.near(np.arange(start, min(start + index.block, len(ranked)))), distance, iou)
+        for start in range(0, len(ranked), index.block)
+    ]
+    first = np.concatenate([np.zeros(0, np.int64), *(pair[0] for pair in found)])
+    second = np.concatenate([np.zeros(0, np.int64), *(pair[1] for pair in found)])
+    return first, second, _similarity(ranked, first, second)
 
 
-def _iou(
-    boxes: npt.NDArray[np.floating[Any]],
-    volumes: npt.NDArray[np.floating[Any]],
-    index: int,
-    rivals: npt.NDArray[np.int64],
-) -> npt.NDArray[np.floating[Any]]:
-    low = np.maximum(boxes[rivals, :3], boxes[index, :3])
-    high = np.minimum(boxes[rivals, 3:], boxes[index, 3:])
+@dataclass(frozen=True)
+class _Boxes:
+    """Boxes and what the comparison needs of them, aligned."""
+
+    boxes: FloatArray
+    centers: FloatArray
+    sizes: FloatArray
+    volumes: FloatArray
+    solid: FloatArray  # volumes, of a box that was cut to nothing as well
+    classes: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, boxes: FloatArray, classes: npt.NDArray[Any]) -> _Boxes:
+        array = boxes.astype(np.float64)
+        sizes = box_sizes(array)
+        solid = np.maximum(sizes, _THINNEST).prod(axis=1)
+        return cls(array, box_centers(array), sizes, box_volumes(array), solid, classes)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class _Index:
+    """Finds the boxes that are near enough to be duplicates: one tree for each octave of box sizes.
+
+    With one tree for all boxes a single large box would widen the search around every small one.
+    """
+
+    def __init__(self, ranked: _Boxes, members: IntArray, distance: float) -> None:
+        self._ranked, self._members = ranked, members
+        self._factor = max(distance, 1.0)
+        self.block = int(np.clip(_PAIRS_AT_ONCE // max(len(members), 1), 16, _LARGEST_BLOCK))
+        self._longest = ranked.sizes.max(axis=1, initial=_THINNEST)
+        self._octave = np.ceil(np.log2(self._longest)).astype(np.int64)
+        self._trees: list[tuple[float, IntArray, cKDTree]] = []
+        if len(members) >= _WORTH_AN_INDEX:
+            for octave in np.unique(self._octave[members]):
+                own = members[self._octave[members] == octave]
+                self._trees.append((float(2.0**octave), own, cKDTree(ranked.centers[own])))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def near(self, block: IntArray) -> tuple[IntArray, IntArray]:
+        """Pairs (one of ``block``, a later member) that may be alike, ordered by the first; some are not."""
+        if not self._trees:
+            first, second = np.meshgrid(block, self._members, indexing="ij")
+            pairs = [(first.ravel(), second.ravel())]
+        else:
+            pairs = list(self._near_by_octave(block))
+        first = np.concatenate([np.zeros(0, np.int64), *(pair[0] for pair in pairs)])
+        second = np.concatenate([np.zeros(0, np.int64), *(pair[1] for pair in pairs)])
+        later = second > first
+        first, second = first[later], second[later]
+        order = np.lexsort((second, first))
+        return first[order], second[order]
+
+    def _near_by_octave(self, block: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+        for octave in np.unique(self._octave[block]):
+            own = block[self._octave[block] == octave]
+            tree = cKDTree(self._ranked.centers[own])
+            for upper, members, other in self._trees:
+                # Boxes overlap, or lie within ``distance`` mean sizes, only where no axis exceeds this.
+                reach = self._factor * (2.0**octave + upper) / 2 * (1 + 1e-9)
+                found = tree.sparse_distance_matrix(other, reach, p=np.inf, output_type="ndarray")
+                yield own[found["i"]], members[found["j"]]
+
+
+def _duplicates(
+    ranked: _Boxes, first: IntArray, second: IntArray, distance: float, iou: float
+) -> tuple[IntArray, IntArray]:
+    """Those of the pairs of which one suppresses the other."""
+    same = ranked.classes[first] == ranked.classes[second]
+    first, second = first[same], second[same]
+    similarity = _similarity(ranked, first, second)
+    alike = (similarity.distance < distance) | (similarity.iou > iou)
+    return first[alike], second[alike]
+
+
+def _similarity(ranked: _Boxes, first: IntArray, second: IntArray) -> PairSimilarity:
+    sizes, volumes, solid = ranked.sizes, ranked.volumes, ranked.solid
+    unit = np.maximum((sizes[first] + sizes[second]) / 2, _THINNEST)
+    distance = np.sqrt((((ranked.centers[first] - ranked.centers[second]) / unit) ** 2).sum(axis=1))
+    smaller, larger = np.minimum(solid[first], solid[second]), np.maximum(solid[first], solid[second])
+    distance = np.where(larger < LIKE_VOLUMES * smaller, distance, np.inf)
+    low = np.maximum(ranked.boxes[first, :3], ranked.boxes[second, :3])
+    high = np.minimum(ranked.boxes[first, 3:], ranked.boxes[second, 3:])
     inter = np.clip(high - low, 0, None).prod(axis=1)
-    union = volumes[rivals] + volumes[index] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    union = volumes[first] + volumes[second] - inter
+    return PairSimilarity(distance, np.divide(inter, union, out=np.zeros_like(inter), where=union > 0))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from detseg3d.core.size_classes import VOXEL_EDGES
 from detseg3d.evaluation.agreement import volume_agreement
 from detseg3d.evaluation.figures import SURFACE_FIGURES, CaseFigures
 from detseg3d.evaluation.froc import ScoredCase, score_summary
@@ -17,10 +18,7 @@ from detseg3d.evaluation.limits import reaches
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
 from detseg3d.evaluation.presets import preset_figures
 
-__all__ = ["VOLUME_EDGES", "VOXEL_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
-
-VOXEL_EDGES = (15, 50, 150, 500)
-"""Limits of the size bins in voxels: under 15, 15 to 49, …"""
+__all__ = ["VOLUME_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
 
 VOLUME_EDGES = (10, 30, 100, 300, 1000, 10_000, 100_000)
 """Limits of the size bins in mm³."""

@@ -15,11 +15,9 @@ from torch.nn import functional
 from detseg3d.core.boxes import boxes_from_centers_and_sizes, clip_boxes
 from detseg3d.core.nms import suppress
 from detseg3d.models.detector import LevelOutput
+from detseg3d.planning.recall_bound import PEAKS_PER_CANDIDATE
 
 __all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "highest_probability", "peaks"]
-
-# Peaks that enter the suppression, for each candidate that may leave it.
-_PEAKS_PER_CANDIDATE = 10
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def decode(
         scores.append(level.probability[label, z, y, x].cpu().float().numpy())
         classes.append(label.cpu().numpy())
     found = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
-    found = found[np.argsort(-found.scores, kind="stable")[: _PEAKS_PER_CANDIDATE * max_candidates]]
+    found = found[np.argsort(-found.scores, kind="stable")[: PEAKS_PER_CANDIDATE * max_candidates]]
     found = Detections(clip_boxes(found.boxes, shape), found.scores, found.classes)
     kept = suppress(found.boxes, found.scores, found.classes, distance=distance, iou=iou, most=max_candidates)
     return found[kept]

@@ -23,6 +23,7 @@ from detseg3d.planning.plans import (
     Stage1Plan,
     Stage2Plan,
 )
+from detseg3d.planning.recall_bound import CaseLesions, DetectionLevels
 
 __all__ = ["Detection"]
 
@@ -58,6 +59,12 @@ class Detection:
             tuple(stride * s for stride, s in zip(self.stage1.cumulative_stride(stage), self.spacing, strict=True))
             for stage in range(len(self.stage1.strides))
         ]
+
+    def levels(self, fine_spacing: Spacing) -> DetectionLevels:
+        """The cells of the heads."""
+        cells = self.cells()
+        heads = tuple((cells[stage][0], cells[stage][1], cells[stage][2]) for stage in self.stage1.head_stages)
+        return DetectionLevels(fine_spacing, heads, self.stage1.level_upper_sizes)
 
 
 def times(values: Sequence[int]) -> str:
@@ -243,10 +250,17 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
         return Decision(name="recall bound", value="unknown", because="the training cases have no lesion")
     cell = cells[plans.stage1.head_stages[0]]
     small = float(np.percentile(rules.lesion_spans(extents, cell, plans.fine_spacing), 5))
+    lost = [
+        (bound.below_cell, "smaller than the cell that they share with another"),
+        (bound.same_cell, "in the same cell as another"),
+        (bound.suppressed, "suppressed as a duplicate of another"),
+        (bound.over_limit, "beyond the limit of candidates"),
+    ]
+    reasons = ", ".join(f"{count} {reason}" for count, reason in lost if count) or "none"
     because = (
-        f"{bound.below_one_cell} of {bound.lesions} training lesions span less than one cell ({mm(cell)}) and "
-        f"{bound.colliding} share their cell with another: Stage 1 recall is bounded by {bound.bound:.3f}; "
-        f"a 5th-percentile lesion spans {small:.2g} cells"
+        f"a perfect Stage 1, decoded as planned, finds {bound.found} of {bound.lesions} training lesions; lost: "
+        f"{reasons}; {bound.hard} of the lesions found are smaller than a cell (finest: {mm(cell)}), which makes them "
+        f"hard to learn; a 5th-percentile lesion spans {small:.2g} cells"
     )
     target = rules.LEVEL_CELLS[0]
     if small < target:
@@ -276,13 +290,17 @@ def explain_curriculum(plans: Plans) -> Decision:
     return Decision(name="curriculum", value=value, because=because)
 
 
-def explain_candidates(plans: Plans, lesions_per_case: Sequence[int]) -> Decision:
+def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:
     """The limit of candidates per scan."""
+    inference = plans.inference
+    usual = float(np.median([case.volume for case in cases]))
     return Decision(
         name="candidates",
-        value=f"at most {plans.inference.max_candidates} a scan",
-        because=f"a training case has up to {max(lesions_per_case, default=0)} lesions, and a network that is not "
-        f"sure needs about {rules.CANDIDATES_PER_LESION} candidates for each; every one costs Stage 2 time",
+        value=f"at most {inference.candidate_limit(usual)} in a scan of the usual volume",
+        because=f"a training case has up to {max(len(case) for case in cases)} lesions; a network that is not sure "
+        f"needs about {rules.CANDIDATES_PER_LESION} candidates for each, and every candidate costs Stage 2 time: "
+        f"{inference.candidate_density:.3g} for each mm³ of a scan, but from {inference.min_candidates} to "
+        f"{inference.max_candidates} (their masks take memory)",
     )
 
 

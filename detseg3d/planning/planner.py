@@ -23,11 +23,11 @@ from detseg3d.planning.plans import (
     Decision,
     InferencePlan,
     Plans,
-    RecallBound,
     RoiPlan,
     Stage2Plan,
     TrainingPlan,
 )
+from detseg3d.planning.recall_bound import CaseLesions, case_lesions, recall_bound
 
 __all__ = ["choose_normalization", "plan_dataset"]
 
@@ -116,6 +116,8 @@ def plan_dataset(
     detection = choice.chosen
     decisions.append(explain.explain_detection(detection, choice.finest, fine, largest, memory_gb))
     decisions += explain.explain_network(detection, choice.wanted, extents, memory_gb)
+    measured = [case_lesions(case) for case in cases]
+    inference = _plan_inference(lesions, measured, roi, dataset, mirror_axes)
     plans = Plans(
         **_identity(dataset),
         normalization=tuple(normalization),
@@ -127,36 +129,32 @@ def plan_dataset(
         roi=roi,
         stage2=stage2,
         training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=_plan_inference(lesions, roi, dataset, mirror_axes),
+        inference=inference,
         memory_budget_gb=memory_gb,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
-        recall_bound=_recall_bound(lesions, detection),
+        recall_bound=recall_bound(measured, detection.levels(fine), inference, dataset.class_names),
     )
     decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
     decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
-    decisions.append(explain.explain_candidates(plans, [len(c) for c in lesions.classes]))
+    decisions.append(explain.explain_candidates(plans, measured))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
 
 
-def _recall_bound(lesions: _Lesions, detection: Detection) -> RecallBound:
-    cells = detection.cells()
-    return rules.recall_bound(
-        lesions.centers,
-        lesions.classes,
-        lesions.extents,
-        [cells[stage] for stage in detection.stage1.head_stages],
-        detection.stage1.level_upper_sizes,
-    )
-
-
 def _plan_inference(
-    lesions: _Lesions, roi: RoiPlan, dataset: RawDataset, mirror_axes: tuple[int, ...]
+    lesions: _Lesions,
+    cases: Sequence[CaseLesions],
+    roi: RoiPlan,
+    dataset: RawDataset,
+    mirror_axes: tuple[int, ...],
 ) -> InferencePlan:
     """Room for the fullest scan; where labels do not number their lesions, a lesion is what is connected."""
+    limit = rules.choose_candidate_limit([len(case) for case in cases], [case.volume for case in cases], roi.size)
     return InferencePlan(
-        max_candidates=rules.choose_max_candidates([len(classes) for classes in lesions.classes]),
+        candidate_density=limit.density,
+        min_candidates=limit.fewest,
+        max_candidates=limit.most,
         join_touching=not dataset.instances,
         # What lies apart from a mask is more often a crumb than the smallest lesion ever seen.
         minimum_part_mm3=0.0 if dataset.instances else roi_rules.smallest_lesion(lesions.volumes),

@@ -38,6 +38,7 @@ __all__ = [
     "ChannelNormalization",
     "CurriculumPhase",
     "Decision",
+    "GroupRecall",
     "InferencePlan",
     "Plans",
     "RecallBound",
@@ -51,12 +52,13 @@ __all__ = [
     "save_plans",
 ]
 
-PLANS_VERSION: Final = 2
+PLANS_VERSION: Final = 3
 MOST_PLANS_BYTES: Final = 16 << 20
 """Size of a plans.json. What the planner writes has some kilobytes."""
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+CandidateCount = Annotated[int, Field(ge=1, le=100_000)]
 Spacing = tuple[Length, Length, Length]
 Triple = tuple[AxisLength, AxisLength, AxisLength]
 Strides = tuple[Stride, Stride, Stride]
@@ -221,7 +223,11 @@ class InferencePlan(_Strict):
     score_threshold: Fraction = 0.4
     growth_threshold: Fraction = Field(default=0.3, description="from it on masks extend lesions they touch")
     mask_threshold: Fraction = 0.5
-    max_candidates: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    candidate_density: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="candidates that a scan may have for each mm³ of its volume"
+    )
+    min_candidates: CandidateCount = Field(default=100, description="so many a scan may have, however small it is")
+    max_candidates: CandidateCount = Field(default=1000, description="more no scan may have, however large it is")
     suppression_distance: float = Field(default=0.5, ge=0, description="peaks closer than this share of their size")
     suppression_iou: Fraction = 0.3
     detection_weight: Fraction = Field(
@@ -238,6 +244,22 @@ class InferencePlan(_Strict):
         description="from score to the observed share of true lesions, joined by straight lines; empty: none",
     )
 
+    def candidate_limit(self, volume: float) -> int:
+        """How many candidates a scan may have.
+
+        Parameters
+        ----------
+        volume : float
+            mm³ of the scan, or of the part of it that is predicted.
+
+        Examples
+        --------
+        >>> plan = InferencePlan(candidate_density=0.01, min_candidates=50, max_candidates=400)
+        >>> [plan.candidate_limit(volume) for volume in (1e3, 2e4, 1e6)]
+        [50, 200, 400]
+        """
+        return min(max(math.ceil(self.candidate_density * volume), self.min_candidates), self.max_candidates)
+
     @model_validator(mode="after")
     def _calibration_keeps_the_order(self) -> InferencePlan:
         for axis in zip(*self.calibration, strict=True):
@@ -246,13 +268,47 @@ class InferencePlan(_Strict):
         return self
 
 
+class GroupRecall(_Strict):
+    """Recall of a perfect Stage 1 on some of the training lesions: those of a class, or of a size."""
+
+    name: str
+    lesions: Annotated[int, Field(ge=0)]
+    found: Annotated[int, Field(ge=0)]
+
+    @property
+    def bound(self) -> float:
+        """Share of the lesions that is found; 1 without any."""
+        return self.found / self.lesions if self.lesions else 1.0
+
+
 class RecallBound(_Strict):
-    """What the detection grid can find at best on the training lesions."""
+    """What a perfect Stage 1 finds of the training lesions, and why it loses the others.
+
+    Each lesion is counted once: ``lesions`` is the sum of ``found``, ``below_cell``, ``same_cell``, ``suppressed`` and
+    ``over_limit``. See :func:`detseg3d.planning.recall_bound.recall_bound`.
+    """
 
     lesions: Annotated[int, Field(ge=0)]
-    below_one_cell: Annotated[int, Field(ge=0)]
-    colliding: Annotated[int, Field(ge=0)]
-    bound: Fraction
+    found: Annotated[int, Field(ge=0)]
+    hard: int = Field(default=0, ge=0, description="found, but smaller than one cell of their level")
+    below_cell: int = Field(default=0, ge=0, description="lost: smaller than a cell, and another lesion has the cell")
+    same_cell: int = Field(default=0, ge=0, description="lost: of a cell or more, and another lesion has the cell")
+    suppressed: int = Field(default=0, ge=0, description="lost: taken for a duplicate of another lesion")
+    over_limit: int = Field(default=0, ge=0, description="lost: more lesions than candidates in the scan")
+    by_class: tuple[GroupRecall, ...] = ()
+    by_size: tuple[GroupRecall, ...] = Field(default=(), description="by voxels of a lesion in its scan")
+    bound: Fraction = Field(description="share of the lesions that is found; 1 without any lesion")
+
+    @model_validator(mode="after")
+    def _every_lesion_is_counted_once(self) -> RecallBound:
+        total = self.found + self.below_cell + self.same_cell + self.suppressed + self.over_limit
+        if total != self.lesions:
+            raise ValueError(f"{total} lesions are found or lost, but there are {self.lesions}")
+        if self.hard > self.found:
+            raise ValueError(f"{self.hard} of {self.found} lesions found are smaller than a cell")
+        if abs(self.bound * self.lesions - self.found) > 1e-3 * max(self.lesions, 1):
+            raise ValueError(f"a bound of {self.bound} does not fit {self.found} of {self.lesions} lesions")
+        return self
 
 
 class Plans(_Strict):
@@ -262,7 +318,7 @@ class Plans(_Strict):
     anterior-posterior, x is right-left.
     """
 
-    version: Literal[2] = PLANS_VERSION
+    version: Literal[3] = PLANS_VERSION
     dataset_name: str
     file_ending: str
     channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)

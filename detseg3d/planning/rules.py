@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.planning.plans import RecallBound, Stage1Plan
+from detseg3d.planning.plans import Stage1Plan
 
 __all__ = [
+    "CandidateLimit",
     "LevelChoice",
     "Strides",
     "add_fine_stage",
     "assign_levels",
+    "choose_candidate_limit",
     "choose_fine_spacing",
     "choose_levels",
-    "choose_max_candidates",
     "choose_stem",
     "choose_strides",
     "coarser_spacings",
     "lesion_spans",
     "planned_shape",
-    "recall_bound",
     "stage1_plan",
     "wants_fine_stage",
 ]
@@ -55,7 +55,13 @@ FINE_UP_TO_CELLS = 4.0
 LESIONS_PER_LEVEL = 5
 SHARE_PER_LEVEL = 0.005
 CANDIDATES_PER_LESION = 4
-CANDIDATE_LIMITS = (100, 1000)
+# So many candidates any scan may have. The floor covers training cases of up to so many lesions by itself.
+MIN_CANDIDATES = 100
+_COVERED_BY_FLOOR = MIN_CANDIDATES // CANDIDATES_PER_LESION
+# The masks of all candidates of a scan stay in memory until they are merged.
+CANDIDATE_MASKS_BYTES = 1e9
+_MOST_CANDIDATES = (1000, 20_000)
+_MOST_IN_PLANS = 100_000
 
 
 def choose_fine_spacing(spacings: npt.ArrayLike) -> Spacing:
@@ -413,62 +419,44 @@ def lesion_spans(extents: FloatArray, cell: Sequence[float], voxel: Sequence[flo
     return spans
 
 
-def choose_max_candidates(lesions_per_case: Sequence[int]) -> int:
-    """Candidates that a scan may have: several for each lesion of the fullest training case, from 100 to 1000.
+class CandidateLimit(NamedTuple):
+    """How many candidates a scan may have: ``density`` for each mm³, but from ``fewest`` to ``most``."""
 
-    A network that has learned little is sure of nothing: without a limit, Stage 2 would look at a thousand places.
-
-    Examples
-    --------
-    >>> choose_max_candidates([0, 1, 1]), choose_max_candidates([2, 24, 135]), choose_max_candidates([300])
-    (100, 540, 1000)
-    """
-    most = CANDIDATES_PER_LESION * max(lesions_per_case, default=0)
-    return min(max(most, CANDIDATE_LIMITS[0]), CANDIDATE_LIMITS[1])
+    density: float
+    fewest: int
+    most: int
 
 
-def recall_bound(
-    centers: Sequence[FloatArray],
-    classes: Sequence[npt.NDArray[np.integer[Any]]],
-    extents: Sequence[FloatArray],
-    cells: Sequence[Sequence[float]],
-    upper_sizes: Sequence[Spacing],
-) -> RecallBound:
-    """What Stage 1 can find at best: lesions below one cell are lost, and of those that share a cell all but one.
+def choose_candidate_limit(
+    lesions_per_case: Sequence[int], volumes: Sequence[float], roi_size: Sequence[int]
+) -> CandidateLimit:
+    """Candidates grow with the scan: several for each lesion that a scan as full as the fullest case would hold.
+
+    A limit that is a number would cut a field of view that is larger than those of the training. Without any limit a
+    network that has learned little, and is sure of nothing, would send Stage 2 to thousands of places.
 
     Parameters
     ----------
-    centers, classes, extents : one entry per case
-        Centres ``(n, 3)`` and extents ``(n, 3)`` in mm, classes ``(n,)``.
-    cells : one entry per level
-        Edges ``(z, y, x)`` of a cell in mm, finest level first.
-    upper_sizes : sequence of 3 floats
-        Between neighbouring levels: edges ``(z, y, x)`` in mm.
-
-    Returns
-    -------
-    RecallBound
-        ``colliding`` counts the lesions (of at least one cell) that lose their cell to another of the same class.
+    lesions_per_case : sequence of int
+    volumes : sequence of float
+        Of the same cases, cropped to the body, in mm³.
+    roi_size : 3 ints
+        Samples of an RoI: the masks of the candidates take memory.
 
     Examples
     --------
-    Two of three lesions lie in one cell of 2 mm:
-
-    >>> bound = recall_bound([np.array([[1.0, 1, 1], [1.5, 1, 1], [5, 5, 5]])], [np.zeros(3, int)],
-    ...                      [np.full((3, 3), 2.0)], [(2, 2, 2)], [])
-    >>> bound.colliding, round(bound.bound, 3)
-    (1, 0.667)
+    >>> choose_candidate_limit([0, 1, 1], [1e6] * 3, (32, 32, 32))
+    CandidateLimit(density=4e-06, fewest=100, most=15258)
+    >>> choose_candidate_limit([75, 60], [1e4, 1e4], (24, 24, 24))
+    CandidateLimit(density=0.03, fewest=100, most=20000)
     """
-    total = below = colliding = 0
-    for center, label, extent in zip(centers, classes, extents, strict=True):
-        if len(center) == 0:
-            continue
-        total += len(center)
-        large = lesion_spans(extent, cells[0], cells[0]) >= 1 - 1e-6
-        below += int((~large).sum())
-        level = assign_levels(extent, upper_sizes)
-        unit = np.asarray(cells, dtype=np.float64)[level]
-        keys = np.column_stack([level, label, np.floor(center / unit)])[large]
-        colliding += len(keys) - len(np.unique(keys, axis=0))
-    bound = (total - below - colliding) / total if total else 1.0
-    return RecallBound(lesions=total, below_one_cell=below, colliding=colliding, bound=bound)
+    counts, sizes = np.asarray(lesions_per_case, np.float64), np.asarray(volumes, np.float64)
+    # A lesion or two in a scan that is small by accident say nothing about how dense lesions are.
+    usual = np.where(counts > _COVERED_BY_FLOOR, sizes, np.maximum(sizes, np.median(sizes))) if len(sizes) else sizes
+    density = CANDIDATES_PER_LESION * float((counts / usual).max(initial=0))
+    fullest = int(counts.max(initial=0))
+    affordable = int(CANDIDATE_MASKS_BYTES / (2 * math.prod(roi_size)))
+    most = max(min(max(affordable, _MOST_CANDIDATES[0]), _MOST_CANDIDATES[1]), 2 * fullest)
+    # An organ that is full of lesions may fill a smaller scan than those of the training.
+    fewest = max(MIN_CANDIDATES, fullest)
+    return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MOST_IN_PLANS), min(most, _MOST_IN_PLANS))

@@ -99,7 +99,7 @@ def test_scans_without_candidates_lose_all_at_once(tiny_plans: Plans) -> None:
 
 
 def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: Plans) -> None:
-    bound = {"lesions": 40, "below_one_cell": 3, "colliding": 1, "bound": 0.9}
+    bound = {"lesions": 40, "found": 36, "same_cell": 4, "bound": 0.9}
     plans = tiny_plans.evolve(inference={"suppression_distance": 1.6}, recall_bound=bound)
     cases = [
         prepare_case(tmp_path, "a", make_truth(*TRUTH), BLOBS),

@@ -28,7 +28,8 @@ def brute_force(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, dist
                 squared += (((a0 + a1) - (b0 + b1)) / ((a1 - a0) + (b1 - b0))) ** 2
                 inter *= max(0.0, min(a1, b1) - max(a0, b0))
                 volumes = [volumes[0] * (a1 - a0), volumes[1] * (b1 - b0)]
-            if squared**0.5 < distance or inter / (sum(volumes) - inter) > iou:
+            like = max(volumes) < 8 * min(volumes)
+            if (like and squared**0.5 < distance) or inter / (sum(volumes) - inter) > iou:
                 duplicate = True
         if not duplicate:
             kept.append(candidate)

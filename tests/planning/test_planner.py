@@ -109,10 +109,11 @@ def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     assert poor.detection_spacing[0] > 1
     assert poor.predicted_training_gb <= 1.2
     assert poor.memory_budget_gb == 1.2
-    assert "5 of 10 training lesions span less than one cell" in why(poor, "recall bound")
-    assert "Stage 1 recall is bounded by 0.500" in why(poor, "recall bound")
+    assert "finds 10 of 10 training lesions; lost: none; 5 of the lesions found are smaller" in why(
+        poor, "recall bound"
+    )
     assert "where 2 are wanted: the memory allows no finer grid (see detection spacing)" in why(poor, "recall bound")
-    assert poor.recall_bound.bound == 0.5
+    assert (poor.recall_bound.bound, poor.recall_bound.hard, rich.recall_bound.hard) == (1.0, 5, 5)
 
 
 def test_small_lesions_get_a_stage_at_full_resolution() -> None:
@@ -288,10 +289,15 @@ def test_single_slices_can_be_planned() -> None:
     assert all(stride[0] == 1 for stride in plans.stage1.strides)
 
 
-@pytest.mark.parametrize(("lesions", "limit"), [(1, 100), (60, 240), (400, 1000)])
-def test_the_fullest_case_limits_the_candidates_of_a_scan(lesions: int, limit: int) -> None:
-    plans = plan(edges=[3.0] * lesions)
-    assert plans.inference.max_candidates == limit
+@pytest.mark.parametrize(("lesions", "limit"), [(1, 100), (60, 240), (400, 1600), (3000, 12_000)])
+def test_the_fullest_case_limits_the_candidates_of_a_scan_as_large(lesions: int, limit: int) -> None:
+    dataset, crowd = make_dataset(), cubes([3.0] * lesions, distance=100 / lesions)
+    plans = plan_dataset(make_fingerprint(dataset, [(96, 160, 128)] * 2, [(1, 1, 1)] * 2, [crowd, []]), dataset)
+    volume, most = 96 * 160 * 128, plans.inference.max_candidates
+    assert plans.inference.candidate_limit(volume) == pytest.approx(limit, abs=2)
+    assert plans.inference.candidate_limit(volume / 100) == max(100, lesions)
+    if lesions > 25:
+        assert plans.inference.candidate_limit(2 * volume) == pytest.approx(min(2 * limit, most), abs=3)
     assert f"up to {lesions} lesions" in why(plans, "candidates")
 
 
@@ -299,7 +305,7 @@ def test_colliding_lesions_lower_the_bound() -> None:
     dataset = make_dataset()
     twins = [(0, (3.0,) * 3, (10.2, 10.2, 10.2)), (0, (3.0,) * 3, (11.0, 11.0, 11.0)), *cubes([3.0] * 8)]
     plans = plan_dataset(make_fingerprint(dataset, [(96,) * 3] * 2, [(1, 1, 1)] * 2, [twins, []]), dataset)
-    assert plans.recall_bound.colliding == 1
+    assert plans.recall_bound.same_cell == 1
     assert plans.recall_bound.bound == pytest.approx(0.9)
 
 

@@ -15,7 +15,6 @@ from detseg3d.planning.rules import (
     choose_strides,
     coarser_spacings,
     planned_shape,
-    recall_bound,
     stage1_plan,
 )
 
@@ -233,36 +232,3 @@ def test_a_fine_stage_leaves_the_cells_of_every_head_as_they_were() -> None:
     assert [fine.cumulative_stride(stage) for stage in fine.head_stages] == [(2, 2, 2), (4, 4, 4)]
     assert fine.level_upper_sizes == plan.level_upper_sizes
     assert fine.cumulative_stride(4) == plan.cumulative_stride(3)
-
-
-def bound_by_hand(centers: np.ndarray, classes: list[int], extents: np.ndarray, cell: float) -> float:
-    found = set()
-    for center, label, extent in zip(centers, classes, extents, strict=True):
-        if max(extent) >= cell:
-            found.add((label, *(math.floor(c / cell) for c in center)))
-    return len(found) / len(classes)
-
-
-@given(st.integers(0, 1000), st.integers(1, 30))
-def test_recall_bound_agrees_with_counting(seed: int, count: int) -> None:
-    random = np.random.default_rng(seed)
-    centers, extents = random.uniform(0, 12, (count, 3)), random.uniform(0.5, 6, (count, 3))
-    classes = random.integers(0, 2, count)
-    result = recall_bound([centers], [classes], [extents], [(2, 2, 2)], [])
-    assert result.bound == pytest.approx(bound_by_hand(centers, classes.tolist(), extents, 2))
-    assert result.lesions == count
-
-
-def test_lesions_of_other_cases_classes_and_levels_do_not_collide() -> None:
-    here, small, large = np.ones((1, 3)), np.full((1, 3), 2.0), np.full((1, 3), 30.0)
-    other_case = recall_bound([here, here], [np.zeros(1, int)] * 2, [small, small], [(2, 2, 2)], [])
-    twice = np.ones((2, 3))
-    other_class = recall_bound([twice], [np.array([0, 1])], [np.full((2, 3), 2.0)], [(2, 2, 2)], [])
-    other_level = recall_bound(
-        [twice], [np.zeros(2, int)], [np.concatenate([small, large])], [(2,) * 3, (4,) * 3], [(16, 16, 16)]
-    )
-    assert other_case.colliding == other_class.colliding == other_level.colliding == 0
-
-
-def test_bound_without_lesions_is_1() -> None:
-    assert recall_bound([np.zeros((0, 3))], [np.zeros(0, int)], [np.zeros((0, 3))], [(2, 2, 2)], []).bound == 1

@@ -37,7 +37,7 @@ def make_plans(**changes: Any) -> Plans:
         "stage2": {"channels": [8, 16], "strides": [[2, 2, 2]], "kernels": [[3, 3, 3]] * 2},
         "training": {"curriculum": [{"share": 1, "window": None}]},
         "inference": {},
-        "recall_bound": {"lesions": 0, "below_one_cell": 0, "colliding": 0, "bound": 1},
+        "recall_bound": {"lesions": 0, "found": 0, "bound": 1},
     }
     return parse_plans({**data, **changes})
 

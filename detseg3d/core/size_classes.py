@@ -1,0 +1,36 @@
+"""Size classes of lesions, the same in every table of the package."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+__all__ = ["VOXEL_EDGES", "SizeClass", "size_classes"]
+
+VOXEL_EDGES: Final = (15, 50, 150, 500)
+"""Where one size class ends and the next begins, in voxels."""
+
+
+class SizeClass(NamedTuple):
+    """Lesions of ``low`` to less than ``high`` voxels."""
+
+    name: str
+    low: float
+    high: float
+
+
+def size_classes() -> list[SizeClass]:
+    """All size classes, the smallest lesions first.
+
+    Examples
+    --------
+    >>> [size.name for size in size_classes()][:2]
+    ['under 15 voxels', '15 to under 50 voxels']
+    """
+    edges = [0.0, *VOXEL_EDGES, float("inf")]
+    names = [
+        f"under {VOXEL_EDGES[0]} voxels",
+        *(f"{low} to under {high} voxels" for low, high in pairwise(VOXEL_EDGES)),
+        f"{VOXEL_EDGES[-1]} voxels or more",
+    ]
+    return [SizeClass(name, low, high) for name, (low, high) in zip(names, pairwise(edges), strict=True)]

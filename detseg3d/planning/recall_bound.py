@@ -1,0 +1,314 @@
+"""What a perfect Stage 1 would find: its training targets, decoded as the plan decodes, matched with the truth.
+
+The detector is trained on targets: each lesion has its level by its size, its cell by its centre, and its box. If a
+network put out just these targets, the decoding would still lose some lesions: those that share a cell with another,
+those that the suppression takes for duplicates, and those beyond the limit of candidates. The share that is left bounds
+the recall of Stage 1.
+
+The targets are not drawn here. In :func:`detseg3d.models.targets.level_targets` the heatmap of a lesion falls from 1 in
+the cell of its centre along every axis, so the peaks of the heatmap are just the cells that hold centres. Tests compare
+the result with the drawn targets, :func:`detseg3d.models.decode.decode` and
+:func:`detseg3d.models.roi_sampling.match_proposals`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.boxes import (
+    box_centers,
+    box_sizes,
+    box_volumes,
+    boxes_from_centers_and_sizes,
+    clip_boxes,
+)
+from detseg3d.core.nms import suppress
+from detseg3d.core.size_classes import size_classes
+from detseg3d.planning.plans import GroupRecall, InferencePlan, Plans, RecallBound
+from detseg3d.planning.rules import assign_levels
+
+__all__ = [
+    "PEAKS_PER_CANDIDATE",
+    "CaseLesions",
+    "DetectionLevels",
+    "case_lesions",
+    "levels_of_plans",
+    "recall_bound",
+]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Lengths = tuple[float, float, float]
+
+PEAKS_PER_CANDIDATE = 10
+"""Peaks that enter the suppression, for each candidate that may leave it."""
+
+
+@dataclass(frozen=True)
+class CaseLesions:
+    """The lesions of one training case, as the fingerprint has measured them.
+
+    Attributes
+    ----------
+    extent : 3 floats
+        Edges ``(z, y, x)`` of the cropped volume in mm.
+    centers, extents : ndarray of float64, shape ``(N, 3)``
+        Centres of the lesions' boxes, from the corner of the cropped volume, and edges of the boxes; ``(z, y, x)`` in
+        mm.
+    classes : ndarray of int64, shape ``(N,)``
+        From 0.
+    voxels : ndarray of int64, shape ``(N,)``
+        Of each lesion, on the grid of the scan.
+    """
+
+    extent: Lengths
+    centers: FloatArray
+    extents: FloatArray
+    classes: IntArray
+    voxels: IntArray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def volume(self) -> float:
+        """Volume of the cropped scan in mm³."""
+        return math.prod(self.extent)
+
+
+@dataclass(frozen=True)
+class DetectionLevels:
+    """The cells of the heads of a detection grid.
+
+    Attributes
+    ----------
+    fine_spacing : 3 floats
+        Edges ``(z, y, x)`` of a voxel of the fine grid in mm: boxes are suppressed and matched on it.
+    cells : tuple of 3 floats each
+        Edges ``(z, y, x)`` of a cell of each level in mm, finest level first.
+    upper_sizes : tuple of 3 floats each
+        The longest edges ``(z, y, x)``, in mm, of a lesion that a level takes; one entry less than levels.
+    """
+
+    fine_spacing: Lengths
+    cells: tuple[Lengths, ...]
+    upper_sizes: tuple[Lengths, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.upper_sizes) == len(self.cells) - 1
+
+
+def case_lesions(record: Mapping[str, Any]) -> CaseLesions:
+    """The lesions of a case of the fingerprint.
+
+    Preprocessing grows the crop to the body until it holds all lesions, and so does this function.
+
+    Parameters
+    ----------
+    record : mapping
+        From :func:`detseg3d.planning.fingerprint.measure_case`.
+
+    Examples
+    --------
+    >>> lesion = {"class": 0, "voxels": 8, "center_mm": [-1.0, 4.0, 4.0], "extents_mm": [2.0, 2.0, 2.0]}
+    >>> case = case_lesions({"spacing": [1, 1, 1], "cropped_shape": [8, 8, 8], "lesions": [lesion]})
+    >>> case.extent, case.centers.tolist()
+    ((10.0, 8.0, 8.0), [[1.0, 4.0, 4.0]])
+    """
+    lesions = record["lesions"]
+    centers = np.array([lesion["center_mm"] for lesion in lesions], np.float64).reshape(-1, 3)
+    extents = np.array([lesion["extents_mm"] for lesion in lesions], np.float64).reshape(-1, 3)
+    size = np.asarray(record["cropped_shape"], np.float64) * np.asarray(record["spacing"], np.float64)
+    low = np.minimum((centers - extents / 2).min(axis=0, initial=0), 0)
+    z, y, x = (np.maximum((centers + extents / 2).max(axis=0, initial=0), size) - low).tolist()
+    return CaseLesions(
+        (z, y, x),
+        centers - low,
+        extents,
+        np.array([lesion["class"] for lesion in lesions], np.int64),
+        np.array([lesion["voxels"] for lesion in lesions], np.int64),
+    )
+
+
+def levels_of_plans(plans: Plans) -> DetectionLevels:
+    """The cells of the heads of plans."""
+    cells = []
+    for stage in plans.stage1.head_stages:
+        stride = plans.stage1.cumulative_stride(stage)
+        z, y, x = (factor * length for factor, length in zip(stride, plans.detection_spacing, strict=True))
+        cells.append((z, y, x))
+    return DetectionLevels(plans.fine_spacing, tuple(cells), plans.stage1.level_upper_sizes)
+
+
+def recall_bound(
+    cases: Sequence[CaseLesions], levels: DetectionLevels, inference: InferencePlan, class_names: Sequence[str]
+) -> RecallBound:
+    """Recall of a Stage 1 whose output equals its training targets.
+
+    Parameters
+    ----------
+    cases : sequence of CaseLesions
+        From :func:`case_lesions`.
+    levels : DetectionLevels
+    inference : InferencePlan
+        For the suppression and the limit of candidates. All scores are 1, so the thresholds do not matter.
+    class_names : sequence of str
+
+    Returns
+    -------
+    RecallBound
+
+    Examples
+    --------
+    Two of three lesions have their centres in one cell of 2 mm, and one of these two lesions is lost:
+
+    >>> case = CaseLesions((8.0, 8.0, 8.0), np.array([[1, 1, 1], [1.5, 1, 1], [5, 5, 5]]), np.full((3, 3), 2.0),
+    ...                    np.zeros(3, np.int64), np.full(3, 8))
+    >>> bound = recall_bound([case], DetectionLevels((1, 1, 1), ((2, 2, 2),)), InferencePlan(), ["lesion"])
+    >>> bound.found, bound.same_cell, round(bound.bound, 3)
+    (2, 1, 0.667)
+    """
+    fates = [_decode_targets(case, levels, inference) for case in cases]
+    outcome = np.concatenate([np.zeros(0, np.int64), *(fate.outcome for fate in fates)])
+    small = np.concatenate([np.zeros(0, np.bool_), *(fate.below_one_cell for fate in fates)])
+    classes = np.concatenate([np.zeros(0, np.int64), *(case.classes for case in cases)])
+    voxels = np.concatenate([np.zeros(0, np.int64), *(case.voxels for case in cases)])
+    found = outcome == _FOUND
+    return RecallBound(
+        lesions=len(outcome),
+        found=int(found.sum()),
+        hard=int((found & small).sum()),
+        below_cell=int(((outcome == _SAME_CELL) & small).sum()),
+        same_cell=int(((outcome == _SAME_CELL) & ~small).sum()),
+        suppressed=int((outcome == _SUPPRESSED).sum()),
+        over_limit=int((outcome == _OVER_LIMIT).sum()),
+        by_class=tuple(_group(name, found[classes == index]) for index, name in enumerate(class_names)),
+        by_size=tuple(_group(size.name, found[(voxels >= size.low) & (voxels < size.high)]) for size in size_classes()),
+        bound=float(found.mean()) if len(found) else 1.0,
+    )
+
+
+def _group(name: str, found: BoolArray) -> GroupRecall:
+    return GroupRecall(name=name, lesions=len(found), found=int(found.sum()))
+
+
+_FOUND, _SAME_CELL, _SUPPRESSED, _OVER_LIMIT = range(4)
+
+
+@dataclass(frozen=True)
+class _Fates:
+    """What becomes of the lesions of a case: an outcome each, and whether it spans less than one cell."""
+
+    outcome: IntArray
+    below_one_cell: BoolArray
+
+
+@dataclass(frozen=True)
+class _Peaks:
+    """The peaks of the perfect heatmaps in the order of :func:`detseg3d.models.decode.decode`, aligned.
+
+    Attributes
+    ----------
+    classes : ndarray of int64, shape ``(P,)``
+    owner : ndarray of int64, shape ``(P,)``
+        The lesion that the cell has learned the box of. It may be one of another class.
+    """
+
+    classes: IntArray
+    owner: IntArray
+
+
+def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: InferencePlan) -> _Fates:
+    if len(case) == 0:
+        return _Fates(np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    fine = np.asarray(levels.fine_spacing, np.float64)
+    shape = np.maximum(np.rint(np.asarray(case.extent) / fine), 1)
+    truth = _fine_boxes(case, shape)
+    cells = np.asarray(levels.cells, np.float64) / fine
+    level = assign_levels(box_sizes(truth) * fine, levels.upper_sizes)
+    peaks = _find_peaks(truth, case.classes, level, cells, shape)
+    # As decode does: no centre nearer to the border than half a voxel, and boxes end where the volume ends.
+    boxes = clip_boxes(truth[peaks.owner], shape)
+    limit = inference.candidate_limit(case.volume)
+    entering = min(PEAKS_PER_CANDIDATE * limit, len(boxes))
+    kept = suppress(
+        boxes[:entering],
+        np.ones(entering),
+        peaks.classes[:entering],
+        distance=inference.suppression_distance,
+        iou=inference.suppression_iou,
+    )
+    candidates = kept[:limit]
+    found = _match(boxes[candidates], peaks.classes[candidates], peaks.owner[candidates], truth, case.classes)
+    outcome = np.full(len(case), _SAME_CELL)
+    # A lesion that its own cell shows was lost later: by the limit, or else by the suppression.
+    own = peaks.classes == case.classes[peaks.owner]
+    outcome[peaks.owner[own]] = _SUPPRESSED
+    beyond = np.zeros(len(boxes), np.bool_)
+    beyond[kept[limit:]] = beyond[entering:] = True
+    outcome[peaks.owner[own & beyond]] = _OVER_LIMIT
+    outcome[found] = _FOUND
+    return _Fates(outcome, _below_one_cell(truth, cells[level]))
+
+
+def _fine_boxes(case: CaseLesions, shape: FloatArray) -> FloatArray:
+    """Boxes ``(N, 6)`` on the fine grid, where the thinnest lesion spans a voxel and lies in the volume."""
+    scale = shape / np.asarray(case.extent)
+    sizes = np.clip(case.extents * scale, 1, shape)
+    centers = np.clip(case.centers * scale, sizes / 2, shape - sizes / 2)
+    return boxes_from_centers_and_sizes(centers, sizes)
+
+
+def _find_peaks(truth: FloatArray, classes: IntArray, level: IntArray, cells: FloatArray, shape: FloatArray) -> _Peaks:
+    """The cells that hold centres. The smallest lesion in a cell has the cell's box."""
+    units = cells[level]
+    last = np.ceil(shape / units) - 1
+    place = np.column_stack([level, np.clip(np.floor(box_centers(truth) / units), 0, last)]).astype(np.int64)
+    _, cell = np.unique(place, axis=0, return_inverse=True)
+    cell = cell.reshape(-1)
+    owner_of_cell = np.zeros(int(cell.max()) + 1, np.int64)
+    # Written from the largest to the smallest; of equal ones the last has the cell, as in the targets.
+    order = np.argsort(-box_volumes(truth), kind="stable")
+    owner_of_cell[cell[order]] = order
+    # One peak for each class of a cell, in the order in which decode lists them: level, class, then z, y, x.
+    keys, first = np.unique(np.column_stack([level, classes, place[:, 1:]]), axis=0, return_index=True)
+    return _Peaks(keys[:, 1], owner_of_cell[cell[first]])
+
+
+def _match(boxes: FloatArray, box_classes: IntArray, owner: IntArray, truth: FloatArray, classes: IntArray) -> IntArray:
+    """The lesions that candidates are meant for, by the rule of ``match_proposals``.
+
+    A candidate with the box of a lesion of its class is meant for that lesion. A candidate whose cell has learned the
+    box of another class is meant for the nearest lesion of its class, if there is one within reach.
+    """
+    own = box_classes == classes[owner]
+    found = [owner[own]]
+    for box, label in zip(boxes[~own], box_classes[~own], strict=True):
+        rivals = np.flatnonzero(classes == label)
+        center, size = box_centers(box[None])[0], box_sizes(box[None])[0]
+        inside = np.all((center >= truth[rivals, :3] - 1) & (center <= truth[rivals, 3:] + 1), axis=1)
+        unit = np.maximum((size + box_sizes(truth[rivals])) / 2, 1)
+        distance = np.sqrt((((center - box_centers(truth[rivals])) / unit) ** 2).sum(axis=1))
+        distance[~inside | (distance >= 1)] = np.inf
+        nearest = int(distance.argmin())
+        if np.isfinite(distance[nearest]):
+            found.append(rivals[nearest : nearest + 1])
+    return np.unique(np.concatenate(found))
+
+
+def _below_one_cell(truth: FloatArray, cells: FloatArray) -> BoolArray:
+    """Whether each lesion spans less than one cell of its level along every axis that is pooled.
+
+    Along an axis that is not pooled a cell is a voxel, and every lesion spans it.
+    """
+    pooled = cells > 1 + 1e-6
+    spans = np.where(pooled, box_sizes(truth) / cells, 0).max(axis=1)
+    below: BoolArray = pooled.any(axis=1) & (spans < 1 - 1e-6)
+    return below
