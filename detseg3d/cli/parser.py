@@ -30,11 +30,12 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
         self._several_datasets: bool | None = None
         self._dataset_required = True
+        self._instead: str | None = None
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         super()._print_message(visible(message), file)
 
-    def add_dataset(self, text: str, several: bool = False, required: bool = True) -> None:
+    def add_dataset(self, text: str, several: bool = False, required: bool = True, instead: str | None = None) -> None:
         """Add the positional argument ``DATASET`` and the flag ``-d``; the user gives one of them.
 
         The option ``dataset`` is a str, a list of str if there may be ``several``, or ``None`` if it is not required.
@@ -47,8 +48,10 @@ class CommandParser(argparse.ArgumentParser):
             Whether more than one data set may be named.
         required : bool, optional
             Whether a command line without a data set is an error.
+        instead : str, optional
+            Name of a flag, without dashes, that takes the place of the data set.
         """
-        self._several_datasets, self._dataset_required = several, required
+        self._several_datasets, self._dataset_required, self._instead = several, required, instead
         self.add_argument(
             "dataset", nargs="*" if several else "?", metavar="DATASET", type=own_word, help=f"{text}; or use -d"
         )
@@ -75,8 +78,12 @@ class CommandParser(argparse.ArgumentParser):
             self.error("the data set is given twice: by its position and with -d")
         options.dataset = options.dataset or options.dataset_flag
         del options.dataset_flag
-        if self._dataset_required and not options.dataset:
-            self.error("which data set? Give DATASET or -d DATASET")
+        replaced = self._instead is not None and getattr(options, self._instead) is not None
+        if replaced and options.dataset:
+            self.error(f"--{self._instead} takes the place of the data set: give one of them")
+        if self._dataset_required and not options.dataset and not replaced:
+            other = "" if self._instead is None else f", or --{self._instead}"
+            self.error(f"which data set? Give DATASET or -d DATASET{other}")
         return options
 
     def _refuse_unknown_flags(self, words: Sequence[str]) -> None:

@@ -34,17 +34,24 @@ DESCRIPTION = """\
 Measure data sets, plan everything from grids to networks, make the folds, and preprocess the cases.
 Reads RAW/DatasetXXX_Name, writes PREPROCESSED/DatasetXXX_Name: dataset_fingerprint.json (what was
 measured), plans.json (what follows from it, and why; may be edited), splits_final.json (the folds) and
-cases/ (the preprocessed cases). A run that was stopped goes on where it stopped."""
+cases/ (the preprocessed cases). A run that was stopped goes on where it stopped.
+With --from_fingerprint, plans for other settings are made without images, in under a second."""
 
 EXAMPLE = """\
 detseg3d_plan_and_preprocess -d 101 --verify
-detseg3d_plan_and_preprocess -d SynthMS 102 -np 4 --memory_gb 12 --val_split 0.2"""
+detseg3d_plan_and_preprocess -d SynthMS 102 -np 4 --memory_gb 12 --val_split 0.2
+detseg3d_plan_and_preprocess --from_fingerprint dataset_fingerprint.json --memory_gb 24"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_plan_and_preprocess``."""
     parser = create_parser("detseg3d_plan_and_preprocess", DESCRIPTION, EXAMPLE)
-    parser.add_dataset("data sets: number, name or folder name", several=True)
+    parser.add_dataset("data sets: number, name or folder name", several=True, instead="from_fingerprint")
+    parser.add_argument(
+        "--from_fingerprint",
+        metavar="FILE",
+        help="plan from this dataset_fingerprint.json alone, instead of a data set: no image is read or preprocessed",
+    )
     parser.add_argument(
         "--verify",
         "--verify_dataset_integrity",
@@ -84,10 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset
-    from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
+    from detseg3d.preprocessing.prepare import PrepareOptions, plan_from_fingerprint, prepare_dataset
 
-    raw, preprocessed = raw_root(options.raw), preprocessed_root(options.preprocessed)
-    folders = [resolve_dataset(raw, identifier) for identifier in options.dataset]
+    _check_combination(options)
+    preprocessed = preprocessed_root(options.preprocessed)
     prepare_options = PrepareOptions(
         verify=options.verify,
         preprocess=not options.no_pp,
@@ -102,6 +109,11 @@ def _run(options: argparse.Namespace) -> int:
         clean=options.clean,
         progress=not options.no_progress,
     )
+    if options.from_fingerprint:
+        show(format_summary(plan_from_fingerprint(options.from_fingerprint, preprocessed, prepare_options)))
+        return EXIT_SUCCESS
+    raw = raw_root(options.raw)
+    folders = [resolve_dataset(raw, identifier) for identifier in options.dataset]
     failed = []
     for folder in dict.fromkeys(folders):
         try:
@@ -115,6 +127,33 @@ def _run(options: argparse.Namespace) -> int:
     if failed:
         show(f"{len(failed)} of {len(folders)} data sets failed: {', '.join(failed)}", error=True)
     return EXIT_FAILURE if failed else EXIT_SUCCESS
+
+
+def _check_combination(options: argparse.Namespace) -> None:
+    """Refuse flags that have nothing to work on.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a flag needs images and there is a fingerprint alone.
+    """
+    if options.from_fingerprint is None:
+        return
+    given = {
+        "--raw": options.raw,
+        "--verify": options.verify,
+        "--clean": options.clean,
+        "--instances": options.instances,
+        "--keep_plans": options.keep_plans,
+    }
+    refused = [flag for flag, value in given.items() if value]
+    if refused:
+        raise DetSeg3DError(
+            f"--from_fingerprint does not go with {', '.join(refused)}",
+            value=options.from_fingerprint,
+            expected="a fingerprint alone: it says what the data set is, and nothing else is read",
+            remedy=f"leave out either --from_fingerprint or {', '.join(refused)}",
+        )
 
 
 def format_summary(prepared: PreparedDataset) -> str:

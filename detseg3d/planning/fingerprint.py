@@ -244,7 +244,8 @@ def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool 
     -------
     dict
         The content of ``dataset_fingerprint.json``: ``version``, ``dataset_name``, ``cases`` (a record each, see
-        :func:`measure_case`) and ``summary`` (see :func:`summarize`). The same for any number of processes.
+        :func:`measure_case`, with the patient) and ``summary`` (see :func:`summarize`). The same for any number of
+        processes.
 
     Raises
     ------
@@ -264,7 +265,8 @@ def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool 
     for result in results:
         assert result.value is not None
         record, drawn = result.value
-        cases[result.item.case_id] = {"source": source_digest(result.item), **record}
+        case = result.item
+        cases[case.case_id] = {"source": source_digest(case), "patient": dataset.patient_of(case.case_id), **record}
         samples.append(drawn)
     return {
         "version": FINGERPRINT_VERSION,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -18,13 +16,22 @@ from detseg3d.io.files import read_json, write_json
 from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
 from detseg3d.io.verify import format_problems, verify_dataset
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, measure_dataset, source_digest
+from detseg3d.planning.fingerprint import measure_dataset, source_digest
+from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.planning.splits import Split, load_splits, make_holdout_split, make_splits
 from detseg3d.preprocessing.preprocessor import preprocess_dataset, replaced_cases
 
-__all__ = ["CASES_FOLDER", "PreparedDataset", "PrepareOptions", "cases_in_use", "lesion_loads", "prepare_dataset"]
+__all__ = [
+    "CASES_FOLDER",
+    "PreparedDataset",
+    "PrepareOptions",
+    "cases_in_use",
+    "lesion_loads",
+    "plan_from_fingerprint",
+    "prepare_dataset",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +155,64 @@ def _prepare(raw: RawDataset, folder: Path, options: PrepareOptions) -> Prepared
     return PreparedDataset(folder, plans, splits, done)
 
 
+def plan_from_fingerprint(
+    file: str | Path, preprocessed_root: str | Path, options: PrepareOptions | None = None
+) -> PreparedDataset:
+    """Plan a data set from its fingerprint alone: no image is read, and no case is preprocessed.
+
+    Parameters
+    ----------
+    file : path
+        A ``dataset_fingerprint.json``.
+    preprocessed_root : path
+        Gets ``plans.json`` and ``splits_final.json`` in a folder of the data set's name, and ``dataset.json`` and
+        ``dataset_fingerprint.json`` if they are not there.
+    options : PrepareOptions, optional
+        Those of planning and of the splits are used.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the fingerprint cannot be used (see :func:`detseg3d.planning.fingerprint_file.load_fingerprint`), the folder
+        holds another fingerprint, or no plan fits.
+    """
+    options = options or PrepareOptions()
+    fingerprint = load_fingerprint(file)
+    raw = describe_dataset(fingerprint)
+    folder = Path(preprocessed_root) / raw.name
+    with locked(folder / ".preparing.lock", "preparing the data set", "the data set is being prepared", wait=True):
+        stored = folder / "dataset_fingerprint.json"
+        if not stored.exists():
+            save_fingerprint(fingerprint, stored)
+        elif _stored_fingerprint(stored) != fingerprint:
+            raise DetSeg3DError(
+                "the folder of the data set holds another fingerprint",
+                file=stored,
+                value=str(file),
+                remedy="plan from that one, or choose another folder with --preprocessed",
+            )
+        plans = _plan(raw, fingerprint, folder / "plans.json", options)
+        if not (folder / "dataset.json").exists():
+            write_json(_description(raw), folder / "dataset.json")
+        save_plans(plans, folder / "plans.json")
+        splits = _split(raw, fingerprint, folder / "splits_final.json", options)
+    return PreparedDataset(folder, plans, splits, [])
+
+
+def _description(raw: RawDataset) -> dict[str, Any]:
+    """A dataset.json with what is known from a fingerprint."""
+    return {
+        "channel_names": {str(index): name for index, name in enumerate(raw.channel_names)},
+        "labels": raw.labels,
+        "numTraining": len(raw.cases),
+        "file_ending": raw.file_ending,
+        "instances": raw.instances,
+        **({} if raw.npy_spacing is None else {"npy_spacing": list(raw.npy_spacing)}),
+        **({"suv": list(raw.suv_channels)} if raw.suv_channels else {}),
+        "patients": raw.patients,
+    }
+
+
 def cases_in_use(folder: Path, purpose: str) -> AbstractContextManager[None]:
     """While the context lasts, no other process replaces the preprocessed cases of a data set.
 
@@ -207,44 +272,36 @@ def _clean(folder: Path) -> None:
 
 def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[str, Any]:
     """The fingerprint, measured anew unless the stored one is of exactly these files and labels."""
-    meaning = {
-        "channel_names": list(raw.channel_names),
-        "labels": raw.labels,
-        "instances": raw.instances,
-        "npy_spacing": None if raw.npy_spacing is None else list(raw.npy_spacing),
-        "suv_channels": list(raw.suv_channels),
-    }
-    if file.exists():
-        stored = _stored_fingerprint(file)
-        sources = {case.case_id: source_digest(case) for case in raw.cases}
-        if (
-            stored.get("version") == FINGERPRINT_VERSION
-            and stored["dataset"] == meaning
-            and {name: case["source"] for name, case in stored["cases"].items()} == sources
-        ):
-            logger.info("%s: the fingerprint is up to date", raw.name)
-            return stored
-    fingerprint = {**measure_dataset(raw, options.num_processes, options.progress), "dataset": meaning}
-    fingerprint["digest"] = _digest(fingerprint)
-    write_json(fingerprint, file)
+    facts = DatasetFacts.of(raw).model_dump(mode="json")
+    stored = _stored_fingerprint(file)
+    if stored is not None and _is_up_to_date(stored, facts, raw):
+        logger.info("%s: the fingerprint is up to date", raw.name)
+        cases = {name: {**case, "patient": raw.patient_of(name)} for name, case in stored["cases"].items()}
+        fingerprint = {**stored, "dataset": facts, "cases": cases}
+        if fingerprint != stored:  # patients are not measured
+            save_fingerprint(fingerprint, file)
+        return fingerprint
+    fingerprint = {**measure_dataset(raw, options.num_processes, options.progress), "dataset": facts}
+    save_fingerprint(fingerprint, file)
     return fingerprint
 
 
-def _stored_fingerprint(file: Path) -> dict[str, Any]:
-    """What was measured before; empty if the file is damaged or was edited, which is no place to state wishes."""
+def _is_up_to_date(stored: dict[str, Any], facts: dict[str, Any], raw: RawDataset) -> bool:
+    sources = {case.case_id: source_digest(case) for case in raw.cases}
+    return bool(stored["dataset"] == facts) and sources == {
+        name: case["source"] for name, case in stored["cases"].items()
+    }
+
+
+def _stored_fingerprint(file: Path) -> dict[str, Any] | None:
+    """What was measured before; ``None`` if nothing was, or if the file is damaged, edited or of another version."""
+    if not file.exists():
+        return None
     try:
-        stored = read_json(file)
+        return load_fingerprint(file)
     except DetSeg3DError as error:
-        stored = error.problem
-    if isinstance(stored, dict) and stored.pop("digest", None) == _digest(stored):
-        return stored
-    logger.warning("%s is damaged or was edited: the data set is measured again", file)
-    return {}
-
-
-def _digest(fingerprint: dict[str, Any]) -> str:
-    """Of all that was measured (16 hexadecimal digits)."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        logger.warning("%s cannot be used, the data set is measured again: %s", file, error.problem)
+    return None
 
 
 def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> Plans:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,60 @@ def test_names_of_channels_and_classes_do_not_steer_the_terminal(
     shown = capsys.readouterr()
     for stream in (shown.out, shown.err):
         assert not {"\x1b", "\x07", "\u202e"} & set(stream)
+
+
+def test_plans_from_a_fingerprint_need_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_dataset(tmp_path / "raw")
+    assert run(tmp_path, "-d", "1", "--no_pp") == 0
+    first = tmp_path / "pp" / "Dataset001_Test"
+    shutil.rmtree(raw)
+    given = ["--from_fingerprint", str(first / "dataset_fingerprint.json"), "--no_progress"]
+    assert main([*given, "--preprocessed", str(tmp_path / "same")]) == 0
+    second = tmp_path / "same" / "Dataset001_Test"
+    for name in ("plans.json", "splits_final.json", "dataset_fingerprint.json"):
+        assert (first / name).read_text(encoding="utf-8") == (second / name).read_text(encoding="utf-8")
+    assert main([*given, "--preprocessed", str(tmp_path / "pp"), "--memory_gb", "3", "--roi_size", "48"]) == 0
+    plans = load_plans(first / "plans.json")
+    assert (plans.memory_budget_gb, plans.roi.size) == (3, (48, 48, 48))
+    assert "RoI size: 48×48×48" in capsys.readouterr().out
+
+
+def test_plans_from_a_fingerprint_do_not_mix_two_data_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "raw")
+    write_dataset(tmp_path / "other", lesions=(1, 1))
+    assert run(tmp_path, "-d", "1", "--no_pp") == 0
+    folder = tmp_path / "pp" / "Dataset001_Test"
+    plans = (folder / "plans.json").read_bytes()
+    roots = ["--preprocessed", str(tmp_path / "pp2"), "-np", "0", "--no_progress"]
+    assert main(["1", "--no_pp", "--raw", str(tmp_path / "other"), *roots]) == 0
+    other = tmp_path / "pp2" / "Dataset001_Test" / "dataset_fingerprint.json"
+    assert main(["--from_fingerprint", str(other), "--preprocessed", str(tmp_path / "pp")]) == 1
+    assert "another fingerprint" in capsys.readouterr().err
+    assert (folder / "plans.json").read_bytes() == plans
+
+
+@pytest.mark.parametrize("flag", ["--verify", "--clean", "--instances", "--keep_plans", "--raw=x"])
+def test_a_flag_that_needs_images_does_not_go_with_a_fingerprint(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--from_fingerprint", "f.json", flag, "--preprocessed", str(tmp_path)]) == 1
+    assert flag.split("=")[0] in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_does_not_go_with_a_fingerprint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-d", "1", "--from_fingerprint", "f.json"])
+    assert "takes the place of the data set" in capsys.readouterr().err
+
+
+def test_the_images_train_after_plans_were_made_from_their_fingerprint(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "raw", lesions=(2, 1))
+    assert run(tmp_path, "-d", "1", "--no_pp") == 0
+    folder = tmp_path / "pp" / "Dataset001_Test"
+    fingerprint = folder / "dataset_fingerprint.json"
+    given = ["--from_fingerprint", str(fingerprint), "--preprocessed", str(tmp_path / "pp"), "--roi_size", "48"]
+    assert main(given) == 0
+    assert run(tmp_path, "-d", "1", "--keep_plans") == 0
+    assert load_plans(folder / "plans.json").roi.size == (48, 48, 48)
+    assert len(CaseStore(folder / "cases").case_ids()) == 2
