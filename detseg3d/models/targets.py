@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes, boxes_from_instances
+from detseg3d.core.tensors import tensor_of
 from detseg3d.planning import rules
 
 __all__ = ["LevelTargets", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
@@ -55,9 +56,7 @@ def volume_targets(instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDA
         Class of each label of the case, indexed by label (entry 0 is unused).
     """
     ids, boxes = boxes_from_instances(instances)
-    return VolumeTargets(
-        torch.from_numpy(np.ascontiguousarray(instances, dtype=np.int32)), ids, boxes, class_of_id[ids]
-    )
+    return VolumeTargets(tensor_of(instances, np.int32), ids, boxes, class_of_id[ids])
 
 
 @dataclass(frozen=True)

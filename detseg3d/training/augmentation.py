@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgenerators.augmentations.color_augmentations import augment_contrast, augment_gamma
 from batchgenerators.augmentations.noise_augmentations import augment_gaussian_noise
 from torch.nn import functional
+
+from detseg3d.core.tensors import tensor_of
 
 __all__ = ["AffineMap", "augment_intensity", "draw_affine", "read_window", "source_region"]
 
@@ -127,7 +128,8 @@ def read_window(
     image : ndarray of float32, shape ``(C, *window)``
         Beyond the volume its border is repeated.
     instances : ndarray of int32, shape ``window``
-        Beyond the volume there is background.
+        Beyond the volume there is background. No lesion vanishes that has the centre of a voxel in the window: a
+        lesion of one slice can fall between the samples of the nearest neighbour, and then has its nearest voxels.
     """
     low, high = source_region(affine, window)
     region = [[int(first), int(end)] for first, end in zip(low, high, strict=True)]
@@ -136,7 +138,8 @@ def read_window(
     if affine.interpolate:
         return _interpolate(picture, labels, affine, low, window)
     flipped = tuple(slice(None, None, -1 if affine.matrix[axis, axis] < 0 else 1) for axis in range(3))
-    return np.ascontiguousarray(picture[(slice(None), *flipped)]), np.ascontiguousarray(labels[flipped])
+    # A copy has positive strides along axes of one voxel, too, which numpy.ascontiguousarray would leave negative.
+    return picture[(slice(None), *flipped)].copy(), labels[flipped].copy()
 
 
 def _interpolate(
@@ -160,15 +163,65 @@ def _interpolate(
     )
     theta = np.concatenate([theta[::-1, 2::-1], theta[::-1, 3:]], axis=1)
     grid = functional.affine_grid(
-        torch.from_numpy(np.ascontiguousarray(theta, dtype=np.float32))[None], [1, 1, *window], align_corners=False
+        tensor_of(theta, np.float32)[None],
+        [1, 1, *window],
+        align_corners=False,
     )
     image = functional.grid_sample(
-        torch.from_numpy(picture)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
+        tensor_of(picture)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     instances = functional.grid_sample(
-        torch.from_numpy(labels)[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+        tensor_of(labels)[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
     )
-    return image[0].numpy(), instances[0, 0].numpy().astype(np.int32)
+    result = instances[0, 0].numpy().astype(np.int32)
+    for lesion in _vanished(labels, result, affine, first):
+        cover = functional.grid_sample(
+            tensor_of(labels == lesion)[None, None].float(),
+            grid,
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        _restore(result, lesion, cover[0, 0].numpy())
+    return image[0].numpy(), result
+
+
+def _vanished(
+    labels: npt.NDArray[np.int32], result: npt.NDArray[np.int32], affine: AffineMap, first: npt.NDArray[np.int64]
+) -> list[int]:
+    """Lesions of ``labels`` that are not in the window ``result`` although the centre of one of their voxels is.
+
+    The largest comes first, so that the smaller of two lesions that need the same voxel has it.
+    """
+    missing = np.setdiff1d(labels, result)
+    missing = missing[missing > 0]
+    if len(missing) == 0:
+        return []
+    voxels = np.argwhere(np.isin(labels, missing))
+    owner = labels[tuple(voxels.T)]
+    window = np.asarray(result.shape)
+    places = (voxels + 0.5 + first - affine.center) @ np.linalg.inv(affine.matrix).T + window / 2
+    seen, counts = np.unique(owner[np.all((places >= 0) & (places < window), axis=1)], return_counts=True)
+    return [int(lesion) for lesion in seen[np.argsort(-counts, kind="stable")]]
+
+
+def _restore(result: npt.NDArray[np.int32], lesion: int, cover: npt.NDArray[np.float32]) -> None:
+    """Give a lesion the voxels of the window that it covers most, in place.
+
+    ``cover`` is the share of the lesion at each voxel, by linear interpolation. The lesion has the voxels of
+    background with at least half of the largest share. If there is none, it takes the voxel with the largest share
+    from a lesion that has others.
+    """
+    chosen = (cover >= max(0.5 * float(cover.max()), 1e-6)) & (result == 0)
+    if chosen.any():
+        result[chosen] = lesion
+        return
+    voxels = np.bincount(result[result > 0])
+    for place in np.argsort(-cover, axis=None, kind="stable"):
+        owner = int(result.flat[place])
+        if owner == 0 or voxels[owner] > 1:
+            result.flat[place] = lesion
+            return
 
 
 @contextmanager

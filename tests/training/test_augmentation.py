@@ -4,6 +4,7 @@ import random as python_random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -298,3 +299,77 @@ def test_twice_the_strength_changes_more_windows() -> None:
         maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=strength) for _ in range(300)]
         counts.append(sum(affine.interpolate for affine in maps))
     assert 90 < counts[0] < 150 and 210 < counts[1] < 270
+
+
+def lesions_inside(instances: np.ndarray, affine: AffineMap, window: tuple[int, ...]) -> set[int]:
+    """Ids whose box has its middle in the window, and the window's place of a voxel, each by brute force."""
+    inverse = np.linalg.inv(affine.matrix)
+    found = set()
+    for lesion in set(np.unique(instances).tolist()) - {0}:
+        voxels = np.argwhere(instances == lesion)
+        middle = (voxels.min(axis=0) + voxels.max(axis=0) + 1) / 2
+        place = inverse @ (middle - affine.center) + np.asarray(window) / 2
+        if np.all((place >= 0) & (place < window)):
+            found.add(int(lesion))
+    return found
+
+
+def one_slice_lesions(axis: int, radius: int) -> np.ndarray:
+    """A volume with discs of one slice, or of a voxel, that lie apart from each other."""
+    instances = np.zeros((20, 40, 40), np.int32)
+    offsets = np.indices((2 * radius + 1,) * 2) - radius
+    disc = (offsets**2).sum(axis=0) <= radius**2
+    shape = np.insert(disc.shape, axis, 1)
+    number = 0
+    for z in range(3, 20 - shape[0], 2 + shape[0]):
+        for y in range(4, 40 - shape[1], 4 + shape[1]):
+            for x in range(4, 40 - shape[2], 4 + shape[2]):
+                number += 1
+                region = tuple(slice(a, a + n) for a, n in zip((z, y, x), shape, strict=True))
+                instances[region] = number * np.expand_dims(disc, axis)
+    return instances
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3, 6])
+@pytest.mark.parametrize(("axis", "spacing"), [(0, (5.0, 1.0, 1.0)), (2, (1.0, 1.0, 4.0)), (1, (1.0, 1.0, 1.0))])
+def test_no_lesion_of_one_slice_vanishes(axis: int, spacing: tuple[float, float, float], radius: int) -> None:
+    instances = one_slice_lesions(axis, radius)
+    image, random, window = np.zeros((1, *instances.shape), np.float32), np.random.default_rng(radius), (12, 32, 32)
+    seen = interpolated = 0
+    while interpolated < 4:
+        center = np.floor(random.uniform((7, 16, 16), (13, 24, 24)))
+        affine = draw_affine(center, spacing, 12 * 32 * 32, random, strength=2)
+        interpolated += affine.interpolate
+        labels = read_window(image, instances, affine, window)[1]
+        expected = lesions_inside(instances, affine, window)
+        assert expected <= set(np.unique(labels).tolist())
+        seen += len(expected)
+    assert seen > 0
+
+
+def test_a_lesion_between_two_samples_has_the_nearest_of_its_slices() -> None:
+    instances = np.zeros((8, 12, 12), np.int32)
+    instances[4, 3:9, 3:9] = 2
+    # The samples lie at 3.4 and 5.1 voxels along z, so that the nearest slices are 3 and 5.
+    affine = AffineMap(np.array([4.25, 6.0, 6.0]), np.diag([1.7, 1.0, 1.0]), True)
+    labels = read_window(np.zeros((1, 8, 12, 12), np.float32), instances, affine, (2, 12, 12))[1]
+    # The slices' middles are at 4.5 ± 0.85 - 0.25 edges: the upper one covers the lesion more.
+    middles = np.array([4.25 - 0.85, 4.25 + 0.85])
+    nearest = int(np.abs(middles - 4.5).argmin())
+    assert np.array_equal(labels[nearest] == 2, instances[4] == 2)
+
+
+def test_a_lesion_without_free_voxels_takes_one_of_another_lesion() -> None:
+    result = np.array([[[1, 1, 3]]], np.int32)
+    augmentation._restore(result, 2, np.array([[[0.0, 0.2, 0.9]]], np.float32))
+    assert result.tolist() == [[[1, 2, 3]]], "the last voxel of lesion 3 stays"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_flipped_windows_of_one_slice_reach_torch(axis: int) -> None:
+    shape = tuple(1 if other == axis else 8 for other in range(3))
+    image, instances = np.ones((1, *shape), np.float32), np.ones(shape, np.int32)
+    affine = AffineMap(np.asarray(shape) / 2, flip(*(-1 if other == axis else 1 for other in range(3))), False)
+    window, labels = read_window(image, instances, affine, shape)
+    assert torch.from_numpy(window).shape == (1, *shape)
+    assert torch.from_numpy(labels).shape == shape
