@@ -59,7 +59,7 @@ def _mirrored(*axes: int) -> Variant:
 
 def _roi(edge: int) -> Change:
     def change(plans: Plans) -> Plans:
-        size = choose_roi_size(edge, plans.fine_spacing)
+        size = choose_roi_size(edge, plans.fine_spacing, plans.largest_shape)
         shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
         return plans.evolve(roi={"size": size}, stage2=shape)
 

@@ -17,6 +17,7 @@ from detseg3d.core.tiles import tile_boxes
 from detseg3d.planning.memory import inference_limit_gb
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.rules import assign_levels
 
 __all__ = [
     "PlannedKind",
@@ -186,7 +187,7 @@ def _levels(planned: PlannedKind) -> str | None:
     if len(extents) == 0:
         return None
     cells, voxel = _cells(plans), np.array(plans.detection_spacing)
-    level = np.searchsorted(plans.stage1.level_upper_sizes, extents.max(axis=1), side="left")
+    level = assign_levels(extents, plans.stage1.level_upper_sizes)
     for index, cell in enumerate(cells):
         edges = extents[level == index]
         if len(edges) == 0:

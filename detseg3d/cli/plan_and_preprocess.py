@@ -71,6 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="memory that training may take, of the GPU if there is one",
     )
     plan.add_argument(
+        "--inference_gb",
+        type=positive_float,
+        default=2.0,
+        metavar="GB",
+        help="memory that the prediction of a whole volume may take above its input; more allows a finer grid",
+    )
+    plan.add_argument(
         "--roi_size", type=positive_int, metavar="N", help="samples of a RoI along the finest axis, instead of the rule"
     )
     plan.add_argument("--order", type=int, choices=(1, 3), default=1, help="interpolation of images: 1 linear, 3 cubic")
@@ -100,6 +107,7 @@ def _run(options: argparse.Namespace) -> int:
         preprocess=not options.no_pp,
         num_processes=options.num_processes,
         memory_gb=options.memory_gb,
+        inference_gb=options.inference_gb,
         val_split=options.val_split,
         seed=options.seed,
         roi_size=options.roi_size,

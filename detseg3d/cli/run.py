@@ -68,6 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
     training.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 32")
     training.add_argument("--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory it may take")
+    training.add_argument(
+        "--inference_gb",
+        type=positive_float,
+        default=2.0,
+        metavar="GB",
+        help="memory that the prediction of a whole volume may take above its input",
+    )
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--seed",
@@ -110,6 +117,7 @@ def _run(options: argparse.Namespace) -> int:
             npy_spacing=None if options.spacing is None else tuple(options.spacing),
             instances=options.instances,
             memory_gb=options.memory_gb,
+            inference_gb=options.inference_gb,
             roi_size=options.roi_size,
             training=TrainingOptions(
                 device=resolve_device(options.device),

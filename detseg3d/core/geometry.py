@@ -17,19 +17,58 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.dicom_identity import DicomIdentity
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.orientation import StoredOrder
 
-__all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "Geometry"]
+__all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "SPACING_LIMITS", "Geometry", "check_spacing"]
 
 FloatArray = npt.NDArray[np.float64]
 
 DEFAULT_TOLERANCE = 1e-4
+SPACING_LIMITS = (1e-6, 1e6)
+"""Millimetres: a nanometre and a kilometre. Volumes of such voxels are still exact enough in double precision."""
 IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 # A direction that went through NIfTI's single-precision quaternion near a half turn is off by up to 3.5e-4 (the fourth
 # component is the root of a difference), and an origin through single precision by 1e-4 mm at 1 m: harmless both.
 _DIRECTION_FACTOR = 10.0
 _ORIGIN_FACTOR = 100.0
+
+
+def check_spacing(spacing: Sequence[float], case_id: str = "") -> None:
+    """Raise unless each axis has a spacing between a nanometre and a kilometre.
+
+    Parameters
+    ----------
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    case_id : str, optional
+        The case that the message names.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a spacing is outside :data:`SPACING_LIMITS`.
+
+    Examples
+    --------
+    >>> check_spacing((3.0, 0.7, 0.7))
+    >>> check_spacing((1e-7, 1.0, 1.0))
+    Traceback (most recent call last):
+        ...
+    detseg3d.core.errors.DetSeg3DError: the spacing is below a nanometre or above a kilometre
+    ...
+    """
+    least, most = SPACING_LIMITS
+    # Headers hold single precision: 1e-6 comes back as 9.99999997e-07.
+    if len(spacing) != 3 or not all(least * (1 - 1e-6) <= length <= most * (1 + 1e-6) for length in spacing):
+        name = f" of case {case_id}" if case_id else ""
+        raise DetSeg3DError(
+            f"the spacing{name} is below a nanometre or above a kilometre",
+            value=tuple(spacing),
+            expected=f"three lengths (z, y, x) from {least:g} to {most:g} mm",
+            remedy="state the spacing of all scans in another unit, for example micrometres in place of millimetres",
+        )
 
 
 @dataclass(frozen=True)

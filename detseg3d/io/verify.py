@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
+from detseg3d.core.geometry import Geometry, check_spacing
 from detseg3d.execution.local import run_cases
 from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.images import file_ending, read_image, read_label
@@ -142,6 +142,7 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
             hashes.append(None)
             continue
         problems += _contradictions(case, path, geometry)
+        problems += _spacing_problem(case, path, geometry)
         if grid is None:
             grid, grid_file = geometry, path.name
         else:
@@ -180,6 +181,15 @@ def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_fi
 
 def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
     return [Problem(case.case_id, path, geometry.caveat, stops=False)] if geometry.contradicted else []
+
+
+def _spacing_problem(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
+    """Planning refuses the same spacings."""
+    try:
+        check_spacing(geometry.spacing)
+    except DetSeg3DError as error:
+        return [Problem(case.case_id, path, _brief(error))]
+    return []
 
 
 def _moved(grid: Geometry, geometry: Geometry, grid_file: str) -> list[str]:

@@ -2,76 +2,42 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from detseg3d.planning import roi_rules, rules
-from detseg3d.planning.memory import INFERENCE_GB
+from detseg3d.planning.detection import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
 from detseg3d.planning.orientation import ClassOrder
 from detseg3d.planning.plans import (
     ChannelNormalization,
-    CurriculumPhase,
     Decision,
     Plans,
     RoiPlan,
     Stage1Plan,
     Stage2Plan,
 )
-from detseg3d.planning.recall_bound import CaseLesions, DetectionLevels
+from detseg3d.planning.recall_bound import CaseLesions
 
-__all__ = ["Detection"]
+__all__ = ["mm", "times"]
+
+_MOST_NAMES = 5
 
 _AXES = ("z (inferior to superior)", "y (anterior to posterior)", "x (right to left)")
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Detection:
-    """A detection grid and what it costs, GB."""
-
-    spacing: Spacing
-    stage1: Stage1Plan
-    curriculum: tuple[CurriculumPhase, ...]
-    training_gb: float = math.inf
-    inference_gb: float = math.inf
-    inference_limit_gb: float = INFERENCE_GB
-    fine_stage: bool = False  # whether the first stage is one at full resolution in front of the stem
-
-    @property
-    def stem_stride(self) -> Triple:
-        """Of the stage that makes the cells of the finest possible head."""
-        return self.stage1.strides[int(self.fine_stage)]
-
-    def stem_cell(self) -> tuple[float, ...]:
-        """Edges in mm of a cell of the stem."""
-        return tuple(stride * length for stride, length in zip(self.stem_stride, self.spacing, strict=True))
-
-    def cells(self) -> list[tuple[float, ...]]:
-        """Edges in mm of a cell of each backbone stage."""
-        return [
-            tuple(stride * s for stride, s in zip(self.stage1.cumulative_stride(stage), self.spacing, strict=True))
-            for stage in range(len(self.stage1.strides))
-        ]
-
-    def levels(self, fine_spacing: Spacing) -> DetectionLevels:
-        """The cells of the heads."""
-        cells = self.cells()
-        heads = tuple((cells[stage][0], cells[stage][1], cells[stage][2]) for stage in self.stage1.head_stages)
-        return DetectionLevels(fine_spacing, heads, self.stage1.level_upper_sizes)
-
-
 def times(values: Sequence[int]) -> str:
+    """Sizes joined by ×: ``96×160×128``."""
     return "×".join(str(value) for value in values)
 
 
 def mm(spacing: Sequence[float]) -> str:
+    """Lengths joined by ×, with their unit: ``3×0.719×0.719 mm``."""
     return "×".join(f"{value:.3g}" for value in spacing) + " mm"
 
 
@@ -85,14 +51,47 @@ def explain_fine(spacings: Sequence[Sequence[float]], fine: Spacing) -> Decision
     return Decision(name="fine spacing", value=mm(fine), because=because)
 
 
-def explain_volume(cases: Sequence[dict[str, Any]], largest: Triple) -> Decision:
+def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requirements) -> list[Decision]:
+    """The planned volume, and which scans are larger."""
+    volume, chosen = choice.chosen.volume, choice.chosen
     shapes = np.array([case["shape"] for case in cases], float)
     kept = np.array([case["cropped_shape"] for case in cases], float).prod(axis=1) / shapes.prod(axis=1)
-    return Decision(
-        name="planned volume",
-        value=times(largest) + " fine voxels",
-        because=f"99th percentile of each axis; the crop to the body keeps {kept.mean():.0%} of the voxels",
-    )
+    because = "99th percentile" if volume.percentile == 100 else f"{volume.percentile}th percentile"
+    because += " of each axis"
+    if volume.outliers:
+        because += (
+            f" without {volume.outliers} scan(s) of over {rules.OUTLIER_VOLUME:g} times the voxels of the 90th "
+            "percentile, which would make the detection grid of all scans coarser"
+        )
+    if volume.percentile < 100:
+        largest = choice.largest
+        because += (
+            f"; the largest, {times(largest.volume.shape)}, would need a detection grid of {mm(largest.spacing)}, on "
+            f"which {_reach(largest)}; here {_reach(chosen)}"
+        )
+    if choice.forgone is not None:
+        other, scan = choice.forgone, max(needs.scans, key=lambda scan: scan.voxels)
+        because += (
+            f"; planned for the {other.volume.percentile}th percentile, {times(other.volume.shape)}, the grid "
+            f"would be {mm(other.spacing)} ({_reach(other)}), but then {scan.name} ({scan.header}) would need "
+            f"{prediction_gb(needs, other, scan.shape):.3g} GB to predict: --inference_gb allows it"
+        )
+    because += f"; the crop to the body keeps {kept.mean():.0%} of the voxels"
+    decisions = [Decision(name="planned volume", value=times(volume.shape) + " fine voxels", because=because)]
+    larger = sorted((scan for scan in needs.scans if volume.cuts(scan.shape)), key=lambda scan: -scan.voxels)
+    if larger:
+        names = ", ".join(f"{scan.name} ({scan.header})" for scan in larger[:_MOST_NAMES])
+        if len(larger) > _MOST_NAMES:
+            names += f" and {len(larger) - _MOST_NAMES} more"
+        most = prediction_gb(needs, chosen, larger[0].shape)
+        because = (
+            f"over {rules.SPARE_VOLUME - 1:.0%} more voxels than the planned volume: {names}. Where training shows "
+            "whole volumes, it shows parts of these. Prediction never cuts a scan: it reads the header first and "
+            "refuses a scan that needs more memory than is free; "
+            f"{larger[0].name} needs {most:.3g} GB above its input"
+        )
+        decisions.append(Decision(name="larger scans", value=f"{len(larger)} of {len(needs.scans)}", because=because))
+    return decisions
 
 
 def explain_normalization(
@@ -142,8 +141,9 @@ def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names
     return warnings
 
 
-def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing) -> Decision:
-    flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1]
+def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing, largest: Triple) -> Decision:
+    long = rules.long_axes(largest)
+    flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     because = (
         f"a RoI is a box grown by {roi.margin:.0%} a side and at least {mm(roi.minimum_extent)}, "
         f"{roi_rules.MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
@@ -155,57 +155,97 @@ def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing) -> Decision:
     return Decision(name="Stage 2", value=f"channels {channels}; strides {strides}", because=because)
 
 
-def explain_detection(
-    chosen: Detection, finest: Detection, fine: Spacing, largest: Triple, memory_gb: float
-) -> Decision:
-    need = f"{chosen.training_gb:.2g} GB to train (budget {memory_gb:g}) and {chosen.inference_gb:.2g} GB to predict"
-    if chosen.spacing == fine:
-        because = f"the fine grid itself: the planned volume {times(largest)} needs {need}"
+def explain_detection(choice: Choice, needs: Requirements) -> Decision:
+    """The detection grid, and which memory limit forbids a finer one."""
+    chosen, finest, budget = choice.chosen, choice.finest, needs.budget
+    volume = times(chosen.volume.shape)
+    limit = choice.limit(budget)
+    if chosen.spacing == needs.fine:
+        because = f"the fine grid itself: the planned volume {volume} needs {_memory(chosen, budget)}"
     else:
         because = (
-            f"on the fine grid ({mm(fine)}) the planned volume {times(largest)} would need "
-            f"{finest.training_gb:.2g} GB to train and {finest.inference_gb:.2g} GB to predict (limit "
-            f"{chosen.inference_limit_gb:.2g} above the input); here it needs {need}"
+            f"on the fine grid ({mm(needs.fine)}) the planned volume {volume} would need {_memory(finest, budget)}; "
+            f"here it needs {chosen.training_gb:.2g} and {chosen.inference_gb:.2g} GB"
         )
+    because += f"; {limit.value} forbids a finer grid"
+    flags = {Limit.TRAINING: "--memory_gb", Limit.PREDICTION: "--inference_gb"}
+    if limit in flags:
+        because += f": {flags[limit]} raises it"
+    elif limit is Limit.BOTH:
+        because += ": --memory_gb and --inference_gb raise them"
     return Decision(name="detection spacing", value=mm(chosen.spacing), because=because)
 
 
-def _explain_fine_stage(
-    chosen: Detection, wanted: Detection, extents: npt.NDArray[np.float64], memory_gb: float
-) -> Decision:
-    """Whether there is a stage at full resolution; ``wanted`` has one where lesions are small, fit or not."""
+def _memory(option: Detection, budget: Budget) -> str:
+    return (
+        f"{option.training_gb:.2g} GB to train (budget {budget.training_gb:g}) and {option.inference_gb:.2g} GB to "
+        f"predict (limit {option.inference_limit_gb:.2g} above the input)"
+    )
+
+
+def _explain_fine_stage(choice: Choice, needs: Requirements) -> Decision:
+    """Whether there is a stage at full resolution, and whether it carries a head."""
     name, limit = "fine stage", f"{rules.FINE_UP_TO_CELLS:g}"
+    extents, chosen, tried = needs.extents, choice.chosen, choice.full_head
     if len(extents) == 0:
         return Decision(name=name, value="none", because="no lesion to measure")
+    if tried is not None and chosen is tried:
+        return Decision(
+            name=name,
+            value=f"{chosen.stage1.channels[0]} channels at full resolution, with a head",
+            because=f"{_reach(chosen)}; without the head, on a grid of {mm(choice.without_head.spacing)}, "
+            f"{_reach(choice.without_head)}: a gain of {LEAST_GAIN:g} in the product is worth the longer training step",
+        )
     cell = chosen.stem_cell()
     median = float(np.median(rules.lesion_spans(extents, cell, chosen.spacing)))
     because = f"the median lesion spans {median:.2g} cells of the stem ({mm(cell)})"
+    value = "none"
     if chosen.fine_stage:
         value = f"{chosen.stage1.channels[0]} channels at full resolution"
-        return Decision(name=name, value=value, because=f"{because}, at most {limit}")
-    if wanted.fine_stage:
-        because += (
-            f", at most {limit}, but with such a stage it would take {wanted.training_gb:.2g} GB to train (budget "
-            f"{memory_gb:g}) and {wanted.inference_gb:.2g} GB to predict (limit {wanted.inference_limit_gb:.2g} above "
-            "the input)"
-        )
-    elif max(chosen.stage1.strides[0]) == 1:
+        because += f", at most {limit}"
+    elif choice.wanted.fine_stage:
+        because += f", at most {limit}, but with such a stage it would take {_memory(choice.wanted, needs.budget)}"
+    elif chosen.full_head:
         because += ", which has full resolution itself"
     else:
         because += f", more than {limit}"
-    return Decision(name=name, value="none", because=because)
+    return Decision(name=name, value=value, because=f"{because}; {_why_no_full_head(choice, needs)}")
 
 
-def explain_network(
-    detection: Detection, wanted: Detection, extents: npt.NDArray[np.float64], memory_gb: float
-) -> list[Decision]:
-    """Fine stage, strides and levels of the detection network; ``wanted`` is what small lesions alone would ask for."""
-    fine_stage = _explain_fine_stage(detection, wanted, extents, memory_gb)
+def _why_no_full_head(choice: Choice, needs: Requirements) -> str:
+    chosen, tried = choice.chosen, choice.full_head
+    if chosen.full_head or tried is None:
+        return _reach(chosen)
+    limit = tried.refused_by(needs.budget)
+    full = f"with a head at full resolution on a grid of {mm(tried.spacing)}, {_reach(tried)}"
+    if limit is Limit.NONE:
+        return f"{_reach(chosen)}; {full}: the product gains less than {LEAST_GAIN:g}"
+    return f"{_reach(chosen)}; {full}, but it would take {_memory(tried, needs.budget)}: {limit.value} forbids it"
+
+
+def _reach(option: Detection) -> str:
+    reach = option.reach
+    return (
+        f"{reach.spanning:.1%} of the lesions span a cell of their level, a lesion covers {reach.coverage:.3f} of a "
+        f"cell on average (at most 1), the recall bound is {reach.bound.bound:.3f}; their product is {reach.score:.3f}"
+    )
+
+
+def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
+    """Fine stage, strides and levels of the detection network."""
+    fine_stage = _explain_fine_stage(choice, needs)
+    detection, extents = choice.chosen, needs.extents
     stage1, cells = detection.stage1, detection.cells()
     because = f"{len(stage1.strides)} stages lead to cells of {mm(cells[-1])}"
-    flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1]
+    long = rules.long_axes(detection.volume.shape)
+    flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     if flat:
         because += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: {_pooled_when(stage1, flat)}"
+    short = [
+        f"{axis} ({n})" for axis, n in zip("zyx", detection.volume.shape, strict=True) if "zyx".index(axis) not in long
+    ]
+    if short:
+        because += f"; axis {' and '.join(short)} has too few voxels to be pooled"
     if max(detection.stem_stride) == 1:
         because += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
     strides = Decision(
@@ -214,11 +254,8 @@ def explain_network(
     heads = [cells[stage] for stage in stage1.head_stages]
     value = ", ".join(f"stage {stage} (cells {mm(cells[stage])})" for stage in stage1.head_stages)
     if len(extents) == 0:
-        return [
-            fine_stage,
-            strides,
-            Decision(name="head levels", value=value, because="no lesion to measure: one level"),
-        ]
+        levels = Decision(name="head levels", value=value, because="no lesion to measure: one level")
+        return [fine_stage, strides, levels]
     longest = extents.max(axis=1)
     level = rules.assign_levels(extents, stage1.level_upper_sizes)
     counts = np.bincount(level, minlength=len(heads))
@@ -230,7 +267,8 @@ def explain_network(
         + "/".join(map(str, counts))
         + " lesions"
     )
-    dropped = len(cells) - len(heads)
+    # A fine stage without a head is not one of the levels that could have been.
+    dropped = len(cells) - len(heads) - int(detection.fine_stage and stage1.head_stages[0] > 0)
     if dropped:
         because += f"; {dropped} level(s) dropped that would get no or hardly any lesion"
     return [fine_stage, strides, Decision(name="head levels", value=value, because=because)]
@@ -267,7 +305,7 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
         if max(plans.detection_scale) > 1 + 1e-6:
             reason = "the memory allows no finer grid (see detection spacing)"
         elif max(plans.stage1.cumulative_stride(plans.stage1.head_stages[0])) > 1:
-            reason = "the stem's stride keeps whole volumes affordable"
+            reason = "a head at full resolution is not worth its cost, or does not fit (see fine stage)"
         else:
             reason = "the images themselves are no finer"
         because += f" where {target:g} are wanted: {reason}"

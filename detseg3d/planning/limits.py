@@ -57,8 +57,8 @@ Kernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
 RoiLength = Annotated[int, Field(ge=4, le=512)]
 AxisLength = Annotated[int, Field(ge=1, le=100_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-# Millimetres: from microscopy to whole bodies.
-Length = Annotated[float, Field(ge=1e-4, le=1e5, allow_inf_nan=False)]
+# Millimetres. Spacings are a nanometre to a kilometre (core/geometry.py), an extent is several of them.
+Length = Annotated[float, Field(ge=1e-7, le=1e9, allow_inf_nan=False)]
 Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_once_each)]  # 0 is z
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 

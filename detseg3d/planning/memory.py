@@ -178,10 +178,10 @@ def inference_bytes(
     return fine_voxels * num_channels * IMAGE_BYTES + outputs + max(detection, merging)
 
 
-def inference_limit_gb(fine_voxels: float, num_channels: int) -> float:
+def inference_limit_gb(fine_voxels: float, num_channels: int, inference_gb: float = INFERENCE_GB) -> float:
     """What whole-volume inference may take above the input array, GB: what decides how fine the detection grid may be.
 
-    ``INFERENCE_GB``; but at least 1 GB more than image and masks on the fine grid, which no detection grid makes less.
+    ``inference_gb``; but at least 1 GB more than image and masks on the fine grid, which no detection grid makes less.
 
     Examples
     --------
@@ -189,7 +189,7 @@ def inference_limit_gb(fine_voxels: float, num_channels: int) -> float:
     (2.0, 3.62)
     """
     fixed = fine_voxels * (num_channels * IMAGE_BYTES + LABEL_BYTES) / GIGABYTE
-    return max(INFERENCE_GB, fixed + _FOR_THE_GRID_GB)
+    return max(inference_gb, fixed + _FOR_THE_GRID_GB)
 
 
 def stage2_inference_bytes(

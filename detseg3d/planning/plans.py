@@ -342,6 +342,7 @@ class Plans(_Strict):
     training: TrainingPlan
     inference: InferencePlan
     memory_budget_gb: PositiveFloat = 8.0
+    inference_budget_gb: PositiveFloat = 2.0
     predicted_training_gb: Annotated[float, Field(ge=0)] = 0.0
     predicted_inference_gb: Annotated[float, Field(ge=0)] = 0.0
     recall_bound: RecallBound

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan, TrainingPlan
+from detseg3d.planning.rules import finest_spacing
 
 __all__ = [
     "choose_curriculum",
@@ -62,21 +63,34 @@ def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
     return next(edge for limit, edge in ROI_EDGES if large <= limit), large
 
 
-def choose_roi_size(edge: int, fine_spacing: Spacing) -> Triple:
+def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
     """Samples per axis: ``edge`` along the finest axis, fewer along coarse ones, multiples of 4, at least 8.
+
+    An axis gets no more samples than the planned volume has voxels along it, but at least 4. The finest axis is sought
+    among those with 8 voxels or more.
+
+    Parameters
+    ----------
+    edge : int
+    fine_spacing : 3 floats
+    shape : 3 ints
+        Planned volume in fine voxels.
 
     Examples
     --------
-    >>> choose_roi_size(32, (1, 1, 1)), choose_roi_size(32, (3, 0.72, 0.72)), choose_roi_size(64, (3.3, 5.5, 5.5))
-    ((32, 32, 32), (8, 32, 32), (64, 40, 40))
+    >>> choose_roi_size(32, (1, 1, 1), (96, 160, 128)), choose_roi_size(32, (3, 0.72, 0.72), (56, 330, 330))
+    ((32, 32, 32), (8, 32, 32))
+    >>> choose_roi_size(64, (3.3, 5.5, 5.5), (300, 100, 100))
+    (64, 40, 40)
+    >>> choose_roi_size(32, (1, 1, 1), (1, 512, 512)), choose_roi_size(24, (1, 1, 1), (22, 22, 5))
+    ((4, 32, 32), (20, 20, 5))
     """
-    finest = min(fine_spacing)
+    finest = finest_spacing(fine_spacing, shape)
     size = []
-    for spacing in fine_spacing:
-        if spacing < SAME_SPACING * finest:
-            size.append(edge)
-        else:
-            size.append(max(8, 4 * round(edge * finest / spacing / 4)))
+    for spacing, voxels in zip(fine_spacing, shape, strict=True):
+        samples = edge if spacing < SAME_SPACING * finest else max(8, 4 * round(edge * finest / spacing / 4))
+        # Stage 2 halves an even number of samples; an axis shorter than 8 is not halved.
+        size.append(min(samples, max(4, voxels if voxels < SMALLEST_POOLED else voxels // 4 * 4)))
     z, y, x = size
     return z, y, x
 
@@ -135,20 +149,29 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
     """The RoI with its minimum extent: 12 voxels of the finest axis in mm, and 3 voxels of each axis.
 
+    Along an axis of few slices it is no more than a voxel for each sample. The finest axis is sought among those with
+    8 samples or more.
+
     Examples
     --------
     >>> roi_plan((8, 32, 32), (5.0, 1.0, 1.0)).minimum_extent
     (15.0, 12.0, 12.0)
+    >>> roi_plan((4, 32, 32), (1.0, 1.0, 1.0)).minimum_extent
+    (4.0, 12.0, 12.0)
     """
-    shortest = MINIMUM_VOXELS * min(fine_spacing)
-    z, y, x = (float(f"{max(shortest, MINIMUM_SLICES * spacing):.5g}") for spacing in fine_spacing)
+    shortest = MINIMUM_VOXELS * finest_spacing(fine_spacing, size)
+    z, y, x = (
+        float(f"{min(max(shortest, MINIMUM_SLICES * spacing), samples * spacing):.5g}")
+        for samples, spacing in zip(size, fine_spacing, strict=True)
+    )
     return RoiPlan(size=size, margin=0.3, minimum_extent=(z, y, x))
 
 
 def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
     """The RoI U-Net: an axis is pooled while it has at least 8 samples, an even number, and is not much coarser.
 
-    An axis over 2 times coarser than the finest has kernel 1. Scales that no axis would reach are dropped.
+    An axis over 2 times coarser than the finest has kernel 1. The finest is sought among the axes that can be pooled.
+    Scales that no axis would reach are dropped.
 
     Raises
     ------
@@ -165,19 +188,18 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
     """
     current, samples = list(fine_spacing), list(size)
     strides: list[Triple] = []
-    kernels = [_kernel(current)]
+    kernels = [_kernel(current, samples)]
     for _ in STAGE2_CHANNELS[1:]:
-        limit = POOLING_RATIO * min(current) * (1 + 1e-6)
+        limit = _pooling_limit(current, samples)
         sz, sy, sx = (
-            2 if n >= SMALLEST_POOLED and n % 2 == 0 and spacing <= limit else 1
-            for n, spacing in zip(samples, current, strict=True)
+            2 if _can_be_halved(n) and spacing <= limit else 1 for n, spacing in zip(samples, current, strict=True)
         )
         if max(sz, sy, sx) == 1:
             break
         strides.append((sz, sy, sx))
         samples = [n // stride for n, stride in zip(samples, strides[-1], strict=True)]
         current = [spacing * stride for spacing, stride in zip(current, strides[-1], strict=True)]
-        kernels.append(_kernel(current))
+        kernels.append(_kernel(current, samples))
     if not strides:
         raise DetSeg3DError(
             "an RoI of this size cannot be halved along any axis",
@@ -187,8 +209,18 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
     return Stage2Plan(channels=STAGE2_CHANNELS[: len(kernels)], strides=tuple(strides), kernels=tuple(kernels))
 
 
-def _kernel(spacing: Sequence[float]) -> Triple:
-    limit = POOLING_RATIO * min(spacing) * (1 + 1e-6)
+def _can_be_halved(samples: int) -> bool:
+    return samples >= SMALLEST_POOLED and samples % 2 == 0
+
+
+def _pooling_limit(spacing: Sequence[float], samples: Sequence[int]) -> float:
+    """Spacing up to which axes go together: twice the finest of those that can be halved."""
+    halved = [length for length, n in zip(spacing, samples, strict=True) if _can_be_halved(n)]
+    return POOLING_RATIO * min(halved or spacing) * (1 + 1e-6)
+
+
+def _kernel(spacing: Sequence[float], samples: Sequence[int]) -> Triple:
+    limit = _pooling_limit(spacing, samples)
     z, y, x = (3 if length <= limit else 1 for length in spacing)
     return z, y, x
 
@@ -197,6 +229,8 @@ def choose_window(
     edge: int, detection_spacing: Spacing, scale: Sequence[float], total_stride: Sequence[int], largest: Triple
 ) -> Triple:
     """A window of about ``edge`` detection voxels of the finest axis, equal in mm on all axes, in fine voxels.
+
+    The finest axis is sought among those with 8 voxels or more.
 
     Multiples of the total stride (on the detection grid), and never larger than the planned volume.
 
@@ -208,8 +242,9 @@ def choose_window(
     (16, 64, 64)
     """
     window = []
+    finest = finest_spacing(detection_spacing, largest)
     for axis in range(3):
-        cells = edge * min(detection_spacing) / detection_spacing[axis] / total_stride[axis]
+        cells = edge * finest / detection_spacing[axis] / total_stride[axis]
         limit = largest[axis] / scale[axis] / total_stride[axis]
         count = max(1, min(round(cells), math.floor(limit + 1e-6)))
         # Rounded down: a voxel more would be a cell more, and the window be padded by a whole stride.
@@ -250,7 +285,9 @@ def choose_curriculum(
     """
     phases: list[tuple[float, Triple | None]] = []
     for base, share in zip(WINDOW_EDGES, SHARES, strict=False):
-        edge = max(base, math.ceil(base / WINDOW_EDGES[0] * 2 * large_lesion / min(detection_spacing)))
+        edge = max(
+            base, math.ceil(base / WINDOW_EDGES[0] * 2 * large_lesion / finest_spacing(detection_spacing, largest))
+        )
         window = choose_window(edge, detection_spacing, scale, total_stride, largest)
         whole = math.prod(window) >= NEARLY_WHOLE * math.prod(largest)
         phases.append((share, None if whole else window))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,13 @@ import numpy.typing as npt
 from detseg3d.planning.plans import Stage1Plan
 
 __all__ = [
+    "SPARE_VOLUME",
     "CandidateLimit",
     "LevelChoice",
+    "PlannedVolume",
     "Strides",
     "add_fine_stage",
+    "add_full_head",
     "assign_levels",
     "choose_candidate_limit",
     "choose_fine_spacing",
@@ -27,8 +31,10 @@ __all__ = [
     "choose_stem",
     "choose_strides",
     "coarser_spacings",
+    "finest_spacing",
     "lesion_spans",
-    "planned_shape",
+    "long_axes",
+    "planned_volumes",
     "stage1_plan",
     "wants_fine_stage",
 ]
@@ -44,12 +50,17 @@ LARGEST_COARSEST_MAP = 12  # another stage follows while an axis has more cells 
 MAX_STAGES = 5
 LEVEL_CELLS = (2.0, 8.0)  # a level takes lesions that span so many of its cells
 TINY_VOLUME = 64
+SPARE_VOLUME = 1.1  # a scan of so many times the planned voxels is still trained whole
+OUTLIER_VOLUME = 3.0  # a scan of more than so many times the 90th percentile's voxels is not planned for
+SCANS_WITH_OUTLIERS = 10  # the least number of scans among which one may be called an outlier
+PERCENTILES = (90, 75, 50)  # smaller volumes to plan for, if the largest would cost lesions
 # Multiples of 32 fill the matrix units of CPUs and GPUs: 32 channels at the finest stage cost what 24 do.
 CHANNELS = (32, 64, 96, 128, 160)
 BLOCKS = (1, 1, 2, 2, 2)
 FPN_CHANNELS = 32
 # A narrow stage at full resolution in front of the stem, where the median lesion spans no more of the stem's cells.
 FINE_CHANNELS = 8
+FULL_HEAD_CHANNELS = 16  # of that stage if it carries a head
 FINE_UP_TO_CELLS = 4.0
 # A head needs examples: a level that would get fewer (or a smaller share) leaves them to its neighbour.
 LESIONS_PER_LEVEL = 5
@@ -64,12 +75,16 @@ _MOST_CANDIDATES = (1000, 20_000)
 _MOST_IN_PLANS = 100_000
 
 
-def choose_fine_spacing(spacings: npt.ArrayLike) -> Spacing:
+def choose_fine_spacing(spacings: npt.ArrayLike, shapes: npt.ArrayLike | None = None) -> Spacing:
     """Per-axis median; an axis over 3 times coarser than the next takes its 10th percentile (but not below the next).
+
+    An axis along which every scan has a single voxel takes the coarsest spacing: no scan gets a second one.
 
     Parameters
     ----------
     spacings : array_like, shape ``(cases, 3)``
+    shapes : array_like, shape ``(cases, 3)``, optional
+        Voxels of the scans.
 
     Examples
     --------
@@ -77,6 +92,8 @@ def choose_fine_spacing(spacings: npt.ArrayLike) -> Spacing:
     (1.0, 1.0, 1.0)
     >>> choose_fine_spacing([[5, 1, 1]] * 8 + [[2, 1, 1]] * 2)
     (2.0, 1.0, 1.0)
+    >>> choose_fine_spacing([[5, 1, 1]] * 8 + [[2, 1, 1]] * 2, [[1, 512, 512]] * 10)
+    (5.0, 1.0, 1.0)
     """
     array = np.asarray(spacings, dtype=np.float64).reshape(-1, 3)
     median = np.median(array, axis=0)
@@ -84,38 +101,119 @@ def choose_fine_spacing(spacings: npt.ArrayLike) -> Spacing:
     following = float(np.sort(median)[1])
     if median[coarsest] > ANISOTROPY * following:
         median[coarsest] = max(float(np.percentile(array[:, coarsest], 10, method="inverted_cdf")), following)
+    if shapes is not None:
+        single = np.asarray(shapes).reshape(-1, 3).max(axis=0) == 1
+        median[single] = array.max(axis=0)[single]
     # Headers carry noise of single precision; 5 digits are a hundredth of a voxel over a whole volume.
     z, y, x = (float(f"{value:.5g}") for value in median)
     return z, y, x
 
 
-def planned_shape(shapes: npt.ArrayLike, spacings: npt.ArrayLike, fine_spacing: Spacing) -> Triple:
-    """99th percentile, axis by axis, of the cropped volumes in fine voxels; the largest up to 100 cases.
+@dataclass(frozen=True)
+class PlannedVolume:
+    """A volume that memory is planned for, in fine voxels, and the percentile of the scans that it holds.
+
+    ``outliers`` is the number of scans left out before, each far larger than all others.
+    """
+
+    shape: Triple
+    percentile: int = 100
+    outliers: int = 0
+
+    @property
+    def voxels(self) -> int:
+        """Number of fine voxels."""
+        return math.prod(self.shape)
+
+    def cuts(self, shape: Sequence[int]) -> bool:
+        """Whether training cuts a scan of ``shape`` fine voxels into parts: it has over a tenth more voxels."""
+        return math.prod(shape) > SPARE_VOLUME * self.voxels
+
+
+def planned_volumes(shapes: npt.ArrayLike) -> list[PlannedVolume]:
+    """Volumes to plan for, the largest first: percentiles 100, 90, 75 and 50 of the scans' edges, axis by axis.
+
+    Of the first a scan is left out that has over 3 times the voxels of the 90th percentile, of 10 scans or more: one
+    body among heads does not decide for all. Of the others, the 99th percentile counts as the largest, so that of a
+    hundred scans the largest counts.
+
+    Parameters
+    ----------
+    shapes : array_like of int, shape ``(cases, 3)``
+        Fine voxels.
 
     Examples
     --------
-    >>> planned_shape([[10, 20, 20], [12, 18, 20]], [[2, 1, 1], [2, 1, 1]], (1, 1, 1))
-    (24, 20, 20)
+    >>> planned_volumes([[24, 20, 20], [24, 18, 20]])[0]
+    PlannedVolume(shape=(24, 20, 20), percentile=100, outliers=0)
+    >>> planned_volumes([[180, 220, 200]] * 19 + [[1800, 500, 500]])
+    [PlannedVolume(shape=(180, 220, 200), percentile=100, outliers=1)]
     """
-    voxels = np.asarray(shapes, dtype=np.float64) * np.asarray(spacings) / np.asarray(fine_spacing)
-    z, y, x = (max(1, int(n)) for n in np.rint(np.percentile(voxels.reshape(-1, 3), 99, axis=0, method="higher")))
-    return z, y, x
+    edges = np.asarray(shapes, dtype=np.int64).reshape(-1, 3)
+    voxels = edges.astype(np.float64).prod(axis=1)
+    usual = np.ones(len(edges), bool)
+    if len(edges) >= SCANS_WITH_OUTLIERS:
+        usual = voxels <= OUTLIER_VOLUME * float(np.percentile(voxels, 90, method="lower"))
+    outliers = int((~usual).sum())
+    z, y, x = (int(n) for n in np.percentile(edges[usual], 99, axis=0, method="higher"))
+    volumes = [PlannedVolume((z, y, x), 100, outliers)]
+    for percentile in PERCENTILES:
+        z, y, x = (int(n) for n in np.percentile(edges[usual], percentile, axis=0, method="lower"))
+        if (z, y, x) != volumes[-1].shape:
+            volumes.append(PlannedVolume((z, y, x), percentile, outliers))
+    return volumes
 
 
-def coarser_spacings(fine_spacing: Spacing, step: float = 1.05) -> list[Spacing]:
+def long_axes(shape: Sequence[int]) -> list[int]:
+    """Axes of a volume that are long enough to be pooled, 8 voxels or more; all three if there is none.
+
+    A volume of a few slices must not be held back by an axis along which nothing happens, whatever its spacing.
+
+    Examples
+    --------
+    >>> long_axes((3, 384, 384)), long_axes((448, 448, 15)), long_axes((4, 4, 4))
+    ([1, 2], [0, 1, 2], [0, 1, 2])
+    """
+    return [axis for axis, n in enumerate(shape) if n >= 2 * SMALLEST_MAP] or [0, 1, 2]
+
+
+def finest_spacing(spacing: Sequence[float], shape: Sequence[int]) -> float:
+    """The finest spacing among the axes that are long enough to be pooled.
+
+    Examples
+    --------
+    >>> finest_spacing((0.1, 1.0, 1.5), (1, 256, 256)), finest_spacing((0.1, 1.0, 1.5), (100, 256, 256))
+    (1.0, 0.1)
+    """
+    return min(spacing[axis] for axis in long_axes(shape))
+
+
+def coarser_spacings(fine_spacing: Spacing, shape: Sequence[int], step: float = 1.05) -> list[Spacing]:
     """Detection spacings to try, finest first: the finest axes give way until all are equal, then all together.
 
+    An axis too short to be pooled keeps its spacing.
+
+    Parameters
+    ----------
+    fine_spacing : 3 floats
+    shape : 3 ints
+        Planned volume in fine voxels.
+    step : float, optional
+
     Examples
     --------
-    >>> spacings = coarser_spacings((2.0, 1.0, 1.0))
+    >>> spacings = coarser_spacings((2.0, 1.0, 1.0), (100, 200, 200))
     >>> spacings[0], [round(s, 3) for s in spacings[1]], len({s for s in spacings[-1]})
     ((2.0, 1.0, 1.0), [2.0, 1.05, 1.05], 1)
+    >>> coarser_spacings((2.0, 1.0, 1.0), (1, 200, 200))[-1][0]
+    2.0
     """
-    finest = min(fine_spacing)
+    long = long_axes(shape)
+    finest = finest_spacing(fine_spacing, shape)
     spacings = [fine_spacing]
     for power in range(1, 60):
         length = float(f"{finest * step**power:.5g}")
-        z, y, x = (max(axis, length) for axis in fine_spacing)
+        z, y, x = (max(edge, length) if axis in long else edge for axis, edge in enumerate(fine_spacing))
         spacings.append((z, y, x))
     return spacings
 
@@ -158,12 +256,8 @@ def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[f
 
 
 def _pooling_limit(spacing: Sequence[float], shape: Sequence[int]) -> float:
-    """Spacing up to which axes go together: twice the finest of those that are long enough to be pooled.
-
-    A volume of one slice would otherwise be held back by an axis along which nothing happens.
-    """
-    long_enough = [length for length, n in zip(spacing, shape, strict=True) if n >= 2 * SMALLEST_MAP]
-    return POOLING_RATIO * min(long_enough or spacing) * (1 + 1e-6)
+    """Spacing up to which axes go together: twice the finest of those that are long enough to be pooled."""
+    return POOLING_RATIO * finest_spacing(spacing, shape) * (1 + 1e-6)
 
 
 def _axes_to_pool(spacing: Sequence[float], shape: Sequence[int]) -> list[bool]:
@@ -175,8 +269,8 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
     """Stages of the backbone, axis by axis.
 
     An axis is pooled while its spacing is within 2 times the finest at that point and it keeps 4 cells. An axis still
-    over 2 times coarser than the finest gets kernel 1. The finest is sought among the axes long enough to be pooled.
-    Stages end when no axis has more than 12 cells, or after 5.
+    over 2 times coarser than the finest gets kernel 1, and so does an axis of a single cell. The finest is sought among
+    the axes long enough to be pooled. Stages end when no axis has more than 12 cells, or after 5.
 
     Examples
     --------
@@ -194,7 +288,7 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
         if strides and max(stride) == 1:
             break
         limit = _pooling_limit(current, size)
-        kz, ky, kx = (3 if length <= limit else 1 for length in current)
+        kz, ky, kx = (3 if length <= limit and n > 1 else 1 for length, n in zip(current, size, strict=True))
         sz, sy, sx = stride
         strides.append((sz, sy, sx))
         kernels.append((kz, ky, kx))
@@ -378,6 +472,35 @@ def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Pla
             "head_stages": tuple(stage + 1 for stage in plan.head_stages),
         }
     )
+
+
+def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) -> Stage1Plan:
+    """The plan with a stage at full resolution in front which carries a head: its cells are voxels.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+        From :func:`stage1_plan`.
+    spacing : 3 floats
+        Detection grid.
+    extents : ndarray, shape ``(N, 3)``
+        Lesion boxes' edges in mm.
+
+    Examples
+    --------
+    >>> extents = np.array([[1.0, 1, 1]] * 20 + [[12.0, 12, 12]] * 20)
+    >>> plan = add_full_head(stage1_plan((1, 1, 1), (96, 160, 128), extents), (1, 1, 1), extents)
+    >>> plan.channels[:2], plan.strides[:2], plan.head_stages, plan.level_upper_sizes
+    ((16, 32), ((1, 1, 1), (2, 2, 2)), (0, 1), ((8.0, 8.0, 8.0),))
+    """
+    fine = add_fine_stage(plan, FULL_HEAD_CHANNELS)
+    levels = choose_levels(extents, fine.strides, spacing)
+    stages, upper = levels.head_stages, levels.upper_sizes
+    if stages[0] > 0:
+        # Few lesions are so small, or `choose_levels` would not have left them to a coarser level. Here they count.
+        z, y, x = (float(f"{LEVEL_CELLS[1] * length:.6g}") for length in spacing)
+        stages, upper = (0, *stages), ((z, y, x), *upper)
+    return fine.model_copy(update={"head_stages": stages, "level_upper_sizes": upper})
 
 
 def small_lesion_extents(extents: FloatArray) -> tuple[float, float, float] | None:

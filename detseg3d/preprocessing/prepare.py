@@ -54,6 +54,8 @@ class PrepareOptions:
         0 works in this process.
     memory_gb : float
         Memory that training may take.
+    inference_gb : float
+        Memory that the prediction of a planned volume may take above its input.
     val_split : float or None
         Share of the cases for one seeded split; ``None`` for five folds.
     seed : int or None
@@ -76,6 +78,7 @@ class PrepareOptions:
     preprocess: bool = True
     num_processes: int = 2
     memory_gb: float = 8.0
+    inference_gb: float = 2.0
     val_split: float | None = None
     seed: int | None = None
     roi_size: int | Sequence[int] | None = None
@@ -318,7 +321,9 @@ def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pre
                 remedy="plan anew: leave --keep_plans out",
             )
         return plans
-    plans = plan_dataset(fingerprint, raw, options.memory_gb, options.roi_size, options.image_order)
+    plans = plan_dataset(
+        fingerprint, raw, options.memory_gb, options.roi_size, options.image_order, options.inference_gb
+    )
     for decision in plans.decisions:
         if decision.name == "warning":
             logger.warning("%s: %s", raw.name, decision.because)

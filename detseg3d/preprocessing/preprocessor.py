@@ -17,6 +17,7 @@ import torch
 from detseg3d.core.body import body_box, body_mask
 from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import check_spacing
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
 from detseg3d.io.case_store import CaseStore
@@ -191,8 +192,9 @@ def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plan
             value=images.shape,
             expected=f"(C, Z, Y, X) with the {plans.num_channels} channel(s) {', '.join(plans.channel_names)}",
         )
-    if len(spacing) != 3 or not all(0 < length < 1e6 for length in spacing):
+    if len(spacing) != 3 or not all(0 < length < math.inf for length in spacing):
         raise DetSeg3DError("the spacing must be three positive numbers (z y x, mm)", value=tuple(spacing))
+    check_spacing(spacing)
     check_finite(images, plans.channel_names)
 
 

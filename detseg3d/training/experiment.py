@@ -39,6 +39,8 @@ class ExperimentOptions:
         What the files mean; see :func:`~detseg3d.io.convert.convert_folders`.
     memory_gb : float
         Memory that training may take.
+    inference_gb : float
+        Memory that the prediction of a planned volume may take above its input.
     roi_size : int or None
         Edge of the RoI cube instead of the planned one.
     training : TrainingOptions
@@ -57,6 +59,7 @@ class ExperimentOptions:
     npy_spacing: tuple[float, float, float] | None = None
     instances: bool = False
     memory_gb: float = 8.0
+    inference_gb: float = 2.0
     roi_size: int | None = None
     training: TrainingOptions = field(default_factory=TrainingOptions)
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -165,6 +168,7 @@ def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareO
         verify=True,
         num_processes=options.num_processes,
         memory_gb=options.memory_gb,
+        inference_gb=options.inference_gb,
         val_split=None if divided else options.val_split,
         seed=None if divided else options.training.seed or 0,
         roi_size=options.roi_size,

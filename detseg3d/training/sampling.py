@@ -22,6 +22,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution.interruption import follow_parent
 from detseg3d.io.case_store import CaseStore, StoredCase, class_of_id
+from detseg3d.planning.rules import SPARE_VOLUME
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 from detseg3d.training.ranks import Ranks
 
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 ALONE = Ranks()
 # Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
 _RANDOM_WINDOW_SHARE = 0.25
-# Voxels of a scan for those of the planned volume, up to which it is trained whole.
-_SPARE = 1.1
 # Windows that are placed to learn how many lesions one shows on average.
 _PLACEMENTS = 500
 
@@ -194,7 +193,7 @@ class WindowSampler:
         order = np.random.default_rng([self.seed, 2, position // count]).permutation(count)
         index = int(order[position % count])
         shape = self.table.shapes[index]
-        if self.largest is None or math.prod(shape) <= _SPARE * math.prod(self.largest):
+        if self.largest is None or math.prod(shape) <= SPARE_VOLUME * math.prod(self.largest):
             return index, np.asarray(shape) / 2, shape
         window = tuple(min(n, most) for n, most in zip(shape, self.largest, strict=True))
         lesions = np.flatnonzero(self.table.lesion_case == index)

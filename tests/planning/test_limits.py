@@ -84,7 +84,7 @@ def test_absurd_values_are_named(
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("fine_spacing", [1e-9, 1, 1], "fine_spacing.0: Input should be greater than or equal to 0.0001"),
+        ("fine_spacing", [1e-9, 1, 1], "fine_spacing.0: Input should be greater than or equal to 0.0000001"),
         ("detection_spacing", [1, 1, 1e30], "detection_spacing.2: Input should be less"),
         ("largest_shape", [HUGE, 1, 1], "largest_shape.0: Input should be less"),
         ("class_labels", [70_000], "class_labels.0: Input should be less than or equal to 65535"),

@@ -82,7 +82,7 @@ def test_roi_bytes_agree_with_what_autograd_saves(edge: int, spacing: tuple[floa
 
     from detseg3d.models.segmenter import Segmenter
 
-    size = choose_roi_size(edge, spacing)
+    size = choose_roi_size(edge, spacing, (400, 400, 400))
     plan = stage2_plan(size, spacing)
     segmenter = Segmenter(plan, 1, 1, 48)
 

@@ -97,7 +97,7 @@ def test_a_volume_that_takes_most_of_two_gigabytes_itself_can_be_planned(
 def test_few_slices_are_said_never_to_be_pooled() -> None:
     plans = plan((4, 320, 320), (5, 0.7, 0.7))
     assert {stride[0] for stride in plans.stage1.strides} == {1}
-    assert "kernel 1 at first, and too few slices to be pooled" in why(plans, "Stage 1 strides")
+    assert "axis z (4) has too few voxels to be pooled" in why(plans, "Stage 1 strides")
 
 
 def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
@@ -119,7 +119,7 @@ def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
 def test_small_lesions_get_a_stage_at_full_resolution() -> None:
     plans = plan(edges=[8.0] * 5)
     assert plans.stage1.strides[0] == (1, 1, 1) and plans.stage1.head_stages[0] == 1
-    assert why(plans, "fine stage") == (
+    assert why(plans, "fine stage").startswith(
         "8 channels at full resolution: the median lesion spans 4 cells of the stem (2×2×2 mm), at most 4"
     )
 
@@ -127,7 +127,9 @@ def test_small_lesions_get_a_stage_at_full_resolution() -> None:
 def test_larger_lesions_do_without() -> None:
     plans = plan(edges=[8.5] * 5)
     assert plans.stage1.strides[0] == (2, 2, 2) and plans.stage1.head_stages[0] == 0
-    assert why(plans, "fine stage") == "none: the median lesion spans 4.2 cells of the stem (2×2×2 mm), more than 4"
+    assert why(plans, "fine stage").startswith(
+        "none: the median lesion spans 4.2 cells of the stem (2×2×2 mm), more than 4"
+    )
 
 
 def test_a_fine_stage_is_not_worth_a_coarser_grid() -> None:
@@ -280,7 +282,7 @@ def test_tiny_volume_of_tiny_lesions_is_detected_at_full_resolution() -> None:
     plans = plan((40, 40, 40), edges=[2.0] * 10)
     assert plans.stage1.strides[0] == (1, 1, 1)
     assert "stem stride 1" in why(plans, "Stage 1 strides")
-    assert why(plans, "fine stage").endswith("(1×1×1 mm), which has full resolution itself")
+    assert "(1×1×1 mm), which has full resolution itself" in why(plans, "fine stage")
     assert [phase.window for phase in plans.training.curriculum] == [None]
 
 

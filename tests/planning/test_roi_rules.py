@@ -20,6 +20,7 @@ from detseg3d.planning.roi_rules import (
 )
 from detseg3d.planning.rules import coarser_spacings
 
+LARGE = (400, 400, 400)
 SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
 
 
@@ -69,16 +70,16 @@ def test_one_large_lesion_in_a_hundred_does_not_set_the_roi() -> None:
 
 
 def test_coarse_axis_gets_fewer_samples() -> None:
-    assert choose_roi_size(32, (3, 0.72, 0.72)) == (8, 32, 32)
-    assert choose_roi_size(48, (3, 0.72, 0.72)) == (12, 48, 48)
-    assert choose_roi_size(32, (1.3, 1, 1)) == (32, 32, 32)
-    assert choose_roi_size(32, (2, 1, 1)) == (16, 32, 32)
-    assert choose_roi_size(32, (50, 1, 1)) == (8, 32, 32)
+    assert choose_roi_size(32, (3, 0.72, 0.72), LARGE) == (8, 32, 32)
+    assert choose_roi_size(48, (3, 0.72, 0.72), LARGE) == (12, 48, 48)
+    assert choose_roi_size(32, (1.3, 1, 1), LARGE) == (32, 32, 32)
+    assert choose_roi_size(32, (2, 1, 1), LARGE) == (16, 32, 32)
+    assert choose_roi_size(32, (50, 1, 1), LARGE) == (8, 32, 32)
 
 
 @given(SPACINGS, st.sampled_from([16, 24, 32, 48, 64]))
 def test_stage2_can_run_on_every_planned_roi(spacing: tuple[float, float, float], edge: int) -> None:
-    size = choose_roi_size(edge, spacing)
+    size = choose_roi_size(edge, spacing, LARGE)
     assert all((n % 4 == 0 and 8 <= n <= edge) or n == edge for n in size)
     plan = stage2_plan(size, spacing)
     current = list(size)
@@ -87,6 +88,39 @@ def test_stage2_can_run_on_every_planned_roi(spacing: tuple[float, float, float]
         assert all(n % s == 0 and (s == 1 or n >= 8) for n, s in zip(current, stride, strict=True))
         current = [n // s for n, s in zip(current, stride, strict=True)]
     assert len(plan.channels) == len(plan.kernels) == len(plan.strides) + 1
+
+
+@given(st.tuples(*[st.integers(1, 60)] * 3), st.sampled_from([24, 32, 48, 64]))
+def test_an_roi_has_no_more_samples_than_the_volume_has_voxels_but_at_least_four(
+    shape: tuple[int, int, int], edge: int
+) -> None:
+    size = choose_roi_size(edge, (1, 1, 1), shape)
+    assert all(4 <= samples <= max(4, voxels) for samples, voxels in zip(size, shape, strict=True))
+    if max(shape) >= 8:
+        stage2 = stage2_plan(size, (1, 1, 1))
+        pooled = [math.prod(stride[axis] for stride in stage2.strides) for axis in range(3)]
+        assert all(samples % factor == 0 for samples, factor in zip(size, pooled, strict=True))
+
+
+@pytest.mark.parametrize("thickness", [0.01, 1.0, 50.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slices_get_rois_of_their_plane(axis: int, thickness: float) -> None:
+    def flat(along: int, elsewhere: int) -> tuple[int, int, int]:
+        values = [elsewhere] * 3
+        values[axis] = along
+        return (values[0], values[1], values[2])
+
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = thickness
+    fine = (spacing[0], spacing[1], spacing[2])
+    size = choose_roi_size(32, fine, flat(1, 512))
+    assert size == flat(4, 32)
+    assert stage2_plan(size, fine).strides == (flat(1, 2),) * 3
+    extent = roi_plan(size, fine).minimum_extent
+    assert [extent[other] for other in range(3) if other != axis] == [12, 12]
+    assert extent[axis] <= 4 * thickness
+    windows = [phase.window for phase in choose_curriculum(fine, (1, 1, 1), flat(1, 16), flat(1, 512))]
+    assert windows == [flat(1, 48), flat(1, 96), None]
 
 
 def test_stage2_has_about_two_million_parameters() -> None:
@@ -121,7 +155,7 @@ def test_windows_count_detection_voxels() -> None:
 
 @pytest.mark.parametrize("edge", [48, 96])
 def test_a_window_is_a_multiple_of_the_stride_on_every_coarser_grid(edge: int) -> None:
-    for spacing in coarser_spacings((1, 1, 1)):
+    for spacing in coarser_spacings((1, 1, 1), (400, 400, 400)):
         window = choose_window(edge, spacing, spacing, (16, 16, 16), (400, 400, 400))
         cells = [math.ceil(n / scale - 1e-6) for n, scale in zip(window, spacing, strict=True)]
         assert all(n % 16 == 0 for n in cells), (spacing, window)
