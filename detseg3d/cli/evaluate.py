@@ -242,10 +242,11 @@ def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> L
 
     form = common_label_format(options.ground_truth, list(systems.values()))
     if options.instances:
-        single = form.classes if form.classes is not None and len(form.classes) == 1 else None
+        # Without the classes of the instances, the names of several classes say nothing of instance maps.
+        named = form.classes is not None and (len(form.classes) == 1 or form.instance_classes is not None)
         form = replace(
             form,
-            classes=single,
+            classes=form.classes if named else None,
             truth_instances=options.instances in ("both", "truth") or form.truth_instances,
             prediction_instances=options.instances in ("both", "predictions"),
         )

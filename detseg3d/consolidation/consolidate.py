@@ -135,7 +135,7 @@ def consolidate(
     raw, model_folder = Path(raw), Path(model_folder)
     dataset = load_raw_dataset(raw)
     found = load_validated_folds(dataset, model_folder, folds)
-    form = label_format_of(found.plans, dataset.npy_spacing)
+    form = label_format_of(found.plans, dataset)
     prepared, scored = _prepare(found.cases, found.plans, form, num_processes, progress)
     if len(scored.scores) == 0:
         raise DetSeg3DError(
@@ -274,7 +274,7 @@ def _prepare_case(plans: Plans, form: LabelFormat, case: StoredCase) -> tuple[Pr
             expected=f"one of {', '.join(plans.class_names)} (0 to {plans.num_classes - 1})",
         )
     if plans.instances:
-        lesions = lesions_from_instances(label)
+        lesions = lesions_from_instances(label, case.label, form.instance_classes, case.case_id)
     else:
         lesions = lesions_from_semantic(label, plans.class_labels, case.label)
     truth = CaseTruth.of(lesions, candidates.spacing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cc3d
@@ -102,7 +102,9 @@ def main_components(instances: IntArray, classes: npt.NDArray[np.int64]) -> tupl
     return components, main
 
 
-def instances_from_instance_map(label: IntArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def instances_from_instance_map(
+    label: IntArray, class_of: Mapping[int, int] | None = None
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Lesions of an instance label map, renumbered ``1..N`` in ascending order of their values.
 
     A lesion may consist of several pieces: equal value means same lesion.
@@ -111,17 +113,19 @@ def instances_from_instance_map(label: IntArray) -> tuple[npt.NDArray[np.int32],
     ----------
     label : ndarray of int, shape ``(Z, Y, X)``
         0 is background; every other value is one lesion.
+    class_of : dict of int to int, optional
+        Class of each value of the map; by default all lesions are of class 0.
 
     Returns
     -------
     instances : ndarray of int32, shape ``(Z, Y, X)``
     classes : ndarray of int64, shape ``(N,)``
-        All 0: an instance map carries a single class.
+        Class of lesions ``1..N``.
 
     Raises
     ------
     ValueError
-        If ``label`` is not a 3D array of non-negative integers.
+        If ``label`` is not a 3D array of non-negative integers, or ``class_of`` lacks one of its values.
 
     Examples
     --------
@@ -138,7 +142,13 @@ def instances_from_instance_map(label: IntArray) -> tuple[npt.NDArray[np.int32],
     if len(values) and int(values[0]) < 0:
         raise ValueError(f"an instance map has no negative values, found {int(values[0])}")
     instances[foreground] = inverse + 1
-    return instances, np.zeros(len(values), np.int64)
+    classes = np.zeros(len(values), np.int64)
+    if class_of is not None:
+        lacking = [value for value in values.tolist() if value not in class_of]
+        if lacking:
+            raise ValueError(f"values of the instance map have no class: {lacking[:10]}")
+        classes[:] = [class_of[value] for value in values.tolist()]
+    return instances, classes
 
 
 def _checked(label: IntArray) -> IntArray:

@@ -171,7 +171,7 @@ def read_true_lesions(file: Path, form: LabelFormat, beside: Path | None = None)
     file : path
     form : LabelFormat
         Without ``classes`` every value of the file is a class, named ``label 1``, …; with ``truth_instances`` the file
-        is an instance map of the first class.
+        is an instance map.
     beside : path, optional
         The prediction: a segmentation that 3D Slicer cropped is put on its grid.
 
@@ -189,7 +189,7 @@ def read_true_lesions(file: Path, form: LabelFormat, beside: Path | None = None)
     else:
         classes = {f"label {value}": value for value in sorted(label_values(label))}
     if form.truth_instances:
-        lesions = lesions_from_instances(label)
+        lesions = lesions_from_instances(label, file, form.instance_classes)
     else:
         lesions = lesions_from_semantic(label, list(classes.values()), file)
     return TrueLesions(lesions, tuple(classes), tuple(classes.values()), geometry)

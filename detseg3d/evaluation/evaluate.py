@@ -371,11 +371,12 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
         if files.layout is not None:
             prediction = lesions_from_layout(label, geometry, files.layout, names, values, form)
         elif form.prediction_instances:
-            prediction = lesions_from_instances(label)
+            stated = None if form.instance_classes is None else form.instance_classes.beside_maps()
+            prediction = lesions_from_instances(label, files.prediction, stated)
         else:
             prediction, mask = lesions_from_semantic(label, values, files.prediction), label
     if form.truth_instances:
-        truth = lesions_from_instances(truth_label)
+        truth = lesions_from_instances(truth_label, files.truth, form.instance_classes, files.case_id)
     else:
         truth = lesions_from_semantic(truth_label, values, files.truth)
     metrics = evaluate_case(

@@ -19,6 +19,8 @@ from detseg3d.io.dataset_json import parse_labels, parse_npy_spacing, parse_pati
 from detseg3d.io.files import read_json
 from detseg3d.io.images import file_ending
 from detseg3d.io.images import read_label as read_whole_numbers
+from detseg3d.io.instance_classes import InstanceClasses, class_indices, parse_instance_classes
+from detseg3d.io.raw_dataset import RawDataset, as_instance_maps
 from detseg3d.planning.plans import Plans
 
 __all__ = [
@@ -51,7 +53,9 @@ class LabelFormat:
     classes : dict of str to int, or None
         Value of each lesion class in the files; ``None``: every value but 0 is a class, named ``label 1``, …
     truth_instances, prediction_instances : bool
-        The files are instance maps (every value one lesion, all of one class).
+        The files are instance maps: every value is one lesion.
+    instance_classes : InstanceClasses or None
+        Where the classes of the lesions of instance maps are stated; ``None``: all are of the first class.
     npy_spacing : 3 floats or None
         Millimetres ``(z, y, x)`` of ``.npy`` files.
     """
@@ -60,6 +64,7 @@ class LabelFormat:
     truth_instances: bool = False
     prediction_instances: bool = False
     npy_spacing: tuple[float, float, float] | None = None
+    instance_classes: InstanceClasses | None = None
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,17 @@ def common_label_format(truth_folder: str | Path, prediction_folders: Sequence[s
 
 def _format_stated(file: Path) -> LabelFormat:
     data = _content(file)
-    classes = {name: value for name, value in parse_labels(data, file).items() if value != 0}
+    labels, instances = parse_labels(data, file), data.get("instances") is True
+    classes = {name: value for name, value in labels.items() if value != 0}
     return LabelFormat(
-        classes, truth_instances=data.get("instances") is True, npy_spacing=parse_npy_spacing(data, file)
+        classes,
+        truth_instances=instances,
+        npy_spacing=parse_npy_spacing(data, file),
+        instance_classes=parse_instance_classes(data, labels, file, instances),
     )
 
 
-def label_format_of(plans: Plans, npy_spacing: tuple[float, float, float] | None = None) -> LabelFormat:
+def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
     """How the labels are to be read that a model was trained on.
 
     The plans know more than the raw dataset.json: ``detseg3d_plan_and_preprocess --instances`` leaves that file alone.
@@ -146,11 +155,18 @@ def label_format_of(plans: Plans, npy_spacing: tuple[float, float, float] | None
     ----------
     plans : Plans
         Of the model.
-    npy_spacing : 3 floats, optional
-        Of the raw data set: millimetres ``(z, y, x)`` of ``.npy`` files.
+    dataset : RawDataset
+        That the labels belong to.
     """
     classes = dict(zip(plans.class_names, plans.class_labels, strict=True))
-    return LabelFormat(classes, truth_instances=plans.instances, npy_spacing=npy_spacing)
+    if plans.instances and plans.num_classes > 1:
+        dataset = as_instance_maps(dataset)
+    return LabelFormat(
+        classes,
+        truth_instances=plans.instances,
+        npy_spacing=dataset.npy_spacing,
+        instance_classes=dataset.instance_classes,
+    )
 
 
 def read_patients(truth_folder: str | Path) -> dict[str, str]:
@@ -240,9 +256,27 @@ def lesions_from_semantic(label: IntArray, values: Sequence[int], file: Path) ->
     return Lesions(instances, dict(enumerate(classes.tolist(), start=1)))
 
 
-def lesions_from_instances(label: IntArray) -> Lesions:
-    """Lesions of an instance map, all of one class, with the numbers they have in the file."""
-    return Lesions(label, dict.fromkeys(label_values(label), 0))
+def lesions_from_instances(
+    label: IntArray, file: Path, classes: InstanceClasses | None = None, case_id: str | None = None
+) -> Lesions:
+    """Lesions of an instance map with the numbers that they have in the file.
+
+    Parameters
+    ----------
+    label : ndarray of int, shape ``(Z, Y, X)``
+    file : Path
+        Of the map.
+    classes : InstanceClasses, optional
+        Where the classes of its lesions are stated; by default all are of the first class.
+    case_id : str, optional
+        By default the name of the file without its ending.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a lesion has no class, or a class is stated for a lesion that is not there.
+    """
+    return Lesions(label, class_indices(sorted(label_values(label)), classes, file, case_id))
 
 
 def read_roi_lesions(file: Path) -> list[dict[str, Any]]:

@@ -82,6 +82,12 @@ def lesions_from_layout(
     """
     ids = label_values(instances)
     if files.rois is None:
+        stated = None if form.instance_classes is None else form.instance_classes.beside_maps()
+        if stated is not None and stated.source_of(files.instances).is_file():
+            numbered = lesions_from_instances(instances, files.instances, stated)
+            values_of = {number: values[index] for number, index in numbered.classes.items()}
+            _check_mask_file(instances, geometry, files, values_of, form)
+            return numbered
         if len(values) > 1 and ids:
             raise DetSeg3DError(
                 "without a RoI file the classes of the predicted lesions are not known",
@@ -89,7 +95,7 @@ def lesions_from_layout(
                 expected=f"a RoI file in rois/, as there are {len(values)} classes: {', '.join(names)}",
             )
         _check_mask_file(instances, geometry, files, None, form)
-        return lesions_from_instances(instances)
+        return lesions_from_instances(instances, files.instances)
     lesions = _lesions_by_id(files.rois)
     _check_ids(instances, ids, lesions, files.instances, files.rois)
     unknown = sorted({lesion["label"] for lesion in lesions.values()} - set(values))

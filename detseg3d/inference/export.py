@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json, write_text
 from detseg3d.io.images import file_ending, strip_ending, write_image
+from detseg3d.io.instance_classes import instance_class_record
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged
 from detseg3d.planning.plans import Plans
@@ -60,6 +61,8 @@ class CasePrediction:
     probabilities : ndarray of float16, shape ``(K, Z, Y, X)``, or None
     similarity : Similarity or None
         The scan beside the training scans; ``None`` if they were not compared.
+    instance_classes : dict of int to int, or None
+        Class index of each lesion, for models of instance maps of several classes.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
@@ -69,6 +72,7 @@ class CasePrediction:
     geometry: Geometry
     probabilities: npt.NDArray[np.float16] | None = None
     similarity: Similarity | None = None
+    instance_classes: Mapping[int, int] | None = None
 
 
 def describe_case(
@@ -115,8 +119,16 @@ def describe_case(
                 **_place(found.boxes[index], geometry),
             }
         )
+    numbered = plans.instances and plans.num_classes > 1
     return CasePrediction(
-        merged.semantic, merged.instances, lesions, candidates, geometry, merged.probabilities, similarity
+        merged.semantic,
+        merged.instances,
+        lesions,
+        candidates,
+        geometry,
+        merged.probabilities,
+        similarity,
+        {lesion.id: lesion.class_index for lesion in merged.lesions} if numbered else None,
     )
 
 
@@ -148,6 +160,8 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
 
     All files have the order of the scan's file: the voxels of masks and probabilities as well as boxes and centres.
 
+    A model of instance maps of several classes also gets ``instances/CASE.json`` with the class of each lesion.
+
     Probabilities that an earlier prediction left are removed, if this one has none: they are not of this mask.
 
     Parameters
@@ -169,6 +183,9 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
         semantic, instances = _mask_paths(place, case_id, ending)
         write_image(prediction.semantic, prediction.geometry, semantic)
         write_image(prediction.instances, prediction.geometry, instances)
+        if prediction.instance_classes is not None:
+            # As the labels of the training have it, so that both are evaluated alike.
+            write_json(instance_class_record(prediction.instance_classes), _classes_path(place, case_id))
         if prediction.probabilities is not None:
             with atomic_path(_probability_path(place, case_id)) as temporary, temporary.open("wb") as handle:
                 probabilities = prediction.geometry.stored_order.to_stored(prediction.probabilities)
@@ -204,6 +221,10 @@ def dicom_record(geometry: Geometry) -> dict[str, Any]:
 
 def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:
     return [folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}"]
+
+
+def _classes_path(folder: Path, case_id: str) -> Path:
+    return folder / "instances" / f"{case_id}.json"
 
 
 def _record_path(folder: Path, case_id: str) -> Path:

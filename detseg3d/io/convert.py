@@ -18,9 +18,11 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.execution.local import describe_failures, run_cases
+from detseg3d.io.dataset_json import parse_labels
 from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
 from detseg3d.io.images import file_ending, oriented_like, read_geometry, read_image, read_label, write_image
+from detseg3d.io.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
 from detseg3d.io.metaimage import is_whole_metaimage
 from detseg3d.io.nrrd import read_nrrd_header
 from detseg3d.io.paths import check_case_id, check_dataset_name
@@ -87,7 +89,8 @@ def convert_folders(
         What is read of DICOM folders: one for all channels, or one per channel. Channels in SUV are named in the
         dataset.json.
     instances : bool, optional
-        Labels are instance maps: each value is one lesion, all of one class.
+        Labels are instance maps: each value is one lesion. With several ``labels``, a ``CASE.json`` beside each label
+        states the class of each lesion, as in nnDetection (:mod:`detseg3d.io.instance_classes`).
     overwrite : bool, optional
         Replace a data set of this name that was converted before.
     num_processes : int, optional
@@ -118,6 +121,7 @@ def convert_folders(
         cases, functools.partial(_values_of, spacing=spacing, names=segment_values), num_processes, progress
     )
     names = _label_names(values, labels, instances, Path(label_folder))
+    classes = parse_instance_classes({}, names, Path(label_folder), instances)
     ending = _common_ending(cases)
     test_cases = _draw_test_cases([case.case_id for case in cases], test_split, seed)
     description: dict[str, Any] = {
@@ -140,7 +144,16 @@ def convert_folders(
     partial = temporary_beside(target)
     try:
         jobs = [
-            _Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, spacing, channels, segment_values)
+            _Job(
+                case,
+                partial,
+                "Ts" if case.case_id in test_cases else "Tr",
+                ending,
+                spacing,
+                channels,
+                segment_values,
+                classes,
+            )
             for case in cases
         ]
         results = run_cases(_place_case, jobs, num_processes, "convert", progress)
@@ -312,8 +325,9 @@ def _label_names(
     if min(values) < 0:
         raise DetSeg3DError("a label has negative values", file=folder, value={min(values): values[min(values)]})
     if instances:
-        name = next(iter(labels)) if labels else "lesion"
-        return {"background": 0, name: 1}
+        named = labels if isinstance(labels, Mapping) else {name: 1 + i for i, name in enumerate(labels or ["lesion"])}
+        named = {name: int(value) for name, value in named.items() if value != 0 and name != "background"}
+        return parse_labels({"labels": {"background": 0, **named}}, folder)
     if labels is None:
         if len(values) > _MANY_VALUES:
             raise DetSeg3DError(
@@ -383,6 +397,7 @@ class _Job:
     spacing: Spacing
     dicom: tuple[DicomOptions, ...]
     segment_values: Mapping[str, int] | None = None
+    instance_classes: InstanceClasses | None = None
 
 
 def _place_case(job: _Job) -> None:
@@ -395,6 +410,8 @@ def _place_case(job: _Job) -> None:
         else:
             _place_file(path, target, job.spacing, None)
     assert job.case.label is not None
+    if job.instance_classes is not None:
+        write_json(instance_class_record(job.instance_classes.of_case(job.case.label)), labels / f"{case_id}.json")
     if file_ending(job.case.label) == ".nrrd" and read_segments(job.case.label):
         label, geometry = read_label(job.case.label, job.spacing, job.segment_values, job.case.images[0])
         write_image(label, geometry, labels / f"{case_id}{ending}")

@@ -2,8 +2,9 @@
 
 ``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
 (``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
-case to patient, so that folds never split a patient), ``npy_spacing`` (``z y x`` mm of .npy files) and ``suv``
-(channels whose values are SUV; DICOM is converted).
+case to patient, so that folds never split a patient), ``npy_spacing`` (``z y x`` mm of .npy files), ``suv``
+(channels whose values are SUV; DICOM is converted), and ``instance_classes`` with ``instance_classes_from`` (the
+classes of the lesions of instance maps, see :mod:`detseg3d.io.instance_classes`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from detseg3d.io.dicom import DICOM_ENDINGS, DicomOptions, is_dicom_file
 from detseg3d.io.files import check_regular_file, open_regular_file, read_json
 from detseg3d.io.formats import segmentation_stem, unread_format, unread_images
 from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
+from detseg3d.io.instance_classes import InstanceClasses, parse_instance_classes
 from detseg3d.io.paths import check_case_id
 
 __all__ = [
     "RawCase",
     "RawDataset",
+    "as_instance_maps",
+    "cases_without_images",
     "check_input",
     "images_by_stem",
     "list_cases",
@@ -73,6 +77,7 @@ class RawDataset:
     npy_spacing: tuple[float, float, float] | None = None
     suv_channels: tuple[str, ...] = ()
     patients: dict[str, str] = field(default_factory=dict)
+    instance_classes: InstanceClasses | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -125,10 +130,6 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
     instances = data.get("instances", False)
     if not isinstance(instances, bool):
         raise DetSeg3DError('"instances" must be true or false', file=file, value=instances)
-    if instances and len(labels) != 2:
-        raise DetSeg3DError(
-            "instance maps carry a single class", file=file, value=labels, expected='{"background": 0, "lesion": 1}'
-        )
     ending = data.get("file_ending")
     if is_version_1(data):
         raise DetSeg3DError(
@@ -152,6 +153,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         _compare_with_list(data, cases, file)
     if not cases:
         raise _unnumbered(folder / "imagesTr", channels, ending)
+    classes = parse_instance_classes(data, labels, file, instances)
+    _warn_of_unknown_cases(classes, cases, folder)
     return RawDataset(
         folder=folder,
         name=folder.name,
@@ -163,7 +166,50 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         npy_spacing=parse_npy_spacing(data, file),
         suv_channels=parse_suv_channels(data, channels, file),
         patients=_known_patients(parse_patients(data, file), file, cases),
+        instance_classes=classes,
     )
+
+
+def as_instance_maps(dataset: RawDataset) -> RawDataset:
+    """The data set with labels that are instance maps, whatever its dataset.json says of them.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there are several classes and the classes of the lesions cannot be read.
+    """
+    if dataset.instances:
+        return dataset
+    file = dataset.folder / "dataset.json"
+    data, _, labels = read_description(file)
+    return replace(dataset, instances=True, instance_classes=parse_instance_classes(data, labels, file, True))
+
+
+def cases_without_images(dataset: RawDataset) -> list[str]:
+    """Cases that the table of instance classes names and that neither train nor test."""
+    if dataset.instance_classes is None:
+        return []
+    return _unknown_cases(dataset.instance_classes, dataset.cases, dataset.folder)
+
+
+def _unknown_cases(classes: InstanceClasses, cases: Sequence[RawCase], folder: Path) -> list[str]:
+    names = {case.case_id for case in cases}
+    for place in ("imagesTs", "labelsTs"):
+        if (folder / place).is_dir():
+            stems = {strip_ending(entry) for entry in (folder / place).iterdir()}
+            names |= stems | {_CHANNEL.sub(r"\1", stem) for stem in stems}
+    return classes.unknown_cases(names)
+
+
+def _warn_of_unknown_cases(classes: InstanceClasses | None, cases: Sequence[RawCase], folder: Path) -> None:
+    unknown = [] if classes is None else _unknown_cases(classes, cases, folder)
+    if classes is not None and unknown:
+        logger.warning(
+            "%s: the classes of instances are stated for %d case(s) that are not there: %s",
+            classes.file,
+            len(unknown),
+            unknown[:5],
+        )
 
 
 def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: Path) -> None:

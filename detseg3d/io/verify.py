@@ -17,7 +17,8 @@ from detseg3d.core.geometry import Geometry, check_spacing
 from detseg3d.execution.local import run_cases
 from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.images import file_ending, read_image, read_label
-from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.io.instance_classes import InstanceClasses, class_indices
+from detseg3d.io.raw_dataset import RawCase, RawDataset, cases_without_images
 
 __all__ = ["Problem", "format_problems", "verify_dataset"]
 
@@ -45,6 +46,7 @@ class _Rules:
     instances: bool
     npy_spacing: tuple[float, float, float] | None
     dicom: tuple[DicomOptions, ...]
+    instance_classes: InstanceClasses | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
     Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
     spacing, origin or direction beyond the tolerance of :meth:`detseg3d.core.geometry.Geometry.difference`; NaN and
     infinite values; labels that are no whole numbers, negative, or not in dataset.json; the same image in two cases;
-    files that belong to no case. NIfTI files that state two different places are listed as well, and stop nothing.
+    files that belong to no case; lesions of instance maps without a class, and classes without a lesion. NIfTI files
+    that state two different places are listed as well, and stop nothing.
 
     Parameters
     ----------
@@ -81,6 +84,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
         instances=dataset.instances,
         npy_spacing=dataset.npy_spacing,
         dicom=dataset.dicom_options,
+        instance_classes=dataset.instance_classes,
     )
     function = functools.partial(_verify_case, rules=rules)
     problems: list[Problem] = []
@@ -93,6 +97,11 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
             hashes[result.item.case_id] = result.value.hashes
     problems += _duplicates(dataset, hashes)
     problems += _stray_files(dataset)
+    problems += [
+        Problem(case, dataset.instance_classes.file, "classes of instances are stated for a case that is not there")
+        for case in cases_without_images(dataset)
+        if dataset.instance_classes is not None
+    ]
     return sorted(problems, key=lambda problem: (problem.case_id, str(problem.file)))
 
 
@@ -176,7 +185,14 @@ def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_fi
             "negative values in an instance map" if rules.instances else "label values that dataset.json does not name"
         )
         found.append(f"{kind}: {', '.join(listing[:5])}" + (" and more" if len(listing) > 5 else ""))
-    return [*contradictions, *(Problem(case.case_id, case.label, what) for what in found)]
+    problems = [*contradictions, *(Problem(case.case_id, case.label, what) for what in found)]
+    if rules.instance_classes is not None:
+        try:
+            class_indices(values[values > 0].tolist(), rules.instance_classes, case.label, case.case_id)
+        except DetSeg3DError as error:
+            file = rules.instance_classes.source_of(case.label)
+            problems.append(Problem(case.case_id, file, _brief(error)))
+    return problems
 
 
 def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:

@@ -24,6 +24,7 @@ from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
 from detseg3d.io.files import read_json
 from detseg3d.io.images import read_channels, read_geometry, read_label
+from detseg3d.io.instance_classes import InstanceClasses, class_indices
 from detseg3d.io.raw_dataset import RawCase, RawDataset
 from detseg3d.planning.appearance import ScanAppearance, measure_appearance
 from detseg3d.planning.memory import measuring_bytes
@@ -85,7 +86,11 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
     if differences:
         raise DetSeg3DError("the label does not lie on the image's grid: " + "; ".join(differences), file=case.label)
     if dataset.instances:
-        instances, classes = instances_from_instance_map(label)
+        class_of = None
+        if dataset.instance_classes is not None:
+            numbers = np.unique(label[label != 0]).tolist()
+            class_of = class_indices(numbers, dataset.instance_classes, case.label, case.case_id)
+        instances, classes = instances_from_instance_map(label, class_of)
     else:
         unknown = sorted(set(np.unique(label).tolist()) - {0, *dataset.class_labels})
         if unknown:
@@ -111,10 +116,18 @@ def check_finite(images: Array, channel_names: Sequence[str]) -> None:
         )
 
 
-def source_digest(case: RawCase) -> str:
-    """Digest of the sizes and times of a case's files: tells whether they were replaced (16 hexadecimal digits)."""
-    entries = []
-    for path in (*case.images, *([case.label] if case.label else [])):
+def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None) -> str:
+    """Digest of what a case is measured from: tells whether it was replaced (16 hexadecimal digits).
+
+    It depends on sizes and times of the case's files, and on the classes of its instances.
+    """
+    entries: list[object] = []
+    paths = [*case.images, *([case.label] if case.label else [])]
+    if instance_classes is not None and case.label is not None:
+        if instance_classes.table is None:
+            paths.append(instance_classes.source_of(case.label))
+        entries += [instance_classes.from_zero, *instance_classes.entries_of(case.case_id)]
+    for path in paths:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             status = file.stat() if file.exists() else None
@@ -266,7 +279,11 @@ def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool 
         assert result.value is not None
         record, drawn = result.value
         case = result.item
-        cases[case.case_id] = {"source": source_digest(case), "patient": dataset.patient_of(case.case_id), **record}
+        cases[case.case_id] = {
+            "source": source_digest(case, dataset.instance_classes),
+            "patient": dataset.patient_of(case.case_id),
+            **record,
+        }
         samples.append(drawn)
     return {
         "version": FINGERPRINT_VERSION,

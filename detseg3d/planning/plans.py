@@ -324,7 +324,7 @@ class Plans(_Strict):
     channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
     class_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
     class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(description="values in the label files")
-    instances: bool = Field(default=False, description="labels are instance maps of one class")
+    instances: bool = Field(default=False, description="labels are instance maps: each value is one lesion")
     axes: Literal["SPL"] = Field(
         default="SPL", description="where z, y and x run to: Superior, Posterior, Left; scans are brought to this order"
     )
@@ -358,8 +358,6 @@ class Plans(_Strict):
             raise ValueError(f"class_labels {self.class_labels} must give each of {self.class_names} its own value")
         if not set(self.suv_channels) <= set(self.channel_names):
             raise ValueError(f"suv_channels {self.suv_channels} must be some of {self.channel_names}")
-        if self.instances and len(self.class_names) != 1:
-            raise ValueError("instance maps carry a single class")
         if any(d < f * (1 - 1e-6) for d, f in zip(self.detection_spacing, self.fine_spacing, strict=True)):
             raise ValueError(
                 f"detection_spacing {self.detection_spacing} must not be finer than fine_spacing {self.fine_spacing}"

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.lock import locked
-from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
+from detseg3d.io.raw_dataset import RawDataset, as_instance_maps, load_raw_dataset
 from detseg3d.io.verify import format_problems, verify_dataset
 from detseg3d.planning.fingerprint import measure_dataset, source_digest
 from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
@@ -128,7 +128,7 @@ def prepare_dataset(
     options = options or PrepareOptions()
     raw = load_raw_dataset(raw_folder)
     if options.instances:
-        raw = _as_instance_maps(raw)
+        raw = as_instance_maps(raw)
     folder = Path(preprocessed_root) / raw.name
     if options.verify:
         _verify(raw, options)
@@ -241,17 +241,6 @@ def _cases_replaced(folder: Path) -> AbstractContextManager[None]:
     return locked(folder / _CASES_LOCK, "replacing preprocessed cases", problem)
 
 
-def _as_instance_maps(raw: RawDataset) -> RawDataset:
-    if len(raw.class_names) != 1:
-        raise DetSeg3DError(
-            "instance maps carry a single class",
-            file=raw.folder / "dataset.json",
-            value=raw.labels,
-            expected='{"background": 0, "lesion": 1}',
-        )
-    return replace(raw, instances=True)
-
-
 def _verify(raw: RawDataset, options: PrepareOptions) -> None:
     problems = verify_dataset(raw, options.num_processes, options.progress)
     if any(problem.stops for problem in problems):
@@ -290,7 +279,7 @@ def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[s
 
 
 def _is_up_to_date(stored: dict[str, Any], facts: dict[str, Any], raw: RawDataset) -> bool:
-    sources = {case.case_id: source_digest(case) for case in raw.cases}
+    sources = {case.case_id: source_digest(case, raw.instance_classes) for case in raw.cases}
     return bool(stored["dataset"] == facts) and sources == {
         name: case["source"] for name, case in stored["cases"].items()
     }

@@ -18,6 +18,7 @@ from detseg3d.evaluation.labels import (
     LabelFormat,
     check_same_grid,
     label_values,
+    lesions_from_instances,
     lesions_from_semantic,
     read_label,
     read_label_format,
@@ -114,6 +115,9 @@ def visualize_files(
         check_same_grid(geometry, truth_geometry, (image, Path(label)), "image and label")
         if not (instances or form.truth_instances):
             truth, truth_labels = _components(truth, Path(label))
+        elif form.instance_classes is not None:
+            numbered = lesions_from_instances(truth, Path(label), form.instance_classes)
+            truth_labels = {number: form.instance_classes.values[i] for number, i in numbered.classes.items()}
     names = _class_names(form, records)
     figure = draw_case(
         order.to_stored(voxels),

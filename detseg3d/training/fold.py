@@ -331,7 +331,7 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     result = evaluate_folders(
         paths.raw,
         folder,
-        label_format=label_format_of(predictor.plans, raw.npy_spacing),
+        label_format=label_format_of(predictor.plans, raw),
         cases=[case.case_id for case in chosen],
         truth_files=raw.label_files,
         progress=options.progress,

@@ -137,3 +137,12 @@ def test_groups_hang_together_through_their_members() -> None:
     assert [group.tolist() for group in split_groups(np.array([4, 3, 2, 0]), near)] == [[4, 2, 0], [3]]
     assert [group.tolist() for group in split_groups(np.array([0, 3, 4]), near)] == [[0], [3], [4]]  # without 2
     assert split_groups(np.zeros(0, np.int64), near) == []
+
+
+def test_the_lesions_of_an_instance_map_have_the_classes_of_their_values() -> None:
+    label = np.zeros((1, 1, 4), np.int32)
+    label[0, 0] = [9, 70000, 5, 70000]
+    _, classes = instances_from_instance_map(label, {70000: 2, 5: 1, 9: 0, 11: 3})
+    assert classes.tolist() == [1, 0, 2]
+    with pytest.raises(ValueError, match="70000"):
+        instances_from_instance_map(label, {5: 1, 9: 0})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,19 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.labels import LabelFormat, common_label_format, label_format_of, read_label_format
 from detseg3d.io.files import write_json
 from detseg3d.planning.plans import Plans
+from tests.planning.factory import make_dataset
 
 
 @pytest.mark.parametrize("instances", [False, True])
 def test_the_plans_say_how_labels_are_read(tiny_plans: Plans, instances: bool) -> None:
-    form = label_format_of(tiny_plans.evolve(instances=instances), (3.0, 1.0, 1.0))
+    form = label_format_of(tiny_plans.evolve(instances=instances), replace(make_dataset(), npy_spacing=(3.0, 1.0, 1.0)))
     assert form.classes == {"lesion": 1} and form.npy_spacing == (3.0, 1.0, 1.0)
     assert (form.truth_instances, form.prediction_instances) == (instances, False)
 
 
 def test_the_classes_are_those_of_the_plans(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(class_names=("core", "rim"), class_labels=(2, 5))
-    assert label_format_of(plans).classes == {"core": 2, "rim": 5}
+    assert label_format_of(plans, make_dataset()).classes == {"core": 2, "rim": 5}
 
 
 @pytest.mark.parametrize(

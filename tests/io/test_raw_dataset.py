@@ -92,7 +92,7 @@ def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dic
         ({"file_ending": ...}, '"file_ending" is missing'),
         ({"file_ending": ".png"}, '"file_ending" is not supported'),
         ({"instances": "yes"}, '"instances" must be true or false'),
-        ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}}, "carry a single class"),
+        ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}, "instance_classes": 3}, "instance_classes"),
         ({"npy_spacing": [1, 2]}, '"npy_spacing" must be three positive numbers'),
         ({"npy_spacing": [1, 2, float("nan")]}, "NaN is no JSON"),
         ({"npy_spacing": [1, 2, -3]}, '"npy_spacing" must be three positive numbers'),

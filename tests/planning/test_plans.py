@@ -118,7 +118,6 @@ def test_level_sizes_must_not_descend(plans_data: dict[str, Any]) -> None:
         ({"class_names": ["a", "b"], "class_labels": [1, 1]}, "each of ('a', 'b') its own value"),
         ({"class_labels": [1, 2]}, "its own value"),
         ({"class_labels": [0]}, "class_labels.0"),
-        ({"class_names": ["a", "b"], "class_labels": [1, 2], "instances": True}, "a single class"),
         ({"detection_spacing": [1, 1, 0.9]}, "must not be finer than fine_spacing"),
         ({"fine_spacing": [1, 1, 0]}, "fine_spacing.2"),
     ],
