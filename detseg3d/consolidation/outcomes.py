@@ -16,10 +16,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.components import split_groups
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.neighbours import split_groups
 from detseg3d.evaluation.labels import Lesions
 from detseg3d.evaluation.matching import InstanceTable, OverlapTable, match_one_to_one
 from detseg3d.evaluation.voxels import dice_from_counts
@@ -155,7 +156,7 @@ class CaseOutcomes:
         return self.candidates.final_scores(self._plans.inference)
 
     @cached_property
-    def _touching(self) -> npt.NDArray[np.bool_]:
+    def _touching(self) -> csr_array:
         return self.candidates.touching()
 
     @cached_property

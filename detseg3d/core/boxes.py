@@ -22,7 +22,6 @@ __all__ = [
     "clip_boxes",
     "intersection_volumes",
     "iou_matrix",
-    "neighbouring",
     "scale_boxes",
     "translate_boxes",
 ]
@@ -211,29 +210,3 @@ def iou_matrix(first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
     inter = intersection_volumes(first, second)
     union = box_volumes(first)[:, None] + box_volumes(second)[None, :] - inter
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
-
-
-def neighbouring(boxes: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which boxes have voxels in common or side by side, also across edges and corners.
-
-    Parameters
-    ----------
-    boxes : array-like, shape ``(N, 6)``
-        ``z0 y0 x0 z1 y1 x1`` in voxel edges. A voxel that a box reaches into counts as one of its own.
-
-    Returns
-    -------
-    ndarray of bool, shape ``(N, N)``
-        Symmetric; a box neighbours itself.
-
-    Examples
-    --------
-    >>> neighbouring([[0, 0, 0, 2, 2, 2], [2, 2, 2, 3, 3, 3], [3.5, 3, 3, 5, 5, 5]]).tolist()
-    [[True, True, False], [True, True, True], [False, True, True]]
-    """
-    array = as_boxes(boxes)
-    low, high = np.floor(array[:, :3]), np.ceil(array[:, 3:])
-    near = np.zeros((len(array), len(array)), np.bool_)
-    for index in range(len(array)):
-        near[index] = np.all((low <= high[index]) & (high >= low[index]), axis=1)
-    return near

@@ -8,10 +8,8 @@ from typing import Any
 import cc3d
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
-__all__ = ["instances_from_instance_map", "instances_from_semantic", "main_components", "split_groups"]
+__all__ = ["instances_from_instance_map", "instances_from_semantic", "main_components"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -159,27 +157,3 @@ def _checked(label: IntArray) -> IntArray:
     if not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"label must hold integers, found {label.dtype}")
     return label
-
-
-def split_groups(indices: npt.NDArray[np.int64], near: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
-    """Some of ``N`` things in groups that hang together; within a group they keep their order.
-
-    Parameters
-    ----------
-    indices : ndarray of int64, shape ``(M,)``
-    near : ndarray of bool, shape ``(N, N)``
-        Which of all things belong together directly; symmetric.
-
-    Returns
-    -------
-    list of ndarray of int64
-
-    Examples
-    --------
-    >>> near = np.eye(4, dtype=bool)
-    >>> near[0, 3] = near[3, 0] = True
-    >>> [part.tolist() for part in split_groups(np.array([3, 1, 0]), near)]
-    [[3, 0], [1]]
-    """
-    count, part = connected_components(csr_array(near[np.ix_(indices, indices)]), directed=False)
-    return [indices[part == number] for number in range(count)]

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 
-from detseg3d.core.boxes import neighbouring
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.neighbours import neighbour_matrix
 from detseg3d.core.nms import suppress
 from detseg3d.io.files import atomic_path, open_regular_file
 from detseg3d.models.decode import Detections
@@ -41,7 +42,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 _LEVELS = 255  # a stored probability is a multiple of 1/255
 # Of the RoIs of a scan kept as they lie in the volume: those of a thousand small lesions, or of a hundred large ones.
@@ -134,18 +134,19 @@ class Candidates:
         roi_scores = candidate_roi_scores(len(self), self.predictions)
         return combine_scores(self.found.scores, roi_scores, inference.calibration, inference.detection_weight)
 
-    def touching(self) -> BoolArray:
-        """Which candidates have RoIs that reach into common or neighbouring voxels, shape ``(N, N)``; symmetric.
+    def touching(self) -> csr_array:
+        """Which candidates have RoIs that reach into common or neighbouring voxels, of whatever class.
 
-        Of whatever class. Masks of others neither compete nor touch.
+        Masks of others neither compete nor touch.
+
+        Returns
+        -------
+        csr_array of bool, shape ``(N, N)``
+            Symmetric; a candidate touches itself.
         """
-        near = np.eye(len(self), dtype=np.bool_)
-        if self.predictions:
-            rois = neighbouring(np.stack([prediction.roi for prediction in self.predictions]))
-            owners = np.array([prediction.candidate for prediction in self.predictions], np.int64)
-            for owner, others in zip(owners, rois, strict=True):
-                near[owner, owners[others]] = True
-        return near
+        rois = np.array([prediction.roi for prediction in self.predictions]).reshape(-1, 6)
+        owners = np.array([prediction.candidate for prediction in self.predictions], np.int64)
+        return neighbour_matrix(rois, owners, len(self))
 
     @cached_property
     def _rois_of(self) -> dict[int, list[RoiPrediction]]:

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum
 
-from detseg3d.core.boxes import boxes_from_instances, neighbouring
-from detseg3d.core.components import instances_from_semantic, main_components, split_groups
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.components import instances_from_semantic, main_components
+from detseg3d.core.neighbours import neighbour_groups
 
 __all__ = ["LoosePart", "join_touching", "split_parts"]
 
@@ -58,7 +59,7 @@ def join_touching(
     """
     joined: dict[int, tuple[int, ...]] = {}
     # Masks whose boxes do not meet cannot touch: what is looked at is as large as a few lesions, not as the volume.
-    for group in split_groups(np.arange(len(names)), neighbouring(boxes)):
+    for group in neighbour_groups(boxes):
         if len(group) == 1:
             continue
         low, high = boxes[group, :3].min(axis=0), boxes[group, 3:].max(axis=0)

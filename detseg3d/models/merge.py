@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import boxes_from_instances, neighbouring
-from detseg3d.core.components import split_groups
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.neighbours import neighbour_groups
 from detseg3d.core.roi import paste_region
 from detseg3d.models.competition import Competition
 from detseg3d.models.decode import Detections
@@ -207,7 +207,7 @@ def _merge(
     regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
     strong = scores.final[[roi.candidate for roi in rois]] >= plans.inference.score_threshold
     shown = np.flatnonzero(np.all(regions[:, 3:] > regions[:, :3], axis=1))
-    for group in split_groups(shown, neighbouring(regions)):
+    for group in (shown[members] for members in neighbour_groups(regions[shown])):
         if not strong[group].any():
             continue  # nothing to extend
         low, high = regions[group, :3].min(axis=0), regions[group, 3:].max(axis=0)

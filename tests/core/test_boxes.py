@@ -125,23 +125,3 @@ def test_iou_of_a_cube_shifted_by_one_voxel_on_all_axes(side: int, expected: flo
     # Known values; boxes that run from the first to one past the last voxel *plus one* would give .27 for side 3.
     iou = bx.iou_matrix([[0, 0, 0, side, side, side]], [[1, 1, 1, side + 1, side + 1, side + 1]])
     assert iou[0, 0] == pytest.approx(expected, abs=5e-4)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_neighbours_are_boxes_whose_voxels_are_at_most_one_apart(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    low = random.integers(0, 12, (5, 3)) / 2
-    boxes = np.concatenate([low, low + random.integers(1, 5, (5, 3)) / 2], axis=1)
-    voxels = [
-        np.argwhere(np.ones((9, 9, 9)))[
-            [np.all((v < box[3:]) & (v + 1 > box[:3])) for v in np.argwhere(np.ones((9, 9, 9)))]
-        ]
-        for box in boxes
-    ]
-    expected = [[bool((np.abs(a[:, None] - b[None]).max(axis=2) <= 1).any()) for b in voxels] for a in voxels]
-    assert bx.neighbouring(boxes).tolist() == expected
-
-
-def test_no_boxes_have_no_neighbours() -> None:
-    assert bx.neighbouring([]).shape == (0, 0)

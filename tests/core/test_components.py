@@ -11,7 +11,6 @@ from detseg3d.core.components import (
     instances_from_instance_map,
     instances_from_semantic,
     main_components,
-    split_groups,
 )
 
 
@@ -125,18 +124,6 @@ def test_more_than_255_classes_stay_apart() -> None:
     row = np.array([[[1, 2]]])
     assert main_components(row, np.array([0, 256]))[1].tolist() == [0, 1, 2]
     assert main_components(row, np.array([256, 256]))[1].tolist() == [0, 1, 1]
-
-
-# -- Groups ------------------------------------------------------------------------------------------------------------
-
-
-def test_groups_hang_together_through_their_members() -> None:
-    near = np.eye(5, dtype=bool)
-    for a, b in ((0, 2), (2, 4)):
-        near[a, b] = near[b, a] = True
-    assert [group.tolist() for group in split_groups(np.array([4, 3, 2, 0]), near)] == [[4, 2, 0], [3]]
-    assert [group.tolist() for group in split_groups(np.array([0, 3, 4]), near)] == [[0], [3], [4]]  # without 2
-    assert split_groups(np.zeros(0, np.int64), near) == []
 
 
 def test_the_lesions_of_an_instance_map_have_the_classes_of_their_values() -> None:
