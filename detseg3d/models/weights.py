@@ -17,7 +17,7 @@ from detseg3d.io.safetensors_header import TensorEntry, read_safetensors_header
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
 
-__all__ = ["LARGEST_WEIGHT", "check_weights", "load_weights", "save_weights"]
+__all__ = ["LARGEST_WEIGHT", "check_weights", "load_weights", "read_weights", "save_weights"]
 
 LARGEST_WEIGHT = 1e15
 """The square of a larger value, summed over a layer's inputs, is not finite in float32."""
@@ -61,34 +61,42 @@ def check_weights(plans: Plans, path: Path, build_model: Callable[[Plans], DetSe
     _require_fit(_entries(network), _read_header(path), path)
 
 
-def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]:
+def load_weights(model: nn.Module, path: Path) -> None:
     """Load weights written by :func:`save_weights` into ``model``.
 
-    Parameters
-    ----------
-    strict : bool
-        False loads what fits by name and shape (for fine-tuning) and returns what did not.
-
-    Returns
-    -------
-    list of str
-        Names of the model's weights that the file does not hold in this shape.
+    For weights of another plan see :func:`detseg3d.models.transfer.transfer_weights`.
 
     Raises
     ------
     DetSeg3DError
-        If the file is missing, broken, holds values that are no numbers or far too large, or (strictly) does not fit
-        the model. The model is unchanged then.
+        If the file is missing, broken, holds values that are no numbers or far too large, or does not fit the model.
+        The model is unchanged then.
     """
-    header, own = _read_header(path), _entries(model)
-    if strict:
-        _require_fit(own, header, path)
-    fitting = [name for name in own if header.get(name) == own[name]]
-    if not fitting:
-        raise DetSeg3DError("none of the weights fits the model", file=path, remedy="use weights of this framework")
+    _require_fit(_entries(model), _read_header(path), path)
+    model.load_state_dict(read_weights(path))
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read all tensors of a file of weights and check their values.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict of str to Tensor
+        By the names of the model's parameters.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing or broken, or holds values that are no numbers or far too large.
+    """
+    names = _read_header(path)
     try:
         with safe_open(native_path(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in fitting}
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise DetSeg3DError(f"the weights cannot be read: {error}", file=path) from error
     spoiled = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
@@ -109,8 +117,7 @@ def load_weights(model: nn.Module, path: Path, strict: bool = True) -> list[str]
             expected=f"at most {LARGEST_WEIGHT:g}",
             remedy="restore the file, or train this fold again",
         )
-    model.load_state_dict(tensors, strict=False)
-    return sorted(set(own) - set(fitting))
+    return tensors
 
 
 def _entries(model: nn.Module) -> dict[str, TensorEntry]:

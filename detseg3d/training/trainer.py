@@ -23,7 +23,8 @@ from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import remove_files
 from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.targets import volume_targets
-from detseg3d.models.weights import load_weights, save_weights
+from detseg3d.models.transfer import transfer_weights
+from detseg3d.models.weights import save_weights
 from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.reporting.progress import plot_progress
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -87,8 +88,9 @@ class _State:
         torch.manual_seed(self.seed)
         self.model = options.build_model(plans).to(options.device)
         if options.pretrained_weights is not None:
-            missing = load_weights(self.model, options.pretrained_weights, strict=False)
-            logger.info("fine-tuning: %d weights start anew", len(missing))
+            logger.info("pretrained weights: %s", options.pretrained_weights)
+            for module in transfer_weights(self.model, options.pretrained_weights).modules:
+                logger.info("  %s", module)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = make_optimizers(self.model, plans.training)
         needs_scaling = autocast_dtype(options.device) is torch.float16

@@ -13,7 +13,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models import detseg
 from detseg3d.models.weights import save_weights
-from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.training import trainer
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler
 from detseg3d.training.trainer import train_fold
@@ -109,6 +109,7 @@ def test_pretrained_weights_are_the_start(plans: Plans, store: CaseStore, tmp_pa
     torch.manual_seed(7)
     model = detseg.DetSeg3D(plans)
     save_weights(model, tmp_path / "start.safetensors")
+    save_plans(plans, tmp_path / "plans.json")
     state = trainer._State(plans, make_options(pretrained_weights=tmp_path / "start.safetensors"))
     for name, value in model.state_dict().items():
         assert torch.equal(state.model.state_dict()[name], value), name
