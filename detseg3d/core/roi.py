@@ -4,8 +4,8 @@ An RoI is a box (see :mod:`detseg3d.core.boxes`) sampled at ``size`` points per 
 ``size`` equal cells. Cropping is separable linear interpolation: one small matrix per axis. Putting back is its
 least-squares inverse, so what cropping magnified comes back exactly, down to an isolated voxel, which interpolating
 a second time would blur away (at a magnification of 2 an isolated voxel would come back as 0.75³ = 0.42). If an RoI
-has about as few samples as voxels or fewer, an exact inverse would amplify every error of the samples. There the
-inverse is held near linear interpolation.
+has about as few samples as voxels, or fewer, the exact inverse amplifies what is not consistent with any volume, as a
+mask that is surer of itself than the voxels allow. For such a mask the inverse is held near linear interpolation.
 """
 
 from __future__ import annotations
@@ -40,12 +40,20 @@ __all__ = [
 FloatArray = npt.NDArray[np.floating[Any]]
 Triple = tuple[int, int, int]
 
-# Weight of the penalty on second differences if an RoI has as many samples as voxels along an axis.
-_SMOOTHNESS = 0.1
-# From so many voxels per sample on the weight grows further, since the samples leave more open.
-_COARSE = 1.5
-# From so many voxels per sample on linear interpolation leaves out as much as it adds, and the penalty ignores it.
-_COARSEST = 1.75
+# Weight of the penalty on second differences in the exact inverse. It only matters where the RoI has fewer samples than
+# the volume has voxels, where it decides what lies between the samples; elsewhere it is far below the data term.
+_EXACT_SMOOTHNESS = 1e-4
+# The penalty of the bounded inverse by voxels per sample: its weight, and the share of it that is on the departure
+# from linear interpolation. Chosen so that confident masks of ellipsoids come back as well as by that. At one
+# voxel per sample little else is safe; from 1.25 on linear interpolation of a hard mask is the poorer one.
+_PENALTY_SCALES = (0.5, 0.75, 1.0, 1.05, 1.13, 1.25, 2.0, 3.0)
+_PENALTY_WEIGHTS = (0.004, 0.1, 1.0, 0.4, 0.1, 0.1, 0.3, 1.0)
+_PENALTY_LINEAR_SHARES = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0, 0.0, 0.0)
+# Below so many voxels per sample along every axis the exact inverse amplifies too little to harm.
+_FINE = 0.6
+# Values outside [0, 1] per unit of edge: up to the first the exact inverse is taken, from the second on the bounded.
+# Soft masks reach 0.16 (at 2 voxels per sample, where both inverses are as good), confident ones 0.2 to 2.
+_CONSISTENT, _INCONSISTENT = 0.14, 0.2
 
 
 def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.float64]:
@@ -92,15 +100,28 @@ def crop_matrix(low: float, high: float, samples: int, first: int, end: int) -> 
     return mean
 
 
-def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[npt.NDArray[np.float64], int, int]:
-    """Least-squares inverse of cropping along one axis, with a bounded gain.
+def paste_matrix(
+    low: float, high: float, samples: int, length: int, bounded: bool = True
+) -> tuple[npt.NDArray[np.float64], int, int]:
+    """Least-squares inverse of cropping along one axis.
 
-    The voxel values are those whose linear interpolation explains the samples best, with a penalty on second
-    differences (a smoothing spline; Reinsch 1967): half on those of the voxel values, half on those of what the voxel
-    values add to linear interpolation of the samples. The penalty vanishes if an RoI magnifies (it falls with the
-    eighth power of the voxels per sample), so that exact samples give exact voxels. With one voxel per sample or more,
-    samples do not determine voxels: a sample between two voxels sees only their mean. Without the penalty, voxels there
-    would ring with up to 19 times the error of a sample. Samples outside the volume do not count.
+    The voxel values are those whose linear interpolation explains the samples best, with a small penalty on their
+    second differences (a smoothing spline; Reinsch 1967), which decides where samples are fewer than voxels. Samples
+    outside the volume do not count.
+
+    With about one voxel per sample, samples do not determine voxels: one between two voxels sees only their mean. The
+    exact inverse amplifies an error there up to 19 times. The bounded one has a larger penalty: on second differences
+    of the voxel values, and on those of what the voxel values add to linear interpolation of the samples. Its penalty
+    falls with the voxels per sample, so that both inverses agree where an RoI magnifies.
+
+    Parameters
+    ----------
+    low, high : float
+        Where the RoI lies, in voxel edges.
+    samples : int
+    length : int
+        Voxels of the volume.
+    bounded : bool, optional
 
     Returns
     -------
@@ -117,7 +138,7 @@ def paste_matrix(low: float, high: float, samples: int, length: int) -> tuple[np
     used = int((points < 0).sum()), int((points < length).sum())
     if used[0] == used[1]:
         used = 0, samples
-    inverse = _inverse(low - read_first, high - read_first, samples, read_end - read_first, used)
+    inverse = _inverse(low - read_first, high - read_first, samples, read_end - read_first, used, bounded)
     return inverse[first - read_first : end - read_first], first, end
 
 
@@ -128,34 +149,30 @@ def _centers_within(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=512)  # up to 50 kB each
-def _inverse(low: float, high: float, samples: int, voxels: int, used: tuple[int, int]) -> npt.NDArray[np.float64]:
+def _inverse(
+    low: float, high: float, samples: int, voxels: int, used: tuple[int, int], bounded: bool
+) -> npt.NDArray[np.float64]:
     """Inverse from the samples ``used[0] .. used[1] - 1``; the others have columns of zeros. Shared, so read-only."""
     forward = crop_matrix(low, high, samples, 0, voxels)
     # Samples outside the volume all repeat its border voxel: they would outvote the few that lie within it, and
     # Stage 2, whose loss has no weight there, may say anything.
     forward[: used[0]] = forward[used[1] :] = 0
     second = np.diff(np.eye(voxels), n=2, axis=0) if voxels > 2 else np.zeros((0, voxels))
-    weight, share = _penalty((high - low) / samples)
+    weight, share = _penalty((high - low) / samples) if bounded else (_EXACT_SMOOTHNESS, 0.0)
     penalty = weight * second.T @ second
     towards_linear = share * penalty @ _linear_matrix(low, high, samples, voxels, used)
     # A voxel beyond every sample is tied to its neighbour; without this the system could be singular.
     first = np.diff(np.eye(voxels), axis=0)
-    system = forward.T @ forward + penalty + 1e-7 * (first.T @ first)
+    system = forward.T @ forward + penalty + (1e-7 if bounded else 1e-8) * (first.T @ first)
     inverse = np.asarray(np.linalg.solve(system, forward.T + towards_linear), np.float64)
     inverse.setflags(write=False)
     return inverse
 
 
 def _penalty(voxels_per_sample: float) -> tuple[float, float]:
-    """Weight of the penalty on second differences, and the share of it that is on the departure from linear.
-
-    Both were chosen on analytic ellipsoids (tests/core/test_pasting.py): exact soft samples lose nothing that counts,
-    and confident samples give masks as good as linear interpolation of them does.
-    """
-    coarseness = min(max(voxels_per_sample / _COARSE, 1.0), 2.0)
-    weight = _SMOOTHNESS * min(1.0, voxels_per_sample) ** 8 * coarseness**2
-    share = 0.5 * min(max((_COARSEST - voxels_per_sample) / (_COARSEST - _COARSE), 0.0), 1.0)
-    return weight, share
+    """Penalty of the bounded inverse: weight, and share of it that is on the departure from linear interpolation."""
+    weight = np.exp(np.interp(voxels_per_sample, _PENALTY_SCALES, np.log(_PENALTY_WEIGHTS)))
+    return float(weight), float(np.interp(voxels_per_sample, _PENALTY_SCALES, _PENALTY_LINEAR_SHARES))
 
 
 def _linear_matrix(
@@ -328,12 +345,15 @@ def _outer(z: npt.NDArray[np.float32], y: npt.NDArray[np.float32], x: npt.NDArra
 def paste_roi(
     cube: torch.Tensor, roi: npt.ArrayLike, shape: Sequence[int]
 ) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
-    """Put an RoI back onto the voxel grid of a volume: the inverse of :func:`crop_rois`.
+    """Put the probabilities of an RoI back onto the voxel grid of a volume: the inverse of :func:`crop_rois`.
+
+    A soft mask, whose values are shares of voxels, comes back exactly. A mask that no volume explains makes the exact
+    inverse ring, far outside [0, 1]; the more of that, the more the bounded inverse counts (see :func:`paste_matrix`).
 
     Parameters
     ----------
     cube : Tensor, shape ``(C, z, y, x)``
-        Values at the RoI's samples, for example probabilities.
+        Probabilities at the RoI's samples.
     roi : array_like, shape ``(6,)``
         Where the cube came from, in voxel edges of the volume (any grid of the same space will do).
     shape : sequence of 3 ints
@@ -346,12 +366,38 @@ def paste_roi(
     region : tuple of 3 slices
         Where they belong.
     """
+    exact, region = _paste(cube, roi, shape, bounded=False)
+    spans = [(high - low) / samples for (low, high), samples in zip(_rounded(roi), cube.shape[1:], strict=True)]
+    if max(spans) < _FINE or exact.numel() == 0:
+        return exact, region
+    bounded, _ = _paste(cube, roi, shape, bounded=True)
+    weight = _consistency(exact, bounded)
+    return torch.lerp(bounded, exact, weight), region
+
+
+def _paste(
+    cube: torch.Tensor, roi: npt.ArrayLike, shape: Sequence[int], bounded: bool
+) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
+    """One of the two inverses of cropping, along all three axes."""
     matrices, region = [], []
     for axis, (low, high) in enumerate(_rounded(roi)):
-        matrix, first, end = paste_matrix(low, high, cube.shape[axis + 1], shape[axis])
+        matrix, first, end = paste_matrix(low, high, cube.shape[axis + 1], shape[axis], bounded)
         matrices.append(torch.tensor(matrix, dtype=torch.float32, device=cube.device))
         region.append(slice(first, end))
     return apply_separable(cube.float(), matrices), (region[0], region[1], region[2])
+
+
+def _consistency(exact: torch.Tensor, bounded: torch.Tensor) -> torch.Tensor:
+    """How far each channel can be trusted to be a soft mask, ``(C, 1, 1, 1)`` from 0 to 1.
+
+    The exact inverse of a soft mask stays within [0, 1]. What lies outside is compared with the edge of the mask (its
+    total variation), along which it arises, so that masks of all sizes are judged alike.
+    """
+    excess = (exact - exact.clamp(0, 1)).abs().sum(dim=(1, 2, 3), keepdim=True)
+    mask = bounded.clamp(0, 1)
+    edges = [mask.diff(dim=axis).abs().sum(dim=(1, 2, 3), keepdim=True) for axis in (1, 2, 3)]
+    edge = torch.stack(edges).sum(dim=0).clamp(min=1)
+    return ((_INCONSISTENT - excess / edge) / (_INCONSISTENT - _CONSISTENT)).clamp(0, 1)
 
 
 def paste_region(roi: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, slice, slice]:

@@ -6,12 +6,12 @@ Voxels do not depend on each other, so a large part is looked at in slices: memo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.roi import box_shares
+from detseg3d.core.roi import box_shares, sample_positions
 from detseg3d.models.decode import Detections
 from detseg3d.models.paste import PastedRoi, RoiPrediction
 
@@ -55,7 +55,7 @@ class Competition:
         mask_threshold: float,
     ) -> None:
         self.owner = owner
-        self.rois = rois
+        self.rois = _keep_fine_lesions(rois, found, mask_threshold)
         self.found = found
         self.scores = scores
         self.mask_threshold = mask_threshold
@@ -147,6 +147,56 @@ class Competition:
         """
         mine = [self.rois[index].prediction for index in np.flatnonzero(self.candidates == candidate).tolist()]
         return _own_voxels(mine, self.found.boxes[candidate], self.mask_threshold)
+
+
+def _keep_fine_lesions(rois: Sequence[PastedRoi], found: Detections, threshold: float) -> list[PastedRoi]:
+    """A lesion that is finer than the voxels keeps the voxel that it covers most, as labels do when they are resampled.
+
+    Such a lesion may be certain on the samples of its RoI and below the threshold on every voxel. Without this it would
+    leave nothing.
+    """
+    of_candidate: dict[int, list[int]] = {}
+    for index, roi in enumerate(rois):
+        of_candidate.setdefault(roi.candidate, []).append(index)
+    kept = list(rois)
+    for candidate, mine in of_candidate.items():
+        if any(rois[index].probability.max(initial=0) >= threshold for index in mine):
+            continue
+        covered = [_most_covered(rois[index], found.boxes[candidate], threshold) for index in mine]
+        best = max(range(len(mine)), key=lambda place: covered[place].samples)
+        if covered[best].samples > 0:
+            probability = rois[mine[best]].probability.copy()
+            probability[covered[best].voxel] = covered[best].probability
+            kept[mine[best]] = rois[mine[best]]._replace(probability=probability)
+    return kept
+
+
+class _Covered(NamedTuple):
+    """The voxel that a mask covers most, seen from the region of its RoI, by how many samples, and how certainly."""
+
+    voxel: tuple[int, int, int]
+    samples: float
+    probability: float
+
+
+def _most_covered(roi: PastedRoi, box: npt.NDArray[np.floating[Any]], threshold: float) -> _Covered:
+    """The voxel with most samples of ``threshold`` or more in the detected box; none if it has 0 samples."""
+    prediction = roi.prediction
+    depth, height, width = prediction.probability.shape
+    shares = [axis[0] for axis in box_shares(box[None], prediction.roi[None], (depth, height, width))]
+    z, y, x = shares
+    probability = prediction.probability.float().numpy()
+    certain = np.where(probability >= threshold, z[:, None, None] * y[:, None] * x, 0)
+    # From samples to the voxels in which they lie, along one axis after the other.
+    for axis, voxels in enumerate(roi.region):
+        low, high, samples = prediction.roi[axis], prediction.roi[axis + 3], probability.shape[axis]
+        voxel = np.floor(sample_positions(low, high, samples)).astype(np.int64)
+        lies_in = (np.arange(voxels.start, voxels.stop)[:, None] == voxel).astype(np.float32)
+        certain = np.moveaxis(np.tensordot(lies_in, certain, axes=(1, axis)), 0, axis)
+    if certain.size == 0:
+        return _Covered((0, 0, 0), 0.0, 0.0)
+    first, second, third = np.unravel_index(int(certain.argmax()), certain.shape)
+    return _Covered((int(first), int(second), int(third)), float(certain.max()), float(probability.max()))
 
 
 def _own_voxels(predictions: Sequence[RoiPrediction], box: npt.NDArray[np.floating[Any]], threshold: float) -> float:

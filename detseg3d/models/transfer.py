@@ -178,7 +178,8 @@ def _heads(pair: _Pair) -> list[_Match]:
     cells, others = _cells_mm(pair.own), _cells_mm(pair.source)
     matches = []
     for level, cell in enumerate(cells):
-        nearest = min(range(len(others)), key=lambda index, cell=cell: _distance(cell, others[index]))
+        distances = [_distance(cell, other) for other in others]
+        nearest = distances.index(min(distances))
         for part, name in (("smooth", "convolution before the head"), ("heads", "head")):
             matches.append(
                 _Match(

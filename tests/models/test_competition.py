@@ -121,3 +121,55 @@ def test_an_roi_outside_the_volume_has_no_voxel() -> None:
     run = competition_of([outside._replace(candidate=0)], [0.9], boxes[1:], 6)
     run.assign_all(None)
     assert not run.owner.any()
+
+
+# -- Lesions finer than the voxels -------------------------------------------------------------------------------------
+
+
+def fine_lesion(box: list[float], certainty: float = 0.95, candidate: int = 0) -> RoiPrediction:
+    """An RoI of 6×6×6 voxels with four samples a voxel along each axis; certain in ``box`` (voxels) alone."""
+    places = (np.arange(24) + 0.5) / 4
+    inside = [(places >= box[axis]) & (places < box[axis + 3]) for axis in range(3)]
+    cube = certainty * (inside[0][:, None, None] & inside[1][:, None] & inside[2])
+    return RoiPrediction(np.array([0.0, 0, 0, 6, 6, 6]), candidate, torch.from_numpy(cube).half(), 0.9)
+
+
+def owned(predictions: list[RoiPrediction], boxes: list[list[float]], threshold: float = 0.5) -> list[list[int]]:
+    found = Detections(
+        np.array(boxes, np.float32), np.full(len(boxes), 0.9, np.float32), np.zeros(len(boxes), np.int64)
+    )
+    owner = np.zeros((6, 6, 6), np.uint16)
+    run = Competition(owner, paste_predictions(predictions, owner.shape), found, np.full(len(boxes), 0.9), threshold)
+    run.assign_all(None)
+    run.drop_duplicates()
+    return np.argwhere(owner > 0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("box", "voxel"),
+    [
+        ([2.25, 2.25, 2.25, 2.75, 2.75, 2.75], [2, 2, 2]),  # an eighth of a voxel
+        ([2.75, 3.25, 4.25, 3.25, 3.75, 4.75], [2, 3, 4]),  # across a face: of two voxels as good, the first
+        ([2.5, 3.25, 4.25, 3.25, 3.75, 4.75], [2, 3, 4]),
+        ([1.75, 3.25, 4.25, 2.75, 3.75, 4.75], [2, 3, 4]),
+        ([0.0, 0.0, 5.5, 0.5, 0.5, 6.0], [0, 0, 5]),  # in a corner of the volume
+    ],
+)
+def test_a_lesion_finer_than_the_voxels_keeps_the_voxel_it_covers_most(box: list[float], voxel: list[int]) -> None:
+    assert owned([fine_lesion(box)], [box]) == [voxel]
+
+
+def test_a_lesion_that_no_sample_is_certain_of_leaves_nothing() -> None:
+    box = [2.25, 2.25, 2.25, 2.75, 2.75, 2.75]
+    assert owned([fine_lesion(box, 0.45)], [box]) == []
+    assert owned([fine_lesion(box, 0.6)], [box], threshold=0.7) == []
+
+
+def test_what_lies_outside_the_detected_box_is_not_kept_for_it() -> None:
+    # The RoI shows a neighbour, which has a candidate of its own.
+    assert owned([fine_lesion([4.25, 4.25, 4.25, 4.75, 4.75, 4.75])], [[1, 1, 1, 2, 2, 2]]) == []
+
+
+def test_a_lesion_that_has_voxels_gets_no_further_one() -> None:
+    box = [2.0, 2, 2, 4, 4, 4]
+    assert len(owned([fine_lesion(box)], [box])) == 8
