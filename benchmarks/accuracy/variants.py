@@ -14,7 +14,7 @@ from torch import nn
 from detseg3d.models.blocks import GroupNorm
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
+from detseg3d.planning.roi_rules import requested_roi_size, stage2_plan
 from detseg3d.planning.rules import LEVEL_CELLS, add_fine_stage
 
 __all__ = ["VARIANTS", "Variant"]
@@ -59,7 +59,7 @@ def _mirrored(*axes: int) -> Variant:
 
 def _roi(edge: int) -> Change:
     def change(plans: Plans) -> Plans:
-        size = choose_roi_size(edge, plans.fine_spacing, plans.largest_shape)
+        size = requested_roi_size(edge, plans.fine_spacing, plans.largest_shape)
         shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
         return plans.evolve(roi={"size": size}, stage2=shape)
 

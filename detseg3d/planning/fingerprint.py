@@ -19,7 +19,7 @@ from detseg3d.core.body import body_box, body_mask, tissue_mask
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
+from detseg3d.core.geometry import Geometry, check_spacing
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
 from detseg3d.io.files import read_json
@@ -66,13 +66,14 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
     Raises
     ------
     DetSeg3DError
-        If a file is missing or unreadable, a voxel is NaN or infinite, the label does not fit, or there is not enough
-        memory for it.
+        If a file is missing or unreadable, a spacing is below a nanometre or above a kilometre, a voxel is NaN or
+        infinite, the label does not fit, or there is not enough memory for it.
     """
     if case.images[0].is_file():
         shape = read_geometry(case.images[0]).shape
         require_memory(measuring_bytes(shape, len(case.images)), f"this scan of {'×'.join(map(str, shape))} voxels")
     images, geometry = read_channels(case.images, dataset.npy_spacing, dataset.dicom_options)
+    check_spacing(geometry.spacing, case.case_id)
     check_finite(images, dataset.channel_names)
     if case.label is None:
         raise DetSeg3DError(

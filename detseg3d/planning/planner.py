@@ -287,7 +287,7 @@ def _roi_size(
             figures += f"; no more than the planned volume has voxels ({explain.times(largest)}), but at least 4"
         return size, figures
     if isinstance(override, int):
-        size = roi_rules.choose_roi_size(override, fine, largest)
+        size = roi_rules.requested_roi_size(override, fine, largest)
     else:
         z, y, x = (int(n) for n in override)
         size = (z, y, x)

@@ -18,6 +18,7 @@ __all__ = [
     "choose_roi_edge",
     "choose_roi_size",
     "choose_rois_per_volume",
+    "requested_roi_size",
     "roi_plan",
     "rois_of_window",
     "smallest_lesion",
@@ -93,6 +94,20 @@ def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
         size.append(min(samples, max(4, voxels if voxels < SMALLEST_POOLED else voxels // 4 * 4)))
     z, y, x = size
     return z, y, x
+
+
+def requested_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
+    """Samples per axis for an edge that a user asks for: as planned, but in a small volume not fewer.
+
+    Only an axis of few slices is limited to its voxels.
+
+    Examples
+    --------
+    >>> requested_roi_size(32, (1, 1, 1), (20, 20, 20)), requested_roi_size(32, (1, 1, 1), (1, 512, 512))
+    ((32, 32, 32), (4, 32, 32))
+    """
+    z, y, x = (voxels if voxels < SMALLEST_POOLED else max(voxels, edge) for voxels in shape)
+    return choose_roi_size(edge, fine_spacing, (z, y, x))
 
 
 def choose_rois_per_volume(size: Triple) -> int:

@@ -24,7 +24,7 @@ from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.fingerprint import load_appearances
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
-from detseg3d.planning.roi_rules import choose_roi_size, stage2_plan
+from detseg3d.planning.roi_rules import requested_roi_size, stage2_plan
 from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.planning.splits import load_splits
 from detseg3d.preprocessing.prepare import cases_in_use
@@ -112,7 +112,7 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
         changes["inference"] = {"mirror_axes": overrides["mirror_axes"] if plans.inference.mirror_axes else ()}
     if overrides.get("roi_size") is not None:
         # By the planner's own rules: fewer samples along coarse axes, and a U-Net that fits.
-        size = choose_roi_size(overrides["roi_size"], plans.fine_spacing, plans.largest_shape)
+        size = requested_roi_size(overrides["roi_size"], plans.fine_spacing, plans.largest_shape)
         shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
         changes |= {"roi": {"size": size}, "stage2": shape}
     if overrides.get("disable_tta"):

@@ -32,6 +32,12 @@ def test_plans_preprocesses_and_says_why(tmp_path: Path, capsys: pytest.CaptureF
     assert len(CaseStore(folder / "cases").case_ids()) == 4
 
 
+def test_memory_for_prediction_is_in_the_plans(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "raw")
+    assert run(tmp_path, "-d", "1", "--no_pp", "--inference_gb", "5.5") == 0
+    assert load_plans(tmp_path / "pp" / "Dataset001_Test" / "plans.json").inference_budget_gb == 5.5
+
+
 def test_worker_processes_give_the_same(tmp_path: Path) -> None:
     write_dataset(tmp_path / "raw", lesions=(2, 1))
     assert run(tmp_path, "-d", "1") == 0

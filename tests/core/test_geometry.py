@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from detseg3d.core.geometry import Geometry
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry, check_spacing
 
 ANGLES = st.tuples(*[st.floats(-180, 180)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.2, 8)] * 3)
@@ -141,3 +142,16 @@ def test_a_shear_alone_is_a_difference() -> None:
 
 def test_the_native_header_takes_no_part_in_equality() -> None:
     assert dataclasses.replace(BASE, native_header=("nrrd", b"x")) == BASE
+
+
+@pytest.mark.parametrize("spacing", [(1e-6, 1, 1), (float(np.float32(1e-6)), 1, 1), (1e6, 1e6, 1e6), (1, 1e-6, 1e6)])
+def test_lengths_from_a_nanometre_to_a_kilometre_are_spacings(spacing: tuple[float, ...]) -> None:
+    check_spacing(spacing)
+
+
+@pytest.mark.parametrize("spacing", [(9e-7, 1, 1), (1, 1, 1.1e6), (0, 1, 1), (-1, 1, 1), (float("nan"), 1, 1), (1, 1)])
+def test_other_spacings_are_refused_with_the_case(spacing: tuple[float, ...]) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        check_spacing(spacing, "case_7")
+    assert "case_7" in caught.value.problem
+    assert repr(caught.value.value) == repr(spacing)

@@ -198,3 +198,26 @@ def test_all_problems_come_in_one_table(folder: Path) -> None:
         "a     a.nii.gz       label values that dataset.json does not name: 3 (1 voxel)",
         "c                    there is no label for this case",
     ]
+
+
+@pytest.mark.parametrize("length", [1e-7, 1e7])
+def test_spacings_that_planning_refuses_are_listed(folder: Path, length: float) -> None:
+    grid = Geometry(GRID.shape, (2.0, length, 1.0))
+    for channel in range(2):
+        write_image(scan(20 + channel), grid, folder / f"imagesTr/c_{channel:04d}.nii.gz")
+    write_image(LABEL, grid, folder / "labelsTr/c.nii.gz")
+    problems = verify_dataset(load_raw_dataset(folder), progress=False)
+    assert [(problem.case_id, problem.file and problem.file.name, problem.stops) for problem in problems] == [
+        ("c", "c_0000.nii.gz", True),
+        ("c", "c_0001.nii.gz", True),
+    ]
+    assert "below a nanometre or above a kilometre" in problems[0].what
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e6])
+def test_a_nanometre_and_a_kilometre_are_in_order(folder: Path, length: float) -> None:
+    grid = Geometry(GRID.shape, (length,) * 3)
+    for channel in range(2):
+        write_image(scan(20 + channel), grid, folder / f"imagesTr/c_{channel:04d}.nii.gz")
+    write_image(LABEL, grid, folder / "labelsTr/c.nii.gz")
+    assert verify_dataset(load_raw_dataset(folder), progress=False) == []

@@ -10,6 +10,7 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.io.files import write_json
+from detseg3d.io.images import write_image
 from detseg3d.io.raw_dataset import RawCase, RawDataset, load_raw_dataset
 from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.fingerprint import (
@@ -203,3 +204,14 @@ def test_a_fingerprint_that_does_not_say_it_is_an_error(tmp_path: Path, content:
         load_appearances(tmp_path / "f.json", ["a"])
     assert (caught.value.file, caught.value.expected) == (tmp_path / "f.json", expected)
     assert caught.value.remedy is not None and "detseg3d_plan_and_preprocess" in caught.value.remedy
+
+
+@pytest.mark.parametrize("length", [1e-7, 1e7])
+def test_a_case_whose_spacing_cannot_be_planned_for_is_not_measured(tmp_path: Path, length: float) -> None:
+    grid = Geometry((6, 6, 6), (1.0, length, 1.0))
+    write_image(np.ones(grid.shape, np.float32), grid, tmp_path / "a_0000.nii.gz")
+    write_image(np.zeros(grid.shape, np.uint8), grid, tmp_path / "a.nii.gz")
+    case = RawCase("a", (tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz")
+    with pytest.raises(DetSeg3DError) as caught:
+        read_case(case, RawDataset(tmp_path, "D", ("MRI",), {"background": 0, "lesion": 1}, ".nii.gz", (case,)))
+    assert "case a" in caught.value.problem and caught.value.value[1] == pytest.approx(length)
