@@ -233,7 +233,7 @@ def with_large(array: np.ndarray) -> np.ndarray:
 LIST_OF_FILES = "is a list or a pattern of several files"
 NO_SPACING = "the spacing of the image is not positive"
 TOO_LARGE = "the scan is too large on the grid of the plans"
-IMPOSSIBLE = "is below a nanometre or above a kilometre"
+IMPOSSIBLE = "the spacing is below a nanometre or above a kilometre"
 NOT_FINITE = "the image has NaN or infinite voxels in channel"
 IMAGES = (
     BadImage("truncated gzip", ".nii.gz", cut(0.5), DAMAGED),
