@@ -102,7 +102,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--pretrained_weights",
         type=Path,
         metavar="FILE",
-        help="model_*.safetensors to start from: what fits by name and shape is taken",
+        help="model_*.safetensors to start from, of whatever plan: what does the same work is taken over, and the log "
+        "says what; the plans.json of that training must lie beside it",
     )
     run.add_argument("--seed", type=non_negative_int, metavar="N", help="default: 0; with --c, that of the checkpoint")
     run.add_argument(

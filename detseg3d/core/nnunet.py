@@ -98,7 +98,9 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`-pretrained_weights FILE`",
-        "the same, with a `model_final.safetensors`: what fits by name and shape is taken, the rest starts anew",
+        "the same, with a `model_final.safetensors` beside the `plans.json` of its training: what does the same work "
+        "is taken over (stages by stride, heads by the size of their cells, outputs by class); the log says so. "
+        "Weights whose backbone does not fit are refused",
     ),
     Counterpart(
         "`-num_gpus 4`",

@@ -185,7 +185,7 @@ class DetSeg3D(nn.Module):
             Draws the RoIs.
         positives : float, optional
             What the detection losses are divided by; by default the lesions of this batch, at least one. The training
-            gives what so many windows show on average, so that every lesion weighs the same in every window.
+            gives what so many windows show on average, so that a lesion weighs the same in a crowd and alone.
         """
         output = self.detect(self.to_detection_grid(image))
         training = self.plans.training

@@ -68,7 +68,20 @@ def match_proposals(
 
 
 def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> FloatArray:
-    """Boxes moved and resized about as inexactly as Stage 1 places them: ±15 % and half a voxel, size times e^±0.2."""
+    """Boxes moved by up to 15 % and half a voxel along each axis, their sizes times e^±0.2.
+
+    This is a third of what Stage 1 errs: on Dataset101 the logarithm of the sizes of its hits has a standard deviation
+    of .38 to .75 by size of the lesion, of these boxes .12. Three times as much gave no better masks (331 steps).
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+    random : numpy Generator
+
+    Returns
+    -------
+    ndarray of float32, shape ``(N, 6)``
+    """
     array = as_boxes(boxes)
     sizes = box_sizes(array)
     shift = random.uniform(-0.15, 0.15, (len(array), 3)) * sizes + random.uniform(-0.5, 0.5, (len(array), 3))
@@ -90,7 +103,8 @@ def sample_boxes(
     """Choose ``count`` boxes of one volume.
 
     About half (``positive_share``) hold a lesion: half of these are jittered truth boxes, drawn uniformly over the
-    *lesions*, half are proposals that hit one. The others are proposals that hit nothing, the confident ones first,
+    *lesions*, half are proposals that hit one, drawn uniformly over the *proposals*, of which a large lesion has
+    several. The others are proposals that hit nothing, the confident ones first,
     and background.
 
     Parameters

@@ -340,7 +340,7 @@ def _train_step(
         targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
         random = np.random.default_rng([state.seed, 3, step, index, options.ranks.rank])
         with autocast(options.device):
-            # Divided by what windows show on average, not these: every lesion weighs the same in every window.
+            # Divided by what windows show on average, not these: a lesion weighs the same in a crowd and alone.
             losses = state.model.losses(image, targets, random, typical_lesions * len(targets))
         total = losses.total(training.lambda_seg, training.lambda_score)
         if not math.isfinite(float(total.detach())):
