@@ -38,9 +38,10 @@ def judge(
 ) -> dict[str, float | None]:
     """One row of the table.
 
-    Whole volumes, no test-time augmentation. ``f1``, ``recall``, ``precision``, ``dice``, ``pq`` and ``fp`` (false
-    positives a scan) are those at the plan's threshold; ``best_f1`` is the highest over all thresholds, and ``ap`` and
-    the recalls at fixed rates do not depend on one. ``small`` is the recall of lesions under 15 voxels.
+    Whole volumes, no test-time augmentation. A lesion is found at any overlap. ``f1``, ``recall``, ``precision``,
+    ``dice``, ``pq`` and ``fp`` (false positives a scan) are those at the plan's threshold; ``best_f1`` is the highest
+    over all thresholds, and ``ap`` and the recalls at fixed rates do not depend on one. ``small`` is the recall of
+    lesions under 15 voxels.
     A figure of what does not occur in these cases is None.
     """
     hits = lesions = 0
@@ -65,7 +66,7 @@ def judge(
         "recall": pooled["recall"],
         "precision": pooled["precision"],
         "fp": pooled["false_positives"] / len(cases),
-        "small": small["recall"],
+        "small": small["recall_any"],
         "dice": float(np.mean([case.dice for case in cases])),
         "pq": summary["panoptic"]["pq"],
         "stage1": hits / lesions if lesions else 1.0,

@@ -42,10 +42,10 @@ and their classes and scores from `rois`; a mask, instance map and RoI file that
 error. Classes come from the dataset.json in or above the folder of labels or in that of the
 predictions; without one, each value but 0 is a class.
 
-A lesion is found if a prediction overlaps it in at least one voxel; a prediction that overlaps no
-lesion is a false positive. Figures at IoU >= 0.1 and >= 0.5 match lesions and predictions one to
-one. A case without lesions in truth and prediction has Dice 1 and is counted apart. Predictions
-with scores also get FROC curves and average precision. Intervals are a bootstrap over patients
+The main figures match lesions and predictions one to one with IoU >= 0.1. Beside them stand those
+at IoU >= 0.5 and at any overlap, where a lesion is found if a prediction shares a voxel with it.
+A case without lesions in truth and prediction has Dice 1 and is counted apart. Predictions with
+scores also get FROC curves and average precision. Intervals are a bootstrap over patients
 (`patients` in dataset.json, else cases). Definitions and sources: docs/metrics.md.
 
 Give -pred more than once to compare systems: each difference comes with its paired interval.

@@ -27,7 +27,7 @@ from detseg3d.evaluation.case_files import (
 )
 from detseg3d.evaluation.froc import FROC_RATES, ScoredCase, add_scored, score_summary
 from detseg3d.evaluation.labels import LabelFormat, read_label_format
-from detseg3d.evaluation.remarks import few_patients, interval_note
+from detseg3d.evaluation.remarks import interval_note, left_out, too_few
 from detseg3d.evaluation.score_intervals import score_intervals
 from detseg3d.evaluation.stored_values import CaseValues, check_not_instances, odd_values
 from detseg3d.evaluation.table import markdown_table
@@ -369,9 +369,10 @@ def _intervals(summary: Mapping[str, Any]) -> str:
     headlines = [figures[name] for figures in summary["intervals"].values() for name in ("average_precision", "cpm")]
     if all(ends["low"] is None for ends in headlines):
         return ""
-    patients = {"": summary["patients"]}
-    few = few_patients(patients)
-    return interval_note(patients) + (f" **{few}**" if few else "")
+    figures = [dict(enumerate(headlines))]
+    few = too_few(figures)
+    notes = interval_note({"": summary["patients"]}), left_out(figures), few and f"**{few}**"
+    return " ".join(note for note in notes if note)
 
 
 def _cases(summary: Mapping[str, Any]) -> str:

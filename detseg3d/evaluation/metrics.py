@@ -17,10 +17,13 @@ from detseg3d.evaluation.froc import ScoredCase
 from detseg3d.evaluation.presets import PresetResult
 from detseg3d.evaluation.voxels import dice_from_counts
 
-__all__ = ["CRITERIA", "CaseMetrics", "ClassMetrics", "DetectionCounts", "LesionRecord", "PanopticCounts"]
+__all__ = ["CRITERIA", "HEADLINE", "CaseMetrics", "ClassMetrics", "DetectionCounts", "LesionRecord", "PanopticCounts"]
 
-CRITERIA: dict[str, float | None] = {"any": None, "iou_0.1": 0.1, "iou_0.5": 0.5}
+CRITERIA: dict[str, float | None] = {"iou_0.1": 0.1, "any": None, "iou_0.5": 0.5}
 """When a lesion counts as detected: at any overlap (not one-to-one), or matched one-to-one with at least this IoU."""
+
+HEADLINE = "iou_0.1"
+"""The criterion of the main figures. At any overlap, a larger mask finds more lesions whatever it outlines."""
 
 
 def _rate(part: float, whole: float, other_side: int) -> float:

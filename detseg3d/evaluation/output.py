@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg3d.evaluation.metrics import CRITERIA
+from detseg3d.evaluation.metrics import CRITERIA, HEADLINE
 from detseg3d.evaluation.table import format_evaluation
 from detseg3d.io.files import write_json, write_text
 
 __all__ = ["case_rows", "lesion_rows", "write_evaluation"]
 
 _LESION_FIELDS = ("kind", "id", "class_name", "voxels", "volume_mm3")
+_COUNTED = ("f1", "recall", "precision", "found", "true_positives", "false_positives")
 _PARTNER_FIELDS = ("partner", "iou", "dice", "score")
 
 
@@ -46,13 +47,12 @@ def case_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for system, case in _records(result, "cases"):
         voxel = case["voxel_volume_mm3"]
-        found = case["lesions"]["any"]
+        lesions = case["lesions"]
         row = {
             **system,
             "case": case["case_id"],
-            **{name: found[name] for name in ("truth", "found", "predictions", "true_positives", "false_positives")},
-            **{name: found[name] for name in ("recall", "precision", "f1")},
-            **{f"f1_{name}": case["lesions"][name]["f1"] for name in CRITERIA if name != "any"},
+            **{name: lesions[HEADLINE][name] for name in ("truth", "predictions")},
+            **{f"{name}_{criterion}": lesions[criterion][name] for criterion in CRITERIA for name in _COUNTED},
             "pq": case["panoptic"]["pq"],
             "dice": case["dice"],
             **case.get("figures", {}),

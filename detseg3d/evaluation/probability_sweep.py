@@ -34,7 +34,7 @@ from detseg3d.evaluation.froc import ScoredCase, average_precision, scored_case
 from detseg3d.evaluation.labels import LabelFormat, read_label_format
 from detseg3d.evaluation.lesions import detect
 from detseg3d.evaluation.matching import OverlapTable, overlap_table
-from detseg3d.evaluation.metrics import CRITERIA, DetectionCounts
+from detseg3d.evaluation.metrics import CRITERIA, HEADLINE, DetectionCounts
 from detseg3d.evaluation.probability_components import SCORES, ComponentRule, find_components, reaches_volume
 from detseg3d.evaluation.probability_maps import ProbabilityMap, probability_files, read_probability_map
 from detseg3d.evaluation.table import markdown_table
@@ -164,7 +164,7 @@ def sweep_probability_maps(
     -------
     dict
         Ready for JSON. ``chosen``: the best setting on all cases with its figures (each of :data:`OBJECTIVES`, and
-        ``fp_per_scan``, false positives per scan at any overlap); ``default``: the same of the default setting;
+        ``fp_per_scan_iou_0.1``, false positives per scan); ``default``: the same of the default setting;
         ``cross_fitted``: figures where each group was judged with the setting chosen on the others, and the settings
         by group (``None`` with one patient only; scores of different kinds are pooled as they are); ``rows``: all
         settings; further ``objective``, ``cases``, the folders, ``class_labels``, and ``problems``: what could not be
@@ -270,9 +270,9 @@ def _figure(outcomes: Sequence[_Outcome], objective: str) -> float:
 
 
 def _figures(outcomes: Sequence[_Outcome]) -> dict[str, float]:
-    false_positives = sum(outcome.counts["any"].false_positives for outcome in outcomes)
+    false_positives = sum(outcome.counts[HEADLINE].false_positives for outcome in outcomes)
     figures = {objective: _figure(outcomes, objective) for objective in OBJECTIVES}
-    return {**figures, "fp_per_scan": false_positives / len(outcomes)}
+    return {**figures, f"fp_per_scan_{HEADLINE}": false_positives / len(outcomes)}
 
 
 def _row(rule: ComponentRule, outcomes: Sequence[_Outcome]) -> dict[str, Any]:
@@ -319,10 +319,10 @@ def _cross_fit(
 _COLUMNS = {
     "ap_iou_0.1": "AP at IoU ≥ 0.1",
     "ap_iou_0.5": "AP at IoU ≥ 0.5",
-    "f1_any": "F1",
     "f1_iou_0.1": "F1 at IoU ≥ 0.1",
+    "f1_any": "F1 at any overlap",
     "f1_iou_0.5": "F1 at IoU ≥ 0.5",
-    "fp_per_scan": "FP per scan",
+    "fp_per_scan_iou_0.1": "FP per scan at IoU ≥ 0.1",
 }
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FEW_PATIENTS", "HD95_PENALTY", "different_scans", "few_patients", "interval_note", "measured"]
+__all__ = [
+    "FEW_PATIENTS",
+    "HD95_PENALTY",
+    "different_scans",
+    "interval_note",
+    "left_out",
+    "measured",
+    "too_few",
+]
 
 HD95_PENALTY = (
     "A scan with an empty truth or an empty prediction, but not both, has the diagonal of its volume as HD95; 0 if\n"
     "both are empty."
 )
 
-FEW_PATIENTS = 10
-"""With fewer a bootstrap sees too little of how patients differ."""
+FEW_PATIENTS = 6
+"""With fewer patients that have what a figure counts, its interval may miss the true value in over 10 % of studies."""
 
 _MOST_NAMES = 5
 
@@ -57,21 +65,54 @@ def interval_note(patients: Mapping[str, int | None]) -> str:
     Examples
     --------
     >>> interval_note({"": 12}), interval_note({"A": 12, "B": 7})[-28:]
-    ('Intervals: 95 %, percentile bootstrap over 12 patients.', 'over 12 (A), 7 (B) patients.')
+    ('Intervals: 95 %, bootstrap over 12 patients.', 'over 12 (A), 7 (B) patients.')
     """
     known = {name: number for name, number in patients.items() if number is not None}
     text = ", ".join(f"{number} ({name})" for name, number in known.items())
     if len(set(known.values())) == 1:
         text = str(next(iter(known.values())))
     over = f"{text} patient{'' if text == '1' else 's'}" if known else "patients"
-    return f"Intervals: 95 %, percentile bootstrap over {over}."
+    return f"Intervals: 95 %, bootstrap over {over}."
 
 
-def few_patients(patients: Mapping[str, int | None]) -> str:
-    """That the intervals rest on too few patients; empty if they do not."""
-    if all(number is None or number >= FEW_PATIENTS for number in patients.values()):
+def left_out(intervals: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """How many resamples have nothing that a figure counts; empty if there are none.
+
+    Parameters
+    ----------
+    intervals : sequence of dict
+        Of each system what :func:`~detseg3d.evaluation.statistics.headline_intervals` returned.
+    """
+    most = max((entry.get("left_out") or 0 for figures in intervals for entry in figures.values()), default=0)
+    if not most:
         return ""
-    return f"With fewer than {FEW_PATIENTS} patients the intervals are too narrow to be trusted."
+    return f"Resamples without anything that a figure counts, such as lesions, are left out: up to {most}."
+
+
+def too_few(intervals: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """That intervals rest on too few patients; empty if they do not.
+
+    Parameters
+    ----------
+    intervals : sequence of dict
+        Of each system what :func:`~detseg3d.evaluation.statistics.headline_intervals` returned.
+
+    Examples
+    --------
+    >>> recall, dice = {"low": 0.5, "patients": 3}, {"low": 0.5, "patients": 20}
+    >>> too_few([{"recall_iou_0.1": recall, "dice": dice}])
+    'Intervals of figures that rest on fewer than 6 patients (here 3) are too narrow to be trusted.'
+    >>> too_few([{"dice": dice}])
+    ''
+    """
+    known = [entry["patients"] for figures in intervals for entry in figures.values() if entry.get("low") is not None]
+    fewest = min(known, default=FEW_PATIENTS)
+    if fewest >= FEW_PATIENTS:
+        return ""
+    return (
+        f"Intervals of figures that rest on fewer than {FEW_PATIENTS} patients (here {fewest}) are too narrow to be "
+        "trusted."
+    )
 
 
 def measured(group: Mapping[str, Any], needs: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.bootstrap import bootstrap_weights, interval
+from detseg3d.evaluation.bootstrap import Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.froc import FROC_RATES, ScoredCase
 
 __all__ = ["score_intervals", "weighted_scores"]
@@ -99,20 +99,23 @@ def score_intervals(
     Returns
     -------
     dict
-        ``average_precision`` and ``cpm``: ``{"low", "high"}``; ``froc``: the same with ``fp_per_scan`` for each of
-        :data:`~detseg3d.evaluation.froc.FROC_RATES`. Resamples without any true lesion do not count.
+        ``average_precision`` and ``cpm``: ``low``, ``high``, ``left_out`` (resamples without any true lesion) and
+        ``patients`` (those with lesions), see :func:`~detseg3d.evaluation.bootstrap.interval`; ``froc``: the same with
+        ``fp_per_scan`` for each of :data:`~detseg3d.evaluation.froc.FROC_RATES`.
 
     Examples
     --------
     >>> case = ScoredCase("a", np.array([0.9]), np.array([0.9]), np.array([0.5]))
-    >>> score_intervals([case, case])["average_precision"]
-    {'low': 1.0, 'high': 1.0}
+    >>> ends = score_intervals([case, case])["average_precision"]
+    >>> round(ends["low"], 3), ends["high"]
+    (0.158, 1.0)
     """
-    drawn = weighted_scores(cases, bootstrap_weights(len(cases), samples, seed, groups))
+    weights = np.vstack([np.ones((1, len(cases))), bootstrap_weights(len(cases), samples, seed, groups)])
+    drawn = weighted_scores(cases, weights)
+    rests_on = contributions([len(case.truth_scores) for case in cases], groups)
 
     def ends(values: FloatArray) -> dict[str, float | None]:
-        low, high = interval(values, level)
-        return {"low": low, "high": high}
+        return interval(values[1:], values[0], rests_on, Scale.SHARE, level).to_dict()
 
     return {
         "average_precision": ends(drawn["average_precision"]),

@@ -6,22 +6,41 @@ Every figure is a function of weights per case, so that a thousand resamples are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.bootstrap import bootstrap_weights, interval
+from detseg3d.evaluation.bootstrap import Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.figures import SURFACE_FIGURES
-from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics
+from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, PanopticCounts
 from detseg3d.evaluation.score_intervals import weighted_scores
 
-__all__ = ["headline_intervals", "paired_comparison", "weighted_figures"]
+__all__ = ["WeightedFigure", "headline_intervals", "paired_comparison", "weighted_figures"]
 
 FloatArray = npt.NDArray[np.float64]
 
 
-def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, FloatArray]:
+@dataclass(frozen=True)
+class WeightedFigure:
+    """One figure under each row of weights.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape ``(S,)``
+        NaN where the figure is undefined.
+    of_case : ndarray of float64, shape ``(N,)``
+        What each case adds to the denominator: its lesions, its predictions, or 1 for a mean over cases.
+    scale : Scale
+    """
+
+    values: FloatArray
+    of_case: FloatArray
+    scale: Scale
+
+
+def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedFigure]:
     """Every headline figure under each row of weights.
 
     Parameters
@@ -32,43 +51,58 @@ def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[
 
     Returns
     -------
-    dict of str to ndarray of float64, shape ``(S,)``
-        NaN where a figure is undefined, for example Dice over cases with lesions if none was drawn. Pooled over
-        lesions: ``recall``, ``precision``, ``f1`` (any overlap, and ``_iou_0.1``, ``_iou_0.5``), ``pq``, ``sq``,
-        ``rq``, ``fp_per_scan``, ``ap_…``, ``cpm_…`` and ``lesionwise_dice``. Means over cases: ``dice``,
-        :data:`~detseg3d.evaluation.figures.SURFACE_FIGURES` (these also ``…_with_lesions``) and ``cc_dice``. Those that
-        were not computed are left out.
+    dict of str to WeightedFigure
+        Pooled over lesions: ``recall_…``, ``precision_…``, ``f1_…``, ``fp_per_scan_…``, ``ap_…`` and ``cpm_…`` for each
+        of :data:`~detseg3d.evaluation.metrics.CRITERIA`, ``pq``, ``sq``, ``rq`` and ``lesionwise_dice``. Means over
+        cases: ``dice``, :data:`~detseg3d.evaluation.figures.SURFACE_FIGURES` (these also ``…_with_lesions``) and
+        ``cc_dice``. Those that were not computed are left out. Without any true lesion the pooled figures are undefined
+        (NaN), except for the false positives per scan and the precision; the precision is undefined without any
+        prediction.
     """
     overall = [case.overall for case in cases]
-    result: dict[str, FloatArray] = {}
+    scans = np.ones(len(cases))
+    result: dict[str, WeightedFigure] = {}
     for name in CRITERIA:
-        suffix = "" if name == "any" else f"_{name}"
         counts = [case.detection[name] for case in overall]
-        truth, found = (_sum(weights, [getattr(c, part) for c in counts]) for part in ("truth", "found"))
-        predictions, hits = (
-            _sum(weights, [getattr(c, part) for c in counts]) for part in ("predictions", "true_positives")
+        truth, found, predictions, hits = (
+            np.array([getattr(c, part) for c in counts], np.float64)
+            for part in ("truth", "found", "predictions", "true_positives")
         )
-        recall = _ratio(found, truth, np.where(predictions > 0, 0.0, 1.0))
-        precision = _ratio(hits, predictions, np.where(truth > 0, 0.0, 1.0))
-        result["recall" + suffix], result["precision" + suffix] = recall, precision
-        result["f1" + suffix] = _ratio(2 * recall * precision, recall + precision, np.zeros(len(weights)))
-        if name == "any":
-            result["fp_per_scan"] = _ratio(predictions - hits, weights.sum(axis=1), np.zeros(len(weights)))
-    panoptic = [case.panoptic for case in overall]
-    matches, overlap = (_sum(weights, [getattr(p, part) for p in panoptic]) for part in ("matches", "iou_sum"))
-    sides = _sum(weights, [p.truth + p.predictions for p in panoptic])
-    result["pq"] = _ratio(2 * overlap, sides, np.ones(len(weights)))
-    result["rq"] = _ratio(2 * matches, sides, np.ones(len(weights)))
-    result["sq"] = _ratio(overlap, matches, np.where(sides > 0, 0.0, 1.0))
+        recall, precision = _ratio(weights @ found, weights @ truth), _ratio(weights @ hits, weights @ predictions)
+        # Nothing was predicted: the precision says nothing, but nothing was found, either.
+        both = recall + np.nan_to_num(precision)
+        f1 = np.where(both > 0, 2 * recall * np.nan_to_num(precision) / np.where(both > 0, both, 1.0), 0.0 * recall)
+        result[f"recall_{name}"] = WeightedFigure(recall, truth, Scale.SHARE)
+        result[f"precision_{name}"] = WeightedFigure(precision, predictions, Scale.SHARE)
+        result[f"f1_{name}"] = WeightedFigure(f1, truth + predictions, Scale.SHARE)
+        result[f"fp_per_scan_{name}"] = WeightedFigure(
+            _ratio(weights @ (predictions - hits), weights @ scans), scans, Scale.COUNT
+        )
+    result |= _panoptic_figures([case.panoptic for case in overall], weights)
     dice, present = np.array([c.dice for c in cases]), np.array([float(c.has_lesions) for c in overall])
-    result["dice"] = _mean(weights, dice, np.ones(len(cases)))
-    result["dice_with_lesions"] = _mean(weights, dice, present)
+    result["dice"] = WeightedFigure(_mean(weights, dice, scans), scans, Scale.SHARE)
+    result["dice_with_lesions"] = WeightedFigure(_mean(weights, dice, present), present, Scale.SHARE)
     result.update(_case_figures(cases, weights))
     result.update(_score_figures(cases, weights))
     return result
 
 
-def _case_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, FloatArray]:
+def _panoptic_figures(counts: Sequence[PanopticCounts], weights: FloatArray) -> dict[str, WeightedFigure]:
+    truth, predictions, matches, overlap = (
+        np.array([getattr(c, part) for c in counts], np.float64)
+        for part in ("truth", "predictions", "matches", "iou_sum")
+    )
+    sides = truth + predictions
+    # As for recall, a resample without true lesions says nothing about the quality of finding them.
+    total = np.where(weights @ truth > 0, weights @ sides, 0.0)
+    return {
+        "pq": WeightedFigure(_ratio(2 * (weights @ overlap), total), sides, Scale.SHARE),
+        "rq": WeightedFigure(_ratio(2 * (weights @ matches), total), sides, Scale.SHARE),
+        "sq": WeightedFigure(_ratio(weights @ overlap, weights @ matches), matches, Scale.SHARE),
+    }
+
+
+def _case_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedFigure]:
     figures = [case.figures.get("all") for case in cases]
     if not cases or any(entry is None for entry in figures):
         return {}
@@ -78,19 +112,24 @@ def _case_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str
         values = [getattr(entry, name) for entry in figures]
         known = np.array([float(value is not None) for value in values])
         if known.any():
+            scale = Scale.AMOUNT if name.endswith("_mm") else Scale.SHARE
             numbers = np.array([0.0 if value is None else value for value in values])
-            result[name] = _mean(weights, numbers, known)
+            result[name] = WeightedFigure(_mean(weights, numbers, known), known, scale)
             if name in SURFACE_FIGURES:  # also over the cases with lesions: a false positive may outweigh them all
-                result[f"{name}_with_lesions"] = _mean(weights, numbers, known * present)
+                with_lesions = known * present
+                result[f"{name}_with_lesions"] = WeightedFigure(
+                    _mean(weights, numbers, with_lesions), with_lesions, scale
+                )
     parts = [entry.lesionwise for entry in figures if entry is not None]
-    denominator = _sum(weights, [part.truth + part.false_positives for part in parts])
-    result["lesionwise_dice"] = _ratio(
-        _sum(weights, [part.dice_sum for part in parts]), denominator, np.ones(len(weights))
-    )
+    truth = np.array([part.truth for part in parts], np.float64)
+    asked = truth + [part.false_positives for part in parts]
+    total = np.where(weights @ truth > 0, weights @ asked, 0.0)
+    dice = _ratio(weights @ np.array([part.dice_sum for part in parts], np.float64), total)
+    result["lesionwise_dice"] = WeightedFigure(dice, asked, Scale.SHARE)
     return result
 
 
-def _score_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, FloatArray]:
+def _score_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedFigure]:
     """Average precision and CPM, if every case has scores."""
     if not cases or any("all" not in case.scored for case in cases):
         return {}
@@ -98,26 +137,19 @@ def _score_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[st
     for name in CRITERIA:
         records = [case.scored["all"][name] for case in cases]
         curves = weighted_scores(records, weights)
-        # Without any true lesion, as froc.py has it: silence is perfect, any claim is worth nothing to precision.
-        absent = _sum(weights, [len(record.truth_scores) for record in records]) <= 0
-        claims = [len(record.true_positive_scores) + len(record.false_positive_scores) for record in records]
-        silent = (_sum(weights, claims) <= 0).astype(np.float64)
-        result[f"ap_{name}"] = np.where(absent, silent, curves["average_precision"])
-        result[f"cpm_{name}"] = np.where(absent, 1.0, curves["cpm"])
+        truth = np.array([len(record.truth_scores) for record in records], np.float64)
+        result[f"ap_{name}"] = WeightedFigure(curves["average_precision"], truth, Scale.SHARE)
+        result[f"cpm_{name}"] = WeightedFigure(curves["cpm"], truth, Scale.SHARE)
     return result
 
 
-def _sum(weights: FloatArray, values: Sequence[float]) -> FloatArray:
-    total: FloatArray = weights @ np.asarray(values, np.float64)
-    return total
-
-
-def _ratio(part: FloatArray, whole: FloatArray, otherwise: FloatArray) -> FloatArray:
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), otherwise)
+def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """NaN where there is nothing to divide by."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
 
 
 def _mean(weights: FloatArray, values: FloatArray, known: FloatArray) -> FloatArray:
-    return _ratio(weights @ (values * known), weights @ known, np.full(len(weights), np.nan))
+    return _ratio(weights @ (values * known), weights @ known)
 
 
 def headline_intervals(
@@ -142,17 +174,25 @@ def headline_intervals(
     Returns
     -------
     dict
-        ``value``, ``low`` and ``high`` of each figure of :func:`weighted_figures`.
+        Of each figure of :func:`weighted_figures` its ``value``, ``low`` and ``high`` (see
+        :func:`~detseg3d.evaluation.bootstrap.interval`), ``left_out`` (resamples in which it is undefined),
+        ``patients`` and ``scans`` (those that it rests on: with lesions for recall, all for Dice).
     """
     if not cases:
         return {}
-    point = weighted_figures(cases, np.ones((1, len(cases))))
-    resampled = weighted_figures(cases, bootstrap_weights(len(cases), samples, seed, groups))
+    figures = weighted_figures(cases, _point_and_resamples(len(cases), samples, seed, groups))
     result = {}
-    for name, value in point.items():
-        low, high = interval(resampled[name], level)
-        result[name] = {"value": _plain(value[0]), "low": low, "high": high}
+    for name, figure in figures.items():
+        rests_on = contributions(figure.of_case, groups)
+        around = interval(figure.values[1:], figure.values[0], rests_on, figure.scale, level)
+        scans = int(np.count_nonzero(figure.of_case))
+        result[name] = {"value": _plain(figure.values[0]), **around.to_dict(), "scans": scans}
     return result
+
+
+def _point_and_resamples(num_cases: int, samples: int, seed: int, groups: Sequence[str] | None) -> FloatArray:
+    """Weights: every case once in the first row, then the resamples."""
+    return np.vstack([np.ones((1, num_cases)), bootstrap_weights(num_cases, samples, seed, groups)])
 
 
 def paired_comparison(
@@ -178,26 +218,32 @@ def paired_comparison(
     Returns
     -------
     dict
-        ``first``, ``second``, ``difference``, ``low`` and ``high`` of each figure that both have.
+        ``first``, ``second``, ``difference``, ``low``, ``high``, ``left_out`` and ``patients`` of each figure that both
+        have.
     """
     mine, other = ({case.case_id: case for case in cases} for cases in (first, second))
     common = sorted(set(mine) & set(other))
     if not common:
         return {}
     patients = None if groups is None else [groups.get(case_id, case_id) for case_id in common]
-    weights = bootstrap_weights(len(common), samples, seed, patients)
-    point, drawn = [], []
-    for cases_by_id in (mine, other):
-        chosen = [cases_by_id[case_id] for case_id in common]
-        point.append(weighted_figures(chosen, np.ones((1, len(common)))))
-        drawn.append(weighted_figures(chosen, weights))
+    weights = _point_and_resamples(len(common), samples, seed, patients)
+    before, after = (
+        weighted_figures([cases_by_id[case_id] for case_id in common], weights) for cases_by_id in (mine, other)
+    )
     result = {}
-    for name in point[0]:
-        if name in point[1]:
-            low, high = interval(drawn[1][name] - drawn[0][name], level)
-            a, b = _plain(point[0][name][0]), _plain(point[1][name][0])
-            difference = None if a is None or b is None else b - a
-            result[name] = {"first": a, "second": b, "difference": difference, "low": low, "high": high}
+    for name in before:
+        if name in after:
+            a, b = before[name], after[name]
+            difference = b.values - a.values
+            scale = Scale.DIFFERENCE_OF_SHARES if a.scale is Scale.SHARE else Scale.DIFFERENCE
+            rests_on = contributions(a.of_case + b.of_case, patients)
+            around = interval(difference[1:], difference[0], rests_on, scale, level)
+            result[name] = {
+                "first": _plain(a.values[0]),
+                "second": _plain(b.values[0]),
+                "difference": _plain(difference[0]),
+                **around.to_dict(),
+            }
     return result
 
 

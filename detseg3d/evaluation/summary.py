@@ -11,7 +11,7 @@ import numpy as np
 
 from detseg3d.core.size_classes import VOXEL_EDGES
 from detseg3d.evaluation.agreement import volume_agreement
-from detseg3d.evaluation.figures import SURFACE_FIGURES, CaseFigures
+from detseg3d.evaluation.figures import SURFACE_FIGURES
 from detseg3d.evaluation.froc import ScoredCase, score_summary
 from detseg3d.evaluation.lesionwise import LesionwiseCounts
 from detseg3d.evaluation.limits import reaches
@@ -42,16 +42,17 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
     dict
         ``cases``: their number.
 
-        ``dice``: ``mean`` over all cases, where a case without any lesion in truth and prediction has 1.0 (there are
-        ``empty_cases`` of these); ``mean_with_lesions`` over the ``cases_with_lesions`` that have some in the truth;
-        ``pooled`` over all voxels.
+        ``dice``: ``mean`` over the ``cases`` that it counts: all of them, where a case without any lesion in truth and
+        prediction has 1.0 (there are ``empty_cases`` of these); ``mean_with_lesions`` over the ``cases_with_lesions``
+        that have some in the truth; ``pooled`` over all voxels.
 
-        ``lesions``: for each criterion (``any``, ``iou_0.1``, ``iou_0.5``) the pooled ``recall``, ``precision``, ``f1``
+        ``lesions``: for each criterion (``iou_0.1``, ``any``, ``iou_0.5``) the pooled ``recall``, ``precision``, ``f1``
         with their counts, and ``mean_over_cases``: recall over cases with true lesions, precision over cases with
-        predicted ones, F1 over all.
+        predicted ones, F1 over those that ``dice`` counts.
 
-        ``false_positives`` (at any overlap): ``per_scan``, and the same apart for ``lesion_free`` scans, those with no
-        true lesion (of the class, within a class).
+        ``false_positives``: number of ``scans``; for each criterion ``total`` and ``per_scan``; the same for the
+        ``lesion_free`` scans, those with no true lesion (of the class, within a class). In such a scan every predicted
+        lesion is a false positive, whatever the criterion.
 
         ``panoptic``: pooled ``pq``, ``sq``, ``rq``, and ``mean_over_cases``.
 
@@ -63,7 +64,10 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
         ``…_with_lesions``, over those with lesions in the truth) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm``
         with their counts, and ``dice_mean_over_cases``), if the cases have them.
 
-        ``classes``: the same for each class. ``class_mean``: means over the classes that occur in the truth.
+        ``classes``: the same for each class. A case that has the class neither in the truth nor in the prediction is
+        left out of the means over cases, as in nnU-Net: a class that is rare and never found would have a Dice of
+        nearly 1. ``class_mean``: means over the classes that occur in the truth (``classes`` of them), each figure of
+        the cases that it counts within the class.
 
         ``scores``: FROC, CPM and average precision, see :func:`~detseg3d.evaluation.froc.score_summary`; ``None``
         unless every case has scores.
@@ -74,11 +78,14 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
     if class_names is None:
         class_names = list(dict.fromkeys(name for case in cases for name in case.classes))
     result: dict[str, Any] = {"cases": len(cases)}
-    result |= _group([case.overall for case in cases], _truths(cases, None)) | _measured(cases, None)
+    overall = [case.overall for case in cases]
+    result |= _group(overall, _truths(cases, None), overall) | _measured(cases, None)
     result["classes"] = {
-        name: _group([case.classes.get(name, ClassMetrics()) for case in cases], _truths(cases, name))
+        name: _group(of_class, _truths(cases, name), [case for case in of_class if not case.is_empty])
         | _measured(cases, name)
-        for name in class_names
+        for name, of_class in (
+            (name, [case.classes.get(name, ClassMetrics()) for case in cases]) for name in class_names
+        )
     }
     result["class_mean"] = _class_mean(list(result["classes"].values()))
     result["scores"] = _scores(cases, class_names)
@@ -108,10 +115,14 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
             [size * part.prediction_voxels for size, part in zip(voxel, metrics, strict=True)],
         )
     }
-    # A case that lacks the class altogether has no entry, but counts as one with nothing there, as it does for Dice.
-    figures = [case.figures.get(class_name or "all", _nothing(case)) for case in cases if case.figures]
-    if not figures:
+    if not any(case.figures for case in cases):
         return result
+    # A case without the class on either side says nothing of it; over all classes it is right to be empty.
+    figures = [
+        case.figures[class_name or "all"]
+        for case, part in zip(cases, metrics, strict=True)
+        if case.figures and (class_name is None or not part.is_empty)
+    ]
     present = [
         case.figures[class_name or "all"]
         for case, part in zip(cases, metrics, strict=True)
@@ -126,20 +137,14 @@ def _measured(cases: Sequence[CaseMetrics], class_name: str | None) -> dict[str,
         },
         "cc_dice": _mean([entry.cc_dice for entry in figures]),
         "lesionwise": {
-            "dice": pooled.dice,
-            "hd95_mm": pooled.hd95_mm,
+            "dice": pooled.dice if figures else None,
+            "hd95_mm": pooled.hd95_mm if figures else None,
             "truth": pooled.truth,
             "missed": pooled.missed,
             "false_positives": pooled.false_positives,
             "dice_mean_over_cases": _mean([entry.lesionwise.dice for entry in figures]),
         },
     }
-
-
-def _nothing(case: CaseMetrics) -> CaseFigures:
-    """Figures of a class that a case has neither in the truth nor in the prediction."""
-    distance = None if case.figures["all"].hd95_mm is None else 0.0
-    return CaseFigures(1.0, distance, LesionwiseCounts(hd95_sum=distance), 1.0, distance, 1.0, distance)
 
 
 def _scores(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> dict[str, Any] | None:
@@ -169,19 +174,23 @@ def _truths(cases: Sequence[CaseMetrics], class_name: str | None) -> list[Lesion
     ]
 
 
-def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> dict[str, Any]:
+def _group(
+    metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord], counted: Sequence[ClassMetrics]
+) -> dict[str, Any]:
+    """Figures of all classes or of one; means over cases are those of ``counted``, a part of ``metrics``."""
     total = sum(metrics, start=ClassMetrics())
     with_lesions = [case for case in metrics if case.has_lesions]
     lesion_free = [case for case in metrics if not case.has_lesions]
     return {
         "dice": {
-            "mean": _mean([case.dice for case in metrics]),
+            "mean": _mean([case.dice for case in counted]),
+            "cases": len(counted),
             "mean_with_lesions": _mean([case.dice for case in with_lesions]),
             "pooled": total.dice if metrics else None,
             "cases_with_lesions": len(with_lesions),
             "empty_cases": sum(case.is_empty for case in metrics),
         },
-        "lesions": {name: _detection(metrics, total, name) for name in CRITERIA},
+        "lesions": {name: _detection(counted, total, name) for name in CRITERIA},
         "false_positives": {
             **_false_positives(metrics),
             "lesion_free": {
@@ -190,9 +199,9 @@ def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> 
             },
         },
         "panoptic": {
-            **_rates(total.panoptic.to_dict(), metrics, ("pq", "sq", "rq")),
+            **_rates(total.panoptic.to_dict(), counted, ("pq", "sq", "rq")),
             "mean_over_cases": {
-                name: _mean([getattr(case.panoptic, name) for case in metrics]) for name in ("pq", "sq", "rq")
+                name: _mean([getattr(case.panoptic, name) for case in counted]) for name in ("pq", "sq", "rq")
             },
         },
         "recall_by_size": {
@@ -203,10 +212,10 @@ def _group(metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord]) -> 
     }
 
 
-def _detection(metrics: Sequence[ClassMetrics], total: ClassMetrics, criterion: str) -> dict[str, Any]:
-    counts = [case.detection[criterion] for case in metrics]
+def _detection(counted: Sequence[ClassMetrics], total: ClassMetrics, criterion: str) -> dict[str, Any]:
+    counts = [case.detection[criterion] for case in counted]
     return {
-        **_rates(total.detection[criterion].to_dict(), metrics, ("recall", "precision", "f1")),
+        **_rates(total.detection[criterion].to_dict(), counted, ("recall", "precision", "f1")),
         "mean_over_cases": {
             "recall": _mean([case.recall for case in counts if case.truth]),
             "precision": _mean([case.precision for case in counts if case.predictions]),
@@ -223,13 +232,23 @@ def _rates(
 
 
 def _false_positives(metrics: Sequence[ClassMetrics]) -> dict[str, Any]:
-    total = sum(case.detection["any"].false_positives for case in metrics)
-    return {"scans": len(metrics), "total": total, "per_scan": total / len(metrics) if metrics else None}
+    result: dict[str, Any] = {"scans": len(metrics)}
+    for name in CRITERIA:
+        total = sum(case.detection[name].false_positives for case in metrics)
+        result[name] = {"total": total, "per_scan": total / len(metrics) if metrics else None}
+    return result
 
 
 def _class_mean(groups: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     present = [group for group in groups if group["dice"]["cases_with_lesions"]]
-    result = {"dice": _mean([group["dice"]["mean"] for group in present])}
+    result: dict[str, float | None] = {
+        "classes": len(present),
+        "dice": _mean([group["dice"]["mean"] for group in present]),
+        "dice_with_lesions": _mean([group["dice"]["mean_with_lesions"] for group in present]),
+    }
+    for name in (*SURFACE_FIGURES, "cc_dice"):
+        if any(group.get(name) is not None for group in present):
+            result[name] = _mean([group[name] for group in present if group[name] is not None])
     for name in CRITERIA:
         result[f"f1_{name}"] = _mean([group["lesions"][name]["f1"] for group in present])
     result["pq"] = _mean([group["panoptic"]["pq"] for group in present])
@@ -262,9 +281,9 @@ def recall_by_size(
     Returns
     -------
     list of dict
-        One row per bin: ``bin`` (its name), ``from``, ``below`` (``None``: no end), ``lesions``, the share found under
-        each criterion (``recall`` at any overlap, ``recall_iou_0.1``, ``recall_iou_0.5``; ``None`` in an empty bin) and
-        the mean ``dice`` with the best overlapping prediction (0 for a missed lesion).
+        One row per bin: ``bin`` (its name), ``from``, ``below`` (``None``: no end), ``lesions``, the number and the
+        share found under each criterion (``found_iou_0.1``, ``recall_iou_0.1`` and so on; the share is ``None`` in an
+        empty bin) and the mean ``dice`` with the best overlapping prediction (0 for a missed lesion).
 
     Examples
     --------
@@ -312,10 +331,10 @@ def recall_by_quantile(lesions: Sequence[LesionRecord], parts: int = 4) -> list[
 
 
 def _found(lesions: Sequence[LesionRecord]) -> dict[str, Any]:
-    row: dict[str, Any] = {"lesions": len(lesions), "found": sum(lesion.matched["any"] for lesion in lesions)}
+    row: dict[str, Any] = {"lesions": len(lesions)}
     for name in CRITERIA:
-        key = "recall" if name == "any" else f"recall_{name}"
-        row[key] = _mean([float(lesion.matched[name]) for lesion in lesions])
+        row[f"found_{name}"] = sum(lesion.matched[name] for lesion in lesions)
+        row[f"recall_{name}"] = _mean([float(lesion.matched[name]) for lesion in lesions])
     row["dice"] = _mean([lesion.dice for lesion in lesions])
     return row
 

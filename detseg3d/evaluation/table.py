@@ -6,21 +6,26 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, few_patients, interval_note, measured
+from detseg3d.evaluation.metrics import HEADLINE
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, interval_note, left_out, measured, too_few
 
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
 FIGURES = {
-    "f1": "lesion F1 (any overlap)",
-    "recall": "lesion recall",
-    "precision": "lesion precision",
-    "fp_per_scan": "false positives per scan",
     "f1_iou_0.1": "lesion F1 at IoU ≥ 0.1",
+    "recall_iou_0.1": "lesion recall at IoU ≥ 0.1",
+    "precision_iou_0.1": "lesion precision at IoU ≥ 0.1",
+    "fp_per_scan_iou_0.1": "false positives per scan at IoU ≥ 0.1",
+    "f1_any": "lesion F1 at any overlap",
+    "recall_any": "lesion recall at any overlap",
+    "precision_any": "lesion precision at any overlap",
+    "fp_per_scan_any": "false positives per scan at any overlap",
     "f1_iou_0.5": "lesion F1 at IoU ≥ 0.5",
     "pq": "panoptic quality",
     "ap_iou_0.1": "average precision at IoU ≥ 0.1",
     "ap_iou_0.5": "average precision at IoU ≥ 0.5",
-    "cpm_any": "mean recall at 1/8 to 8 FP per scan (CPM)",
+    "cpm_iou_0.1": "mean recall at 1/8 to 8 FP per scan (CPM) at IoU ≥ 0.1",
+    "cpm_any": "CPM at any overlap",
     "dice": "Dice",
     "dice_with_lesions": "Dice (cases with lesions)",
     "nsd": "surface Dice (NSD)",
@@ -36,10 +41,9 @@ FIGURES = {
 """The figures that are shown with intervals, in this order, and what they are called."""
 
 _NEEDS = {
-    "recall": "truth",
-    "precision": "predictions",
-    **dict.fromkeys(("f1", "f1_iou_0.1", "f1_iou_0.5", "pq", "dice"), "either"),
-    **dict.fromkeys(("ap_iou_0.1", "ap_iou_0.5", "cpm_any"), "truth"),
+    **dict.fromkeys(("recall_iou_0.1", "recall_any", "ap_iou_0.1", "ap_iou_0.5", "cpm_iou_0.1", "cpm_any"), "truth"),
+    **dict.fromkeys(("precision_iou_0.1", "precision_any"), "predictions"),
+    **dict.fromkeys(("f1_iou_0.1", "f1_any", "f1_iou_0.5", "pq", "dice"), "either"),
 }
 """What a figure is of; without it the definitions give 0 or 1, which a reader would take for a measurement."""
 
@@ -47,17 +51,25 @@ _HEADLINE = (
     "",
     "cases",
     "lesions",
-    "Dice",
-    "Dice (cases with lesions)",
+    "F1 at IoU ≥ 0.1",
     "recall",
     "precision",
-    "F1",
-    "F1 at IoU ≥ 0.1",
+    "FP per scan",
+    "F1 at any overlap",
     "F1 at IoU ≥ 0.5",
     "PQ",
-    "FP per scan",
+    "Dice (of scans)",
+    "Dice, scans with lesions (of scans)",
 )
-_BY_SIZE = ("size", "lesions", "found", "recall", "recall at IoU ≥ 0.1", "recall at IoU ≥ 0.5", "Dice")
+_BY_SIZE = (
+    "size",
+    "lesions",
+    "found at IoU ≥ 0.1",
+    "recall at IoU ≥ 0.1",
+    "recall at any overlap",
+    "recall at IoU ≥ 0.5",
+    "Dice",
+)
 
 
 def format_evaluation(result: Mapping[str, Any]) -> str:
@@ -86,11 +98,20 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
 
 def _one_system(result: Mapping[str, Any]) -> list[str]:
     summary = result["summary"]
-    groups = {"all": summary, **(summary["classes"] if len(summary["classes"]) > 1 else {})}
+    classes = summary["classes"] if len(summary["classes"]) > 1 else {}
+    rows = [_headline(*entry) for entry in {"all": summary, **classes}.items()]
+    if classes:
+        rows.append(_class_mean(summary["class_mean"]))
     return [
-        "### Lesions and voxels\n\n" + markdown_table(_HEADLINE, [_headline(*entry) for entry in groups.items()]),
-        "Dice is the mean over cases, the lesion figures are pooled over cases. Recall, precision and F1 count a\n"
-        "lesion as found at any overlap; the two IoU columns match lesions one to one.",
+        "### Lesions and voxels\n\n" + markdown_table(_HEADLINE, rows),
+        "Recall, precision and false positives are at IoU ≥ 0.1, too: lesions and predictions are matched one to one.\n"
+        "At any overlap, a larger mask finds more lesions, however badly it outlines them. Lesion figures are pooled\n"
+        "over cases; Dice is the mean over the scans whose number stands in brackets."
+        + (
+            " In the row of a class these are\nthe scans that have it in the truth or in the prediction."
+            if classes
+            else ""
+        ),
         _empty_cases(summary),
         _by_size(summary["recall_by_size"]),
         _froc(summary.get("scores") if measured(summary, "truth") else None),
@@ -116,10 +137,16 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
     names = [name for name in FIGURES if any(name in part.get("intervals", {}) for part in systems.values())]
     if not names:
         return ""
-    header = ["figure", *systems, *(f"{pair['second']} − {pair['first']}" for pair in comparisons)]
+    header = [
+        "figure",
+        *([] if len(systems) > 1 else ["scans"]),
+        *systems,
+        *(f"{pair['second']} − {pair['first']}" for pair in comparisons),
+    ]
     rows = _sizes(systems, comparisons) if len(systems) > 1 else []
     for name in names:
         row = [FIGURES[name]]
+        row += [] if len(systems) > 1 else [_scans(part["intervals"].get(name)) for part in systems.values()]
         row += [
             _with_interval(part["intervals"].get(name), "value")
             if measured(part["summary"], _NEEDS.get(name, ""))
@@ -132,8 +159,9 @@ def _intervals(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[M
     notes = []
     if any(entry["low"] is not None for part in systems.values() for entry in part["intervals"].values()):
         patients = {name: part.get("patients") for name, part in systems.items()}
-        few = few_patients(patients)
-        notes = [interval_note(patients), *([f"**{few}**"] if few else [])]
+        intervals = [part["intervals"] for part in systems.values()]
+        few = too_few(intervals)
+        notes = [part for part in (interval_note(patients), left_out(intervals), few and f"**{few}**") if part]
     if comparisons:
         notes.append("Differences are paired: both systems on the same cases,\nresampled alike.")
     if "hd95_mm" in names:
@@ -152,6 +180,11 @@ def _sizes(systems: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mappi
     ]
 
 
+def _scans(entry: Mapping[str, Any] | None) -> str:
+    """How many scans a figure is of."""
+    return "–" if entry is None else str(entry["scans"])
+
+
 def _with_interval(entry: Mapping[str, Any] | None, key: str, sign: str = "") -> str:
     if entry is None or entry[key] is None:
         return "–"
@@ -165,7 +198,7 @@ def _froc(scores: Mapping[str, Any] | None) -> str:
         return ""
     rates = [f"{row['fp_per_scan']:g}" for row in scores["any"]["froc"]]
     rows = []
-    for criterion, name in (("any", "any overlap"), ("iou_0.1", "IoU ≥ 0.1"), ("iou_0.5", "IoU ≥ 0.5")):
+    for criterion, name in (("iou_0.1", "IoU ≥ 0.1"), ("any", "any overlap"), ("iou_0.5", "IoU ≥ 0.5")):
         part = scores[criterion]
         recall = [_share(row["recall"]) for row in part["froc"]]
         rows.append((f"recall, {name}", *recall, _share(part["cpm"]), _share(part["average_precision"])))
@@ -222,26 +255,44 @@ def _share(value: float | None) -> str:
 
 
 def _headline(name: str, group: dict[str, Any]) -> tuple[str, ...]:
-    lesions = group["lesions"]
-    any_overlap = lesions["any"]
-    per_scan = group["false_positives"]["per_scan"]
+    lesions, dice = group["lesions"], group["dice"]
+    matched = lesions[HEADLINE]
+    per_scan = group["false_positives"][HEADLINE]["per_scan"]
     figures = {
-        "dice": group["dice"]["mean"],
-        **{figure: any_overlap[figure] for figure in ("recall", "precision", "f1")},
-        "f1_iou_0.1": lesions["iou_0.1"]["f1"],
+        "f1_iou_0.1": matched["f1"],
+        "recall_iou_0.1": matched["recall"],
+        "precision_iou_0.1": matched["precision"],
+        "f1_any": lesions["any"]["f1"],
         "f1_iou_0.5": lesions["iou_0.5"]["f1"],
         "pq": group["panoptic"]["pq"],
+        "dice": dice["mean"],
     }
-    dice, *others = (_share(value if measured(group, _NEEDS[key]) else None) for key, value in figures.items())
+    known = {key: value if measured(group, _NEEDS[key]) else None for key, value in figures.items()}
+    mean_dice = known.pop("dice")
+    f1, recall, precision, *others = map(_share, known.values())
     return (
         name,
         str(group["false_positives"]["scans"]),
-        str(any_overlap["truth"]),
-        dice,
-        _share(group["dice"]["mean_with_lesions"]),
-        *others,
+        str(matched["truth"]),
+        *(f1, recall, precision),
         "–" if per_scan is None else f"{per_scan:.2f}",
+        *others,
+        _of_scans(mean_dice, dice["cases"]),
+        _of_scans(dice["mean_with_lesions"], dice["cases_with_lesions"]),
     )
+
+
+def _class_mean(means: Mapping[str, Any]) -> tuple[str, ...]:
+    """The row of the means over the classes that the truth has."""
+    f1, any_overlap, half = (_share(means[f"f1_{name}"]) for name in ("iou_0.1", "any", "iou_0.5"))
+    count = means["classes"]
+    name = f"mean of {count} class{'' if count == 1 else 'es'}"
+    dice = _share(means["dice"]), _share(means["dice_with_lesions"])
+    return name, "–", "–", f1, "–", "–", "–", any_overlap, half, _share(means["pq"]), *dice
+
+
+def _of_scans(value: float | None, scans: int) -> str:
+    return "–" if value is None else f"{value:.3f} ({scans})"
 
 
 def _empty_cases(summary: dict[str, Any]) -> str:
@@ -249,7 +300,7 @@ def _empty_cases(summary: dict[str, Any]) -> str:
     if not free["scans"]:
         return ""
     return (
-        f"Scans without lesions: {free['scans']}, with {free['per_scan']:.2f} false positives per scan; "
+        f"Scans without lesions: {free['scans']}, with {free[HEADLINE]['per_scan']:.2f} false positives per scan; "
         f"{free['scans_without_false_positives']} of them\nhave none (their Dice is 1 by definition)."
     )
 
@@ -260,6 +311,7 @@ def _by_size(tables: dict[str, list[dict[str, Any]]]) -> str:
         for row in tables[kind]:
             if row["lesions"]:
                 prefix = "quantile: " if kind == "quantile" else ""
-                figures = (row[key] for key in ("recall", "recall_iou_0.1", "recall_iou_0.5", "dice"))
-                rows.append((prefix + row["bin"], str(row["lesions"]), str(row["found"]), *map(_share, figures)))
+                figures = (row[key] for key in ("recall_iou_0.1", "recall_any", "recall_iou_0.5", "dice"))
+                found = str(row[f"found_{HEADLINE}"])
+                rows.append((prefix + row["bin"], str(row["lesions"]), found, *map(_share, figures)))
     return "### Recall by size of the true lesion\n\n" + markdown_table(_BY_SIZE, rows) if rows else ""

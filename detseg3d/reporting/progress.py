@@ -30,16 +30,19 @@ _COLORS = {
     "offset": "#56B4E9",
     "segmentation": "#009E73",
     "roi_score": "#CC79A7",
-    "f1": "#000000",
-    "recall": "#D55E00",
-    "precision": "#0072B2",
+    "f1_iou_0.1": "#000000",
+    "recall_iou_0.1": "#D55E00",
+    "precision_iou_0.1": "#0072B2",
+    "f1_any": "#CC79A7",
     "dice": "#009E73",
     "stage1_recall": "#E69F00",
 }
+_MAIN = "f1_iou_0.1"
 _VALIDATION = {
-    "f1": "lesion F1",
-    "recall": "lesion recall",
-    "precision": "lesion precision",
+    _MAIN: "lesion F1 at IoU ≥ 0.1",
+    "recall_iou_0.1": "lesion recall at IoU ≥ 0.1",
+    "precision_iou_0.1": "lesion precision at IoU ≥ 0.1",
+    "f1_any": "lesion F1 at any overlap",
     "dice": "Dice",
     "stage1_recall": "Stage 1 recall",
 }
@@ -98,7 +101,7 @@ def draw_progress(records: Sequence[Record]) -> Figure:
     ----------
     records : sequence of dict
         ``{"kind": "epoch", "epoch", "seconds", "learning_rate", "phase", "losses": {name: value}, "data_seconds",
-        "compute_seconds"}`` and ``{"kind": "validation", "epoch", "f1", "recall", …}``. Anything may be missing.
+        "compute_seconds"}`` and ``{"kind": "validation", "epoch", "f1_iou_0.1", …}``. Anything may be missing.
     """
     epochs = [record for record in records if record.get("kind") == "epoch"]
     validations = [record for record in records if record.get("kind") == "validation"]
@@ -130,10 +133,11 @@ def _title(epochs: Sequence[Record], validations: Sequence[Record]) -> str:
         parts.append(f"epoch {epochs[-1]['epoch']}")
         _, seconds = _series(epochs[-1:], "seconds")
         parts += [f"{value / 60:.1f} min" for value in seconds]
-    scored = [record for record in validations if _is_number(record.get("f1"))]
+    scored = [record for record in validations if _is_number(record.get(_MAIN))]
     if scored:
-        best = max(scored, key=lambda record: float(record["f1"]))
-        parts.append(f"best lesion F1 {best['f1']:.3f} at epoch {best['epoch']}, last {scored[-1]['f1']:.3f}")
+        best = max(scored, key=lambda record: float(record[_MAIN]))
+        values = f"{best[_MAIN]:.3f} at epoch {best['epoch']}, last {scored[-1][_MAIN]:.3f}"
+        parts.append(f"best lesion F1 at IoU ≥ 0.1: {values}")
     return "  ·  ".join(parts)
 
 
@@ -157,7 +161,7 @@ def _draw_validation(axes: Axes, validations: Sequence[Record]) -> None:
     names = [name for name in _VALIDATION if name in logged] + [name for name in logged if name not in _VALIDATION]
     for name in names:
         x, y = _series(validations, name)
-        width = 2.6 if name == "f1" else 1.4
+        width = 2.6 if name == _MAIN else 1.4
         label = _VALIDATION.get(name, name)
         axes.plot(x, y, color=_COLORS.get(name), label=label, linewidth=width, marker="o", markersize=4)
     if names:

@@ -407,14 +407,16 @@ def _close_epoch(
     started = time.monotonic()
     cases = cases_to_validate(store, val_cases, _VALIDATION_CASES)
     result = validate(state.average, plans, store, cases, options.device)
-    log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **vars(result))
+    log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **result.figures())
     logger.info(
-        "validation on %d cases: lesion F1 %.3f (recall %.3f, precision %.3f), Dice %.3f, Stage 1 recall %.3f",
-        len(cases), result.f1, result.recall, result.precision, result.dice, result.stage1_recall,
+        "validation on %d cases: lesion F1 %.3f at IoU >= 0.1 (recall %.3f, precision %.3f; F1 %.3f at any overlap), "
+        "Dice %.3f, Stage 1 recall %.3f",
+        len(cases), result.matched.f1, result.matched.recall, result.matched.precision, result.touched.f1,
+        result.dice, result.stage1_recall,
     )  # fmt: skip
-    if result.f1 > progress.best_metric:
+    if result.matched.f1 > progress.best_metric:
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
-        progress.best_metric = result.f1
+        progress.best_metric = result.matched.f1
     try:
         plot_progress(log.path, folder / "progress.png")
     except Exception as error:  # a picture is not worth a training

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detseg3d.evaluation.lesions import evaluate_case, summarize
+from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.evaluation.metrics import CaseMetrics
+from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, DetectionCounts
 from detseg3d.execution.device import autocast
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.case_store import CaseStore, class_of_id
@@ -39,13 +39,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Figures of one validation; ``f1``, ``recall`` and ``precision`` count lesions at any overlap, pooled."""
+    """Figures of one validation.
 
-    f1: float
-    recall: float
-    precision: float
+    Attributes
+    ----------
+    matched : DetectionCounts
+        Lesions of all cases, matched one to one with an IoU of 0.1 or more. The best model has the highest F1 of these:
+        masks that are too large cannot buy it.
+    touched : DetectionCounts
+        Lesions of all cases at any overlap.
+    dice : float
+        Mean over the cases.
+    stage1_recall : float
+        Share of the true lesions for which Stage 1 has a candidate.
+    """
+
+    matched: DetectionCounts
+    touched: DetectionCounts
     dice: float
     stage1_recall: float
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name, for the training log; a name says the criterion of a lesion that counts as found."""
+        return {
+            "f1_iou_0.1": self.matched.f1,
+            "recall_iou_0.1": self.matched.recall,
+            "precision_iou_0.1": self.matched.precision,
+            "f1_any": self.touched.f1,
+            "dice": self.dice,
+            "stage1_recall": self.stage1_recall,
+        }
 
 
 def cases_to_validate(store: CaseStore, case_ids: Sequence[str], most: int) -> list[str]:
@@ -152,11 +175,11 @@ def validate(
         case_hits, case_lesions = stage1_hits(case.found, case.instances, case.class_of_id)
         hits, lesions = hits + case_hits, lesions + case_lesions
     model.train(was_training)
-    pooled = summarize(cases)["lesions"]["any"]
-    dice = float(np.mean([case.dice for case in cases]))
-    return ValidationResult(
-        pooled["f1"], pooled["recall"], pooled["precision"], dice, hits / lesions if lesions else 1.0
+    matched, touched = (
+        sum((case.overall.detection[name] for case in cases), DetectionCounts()) for name in (HEADLINE, "any")
     )
+    dice = float(np.mean([case.dice for case in cases]))
+    return ValidationResult(matched, touched, dice, hits / lesions if lesions else 1.0)
 
 
 def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def test_systems_are_named_and_compared(folders: list[str], tmp_path: Path, caps
     assert main([*folders, "-pred", f"nothing={other}", "-o", str(tmp_path / "both.json"), "--bootstrap", "10"]) == 0
     result = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))
     assert list(result["systems"]) == ["pred", "nothing"]
-    assert result["comparisons"][0]["figures"]["recall"]["difference"] == -1.0
+    assert result["comparisons"][0]["figures"]["recall_iou_0.1"]["difference"] == -1.0
     assert "nothing − pred" in capsys.readouterr().out
 
 

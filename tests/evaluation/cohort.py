@@ -48,4 +48,4 @@ def evaluate_at(truth: IntArray, prediction: IntArray, spacing: Sequence[float])
 
 def figures_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
     """Every case once."""
-    return {name: float(value[0]) for name, value in weighted_figures(cases, np.ones((1, len(cases)))).items()}
+    return {name: float(figure.values[0]) for name, figure in weighted_figures(cases, np.ones((1, len(cases)))).items()}

@@ -39,7 +39,7 @@ def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: 
     assert [path.name for path in written] == ["metrics.json", "metrics.csv", "lesions.csv", "metrics.md"]
     (case,) = read(tmp_path / "out" / "metrics.csv")
     assert case["case"] == "case, one"
-    assert (case["truth"], case["found"], case["recall"], case["precision"]) == ("2", "1", "0.5", "1.0")
+    assert (case["truth"], case["found_any"], case["recall_iou_0.1"], case["precision_any"]) == ("2", "1", "0.5", "1.0")
     assert float(case["dice"]) == pytest.approx(2 * 1 / (4 + 1))
     assert (float(case["truth_mm3"]), float(case["prediction_mm3"])) == (4.0, 1.0)
     assert float(case["cc_dice"]) == pytest.approx((2 / 3 + 0) / 2)
@@ -63,7 +63,7 @@ def test_several_systems_have_a_column_that_names_them(folders: tuple[Path, Path
     result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, progress=False)
     write_evaluation(result, tmp_path / "out")
     rows = read(tmp_path / "out" / "metrics.csv")
-    assert [(row["system"], row["found"]) for row in rows] == [("half", "1"), ("whole", "2")]
+    assert [(row["system"], row["found_iou_0.1"]) for row in rows] == [("half", "1"), ("whole", "2")]
     assert {row["system"] for row in read(tmp_path / "out" / "lesions.csv")} == {"half", "whole"}
 
 
@@ -72,12 +72,13 @@ def test_systems_are_compared_with_an_interval(folders: tuple[Path, Path, Path],
     result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, progress=False)
     (comparison,) = result["comparisons"]
     assert (comparison["first"], comparison["second"], comparison["cases"]) == ("half", "whole", 1)
-    # One case: every resample is the same, so the interval has no width.
-    expected = {"first": 0.5, "second": 1.0, "difference": 0.5, "low": 0.5, "high": 0.5}
-    assert comparison["figures"]["recall"] == expected
+    # One case: every resample is the same; of other patients it says next to nothing.
+    entry = comparison["figures"]["recall_iou_0.1"]
+    assert (entry["first"], entry["second"], entry["difference"], entry["patients"]) == (0.5, 1.0, 0.5, 1)
+    assert (entry["low"], entry["high"]) == pytest.approx((0.5 * 0.025 - 0.975, 0.5 * 0.025 + 0.975))
     write_evaluation(result, tmp_path)
     text = (tmp_path / "metrics.md").read_text(encoding="utf-8")
-    assert "whole − half" in text and "+0.500 [+0.500, +0.500]" in text
+    assert "whole − half" in text and "+0.500 [-0.963, +0.987]" in text
 
 
 def test_an_evaluation_without_cases_with_lesions_is_written(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def one_by_one(folder: Path, rule: ComponentRule, numbers: list[int]) -> dict[st
     return {
         "ap_iou_0.1": average_precision(records),
         **{f"f1_{name}": counts.f1 for name, counts in total.detection.items()},
-        "fp_per_scan": total.detection["any"].false_positives / len(numbers),
+        "fp_per_scan_iou_0.1": total.detection["iou_0.1"].false_positives / len(numbers),
     }
 
 
@@ -205,7 +205,7 @@ def test_lesion_free_cases_count_as_scans(folder: Path) -> None:
     empty = np.zeros(SHAPE, np.uint8), np.stack([np.ones(SHAPE), np.zeros(SHAPE)]).astype(np.float16)
     save(folder, "empty", empty)
     after = sweep(folder)["default"]
-    assert after["fp_per_scan"] == pytest.approx(before["fp_per_scan"] * 6 / 7)
+    assert after["fp_per_scan_iou_0.1"] == pytest.approx(before["fp_per_scan_iou_0.1"] * 6 / 7)
     assert {key: after[key] for key in OBJECTIVES} == {key: before[key] for key in OBJECTIVES}
 
 

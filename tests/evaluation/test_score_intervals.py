@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.evaluation import score_intervals as module
-from detseg3d.evaluation.bootstrap import bootstrap_weights
+from detseg3d.evaluation.bootstrap import Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.froc import ScoredCase, average_precision, cpm, froc_curve, recall_at_rates
 from detseg3d.evaluation.score_intervals import score_intervals, weighted_scores
 
@@ -50,7 +50,13 @@ def test_the_interval_holds_the_figure_and_is_that_of_the_resamples() -> None:
     for weights in bootstrap_weights(20, 200, 3).astype(int):
         values.append(average_precision([case for case, w in zip(records, weights, strict=True) for _ in range(w)]))
     ends = result["average_precision"]
-    assert [ends["low"], ends["high"]] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
+    around = interval(
+        np.array(values),
+        average_precision(records),
+        contributions([len(case.truth_scores) for case in records]),
+        Scale.SHARE,
+    )
+    assert ends == pytest.approx(around.to_dict())
     assert ends["low"] < average_precision(records) < ends["high"]
     for row, point in zip(result["froc"], recall_at_rates(froc_curve(records)), strict=True):
         assert row["fp_per_scan"] == point["fp_per_scan"]
@@ -70,15 +76,30 @@ def test_cases_of_a_patient_are_drawn_together() -> None:
     good, bad = record([0.9], [], 0), record([], [0.5], 1)
     apart = score_intervals([good, bad] * 4, samples=200)["average_precision"]
     together = score_intervals([good, bad] * 4, samples=200, groups=["one"] * 8)["average_precision"]
-    assert together["low"] == together["high"] == 0.5
-    assert apart["low"] < apart["high"]
+    # One patient alone says next to nothing of others.
+    assert (together["patients"], together["low"], together["high"]) == (
+        1,
+        pytest.approx(0.0125),
+        pytest.approx(0.9875),
+    )
+    assert apart["patients"] == 8
+    assert together["low"] < apart["low"] < apart["high"] < together["high"]
 
 
 def test_without_lesions_or_resamples_there_is_no_interval() -> None:
     nothing = {"low": None, "high": None}
-    assert score_intervals([record([], [0.5], 0)])["average_precision"] == nothing
-    assert score_intervals([record([0.5], [], 0)], samples=0)["cpm"] == nothing
+    assert score_intervals([record([], [0.5], 0)])["average_precision"] == {**nothing, "left_out": 1000, "patients": 0}
+    assert score_intervals([record([0.5], [], 0)], samples=0)["cpm"] == {**nothing, "left_out": 0, "patients": 1}
+
+
+def test_resamples_without_lesions_are_left_out_and_counted() -> None:
+    # Eight of ten patients have no lesions; they are drawn alone in .8^10 = 11 % of the resamples.
+    ends = score_intervals([record([0.9], [], 1)] * 2 + [record([], [0.5], 0)] * 8, samples=2000)["average_precision"]
+    assert ends["left_out"] == pytest.approx(0.107 * 2000, abs=50)
+    assert ends["patients"] == 2
+    assert 0 < ends["low"] < 0.5 < ends["high"] < 1
 
 
 def test_a_detector_that_says_nothing_has_no_recall() -> None:
-    assert score_intervals([record([], [], 2)])["average_precision"] == {"low": 0.0, "high": 0.0}
+    ends = score_intervals([record([], [], 2)] * 10)["average_precision"]
+    assert (ends["low"], ends["high"]) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))

@@ -48,21 +48,23 @@ cohorts = st.lists(drawn_cases(), min_size=1, max_size=4)
 
 
 def of_summary(summary: Mapping[str, Any]) -> dict[str, float | None]:
-    """The same figures by another way."""
-    result = {}
+    """The same figures by another way; undefined where the summary gives 0 or 1 by definition."""
+    result: dict[str, float | None] = {}
+    counts = summary["lesions"]["any"]
+    lesions, predictions = counts["truth"] > 0, counts["predictions"] > 0
     for name in CRITERIA:
-        suffix = "" if name == "any" else f"_{name}"
-        for rate in ("recall", "precision", "f1"):
-            result[rate + suffix] = summary["lesions"][name][rate]
+        for rate, known in (("recall", lesions), ("precision", predictions), ("f1", lesions)):
+            result[f"{rate}_{name}"] = summary["lesions"][name][rate] if known else None
         if summary["scores"] is not None:
-            result[f"ap_{name}"] = summary["scores"][name]["average_precision"]
-            result[f"cpm_{name}"] = summary["scores"][name]["cpm"]
-    result["fp_per_scan"] = summary["false_positives"]["per_scan"]
-    result |= {name: summary["panoptic"][name] for name in ("pq", "sq", "rq")}
+            result[f"ap_{name}"] = summary["scores"][name]["average_precision"] if lesions else None
+            result[f"cpm_{name}"] = summary["scores"][name]["cpm"] if lesions else None
+        result[f"fp_per_scan_{name}"] = summary["false_positives"][name]["per_scan"]
+    result |= {name: summary["panoptic"][name] if lesions else None for name in ("pq", "rq")}
+    result["sq"] = summary["panoptic"]["sq"] if summary["panoptic"]["matches"] else None
     result |= {"dice": summary["dice"]["mean"], "dice_with_lesions": summary["dice"]["mean_with_lesions"]}
     result |= {name: summary[name] for name in _MEANS if name in summary}
     if "lesionwise" in summary:
-        result["lesionwise_dice"] = summary["lesionwise"]["dice"]
+        result["lesionwise_dice"] = summary["lesionwise"]["dice"] if summary["lesionwise"]["truth"] else None
     return result
 
 
@@ -77,7 +79,7 @@ def same(first: Mapping[str, float], second: Mapping[str, float | None]) -> bool
 def test_figures_with_equal_weights_are_those_of_the_summary() -> None:
     cases = [evaluated(name) for name in COHORT]
     figures = figures_of(cases)
-    assert len(figures) == 33
+    assert len(figures) == 35
     assert same(figures, of_summary(summarize(cases)))
 
 
@@ -95,7 +97,7 @@ def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: li
     figures = weighted_figures(cases, weights)
     for row, counts in enumerate(weights.astype(int).tolist()):
         copies = [case for case, count in zip(cases, counts, strict=True) for _ in range(count)]
-        assert same({name: value[row] for name, value in figures.items()}, of_summary(summarize(copies)))
+        assert same({name: figure.values[row] for name, figure in figures.items()}, of_summary(summarize(copies)))
 
 
 def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
@@ -107,8 +109,8 @@ def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
             records = [
                 case.scored["all"][name] for case, count in zip(cases, counts, strict=True) for _ in range(count)
             ]
-            assert figures[f"ap_{name}"][row] == pytest.approx(average_precision(records), abs=1e-12)
-            assert figures[f"cpm_{name}"][row] == pytest.approx(cpm(froc_curve(records)), abs=1e-12)
+            assert figures[f"ap_{name}"].values[row] == pytest.approx(average_precision(records), abs=1e-12)
+            assert figures[f"cpm_{name}"].values[row] == pytest.approx(cpm(froc_curve(records)), abs=1e-12)
 
 
 def test_figures_by_hand() -> None:
@@ -120,7 +122,9 @@ def test_figures_by_hand() -> None:
         evaluate(line(1, *[0] * 8), line(*[0] * 9), prediction_scores=[]),
     ]
     figures = figures_of(cases)
-    assert (figures["recall"], figures["precision"], figures["fp_per_scan"]) == pytest.approx((1 / 3, 1 / 3, 2 / 3))
+    for name in ("any", "iou_0.1"):
+        rates = [figures[f"{rate}_{name}"] for rate in ("recall", "precision", "fp_per_scan")]
+        assert rates == pytest.approx([1 / 3, 1 / 3, 2 / 3])
     assert figures["recall_iou_0.5"] == pytest.approx(1 / 3)
     assert figures["pq"] == pytest.approx(2 * 0.75 / 6)
     assert (figures["sq"], figures["rq"]) == pytest.approx((0.75, 2 / 6))
@@ -137,15 +141,41 @@ def test_what_was_not_computed_is_left_out() -> None:
     for cases in ([without], [with_all, without]):
         names = set(figures_of(cases))
         assert not names & {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any"}
-        assert {"recall", "dice", "pq"} <= names
+        assert {"recall_any", "dice", "pq"} <= names
     assert "hd95_mm" not in figures_of([evaluate(line(1), line(1), figures=FigureRule(hd95=False))])
 
 
 def test_dice_over_cases_with_lesions_is_undefined_without_any() -> None:
     cases = [evaluate(line(1, 0), line(1, 0)), evaluate(line(0, 0), line(0, 0))]
     figures = weighted_figures(cases, np.array([[1.0, 1.0], [0.0, 2.0]]))
-    assert figures["dice_with_lesions"].tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
-    assert figures["dice"].tolist() == [1.0, 1.0]
+    assert figures["dice_with_lesions"].values.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+    assert figures["dice"].values.tolist() == [1.0, 1.0]
+
+
+def test_lesion_figures_are_undefined_where_no_lesion_is_drawn_and_precision_where_nothing_is_predicted() -> None:
+    cases = [
+        evaluate(line(*[1] * 5, 0), line(*[1] * 5, 0), prediction_scores=[0.5]),
+        evaluate(line(*[0] * 6), line(*[1] * 5, 0), prediction_scores=[0.5]),
+        evaluate(line(*[0] * 6), line(*[0] * 6), prediction_scores=[]),
+    ]
+    figures = weighted_figures(cases, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    of_lesions = ("recall_iou_0.1", "f1_iou_0.1", "ap_any", "cpm_iou_0.5", "pq", "rq", "lesionwise_dice")
+    for name in of_lesions:
+        assert figures[name].values.tolist() == pytest.approx([1.0, np.nan, np.nan], nan_ok=True), name
+    assert figures["precision_iou_0.1"].values.tolist() == pytest.approx([1.0, 0.0, np.nan], nan_ok=True)
+    assert figures["fp_per_scan_iou_0.1"].values.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_missing_every_lesion_in_silence_has_an_f1_of_zero() -> None:
+    assert figures_of([evaluate(line(1, 0), line(0, 0))])["f1_iou_0.1"] == 0.0
+
+
+def test_masks_that_are_too_large_keep_the_figures_at_any_overlap_only() -> None:
+    truth = line(*[0] * 6, 1, *[0] * 6)
+    masks = (line(*[0] * (6 - radius), *[1] * (2 * radius + 1), *[0] * (6 - radius)) for radius in (0, 5))
+    good, large = (figures_of([evaluate(truth, mask)]) for mask in masks)
+    assert (good["f1_any"], good["f1_iou_0.1"], large["f1_any"]) == (1.0, 1.0, 1.0)
+    assert large["f1_iou_0.1"] == 0.0  # 1 of 11 voxels
 
 
 # What must not matter
@@ -204,10 +234,13 @@ def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases
     count = len(cases)
     for name in ("dice", "nsd", "nsd_area", "cc_dice"):
         assert after.pop(name) == pytest.approx((before.pop(name) * count + 1) / (count + 1))
-    for name in ("fp_per_scan", "hd95_mm", "assd_mm", "hd95_area_mm"):
+    for name in ("hd95_mm", "assd_mm", "hd95_area_mm"):
         assert after.pop(name) == pytest.approx(before.pop(name) * count / (count + 1))
     for name in CRITERIA:
-        assert after.pop(f"cpm_{name}") >= before.pop(f"cpm_{name}") - 1e-12
+        scans = after.pop(f"fp_per_scan_{name}"), before.pop(f"fp_per_scan_{name}")
+        assert scans[0] == pytest.approx(scans[1] * count / (count + 1))
+        cpm_after, cpm_before = after.pop(f"cpm_{name}"), before.pop(f"cpm_{name}")
+        assert np.isnan(cpm_before) or cpm_after >= cpm_before - 1e-12
     assert same(after, before)
 
 
@@ -230,4 +263,6 @@ def test_a_perfect_detector_has_one_everywhere(maps: list[IntArray], scores: lis
     assume(any(case.overall.has_lesions for case in cases))
     for name, value in figures_of(cases).items():
         best = 0 if name.startswith(("fp_per_scan", "hd95", "assd")) else 1
+        if name == "lesionwise_dice" and np.isnan(value):
+            continue  # which does not ask for lesions of 2 mm³ or less
         assert value == pytest.approx(best, abs=1e-12), name

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from detseg3d.evaluation.bootstrap import Scale, contributions, interval
 from detseg3d.evaluation.lesions import evaluate_case
 from detseg3d.evaluation.metrics import CaseMetrics
 from detseg3d.evaluation.statistics import headline_intervals, paired_comparison
@@ -41,9 +42,10 @@ def test_the_interval_is_that_of_resampling_case_by_case() -> None:
         counts = [case.overall.detection["any"] for case in drawn]
         found, truth = sum(c.found for c in counts), sum(c.truth for c in counts)
         values.append(found / truth if truth else np.nan)
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    entry = headline_intervals(cases, samples=1500)["recall"]
-    assert (entry["low"], entry["high"]) == pytest.approx((low, high), abs=0.06)
+    truth = [case.overall.detection["any"].truth for case in cases]
+    around = interval(np.array(values), figures_of(cases)["recall_any"], contributions(truth), Scale.SHARE)
+    entry = headline_intervals(cases, samples=1500)["recall_any"]
+    assert (entry["low"], entry["high"]) == pytest.approx((around.low, around.high), abs=0.06)
 
 
 def test_intervals_are_determined_by_the_seed() -> None:
@@ -63,18 +65,43 @@ def test_no_resamples_give_values_without_intervals() -> None:
     assert (entry["value"], entry["low"], entry["high"]) == (evaluated("ordinary").dice, None, None)
 
 
-def test_one_case_has_an_interval_without_width() -> None:
+def test_one_case_says_next_to_nothing_of_others() -> None:
     entry = headline_intervals([evaluated("ordinary")], samples=20)["dice"]
-    assert entry["low"] == entry["high"] == pytest.approx(entry["value"])
+    low, high = bounds(entry)
+    assert low < 0.025 < 0.975 < high
+
+
+def test_patients_without_a_failure_have_the_exact_bound() -> None:
+    cases = [evaluate(line(1, 0, 1, 0), line(1, 0, 1, 0), name=str(index)) for index in range(20)]
+    entry = headline_intervals(cases, samples=50)["recall_iou_0.1"]
+    assert bounds(entry) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+
+
+def test_resamples_without_lesions_are_left_out_of_what_counts_lesions() -> None:
+    # 2 of 10 patients have lesions, 8 of 10 found in each: no resample has another recall.
+    truth = np.zeros((1, 20, 20), np.int64)
+    truth[0, ::2, 0] = range(1, 11)
+    found = np.where(truth <= 8, truth, 0)
+    some = [evaluate_case(str(index), truth, found, (1, 1, 1), prediction_scores=[0.5] * 8) for index in range(2)]
+    none = [evaluate_case(str(index), truth * 0, truth * 0, (1, 1, 1), prediction_scores=[]) for index in range(2, 10)]
+    intervals = headline_intervals(some + none, samples=500)
+    for name in ("recall_iou_0.1", "f1_any", "ap_iou_0.1", "cpm_any", "pq"):
+        entry = intervals[name]
+        low, high = bounds(entry)
+        assert entry["left_out"] == pytest.approx(0.107 * 500, abs=25)  # .8^10
+        assert (entry["patients"], entry["scans"]) == (2, 2)
+        assert 0 < low < 0.8 < high < 1
+    assert (intervals["dice"]["left_out"], intervals["dice"]["scans"]) == (0, 10)
 
 
 def test_scans_of_one_patient_widen_the_interval() -> None:
     # Eight scans: four of a patient in whom all is found and four of one in whom nothing is.
     cases = [evaluate(line(1, 0), line(int(index < 4), 0), name=str(index)) for index in range(8)]
-    alone = headline_intervals(cases)["recall"]
-    grouped = headline_intervals(cases, groups=["a"] * 4 + ["b"] * 4)["recall"]
-    assert 0 < bounds(alone)[0] < bounds(alone)[1] < 1
-    assert (grouped["low"], grouped["high"]) == (0.0, 1.0)
+    alone = headline_intervals(cases)["recall_iou_0.1"]
+    grouped = headline_intervals(cases, groups=["a"] * 4 + ["b"] * 4)["recall_iou_0.1"]
+    assert 0.1 < bounds(alone)[0] < bounds(alone)[1] < 0.9
+    assert bounds(grouped)[0] < 0.001 < 0.999 < bounds(grouped)[1]
+    assert (alone["patients"], grouped["patients"], grouped["scans"]) == (8, 2, 8)
 
 
 @pytest.mark.parametrize("names", [["empty_both"], ["empty_truth"], ["empty_prediction", "empty_both"], [*COHORT]])
@@ -100,20 +127,26 @@ def worse(name: str) -> CaseMetrics:
 def test_identical_systems_do_not_differ() -> None:
     cases = [evaluated(name) for name in COHORT]
     comparison = paired_comparison(cases, cases[::-1], samples=200)
-    assert len(comparison) == 33
+    assert len(comparison) == 35
     for name, entry in comparison.items():
-        assert (entry["difference"], entry["low"], entry["high"]) == (0.0, 0.0, 0.0), name
+        assert entry["difference"] == 0.0
+        if entry["low"] is None:  # what has no upper limit has no exact bound, either
+            assert "_mm" in name or name.startswith("fp_per_scan")
+            continue
+        low, high = bounds(entry)
+        assert low == pytest.approx(-high)
+        assert 0 < high < 1
 
 
 def test_the_difference_is_second_minus_first() -> None:
     found, nothing = [evaluated(name) for name in COHORT], [worse(name) for name in COHORT]
-    entry = paired_comparison(nothing, found, samples=200)["recall"]
+    entry = paired_comparison(nothing, found, samples=200)["recall_any"]
     assert entry["first"] == 0.0
-    assert entry["difference"] == entry["second"] == figures_of(found)["recall"]
+    assert entry["difference"] == entry["second"] == figures_of(found)["recall_any"]
     low, high = bounds(entry)
     assert low > 0
-    back = paired_comparison(found, nothing, samples=200)["recall"]
-    assert back["difference"] == -figures_of(found)["recall"]
+    back = paired_comparison(found, nothing, samples=200)["recall_any"]
+    assert back["difference"] == -figures_of(found)["recall_any"]
     assert bounds(back) == (-high, -low)
 
 
@@ -149,14 +182,15 @@ def test_pairing_finds_a_small_difference_between_cases_that_differ_much() -> No
 def test_patients_of_the_comparison_are_given_by_case() -> None:
     first = [evaluate(line(1, 0), line(0, 0), name=str(index)) for index in range(8)]
     second = [evaluate(line(1, 0), line(int(index < 4), 0), name=str(index)) for index in range(8)]
-    entry = paired_comparison(first, second, groups={str(index): "ab"[index // 4] for index in range(8)})["recall"]
-    assert (entry["difference"], entry["low"], entry["high"]) == (0.5, 0.0, 1.0)
+    entry = paired_comparison(first, second, groups={str(index): "ab"[index // 4] for index in range(8)})["recall_any"]
+    assert (entry["difference"], entry["low"], entry["high"], entry["patients"]) == (0.5, -1.0, 1.0, 2)
     # A case that is not named is a patient of its own.
-    alone = paired_comparison(first, second, groups={})["recall"]
-    assert alone == paired_comparison(first, second)["recall"]
+    alone = paired_comparison(first, second, groups={})["recall_any"]
+    assert alone == paired_comparison(first, second)["recall_any"]
 
 
 def test_a_figure_that_one_system_has_not_defined_has_no_difference() -> None:
     healthy = [evaluate(line(0, 0), line(0, 0))]
     entry = paired_comparison(healthy, healthy, samples=10)["dice_with_lesions"]
-    assert entry == {"first": None, "second": None, "difference": None, "low": None, "high": None}
+    nothing = dict.fromkeys(("first", "second", "difference", "low", "high"))
+    assert entry == {**nothing, "left_out": 10, "patients": 0}

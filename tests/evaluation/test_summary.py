@@ -42,13 +42,21 @@ def test_means_leave_out_cases_where_a_rate_says_nothing() -> None:
 
 def test_dice_of_empty_cases_is_one_and_counted_apart() -> None:
     dice = summarize([PERFECT, MISSED, EMPTY, EMPTY])["dice"]
-    assert dice == {"mean": 0.75, "mean_with_lesions": 0.5, "pooled": 2 / 3, "cases_with_lesions": 2, "empty_cases": 2}
+    means = {"mean": 0.75, "cases": 4, "mean_with_lesions": 0.5, "cases_with_lesions": 2}
+    assert dice == {**means, "pooled": 2 / 3, "empty_cases": 2}
 
 
 def test_false_positives_on_lesion_free_scans_are_apart() -> None:
     figures = summarize([PERFECT, EMPTY, FALSE_ALARM, case([1, 0, 0], [0, 0, 1])])["false_positives"]
-    assert (figures["scans"], figures["total"], figures["per_scan"]) == (4, 3, 0.75)
-    assert figures["lesion_free"] == {"scans": 2, "total": 2, "per_scan": 1.0, "scans_without_false_positives": 1}
+    every, free = {"total": 3, "per_scan": 0.75}, {"total": 2, "per_scan": 1.0}
+    criteria = ("iou_0.1", "any", "iou_0.5")
+    lesion_free = {"scans": 2, **dict.fromkeys(criteria, free), "scans_without_false_positives": 1}
+    assert figures == {"scans": 4, **dict.fromkeys(criteria, every), "lesion_free": lesion_free}
+
+
+def test_a_false_positive_by_one_criterion_may_be_none_by_another() -> None:
+    figures = summarize([case([1, 0, 0], [1, 1, 1])])["false_positives"]  # IoU 1/3
+    assert [figures[name]["total"] for name in ("any", "iou_0.1", "iou_0.5")] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("cases", [[], [EMPTY], [FALSE_ALARM], [MISSED], [PERFECT]])
@@ -60,7 +68,8 @@ def test_without_a_case_there_is_no_figure() -> None:
     summary = summarize([], ["lesion"])
     for group in (summary, summary["classes"]["lesion"]):
         rates = [group["lesions"]["any"][name] for name in ("recall", "precision", "f1")]
-        rates += [group["panoptic"][name] for name in ("pq", "sq", "rq")] + list(group["dice"].values())[:3]
+        rates += [group["panoptic"][name] for name in ("pq", "sq", "rq")]
+        rates += [group["dice"][name] for name in ("mean", "mean_with_lesions", "pooled")]
         assert rates == [None] * 9
     assert summary["lesions"]["any"]["truth"] == 0
 
@@ -77,6 +86,32 @@ def test_an_absent_class_does_not_spoil_the_mean_over_classes() -> None:
     summary = summarize([PERFECT], ["lesion", "absent"])
     assert summary["class_mean"]["dice"] == summary["class_mean"]["f1_any"] == 1.0
     assert summary["classes"]["absent"]["dice"]["empty_cases"] == 1
+
+
+def test_means_of_a_class_are_of_the_scans_that_have_it_on_either_side() -> None:
+    # Class b is in 2 of 20 scans, and never found; once it is predicted where it is not.
+    names: dict[str, Any] = {"class_names": ["a", "b"], "figures": FigureRule()}
+    plain = [case([1, 0, 0, 0], [1, 0, 0, 0], **names)] * 17
+    alarm = case([1, 0, 0, 0], [1, 0, 2, 0], prediction_classes=[0, 1], **names)
+    missed = [case([1, 0, 2, 0], [1, 0, 0, 0], truth_classes=[0, 1], **names)] * 2
+    summary = summarize([*plain, alarm, *missed], ["a", "b"])
+    rare, means = summary["classes"]["b"], summary["class_mean"]
+    assert (rare["dice"]["mean"], rare["dice"]["cases"]) == (0.0, 3)
+    assert (rare["dice"]["mean_with_lesions"], rare["dice"]["cases_with_lesions"]) == (0.0, 2)
+    assert (rare["nsd"], rare["cc_dice"], rare["lesions"]["iou_0.1"]["mean_over_cases"]["f1"]) == (0.0, 0.0, 0.0)
+    assert rare["panoptic"]["mean_over_cases"]["pq"] == 0.0
+    assert (rare["false_positives"]["scans"], rare["false_positives"]["iou_0.1"]["per_scan"]) == (20, 1 / 20)
+    assert (summary["classes"]["a"]["dice"]["mean"], summary["classes"]["a"]["dice"]["cases"]) == (1.0, 20)
+    assert means["classes"] == 2
+    for name in ("dice", "dice_with_lesions", "nsd", "cc_dice", "f1_iou_0.1", "f1_any", "pq"):
+        assert means[name] == 0.5, name
+
+
+def test_a_class_that_no_scan_has_has_no_figure() -> None:
+    group = summarize([case([1], [1], figures=FigureRule(), class_names=["a"])], ["a", "b"])["classes"]["b"]
+    figures = [group["dice"]["mean"], group["nsd"], group["hd95_mm"], group["cc_dice"], group["lesionwise"]["dice"]]
+    assert figures == [None] * 5
+    assert [group["lesions"]["any"][name] for name in ("recall", "f1")] == [None, None]
 
 
 @pytest.mark.parametrize("hd95", [True, False])
@@ -107,7 +142,11 @@ def test_classes_have_their_own_figures() -> None:
 
 def test_a_lesion_as_large_as_a_limit_is_in_the_upper_bin() -> None:
     rows = recall_by_size([lesion(14), lesion(15, found=False), lesion(15)], lambda one: one.voxels, (15, 50), "voxels")
-    assert [(row["lesions"], row["found"], row["recall"]) for row in rows] == [(1, 1, 1.0), (2, 1, 0.5), (0, 0, None)]
+    assert [(row["lesions"], row["found_any"], row["recall_any"]) for row in rows] == [
+        (1, 1, 1.0),
+        (2, 1, 0.5),
+        (0, 0, None),
+    ]
     assert rows[0]["bin"] == "under 15 voxels"
     assert rows[1]["dice"] == pytest.approx(0.2)
 

@@ -23,7 +23,7 @@ def test_the_tables_show_figures_and_problems() -> None:
     ]
     problems = [{"case": name, "problem": "no prediction"} for name in ("x", "y")]
     text = format_evaluation({"summary": summarize(cases), "problems": problems})
-    assert "| all |     2 |       2 | 0.900 |" in text
+    assert re.search(r"\| all +\| +2 \| +2 \| +0\.667 \| +0\.500 \| +1\.000 \|.* 0\.900 \(2\) +\| 0\.800 \(1\)", text)
     assert re.search(r"\| under 15 voxels +\| +2 \| +1 \| +0\.500 \|", text)
     assert "Scans without lesions: 1, with 0.00 false positives per scan" in text
     assert "- no prediction: x, y" in text
@@ -37,7 +37,21 @@ def test_classes_have_a_row_each_only_if_there_are_several() -> None:
     case = evaluate_case("a", volume, volume, (1, 1, 1), class_names=names)
     two = format_evaluation({"summary": summarize([case], names), "problems": []})
     assert "| lesion |" not in one
-    assert "| rim  |" in two
+    assert "| rim " in two
+    assert "| mean of 0 classes |" in two
+
+
+def test_means_of_a_class_say_of_how_many_scans_they_are() -> None:
+    names = ["core", "rim"]
+    volume = np.array([1, 0, 2, 0], np.int64).reshape(1, 1, -1)
+    both = evaluate_case(
+        "a", volume, volume, (1, 1, 1), class_names=names, truth_classes=[0, 1], prediction_classes=[0, 1]
+    )
+    one = evaluate_case("b", volume * (volume == 1), volume * 0, (1, 1, 1), class_names=names)
+    text = format_evaluation({"summary": summarize([both, one], names), "problems": []})
+    rows = {cells[1]: cells[2:-1] for line in text.splitlines() if len(cells := re.split(" *[|] *", line)) > 2}
+    assert (rows["core"][-2], rows["rim"][-2]) == ("0.500 (2)", "1.000 (1)")
+    assert (rows["mean of 2 classes"][-2], rows["mean of 2 classes"][2]) == ("0.750", "0.833")
 
 
 def systems(**of: int) -> dict[str, Any]:
@@ -66,10 +80,13 @@ def test_systems_with_different_scans_say_of_how_many_each_figure_is() -> None:
 def test_intervals_say_how_many_patients_they_rest_on() -> None:
     result = systems(A=2)["A"] | {"patients": 1}
     assert "bootstrap" not in format_evaluation(result)
-    result["intervals"]["recall"] |= {"low": 1.0, "high": 1.0}
+    assert re.search(r"\| lesion recall at IoU ≥ 0\.1 +\| +2 \| 1\.000 +\|", format_evaluation(result))
+    result["intervals"]["recall_iou_0.1"] |= {"low": 0.5, "high": 1.0, "patients": 1, "left_out": 3}
     text = format_evaluation(result)
-    assert "percentile bootstrap over 1 patient.\n**With fewer than 10 patients the intervals are too narrow" in text
-    assert "fewer than" not in format_evaluation({**result, "patients": 10})
+    assert "bootstrap over 1 patient.\nResamples without anything that a figure counts, such as lesions" in text
+    assert "left out: up to 3.\n**Intervals of figures that rest on fewer than 6 patients (here 1)" in text
+    result["intervals"]["recall_iou_0.1"] |= {"patients": 6, "left_out": 0}
+    assert "fewer than" not in format_evaluation(result) and "left out" not in format_evaluation(result)
 
 
 def test_what_is_neither_in_truth_nor_in_prediction_has_dashes() -> None:
@@ -78,6 +95,6 @@ def test_what_is_neither_in_truth_nor_in_prediction_has_dashes() -> None:
     summary = summarize(cases, names)
     text = format_evaluation({"summary": summary, "intervals": headline_intervals(cases, 0), "problems": []})
     rows = {cells[1]: cells[2:-1] for line in text.splitlines() if len(cells := re.split(" *[|] *", line)) > 2}
-    assert rows["rim"] == ["1", "0", *["–"] * 8, "0.00"]
-    assert rows["core"][2:8] == ["0.000", "0.000", "0.000", "–", "0.000", "0.000"]
-    assert (rows["lesion recall"], rows["lesion precision"]) == (["0.000"], ["–"])
+    assert rows["rim"] == ["1", "0", "–", "–", "–", "0.00", *["–"] * 5]
+    assert rows["core"][2:] == ["0.000", "0.000", "–", "0.00", "0.000", "0.000", "0.000", "0.000 (1)", "0.000 (1)"]
+    assert (rows["lesion recall at IoU ≥ 0.1"], rows["lesion precision at IoU ≥ 0.1"]) == (["1", "0.000"], ["0", "–"])

@@ -24,8 +24,8 @@ def validation(number: int, f1: float | None) -> dict[str, Any]:
         "epoch": number,
         "step": 1,
         "seconds": 1.0,
-        "f1": f1,
-        "recall": 0.5,
+        "f1_iou_0.1": f1,
+        "recall_iou_0.1": 0.5,
         "stage1_recall": 0.9,
     }
 
@@ -52,13 +52,23 @@ def test_lines_show_what_was_logged() -> None:
     figure = draw_progress([epoch(1), epoch(2), validation(2, 0.25), epoch(3), validation(3, 0.75)])
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     assert list(lines["heatmap"].get_ydata()) == [1.0, 0.5, pytest.approx(1 / 3)]
-    assert (list(lines["lesion F1"].get_xdata()), list(lines["lesion F1"].get_ydata())) == ([2, 3], [0.25, 0.75])
-    assert {"segmentation", "total", "learning rate", "lesion recall", "Stage 1 recall", "computing (s)"} <= set(lines)
+    assert (list(lines["lesion F1 at IoU ≥ 0.1"].get_xdata()), list(lines["lesion F1 at IoU ≥ 0.1"].get_ydata())) == (
+        [2, 3],
+        [0.25, 0.75],
+    )
+    assert {
+        "segmentation",
+        "total",
+        "learning rate",
+        "lesion recall at IoU ≥ 0.1",
+        "Stage 1 recall",
+        "computing (s)",
+    } <= set(lines)
 
 
 def test_the_title_names_the_best_validation() -> None:
     figure = draw_progress([epoch(1), validation(1, 0.75), epoch(2), validation(2, 0.5)])
-    assert figure.get_suptitle() == "epoch 2  ·  2.0 min  ·  best lesion F1 0.750 at epoch 1, last 0.500"
+    assert figure.get_suptitle() == "epoch 2  ·  2.0 min  ·  best lesion F1 at IoU ≥ 0.1: 0.750 at epoch 1, last 0.500"
 
 
 @pytest.mark.parametrize(

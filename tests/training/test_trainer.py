@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.metrics import DetectionCounts
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models import detseg
 from detseg3d.models.weights import save_weights
@@ -73,7 +74,7 @@ def test_the_parts_of_the_loss_are_logged_and_add_up(trained: Path) -> None:
 def test_the_end_is_validated(trained: Path) -> None:
     [record] = records(trained, "validation")
     assert record["epoch"] == 4
-    assert set(record) >= {"f1", "recall", "precision", "dice", "stage1_recall"}
+    assert set(record) >= {"f1_iou_0.1", "recall_iou_0.1", "precision_iou_0.1", "f1_any", "dice", "stage1_recall"}
 
 
 def test_a_training_learns(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
@@ -123,13 +124,15 @@ def fake_validation(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> Non
     left = iter(scores)
 
     def validate(*arguments: Any) -> ValidationResult:
-        return ValidationResult(next(left), 0.0, 0.0, 0.0, 0.0)
+        # At any overlap every lesion is found: the best model must not be chosen by this.
+        hits = round(100 * next(left))
+        return ValidationResult(DetectionCounts(100, hits, 100, hits), DetectionCounts(100, 100, 100, 100), 0.0, 0.0)
 
     monkeypatch.setattr(trainer, "validate", validate)
 
 
 @pytest.mark.parametrize(("scores", "best_is_last"), [([0.1, 0.6, 0.3, 0.2], False), ([0.1, 0.2, 0.2, 0.3], True)])
-def test_the_best_model_has_the_highest_f1(
+def test_the_best_model_has_the_highest_f1_of_matched_lesions(
     plans: Plans,
     store: CaseStore,
     tmp_path: Path,

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_dilation
 from torch import nn
 
 from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.evaluation.metrics import DetectionCounts
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.decode import Detections
 from detseg3d.models.paste import RoiPrediction
@@ -31,10 +33,17 @@ SIZE = 16
 class Oracle(nn.Module):
     """Stands in for the network: finds the lesions of the case whose image it is given, but for those it is to miss."""
 
-    def __init__(self, store: CaseStore, miss: Sequence[int] = (), wrong: int = 0, swap_classes: bool = False) -> None:
+    def __init__(
+        self,
+        store: CaseStore,
+        miss: Sequence[int] = (),
+        wrong: int = 0,
+        swap_classes: bool = False,
+        grow: int = 0,
+    ) -> None:
         super().__init__()
         self.known = [store.open(case_id) for case_id in store.case_ids()]
-        self.miss, self.wrong, self.swap_classes = miss, wrong, swap_classes
+        self.miss, self.wrong, self.swap_classes, self.grow = miss, wrong, swap_classes, grow
         self.modes: list[bool] = []
 
     def infer(self, image: torch.Tensor) -> tuple[Detections, list[RoiPrediction]]:
@@ -49,7 +58,10 @@ class Oracle(nn.Module):
                 continue
             low = np.minimum(np.floor(box[:3]) - 3, np.asarray(instances.shape) - SIZE).clip(0).astype(int)
             region = tuple(slice(a, a + SIZE) for a in low)
-            mask = torch.from_numpy((instances[region] == number).astype(np.float16))
+            inside = instances[region] == number
+            if self.grow:
+                inside = binary_dilation(inside, iterations=self.grow)
+            mask = torch.from_numpy(inside.astype(np.float16))
             rois.append(RoiPrediction(np.concatenate([low, low + SIZE]).astype(np.float32), len(rois), mask, 1.0))
             found_boxes.append(box)
             found_classes.append(1 - classes[number] if self.swap_classes else classes[number])
@@ -82,18 +94,27 @@ def judge(model: Any, plans: Plans, store: CaseStore, cases: Sequence[str] = ("a
 
 
 def test_a_perfect_network_scores_one(tiny_plans: Plans, store: CaseStore) -> None:
-    assert judge(Oracle(store), tiny_plans, store) == ValidationResult(1.0, 1.0, 1.0, 1.0, 1.0)
+    every = DetectionCounts(5, 5, 5, 5)
+    assert judge(Oracle(store), tiny_plans, store) == ValidationResult(every, every, 1.0, 1.0)
 
 
 def test_missed_lesions_cost_recall_in_both_stages(tiny_plans: Plans, store: CaseStore) -> None:
     result = judge(Oracle(store, miss=(1,)), tiny_plans, store)  # 2 of 5
-    assert (result.recall, result.stage1_recall, result.precision) == (pytest.approx(0.6), pytest.approx(0.6), 1.0)
-    assert result.f1 == pytest.approx(2 * 0.6 / 1.6)
+    assert (result.matched, result.stage1_recall) == (DetectionCounts(5, 3, 3, 3), pytest.approx(0.6))
+    assert result.figures()["f1_iou_0.1"] == pytest.approx(2 * 0.6 / 1.6)
 
 
 def test_false_positives_cost_precision(tiny_plans: Plans, store: CaseStore) -> None:
     result = judge(Oracle(store, wrong=1), tiny_plans, store)  # one in each of 3 scans beside 5 lesions
-    assert (result.recall, result.precision) == (1.0, pytest.approx(5 / 8))
+    assert (result.matched.recall, result.matched.precision) == (1.0, pytest.approx(5 / 8))
+
+
+def test_masks_that_are_too_large_lose_the_main_figure_and_keep_that_of_any_overlap(
+    tiny_plans: Plans, store: CaseStore
+) -> None:
+    result = judge(Oracle(store, grow=5), tiny_plans, store)
+    assert result.touched.recall == 1.0
+    assert result.matched.f1 < 0.5
 
 
 def test_cases_with_lesions_are_validated_first(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -104,23 +125,23 @@ def test_cases_with_lesions_are_validated_first(tmp_path: Path, tiny_plans: Plan
 
 
 def test_only_the_cases_named_are_judged(tiny_plans: Plans, store: CaseStore) -> None:
-    assert judge(Oracle(store, miss=(3,)), tiny_plans, store, ["b"]).recall == 1.0  # "b" has no third lesion
+    assert judge(Oracle(store, miss=(3,)), tiny_plans, store, ["b"]).matched.recall == 1.0  # "b" has no third lesion
 
 
 @pytest.mark.parametrize(("wrong", "f1"), [(0, 1.0), (1, 0.0)])
 def test_healthy_scans_alone_are_judged(tiny_plans: Plans, store: CaseStore, wrong: int, f1: float) -> None:
     result = judge(Oracle(store, wrong=wrong), tiny_plans, store, ["healthy"])
-    assert (result.f1, result.stage1_recall) == (f1, 1.0)
-    json.dumps(vars(result), allow_nan=False)
+    assert (result.matched.f1, result.stage1_recall) == (f1, 1.0)
+    json.dumps(result.figures(), allow_nan=False)
 
 
 def test_a_lesion_of_another_class_is_not_the_lesion(tmp_path: Path, tiny_plans: Plans) -> None:
     two = tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(1, 2))
     store = CaseStore(tmp_path)
     write_case(store, "a", two, classes=(0, 1, 0))
-    assert judge(Oracle(store), two, store, ["a"]).f1 == 1.0
+    assert judge(Oracle(store), two, store, ["a"]).matched.f1 == 1.0
     swapped = judge(Oracle(store, swap_classes=True), two, store, ["a"])
-    assert (swapped.f1, swapped.stage1_recall) == (0.0, 0.0)
+    assert (swapped.matched.f1, swapped.stage1_recall) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("training", [True, False])

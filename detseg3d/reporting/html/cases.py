@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.reporting.html.figures import Evaluated
 from detseg3d.reporting.html.markup import Html, dig, embed_json, fragment, number, tag
 from detseg3d.reporting.html.niivue import NiivueCode
@@ -99,16 +100,16 @@ def choose_cases(evaluated: Evaluated, views: Sequence[CaseView], worst: int, be
 
 
 def _quality(shown: ShownCase) -> tuple[float, float, float]:
-    found = dig(shown.case, "lesions", "any") or {}
+    found = dig(shown.case, "lesions", HEADLINE) or {}
     return float(found.get("f1") or 0.0), float(dig(shown.case, "dice") or 0.0), float(found.get("truth") or 0)
 
 
 def _is_free(shown: ShownCase) -> bool:
-    return not dig(shown.case, "lesions", "any", "truth")
+    return not dig(shown.case, "lesions", HEADLINE, "truth")
 
 
 def _badness(shown: ShownCase) -> tuple[bool, float, float, float, str]:
-    found = dig(shown.case, "lesions", "any") or {}
+    found = dig(shown.case, "lesions", HEADLINE) or {}
     errors = found.get("truth", 0) - found.get("found", 0) + found.get("false_positives", 0)
     f1, dice, _ = _quality(shown)
     return _is_free(shown), f1, dice, -float(errors), shown.view.case_id
@@ -305,7 +306,8 @@ def _tally(shown: ShownCase) -> str:
     found = dig(shown.case, "lesions", "any") or {}
     false = found.get("false_positives", 0)
     plural = "" if false == 1 else "s"
-    return f"{found.get('found', 0)} of {found.get('truth', 0)} lesions found, {false} false positive{plural}"
+    hits = f"{found.get('found', 0)} of {found.get('truth', 0)} lesions found"
+    return f"{hits}, {false} false positive{plural} (any overlap)"
 
 
 def _outcomes(lesions: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any], float | None]]:

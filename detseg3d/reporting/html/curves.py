@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.reporting.html.charts import (
     Bars,
     Line,
@@ -55,9 +56,9 @@ def curve_section(evaluated: Evaluated) -> Html:
             series = {system: entry[criterion] for system, entry in known.items() if criterion in entry}
             styles = {system: list(scores).index(system) for system in series}
             charts = _curves(series, styles, f" ({name})")
-            parts.append(charts if criterion == "any" else _folded(f"The same at {name}", charts))
+            parts.append(charts if criterion == HEADLINE else _folded(f"The same at {name}", charts))
         tables = [
-            fragment(tag("h4", system), _froc_table({CRITERION_NAMES["any"]: entry["any"]}))
+            fragment(tag("h4", system), _froc_table({CRITERION_NAMES[HEADLINE]: entry[HEADLINE]}))
             for system, entry in known.items()
         ]
     else:
@@ -195,12 +196,12 @@ def _size_chart(tables: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, ax
     rows.sort(key=lambda row: row["from"])
     bins = [(_short_bin(row, kind), f"n = {row['lesions']}") for row in rows]
     if several:
-        series = [_bars(name, rows, table, "recall", n) for n, (name, table) in enumerate(tables.items())]
+        series = [_bars(name, rows, table, f"recall_{HEADLINE}", n) for n, (name, table) in enumerate(tables.items())]
     else:
         [table] = tables.values()
-        keys = {"any": "recall", "iou_0.1": "recall_iou_0.1", "iou_0.5": "recall_iou_0.5"}
         series = [
-            _bars(name, rows, table, keys[criterion], n) for n, (criterion, name) in enumerate(CRITERION_NAMES.items())
+            _bars(name, rows, table, f"recall_{criterion}", n)
+            for n, (criterion, name) in enumerate(CRITERION_NAMES.items())
         ]
     chart = bar_chart(series, bins, axis, share_axis("recall"), f"Recall by {axis}")
     names = [(bars.style, bars.name) for bars in series]
@@ -237,15 +238,17 @@ def _size(value: float) -> str:
 
 
 def _size_table(tables: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> Html:
-    titles = ["true lesions", "found", "recall", "recall at IoU ≥ 0.1", "recall at IoU ≥ 0.5", "mean Dice"]
+    recalls = [f"recall, {name}" for name in CRITERION_NAMES.values()]
+    titles = ["true lesions", f"found, {CRITERION_NAMES[HEADLINE]}", *recalls, "mean Dice"]
     header = [tag("th", "size", scope="col"), *(tag("th", text, scope="col", class_="number") for text in titles)]
     rows = []
     for name, table in tables.items():
         if name:
             rows.append(tag("tr", tag("th", name, colspan=len(header), scope="rowgroup", class_="group")))
         for row in table:
-            figures = (row[key] for key in ("recall", "recall_iou_0.1", "recall_iou_0.5", "dice"))
-            cells = [number(row["lesions"], 0), number(row["found"], 0), *(number(value) for value in figures)]
+            figures = (row[key] for key in (*(f"recall_{name}" for name in CRITERION_NAMES), "dice"))
+            found = number(row[f"found_{HEADLINE}"], 0)
+            cells = [number(row["lesions"], 0), found, *(number(value) for value in figures)]
             label = tag("th", row["bin"], _diameters(row) if kind == "mm3" else None, scope="row")
             rows.append(tag("tr", label, [tag("td", cell, class_="number") for cell in cells]))
     return scrolling(tag("table", tag("thead", tag("tr", header)), tag("tbody", rows)), "recall by size")

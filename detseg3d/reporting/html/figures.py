@@ -11,7 +11,7 @@ from detseg3d.reporting.html.markup import dig
 
 __all__ = ["CRITERION_NAMES", "FIGURES", "GROUPS", "Estimate", "Evaluated", "Figure", "estimate"]
 
-CRITERION_NAMES = {"any": "any overlap", "iou_0.1": "IoU ≥ 0.1", "iou_0.5": "IoU ≥ 0.5"}
+CRITERION_NAMES = {"iou_0.1": "IoU ≥ 0.1", "any": "any overlap", "iou_0.5": "IoU ≥ 0.5"}
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,12 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of one system with its interval; all ``None`` where it is not known."""
+    """A figure of one system, its interval, and how many scans it is of; all ``None`` where it is not known."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    scans: int | None = None
 
 
 _FINDING, _BOTH, _OUTLINE, _RANKING = (
@@ -104,35 +105,36 @@ GROUPS = (_FINDING, _BOTH, _OUTLINE, _RANKING)
 
 FIGURES = (
     Figure(
-        "recall",
-        "Recall (sensitivity)",
+        "f1_iou_0.1",
+        "Lesion F1 at IoU ≥ 0.1",
         _FINDING,
-        "Share of the true lesions that a prediction touches in at least one voxel.",
-        ("lesions", "any", "recall"),
-        needs="truth",
-    ),
-    Figure(
-        "precision",
-        "Precision",
-        _FINDING,
-        "Share of the predicted lesions that touch a true one.",
-        ("lesions", "any", "precision"),
-        needs="predictions",
-    ),
-    Figure(
-        "f1",
-        "Lesion F1",
-        _FINDING,
-        "Recall and precision in one: their harmonic mean.",
-        ("lesions", "any", "f1"),
+        "Recall and precision in one: their harmonic mean. Each true lesion needs a prediction of its own that covers "
+        "roughly the same place.",
+        ("lesions", "iou_0.1", "f1"),
         needs="either",
     ),
     Figure(
-        "fp_per_scan",
-        "False positives per scan",
+        "recall_iou_0.1",
+        "Recall (sensitivity) at IoU ≥ 0.1",
         _FINDING,
-        "Predicted lesions that touch no true one, per scan. Lower is better.",
-        ("false_positives", "per_scan"),
+        "Share of the true lesions that have such a prediction.",
+        ("lesions", "iou_0.1", "recall"),
+        needs="truth",
+    ),
+    Figure(
+        "precision_iou_0.1",
+        "Precision at IoU ≥ 0.1",
+        _FINDING,
+        "Share of the predicted lesions that belong to a true one.",
+        ("lesions", "iou_0.1", "precision"),
+        needs="predictions",
+    ),
+    Figure(
+        "fp_per_scan_iou_0.1",
+        "False positives per scan at IoU ≥ 0.1",
+        _FINDING,
+        "Predicted lesions that belong to no true one, per scan. Lower is better.",
+        ("false_positives", "iou_0.1", "per_scan"),
         share=False,
         lower_is_better=True,
     ),
@@ -141,17 +143,42 @@ FIGURES = (
         "False positives per lesion-free scan",
         _FINDING,
         "The same, counted only on scans without any true lesion. Lower is better.",
-        ("false_positives", "lesion_free", "per_scan"),
+        ("false_positives", "lesion_free", "iou_0.1", "per_scan"),
         share=False,
         lower_is_better=True,
     ),
     Figure(
-        "f1_iou_0.1",
-        "Lesion F1 at IoU ≥ 0.1",
-        _BOTH,
-        "Each true lesion needs a prediction of its own that covers roughly the same place.",
-        ("lesions", "iou_0.1", "f1"),
+        "f1_any",
+        "Lesion F1 at any overlap",
+        _FINDING,
+        "A lesion counts as found if a prediction touches it in one voxel. Masks that are too large raise this figure.",
+        ("lesions", "any", "f1"),
         needs="either",
+    ),
+    Figure(
+        "recall_any",
+        "Recall at any overlap",
+        _FINDING,
+        "Share of the true lesions that a prediction touches in at least one voxel.",
+        ("lesions", "any", "recall"),
+        needs="truth",
+    ),
+    Figure(
+        "precision_any",
+        "Precision at any overlap",
+        _FINDING,
+        "Share of the predicted lesions that touch a true one.",
+        ("lesions", "any", "precision"),
+        needs="predictions",
+    ),
+    Figure(
+        "fp_per_scan_any",
+        "False positives per scan at any overlap",
+        _FINDING,
+        "Predicted lesions that touch no true one, per scan. Lower is better.",
+        ("false_positives", "any", "per_scan"),
+        share=False,
+        lower_is_better=True,
     ),
     Figure(
         "f1_iou_0.5",
@@ -277,26 +304,34 @@ FIGURES = (
         lower_is_better=None,
     ),
     Figure(
-        "ap_any",
-        "Average precision",
-        _RANKING,
-        "Area under the precision–recall curve: do true lesions have higher scores than false ones?",
-        ("scores", "any", "average_precision"),
-        needs="truth",
-    ),
-    Figure(
         "ap_iou_0.1",
         "Average precision at IoU ≥ 0.1",
         _RANKING,
-        "The same, with one-to-one matches of IoU ≥ 0.1.",
+        "Area under the precision–recall curve: do true lesions have higher scores than false ones?",
         ("scores", "iou_0.1", "average_precision"),
         needs="truth",
     ),
     Figure(
-        "cpm_any",
-        "CPM",
+        "ap_any",
+        "Average precision at any overlap",
+        _RANKING,
+        "The same, where a prediction is right if it touches a lesion.",
+        ("scores", "any", "average_precision"),
+        needs="truth",
+    ),
+    Figure(
+        "cpm_iou_0.1",
+        "CPM at IoU ≥ 0.1",
         _RANKING,
         "Mean recall at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16).",
+        ("scores", "iou_0.1", "cpm"),
+        needs="truth",
+    ),
+    Figure(
+        "cpm_any",
+        "CPM at any overlap",
+        _RANKING,
+        "The same at any overlap.",
         ("scores", "any", "cpm"),
         needs="truth",
     ),
@@ -309,9 +344,9 @@ def estimate(result: Mapping[str, Any], figure: Figure) -> Estimate:
     Examples
     --------
     >>> found = {"truth": 4, "predictions": 0, "recall": 0.0, "precision": 0.0}
-    >>> intervals = {"recall": {"value": 0.0, "low": 0, "high": 0.4}}
-    >>> result = {"summary": {"lesions": {"any": found}}, "intervals": intervals}
-    >>> [estimate(result, entry).value for entry in FIGURES[:2]], estimate(result, FIGURES[0]).high
+    >>> intervals = {"recall_iou_0.1": {"value": 0.0, "low": 0, "high": 0.4}}
+    >>> result = {"summary": {"lesions": {"any": found, "iou_0.1": found}}, "intervals": intervals}
+    >>> [estimate(result, entry).value for entry in FIGURES[1:3]], estimate(result, FIGURES[1]).high
     ([0.0, None], 0.4)
     """
     summary = result.get("summary") or {}
@@ -319,5 +354,5 @@ def estimate(result: Mapping[str, Any], figure: Figure) -> Estimate:
         return Estimate()
     known = dig(result, "intervals", figure.key)
     if isinstance(known, Mapping) and known.get("value") is not None:
-        return Estimate(known["value"], known.get("low"), known.get("high"))
+        return Estimate(known["value"], known.get("low"), known.get("high"), known.get("scans"))
     return Estimate(dig(summary, *figure.path))

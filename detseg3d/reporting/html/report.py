@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, few_patients, interval_note
+from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, interval_note, left_out, too_few
 from detseg3d.io.files import write_text
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, prepare_viewer, viewer_section
 from detseg3d.reporting.html.crossval import calibration_section, operating_point_section, stage_section
@@ -193,10 +193,11 @@ def _headline(evaluated: Evaluated) -> list[Html]:
         parts.append(key_figures(evaluated))
     parts.append(headline_table(evaluated))
     notes, few = [], ""
-    if any(dig(result, "intervals", "f1", "low") is not None for result in evaluated.results.values()):
+    if any(dig(result, "intervals", "dice", "low") is not None for result in evaluated.results.values()):
         patients = {name: result.get("patients") for name, result in evaluated.results.items()}
-        notes.append(interval_note(patients))
-        few = few_patients(patients)
+        intervals = [result.get("intervals") or {} for result in evaluated.results.values()]
+        notes += [note for note in (interval_note(patients), left_out(intervals)) if note]
+        few = too_few(intervals)
     if evaluated.comparisons:
         notes.append(
             "Differences are paired, on the same scans; “better” or “worse” stands where the interval leaves out 0."
@@ -230,7 +231,7 @@ def _cross_validation(consolidation: Mapping[str, Any] | None) -> list[tuple[str
 
 
 def _case_intro(evaluated: Evaluated) -> Html:
-    text = "Click on the name of a column to sort by it. A lesion is found at any overlap."
+    text = "Click on the name of a column to sort by it. A found lesion has a prediction of its own with IoU ≥ 0.1."
     if not dig(evaluated.first, "summary", "cases"):
         text = "No scan was evaluated."
     finder = tag("label", "Find a scan ", tag("input", type="search", data_filter="case-table"), class_="finder")
@@ -254,7 +255,11 @@ def _explanation() -> Html:
             "Recall, precision, F1, panoptic quality and lesion-wise Dice are pooled: all lesions of all scans count "
             "alike. Dice, surface Dice, HD95 and CC-Dice are means over scans.",
         ),
-        ("Nothing there, nothing found", "Such a scan is right: its Dice and F1 are 1 by definition."),
+        (
+            "Nothing there, nothing found",
+            "Such a scan is right: its Dice and F1 are 1 by definition. It is left out of the means of a class that it "
+            "has neither in the truth nor in the prediction.",
+        ),
         (
             "HD95",
             f"{' '.join(HD95_PENALTY.split())} A false positive in a lesion-free scan therefore costs far more than "

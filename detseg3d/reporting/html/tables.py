@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.evaluation.remarks import measured
 from detseg3d.reporting.html.charts import interval_strip
-from detseg3d.reporting.html.figures import FIGURES, GROUPS, Estimate, Evaluated, Figure, estimate
+from detseg3d.reporting.html.figures import CRITERION_NAMES, FIGURES, GROUPS, Estimate, Evaluated, Figure, estimate
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, number, tag
 
 __all__ = ["case_table", "class_table", "headline_table", "key_figures", "problem_list", "scrolling", "section"]
@@ -36,17 +37,17 @@ def key_figures(evaluated: Evaluated) -> Html:
         _tile("true lesions", number(dig(summary, "lesions", "any", "truth"), 0), _found(summary)),
     ]
     for figure in FIGURES:
-        if figure.key in ("recall", "precision", "f1", "fp_per_scan", "dice"):
+        if figure.key in ("f1_iou_0.1", "recall_iou_0.1", "precision_iou_0.1", "fp_per_scan_iou_0.1", "dice"):
             known = estimate(result, figure)
-            name = "FP per scan" if figure.key == "fp_per_scan" else figure.name
+            name = "FP per scan at IoU ≥ 0.1" if figure.key == "fp_per_scan_iou_0.1" else figure.name
             tiles.append(_tile(name, number(known.value, figure.digits), _interval(known, figure.digits)))
     return tag("ul", tiles, class_="tiles")
 
 
 def _found(summary: Mapping[str, Any]) -> str:
-    if not dig(summary, "lesions", "any", "truth"):
+    if not dig(summary, "lesions", HEADLINE, "truth"):
         return ""
-    return f"{number(dig(summary, 'lesions', 'any', 'found'), 0)} found"
+    return f"{number(dig(summary, 'lesions', HEADLINE, 'found'), 0)} found at {CRITERION_NAMES[HEADLINE]}"
 
 
 def _tile(name: str, value: str, detail: str) -> Html:
@@ -63,6 +64,7 @@ def headline_table(evaluated: Evaluated) -> Html:
             columns.append(tag("th", f"{entry['second']} − {entry['first']}", scope="col", class_="number"))
     else:
         columns += [tag("th", "value", scope="col", class_="number"), tag("th", "95 % interval", scope="col")]
+        columns.append(tag("th", "of scans", scope="col", class_="number"))
         columns.append(tag("th", tag("span", "0 to 1", class_="faint"), scope="col", class_="strip-column"))
     bodies = [_sizes(evaluated)] if evaluated.several else []
     for group in GROUPS:
@@ -102,6 +104,7 @@ def _headline_row(evaluated: Evaluated, figure: Figure) -> Html:
         cells = [
             tag("td", number(only.value, figure.digits), class_="number strong"),
             tag("td", _interval(only, figure.digits), class_="interval"),
+            tag("td", number(only.scans, 0), class_="number"),
             tag("td", strip, class_="strip-column"),
         ]
         return tag("tr", name, cells)
@@ -153,7 +156,18 @@ def class_table(evaluated: Evaluated) -> Html:
     names = list(dict.fromkeys(name for r in evaluated.results.values() for name in dig(r, "summary", "classes") or {}))
     if len(names) < 2:
         return Html("")
-    header = ("class", "true lesions", "recall", "precision", "F1", "F1 at IoU ≥ 0.1", "F1 at IoU ≥ 0.5", "PQ", "Dice")
+    header = (
+        "class",
+        "true lesions",
+        "F1 at IoU ≥ 0.1",
+        "recall",
+        "precision",
+        "F1 at any overlap",
+        "F1 at IoU ≥ 0.5",
+        "PQ",
+        "Dice",
+        "of scans",
+    )
     rows = []
     for name in names:
         for system, result in evaluated.results.items():
@@ -161,25 +175,41 @@ def class_table(evaluated: Evaluated) -> Html:
             if group is not None:
                 label = tag("th", name, tag("span", system, class_="meaning") if system else None, scope="row")
                 rows.append(tag("tr", label, [tag("td", cell, class_="number") for cell in _class_cells(group)]))
-    note = tag("p", f"A class that no scan has, neither in truth nor in prediction, has no figures ({DASH}).")
+    for system, result in evaluated.results.items():
+        means = dig(result, "summary", "class_mean")
+        if means is not None:
+            name = f"mean of {number(means.get('classes'), 0)} classes"
+            label = tag("th", name, tag("span", system, class_="meaning") if system else None, scope="row")
+            rows.append(tag("tr", label, [tag("td", cell, class_="number") for cell in _mean_cells(means)]))
+    note = tag(
+        "p",
+        "Recall and precision are at IoU ≥ 0.1. Dice is the mean over the scans that have the class in the truth or in "
+        f"the prediction; a class that no scan has so has no figures ({DASH}).",
+    )
     columns = [tag("th", text, scope="col", class_=None if n == 0 else "number") for n, text in enumerate(header)]
     table = tag("table", tag("thead", tag("tr", columns)), tag("tbody", rows))
     return fragment(tag("h3", "By class"), scrolling(table, "figures by class"), note)
 
 
 def _class_cells(group: Mapping[str, Any]) -> list[str]:
-    found = dig(group, "lesions", "any") or {}
+    found = dig(group, "lesions", HEADLINE) or {}
     shown = (
+        (found.get("f1"), "either"),
         (found.get("recall"), "truth"),
         (found.get("precision"), "predictions"),
-        (found.get("f1"), "either"),
-        (dig(group, "lesions", "iou_0.1", "f1"), "either"),
+        (dig(group, "lesions", "any", "f1"), "either"),
         (dig(group, "lesions", "iou_0.5", "f1"), "either"),
         (dig(group, "panoptic", "pq"), "either"),
         (dig(group, "dice", "mean"), "either"),
     )
     cells = (number(value) if measured(group, needs) else DASH for value, needs in shown)
-    return [number(found.get("truth"), 0), *cells]
+    return [number(found.get("truth"), 0), *cells, number(dig(group, "dice", "cases"), 0)]
+
+
+def _mean_cells(means: Mapping[str, Any]) -> list[str]:
+    """The means over the classes that the truth has."""
+    f1 = [number(means.get(f"f1_{name}")) for name in ("iou_0.1", "any", "iou_0.5")]
+    return [DASH, f1[0], DASH, DASH, *f1[1:], number(means.get("pq")), number(means.get("dice")), DASH]
 
 
 # -- Cases -------------------------------------------------------------------------------------------------------------
@@ -211,7 +241,7 @@ def case_table(evaluated: Evaluated, shown: Sequence[str] = ()) -> Html:
             for entry in _CASE_FIGURES
             if any(dig(c, "figures", entry[0]) is not None for c in systems[0].values())
         ]
-    titles = [title for _, title in _COUNTS] + ["F1", "Dice"] + [title for _, title, _ in figures]
+    titles = [title for _, title in _COUNTS] + ["F1 at IoU ≥ 0.1", "Dice"] + [title for _, title, _ in figures]
     columns = ["case", "true lesions"] + titles * len(systems)
     header = [
         tag("th", _sort_button(text), scope="col", class_=None if n == 0 else "number")
@@ -245,7 +275,7 @@ def _case_name(name: str, shown: bool) -> Html:
 
 
 def _case_cells(case: Mapping[str, Any] | None, figures: Sequence[tuple[str, str, int]]) -> list[Html]:
-    found = dig(case, "lesions", "any") or {}
+    found = dig(case, "lesions", HEADLINE) or {}
     cells = [_numeric(found.get("found") if found.get("truth") else None, 0), _numeric(found.get("false_positives"), 0)]
     cells += [_numeric(found.get("f1")), _numeric(dig(case, "dice"))]
     return cells + [_numeric(dig(case, "figures", key), digits) for key, _, digits in figures]

@@ -29,7 +29,7 @@ def evaluated(root: Path) -> Evaluated:
 
 def case(case_id: str, f1: float, dice: float, truth: int = 4, found: int = 2, false: int = 0) -> dict[str, Any]:
     counts = {"f1": f1, "truth": truth, "found": found, "false_positives": false}
-    return {"case_id": case_id, "dice": dice, "lesions": {"any": counts}}
+    return {"case_id": case_id, "dice": dice, "lesions": {"iou_0.1": counts, "any": counts}}
 
 
 def chosen(cases: list[dict[str, Any]], worst: int = 1, best: int = 1) -> list[tuple[str, str]]:

@@ -19,7 +19,11 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def with_curve(result: dict[str, Any], rates: list[float], recalls: list[float]) -> dict[str, Any]:
     changed = copy.deepcopy(result)
-    changed["summary"]["scores"]["any"]["froc_curve"] = {"fp_per_scan": rates, "recall": recalls, "threshold": rates}
+    changed["summary"]["scores"]["iou_0.1"]["froc_curve"] = {
+        "fp_per_scan": rates,
+        "recall": recalls,
+        "threshold": rates,
+    }
     return changed
 
 
@@ -49,7 +53,7 @@ def test_the_table_has_recall_and_threshold_at_each_rate(result: dict[str, Any])
     page = Page(curve_section(Evaluated.of(result)))
     rows = page.rows(page.find("table")[0])
     assert rows[0] == ["false positives per scan", "1/8", "1/4", "1/2", "1", "2", "4", "8", "mean (CPM)"]
-    froc = result["summary"]["scores"]["any"]["froc"]
+    froc = result["summary"]["scores"]["iou_0.1"]["froc"]
     assert rows[1][1:8] == [f"{entry['recall']:.2f}" for entry in froc]
     assert rows[2][1:8] == [f"{entry['threshold']:.3f}" for entry in froc]
 

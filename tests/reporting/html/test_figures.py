@@ -23,7 +23,7 @@ def test_every_figure_stands_where_it_is_looked_for(result: dict[str, Any], figu
 
 
 def test_the_interval_comes_with_the_value(result: dict[str, Any]) -> None:
-    known = estimate(result, BY_KEY["recall"])
+    known = estimate(result, BY_KEY["recall_any"])
     assert known.value == pytest.approx(4 / 6)  # good 2 of 2, middle and bad 1 of 2
     assert known.low is not None and known.high is not None and known.low <= known.value <= known.high
 
@@ -39,7 +39,9 @@ def test_without_intervals_the_value_is_that_of_the_summary() -> None:
     assert estimate({"summary": summary}, BY_KEY["dice"]) == Estimate(0.5)
 
 
-@pytest.mark.parametrize(("key", "missing"), [("recall", "truth"), ("precision", "predictions"), ("cpm_any", "truth")])
+@pytest.mark.parametrize(
+    ("key", "missing"), [("recall_any", "truth"), ("precision_iou_0.1", "predictions"), ("cpm_any", "truth")]
+)
 def test_a_share_of_nothing_is_no_figure(result: dict[str, Any], key: str, missing: str) -> None:
     counts = {**result["summary"]["lesions"]["any"], missing: 0}
     lesions = {**result["summary"]["lesions"], "any": counts}
@@ -51,7 +53,7 @@ def test_where_nothing_is_on_either_side_there_is_no_figure(result: dict[str, An
     counts = {**result["summary"]["lesions"]["any"], "truth": 0, "predictions": 0}
     lesions = {**result["summary"]["lesions"], "any": counts}
     nothing = {**result, "summary": {**result["summary"], "lesions": lesions}}
-    for key in ("f1", "f1_iou_0.1", "f1_iou_0.5", "pq", "dice"):
+    for key in ("f1_any", "f1_iou_0.1", "f1_iou_0.5", "pq", "dice"):
         assert estimate(nothing, BY_KEY[key]) == Estimate()
         counts["predictions"] = 1
         assert estimate(nothing, BY_KEY[key]) != Estimate()

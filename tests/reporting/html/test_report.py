@@ -157,7 +157,7 @@ def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None
     save_case(tmp_path, "a", np.ones(SHAPE, np.float32), truth, np.zeros(SHAPE, np.uint16))
     page = write(tmp_path, evaluate(tmp_path), cases_view=[view(tmp_path, "a")])
     tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
-    assert tiles[2].startswith("Recall (sensitivity)0.00") and tiles[3] == f"Precision{DASH}"
+    assert tiles[3].startswith("Recall (sensitivity) at IoU ≥ 0.10.00") and tiles[4] == f"Precision at IoU ≥ 0.1{DASH}"
     assert "0 of 1 lesions found, 0 false positives" in page.visible
 
 
@@ -167,12 +167,13 @@ def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, resu
     assert "bootstrap" not in write(tmp_path, {**result, "intervals": plain}).visible
 
 
-@pytest.mark.parametrize(("patients", "warned"), [(9, True), (10, False), (None, False)])
+@pytest.mark.parametrize(("patients", "warned"), [(5, True), (6, False)])
 def test_intervals_of_few_patients_are_not_to_be_trusted(
-    tmp_path: Path, result: dict[str, Any], patients: int | None, warned: bool
+    tmp_path: Path, result: dict[str, Any], patients: int, warned: bool
 ) -> None:
-    warnings = write(tmp_path, {**result, "patients": patients}).find("p", class_="warn")
-    assert [entry["text"].startswith("With fewer than 10 patients") for entry in warnings] == [True] * warned
+    intervals = {name: {**entry, "patients": patients} for name, entry in result["intervals"].items()}
+    warnings = write(tmp_path, {**result, "intervals": intervals}).find("p", class_="warn")
+    assert ["rest on fewer than 6 patients (here 5)" in entry["text"] for entry in warnings] == [True] * warned
 
 
 def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) -> None:
@@ -181,7 +182,7 @@ def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) ->
     page = write(tmp_path, nothing)
     assert "No scan was evaluated" in page.visible and "Not evaluated: 1" in page.visible
     tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
-    assert f"Lesion F1{DASH}" in tiles and "1.00" not in page.visible
+    assert f"Lesion F1 at IoU ≥ 0.1{DASH}" in tiles and "1.00" not in page.visible
 
 
 def test_the_viewer_gives_way_until_the_file_is_small_enough(

@@ -36,9 +36,11 @@ def compared(result: dict[str, Any], **figures: dict[str, float | None]) -> Eval
 
 def test_the_headline_has_value_and_interval(result: dict[str, Any]) -> None:
     rows = body(Page(headline_table(Evaluated.of(result))))
-    low, high = (result["intervals"]["recall"][end] for end in ("low", "high"))
-    assert rows["Recall (sensitivity)"] == ["0.67", f"{low:.2f} to {high:.2f}", ""]
-    assert rows["False positives per scan"][0] == "0.25"  # one in four scans
+    low, high = (result["intervals"]["recall_iou_0.1"][end] for end in ("low", "high"))
+    assert rows["Recall (sensitivity) at IoU ≥ 0.1"] == ["0.67", f"{low:.2f} to {high:.2f}", "3", ""]
+    assert rows["Dice"][2] == "4"  # scans, one of them without lesions
+    assert rows["False positives per scan at IoU ≥ 0.1"][0] == "0.25"  # one in four scans
+    assert next(iter(rows)) == "Lesion F1 at IoU ≥ 0.1"
 
 
 def test_figures_that_were_not_asked_for_have_no_row(result: dict[str, Any]) -> None:
@@ -74,11 +76,16 @@ def test_lesion_wise_dice_says_that_its_lesions_are_others(result: dict[str, Any
 @pytest.mark.parametrize(
     ("key", "name", "entry", "cell"),
     [
-        ("f1", "Lesion F1", (0.1, 0.02, 0.2), "better+0.1000.020 to 0.200"),
-        ("f1", "Lesion F1", (-0.1, -0.2, -0.001), "worse−0.100−0.200 to −0.001"),
-        ("f1", "Lesion F1", (0.1, -0.02, 0.2), "+0.100−0.020 to 0.200"),
-        ("f1", "Lesion F1", (0.0, None, None), "0.000"),
-        ("fp_per_scan", "False positives per scan", (-1.0, -2.0, -0.5), "better−1.000−2.000 to −0.500"),
+        ("f1_iou_0.1", "Lesion F1 at IoU ≥ 0.1", (0.1, 0.02, 0.2), "better+0.1000.020 to 0.200"),
+        ("f1_iou_0.1", "Lesion F1 at IoU ≥ 0.1", (-0.1, -0.2, -0.001), "worse−0.100−0.200 to −0.001"),
+        ("f1_iou_0.1", "Lesion F1 at IoU ≥ 0.1", (0.1, -0.02, 0.2), "+0.100−0.020 to 0.200"),
+        ("f1_iou_0.1", "Lesion F1 at IoU ≥ 0.1", (0.0, None, None), "0.000"),
+        (
+            "fp_per_scan_any",
+            "False positives per scan at any overlap",
+            (-1.0, -2.0, -0.5),
+            "better−1.000−2.000 to −0.500",
+        ),
         ("hd95_mm", "HD95 (mm)", (2.0, 1.0, 3.0), "worse+2.001.00 to 3.00"),
     ],
 )
@@ -95,7 +102,7 @@ def test_a_figure_that_was_not_compared_has_a_dash(result: dict[str, Any]) -> No
 
 def test_key_figures_count_scans_and_lesions(result: dict[str, Any]) -> None:
     tiles = [entry["text"] for entry in Page(key_figures(Evaluated.of(result))).find("li")]
-    assert tiles[:2] == ["scans41 without lesions", "true lesions64 found"]
+    assert tiles[:2] == ["scans41 without lesions", "true lesions64 found at IoU ≥ 0.1"]
 
 
 def test_one_class_needs_no_table_of_classes(result: dict[str, Any]) -> None:
@@ -105,12 +112,14 @@ def test_one_class_needs_no_table_of_classes(result: dict[str, Any]) -> None:
 def test_an_absent_class_has_dashes_and_one_that_is_missed_has_zeros(result: dict[str, Any]) -> None:
     group = result["summary"]["classes"]["lesion"]
     absent, missed = copy.deepcopy(group), copy.deepcopy(group)
-    absent["lesions"]["any"] |= {"truth": 0, "predictions": 0, "recall": 1.0, "precision": 1.0}
-    missed["lesions"]["any"] |= {"predictions": 0, "recall": 0.0, "precision": 0.0, "f1": 0.0}
+    for name in ("any", "iou_0.1"):
+        absent["lesions"][name] |= {"truth": 0, "predictions": 0, "recall": 1.0, "precision": 1.0}
+        missed["lesions"][name] |= {"predictions": 0, "recall": 0.0, "precision": 0.0, "f1": 0.0}
     summary = {**result["summary"], "classes": {"lesion": group, "absent": absent, "missed": missed}}
     rows = body(Page(class_table(Evaluated.of({**result, "summary": summary}))))
-    assert rows["absent"] == ["0", *[DASH] * 7]
-    assert rows["missed"][:4] == ["6", "0.00", DASH, "0.00"]
+    assert rows["absent"] == ["0", *[DASH] * 7, "3"]
+    assert rows["missed"][:5] == ["6", "0.00", "0.00", DASH, "0.00"]
+    assert rows["mean of 1 classes"][7] == rows["lesion"][7]
 
 
 def test_cases_can_be_sorted_by_what_they_are(result: dict[str, Any]) -> None:
