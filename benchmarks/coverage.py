@@ -95,6 +95,12 @@ KINDS = {
         lambda random, n: random.beta(4, 2, n),
         lambda random, n: random.poisson(np.exp(random.normal(-0.5, 1, n))),
     ),
+    "rare": Kind(
+        "one lesion in every seventh scan, recall .8",
+        lambda random, n: random.binomial(1, 1 / 7, n),
+        lambda _, n: np.full(n, 0.8),
+        lambda random, n: random.poisson(0.3, n),
+    ),
     "hard": Kind(
         "about 6 lesions a patient, recall .25, many false positives",
         lambda random, n: 1 + random.poisson(np.exp(random.normal(1, 1, n))),

@@ -25,7 +25,7 @@ def test_it_prints_a_table_and_writes_json(
     folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*folders, "-o", str(tmp_path / "out" / "metrics.json")]) == 0
-    assert "| all |     1 |       1 | 1.000 |" in capsys.readouterr().out
+    assert "| all |     1 |       1 |           1.000 |  1.000 |     1.000 |" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["summary"]["dice"]["mean"] == 1.0
 
 

@@ -112,7 +112,9 @@ def test_intervals_hold_the_figures(folder: Path) -> None:
         ends = summary["intervals"][name]["average_precision"]
         assert ends["low"] <= summary["scores"][name]["average_precision"] <= ends["high"]
     alone = evaluate(folder, groups=dict.fromkeys("abc", "one patient"))["summary"]["intervals"]["iou_0.1"]
-    assert alone["average_precision"]["low"] == alone["average_precision"]["high"]
+    # One patient: every resample is the same, and other patients may have anything.
+    assert alone["average_precision"]["patients"] == 1
+    assert alone["average_precision"]["low"] < 0.025 < 0.97 < alone["average_precision"]["high"]
 
 
 def test_perfect_boxes_give_1_everywhere(folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_systems_are_compared_with_an_interval(folders: tuple[Path, Path, Path],
     assert (entry["low"], entry["high"]) == pytest.approx((0.5 * 0.025 - 0.975, 0.5 * 0.025 + 0.975))
     write_evaluation(result, tmp_path)
     text = (tmp_path / "metrics.md").read_text(encoding="utf-8")
-    assert "whole − half" in text and "+0.500 [-0.963, +0.987]" in text
+    assert "whole − half" in text and f"+0.500 [{entry['low']:+.3f}, {entry['high']:+.3f}]" in text
 
 
 def test_an_evaluation_without_cases_with_lesions_is_written(tmp_path: Path) -> None:

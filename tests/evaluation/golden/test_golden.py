@@ -20,7 +20,7 @@ from detseg3d.evaluation.froc import (
 )
 from detseg3d.evaluation.lesionwise import GLIOMA, METASTASES, lesionwise_scores
 from detseg3d.evaluation.matching import match_one_to_one, overlap_table
-from detseg3d.evaluation.metrics import DetectionCounts
+from detseg3d.evaluation.metrics import CRITERIA, DetectionCounts
 from detseg3d.evaluation.statistics import weighted_figures
 from detseg3d.evaluation.summary import summarize
 from detseg3d.evaluation.surfaces import surface_metrics
@@ -36,7 +36,11 @@ each_class = pytest.mark.parametrize(("name", "index"), CLASSES)
 where_both_have_lesions = pytest.mark.parametrize(("name", "index"), BOTH)
 
 DISTANCES = ("hd95_mm", "assd_mm", "hd95_area_mm")
-ZERO_IS_BEST = ("fp_per_scan", *DISTANCES, *(f"{name}_with_lesions" for name in DISTANCES))
+ZERO_IS_BEST = (
+    *(f"fp_per_scan_{name}" for name in CRITERIA),
+    *DISTANCES,
+    *(f"{name}_with_lesions" for name in DISTANCES),
+)
 
 
 def answer_to(name: str, index: int) -> dict[str, Any]:
@@ -283,8 +287,8 @@ def test_a_perfect_detector_has_one_everywhere(names: list[str]) -> None:
     cases = [evaluated(name) for name in names]
     figures = weighted_figures(cases, np.ones((1, len(cases))))
     assert len(figures) >= 22
-    for figure, value in figures.items():
-        assert value[0] == pytest.approx(0.0 if figure in ZERO_IS_BEST else 1.0, abs=1e-12), figure
+    for name, figure in figures.items():
+        assert figure.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
     scores = summarize(cases)["scores"]
     for criterion in ("any", "iou_0.1", "iou_0.5"):
         assert [scores[criterion][key] for key in ("average_precision", "cpm", "map")] == [1.0, 1.0, 1.0]
@@ -294,16 +298,23 @@ def test_a_perfect_detector_has_one_everywhere(names: list[str]) -> None:
 def test_healthy_scans_do_not_make_a_perfect_detector_less_perfect() -> None:
     cases = [evaluated(name) for name in ("perfect", "empty_both")]
     figures = weighted_figures(cases, np.ones((1, 2)))
-    for figure, value in figures.items():
-        assert value[0] == pytest.approx(0.0 if figure in ZERO_IS_BEST else 1.0, abs=1e-12), figure
+    for name, figure in figures.items():
+        assert figure.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
     assert cpm(froc_curve(records(["perfect", "empty_both"], 0.1))) == 1.0
 
 
 @pytest.mark.parametrize("name", golden_cases())
 def test_every_figure_is_a_number(name: str) -> None:
-    for figure, value in weighted_figures([evaluated(name)], np.ones((1, 1))).items():
-        undefined = figure.endswith("_with_lesions") and not evaluated(name).overall.has_lesions
-        assert np.isfinite(value[0]) != undefined, figure
+    overall, lesionwise = evaluated(name).overall, evaluated(name).figures["all"].lesionwise
+    needs = {
+        "precision": overall.detection["any"].predictions,
+        "sq": overall.panoptic.matches,
+        "lesionwise": lesionwise.truth,
+        **dict.fromkeys(("recall", "f1", "pq", "rq", "ap", "cpm"), overall.detection["any"].truth),
+    }
+    for key, figure in weighted_figures([evaluated(name)], np.ones((1, 1))).items():
+        known = overall.has_lesions if key.endswith("_with_lesions") else needs.get(key.split("_")[0], 1) > 0
+        assert np.isfinite(figure.values[0]) == known, key
 
 
 def test_without_distances_the_other_figures_are_the_same() -> None:
