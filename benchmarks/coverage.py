@@ -95,6 +95,12 @@ KINDS = {
         lambda random, n: random.beta(4, 2, n),
         lambda random, n: random.poisson(np.exp(random.normal(-0.5, 1, n))),
     ),
+    "failures": Kind(
+        "about 5 lesions a patient, recall .9, but none is found in every tenth patient",
+        lambda random, n: 1 + random.poisson(4, n),
+        lambda random, n: np.where(random.random(n) < 0.1, 0.0, 0.9),
+        lambda random, n: random.poisson(0.5, n),
+    ),
     "rare": Kind(
         "one lesion in every seventh scan, recall .8",
         lambda random, n: random.binomial(1, 1 / 7, n),

@@ -141,7 +141,7 @@ def contributions(of_case: npt.ArrayLike, groups: Sequence[str] | None = None) -
     amounts = np.asarray(of_case, np.float64)
     if groups is not None:
         _, member = np.unique(np.asarray(groups), return_inverse=True)
-        amounts = np.bincount(member, weights=amounts)
+        amounts = np.asarray(np.bincount(member, weights=amounts), np.float64)
     total = float(amounts.sum())
     if total <= 0:
         return Contributions(0, 0.0, 1.0)

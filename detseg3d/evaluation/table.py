@@ -6,8 +6,17 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detseg3d.evaluation.froc import FROC_RATES
 from detseg3d.evaluation.metrics import HEADLINE
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, interval_note, left_out, measured, too_few
+from detseg3d.evaluation.remarks import (
+    HD95_PENALTY,
+    different_scans,
+    few_scans_for_froc,
+    interval_note,
+    left_out,
+    measured,
+    too_few,
+)
 
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
@@ -114,7 +123,7 @@ def _one_system(result: Mapping[str, Any]) -> list[str]:
         ),
         _empty_cases(summary),
         _by_size(summary["recall_by_size"]),
-        _froc(summary.get("scores") if measured(summary, "truth") else None),
+        _froc(summary.get("scores") if measured(summary, "truth") else None, summary["cases"]),
         _preset(summary.get("preset")),
     ]
 
@@ -192,7 +201,7 @@ def _with_interval(entry: Mapping[str, Any] | None, key: str, sign: str = "") ->
     return text if entry["low"] is None else f"{text} [{entry['low']:{sign}.3f}, {entry['high']:{sign}.3f}]"
 
 
-def _froc(scores: Mapping[str, Any] | None) -> str:
+def _froc(scores: Mapping[str, Any] | None, scans: int) -> str:
     """Recall at the usual numbers of false positives per scan, with the score that gives it."""
     if scores is None:
         return ""
@@ -203,7 +212,9 @@ def _froc(scores: Mapping[str, Any] | None) -> str:
         recall = [_share(row["recall"]) for row in part["froc"]]
         rows.append((f"recall, {name}", *recall, _share(part["cpm"]), _share(part["average_precision"])))
         rows.append((f"score from, {name}", *(_share(row["threshold"]) for row in part["froc"]), "–", "–"))
-    return "### FROC: recall by false positives per scan\n\n" + markdown_table(("", *rates, "CPM", "AP"), rows)
+    table = markdown_table(("", *rates, "CPM", "AP"), rows)
+    few = few_scans_for_froc(scans, FROC_RATES)
+    return f"### FROC: recall by false positives per scan\n\n{table}" + (f"\n\n{few}" if few else "")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -84,8 +84,8 @@ def test_intervals_say_how_many_patients_they_rest_on() -> None:
     result["intervals"]["recall_iou_0.1"] |= {"low": 0.5, "high": 1.0, "patients": 1, "left_out": 3}
     text = format_evaluation(result)
     assert "bootstrap over 1 patient.\nResamples without anything that a figure counts, such as lesions" in text
-    assert "left out: up to 3.\n**Intervals of figures that rest on fewer than 6 patients (here 1)" in text
-    result["intervals"]["recall_iou_0.1"] |= {"patients": 6, "left_out": 0}
+    assert "left out: up to 3.\n**Intervals that rest on fewer than 5 patients (here 1)" in text
+    result["intervals"]["recall_iou_0.1"] |= {"patients": 5, "left_out": 0}
     assert "fewer than" not in format_evaluation(result) and "left out" not in format_evaluation(result)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from detseg3d.evaluation.froc import FROC_RATES
 from detseg3d.evaluation.metrics import HEADLINE
+from detseg3d.evaluation.remarks import few_scans_for_froc
 from detseg3d.reporting.html.charts import (
     Bars,
     Line,
@@ -49,6 +51,9 @@ def curve_section(evaluated: Evaluated) -> Html:
         tag("p", "Each point of a curve is a threshold: predictions with a lower score are left out. Point at a marker "
             "for its figures."),
     ]  # fmt: skip
+    few = few_scans_for_froc(min(dig(r, "summary", "cases") or 0 for r in evaluated.results.values()), FROC_RATES)
+    if few:
+        parts.append(tag("p", few, class_="note"))
     if without and evaluated.several:
         parts.append(tag("p", "Without scores, and therefore without a curve: ", ", ".join(without), "."))
     if evaluated.several:

@@ -167,13 +167,13 @@ def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, resu
     assert "bootstrap" not in write(tmp_path, {**result, "intervals": plain}).visible
 
 
-@pytest.mark.parametrize(("patients", "warned"), [(5, True), (6, False)])
+@pytest.mark.parametrize(("patients", "warned"), [(4, True), (5, False)])
 def test_intervals_of_few_patients_are_not_to_be_trusted(
     tmp_path: Path, result: dict[str, Any], patients: int, warned: bool
 ) -> None:
     intervals = {name: {**entry, "patients": patients} for name, entry in result["intervals"].items()}
     warnings = write(tmp_path, {**result, "intervals": intervals}).find("p", class_="warn")
-    assert ["rest on fewer than 6 patients (here 5)" in entry["text"] for entry in warnings] == [True] * warned
+    assert ["rest on fewer than 5 patients (here 4)" in entry["text"] for entry in warnings] == [True] * warned
 
 
 def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) -> None:
