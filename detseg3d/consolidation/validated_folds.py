@@ -24,7 +24,15 @@ __all__ = ["ValidatedFolds", "load_validated_folds"]
 logger = logging.getLogger(__name__)
 
 # Candidates that were stored under different ones of these cannot be pooled.
-_STORED_UNDER = ("det_threshold", "suppression_distance", "suppression_iou", "max_candidates", "mirror_axes")
+_STORED_UNDER = (
+    "det_threshold",
+    "suppression_distance",
+    "suppression_iou",
+    "candidate_density",
+    "min_candidates",
+    "max_candidates",
+    "mirror_axes",
+)
 # Folds may differ in these and still be averaged.
 _FREE = {"training", "inference", "decisions", "memory_budget_gb", "inference_budget_gb", "npy_spacing"}
 

@@ -95,6 +95,8 @@ class Candidates:
     highest_detection : float
         Highest probability of the detector in the scan, also where no candidate reached the detection threshold. It is
         not stored.
+    limit : int or None
+        How many candidates a prediction of this scan may have; more may be stored. ``None``: any number.
     """
 
     found: Detections
@@ -102,6 +104,7 @@ class Candidates:
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     highest_detection: float = 0.0
+    limit: int | None = None
 
     def __len__(self) -> int:
         return len(self.found)
@@ -110,10 +113,12 @@ class Candidates:
         """Only the candidates ``indices``, in this order, with their RoIs."""
         place = {int(old): new for new, old in enumerate(indices)}
         predictions = [p._replace(candidate=place[p.candidate]) for p in self.predictions if p.candidate in place]
-        return Candidates(self.found[indices], predictions, self.shape, self.spacing)
+        return Candidates(
+            self.found[indices], predictions, self.shape, self.spacing, self.highest_detection, self.limit
+        )
 
     def passing(self, inference: InferencePlan) -> IntArray:
-        """Indices of the candidates that pass the plan's detection threshold and suppression, best first."""
+        """Indices of the candidates that pass the plan's detection threshold, suppression and limit, best first."""
         above = np.flatnonzero(self.found.scores >= inference.det_threshold)
         found = self.found[above]
         kept = suppress(
@@ -122,11 +127,12 @@ class Candidates:
             found.classes,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
+            most=self.limit,
         )
         return above[kept]
 
     def admitted(self, inference: InferencePlan) -> Candidates:
-        """The candidates that pass the plan's detection threshold and suppression."""
+        """The candidates that pass the plan's detection threshold, suppression and limit."""
         return self.select(self.passing(inference))
 
     def final_scores(self, inference: InferencePlan) -> npt.NDArray[np.float64]:
@@ -214,14 +220,17 @@ class Candidates:
 
 
 def loose_suppression(inference: InferencePlan) -> InferencePlan:
-    """The plan's inference section with half the suppression distance and more overlap allowed.
+    """The plan's inference section with half the suppression distance, more overlap and twice as many candidates.
 
-    What is stored under it serves every stricter setting that a later search may try. Suppression is greedy, so two
-    passes, the second stricter, may now and then lose a candidate that a strict pass alone would have kept: one whose
-    near duplicate fell to a third.
+    There is room for what a stricter suppression removes later. What is stored under it serves every stricter setting
+    that a later search may try. Suppression is greedy, so two passes, the second stricter, may now and then lose a
+    candidate that a strict pass alone would have kept: one whose near duplicate fell to a third.
     """
     return inference.model_copy(
         update={
+            "candidate_density": 2 * inference.candidate_density,
+            "min_candidates": 2 * inference.min_candidates,
+            "max_candidates": 2 * inference.max_candidates,
             "suppression_distance": inference.suppression_distance / 2,
             "suppression_iou": max(inference.suppression_iou, 0.5),
         }
@@ -248,6 +257,7 @@ def save_candidates(candidates: Candidates, path: str | Path) -> None:
             handle,
             shape=np.asarray(candidates.shape, np.int64),
             spacing=np.asarray(candidates.spacing, np.float64),
+            limit=np.asarray(-1 if candidates.limit is None else candidates.limit, np.int64),
             boxes=np.asarray(found.boxes, np.float32),
             scores=np.asarray(found.scores, np.float32),
             classes=np.asarray(found.classes, np.int64),
@@ -298,4 +308,7 @@ def _from_arrays(data: dict[str, npt.NDArray[Any]]) -> Candidates:
     ]
     depth, height, width = (int(n) for n in data["shape"])
     z, y, x = (float(value) for value in data["spacing"])
-    return Candidates(Detections(boxes, scores, classes), predictions, (depth, height, width), (z, y, x))
+    stored_limit = int(data["limit"])
+    limit = None if stored_limit < 0 else stored_limit
+    found = Detections(boxes, scores, classes)
+    return Candidates(found, predictions, (depth, height, width), (z, y, x), limit=limit)

@@ -63,6 +63,8 @@ class CasePrediction:
         The scan beside the training scans; ``None`` if they were not compared.
     instance_classes : dict of int to int, or None
         Class index of each lesion, for models of instance maps of several classes.
+    candidate_limit : int or None
+        How many candidates the plan allows in a scan of this volume; ``None`` if it was not asked.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
@@ -73,10 +75,21 @@ class CasePrediction:
     probabilities: npt.NDArray[np.float16] | None = None
     similarity: Similarity | None = None
     instance_classes: Mapping[int, int] | None = None
+    candidate_limit: int | None = None
+
+    @property
+    def limit_reached(self) -> bool:
+        """Whether there are as many candidates as the plan allows: weaker ones were left out."""
+        return self.candidate_limit is not None and len(self.candidates) >= self.candidate_limit
 
 
 def describe_case(
-    merged: Merged, found: Detections, geometry: Geometry, plans: Plans, similarity: Similarity | None = None
+    merged: Merged,
+    found: Detections,
+    geometry: Geometry,
+    plans: Plans,
+    similarity: Similarity | None = None,
+    candidate_limit: int | None = None,
 ) -> CasePrediction:
     """Put what was merged into words and numbers for people.
 
@@ -90,6 +103,8 @@ def describe_case(
     plans : Plans
     similarity : Similarity, optional
         The scan beside the training scans.
+    candidate_limit : int, optional
+        How many candidates the scan may have.
     """
     lesions = []
     for lesion in merged.lesions:
@@ -129,6 +144,7 @@ def describe_case(
         merged.probabilities,
         similarity,
         {lesion.id: lesion.class_index for lesion in merged.lesions} if numbered else None,
+        candidate_limit,
     )
 
 
@@ -196,6 +212,8 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
             "shape": list(stored.shape),
             "spacing": list(stored.spacing),
             "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
+            "candidate_limit": prediction.candidate_limit,
+            "limit_reached": prediction.limit_reached,
             "similarity": None if prediction.similarity is None else prediction.similarity.to_json(),
             "lesions": [_as_stored(lesion, stored, order) for lesion in prediction.lesions],
             "candidates": [_as_stored(candidate, stored, order) for candidate in prediction.candidates],
@@ -294,7 +312,7 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
 _LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
 _BOX_COLUMNS = tuple(f"{corner}{end}" for end in (0, 1) for corner in "zyx")
 _CENTER_COLUMNS = ("center_x_mm", "center_y_mm", "center_z_mm")
-_CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "unlike_training", "reasons")
+_CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "limit_reached", "unlike_training", "reasons")
 
 
 def write_tables(folder: Path) -> None:
@@ -364,6 +382,7 @@ def _case_row(record: Any) -> list[Any]:
         len(lesions),
         max((lesion["score"] for lesion in lesions), default=""),
         _rounded(float(sum(lesion["volume_mm3"] for lesion in lesions))),
+        "yes" if record.get("limit_reached") else "no",
         _unlike(record),
         "; ".join(similarity.get("reasons", ())),
     ]

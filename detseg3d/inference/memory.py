@@ -8,7 +8,7 @@ import torch
 
 from detseg3d.execution.device import autocast_dtype
 from detseg3d.planning.memory import BYTES_PER_VALUE, LABEL_BYTES, inference_bytes, stage2_inference_bytes
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import InferencePlan, Plans
 from detseg3d.preprocessing.preprocessor import CaseTransform
 
 __all__ = ["prediction_bytes"]
@@ -17,11 +17,13 @@ __all__ = ["prediction_bytes"]
 _MARGIN = 1.1
 
 
-def prediction_bytes(plans: Plans, transform: CaseTransform, device: torch.device) -> float:
+def prediction_bytes(
+    plans: Plans, transform: CaseTransform, device: torch.device, inference: InferencePlan | None = None
+) -> float:
     """Peak memory of predicting a scan above the scan itself, in bytes of the machine, not of an accelerator.
 
-    Stage 2 is counted as if it ran while Stage 1's maps are kept, with as many candidates as the plan allows: most
-    scans need less.
+    Stage 2 is counted as if it ran while Stage 1's maps are kept, with as many candidates as the plan allows in a scan
+    of this volume: most scans need less.
 
     Parameters
     ----------
@@ -30,13 +32,16 @@ def prediction_bytes(plans: Plans, transform: CaseTransform, device: torch.devic
         Of the scan, which may be far larger than those the plans were made for.
     device : torch.device
         On an accelerator the feature maps lie in memory of its own, which raises an error where it runs out.
+    inference : InferencePlan, optional
+        For the limit of candidates; by default that of the plans.
     """
     fine, original = math.prod(transform.fine_shape), math.prod(transform.original_shape)
     # Masks are made on the scan's own grid, which may be larger or smaller than the fine one.
     masks = (original - fine) * LABEL_BYTES
     size = BYTES_PER_VALUE if autocast_dtype(device) is not None else 4
+    candidates = (inference or plans.inference).candidate_limit(transform.fine_volume)
     maps, outlines = stage2_inference_bytes(
-        plans.stage2, plans.roi.size, plans.inference.roi_batch_size, plans.inference.max_candidates, size
+        plans.stage2, plans.roi.size, plans.inference.roi_batch_size, candidates, size
     )
     if device.type != "cpu":
         return _MARGIN * (fine * (plans.num_channels * 4 + LABEL_BYTES) + masks + outlines)

@@ -210,7 +210,9 @@ class Predictor:
     ) -> CasePrediction:
         """Predict a scan ``(C, Z, Y, X)`` in canonical order that lies at ``geometry``."""
         candidates = self.find_candidates(images, geometry)
-        return self.describe(candidates, geometry, keep_probabilities, self.compare(images, geometry))
+        result = self.describe(candidates, geometry, keep_probabilities, self.compare(images, geometry))
+        self._warn_of_limit(result, "the scan")
+        return result
 
     def compare(self, images: npt.NDArray[np.float32], geometry: Geometry, name: str = "the scan") -> Similarity | None:
         """Compare a scan with the training scans; a scan that is unlike them is logged as a warning.
@@ -254,7 +256,7 @@ class Predictor:
         if keep_probabilities:  # of the scan, and twice of the lesions that are merged together
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         merged = candidates.merge(self.plans, keep_probabilities)
-        return describe_case(merged, candidates.found, geometry, self.plans, similarity)
+        return describe_case(merged, candidates.found, geometry, self.plans, similarity, candidates.limit)
 
     def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
         """Both stages on a scan ``(C, Z, Y, X)``: all candidates above the detection threshold, with their RoI masks.
@@ -264,18 +266,20 @@ class Predictor:
         images : ndarray of float32, shape ``(C, Z, Y, X)``
         geometry : Geometry
         loose : bool
-            Keep more of the duplicates, for a search over suppression settings.
+            Keep more of the duplicates, and twice as many candidates, for a search over suppression settings.
 
         Raises
         ------
         DetSeg3DError
             If the scan cannot be used, or is too large for the memory.
         """
-        case = preprocess_case(images, geometry.spacing, self.plans, admit=self._admit)
+        inference = loose_suppression(self.plans.inference) if loose else self.plans.inference
+        case = preprocess_case(
+            images, geometry.spacing, self.plans, admit=lambda transform: self._admit(transform, inference)
+        )
         image, transform = torch.from_numpy(case.image), case.transform
         del case
-        suppression = loose_suppression(self.plans.inference) if loose else self.plans.inference
-        found, highest = self._detect(image, suppression)
+        found, highest = self._detect(image, inference, inference.candidate_limit(transform.fine_volume))
         predictions = self.segment_boxes(image, found)
         del image
         # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
@@ -284,12 +288,13 @@ class Predictor:
         ]
         boxes = transform.boxes_to_original(found.boxes)
         there = Detections(boxes, found.scores, found.classes)
-        return Candidates(there, placed, geometry.shape, geometry.spacing, highest)
+        limit = self.plans.inference.candidate_limit(transform.fine_volume)
+        return Candidates(there, placed, geometry.shape, geometry.spacing, highest, limit)
 
-    def _admit(self, transform: CaseTransform) -> None:
+    def _admit(self, transform: CaseTransform, inference: InferencePlan) -> None:
         """Raise if a scan on the fine grid is too large for the memory; the scan itself has been read."""
         in_memory = math.prod(transform.original_shape) * self.plans.num_channels * 4
-        needed = prediction_bytes(self.plans, transform, self.device)
+        needed = prediction_bytes(self.plans, transform, self.device, inference)
         require_memory(
             needed if self.memory_gb is None else needed + in_memory,
             f"predicting this scan, {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid,",
@@ -314,8 +319,8 @@ class Predictor:
         # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/design.md).
         return segment_rois(self.models, image, detection_image, found, self.mirror_axes[-1:], self.device)
 
-    def _detect(self, image: torch.Tensor, inference: InferencePlan) -> tuple[Detections, float]:
-        """Candidates of a fine volume ``(C, Z, Y, X)``, and the highest probability of the detector."""
+    def _detect(self, image: torch.Tensor, inference: InferencePlan, limit: int) -> tuple[Detections, float]:
+        """At most ``limit`` candidates of a fine volume ``(C, Z, Y, X)``, and the detector's highest probability."""
         detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
         levels = average_dense(self.models, detection_image, self.mirror_axes, self.device)
         cell_sizes, shape = self.models[0].cell_sizes, image.shape[1:]
@@ -324,7 +329,7 @@ class Predictor:
             cell_sizes,
             shape,
             threshold=inference.det_threshold,
-            max_candidates=inference.max_candidates,
+            max_candidates=limit,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
             reach=self.plans.training.regression_reach,
@@ -447,8 +452,20 @@ class Predictor:
             raise_again()
             raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0]) from error
         logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
+        self._warn_of_limit(result, case.case_id)
         self._warn_without_lesions({case.case_id: _outcome(result, candidates)})
         return result
+
+    def _warn_of_limit(self, result: CasePrediction, name: str) -> None:
+        """Log a warning if the scan has as many candidates as the plan allows."""
+        if result.limit_reached:
+            logger.warning(
+                "%s reaches the limit of %d candidates: weaker candidates were left out, and lesions may be missing. "
+                "To allow more, raise %s in the plans.json of the model's folds",
+                name,
+                result.candidate_limit,
+                limiting_setting(self.plans.inference, result.candidate_limit),
+            )
 
     def _warn_without_lesions(self, outcomes: Mapping[str, CaseOutcome]) -> None:
         message = explain_no_lesions(outcomes, self.plans.inference)
@@ -484,6 +501,7 @@ class Predictor:
         else:
             remove_files(candidates_path(folder, case.case_id))  # of an earlier prediction, maybe by another model
         result = self.describe(candidates, geometry, save_probabilities, similarity)
+        self._warn_of_limit(result, case.case_id)
         write_case(result, case.case_id, folder, ending)
         return _outcome(result, candidates)
 
@@ -503,6 +521,20 @@ class Predictor:
             If there is none, or channels are missing.
         """
         return list_inputs(source, self.plans.num_channels, series)
+
+
+def limiting_setting(inference: InferencePlan, limit: int | None) -> str:
+    """The setting of the plan that decides the limit of candidates of a scan.
+
+    Examples
+    --------
+    >>> plan = InferencePlan(candidate_density=1e-3, min_candidates=100, max_candidates=5000)
+    >>> [limiting_setting(plan, plan.candidate_limit(volume)) for volume in (1e4, 1e6, 1e8)]
+    ['inference.min_candidates', 'inference.candidate_density', 'inference.max_candidates']
+    """
+    if limit == inference.max_candidates:
+        return "inference.max_candidates"
+    return "inference.min_candidates" if limit == inference.min_candidates else "inference.candidate_density"
 
 
 def _reason(error: Exception) -> str:

@@ -264,11 +264,15 @@ class DetSeg3D(nn.Module):
             self.cell_sizes,
             shape,
             threshold=threshold,
-            max_candidates=inference.max_candidates if max_candidates is None else max_candidates,
+            max_candidates=self._candidate_limit(shape) if max_candidates is None else max_candidates,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
             reach=self.plans.training.regression_reach,
         )
+
+    def _candidate_limit(self, shape: Sequence[int]) -> int:
+        """Candidates that a volume of ``shape`` fine voxels may have."""
+        return self.plans.inference.candidate_limit(math.prod(shape) * math.prod(self.plans.fine_spacing))
 
     def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """RoIs of boxes by the plan's rule; see :func:`detseg3d.core.tiles.tile_boxes`."""

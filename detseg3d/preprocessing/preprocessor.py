@@ -69,6 +69,11 @@ class CaseTransform:
         return z1 - z0, y1 - y0, x1 - x0
 
     @property
+    def fine_volume(self) -> float:
+        """Volume of the crop in mm³."""
+        return math.prod(self.fine_shape) * math.prod(self.fine_spacing)
+
+    @property
     def scale(self) -> Spacing:
         """Fine voxels per original voxel."""
         z, y, x = (fine / crop for fine, crop in zip(self.fine_shape, self.crop_shape, strict=True))

@@ -189,8 +189,19 @@ def test_stored_candidates_are_suppressed_less(tiny_plans: Plans, iou: float, st
     plan = tiny_plans.evolve(inference={"suppression_distance": 0.8, "suppression_iou": iou}).inference
     loose = loose_suppression(plan)
     assert (loose.suppression_distance, loose.suppression_iou) == (0.4, stored)
-    same = loose.model_copy(update={"suppression_distance": 0.8, "suppression_iou": iou})
-    assert same == plan
+    assert loose.candidate_limit(1e5) == 2 * plan.candidate_limit(1e5)
+    changed = ("suppression_distance", "suppression_iou", "candidate_density", "min_candidates", "max_candidates")
+    assert loose.model_copy(update={name: getattr(plan, name) for name in changed}) == plan
+
+
+def test_a_limit_keeps_the_best_of_those_that_pass(tiny_plans: Plans, tmp_path: Path) -> None:
+    blobs = [Blob((2, 2, 2 + 6 * index, 4, 4, 4 + 6 * index), 0.9 - 0.1 * index, 1) for index in range(4)]
+    limited = replace(make_candidates(blobs), limit=2)
+    assert limited.passing(tiny_plans.inference).tolist() == [0, 1]
+    save_candidates(limited, tmp_path / "a.npz")
+    assert load_candidates(tmp_path / "a.npz").limit == 2
+    save_candidates(make_candidates(blobs), tmp_path / "b.npz")
+    assert load_candidates(tmp_path / "b.npz").limit is None
 
 
 # -- Masks -------------------------------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_
         "shape": [8, 9, 10],
         "spacing": [3.0, 0.5, 0.75],
         "axes": AXES,
+        "candidate_limit": None,
+        "limit_reached": False,
         "similarity": None,
         "lesions": prediction.lesions,
         "candidates": prediction.candidates,

@@ -70,7 +70,7 @@ def test_a_file_beyond_the_allowance_is_not_even_read(
 def test_on_an_accelerator_the_feature_maps_do_not_count(tiny_plans: Plans) -> None:
     transform = case_transform((64, 64, 64), (1.0, 1.0, 1.0), (0, 0, 0, 64, 64, 64), tiny_plans)
     beside = prediction_bytes(tiny_plans, transform, torch.device("cuda"))
-    masks = tiny_plans.inference.max_candidates * math.prod(tiny_plans.roi.size) * 2
+    masks = tiny_plans.inference.candidate_limit(64**3) * math.prod(tiny_plans.roi.size) * 2
     assert beside == pytest.approx(1.1 * (64**3 * (4 + 6) + masks))
     assert prediction_bytes(tiny_plans, transform, torch.device("cpu")) > beside
 
@@ -90,7 +90,7 @@ def test_large_rois_count(tiny_plans: Plans) -> None:
     # Two RoIs of 64³ samples at a time, some maps of 8 channels of them; and the masks of 500 candidates.
     transform = case_transform((40, 40, 40), (1.0, 1.0, 1.0), (0, 0, 0, 40, 40, 40), tiny_plans)
     small, large = (
-        tiny_plans.evolve(roi={"size": (edge,) * 3}, inference={"roi_batch_size": 2, "max_candidates": 500})
+        tiny_plans.evolve(roi={"size": (edge,) * 3}, inference={"roi_batch_size": 2, "min_candidates": 500})
         for edge in (16, 64)
     )
     more = prediction_bytes(large, transform, torch.device("cpu")) - prediction_bytes(
@@ -98,3 +98,13 @@ def test_large_rois_count(tiny_plans: Plans) -> None:
     )
     samples = 64**3 - 16**3
     assert more >= 500 * samples * 2 + 2 * samples * tiny_plans.stage2.channels[0] * 2 * 4
+
+
+def test_the_candidates_that_a_larger_scan_may_have_count(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"candidate_density": 1e-3, "max_candidates": 10_000})
+    masks = []
+    for side in (64, 128):
+        transform = case_transform((side,) * 3, (1.0, 1.0, 1.0), (0, 0, 0, *(side,) * 3), plans)
+        masks.append(prediction_bytes(plans, transform, torch.device("cuda")) / 1.1 - side**3 * (4 + 6))
+    of_one = math.prod(plans.roi.size) * 2
+    assert masks == pytest.approx([263 * of_one, 2098 * of_one])

@@ -17,11 +17,12 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.inference.candidates import Candidates
+from detseg3d.inference.candidates import Candidates, candidates_path, load_candidates
 from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.predictor import Predictor
 from detseg3d.io.images import read_image, write_image
+from tests.inference.conftest import load
 from tests.io.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
 from tests.scans import make_scan
 
@@ -132,7 +133,8 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
 
 def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    assert set(record) == {"case_id", "spacing", "shape", "axes", "similarity", "lesions", "candidates"}
+    limit = {"candidate_limit", "limit_reached"}
+    assert set(record) == {"case_id", "spacing", "shape", "axes", "similarity", "lesions", "candidates"} | limit
     place = {"box", "box_world", "center", "center_world"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place
     assert set(record["lesions"][0]) == common | {"id", "voxels", "volume_mm3", "diameter_mm"}
@@ -449,3 +451,41 @@ def test_each_lesion_says_whether_its_scan_is_unlike_the_training(compared: tupl
         rows = list(csv.DictReader(handle))
     assert {row["unlike_training"] for row in rows if row["case"] == "usual"} == {"no"}
     assert {row["unlike_training"] for row in rows if row["case"] == "thick"} <= {"yes"}
+
+
+# -- Scans that reach the limit of candidates --------------------------------------------------------------------------
+
+
+def with_limit(tiny_model: Path, limit: int) -> Predictor:
+    predictor = load(tiny_model)
+    settings = {"det_threshold": 0.0, "min_candidates": limit, "max_candidates": 10 * limit}
+    predictor.plans = predictor.plans.evolve(inference=settings)
+    return predictor
+
+
+@pytest.mark.parametrize("save_candidates", [False, True])
+def test_a_scan_that_reaches_the_limit_of_candidates_says_so(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, save_candidates: bool
+) -> None:
+    image = make_scan(101)[0]
+    write_image(image, Geometry(image.shape), tmp_path / "in" / "full.nii.gz")
+    predictor = with_limit(tiny_model, 3)
+    cases = predictor.list_inputs(tmp_path / "in")
+    assert predictor.predict_files(cases, tmp_path / "out", save_candidates=save_candidates, progress=False) == {}
+    (warning,) = [record.getMessage() for record in caplog.records if "limit of" in record.getMessage()]
+    assert warning.startswith("full reaches the limit of 3 candidates") and "inference.min_candidates" in warning
+    record = json.loads((tmp_path / "out" / "rois" / "full.json").read_text(encoding="utf-8"))
+    assert (record["candidate_limit"], record["limit_reached"], len(record["candidates"])) == (3, True, 3)
+    with (tmp_path / "out" / "cases.csv").open(newline="", encoding="utf-8") as handle:
+        assert [row["limit_reached"] for row in csv.DictReader(handle)] == ["yes"]
+    if save_candidates:  # there is room for those that a stricter suppression removes
+        assert 3 < len(load_candidates(candidates_path(tmp_path / "out", "full"))) <= 6
+
+
+def test_a_scan_below_the_limit_says_nothing(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = make_scan(101)[0]
+    result = with_limit(tiny_model, 100_000 // 10).predict_array(image, (1.0, 1.0, 1.0))
+    assert result.candidate_limit == 10_000 and not result.limit_reached
+    assert not [record for record in caplog.records if "limit of" in record.getMessage()]
