@@ -21,6 +21,7 @@ from detseg3d.planning.plans import (
     Stage2Plan,
 )
 from detseg3d.planning.recall_bound import CaseLesions
+from detseg3d.planning.suppression import DISTANCES, OVERLAPS, Suppression
 
 __all__ = ["mm", "times"]
 
@@ -340,6 +341,21 @@ def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:
         f"{inference.candidate_density:.3g} for each mm³ of a scan, but from {inference.min_candidates} to "
         f"{inference.max_candidates} (their masks take memory)",
     )
+
+
+def explain_suppression(suppression: Suppression) -> Decision:
+    """From which distance and overlap on two candidates are taken for one lesion."""
+    value = f"nearer than {suppression.distance:g} sizes, or IoU above {suppression.iou:g}"
+    if suppression.lesions == 0:
+        return Decision(name="suppression", value=value, because="the training cases have no lesion: usual values")
+    strictest = f"{DISTANCES[0]:g} sizes and IoU {OVERLAPS[0]:g}"
+    because = (
+        f"two candidates so much alike are taken for one lesion; {suppression.lost} of {suppression.lesions} true "
+        f"lesions are as close to another of their class"
+    )
+    if (suppression.distance, suppression.iou) != (DISTANCES[0], OVERLAPS[0]):
+        because += f", and {suppression.lost_by_default} would be lost with the usual {strictest}"
+    return Decision(name="suppression", value=value, because=because)
 
 
 def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:

@@ -28,6 +28,7 @@ from detseg3d.planning.plans import (
     TrainingPlan,
 )
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
+from detseg3d.planning.suppression import Suppression, choose_suppression
 
 __all__ = ["choose_normalization", "plan_dataset"]
 
@@ -113,7 +114,8 @@ def plan_dataset(
         rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
         mirror_axes=mirror_axes,
     )
-    inference = _plan_inference(lesions, [scan.lesions for scan in scans], roi, dataset, mirror_axes)
+    suppression = choose_suppression([scan.lesions for scan in scans], fine)
+    inference = _plan_inference(lesions, [scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes)
     needs = Requirements(
         scans=scans,
         fine=fine,
@@ -153,6 +155,7 @@ def plan_dataset(
     decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
     decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
     decisions.append(explain.explain_candidates(plans, [scan.lesions for scan in scans]))
+    decisions.append(explain.explain_suppression(suppression))
     decisions += explain.explain_data(fingerprint, plans)
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
 
@@ -171,6 +174,7 @@ def _scans_of(cases: dict[str, Any], fine: Spacing) -> list[Scan]:
 def _plan_inference(
     lesions: _Lesions,
     cases: Sequence[CaseLesions],
+    suppression: Suppression,
     roi: RoiPlan,
     dataset: RawDataset,
     mirror_axes: tuple[int, ...],
@@ -181,6 +185,8 @@ def _plan_inference(
         candidate_density=limit.density,
         min_candidates=limit.fewest,
         max_candidates=limit.most,
+        suppression_distance=suppression.distance,
+        suppression_iou=suppression.iou,
         join_touching=not dataset.instances,
         # What lies apart from a mask is more often a crumb than the smallest lesion ever seen.
         minimum_part_mm3=0.0 if dataset.instances else roi_rules.smallest_lesion(lesions.volumes),

@@ -17,7 +17,7 @@ from detseg3d.core.boxes import boxes_from_centers_and_sizes
 from detseg3d.core.nms import PairSimilarity, similar_pairs
 from detseg3d.planning.recall_bound import CaseLesions
 
-__all__ = ["Suppression", "choose_suppression"]
+__all__ = ["DISTANCES", "OVERLAPS", "Suppression", "choose_suppression"]
 
 IntArray = npt.NDArray[np.int64]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg3d.core.nms import suppress
+from detseg3d.core.nms import similar_pairs, suppress
 
 CUBE = np.array([0, 0, 0, 4, 4, 4], float)
 
@@ -111,3 +111,38 @@ def test_iou_must_exceed_its_limit(iou: float, left: int) -> None:
 def test_a_suppressed_box_suppresses_nothing() -> None:
     chain = [CUBE, moved(z=1.5), moved(z=3)]
     assert suppress(chain, [0.9, 0.8, 0.7], [0] * 3, distance=0.5, iou=1.0).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(("count", "most"), [(255, None), (300, None), (900, None), (900, 100)])
+def test_many_boxes_agree_with_brute_force(count: int, most: int | None) -> None:
+    # Enough for the spatial index: of all sizes, crowded, among them a few that span everything.
+    random = np.random.default_rng(count)
+    sizes = np.exp(random.uniform(0, 3, (count, 3)))
+    sizes[:3] = 60
+    centers = random.uniform(0, 60, (count, 3))
+    boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], axis=1)
+    scores, classes = random.integers(0, 50, count) / 50, random.integers(0, 2, count)
+    kept = suppress(boxes, scores, classes, distance=0.5, iou=0.3, most=most)
+    assert kept.tolist() == brute_force(boxes, scores, classes, 0.5, 0.3)[:most]
+
+
+@pytest.mark.parametrize(("edge", "left"), [(4, 1), (2.1, 1), (1.9, 2), (0.5, 2)])
+def test_only_boxes_of_like_volume_are_duplicates_by_distance(edge: float, left: int) -> None:
+    inside = [2 - edge / 2] * 3 + [2 + edge / 2] * 3
+    assert len(suppress([CUBE, inside], [0.9, 0.8], [0, 0], distance=0.5, iou=1.0)) == left
+
+
+@pytest.mark.parametrize("count", [20, 400])
+def test_similar_pairs_are_those_of_which_one_suppresses_the_other(count: int) -> None:
+    random = np.random.default_rng(count)
+    low, size = random.uniform(0, 20, (count, 3)), np.exp(random.uniform(0, 2, (count, 3)))
+    boxes, classes = np.concatenate([low, low + size], axis=1), random.integers(0, 2, count)
+    first, second, similarity = similar_pairs(boxes, classes, distance=0.5, iou=0.3)
+    found = set(zip(first.tolist(), second.tolist(), strict=True))
+    assert len(found) == len(first) == len(similarity.iou)
+    assert np.all((similarity.distance < 0.5) | (similarity.iou > 0.3))
+    for a in range(count):
+        for b in range(a + 1, count) if count < 100 else random.integers(a + 1, count + 1, 5):
+            if b < count:
+                alone = suppress(boxes[[a, b]], [1, 1], classes[[a, b]], distance=0.5, iou=0.3)
+                assert ((a, b) in found) == (len(alone) == 1)

@@ -305,7 +305,7 @@ def test_the_fullest_case_limits_the_candidates_of_a_scan_as_large(lesions: int,
 
 def test_colliding_lesions_lower_the_bound() -> None:
     dataset = make_dataset()
-    twins = [(0, (3.0,) * 3, (10.2, 10.2, 10.2)), (0, (3.0,) * 3, (11.0, 11.0, 11.0)), *cubes([3.0] * 8)]
+    twins = [(0, (3.0,) * 3, (10.2, 10.2, 10.2)), (0, (3.0,) * 3, (10.8, 10.8, 10.8)), *cubes([3.0] * 8)]
     plans = plan_dataset(make_fingerprint(dataset, [(96,) * 3] * 2, [(1, 1, 1)] * 2, [twins, []]), dataset)
     assert plans.recall_bound.same_cell == 1
     assert plans.recall_bound.bound == pytest.approx(0.9)
