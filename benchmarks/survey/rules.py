@@ -17,6 +17,7 @@ from detseg3d.core.tiles import tile_boxes
 from detseg3d.planning.memory import inference_limit_gb
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.recall_bound import case_lesions
 from detseg3d.planning.rules import assign_levels
 
 __all__ = [
@@ -243,9 +244,13 @@ def _memory(planned: PlannedKind) -> str | None:
 
 
 def _candidates(planned: PlannedKind) -> str | None:
-    most = max(len(case["lesions"]) for case in planned.fingerprint["cases"].values())
-    limit = planned.plans.inference.max_candidates
-    return None if limit >= most else f"{limit} candidates for {most} lesions in the fullest scan"
+    inference = planned.plans.inference
+    for name, record in planned.fingerprint["cases"].items():
+        case = case_lesions(record)
+        limit = inference.candidate_limit(case.volume)
+        if limit < len(case):
+            return f"{limit} candidates for {len(case)} lesions in scan {name}"
+    return None
 
 
 def _time(planned: PlannedKind) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.survey.model import Rule
 from benchmarks.survey.rules import PlannedKind, Violation, lesion_extents, nnunet_spacing
+from detseg3d.planning.recall_bound import case_lesions
 
 __all__ = ["Row", "explain_rules", "make_row", "write_table"]
 
@@ -57,7 +58,7 @@ def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
         f"{plans.recall_bound.bound:.3f}" if len(extents) else "–",
         "×".join(map(str, plans.roi.size)),
         f"{plans.predicted_training_gb:.1f}, {plans.predicted_inference_gb:.1f}",
-        str(plans.inference.max_candidates),
+        str(max(plans.inference.candidate_limit(case_lesions(case).volume) for case in cases)),
         ", ".join(dict.fromkeys(broken)) or "–",
     )
 

@@ -12,14 +12,17 @@ import numpy.typing as npt
 
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.consolidation.setting import PreparedCase
+from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.size_classes import size_classes
 from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.models.roi_sampling import match_proposals
-from detseg3d.models.targets import volume_targets
+from detseg3d.models.targets import VolumeTargets, volume_targets
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.recall_bound import CaseLesions, found_by_targets, levels_of_plans
 
-__all__ = ["STAGES", "TracedLesion", "attribute", "trace_lesions"]
+__all__ = ["PERFECT", "STAGES", "TracedLesion", "attribute", "trace_lesions"]
 
+PERFECT = "a perfect Stage 1 (bound of the plan)"
 STAGES = (
     "Stage 1, stored candidates",
     "Stage 1 at the operating point",
@@ -30,11 +33,15 @@ STAGES = (
 
 @dataclass(frozen=True)
 class TracedLesion:
-    """One true lesion: its size, and whether it was still there after each of :data:`STAGES`."""
+    """One true lesion: its size, and whether it was still there after each of :data:`STAGES`.
+
+    ``reachable`` says whether a perfect Stage 1 finds it, with the plan's cells, suppression and limit of candidates.
+    """
 
     case_id: str
     voxels: int
     kept: tuple[bool, ...]
+    reachable: bool = True
 
 
 def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans: Plans) -> list[TracedLesion]:
@@ -62,6 +69,7 @@ def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans:
     if len(truth) == 0:
         return []
     targets = volume_targets(truth.instances(), np.array([0, *truth.classes], np.int64))
+    reachable = found_by_targets(_true_lesions(truth, targets), levels_of_plans(plans), plans.inference)
     outcomes = CaseOutcomes(candidates, truth, plans)
     admitted = outcomes.passing(plans.inference)
     accepted = admitted[outcomes.scores[admitted] >= plans.inference.score_threshold]
@@ -73,9 +81,23 @@ def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans:
 
     stages = (hit(np.arange(len(candidates))), hit(admitted), hit(accepted), final)
     return [
-        TracedLesion(case_id, voxels, tuple(number in stage for stage in stages))
+        TracedLesion(case_id, voxels, tuple(number in stage for stage in stages), bool(reachable[number - 1]))
         for number, voxels in enumerate(truth.voxels, start=1)
     ]
+
+
+def _true_lesions(truth: CaseTruth, targets: VolumeTargets) -> CaseLesions:
+    """The true lesions of a case in the whole scan, as the planner knows those of the training in the crop."""
+    unit = np.asarray(truth.spacing, np.float64)
+    z, y, x = (np.asarray(truth.shape) * unit).tolist()
+    boxes = targets.boxes.astype(np.float64)
+    return CaseLesions(
+        (z, y, x),
+        box_centers(boxes) * unit,
+        box_sizes(boxes) * unit,
+        targets.classes,
+        np.asarray(truth.voxels, np.int64),
+    )
 
 
 def attribute(
@@ -86,6 +108,8 @@ def attribute(
     progress: bool = True,
 ) -> dict[str, Any]:
     """Recall after each stage over all cases, in all and by size, and Dice of Stage 2 given the true boxes.
+
+    The first row is the recall of a perfect Stage 1 on the same lesions.
 
     Parameters
     ----------
@@ -107,24 +131,17 @@ def attribute(
         partial(_trace, plans), cases, lambda case: case.stored.case_id, "stages", num_processes, progress
     )
     traced = [lesion for lesions in by_case for lesion in lesions]
-    bound = plans.recall_bound
-    stages: list[dict[str, Any]] = [
-        {
-            "stage": "bound of the plan's grid",
-            "recall": bound.bound,
-            "found": round(bound.bound * bound.lesions),
-            "lesions": bound.lesions,
-        }
-    ]
-    for index, stage in enumerate(STAGES):
-        found = sum(lesion.kept[index] for lesion in traced)
+    names = (PERFECT, *STAGES)
+    stages = []
+    for index, stage in enumerate(names):
+        found = sum(_still_there(lesion)[index] for lesion in traced)
         stages.append({"stage": stage, "recall": _share(found, len(traced)), "found": found, "lesions": len(traced)})
     rows, outlines = [], []
     for name, low, high in size_classes():
         members = [lesion for lesion in traced if low <= lesion.voxels < high]
         recall = {
-            stage: _share(sum(lesion.kept[index] for lesion in members), len(members))
-            for index, stage in enumerate(STAGES)
+            stage: _share(sum(_still_there(lesion)[index] for lesion in members), len(members))
+            for index, stage in enumerate(names)
         }
         rows.append({"bin": name, "lesions": len(members), "stages": recall})
         dice = [float(row["dice"]) for row in true_boxes if low <= row["voxels"] < high]
@@ -135,6 +152,11 @@ def attribute(
         "by_size": rows,
         "stage2_true_boxes": {"mean": float(np.mean(all_dice)) if all_dice else None, "by_size": outlines},
     }
+
+
+def _still_there(lesion: TracedLesion) -> tuple[bool, ...]:
+    """Whether a perfect Stage 1 finds it, then whether it was there after each stage."""
+    return lesion.reachable, *lesion.kept
 
 
 def _trace(plans: Plans, case: PreparedCase) -> list[TracedLesion]:

@@ -38,6 +38,7 @@ __all__ = [
     "CaseLesions",
     "DetectionLevels",
     "case_lesions",
+    "found_by_targets",
     "levels_of_plans",
     "recall_bound",
 ]
@@ -193,6 +194,20 @@ def recall_bound(
         by_size=tuple(_group(size.name, found[(voxels >= size.low) & (voxels < size.high)]) for size in size_classes()),
         bound=float(found.mean()) if len(found) else 1.0,
     )
+
+
+def found_by_targets(case: CaseLesions, levels: DetectionLevels, inference: InferencePlan) -> BoolArray:
+    """Which lesions of a case a Stage 1 finds whose output equals its training targets; shape ``(N,)``.
+
+    Examples
+    --------
+    >>> case = CaseLesions((8.0, 8.0, 8.0), np.array([[1, 1, 1], [1.5, 1, 1]]), np.array([[2.0] * 3, [1.5] * 3]),
+    ...                    np.zeros(2, np.int64), np.full(2, 8))
+    >>> found_by_targets(case, DetectionLevels((1, 1, 1), ((2, 2, 2),)), InferencePlan()).tolist()
+    [False, True]
+    """
+    found: BoolArray = _decode_targets(case, levels, inference).outcome == _FOUND
+    return found
 
 
 def _group(name: str, found: BoolArray) -> GroupRecall:

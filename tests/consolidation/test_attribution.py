@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg3d.consolidation.attribution import STAGES, TracedLesion, attribute, trace_lesions
+from detseg3d.consolidation.attribution import PERFECT, STAGES, TracedLesion, attribute, trace_lesions
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
 
@@ -99,8 +99,7 @@ def test_scans_without_candidates_lose_all_at_once(tiny_plans: Plans) -> None:
 
 
 def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: Plans) -> None:
-    bound = {"lesions": 40, "found": 36, "same_cell": 4, "bound": 0.9}
-    plans = tiny_plans.evolve(inference={"suppression_distance": 1.6}, recall_bound=bound)
+    plans = tiny_plans.evolve(inference={"suppression_distance": 1.6})
     cases = [
         prepare_case(tmp_path, "a", make_truth(*TRUTH), BLOBS),
         prepare_case(tmp_path, "b", make_truth(FOUND), [Blob(FOUND, 0.9, 0.9)]),
@@ -109,18 +108,18 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
     boxes = [{"voxels": 10, "dice": 0.4}, {"voxels": 14, "dice": 0.8}, {"voxels": 15, "dice": 0.9}]
     result = attribute(cases, plans, boxes, progress=False)
     assert [(row["stage"], row["found"], row["lesions"]) for row in result["stages"]] == [
-        ("bound of the plan's grid", 36, 40),
+        (PERFECT, 6, 6),
         (STAGES[0], 5, 6),
         (STAGES[1], 4, 6),
         (STAGES[2], 3, 6),
         (STAGES[3], 2, 6),
     ]
-    assert [row["recall"] for row in result["stages"]] == pytest.approx([0.9, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    assert [row["recall"] for row in result["stages"]] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
     small, middle, larger, *empty = result["by_size"]
     assert (small["bin"], small["lesions"]) == ("under 15 voxels", 2)  # one never seen, one badly outlined
-    assert small["stages"] == dict(zip(STAGES, (0.5, 0.5, 0.5, 0.0), strict=True))
+    assert small["stages"] == dict(zip((PERFECT, *STAGES), (1.0, 0.5, 0.5, 0.5, 0.0), strict=True))
     assert (middle["bin"], middle["lesions"]) == ("15 to under 50 voxels", 3)  # two found, one suppressed
-    assert middle["stages"] == pytest.approx(dict(zip(STAGES, (1, 2 / 3, 2 / 3, 2 / 3), strict=True)))
+    assert middle["stages"] == pytest.approx(dict(zip((PERFECT, *STAGES), (1, 1, 2 / 3, 2 / 3, 2 / 3), strict=True)))
     assert (larger["lesions"], larger["stages"][STAGES[2]]) == (1, 0.0)
     assert [row["lesions"] for row in empty] == [0, 0] and set(empty[0]["stages"].values()) == {None}
     outlines = result["stage2_true_boxes"]
@@ -140,5 +139,16 @@ def test_a_lesion_as_large_as_a_limit_belongs_to_the_larger_ones(tmp_path: Path,
 
 def test_healthy_scans_alone_have_no_recall(tmp_path: Path, tiny_plans: Plans) -> None:
     result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], progress=False)
-    assert [row["recall"] for row in result["stages"]] == [1.0, None, None, None, None]
+    assert [row["recall"] for row in result["stages"]] == [None] * 5
     assert result["stage2_true_boxes"]["mean"] is None
+
+
+def test_the_bound_is_that_of_the_lesions_which_are_traced(tmp_path: Path, tiny_plans: Plans) -> None:
+    # Two lesions of a voxel, side by side: of a cell of two voxels only one can be the centre.
+    twins: tuple[Box, Box] = ((4, 4, 4, 5, 5, 5), (5, 5, 5, 6, 6, 6))
+    assert max(tiny_plans.cell_sizes()[0]) >= 2
+    traced = trace_lesions("a", make_truth(*twins, DOUBTED), make_candidates([]), tiny_plans)
+    assert [lesion.reachable for lesion in traced].count(False) == 1 and traced[2].reachable
+    result = attribute([prepare_case(tmp_path, "a", make_truth(*twins, DOUBTED), [])], tiny_plans, [], progress=False)
+    assert (result["stages"][0]["found"], result["stages"][0]["lesions"]) == (2, 3)
+    assert result["by_size"][0]["stages"][PERFECT] == 0.5

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg3d.consolidation.attribution import PERFECT
 from detseg3d.consolidation.consolidate import Consolidated, consolidate
 from detseg3d.consolidation.report import format_consolidation, report_consolidation
 from detseg3d.evaluation.evaluate import evaluate_folders
@@ -131,7 +132,7 @@ def test_the_stages_stand_by_size(done: Consolidated) -> None:
     assert cells(text, "Stage 1, stored candidates") == ["0.833", "0.833"]
     assert cells(text, "in the final mask") == ["0.833", "0.833"]
     assert cells(text, "Dice of Stage 2 in true boxes") == ["0.5", "0.5"]
-    assert cells(text, "bound of the plan's grid") == ["1", "–"]
+    assert cells(text, PERFECT) == ["1", "1"]
     assert cells(text, "lesions") == ["6", "6"]
 
 

@@ -207,8 +207,8 @@ def stage_section(attribution: Mapping[str, Any]) -> Html:
         tag(
             "p",
             "Recall after each stage, from top to bottom. A lesion that is lost in one row does not come back in the "
-            "next, but the mask of a neighbour may reach it at last. The first row is the bound that the grid of the "
-            "plan sets; the last one tells how well lesions are outlined once they are found.",
+            "next, but the mask of a neighbour may reach it at last. The first row is what a perfect Stage 1 would "
+            "find of these lesions; the last row tells how well lesions are outlined once they are found.",
         ),
         scrolling(table, "recall after each stage by lesion size"),
     )
