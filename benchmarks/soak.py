@@ -72,7 +72,7 @@ def stages() -> list[Stage]:
     train = [
         Stage(
             f"train {fold}",
-            ("train", "999", fold, "--c", "--epochs", "6", "-device", "cpu", *roots, *results, *quiet),
+            ("train", "999", fold, "--c", "--steps", "120", "-device", "cpu", *roots, *results, *quiet),
             (f"results/{NAME}/fold_{fold}",),
             (("--num_workers", "0"), ("--num_workers", "0"), ("--num_workers", "1")),
         )

@@ -32,11 +32,11 @@ def _interrupts_are_heard() -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_precision() -> Iterator[None]:
-    """A training that fell back to float32 does not decide for the tests that follow in this process."""
+    """A precision that one test chose does not hold for the tests that follow in this process."""
     yield
     device = sys.modules.get("detseg3d.execution.device")
     if device is not None:
-        device._FLOAT32_ONLY.clear()
+        device._IN_USE.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +77,12 @@ TINY_PLANS: dict[str, Any] = {
         "feature_channels": 4,
     },
     "training": {
-        "epochs": 2,
+        "steps": 8,
+        "steps_per_epoch": 4,
         "curriculum": [{"share": 0.5, "window": [16, 16, 16]}, {"share": 0.5, "window": None}],
     },
     "inference": {"score_threshold": 0.4, "growth_threshold": 0.35},
+    "memory_precision": "fp32",
     "recall_bound": {"lesions": 0, "found": 0, "bound": 1},
 }
 

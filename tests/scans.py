@@ -64,7 +64,7 @@ def train_model(folder: Path, plans: Plans) -> Path:
             f"case{seed}", case.image, case.instances, {"shape": case.transform.fine_shape, "lesions": case.lesions}
         )
     training = {
-        "epochs": 12,
+        "steps": 288,
         "learning_rate": 5e-3,
         "ema_decay": 0.9,
         "max_windows_per_case": 4,
@@ -77,7 +77,7 @@ def train_model(folder: Path, plans: Plans) -> Path:
     again = TrainingOptions(
         num_workers=0, progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
     )
-    train_fold(quick.evolve(training={"epochs": 1}), store, store.case_ids(), (), folder / "fold_1", again)
+    train_fold(quick.evolve(training={"steps": 24}), store, store.case_ids(), (), folder / "fold_1", again)
     reference = TrainingAppearance.of(looks, plans.channel_names, plans.normalization)
     for fold in ("fold_0", "fold_1"):
         save_training_appearance(reference, folder / fold / "appearance.json")

@@ -1,10 +1,10 @@
 """Train and judge variants of the method on one data set: the same folds, seeds and budget for all.
 
     python -m benchmarks.accuracy --preprocessed PREPROCESSED/Dataset101_SynthMS -o ablations \
-        --variants baseline "nearest 7" --folds 0 --seeds 0 1 --epochs 2
+        --variants baseline "nearest 7" --folds 0 --seeds 0 1 --steps 662
 
 Each training is a folder of its own, and its figures a JSON file, so that a benchmark that is cut off goes on where it
-was; ``table.json`` and ``table.md`` hold all that is there. With ``--epochs`` every variant sees the same windows,
+was; ``table.json`` and ``table.md`` hold all that is there. With ``--steps`` every variant sees the same windows,
 however busy the machine is; with ``--minutes`` it has the same time. Several of these commands may work in one folder
 at once, each on variants of its own.
 """
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folds", nargs="+", default=["0"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--epochs", type=int, help="the same windows for all")
+    budget.add_argument("--steps", type=int, help="the same windows for all")
     budget.add_argument("--minutes", type=float, help="the same time for all")
     parser.add_argument("--max_candidates", type=int, default=200, help="of a scan, when judging")
     parser.add_argument("--threads", type=int, help="of this process")
@@ -80,7 +80,7 @@ def variant_plans(plans: Plans, names: Sequence[str], options: argparse.Namespac
     for name in names:
         plans = VARIANTS[name].apply(plans)
     plans = plans.evolve(inference={"max_candidates": options.max_candidates}, training={"val_every": 10**6})
-    return plans.evolve(training={"epochs": options.epochs}) if options.epochs else plans
+    return plans.evolve(training={"steps": options.steps}) if options.steps else plans
 
 
 def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespa
         "seed": seed,
         "question": VARIANTS[name].question,
         "dataset": plans.dataset_name,
-        "budget": {"epochs": options.epochs, "minutes": options.minutes},
+        "budget": {"steps": options.steps, "minutes": options.minutes},
         "threads": torch.get_num_threads(),
         "device": str(device),
         "judging_seconds": time.monotonic() - started,

@@ -47,7 +47,7 @@ def build(folder: Path) -> None:
     raw, trained = ("--raw", "raw"), ("--preprocessed", "preprocessed", "--results", "results")
     quiet = ("--no_progress",)
     run(folder, ("plan_and_preprocess", "-d", "999", "--keep_plans", *raw, *trained[:2], "-np", "0", *quiet))
-    run(folder, ("train", "999", "0", "--epochs", "2", "-device", "cpu", *raw, *trained, *quiet))
+    run(folder, ("train", "999", "0", "--steps", "10", "-device", "cpu", *raw, *trained, *quiet))
     run(folder, ("consolidate", "999", "-f", "0", *raw, *trained[2:], "-np", "0", *quiet))
     scans = ("-i", f"raw/{NAME}/imagesTs", "-d", "999", "-f", "0", "-device", "cpu", *trained[2:], *quiet)
     run(folder, ("predict", *scans, "-o", "predictions", "--save_probabilities"))

@@ -13,14 +13,18 @@ from detseg3d import __version__
 from detseg3d.cli.parser import CommandParser
 from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.execution.interruption import Interruption, interruptible, raise_again
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory
+from detseg3d.planning.length import STEPS_PER_EPOCH
 
 __all__ = [
     "EXIT_FAILURE",
     "EXIT_INTERRUPTED",
     "EXIT_SUCCESS",
     "add_common_flags",
+    "add_length_flags",
+    "add_precision_flag",
     "add_processes_flag",
     "add_root_flags",
     "create_parser",
@@ -31,6 +35,7 @@ __all__ = [
     "non_negative_int",
     "positive_float",
     "positive_int",
+    "precision",
     "require_docstrings",
     "run_command",
 ]
@@ -111,6 +116,40 @@ def add_root_flags(parser: argparse.ArgumentParser, *names: str) -> None:
         )
 
 
+def add_length_flags(group: argparse._ArgumentGroup) -> None:
+    """Add ``--steps``, ``--epochs`` and ``--max_minutes``, the length of a training."""
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=positive_int, metavar="N", help="steps of the optimiser in all")
+    length.add_argument(
+        "--epochs", type=positive_int, metavar="N", help=f"the same in epochs of {STEPS_PER_EPOCH} steps, as in nnU-Net"
+    )
+    group.add_argument(
+        "--max_minutes",
+        type=positive_float,
+        metavar="M",
+        help="fit the whole schedule in this time, with fewer steps if need be",
+    )
+
+
+def add_precision_flag(group: argparse._ActionsContainer, default: Precision | None, use: str) -> None:
+    """Add ``--precision`` to a parser or a group of flags.
+
+    Parameters
+    ----------
+    group : parser or group of arguments
+    default : Precision or None
+    use : str
+        What the command uses it for and what the default is, as the end of a sentence.
+    """
+    group.add_argument(
+        "--precision",
+        type=precision,
+        default=default,
+        metavar="{" + ",".join(map(str, Precision)) + "}",
+        help=f"numbers that the networks compute in; auto: half precision if the hardware has it, else fp32; {use}",
+    )
+
+
 def add_processes_flag(parser: argparse.ArgumentParser, default: int = 2) -> None:
     """Add ``-np``, the number of worker processes."""
     parser.add_argument(
@@ -161,6 +200,14 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
     return value
+
+
+def precision(text: str) -> Precision:
+    """Argument type: ``auto``, ``bf16``, ``fp16`` or ``fp32``."""
+    try:
+        return Precision(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(map(str, Precision))}") from None
 
 
 def mirror_axes(text: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from detseg3d.cli.common import (
     EXIT_FAILURE,
     EXIT_SUCCESS,
+    add_precision_flag,
     add_processes_flag,
     add_root_flags,
     create_parser,
@@ -22,6 +23,7 @@ from detseg3d.cli.common import (
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 
 if TYPE_CHECKING:
     from detseg3d.preprocessing.prepare import PreparedDataset
@@ -70,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="GB",
         help="memory that training may take, of the GPU if there is one",
     )
+    add_precision_flag(
+        plan, Precision.AUTO, "the memory is planned for it, and the training computes in it (default: auto)"
+    )
     plan.add_argument(
         "--inference_gb",
         type=positive_float,
@@ -112,6 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
         roi_size=options.roi_size,
         image_order=options.order,
+        precision=options.precision,
         instances=options.instances,
         keep_plans=options.keep_plans,
         clean=options.clean,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detseg3d.cli.common import (
     EXIT_FAILURE,
+    add_precision_flag,
     add_root_flags,
     create_parser,
     fraction,
@@ -19,6 +20,7 @@ from detseg3d.cli.common import (
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 
 __all__ = ["build_parser", "main"]
 
@@ -91,6 +93,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the plan's thresholds and raw scores, even if detseg3d_consolidate has chosen better ones",
     )
+    add_precision_flag(how, Precision.AUTO, "it may be another than in training (default: auto)")
     how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: about twice as fast")
     how.add_argument("--save_probabilities", action="store_true", help="also write the classes' probabilities/CASE.npz")
     how.add_argument(
@@ -167,8 +170,10 @@ def _run(options: argparse.Namespace) -> int:
     single = _single_file(options, len(cases))
     cases = cases[options.part_id :: options.num_parts]
 
+    from detseg3d.execution.device import compute_in, resolve_device
     from detseg3d.inference.predictor import Predictor
 
+    compute_in(resolve_device(options.device), options.precision)
     predictor = Predictor.from_model_folder(
         folder,
         options.folds,

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from detseg3d.cli.common import (
+    add_length_flags,
+    add_precision_flag,
     add_processes_flag,
     create_parser,
     evaluation_exit_code,
@@ -17,6 +19,7 @@ from detseg3d.cli.common import (
     run_command,
 )
 from detseg3d.cli.terminal import show
+from detseg3d.core.precision import Precision
 
 __all__ = ["build_parser", "main"]
 
@@ -32,7 +35,7 @@ plans.json) and raw/.
 For cross-validation, use detseg3d_convert, detseg3d_plan_and_preprocess and detseg3d_train."""
 
 EXAMPLE = """\
-detseg3d_run --image_dir scans --label_dir masks --output_dir experiment --epochs 100
+detseg3d_run --image_dir scans --label_dir masks --output_dir experiment
 detseg3d_run --image_dir scans --label_dir masks --output_dir experiment --max_minutes 30 --seed 1
 detseg3d_run --image_dir scans --label_dir masks --output_dir experiment --c"""
 
@@ -62,8 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--instances", action="store_true", help="labels are instance maps: each value is one lesion")
     training = parser.add_argument_group("training; without a flag, as planned")
-    training.add_argument("--epochs", type=positive_int, metavar="N", help="length of the training; the plan says 100")
-    training.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the training in this time")
+    add_length_flags(training)
     training.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
     training.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
     training.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 32")
@@ -75,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="GB",
         help="memory that the prediction of a whole volume may take above its input",
     )
+    add_precision_flag(training, None, "planned for and computed in (default: auto; with --c, as before)")
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--seed",
@@ -127,7 +130,14 @@ def _run(options: argparse.Namespace) -> int:
                 resume=options.c,
                 progress=not options.no_progress,
             ),
-            overrides={"epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.lr},
+            precision=options.precision or Precision.AUTO,
+            overrides={
+                "steps": options.steps,
+                "epochs": options.epochs,
+                "batch_size": options.batch_size,
+                "learning_rate": options.lr,
+                "precision": options.precision,
+            },
             num_processes=options.num_processes,
             pictures=options.pictures,
         ),

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.common import (
+    add_length_flags,
+    add_precision_flag,
     add_root_flags,
     create_parser,
     evaluation_exit_code,
@@ -38,7 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         "A fold that holds a training is refused: --c goes on with it, --overwrite trains it anew (in new_fold_FOLD,\n"
         "which takes the place of fold_FOLD when its model is complete).\n"
         "A validation case that fails is named, the others go on, and the exit code is 1.",
-        "detseg3d_train 101 0\ndetseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
+        "detseg3d_train 101 0\ndetseg3d_train 101 0 --steps 20000\n"
+        "detseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
         "detseg3d_train 101 0 --overwrite\n"
         "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
     )
@@ -57,8 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     schedule = parser.add_argument_group("training, instead of the plan's values")
-    schedule.add_argument("--epochs", type=positive_int, metavar="N", help="length of the training")
-    schedule.add_argument("--max_minutes", type=positive_float, metavar="M", help="fit the whole schedule in this time")
+    add_length_flags(schedule)
     schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
     schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
     schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 24 or 32")
@@ -66,6 +68,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         "--det_threshold", type=fraction, metavar="P", help="proposals above it that hit no lesion are negatives"
     )
     schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
+    add_precision_flag(schedule, None, "default: what the plan says, which is auto unless it was changed")
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
     schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
     schedule.add_argument(
@@ -156,6 +159,7 @@ def _run(options: argparse.Namespace) -> int:
         ranks=ranks,
     )
     overrides = {
+        "steps": options.steps,
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "learning_rate": options.lr,
@@ -165,6 +169,7 @@ def _run(options: argparse.Namespace) -> int:
         "val_every": options.val_every,
         "mirror_axes": options.mirror_axes,
         "disable_tta": options.disable_tta,
+        "precision": options.precision,
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
     leave_ranks(ranks)

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 
 __all__ = [
-    "allow_half_precision",
     "autocast",
     "autocast_dtype",
-    "compute_in_float32",
+    "choose_precision",
+    "compute_in",
     "default_workers",
     "has_fast_bfloat16",
+    "precision_in_use",
     "resolve_device",
 ]
 
-# Types of devices (cpu, cuda) where this process computes in float32, since a check found half precision wrong there.
-_FLOAT32_ONLY: set[str] = set()
+logger = logging.getLogger(__name__)
+
+_HALF = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+# On a CPU float16 would be emulated as well, and more often overflow than bfloat16: there is nothing to gain.
+_POSSIBLE = {
+    "cuda": (Precision.BF16, Precision.FP16, Precision.FP32),
+    "cpu": (Precision.BF16, Precision.FP32),
+}
+# What this process was told to compute in, by type of device (cpu, cuda).
+_IN_USE: dict[str, Precision] = {}
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -78,34 +90,108 @@ def has_fast_bfloat16() -> bool:
         return bool(torch.conv3d(image, kernel).eq(0).all())
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The half precision that pays on ``device``; None where float32 is the faster, or was asked for.
+def choose_precision(device: torch.device, wanted: Precision = Precision.AUTO) -> Precision:
+    """What networks compute in on ``device`` if ``wanted`` is asked for; nothing is changed.
 
-    bfloat16 on CUDA from Ampere on and on CPUs that really compute in it (:func:`has_fast_bfloat16`); float16 on older
-    CUDA devices, whose gradients then need scaling. After :func:`compute_in_float32` it is None.
+    ``AUTO`` is bfloat16 on CUDA from Ampere on and on CPUs that really compute in it (:func:`has_fast_bfloat16`),
+    float16 on older CUDA devices, float32 on all others.
+
+    Parameters
+    ----------
+    device : torch.device
+    wanted : Precision, optional
+
+    Returns
+    -------
+    Precision
+        Never ``AUTO``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If DetSeg3D does not compute in that precision on this type of device: float16 on anything but CUDA, bfloat16
+        on anything but CUDA and CPUs.
     """
-    if device.type in _FLOAT32_ONLY:
-        return None
+    if wanted is Precision.AUTO:
+        return _fastest_precision(device)
+    possible = _POSSIBLE.get(device.type, (Precision.FP32,))
+    if wanted not in possible:
+        raise DetSeg3DError(
+            f"networks do not compute in {wanted} on this type of device",
+            value=f"--precision {wanted} on {device.type}",
+            expected=" or ".join(map(str, (Precision.AUTO, *possible))),
+            remedy="use --precision auto",
+        )
+    return wanted
+
+
+def _fastest_precision(device: torch.device) -> Precision:
     if device.type == "cuda":
         # The question is asked of the current device.
         with nullcontext() if device.index is None else torch.cuda.device(device):
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu":
-        return torch.bfloat16 if has_fast_bfloat16() else None
-    return None
+            return Precision.BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP16
+    return Precision.BF16 if device.type == "cpu" and has_fast_bfloat16() else Precision.FP32
 
 
-def compute_in_float32(device: torch.device) -> None:
-    """Compute in float32 on this type of device from now on, in this process: training, validation and prediction."""
-    _FLOAT32_ONLY.add(device.type)
+def compute_in(device: torch.device, wanted: Precision = Precision.AUTO) -> Precision:
+    """Let networks on this type of device compute in ``wanted`` from now on, in this process.
+
+    Training, validation and prediction follow. bfloat16 that the device only emulates is allowed; a warning says how
+    slow it is here.
+
+    Parameters
+    ----------
+    device : torch.device
+    wanted : Precision, optional
+
+    Returns
+    -------
+    Precision
+        What they compute in; never ``AUTO``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the device does not compute in it, see :func:`choose_precision`.
+    """
+    chosen = choose_precision(device, wanted)
+    if chosen is Precision.BF16 and wanted is chosen and _fastest_precision(device) is not chosen:
+        logger.warning(
+            "%s emulates bfloat16 here: a convolution takes %.0f times as long as in float32; prefer --precision auto",
+            device.type,
+            _slowness(device, torch.bfloat16),
+        )
+    _IN_USE[device.type] = wanted
+    return chosen
 
 
-def allow_half_precision(device: torch.device) -> None:
-    """Take back :func:`compute_in_float32`: the precision that pays on this type of device is used again."""
-    _FLOAT32_ONLY.discard(device.type)
+def precision_in_use(device: torch.device) -> Precision:
+    """What networks on ``device`` compute in, after :func:`compute_in` or by itself; never ``AUTO``."""
+    return choose_precision(device, _IN_USE.get(device.type, Precision.AUTO))
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The half precision that networks on ``device`` compute in; None for float32. See :func:`precision_in_use`."""
+    return _HALF.get(precision_in_use(device))
+
+
+def _slowness(device: torch.device, dtype: torch.dtype) -> float:
+    """Time of a convolution in ``dtype`` divided by its time in float32, on ``device``."""
+    seconds = []
+    image = torch.randn(2, 32, 8, 16, 16, device=device).contiguous(memory_format=torch.channels_last_3d)
+    kernel = torch.randn(32, 32, 3, 3, 3, device=device)
+    for kind in (dtype, torch.float32):
+        tries = []
+        for _ in range(3):
+            started = time.perf_counter()
+            # To read a number waits for the device.
+            float(torch.conv3d(image.to(kind), kernel.to(kind), padding=1).flatten()[0])
+            tries.append(time.perf_counter() - started)
+        seconds.append(min(tries))
+    return seconds[0] / seconds[1]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Mixed precision on ``device``, where it pays."""
+    """Mixed precision on ``device``, unless networks compute in float32 there; see :func:`precision_in_use`."""
     dtype = autocast_dtype(device)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

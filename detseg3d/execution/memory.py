@@ -6,10 +6,12 @@ So what a case needs is estimated from its header and compared with what is free
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from detseg3d.core.errors import DetSeg3DError
 if sys.platform != "win32":
     import resource
 
-__all__ = ["available_bytes", "is_out_of_memory", "out_of_memory", "require_memory"]
+__all__ = ["available_bytes", "is_out_of_memory", "out_of_memory", "release_freed_memory", "require_memory"]
 
 _GIGABYTE = 1e9
 
@@ -118,6 +120,33 @@ def require_memory(needed: float, what: str, *, allowed_gb: float | None = None,
         expected=f"at most {free / _GIGABYTE:.3g} GB, " + ("which are free" if allowed_gb is None else "as allowed"),
         remedy=remedy or "use a machine with more memory or fewer processes (-np), or crop the scan",
     )
+
+
+@functools.cache
+def _trim_function() -> Callable[[int], int] | None:
+    """``malloc_trim`` of the GNU C library; ``None`` where there is another C library."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return trim
+
+
+def release_freed_memory() -> bool:
+    """Give memory back to the system that this process has freed and its C library keeps.
+
+    Between blocks of many sizes the library keeps holes, which grow for hours. A training on windows of 48³ took
+    0.18 GB more after 120 steps than after 20, and as much as at its beginning when this was called every 20 steps.
+
+    Returns
+    -------
+    bool
+        Whether anything was given back; False where the C library has no such function.
+    """
+    trim = _trim_function()
+    return trim is not None and bool(trim(0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,12 +6,21 @@ import math
 
 import torch
 
-from detseg3d.execution.device import autocast_dtype
-from detseg3d.planning.memory import BYTES_PER_VALUE, LABEL_BYTES, inference_bytes, stage2_inference_bytes
+from detseg3d.core.precision import Precision
+from detseg3d.execution.device import precision_in_use
+from detseg3d.planning.memory import (
+    BASE_INFERENCE,
+    KEPT_OF_THE_OTHER_STAGE,
+    LABEL_BYTES,
+    NetworkPlan,
+    Region,
+    inference_bytes,
+    stage2_inference_bytes,
+)
 from detseg3d.planning.plans import InferencePlan, Plans
 from detseg3d.preprocessing.preprocessor import CaseTransform
 
-__all__ = ["prediction_bytes"]
+__all__ = ["network_bytes", "prediction_bytes"]
 
 # Measured peaks of scans 7 and 17 times as large as planned were 1.03 and 0.93 of the formula (float32, one CPU core).
 _MARGIN = 1.1
@@ -22,8 +31,7 @@ def prediction_bytes(
 ) -> float:
     """Peak memory of predicting a scan above the scan itself, in bytes of the machine, not of an accelerator.
 
-    Stage 2 is counted as if it ran while Stage 1's maps are kept, with as many candidates as the plan allows in a scan
-    of this volume: most scans need less.
+    There are as many candidates as the plan allows in a scan of this volume: most scans need less.
 
     Parameters
     ----------
@@ -38,13 +46,32 @@ def prediction_bytes(
     fine, original = math.prod(transform.fine_shape), math.prod(transform.original_shape)
     # Masks are made on the scan's own grid, which may be larger or smaller than the fine one.
     masks = (original - fine) * LABEL_BYTES
-    size = BYTES_PER_VALUE if autocast_dtype(device) is not None else 4
+    precision = precision_in_use(device)
     candidates = (inference or plans.inference).candidate_limit(transform.fine_volume)
-    maps, outlines = stage2_inference_bytes(
-        plans.stage2, plans.roi.size, plans.inference.roi_batch_size, candidates, size
-    )
     if device.type != "cpu":
+        _, outlines = _stage2_bytes(plans, candidates, precision)
         return _MARGIN * (fine * (plans.num_channels * 4 + LABEL_BYTES) + masks + outlines)
     shape = [math.ceil(n / scale - 1e-6) for n, scale in zip(transform.fine_shape, plans.detection_scale, strict=True)]
-    needed = inference_bytes(plans.stage1, shape, fine, plans.num_channels, plans.num_classes, size)
-    return _MARGIN * (needed + max(0, masks) + maps + outlines)
+    return _MARGIN * (network_bytes(plans, Region(shape, fine), candidates, precision) + max(0, masks))
+
+
+def network_bytes(plans: Plans, region: Region, candidates: int, precision: Precision) -> float:
+    """Peak memory of both stages on a whole volume above the volume itself, in bytes.
+
+    Parameters
+    ----------
+    plans : Plans
+    region : Region
+        The volume.
+    candidates : int
+        That Stage 2 outlines.
+    precision : Precision
+        Of the feature maps.
+    """
+    maps, outlines = _stage2_bytes(plans, candidates, precision)
+    smaller, larger = sorted((inference_bytes(NetworkPlan.of(plans, precision), region), maps))
+    return BASE_INFERENCE + larger + KEPT_OF_THE_OTHER_STAGE * smaller + outlines
+
+
+def _stage2_bytes(plans: Plans, candidates: int, precision: Precision) -> tuple[float, float]:
+    return stage2_inference_bytes(plans.stage2, plans.roi.size, plans.inference.roi_batch_size, candidates, precision)

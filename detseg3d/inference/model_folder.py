@@ -111,7 +111,15 @@ def load_reference(fold: Path, plans: Plans) -> TrainingAppearance:
 
 def same_network(first: Plans, second: Plans) -> bool:
     """Whether two plans give networks that may be averaged."""
-    free = {"training", "inference", "decisions", "memory_budget_gb", "inference_budget_gb", "npy_spacing"}
+    free = {
+        "training",
+        "inference",
+        "decisions",
+        "memory_budget_gb",
+        "memory_precision",
+        "inference_budget_gb",
+        "npy_spacing",
+    }
     return first.model_dump(exclude=free) == second.model_dump(exclude=free)
 
 

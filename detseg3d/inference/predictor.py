@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.execution.device import resolve_device
+from detseg3d.execution.device import precision_in_use, resolve_device
 from detseg3d.execution.interruption import raise_again
 from detseg3d.execution.local import is_bar_shown, release_frames
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory, require_memory
@@ -172,7 +172,14 @@ class Predictor:
             weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
             plans = apply_operating_point(plans, folder, weights, use_mirroring)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
-        logger.info("model: %s, %s", folder.name, ", ".join(fold.name for fold in chosen))
+        trained_in = sorted({str(own.training.computed_in or "unknown") for own in trained_with})
+        logger.info(
+            "model: %s, %s; trained in %s, predicts in %s",
+            folder.name,
+            ", ".join(fold.name for fold in chosen),
+            " and ".join(trained_in),
+            precision_in_use(target),
+        )
         return cls(models, plans, target, use_mirroring, memory_gb, TrainingAppearance.pooled(references))
 
     def predict_array(

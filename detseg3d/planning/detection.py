@@ -15,8 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.planning import roi_rules, rules
-from detseg3d.planning.memory import GIGABYTE, INFERENCE_GB, inference_bytes, inference_limit_gb, training_bytes
+from detseg3d.planning.memory import (
+    GIGABYTE,
+    INFERENCE_GB,
+    NetworkPlan,
+    Region,
+    inference_bytes,
+    inference_limit_gb,
+    planned_training_bytes,
+)
 from detseg3d.planning.plans import (
     CurriculumPhase,
     InferencePlan,
@@ -59,10 +68,14 @@ shorter by the same factor, since they are voxels and not two of them."""
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory in GB that a training step may take, and the prediction of a planned volume above its input."""
+    """Memory in GB that a training step may take, and the prediction of a planned volume above its input.
+
+    ``precision`` is that of the feature maps in both, not ``AUTO``.
+    """
 
     training_gb: float = 8.0
     inference_gb: float = INFERENCE_GB
+    precision: Precision = Precision.BF16
 
 
 class Limit(Enum):
@@ -323,26 +336,11 @@ def _assess(needs: Requirements, option: Detection) -> Detection:
     """The option with the memory that its training and its prediction take."""
     shape = option.volume.shape
     scale = [d / f for d, f in zip(option.spacing, needs.fine, strict=True)]
-    steps = []
-    for phase in option.curriculum:
-        window = phase.window or shape
-        steps.append(
-            training_bytes(
-                option.stage1,
-                needs.stage2,
-                needs.roi,
-                _detection_shape(needs, window, option.spacing),
-                math.prod(window),
-                needs.num_channels,
-                len(needs.class_names),
-                roi_rules.rois_of_window(needs.training, needs.roi.size, math.prod(window) / math.prod(scale)),
-                # Whole volumes, but for small ones, run one by one; windows of equal shape as one batch.
-                1 if phase.window is None else needs.training.batch_size,
-            )
-        )
+    training = needs.training.model_copy(update={"curriculum": option.curriculum})
+    taken = planned_training_bytes(_network(needs, option), training, shape, scale)
     return replace(
         option,
-        training_gb=max(steps) / GIGABYTE,
+        training_gb=taken / GIGABYTE,
         inference_gb=prediction_gb(needs, option, shape),
         inference_limit_gb=_limit_gb(needs, shape),
     )
@@ -351,8 +349,13 @@ def _assess(needs: Requirements, option: Detection) -> Detection:
 def prediction_gb(needs: Requirements, option: Detection, shape: Sequence[int]) -> float:
     """GB above the input that an option takes to predict a scan of ``shape`` fine voxels."""
     cells = _detection_shape(needs, shape, option.spacing)
-    taken = inference_bytes(option.stage1, cells, math.prod(shape), needs.num_channels, len(needs.class_names))
-    return taken / GIGABYTE
+    return inference_bytes(_network(needs, option), Region(cells, math.prod(shape))) / GIGABYTE
+
+
+def _network(needs: Requirements, option: Detection) -> NetworkPlan:
+    return NetworkPlan(
+        option.stage1, needs.stage2, needs.roi, needs.num_channels, len(needs.class_names), needs.budget.precision
+    )
 
 
 def _limit_gb(needs: Requirements, shape: Sequence[int]) -> float:

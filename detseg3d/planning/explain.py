@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.precision import Precision
 from detseg3d.planning import roi_rules, rules
 from detseg3d.planning.detection import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
+from detseg3d.planning.length import FEWEST_STEPS, MOST_STEPS
 from detseg3d.planning.orientation import ClassOrder
 from detseg3d.planning.plans import (
     ChannelNormalization,
@@ -19,6 +21,7 @@ from detseg3d.planning.plans import (
     RoiPlan,
     Stage1Plan,
     Stage2Plan,
+    TrainingPlan,
 )
 from detseg3d.planning.recall_bound import CaseLesions
 from detseg3d.planning.suppression import DISTANCES, OVERLAPS, Suppression
@@ -93,6 +96,16 @@ def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requi
         )
         decisions.append(Decision(name="larger scans", value=f"{len(larger)} of {len(needs.scans)}", because=because))
     return decisions
+
+
+def explain_precision(precision: Precision) -> Decision:
+    """The precision of the feature maps that the memory is planned for."""
+    return Decision(
+        name="precision",
+        value=str(precision),
+        because=f"the memory is planned for feature maps of {precision.bytes_per_value} bytes a value; a training in "
+        "another precision says at its start what it will take",
+    )
 
 
 def explain_normalization(
@@ -327,6 +340,16 @@ def explain_curriculum(plans: Plans) -> Decision:
             f"lesion would fill half of one; the planned volume has {times(plans.largest_shape)} fine voxels"
         )
     return Decision(name="curriculum", value=value, because=because)
+
+
+def explain_length(training: TrainingPlan, cases: int, lesions: int) -> Decision:
+    """How many steps the training has."""
+    return Decision(
+        name="length of training",
+        value=f"{training.steps} steps ({training.epochs} epochs of {training.steps_per_epoch})",
+        because=f"{cases} cases and {lesions} lesions: 1000 times the root of their sum, from {FEWEST_STEPS} to "
+        f"{MOST_STEPS}; detseg3d_train says how many hours that takes, and --max_minutes fits it in less",
+    )
 
 
 def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from detseg3d.planning.plans import RoiPlan, Stage1Plan, Stage2Plan
+from detseg3d.core.precision import Precision
+from detseg3d.planning.plans import Plans, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
+from detseg3d.planning.roi_rules import rois_of_window
 
 __all__ = [
-    "BYTES_PER_VALUE",
     "GIGABYTE",
     "INFERENCE_GB",
+    "NetworkPlan",
+    "Region",
     "detection_cells",
     "inference_bytes",
     "inference_limit_gb",
     "measuring_bytes",
+    "planned_training_bytes",
     "preprocessing_bytes",
     "roi_bytes",
     "saved_values",
@@ -28,28 +33,68 @@ __all__ = [
 
 GIGABYTE = 1e9
 
-# Feature maps are bfloat16 (float16 on older GPUs).
-BYTES_PER_VALUE = 2
 # What autograd keeps per convolution with norm and activation: the norm's input and the activated output.
 MAPS_PER_CONV = 2
 # Gradients, and norms and sums on their way, alive at the peak: so many maps of the widest place.
 TRANSIENT_MAPS_TRAINING = 3
 TRANSIENT_MAPS_INFERENCE = 3
 MAPS_STAGE2_INFERENCE = 6
-# Logits, targets and the float32 copies of the losses, per output channel of a cell.
-BYTES_PER_OUTPUT_TRAINING = 16
+# The allocator keeps holes between blocks, and kernels take buffers: this share of the maps, up to so many bytes.
+OVERHEAD_SHARE = 0.4
+MOST_OVERHEAD = 0.2e9
+# Logits, targets and what the losses keep in float32, per output channel of a cell.
+BYTES_PER_OUTPUT_TRAINING = 60
 BYTES_PER_OUTPUT_INFERENCE = 8
-# RoIs per volume: the plan's share of truth boxes, proposals, hard negatives and background together.
-STAGE2_ROIS_FACTOR = 1.0
 # Bytes per voxel of the fine grid: float32 image per channel, instance map and other maps of the truth or the result.
 IMAGE_BYTES = 4
 LABEL_BYTES = 6
-# Interpreter, libraries, parameters with optimiser state and gradients.
-BASE_TRAINING = 0.6e9
+# Interpreter and libraries (0.4 GB), parameters with their average, gradients and the state of the optimisers.
+BASE_TRAINING = 0.5e9
+# Of the smaller of both stages' peaks, this share is still held at the peak of the other.
+KEPT_OF_THE_OTHER_STAGE = 0.5
+BASE_INFERENCE = 0.02e9
+# Stage 2 keeps some maps in float32 in any case.
+BYTES_OF_A_HALF_MAP_STAGE2 = 3
 # Whole-volume inference stays within this, above the input; of a volume that takes most of it itself, the network may
 # take so much all the same.
 INFERENCE_GB = 2.0
 _FOR_THE_GRID_GB = 1.0
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """Both stages, and what goes in and comes out: all that the memory of a network depends on.
+
+    ``num_classes`` does not count the background. ``precision`` is that of the feature maps, never ``AUTO``.
+    """
+
+    stage1: Stage1Plan
+    stage2: Stage2Plan
+    roi: RoiPlan
+    num_channels: int
+    num_classes: int
+    precision: Precision
+
+    @classmethod
+    def of(cls, plans: Plans, precision: Precision) -> NetworkPlan:
+        """The network of ``plans`` with feature maps in ``precision``."""
+        return cls(plans.stage1, plans.stage2, plans.roi, plans.num_channels, plans.num_classes, precision)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of a scan that a network sees at once: a window or a whole volume.
+
+    Attributes
+    ----------
+    shape : sequence of 3 ints
+        ``(z, y, x)`` in *detection* voxels.
+    fine_voxels : float
+        Its voxels on the fine grid.
+    """
+
+    shape: Sequence[int]
+    fine_voxels: float
 
 
 def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
@@ -71,10 +116,10 @@ def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
     return cells
 
 
-def _detection_input_bytes(plan: Stage1Plan, cells: Sequence[int], num_channels: int) -> float:
+def _detection_input_bytes(network: NetworkPlan, cells: Sequence[int]) -> float:
     """The image on the detection grid: float32, and its copy in the compute type."""
-    voxels = cells[0] * math.prod(plan.strides[0])
-    return voxels * num_channels * (IMAGE_BYTES + BYTES_PER_VALUE)
+    voxels = cells[0] * math.prod(network.stage1.strides[0])
+    return voxels * network.num_channels * (IMAGE_BYTES + network.precision.bytes_per_value)
 
 
 def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
@@ -91,50 +136,62 @@ def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
     return values
 
 
-def training_bytes(
-    stage1: Stage1Plan,
-    stage2: Stage2Plan,
-    roi: RoiPlan,
-    shape: Sequence[int],
-    fine_voxels: float,
-    num_channels: int,
-    num_classes: int,
-    rois: int,
-    batch_size: int = 1,
-) -> float:
+def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: int = 1) -> float:
     """Peak memory of a training step, in bytes.
 
     Parameters
     ----------
-    stage1, stage2, roi : plans
-    shape : 3 ints
-        Volume or window, in *detection* voxels.
-    fine_voxels : float
-        Its voxels on the fine grid.
-    num_channels, num_classes : int
+    network : NetworkPlan
+    region : Region
     rois : int
         RoIs per volume.
     batch_size : int, optional
         Volumes that run together: 1 for whole volumes, the plan's batch size for windows.
     """
-    cells = detection_cells(stage1, shape)
+    stage1, size = network.stage1, network.precision.bytes_per_value
+    cells = detection_cells(stage1, region.shape)
     finest = stage1.head_stages[0]
     values = saved_values(stage1, cells)
-    outputs = sum(cells[stage] for stage in stage1.head_stages) * (num_classes + 6)
+    outputs = sum(cells[stage] for stage in stage1.head_stages) * (network.num_classes + 6)
     widest = max(cells[0] * stage1.channels[0], cells[finest] * stage1.fpn_channels)
     values += TRANSIENT_MAPS_TRAINING * widest
+    maps = values * size + rois * roi_bytes(network.stage2, network.roi.size, network.precision)
     per_volume = (
-        values * BYTES_PER_VALUE
+        maps
         + outputs * BYTES_PER_OUTPUT_TRAINING
-        + _detection_input_bytes(stage1, cells, num_channels)
-        + fine_voxels * (num_channels * IMAGE_BYTES + LABEL_BYTES)
-        + rois * STAGE2_ROIS_FACTOR * roi_bytes(stage2, roi.size)
+        + _detection_input_bytes(network, cells)
+        + region.fine_voxels * (network.num_channels * IMAGE_BYTES + LABEL_BYTES)
     )
-    return BASE_TRAINING + batch_size * per_volume
+    return BASE_TRAINING + min(OVERHEAD_SHARE * batch_size * maps, MOST_OVERHEAD) + batch_size * per_volume
 
 
-def roi_bytes(stage2: Stage2Plan, size: Sequence[int]) -> float:
+def planned_training_bytes(
+    network: NetworkPlan, training: TrainingPlan, largest: Sequence[int], scale: Sequence[float]
+) -> float:
+    """Peak memory of a training with this curriculum, in bytes: that of the phase that needs most.
+
+    Parameters
+    ----------
+    network : NetworkPlan
+    training : TrainingPlan
+    largest : sequence of 3 ints
+        Planned volume, ``(z, y, x)`` in fine voxels.
+    scale : sequence of 3 floats
+        Fine voxels per detection voxel.
+    """
+    needs = []
+    for phase in training.curriculum:
+        window = phase.window or largest
+        region = Region([math.ceil(n / s - 1e-6) for n, s in zip(window, scale, strict=True)], math.prod(window))
+        rois = rois_of_window(training, network.roi.size, region.fine_voxels / math.prod(scale))
+        # Whole volumes, but for small ones, run one by one; windows of equal shape as one batch.
+        needs.append(training_bytes(network, region, rois, 1 if phase.window is None else training.batch_size))
+    return max(needs)
+
+
+def roi_bytes(stage2: Stage2Plan, size: Sequence[int], precision: Precision) -> float:
     """Bytes that Stage 2 keeps for the backward pass of one RoI; within 10 % of what autograd saves."""
+    bytes_per_value = precision.bytes_per_value
     samples, current = [math.prod(size)], list(size)
     for stride in stage2.strides:
         current = [n // s for n, s in zip(current, stride, strict=True)]
@@ -148,34 +205,29 @@ def roi_bytes(stage2: Stage2Plan, size: Sequence[int]) -> float:
         values += count * channels * (maps + (0 if scale == last else 2 + MAPS_PER_CONV))
     # Pooling keeps its output and its indices, which have 8 bytes each.
     for count, channels in zip(samples[1:], stage2.channels, strict=False):
-        values += count * channels * (1 + 8 / BYTES_PER_VALUE)
+        values += count * channels * (1 + 8 / bytes_per_value)
     values += samples[1] * stage2.feature_channels
     # The score looks at the finest features in float32.
-    return values * BYTES_PER_VALUE + samples[0] * stage2.channels[0] * 4
+    return values * bytes_per_value + samples[0] * stage2.channels[0] * 4
 
 
-def inference_bytes(
-    stage1: Stage1Plan,
-    shape: Sequence[int],
-    fine_voxels: float,
-    num_channels: int,
-    num_classes: int,
-    bytes_per_value: int = BYTES_PER_VALUE,
-) -> float:
+def inference_bytes(network: NetworkPlan, region: Region) -> float:
     """Peak memory of whole-volume inference above the input array, in bytes (libraries not counted).
 
     Three moments compete: the finest backbone stage, the finest level of the pyramid (when the backbone's maps are
     kept), and the merging of RoIs on the fine grid (when only the features for Stage 2 are).
     """
-    cells = detection_cells(stage1, shape)
+    stage1, bytes_per_value, fine_voxels = network.stage1, network.precision.bytes_per_value, region.fine_voxels
+    cells = detection_cells(stage1, region.shape)
     finest = stage1.head_stages[0]
     kept = sum(n * channels for n, channels in list(zip(cells, stage1.channels, strict=True))[finest:])
     backbone = (1 + TRANSIENT_MAPS_INFERENCE) * cells[0] * stage1.channels[0]
     pyramid = kept + (1 + TRANSIENT_MAPS_INFERENCE) * cells[finest] * stage1.fpn_channels
-    outputs = sum(cells[stage] for stage in stage1.head_stages) * (num_classes + 6) * BYTES_PER_OUTPUT_INFERENCE
-    detection = max(backbone, pyramid) * bytes_per_value + _detection_input_bytes(stage1, cells, num_channels)
+    outputs = sum(cells[stage] for stage in stage1.head_stages) * (network.num_classes + 6)
+    outputs *= BYTES_PER_OUTPUT_INFERENCE
+    detection = max(backbone, pyramid) * bytes_per_value + _detection_input_bytes(network, cells)
     merging = cells[finest] * stage1.fpn_channels * bytes_per_value + fine_voxels * LABEL_BYTES
-    return fine_voxels * num_channels * IMAGE_BYTES + outputs + max(detection, merging)
+    return fine_voxels * network.num_channels * IMAGE_BYTES + outputs + max(detection, merging)
 
 
 def inference_limit_gb(fine_voxels: float, num_channels: int, inference_gb: float = INFERENCE_GB) -> float:
@@ -193,11 +245,12 @@ def inference_limit_gb(fine_voxels: float, num_channels: int, inference_gb: floa
 
 
 def stage2_inference_bytes(
-    stage2: Stage2Plan, size: Sequence[int], batch: int, candidates: int, bytes_per_value: int = BYTES_PER_VALUE
+    stage2: Stage2Plan, size: Sequence[int], batch: int, candidates: int, precision: Precision
 ) -> tuple[float, float]:
     """Memory of Stage 2 when it predicts, in bytes: its maps, and the masks that it leaves.
 
-    Maps: six of the finest scale are alive at once, measured 5.3 to 6.4 for RoIs of 24³ to 64³ (float32). The masks lie
+    Maps: six of the finest scale are alive at once, measured 5.3 to 6.4 for RoIs of 24³ to 64³ (float32). In half
+    precision some of them are float32 all the same, on average a map has 3 bytes a value. The masks lie
     in the machine's memory, in half precision, one for each candidate.
 
     Parameters
@@ -208,11 +261,13 @@ def stage2_inference_bytes(
     batch : int
         RoIs at a time.
     candidates : int
-    bytes_per_value : int, optional
-        Of a feature map.
+    precision : Precision
+        Of the feature maps.
     """
     samples = math.prod(size)
-    return batch * MAPS_STAGE2_INFERENCE * samples * stage2.channels[0] * bytes_per_value, candidates * samples * 2
+    size_of_value = precision.bytes_per_value if precision is Precision.FP32 else BYTES_OF_A_HALF_MAP_STAGE2
+    maps = batch * MAPS_STAGE2_INFERENCE * samples * stage2.channels[0] * size_of_value
+    return maps, candidates * samples * 2
 
 
 def measuring_bytes(shape: Sequence[int], num_channels: int) -> float:

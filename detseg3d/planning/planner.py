@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import check_spacing
+from detseg3d.core.precision import Precision
 from detseg3d.io.raw_dataset import RawDataset
 from detseg3d.planning import explain, roi_rules, rules
 from detseg3d.planning.detection import Budget, Requirements, Scan, choose_detection
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
+from detseg3d.planning.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
 from detseg3d.planning.memory import INFERENCE_GB
 from detseg3d.planning.orientation import find_class_orders, undirected_axes
 from detseg3d.planning.plans import (
@@ -60,6 +62,7 @@ def plan_dataset(
     roi_size: int | Sequence[int] | None = None,
     image_order: int = 1,
     inference_gb: float = INFERENCE_GB,
+    precision: Precision = Precision.BF16,
 ) -> Plans:
     """Plan the pipeline of a data set.
 
@@ -78,6 +81,8 @@ def plan_dataset(
     inference_gb : float, optional
         Memory that the prediction of a planned volume may take above its input. The image and the masks on the fine
         grid are always allowed, and 1 GB more.
+    precision : Precision, optional
+        Of the feature maps: what both memories are planned for. Not ``AUTO``.
 
     Returns
     -------
@@ -109,7 +114,10 @@ def plan_dataset(
     normalization = choose_normalization(fingerprint["summary"], dataset.channel_names)
     largest = rules.planned_volumes([scan.shape for scan in scans])[0].shape
     roi, stage2, reasons = _plan_rois(extents, fine, largest, roi_size)
+    steps = choose_steps(len(cases), len(extents))
     training = TrainingPlan(
+        steps=steps,
+        val_every=choose_val_every(steps // STEPS_PER_EPOCH),
         curriculum=(CurriculumPhase(share=1.0, window=None),),
         rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
         mirror_axes=mirror_axes,
@@ -125,13 +133,14 @@ def plan_dataset(
         inference=inference,
         num_channels=len(dataset.channel_names),
         class_names=dataset.class_names,
-        budget=Budget(memory_gb, inference_gb),
+        budget=Budget(memory_gb, inference_gb, precision),
     )
     choice = choose_detection(needs)
     detection = choice.chosen
     decisions += explain.explain_volume(list(cases.values()), choice, needs)
     decisions += explain.explain_normalization(normalization, dataset.channel_names)
     decisions += reasons
+    decisions.append(explain.explain_precision(precision))
     decisions.append(explain.explain_detection(choice, needs))
     decisions += explain.explain_network(choice, needs)
     plans = Plans(
@@ -148,11 +157,13 @@ def plan_dataset(
         inference=inference,
         memory_budget_gb=memory_gb,
         inference_budget_gb=inference_gb,
+        memory_precision=precision,
         predicted_training_gb=round(detection.training_gb, 3),
         predicted_inference_gb=round(detection.inference_gb, 3),
         recall_bound=detection.reach.bound,
     )
     decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
+    decisions.append(explain.explain_length(training, len(cases), len(extents)))
     decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
     decisions.append(explain.explain_candidates(plans, [scan.lesions for scan in scans]))
     decisions.append(explain.explain_suppression(suppression))

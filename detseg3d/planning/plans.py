@@ -17,7 +17,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.io.files import read_json, write_json
+from detseg3d.planning.length import FEWEST_STEPS, STEPS_PER_EPOCH
 from detseg3d.planning.limits import (
     MOST_STAGES,
     Axes,
@@ -174,7 +176,8 @@ class CurriculumPhase(_Strict):
 class TrainingPlan(_Strict):
     """Defaults of the training; flags of ``detseg3d_train`` set some of them."""
 
-    epochs: Count = 100
+    steps: Count = FEWEST_STEPS
+    steps_per_epoch: Count = STEPS_PER_EPOCH
     batch_size: Count = 1
     max_windows_per_case: Count = 16
     learning_rate: PositiveFloat = 4e-3
@@ -210,6 +213,15 @@ class TrainingPlan(_Strict):
     mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
     val_every: Count = 10
+    precision: Precision = Field(default=Precision.AUTO, description="of the feature maps; auto: what is fast here")
+    computed_in: Precision | None = Field(
+        default=None, description="written by a training: what auto meant there, or what it fell back to"
+    )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the training; the last one may be shorter."""
+        return math.ceil(self.steps / self.steps_per_epoch)
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> TrainingPlan:
@@ -346,6 +358,9 @@ class Plans(_Strict):
     inference: InferencePlan
     memory_budget_gb: PositiveFloat = 8.0
     inference_budget_gb: PositiveFloat = 2.0
+    memory_precision: Precision = Field(
+        default=Precision.BF16, description="of the feature maps that the predicted memory is for"
+    )
     predicted_training_gb: Annotated[float, Field(ge=0)] = 0.0
     predicted_inference_gb: Annotated[float, Field(ge=0)] = 0.0
     recall_bound: RecallBound
@@ -400,7 +415,7 @@ class Plans(_Strict):
 
         Examples
         --------
-        ``plans.evolve(training={"epochs": 50})``
+        ``plans.evolve(training={"steps": 20_000})``
         """
         data = self.model_dump()
         for name, change in sections.items():

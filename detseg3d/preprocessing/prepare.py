@@ -12,6 +12,8 @@ from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
+from detseg3d.core.precision import Precision
+from detseg3d.execution.device import choose_precision, resolve_device
 from detseg3d.io.files import read_json, write_json
 from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import RawDataset, as_instance_maps, load_raw_dataset
@@ -64,6 +66,8 @@ class PrepareOptions:
         Overrides the planned RoI.
     image_order : int
         Interpolation of images: 1 linear, 3 cubic.
+    precision : Precision
+        Of the feature maps in training; the memory is planned for it. ``AUTO`` plans for this machine.
     instances : bool
         The labels are instance maps, whatever dataset.json says.
     keep_plans : bool
@@ -83,6 +87,7 @@ class PrepareOptions:
     seed: int | None = None
     roi_size: int | Sequence[int] | None = None
     image_order: int = 1
+    precision: Precision = Precision.AUTO
     instances: bool = False
     keep_plans: bool = False
     clean: bool = False
@@ -310,9 +315,11 @@ def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pre
                 remedy="plan anew: leave --keep_plans out",
             )
         return plans
+    precision = choose_precision(resolve_device(None), options.precision)
     plans = plan_dataset(
-        fingerprint, raw, options.memory_gb, options.roi_size, options.image_order, options.inference_gb
+        fingerprint, raw, options.memory_gb, options.roi_size, options.image_order, options.inference_gb, precision
     )
+    plans = plans.evolve(training={"precision": options.precision})
     for decision in plans.decisions:
         if decision.name == "warning":
             logger.warning("%s: %s", raw.name, decision.because)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.evaluation.output import write_evaluation
 from detseg3d.io.convert import convert_folders
 from detseg3d.io.raw_dataset import RawCase, load_raw_dataset
@@ -43,6 +44,8 @@ class ExperimentOptions:
         Memory that the prediction of a planned volume may take above its input.
     roi_size : int or None
         Edge of the RoI cube instead of the planned one.
+    precision : Precision
+        Of the feature maps in training; the memory is planned for it.
     training : TrainingOptions
         Seed, device, time limit; with ``resume`` an earlier run in the same folder goes on.
     overrides : mapping
@@ -61,6 +64,7 @@ class ExperimentOptions:
     memory_gb: float = 8.0
     inference_gb: float = 2.0
     roi_size: int | None = None
+    precision: Precision = Precision.AUTO
     training: TrainingOptions = field(default_factory=TrainingOptions)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     num_processes: int = 2
@@ -172,6 +176,7 @@ def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareO
         val_split=None if divided else options.val_split,
         seed=None if divided else options.training.seed or 0,
         roi_size=options.roi_size,
+        precision=options.precision,
         progress=options.training.progress,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.evaluation.labels import label_format_of
+from detseg3d.execution.device import compute_in
 from detseg3d.execution.memory import require_memory
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.image_source import ImageSource
@@ -23,6 +26,7 @@ from detseg3d.io.files import copy_file, remove_files, replace_folder, temporary
 from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.fingerprint import load_appearances
+from detseg3d.planning.length import choose_val_every
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import requested_roi_size, stage2_plan
 from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
@@ -97,13 +101,19 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
     ----------
     plans : Plans
     overrides : mapping
-        Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, ``roi_size`` and ``disable_tta``; ``None`` leaves the
-        plan's value. ``mirror_axes`` holds for the copies at inference, too, if there are any.
+        Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, ``epochs``, ``roi_size`` and ``disable_tta``; ``None``
+        leaves the plan's value. ``epochs`` sets ``steps``; with another length validations are as frequent as the
+        planner would make them. ``mirror_axes`` holds for the copies at inference, too, if there are any.
     whole_volume : bool
         Train on whole volumes from the start.
     """
-    others = ("roi_size", "disable_tta")
+    others = ("roi_size", "disable_tta", "epochs")
     training = {name: value for name, value in overrides.items() if value is not None and name not in others}
+    if overrides.get("epochs") is not None:
+        training["steps"] = overrides["epochs"] * plans.training.steps_per_epoch
+    if "steps" in training:
+        epochs = math.ceil(training["steps"] / plans.training.steps_per_epoch)
+        training = {"val_every": choose_val_every(epochs), **training}
     if whole_volume:
         training["curriculum"] = [phase.model_dump() for phase in whole_volume_curriculum()]
     changes: dict[str, Any] = {"training": training}
@@ -155,6 +165,7 @@ def run_fold(
             if not options.ranks.is_main:
                 return {}
             _describe_if_missing(paths, train_cases, paths.fold(name))
+            compute_in(options.device, _precision_of_validation(overrides, paths.fold(name)))
             return validate_fold(paths, name, val_cases, options)
         folder = choose_folder(paths, name, options)
         # A training that is resumed keeps the settings it was started with, but for those given anew.
@@ -186,9 +197,19 @@ def _fold_in_use(paths: FoldPaths, name: str, purpose: str, options: TrainingOpt
         yield
 
 
+def _precision_of_validation(overrides: Mapping[str, Any], folder: Path) -> Precision:
+    """What is asked for, else what the training of the fold was asked to compute in."""
+    asked: Precision | None = overrides.get("precision")
+    plans = folder / "plans.json"
+    if asked is not None or not plans.is_file():
+        return asked or Precision.AUTO
+    return load_plans(plans).training.precision
+
+
 def _warn_of_settings(overrides: Mapping[str, Any], whole_volume: bool, folder: Path, options: TrainingOptions) -> None:
     others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes, "overwrite": options.overwrite}
-    given = [name for name, value in {**overrides, **others}.items() if value is not None and value is not False]
+    settings = {name: value for name, value in {**overrides, **others}.items() if name != "precision"}
+    given = [name for name, value in settings.items() if value is not None and value is not False]
     if given:
         logger.warning("nothing is trained, so without effect: %s; %s decides", ", ".join(given), folder / "plans.json")
 

@@ -1,4 +1,4 @@
-"""How far the training is, and what follows from it: phase of the curriculum, learning rate, length of an epoch."""
+"""How far the training is, and what follows from it: phase of the curriculum, learning rate, steps of a phase."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = [
     "learning_rate_factor",
     "phase_at",
     "phase_end",
+    "phase_steps",
     "share_of_step",
-    "steps_per_epoch",
     "whole_volume_curriculum",
 ]
 
@@ -49,30 +49,41 @@ def phase_end(curriculum: Sequence[CurriculumPhase], index: int) -> float:
     return sum(phase.share for phase in curriculum[: index + 1])
 
 
-def steps_per_epoch(plan: TrainingPlan, window: Sequence[int] | None, shape: Sequence[int], cases: int) -> int:
-    """Steps of one epoch in a phase.
+def phase_steps(plan: TrainingPlan, shape: Sequence[int]) -> tuple[int, ...]:
+    """Steps of each phase of the curriculum.
 
-    An epoch costs about one pass over the whole volumes, whatever the size of the windows: smaller windows mean more
-    steps. Beyond ``max_windows_per_case`` a large scan has nothing new to show around its lesions.
+    A phase with a share of the training takes about that share of its time. Steps on small windows are quick, so there
+    are more of them: as many as there are windows in a typical volume. Beyond ``max_windows_per_case`` a large scan has
+    nothing new to show around its lesions.
 
     Parameters
     ----------
     plan : TrainingPlan
-    window : sequence of 3 ints, or None for whole volumes
+        ``steps`` is the sum; there are more if there are fewer steps than phases.
     shape : sequence of 3 ints
         A typical volume, in fine voxels.
-    cases : int
 
     Examples
     --------
-    >>> plan = TrainingPlan(batch_size=2, curriculum=(CurriculumPhase(share=1, window=None),))
-    >>> steps_per_epoch(plan, None, (128, 128, 128), 32), steps_per_epoch(plan, (64, 64, 64), (128, 128, 128), 32)
-    (16, 128)
+    >>> phases = (CurriculumPhase(share=0.5, window=(64, 64, 64)), CurriculumPhase(share=0.5, window=None))
+    >>> phase_steps(TrainingPlan(steps=900, curriculum=phases), (128, 128, 128))
+    (800, 100)
     """
-    windows = 1.0
-    if window is not None:
-        windows = min(max(math.prod(shape) / math.prod(window), 1.0), plan.max_windows_per_case)
-    return max(1, math.ceil(cases * windows / plan.batch_size))
+    weights = []
+    for phase in plan.curriculum:
+        windows = 1.0 if phase.window is None else math.prod(shape) / math.prod(phase.window)
+        weights.append(phase.share * min(max(windows, 1.0), plan.max_windows_per_case))
+    exact = [plan.steps * weight / sum(weights) for weight in weights]
+    steps = [max(1, math.floor(value)) for value in exact]
+    # What rounding down leaves goes to the phases that lost most by it.
+    order = sorted(range(len(steps)), key=lambda index: math.floor(exact[index]) - exact[index])
+    for index in order[: max(0, plan.steps - sum(steps))]:
+        steps[index] += 1
+    # A phase has one step at least; the longest phase gives it.
+    excess = sum(steps) - plan.steps
+    longest = max(range(len(steps)), key=lambda index: steps[index])
+    steps[longest] -= max(0, min(excess, steps[longest] - 1))
+    return tuple(steps)
 
 
 def share_of_step(planned: float, seconds: float, max_minutes: float | None) -> float:

@@ -17,15 +17,18 @@ import torch
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.device import allow_half_precision, autocast, autocast_dtype, compute_in_float32
+from detseg3d.core.precision import Precision
+from detseg3d.execution.device import autocast, autocast_dtype, compute_in, precision_in_use
 from detseg3d.execution.interruption import Interruption, postponed, raise_again
+from detseg3d.execution.memory import release_freed_memory
 from detseg3d.io.case_store import CaseStore
 from detseg3d.io.files import remove_files
 from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.targets import volume_targets
 from detseg3d.models.transfer import transfer_weights
 from detseg3d.models.weights import save_weights
-from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.planning.memory import GIGABYTE, NetworkPlan, planned_training_bytes
+from detseg3d.planning.plans import CurriculumPhase, Plans, save_plans
 from detseg3d.reporting.progress import plot_progress
 from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds, progress_bar
@@ -38,9 +41,10 @@ from detseg3d.training.schedule import (
     learning_rate_factor,
     phase_at,
     phase_end,
+    phase_steps,
     share_of_step,
-    steps_per_epoch,
 )
+from detseg3d.training.timing import PhaseTime, describe_length, seconds_per_step, steps_left
 from detseg3d.training.validation import cases_to_validate, validate
 
 __all__ = ["TrainingOptions", "train_fold"]
@@ -54,6 +58,9 @@ _VALIDATION_SHARE = 0.08
 _LAST_VALIDATION = 0.8
 _VALIDATION_CASES = 8
 _SECONDS_PER_TIMED_EPOCH = 20
+_MOST_TIMED_EPOCHS = 100
+_FEWEST_STEPS_TIMED = 500
+_STEPS_PER_RELEASE = 50  # it takes less than a tenth of a second
 _SECONDS_PER_CHECKPOINT = 300  # within a long epoch
 _EPSILON = 1e-9
 
@@ -104,6 +111,14 @@ class _State:
         save_checkpoint(latest, self.model, self.average, self.optimizers, self.scaler, self.progress, self.seed)
         self.saved = time.monotonic()
 
+    def trial(self, plans: Plans, options: TrainingOptions) -> _State:
+        """The same network with optimisers of its own: what is tried with it changes nothing of the training."""
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model)
+        other.optimizers = make_optimizers(other.model, plans.training)
+        other.scaler = None if self.scaler is None else torch.amp.GradScaler(options.device.type)
+        return other
+
     def update_average(self, decay: float, advance: float) -> None:
         """Move the average towards the model, after a step that took the training forward by ``advance``."""
         weight = average_weight(self.progress.step, decay, advance)
@@ -150,8 +165,11 @@ def train_fold(
     if not train_cases:
         raise DetSeg3DError("this fold has no training case", file=folder, remedy="check splits_final.json")
     table = CaseTable(store, train_cases)
+    # Asked for anew: an earlier training of this process may have fallen back to float32.
+    compute_in(options.device, plans.training.precision)
     state = _State(plans, options)
     _check_precision(state, plans, table.typical_shape(), options)
+    plans = _note_precision(plans, options)
     options = _resume_or_begin(state, folder, options)
     log = None
     if options.ranks.is_main:
@@ -166,6 +184,8 @@ def train_fold(
     logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
     if log is not None and state.progress.unvalidated:
         _close_epoch(plans, state, store, val_cases, folder, options, log)
+    steps = phase_steps(plans.training, table.typical_shape())
+    _say_length(plans, state, store, table, steps, options)
     with progress_bar(state.progress.fraction, options.progress) as bar:
         while state.progress.fraction < 1 - _EPSILON:
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
@@ -175,16 +195,15 @@ def train_fold(
                 strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
                 largest=plans.largest_shape,
             )  # fmt: skip
-            steps = steps_per_epoch(plans.training, window, table.typical_shape(), len(train_cases))
-            steps = math.ceil(steps / options.ranks.size)
             lesions = sampler.typical_lesions()
             with batches(
                 sampler, plans.training.batch_size, state.progress.step, options.num_workers, options.ranks
             ) as loader:
                 end = phase_end(plans.training.curriculum, phase)
+                advance = plans.training.curriculum[phase].share / math.ceil(steps[phase] / options.ranks.size)
                 while state.progress.fraction < end - _EPSILON:
-                    epoch_end = min(end, _epoch_end(plans, state, options))
-                    _train_epoch(plans, state, loader, steps, lesions, epoch_end, folder, options, log, bar)
+                    epoch_end = min(end, _epoch_end(state, options))
+                    _train_epoch(plans, state, loader, advance, lesions, epoch_end, folder, options, log, bar)
                     if log is not None:
                         _close_epoch(plans, state, store, val_cases, folder, options, log)
     if not options.ranks.is_main:
@@ -196,17 +215,91 @@ def train_fold(
     return state.progress
 
 
+def _say_length(
+    plans: Plans, state: _State, store: CaseStore, table: CaseTable, steps: Sequence[int], options: TrainingOptions
+) -> None:
+    """Log how long the training will take, from a few steps of each phase by a copy of the network.
+
+    Short trainings are not timed: that would take a good part of their time. With a time limit nothing is to be found
+    out. Nothing of ``state`` changes, and the windows that the training sees stay the same.
+    """
+    if options.max_minutes is not None:
+        limit = describe_seconds(max(0.0, 60 * options.max_minutes - state.progress.seconds))
+        logger.info("the whole schedule fits into %s, with at most %d steps in all", limit, plans.training.steps)
+        return
+    phases = plans.training.curriculum
+    left = [
+        math.ceil(count / options.ranks.size)
+        for count in steps_left(steps, [phase.share for phase in phases], state.progress.fraction)
+    ]
+    if sum(left) < _FEWEST_STEPS_TIMED:
+        return
+    trial = state.trial(plans, options)
+    times = []
+    with torch.random.fork_rng(devices=[options.device] if options.device.type == "cuda" else []):
+        for phase, count in zip(phases, left, strict=True):
+            if count:
+                seconds = _seconds_of_phase(plans, trial, WindowSampler(
+                    store, table, plans.fine_spacing, phase.window, state.seed,
+                    strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
+                    largest=plans.largest_shape,
+                ), options)  # fmt: skip
+                times.append(PhaseTime(_phase_name(phase), count, seconds))
+    logger.info("%s", describe_length(times))
+
+
+def _seconds_of_phase(plans: Plans, trial: _State, sampler: WindowSampler, options: TrainingOptions) -> float:
+    """Seconds of a step on the windows of ``sampler``, and of their reading where this process reads them."""
+    lesions, rate = sampler.typical_lesions(), plans.training.learning_rate
+    with batches(sampler, plans.training.batch_size, 0, 0, options.ranks) as loader:
+
+        def step() -> float:
+            started = time.monotonic()
+            number, examples = next(loader)
+            loaded = time.monotonic()
+            _train_step(plans, trial, examples, lesions, rate, number, options)
+            return time.monotonic() - (loaded if options.num_workers else started)
+
+        return seconds_per_step(step, lambda seconds: agree([seconds], options.ranks, options.device)[0])
+
+
+def _phase_name(phase: CurriculumPhase) -> str:
+    return "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+
+
 def _check_precision(state: _State, plans: Plans, typical_shape: Sequence[int], options: TrainingOptions) -> None:
     """Train in float32, with a warning, where half precision gives other results on this device."""
-    allow_half_precision(options.device)  # an earlier training of this process may have had another network
     check = check_precision(state.model, plans, typical_shape, options.device)
     wrong = check is not None and bool(check.wrong)
     if check is not None:
         logger.log(logging.WARNING if wrong else logging.INFO, "%s", check.describe())
     if any_of(wrong, options.ranks, options.device):
         logger.warning("this training computes in float32, which is slower; another version of torch may help")
-        compute_in_float32(options.device)
+        compute_in(options.device, Precision.FP32)
         state.scaler = None
+
+
+def _note_precision(plans: Plans, options: TrainingOptions) -> Plans:
+    """The plans of the training with the precision that it computes in; says so if the memory was planned for another.
+
+    A training that goes on in another precision than it began in is allowed, and a warning says so.
+    """
+    precision, before = precision_in_use(options.device), plans.training.computed_in
+    if before is not None and before is not precision:
+        logger.warning("this training began in %s and goes on in %s", before, precision)
+    network = NetworkPlan.of(plans, precision)
+    needed = planned_training_bytes(network, plans.training, plans.largest_shape, plans.detection_scale)
+    if precision.bytes_per_value > plans.memory_precision.bytes_per_value:
+        logger.warning(
+            "the plan takes %.2g GB to train in %s; this training computes in %s and will take about %.2g GB; "
+            "detseg3d_plan_and_preprocess --precision %s plans for that",
+            plans.predicted_training_gb,
+            plans.memory_precision,
+            precision,
+            needed / GIGABYTE,
+            precision,
+        )
+    return plans.evolve(training={"computed_in": precision})
 
 
 def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> TrainingOptions:
@@ -233,11 +326,11 @@ def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> T
     return options
 
 
-def _epoch_end(plans: Plans, state: _State, options: TrainingOptions) -> float:
-    """Progress at which the current epoch ends; with a time limit epochs are parts of the time, not too short."""
-    epochs = plans.training.epochs
-    if options.max_minutes is not None:
-        epochs = max(1, min(epochs, round(60 * options.max_minutes / _SECONDS_PER_TIMED_EPOCH)))
+def _epoch_end(state: _State, options: TrainingOptions) -> float:
+    """Progress at which the current epoch ends at the latest; with a time limit epochs are parts of the time."""
+    if options.max_minutes is None:
+        return 1.0
+    epochs = max(1, min(_MOST_TIMED_EPOCHS, round(60 * options.max_minutes / _SECONDS_PER_TIMED_EPOCH)))
     return (math.floor(state.progress.fraction * epochs + 1e-6) + 1) / epochs
 
 
@@ -245,7 +338,7 @@ def _train_epoch(
     plans: Plans,
     state: _State,
     loader: Iterator[tuple[int, list[Example]]],
-    steps_in_epoch: int,
+    advance: float,
     typical_lesions: float,
     end: float,
     folder: Path,
@@ -253,15 +346,18 @@ def _train_epoch(
     log: TrainingLog | None,
     bar: tqdm,
 ) -> None:
-    """Train until the progress reaches ``end``, write a record and the checkpoint. An interrupt waits for the step."""
+    """Train until the progress reaches ``end`` or the epoch has its steps; write a record and the checkpoint.
+
+    ``advance`` is what a step takes the training forward. An interrupt waits for the step.
+    """
     training, progress = plans.training, state.progress
     phase = training.curriculum[phase_at(training.curriculum, progress.fraction)]
     progress.unvalidated = False
     data_seconds = compute_seconds = 0.0
-    advance = 1 / (training.epochs * steps_in_epoch)
+    most = math.ceil(training.steps_per_epoch / options.ranks.size)
     rate = training.learning_rate
     with postponed() as interruption:
-        while progress.fraction < end - _EPSILON:
+        while progress.fraction < end - _EPSILON and progress.steps_summed < most:
             started = time.monotonic()
             step, examples = next(loader)
             assert step == progress.step, "the loader and the training disagree about the step"
@@ -272,11 +368,13 @@ def _train_epoch(
             data_seconds += loaded - started
             compute_seconds += done - loaded
             progress.add_step(losses)
+            if options.device.type == "cpu" and (progress.step + 1) % _STEPS_PER_RELEASE == 0:
+                release_freed_memory()
             interrupted = _advance(progress, advance, done - started, options, interruption.number is not None)
             state.update_average(training.ema_decay, share_of_step(advance, done - started, options.max_minutes))
             bar.n = round(min(progress.fraction, 1.0), 4)
             bar.refresh()
-            if progress.fraction >= end - _EPSILON:
+            if progress.fraction >= end - _EPSILON or progress.steps_summed >= most:
                 break  # the checkpoint below will do
             if options.ranks.is_main and (interrupted or done - state.saved > _SECONDS_PER_CHECKPOINT):
                 state.save(folder)
@@ -286,7 +384,7 @@ def _train_epoch(
         means = progress.close_epoch()
         if log is None:
             return
-        name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+        name = _phase_name(phase)
         remaining = max(0.0, progress.seconds * (1 / max(progress.fraction, 1e-6) - 1))
         logger.info("%s", describe_epoch(progress.epoch, name, means, progress.seconds, remaining))
         log.append(

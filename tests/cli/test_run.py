@@ -21,8 +21,8 @@ def arguments(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     output = tmp_path_factory.mktemp("run") / "out"
     words = ["--image_dir", str(data / "imagesTr"), "--label_dir", str(data / "labelsTr"), "--output_dir", str(output)]
     words += [
-        "--epochs",
-        "1",
+        "--steps",
+        "20",
         "--max_minutes",
         "0.02",
         "-np",
@@ -65,7 +65,7 @@ def test_there_is_a_report_with_a_viewer(output: Path) -> None:
 
 def test_the_model_can_be_loaded(output: Path) -> None:
     predictor = Predictor.from_model_folder(output / "results" / "Dataset001_Run", [0], device="cpu")
-    assert predictor.plans.training.epochs == 1
+    assert predictor.plans.training.steps == 20
 
 
 def test_a_second_experiment_does_not_replace_the_first(

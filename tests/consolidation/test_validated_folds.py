@@ -184,7 +184,7 @@ def test_other_thresholds_are_said_and_those_of_the_first_fold_taken(
 
 
 def test_another_length_of_training_does_not_matter(root: Path, tiny_plans: Plans) -> None:
-    save_plans(tiny_plans.evolve(training={"epochs": 7}), fold(root, "1") / "plans.json")
+    save_plans(tiny_plans.evolve(training={"steps": 7}), fold(root, "1") / "plans.json")
     assert len(load(root, 0, 1).cases) == 3
 
 

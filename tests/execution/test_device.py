@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.execution import device
 from detseg3d.execution.device import (
     autocast,
     autocast_dtype,
-    compute_in_float32,
+    choose_precision,
+    compute_in,
     has_fast_bfloat16,
+    precision_in_use,
     resolve_device,
 )
 
@@ -163,12 +167,116 @@ def test_results_below_the_smallest_normal_number_tell_an_emulation(
     assert has_fast_bfloat16.__wrapped__() is native
 
 
-def test_after_a_failed_check_the_process_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_told_to_computes_in_float32_on_that_type_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
     give_cpu(monkeypatch, True)
-    monkeypatch.setattr(device, "_FLOAT32_ONLY", set())
-    compute_in_float32(torch.device("cpu"))
+    monkeypatch.setattr(device, "_IN_USE", {})
+    compute_in(torch.device("cpu"), Precision.FP32)
     assert autocast_dtype(torch.device("cpu")) is None
     with autocast(torch.device("cpu")):
         assert torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype is torch.float32
     give_cuda(monkeypatch, 1)
     assert autocast_dtype(torch.device("cuda")) is torch.bfloat16
+
+
+@pytest.fixture
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_IN_USE", {})
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("wanted", [Precision.BF16, Precision.FP32])
+def test_a_processor_computes_in_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, native: bool, wanted: Precision
+) -> None:
+    give_cpu(monkeypatch, native)
+    assert compute_in(torch.device("cpu"), wanted) is precision_in_use(torch.device("cpu")) is wanted
+    with autocast(torch.device("cpu")):
+        dtype = torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype
+    assert dtype is (torch.bfloat16 if wanted is Precision.BF16 else torch.float32)
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+def test_auto_takes_back_what_was_chosen_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu(monkeypatch, True)
+    compute_in(torch.device("cpu"), Precision.FP32)
+    assert compute_in(torch.device("cpu"), Precision.AUTO) is Precision.BF16
+    assert precision_in_use(torch.device("cpu")) is Precision.BF16
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("cpu", Precision.FP16), ("mps", Precision.FP16), ("mps", Precision.BF16), ("xpu", Precision.BF16)],
+)
+def test_a_precision_that_the_device_does_not_compute_in_is_refused(name: str, wanted: Precision) -> None:
+    with pytest.raises(DetSeg3DError) as raised:
+        compute_in(torch.device(name), wanted)
+    assert raised.value.value == f"--precision {wanted} on {name}"
+    assert "fp32" in str(raised.value.expected)
+    assert raised.value.remedy == "use --precision auto"
+    assert device._IN_USE == {}  # it goes on as before
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize("wanted", [Precision.BF16, Precision.FP16, Precision.FP32])
+def test_cuda_computes_in_each_precision(monkeypatch: pytest.MonkeyPatch, wanted: Precision) -> None:
+    give_cuda(monkeypatch, 1, bfloat16=True)
+    assert compute_in(torch.device("cuda"), wanted) is wanted
+    assert autocast_dtype(torch.device("cuda")) is {"bf16": torch.bfloat16, "fp16": torch.float16}.get(wanted.value)
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize(
+    ("native", "wanted", "warned"),
+    [(False, Precision.BF16, True), (True, Precision.BF16, False), (False, Precision.AUTO, False)],
+)
+def test_bfloat16_that_is_asked_for_and_emulated_is_warned_of_with_its_slowness(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    native: bool,
+    wanted: Precision,
+    warned: bool,
+) -> None:
+    give_cpu(monkeypatch, native)
+    monkeypatch.setattr(device, "_slowness", lambda device, dtype: 42.0)
+    compute_in(torch.device("cpu"), wanted)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert ("42 times" in caplog.text) == warned
+
+
+SETTING = """
+import logging, torch
+from detseg3d.core.precision import Precision
+from detseg3d.execution.device import compute_in
+logging.basicConfig(format="%(message)s")
+torch.set_num_threads(1)
+print(compute_in(torch.device("cpu"), Precision("{}")), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("wanted", "chosen", "warned"), [("auto", "fp32", False), ("bf16", "bf16", True)])
+def test_where_onednn_is_limited_auto_avoids_bfloat16_and_its_slowness_is_measured(
+    wanted: str, chosen: str, warned: bool
+) -> None:
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    command = [sys.executable, "-c", SETTING.format(wanted)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.split() == [chosen]
+    assert bool(done.stderr) == warned
+    if warned:
+        [times] = re.findall(r"takes (\d+) times as long", done.stderr)
+        assert int(times) > 2
+
+
+def test_auto_names_no_type() -> None:
+    assert [Precision(name).bytes_per_value for name in ("bf16", "fp16", "fp32")] == [2, 2, 4]
+    with pytest.raises(ValueError, match="auto names no type"):
+        _ = Precision.AUTO.bytes_per_value
+
+
+def test_choosing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu(monkeypatch, True)
+    monkeypatch.setattr(device, "_IN_USE", {})
+    assert choose_precision(torch.device("cpu"), Precision.FP32) is Precision.FP32
+    assert precision_in_use(torch.device("cpu")) is Precision.BF16

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.execution import memory
-from detseg3d.execution.memory import available_bytes, is_out_of_memory, require_memory
+from detseg3d.execution.memory import (
+    _trim_function,
+    available_bytes,
+    is_out_of_memory,
+    release_freed_memory,
+    require_memory,
+)
 
 MEMINFO = "MemTotal: 32000 kB\nMemFree: 1000 kB\nMemAvailable: 16000 kB\nSwapTotal: 0 kB\nSwapFree: 500 kB\n"
 
@@ -90,3 +97,27 @@ def test_words_of_onednn_mean_memory_where_the_address_space_is_limited(
 ) -> None:
     monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))
     assert is_out_of_memory(RuntimeError("could not create a primitive")) is expected
+
+
+HOLES = """
+import sys
+from detseg3d.execution.memory import release_freed_memory
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+blocks = [bytearray(100_000) for _ in range(2000)]
+held = blocks[1::50]
+del blocks
+before = resident()
+release_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(_trim_function() is None, reason="another C library than GNU's")
+def test_memory_that_was_freed_between_blocks_that_are_held_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, check=True, text=True)
+    assert float(done.stdout) > 100  # of 200 MB; 4 MB are held
+
+
+def test_without_that_function_of_the_c_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detseg3d.execution.memory._trim_function", lambda: None)
+    assert not release_freed_memory()

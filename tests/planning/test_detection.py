@@ -82,7 +82,7 @@ def test_a_head_at_full_resolution_that_does_not_fit_is_named_with_the_limit() -
 
 
 def test_a_head_at_full_resolution_may_take_a_slightly_coarser_grid() -> None:
-    plans = plan_alike([(1, 1, 1)], (160, 200, 180), (1, 1, 1))
+    plans = plan_alike([(1, 1, 1)], (160, 200, 180), (1, 1, 1), memory_gb=10)
     assert 1 < finest_cell(plans)[0] <= math.sqrt(2)
     assert plans.predicted_inference_gb <= 2
     assert "the memory for prediction forbids a finer grid" in why(plans, "detection spacing")

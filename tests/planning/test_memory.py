@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.planning.memory import detection_cells, inference_bytes, roi_bytes, saved_values, training_bytes
+from detseg3d.core.precision import Precision
+from detseg3d.planning.memory import (
+    NetworkPlan,
+    Region,
+    detection_cells,
+    inference_bytes,
+    roi_bytes,
+    saved_values,
+    training_bytes,
+)
 from detseg3d.planning.plans import Stage1Plan
 from detseg3d.planning.roi_rules import choose_roi_size, roi_plan, stage2_plan
 
@@ -24,8 +33,16 @@ STAGE1 = Stage1Plan(
 ROI, STAGE2 = roi_plan((32, 32, 32), (1, 1, 1)), stage2_plan((32, 32, 32), (1, 1, 1))
 
 
+def network(plan: Stage1Plan = STAGE1, channels: int = 1, precision: Precision = Precision.BF16) -> NetworkPlan:
+    return NetworkPlan(plan, STAGE2, ROI, channels, 1, precision)
+
+
 def train(shape: tuple[int, int, int], plan: Stage1Plan = STAGE1, batch: int = 1, channels: int = 1) -> float:
-    return training_bytes(plan, STAGE2, ROI, shape, math.prod(shape), channels, 1, 8, batch)
+    return training_bytes(network(plan, channels), Region(shape, math.prod(shape)), 8, batch)
+
+
+def predict(shape: tuple[int, int, int], precision: Precision = Precision.BF16) -> float:
+    return inference_bytes(network(precision=precision), Region(shape, math.prod(shape)))
 
 
 def test_cells_are_those_of_the_padded_volume() -> None:
@@ -91,14 +108,14 @@ def test_roi_bytes_agree_with_what_autograd_saves(edge: int, spacing: tuple[floa
         return segmenter(torch.zeros(count, 2, *size), features)
 
     one, two = (saved_by_autograd(lambda n=n: run(n)) for n in (1, 2))
-    assert roi_bytes(plan, size) == pytest.approx(two - one, rel=0.1)
+    assert roi_bytes(plan, size, Precision.BF16) == pytest.approx(two - one, rel=0.1)
 
 
 @given(st.tuples(*[st.integers(8, 300)] * 3), st.integers(0, 2))
 def test_more_voxels_need_more_memory(shape: tuple[int, int, int], axis: int) -> None:
     larger = tuple(n + 8 * (index == axis) for index, n in enumerate(shape))
     assert train(larger) > train(shape)
-    assert inference_bytes(STAGE1, larger, 1e6, 1, 1) > inference_bytes(STAGE1, shape, 1e6, 1, 1)
+    assert predict(larger) > predict(shape)
 
 
 def test_training_is_linear_in_the_batch_above_the_base() -> None:
@@ -117,7 +134,7 @@ def test_more_channels_and_blocks_need_more() -> None:
 
 def test_inference_needs_far_less_than_training() -> None:
     shape = (256, 256, 256)
-    assert inference_bytes(STAGE1, shape, math.prod(shape), 1, 1) < 0.5 * train(shape)
+    assert predict(shape) < 0.5 * train(shape)
 
 
 def test_a_coarser_first_head_needs_less() -> None:

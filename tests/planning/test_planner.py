@@ -41,7 +41,7 @@ def test_head_scan() -> None:
     assert plans.stage1.head_stages == (1, 2)
     assert plans.roi.size == (32, 32, 32)
     assert [phase.window for phase in plans.training.curriculum] == [(48,) * 3, (96,) * 3, None]
-    assert (plans.training.epochs, plans.training.batch_size) == (100, 1)
+    assert (plans.training.steps, plans.training.batch_size) == (5750, 1)
     assert plans.inference.det_threshold == 0.1
 
 
@@ -133,11 +133,11 @@ def test_larger_lesions_do_without() -> None:
 
 
 def test_a_fine_stage_is_not_worth_a_coarser_grid() -> None:
-    rich, poor = plan((256,) * 3), plan((256,) * 3, memory_gb=4)
+    rich, poor = plan((256,) * 3), plan((256,) * 3, memory_gb=4.4)
     assert rich.stage1.strides[0] == (1, 1, 1) and poor.stage1.strides[0] == (2, 2, 2)
     assert rich.detection_spacing == poor.detection_spacing == (1, 1, 1)
-    assert rich.predicted_training_gb > 4 >= poor.predicted_training_gb
-    assert "at most 4, but with such a stage it would take 5.4 GB to train (budget 4)" in why(poor, "fine stage")
+    assert rich.predicted_training_gb > 4.4 >= poor.predicted_training_gb
+    assert "at most 4, but with such a stage it would take 6.2 GB to train (budget 4.4)" in why(poor, "fine stage")
 
 
 def test_a_plan_without_lesions_has_no_fine_stage() -> None:

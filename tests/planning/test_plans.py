@@ -48,7 +48,7 @@ def test_errors_name_the_file(tmp_path: Path, plans_data: dict[str, Any]) -> Non
 
 def test_all_problems_are_reported_at_once(plans_data: dict[str, Any]) -> None:
     plans_data["dataset_nam"] = "typo"
-    plans_data["training"]["epochs"] = 0
+    plans_data["training"]["steps"] = 0
     plans_data["stage1"]["fpn"] = 8
     plans_data["roi"]["size"] = [16, 16]
     del plans_data["file_ending"]
@@ -56,7 +56,7 @@ def test_all_problems_are_reported_at_once(plans_data: dict[str, Any]) -> None:
     assert "the plans have 5 problem(s)" in text
     for line in (
         "dataset_nam: Extra inputs are not permitted, found 'typo'",
-        "training.epochs: Input should be greater than or equal to 1, found 0",
+        "training.steps: Input should be greater than or equal to 1, found 0",
         "stage1.fpn: Extra inputs are not permitted, found 8",
         "roi.size.2: Field required",
         "file_ending: Field required",
@@ -141,7 +141,7 @@ def test_the_shares_of_the_curriculum_must_sum_to_one(
 
 def test_plans_are_frozen(tiny_plans: Plans) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        tiny_plans.training.epochs = 5  # type: ignore[misc]
+        tiny_plans.training.steps = 5  # type: ignore[misc]
 
 
 # -- Figures derived from them ---------------------------------------------------------------------------------
@@ -171,20 +171,20 @@ def test_channels_and_classes_are_counted(plans_data: dict[str, Any]) -> None:
 
 
 def test_evolve_updates_a_section_and_leaves_the_original(tiny_plans: Plans) -> None:
-    changed = tiny_plans.evolve(training={"epochs": 50}, dataset_name="Dataset002_Other")
-    assert (changed.training.epochs, changed.dataset_name) == (50, "Dataset002_Other")
+    changed = tiny_plans.evolve(training={"steps": 50}, dataset_name="Dataset002_Other")
+    assert (changed.training.steps, changed.dataset_name) == (50, "Dataset002_Other")
     assert changed.training.curriculum == tiny_plans.training.curriculum
-    assert (tiny_plans.training.epochs, tiny_plans.dataset_name) == (2, "Dataset001_Tiny")
+    assert (tiny_plans.training.steps, tiny_plans.dataset_name) == (8, "Dataset001_Tiny")
 
 
 def test_evolve_validates(tiny_plans: Plans) -> None:
-    with pytest.raises(DetSeg3DError, match=r"training\.epochs: .*, found -1"):
-        tiny_plans.evolve(training={"epochs": -1})
+    with pytest.raises(DetSeg3DError, match=r"training\.steps: .*, found -1"):
+        tiny_plans.evolve(training={"steps": -1})
 
 
 def test_evolve_refuses_unknown_sections(tiny_plans: Plans) -> None:
     with pytest.raises(DetSeg3DError, match="trainig: Extra inputs are not permitted"):
-        tiny_plans.evolve(trainig={"epochs": 1})
+        tiny_plans.evolve(trainig={"steps": 1})
 
 
 # -- The hash of the preprocessing -----------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_what_preprocessing_depends_on_changes_the_hash(tiny_plans: Plans, chang
         {"roi": {"size": [32, 32, 32]}},
         {"stage1": {"fpn_channels": 16}},
         {"stage2": {"feature_channels": 0}},
-        {"training": {"epochs": 7}},
+        {"training": {"steps": 7}},
         {"inference": {"det_threshold": 0.7}},
         {"memory_budget_gb": 80},
         {"npy_spacing": [3, 1, 1]},

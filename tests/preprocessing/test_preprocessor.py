@@ -172,7 +172,7 @@ def test_second_run_has_nothing_to_do_and_a_deleted_case_is_made_again(tmp_path:
 def test_changed_plans_are_noticed_but_not_changed_training(tmp_path: Path) -> None:
     raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
     preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
-    other = plans.evolve(training={"epochs": 3})
+    other = plans.evolve(training={"steps": 3})
     assert preprocess_dataset(raw, other, tmp_path / "cases", 0, progress=False) == []
     finer = make_plans(fine_spacing=(0.5,) * 3, detection_spacing=(0.5,) * 3)
     assert len(preprocess_dataset(raw, finer, tmp_path / "cases", 0, progress=False)) == 4

@@ -19,13 +19,17 @@ TRAIN, VAL = ("case0", "case1", "case2"), ("case3",)
 
 @pytest.fixture(scope="module")
 def plans(tiny_plans: Plans) -> Plans:
-    """Four epochs: two on windows, two on whole volumes; a validation at the end."""
-    curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": None}]
+    """Ten steps in four epochs: six on windows, four on whole volumes; a validation at the end.
+
+    A volume has the voxels of three windows or more, so windows get three times the steps of their share.
+    """
+    curriculum = [{"share": 1 / 3, "window": [12, 12, 12]}, {"share": 2 / 3, "window": None}]
     return tiny_plans.evolve(
         training={
-            "epochs": 4,
+            "steps": 10,
+            "steps_per_epoch": 3,
             "batch_size": 2,
-            "max_windows_per_case": 2,
+            "max_windows_per_case": 3,
             "val_every": 100,
             "rois_per_volume": 4,
             "curriculum": curriculum,

@@ -67,7 +67,7 @@ def test_splits_of_another_form_are_refused(tmp_path: Path, splits: Any, name: s
 
 def test_overrides_replace_the_values_of_the_plan(tiny_plans: Plans) -> None:
     changed = apply_overrides(tiny_plans, {"epochs": 7, "learning_rate": 0.5, "batch_size": None})
-    assert (changed.training.epochs, changed.training.learning_rate) == (7, 0.5)
+    assert (changed.training.steps, changed.training.epochs, changed.training.learning_rate) == (28, 7, 0.5)
     assert changed.training.batch_size == tiny_plans.training.batch_size
 
 
@@ -104,7 +104,7 @@ def test_axes_to_mirror_hold_for_training_and_inference(tiny_plans: Plans) -> No
 
 
 def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
-    with pytest.raises(DetSeg3DError, match=r"training\.epochs: Input should be greater than or equal to 1, found 0"):
+    with pytest.raises(DetSeg3DError, match=r"training\.steps: Input should be greater than or equal to 1, found 0"):
         apply_overrides(tiny_plans, {"epochs": 0})
 
 
@@ -354,3 +354,12 @@ def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, 
     write_json(description | {"dataset": {"case2": entry}}, paths.raw / "dataset.json")
     result = validate_fold(paths, "0", ["case2"], TrainingOptions(progress=False))
     assert result["problems"] == [] and [case["case_id"] for case in result["cases"]] == ["case2"]
+
+
+def test_epochs_are_turned_into_steps_and_validations_follow_the_length(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(training={"steps_per_epoch": 250, "val_every": 10})
+    for overrides in ({"epochs": 40}, {"steps": 10_000}):
+        training = apply_overrides(plans, overrides).training
+        assert (training.steps, training.epochs, training.val_every) == (10_000, 40, 4)
+    assert apply_overrides(plans, {"steps": 10_000, "val_every": 7}).training.val_every == 7
+    assert apply_overrides(plans, {"learning_rate": 0.1}).training.val_every == 10

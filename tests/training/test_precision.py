@@ -15,15 +15,18 @@ import pytest
 import torch
 from torch import nn
 
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.execution import device as execution
 from detseg3d.execution.device import has_fast_bfloat16
 from detseg3d.io.case_store import CaseStore
 from detseg3d.models.blocks import Conv3d, GroupNorm
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.planning.plans import Plans
-from detseg3d.training import precision
+from detseg3d.planning.memory import NetworkPlan, planned_training_bytes
+from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.training import precision, trainer
 from detseg3d.training.precision import PrecisionCheck, check_precision, window_to_check
-from tests.training.conftest import records, same_weights, train
+from tests.training.conftest import make_options, records, same_weights, train
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 ROOT = Path(__file__).parents[2]
@@ -35,7 +38,7 @@ SHAPE = (24, 26, 28)
 def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision on any CPU, though it may be emulated; float32 for one test is not float32 for the next."""
     monkeypatch.setattr(execution, "has_fast_bfloat16", lambda: True)
-    monkeypatch.setattr(execution, "_FLOAT32_ONLY", set())
+    monkeypatch.setattr(execution, "_IN_USE", {})
 
 
 class _Broken(torch.autograd.Function):
@@ -241,3 +244,57 @@ def test_a_large_window_keeps_its_short_axes(plans: Plans, monkeypatch: pytest.M
     assert window_to_check(plans, (8, 100, 200)) == (8, 16, 16)
     assert window_to_check(plans, (5, 100, 200)) == (5, 16, 16)
     assert window_to_check(plans, (100, 100, 200)) == (12, 12, 12)
+
+
+# -- The precision that is asked for -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "native", "used"), [("fp32", True, "fp32"), ("auto", True, "bf16"), ("auto", False, "fp32")]
+)
+def test_a_training_notes_what_it_was_asked_for_and_what_it_computed_in(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, native: bool, used: str
+) -> None:
+    monkeypatch.setattr(execution, "has_fast_bfloat16", lambda: native)
+    train(plans.evolve(training={"precision": asked}), store, tmp_path)
+    training = load_plans(tmp_path / "plans.json").training
+    assert (training.precision.value, str(training.computed_in)) == (asked, used)
+    assert execution.precision_in_use(CPU).value == used
+
+
+def test_a_training_that_fell_back_notes_float32(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_layers(monkeypatch, Conv3d, lambda image: image.shape[2] == 3)
+    train(plans, store, tmp_path)
+    assert load_plans(tmp_path / "plans.json").training.computed_in is Precision.FP32
+
+
+def test_float16_is_refused_on_a_cpu_before_anything_is_written(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError) as raised:
+        train(plans.evolve(training={"precision": "fp16"}), store, tmp_path / "fold_0")
+    assert raised.value.value == "--precision fp16 on cpu"
+    assert not (tmp_path / "fold_0").exists()
+
+
+@pytest.mark.parametrize(
+    ("planned", "asked", "warned"), [("bf16", "fp32", True), ("fp32", "fp32", False), ("fp32", "bf16", False)]
+)
+def test_a_plan_for_fewer_bytes_than_the_training_takes_is_warned_of_with_the_memory(
+    plans: Plans, planned: str, asked: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    execution.compute_in(CPU, Precision(asked))
+    trainer._note_precision(plans.evolve(memory_precision=planned), make_options())
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    if warned:
+        network = NetworkPlan.of(plans, Precision.FP32)
+        needed = planned_training_bytes(network, plans.training, plans.largest_shape, plans.detection_scale) / 1e9
+        assert f"will take about {needed:.2g} GB" in caplog.text
+
+
+def test_a_training_that_goes_on_in_another_precision_says_so(plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
+    execution.compute_in(CPU, Precision.FP32)
+    begun = plans.evolve(memory_precision="fp32", training={"computed_in": "bf16"})
+    noted = trainer._note_precision(begun, make_options())
+    assert noted.training.computed_in is Precision.FP32
+    assert "began in bf16 and goes on in fp32" in caplog.text

@@ -235,7 +235,7 @@ def test_resuming_a_finished_training_changes_nothing(
 ) -> None:
     for name in ("checkpoint_latest.pt", "training_log.jsonl", "model_best.safetensors", "plans.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    train(plans.evolve(training={"epochs": 99}), store, tmp_path, resume=True)
+    train(plans.evolve(training={"steps": 99}), store, tmp_path, resume=True)
     assert "this training is at its end" in caplog.text
     assert (tmp_path / "plans.json").read_bytes() == (trained / "plans.json").read_bytes()
     assert same_weights(trained, tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from detseg3d.training.schedule import (
     learning_rate_factor,
     phase_at,
     phase_end,
-    steps_per_epoch,
+    phase_steps,
     whole_volume_curriculum,
 )
 
@@ -57,26 +58,58 @@ def test_whole_volume_curriculum_is_one_phase_without_window() -> None:
     assert [(phase.share, phase.window) for phase in whole_volume_curriculum()] == [(1.0, None)]
 
 
-def make_plan(batch_size: int = 2, most: int = 8) -> TrainingPlan:
-    return TrainingPlan(batch_size=batch_size, max_windows_per_case=most, curriculum=whole_volume_curriculum())
+def make_plan(steps: int, most: int = 8, phases: Sequence[CurriculumPhase] = PHASES) -> TrainingPlan:
+    return TrainingPlan(steps=steps, max_windows_per_case=most, curriculum=tuple(phases))
 
 
 @pytest.mark.parametrize(
-    ("window", "shape", "cases", "steps"),
+    ("shape", "steps", "expected"),
     [
-        (None, (100, 100, 100), 10, 5),
-        (None, (100, 100, 100), 11, 6),  # the last batch takes cases of the next round
-        ((50, 50, 50), (100, 100, 100), 10, 40),
-        ((50, 50, 50), (500, 500, 500), 10, 40),  # at most 8 windows a case
-        ((64, 64, 64), (32, 32, 32), 10, 5),  # a window larger than the volume counts as one
-        ((80, 100, 100), (100, 100, 100), 10, 7),  # ceil(10 * 1.25 / 2)
-        (None, (10, 10, 10), 1, 1),
+        ((128, 128, 128), 1000, (813, 145, 42)),  # weights .5 × 8, .3 × 2.37 and .2 × 1
+        ((500, 500, 500), 1000, (606, 364, 30)),  # at most 8 windows a case: .5 × 8, .3 × 8, .2 × 1
+        ((32, 32, 32), 1000, (500, 300, 200)),  # a window larger than the volume counts as one
+        ((128, 128, 128), 3, (1, 1, 1)),  # every phase has a step
+        ((128, 128, 128), 1, (1, 1, 1)),
+        ((128, 128, 128), 10, (8, 1, 1)),
     ],
 )
-def test_steps_per_epoch(
-    window: tuple[int, int, int] | None, shape: tuple[int, int, int], cases: int, steps: int
-) -> None:
-    assert steps_per_epoch(make_plan(), window, shape, cases) == steps
+def test_phase_steps(shape: tuple[int, int, int], steps: int, expected: tuple[int, ...]) -> None:
+    plan = make_plan(steps)
+    assert phase_steps(plan, shape) == pytest.approx(expected, abs=1)
+    assert sum(phase_steps(plan, shape)) == max(steps, len(PHASES))
+
+
+def test_a_single_phase_has_all_steps() -> None:
+    assert phase_steps(make_plan(777, phases=whole_volume_curriculum()), (10, 10, 10)) == (777,)
+
+
+@given(
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=5),
+    st.integers(1, 100_000),
+    st.integers(1, 16),
+    st.lists(st.integers(4, 64), min_size=5, max_size=5),
+)
+def test_phases_have_the_planned_steps_in_all(weights: list[float], steps: int, most: int, edges: list[int]) -> None:
+    shares = [weight / sum(weights) for weight in weights]
+    phases = [
+        CurriculumPhase(share=share, window=(edge, edge, edge)) for share, edge in zip(shares, edges, strict=False)
+    ]
+    found = phase_steps(make_plan(steps, most, phases), (100, 100, 100))
+    assert sum(found) == max(steps, len(phases))
+    assert min(found) >= 1
+
+
+@pytest.mark.parametrize("count", [991, 33_100])
+def test_the_schedule_has_the_shape_of_epochs_over_all_windows(count: int) -> None:
+    """As it was when an epoch was a pass over the volumes: 32 scans of 96 × 160 × 128, windows of 48³ and 96³."""
+    phases = [
+        CurriculumPhase(share=0.6, window=(48, 48, 48)),
+        CurriculumPhase(share=0.25, window=(96, 96, 96)),
+        CurriculumPhase(share=0.15, window=None),
+    ]
+    passes = [0.6 * 512, 0.25 * 72, 0.15 * 32]  # share × windows of a pass
+    found = phase_steps(make_plan(count, 16, phases), (96, 160, 128))
+    assert found == pytest.approx([count * part / sum(passes) for part in passes], rel=0.02, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def trained(tmp_path: Path, tiny_plans: Plans) -> tuple[Path, list[object]]:
     folder = prepare(tmp_path / "raw" / "Dataset001_Tiny", tmp_path / "preprocessed", tiny_plans)
     write_json([{"train": ["case0", "case1"], "val": ["case2"]}], folder / "splits_final.json")
     roots = ["--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed", "--results", tmp_path / "results"]
-    return folder, ["train", "1", "0", *roots, "-device", "cpu", "--epochs", "200", "--disable_tta"]
+    return folder, ["train", "1", "0", *roots, "-device", "cpu", "--steps", "4000", "--disable_tta"]
 
 
 def wait_for(file: Path, process: subprocess.Popen[str]) -> None:

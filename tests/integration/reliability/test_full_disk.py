@@ -84,7 +84,7 @@ def test_a_training_that_runs_out_of_disk_goes_on_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plans = tiny_plans.evolve(training={"epochs": 3})
+    plans = tiny_plans.evolve(training={"steps": 12})
     prepare(write_dataset(tmp_path / "raw", plans), tmp_path / "preprocessed", plans)
     roots = ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "preprocessed"), "--results"]
     words = ["1", "0", "-device", "cpu", "--no_progress", *roots]

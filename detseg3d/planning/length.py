@@ -1,0 +1,59 @@
+"""How long a training is, in steps of the optimiser.
+
+The number of steps follows from what there is to learn. The range was chosen by the trainings of docs/experiments.md,
+"Length of the training"; its upper part is a guess, since the longest training that was measured has 2627 steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["FEWEST_STEPS", "MOST_STEPS", "STEPS_PER_EPOCH", "VALIDATIONS", "choose_steps", "choose_val_every"]
+
+STEPS_PER_EPOCH = 250
+"""As in nnU-Net (Isensee et al. 2021)."""
+
+FEWEST_STEPS, MOST_STEPS = 5_000, 100_000
+VALIDATIONS = 10
+"""During a short training. A long one is validated every ten epochs."""
+
+_PER_ROOT = 1_000
+_MOST_EPOCHS_BETWEEN = 10
+
+
+def choose_steps(cases: int, lesions: int) -> int:
+    """Steps of a training: 1000 times the root of the number of cases and lesions together, from 5000 to 100 000.
+
+    More examples need more steps, but not in proportion: a network learns from all of them what they have in common.
+    The result is a whole number of epochs.
+
+    Parameters
+    ----------
+    cases, lesions : int
+        Of the data set.
+
+    Examples
+    --------
+    One scan, 40 scans with 1765 lesions, and a set of ten thousand scans:
+
+    >>> choose_steps(1, 3), choose_steps(40, 1765), choose_steps(10_000, 20_000)
+    (5000, 42500, 100000)
+    """
+    steps = min(max(_PER_ROOT * math.sqrt(cases + lesions), FEWEST_STEPS), MOST_STEPS)
+    return STEPS_PER_EPOCH * round(steps / STEPS_PER_EPOCH)
+
+
+def choose_val_every(epochs: int) -> int:
+    """Epochs from one validation to the next: ten validations in all, or one every ten epochs of a long training.
+
+    Parameters
+    ----------
+    epochs : int
+        Of the training.
+
+    Examples
+    --------
+    >>> choose_val_every(4), choose_val_every(20), choose_val_every(150)
+    (1, 2, 10)
+    """
+    return min(max(epochs // VALIDATIONS, 1), _MOST_EPOCHS_BETWEEN)

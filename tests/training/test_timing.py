@@ -1,0 +1,113 @@
+"""How long a training will take: what is timed, and what is said."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.io.case_store import CaseStore
+from detseg3d.planning.plans import Plans
+from detseg3d.training import trainer
+from detseg3d.training.timing import PhaseTime, describe_length, seconds_per_step, steps_left
+from tests.training.conftest import same_weights, train
+
+pytestmark = pytest.mark.usefixtures("no_picture")
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10_000), st.floats(0.01, 1)), min_size=1, max_size=4),
+    st.floats(0, 1),
+)
+def test_the_steps_that_are_left_fall_from_all_to_none(phases: list[tuple[int, float]], fraction: float) -> None:
+    steps = [count for count, _ in phases]
+    shares = [weight / sum(weight for _, weight in phases) for _, weight in phases]
+    left = steps_left(steps, shares, fraction)
+    assert all(0 <= some <= count for some, count in zip(left, steps, strict=True))
+    assert steps_left(steps, shares, 0.0) == steps
+    assert sum(steps_left(steps, shares, 1.0)) <= len(steps)  # a sum of shares may be a little more than 1
+    assert sum(steps_left(steps, shares, min(1.0, fraction + 0.1))) <= sum(left)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "done"),
+    [
+        ([60.0], 60.0, 1),  # a step this long is not done twice
+        ([2.0, 1.5, 1.5], 1.5, 3),  # the first one of a shape is slow
+        ([1.0] + [0.1] * 9, 0.1, 10),
+    ],
+)
+def test_steps_are_timed_for_a_few_seconds(seconds: list[float], expected: float, done: int) -> None:
+    clock = iter([*seconds, *[99.0] * 20])
+    counted = itertools.count()
+
+    def step() -> float:
+        next(counted)
+        return next(clock)
+
+    assert seconds_per_step(step, lambda value: value) == pytest.approx(expected)
+    assert next(counted) == done
+
+
+def test_all_processes_time_as_many_steps_as_the_main_one() -> None:
+    assert seconds_per_step(lambda: 0.001, lambda _: 5.0) == 5.0
+
+
+def test_the_length_is_said_in_hours_and_by_phase() -> None:
+    text = describe_length([PhaseTime("windows 48×48×48", 36_000, 0.5), PhaseTime("whole volumes", 900, 4)])
+    assert text.startswith("about 6 h 0 min of training, ")
+    assert "36000 steps of 0.5 s (windows 48×48×48), 900 of 4 s (whole volumes)" in text
+
+
+def test_a_training_says_how_long_it_takes_by_the_time_of_each_phase(
+    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step on windows takes 10 seconds of a false clock, one on whole volumes 100; then the training is stopped."""
+    now = [0.0]
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def step(plans: object, state: object, examples: list[object], *_: object) -> dict[str, float]:
+        now[0] += 10.0 if examples[0].image.shape[1] == 12 else 100.0  # type: ignore[attr-defined]
+        return {}
+
+    monkeypatch.setattr(trainer, "_train_step", step)
+    monkeypatch.setattr(trainer, "_close_epoch", lambda *_: None)
+    with caplog.at_level(logging.INFO):
+        train(plans.evolve(training={"steps": 600}), store, tmp_path)
+    assert "about 7 h 40 min of training" in caplog.text  # 360 steps of 10 s and 240 of 100 s
+    assert now[0] == pytest.approx(360 * 10 + 240 * 100 + 110)
+
+
+def test_timing_changes_nothing_of_the_training(
+    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_FEWEST_STEPS_TIMED", 1)
+    calls = []
+    original = trainer._seconds_of_phase
+    monkeypatch.setattr(trainer, "_seconds_of_phase", lambda *given: calls.append(given) or original(*given))
+    train(plans, store, tmp_path)
+    assert len(calls) == 2
+    assert same_weights(trained, tmp_path)
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(499, None), (600, 0.0001)])
+def test_short_and_limited_trainings_are_not_timed(
+    plans: Plans,
+    store: CaseStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    steps: int,
+    minutes: float | None,
+) -> None:
+    monkeypatch.setattr(trainer, "_seconds_of_phase", lambda *_: pytest.fail("a step was timed"))
+    monkeypatch.setattr(trainer, "_train_step", lambda *_: {})
+    monkeypatch.setattr(trainer, "_close_epoch", lambda *_: None)
+    with caplog.at_level(logging.INFO):
+        train(plans.evolve(training={"steps": steps}), store, tmp_path, max_minutes=minutes)
+    assert ("the whole schedule fits into" in caplog.text) == (minutes is not None)
