@@ -13,6 +13,7 @@ are candidates, so that Stage 2 and merging have their full share of work.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import multiprocessing
 import tempfile
@@ -187,6 +188,7 @@ class Measurement:
 def measure(wanted: Measurement) -> str:
     """Measure in this process; returns a row of the table."""
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # the network is not trained: it has more candidates than may be
     started = time.perf_counter()
     run = measure_training if wanted.what == "training" else measure_prediction
     measured, predicted = run(wanted.kind, wanted.precision)

@@ -14,11 +14,12 @@ from detseg3d.planning.memory import (
     Region,
     detection_cells,
     inference_bytes,
+    planned_training_bytes,
     roi_bytes,
     saved_values,
     training_bytes,
 )
-from detseg3d.planning.plans import Stage1Plan
+from detseg3d.planning.plans import CurriculumPhase, Stage1Plan, TrainingPlan
 from detseg3d.planning.roi_rules import choose_roi_size, roi_plan, stage2_plan
 
 STAGE1 = Stage1Plan(
@@ -140,3 +141,26 @@ def test_inference_needs_far_less_than_training() -> None:
 def test_a_coarser_first_head_needs_less() -> None:
     coarse = STAGE1.model_copy(update={"head_stages": (1,), "level_upper_sizes": ()})
     assert train((128, 128, 128), coarse) < train((128, 128, 128))
+
+
+@pytest.mark.parametrize("half", [Precision.BF16, Precision.FP16])
+def test_float32_needs_up_to_twice_what_half_precision_needs(half: Precision) -> None:
+    region = Region((128, 128, 128), 128**3)
+    for needed in (inference_bytes, lambda n, r: training_bytes(n, r, 8)):
+        less, more = (needed(network(precision=precision), region) for precision in (half, Precision.FP32))
+        assert 1.2 * less < more < 2 * less
+
+
+def test_the_curriculum_needs_what_its_largest_phase_needs() -> None:
+    phases = [CurriculumPhase(share=0.5, window=(32, 32, 32)), CurriculumPhase(share=0.5, window=None)]
+    training = TrainingPlan(curriculum=tuple(phases), rois_per_volume=8, roi_share=0.0)
+    needed = planned_training_bytes(network(), training, (96, 96, 96), (1.0, 1.0, 1.0))
+    assert needed == train((96, 96, 96))
+    crowded = training.model_copy(update={"batch_size": 100})  # whole volumes run one by one, windows together
+    assert planned_training_bytes(network(), crowded, (96, 96, 96), (1.0, 1.0, 1.0)) == train((32, 32, 32), batch=100)
+
+
+def test_on_a_coarser_detection_grid_fewer_cells_count() -> None:
+    training = TrainingPlan(curriculum=(CurriculumPhase(share=1.0, window=None),), rois_per_volume=8, roi_share=0.0)
+    coarse = planned_training_bytes(network(), training, (96, 96, 96), (2.0, 2.0, 2.0))
+    assert coarse == training_bytes(network(), Region((48, 48, 48), 96**3), 8)
