@@ -49,6 +49,7 @@ def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
     sign = torch.ones(3, 1, 1, 1, dtype=level.offset.dtype, device=level.offset.device)
     for axis in axes:
         sign[axis] = -1
+    sign = sign.repeat(len(level.offset) // 3, 1, 1, 1)  # for each box of a cell
     return DenseLevel(level.probability.flip(dims), level.log_size.flip(dims), level.offset.flip(dims) * sign)
 
 

@@ -50,7 +50,10 @@ class Detections:
 
 @dataclass
 class DenseLevel:
-    """Dense prediction of one level and volume: probability ``(K, z, y, x)``, log size and offset ``(3, z, y, x)``."""
+    """Dense prediction of one level and volume.
+
+    Probability ``(K, z, y, x)``; log size and offset ``(3, z, y, x)``, or ``(3·K, z, y, x)`` if each class has a box.
+    """
 
     probability: torch.Tensor
     log_size: torch.Tensor
@@ -167,11 +170,12 @@ def decode(
         index = index[((index[:, 1:].cpu().float() * unit) < extent).all(dim=1).to(index.device)]
         label, z, y, x = index.unbind(1)
         cell = index[:, 1:].cpu().float()
-        center = (cell + 0.5 + level.offset[:, z, y, x].T.cpu().float().clamp(-farthest, farthest)) * unit
+        offset, log_size = (_own_box(values, index) for values in (level.offset, level.log_size))
+        center = (cell + 0.5 + offset.clamp(-farthest, farthest)) * unit
         # No lesion has its centre less than half a voxel from the border, whatever the regression says.
         center = torch.minimum(center.clamp_min(0.5), extent - 0.5)
         # exp(6) = 400 cells: a wild regression must not become an infinite box.
-        size = level.log_size[:, z, y, x].T.cpu().float().clamp(-6, 6).exp() * unit
+        size = log_size.clamp(-6, 6).exp() * unit
         boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))
         scores.append(level.probability[label, z, y, x].cpu().float().numpy())
         classes.append(label.cpu().numpy())
@@ -180,3 +184,13 @@ def decode(
     found = Detections(clip_boxes(found.boxes, shape), found.scores, found.classes)
     kept = suppress(found.boxes, found.scores, found.classes, distance=distance, iou=iou, most=max_candidates)
     return found[kept]
+
+
+def _own_box(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The numbers of the boxes of peaks ``(class, z, y, x)``, ``(P, 3)`` in float32 on the CPU.
+
+    ``values`` has those of one box for all classes or of one for each, ``(3, Z, Y, X)`` or ``(3·K, Z, Y, X)``.
+    """
+    label, z, y, x = index.unbind(1)
+    boxes = values[:, z, y, x].T.cpu().float().unflatten(1, (-1, 3))
+    return boxes[torch.arange(len(boxes)), label.cpu() if boxes.shape[1] > 1 else 0]

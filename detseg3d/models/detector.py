@@ -26,8 +26,9 @@ class LevelOutput(NamedTuple):
     """Output of one head level on its cells ``(z, y, x)``."""
 
     heatmap: torch.Tensor  # logits (B, K, z, y, x)
-    log_size: torch.Tensor  # (B, 3, z, y, x), log of the box size in cells, axes z y x
-    offset: torch.Tensor  # (B, 3, z, y, x), centre minus middle of the cell, in cells, axes z y x
+    # (B, 3, z, y, x) of one box for all classes, or (B, 3·K, z, y, x) of one for each; axes z y x of a box together.
+    log_size: torch.Tensor  # log of the box size in cells
+    offset: torch.Tensor  # centre minus middle of the cell, in cells
 
 
 class DetectorOutput(NamedTuple):
@@ -41,11 +42,12 @@ class DetectorOutput(NamedTuple):
 class _Head(nn.Module):
     """One level's head. Levels share nothing: their statistics and scales differ."""
 
-    def __init__(self, channels: int, classes: int, kernel: tuple[int, int, int], tower: bool) -> None:
+    def __init__(self, channels: int, classes: int, boxes: int, kernel: tuple[int, int, int], tower: bool) -> None:
         super().__init__()
+        self.boxes = boxes
         self.tower = ConvNormAct(channels, channels, kernel) if tower else nn.Identity()
         self.heatmap = Conv3d(channels, classes, 1)
-        self.regression = Conv3d(channels, 6, 1)
+        self.regression = Conv3d(channels, 6 * boxes, 1)
         for convolution in (self.heatmap, self.regression):
             # Without values there is nothing to draw, and drawing would import a compiler that needs temporary files.
             if not convolution.weight.is_meta:
@@ -56,7 +58,7 @@ class _Head(nn.Module):
     def forward(self, features: torch.Tensor) -> LevelOutput:
         features = self.tower(features)
         regression = self.regression(features)
-        return LevelOutput(self.heatmap(features), regression[:, :3], regression[:, 3:])
+        return LevelOutput(self.heatmap(features), *regression.split(3 * self.boxes, dim=1))
 
 
 class Detector(nn.Module):
@@ -94,7 +96,14 @@ class Detector(nn.Module):
             ConvNormAct(plan.fpn_channels, plan.fpn_channels, plan.kernels[stage]) for stage in plan.head_stages
         )
         self.heads = nn.ModuleList(
-            _Head(plan.fpn_channels, num_classes, plan.kernels[stage], plan.towers) for stage in plan.head_stages
+            _Head(
+                plan.fpn_channels,
+                num_classes,
+                num_classes if plan.boxes_per_class else 1,
+                plan.kernels[stage],
+                plan.towers,
+            )
+            for stage in plan.head_stages
         )
 
     @property

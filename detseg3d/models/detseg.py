@@ -230,6 +230,7 @@ class DetSeg3D(nn.Module):
                 self.cell_sizes[index],
                 nearest_cells=training.nearest_cells if training.center_targets == "nearest" else 0,
                 reach=training.regression_reach,
+                boxes_per_class=self.plans.stage1.boxes_per_class,
             )
             for index, level in enumerate(output.levels)
         ]

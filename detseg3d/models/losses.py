@@ -91,8 +91,10 @@ def detection_losses(
         batch, z, y, x = target.cells.to(device).unbind(1)
         weight = target.weight.to(device)[:, None]
         true_size, true_offset = target.log_size.to(device), target.offset.to(device)
-        log_size = output.log_size[batch, :, z, y, x].float()
-        shift = output.offset[batch, :, z, y, x].float()
+        # Of the boxes of each of these cells, (P, boxes, 3), the one that it learns.
+        row, box = torch.arange(len(batch), device=device), target.box.to(device)
+        log_size = output.log_size[batch, :, z, y, x].unflatten(1, (-1, 3))[row, box].float()
+        shift = output.offset[batch, :, z, y, x].unflatten(1, (-1, 3))[row, box].float()
         if box_loss != "diou":
             size = size + ((log_size - true_size).abs() * weight).sum() / 3
             offset = offset + ((shift - true_offset).abs() * weight).sum() / 3

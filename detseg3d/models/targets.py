@@ -73,6 +73,8 @@ class LevelTargets:
         Regression targets at these cells, in cells.
     weight : Tensor of float32, shape ``(P,)``
         Of each of these cells; those of a lesion sum to 1.
+    box : Tensor of int64, shape ``(P,)``
+        Which box of its cell each is: the class if classes have boxes of their own, else 0.
     """
 
     heatmap: torch.Tensor
@@ -80,6 +82,7 @@ class LevelTargets:
     log_size: torch.Tensor
     offset: torch.Tensor
     weight: torch.Tensor
+    box: torch.Tensor
 
 
 def assign_levels(
@@ -112,6 +115,7 @@ def level_targets(
     cell_size: Sequence[float],
     nearest_cells: int = 0,
     reach: int = 0,
+    boxes_per_class: bool = False,
 ) -> LevelTargets:
     """Targets of one level for a batch of volumes.
 
@@ -134,10 +138,12 @@ def level_targets(
         again around them that does not count (Song et al. 2020, CPM-Net).
     reach : int, optional
         Cells around that of the centre, along each axis, that learn the box as well, weighted with the Gaussian.
+    boxes_per_class : bool, optional
+        Each class has a box of its own in a cell, so that only lesions of one class compete for it.
     """
     heatmap = np.zeros((len(boxes), num_classes, *shape), np.float32)
     unit = np.asarray(cell_size, dtype=np.float64)
-    centers, sizes, claims = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros((0, 6))]
+    centers, sizes, claims = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros((0, 7))]
     count = 0
     for volume, (volume_boxes, volume_classes) in enumerate(zip(boxes, classes, strict=True)):
         array = as_boxes(volume_boxes)
@@ -154,8 +160,9 @@ def level_targets(
                 _draw_gaussian(heatmap[volume, label], cell, sigma)
             where, value = _gaussian(cell, sigma, np.full(3, reach), shape)
             around = np.argwhere(np.ones(value.shape, np.bool_)) + [part.start for part in where]
-            record = np.empty((len(around), 6))
-            record[:, 0], record[:, 1:4], record[:, 4], record[:, 5] = volume, around, value.ravel(), count
+            record = np.empty((len(around), 7))
+            record[:, 0], record[:, 1:4], record[:, 4] = volume, around, label if boxes_per_class else 0
+            record[:, 5], record[:, 6] = value.ravel(), count
             claims.append(record)
             count += 1
     return _as_targets(heatmap, np.concatenate(claims), np.concatenate(centers), np.concatenate(sizes))
@@ -164,13 +171,14 @@ def level_targets(
 def _as_targets(heatmap: FloatArray, claims: FloatArray, centers: FloatArray, sizes: FloatArray) -> LevelTargets:
     """Aligned tensors of the cells that learn a box; every lesion weighs 1 over its cells.
 
-    A claim ``(volume, z, y, x, closeness, lesion)`` asks for a cell. The closest lesion has it, of several the last.
+    A claim ``(volume, z, y, x, box, closeness, lesion)`` asks for a box of a cell. The closest lesion has it, of
+    several the last.
     """
-    order = np.lexsort((claims[:, 5], claims[:, 4], *claims[:, 3::-1].T))
+    order = np.lexsort((claims[:, 6], claims[:, 5], *claims[:, 4::-1].T))
     claims = claims[order]
-    last = np.any(claims[1:, :4] != claims[:-1, :4], axis=1)
+    last = np.any(claims[1:, :5] != claims[:-1, :5], axis=1)
     claims = claims[np.append(last, True)[: len(claims)]]
-    cells, owner, closeness = claims[:, :4].astype(np.int64), claims[:, 5].astype(np.int64), claims[:, 4]
+    cells, owner, closeness = claims[:, :4].astype(np.int64), claims[:, 6].astype(np.int64), claims[:, 5]
     center, size = centers[owner], np.maximum(sizes[owner], 1e-3)
     total = np.bincount(owner, closeness)
     return LevelTargets(
@@ -179,6 +187,7 @@ def _as_targets(heatmap: FloatArray, claims: FloatArray, centers: FloatArray, si
         torch.from_numpy(np.log(size).astype(np.float32)),
         torch.from_numpy((center - cells[:, 1:] - 0.5).astype(np.float32)),
         torch.from_numpy((closeness / total[owner]).astype(np.float32)),
+        torch.from_numpy(claims[:, 4].astype(np.int64)),
     )
 
 

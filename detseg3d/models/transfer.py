@@ -253,6 +253,8 @@ def _adapt(name: str, source_name: str, tensor: torch.Tensor, wanted: torch.Tens
         tensor = torch.cat([_other_channels(image, pair, 1), box], dim=1)
     elif _is_of_classes(name):
         tensor = _rows_of_classes(tensor, pair)
+    elif ".regression." in name and (pair.own.stage1.boxes_per_class or pair.source.stage1.boxes_per_class):
+        tensor = _boxes_of_classes(tensor, wanted, pair)
     if tensor.dim() == 5:
         for axis in (2, 3, 4):
             tensor = _other_length(tensor, axis, wanted.shape[axis])
@@ -287,6 +289,18 @@ def _rows_of_classes(tensor: torch.Tensor, pair: _Pair) -> torch.Tensor:
         else:
             rows.append(tensor[place] if len(own) == len(source) else tensor.mean(dim=0))
     return torch.stack(rows)
+
+
+def _boxes_of_classes(tensor: torch.Tensor, wanted: torch.Tensor, pair: _Pair) -> torch.Tensor:
+    """Sizes and offsets of one box for all classes from those of a box for each class, or the other way round."""
+    boxes = tensor.unflatten(0, (2, -1, 3)).transpose(0, 1)  # (boxes, 2, 3, …)
+    if len(wanted) == 6:
+        boxes = boxes.mean(dim=0, keepdim=True)
+    elif boxes.shape[0] == 1:
+        boxes = boxes.expand(pair.own.num_classes, *boxes.shape[1:])
+    else:
+        boxes = _rows_of_classes(boxes, pair)
+    return boxes.transpose(0, 1).flatten(0, 2)
 
 
 def _other_length(kernel: torch.Tensor, axis: int, length: int) -> torch.Tensor:

@@ -35,7 +35,12 @@ from detseg3d.planning.plans import (
     Stage2Plan,
     TrainingPlan,
 )
-from detseg3d.planning.recall_bound import CaseLesions, DetectionLevels, recall_bound
+from detseg3d.planning.recall_bound import (
+    CaseLesions,
+    DetectionLevels,
+    lesions_in_cells_of_other_classes,
+    recall_bound,
+)
 from detseg3d.planning.rules import PlannedVolume
 
 __all__ = [
@@ -171,7 +176,7 @@ class Detection:
         """The cells of the heads."""
         cells = self.cells()
         heads = tuple((cells[stage][0], cells[stage][1], cells[stage][2]) for stage in self.stage1.head_stages)
-        return DetectionLevels(fine_spacing, heads, self.stage1.level_upper_sizes)
+        return DetectionLevels(fine_spacing, heads, self.stage1.level_upper_sizes, self.stage1.boxes_per_class)
 
     def refused_by(self, budget: Budget) -> Limit:
         """The limit that the option exceeds."""
@@ -332,8 +337,15 @@ def _curriculum(
     )
 
 
+def _with_boxes_per_class(needs: Requirements, option: Detection) -> Detection:
+    """The option with a box for each class in a cell, if the data hold lesions of two classes that share a cell."""
+    shared = lesions_in_cells_of_other_classes([scan.lesions for scan in needs.scans], option.levels(needs.fine))
+    return replace(option, stage1=option.stage1.model_copy(update={"boxes_per_class": shared > 0}))
+
+
 def _assess(needs: Requirements, option: Detection) -> Detection:
-    """The option with the memory that its training and its prediction take."""
+    """The option with the boxes that its cells need and the memory that its training and its prediction take."""
+    option = _with_boxes_per_class(needs, option)
     shape = option.volume.shape
     scale = [d / f for d, f in zip(option.spacing, needs.fine, strict=True)]
     training = needs.training.model_copy(update={"curriculum": option.curriculum})

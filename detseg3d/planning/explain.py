@@ -23,7 +23,7 @@ from detseg3d.planning.plans import (
     Stage2Plan,
     TrainingPlan,
 )
-from detseg3d.planning.recall_bound import CaseLesions
+from detseg3d.planning.recall_bound import CaseLesions, lesions_in_cells_of_other_classes
 from detseg3d.planning.suppression import DISTANCES, OVERLAPS, Suppression
 
 __all__ = ["mm", "times"]
@@ -285,7 +285,17 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     dropped = len(cells) - len(heads) - int(detection.fine_stage and stage1.head_stages[0] > 0)
     if dropped:
         because += f"; {dropped} level(s) dropped that would get no or hardly any lesion"
-    return [fine_stage, strides, Decision(name="head levels", value=value, because=because)]
+    levels = Decision(name="head levels", value=value, because=because)
+    return [fine_stage, strides, levels, *_explain_boxes(choice.chosen, needs)]
+
+
+def _explain_boxes(option: Detection, needs: Requirements) -> list[Decision]:
+    """Why each class has a box of its own in a cell, if it has."""
+    if not option.stage1.boxes_per_class:
+        return []
+    shared = lesions_in_cells_of_other_classes([scan.lesions for scan in needs.scans], option.levels(needs.fine))
+    because = f"{shared} lesions have their centre in a cell that holds the centre of a lesion of another class"
+    return [Decision(name="boxes", value="one for each class in a cell", because=because)]
 
 
 def _pooled_when(stage1: Stage1Plan, axes: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "inference_bytes",
     "inference_limit_gb",
     "measuring_bytes",
+    "outputs_per_cell",
     "planned_training_bytes",
     "preprocessing_bytes",
     "roi_bytes",
@@ -136,6 +137,19 @@ def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
     return values
 
 
+def outputs_per_cell(stage1: Stage1Plan, num_classes: int) -> int:
+    """Values that a head puts out in a cell: a probability for each class, and six for each box.
+
+    Examples
+    --------
+    >>> plan = Stage1Plan(channels=(8,), strides=((2, 2, 2),), kernels=((3, 3, 3),), blocks=(1,), fpn_channels=8,
+    ...                   head_stages=(0,), level_upper_sizes=())
+    >>> outputs_per_cell(plan, 3), outputs_per_cell(plan.model_copy(update={"boxes_per_class": True}), 3)
+    (9, 21)
+    """
+    return num_classes + 6 * (num_classes if stage1.boxes_per_class else 1)
+
+
 def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: int = 1) -> float:
     """Peak memory of a training step, in bytes.
 
@@ -152,7 +166,7 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
     cells = detection_cells(stage1, region.shape)
     finest = stage1.head_stages[0]
     values = saved_values(stage1, cells)
-    outputs = sum(cells[stage] for stage in stage1.head_stages) * (network.num_classes + 6)
+    outputs = sum(cells[stage] for stage in stage1.head_stages) * outputs_per_cell(stage1, network.num_classes)
     widest = max(cells[0] * stage1.channels[0], cells[finest] * stage1.fpn_channels)
     values += TRANSIENT_MAPS_TRAINING * widest
     maps = values * size + rois * roi_bytes(network.stage2, network.roi.size, network.precision)
@@ -223,7 +237,7 @@ def inference_bytes(network: NetworkPlan, region: Region) -> float:
     kept = sum(n * channels for n, channels in list(zip(cells, stage1.channels, strict=True))[finest:])
     backbone = (1 + TRANSIENT_MAPS_INFERENCE) * cells[0] * stage1.channels[0]
     pyramid = kept + (1 + TRANSIENT_MAPS_INFERENCE) * cells[finest] * stage1.fpn_channels
-    outputs = sum(cells[stage] for stage in stage1.head_stages) * (network.num_classes + 6)
+    outputs = sum(cells[stage] for stage in stage1.head_stages) * outputs_per_cell(stage1, network.num_classes)
     outputs *= BYTES_PER_OUTPUT_INFERENCE
     detection = max(backbone, pyramid) * bytes_per_value + _detection_input_bytes(network, cells)
     merging = cells[finest] * stage1.fpn_channels * bytes_per_value + fine_voxels * LABEL_BYTES

@@ -114,6 +114,10 @@ class Stage1Plan(_Strict):
         description="between neighbouring levels: the largest lesion (edges z, y, x in mm) that the finer level takes"
     )
     towers: bool = Field(default=True, description="a convolution of its own for each head, behind the pyramid's")
+    boxes_per_class: bool = Field(
+        default=False,
+        description="each class has a box of its own in a cell; planned where lesions of two classes share one",
+    )
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Stage1Plan:

@@ -40,6 +40,7 @@ __all__ = [
     "case_lesions",
     "found_by_targets",
     "levels_of_plans",
+    "lesions_in_cells_of_other_classes",
     "recall_bound",
 ]
 
@@ -96,11 +97,14 @@ class DetectionLevels:
         Edges ``(z, y, x)`` of a cell of each level in mm, finest level first.
     upper_sizes : tuple of 3 floats each
         The longest edges ``(z, y, x)``, in mm, of a lesion that a level takes; one entry less than levels.
+    boxes_per_class : bool
+        Whether each class has a box of its own in a cell.
     """
 
     fine_spacing: Lengths
     cells: tuple[Lengths, ...]
     upper_sizes: tuple[Lengths, ...] = ()
+    boxes_per_class: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.upper_sizes) == len(self.cells) - 1
@@ -145,7 +149,9 @@ def levels_of_plans(plans: Plans) -> DetectionLevels:
         stride = plans.stage1.cumulative_stride(stage)
         z, y, x = (factor * length for factor, length in zip(stride, plans.detection_spacing, strict=True))
         cells.append((z, y, x))
-    return DetectionLevels(plans.fine_spacing, tuple(cells), plans.stage1.level_upper_sizes)
+    return DetectionLevels(
+        plans.fine_spacing, tuple(cells), plans.stage1.level_upper_sizes, plans.stage1.boxes_per_class
+    )
 
 
 def recall_bound(
@@ -217,6 +223,40 @@ def _group(name: str, found: BoolArray) -> GroupRecall:
 _FOUND, _SAME_CELL, _SUPPRESSED, _OVER_LIMIT = range(4)
 
 
+def lesions_in_cells_of_other_classes(cases: Sequence[CaseLesions], levels: DetectionLevels) -> int:
+    """How many lesions have their centre in a cell that holds a centre of another class, on the same level.
+
+    Nested classes do, such as a core within its oedema. With one box for all classes, all but one of these lesions
+    would get the box of another one.
+
+    Parameters
+    ----------
+    cases : sequence of CaseLesions
+    levels : DetectionLevels
+
+    Examples
+    --------
+    >>> case = CaseLesions((8.0, 8.0, 8.0), np.array([[3, 3, 3], [3.5, 3, 3], [7, 7, 7]]), np.full((3, 3), 2.0),
+    ...                    np.array([0, 1, 0]), np.full(3, 8))
+    >>> lesions_in_cells_of_other_classes([case], DetectionLevels((1, 1, 1), ((2, 2, 2),)))
+    2
+    """
+    count = 0
+    for case in cases:
+        if len(np.unique(case.classes)) < 2:
+            continue
+        fine = np.asarray(levels.fine_spacing, np.float64)
+        shape = np.maximum(np.rint(np.asarray(case.extent) / fine), 1)
+        truth = _fine_boxes(case, shape)
+        level = assign_levels(box_sizes(truth) * fine, levels.upper_sizes)
+        place = _places(truth, level, np.asarray(levels.cells, np.float64) / fine, shape)
+        pairs = np.unique(np.column_stack([place, case.classes]), axis=0)
+        cells, classes = np.unique(pairs[:, :4], axis=0, return_counts=True)
+        shared = {tuple(cell) for cell in cells[classes > 1].tolist()}
+        count += sum(tuple(cell) in shared for cell in place.tolist())
+    return count
+
+
 @dataclass(frozen=True)
 class _Fates:
     """What becomes of the lesions of a case: an outcome each, and whether it spans less than one cell."""
@@ -248,7 +288,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     truth = _fine_boxes(case, shape)
     cells = np.asarray(levels.cells, np.float64) / fine
     level = assign_levels(box_sizes(truth) * fine, levels.upper_sizes)
-    peaks = _find_peaks(truth, case.classes, level, cells, shape)
+    peaks = _find_peaks(truth, case.classes, _places(truth, level, cells, shape), levels.boxes_per_class)
     # As decode does: no centre nearer to the border than half a voxel, and boxes end where the volume ends.
     boxes = clip_boxes(truth[peaks.owner], shape)
     limit = inference.candidate_limit(case.volume)
@@ -281,19 +321,24 @@ def _fine_boxes(case: CaseLesions, shape: FloatArray) -> FloatArray:
     return boxes_from_centers_and_sizes(centers, sizes)
 
 
-def _find_peaks(truth: FloatArray, classes: IntArray, level: IntArray, cells: FloatArray, shape: FloatArray) -> _Peaks:
-    """The cells that hold centres. The smallest lesion in a cell has the cell's box."""
+def _places(truth: FloatArray, level: IntArray, cells: FloatArray, shape: FloatArray) -> IntArray:
+    """The cell of each lesion's centre, ``(N, 4)``: level, z, y, x."""
     units = cells[level]
     last = np.ceil(shape / units) - 1
-    place = np.column_stack([level, np.clip(np.floor(box_centers(truth) / units), 0, last)]).astype(np.int64)
-    _, cell = np.unique(place, axis=0, return_inverse=True)
+    return np.column_stack([level, np.clip(np.floor(box_centers(truth) / units), 0, last)]).astype(np.int64)
+
+
+def _find_peaks(truth: FloatArray, classes: IntArray, place: IntArray, boxes_per_class: bool) -> _Peaks:
+    """The cells that hold centres. The smallest lesion in a cell has the cell's box, or that of its class."""
+    rivals = np.column_stack([place, classes]) if boxes_per_class else place
+    _, cell = np.unique(rivals, axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     owner_of_cell = np.zeros(int(cell.max()) + 1, np.int64)
     # Written from the largest to the smallest; of equal ones the last has the cell, as in the targets.
     order = np.argsort(-box_volumes(truth), kind="stable")
     owner_of_cell[cell[order]] = order
     # One peak for each class of a cell, in the order in which decode lists them: level, class, then z, y, x.
-    keys, first = np.unique(np.column_stack([level, classes, place[:, 1:]]), axis=0, return_index=True)
+    keys, first = np.unique(np.column_stack([place[:, 0], classes, place[:, 1:]]), axis=0, return_index=True)
     return _Peaks(keys[:, 1], owner_of_cell[cell[first]])
 
 

@@ -45,6 +45,22 @@ def assert_equal_levels(first: DenseLevel, second: DenseLevel) -> None:
 
 
 @given(axes)
+def test_each_box_of_a_cell_is_flipped_like_a_single_one(flipped: list[int]) -> None:
+    first, second = make_level(0), make_level(1)
+    both = DenseLevel(
+        first.probability,
+        torch.cat([first.log_size, second.log_size]),
+        torch.cat([first.offset, second.offset]),
+    )
+    turned = flip_dense(both, flipped)
+    for index, level in enumerate((first, second)):
+        boxes = slice(3 * index, 3 * index + 3)
+        alone = flip_dense(level, flipped)
+        assert torch.equal(turned.offset[boxes], alone.offset)
+        assert torch.equal(turned.log_size[boxes], alone.log_size)
+
+
+@given(axes)
 def test_flipping_twice_changes_nothing(flipped: list[int]) -> None:
     level = make_level()
     assert_equal_levels(flip_dense(flip_dense(level, flipped), flipped), level)

@@ -217,3 +217,15 @@ def test_detections_refuse_to_be_iterated() -> None:
 def test_detections_of_unequal_length_are_refused() -> None:
     with pytest.raises(AssertionError):
         Detections(np.zeros((2, 6), np.float32), np.zeros(1, np.float32), np.zeros(2, np.int64))
+
+
+def test_two_classes_in_one_cell_have_a_box_each() -> None:
+    boxes = np.array([[6, 6, 6, 10, 10, 10], [2, 3, 4, 14, 13, 12]], np.float32)  # a core within its oedema
+    targets = level_targets([boxes], [np.array([1, 0])], 2, (4, 4, 4), (4, 4, 4), boxes_per_class=True)
+    sizes, offsets = torch.zeros(2, 3, 4, 4, 4), torch.zeros(2, 3, 4, 4, 4)
+    z, y, x = targets.cells[:, 1:].T
+    sizes[targets.box, :, z, y, x], offsets[targets.box, :, z, y, x] = targets.log_size, targets.offset
+    level = DenseLevel(targets.heatmap[0], sizes.flatten(0, 1), offsets.flatten(0, 1))
+    found = decode([level], [(4, 4, 4)], (16, 16, 16), **DEFAULTS)
+    for label, box in ((1, boxes[0]), (0, boxes[1])):
+        np.testing.assert_allclose(found.boxes[found.classes == label], box[None], atol=1e-4)

@@ -247,3 +247,27 @@ def test_score_loss_is_the_mean_cross_entropy() -> None:
 
 def test_score_loss_without_rois_is_zero() -> None:
     assert roi_score_loss(torch.zeros(0), torch.zeros(0)).item() == 0
+
+
+def test_a_lesion_trains_the_box_of_its_class_alone() -> None:
+    lesion = [1.0, 1, 1, 5, 5, 5]
+    targets = level_targets([[lesion, lesion]], [np.array([0, 2])], 3, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
+    assert sorted(targets.box.tolist()) == [0, 2] and targets.weight.tolist() == [1, 1]
+    heatmap = torch.zeros(1, 3, 4, 4, 4)
+    sizes, offsets = (torch.zeros(1, 9, 4, 4, 4, requires_grad=True) for _ in range(2))
+    losses = detection_losses([LevelOutput(heatmap, sizes, offsets)], [targets])
+    (losses.size + losses.offset).backward()
+    assert sizes.grad is not None
+    assert sizes.grad.abs().sum(dim=(0, 2, 3, 4)).gt(0).tolist() == [True] * 3 + [False] * 3 + [True] * 3
+
+
+def test_boxes_of_classes_give_the_losses_of_single_ones() -> None:
+    random = torch.Generator().manual_seed(0)
+    targets = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
+    alone = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2))
+    heatmap = torch.randn(1, 2, 4, 4, 4, generator=random)
+    sizes, offsets = (torch.randn(1, 6, 4, 4, 4, generator=random) for _ in range(2))
+    both = detection_losses([LevelOutput(heatmap, sizes, offsets)], [targets], box_loss="both")
+    single = detection_losses([LevelOutput(heatmap, sizes[:, 3:], offsets[:, 3:])], [alone], box_loss="both")
+    for first, second in zip(both, single, strict=True):
+        torch.testing.assert_close(first, second)

@@ -191,3 +191,19 @@ def test_what_was_loaded_is_said_in_words() -> None:
         "head: 4 of 6 tensors from cells of 2×2×2 mm, 2 of them adapted"
     )
     assert str(ModuleTransfer("head", "", 0, 6)) == "head: starts anew"
+
+
+def test_a_box_for_all_classes_becomes_one_for_each_and_back(tiny_plans: Plans, tmp_path: Path) -> None:
+    shared = tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(1, 2))
+    apart = shared.evolve(stage1={"boxes_per_class": True})
+    name = "detector.heads.0.regression.weight"
+    first, second, _ = transferred(shared, apart, tmp_path)
+    old, new = first.state_dict()[name], second.state_dict()[name]
+    assert torch.equal(new, torch.cat([old[:3], old[:3], old[3:], old[3:]]))
+    first, second, _ = transferred(apart, shared, tmp_path)
+    old, new = first.state_dict()[name], second.state_dict()[name]
+    torch.testing.assert_close(new, torch.cat([(old[:3] + old[3:6]) / 2, (old[6:9] + old[9:]) / 2]))
+    swapped = apart.evolve(class_names=("tumour", "cyst"), class_labels=(2, 1))
+    first, second, _ = transferred(apart, swapped, tmp_path)
+    old, new = first.state_dict()[name], second.state_dict()[name]
+    assert torch.equal(new, torch.cat([old[3:6], old[:3], old[9:], old[6:9]]))

@@ -230,3 +230,30 @@ def test_a_spacing_beyond_nanometres_and_kilometres_is_refused_with_the_case(len
     assert "case_1" in caught.value.problem
     assert caught.value.value == (1, length, 1)
     assert caught.value.remedy
+
+
+# -- Classes that share a cell -----------------------------------------------------------------------------------------
+
+
+def plan_two_classes(lesions: list[Lesion]) -> Plans:
+    dataset = make_dataset(["case_0", "case_1"], ("MR",), ("core", "oedema"))
+    shape, spacing = (96, 96, 96), (1.0, 1.0, 1.0)
+    fingerprint = make_fingerprint(dataset, [shape] * 2, [spacing] * 2, [lesions, []])
+    return plan_dataset(fingerprint, dataset)
+
+
+def test_nested_classes_get_a_box_each() -> None:
+    places = [(20.0, 20.0, 20.0), (20.0, 70.0, 40.0), (70.0, 30.0, 70.0)]
+    nested = [(label, (size,) * 3, place) for place in places for label, size in ((0, 10.0), (1, 14.0))]
+    plans = plan_two_classes(nested)
+    assert plans.stage1.boxes_per_class
+    assert plans.recall_bound.found == 6
+    assert "6 lesions" in why(plans, "boxes")
+
+
+def test_classes_that_lie_apart_share_one_box() -> None:
+    places = [(20.0, 20.0, 20.0), (20.0, 70.0, 40.0), (70.0, 30.0, 70.0)]
+    apart = [(index % 2, (10.0,) * 3, place) for index, place in enumerate(places)]
+    plans = plan_two_classes(apart)
+    assert not plans.stage1.boxes_per_class
+    assert why(plans, "boxes") == ""

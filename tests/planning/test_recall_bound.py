@@ -14,7 +14,13 @@ from detseg3d.models.decode import DenseLevel, decode
 from detseg3d.models.roi_sampling import match_proposals
 from detseg3d.models.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import InferencePlan, RecallBound
-from detseg3d.planning.recall_bound import CaseLesions, DetectionLevels, case_lesions, recall_bound
+from detseg3d.planning.recall_bound import (
+    CaseLesions,
+    DetectionLevels,
+    case_lesions,
+    lesions_in_cells_of_other_classes,
+    recall_bound,
+)
 
 Lengths = tuple[float, float, float]
 NAMES = ("first", "second", "third")
@@ -48,11 +54,14 @@ def found_by_drawing(case: CaseLesions, levels: DetectionLevels, inference: Infe
     for index, cell in enumerate(cells):
         grid = [math.ceil(n / unit - 1e-9) for n, unit in zip(shape, cell, strict=True)]
         here = level == index
-        targets = level_targets([truth[here]], [case.classes[here]], len(NAMES), grid, cell)
-        sizes, offsets = torch.zeros(3, *grid), torch.zeros(3, *grid)
+        targets = level_targets(
+            [truth[here]], [case.classes[here]], len(NAMES), grid, cell, boxes_per_class=levels.boxes_per_class
+        )
+        boxes = len(NAMES) if levels.boxes_per_class else 1
+        sizes, offsets = torch.zeros(boxes, 3, *grid), torch.zeros(boxes, 3, *grid)
         z, y, x = targets.cells[:, 1:].T
-        sizes[:, z, y, x], offsets[:, z, y, x] = targets.log_size.T, targets.offset.T
-        dense.append(DenseLevel(targets.heatmap[0], sizes, offsets))
+        sizes[targets.box, :, z, y, x], offsets[targets.box, :, z, y, x] = targets.log_size, targets.offset
+        dense.append(DenseLevel(targets.heatmap[0], sizes.flatten(0, 1), offsets.flatten(0, 1)))
     found = decode(
         dense,
         cells,
@@ -73,6 +82,8 @@ GRIDS = [
     DetectionLevels((3, 0.7, 0.7), ((3, 1.4, 1.4), (6, 5.6, 5.6)), ((5.0,) * 3,)),
     DetectionLevels((1, 1, 1), ((2.6, 2.6, 2.6),)),
     DetectionLevels((4, 1, 1), ((4, 1, 1), (4, 4, 4)), ((6.0,) * 3,)),
+    DetectionLevels((1, 1, 1), ((2, 2, 2), (4, 4, 4)), ((6.0,) * 3,), boxes_per_class=True),
+    DetectionLevels((1, 1, 1), ((5, 5, 5),), boxes_per_class=True),
 ]
 SHAPES = [(16, 20, 24), (1, 30, 26), (3, 24, 40), (17, 17, 17)]
 
@@ -190,3 +201,36 @@ def test_a_lesion_that_reaches_out_of_the_crop_widens_it() -> None:
 def test_without_lesions_the_bound_is_1() -> None:
     bound = bound_of([scan(SIZE, [], [])], CELLS_OF_2)
     assert (bound.lesions, bound.bound) == (0, 1.0)
+
+
+# -- Classes that share a cell -----------------------------------------------------------------------------------------
+
+
+def nested() -> CaseLesions:
+    """Two cores within their oedemas, and one lesion by itself."""
+    centers = np.array([[8.0, 8, 8], [8.5, 8, 8], [24, 24, 24], [24, 24.5, 24], [8, 24, 8]])
+    extents = np.array([[4.0] * 3, [7.0] * 3, [3.0] * 3, [7.5] * 3, [5.0] * 3])
+    return CaseLesions((32.0,) * 3, centers, extents, np.array([0, 1, 0, 1, 1]), np.full(5, 20))
+
+
+def test_nested_classes_are_found_if_each_has_a_box_of_its_own() -> None:
+    cells = ((4.0,) * 3,)
+    shared = recall_bound([nested()], DetectionLevels((1, 1, 1), cells), InferencePlan(), NAMES)
+    apart = recall_bound([nested()], DetectionLevels((1, 1, 1), cells, boxes_per_class=True), InferencePlan(), NAMES)
+    assert apart.found == 5
+    assert shared.found <= apart.found
+
+
+def test_lesions_in_cells_of_other_classes_are_counted() -> None:
+    case = nested()
+    assert lesions_in_cells_of_other_classes([case, case], DetectionLevels((1, 1, 1), ((4.0,) * 3,))) == 8
+    # In cells of a quarter of a voxel, or on levels of their own, nobody shares one.
+    assert lesions_in_cells_of_other_classes([case], DetectionLevels((1, 1, 1), ((0.25,) * 3,))) == 0
+    by_size = DetectionLevels((1, 1, 1), ((4.0,) * 3, (4.0,) * 3), ((6.0,) * 3,))
+    assert lesions_in_cells_of_other_classes([case], by_size) == 0
+
+
+def test_lesions_of_one_class_in_a_cell_do_not_count() -> None:
+    case = nested()
+    alike = CaseLesions(case.extent, case.centers, case.extents, np.zeros(5, np.int64), case.voxels)
+    assert lesions_in_cells_of_other_classes([alike], DetectionLevels((1, 1, 1), ((4.0,) * 3,))) == 0
