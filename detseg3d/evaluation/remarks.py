@@ -88,7 +88,7 @@ def few_scans_for_froc(scans: int, rates: Sequence[float]) -> str:
     Examples
     --------
     >>> few_scans_for_froc(3, (0.125, 0.25, 0.5, 1.0))
-    'In 3 scans together, 1/8 and 1/4 false positives per scan are less than one: both mean none at all.'
+    'In 3 scans together, 1/8 and 1/4 false positives per scan are less than one: both allow no false positive.'
     >>> few_scans_for_froc(8, (0.125, 0.25, 0.5, 1.0))
     ''
     """
@@ -97,10 +97,10 @@ def few_scans_for_froc(scans: int, rates: Sequence[float]) -> str:
         return ""
     together = f"In {scans} scan{'' if scans == 1 else 's'} together, "
     if len(below) == 1:
-        return f"{together}{below[0]} false positives per scan is less than one: it means none at all."
+        return f"{together}{below[0]} false positives per scan is less than one: it allows no false positive."
     listed = f"{', '.join(below[:-1])} and {below[-1]}"
-    means = "both mean" if len(below) == 2 else "all of these mean"
-    return f"{together}{listed} false positives per scan are less than one: {means} none at all."
+    they = "both" if len(below) == 2 else "all of these"
+    return f"{together}{listed} false positives per scan are less than one: {they} allow no false positive."
 
 
 def left_out(intervals: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:

@@ -179,7 +179,11 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
         return {"case2": "unreadable"}
 
     raw = SimpleNamespace(
-        cases=[SimpleNamespace(case_id="case2")], file_ending=".mha", npy_spacing=None, label_files={}
+        cases=[SimpleNamespace(case_id="case2")],
+        file_ending=".mha",
+        npy_spacing=None,
+        label_files={},
+        instance_classes=None,
     )
     predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans)
     monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
