@@ -11,7 +11,7 @@ import torch
 __all__ = ["tensor_of"]
 
 
-def tensor_of(array: npt.ArrayLike, dtype: npt.DTypeLike = None) -> torch.Tensor:
+def tensor_of(array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> torch.Tensor:
     """A tensor of an array with any strides, contiguous and without a copy where that is possible.
 
     Torch refuses negative strides. :func:`numpy.ascontiguousarray` does not always remove them: numpy counts an array

@@ -369,7 +369,7 @@ def _intervals(summary: Mapping[str, Any]) -> str:
     headlines = [figures[name] for figures in summary["intervals"].values() for name in ("average_precision", "cpm")]
     if all(ends["low"] is None for ends in headlines):
         return ""
-    figures = [dict(enumerate(headlines))]
+    figures = [{str(place): entry for place, entry in enumerate(headlines)}]
     few = too_few(figures)
     notes = interval_note({"": summary["patients"]}), left_out(figures), few and f"**{few}**"
     return " ".join(note for note in notes if note)
