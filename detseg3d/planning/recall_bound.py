@@ -38,6 +38,7 @@ __all__ = [
     "CaseLesions",
     "DetectionLevels",
     "case_lesions",
+    "fine_boxes",
     "found_by_targets",
     "levels_of_plans",
     "lesions_in_cells_of_other_classes",
@@ -284,8 +285,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     if len(case) == 0:
         return _Fates(np.zeros(0, np.int64), np.zeros(0, np.bool_))
     fine = np.asarray(levels.fine_spacing, np.float64)
-    shape = np.maximum(np.rint(np.asarray(case.extent) / fine), 1)
-    truth = _fine_boxes(case, shape)
+    truth, shape = fine_boxes(case, levels.fine_spacing)
     cells = np.asarray(levels.cells, np.float64) / fine
     level = assign_levels(box_sizes(truth) * fine, levels.upper_sizes)
     peaks = _find_peaks(truth, case.classes, _places(truth, level, cells, shape), levels.boxes_per_class)
@@ -313,12 +313,34 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     return _Fates(outcome, _below_one_cell(truth, cells[level]))
 
 
-def _fine_boxes(case: CaseLesions, shape: FloatArray) -> FloatArray:
-    """Boxes ``(N, 6)`` on the fine grid, where the thinnest lesion spans a voxel and lies in the volume."""
+def fine_boxes(case: CaseLesions, fine_spacing: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """The lesions on the fine grid, where the thinnest lesion spans a voxel and lies in the volume.
+
+    Parameters
+    ----------
+    case : CaseLesions
+    fine_spacing : 3 floats
+        Edges ``(z, y, x)`` of a voxel in mm.
+
+    Returns
+    -------
+    boxes : ndarray of float64, shape ``(N, 6)``
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges.
+    shape : ndarray of float64, shape ``(3,)``
+        Voxels of the volume.
+
+    Examples
+    --------
+    >>> case = CaseLesions((4.0, 4.0, 4.0), np.array([[1.0, 2, 2]]), np.array([[1.0, 4, 2]]), np.zeros(1, int), [4])
+    >>> boxes, shape = fine_boxes(case, (2, 2, 1))
+    >>> boxes.tolist(), shape.tolist()
+    ([[0.0, 0.0, 1.0, 1.0, 2.0, 3.0]], [2.0, 2.0, 4.0])
+    """
+    shape = np.maximum(np.rint(np.asarray(case.extent) / np.asarray(fine_spacing, np.float64)), 1)
     scale = shape / np.asarray(case.extent)
     sizes = np.clip(case.extents * scale, 1, shape)
     centers = np.clip(case.centers * scale, sizes / 2, shape - sizes / 2)
-    return boxes_from_centers_and_sizes(centers, sizes)
+    return boxes_from_centers_and_sizes(centers, sizes), shape
 
 
 def _places(truth: FloatArray, level: IntArray, cells: FloatArray, shape: FloatArray) -> IntArray:

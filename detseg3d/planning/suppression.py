@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import boxes_from_centers_and_sizes
 from detseg3d.core.nms import PairSimilarity, similar_pairs
-from detseg3d.planning.recall_bound import CaseLesions
+from detseg3d.planning.recall_bound import CaseLesions, fine_boxes
 
 __all__ = ["DISTANCES", "OVERLAPS", "Suppression", "choose_suppression"]
 
 IntArray = npt.NDArray[np.int64]
 
-# Strictest first. The first of each is what suits duplicates best (docs/experiments.md); 0 switches the distance off.
-DISTANCES: Final = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.0)
-OVERLAPS: Final = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+# Strictest first. No network tells boxes apart that are still closer than the last ones.
+DISTANCES: Final = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)
+OVERLAPS: Final = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
 # Share of the true lesions that each of the two criteria may take for duplicates.
 _LOST: Final = 0.001
 _MANY: Final = 500
@@ -70,6 +69,8 @@ class _CasePairs:
 def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[float]) -> Suppression:
     """The strictest suppression under which the true boxes survive, but for one lesion in a thousand per criterion.
 
+    Boxes that no suppression could leave apart, since they are the same, have no say.
+
     Parameters
     ----------
     cases : sequence of CaseLesions
@@ -80,12 +81,12 @@ def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[floa
     --------
     Eight vertebrae, 24 mm apart, whose boxes are 48 mm high, have an IoU of 1/3 and lie half a box apart:
 
-    >>> centers = np.array([[24.0 * index, 30, 30] for index in range(8)])
+    >>> centers = np.array([[24.0 + 24 * index, 30, 30] for index in range(8)])
     >>> case = CaseLesions((250, 60, 60), centers, np.full((8, 3), 48.0), np.zeros(8, int), np.full(8, 9))
     >>> choose_suppression([case], (1, 1, 1))
     Suppression(distance=0.5, iou=0.35, lesions=8, lost=0, lost_by_default=4)
     """
-    pairs = [_pairs_of(case, np.asarray(fine_spacing, np.float64)) for case in cases]
+    pairs = [_pairs_of(case, fine_spacing) for case in cases]
     lesions = sum(len(case) for case in cases)
     # A single pair of many lesions is chance.
     allowed = max(_LOST * lesions, float(lesions >= _MANY))
@@ -93,12 +94,13 @@ def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[floa
     def lost(distance: float, iou: float) -> int:
         return sum(case.lost(distance, iou) for case in pairs)
 
-    iou = next((value for value in OVERLAPS if lost(0.0, value) <= allowed), OVERLAPS[-1])
-    by_overlap = lost(0.0, iou)
+    unavoidable = lost(DISTANCES[-1], OVERLAPS[-1])
+    iou = next(value for value in OVERLAPS if lost(DISTANCES[-1], value) <= unavoidable + allowed)
+    by_overlap = lost(DISTANCES[-1], iou)
     distance = next(value for value in DISTANCES if lost(value, iou) <= by_overlap + allowed)
     return Suppression(distance, iou, lesions, lost(distance, iou), lost(DISTANCES[0], OVERLAPS[0]))
 
 
-def _pairs_of(case: CaseLesions, fine: npt.NDArray[np.floating[Any]]) -> _CasePairs:
-    boxes = boxes_from_centers_and_sizes(case.centers / fine, np.maximum(case.extents / fine, 1))
+def _pairs_of(case: CaseLesions, fine_spacing: Sequence[float]) -> _CasePairs:
+    boxes, _ = fine_boxes(case, fine_spacing)
     return _CasePairs(*similar_pairs(boxes, case.classes, distance=DISTANCES[0], iou=OVERLAPS[0]))

@@ -64,7 +64,7 @@ def test_a_small_lesion_in_the_box_of_a_large_one_changes_nothing() -> None:
 def test_boxes_that_are_the_same_cannot_be_told_apart() -> None:
     twins = scan(np.full((2, 3), 50.0), np.full((2, 3), 10.0))
     chosen = choose_suppression([twins], (1, 1, 1))
-    assert (chosen.iou, chosen.lost) == (OVERLAPS[-1], 1)
+    assert (chosen.distance, chosen.iou, chosen.lost) == (DISTANCES[0], OVERLAPS[0], 1)
 
 
 def test_without_lesions_the_values_are_the_usual_ones() -> None:
