@@ -226,7 +226,7 @@ class Choice:
         return Limit.NONE if self.refused is None else self.refused.refused_by(budget)
 
 
-def choose_detection(needs: Requirements) -> Choice:
+def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> Choice:
     """The option for the data set.
 
     For a planned volume it is the finest detection grid that fits into the memory, with a fine stage where small
@@ -234,12 +234,17 @@ def choose_detection(needs: Requirements) -> Choice:
     score is higher by at least .01: a head at full resolution, and a smaller planned volume. A smaller volume is only
     taken if the larger scans can still be predicted within the larger of the two memory limits.
 
+    Parameters
+    ----------
+    needs : Requirements
+    volumes : sequence of PlannedVolume
+        From :func:`detseg3d.planning.rules.planned_volumes`, the largest first.
+
     Raises
     ------
     DetSeg3DError
         If no detection grid fits for the largest planned volume.
     """
-    volumes = rules.planned_volumes([scan.shape for scan in needs.scans])
     largest = _choose_grid(needs, volumes[0])
     if isinstance(largest, Detection):
         raise _no_grid(needs, largest)

@@ -64,7 +64,7 @@ def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requi
     because += " of each axis"
     if volume.outliers:
         because += (
-            f" without {volume.outliers} scan(s) of over {rules.OUTLIER_VOLUME:g} times the voxels of the 90th "
+            f" without {_scans(volume.outliers)} of over {rules.OUTLIER_VOLUME:g} times the voxels of the 90th "
             "percentile, which would make the detection grid of all scans coarser"
         )
     if volume.percentile < 100:
@@ -106,6 +106,10 @@ def explain_precision(precision: Precision) -> Decision:
         because=f"the memory is planned for feature maps of {precision.bytes_per_value} bytes a value; a training in "
         "another precision says at its start what it will take",
     )
+
+
+def _scans(count: int) -> str:
+    return "1 scan" if count == 1 else f"{count} scans"
 
 
 def explain_normalization(

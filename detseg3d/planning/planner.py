@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,30 +112,42 @@ def plan_dataset(
     orders = find_class_orders(lesions.centers, lesions.classes)
     mirror_axes = undirected_axes(orders)
     normalization = choose_normalization(fingerprint["summary"], dataset.channel_names)
-    largest = rules.planned_volumes([scan.shape for scan in scans])[0].shape
-    roi, stage2, reasons = _plan_rois(extents, fine, largest, roi_size)
     steps = choose_steps(len(cases), len(extents))
-    training = TrainingPlan(
-        steps=steps,
-        val_every=choose_val_every(steps // STEPS_PER_EPOCH),
-        curriculum=(CurriculumPhase(share=1.0, window=None),),
-        rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
-        mirror_axes=mirror_axes,
-    )
     suppression = choose_suppression([scan.lesions for scan in scans], fine)
-    inference = _plan_inference(lesions, [scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes)
-    needs = Requirements(
-        scans=scans,
-        fine=fine,
-        roi=roi,
-        stage2=stage2,
-        training=training,
-        inference=inference,
-        num_channels=len(dataset.channel_names),
-        class_names=dataset.class_names,
-        budget=Budget(memory_gb, inference_gb, precision),
-    )
-    choice = choose_detection(needs)
+
+    def require(volume: Triple) -> tuple[Requirements, list[Decision]]:
+        """What every option serves, with an RoI that fits into a planned volume, and why that RoI."""
+        roi, stage2, reasons = _plan_rois(extents, fine, volume, roi_size)
+        training = TrainingPlan(
+            steps=steps,
+            val_every=choose_val_every(steps // STEPS_PER_EPOCH),
+            curriculum=(CurriculumPhase(share=1.0, window=None),),
+            rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
+            mirror_axes=mirror_axes,
+        )
+        needs = Requirements(
+            scans=scans,
+            fine=fine,
+            roi=roi,
+            stage2=stage2,
+            training=training,
+            inference=_plan_inference(
+                lesions, [scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes
+            ),
+            num_channels=len(dataset.channel_names),
+            class_names=dataset.class_names,
+            budget=Budget(memory_gb, inference_gb, precision),
+        )
+        return needs, reasons
+
+    volumes = rules.planned_volumes([scan.shape for scan in scans])
+    needs, reasons = require(volumes[0].shape)
+    choice = choose_detection(needs, volumes)
+    if choice.chosen.volume != volumes[0]:
+        # A smaller volume may have room for smaller RoIs only. They take no more memory, so its grid still fits.
+        needs, reasons = require(choice.chosen.volume.shape)
+        again = choose_detection(needs, [choice.chosen.volume])
+        choice = replace(again, largest=choice.largest, forgone=choice.forgone)
     detection = choice.chosen
     decisions += explain.explain_volume(list(cases.values()), choice, needs)
     decisions += explain.explain_normalization(normalization, dataset.channel_names)
@@ -151,10 +163,10 @@ def plan_dataset(
         largest_shape=detection.volume.shape,
         image_order=3 if image_order == 3 else 1,
         stage1=detection.stage1,
-        roi=roi,
-        stage2=stage2,
-        training=training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=inference,
+        roi=needs.roi,
+        stage2=needs.stage2,
+        training=needs.training.model_copy(update={"curriculum": detection.curriculum}),
+        inference=needs.inference,
         memory_budget_gb=memory_gb,
         inference_budget_gb=inference_gb,
         memory_precision=precision,
@@ -163,7 +175,7 @@ def plan_dataset(
         recall_bound=detection.reach.bound,
     )
     decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
-    decisions.append(explain.explain_length(training, len(cases), len(extents)))
+    decisions.append(explain.explain_length(needs.training, len(cases), len(extents)))
     decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
     decisions.append(explain.explain_candidates(plans, [scan.lesions for scan in scans]))
     decisions.append(explain.explain_suppression(suppression))

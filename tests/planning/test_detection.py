@@ -155,6 +155,15 @@ def test_a_smaller_volume_is_planned_for_where_its_grid_finds_more() -> None:
     assert "and 3 more" in why(plans, "larger scans")
 
 
+def test_rois_fit_into_the_volume_that_is_planned_for() -> None:
+    small: tuple[Shape, Lengths] = ((14, 160, 160), (1, 1, 1))
+    large: tuple[Shape, Lengths] = ((400, 400, 400), (1, 1, 1))
+    scans = [(*small, scattered((2, 2, 2), 5, *small, seed)) for seed in range(16)]
+    scans += [(*large, scattered((2, 2, 2), 5, *large, seed)) for seed in range(8)]
+    plans = plan_scans(scans)
+    assert plans.largest_shape == small[0] and plans.roi.size == (12, 24, 24)
+
+
 def test_scans_that_could_not_be_predicted_are_not_given_up() -> None:
     # The same with bodies: on the grid of the heads one would take 39 GB to predict.
     scans = [(*HEAD, scattered((2, 2, 2), 5, *HEAD, seed)) for seed in range(16)]
