@@ -247,8 +247,7 @@ def lesions_in_cells_of_other_classes(cases: Sequence[CaseLesions], levels: Dete
         if len(np.unique(case.classes)) < 2:
             continue
         fine = np.asarray(levels.fine_spacing, np.float64)
-        shape = np.maximum(np.rint(np.asarray(case.extent) / fine), 1)
-        truth = _fine_boxes(case, shape)
+        truth, shape = fine_boxes(case, levels.fine_spacing)
         level = assign_levels(box_sizes(truth) * fine, levels.upper_sizes)
         place = _places(truth, level, np.asarray(levels.cells, np.float64) / fine, shape)
         pairs = np.unique(np.column_stack([place, case.classes]), axis=0)
