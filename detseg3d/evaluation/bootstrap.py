@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["Contributions", "Interval", "Scale", "bootstrap_weights", "contributions", "interval"]
+__all__ = [
+    "Contributions",
+    "Interval",
+    "Scale",
+    "bootstrap_weights",
+    "contributions",
+    "interval",
+    "pooled_share_interval",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -184,20 +192,62 @@ def interval(
     """
     known = resampled[np.isfinite(resampled)]
     left_out = len(resampled) - len(known)
+    if len(known) == 0 or not np.isfinite(point):
+        return Interval(None, None, left_out, rests_on.patients)
+    agree = bool(np.ptp(known) <= _SAME * max(1.0, abs(point)))
+    error = 0.0 if agree else float(np.std(known))
+    return Interval(*_limits(float(point), error, rests_on, scale, level), left_out, rests_on.patients)
 
-    def result(low: float | None, high: float | None) -> Interval:
-        return Interval(low, high, left_out, rests_on.patients)
 
-    if len(known) == 0 or not np.isfinite(point) or rests_on.patients == 0:
-        return result(None, None)
-    if np.ptp(known) <= _SAME * max(1.0, abs(point)):
-        return result(*_of_agreement(float(point), rests_on.patients, scale, level))
+def pooled_share_interval(
+    part: npt.ArrayLike, whole: npt.ArrayLike, groups: Sequence[str] | None = None, level: float = 0.95
+) -> Interval:
+    """Interval of the sum of ``part`` over the sum of ``whole``, as that of :func:`interval` without resampling.
+
+    The standard error is that of the linearised ratio, which the bootstrap approaches with many resamples (Cochran
+    1977, "Sampling Techniques", chapter 6).
+
+    Parameters
+    ----------
+    part, whole : array_like of float, shape ``(N,)``
+        Of each case or lesion: for recall, 1 if it was found, and 1.
+    groups : sequence of str, optional
+        Patient of each of them. By default each is of another patient.
+    level : float, optional
+
+    Examples
+    --------
+    >>> found = pooled_share_interval([1, 0, 1, 1, 1, 0], [1] * 6, ["a", "a", "b", "b", "c", "c"])
+    >>> found.patients, round(found.low, 2), round(found.high, 2)
+    (3, 0.07, 0.98)
+    """
+    parts, wholes = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    rests_on = contributions(wholes, groups)
+    if rests_on.patients == 0:
+        return Interval(None, None, 0, 0)
+    point = float(parts.sum() / wholes.sum())
+    residual = parts - point * wholes
+    if groups is not None:
+        _, member = np.unique(np.asarray(groups), return_inverse=True)
+        residual = np.asarray(np.bincount(member, weights=residual), np.float64)
+    error = float(np.sqrt((residual**2).sum()) / wholes.sum())
+    error = 0.0 if error <= _SAME else error
+    return Interval(*_limits(point, error, rests_on, Scale.SHARE, level), 0, rests_on.patients)
+
+
+def _limits(
+    point: float, error: float, rests_on: Contributions, scale: Scale, level: float
+) -> tuple[float | None, float | None]:
+    """The limits for a standard error, which is 0 if all patients agree."""
+    if rests_on.patients == 0:
+        return None, None
+    if error == 0:
+        return _of_agreement(point, rests_on.patients, scale, level)
     if rests_on.patients < 2:
-        return result(None, None)
+        return None, None
     degrees = max(rests_on.effective - 1, _FEWEST_DEGREES)
-    error = float(np.std(known)) / math.sqrt(1 - rests_on.leverage)
-    reach = error * float(stats.t.ppf((1 + level) / 2, degrees))
-    return result(*_around(float(point), reach, scale))
+    reach = error / math.sqrt(1 - rests_on.leverage) * float(stats.t.ppf((1 + level) / 2, degrees))
+    return _around(point, reach, scale)
 
 
 def _around(point: float, reach: float, scale: Scale) -> tuple[float | None, float | None]:

@@ -272,7 +272,7 @@ def _evaluate(
         "prediction_folder": str(prediction_folder),
         "class_labels": None if form.classes is None else dict(form.classes),
         "options": options.to_dict(),
-        "summary": summarize(evaluated, names),
+        "summary": summarize(evaluated, names, patients),
         "patients": len(set(groups)),
         "intervals": headline_intervals(evaluated, options.samples, options.seed, groups),
         "problems": sorted(problems, key=lambda problem: problem["case"]),

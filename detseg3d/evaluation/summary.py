@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg3d.core.size_classes import VOXEL_EDGES
 from detseg3d.evaluation.agreement import volume_agreement
+from detseg3d.evaluation.bootstrap import pooled_share_interval
 from detseg3d.evaluation.figures import SURFACE_FIGURES
 from detseg3d.evaluation.froc import ScoredCase, score_summary
 from detseg3d.evaluation.lesionwise import LesionwiseCounts
@@ -24,7 +25,11 @@ VOLUME_EDGES = (10, 30, 100, 300, 1000, 10_000, 100_000)
 """Limits of the size bins in mm³."""
 
 
-def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = None) -> dict[str, Any]:
+def summarize(
+    cases: Sequence[CaseMetrics],
+    class_names: Sequence[str] | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Figures of a set of cases, ready for JSON: no NaN, ``None`` for a mean over nothing, and for all without a case.
 
     *Pooled* figures add up the lesions (voxels) of all cases first, so a case counts by its lesions; *means over cases*
@@ -36,6 +41,8 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
         From :func:`~detseg3d.evaluation.lesions.evaluate_case`.
     class_names : sequence of str, optional
         All classes, also those that no case has; by default the classes that occur.
+    patients : dict of str to str, optional
+        Patient of each case, for the intervals of the recall by size. By default each case is a patient.
 
     Returns
     -------
@@ -79,9 +86,10 @@ def summarize(cases: Sequence[CaseMetrics], class_names: Sequence[str] | None = 
         class_names = list(dict.fromkeys(name for case in cases for name in case.classes))
     result: dict[str, Any] = {"cases": len(cases)}
     overall = [case.overall for case in cases]
-    result |= _group(overall, _truths(cases, None), overall) | _measured(cases, None)
+    of_case = {case.case_id: (patients or {}).get(case.case_id, case.case_id) for case in cases}
+    result |= _group(overall, _truths(cases, None), overall, of_case) | _measured(cases, None)
     result["classes"] = {
-        name: _group(of_class, _truths(cases, name), [case for case in of_class if not case.is_empty])
+        name: _group(of_class, _truths(cases, name), [case for case in of_class if not case.is_empty], of_case)
         | _measured(cases, name)
         for name, of_class in (
             (name, [case.classes.get(name, ClassMetrics()) for case in cases]) for name in class_names
@@ -175,7 +183,10 @@ def _truths(cases: Sequence[CaseMetrics], class_name: str | None) -> list[Lesion
 
 
 def _group(
-    metrics: Sequence[ClassMetrics], lesions: Sequence[LesionRecord], counted: Sequence[ClassMetrics]
+    metrics: Sequence[ClassMetrics],
+    lesions: Sequence[LesionRecord],
+    counted: Sequence[ClassMetrics],
+    patients: Mapping[str, str],
 ) -> dict[str, Any]:
     """Figures of all classes or of one; means over cases are those of ``counted``, a part of ``metrics``."""
     total = sum(metrics, start=ClassMetrics())
@@ -205,9 +216,9 @@ def _group(
             },
         },
         "recall_by_size": {
-            "voxels": recall_by_size(lesions, lambda lesion: lesion.voxels, VOXEL_EDGES, "voxels"),
-            "mm3": recall_by_size(lesions, lambda lesion: lesion.volume_mm3, VOLUME_EDGES, "mm³"),
-            "quantile": recall_by_quantile(lesions),
+            "voxels": recall_by_size(lesions, lambda lesion: lesion.voxels, VOXEL_EDGES, "voxels", patients),
+            "mm3": recall_by_size(lesions, lambda lesion: lesion.volume_mm3, VOLUME_EDGES, "mm³", patients),
+            "quantile": recall_by_quantile(lesions, patients=patients),
         },
     }
 
@@ -264,6 +275,7 @@ def recall_by_size(
     size_of: Callable[[LesionRecord], float],
     edges: Sequence[float],
     unit: str,
+    patients: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Recall of true lesions in bins of size, half-open: a lesion as large as an edge belongs to the upper bin.
 
@@ -277,13 +289,16 @@ def recall_by_size(
         Ascending inner limits; the first bin begins at 0 and the last has no end.
     unit : str
         For the names of the bins.
+    patients : dict of str to str, optional
+        Patient of each case. By default each case is a patient.
 
     Returns
     -------
     list of dict
         One row per bin: ``bin`` (its name), ``from``, ``below`` (``None``: no end), ``lesions``, the number and the
         share found under each criterion (``found_iou_0.1``, ``recall_iou_0.1`` and so on; the share is ``None`` in an
-        empty bin) and the mean ``dice`` with the best overlapping prediction (0 for a missed lesion).
+        empty bin), the 95 % interval of the share by patients (``low_iou_0.1``, ``high_iou_0.1`` and so on) and the
+        mean ``dice`` with the best overlapping prediction (0 for a missed lesion).
 
     Examples
     --------
@@ -303,11 +318,13 @@ def recall_by_size(
             name = f"{_number(low)} {unit} or more"
         else:
             name = f"{_number(low)} to under {_number(high)} {unit}"
-        rows.append({"bin": name, "from": low, "below": high, **_found(members)})
+        rows.append({"bin": name, "from": low, "below": high, **_found(members, patients or {})})
     return rows
 
 
-def recall_by_quantile(lesions: Sequence[LesionRecord], parts: int = 4) -> list[dict[str, Any]]:
+def recall_by_quantile(
+    lesions: Sequence[LesionRecord], parts: int = 4, patients: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Recall of true lesions in ``parts`` equal shares by volume, smallest first; rows as :func:`recall_by_size`.
 
     Lesions of equal volume are never torn apart, so shares are unequal where many lesions have the same volume, and
@@ -326,15 +343,19 @@ def recall_by_quantile(lesions: Sequence[LesionRecord], parts: int = 4) -> list[
         members = [lesion for lesion, chosen in zip(lesions, inside, strict=True) if chosen]
         low, high = float(volumes[inside].min()), float(volumes[inside].max())
         name = f"{_number(low)} mm³" if low == high else f"{_number(low)} to {_number(high)} mm³"
-        rows.append({"bin": name, "from": low, "to": high, **_found(members)})
+        rows.append({"bin": name, "from": low, "to": high, **_found(members, patients or {})})
     return rows
 
 
-def _found(lesions: Sequence[LesionRecord]) -> dict[str, Any]:
+def _found(lesions: Sequence[LesionRecord], patients: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"lesions": len(lesions)}
+    owners = [patients.get(lesion.case_id, lesion.case_id) for lesion in lesions]
     for name in CRITERIA:
+        found = [float(lesion.matched[name]) for lesion in lesions]
+        around = pooled_share_interval(found, np.ones(len(found)), owners)
         row[f"found_{name}"] = sum(lesion.matched[name] for lesion in lesions)
-        row[f"recall_{name}"] = _mean([float(lesion.matched[name]) for lesion in lesions])
+        row[f"recall_{name}"] = _mean(found)
+        row[f"low_{name}"], row[f"high_{name}"] = around.low, around.high
     row["dice"] = _mean([lesion.dice for lesion in lesions])
     return row
 

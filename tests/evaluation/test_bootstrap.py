@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from detseg3d.evaluation.bootstrap import Contributions, Interval, Scale, bootstrap_weights, contributions, interval
+from detseg3d.evaluation.bootstrap import (
+    Contributions,
+    Interval,
+    Scale,
+    bootstrap_weights,
+    contributions,
+    interval,
+    pooled_share_interval,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -181,6 +189,25 @@ def test_a_difference_in_every_patient_is_one_where_the_sign_test_says_so(patien
     assert found.low is not None
     assert (found.low > 0) == certain
     assert (stats.binomtest(patients, patients).pvalue < 0.05) == certain
+
+
+def test_a_pooled_share_has_the_interval_of_very_many_resamples() -> None:
+    random = np.random.default_rng(3)
+    groups = [str(index // 2) for index in range(40)]
+    truth = random.integers(1, 9, 40)
+    found = random.binomial(truth, np.repeat(random.beta(8, 4, 20), 2))
+    weights = bootstrap_weights(40, 20_000, groups=groups)
+    drawn = (weights @ found) / (weights @ truth)
+    expected = interval(drawn, found.sum() / truth.sum(), contributions(truth, groups), Scale.SHARE)
+    around = pooled_share_interval(found, truth, groups)
+    assert (around.low, around.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert around.patients == 20
+
+
+def test_a_pooled_share_of_nothing_has_no_interval_and_one_without_a_failure_the_exact_one() -> None:
+    assert pooled_share_interval([], []) == Interval(None, None, 0, 0)
+    around = pooled_share_interval([3, 4, 1], [3, 4, 1], ["a", "b", "b"])
+    assert (around.low, around.high) == (pytest.approx(0.025 ** (1 / 2)), 1.0)
 
 
 def covered(same: int, grouped: bool) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,18 @@ def test_a_lesion_as_large_as_a_limit_is_in_the_upper_bin() -> None:
     ]
     assert rows[0]["bin"] == "under 15 voxels"
     assert rows[1]["dice"] == pytest.approx(0.2)
+
+
+def test_the_recall_of_a_bin_has_an_interval_by_patients() -> None:
+    lesions = [replace(lesion(5, found), case_id=name) for name, found in (("a", True), ("b", True), ("c", False))] * 4
+    (row,) = recall_by_size(lesions, lambda one: one.voxels, (), "voxels")
+    (shared,) = recall_by_size(lesions, lambda one: one.voxels, (), "voxels", {"a": "x", "b": "x", "c": "y"})
+    # Three patients, and not twelve lesions.
+    assert 0 < row["low_any"] < 0.1
+    assert 0.9 < row["high_any"] < 1
+    assert shared["low_any"] < row["low_any"]
+    (empty,) = recall_by_size([], lambda one: one.voxels, (), "voxels")
+    assert (empty["low_any"], empty["high_iou_0.5"]) == (None, None)
 
 
 def test_a_lesion_that_a_limit_misses_by_rounding_alone_is_in_the_upper_bin() -> None:

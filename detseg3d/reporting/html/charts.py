@@ -22,7 +22,6 @@ __all__ = [
     "legend",
     "line_chart",
     "share_axis",
-    "wilson_interval",
 ]
 
 # The inner plot and its margins, in units of the view box.
@@ -197,25 +196,6 @@ def interval_strip(value: float | None, low: float | None, high: float | None) -
         parts.append(tag("rect", x=_n(left), y=4, width=_n(max(right - left, 1)), height=6, rx=3, class_="range"))
     parts.append(tag("circle", cx=_n(2 + 100 * x.place(value)), cy=7, r=3.5, class_="value"))
     return tag("svg", parts, viewBox="0 0 104 14", class_="strip", aria_hidden="true")
-
-
-def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float] | None:
-    """The 95 % score interval of a share; ``None`` without a trial.
-
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22. Trials are taken as
-    independent, so for lesions, several of which share a patient, it is rather too narrow.
-
-    Examples
-    --------
-    >>> [round(limit, 3) for limit in wilson_interval(5, 10)], wilson_interval(0, 0)
-    ([0.237, 0.763], None)
-    """
-    if trials == 0:
-        return None
-    share, square = successes / trials, z * z
-    center = (share + square / (2 * trials)) / (1 + square / trials)
-    half = z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
-    return max(center - half, 0.0), min(center + half, 1.0)
 
 
 # -- Parts -------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from detseg3d.reporting.html.charts import (
     legend,
     line_chart,
     share_axis,
-    wilson_interval,
 )
 from detseg3d.reporting.html.figures import CRITERION_NAMES, Evaluated
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, number, tag
@@ -187,8 +186,8 @@ def size_section(evaluated: Evaluated) -> Html:
         return tag("p", "No scan has a true lesion.")
     note = tag(
         "p",
-        "Whiskers: 95 % interval of the share by Wilson. It takes lesions as independent, which those of one patient "
-        "are not quite; n is the number of true lesions.",
+        "Whiskers: 95 % interval of the share, by patients: the lesions of a patient are not independent; n is the "
+        "number of true lesions.",
         class_="note",
     )
     return fragment(parts[0], note, parts[1:])
@@ -201,27 +200,22 @@ def _size_chart(tables: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, ax
     rows.sort(key=lambda row: row["from"])
     bins = [(_short_bin(row, kind), f"n = {row['lesions']}") for row in rows]
     if several:
-        series = [_bars(name, rows, table, f"recall_{HEADLINE}", n) for n, (name, table) in enumerate(tables.items())]
+        series = [_bars(name, rows, table, HEADLINE, n) for n, (name, table) in enumerate(tables.items())]
     else:
         [table] = tables.values()
-        series = [
-            _bars(name, rows, table, f"recall_{criterion}", n)
-            for n, (criterion, name) in enumerate(CRITERION_NAMES.items())
-        ]
+        series = [_bars(name, rows, table, criterion, n) for n, (criterion, name) in enumerate(CRITERION_NAMES.items())]
     chart = bar_chart(series, bins, axis, share_axis("recall"), f"Recall by {axis}")
     names = [(bars.style, bars.name) for bars in series]
     return tag("figure", legend(names, "bar"), chart)
 
 
 def _bars(
-    name: str, rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], key: str, style: int
+    name: str, rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], criterion: str, style: int
 ) -> Bars:
     own = {row["bin"]: row for row in table}
-    values = [dig(own, row["bin"], key) for row in rows]
-    intervals = [
-        None if value is None else wilson_interval(value * own[row["bin"]]["lesions"], own[row["bin"]]["lesions"])
-        for value, row in zip(values, rows, strict=True)
-    ]
+    values = [dig(own, row["bin"], f"recall_{criterion}") for row in rows]
+    limits = [[dig(own, row["bin"], f"{end}_{criterion}") for end in ("low", "high")] for row in rows]
+    intervals = [None if low is None or high is None else (low, high) for low, high in limits]
     counts = tuple(dig(own, row["bin"], "lesions") or 0 for row in rows)
     return Bars(name, tuple(values), tuple(intervals), style, counts)
 

@@ -6,7 +6,6 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from scipy import stats
 
 from detseg3d.reporting.html.charts import (
     Bars,
@@ -17,7 +16,6 @@ from detseg3d.reporting.html.charts import (
     legend,
     line_chart,
     share_axis,
-    wilson_interval,
 )
 
 
@@ -113,10 +111,3 @@ def test_no_value_no_strip() -> None:
 def test_names_in_a_legend_are_escaped(kind: str) -> None:
     root = parse(legend([(0, "<b>"), (7, "two")], kind))
     assert [entry[1].text for entry in root] == ["<b>", "two"]
-
-
-@pytest.mark.parametrize(("found", "of"), [(0, 5), (3, 7), (20, 20), (1, 1)])
-def test_the_interval_of_a_share_is_wilsons(found: int, of: int) -> None:
-    expected = stats.binomtest(found, of).proportion_ci(0.95, "wilson")
-    low, high = wilson_interval(found, of) or (None, None)
-    assert low == pytest.approx(expected.low, abs=1e-4) and high == pytest.approx(expected.high, abs=1e-4)
