@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.consolidation.attribution import attribute
+from detseg3d.consolidation.gain import Gain
 from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.consolidation.setting import PreparedCase, StoredCase, with_setting
@@ -30,6 +31,7 @@ from detseg3d.evaluation.calibration import (
     fit_calibration,
     reliability_bins,
 )
+from detseg3d.evaluation.ensemble_calibration import ScoreSpread
 from detseg3d.evaluation.labels import (
     LabelFormat,
     label_format_of,
@@ -46,7 +48,7 @@ from detseg3d.io.images import read_geometry
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans
 
-__all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration"]
+__all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration", "threshold_on_scale"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,9 @@ class Consolidated:
     report : dict
         For JSON and the report: ``operating_point``, ``sweep``, ``calibration``, ``attribution``, …
     predictions : Path
-        The cross-validated predictions at the operating point, masks and boxes as ``detseg3d_predict`` would write
-        them; the table of their lesions belongs to the evaluation.
+        The cross-validated predictions, masks and boxes as ``detseg3d_predict`` would write them. The scans of each
+        fold are predicted at the thresholds that the *other* folds choose; with a single fold at the operating point.
+        The table of their lesions belongs to the evaluation.
     label_format : LabelFormat
         How the labels of the cases are to be read.
     cases : tuple of str
@@ -144,14 +147,17 @@ def consolidate(
             remedy="train longer, and look at fold_*/progress.png",
         )
     knots = fit_calibration(scored.scores, scored.is_lesion)
-    start = _threshold_on_scale(found.plans, knots)
+    spread = ScoreSpread.of(scored.scores, scored.is_lesion)
+    start = threshold_on_scale(found.plans, knots).evolve(
+        inference={"calibration_base_rate": spread.base_rate, "calibration_variance": spread.variance}
+    )
     sweep = search(prepared, start, objective or Objective(), num_processes, progress)
     chosen = with_setting(start, sweep.chosen)
     stages = attribute(prepared, chosen, found.true_boxes, num_processes, progress)
     folder = model_folder / PREDICTIONS
     failures = found.failures | _write_predictions(
         found.cases,
-        chosen,
+        {fold: with_setting(start, sweep.setting_for(fold)) for fold in found.folds},
         folder,
         dataset.file_ending,
         {case.case_id for case in dataset.cases},
@@ -172,41 +178,47 @@ def consolidate(
         inference=chosen.inference,
         objective=str(sweep.objective),
         weights=found.weights,
-        figures={"chosen": sweep.figures(sweep.chosen), "plan": sweep.figures(sweep.default)},
+        figures=sweep.choice_figures(),
+        plan_kept=sweep.plan_kept,
     )
     write_json(report, folder / "consolidation.json")
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
-    _tell(report["operating_point"], chosen, failures)
+    _tell(sweep, report["operating_point"], chosen, failures)
     return Consolidated(point, report, folder, form, tuple(case.case_id for case in found.cases), failures)
 
 
-def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:
-    """Say what was chosen, and aloud what nobody may overlook."""
-    logger.info("operating point (%s): %s", point["objective"], describe(chosen.inference))
+def _tell(sweep: Sweep, point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:
+    """Say what was chosen, and warn of what nobody may overlook."""
+    figures = sweep.figures(sweep.chosen)
+    if sweep.plan_kept:
+        logger.info("the plan's thresholds are kept: no others gain more than noise (%s)", point["objective"])
+    else:
+        logger.info("operating point (%s): %s", point["objective"], describe(chosen.inference))
     if not point["target_reached"]:
         logger.warning(
             "no threshold gives the %s: the nearest was chosen, recall %.3f at %.2f false positives per scan",
             point["objective"],
-            point["recall"],
-            point["fp_per_scan"],
+            figures.recall_iou_0_1,
+            figures.fp_per_scan_iou_0_1,
         )
-    if point["minimum_volume_mm3"]:
+    smallest = sweep.chosen.minimum_volume_mm3
+    if smallest:
         logger.warning(
-            "lesions under %g mm³ will be left out of every prediction: on these folds it pays (F1 %.3f, without it "
-            "%.3f); %d of %d true lesions are as small",
-            point["minimum_volume_mm3"],
-            point["f1"],
+            "lesions under %g mm³ will be left out of every prediction: on these scans the F1 is %.3f with this rule "
+            "and %.3f without it; %d of %d true lesions are as small",
+            smallest,
+            figures.f1_iou_0_1,
             point["f1_without_minimum"],
             point["true_lesions_below_minimum"],
             point["true_lesions"],
         )
-    if point["scan_threshold"]:
+    if sweep.chosen.scan_threshold:
         scans = point["scans"]
         logger.warning(
             "a scan without a lesion of score %.3g or more will be reported without any: on these folds %d of %d scans "
             "without lesions, and %d of %d with",
-            point["scan_threshold"],
+            sweep.chosen.scan_threshold,
             scans["clean"],
             scans["without_lesions"],
             scans["missed"],
@@ -216,7 +228,7 @@ def _tell(point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) 
         logger.error("%s failed: %s", case_id, message)
 
 
-def _threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Plans:
+def threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Plans:
     """The plans with the calibration, and their thresholds of the score where the calibration puts them."""
     inference = plans.inference
     thresholds = np.array([inference.score_threshold, inference.growth_threshold, inference.scan_threshold])
@@ -308,24 +320,32 @@ def describe_calibration(scored: ScoredLesions) -> dict[str, Any]:
 
 
 def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, Any]:
-    chosen = sweep.figures(sweep.chosen)
+    """The choice for JSON and the report; ``figures`` as in operating_point.json."""
     smallest = sweep.chosen.minimum_volume_mm3
     volumes = [n * math.prod(case.truth.spacing) for case in cases for n in case.truth.voxels]
     whole = replace(sweep.chosen, minimum_volume_mm3=0.0)
     return {
         "objective": str(sweep.objective),
-        "target_reached": sweep.objective.reached(chosen),
-        **sweep.chosen.described(),
-        **chosen,
-        "f1_without_minimum": sweep.figures(whole)["f1"],
+        "target_reached": sweep.objective.reached(sweep.figures(sweep.chosen)),
+        "predicted_at_thresholds_of": sweep.origin.value,
+        "thresholds": sweep.chosen.described(),
+        "thresholds_of_the_plan": sweep.default.described(),
+        "thresholds_chosen_without_each_fold": {
+            fold: setting.described() for fold, setting in sweep.chosen_without.items()
+        },
+        "figures": asdict(sweep.choice_figures()),
+        "gain_on_other_folds": None if sweep.gain is None else _describe_gain(sweep.gain),
+        "f1_without_minimum": sweep.figures(whole).f1_iou_0_1,
         "true_lesions": len(volumes),
         "true_lesions_below_minimum": sum(volume < smallest for volume in volumes),
         "scans": _scans(sweep.counts[sweep.chosen]),
-        "default": {**sweep.default.described(), **sweep.figures(sweep.default)},
-        "chosen_on_other_folds": sweep.without_own_fold(),
-        "settings_on_other_folds": {fold: setting.described() for fold, setting in sweep.chosen_without.items()},
         "settings_tried": len(sweep.counts),
     }
+
+
+def _describe_gain(gain: Gain) -> dict[str, float | None]:
+    """For JSON, which knows no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in asdict(gain).items()}
 
 
 def _scans(counts: Sequence[CaseCounts]) -> dict[str, int]:
@@ -341,7 +361,7 @@ def _scans(counts: Sequence[CaseCounts]) -> dict[str, int]:
 
 def _write_predictions(
     cases: Sequence[StoredCase],
-    plans: Plans,
+    plans_of_fold: Mapping[str, Plans],
     folder: Path,
     ending: str,
     known: set[str],
@@ -353,7 +373,9 @@ def _write_predictions(
     clear_cases(folder, known)
     remove_files(*(folder / name for name in _REPORTS))
     failures = {}
-    for result in run_cases(partial(_write_prediction, plans, folder, ending), cases, num_processes, "masks", progress):
+    for result in run_cases(
+        partial(_write_prediction, plans_of_fold, folder, ending), cases, num_processes, "masks", progress
+    ):
         if result.error is not None:
             logger.debug("%s failed:\n%s", result.item.case_id, result.traceback)
             kind = "" if isinstance(result.error, DetSeg3DError) else f"{type(result.error).__name__}: "
@@ -363,7 +385,8 @@ def _write_predictions(
     return failures
 
 
-def _write_prediction(plans: Plans, folder: Path, ending: str, case: StoredCase) -> None:
+def _write_prediction(plans_of_fold: Mapping[str, Plans], folder: Path, ending: str, case: StoredCase) -> None:
+    plans = plans_of_fold[case.fold]
     candidates = load_candidates(case.candidates)
     geometry = read_geometry(case.label, candidates.spacing)
     admitted = candidates.admitted(plans.inference)

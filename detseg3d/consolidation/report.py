@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from detseg3d.consolidation.consolidate import Consolidated
 from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.evaluation.output import write_evaluation
-from detseg3d.evaluation.table import markdown_table
+from detseg3d.evaluation.table import format_evaluation, markdown_table
+from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.inference.operating_point import ChoiceFigures
+from detseg3d.io.files import write_text
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.reporting.html.files import find_views
 from detseg3d.reporting.html.report import write_report
 
-__all__ = ["format_consolidation", "report_consolidation"]
+__all__ = ["CrossValidationFigures", "format_consolidation", "format_cross_validation", "report_consolidation"]
+
+
+@dataclass(frozen=True)
+class CrossValidationFigures:
+    """What metrics.json states beside the evaluation of the pooled predictions, under ``cross_validation``.
+
+    Attributes
+    ----------
+    predicted_at_thresholds_of : ThresholdOrigin
+        Where the thresholds come from at which the evaluated predictions were made.
+    remark : str
+        The same in words.
+    headline : dict or None
+        ``value``, ``low`` and ``high`` of each figure of the evaluation; ``None`` if the thresholds were chosen on the
+        same scans.
+    figures : ChoiceFigures or None
+        Cross-fitted, chosen and judged on the same scans, and of the plan.
+    """
+
+    predicted_at_thresholds_of: ThresholdOrigin
+    remark: str
+    headline: Mapping[str, Mapping[str, float | None]] | None
+    figures: ChoiceFigures | None
 
 
 def report_consolidation(
@@ -33,7 +60,8 @@ def report_consolidation(
     Returns
     -------
     dict
-        What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned.
+        What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned, and ``cross_validation``, see
+        :class:`CrossValidationFigures`.
     """
     raw = Path(raw)
     dataset = load_raw_dataset(raw)
@@ -48,7 +76,13 @@ def report_consolidation(
         num_processes=num_processes,
         progress=progress,
     )
+    origin = ThresholdOrigin(done.report["operating_point"]["predicted_at_thresholds_of"])
+    record = CrossValidationFigures(
+        origin, origin.remark, result["intervals"] if origin.is_honest else None, done.point.figures
+    )
+    result = {**result, "cross_validation": asdict(record)}
     write_evaluation(result, done.predictions)
+    write_text(format_cross_validation(done.report, result) + "\n", done.predictions / "metrics.md")
     views = find_views(
         {case.case_id: case.images[0] for case in dataset.cases},
         dataset.label_files,
@@ -65,6 +99,75 @@ def report_consolidation(
     return result
 
 
+def format_cross_validation(report: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """All of a cross-validation as Markdown: the headline, the evaluation, and what was chosen.
+
+    Parameters
+    ----------
+    report : dict
+        ``report`` of :class:`~detseg3d.consolidation.consolidate.Consolidated`.
+    result : dict
+        From :func:`report_consolidation`.
+    """
+    return "\n\n".join((_headline(report, result), format_evaluation(result), format_consolidation(report)))
+
+
+def _headline(report: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """The figures to quote, with intervals; and below them the figures that were chosen on the same scans."""
+    point = report["operating_point"]
+    origin = ThresholdOrigin(point["predicted_at_thresholds_of"])
+    names = {
+        "f1_iou_0.1": "F1 (IoU ≥ 0.1)",
+        "f1_any": "F1 (any overlap)",
+        "dice": "Dice",
+        "pq": "panoptic quality",
+    }
+    known = result["intervals"] if origin.is_honest else {}
+    rows = [(text, _with_interval(known.get(name))) for name, text in names.items()]
+    parts = [
+        "## Cross-validation",
+        f"**{origin.remark}**" if origin.is_honest else f"**Warning.** {origin.remark}",
+        markdown_table(("to expect on new scans", "value [95 % interval over patients]"), rows),
+        _figure_table(point),
+    ]
+    if not origin.is_honest:
+        parts.append("Everything below was chosen and judged on the same scans.")
+    return "\n\n".join(parts)
+
+
+def _with_interval(entry: Mapping[str, float | None] | None) -> str:
+    if entry is None or entry["value"] is None:
+        return "–"
+    text = f"{entry['value']:.3f}"
+    return text if entry["low"] is None else f"{text} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+_FIGURES = {
+    "f1_iou_0_1": "F1",
+    "recall_iou_0_1": "recall",
+    "precision_iou_0_1": "precision",
+    "fp_per_scan_iou_0_1": "FP per scan",
+    "dice": "Dice",
+    "found_iou_0_1": "lesions found",
+    "predictions": "predictions",
+    "f1_any": "F1, any overlap",
+}
+
+
+def _figure_table(point: Mapping[str, Any]) -> str:
+    """Figures at the thresholds; IoU ≥ 0.1 unless a column says otherwise."""
+    figures = point["figures"]
+    rows = [
+        (text, *(_number(figures[key].get(name)) if figures[key] else "–" for name in _FIGURES))
+        for key, text in (
+            ("cross_fitted", "cross-fitted: each fold by the choice of the others"),
+            ("plan", "the plan's thresholds"),
+            ("chosen_on_the_same_scans", "chosen and judged on the same scans"),
+        )
+    ]
+    return markdown_table(("thresholds", *_FIGURES.values()), rows)
+
+
 def format_consolidation(report: Mapping[str, Any]) -> str:
     """Operating point, calibration and stages as Markdown.
 
@@ -74,29 +177,19 @@ def format_consolidation(report: Mapping[str, Any]) -> str:
         ``report`` of :class:`~detseg3d.consolidation.consolidate.Consolidated`.
     """
     point, calibration = report["operating_point"], report["calibration"]
-    figures = ("f1", "recall", "precision", "fp_per_scan", "dice", "found", "predictions")
-    rows = [
-        ("the plan's thresholds", *(_number(point["default"].get(name)) for name in figures)),
-        ("chosen", *(_number(point.get(name)) for name in figures)),
-    ]
     several = len(report["folds"]) > 1
-    if several:
-        others = point["chosen_on_other_folds"]
-        rows.append(("each fold by the choice of the others", *(_number(others.get(name)) for name in figures)))
     error = f"{calibration['before']['ece']:.3f} before, {calibration['after']['ece']:.3f} after"
     judged = "each fold's scores calibrated by the other folds" if several else "on the scores it was fitted on"
     parts = [
         f"### Operating point: {point['objective']}",
         _remarks(report),
-        markdown_table(
-            ("thresholds", "F1", "recall", "precision", "FP per scan", "Dice", "lesions found", "predictions"), rows
-        ),
+        _figure_table(point),
         _thresholds(point),
         f"Calibration error of the score (10 bins): {error}\n({judged}).",
         "### Where lesions are lost",
         _stages(report["attribution"]),
         "Up to the RoI score a lesion counts if a candidate is meant for it, in the final mask if it is touched, also\n"
-        "by the mask of a neighbour.",
+        "by the mask of a neighbour. At the operating point, which was chosen on the same scans.",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -104,24 +197,24 @@ def format_consolidation(report: Mapping[str, Any]) -> str:
 def _remarks(report: Mapping[str, Any]) -> str:
     """What must not be overlooked; nothing most of the time."""
     point = report["operating_point"]
-    remarks = []
+    origin = ThresholdOrigin(point["predicted_at_thresholds_of"])
+    thresholds, same_scans = point["thresholds"], point["figures"]["chosen_on_the_same_scans"]
+    remarks = [] if origin is ThresholdOrigin.OTHER_FOLDS else [origin.remark]
     if not point.get("target_reached", True):
         remarks.append("**The target was not reached** by any threshold; the nearest was chosen.")
-    if point["minimum_volume_mm3"]:
+    if thresholds["minimum_volume_mm3"]:
         remarks.append(
-            f"**Lesions under {point['minimum_volume_mm3']:g} mm³ are left out of every prediction**, since it pays: "
-            f"F1 {_number(point['f1'])}, without it {_number(point['f1_without_minimum'])}. "
+            f"**Lesions under {thresholds['minimum_volume_mm3']:g} mm³ are left out of every prediction**: "
+            f"F1 {_number(same_scans['f1_iou_0_1'])}, without this rule {_number(point['f1_without_minimum'])}. "
             f"{point['true_lesions_below_minimum']} of {point['true_lesions']} true lesions are as small."
         )
-    if point.get("scan_threshold"):
+    if thresholds.get("scan_threshold"):
         scans = point["scans"]
         remarks.append(
-            f"**A scan without a lesion of score {_number(point['scan_threshold'])} or more is reported without any**: "
-            f"{scans['clean']} of {scans['without_lesions']} scans without lesions, and {scans['missed']} of "
+            f"**A scan without a lesion of score {_number(thresholds['scan_threshold'])} or more is reported without "
+            f"any**: {scans['clean']} of {scans['without_lesions']} scans without lesions, and {scans['missed']} of "
             f"{scans['with_lesions']} with."
         )
-    if len(report["folds"]) < 2:
-        remarks.append("One fold chose and judged: the figures of the choice are flattering.")
     if report.get("failures"):
         remarks.append(f"**Failed**, see above: {', '.join(sorted(report['failures']))}.")
     return "\n".join(remarks)
@@ -138,7 +231,8 @@ def _thresholds(point: Mapping[str, Any]) -> str:
         "minimum_volume_mm3": "smallest lesion (mm³)",
         "scan_threshold": "lowest score of a scan's best lesion (calibrated)",
     }
-    rows = [(text, _number(point["default"].get(name)), _number(point.get(name))) for name, text in names.items()]
+    plan, chosen = point["thresholds_of_the_plan"], point["thresholds"]
+    rows = [(text, _number(plan.get(name)), _number(chosen.get(name))) for name, text in names.items()]
     return markdown_table(("threshold", "plan", "chosen"), rows)
 
 

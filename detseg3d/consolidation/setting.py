@@ -16,12 +16,18 @@ NO_GROWTH = 1.0
 
 @dataclass(frozen=True)
 class StoredCase:
-    """One case of the cross-validation: who predicted it, its candidates and its label."""
+    """One case of the cross-validation: the fold that predicted it, its candidates, its label and its patient."""
 
     case_id: str
     fold: str
     candidates: Path
     label: Path
+    patient: str = ""
+
+    @property
+    def group(self) -> str:
+        """Name of what is drawn in a resample: the patient, or the case if no patient is named."""
+        return self.patient or self.case_id
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def load_validated_folds(
                     expected="folds whose validation cases differ",
                     remedy="choose folds of one split with -f",
                 )
-            cases[case_id] = StoredCase(case_id, name, file, label)
+            cases[case_id] = StoredCase(case_id, name, file, label, dataset.patient_of(case_id))
     left = [case_id for case_id in labels if case_id not in cases and case_id not in failures]
     if folds is None and left:
         logger.warning("%d of %d cases were validated by none of the folds %s", len(left), len(labels), " ".join(names))

@@ -23,6 +23,13 @@ from scipy.sparse import csr_array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import neighbour_matrix
 from detseg3d.core.nms import suppress
+from detseg3d.evaluation.ensemble_calibration import (
+    ScoreSpread,
+    calibration_of_several,
+    mean_by_log_odds,
+    variance_between,
+)
+from detseg3d.inference.ensemble import MemberScores
 from detseg3d.io.files import atomic_path, open_regular_file
 from detseg3d.models.decode import Detections
 from detseg3d.models.merge import Merged, merge_pasted, merge_rois
@@ -97,6 +104,11 @@ class Candidates:
         not stored.
     limit : int or None
         How many candidates a prediction of this scan may have; more may be stored. ``None``: any number.
+    variance_between : float
+        Variance of the score between several networks, on the scale of log-odds; 0 for a single network. It is not
+        stored: what is stored are the candidates of single networks.
+    networks : int
+        How many were averaged.
     """
 
     found: Detections
@@ -105,6 +117,8 @@ class Candidates:
     spacing: tuple[float, float, float]
     highest_detection: float = 0.0
     limit: int | None = None
+    variance_between: float = 0.0
+    networks: int = 1
 
     def __len__(self) -> int:
         return len(self.found)
@@ -113,9 +127,7 @@ class Candidates:
         """Only the candidates ``indices``, in this order, with their RoIs."""
         place = {int(old): new for new, old in enumerate(indices)}
         predictions = [p._replace(candidate=place[p.candidate]) for p in self.predictions if p.candidate in place]
-        return Candidates(
-            self.found[indices], predictions, self.shape, self.spacing, self.highest_detection, self.limit
-        )
+        return replace(self, found=self.found[indices], predictions=predictions)
 
     def passing(self, inference: InferencePlan) -> IntArray:
         """Indices of the candidates that pass the plan's detection threshold, suppression and limit, best first."""
@@ -139,6 +151,31 @@ class Candidates:
         """The score of each candidate, from both stages, calibrated as the plan says; shape ``(N,)``."""
         roi_scores = candidate_roi_scores(len(self), self.predictions)
         return combine_scores(self.found.scores, roi_scores, inference.calibration, inference.detection_weight)
+
+    def of_several(self, members: MemberScores, inference: InferencePlan) -> Candidates:
+        """These candidates with the scores of several networks averaged on the scale of log-odds, best first.
+
+        The calibration of several networks rests on that scale. It was learnt on candidates that reach the detection
+        threshold; a network that sees less than that counts as if it saw just so much. So a lesion that one network
+        misses altogether is not lost for that.
+        """
+        weight = inference.detection_weight
+        detection = np.maximum(members.detection, inference.det_threshold)
+        scores = np.maximum(mean_by_log_odds(detection), inference.det_threshold)  # rounding loses none
+        averaged = replace(
+            self,
+            found=Detections(self.found.boxes, scores.astype(np.float32), self.found.classes),
+            variance_between=variance_between(detection**weight * members.roi ** (1 - weight)),
+            networks=len(detection),
+        )
+        return averaged.select(np.argsort(-scores, kind="stable"))
+
+    def calibrated(self, plans: Plans) -> Plans:
+        """The plans with the calibration for as many networks as were averaged here."""
+        inference = plans.inference
+        spread = ScoreSpread(inference.calibration_base_rate, inference.calibration_variance)
+        knots = calibration_of_several(inference.calibration, spread, self.variance_between, self.networks)
+        return plans if knots == inference.calibration else plans.evolve(inference={"calibration": knots})
 
     def touching(self) -> csr_array:
         """Which candidates have RoIs that reach into common or neighbouring voxels, of whatever class.

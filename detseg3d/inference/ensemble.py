@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -12,18 +13,53 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.ensemble_calibration import mean_by_log_odds
 from detseg3d.execution.device import autocast, autocast_dtype
 from detseg3d.execution.memory import require_memory
 from detseg3d.models.decode import DenseLevel, Detections, dense_levels
+from detseg3d.models.detector import DetectorOutput
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.paste import RoiPrediction
 
-__all__ = ["average_dense", "flip_dense", "flip_combinations", "segment_rois"]
+__all__ = [
+    "MemberScores",
+    "SegmentedRois",
+    "average_dense",
+    "flip_combinations",
+    "flip_dense",
+    "highest_near",
+    "segment_rois",
+]
 
 # Trained weights hardly exceed 10, and normalised intensities of scans 100. Beyond these, they are a cause.
 _LARGE_WEIGHT = 1e4
 _LARGE_INTENSITY = 1e4
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """What each of several networks says of every candidate; its own mirrored copies are averaged.
+
+    Attributes
+    ----------
+    detection : ndarray of float64, shape ``(M, N)``
+        Highest probability of the candidate's class near its centre.
+    roi : ndarray of float64, shape ``(M, N)``
+        Best score of its RoIs.
+    """
+
+    detection: npt.NDArray[np.float64]
+    roi: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SegmentedRois:
+    """The RoIs of all candidates, averaged, and what the networks say one by one (``None`` for a single network)."""
+
+    predictions: list[RoiPrediction]
+    members: MemberScores | None = None
 
 
 def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -111,8 +147,11 @@ def segment_rois(
     found: Detections,
     mirror_axes: Sequence[int],
     device: torch.device,
-) -> list[RoiPrediction]:
+) -> SegmentedRois:
     """Stage 2 on the RoIs of all candidates, averaged over flips and over models.
+
+    Scores of several models are averaged on the scale of log-odds: the calibration of several networks rests on that
+    (:mod:`detseg3d.evaluation.ensemble_calibration`).
 
     A flip is one of the scan, not of what was computed from it: the features that go with mirrored RoIs come from the
     mirrored scan. Features of the scan itself, turned round, would be ones that no training shows.
@@ -131,7 +170,7 @@ def segment_rois(
 
     Returns
     -------
-    list of RoiPrediction
+    SegmentedRois
         Placed on the fine grid; a large candidate has several, as far as they show something of the volume.
 
     Raises
@@ -144,7 +183,7 @@ def segment_rois(
     shown = np.all((rois[:, :3] < image.shape[1:]) & (rois[:, 3:] > 0), axis=1)
     rois, parents = rois[shown], parents[shown]
     if len(rois) == 0:
-        return []
+        return SegmentedRois([])
     require_memory(
         2 * len(rois) * math.prod(models[0].plans.roi.size),
         f"outlining {len(found)} candidates in {len(rois)} RoIs",
@@ -152,22 +191,72 @@ def segment_rois(
     )
     batch = models[0].plans.inference.roi_batch_size
     flips = flip_combinations(mirror_axes)
-    share = 1 / (len(flips) * len(models))
     probability = torch.zeros((len(rois), *models[0].plans.roi.size), dtype=torch.float16)
-    score = np.zeros(len(rois))
-    for model in models:
+    scores = np.zeros((len(models), len(rois)))
+    detection = np.zeros((len(models), len(found)))
+    for number, model in enumerate(models):
+        levels: list[DenseLevel] = []
         for axes in flips:
-            features, context = _roi_features(model, detection_image, axes, device)
+            output = _detect_flipped(model, detection_image, axes, device)
+            if len(models) > 1:
+                levels = _add_dense(levels, dense_levels(output.levels, 0), axes, 1 / len(flips))
+            features, context = _roi_features(model, output, axes, device)
+            del output
             for part in _slices(len(rois), batch):
                 crops = model.crop_inputs(image, found.boxes[parents[part]], rois[part]).to(device)
                 classes = torch.from_numpy(found.classes[parents[part]])
                 with autocast(device):
                     mask, roi_score = _segment_flipped(model, crops, features, context, rois[part], classes, axes)
-                probability[part] += (share * mask).half().cpu()
-                score[part] += share * roi_score.float().cpu().double().numpy()  # mps has no float64
+                probability[part] += (mask / (len(flips) * len(models))).half().cpu()
+                # mps has no float64
+                scores[number, part] += roi_score.float().cpu().double().numpy() / len(flips)
             del features, context  # before the next ones are made
-    _check_finite((probability, torch.from_numpy(score)), models, image, device)
-    return [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
+        if len(models) > 1:
+            detection[number] = highest_near(levels, model.cell_sizes, found)
+    score = scores[0] if len(models) == 1 else mean_by_log_odds(scores)
+    _check_finite((probability, torch.from_numpy(scores), torch.from_numpy(detection)), models, image, device)
+    predictions = [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
+    if len(models) == 1:
+        return SegmentedRois(predictions)
+    best = np.zeros((len(models), len(found)))
+    for number in range(len(models)):
+        np.maximum.at(best[number], parents, scores[number])
+    return SegmentedRois(predictions, MemberScores(detection, best))
+
+
+def highest_near(
+    levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], found: Detections
+) -> npt.NDArray[np.float64]:
+    """The highest probability that one network has for each candidate near its centre.
+
+    Near is within a quarter of the candidate's size, and at least within a cell and a half: the peaks of several
+    networks for one lesion seldom lie in one cell.
+
+    Parameters
+    ----------
+    levels : sequence of DenseLevel
+    cell_sizes : sequence of (z, y, x)
+        Fine voxels per cell of each level.
+    found : Detections
+        On the fine grid.
+
+    Returns
+    -------
+    ndarray of float64, shape ``(N,)``
+    """
+    highest = np.zeros(len(found))
+    centers, sizes = box_centers(found.boxes), box_sizes(found.boxes)
+    for level, cell_size in zip(levels, cell_sizes, strict=True):
+        shape = np.array(level.probability.shape[1:])
+        reach = np.maximum(sizes / 4 / np.asarray(cell_size), 1.5)
+        # Cell i has its centre at i + 1/2.
+        middle = centers / np.asarray(cell_size) - 0.5
+        low = np.clip(np.ceil(middle - reach), 0, shape - 1).astype(int)
+        high = np.clip(np.floor(middle + reach) + 1, low + 1, shape).astype(int)
+        for index, of_class in enumerate(found.classes.tolist()):
+            window = tuple(slice(a, b) for a, b in zip(low[index], high[index], strict=True))
+            highest[index] = max(highest[index], float(level.probability[(of_class, *window)].max()))
+    return highest
 
 
 def _check_finite(
@@ -200,13 +289,35 @@ def _slices(count: int, batch: int) -> Iterator[slice]:
         yield slice(start, min(start + batch, count))
 
 
-def _roi_features(
+def _detect_flipped(
     model: DetSeg3D, detection_image: torch.Tensor, axes: Sequence[int], device: torch.device
+) -> DetectorOutput:
+    """Stage 1 of the scan flipped along ``axes``."""
+    dims = [axis + 2 for axis in axes]
+    with autocast(device):
+        return model.detect(detection_image.flip(dims) if axes else detection_image)
+
+
+def _add_dense(
+    total: list[DenseLevel], levels: Sequence[DenseLevel], axes: Sequence[int], weight: float
+) -> list[DenseLevel]:
+    """``total`` and ``weight`` times the levels, flipped back; only the probabilities, on the CPU."""
+    turned = [flip_dense(level, axes).probability.cpu() * weight for level in levels]
+    none = torch.zeros(0)
+    if not total:
+        return [DenseLevel(probability, none, none) for probability in turned]
+    return [
+        DenseLevel(level.probability + probability, none, none)
+        for level, probability in zip(total, turned, strict=True)
+    ]
+
+
+def _roi_features(
+    model: DetSeg3D, output: DetectorOutput, axes: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Features for Stage 2 and context of the scan flipped along ``axes``; the features lie where the scan lies."""
     dims = [axis + 2 for axis in axes]
     with autocast(device):
-        output = model.detect(detection_image.flip(dims) if axes else detection_image)
         features = model.roi_features(output.features)
     return features if features is None or not axes else features.flip(dims), output.context
 

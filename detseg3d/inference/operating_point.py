@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import open_regular_file, read_json, write_json
 from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
 
 __all__ = [
+    "ChoiceFigures",
     "OperatingPoint",
+    "PooledFigures",
     "apply_operating_point",
     "load_operating_point",
     "operating_point_path",
@@ -36,8 +39,58 @@ _FIELDS = frozenset(
         "minimum_volume_mm3",
         "scan_threshold",
         "calibration",
+        "calibration_base_rate",
+        "calibration_variance",
     }
 )
+
+
+@dataclass(frozen=True)
+class PooledFigures:
+    """Figures of a cross-validation at one setting of the thresholds, pooled over the lesions of all scans.
+
+    ``_iou_0_1``: a true lesion is found if it is matched one to one with an IoU of 0.1 or more, and every other
+    prediction is a false positive. ``_any``: found at any overlap. ``dice`` is the mean over scans.
+    """
+
+    f1_iou_0_1: float
+    recall_iou_0_1: float
+    precision_iou_0_1: float
+    fp_per_scan_iou_0_1: float
+    f1_any: float
+    recall_any: float
+    precision_any: float
+    fp_per_scan_any: float
+    dice: float
+    lesions: int
+    found_iou_0_1: int
+    found_any: int
+    predictions: int
+
+
+@dataclass(frozen=True)
+class ChoiceFigures:
+    """What the chosen thresholds are worth, and the plan's.
+
+    Attributes
+    ----------
+    cross_fitted : PooledFigures or None
+        The scans of each fold judged at the thresholds that the *other* folds choose. These are the figures to expect
+        on new scans. If the plan's thresholds were kept, these are the plan's figures, since nothing was chosen.
+        ``None`` if there is a single fold and thresholds were chosen on it.
+    chosen_on_the_same_scans : PooledFigures
+        Thresholds chosen on all scans and judged on the same scans: too good for new scans.
+    plan : PooledFigures
+        The plan's thresholds, which nobody chose on these scans.
+    cross_fitted_f1_interval : tuple of 2 floats or None
+        95 % interval over patients of the cross-fitted F1 at IoU ≥ 0.1; ``None`` without such a figure or with a single
+        patient.
+    """
+
+    cross_fitted: PooledFigures | None
+    chosen_on_the_same_scans: PooledFigures
+    plan: PooledFigures
+    cross_fitted_f1_interval: tuple[float, float] | None = None
 
 
 class OperatingPoint(BaseModel):
@@ -51,25 +104,20 @@ class OperatingPoint(BaseModel):
         What the thresholds were chosen for, in words.
     weights : dict of str to str
         SHA-256 of the weights of each fold they were chosen with.
-    figures : dict
+    figures : ChoiceFigures or None
         Pooled cross-validation figures at these thresholds and at the plan's.
+    plan_kept : bool
+        Whether the search left the plan's thresholds as they are, since no others gained more than noise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     inference: InferencePlan
     objective: str
     weights: Mapping[str, str]
-    figures: Mapping[str, Any] = {}
-
-    @field_validator("inference", mode="before")
-    @classmethod
-    def _without_growth(cls, inference: Any) -> Any:
-        """A file of a version that knew no growth was chosen without it: the plan's default would be another scale."""
-        if isinstance(inference, Mapping) and "growth_threshold" not in inference:
-            return {**inference, "growth_threshold": 1.0}
-        return inference
+    figures: ChoiceFigures | None = None
+    plan_kept: bool = False
 
     def changes(self) -> dict[str, Any]:
         """What it changes in the inference section of the plans."""

@@ -22,7 +22,7 @@ from detseg3d.execution.local import is_bar_shown, release_frames
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory, require_memory
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
-from detseg3d.inference.ensemble import average_dense, segment_rois
+from detseg3d.inference.ensemble import SegmentedRois, average_dense, segment_rois
 from detseg3d.inference.export import (
     CasePrediction,
     check_input_stays,
@@ -262,8 +262,9 @@ class Predictor:
         """
         if keep_probabilities:  # of the scan, and twice of the lesions that are merged together
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
-        merged = candidates.merge(self.plans, keep_probabilities)
-        return describe_case(merged, candidates.found, geometry, self.plans, similarity, candidates.limit)
+        plans = candidates.calibrated(self.plans)
+        merged = candidates.merge(plans, keep_probabilities)
+        return describe_case(merged, candidates.found, geometry, plans, similarity, candidates.limit)
 
     def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
         """Both stages on a scan ``(C, Z, Y, X)``: all candidates above the detection threshold, with their RoI masks.
@@ -287,16 +288,19 @@ class Predictor:
         image, transform = torch.from_numpy(case.image), case.transform
         del case
         found, highest = self._detect(image, inference, inference.candidate_limit(transform.fine_volume))
-        predictions = self.segment_boxes(image, found)
+        segmented = self._segment(image, found)
         del image
         # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
         placed = [
-            prediction._replace(roi=transform.boxes_to_original(prediction.roi[None])[0]) for prediction in predictions
+            prediction._replace(roi=transform.boxes_to_original(prediction.roi[None])[0])
+            for prediction in segmented.predictions
         ]
         boxes = transform.boxes_to_original(found.boxes)
-        there = Detections(boxes, found.scores, found.classes)
         limit = self.plans.inference.candidate_limit(transform.fine_volume)
-        return Candidates(there, placed, geometry.shape, geometry.spacing, highest, limit)
+        there = Candidates(
+            Detections(boxes, found.scores, found.classes), placed, geometry.shape, geometry.spacing, highest, limit
+        )
+        return there if segmented.members is None else there.of_several(segmented.members, self.plans.inference)
 
     def _admit(self, transform: CaseTransform, inference: InferencePlan) -> None:
         """Raise if a scan on the fine grid is too large for the memory; the scan itself has been read."""
@@ -322,6 +326,9 @@ class Predictor:
 
     def segment_boxes(self, image: torch.Tensor, found: Detections) -> list[RoiPrediction]:
         """Stage 2 on given boxes of a preprocessed volume ``(C, Z, Y, X)`` of the fine grid, averaged over folds."""
+        return self._segment(image, found).predictions
+
+    def _segment(self, image: torch.Tensor, found: Detections) -> SegmentedRois:
         detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
         # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/design.md).
         return segment_rois(self.models, image, detection_image, found, self.mirror_axes[-1:], self.device)

@@ -40,7 +40,7 @@ _SHARED_OF_DATASET = (
     *("file_ending", "instances", "npy_spacing", "suv", "numTraining"),
 )
 _SHARED_OF_FINGERPRINT = ("version", "dataset_name", "summary", "dataset")
-_SHARED_OF_METRICS = ("class_labels", "options", "summary", "intervals")
+_SHARED_OF_METRICS = ("class_labels", "options", "summary", "intervals", "cross_validation")
 
 
 # -- Export ------------------------------------------------------------------------------------------------------------

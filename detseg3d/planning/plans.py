@@ -262,6 +262,10 @@ class InferencePlan(_Strict):
         default=(),
         description="from score to the observed share of true lesions, joined by straight lines; empty: none",
     )
+    calibration_base_rate: Fraction = Field(default=0.5, description="share of lesions among all that was predicted")
+    calibration_variance: float = Field(
+        default=0.0, ge=0, description="of the log-odds of a single network's score, within lesions and within others"
+    )
 
     def candidate_limit(self, volume: float) -> int:
         """How many candidates a scan may have.

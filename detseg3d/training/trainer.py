@@ -141,8 +141,9 @@ def train_fold(
     :func:`~detseg3d.training.fold.run_fold` chooses a folder that holds none.
 
     Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on up to eight
-    validation cases), ``checkpoint_latest.pt`` after every epoch, every five minutes of a long one and on a signal to
-    end, ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for TensorBoard, too.
+    validation cases, lesion-free ones among them), ``checkpoint_latest.pt`` after every epoch, every five minutes of a
+    long one and on a signal to end, ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for
+    TensorBoard, too.
 
     Half precision is compared with float32 first (:mod:`detseg3d.training.precision`). Where they disagree, the
     training and all that follows in this process compute in float32, and a warning names what disagrees.

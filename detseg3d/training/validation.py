@@ -72,8 +72,29 @@ class ValidationResult:
 
 
 def cases_to_validate(store: CaseStore, case_ids: Sequence[str], most: int) -> list[str]:
-    """Up to ``most`` of the cases, those with lesions first: without any, no network can be told from another."""
-    return sorted(case_ids, key=lambda case_id: not store.shape_and_lesions(case_id)[1])[:most]
+    """Up to ``most`` of the cases, lesion-free ones among them in the share that they have of all.
+
+    Both kinds have a say: without lesions, no network can be told from another, and false positives in lesion-free
+    scans count against it. Where there are both kinds, at least one of each is taken if ``most`` allows.
+
+    Parameters
+    ----------
+    store : CaseStore
+    case_ids : sequence of str
+    most : int
+
+    Returns
+    -------
+    list of str
+        Those with lesions first, in the order of ``case_ids`` otherwise.
+    """
+    with_lesions = [case_id for case_id in case_ids if store.shape_and_lesions(case_id)[1]]
+    lesion_free = [case_id for case_id in case_ids if case_id not in set(with_lesions)]
+    most = min(most, len(case_ids))
+    free = round(most * len(lesion_free) / len(case_ids)) if case_ids else 0
+    if lesion_free and with_lesions:
+        free = min(max(free, 1), most - 1)
+    return [*with_lesions[: most - free], *lesion_free[:free]]
 
 
 def stage1_hits(

@@ -9,20 +9,27 @@ from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts
 from detseg3d.consolidation.setting import Setting, StoredCase
 from detseg3d.consolidation.sweep import Sweep
+from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.inference.operating_point import PooledFigures
 
 F1 = Objective()
 
 
 def test_lesions_of_all_cases_are_pooled() -> None:
     figures = pooled([CaseCounts(4, 3, 2, 2, 1, 0.5), CaseCounts(0, 0, 3, 0, 0, 0.0), CaseCounts(0, 0, 0, 0, 0, 1.0)])
-    assert figures == {
-        "f1": pytest.approx(2 * 0.75 * 0.4 / 1.15),
-        "f1_iou_0.1": pytest.approx(2 / 9),
-        "recall": 0.75,
-        "precision": 0.4,
-        "fp_per_scan": 1.0,
+    assert asdict(figures) == {
+        "f1_iou_0_1": pytest.approx(2 / 9),
+        "recall_iou_0_1": 0.25,
+        "precision_iou_0_1": 0.2,
+        "fp_per_scan_iou_0_1": pytest.approx(4 / 3),
+        "f1_any": pytest.approx(2 * 0.75 * 0.4 / 1.15),
+        "recall_any": 0.75,
+        "precision_any": 0.4,
+        "fp_per_scan_any": 1.0,
         "dice": 0.5,
-        "found": 3,
+        "lesions": 4,
+        "found_iou_0_1": 1,
+        "found_any": 3,
         "predictions": 5,
     }
 
@@ -37,15 +44,21 @@ def test_lesions_of_all_cases_are_pooled() -> None:
 )
 def test_rates_over_nothing_are_defined(counts: tuple[int, int, int, int], expected: tuple[float, ...]) -> None:
     figures = pooled([CaseCounts(*counts, 0, 0.0)])
-    assert (figures["recall"], figures["precision"], figures["f1"]) == expected
+    assert (figures.recall_any, figures.precision_any, figures.f1_any) == expected
+    assert (figures.recall_iou_0_1, figures.precision_iou_0_1, figures.f1_iou_0_1) == expected
 
 
 def test_no_case_has_figures_of_zero() -> None:
-    assert pooled([])["fp_per_scan"] == 0.0
+    assert pooled([]).fp_per_scan_any == pooled([]).fp_per_scan_iou_0_1 == 0.0
 
 
-def figures(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> dict[str, float]:
-    return {"recall": recall, "precision": precision, "fp_per_scan": fp, "f1": f1, "dice": 0.5}
+def figures(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> PooledFigures:
+    """At any overlap nothing is ever wrong: an objective that looked there would not tell any two apart."""
+    return PooledFigures(f1, recall, precision, fp, 1.0, 1.0, 1.0, 0.0, 0.5, 10, 5, 5, 5)
+
+
+def test_the_highest_f1_is_that_at_an_iou_of_a_tenth() -> None:
+    assert F1.value(figures(f1=0.7)) == 0.7
 
 
 def test_a_recall_that_is_reached_beats_every_one_that_is_not() -> None:
@@ -77,37 +90,55 @@ def test_there_is_one_target() -> None:
 @pytest.mark.parametrize(
     ("objective", "text"),
     [
-        (F1, "highest lesion F1"),
-        (Objective(target_recall=0.9), "highest precision at a lesion recall of 0.9 or more"),
-        (Objective(target_fp=0.5), "highest lesion recall at 0.5 false positives per scan or fewer"),
+        (F1, "highest lesion F1 (IoU ≥ 0.1)"),
+        (Objective(target_recall=0.9), "highest precision at a lesion recall of 0.9 or more (IoU ≥ 0.1)"),
+        (Objective(target_fp=0.5), "highest lesion recall at 0.5 false positives per scan or fewer (IoU ≥ 0.1)"),
     ],
 )
 def test_an_objective_says_what_it_is(objective: Objective, text: str) -> None:
     assert str(objective) == text
+    assert objective.has_target == (objective != F1)
+
+
+# -- Cross-fitting -----------------------------------------------------------------------------------------------------
+
+LOW, HIGH = (Setting(score, 0.1, 0.1, 0.5, 0.3, 0.5, 0.0, 0.0) for score in (0.2, 0.6))
+
+
+def two_folds() -> Sweep:
+    """Four cases. Fold 0 at the high threshold misses one of two, fold 1 at the low one too, with 5 false positives."""
+    cases = tuple(StoredCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
+    right, nothing, wrong = CaseCounts(1, 1, 1, 1, 1, 1.0), CaseCounts(1, 0, 0, 0, 0, 0.0), CaseCounts(1, 0, 5, 0, 0, 0)
+    counts = {LOW: (right, right, wrong, right), HIGH: (nothing, right, right, right)}
+    return Sweep(cases, counts, LOW, HIGH, F1, {"0": HIGH, "1": LOW})
 
 
 def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
-    low, high = (Setting(score, 0.1, 0.1, 0.5, 0.3, 0.5, 0.0, 0.0) for score in (0.2, 0.6))
-    cases = tuple(StoredCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
-    counts = {
-        low: (
-            CaseCounts(1, 1, 1, 1, 1, 1.0),
-            CaseCounts(1, 1, 1, 1, 1, 1.0),
-            CaseCounts(1, 0, 5, 0, 0, 0.0),
-            CaseCounts(1, 1, 1, 1, 1, 1),
-        ),
-        high: (
-            CaseCounts(1, 0, 0, 0, 0, 0.0),
-            CaseCounts(1, 1, 1, 1, 1, 1.0),
-            CaseCounts(1, 1, 1, 1, 1, 1.0),
-            CaseCounts(1, 1, 1, 1, 1, 1),
-        ),
-    }
-    sweep = Sweep(cases, counts, low, low, F1, {"0": high, "1": low})
-    # Fold 0 at the high threshold misses one of two, fold 1 at the low one misses one and has 5 false positives.
-    assert sweep.without_own_fold() == {
-        "recall": 0.5, "precision": pytest.approx(2 / 7), "f1": pytest.approx(4 / 11), "fp_per_scan": 5 / 4,
-        "dice": 0.5, "f1_iou_0.1": pytest.approx(4 / 11), "found": 2, "predictions": 7,
-    }  # fmt: skip
-    assert sweep.figures(high)["recall"] == 0.75
-    assert sweep.rows()[1] == {"setting": asdict(high), **sweep.figures(high)}
+    sweep = two_folds()
+    fitted = sweep.cross_fitted()
+    assert fitted is not None and sweep.origin is ThresholdOrigin.OTHER_FOLDS
+    assert (fitted.recall_iou_0_1, fitted.precision_iou_0_1) == (0.5, pytest.approx(2 / 7))
+    assert (fitted.f1_iou_0_1, fitted.fp_per_scan_iou_0_1, fitted.dice) == (pytest.approx(4 / 11), 5 / 4, 0.5)
+    assert (fitted.found_iou_0_1, fitted.predictions) == (2, 7)
+    figures_ = sweep.choice_figures()
+    assert (figures_.cross_fitted, figures_.plan) == (fitted, sweep.figures(LOW))
+    assert figures_.chosen_on_the_same_scans == sweep.figures(HIGH) and sweep.figures(HIGH).recall_any == 0.75
+    assert figures_.cross_fitted_f1_interval is not None
+    low, high = figures_.cross_fitted_f1_interval
+    assert low <= fitted.f1_iou_0_1 <= high
+    assert sweep.rows()[1] == {"setting": asdict(HIGH), **asdict(sweep.figures(HIGH))}
+
+
+def test_a_choice_on_a_single_fold_has_no_cross_fitted_figure() -> None:
+    several = two_folds()
+    sweep = Sweep(several.cases, several.counts, LOW, HIGH, F1)
+    assert sweep.origin is ThresholdOrigin.SAME_SCANS and not sweep.plan_kept
+    figures_ = sweep.choice_figures()
+    assert (figures_.cross_fitted, figures_.cross_fitted_f1_interval) == (None, None)
+
+
+def test_figures_of_a_plan_that_is_kept_were_chosen_on_no_scan() -> None:
+    several = two_folds()
+    sweep = Sweep(several.cases, several.counts, LOW, LOW, F1)
+    assert sweep.origin is ThresholdOrigin.PLAN and sweep.plan_kept
+    assert sweep.cross_fitted() == sweep.figures(LOW)

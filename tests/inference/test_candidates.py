@@ -12,6 +12,7 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import split_groups
+from detseg3d.evaluation.calibration import apply_calibration
 from detseg3d.inference import candidates as candidates_module
 from detseg3d.inference.candidates import (
     Candidates,
@@ -20,6 +21,7 @@ from detseg3d.inference.candidates import (
     loose_suppression,
     save_candidates,
 )
+from detseg3d.inference.ensemble import MemberScores
 from detseg3d.models.merge import Lesion, Merged
 from detseg3d.models.scores import lowest_score
 from detseg3d.planning.plans import Plans
@@ -320,3 +322,39 @@ def test_a_candidate_without_a_roi_gives_nothing(tiny_plans: Plans) -> None:
 def test_labels_beyond_255_fit(tiny_plans: Plans) -> None:
     merged = make_candidates([Blob((4, 4, 4, 6, 6, 6), 0.8, 0.8)]).merge(tiny_plans.evolve(class_labels=[700]))
     assert merged.semantic.max() == 700
+
+
+# -- Several networks --------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_several_networks_are_averaged_by_log_odds_and_sorted(tiny_plans: Plans) -> None:
+    candidates = make_candidates(TWO)
+    detection = np.array([[0.2, 0.5], [0.2, 0.8]])  # the second candidate is the better one now
+    roi = np.array([[0.5, 0.9], [0.5, 0.9]])
+    several = candidates.of_several(MemberScores(detection, roi), tiny_plans.inference)
+    assert several.found.scores.tolist() == pytest.approx([2 / 3, 0.2])  # odds of 1 and 4: their mean is 2
+    assert several.found.boxes.tolist() == candidates.found.boxes[::-1].tolist()
+    assert [p.candidate for p in several.predictions] == [1, 0] and several.networks == 2
+    odds = np.log(np.sqrt([0.45, 0.72]) / (1 - np.sqrt([0.45, 0.72])))
+    assert several.variance_between == pytest.approx(np.var(odds, ddof=1) / 2)  # none of the other candidate
+    admitted = several.admitted(tiny_plans.inference)
+    assert (admitted.variance_between, admitted.networks) == (several.variance_between, 2)
+
+
+def test_a_network_that_sees_nothing_counts_as_one_at_the_detection_threshold(tiny_plans: Plans) -> None:
+    blind = MemberScores(np.array([[0.6, 0.0], [0.001, 0.0]]), np.full((2, 2), 0.5))
+    several = make_candidates(TWO).of_several(blind, tiny_plans.inference)
+    odds = np.sqrt(1.5 * (1 / 9))  # of 0.6 and of the detection threshold, 0.1
+    assert several.found.scores.tolist() == pytest.approx([odds / (1 + odds), 0.1])
+    assert several.found.scores[1] >= np.float32(tiny_plans.inference.det_threshold) - 1e-6
+
+
+def test_the_calibration_goes_by_the_number_of_networks(tiny_plans: Plans) -> None:
+    known = {"calibration_base_rate": 0.4, "calibration_variance": 1.0}
+    plans = tiny_plans.evolve(inference={"calibration": ((0, 0), (0.5, 0.4), (0.8, 0.8), (1, 1)), **known})
+    one = make_candidates(TWO)
+    assert one.calibrated(plans) is plans
+    five = replace(one, variance_between=0.5, networks=5)
+    assert five.calibrated(tiny_plans) is tiny_plans, "without a calibration there is none of several"
+    sharper = five.calibrated(plans).inference.calibration
+    assert apply_calibration(sharper, [0.8])[0] > 0.8 and apply_calibration(sharper, [0.5])[0] == pytest.approx(0.4)

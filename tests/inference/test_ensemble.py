@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.inference.ensemble import average_dense, flip_combinations, flip_dense, segment_rois
+from detseg3d.inference.ensemble import average_dense, flip_combinations, flip_dense, highest_near, segment_rois
 from detseg3d.models.decode import DenseLevel, Detections
 from detseg3d.models.detector import DetectorOutput, LevelOutput
 from detseg3d.models.detseg import DetSeg3D
@@ -167,7 +167,7 @@ FOUND = Detections(BOXES, np.ones(3, np.float32), np.zeros(3, np.int64))
 
 def segment(models: list[DetSeg3D], found: Detections = FOUND, mirror_axes: tuple[int, ...] = ()) -> list[np.ndarray]:
     image = make_image((16, 20, 24))
-    predictions = segment_rois(models, image[0], image, found, mirror_axes, CPU)
+    predictions = segment_rois(models, image[0], image, found, mirror_axes, CPU).predictions
     return [np.append(p.probability.float().numpy(), p.score) for p in predictions]
 
 
@@ -178,7 +178,7 @@ def test_no_candidate_no_roi(make_model: Callable[[int], DetSeg3D]) -> None:
 
 def test_one_model_without_flips_gives_what_the_network_itself_gives(make_model: Callable[[int], DetSeg3D]) -> None:
     model, image = make_model(0), make_image((16, 20, 24))
-    predictions = segment_rois([model], image[0], image, FOUND, (), CPU)
+    predictions = segment_rois([model], image[0], image, FOUND, (), CPU).predictions
     features = model.roi_features(model.detect(image).features)
     assert features is not None
     rois, _ = model.tiles(BOXES)
@@ -249,7 +249,7 @@ def test_a_large_candidate_has_several_rois(make_model: Callable[[int], DetSeg3D
     image = make_image((16, 20, 24))
     model = make_model(0)
     model.plans = model.plans.evolve(roi={"max_scale": 1.0})
-    predictions = segment_rois([model], image[0], image, found, (), CPU)
+    predictions = segment_rois([model], image[0], image, found, (), CPU).predictions
     assert len(predictions) > 1 and {p.candidate for p in predictions} == {0}
 
 
@@ -279,7 +279,7 @@ def test_rois_of_the_margin_alone_are_left_out(make_model: Callable[[int], DetSe
     everywhere, _ = model.tiles(found.boxes)
     outside = [roi for roi in everywhere if (roi[:3] >= image.shape[2:]).any() or (roi[3:] <= 0).any()]
     assert outside
-    predictions = segment_rois([model], image[0], image, found, (), CPU)
+    predictions = segment_rois([model], image[0], image, found, (), CPU).predictions
     assert len(predictions) == len(everywhere) - len(outside)
 
 
@@ -304,5 +304,42 @@ def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny
     monkeypatch.setattr(model.segmenter, "forward", constant)
     found = Detections(BOXES, np.ones(3, np.float32), np.array([2, 0, 1]))
     image = make_image((16, 20, 24))
-    scores = [p.score for p in segment_rois([model], image[0], image, found, (), CPU)]
+    scores = [p.score for p in segment_rois([model], image[0], image, found, (), CPU).predictions]
     assert scores == pytest.approx([1, 0, 0.5], abs=1e-3)
+
+
+# -- What each network says --------------------------------------------------------------------------------------------
+
+
+def test_the_highest_probability_near_a_candidate_is_found_on_any_level() -> None:
+    fine, coarse = torch.zeros(2, 12, 12, 12), torch.zeros(2, 3, 3, 3)
+    fine[0, 4, 5, 4] = 0.5  # a cell beside that of the first centre
+    fine[1, 4, 4, 4] = 0.9  # of another class
+    fine[0, 4, 9, 4] = 0.8  # too far
+    coarse[0, 2, 2, 2] = 0.7  # the cell of the second centre
+    none = torch.zeros(0)
+    boxes = np.array([[6, 6, 6, 12, 12, 12], [15, 15, 15, 24, 24, 24]], np.float32)
+    found = Detections(boxes, np.ones(2, np.float32), np.zeros(2, np.int64))
+    levels = [DenseLevel(fine, none, none), DenseLevel(coarse, none, none)]
+    assert highest_near(levels, [(2, 2, 2), (8, 8, 8)], found).tolist() == pytest.approx([0.7, 0.7])
+    assert highest_near(levels[:1], [(2, 2, 2)], found).tolist() == pytest.approx([0.5, 0.0])
+
+
+def test_several_networks_are_heard_one_by_one(make_model: Callable[[int], DetSeg3D]) -> None:
+    models, image = [make_model(0), make_model(1)], make_image((16, 20, 24))
+    both = segment_rois(models, image[0], image, FOUND, (2,), CPU)
+    alone = [segment_rois([model], image[0], image, FOUND, (2,), CPU) for model in models]
+    assert both.members is not None and [part.members for part in alone] == [None, None]
+    assert both.members.detection.shape == both.members.roi.shape == (2, len(FOUND))
+    for number, part in enumerate(alone):
+        assert both.members.roi[number].tolist() == pytest.approx([p.score for p in part.predictions])
+    odds = np.log(both.members.roi / (1 - both.members.roi)).mean(axis=0)
+    assert [p.score for p in both.predictions] == pytest.approx((1 / (1 + np.exp(-odds))).tolist())
+
+
+def test_one_network_twice_is_one_network(make_model: Callable[[int], DetSeg3D]) -> None:
+    model, image = make_model(0), make_image((16, 20, 24))
+    twice = segment_rois([model, model], image[0], image, FOUND, (), CPU)
+    once = segment_rois([model], image[0], image, FOUND, (), CPU).predictions
+    assert [p.score for p in twice.predictions] == pytest.approx([p.score for p in once])
+    assert twice.members is not None and np.array_equal(*twice.members.detection)

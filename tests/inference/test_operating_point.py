@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.operating_point import (
+    ChoiceFigures,
     OperatingPoint,
+    PooledFigures,
     apply_operating_point,
     describe,
     load_operating_point,
@@ -32,6 +35,9 @@ CHOSEN = InferencePlan(
     mirror_axes=(),
 )
 
+POOLED = PooledFigures(0.5, 0.5, 0.5, 1.0, 0.6, 0.6, 0.6, 0.8, 0.4, 10, 5, 6, 10)
+FIGURES = ChoiceFigures(None, replace(POOLED, f1_iou_0_1=0.7), POOLED)
+
 
 @pytest.fixture
 def weights(tmp_path: Path) -> dict[str, Path]:
@@ -46,7 +52,7 @@ def weights(tmp_path: Path) -> dict[str, Path]:
 def point(tmp_path: Path, weights: dict[str, Path]) -> OperatingPoint:
     """Chosen with folds 0 and 1, and saved."""
     digests = {name: weights_digest(weights[name]) for name in ("fold_0", "fold_1")}
-    point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, figures={"f1": 0.5})
+    point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, figures=FIGURES)
     assert save_operating_point(point, tmp_path) == operating_point_path(tmp_path) == tmp_path / "operating_point.json"
     return point
 
@@ -55,14 +61,11 @@ def test_what_is_saved_comes_back(tmp_path: Path, point: OperatingPoint) -> None
     assert load_operating_point(tmp_path) == point
 
 
-def test_one_of_a_version_without_growth_was_chosen_without_it(tmp_path: Path, point: OperatingPoint) -> None:
-    path = operating_point_path(tmp_path)
-    stored = read_json(path)
-    del stored["inference"]["growth_threshold"]
-    write_json(stored, path)
+def test_the_figures_come_back_as_they_were(tmp_path: Path, point: OperatingPoint) -> None:
     loaded = load_operating_point(tmp_path)
-    assert loaded is not None and loaded.inference.growth_threshold > loaded.inference.score_threshold
-    assert loaded.inference.score_threshold == 0.7
+    assert loaded is not None and loaded.figures == FIGURES
+    stored = read_json(operating_point_path(tmp_path))["figures"]
+    assert stored["cross_fitted"] is None and stored["plan"]["f1_iou_0_1"] == 0.5
 
 
 def test_a_model_need_not_have_one(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -81,7 +84,7 @@ def change(path: Path, **entries: Any) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 2}, "version: Input should be 1"),
+        ({"version": 1}, "version: Input should be 2"),
         ({"weights": ["fold_0"]}, "weights: "),
         ({"inference": {"score_threshold": 1.5}}, "inference.score_threshold: .*less than or equal to 1"),
         ({"inference": {"score_treshold": 0.5}}, "inference.score_treshold: Extra inputs"),

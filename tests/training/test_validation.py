@@ -40,8 +40,10 @@ class Oracle(nn.Module):
         wrong: int = 0,
         swap_classes: bool = False,
         grow: int = 0,
+        wrong_in_healthy: int = 0,
     ) -> None:
         super().__init__()
+        self.wrong_in_healthy = wrong_in_healthy
         self.known = [store.open(case_id) for case_id in store.case_ids()]
         self.miss, self.wrong, self.swap_classes, self.grow = miss, wrong, swap_classes, grow
         self.modes: list[bool] = []
@@ -65,7 +67,9 @@ class Oracle(nn.Module):
             rois.append(RoiPrediction(np.concatenate([low, low + SIZE]).astype(np.float32), len(rois), mask, 1.0))
             found_boxes.append(box)
             found_classes.append(1 - classes[number] if self.swap_classes else classes[number])
-        for _ in range(self.wrong):  # a block in the corner, where no lesion is
+        for _ in range(
+            self.wrong if ids.size else self.wrong + self.wrong_in_healthy
+        ):  # a block in the corner, where no lesion is
             mask = torch.zeros((SIZE,) * 3, dtype=torch.float16)
             mask[6:9, 6:9, 6:9] = 1
             rois.append(RoiPrediction(np.array([-6, -6, -6, 10, 10, 10], np.float32), len(rois), mask, 1.0))
@@ -117,11 +121,39 @@ def test_masks_that_are_too_large_lose_the_main_figure_and_keep_that_of_any_over
     assert result.matched.f1 < 0.5
 
 
-def test_cases_with_lesions_are_validated_first(tmp_path: Path, tiny_plans: Plans) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "most", "chosen"),
+    [
+        ("--LL-", 3, "cab"),  # three of five are lesion-free: two of three
+        ("LLLLLLLLL-", 8, "abcdefgj"),  # a tenth is less than one of eight: one all the same
+        ("L---------", 8, "abcdefgh"),  # nine tenths: seven of eight, and the only one with lesions
+        ("L-L-", 8, "acbd"),
+        ("LLL", 2, "ab"),
+        ("---", 2, "ab"),
+        ("L-", 1, "a"),
+        ("", 8, ""),
+    ],
+)
+def test_lesion_free_cases_are_validated_by_their_share(
+    tmp_path: Path, tiny_plans: Plans, kinds: str, most: int, chosen: str
+) -> None:
+    """``L`` has lesions."""
     store = CaseStore(tmp_path)
-    for case_id, lesions in (("a", ()), ("b", ()), ("c", LESIONS), ("d", LESIONS), ("e", ())):
-        write_case(store, case_id, tiny_plans, lesions=lesions)
-    assert cases_to_validate(store, ["a", "b", "c", "d", "e"], 3) == ["c", "d", "a"]
+    names = "abcdefghij"[: len(kinds)]
+    for case_id, kind in zip(names, kinds, strict=True):
+        write_case(store, case_id, tiny_plans, lesions=LESIONS if kind == "L" else ())
+    assert "".join(cases_to_validate(store, list(names), most)) == chosen
+
+
+def test_false_positives_of_lesion_free_cases_decide_which_network_is_best(tmp_path: Path, tiny_plans: Plans) -> None:
+    """Nine scans with lesions would leave no room for the tenth, in which alone the two networks differ."""
+    store = CaseStore(tmp_path)
+    for number in range(9):
+        write_case(store, f"lesions{number}", tiny_plans, lesions=LESIONS[:1], seed=number)
+    write_case(store, "healthy", tiny_plans, lesions=(), seed=99)
+    cases = cases_to_validate(store, store.case_ids(), 8)
+    quiet, loud = Oracle(store), Oracle(store, wrong_in_healthy=2)
+    assert judge(quiet, tiny_plans, store, cases).matched.f1 > judge(loud, tiny_plans, store, cases).matched.f1
 
 
 def test_only_the_cases_named_are_judged(tiny_plans: Plans, store: CaseStore) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.reporting.html.charts import Line, legend, line_chart, share_axis
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, number, tag
 from detseg3d.reporting.html.tables import scrolling
 
-__all__ = ["calibration_section", "operating_point_section", "stage_section"]
+__all__ = ["calibration_section", "figures_by_origin", "operating_point_section", "stage_section"]
 
 _FIGURES = (
-    ("f1", "F1", 3),
-    ("recall", "recall", 3),
-    ("precision", "precision", 3),
-    ("fp_per_scan", "false positives per scan", 2),
+    ("f1_iou_0_1", "F1", 3),
+    ("recall_iou_0_1", "recall", 3),
+    ("precision_iou_0_1", "precision", 3),
+    ("fp_per_scan_iou_0_1", "false positives per scan", 2),
     ("dice", "Dice", 3),
-    ("found", "lesions found", 0),
+    ("found_iou_0_1", "lesions found", 0),
     ("predictions", "predictions", 0),
+    ("f1_any", "F1, any overlap", 3),
 )
 _THRESHOLDS = (
     ("score_threshold", "lowest score of a lesion (calibrated)"),
@@ -32,67 +34,74 @@ _THRESHOLDS = (
 )
 
 
+def figures_by_origin(consolidation: Mapping[str, Any]) -> Html:
+    """What a reader must know first: on which scans the thresholds were chosen, and what that changes."""
+    point = consolidation["operating_point"]
+    origin = ThresholdOrigin(point["predicted_at_thresholds_of"])
+    return fragment(
+        tag("p", origin.remark, class_=None if origin.is_honest else "warn"),
+        _figure_table(point),
+    )
+
+
 def operating_point_section(consolidation: Mapping[str, Any]) -> Html:
-    """The thresholds that were chosen, what they are worth, and what they are worth honestly."""
+    """The thresholds that were chosen, and what they are worth on scans that had no say in the choice."""
     point = consolidation["operating_point"]
     folds = len(consolidation.get("folds") or ())
     scans, tried = number(consolidation.get("cases"), 0), number(point.get("settings_tried"), 0)
     text = (
         f"Chosen for: {point.get('objective', DASH)}. {tried} settings were tried on the validation cases of "
-        f"{folds} fold{'' if folds == 1 else 's'} ({scans} scans)."
+        f"{folds} fold{'' if folds == 1 else 's'} ({scans} scans). Other thresholds than the plan's are chosen only if "
+        "they gain more than noise: in 95 % of resampled patients, also on scans that had no say in the choice."
     )
-    if folds > 1:
-        text += (
-            " The last row is what the choice is worth on scans that had no say in it: each fold at the setting that "
-            "is best for the other folds."
-        )
-    if point.get("predictions") is not None:
-        text += " One prediction may find several lesions, and several may find the same."
-    remarks = [tag("p", remark, class_="warn") for remark in _remarks(consolidation, folds)]
-    return fragment(tag("p", text), remarks, _figure_table(point, folds), _threshold_table(point))
+    remarks = [tag("p", remark, class_="warn") for remark in _remarks(consolidation)]
+    return fragment(tag("p", text), remarks, _figure_table(point), _threshold_table(point))
 
 
-def _remarks(consolidation: Mapping[str, Any], folds: int) -> list[str]:
+def _remarks(consolidation: Mapping[str, Any]) -> list[str]:
     """What nobody may overlook; nothing most of the time."""
     point = consolidation["operating_point"]
+    thresholds = point["thresholds"]
     remarks = []
     if point.get("target_reached") is False:
         remarks.append("The target was not reached by any threshold; the nearest was chosen.")
-    smallest = point.get("minimum_volume_mm3")
+    smallest = thresholds.get("minimum_volume_mm3")
     if smallest:
-        text = f"Predicted lesions under {number(smallest, 1)} mm³ are left out: on these scans it pays"
+        text = f"Predicted lesions under {number(smallest, 1)} mm³ are left out"
         if point.get("f1_without_minimum") is not None:
-            text += f" (F1 {number(point.get('f1'), 3)}, without it {number(point['f1_without_minimum'], 3)})"
+            f1 = dig(point, "figures", "chosen_on_the_same_scans", "f1_iou_0_1")
+            text += f" (F1 {number(f1, 3)}, without this rule {number(point['f1_without_minimum'], 3)})"
         if point.get("true_lesions_below_minimum") is not None:
             small, all_ = (number(point.get(key), 0) for key in ("true_lesions_below_minimum", "true_lesions"))
             text += f". {small} of {all_} true lesions are as small"
         remarks.append(text + ".")
-    if point.get("scan_threshold"):
+    if thresholds.get("scan_threshold"):
         scans = point.get("scans") or {}
         clean, without, missed, with_lesions = (
             number(scans.get(key), 0) for key in ("clean", "without_lesions", "missed", "with_lesions")
         )
         remarks.append(
-            f"A scan without a lesion of score {number(point['scan_threshold'], 3)} or more is reported without any: "
-            f"{clean} of {without} scans without lesions, and {missed} of {with_lesions} with."
+            f"A scan without a lesion of score {number(thresholds['scan_threshold'], 3)} or more is reported without "
+            f"any: {clean} of {without} scans without lesions, and {missed} of {with_lesions} with."
         )
-    if folds < 2:
-        remarks.append("One fold chose and judged: the figures of the choice are flattering.")
     failures = consolidation.get("failures") or {}
     if failures:
         remarks.append(f"These cases failed: {', '.join(sorted(failures))}.")
     return remarks
 
 
-def _figure_table(point: Mapping[str, Any], folds: int) -> Html:
-    header = [tag("th", "thresholds", scope="col")]
+def _figure_table(point: Mapping[str, Any]) -> Html:
+    """Cross-fitted figures first; those that were chosen on the same scans last."""
+    header = [tag("th", "thresholds (IoU ≥ 0.1)", scope="col")]
     header += [tag("th", title, scope="col", class_="number") for _, title, _ in _FIGURES]
-    rows = [("of the plan", point.get("default")), ("chosen", point)]
-    if folds > 1:
-        rows.append(("each fold by the choice of the others", point.get("chosen_on_other_folds")))
     body = []
-    for name, figures in rows:
-        cells = [tag("td", number(dig(figures, key), digits), class_="number") for key, _, digits in _FIGURES]
+    for key, name in (
+        ("cross_fitted", "cross-fitted: each fold by the choice of the others"),
+        ("plan", "of the plan"),
+        ("chosen_on_the_same_scans", "chosen and judged on the same scans"),
+    ):
+        figures = dig(point, "figures", key)
+        cells = [tag("td", number(dig(figures, name), digits), class_="number") for name, _, digits in _FIGURES]
         body.append(tag("tr", tag("th", name, scope="row"), cells))
     return scrolling(
         tag("table", tag("thead", tag("tr", header)), tag("tbody", body)), "figures at the operating point"
@@ -104,7 +113,7 @@ def _threshold_table(point: Mapping[str, Any]) -> Html:
     columns = [tag("th", text, scope="col", class_="number" if n else None) for n, text in enumerate(header)]
     rows = []
     for key, name in _THRESHOLDS:
-        before, after = dig(point, "default", key), point.get(key)
+        before, after = dig(point, "thresholds_of_the_plan", key), dig(point, "thresholds", key)
         changed = before is not None and before != after
         cells = (
             tag("td", number(before, 3), class_="number"),

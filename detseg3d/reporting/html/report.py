@@ -12,7 +12,12 @@ from typing import Any
 from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, interval_note, left_out, too_few
 from detseg3d.io.files import write_text
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, prepare_viewer, viewer_section
-from detseg3d.reporting.html.crossval import calibration_section, operating_point_section, stage_section
+from detseg3d.reporting.html.crossval import (
+    calibration_section,
+    figures_by_origin,
+    operating_point_section,
+    stage_section,
+)
 from detseg3d.reporting.html.curves import curve_section, size_section
 from detseg3d.reporting.html.figures import Evaluated
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, tag
@@ -121,7 +126,7 @@ def _page(
     with_viewer: bool,
 ) -> str:
     shown = [case.view.case_id for case in content.cases]
-    sections = [("figures", "Figures", fragment(_headline(evaluated)))]
+    sections = [("figures", "Figures", fragment(_headline(evaluated, consolidation)))]
     if with_viewer:
         sections.append(("viewer", "Worst and best scans", viewer_section(content, niivue)))
     sections.append(("curves", "Score threshold", curve_section(evaluated)))
@@ -186,9 +191,11 @@ def _with_count(key: str, name: str, evaluated: Evaluated) -> str:
     return f"{name}: {count}" if count else name
 
 
-def _headline(evaluated: Evaluated) -> list[Html]:
+def _headline(evaluated: Evaluated, consolidation: Mapping[str, Any] | None) -> list[Html]:
     differ = different_scans(evaluated.results)
     parts = [tag("p", differ, class_="warn")] if differ else []
+    if consolidation is not None and consolidation.get("operating_point"):
+        parts.append(figures_by_origin(consolidation))
     if not evaluated.several:
         parts.append(key_figures(evaluated))
     parts.append(headline_table(evaluated))

@@ -158,7 +158,7 @@ DOCUMENTS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
         read_roi_lesions,
     ),
     "operating_point.json": (
-        {"version": 1, "inference": INFERENCE, "objective": "x", "weights": {"fold_0": "00"}, "figures": {}},
+        {"version": 2, "inference": INFERENCE, "objective": "x", "weights": {"fold_0": "00"}, "figures": None},
         "operating_point.json",
         lambda file: load_operating_point(file.parent),
     ),

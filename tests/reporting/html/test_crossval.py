@@ -7,27 +7,34 @@ from typing import Any
 import pytest
 
 from detseg3d.evaluation.calibration import expected_calibration_error, reliability_bins
-from detseg3d.reporting.html.crossval import calibration_section, operating_point_section, stage_section
+from detseg3d.reporting.html.crossval import (
+    calibration_section,
+    figures_by_origin,
+    operating_point_section,
+    stage_section,
+)
 from detseg3d.reporting.html.markup import DASH
 from tests.reporting.html.factory import Page, consolidation
 
 
-def with_point(folds: int = 5, **changes: Any) -> dict[str, Any]:
+def with_point(folds: int = 5, thresholds: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     data = copy.deepcopy(consolidation(folds))
     data["operating_point"] |= changes
+    data["operating_point"]["thresholds"] |= thresholds or {}
     return data
 
 
-def test_plan_choice_and_honest_figure_stand_below_each_other() -> None:
-    page = Page(operating_point_section(consolidation()))
+def test_the_cross_fitted_figure_stands_first_and_that_of_the_same_scans_last() -> None:
+    page = Page(figures_by_origin(consolidation()))
     rows = page.rows(page.find("table")[0])
     assert [row[:2] for row in rows[1:]] == [
+        ["cross-fitted: each fold by the choice of the others", "0.688"],
         ["of the plan", "0.650"],
-        ["chosen", "0.700"],
-        ["each fold by the choice of the others", "0.688"],
+        ["chosen and judged on the same scans", "0.700"],
     ]
     assert page.find("p", class_="warn") == []
-    assert rows[0][-2:] == ["lesions found", "predictions"] and rows[2][-2:] == ["40", "48"]
+    assert rows[0][-3:] == ["lesions found", "predictions", "F1, any overlap"]
+    assert rows[3][-3:] == ["40", "48", "0.750"]
 
 
 def test_thresholds_that_changed_stand_out() -> None:
@@ -36,10 +43,15 @@ def test_thresholds_that_changed_stand_out() -> None:
     assert [cell["text"] for cell in strong] == ["0.450"]
 
 
-def test_a_single_fold_has_no_honest_figure_and_says_so() -> None:
-    page = Page(operating_point_section(consolidation(folds=1)))
-    assert len(page.rows(page.find("table")[0])) == 3
-    assert "flattering" in page.find("p", class_="warn")[0]["text"]
+def test_a_single_fold_has_no_cross_fitted_figure_and_says_so() -> None:
+    page = Page(figures_by_origin(consolidation(folds=1)))
+    assert page.rows(page.find("table")[0])[1][1:] == [DASH] * 8
+    assert "chosen on the same scans" in page.find("p", class_="warn")[0]["text"]
+
+
+def test_a_plan_that_was_kept_is_said() -> None:
+    text = Page(figures_by_origin(with_point(predicted_at_thresholds_of="plan"))).visible
+    assert "no others gained more than noise" in text
 
 
 @pytest.mark.parametrize(
@@ -48,17 +60,17 @@ def test_a_single_fold_has_no_honest_figure_and_says_so() -> None:
         ({"target_reached": False}, "target was not reached"),
         (
             {
-                "minimum_volume_mm3": 4.0,
+                "thresholds": {"minimum_volume_mm3": 4.0},
                 "f1_without_minimum": 0.69,
                 "true_lesions_below_minimum": 3,
                 "true_lesions": 80,
             },
-            "under 4.0 mm³ are left out: on these scans it pays (F1 0.700, without it 0.690). 3 of 80 true lesions",
+            "under 4.0 mm³ are left out (F1 0.700, without this rule 0.690). 3 of 80 true lesions",
         ),
-        ({"minimum_volume_mm3": 4.0}, "it pays."),
+        ({"thresholds": {"minimum_volume_mm3": 4.0}}, "are left out."),
         (
             {
-                "scan_threshold": 0.75,
+                "thresholds": {"scan_threshold": 0.75},
                 "scans": {"with_lesions": 36, "missed": 1, "without_lesions": 4, "clean": 3},
             },
             "a lesion of score 0.750 or more is reported without any: 3 of 4 scans without lesions, and 1 of 36",
