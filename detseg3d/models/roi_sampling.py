@@ -70,8 +70,9 @@ def match_proposals(
 def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> FloatArray:
     """Boxes moved by up to 15 % and half a voxel along each axis, their sizes times e^±0.2.
 
-    This is a third of what Stage 1 errs: on Dataset101 the logarithm of the sizes of its hits has a standard deviation
-    of .38 to .75 by size of the lesion, of these boxes .12. Three times as much gave no better masks (331 steps).
+    Centres of lesions up to 15 voxels are moved about as far as Stage 1 errs (.3 to .4 voxels), those of larger ones
+    half as far. Sizes vary a third as much: their logarithm has a standard deviation of .12, that of Stage 1's best
+    boxes .26 to .42 (Dataset101, docs/experiments.md). Three times the jitter gave no better masks in 331 steps.
 
     Parameters
     ----------
