@@ -16,7 +16,7 @@ from detseg3d.core.precision import Precision
 from detseg3d.evaluation.evaluate import evaluate_folders
 from detseg3d.evaluation.labels import label_format_of
 from detseg3d.execution.device import compute_in
-from detseg3d.execution.memory import require_memory
+from detseg3d.execution.memory import release_freed_memory, require_memory
 from detseg3d.inference.export import clear_cases
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.model_folder import appearance_file
@@ -179,6 +179,7 @@ def run_fold(
             if train_cases:
                 _describe_training_scans(paths, plans, train_cases, folder)
         train_fold(plans, store, train_cases, val_cases, folder, options)
+        release_freed_memory()  # the prediction comes on top
         if not options.ranks.is_main:
             return {}
         if folder != paths.fold(name):

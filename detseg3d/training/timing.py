@@ -10,7 +10,7 @@ from detseg3d.training.log import describe_seconds
 __all__ = ["PhaseTime", "describe_length", "seconds_per_step", "steps_left"]
 
 # The first step of a shape takes longer than those that follow. If it takes this long alone, it is all that is timed.
-_SECONDS = 4.0
+_SECONDS = 15.0
 _MOST_STEPS = 10
 
 

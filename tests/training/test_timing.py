@@ -38,7 +38,7 @@ def test_the_steps_that_are_left_fall_from_all_to_none(phases: list[tuple[int, f
     ("seconds", "expected", "done"),
     [
         ([60.0], 60.0, 1),  # a step this long is not done twice
-        ([2.0, 1.5, 1.5], 1.5, 3),  # the first one of a shape is slow
+        ([8.0, 4.0, 4.0], 4.0, 3),  # the first one of a shape is slow
         ([1.0] + [0.1] * 9, 0.1, 10),
     ],
 )
@@ -55,7 +55,7 @@ def test_steps_are_timed_for_a_few_seconds(seconds: list[float], expected: float
 
 
 def test_all_processes_time_as_many_steps_as_the_main_one() -> None:
-    assert seconds_per_step(lambda: 0.001, lambda _: 5.0) == 5.0
+    assert seconds_per_step(lambda: 0.001, lambda _: 20.0) == 20.0
 
 
 def test_the_length_is_said_in_hours_and_by_phase() -> None:
@@ -75,12 +75,13 @@ def test_a_training_says_how_long_it_takes_by_the_time_of_each_phase(
         now[0] += 10.0 if examples[0].image.shape[1] == 12 else 100.0  # type: ignore[attr-defined]
         return {}
 
+    monkeypatch.setattr(trainer, "_FEWEST_STEPS_TIMED", 30)
     monkeypatch.setattr(trainer, "_train_step", step)
     monkeypatch.setattr(trainer, "_close_epoch", lambda *_: None)
     with caplog.at_level(logging.INFO):
-        train(plans.evolve(training={"steps": 600}), store, tmp_path)
-    assert "about 7 h 40 min of training" in caplog.text  # 360 steps of 10 s and 240 of 100 s
-    assert now[0] == pytest.approx(360 * 10 + 240 * 100 + 110)
+        train(plans.evolve(training={"steps": 30}), store, tmp_path)
+    assert "about 23 min 0 s of training" in caplog.text  # 18 steps of 10 s and 12 of 100 s
+    assert now[0] == pytest.approx(18 * 10 + 12 * 100 + 2 * 10 + 100)  # two steps of the first were timed
 
 
 def test_timing_changes_nothing_of_the_training(
@@ -95,7 +96,7 @@ def test_timing_changes_nothing_of_the_training(
     assert same_weights(trained, tmp_path)
 
 
-@pytest.mark.parametrize(("steps", "minutes"), [(499, None), (600, 0.0001)])
+@pytest.mark.parametrize(("steps", "minutes"), [(29, None), (30, 0.0001)])
 def test_short_and_limited_trainings_are_not_timed(
     plans: Plans,
     store: CaseStore,
@@ -105,6 +106,7 @@ def test_short_and_limited_trainings_are_not_timed(
     steps: int,
     minutes: float | None,
 ) -> None:
+    monkeypatch.setattr(trainer, "_FEWEST_STEPS_TIMED", 30)
     monkeypatch.setattr(trainer, "_seconds_of_phase", lambda *_: pytest.fail("a step was timed"))
     monkeypatch.setattr(trainer, "_train_step", lambda *_: {})
     monkeypatch.setattr(trainer, "_close_epoch", lambda *_: None)
