@@ -29,7 +29,7 @@ from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
 from detseg3d.planning.appearance import ScanAppearance, measure_appearance
 from detseg3d.planning.fingerprint import measure_dataset
 from detseg3d.planning.planner import choose_normalization
-from detseg3d.planning.plans import ChannelNormalization
+from detseg3d.planning.plans import ChannelNormalization, ZScoreNormalization
 from detseg3d.planning.similarity import Kind, Similarity, TrainingAppearance
 
 Array = npt.NDArray[np.float32]
@@ -192,7 +192,7 @@ def with_second_sequence(data: Set) -> Set:
 
     looks = [load(index).look() for index in range(len(data.looks))]
     names = (*data.channel_names, "second")
-    normalization = [*data.normalization, ChannelNormalization(scheme="zscore")]
+    normalization = [*data.normalization, ZScoreNormalization()]
     return Set(f"{data.name} and a second sequence", normalization, names, looks, data.folds, load)
 
 

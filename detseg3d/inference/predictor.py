@@ -285,6 +285,9 @@ class Predictor:
         case = preprocess_case(
             images, geometry.spacing, self.plans, admit=lambda transform: self._admit(transform, inference)
         )
+        for channel in case.degenerate:
+            name = self.plans.channel_names[channel.channel]
+            logger.warning("channel %s says nothing to the network after normalisation: %s", name, channel.reason)
         image, transform = torch.from_numpy(case.image), case.transform
         del case
         found, highest = self._detect(image, inference, inference.candidate_limit(transform.fine_volume))

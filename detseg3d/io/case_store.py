@@ -21,18 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.intensities import LARGEST_VALUE
 from detseg3d.execution.interruption import raise_again
 from detseg3d.execution.memory import is_out_of_memory, out_of_memory
 from detseg3d.io.files import atomic_files, atomic_path, read_json, remove_files, write_json
 from detseg3d.io.native import escape_name, native_path, unescape_name
 from detseg3d.io.paths import check_case_id
 
-__all__ = ["LARGEST_VALUE", "CaseStore", "StoredArray", "StoredCase", "class_of_id"]
+__all__ = ["CaseStore", "StoredArray", "StoredCase", "class_of_id"]
 
 _CHUNK = 64
 _MOST_CLASSES = 1 << 15
-LARGEST_VALUE = float(np.finfo(np.float16).max)
-"""Of a stored image; what lies beyond is cut off."""
 
 # zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
 # several readers work at the same time.

@@ -14,6 +14,13 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry, check_spacing
+from detseg3d.core.intensities import (
+    LARGEST_VALUE,
+    Scheme,
+    channel_scheme,
+    degeneration_of_scan,
+    is_image_of_label,
+)
 from detseg3d.execution.local import run_cases
 from detseg3d.io.dicom import DicomOptions
 from detseg3d.io.images import file_ending, read_image, read_label
@@ -40,9 +47,10 @@ class Problem:
 class _Rules:
     """What the cases of a data set must satisfy."""
 
-    channel_count: int
+    schemes: tuple[Scheme, ...]  # of the channels
     names: Mapping[str, int] | None
     values: frozenset[int]
+    class_labels: tuple[int, ...]
     instances: bool
     npy_spacing: tuple[float, float, float] | None
     dicom: tuple[DicomOptions, ...]
@@ -53,16 +61,20 @@ class _Rules:
 class _Checked:
     problems: tuple[Problem, ...]
     hashes: tuple[str | None, ...]  # one per channel; None for an unreadable or constant one
+    classes: frozenset[int] | None = None  # indices, of the lesions; None for a label that cannot be used
 
 
-def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool = True) -> list[Problem]:
+def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool = True, folds: int = 5) -> list[Problem]:
     """Open every file of a data set and collect all problems.
 
     Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
     spacing, origin or direction beyond the tolerance of :meth:`detseg3d.core.geometry.Geometry.difference`; NaN and
     infinite values; labels that are no whole numbers, negative, or not in dataset.json; the same image in two cases;
-    files that belong to no case; lesions of instance maps without a class, and classes without a lesion. NIfTI files
-    that state two different places are listed as well, and stop nothing.
+    files that belong to no case; lesions of instance maps without a class, and classes without a lesion; values too
+    large to be stored in a channel that is not normalised.
+
+    Listed as well, though they stop nothing: NIfTI files that state two different places; images that say nothing after
+    normalisation, constant ones above all; images that say nothing but the label; classes in fewer cases than folds.
 
     Parameters
     ----------
@@ -71,6 +83,8 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
         Worker processes; 0 runs in this process.
     progress : bool, optional
         Show a progress bar.
+    folds : int, optional
+        Of the cross-validation.
 
     Returns
     -------
@@ -78,9 +92,10 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
         Sorted by case; empty if all is well.
     """
     rules = _Rules(
-        channel_count=len(dataset.channel_names),
+        schemes=tuple(channel_scheme(name) for name in dataset.channel_names),
         names=None if dataset.instances else dataset.labels,
         values=frozenset(dataset.labels.values()),
+        class_labels=tuple(dataset.class_labels),
         instances=dataset.instances,
         npy_spacing=dataset.npy_spacing,
         dicom=dataset.dicom_options,
@@ -89,12 +104,15 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
     function = functools.partial(_verify_case, rules=rules)
     problems: list[Problem] = []
     hashes: dict[str, tuple[str | None, ...]] = {}
+    present: list[frozenset[int]] = []
     for result in run_cases(function, dataset.cases, num_processes, "verify", progress):
         if result.value is None:
             problems.append(Problem(result.item.case_id, None, f"the check itself failed: {result.error}"))
         else:
             problems.extend(result.value.problems)
             hashes[result.item.case_id] = result.value.hashes
+            if result.value.classes is not None:
+                present.append(result.value.classes)
     problems += _duplicates(dataset, hashes)
     problems += _stray_files(dataset)
     problems += [
@@ -102,6 +120,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
         for case in cases_without_images(dataset)
         if dataset.instance_classes is not None
     ]
+    problems += _rare_classes(dataset, present, folds)
     return sorted(problems, key=lambda problem: (problem.case_id, str(problem.file)))
 
 
@@ -133,10 +152,11 @@ def _count(number: int, noun: str) -> str:
 def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
     problems: list[Problem] = []
     hashes: list[str | None] = []
+    images: list[tuple[Path, npt.NDArray[Any]]] = []
     grid: Geometry | None = None
     grid_file = ""
-    if len(case.images) != rules.channel_count:
-        what = f"{len(case.images)} image(s) are listed where {_count(rules.channel_count, 'channel')} are declared"
+    if len(case.images) != len(rules.schemes):
+        what = f"{len(case.images)} image(s) are listed where {_count(len(rules.schemes), 'channel')} are declared"
         problems.append(Problem(case.case_id, None, what))
     for channel, path in enumerate(case.images):
         if not path.exists():
@@ -159,20 +179,45 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             wrong = int(np.count_nonzero(~np.isfinite(array)))
             problems.append(Problem(case.case_id, path, f"{_count(wrong, 'voxel')} NaN or infinite"))
+        elif array.size:
+            problems += _content_problems(case, path, array, rules.schemes[channel : channel + 1])
         hashes.append(_content_hash(array))
-    problems += _label_problems(case, rules, grid, grid_file)
-    return _Checked(tuple(problems), tuple(hashes))
+        images.append((path, array))
+    problems_of_label, classes = _label_problems(case, rules, grid, grid_file, images)
+    return _Checked((*problems, *problems_of_label), tuple(hashes), classes)
 
 
-def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_file: str) -> list[Problem]:
+def _content_problems(case: RawCase, path: Path, array: npt.NDArray[Any], schemes: tuple[Scheme, ...]) -> list[Problem]:
+    """What keeps the intensities of a channel from saying anything; ``schemes`` is empty for a surplus channel."""
+    found = []
+    for scheme in schemes:
+        largest = max(float(array.max()), -float(array.min()))
+        if scheme == "none" and largest > LARGEST_VALUE:
+            what = f"{largest:g} is too large to be stored; a channel named noNorm is not normalised"
+            found.append(Problem(case.case_id, path, f"{what}: at most {LARGEST_VALUE:g}"))
+            continue
+        reason = degeneration_of_scan(array, scheme)
+        if reason is not None:
+            found.append(Problem(case.case_id, path, f"says nothing after normalisation: {reason}", stops=False))
+    return found
+
+
+def _label_problems(
+    case: RawCase,
+    rules: _Rules,
+    grid: Geometry | None,
+    grid_file: str,
+    images: Sequence[tuple[Path, npt.NDArray[Any]]],
+) -> tuple[list[Problem], frozenset[int] | None]:
+    """What is wrong with the label, and the classes of its lesions; ``None`` if it cannot be used."""
     if case.label is None or not case.label.exists():
-        return [Problem(case.case_id, case.label, "there is no label for this case")]
+        return [Problem(case.case_id, case.label, "there is no label for this case")], None
     try:
         # An image that cannot be read has a problem of its own.
         beside = None if grid is None else next(path for path in case.images if path.name == grid_file)
         label, geometry = read_label(case.label, rules.npy_spacing, rules.names, beside)
     except DetSeg3DError as error:
-        return [Problem(case.case_id, case.label, _brief(error))]
+        return [Problem(case.case_id, case.label, _brief(error))], None
     found = [] if grid is None else _moved(grid, geometry, grid_file)
     contradictions = _contradictions(case, case.label, geometry)
     values, counts = np.unique(label, return_counts=True)
@@ -185,14 +230,21 @@ def _label_problems(case: RawCase, rules: _Rules, grid: Geometry | None, grid_fi
             "negative values in an instance map" if rules.instances else "label values that dataset.json does not name"
         )
         found.append(f"{kind}: {', '.join(listing[:5])}" + (" and more" if len(listing) > 5 else ""))
-    problems = [*contradictions, *(Problem(case.case_id, case.label, what) for what in found)]
-    if rules.instance_classes is not None:
-        try:
-            class_indices(values[values > 0].tolist(), rules.instance_classes, case.label, case.case_id)
-        except DetSeg3DError as error:
-            file = rules.instance_classes.source_of(case.label)
-            problems.append(Problem(case.case_id, file, _brief(error)))
-    return problems
+    same = "says nothing but the label: a label may lie among the images"
+    copies = [
+        Problem(case.case_id, path, same, stops=False) for path, array in images if is_image_of_label(array, label)
+    ]
+    problems = [*contradictions, *copies, *(Problem(case.case_id, case.label, what) for what in found)]
+    if wrong.any():
+        return problems, None
+    ids = values[values > 0].tolist()
+    if not rules.instances:
+        return problems, frozenset(rules.class_labels.index(value) for value in ids)
+    try:
+        return problems, frozenset(class_indices(ids, rules.instance_classes, case.label, case.case_id).values())
+    except DetSeg3DError as error:
+        file = case.label if rules.instance_classes is None else rules.instance_classes.source_of(case.label)
+        return [*problems, Problem(case.case_id, file, _brief(error))], None
 
 
 def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
@@ -225,6 +277,18 @@ def _content_hash(array: npt.NDArray[Any]) -> str | None:
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _rare_classes(dataset: RawDataset, present: Sequence[frozenset[int]], folds: int) -> list[Problem]:
+    """Classes that not every fold can validate."""
+    folds = min(folds, len(present))
+    problems = []
+    for index, name in enumerate(dataset.class_names):
+        count = sum(index in classes for classes in present)
+        if count < folds:
+            what = f"class {name} is in {_count(count, 'case')} of {len(present)}, fewer than the {folds} folds"
+            problems.append(Problem("-", None, what, stops=False))
+    return problems
 
 
 def _duplicates(dataset: RawDataset, hashes: dict[str, tuple[str | None, ...]]) -> list[Problem]:

@@ -6,6 +6,7 @@ Every figure is measured on at most some 50 000 voxels on a regular grid, so tha
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Annotated, Any, Final
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from detseg3d.core.body import body_box, padding_value, tissue_mask
+from detseg3d.core.body import body_box, padding_value, plausible_range, tissue_mask
 from detseg3d.core.geometry import Geometry
 from detseg3d.planning.limits import FiniteFloat, Length
 
@@ -33,6 +34,8 @@ Cells = Annotated[tuple[FiniteFloat, ...], Field(min_length=LAYOUT_CELLS**3, max
 PerAxis = tuple[NonNegative | None, NonNegative | None, NonNegative | None]
 
 _SITES = 40_000
+# A difference of less than this share of the value is rounding noise of float32.
+_ROUNDING = 1e-7
 # The median absolute value of a normal distribution, and the gain of the stencil [1 -2 1] × [1 -2 1] on white noise.
 _NORMAL_MEDIAN = 0.6744897501960817
 _STENCIL_GAIN = 6.0
@@ -51,14 +54,13 @@ class ChannelAppearance(_Frozen):
         Quantiles of all voxels of the body's box, in the units of the file, at :data:`QUANTILE_LEVELS`.
     tissue : tuple of float
         Quantiles of the voxels that a z-score is computed from: no padding and no air, see
-        :func:`detseg3d.core.body.tissue_mask`.
+        :func:`detseg3d.core.body.tissue_mask`. Outliers are cut off, as the normalisation does.
     mean, std : float
-        Of the tissue.
+        Of the tissue, without outliers, see :func:`detseg3d.core.intensities.intensity_scale`.
     commonest : float
         Share of the body's box that has the commonest value. It is large where the background is exactly constant.
-    background : float or None
-        Share of the body's box that is padding or air. ``None`` if the channel has negative values, where nothing
-        tells air from tissue.
+    background : float
+        Share of the body's box that is padding or air.
     layout : tuple of float
         Mean intensities of 4 × 4 × 4 equal parts of the body's box, ``(z, y, x)`` in C order: where it is bright.
     noise : float or None
@@ -74,7 +76,7 @@ class ChannelAppearance(_Frozen):
     mean: FiniteFloat
     std: NonNegative
     commonest: Share
-    background: Share | None
+    background: Share
     layout: Cells
     noise: NonNegative | None
     detail_mm: PerAxis
@@ -82,7 +84,7 @@ class ChannelAppearance(_Frozen):
     @property
     def is_constant(self) -> bool:
         """Whether the channel carries nothing: all its voxels have one value."""
-        return self.voxels[-1] - self.voxels[0] <= 1e-6 * max(1.0, abs(self.voxels[0]))
+        return self.voxels[-1] - self.voxels[0] <= _ROUNDING * abs(self.voxels[0])
 
 
 class ScanAppearance(_Frozen):
@@ -160,22 +162,26 @@ def _measure_channel(channel: Array, padding: float | None, spacing: tuple[float
     inside = np.ones(values.shape, np.bool_) if padding is None else values != padding
     if not inside.any():
         inside[:] = True
-    # The whole channel decides whether there are negative values, since they decide how air is told from tissue.
     lowest, highest = float(channel.min()), float(channel.max())
-    tissue = tissue_mask(values, inside) if lowest >= 0 else inside
+    low, high = plausible_range(values[inside])
+    # The whole volume decides what no signal is: padding, or the lowest value that is not an outlier.
+    dark = max(lowest, low) if padding is None else min(max(lowest, low), padding)
+    tissue = tissue_mask(values, inside, (low, high), dark)
     assert tissue is not None
-    tissue_values = values[tissue]
+    tissue_values = values[tissue].clip(low, high)
+    plain = tissue_values[(tissue_values > low) & (tissue_values < high)]
     ordered = np.sort(values, axis=None)
     ordered[0], ordered[-1] = lowest, highest
     varied = tissue & (values > lowest) & (values < highest)
+    std = float(plain.std(dtype=np.float64)) if plain.size else 0.0
     return ChannelAppearance(
-        voxels=_quantiles(ordered),
-        tissue=_quantiles(np.sort(tissue_values)),
-        mean=_rounded(float(tissue_values.mean(dtype=np.float64))),
-        std=_rounded(float(tissue_values.std(dtype=np.float64))),
+        voxels=_quantiles(ordered, std),
+        tissue=_quantiles(np.sort(tissue_values), std),
+        mean=_rounded(float(plain.mean(dtype=np.float64)) if plain.size else lowest, std),
+        std=_rounded(std),
         commonest=_rounded(_longest_run(ordered) / ordered.size),
-        background=None if lowest < 0 else _rounded(1 - float(tissue.mean())),
-        layout=_layout(values),
+        background=_rounded(1 - float(tissue.mean())),
+        layout=_layout(values, std),
         noise=_noise(sites, padding, varied, spacing),
         detail_mm=_detail(sites, padding, varied, spacing),
     )
@@ -198,7 +204,7 @@ class _Sites:
         return self.channel[tuple(cuts)].astype(np.float64)  # so that no sum overflows
 
 
-def _layout(values: Array) -> tuple[float, ...]:
+def _layout(values: Array, unit: float = 0.0) -> tuple[float, ...]:
     """Mean of each of 4 × 4 × 4 equal parts of ``(z, y, x)``; parts of an axis that is too short share its values.
 
     >>> _layout(np.arange(8.0).reshape(8, 1, 1))[::16]
@@ -210,7 +216,7 @@ def _layout(values: Array) -> tuple[float, ...]:
         last = np.maximum(np.floor(edges[1:]).astype(int), first + 1)
         parts = [values.take(range(a, b), axis).mean(axis, dtype=np.float64) for a, b in zip(first, last, strict=True)]
         values = np.stack(parts, axis)
-    return tuple(_rounded(float(value)) for value in values.ravel())
+    return tuple(_rounded(float(value), unit) for value in values.ravel())
 
 
 def _detail(sites: _Sites, padding: float | None, varied: Array, spacing: tuple[float, float, float]) -> PerAxis:
@@ -269,12 +275,19 @@ def _longest_run(ordered: Array) -> int:
     return int(np.diff(np.concatenate(([0], edges, [ordered.size]))).max())
 
 
-def _quantiles(ordered: Array) -> tuple[float, ...]:
+def _quantiles(ordered: Array, unit: float) -> tuple[float, ...]:
     """Quantiles of sorted values at the levels, without interpolation."""
     index = np.rint(np.asarray(QUANTILE_LEVELS) * (ordered.size - 1)).astype(np.int64)
-    return tuple(_rounded(float(value)) for value in ordered[index])
+    return tuple(_rounded(float(value), unit) for value in ordered[index])
 
 
-def _rounded(value: float) -> float:
-    """Five digits: more would only make the files longer."""
-    return float(f"{value:.5g}")
+def _rounded(value: float, unit: float = 0.0) -> float:
+    """Five digits, or as many as tell ten-thousandths of ``unit`` apart: more would only make the files longer.
+
+    >>> _rounded(30001.2345), _rounded(30001.2345, 5.0)
+    (30001.0, 30001.2345)
+    """
+    digits = 5
+    if unit > 0 and value != 0:
+        digits = min(17, max(digits, math.ceil(math.log10(abs(value) / unit)) + 5))
+    return float(f"{value:.{digits}g}")

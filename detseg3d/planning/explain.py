@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from detseg3d.core.precision import Precision
 from detseg3d.planning import roi_rules, rules
+from detseg3d.planning.ct_window import clipped_share
 from detseg3d.planning.detection import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
 from detseg3d.planning.length import FEWEST_STEPS, MOST_STEPS
 from detseg3d.planning.orientation import ClassOrder
 from detseg3d.planning.plans import (
     ChannelNormalization,
+    CtNormalization,
     Decision,
     Plans,
     RoiPlan,
@@ -24,6 +26,7 @@ from detseg3d.planning.plans import (
     TrainingPlan,
 )
 from detseg3d.planning.recall_bound import CaseLesions, lesions_in_cells_of_other_classes
+from detseg3d.planning.splits import FOLDS
 from detseg3d.planning.suppression import DISTANCES, OVERLAPS, Suppression
 
 __all__ = ["mm", "times"]
@@ -113,22 +116,42 @@ def _scans(count: int) -> str:
 
 
 def explain_normalization(
-    normalization: Sequence[ChannelNormalization], channel_names: Sequence[str]
+    normalization: Sequence[ChannelNormalization], channel_names: Sequence[str], summary: dict[str, Any]
 ) -> list[Decision]:
+    """How each channel is normalised; ``summary`` is that of the fingerprint."""
     decisions = []
-    for chosen, name in zip(normalization, channel_names, strict=True):
+    for index, (chosen, name) in enumerate(zip(normalization, channel_names, strict=True)):
         if chosen.scheme == "ct":
-            because = (
-                f"Hounsfield units are absolute: clipped to [{chosen.lower:.0f}, {chosen.upper:.0f}] (0.5th and 99.5th "
-                "percentile in lesions, in the body where those say too little), "
-                f"mean {chosen.mean:.1f}, standard deviation {chosen.std:.1f}"
-            )
+            because = _explain_window(chosen, summary["intensity"][f"{index}_{name}"])
         elif chosen.scheme == "none":
             because = "the channel's name asks for it"
         else:
-            because = "intensities have no absolute scale: mean and standard deviation of each case inside the body"
+            because = (
+                "intensities have no absolute scale: mean and standard deviation of each case inside the body, without "
+                "outliers, which are cut off"
+            )
         decisions.append(Decision(name=f"normalisation of {name}", value=chosen.scheme, because=because))
     return decisions + _doubtful_names(normalization, channel_names)
+
+
+def _explain_window(chosen: CtNormalization, measured: dict[str, Any]) -> str:
+    """The window of a CT, where it comes from, and how much of the body it clips."""
+    lesions, body = measured["lesions"], measured["body"]
+    of_lesions = lesions is not None and chosen.lower <= lesions["p0.5"] and lesions["p99.5"] <= chosen.upper
+    source = "0.5th to 99.5th percentile in the body, since lesions say too little"
+    if of_lesions and (chosen.lower, chosen.upper) == (lesions["p0.5"], lesions["p99.5"]):
+        source = "0.5th to 99.5th percentile in lesions"
+    elif of_lesions and (chosen.lower, chosen.upper) != (body["p0.5"], body["p99.5"]):
+        clipped = clipped_share(body, lesions["p0.5"], lesions["p99.5"])
+        source = (
+            f"that of the lesions, [{lesions['p0.5']:.0f}, {lesions['p99.5']:.0f}], would clip {clipped:.0%} of the "
+            "body, so it is widened to the body's quartiles"
+        )
+    return (
+        f"Hounsfield units are absolute: clipped to [{chosen.lower:.0f}, {chosen.upper:.0f}] ({source}), which clips "
+        f"{clipped_share(body, chosen.lower, chosen.upper):.0%} of the body; mean {chosen.mean:.1f}, standard "
+        f"deviation {chosen.std:.1f}"
+    )
 
 
 def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_names: Sequence[str]) -> Decision:
@@ -418,7 +441,42 @@ def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
     elif missing:
         message = f"no training case has a lesion of class {', '.join(missing)}: it cannot be learned"
         decisions.append(Decision(name="warning", value="class without lesions", because=message))
+    decisions += _doubtful_cases(fingerprint, plans)
     if empty and summary["lesions"]:
         because = f"{len(empty)} of {summary['cases']} cases have no lesion; they train and count as negatives"
         decisions.append(Decision(name="cases without lesions", value=str(len(empty)), because=because))
     return decisions
+
+
+def _doubtful_cases(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
+    """Warnings about classes in few cases, and about images that say nothing or too much."""
+    cases = fingerprint["cases"]
+    found = []
+    folds = min(FOLDS, len(cases))
+    present = [{lesion["class"] for lesion in case["lesions"]} for case in cases.values()]
+    for index, name in enumerate(plans.class_names):
+        count = sum(index in classes for classes in present)
+        if 0 < count < folds:
+            because = (
+                f"class {name} is in {count} of {len(cases)} cases, fewer than the {folds} folds: some folds cannot "
+                "validate it, and a fold that validates its only case does not train on it"
+            )
+            found.append(("class in few cases", because))
+    for index, name in enumerate(plans.channel_names):
+        reasons = {case: record.get("degenerate", ())[index : index + 1] for case, record in cases.items()}
+        named = {case: reason[0] for case, reason in reasons.items() if reason and reason[0]}
+        if named:
+            case, reason = next(iter(named.items()))
+            because = f"channel {name} says nothing in {_some(list(named))}; in {case} {reason}"
+            found.append(("channel without content", because))
+    labels = [case for case, record in cases.items() if record.get("image_is_label")]
+    if labels:
+        because = f"the image says nothing but the label in {_some(labels)}: a label may lie among the images"
+        found.append(("image equal to its label", because))
+    return [Decision(name="warning", value=value, because=because) for value, because in found]
+
+
+def _some(cases: Sequence[str], most: int = 5) -> str:
+    """Number and first names of cases, for a text."""
+    more = f" and {len(cases) - most} more" if len(cases) > most else ""
+    return f"{len(cases)} case{'' if len(cases) == 1 else 's'} ({', '.join(cases[:most])}{more})"

@@ -15,11 +15,12 @@ import numpy.typing as npt
 from pydantic import ValidationError
 from scipy.spatial import cKDTree
 
-from detseg3d.core.body import body_box, body_mask, tissue_mask
+from detseg3d.core.body import body_box, body_mask, channel_mask, plausible_range, tissue_mask
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry, check_spacing
+from detseg3d.core.intensities import Scheme, channel_scheme, degeneration_of_scan, is_image_of_label
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
 from detseg3d.io.files import read_json
@@ -43,7 +44,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT_VERSION = 2
+FINGERPRINT_VERSION = 3
 
 Array = npt.NDArray[Any]
 
@@ -139,7 +140,7 @@ def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None
 
 
 def measure_case(
-    images: Array, geometry: Geometry, instances: Array, classes: Array, seed: int = 0
+    images: Array, geometry: Geometry, instances: Array, classes: Array, seed: int = 0, schemes: Sequence[Scheme] = ()
 ) -> tuple[dict[str, Any], list[dict[str, Array]]]:
     """Measure one case.
 
@@ -152,12 +153,15 @@ def measure_case(
     classes : ndarray of int, shape ``(N,)``
     seed : int, optional
         For drawing the intensity samples.
+    schemes : sequence of str, optional
+        How each channel is normalised; z-score by default.
 
     Returns
     -------
     record : dict
         JSON-ready: ``spacing``, ``shape``, ``crop_box``, ``cropped_shape``, ``intensity`` (per channel ``body`` and
-        ``lesions``, the latter ``None`` without lesions), ``appearance`` (a
+        ``lesions``, the latter ``None`` without lesions), ``degenerate`` (per channel, why it says nothing
+        after normalisation, in words, or ``None``), ``image_is_label``, ``appearance`` (a
         :class:`~detseg3d.planning.appearance.ScanAppearance`) and ``lesions`` (a record each, see
         :func:`_measure_lesions`).
     samples : list of dict
@@ -168,18 +172,22 @@ def measure_case(
     mask = body_mask(images)
     box = body_box(images, mask)
     foreground = instances > 0
-    intensity, samples = [], []
-    for channel in images:
-        body = tissue_mask(channel, mask)
+    intensity, samples, degenerate = [], [], []
+    for channel, scheme in zip(images, schemes or ["zscore"] * len(images), strict=True):
+        inside = channel_mask(channel, mask)
+        body = tissue_mask(channel, inside)
         regions = {"body": channel.ravel() if body is None else channel[body], "lesions": channel[foreground]}
         intensity.append({name: _statistics(values) for name, values in regions.items()})
         samples.append({name: _draw(values, random) for name, values in regions.items()})
+        degenerate.append(degeneration_of_scan(channel, scheme, inside))
     record = {
         "spacing": [float(length) for length in spacing],
         "shape": list(instances.shape),
         "crop_box": list(box),
         "cropped_shape": [box[axis + 3] - box[axis] for axis in range(3)],
         "intensity": intensity,
+        "degenerate": degenerate,
+        "image_is_label": any(is_image_of_label(channel, instances) for channel in images),
         "appearance": measure_appearance(images, geometry, box).model_dump(mode="json"),
         "lesions": _measure_lesions(instances, classes, spacing, box),
     }
@@ -196,10 +204,15 @@ def _draw(values: Array, random: np.random.Generator) -> Array:
 def _statistics(values: Array) -> dict[str, float] | None:
     if values.size == 0:
         return None
-    result = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
     # A million values, evenly spread, give percentiles as good as the hundred million of a whole CT.
-    spread = percentiles(values[:: max(1, values.size // _PERCENTILE_VALUES)])
-    return {**result, **spread, "min": float(values.min()), "max": float(values.max())}
+    some = values[:: max(1, values.size // _PERCENTILE_VALUES)]
+    spread = percentiles(some)
+    limits = {"min": float(values.min()), "max": float(values.max())}
+    low, high = plausible_range(some)
+    if values.min() < low or values.max() > high:
+        values = values[(values >= low) & (values <= high)]  # else a few outliers would set the scale of a CT
+    result = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
+    return {**result, **spread, **limits}
 
 
 def percentiles(values: npt.ArrayLike) -> dict[str, float]:
@@ -321,7 +334,10 @@ def load_appearances(file: str | Path, cases: Sequence[str]) -> list[ScanAppeara
 
 
 def _measure(case: RawCase, dataset: RawDataset) -> tuple[dict[str, Any], list[dict[str, Array]]]:
-    return measure_case(*read_case(case, dataset), seed=zlib.crc32(case.case_id.encode("utf-8", "surrogateescape")))
+    schemes = [channel_scheme(name) for name in dataset.channel_names]
+    return measure_case(
+        *read_case(case, dataset), schemes=schemes, seed=zlib.crc32(case.case_id.encode("utf-8", "surrogateescape"))
+    )
 
 
 def summarize(

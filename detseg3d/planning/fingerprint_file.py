@@ -68,6 +68,8 @@ class _Case(_Record):
     crop_box: tuple[int, int, int, int, int, int]
     cropped_shape: Shape
     intensity: tuple[_Regions, ...]
+    degenerate: tuple[str | None, ...] = ()
+    image_is_label: bool = False
     lesions: tuple[_Lesion, ...]
 
     @model_validator(mode="after")

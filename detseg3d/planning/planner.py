@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import check_spacing
+from detseg3d.core.intensities import channel_scheme
 from detseg3d.core.precision import Precision
 from detseg3d.io.raw_dataset import RawDataset
 from detseg3d.planning import explain, roi_rules, rules
+from detseg3d.planning.ct_window import ct_window
 from detseg3d.planning.detection import Budget, Requirements, Scan, choose_detection
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
@@ -24,18 +26,17 @@ from detseg3d.planning.plans import (
     CurriculumPhase,
     Decision,
     InferencePlan,
+    NoNormalization,
     Plans,
     RoiPlan,
     Stage2Plan,
     TrainingPlan,
+    ZScoreNormalization,
 )
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.suppression import Suppression, choose_suppression
 
 __all__ = ["choose_normalization", "plan_dataset"]
-
-# Hounsfield units; lesions of a few voxels, or of one value, do not say where a scan may be cut off.
-_NARROWEST_WINDOW = 10.0
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -150,7 +151,7 @@ def plan_dataset(
         choice = replace(again, largest=choice.largest, forgone=choice.forgone)
     detection = choice.chosen
     decisions += explain.explain_volume(list(cases.values()), choice, needs)
-    decisions += explain.explain_normalization(normalization, dataset.channel_names)
+    decisions += explain.explain_normalization(normalization, dataset.channel_names, fingerprint["summary"])
     decisions += reasons
     decisions.append(explain.explain_precision(precision))
     decisions.append(explain.explain_detection(choice, needs))
@@ -255,10 +256,10 @@ def _gather_lesions(cases: Sequence[dict[str, Any]]) -> _Lesions:
 
 
 def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) -> list[ChannelNormalization]:
-    """CT is clipped and scaled by the lesions' percentiles over the set, others by their own z-score.
+    """CT is clipped to a window that holds the lesions of the set, others are scaled by their own z-score.
 
-    As in nnU-Net the whole name of the channel decides, upper and lower case alike: ``CT``, or ``noNorm`` for one that
-    is left alone. Without any lesion CT takes the body's percentiles.
+    The channel's name decides, see :func:`detseg3d.core.intensities.channel_scheme`; for the window see
+    :func:`detseg3d.planning.ct_window.ct_window`.
 
     Parameters
     ----------
@@ -266,26 +267,15 @@ def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) 
         Of the fingerprint.
     channel_names : sequence of str
     """
-    chosen = []
+    chosen: list[ChannelNormalization] = []
     for index, name in enumerate(channel_names):
-        if name.strip().lower() == "nonorm":
-            chosen.append(ChannelNormalization(scheme="none"))
-        elif name.strip().lower() == "ct":
-            measured = summary["intensity"][f"{index}_{name}"]
-            figures = measured["lesions"] or measured["body"]
-            if figures["p99.5"] - figures["p0.5"] < _NARROWEST_WINDOW:
-                figures = measured["body"]
-            chosen.append(
-                ChannelNormalization(
-                    scheme="ct",
-                    mean=figures["mean"],
-                    std=max(figures["std"], 1e-3),
-                    lower=figures["p0.5"],
-                    upper=figures["p99.5"],
-                )
-            )
+        scheme = channel_scheme(name)
+        if scheme == "none":
+            chosen.append(NoNormalization())
+        elif scheme == "ct":
+            chosen.append(ct_window(summary["intensity"][f"{index}_{name}"]))
         else:
-            chosen.append(ChannelNormalization(scheme="zscore"))
+            chosen.append(ZScoreNormalization())
     return chosen
 
 

@@ -38,16 +38,19 @@ __all__ = [
     "MOST_PLANS_BYTES",
     "PLANS_VERSION",
     "ChannelNormalization",
+    "CtNormalization",
     "CurriculumPhase",
     "Decision",
     "GroupRecall",
     "InferencePlan",
+    "NoNormalization",
     "Plans",
     "RecallBound",
     "RoiPlan",
     "Stage1Plan",
     "Stage2Plan",
     "TrainingPlan",
+    "ZScoreNormalization",
     "load_plans",
     "parse_plans",
     "preprocessing_hash",
@@ -81,18 +84,42 @@ class Decision(_Strict):
     because: str
 
 
-class ChannelNormalization(_Strict):
-    """How one input channel is normalised.
+class CtNormalization(_Strict):
+    """Hounsfield units are absolute: clip to ``lower`` and ``upper``, subtract ``mean`` and divide by ``std``.
 
-    ``ct``: clip to the data set's foreground percentiles, then subtract ``mean`` and divide by ``std``.
-    ``zscore``: mean and standard deviation of this case inside the body. ``none``: leave as it is.
+    All four are in Hounsfield units and the same for every scan.
     """
 
-    scheme: Literal["ct", "zscore", "none"]
-    mean: FiniteFloat = 0.0
-    std: PositiveFloat = 1.0
-    lower: FiniteFloat = 0.0
-    upper: FiniteFloat = 0.0
+    scheme: Literal["ct"] = "ct"
+    mean: FiniteFloat
+    std: PositiveFloat
+    lower: FiniteFloat
+    upper: FiniteFloat
+
+    @model_validator(mode="after")
+    def _window_is_not_empty(self) -> CtNormalization:
+        if self.lower >= self.upper:
+            raise ValueError(f"the window from {self.lower} to {self.upper} is empty")
+        return self
+
+
+class ZScoreNormalization(_Strict):
+    """Each scan by itself: subtract the mean of its body and divide by the standard deviation there.
+
+    Padding, air and outliers do not count, see :func:`detseg3d.core.intensities.intensity_scale`.
+    """
+
+    scheme: Literal["zscore"] = "zscore"
+
+
+class NoNormalization(_Strict):
+    """The channel is left as it is."""
+
+    scheme: Literal["none"] = "none"
+
+
+ChannelNormalization = Annotated[CtNormalization | ZScoreNormalization | NoNormalization, Field(discriminator="scheme")]
+"""How one input channel is normalised."""
 
 
 class Stage1Plan(_Strict):

@@ -396,14 +396,14 @@ def _measure_channel(index: int, channel: ChannelAppearance, plan: ChannelNormal
     if plan.scheme == "ct":
         measured[_Key(Kind.ABOVE_WINDOW, index)] = _share_above(channel.voxels, plan.upper)
         measured[_Key(Kind.BELOW_WINDOW, index)] = _share_above([-v for v in reversed(channel.voxels)], -plan.lower)
-    elif channel.background is not None:
+    else:
         measured[_Key(Kind.BACKGROUND, index)] = channel.background
     axes: tuple[Axis, Axis, Axis] = ("z", "y", "x")
     for axis, detail in zip(axes, channel.detail_mm, strict=True):
         if detail is not None:
             measured[_Key(Kind.DETAIL, index, axis)] = detail
     if channel.noise is not None:
-        unit = {"ct": plan.std, "zscore": channel.std or 1.0, "none": 1.0}[plan.scheme]
+        unit = plan.std if plan.scheme == "ct" else (channel.std or 1.0) if plan.scheme == "zscore" else 1.0
         measured[_Key(Kind.NOISE, index)] = max(channel.noise, _LEAST_NOISE * channel.std) / unit
     return measured
 

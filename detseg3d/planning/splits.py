@@ -5,17 +5,28 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import read_json
 
-__all__ = ["Split", "load_splits", "make_holdout_split", "make_splits"]
+__all__ = [
+    "FOLDS",
+    "Split",
+    "folds_without_lesions",
+    "load_splits",
+    "make_holdout_split",
+    "make_splits",
+    "warn_of_folds_without_lesions",
+]
 
 logger = logging.getLogger(__name__)
+
+FOLDS: Final = 5
 
 Split = dict[str, list[str]]
 
@@ -67,13 +78,15 @@ def make_splits(
     patients: Mapping[str, str],
     loads: Mapping[str, float],
     seed: int = 12345,
-    folds: int = 5,
+    folds: int = FOLDS,
+    classes: Mapping[str, frozenset[int]] | None = None,
 ) -> list[Split]:
     """Folds for cross-validation.
 
     Patients are sorted by lesion load and dealt out in rounds, one to each fold in random order, the fold with the
-    fewest cases first: each fold gets its share of empty, sparse and crowded cases. With fewer patients than folds
-    there are as many folds as patients (leave one out), which is logged.
+    fewest cases first: each fold gets its share of empty, sparse and crowded cases, and each validates on lesions if
+    as many patients have some. Patients of one round change places where that spreads the classes of lesions more
+    evenly. With fewer patients than folds there are as many folds as patients (leave one out), which is logged.
 
     Parameters
     ----------
@@ -84,6 +97,8 @@ def make_splits(
         From case to lesion load, for example the number of lesions; 0 by default.
     seed : int, optional
     folds : int, optional
+    classes : mapping, optional
+        From case to the classes of its lesions.
 
     Returns
     -------
@@ -106,15 +121,66 @@ def make_splits(
         logger.warning("%d folds instead of %d: there are only %d patients", len(groups), folds, len(groups))
         folds = len(groups)
     random = np.random.default_rng(seed)
-    validation: list[list[str]] = [[] for _ in range(folds)]
+    sizes = [0] * folds
+    rounds: list[dict[int, str]] = []
     ordered = _by_load(groups, loads, random)
     for start in range(0, len(ordered), folds):
         # Within a round the fullest fold gets the patient with the fewest cases; ties are broken at random.
-        turn = sorted(random.permutation(folds).tolist(), key=lambda fold: len(validation[fold]))
+        turn = sorted(random.permutation(folds).tolist(), key=lambda fold: sizes[fold])
         round_groups = sorted(ordered[start : start + folds], key=lambda name: -len(groups[name]))
-        for fold, name in zip(turn, round_groups, strict=False):
-            validation[fold] += groups[name]
-    return [_split(cases, held_out) for held_out in validation]
+        rounds.append(dict(zip(turn, round_groups, strict=False)))
+        for fold, name in rounds[-1].items():
+            sizes[fold] += len(groups[name])
+    if classes:
+        _spread_classes(rounds, groups, classes, folds)
+    return [
+        _split(cases, [case for dealt in rounds if fold in dealt for case in groups[dealt[fold]]])
+        for fold in range(folds)
+    ]
+
+
+def _spread_classes(
+    rounds: Sequence[dict[int, str]],
+    groups: Mapping[str, list[str]],
+    classes: Mapping[str, frozenset[int]],
+    folds: int,
+) -> None:
+    """Exchange patients of one round between folds, in place, until no exchange spreads the classes more evenly.
+
+    Patients of one round have like loads, and only those with as many cases change places: the folds keep their sizes
+    and loads. What becomes smaller is the sum over folds and classes of the squared number of patients with the
+    class, divided by their number in all, so that a rare class counts as much as a common one.
+    """
+    present = {name: frozenset().union(*(classes.get(case, ()) for case in group)) for name, group in groups.items()}
+    every = sorted(frozenset().union(*present.values()))
+    has = {name: np.array([label in found for label in every], float) for name, found in present.items()}
+    nothing = np.zeros(len(every))
+    weight = 1 / np.maximum(sum(has.values(), nothing), 1)
+    counts, sizes = np.zeros((folds, len(every))), [0] * folds
+    for dealt in rounds:
+        for fold, name in dealt.items():
+            counts[fold] += has[name]
+            sizes[fold] += len(groups[name])
+    improved = True
+    while improved:
+        improved = False
+        for dealt in rounds:
+            for first, second in combinations(range(folds), 2):
+                one, other = dealt.get(first), dealt.get(second)
+                change = (has[other] if other else nothing) - (has[one] if one else nothing)
+                gain = -2 * float((weight * change) @ (counts[first] - counts[second] + change))
+                more = (len(groups[other]) if other else 0) - (len(groups[one]) if one else 0)
+                # Sizes may change places, too: of two folds that differ by one case either may be the larger.
+                if gain < 1e-9 or more not in (0, sizes[second] - sizes[first]):
+                    continue
+                for fold, patient in ((first, other), (second, one)):
+                    dealt.pop(fold, None)
+                    if patient:
+                        dealt[fold] = patient
+                counts[first] += change
+                counts[second] -= change
+                sizes[first], sizes[second] = sizes[first] + more, sizes[second] - more
+                improved = True
 
 
 def make_holdout_split(
@@ -126,7 +192,7 @@ def make_holdout_split(
 ) -> list[Split]:
     """One seeded split: about ``val_share`` of the cases for validation, at least one patient on either side.
 
-    Patients and lesion load are respected as in :func:`make_splits`.
+    Patients and lesion load are respected as in :func:`make_splits`. Both sides have lesions if two patients have some.
 
     Examples
     --------
@@ -153,7 +219,65 @@ def make_holdout_split(
             held_out += groups[name]
         if len(held_out) >= wanted:
             break
-    return [_split(cases, held_out)]
+    return [_split(cases, _with_lesions(held_out, groups, loads))]
+
+
+def _with_lesions(
+    held_out: Sequence[str], groups: Mapping[str, list[str]], loads: Mapping[str, float]
+) -> Sequence[str]:
+    """Cases held out, one patient exchanged for another if else one side would have no lesion."""
+    sick = {name: any(loads.get(case, 0.0) > 0 for case in group) for name, group in groups.items()}
+    inside = [name for name, group in groups.items() if set(group) <= set(held_out)]
+    outside = [name for name in groups if name not in inside]
+    for lacking, other in ((inside, outside), (outside, inside)):
+        if any(sick[name] for name in lacking) or sum(sick[name] for name in other) < 2:
+            continue
+        # Of the patients with lesions one of middling load comes, for one with as many cases if there is one.
+        ranked = sorted(
+            (name for name in other if sick[name]), key=lambda name: sum(loads.get(case, 0.0) for case in groups[name])
+        )
+        comes = ranked[len(ranked) // 2]
+        leaves = min(lacking, key=lambda name: abs(len(groups[name]) - len(groups[comes])))
+        other[other.index(comes)], lacking[lacking.index(leaves)] = leaves, comes
+    return [case for name in inside for case in groups[name]]
+
+
+def folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float], part: str = "val") -> list[int]:
+    """Numbers of the folds that have no lesion in ``part``, "val" or "train".
+
+    Examples
+    --------
+    >>> folds_without_lesions([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}], {"a": 1.0, "b": 0.0})
+    [0]
+    """
+    return [
+        number
+        for number, split in enumerate(splits)
+        if split[part] and not any(loads.get(case, 0.0) > 0 for case in split[part])
+    ]
+
+
+def warn_of_folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float]) -> None:
+    """Log which folds train or validate on no lesion, unless no case has one."""
+    if not any(load > 0 for load in loads.values()):
+        return
+    validated, trained = (folds_without_lesions(splits, loads, part) for part in ("val", "train"))
+    if validated:
+        logger.warning(
+            "%s %s no lesion: too few patients have some. Neither recall nor F1 can be stated there",
+            _named(validated),
+            "validates on" if len(validated) == 1 else "validate on",
+        )
+    if trained:
+        logger.warning(
+            "%s %s on no lesion, and can learn to find none",
+            _named(trained),
+            "trains" if len(trained) == 1 else "train",
+        )
+
+
+def _named(folds: Sequence[int]) -> str:
+    return f"fold{'' if len(folds) == 1 else 's'} {', '.join(map(str, folds))}"
 
 
 def _everything(cases: Sequence[str]) -> Split:

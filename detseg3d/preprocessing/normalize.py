@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.body import tissue_mask
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.case_store import LARGEST_VALUE
-from detseg3d.planning.plans import ChannelNormalization
+from detseg3d.core.intensities import LARGEST_VALUE, intensity_scale
+from detseg3d.planning.plans import ChannelNormalization, CtNormalization, ZScoreNormalization
 
-__all__ = ["mean_and_std", "normalize"]
+__all__ = ["normalize"]
 
 Array = npt.NDArray[Any]
 
 
-def mean_and_std(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
-    """Mean and standard deviation of a channel ``(Z, Y, X)`` inside ``mask``, in double precision.
-
-    Works slice by slice, so that a whole-body scan needs no second copy.
-
-    Examples
-    --------
-    >>> mean_and_std(np.array([[[1.0, 3.0]]]))
-    (2.0, 1.0)
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    for index, plane in enumerate(channel):
-        values = (plane if mask is None else plane[mask[index]]).astype(np.float64, copy=False)
-        if values.size == 0:
-            continue
-        # Chan, Golub & LeVeque (1983): merging means loses no digits, unlike the difference of two large sums.
-        plane_mean = float(values.mean())
-        plane_squares = float(np.square(values - plane_mean).sum())
-        total = count + values.size
-        delta = plane_mean - mean
-        squares += plane_squares + delta * delta * count * values.size / total
-        mean += delta * values.size / total
-        count = total
-    return (mean, math.sqrt(squares / count)) if count else (0.0, 0.0)
-
-
 def normalize(
-    images: Array, normalization: Sequence[ChannelNormalization], mask: npt.NDArray[np.bool_] | None = None
+    images: Array,
+    normalization: Sequence[ChannelNormalization],
+    mask: npt.NDArray[np.bool_] | None = None,
+    region: tuple[slice, ...] = (slice(None), slice(None), slice(None)),
 ) -> npt.NDArray[np.float32]:
     """Normalise each channel by its plan; the input is left alone.
 
@@ -56,12 +31,14 @@ def normalize(
     normalization : sequence of ChannelNormalization
         One per channel.
     mask : ndarray of bool, shape ``(Z, Y, X)``, optional
-        What is not padding, for ``zscore``; every voxel by default. Air is left out, see
-        :func:`detseg3d.core.body.tissue_mask`.
+        What is not padding in some channel, for ``zscore``; by default what is not a channel's own padding. Air and
+        outliers are left out, see :func:`detseg3d.core.intensities.intensity_scale`.
+    region : 3 slices, optional
+        The part that is returned. The whole images set its scale.
 
     Returns
     -------
-    ndarray of float32, shape ``(C, Z, Y, X)``
+    ndarray of float32, shape ``(C, z, y, x)``
         A constant channel becomes zero under ``zscore``.
 
     Raises
@@ -71,26 +48,22 @@ def normalize(
 
     Examples
     --------
-    >>> normalize(np.array([[[[1.0, 3.0]]]]), [ChannelNormalization(scheme="zscore")]).tolist()
+    >>> normalize(np.array([[[[1.0, 3.0]]]]), [ZScoreNormalization()]).tolist()
     [[[[-1.0, 1.0]]]]
     """
     if len(normalization) != len(images):
         raise ValueError(f"{len(normalization)} normalisations for {len(images)} channels")
-    result = np.empty(images.shape, np.float32)
+    result = np.empty((len(images), *images[0][region].shape), np.float32)
     for source, target, plan in zip(images, result, normalization, strict=True):
-        if plan.scheme == "none":
-            target[...] = source
-            _check_range(target)
-            continue
-        if plan.scheme == "ct":
-            np.clip(source, plan.lower, plan.upper, out=target, casting="unsafe")
-            mean, std = plan.mean, plan.std
+        if isinstance(plan, CtNormalization):
+            np.clip(source[region], plan.lower, plan.upper, out=target, casting="unsafe")
+            target -= np.float32(plan.mean)
+            target /= np.float32(plan.std)
+        elif isinstance(plan, ZScoreNormalization):
+            intensity_scale(source, mask).apply(source[region], target)
         else:
-            mean, std = mean_and_std(source, tissue_mask(source, mask))
-            target[...] = source
-        target -= np.float32(mean)
-        # A constant channel says nothing; dividing by rounding noise would make it shout.
-        target /= np.float32(std if std > 1e-6 * max(1.0, abs(mean)) else 1.0)
+            target[...] = source[region]
+            _check_range(target)
     return result
 
 

@@ -22,7 +22,14 @@ from detseg3d.planning.fingerprint import measure_dataset, source_digest
 from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
-from detseg3d.planning.splits import Split, load_splits, make_holdout_split, make_splits
+from detseg3d.planning.splits import (
+    FOLDS,
+    Split,
+    load_splits,
+    make_holdout_split,
+    make_splits,
+    warn_of_folds_without_lesions,
+)
 from detseg3d.preprocessing.preprocessor import preprocess_dataset, replaced_cases
 
 __all__ = [
@@ -247,7 +254,7 @@ def _cases_replaced(folder: Path) -> AbstractContextManager[None]:
 
 
 def _verify(raw: RawDataset, options: PrepareOptions) -> None:
-    problems = verify_dataset(raw, options.num_processes, options.progress)
+    problems = verify_dataset(raw, options.num_processes, options.progress, FOLDS if options.val_split is None else 2)
     if any(problem.stops for problem in problems):
         raise DetSeg3DError(
             f"{raw.name} has {len(problems)} problem(s):\n{format_problems(problems)}",
@@ -342,18 +349,24 @@ def lesion_loads(fingerprint: dict[str, Any]) -> dict[str, float]:
 def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> list[Split]:
     """Splits that are there may be the user's own: kept, unless options ask for others or cases are gone."""
     cases = [case.case_id for case in raw.cases]
+    loads = lesion_loads(fingerprint)
     if file.exists() and options.val_split is None and options.seed is None:
         splits = _kept_splits(file, set(cases))
         if splits is not None:
             _warn_of_shared_patients(splits, raw, file)
+            warn_of_folds_without_lesions(splits, loads)
             return splits
     patients = {case: raw.patient_of(case) for case in cases}
-    loads = lesion_loads(fingerprint)
     seed = {} if options.seed is None else {"seed": options.seed}
     if options.val_split is None:
-        splits = make_splits(cases, patients, loads, **seed)
+        classes = {
+            name: frozenset(lesion["class"] for lesion in case["lesions"])
+            for name, case in fingerprint["cases"].items()
+        }
+        splits = make_splits(cases, patients, loads, classes=classes, **seed)
     else:
         splits = make_holdout_split(cases, patients, loads, options.val_split, **seed)
+    warn_of_folds_without_lesions(splits, loads)
     write_json(splits, file)
     return splits
 

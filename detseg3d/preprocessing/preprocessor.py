@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detseg3d.core.body import body_box, body_mask
+from detseg3d.core.body import body_box, body_mask, channel_mask
 from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import check_spacing
+from detseg3d.core.intensities import degeneration
 from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.execution.memory import require_memory
 from detseg3d.io.case_store import CaseStore
@@ -32,6 +33,7 @@ from detseg3d.preprocessing.resample import resample_image, resampled_shape
 
 __all__ = [
     "CaseTransform",
+    "DegenerateChannel",
     "PreprocessedCase",
     "case_transform",
     "preprocess_case",
@@ -98,6 +100,14 @@ class CaseTransform:
 
 
 @dataclass(frozen=True)
+class DegenerateChannel:
+    """A channel of a case that says nothing after normalisation, and what is wrong with it in words."""
+
+    channel: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class PreprocessedCase:
     """A case on the fine grid.
 
@@ -105,6 +115,8 @@ class PreprocessedCase:
     ----------
     image : ndarray of float32, shape ``(C, z, y, x)``
     instances : ndarray of int, shape ``(z, y, x)``, or None
+    degenerate : tuple of DegenerateChannel
+        Channels that say nothing after normalisation.
     lesions : list of dict
         Per lesion ``id``, ``class`` (0-based), ``box`` (6 floats, fine voxel edges), ``voxels`` (on the fine grid),
         ``volume_mm3`` (on the original grid: the true one) and ``rescued`` (it would have vanished in resampling).
@@ -115,6 +127,7 @@ class PreprocessedCase:
     instances: npt.NDArray[np.integer[Any]] | None
     lesions: list[dict[str, Any]]
     transform: CaseTransform
+    degenerate: tuple[DegenerateChannel, ...] = ()
 
 
 def case_transform(shape: Sequence[int], spacing: Sequence[float], crop_box: IntBox, plans: Plans) -> CaseTransform:
@@ -172,22 +185,36 @@ def preprocess_case(
         what = f"resampling to {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid"
         require_memory(preprocessing_bytes(transform.fine_shape, len(images)), what)
     cut = box_slices(box)
-    # Nothing holds on to the normalised crop while it is resampled: it can be freed after the first axis.
-    image = resample_image(
-        torch.from_numpy(
-            normalize(images[(slice(None), *cut)], plans.normalization, None if mask is None else mask[cut])
-        ),
-        transform.fine_shape,
-        plans.image_order,
-    ).numpy()
+    normalized = torch.from_numpy(normalize(images, plans.normalization, mask, cut))
+    degenerate = _degenerate(normalized.numpy(), images, mask, cut)
+    # Nothing but a list holds on to the normalised crop while it is resampled: it can be freed after the first axis.
+    held = [normalized]
+    del normalized
+    image = resample_image(held.pop(), transform.fine_shape, plans.image_order).numpy()
     if instances is None or ids is None:
-        return PreprocessedCase(image, None, [], transform)
+        return PreprocessedCase(image, None, [], transform, degenerate)
     cropped = instances[cut]
     fine, rescued = resample_instances(cropped, transform.fine_shape)
     if classes is None:
         classes = np.zeros(int(ids.max(initial=0)), np.int64)
     lesions = _lesion_table(fine, cropped, classes, float(np.prod(spacing)), set(rescued))
-    return PreprocessedCase(image, fine, lesions, transform)
+    return PreprocessedCase(image, fine, lesions, transform, degenerate)
+
+
+def _degenerate(
+    normalized: npt.NDArray[np.float32],
+    images: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_] | None,
+    cut: tuple[slice, ...],
+) -> tuple[DegenerateChannel, ...]:
+    """Channels of the normalised crop that say nothing about the body."""
+    found = []
+    for index, channel in enumerate(normalized):
+        inside = channel_mask(images[index], mask)
+        reason = degeneration(channel, None if inside is None else inside[cut])
+        if reason is not None:
+            found.append(DegenerateChannel(index, reason))
+    return tuple(found)
 
 
 def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plans) -> None:
@@ -284,9 +311,17 @@ def preprocess_dataset(
             f"{count} of {len(todo)} case(s) could not be preprocessed:\n{failures}",
             remedy="mend or remove these cases and run the same command again: finished cases are kept",
         )
-    rescued = sum(result.value or 0 for result in results)
+    outcomes = [(result.item, result.value) for result in results if result.value is not None]
+    rescued = sum(outcome.rescued for _, outcome in outcomes)
     if rescued:
         logger.info("%d lesion(s) would have vanished in resampling and keep one voxel", rescued)
+    degenerate = [
+        f"    {case.images[channel.channel].name} (channel {plans.channel_names[channel.channel]}): {channel.reason}"
+        for case, outcome in outcomes
+        for channel in outcome.degenerate
+    ]
+    if degenerate:
+        logger.warning("these images say nothing to the network after normalisation:\n%s", "\n".join(degenerate))
     return [case.case_id for case in todo]
 
 
@@ -308,11 +343,19 @@ def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
     return store.properties(case.case_id).get("source") == source_digest(case)
 
 
-def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> int:
-    """Preprocess one case; returns the number of rescued lesions."""
+@dataclass(frozen=True)
+class _Outcome:
+    """What is said about a case that was preprocessed."""
+
+    rescued: int  # lesions
+    degenerate: tuple[DegenerateChannel, ...] = ()
+
+
+def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> _Outcome:
+    """Preprocess one case."""
     store = CaseStore(folder)
     if _is_done(case, store, preprocessing_hash(plans)):  # by another run, since this one began
-        return sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"])
+        return _Outcome(sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"]))
     images, geometry, instances, classes = read_case(case, raw)
     result = preprocess_case(images, geometry.spacing, plans, instances, classes)
     assert result.instances is not None
@@ -330,7 +373,7 @@ def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: 
             "intensity": _intensity(result.image),
         },
     )
-    return sum(lesion["rescued"] for lesion in result.lesions)
+    return _Outcome(sum(lesion["rescued"] for lesion in result.lesions), result.degenerate)
 
 
 def _intensity(image: npt.NDArray[np.float32]) -> list[dict[str, float]]:

@@ -507,13 +507,8 @@ def _close_epoch(
     cases = cases_to_validate(store, val_cases, _VALIDATION_CASES)
     result = validate(state.average, plans, store, cases, options.device)
     log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **result.figures())
-    logger.info(
-        "validation on %d cases: lesion F1 %.3f at IoU >= 0.1 (recall %.3f, precision %.3f; F1 %.3f at any overlap), "
-        "Dice %.3f, Stage 1 recall %.3f",
-        len(cases), result.matched.f1, result.matched.recall, result.matched.precision, result.touched.f1,
-        result.dice, result.stage1_recall,
-    )  # fmt: skip
-    if result.matched.f1 > progress.best_metric:
+    logger.info("validation on %d cases: %s", len(cases), result.describe())
+    if result.matched.truth and result.matched.f1 > progress.best_metric:
         save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
         progress.best_metric = result.matched.f1
     try:

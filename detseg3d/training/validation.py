@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 class ValidationResult:
     """Figures of one validation.
 
+    Where the cases have no lesion, recall, F1 and Dice say nothing: a network that finds nothing would be perfect.
+
     Attributes
     ----------
     matched : DetectionCounts
@@ -48,27 +50,40 @@ class ValidationResult:
         masks that are too large cannot buy it.
     touched : DetectionCounts
         Lesions of all cases at any overlap.
-    dice : float
-        Mean over the cases.
-    stage1_recall : float
-        Share of the true lesions for which Stage 1 has a candidate.
+    dice : float or None
+        Mean over the cases; ``None`` if none has a lesion.
+    stage1_recall : float or None
+        Share of the true lesions for which Stage 1 has a candidate; ``None`` without lesions.
     """
 
     matched: DetectionCounts
     touched: DetectionCounts
-    dice: float
-    stage1_recall: float
+    dice: float | None
+    stage1_recall: float | None
 
-    def figures(self) -> dict[str, float]:
-        """The figures by name, for the training log; a name says the criterion of a lesion that counts as found."""
+    def figures(self) -> dict[str, float | None]:
+        """The figures by name, for the training log; a name says the criterion of a lesion that counts as found.
+
+        ``None`` stands for one that cannot be stated.
+        """
+        matched, lesions = self.matched, self.matched.truth > 0
         return {
-            "f1_iou_0.1": self.matched.f1,
-            "recall_iou_0.1": self.matched.recall,
-            "precision_iou_0.1": self.matched.precision,
-            "f1_any": self.touched.f1,
+            "f1_iou_0.1": matched.f1 if lesions else None,
+            "recall_iou_0.1": matched.recall if lesions else None,
+            "precision_iou_0.1": matched.precision if lesions or matched.predictions else None,
+            "f1_any": self.touched.f1 if lesions else None,
             "dice": self.dice,
             "stage1_recall": self.stage1_recall,
         }
+
+    def describe(self) -> str:
+        """The figures in words; "–" stands for one that cannot be stated."""
+        figures = {name: "–" if value is None else format(value, ".3f") for name, value in self.figures().items()}
+        return (
+            f"lesion F1 {figures['f1_iou_0.1']} at IoU >= 0.1 (recall {figures['recall_iou_0.1']}, precision "
+            f"{figures['precision_iou_0.1']}; F1 {figures['f1_any']} at any overlap), Dice {figures['dice']}, Stage 1 "
+            f"recall {figures['stage1_recall']}"
+        )
 
 
 def cases_to_validate(store: CaseStore, case_ids: Sequence[str], most: int) -> list[str]:
@@ -199,8 +214,10 @@ def validate(
     matched, touched = (
         sum((case.overall.detection[name] for case in cases), DetectionCounts()) for name in (HEADLINE, "any")
     )
+    if lesions == 0:
+        return ValidationResult(matched, touched, None, None)
     dice = float(np.mean([case.dice for case in cases]))
-    return ValidationResult(matched, touched, dice, hits / lesions if lesions else 1.0)
+    return ValidationResult(matched, touched, dice, hits / lesions)
 
 
 def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg3d.core.body import body_box, body_mask, padding_value, tissue_mask
+from detseg3d.core.body import body_box, body_mask, padding_value, plausible_range, tissue_mask
 
 
 def padded(value: float, inside: float = 50.0, channels: int = 1) -> np.ndarray:
@@ -24,8 +24,25 @@ def test_zero_around_a_normalised_brain_is_padding_though_not_the_smallest_value
     assert padding_value(images[0]) == 0.0
 
 
-def test_bright_constant_surroundings_are_no_padding() -> None:
-    assert body_mask(padded(900.0)) is None
+@pytest.mark.parametrize("value", [900.0, -3.0, 65535.0])
+def test_constant_surroundings_of_any_value_are_padding(value: float) -> None:
+    images = padded(value)
+    images[0, 4, 4, 4:8] = -50.0, 0.0, 1e5, 7.0
+    assert padding_value(images[0]) == value
+    assert body_box(images) == (2, 3, 4, 8, 9, 13)
+
+
+def test_equal_values_in_four_corners_are_no_padding_where_their_neighbours_differ() -> None:
+    channel = np.random.default_rng(0).integers(3, 9, (10, 12, 14)).astype(np.float32)
+    channel[[0, 0, 0, -1], [0, 0, -1, 0], [0, -1, 0, 0]] = 5
+    assert padding_value(channel) is None
+
+
+@pytest.mark.parametrize("outlier", [-1e6, -70000.0])
+def test_padding_is_found_below_which_an_outlier_lies(outlier: float) -> None:
+    images = padded(-1024.0)
+    images[0, 4, 4, 4] = outlier
+    assert padding_value(images[0]) == -1024
 
 
 def test_noise_in_the_corners_is_no_padding() -> None:
@@ -75,6 +92,45 @@ def test_padding_does_not_lower_the_threshold_of_air() -> None:
     assert int(tissue.sum()) == 3
 
 
-def test_air_is_not_told_apart_where_values_are_negative() -> None:
-    mask = np.ones((1, 1, 2), bool)
-    assert tissue_mask(np.array([[[-1000.0, 40.0]]]), mask) is mask
+@pytest.mark.parametrize("offset", [0.0, -1000.0, 30000.0])
+def test_air_is_found_whatever_the_offset(offset: float) -> None:
+    channel = np.random.default_rng(0).uniform(0, 3, (10, 10, 10))
+    channel[2:8, 2:8, 2:8] = 100
+    tissue = tissue_mask(channel + offset)
+    assert tissue is not None
+    assert np.array_equal(tissue, channel == 100)
+
+
+def test_a_body_without_air_is_whole() -> None:
+    channel, mask = np.random.default_rng(0).normal(0, 1, (20, 20, 20)), np.ones((20, 20, 20), bool)
+    assert tissue_mask(channel, mask) is mask
+
+
+@pytest.mark.parametrize("outlier", [1e6, -1e6, 1e30])
+def test_a_few_outliers_do_not_hide_the_body(outlier: float) -> None:
+    channel = np.random.default_rng(0).uniform(0, 3, (20, 20, 20))
+    channel[4:16, 4:16, 4:16] = 100
+    channel.flat[[5, 1000, 4210]] = outlier
+    tissue = tissue_mask(channel)
+    assert tissue is not None
+    assert tissue[channel == 100].all()
+    assert tissue.sum() <= (channel == 100).sum() + 3
+
+
+def test_the_plausible_range_holds_all_of_ordinary_images() -> None:
+    random = np.random.default_rng(0)
+    for values in (random.normal(0, 1, 10**5), random.exponential(1, 10**5), random.lognormal(0, 1, 10**5)):
+        low, high = plausible_range(values)
+        assert low < values.min() and values.max() < high
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6])
+def test_outliers_lie_outside_the_plausible_range(value: float) -> None:
+    values = np.random.default_rng(0).normal(150, 40, 10**5)
+    values[:400] = value
+    low, high = plausible_range(values)
+    assert not low <= value <= high
+
+
+def test_of_equal_values_nothing_is_an_outlier() -> None:
+    assert plausible_range(np.full(100, 3.0)) == (-np.inf, np.inf)

@@ -36,7 +36,7 @@ def test_a_model_that_does_not_describe_its_training_scans_is_refused(tiny_plans
     "change",
     [
         {"channel_names": ["T1"]},
-        {"normalization": [{"scheme": "ct", "upper": 1.0}]},
+        {"normalization": [{"scheme": "none"}]},
         {"channel_names": ["FLAIR", "T1"], "normalization": [{"scheme": "zscore"}] * 2},
     ],
 )

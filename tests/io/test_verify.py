@@ -174,7 +174,7 @@ def test_the_same_image_twice_within_a_case_or_an_empty_channel_is_no_duplicate(
     write_image(scan(0), GRID, folder / "imagesTr/a_0001.nii.gz")
     for case in "bc":
         write_image(np.zeros(GRID.shape, np.float32), GRID, folder / f"imagesTr/{case}_0001.nii.gz")
-    assert problems(folder) == []
+    assert [problem for problem in problems(folder) if problem.stops] == []
 
 
 def test_files_that_belong_to_no_case(folder: Path) -> None:
@@ -221,3 +221,52 @@ def test_a_nanometre_and_a_kilometre_are_in_order(folder: Path, length: float) -
         write_image(scan(20 + channel), grid, folder / f"imagesTr/c_{channel:04d}.nii.gz")
     write_image(LABEL, grid, folder / "labelsTr/c.nii.gz")
     assert verify_dataset(load_raw_dataset(folder), progress=False) == []
+
+
+# -- What can be used, but says little ---------------------------------------------------------------------------------
+
+
+def write_scan(folder: Path, name: str, array: np.ndarray) -> None:
+    write_image(array.astype(np.float32), GRID, folder / f"imagesTr/{name}.nii.gz")
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_constant_channel_is_listed_and_stops_nothing(folder: Path, value: float) -> None:
+    write_scan(folder, "b_0001", np.full(GRID.shape, value))
+    problem = only(folder)
+    assert (problem.case_id, problem.file, problem.stops) == ("b", folder / "imagesTr/b_0001.nii.gz", False)
+    assert "constant" in problem.what
+
+
+def test_small_units_are_listed_only_for_a_channel_that_is_not_normalised(folder: Path) -> None:
+    write_scan(folder, "b_0001", 1e-9 * scan(5))
+    assert problems(folder) == []
+    describe(folder, channel_names={"0": "T1", "1": "noNorm"})
+    problem = only(folder)
+    assert (problem.case_id, problem.stops) == ("b", False)
+
+
+def test_values_that_cannot_be_stored_stop(folder: Path) -> None:
+    describe(folder, channel_names={"0": "T1", "1": "noNorm"})
+    write_scan(folder, "c_0001", 1e6 * scan(5))
+    problem = only(folder)
+    assert (problem.case_id, problem.file, problem.stops) == ("c", folder / "imagesTr/c_0001.nii.gz", True)
+
+
+def test_an_image_that_is_its_label_is_listed(folder: Path) -> None:
+    write_scan(folder, "a_0000", 300.0 * LABEL)
+    found = {(problem.file, problem.stops) for problem in problems(folder) if "label" in problem.what}
+    assert found == {(folder / "imagesTr/a_0000.nii.gz", False)}
+
+
+def test_a_class_in_fewer_cases_than_folds_is_listed(folder: Path) -> None:
+    describe(folder, labels={"background": 0, "lesion": 1, "rare": 2})
+    write_image(LABEL * 2, GRID, folder / "labelsTr/c.nii.gz")
+    found = [problem for problem in problems(folder) if problem.file is None]
+    assert [(problem.case_id, problem.stops) for problem in found] == [("-", False)] * 2
+    assert "lesion is in 2 cases of 3" in found[0].what and "rare is in 1 case of 3" in found[1].what
+
+
+def test_a_label_that_cannot_be_used_says_nothing_of_the_classes(folder: Path) -> None:
+    (folder / "labelsTr/c.nii.gz").unlink()
+    assert only(folder).case_id == "c"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, zoom
 
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.intensities import intensity_scale
 from detseg3d.planning.appearance import (
     LAYOUT_CELLS,
     QUANTILE_LEVELS,
@@ -72,6 +73,7 @@ def test_the_detail_of_noise_is_a_fixed_share_of_a_voxel() -> None:
 def test_the_detail_of_a_wave_is_what_calculus_says(wavelength: float) -> None:
     phase = 2 * math.pi * np.arange(480) / wavelength
     channel = np.broadcast_to(np.sin(phase)[:, None, None], (480, 8, 8)).astype(np.float32)
+    channel[:4] = -20  # padding, by which the troughs are not the darkest of all
     # |second| / |first| = tan(half a step of the phase), for a wave at any place.
     assert look(channel).detail_mm[0] == pytest.approx(1 / math.tan(math.pi / wavelength), rel=0.05)
 
@@ -112,8 +114,28 @@ def test_shares_of_the_background() -> None:
     assert look(channel).commonest == pytest.approx(21 / 42, abs=0.02)
 
 
-def test_negative_values_leave_open_what_is_background() -> None:
-    assert look(noise(5.0, 0.0)).background is None
+@pytest.mark.parametrize("offset", [-1000.0, 30000.0])
+def test_an_offset_moves_intensities_and_nothing_else(offset: float) -> None:
+    channel = np.abs(noise(10.0))
+    channel[:, :12] *= np.float32(0.01)  # air
+    plain, moved = look(channel), look(channel + np.float32(offset))
+    assert (moved.background, moved.std) == pytest.approx((plain.background, plain.std), rel=1e-2)
+    assert moved.tissue == pytest.approx([value + offset for value in plain.tissue], abs=0.1)
+
+
+@pytest.mark.parametrize("gain", [1e-9, 1e-6, 1e6])
+def test_small_and_large_units_are_not_constant(gain: float) -> None:
+    assert not look(np.abs(noise(10.0)) * np.float32(gain)).is_constant
+    assert look(np.full((20, 20, 20), np.float32(gain))).is_constant
+
+
+def test_what_a_z_score_is_computed_from_agrees_with_the_normalisation() -> None:
+    channel = np.abs(noise(10.0, 200.0))
+    channel[:, :10] *= np.float32(0.01)
+    channel[3, 20:30, 20] = 1e6
+    scale, found = intensity_scale(channel), look(channel)
+    assert (found.mean, found.std) == pytest.approx((scale.mean, scale.std), rel=0.02)
+    assert found.tissue[-1] <= scale.high * 1.1
 
 
 def test_quantiles_are_those_of_the_box_and_of_the_tissue() -> None:

@@ -191,11 +191,11 @@ def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ([], "2"),
-        ({"version": 1, "cases": {"a": {}}}, "2"),
-        ({"version": 2, "cases": {"b": {}}}, None),
-        ({"version": 2, "cases": {"a": {}}}, None),
-        ({"version": 2, "cases": {"a": {"appearance": {"spacing": [1, 1, 1]}}}}, None),
+        ([], "3"),
+        ({"version": 2, "cases": {"a": {}}}, "3"),
+        ({"version": 3, "cases": {"b": {}}}, None),
+        ({"version": 3, "cases": {"a": {}}}, None),
+        ({"version": 3, "cases": {"a": {"appearance": {"spacing": [1, 1, 1]}}}}, None),
     ],
 )
 def test_a_fingerprint_that_does_not_say_it_is_an_error(tmp_path: Path, content: object, expected: str | None) -> None:

@@ -88,7 +88,11 @@ def test_absurd_values_are_named(
         ("detection_spacing", [1, 1, 1e30], "detection_spacing.2: Input should be less"),
         ("largest_shape", [HUGE, 1, 1], "largest_shape.0: Input should be less"),
         ("class_labels", [70_000], "class_labels.0: Input should be less than or equal to 65535"),
-        ("normalization", [{"scheme": "ct", "mean": float("nan")}], "normalization.0.mean: Input should be a finite"),
+        (
+            "normalization",
+            [{"scheme": "ct", "mean": float("nan"), "std": 1.0, "lower": 0.0, "upper": 1.0}],
+            "normalization.0.ct.mean: Input should be a finite",
+        ),
     ],
 )
 def test_absurd_entries_are_named(plans_data: dict[str, Any], entry: str, value: Any, message: str) -> None:

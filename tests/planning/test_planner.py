@@ -207,7 +207,34 @@ def test_a_channel_that_may_be_a_ct_is_warned_of(name: str) -> None:
 
 
 def test_other_names_are_not_warned_of() -> None:
-    assert why(plan(channels=("CT", "T1", "CTA", "FACT", "noNorm")), "warning") == ""
+    assert "rename it" not in why(plan(channels=("CT", "T1", "CTA", "FACT", "noNorm")), "warning")
+
+
+def test_a_class_in_fewer_cases_than_folds_is_warned_of() -> None:
+    dataset = make_dataset(case_ids=tuple("abcdef"), classes=("common", "rare"))
+    lesions = [cubes(SMALL)] * 5 + [cubes(SMALL) + cubes([6.0], label=1)]
+    plans = plan_dataset(make_fingerprint(dataset, [(90, 90, 90)] * 6, [(1, 1, 1)] * 6, lesions), dataset)
+    assert "class rare is in 1 of 6 cases, fewer than the 5 folds" in why(plans, "warning")
+    assert "class common" not in why(plans, "warning")
+
+
+def test_images_that_say_nothing_or_only_the_label_are_warned_of() -> None:
+    dataset = make_dataset()
+    fingerprint = make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [cubes(SMALL)] * 2)
+    fingerprint["cases"]["b"] |= {"degenerate": ["it is constant"], "image_is_label": True}
+    text = why(plan_dataset(fingerprint, dataset), "warning")
+    assert "channel FLAIR says nothing in 1 case (b); in b it is constant" in text
+    assert "nothing but the label in 1 case (b)" in text
+
+
+def test_a_window_that_would_clip_most_of_the_body_is_widened_and_explained() -> None:
+    dataset = make_dataset(channels=("CT",))
+    fingerprint = make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [cubes(SMALL)] * 2)
+    body = fingerprint["summary"]["intensity"]["0_CT"]["body"]
+    fingerprint["summary"]["intensity"]["0_CT"]["lesions"] = {**body, "p0.5": 110.0, "p99.5": 150.0}
+    plans = plan_dataset(fingerprint, dataset)
+    assert plans.normalization[0].upper == 150 and plans.normalization[0].lower == body["p25"]
+    assert "would clip 100% of the body, so it is widened" in why(plans, "normalisation of CT")
 
 
 def test_set_without_lesions_plans_with_a_warning() -> None:

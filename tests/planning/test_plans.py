@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans, load_plans, parse_plans, preprocessing_hash, save_plans
 
+CT = {"scheme": "ct", "mean": -100.0, "std": 300.0, "lower": -900.0, "upper": 300.0}
+
 
 def problems(data: Any) -> str:
     with pytest.raises(DetSeg3DError) as caught:
@@ -114,7 +116,10 @@ def test_level_sizes_must_not_descend(plans_data: dict[str, Any]) -> None:
     [
         ({"version": 1}, "version"),
         ({"normalization": [{"scheme": "zscore"}] * 2}, "2 normalisations for 1 channels"),
-        ({"normalization": [{"scheme": "minmax"}]}, "normalization.0.scheme"),
+        ({"normalization": [{"scheme": "minmax"}]}, "normalization.0: Input tag 'minmax'"),
+        ({"normalization": [{"scheme": "zscore", "mean": 1.0}]}, "normalization.0.zscore.mean: Extra inputs"),
+        ({"normalization": [{**CT, "upper": None}]}, "normalization.0.ct.upper"),
+        ({"normalization": [{**CT, "upper": -900.0}]}, "the window from -900.0 to -900.0 is empty"),
         ({"class_names": ["a", "b"], "class_labels": [1, 1]}, "each of ('a', 'b') its own value"),
         ({"class_labels": [1, 2]}, "its own value"),
         ({"class_labels": [0]}, "class_labels.0"),
@@ -197,7 +202,7 @@ def test_evolve_refuses_unknown_sections(tiny_plans: Plans) -> None:
         {"class_labels": [2]},
         {"instances": True},
         {"normalization": [{"scheme": "none"}]},
-        {"normalization": [{"scheme": "zscore", "mean": 1.0}]},
+        {"normalization": [CT]},
         {"crop_to_body": False},
         {"fine_spacing": [1, 1, 0.99]},
         {"image_order": 3},

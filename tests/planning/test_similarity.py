@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.planning.appearance import QUANTILE_LEVELS, ScanAppearance, measure_appearance
-from detseg3d.planning.plans import ChannelNormalization
+from detseg3d.planning.plans import CtNormalization, NoNormalization, ZScoreNormalization
 from detseg3d.planning.similarity import (
     Comparison,
     Kind,
@@ -27,8 +27,8 @@ from detseg3d.planning.similarity import (
     save_training_appearance,
 )
 
-ZSCORE = ChannelNormalization(scheme="zscore")
-CT = ChannelNormalization(scheme="ct", mean=-100.0, std=300.0, lower=-900.0, upper=300.0)
+ZSCORE = ZScoreNormalization()
+CT = CtNormalization(mean=-100.0, std=300.0, lower=-900.0, upper=300.0)
 SHAPE = (30, 40, 36)
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -208,7 +208,7 @@ def test_channels_of_one_sequence_may_be_swapped() -> None:
 
 def test_a_channel_left_as_it_is_is_compared_in_its_own_units() -> None:
     looks = [look(make_chest(seed)) for seed in range(10)]
-    reference = TrainingAppearance.of(looks, ["noNorm"], [ChannelNormalization(scheme="none")])
+    reference = TrainingAppearance.of(looks, ["noNorm"], [NoNormalization()])
     assert not reference.compare(look(make_chest(20))).unlike
     assert Kind.HISTOGRAM in kinds(reference.compare(look(make_chest(20) * 3)))
 

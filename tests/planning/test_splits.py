@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.io.files import write_json
-from detseg3d.planning.splits import load_splits, make_holdout_split, make_splits
+from detseg3d.planning.splits import (
+    folds_without_lesions,
+    load_splits,
+    make_holdout_split,
+    make_splits,
+    warn_of_folds_without_lesions,
+)
 
 
 @st.composite
@@ -144,3 +150,74 @@ def test_splits_that_cannot_be_meant_are_refused(tmp_path: Path, splits: Any, me
 def test_splits_as_they_are_made_can_be_read(tmp_path: Path, splits: Any) -> None:
     write_json(splits, tmp_path / "splits_final.json")
     assert load_splits(tmp_path / "splits_final.json") == splits
+
+
+# -- Lesions and classes in every fold ---------------------------------------------------------------------------------
+
+
+@given(data_sets(), st.integers(0, 5), st.integers(2, 6), st.integers(0, 40))
+def test_every_fold_validates_on_lesions_if_as_many_patients_have_some(
+    data: tuple[list[str], dict[str, str], dict[str, float]], seed: int, folds: int, sick: int
+) -> None:
+    cases, patients, loads = data
+    loads = {case: loads[case] + 1 if index < sick else 0.0 for index, case in enumerate(cases)}
+    splits = make_splits(cases, patients, loads, seed, folds, {case: frozenset({0}) for case in cases[:sick]})
+    count = len({patients[case] for case in cases[:sick]})
+    without = folds_without_lesions(splits, loads)
+    assert len(without) == max(0, len(splits) - count)
+
+
+@given(data_sets(), st.integers(0, 5), st.integers(0, 40), st.floats(0.1, 0.9))
+def test_both_sides_of_a_holdout_have_lesions_if_two_patients_have_some(
+    data: tuple[list[str], dict[str, str], dict[str, float]], seed: int, sick: int, share: float
+) -> None:
+    cases, patients, loads = data
+    loads = {case: loads[case] + 1 if index < sick else 0.0 for index, case in enumerate(cases)}
+    splits = make_holdout_split(cases, patients, loads, share, seed)
+    if len({patients[case] for case in cases[:sick]}) >= 2:
+        assert folds_without_lesions(splits, loads) == []
+        assert folds_without_lesions(splits, loads, "train") == []
+
+
+@given(st.integers(0, 30), st.integers(5, 9))
+def test_a_rare_class_is_in_every_fold_if_enough_patients_have_it(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    cases = [f"case{index:02d}" for index in range(40)]
+    rare = set(random.permutation(cases)[:count].tolist())
+    classes = {case: frozenset({0, 1}) if case in rare else frozenset({0}) for case in cases}
+    splits = make_splits(cases, {}, {case: float(random.random()) + 1 for case in cases}, seed, classes=classes)
+    found = [sum(case in rare for case in split["val"]) for split in splits]
+    assert max(found) - min(found) <= 1
+    assert [len(split["val"]) for split in splits] == [8] * 5
+
+
+def test_a_single_class_leaves_the_folds_as_they_are_dealt() -> None:
+    cases = [f"case{index:02d}" for index in range(23)]
+    loads = {case: float(index) for index, case in enumerate(cases)}
+    one = {case: frozenset({0}) for case in cases[1:]}
+    assert make_splits(cases, {}, loads, classes=one) == make_splits(cases, {}, loads)
+
+
+def test_folds_without_lesions_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    cases = [f"case{index}" for index in range(6)]
+    loads = {"case1": 2.0, "case4": 1.0, "case5": 1.0}
+    splits = make_splits(cases, {}, loads)
+    without = folds_without_lesions(splits, loads)
+    assert len(without) == 2
+    with caplog.at_level(logging.WARNING):
+        warn_of_folds_without_lesions(splits, loads)
+    assert f"folds {without[0]}, {without[1]} validate on no lesion" in caplog.text
+
+
+def test_a_fold_that_trains_on_no_lesion_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    splits = make_splits(list("abcdef"), {}, {"c": 1.0})
+    with caplog.at_level(logging.WARNING):
+        warn_of_folds_without_lesions(splits, {"c": 1.0})
+    [fold] = [number for number, split in enumerate(splits) if split["val"] == ["c"] or "c" in split["val"]]
+    assert f"fold {fold} trains on no lesion" in caplog.text
+
+
+def test_a_set_without_any_lesion_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_folds_without_lesions(make_splits(list("abcdef"), {}, {}), dict.fromkeys("abcdef", 0.0))
+    assert caplog.text == ""

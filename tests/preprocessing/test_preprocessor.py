@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,46 @@ def test_dataset_is_stored_with_its_lesions(tmp_path: Path) -> None:
     assert stored.instances is not None
     assert int(stored.instances[:].max()) == 5
     assert CaseTransform.from_dict(stored.properties["transform"]).fine_shape == stored.image.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "normalization", "reason"),
+    [(7.0, {"scheme": "zscore"}, "constant"), (1e-9, {"scheme": "none"}, "standard deviation")],
+    ids=["constant", "small units, not normalised"],
+)
+def test_an_image_that_says_nothing_after_normalisation_is_named(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    value: float,
+    normalization: dict[str, str],
+    reason: str,
+) -> None:
+    folder = write_dataset(tmp_path)
+    image = make_scan(2)[0]
+    spoilt = np.full_like(image, value) if reason == "constant" else image * np.float32(value)
+    write_volume(spoilt, folder / "imagesTr" / "case2_0000.nii.gz")
+    plans = make_plans(normalization=[normalization])
+    with caplog.at_level(logging.WARNING):
+        preprocess_dataset(load_raw_dataset(folder), plans, tmp_path / "cases", 0, progress=False)
+    [line] = [line for line in caplog.text.splitlines() if "case2_0000.nii.gz" in line]
+    assert "channel FLAIR" in line and reason in line
+    assert "case1_0000" not in caplog.text
+
+
+def test_units_offset_and_outliers_leave_the_preprocessed_image(tmp_path: Path) -> None:
+    image, label = make_scan(2)
+    instances, classes = instances_from_semantic(label, (1,))
+
+    def preprocessed(changed: np.ndarray) -> np.ndarray:
+        return preprocess_case(changed[None], (1, 1, 1), make_plans(), instances, classes).image[0]
+
+    plain = preprocessed(image)
+    for changed in (image * np.float32(1e-9), image * np.float32(1e6), image + 4096):
+        assert np.allclose(preprocessed(changed), plain, atol=2e-3)
+    spoilt = image.copy()
+    spoilt[8, 8, 8:10] = 1e6
+    body = np.abs(preprocessed(spoilt) - plain)
+    assert np.sort(body, axis=None)[:-2].max() < 0.1
 
 
 def test_second_run_has_nothing_to_do_and_a_deleted_case_is_made_again(tmp_path: Path) -> None:

@@ -160,10 +160,15 @@ def test_only_the_cases_named_are_judged(tiny_plans: Plans, store: CaseStore) ->
     assert judge(Oracle(store, miss=(3,)), tiny_plans, store, ["b"]).matched.recall == 1.0  # "b" has no third lesion
 
 
-@pytest.mark.parametrize(("wrong", "f1"), [(0, 1.0), (1, 0.0)])
-def test_healthy_scans_alone_are_judged(tiny_plans: Plans, store: CaseStore, wrong: int, f1: float) -> None:
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_healthy_scans_alone_have_no_figures_but_false_positives(
+    tiny_plans: Plans, store: CaseStore, wrong: int
+) -> None:
     result = judge(Oracle(store, wrong=wrong), tiny_plans, store, ["healthy"])
-    assert (result.matched.f1, result.stage1_recall) == (f1, 1.0)
+    none = DetectionCounts(0, 0, wrong, 0)
+    assert result == ValidationResult(none, none, None, None)
+    assert "lesion F1 –" in result.describe() and "1.000" not in result.describe()
+    assert result.figures()["precision_iou_0.1"] == (0.0 if wrong else None)
     json.dumps(result.figures(), allow_nan=False)
 
 

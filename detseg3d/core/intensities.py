@@ -1,0 +1,256 @@
+"""How intensities of a scan are brought to a common scale, and whether anything is left to see then."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.body import channel_mask, drawn_values, plausible_range, tissue_mask
+
+__all__ = [
+    "LARGEST_VALUE",
+    "IntensityScale",
+    "Scheme",
+    "channel_scheme",
+    "degeneration",
+    "degeneration_of_scan",
+    "intensity_scale",
+    "is_image_of_label",
+    "mean_and_std",
+]
+
+Array = npt.NDArray[Any]
+Scheme = Literal["ct", "zscore", "none"]
+
+LARGEST_VALUE = float(np.finfo(np.float16).max)
+"""Of a preprocessed image, which is stored in half precision; what lies beyond is cut off."""
+
+# A standard deviation of less than this share of the mean is rounding noise of float32, whose values are 1.2e-7 apart.
+_ROUNDING = 1e-7
+# Of normalised intensities, whose standard deviation should be about 1.
+_LEAST_STD = 1e-3
+# Distance of the percentiles 5 and 95 in standard deviations: less means that a few extreme values set the scale.
+_LEAST_SPREAD = 0.02
+
+
+def channel_scheme(name: str) -> Scheme:
+    """How a channel of this name is normalised. As in nnU-Net the whole name decides, upper and lower case alike.
+
+    Examples
+    --------
+    >>> channel_scheme("CT"), channel_scheme("noNorm"), channel_scheme("CT portal")
+    ('ct', 'none', 'zscore')
+    """
+    plain = name.strip().lower()
+    return "ct" if plain == "ct" else "none" if plain == "nonorm" else "zscore"
+
+
+@dataclass(frozen=True)
+class IntensityScale:
+    """Scale of one channel of one scan, in the units of the file.
+
+    Attributes
+    ----------
+    mean, std : float
+        Of the body, without outliers. ``std`` is 0 for a constant channel.
+    low, high : float
+        Intensities beyond these are outliers, and are cut off there.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    def apply(self, channel: Array, out: npt.NDArray[np.float32]) -> None:
+        """Write the normalised ``channel`` to ``out``: mean 0 and standard deviation 1; 0 for a constant channel."""
+        if self.std == 0:
+            out[...] = 0
+            return
+        # Plane by plane in double precision: a large offset would cost digits of float32, a whole copy much memory.
+        for plane, target in zip(channel, out, strict=True):
+            values = np.clip(plane, self.low, self.high, dtype=np.float64)
+            values -= self.mean
+            values /= self.std
+            target[...] = values
+
+
+def intensity_scale(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> IntensityScale:
+    """Mean and standard deviation of the body in a channel; neither outliers, air nor padding count.
+
+    The normalised image is the same for any unit and any offset of the intensities, up to rounding.
+
+    Parameters
+    ----------
+    channel : ndarray, shape ``(Z, Y, X)``
+    mask : ndarray of bool, shape ``(Z, Y, X)``, optional
+        What is not padding, see :func:`detseg3d.core.body.body_mask`; by default what does not have the channel's own
+        padding value.
+
+    Examples
+    --------
+    >>> scale = intensity_scale(np.array([[[1.0, 3.0]]]))
+    >>> scale.mean, scale.std
+    (2.0, 1.0)
+    """
+    mask = channel_mask(channel, mask)
+    limits = plausible_range(drawn_values(channel, mask))
+    mean, std = mean_and_std(channel, tissue_mask(channel, mask, limits), limits)
+    if not _varies(mean, std):
+        # A binary image is constant where it is not 0: what is padding elsewhere is all that it has to say.
+        limits = -np.inf, np.inf
+        mean, std = mean_and_std(channel)
+    return IntensityScale(mean, std if _varies(mean, std) else 0.0, *limits)
+
+
+def _varies(mean: float, std: float) -> bool:
+    return std > _ROUNDING * abs(mean)
+
+
+def mean_and_std(
+    channel: Array, mask: npt.NDArray[np.bool_] | None = None, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float]:
+    """Mean and standard deviation of a channel ``(Z, Y, X)`` inside ``mask``, in double precision.
+
+    Works slice by slice, so that a whole-body scan needs no second copy.
+
+    Parameters
+    ----------
+    channel : ndarray, shape ``(Z, Y, X)``
+    mask : ndarray of bool, optional
+    limits : 2 floats, optional
+        Values beyond these are left out.
+
+    Examples
+    --------
+    >>> mean_and_std(np.array([[[1.0, 3.0]]]))
+    (2.0, 1.0)
+    """
+    low, high = limits
+    outliers = channel.size > 0 and bool(channel.min() < low or channel.max() > high)
+    count, mean, squares = 0, 0.0, 0.0
+    for index, plane in enumerate(channel):
+        values = (plane if mask is None else plane[mask[index]]).astype(np.float64, copy=False)
+        if outliers:
+            values = values[(values >= low) & (values <= high)]
+        if values.size == 0:
+            continue
+        # Chan, Golub & LeVeque (1983): merging means loses no digits, unlike the difference of two large sums.
+        plane_mean = float(values.mean())
+        plane_squares = float(np.square(values - plane_mean).sum())
+        total = count + values.size
+        delta = plane_mean - mean
+        squares += plane_squares + delta * delta * count * values.size / total
+        mean += delta * values.size / total
+        count = total
+    return (mean, math.sqrt(squares / count)) if count else (0.0, 0.0)
+
+
+def degeneration(normalized: Array, mask: npt.NDArray[np.bool_] | None = None) -> str | None:
+    """What makes a normalised channel useless, in words; ``None`` if nothing does.
+
+    Parameters
+    ----------
+    normalized : ndarray, shape ``(Z, Y, X)``
+        The channel as the network would see it.
+    mask : ndarray of bool, optional
+        What is not padding; every voxel by default.
+
+    Examples
+    --------
+    >>> degeneration(np.zeros((2, 2, 2)))
+    'it is constant'
+    >>> degeneration(np.random.default_rng(0).normal(size=(8, 8, 8))) is None
+    True
+    """
+    values = drawn_values(normalized, mask).astype(np.float64)
+    if values.size == 0:
+        return None
+    if float(values.max()) == float(values.min()):
+        same = mask is None or bool((normalized == normalized.flat[0]).all())
+        return "it is constant" if same else "it has one value wherever it is not padding"
+    std = float(values.std())
+    if std < _LEAST_STD:
+        return f"its standard deviation is {std:.2g} after normalisation, where about 1 is expected"
+    beyond = float(np.mean(np.abs(values) >= LARGEST_VALUE))
+    if beyond:
+        return f"{beyond:.2%} of its voxels are at the limit of what can be stored, ±{LARGEST_VALUE:g}"
+    low, high = np.percentile(values, (5, 95))
+    if high - low < _LEAST_SPREAD * std:
+        share = (high - low) / std
+        return (
+            f"90 % of its voxels lie within {share:.2g} standard deviations: a few extreme values set the scale, "
+            "or nearly all of it has one value"
+        )
+    return None
+
+
+def degeneration_of_scan(channel: Array, scheme: Scheme, mask: npt.NDArray[np.bool_] | None = None) -> str | None:
+    """What :func:`degeneration` will say of a channel before it is normalised, as far as that is known without plans.
+
+    Parameters
+    ----------
+    channel : ndarray, shape ``(Z, Y, X)``
+        As read.
+    scheme : str
+        How it will be normalised. The window of a CT is not known yet, so of a CT only constant scans are found.
+    mask : ndarray of bool, optional
+        See :func:`intensity_scale`.
+
+    Examples
+    --------
+    >>> degeneration_of_scan(np.full((4, 4, 4), 7.0), "zscore")
+    'it is constant'
+    """
+    inside = channel_mask(channel, mask)
+    values = drawn_values(channel, inside)[None, None]
+    if scheme == "none":
+        return degeneration(values)
+    if scheme == "ct":
+        return degeneration(np.zeros(1)) if values.size and values.min() == values.max() else None
+    scale = intensity_scale(channel, inside)
+    normalized = np.empty(values.shape, np.float32)
+    scale.apply(values, normalized)
+    if scale.std > 0 and normalized.size and normalized.min() == normalized.max():
+        return "it has one value wherever it is not padding"
+    return degeneration(normalized)
+
+
+def is_image_of_label(channel: Array, label: npt.NDArray[np.integer[Any]]) -> bool:
+    """Whether a channel says where the label is and nothing else: it has one value wherever the label has one.
+
+    Parameters
+    ----------
+    channel : ndarray, shape ``(Z, Y, X)``
+    label : ndarray of int, shape ``(Z, Y, X)``
+        Classes, or instances.
+
+    Returns
+    -------
+    bool
+        False for a constant channel, and for a label without lesions.
+
+    Examples
+    --------
+    >>> label = np.array([[[0, 0, 1, 1]]])
+    >>> is_image_of_label(label * 300.0, label), is_image_of_label(np.array([[[1.0, 2.0, 9.0, 9.0]]]), label)
+    (True, False)
+    """
+    if channel.shape != label.shape or channel.size == 0:
+        return False
+    background = label == 0
+    if background.all() or not background.any():
+        return False
+    outside = float(channel.max(where=background, initial=channel.min()))
+    if outside != float(channel.min(where=background, initial=channel.max())):
+        return False
+    lesion = ~background
+    values, inside = label[lesion], channel[lesion]
+    order = np.argsort(values, kind="stable")
+    values, inside = values[order], inside[order]
+    one_each = bool(((inside[1:] == inside[:-1]) | (values[1:] != values[:-1])).all())
+    return one_each and bool((inside != outside).any())
