@@ -21,8 +21,8 @@ from detseg3d.planning.plans import Plans, load_plans
 
 __all__ = ["ModuleTransfer", "Transfer", "transfer_weights"]
 
-# Stages whose strides differ by more than a factor of 2 in all do other work.
-_LARGEST_DISTANCE = 1.0
+# Stages whose strides differ by more than a factor of 4, over all axes, do other work.
+_LARGEST_DISTANCE = 2.0
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -207,3 +207,10 @@ def test_a_box_for_all_classes_becomes_one_for_each_and_back(tiny_plans: Plans, 
     first, second, _ = transferred(apart, swapped, tmp_path)
     old, new = first.state_dict()[name], second.state_dict()[name]
     assert torch.equal(new, torch.cat([old[3:6], old[:3], old[9:], old[6:9]]))
+
+
+def test_a_stage_that_pools_other_axes_takes_the_nearest_one(tiny_plans: Plans, tmp_path: Path) -> None:
+    flat = tiny_plans.evolve(stage1={"strides": ((2, 2, 2), (2, 1, 1))})
+    first, second, transfer = transferred(tiny_plans, flat, tmp_path)
+    assert same(first, second, {"detector.stages.": "detector.stages."})
+    assert [module.source for module in transfer.backbone] == ["stride 2×2×2", "stride 4×4×4"]
