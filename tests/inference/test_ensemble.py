@@ -237,7 +237,9 @@ def test_averaged_over_a_flip_a_mirrored_scan_gives_the_mirrored_masks(make_mode
     mirrored_boxes = boxes.copy()
     mirrored_boxes[:, 2], mirrored_boxes[:, 5] = 16 - boxes[:, 5], 16 - boxes[:, 2]
     [one], [other] = (
-        segment_rois([model], picture[0], picture, Detections(where, np.ones(1), np.zeros(1, np.int64)), (2,), CPU)
+        segment_rois(
+            [model], picture[0], picture, Detections(where, np.ones(1), np.zeros(1, np.int64)), (2,), CPU
+        ).predictions
         for picture, where in ((image, boxes), (image.flip(4), mirrored_boxes))
     )
     torch.testing.assert_close(one.probability.float(), other.probability.float().flip(2), atol=4e-3, rtol=0)
