@@ -43,8 +43,10 @@ MAPS_STAGE2_INFERENCE = 6
 # The allocator keeps holes between blocks, and kernels take buffers: this share of the maps, up to so many bytes.
 OVERHEAD_SHARE = 0.4
 MOST_OVERHEAD = 0.2e9
-# Logits, targets and what the losses keep in float32, per output channel of a cell.
-BYTES_PER_OUTPUT_TRAINING = 60
+# Logits, targets and what the losses keep in float32: for each probability of a cell, and for each value of its boxes,
+# which are learned in few cells.
+BYTES_PER_PROBABILITY_TRAINING = 74
+BYTES_PER_BOX_VALUE_TRAINING = 6
 BYTES_PER_OUTPUT_INFERENCE = 8
 # Bytes per voxel of the fine grid: float32 image per channel, instance map and other maps of the truth or the result.
 IMAGE_BYTES = 4
@@ -166,13 +168,17 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
     cells = detection_cells(stage1, region.shape)
     finest = stage1.head_stages[0]
     values = saved_values(stage1, cells)
-    outputs = sum(cells[stage] for stage in stage1.head_stages) * outputs_per_cell(stage1, network.num_classes)
+    classes = network.num_classes
+    outputs = sum(cells[stage] for stage in stage1.head_stages) * (
+        classes * BYTES_PER_PROBABILITY_TRAINING
+        + (outputs_per_cell(stage1, classes) - classes) * BYTES_PER_BOX_VALUE_TRAINING
+    )
     widest = max(cells[0] * stage1.channels[0], cells[finest] * stage1.fpn_channels)
     values += TRANSIENT_MAPS_TRAINING * widest
     maps = values * size + rois * roi_bytes(network.stage2, network.roi.size, network.precision)
     per_volume = (
         maps
-        + outputs * BYTES_PER_OUTPUT_TRAINING
+        + outputs
         + _detection_input_bytes(network, cells)
         + region.fine_voxels * (network.num_channels * IMAGE_BYTES + LABEL_BYTES)
     )

@@ -133,11 +133,11 @@ def test_larger_lesions_do_without() -> None:
 
 
 def test_a_fine_stage_is_not_worth_a_coarser_grid() -> None:
-    rich, poor = plan((256,) * 3), plan((256,) * 3, memory_gb=4.4)
+    rich, poor = plan((256,) * 3), plan((256,) * 3, memory_gb=4)
     assert rich.stage1.strides[0] == (1, 1, 1) and poor.stage1.strides[0] == (2, 2, 2)
     assert rich.detection_spacing == poor.detection_spacing == (1, 1, 1)
-    assert rich.predicted_training_gb > 4.4 >= poor.predicted_training_gb
-    assert "at most 4, but with such a stage it would take 6.2 GB to train (budget 4.4)" in why(poor, "fine stage")
+    assert rich.predicted_training_gb > 4 >= poor.predicted_training_gb
+    assert "at most 4, but with such a stage it would take 5.6 GB to train (budget 4)" in why(poor, "fine stage")
 
 
 def test_a_plan_without_lesions_has_no_fine_stage() -> None:
