@@ -188,6 +188,10 @@ def _ordered(
         drift = np.cumsum(random.standard_normal((count, 3)) * (0, 1, 0.5) * 0.05 * lesion.step, axis=0)
         along = extents[0, 0] / 2 + index * lesion.step if count else index
         centers = np.column_stack([along, np.full(count, size[1] / 2), np.full(count, size[2] / 2)]) + drift
+    elif lesion.placement is Placement.TWO_COLUMNS:
+        along = (extents[0, 0] / 2 if count else 0) + index // 2 * lesion.step
+        aside = np.where(index % 2 == 0, -0.5, 0.5) * extents[:, 2]
+        centers = np.column_stack([along, np.full(count, size[1] / 2), size[2] / 2 + aside])
     elif lesion.placement is Placement.ARCH:
         place = index + label
         angle = (place % 16 - 7.5) * np.pi / 18

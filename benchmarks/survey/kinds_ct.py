@@ -187,7 +187,12 @@ CT_KINDS = (
         (Scans((1.25, 0.74, 0.74), (340, 512, 512), 1, 0.1, _TRUNK),),
         (
             LesionClass(
-                "rib", Counts(24, 0.02), Sizes(140, 0.25, 50, 190), (0.5, 0.9, 0.9), (0.8, 0.3, 0.5), Placement.PACKED
+                "rib",
+                Counts(24, 0.02),
+                Sizes(115, 0.15, 60, 150),
+                (0.55, 1.1, 0.9),
+                placement=Placement.TWO_COLUMNS,
+                step=24,
             ),
         ),
         _CT,

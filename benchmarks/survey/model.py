@@ -36,6 +36,7 @@ class Placement(Enum):
     CLUSTERED = "clustered"  # around a few centres
     PACKED = "packed"  # on a disturbed lattice that fills the region
     COLUMN = "column"  # one above the other, as vertebrae
+    TWO_COLUMNS = "two columns"  # the same on the left and on the right, as ribs
     ARCH = "arch"  # side by side in two rows, as teeth
     NESTED = "nested"  # within the lesions of another class
 
@@ -132,7 +133,7 @@ class LesionClass:
     clusters : int
         Number of centres for clustered lesions.
     step : float
-        For columns and arches: distance of neighbours in mm.
+        For columns and arches: distance of neighbours along the column or the arch in mm.
     host : str
         For nested classes: the class around this one.
     """
