@@ -1,6 +1,6 @@
 """Plan for all kinds of data sets and print a table in Markdown.
 
-    python -m benchmarks.survey [KIND …] [--list]
+    python -m benchmarks.survey [KIND …] [--most_cases N] [--list]
 
 Nothing is read and nothing is trained: each kind is a fingerprint, drawn from written facts. Progress and broken rules
 go to the standard error.
@@ -12,13 +12,14 @@ import argparse
 import sys
 
 from benchmarks.survey.kinds import KINDS
-from benchmarks.survey.rules import check, check_outlier, check_scale, plan_kind
+from benchmarks.survey.rules import check, check_outlier, check_scale, limited, plan_kind
 from benchmarks.survey.table import Row, explain_rules, make_row, write_table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.survey", description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", help="names of kinds; all without one")
+    parser.add_argument("--most_cases", type=int, metavar="N", help="draw at most so many scans of each kind")
     parser.add_argument("--list", action="store_true", help="name the kinds and their sources, and plan nothing")
     options = parser.parse_args()
     unknown = sorted(set(options.kinds) - {kind.name for kind in KINDS})
@@ -31,7 +32,7 @@ def main() -> int:
     rows: list[tuple[str, Row]] = []
     broken = 0
     for kind in chosen:
-        planned = plan_kind(kind)
+        planned = plan_kind(kind if options.most_cases is None else limited(kind, options.most_cases))
         violations = [*check(planned), *check_outlier(planned), *check_scale(planned)]
         for violation in violations:
             exempt = kind.is_exempt(violation.rule)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from benchmarks.survey.kinds import KINDS
 from benchmarks.survey.model import Kind, Rule
-from benchmarks.survey.rules import PlannedKind, check, check_outlier, check_scale, nnunet_spacing, plan_kind
+from benchmarks.survey.rules import PlannedKind, check, check_outlier, check_scale, limited, nnunet_spacing, plan_kind
 
 # Sets are cut to so many scans: the whole sets are planned by python -m benchmarks.survey.
 MOST_CASES = 60
@@ -37,7 +36,7 @@ TWICE_PLANNED = (
 
 
 def planned(kind: Kind) -> PlannedKind:
-    return plan_kind(replace(kind, cases=min(kind.cases, MOST_CASES)))
+    return plan_kind(limited(kind, MOST_CASES))
 
 
 def named(name: str) -> Kind:
