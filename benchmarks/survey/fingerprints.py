@@ -182,6 +182,9 @@ def _ordered(
     lesion: LesionClass, label: int, extents: FloatArray, size: FloatArray, random: np.random.Generator
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """Places on a lattice, in a column or in two rows."""
+    if lesion.placement is Placement.PACKED and len(extents):
+        room = (size * lesion.region).prod() / extents.prod(axis=1).mean()
+        extents = extents[: max(1, int(room))]
     count = len(extents)
     index = np.arange(count)
     if lesion.placement is Placement.COLUMN:

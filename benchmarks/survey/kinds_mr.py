@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.survey.model import Counts, Kind, LesionClass, Modality, Placement, Scans, Sizes
+from benchmarks.survey.model import Counts, Exemption, Kind, LesionClass, Modality, Placement, Rule, Scans, Sizes
 
 __all__ = ["BODY_KINDS", "BRAIN_KINDS"]
 
@@ -308,5 +308,11 @@ BODY_KINDS = (
         (Scans((0.48, 0.073, 0.2), (330, 680, 860)),),
         (LesionClass("tumour", Counts(1), Sizes(18, 0.5, 5, 60), (1, 0.6, 1)),),
         (Modality.OTHER,),
+        exemptions=(
+            Exemption(
+                Rule.ROI_MAGNIFICATION,
+                "tumours have hundreds of voxels along the axis of 0.073 mm, and an RoI at most 64 samples",
+            ),
+        ),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.survey.model import Counts, Kind, LesionClass, Modality, Placement, Scans, Sizes
+from benchmarks.survey.model import Counts, Exemption, Kind, LesionClass, Modality, Placement, Rule, Scans, Sizes
 
 __all__ = ["OTHER_KINDS"]
 
@@ -89,6 +89,12 @@ OTHER_KINDS = (
             ),
         ),
         _ANY,
+        exemptions=(
+            Exemption(
+                Rule.SMALLEST_CELL,
+                "the smallest plaques have two voxels, less than the cells of a whole brain that fit into the memory",
+            ),
+        ),
     ),
     Kind(
         "cryo_et",
@@ -159,6 +165,12 @@ OTHER_KINDS = (
         (Scans((0.3, 0.3, 0.3), (500, 900, 700)),),
         (LesionClass("cavity", Counts(12, 0.8, 0.1, 80), Sizes(2.0, 0.5, 0.6, 12)),),
         (Modality.CT,),
+        exemptions=(
+            Exemption(
+                Rule.SMALLEST_CELL,
+                "cavities of two voxels in 500×900×700 voxels: less than the cells that fit into the memory",
+            ),
+        ),
     ),
     Kind(
         "wood_knots",
@@ -189,6 +201,12 @@ OTHER_KINDS = (
         (Scans((4000, 12500, 25000), (400, 300, 200)),),
         (LesionClass("body", Counts(5, 0.5), Sizes(6e5, 0.4, 2e5, 1.6e6), (0.4, 1, 1)),),
         _ANY,
+        exemptions=(
+            Exemption(
+                Rule.ROI_MAGNIFICATION,
+                "an RoI is equally long along all axes, and these bodies are much longer than high",
+            ),
+        ),
     ),
     Kind(
         "seismic_km",
@@ -215,5 +233,10 @@ OTHER_KINDS = (
             LesionClass("detachment", Counts(1.5, 0.5, 0.5), Sizes(0.8, 0.5, 0.15, 3), (1, 0.3, 1), (0.6, 0.25, 0.6)),
         ),
         _ANY,
+        exemptions=(
+            Exemption(
+                Rule.ROI_MAGNIFICATION, "an RoI is equally long along all axes, and fluids are much longer than high"
+            ),
+        ),
     ),
 )

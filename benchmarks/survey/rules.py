@@ -40,8 +40,8 @@ MOST_SECONDS = 5.0  # of the processor, which may be shared; most plans take les
 SPANS = (1.0, 16.0)  # cells of its level that a lesion spans, along the pooled axes
 LEVEL_SHARE = 0.9  # of a level's lesions that do
 ROI_PERCENTILES = (5, 50, 75)
-LEAST_SAMPLES = 8.0  # along a lesion's longest edge, or two for each voxel of it
-SAMPLES_PER_VOXEL = 2.0
+LEAST_SAMPLES = 8.0  # along a lesion's longest edge, or 1.6 for each voxel of it
+SAMPLES_PER_VOXEL = 1.6
 ONE_ROI_VOXELS = 48.0  # a lesion of so many voxels along each axis fits in one RoI
 MOST_ROIS = 64  # of a larger one: four along each axis
 GRID_TOLERANCE = 0.06  # one step of the spacings that the planner tries
@@ -128,8 +128,18 @@ def check_outlier(planned: PlannedKind) -> list[Violation]:
     if len(cases) < _LEAST_CASES_FOR_OUTLIERS:
         return []
     largest = max(cases.values(), key=lambda case: math.prod(case["cropped_shape"]) * math.prod(case["spacing"]))
-    shape = [4 * largest["cropped_shape"][0], *(math.ceil(1.5 * n) for n in largest["cropped_shape"][1:])]
-    added = {**largest, "shape": shape, "cropped_shape": shape, "crop_box": [0, 0, 0, *shape], "lesions": []}
+    # Of the planned spacing, so that it changes no median.
+    spacing = planned.plans.fine_spacing
+    edges = [n * old / new for n, old, new in zip(largest["cropped_shape"], largest["spacing"], spacing, strict=True)]
+    shape = [max(1, math.ceil(factor * n)) for factor, n in zip((4, 1.5, 1.5), edges, strict=True)]
+    added = {
+        **largest,
+        "spacing": list(spacing),
+        "shape": shape,
+        "cropped_shape": shape,
+        "crop_box": [0, 0, 0, *shape],
+        "lesions": [],
+    }
     summary = {**planned.fingerprint["summary"], "cases": len(cases) + 1}
     fingerprint = {**planned.fingerprint, "cases": {**cases, "outlier": added}, "summary": summary}
     plans = plan_dataset(fingerprint, describe(planned.kind))

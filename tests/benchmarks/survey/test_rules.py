@@ -11,7 +11,7 @@ from benchmarks.survey.model import Kind, Rule
 from benchmarks.survey.rules import PlannedKind, check, check_outlier, check_scale, limited, nnunet_spacing, plan_kind
 
 # Sets are cut to so many scans: the whole sets are planned by python -m benchmarks.survey.
-MOST_CASES = 60
+MOST_CASES = 40
 # A second plan for kinds of each sort: few slices, anisotropic, crowded, nanometres, kilometres, mixed.
 TWICE_PLANNED = (
     "lits",
