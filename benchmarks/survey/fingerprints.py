@@ -182,9 +182,12 @@ def _ordered(
     lesion: LesionClass, label: int, extents: FloatArray, size: FloatArray, random: np.random.Generator
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """Places on a lattice, in a column or in two rows."""
+    chosen = np.arange(len(extents))
+    every = extents
     if lesion.placement is Placement.PACKED and len(extents):
-        room = (size * lesion.region).prod() / extents.prod(axis=1).mean()
-        extents = extents[: max(1, int(room))]
+        room = max(1, int((size * lesion.region).prod() / extents.prod(axis=1).mean()))
+        chosen = np.unique(np.linspace(0, len(extents) - 1, min(room, len(extents))).astype(int))
+        extents = extents[chosen]
     count = len(extents)
     index = np.arange(count)
     if lesion.placement is Placement.COLUMN:
@@ -214,7 +217,9 @@ def _ordered(
         centers = (size - region) / 2 + lattice * region / cells
     inside = np.all((centers >= extents[: len(centers)] / 2 - 1e-9) & (centers <= size - extents / 2 + 1e-9), axis=1)
     if lesion.placement is Placement.PACKED:
-        return np.clip(centers, extents / 2, size - extents / 2), np.ones(count, bool)
+        places, kept = np.zeros_like(every), np.zeros(len(every), bool)
+        places[chosen], kept[chosen] = np.clip(centers, extents / 2, size - extents / 2), True
+        return places, kept
     return centers, inside
 
 
