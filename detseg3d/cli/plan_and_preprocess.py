@@ -37,7 +37,7 @@ Measure data sets, plan everything from grids to networks, make the folds, and p
 Reads RAW/DatasetXXX_Name, writes PREPROCESSED/DatasetXXX_Name: dataset_fingerprint.json (what was
 measured), plans.json (what follows from it, and why; may be edited), splits_final.json (the folds) and
 cases/ (the preprocessed cases). A run that was stopped goes on where it stopped.
-With --from_fingerprint, plans for other settings are made without images, in under a second."""
+With --from_fingerprint, plans for other settings are made without images, in seconds."""
 
 EXAMPLE = """\
 detseg3d_plan_and_preprocess -d 101 --verify
