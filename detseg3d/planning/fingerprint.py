@@ -173,7 +173,8 @@ def measure_case(
     box = body_box(images, mask)
     foreground = instances > 0
     intensity, samples, degenerate = [], [], []
-    for channel, scheme in zip(images, schemes or ["zscore"] * len(images), strict=True):
+    zscore: Scheme = "zscore"
+    for channel, scheme in zip(images, schemes or [zscore] * len(images), strict=True):
         inside = channel_mask(channel, mask)
         body = tissue_mask(channel, inside)
         regions = {"body": channel.ravel() if body is None else channel[body], "lesions": channel[foreground]}

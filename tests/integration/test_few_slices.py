@@ -52,7 +52,8 @@ def test_a_set_of_few_slices_is_planned_trained_and_predicted(tmp_path: Path, sh
     roots = ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "pre")]
     results = ["--results", str(tmp_path / "results")]
     assert plan_and_preprocess.main(["-d", "7", *roots, "--verify", "-np", "0", "--val_split", "0.25"]) == 0
-    assert train.main(["7", "0", *roots, *results, "--max_minutes", "0.05", "--num_workers", "0", "-device", "cpu"]) == 0
+    quick = ["--max_minutes", "0.05", "--num_workers", "0", "-device", "cpu"]
+    assert train.main(["7", "0", *roots, *results, *quick]) == 0
     predictions = tmp_path / "predictions"
     words = ["-i", str(raw / "imagesTs"), "-o", str(predictions), "-d", "7", "-f", "0", *results]
     assert predict.main([*words, "--det_threshold", "0.05", "--score_threshold", "0.05"]) == 0
