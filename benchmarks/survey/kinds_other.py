@@ -48,6 +48,12 @@ OTHER_KINDS = (
         ),
         _ANY,
         True,
+        exemptions=(
+            Exemption(
+                Rule.OUTLIER,
+                "one scan in ten is a large field already, and one more decides which volume is planned for",
+            ),
+        ),
     ),
     Kind(
         "mitochondria",
