@@ -26,7 +26,6 @@ from detseg3d.core.nms import suppress
 from detseg3d.evaluation.ensemble_calibration import (
     ScoreSpread,
     calibration_of_several,
-    mean_by_log_odds,
     variance_between,
 )
 from detseg3d.inference.ensemble import MemberScores
@@ -153,22 +152,15 @@ class Candidates:
         return combine_scores(self.found.scores, roi_scores, inference.calibration, inference.detection_weight)
 
     def of_several(self, members: MemberScores, inference: InferencePlan) -> Candidates:
-        """These candidates with the scores of several networks averaged on the scale of log-odds, best first.
+        """These candidates, and how far several networks disagree about them.
 
-        The calibration of several networks rests on that scale. It was learnt on candidates that reach the detection
-        threshold; a network that sees less than that counts as if it saw just so much. So a lesion that one network
-        misses altogether is not lost for that.
+        The calibration was learnt on candidates that reach the detection threshold; a network that sees less than that
+        counts as if it saw just so much. The score of Stage 1 stays that of the averaged heatmap.
         """
         weight = inference.detection_weight
         detection = np.maximum(members.detection, inference.det_threshold)
-        scores = np.maximum(mean_by_log_odds(detection), inference.det_threshold)  # rounding loses none
-        averaged = replace(
-            self,
-            found=Detections(self.found.boxes, scores.astype(np.float32), self.found.classes),
-            variance_between=variance_between(detection**weight * members.roi ** (1 - weight)),
-            networks=len(detection),
-        )
-        return averaged.select(np.argsort(-scores, kind="stable"))
+        between = variance_between(detection**weight * members.roi ** (1 - weight))
+        return replace(self, variance_between=between, networks=len(detection))
 
     def calibrated(self, plans: Plans) -> Plans:
         """The plans with the calibration for as many networks as were averaged here."""

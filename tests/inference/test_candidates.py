@@ -327,26 +327,15 @@ def test_labels_beyond_255_fit(tiny_plans: Plans) -> None:
 # -- Several networks --------------------------------------------------------------------------------------------------
 
 
-def test_scores_of_several_networks_are_averaged_by_log_odds_and_sorted(tiny_plans: Plans) -> None:
+def test_candidates_know_how_far_several_networks_disagree(tiny_plans: Plans) -> None:
     candidates = make_candidates(TWO)
-    detection = np.array([[0.2, 0.5], [0.2, 0.8]])  # the second candidate is the better one now
-    roi = np.array([[0.5, 0.9], [0.5, 0.9]])
-    several = candidates.of_several(MemberScores(detection, roi), tiny_plans.inference)
-    assert several.found.scores.tolist() == pytest.approx([2 / 3, 0.2])  # odds of 1 and 4: their mean is 2
-    assert several.found.boxes.tolist() == candidates.found.boxes[::-1].tolist()
-    assert [p.candidate for p in several.predictions] == [1, 0] and several.networks == 2
+    members = MemberScores(np.array([[0.2, 0.5], [0.2, 0.8]]), np.array([[0.5, 0.9], [0.5, 0.9]]))
+    several = candidates.of_several(members, tiny_plans.inference)
+    assert several.found is candidates.found and several.networks == 2
     odds = np.log(np.sqrt([0.45, 0.72]) / (1 - np.sqrt([0.45, 0.72])))
     assert several.variance_between == pytest.approx(np.var(odds, ddof=1) / 2)  # none of the other candidate
     admitted = several.admitted(tiny_plans.inference)
     assert (admitted.variance_between, admitted.networks) == (several.variance_between, 2)
-
-
-def test_a_network_that_sees_nothing_counts_as_one_at_the_detection_threshold(tiny_plans: Plans) -> None:
-    blind = MemberScores(np.array([[0.6, 0.0], [0.001, 0.0]]), np.full((2, 2), 0.5))
-    several = make_candidates(TWO).of_several(blind, tiny_plans.inference)
-    odds = np.sqrt(1.5 * (1 / 9))  # of 0.6 and of the detection threshold, 0.1
-    assert several.found.scores.tolist() == pytest.approx([odds / (1 + odds), 0.1])
-    assert several.found.scores[1] >= np.float32(tiny_plans.inference.det_threshold) - 1e-6
 
 
 def test_the_calibration_goes_by_the_number_of_networks(tiny_plans: Plans) -> None:
