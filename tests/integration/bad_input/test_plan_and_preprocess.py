@@ -76,14 +76,14 @@ def test_the_verification_names_each_broken_scan(verified: Run, image: BadImage)
     assert verified.code == 1
     if image in USABLE:
         # Some are one scan in several forms, and some state two places, which the verification is right to tell.
-        harmless = (
-        "a duplicate would leak between folds",
-        "(not used) disagree",
-        "says nothing after normalisation",
-        "says nothing but the label",
-        "fewer than the",
-    )
-    assert all(any(words in row for words in harmless) for row in rows), rows
+            harmless = (
+            "a duplicate would leak between folds",
+            "(not used) disagree",
+            "says nothing after normalisation",
+            "says nothing but the label",
+            "fewer than the",
+        )
+        assert all(any(words in row for words in harmless) for row in rows), rows
     elif image.used is None:
         found = "channel 0 is missing" if "does not exist" in image.outcome else image.outcome
         assert any(found in row for row in rows), rows
