@@ -76,7 +76,7 @@ def test_the_verification_names_each_broken_scan(verified: Run, image: BadImage)
     assert verified.code == 1
     if image in USABLE:
         # Some are one scan in several forms, and some state two places, which the verification is right to tell.
-            harmless = (
+        harmless = (
             "a duplicate would leak between folds",
             "(not used) disagree",
             "says nothing after normalisation",
