@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -16,6 +17,8 @@ __all__ = [
     "ConvolutionShape",
     "convolve",
     "convolve_in_two_slabs",
+    "convolve_wide",
+    "has_wrong_weight_gradient",
     "is_slow_in_float32",
     "runs_in_half_precision",
     "safe_request",
@@ -26,6 +29,13 @@ Lengths = tuple[int, int, int]
 # PyTorch gives float32 convolutions to oneDNN only if batch × channels × the first two axes is more than this, or the
 # batch more than one (ConvParams::use_mkldnn in ATen/native/Convolution.cpp).
 _SLOW_BELOW = 20480
+
+# With AMX, oneDNN 3.12 computes the gradient of the weights beside its buffers for maps that are wide for their depth.
+# Measured are failures from 1024 voxels in a slice for each slice on (fewer than 16 slices), and from 4600 (16 slices
+# or more); the limits are lower.
+_FEW_SLICES = 16
+_WIDE_WITH_FEW_SLICES = 512
+_WIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,97 @@ def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Te
     for axis in cropped:
         image = image.narrow(2 + axis, 0, shape.reach(axis))
     return image, replace(shape, stride=_triple(stride), padding=_triple(rest))
+
+
+def has_wrong_weight_gradient(image: torch.Tensor, shape: ConvolutionShape) -> bool:
+    """Whether oneDNN may write beside its buffers when it computes the gradient of the weights in half precision.
+
+    This concerns maps that are wide for their depth, such as one slice of 512×512 voxels. The gradient is then garbage
+    or not finite, or the process dies later. The output and the gradient of the map are right.
+
+    Parameters
+    ----------
+    image : Tensor, shape ``(B, C, Z, Y, X)``
+    shape : ConvolutionShape
+
+    Examples
+    --------
+    >>> usual = ConvolutionShape(kernel=(3, 3, 3), stride=(1, 1, 1), padding=(1, 1, 1))
+    >>> [has_wrong_weight_gradient(torch.zeros(1, 1, z, 96, 96), usual) for z in (5, 96)]
+    [True, False]
+    """
+    z, y, x = (shape.output_length(length, axis) for axis, length in enumerate(image.shape[2:]))
+    return y * x >= z * (_WIDE_WITH_FEW_SLICES if z < _FEW_SLICES else _WIDE)
+
+
+def convolve_wide(
+    image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
+) -> torch.Tensor:
+    """Convolve ``(B, C, Z, Y, X)``; the gradient of the weights is computed with the longest axis as the first.
+
+    The gradient is the same in any order of the axes, and kernels are right where the first axis is long. Only the
+    backward pass copies the map, so the forward pass takes no more memory.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        image, weight = image.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    output: torch.Tensor = _WideConvolution.apply(image, weight, bias, shape)
+    return output
+
+
+class _WideConvolution(torch.autograd.Function):
+    """A convolution of which the gradient of the weights is computed in another order of the axes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
+    ) -> torch.Tensor:
+        ctx.save_for_backward(image, weight)
+        ctx.shape = shape
+        return convolve(image, weight, bias, shape)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None]:
+        image, weight = ctx.saved_tensors
+        shape: ConvolutionShape = ctx.shape
+        by_image = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            by_image = torch.nn.grad.conv3d_input(
+                image.shape, weight, gradient, shape.stride, shape.padding, shape.dilation, shape.groups
+            )
+        if ctx.needs_input_grad[1]:
+            by_weight = _weight_gradient(image, weight, gradient, shape)
+        if ctx.needs_input_grad[2]:
+            by_bias = gradient.sum((0, 2, 3, 4))
+        return by_image, by_weight, by_bias, None
+
+
+def _weight_gradient(
+    image: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, shape: ConvolutionShape
+) -> torch.Tensor:
+    longest = max(range(3), key=lambda axis: gradient.shape[2 + axis])
+
+    def exchange(map_: torch.Tensor) -> torch.Tensor:
+        return map_.transpose(2, 2 + longest).contiguous(memory_format=torch.channels_last_3d)
+
+    def exchanged(lengths: Lengths) -> Lengths:
+        order = list(lengths)
+        order[0], order[longest] = order[longest], order[0]
+        return _triple(order)
+
+    found = torch.nn.grad.conv3d_weight(
+        exchange(image),
+        weight.transpose(2, 2 + longest).shape,
+        exchange(gradient),
+        exchanged(shape.stride),
+        exchanged(shape.padding),
+        exchanged(shape.dilation),
+        shape.groups,
+    )
+    return found.transpose(2, 2 + longest)
 
 
 def is_slow_in_float32(image: torch.Tensor, shape: ConvolutionShape) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 
 from detseg3d.execution.device import has_fast_bfloat16
 from detseg3d.models.blocks import Conv3d, ResidualBlock
-from detseg3d.models.cpu_kernels import ConvolutionShape, convolve, runs_in_half_precision, safe_request
+from detseg3d.models.cpu_kernels import ConvolutionShape, convolve, convolve_wide, runs_in_half_precision, safe_request
 
 ROOT = Path(__file__).parents[2]
 # bfloat16 keeps 8 binary digits: one rounding of every output is 0.002 of the norm.
@@ -88,6 +88,65 @@ def test_bfloat16_is_right_by_each_set_of_instructions(instructions: str) -> Non
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def wrong_wide_shapes() -> list[str]:
+    """Maps that are wide for their depth for which bfloat16 is not float64 but for rounding."""
+    wrong = []
+    for channels, outputs, kernel, stride, shape in [
+        (8, 8, (1, 3, 3), (1, 1, 1), (5, 96, 96)),
+        (32, 32, (3, 3, 3), (1, 1, 1), (5, 96, 96)),
+        (8, 16, (1, 3, 3), (1, 1, 1), (1, 128, 96)),
+        (16, 16, (1, 3, 3), (1, 2, 2), (4, 192, 192)),
+        (32, 1, (1, 1, 1), (1, 1, 1), (2, 128, 128)),
+        (8, 8, (3, 3, 1), (1, 1, 1), (4, 256, 32)),
+    ]:
+        found = differences(convolution(channels, outputs, kernel, stride), (1, channels, *shape))
+        if not max(found) < TOLERANCE:
+            wrong.append(f"{kernel} {stride} {channels}×{shape} to {outputs}: {found}")
+    return wrong
+
+
+@needs_bfloat16
+def test_wide_maps_with_few_slices_stay_within_their_buffers() -> None:
+    """The C library checks the memory around each buffer that is freed, and ends the process if it was written to."""
+    script = "from tests.models.test_cpu_kernels import wrong_wide_shapes\nprint(*wrong_wide_shapes(), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"},
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2, 40, 30), (1, 3, 2, 30, 40), (1, 3, 1, 64, 8)])
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), (1, 2, 1)), ((1, 3, 3), (1, 1, 1)), ((1, 1, 3), (1, 2, 2))])
+def test_another_order_of_the_axes_gives_the_same_gradients(
+    shape: tuple[int, ...], kernel: tuple[int, int, int], stride: tuple[int, int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    request = ConvolutionShape(kernel, stride, _half(kernel))
+    image, weight, bias = (
+        torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True)
+        for size in (shape, (4, shape[1], *kernel), (4,))
+    )
+    wanted, found = convolve(image, weight, bias, request), convolve_wide(image, weight, bias, request)
+    flow = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(found, wanted)
+    for a, b in zip(
+        torch.autograd.grad(found, (image, weight, bias), flow),
+        torch.autograd.grad(wanted, (image, weight, bias), flow),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def _half(kernel: tuple[int, int, int]) -> tuple[int, int, int]:
+    z, y, x = (size // 2 for size in kernel)
+    return z, y, x
 
 
 @needs_bfloat16
