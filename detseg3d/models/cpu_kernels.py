@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.grad import conv3d_input, conv3d_weight
 
 __all__ = [
     "ConvolutionShape",
@@ -178,7 +179,7 @@ class _WideConvolution(torch.autograd.Function):
         shape: ConvolutionShape = ctx.shape
         by_image = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
-            by_image = torch.nn.grad.conv3d_input(
+            by_image = conv3d_input(
                 image.shape, weight, gradient, shape.stride, shape.padding, shape.dilation, shape.groups
             )
         if ctx.needs_input_grad[1]:
@@ -201,7 +202,7 @@ def _weight_gradient(
         order[0], order[longest] = order[longest], order[0]
         return _triple(order)
 
-    found = torch.nn.grad.conv3d_weight(
+    found = conv3d_weight(
         exchange(image),
         weight.transpose(2, 2 + longest).shape,
         exchange(gradient),
