@@ -3,9 +3,9 @@
     python benchmarks/calibration.py [--candidates 3000] [--seeds 3]
 
 Every candidate has a difficulty that all networks share. Each network adds noise of its own to it, and each mirrored
-copy adds noise again, on the scale of log-odds and for both stages. Copies of a network are averaged as probabilities,
-as the prediction does. The calibration is learnt as in a cross-validation: on candidates that one network saw, without
-copies or with eight. Then new candidates are predicted by one network or by five.
+copy adds noise again, on the scale of log-odds and for both stages. Copies of a network are averaged as probabilities.
+Of several networks, Stage 1 is averaged as a probability and Stage 2 by log-odds, as the prediction does. The
+calibration is learnt as in a cross-validation: on candidates that one network saw, without copies or with eight. Then new candidates are predicted by one network or by five.
 
 For predictions of probability 0.4 or more the table states the mean stated probability and the share of lesions: of the
 single network's map on the mean of the networks ("plain"), and of the map for several networks ("of several").
@@ -34,6 +34,24 @@ CANDIDATES_A_SCAN = 40
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores of both stages; shape ``(networks, candidates)`` each."""
+
+    detection: FloatArray
+    roi: FloatArray
+
+    def of_each(self) -> FloatArray:
+        """Score of each network."""
+        combined: FloatArray = np.sqrt(self.detection * self.roi)
+        return combined
+
+    def averaged(self) -> FloatArray:
+        """Score of all networks together."""
+        combined: FloatArray = np.sqrt(self.detection.mean(axis=0) * mean_by_log_odds(self.roi))
+        return combined
+
+
+@dataclass(frozen=True)
 class Population:
     """Candidates and networks; standard deviations on the scale of log-odds."""
 
@@ -51,8 +69,8 @@ class Population:
         looks = np.where(lesion, 0.5, -0.5) * self.distance + self.shift + random.normal(0, self.difficulty, count)
         return lesion, looks
 
-    def scores(self, looks: FloatArray, networks: int, copies: int, random: np.random.Generator) -> FloatArray:
-        """Score of each network, from both stages, its copies averaged; shape ``(networks, candidates)``."""
+    def scores(self, looks: FloatArray, networks: int, copies: int, random: np.random.Generator) -> Scores:
+        """Scores of each network, its copies averaged."""
 
         def stage(common: float, own: FloatArray, own_copies: FloatArray) -> FloatArray:
             noise = common * (own + own_copies)
@@ -63,8 +81,7 @@ class Population:
 
         own = random.normal(0, self.network, (networks, 1, len(looks)))
         own_copies = random.normal(0, self.copy, (networks, copies, len(looks)))
-        combined: FloatArray = np.sqrt(stage(1.0, own, own_copies) * stage(0.5, own, own_copies))
-        return combined
+        return Scores(stage(1.0, own, own_copies), stage(0.5, own, own_copies))
 
 
 POPULATIONS = (
@@ -81,16 +98,18 @@ def compare(
     """Stated and observed rate of the plain map, and of that for several; ``copies`` in validation and prediction."""
     random = np.random.default_rng(seed)
     lesion, looks = population.draw(candidates, random)
-    seen = population.scores(looks, 1, copies[0], random)[0]
+    seen = population.scores(looks, 1, copies[0], random).of_each()[0]
     knots, spread = fit_calibration(seen, lesion), ScoreSpread.of(seen, lesion)
     truth, looks = population.draw(NEW, random)
     scores = population.scores(looks, networks, copies[1], random)
-    plain = apply_calibration(knots, scores.mean(axis=0))
+    of_each, averaged = scores.of_each(), scores.averaged()
+    plain = apply_calibration(knots, averaged)
     several = np.empty(NEW)
     for start in range(0, NEW, CANDIDATES_A_SCAN):  # every scan by itself, as it is predicted
         scan = slice(start, start + CANDIDATES_A_SCAN)
-        of_several = calibration_of_several(knots, spread, variance_between(scores[:, scan]), networks)
-        several[scan] = apply_calibration(of_several, mean_by_log_odds(scores[:, scan]))
+        between = variance_between(of_each[:, scan])
+        of_several = calibration_of_several(knots, spread, between, networks, as_probability=0.5)
+        several[scan] = apply_calibration(of_several, averaged[scan])
     result = []
     for stated in (plain, several):
         reported = stated >= 0.4

@@ -10,10 +10,15 @@ nonlinear models", chapter 3). On the scale of log-odds, the scores of lesions a
 means, with the variance ``V`` within either kind. A part ``s`` of this variance is a single network's own. The mean of
 ``n`` networks has the variance ``V - s (1 - 1/n)``, and the slope of the log-odds of being a lesion is inverse to the
 variance. It turns around the place where a score says nothing, where the probability is the base rate.
+
+A mean of probabilities is nearer to 1/2 than the mean on the scale of log-odds, by the factor ``1 / sqrt(1 + π s / 8)``
+of the log-odds (MacKay 1992, "The evidence framework applied to classification networks"). Where scores were averaged
+as probabilities, the map undoes that first.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,9 +95,13 @@ def variance_between(scores: FloatArray) -> float:
 
 
 def calibration_of_several(
-    knots: Sequence[tuple[float, float]], spread: ScoreSpread, between: float, networks: int
+    knots: Sequence[tuple[float, float]],
+    spread: ScoreSpread,
+    between: float,
+    networks: int,
+    as_probability: float = 0.0,
 ) -> tuple[tuple[float, float], ...]:
-    """The calibration for the mean (by log-odds) of the scores of several networks.
+    """The calibration for the mean of the scores of several networks.
 
     Parameters
     ----------
@@ -102,6 +111,9 @@ def calibration_of_several(
     between : float
         From :func:`variance_between`.
     networks : int
+    as_probability : float, optional
+        Share of the score that was averaged as a probability, and not by log-odds: the weight of Stage 1, whose
+        heatmaps are averaged.
 
     Returns
     -------
@@ -121,7 +133,9 @@ def calibration_of_several(
     places = np.unique([*(score for score, _ in knots), *np.linspace(0, 1, _STEPS + 1)])
     places = places[(places > _GAP) & (places < 1 - _GAP)]
     centre = _log_odds(np.array([spread.base_rate]))[0]
-    odds = centre + slope * (_log_odds(apply_calibration(knots, places)) - centre)
+    stretch = (1 + math.pi * between * (1 - 1 / networks) / 8) ** (as_probability / 2)
+    by_log_odds = _probability(stretch * _log_odds(places))
+    odds = centre + slope * (_log_odds(apply_calibration(knots, by_log_odds)) - centre)
     points = [(0.0, 0.0)]
     for place, probability in zip(places.tolist(), _probability(odds).tolist(), strict=True):
         # The scale of log-odds ends: beyond, what was in order stays in order.

@@ -166,7 +166,9 @@ class Candidates:
         """The plans with the calibration for as many networks as were averaged here."""
         inference = plans.inference
         spread = ScoreSpread(inference.calibration_base_rate, inference.calibration_variance)
-        knots = calibration_of_several(inference.calibration, spread, self.variance_between, self.networks)
+        knots = calibration_of_several(
+            inference.calibration, spread, self.variance_between, self.networks, inference.detection_weight
+        )
         return plans if knots == inference.calibration else plans.evolve(inference={"calibration": knots})
 
     def touching(self) -> csr_array:

@@ -74,8 +74,9 @@ def test_the_more_networks_disagree_the_more_their_mean_is_worth() -> None:
     assert at_the_base_rate == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("as_probability", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("networks", [1, 2, 5])
-def test_the_stated_probability_is_the_observed_rate(networks: int) -> None:
+def test_the_stated_probability_is_the_observed_rate(networks: int, as_probability: float) -> None:
     """Simulated by the model that it rests on: difficulty that all share, and noise of each network's own."""
     random = np.random.default_rng(0)
 
@@ -87,8 +88,9 @@ def test_the_stated_probability_is_the_observed_rate(networks: int) -> None:
     lesion, seen = draw(4000, 1)
     knots, spread = fit_calibration(seen[0], lesion), ScoreSpread.of(seen[0], lesion)
     truth, scores = draw(20_000, networks)
-    several = calibration_of_several(knots, spread, variance_between(scores), networks)
-    stated = apply_calibration(several, mean_by_log_odds(scores))
+    several = calibration_of_several(knots, spread, variance_between(scores), networks, as_probability)
+    averaged = scores.mean(axis=0) ** as_probability * mean_by_log_odds(scores) ** (1 - as_probability)
+    stated = apply_calibration(several, averaged)
     plain = apply_calibration(knots, scores.mean(axis=0))
     reported = stated >= 0.4
     assert stated[reported].mean() == pytest.approx(truth[reported].mean(), abs=0.03)
