@@ -5,7 +5,8 @@
 Every candidate has a difficulty that all networks share. Each network adds noise of its own to it, and each mirrored
 copy adds noise again, on the scale of log-odds and for both stages. Copies of a network are averaged as probabilities.
 Of several networks, Stage 1 is averaged as a probability and Stage 2 by log-odds, as the prediction does. The
-calibration is learnt as in a cross-validation: on candidates that one network saw, without copies or with eight. Then new candidates are predicted by one network or by five.
+calibration is learnt as in a cross-validation: on candidates that one network saw, without copies or with eight. Then
+new candidates are predicted by one network or by five.
 
 For predictions of probability 0.4 or more the table states the mean stated probability and the share of lesions: of the
 single network's map on the mean of the networks ("plain"), and of the map for several networks ("of several").
