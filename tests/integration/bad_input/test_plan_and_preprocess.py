@@ -230,11 +230,11 @@ def test_an_edited_fingerprint_and_broken_plans(tmp_path: Path) -> None:
     folder = tmp_path / "preprocessed" / NAME
     (folder / "dataset_fingerprint.json").write_text('{"version": 1, "cases": []}', encoding="utf-8")
     again = plan(tmp_path, "--no_pp")
-    assert again.code == 0 and "is damaged or was edited" in again.err
+    assert again.code == 0 and "the data set is measured again" in again.err
     plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     for change, message in (
         ({"colour": 1}, "colour: Extra inputs are not permitted"),
-        ({"fine_spacing": [1, 0, 1]}, "fine_spacing.1: Input should be greater than or equal to 0.0001"),
+        ({"fine_spacing": [1, 0, 1]}, "fine_spacing.1: Input should be greater than or equal to 0.0000001"),
         ({"roi": None}, "roi: "),
     ):
         write_json({**plans, **change}, folder / "plans.json")
