@@ -66,12 +66,16 @@ class ScoreSpread:
 def mean_by_log_odds(scores: FloatArray) -> FloatArray:
     """Mean over the first axis on the scale of log-odds.
 
+    A single score near 0 does not outweigh all others: odds beyond 1 to 1000 count as 1 to 1000. Where all scores are
+    beyond on the same side, the plain mean is taken.
+
     Examples
     --------
-    >>> mean_by_log_odds(np.array([[0.5, 0.8], [0.5, 0.2]])).tolist()
-    [0.5, 0.5]
+    >>> mean_by_log_odds(np.array([[0.5, 0.8, 1e-5], [0.5, 0.2, 3e-5]])).tolist()
+    [0.5, 0.5, 2e-05]
     """
-    mean: FloatArray = _probability(_log_odds(scores).mean(axis=0))
+    beyond = (scores < _LEAST).all(axis=0) | (scores > 1 - _LEAST).all(axis=0)
+    mean: FloatArray = np.where(beyond, scores.mean(axis=0), _probability(_log_odds(scores).mean(axis=0)))
     return mean
 
 
