@@ -46,6 +46,8 @@ ALLOWED = {
     ("detseg3d/execution/local.py", "pickle.loads"),
     # It starts this interpreter, which decodes DICOM frames: a decoder that ends its process costs one series.
     ("detseg3d/io/dicom/encapsulated.py", "import subprocess"),
+    # It calls malloc_trim of the C library, which takes a number.
+    ("detseg3d/execution/memory.py", "import ctypes"),
 }
 NEEDED_KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 

@@ -47,7 +47,7 @@ def expanded_tail(patients: int, tail: float = _TAIL) -> float:
     Examples
     --------
     >>> round(expanded_tail(5), 4), round(expanded_tail(40), 4)
-    (0.0086, 0.0439)
+    (0.0086, 0.044)
     """
     if patients < 2:
         return 0.0

@@ -68,8 +68,9 @@ What was decided:
 - **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits, more than 100 levels and a key that
   stands twice in one object are refused.
 - **Splits** of one's own may name neither a case twice nor a case on both sides; a file that is replaced because its
-  cases are gone is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning. An edited
-  fingerprint is measured again.
+  cases are gone is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning.
+- **A fingerprint** that is damaged, edited or of another version is measured again if the images are there.
+  `--from_fingerprint` refuses such a file and names the field.
 - **MetaImage and NRRD** are read by strict readers of this package: some headers end the process of ITK, and
   others make any file of the machine voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in
   the folder of the header; lists and patterns of files are refused.

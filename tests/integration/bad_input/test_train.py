@@ -12,7 +12,7 @@ import pytest
 
 from detseg3d.cli import train
 from detseg3d.io.files import write_json
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import PLANS_VERSION, Plans
 from tests.integration.bad_input.running import Run, run
 from tests.scans import prepare, write_dataset
 
@@ -87,7 +87,7 @@ def set_plan(*keys: str | int, value: Any) -> Callable[[Any], None]:
 PLANS: list[tuple[str, Callable[[Any], None], str]] = [
     ("plans with an unknown key", set_plan("colour", value=1), "colour: Extra inputs are not permitted"),
     ("plans with an unknown training key", set_plan("training", "epoch", value=1), "training.epoch: Extra inputs"),
-    ("plans of another version", set_plan("version", value=9), "version: Input should be 2"),
+    ("plans of another version", set_plan("version", value=9), f"version: Input should be {PLANS_VERSION}"),
     ("plans with 0 channels", set_plan("channel_names", value=[]), "channel_names: Tuple should have at least 1"),
     ("plans with a spacing of 0", set_plan("fine_spacing", 0, value=0), "fine_spacing.0: Input should be greater"),
     ("plans with NaN", set_plan("fine_spacing", 0, value=float("nan")), "NaN is no JSON"),

@@ -89,7 +89,7 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path, trained:
     wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", first)
     first.kill()
     first.communicate()
-    words[words.index("200")] = "1"
+    words[words.index("4000")] = "250"
     finish(start(*words, "--c"))  # type: ignore[arg-type]
     assert not list(tmp_path.rglob(".*.lock"))
 
