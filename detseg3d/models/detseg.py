@@ -24,7 +24,7 @@ from detseg3d.models.paste import RoiPrediction
 from detseg3d.models.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.roi_sampling import RoiSample, sample_boxes
 from detseg3d.models.segmenter import Segmenter, SegmenterOutput
-from detseg3d.models.targets import VolumeTargets, assign_levels, level_targets
+from detseg3d.models.targets import TargetRules, VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.roi_rules import rois_of_window
 
@@ -217,6 +217,11 @@ class DetSeg3D(nn.Module):
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
         training = self.plans.training
+        target_rules = TargetRules(
+            nearest_cells=training.nearest_cells if training.center_targets == "nearest" else 0,
+            reach=training.regression_reach,
+            boxes_per_class=self.plans.stage1.boxes_per_class,
+        )
         levels = [
             assign_levels(target.boxes, self.plans.fine_spacing, self.plans.stage1.level_upper_sizes)
             for target in targets
@@ -228,9 +233,7 @@ class DetSeg3D(nn.Module):
                 self.plans.num_classes,
                 level.heatmap.shape[2:],
                 self.cell_sizes[index],
-                nearest_cells=training.nearest_cells if training.center_targets == "nearest" else 0,
-                reach=training.regression_reach,
-                boxes_per_class=self.plans.stage1.boxes_per_class,
+                target_rules,
             )
             for index, level in enumerate(output.levels)
         ]

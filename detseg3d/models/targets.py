@@ -15,7 +15,7 @@ from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes, b
 from detseg3d.core.tensors import tensor_of
 from detseg3d.planning import rules
 
-__all__ = ["LevelTargets", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
+__all__ = ["LevelTargets", "TargetRules", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -60,6 +60,26 @@ def volume_targets(instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDA
 
 
 @dataclass(frozen=True)
+class TargetRules:
+    """Which cells of a level learn what.
+
+    Attributes
+    ----------
+    nearest_cells : int
+        If more than 0, the heatmap is 1 at so many cells nearest to the centre instead of the Gaussian, and a ring of
+        about as many again around them does not count (Song et al. 2020, CPM-Net).
+    reach : int
+        Cells around that of the centre, along each axis, that learn the box as well, weighted with the Gaussian.
+    boxes_per_class : bool
+        Each class has a box of its own in a cell, so that only lesions of one class compete for it.
+    """
+
+    nearest_cells: int = 0
+    reach: int = 0
+    boxes_per_class: bool = False
+
+
+@dataclass(frozen=True)
 class LevelTargets:
     """The targets of one head level for a batch.
 
@@ -83,6 +103,9 @@ class LevelTargets:
     offset: torch.Tensor
     weight: torch.Tensor
     box: torch.Tensor
+
+
+_USUAL_RULES = TargetRules()
 
 
 def assign_levels(
@@ -113,9 +136,7 @@ def level_targets(
     num_classes: int,
     shape: Sequence[int],
     cell_size: Sequence[float],
-    nearest_cells: int = 0,
-    reach: int = 0,
-    boxes_per_class: bool = False,
+    target_rules: TargetRules = _USUAL_RULES,
 ) -> LevelTargets:
     """Targets of one level for a batch of volumes.
 
@@ -133,13 +154,11 @@ def level_targets(
         Cells ``(z, y, x)`` of the level.
     cell_size : sequence of 3 floats
         Fine voxels per cell ``(z, y, x)``.
-    nearest_cells : int, optional
-        If more than 0, 1 at so many cells nearest to the centre instead of the Gaussian, and a ring of about as many
-        again around them that does not count (Song et al. 2020, CPM-Net).
-    reach : int, optional
-        Cells around that of the centre, along each axis, that learn the box as well, weighted with the Gaussian.
-    boxes_per_class : bool, optional
-        Each class has a box of its own in a cell, so that only lesions of one class compete for it.
+    target_rules : TargetRules, optional
+
+    Returns
+    -------
+    LevelTargets
     """
     heatmap = np.zeros((len(boxes), num_classes, *shape), np.float32)
     unit = np.asarray(cell_size, dtype=np.float64)
@@ -154,14 +173,15 @@ def level_targets(
         for center, size, label in zip(centers[-1], sizes[-1], labels, strict=True):
             cell = np.clip(np.floor(center).astype(np.int64), 0, np.asarray(shape) - 1)
             sigma = np.maximum(size / 6, 0.5)
-            if nearest_cells:
-                _draw_nearest(heatmap[volume, label], center, cell, nearest_cells, unit)
+            if target_rules.nearest_cells:
+                _draw_nearest(heatmap[volume, label], center, cell, target_rules.nearest_cells, unit)
             else:
                 _draw_gaussian(heatmap[volume, label], cell, sigma)
-            where, value = _gaussian(cell, sigma, np.full(3, reach), shape)
+            where, value = _gaussian(cell, sigma, np.full(3, target_rules.reach), shape)
             around = np.argwhere(np.ones(value.shape, np.bool_)) + [part.start for part in where]
             record = np.empty((len(around), 7))
-            record[:, 0], record[:, 1:4], record[:, 4] = volume, around, label if boxes_per_class else 0
+            record[:, 0], record[:, 1:4] = volume, around
+            record[:, 4] = label if target_rules.boxes_per_class else 0
             record[:, 5], record[:, 6] = value.ravel(), count
             claims.append(record)
             count += 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detseg3d.models.decode import DenseLevel, Detections, decode, dense_levels, peaks
 from detseg3d.models.detector import LevelOutput
-from detseg3d.models.targets import level_targets
+from detseg3d.models.targets import TargetRules, level_targets
 from tests.models.factory import make_detections
 
 DEFAULTS: dict[str, Any] = {"threshold": 0.5, "max_candidates": 100, "distance": 0.5, "iou": 0.3}
@@ -221,7 +221,7 @@ def test_detections_of_unequal_length_are_refused() -> None:
 
 def test_two_classes_in_one_cell_have_a_box_each() -> None:
     boxes = np.array([[6, 6, 6, 10, 10, 10], [2, 3, 4, 14, 13, 12]], np.float32)  # a core within its oedema
-    targets = level_targets([boxes], [np.array([1, 0])], 2, (4, 4, 4), (4, 4, 4), boxes_per_class=True)
+    targets = level_targets([boxes], [np.array([1, 0])], 2, (4, 4, 4), (4, 4, 4), TargetRules(boxes_per_class=True))
     sizes, offsets = torch.zeros(2, 3, 4, 4, 4), torch.zeros(2, 3, 4, 4, 4)
     z, y, x = targets.cells[:, 1:].T
     sizes[targets.box, :, z, y, x], offsets[targets.box, :, z, y, x] = targets.log_size, targets.offset

@@ -17,7 +17,7 @@ from detseg3d.models.losses import (
     roi_mask_loss,
     roi_score_loss,
 )
-from detseg3d.models.targets import LevelTargets, level_targets
+from detseg3d.models.targets import LevelTargets, TargetRules, level_targets
 
 
 def naive_focal(logits: np.ndarray, target: np.ndarray) -> float:
@@ -128,7 +128,9 @@ def test_the_regression_of_a_perfect_prediction_costs_nothing() -> None:
 
 def test_a_lesion_that_many_cells_learn_weighs_one_lesion() -> None:
     boxes = [[2.0, 2, 2, 6, 6, 6]]
-    one, many = (level_targets([boxes], [np.zeros(1, np.int64)], 1, (4, 4, 4), (2, 2, 2), reach=r) for r in (0, 1))
+    one, many = (
+        level_targets([boxes], [np.zeros(1, np.int64)], 1, (4, 4, 4), (2, 2, 2), TargetRules(reach=r)) for r in (0, 1)
+    )
     losses = [detection_losses([output_at(0)], [target]) for target in (one, many)]
     assert len(many.cells) > len(one.cells)
     assert losses[1].size.item() == pytest.approx(losses[0].size.item())
@@ -251,7 +253,9 @@ def test_score_loss_without_rois_is_zero() -> None:
 
 def test_a_lesion_trains_the_box_of_its_class_alone() -> None:
     lesion = [1.0, 1, 1, 5, 5, 5]
-    targets = level_targets([[lesion, lesion]], [np.array([0, 2])], 3, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
+    targets = level_targets(
+        [[lesion, lesion]], [np.array([0, 2])], 3, (4, 4, 4), (2, 2, 2), TargetRules(boxes_per_class=True)
+    )
     assert sorted(targets.box.tolist()) == [0, 2] and targets.weight.tolist() == [1, 1]
     heatmap = torch.zeros(1, 3, 4, 4, 4)
     sizes, offsets = (torch.zeros(1, 9, 4, 4, 4, requires_grad=True) for _ in range(2))
@@ -263,7 +267,9 @@ def test_a_lesion_trains_the_box_of_its_class_alone() -> None:
 
 def test_boxes_of_classes_give_the_losses_of_single_ones() -> None:
     random = torch.Generator().manual_seed(0)
-    targets = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
+    targets = level_targets(
+        [[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2), TargetRules(boxes_per_class=True)
+    )
     alone = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2))
     heatmap = torch.randn(1, 2, 4, 4, 4, generator=random)
     sizes, offsets = (torch.randn(1, 6, 4, 4, 4, generator=random) for _ in range(2))

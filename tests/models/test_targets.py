@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg3d.models.targets import LevelTargets, assign_levels, level_targets, volume_targets
+from detseg3d.models.targets import LevelTargets, TargetRules, assign_levels, level_targets, volume_targets
 
 
 def one_level(
@@ -18,7 +18,7 @@ def one_level(
     reach: int = 0,
 ) -> LevelTargets:
     classes = np.zeros(len(boxes), np.int64)
-    return level_targets([boxes], [classes], 1, shape, cell, nearest_cells=nearest_cells, reach=reach)
+    return level_targets([boxes], [classes], 1, shape, cell, TargetRules(nearest_cells, reach))
 
 
 def test_volume_targets_come_from_the_instance_map() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detseg3d.core.boxes import boxes_from_centers_and_sizes
 from detseg3d.models.decode import DenseLevel, decode
 from detseg3d.models.roi_sampling import match_proposals
-from detseg3d.models.targets import VolumeTargets, assign_levels, level_targets
+from detseg3d.models.targets import TargetRules, VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import InferencePlan, RecallBound
 from detseg3d.planning.recall_bound import (
     CaseLesions,
@@ -55,7 +55,12 @@ def found_by_drawing(case: CaseLesions, levels: DetectionLevels, inference: Infe
         grid = [math.ceil(n / unit - 1e-9) for n, unit in zip(shape, cell, strict=True)]
         here = level == index
         targets = level_targets(
-            [truth[here]], [case.classes[here]], len(NAMES), grid, cell, boxes_per_class=levels.boxes_per_class
+            [truth[here]],
+            [case.classes[here]],
+            len(NAMES),
+            grid,
+            cell,
+            TargetRules(boxes_per_class=levels.boxes_per_class),
         )
         boxes = len(NAMES) if levels.boxes_per_class else 1
         sizes, offsets = torch.zeros(boxes, 3, *grid), torch.zeros(boxes, 3, *grid)
