@@ -149,7 +149,7 @@ def true_values(kind: Kind, seed: int) -> dict[str, float]:
 def coverage(
     kind: Kind, truth: Mapping[str, float], patients: int, studies: int, samples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Share of studies whose interval holds the true value, and the mean width of the intervals, by figure.
+    """For each figure: share of studies in which the interval holds the true value, mean width of the intervals.
 
     A study in which a figure has no interval (there is nothing that it counts) is left out.
     """

@@ -135,7 +135,7 @@ def _draw_lesions(kind: Kind, size: FloatArray, spacing: FloatArray, random: np.
 
 
 def _nested(label: int, lesion: LesionClass, host: _Drawn, random: np.random.Generator) -> _Drawn:
-    """Lesions within those of another class, whose sizes are shares of it."""
+    """Lesions of one class inside lesions of another class. Their sizes are shares of the enclosing lesion's size."""
     centers, extents = [np.zeros((0, 3))], [np.zeros((0, 3))]
     for center, extent in zip(host.centers, host.extents, strict=True):
         count = lesion.counts.draw(random)

@@ -167,7 +167,7 @@ class Kind:
     group : str
         Heading in the table.
     source : str
-        The data set or the publication whose figures these are, or what the kind is meant to try.
+        The data set or the publication that the figures come from, or the limit that the kind tries.
     cases : int
     scans : tuple of Scans
     classes : tuple of LesionClass

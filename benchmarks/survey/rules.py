@@ -50,7 +50,7 @@ _LENGTHS = {"spacing", "extents_mm", "center_mm", "diameter_mm", "nearest_mm", "
 
 
 class PlannedKind(NamedTuple):
-    """A kind, what would be measured of it, its plans, and the seconds of the processor that planning took."""
+    """A kind of data set, its fingerprint, its plans, and the processor seconds that planning took."""
 
     kind: Kind
     fingerprint: dict[str, Any]

@@ -207,7 +207,7 @@ def precision(text: str) -> Precision:
     try:
         return Precision(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(map(str, Precision))}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(map(str, Precision))}") from None
 
 
 def mirror_axes(text: str) -> tuple[int, ...]:

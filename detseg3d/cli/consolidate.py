@@ -34,7 +34,7 @@ all lesions), if they gain more than noise over the plan's thresholds: in 95 % o
 on folds that had no say in the choice. Otherwise the plan's thresholds are kept, and this is said.
 
 The figures to quote are cross-fitted: the scans of each fold are judged at the thresholds that the
-other folds chose. With a single fold there are no such figures.
+other folds chose. A single fold has no cross-fitted figures.
 
 Writes RESULTS/DatasetXXX_Name/cross_validation: the cross-fitted masks and boxes, their
 evaluation (metrics.json, metrics.csv, metrics.md, and lesions.csv with every true and predicted

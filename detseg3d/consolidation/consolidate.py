@@ -189,7 +189,7 @@ def consolidate(
 
 
 def _tell(sweep: Sweep, point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:
-    """Say what was chosen, and warn of what nobody may overlook."""
+    """Log the chosen thresholds, and warn if they suppress whole scans or small lesions."""
     figures = sweep.figures(sweep.chosen)
     if sweep.plan_kept:
         logger.info("the plan's thresholds are kept: no others gain more than noise (%s)", point["objective"])

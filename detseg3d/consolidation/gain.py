@@ -21,7 +21,10 @@ _RESAMPLES = 1000
 _SEED = 0
 _TAIL = 0.05
 ONE_STANDARD_ERROR = 0.16
-"""Tail beyond one standard error of a normal distribution: for a step of a search whose end is tested by itself."""
+"""Tail of a normal distribution beyond one standard error.
+
+A single step of the search is held to this. The result of the search is tested once more.
+"""
 # A better outline may cost this much F1: so little is within rounding of a few lesions.
 _MOST_F1_LOST = 0.005
 

@@ -26,7 +26,7 @@ class StoredCase:
 
     @property
     def group(self) -> str:
-        """Name of what is drawn in a resample: the patient, or the case if no patient is named."""
+        """The patient, or the case if no patient is named. A bootstrap resample draws patients."""
         return self.patient or self.case_id
 
 

@@ -40,7 +40,7 @@ _SIZES_VOXELS = (2, 3, 5, 8, 12)
 # Score thresholds below the current one; the lower, the more candidates take part, and the longer it takes.
 _MOST_GROWTHS = 6
 
-# Settings whose F1 or Dice differ by no more than this are as good as each other.
+# Two settings count as equally good if their F1 or Dice differ by no more than this.
 _AS_GOOD = 0.002
 # A better outline may cost this much F1.
 _MOST_F1_LOST = 0.005
@@ -66,11 +66,11 @@ class Sweep:
         The plan's as well if nothing gained more than noise.
     objective : Objective
     chosen_without : mapping of str to Setting
-        For each fold, what the *other* folds choose; empty if there is a single fold. The plan's setting for every
-        fold if the plan's is kept.
+        For each fold, the setting that the *other* folds choose; empty if there is a single fold. If the plan's setting
+        is kept, each fold has it.
     gain : Gain or None
-        What the search gains over the plan on scans that had no say in it; ``None`` if it found nothing but the plan's
-        setting, or if there are not enough patients to tell.
+        Gain over the plan, measured on scans that took no part in the choice; ``None`` if the search found only the
+        plan's setting, or if there are too few patients.
     """
 
     cases: tuple[StoredCase, ...]

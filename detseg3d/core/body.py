@@ -55,7 +55,7 @@ def padding_value(channel: Array) -> float | None:
 
 
 def _constant_corners(channel: Array, value: float) -> int:
-    """Corners of a channel whose block has one value."""
+    """Corners of a channel at which a block of 3×3×3 voxels has a single value."""
     ends = (slice(None, _CORNER), slice(-_CORNER, None))
     return sum(bool((channel[corner] == value).all()) for corner in product(ends, repeat=3))
 

@@ -29,16 +29,16 @@ Scheme = Literal["ct", "zscore", "none"]
 LARGEST_VALUE = float(np.finfo(np.float16).max)
 """Of a preprocessed image, which is stored in half precision; what lies beyond is cut off."""
 
-# A standard deviation of less than this share of the mean is rounding noise of float32, whose values are 1.2e-7 apart.
+# A standard deviation below this share of the mean is rounding noise: neighbouring float32 values differ by 1.2e-7.
 _ROUNDING = 1e-7
-# Of normalised intensities, whose standard deviation should be about 1.
+# A normalised image should have a standard deviation of about 1. Below this value the image is degenerate.
 _LEAST_STD = 1e-3
 # Distance of the percentiles 5 and 95 in standard deviations: less means that a few extreme values set the scale.
 _LEAST_SPREAD = 0.02
 
 
 def channel_scheme(name: str) -> Scheme:
-    """How a channel of this name is normalised. As in nnU-Net the whole name decides, upper and lower case alike.
+    """Normalisation scheme of a channel, by its whole name as in nnU-Net; upper and lower case are equal.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def degeneration(normalized: Array, mask: npt.NDArray[np.bool_] | None = None) -
         return f"its standard deviation is {std:.2g} after normalisation, where about 1 is expected"
     beyond = float(np.mean(np.abs(values) >= LARGEST_VALUE))
     if beyond:
-        return f"{beyond:.2%} of its voxels are at the limit of what can be stored, ±{LARGEST_VALUE:g}"
+        return f"{beyond:.2%} of its voxels are at the limit of half precision, ±{LARGEST_VALUE:g}"
     low, high = np.percentile(values, (5, 95))
     if high - low < _LEAST_SPREAD * std:
         share = (high - low) / std

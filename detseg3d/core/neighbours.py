@@ -50,7 +50,7 @@ def neighbour_groups(boxes: npt.ArrayLike) -> list[IntArray]:
     pairs: list[IntArray] = []
     held = 0
     for index, others in _sweep(array):
-        # A pair whose boxes are known to hang together tells nothing new: a crowd of N boxes gives far fewer than N².
+        # A pair is skipped if both boxes are in one group already: a crowd of N boxes gives far fewer than N² pairs.
         others = others[label[others] != label[index]]
         pairs.append(np.stack([np.full(len(others), index), others]))
         held += len(others)

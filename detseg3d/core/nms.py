@@ -4,7 +4,7 @@ Overlap alone cannot merge duplicates of a tiny lesion: two boxes of 3 voxels th
 axis have an IoU of 0.02. The distance between the centres, measured in box sizes, can.
 
 The distance compares boxes of like size only. A box of 3 voxels inside a box of 40 voxels is another lesion, even at
-the same centre: two boxes whose volumes differ by a factor of 8 have an IoU of at most 1/8.
+the same centre: two boxes that differ in volume by a factor of 8 have an IoU of at most 1/8.
 """
 
 from __future__ import annotations
