@@ -34,7 +34,6 @@ from detseg3d.evaluation.calibration import (
 from detseg3d.evaluation.ensemble_calibration import ScoreSpread
 from detseg3d.evaluation.labels import (
     LabelFormat,
-    label_format_of,
     lesions_from_instances,
     lesions_from_semantic,
     read_label,
@@ -46,6 +45,7 @@ from detseg3d.inference.operating_point import OperatingPoint, describe, save_op
 from detseg3d.io.files import remove_files, write_json
 from detseg3d.io.images import read_geometry
 from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans
 
 __all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration", "threshold_on_scale"]

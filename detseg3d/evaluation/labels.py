@@ -20,15 +20,12 @@ from detseg3d.io.files import read_json
 from detseg3d.io.images import file_ending
 from detseg3d.io.images import read_label as read_whole_numbers
 from detseg3d.io.instance_classes import InstanceClasses, class_indices, parse_instance_classes
-from detseg3d.io.raw_dataset import RawDataset, as_instance_maps
-from detseg3d.planning.plans import Plans
 
 __all__ = [
     "LabelFormat",
     "Lesions",
     "check_same_grid",
     "common_label_format",
-    "label_format_of",
     "label_values",
     "lesions_from_instances",
     "lesions_from_semantic",
@@ -143,29 +140,6 @@ def _format_stated(file: Path) -> LabelFormat:
         truth_instances=instances,
         npy_spacing=parse_npy_spacing(data, file),
         instance_classes=parse_instance_classes(data, labels, file, instances),
-    )
-
-
-def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
-    """How the labels are to be read that a model was trained on.
-
-    The plans know more than the raw dataset.json: ``detseg3d_plan_and_preprocess --instances`` leaves that file alone.
-
-    Parameters
-    ----------
-    plans : Plans
-        Of the model.
-    dataset : RawDataset
-        That the labels belong to.
-    """
-    classes = dict(zip(plans.class_names, plans.class_labels, strict=True))
-    if plans.instances and plans.num_classes > 1:
-        dataset = as_instance_maps(dataset)
-    return LabelFormat(
-        classes,
-        truth_instances=plans.instances,
-        npy_spacing=dataset.npy_spacing,
-        instance_classes=dataset.instance_classes,
     )
 
 

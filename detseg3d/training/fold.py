@@ -14,7 +14,6 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.evaluation.evaluate import evaluate_folders
-from detseg3d.evaluation.labels import label_format_of
 from detseg3d.execution.device import compute_in
 from detseg3d.execution.memory import release_freed_memory, require_memory
 from detseg3d.inference.export import clear_cases
@@ -26,6 +25,7 @@ from detseg3d.io.files import copy_file, remove_files, replace_folder, temporary
 from detseg3d.io.lock import locked
 from detseg3d.io.raw_dataset import load_raw_dataset
 from detseg3d.planning.fingerprint import load_appearances
+from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.length import choose_val_every
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.roi_rules import requested_roi_size, stage2_plan

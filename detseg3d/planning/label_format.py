@@ -1,0 +1,32 @@
+"""The label format that the training of a model used."""
+
+from __future__ import annotations
+
+from detseg3d.evaluation.labels import LabelFormat
+from detseg3d.io.raw_dataset import RawDataset, as_instance_maps
+from detseg3d.planning.plans import Plans
+
+__all__ = ["label_format_of"]
+
+
+def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
+    """How the labels are to be read that a model was trained on.
+
+    The plans know more than the raw dataset.json: ``detseg3d_plan_and_preprocess --instances`` leaves that file alone.
+
+    Parameters
+    ----------
+    plans : Plans
+        Of the model.
+    dataset : RawDataset
+        That the labels belong to.
+    """
+    classes = dict(zip(plans.class_names, plans.class_labels, strict=True))
+    if plans.instances and plans.num_classes > 1:
+        dataset = as_instance_maps(dataset)
+    return LabelFormat(
+        classes,
+        truth_instances=plans.instances,
+        npy_spacing=dataset.npy_spacing,
+        instance_classes=dataset.instance_classes,
+    )
