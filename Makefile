@@ -37,7 +37,7 @@ $(RUNTIME): setup.py constraints.txt
 		{ echo "no virtual environment can be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install $(PIP_QUICK) $(PIP_FLAGS) -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install $(PIP_QUICK) $(PIP_FLAGS) -c constraints.txt -e .
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import detseg3d.training.experiment, detseg3d.consolidation.consolidate"
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import detseg3d.pipeline.run, detseg3d.pipeline.consolidate"
 	@touch $@
 
 $(INSTALLED): $(RUNTIME) pyproject.toml

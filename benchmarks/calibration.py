@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.calibration import apply_calibration, fit_calibration
-from detseg3d.evaluation.ensemble_calibration import (
+from detseg3d.evaluation.scores.calibration import apply_calibration, fit_calibration
+from detseg3d.evaluation.scores.ensemble_calibration import (
     ScoreSpread,
     calibration_of_several,
     mean_by_log_odds,

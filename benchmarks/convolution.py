@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.paired import print_ratio
-from detseg3d.models.blocks import Conv3d
+from detseg3d.models.networks.blocks import Conv3d
 
 SHAPES = ((1, 64, 16, 16, 16), (1, 96, 10, 16, 16), (1, 128, 8, 8, 8))
 RUNS = 15

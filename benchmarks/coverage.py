@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.froc import ScoredCase
+from detseg3d.evaluation.intervals import headline_intervals, paired_comparison, weighted_figures
 from detseg3d.evaluation.metrics import CRITERIA, HEADLINE, CaseMetrics, ClassMetrics, DetectionCounts, PanopticCounts
-from detseg3d.evaluation.score_intervals import score_intervals
-from detseg3d.evaluation.statistics import headline_intervals, paired_comparison, weighted_figures
+from detseg3d.evaluation.scores.froc import ScoredCase
+from detseg3d.evaluation.scores.score_intervals import score_intervals
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

@@ -192,9 +192,9 @@ def main() -> None:
         serve()
         return
     # Late, as the other interpreter runs this file without DetSeg3D.
-    from detseg3d.evaluation.figures import FigureRule
-    from detseg3d.evaluation.lesions import evaluate_case
-    from detseg3d.evaluation.statistics import headline_intervals
+    from detseg3d.evaluation.case import evaluate_case
+    from detseg3d.evaluation.definitions.per_case import FigureRule
+    from detseg3d.evaluation.intervals import headline_intervals
 
     rule = FigureRule(tolerance_mm=TOLERANCE_MM, hd95=False)
     oracle = Oracle(options.oracle_python)

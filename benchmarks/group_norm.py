@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.paired import print_ratio
-from detseg3d.models.blocks import GroupNorm
+from detseg3d.models.networks.blocks import GroupNorm
 
 SHAPES = ((8, 16, 32, 32, 32), (2, 32, 32, 32, 32), (2, 32, 64, 64, 64))
 RUNS = 9

@@ -28,16 +28,16 @@ import torch
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.precision import Precision
-from detseg3d.execution.device import compute_in
+from detseg3d.data.case_store import CaseStore
+from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.inference.memory import network_bytes
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.case_store import CaseStore
-from detseg3d.io.raw_dataset import RawCase, RawDataset
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
 from detseg3d.planning.memory import GIGABYTE, NetworkPlan, Region, planned_training_bytes
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, preprocessing_hash
+from detseg3d.system.device import compute_in
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
 

@@ -27,17 +27,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detseg3d.consolidation.consolidate import threshold_on_scale
 from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth
-from detseg3d.consolidation.setting import PreparedCase, StoredCase
-from detseg3d.consolidation.sweep import search
-from detseg3d.evaluation.calibration import fit_calibration
-from detseg3d.evaluation.labels import lesions_from_semantic
+from detseg3d.consolidation.search import search
+from detseg3d.consolidation.thresholds import PreparedCase, StoredCase
+from detseg3d.data.labels import lesions_from_semantic
+from detseg3d.evaluation.scores.calibration import fit_calibration
 from detseg3d.inference.candidates import Candidates, load_candidates, save_candidates
-from detseg3d.models.decode import Detections
-from detseg3d.models.paste import RoiPrediction
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.pipeline.consolidate import threshold_on_scale
 from detseg3d.planning.plans import Plans, load_plans
 
 SHAPE = (24, 48, 48)

@@ -24,8 +24,8 @@ from scipy import ndimage
 
 from detseg3d.core.body import body_box
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import read_channels
-from detseg3d.io.raw_dataset import RawDataset, load_raw_dataset
+from detseg3d.data.dataset import RawDataset, load_raw_dataset
+from detseg3d.data.images import read_channels
 from detseg3d.planning.appearance import ScanAppearance, measure_appearance
 from detseg3d.planning.fingerprint import measure_dataset
 from detseg3d.planning.planner import choose_normalization

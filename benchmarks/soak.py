@@ -37,8 +37,8 @@ from pathlib import Path
 
 import torch
 
-from detseg3d.io.files import write_json, write_text
 from detseg3d.planning.plans import load_plans, save_plans
+from detseg3d.system.files import write_json, write_text
 from detseg3d.training import trainer
 
 NAME = "Dataset999_Example"
@@ -46,7 +46,12 @@ MOST_KILLS_PER_ATTEMPT = 6
 SECONDS_TO_END = 30
 SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 3 + (signal.SIGINT,)
 # What the commands import when they run.
-LOADED = ("detseg3d.preprocessing.prepare", "detseg3d.training.fold", "detseg3d.consolidation.report", "torch._dynamo")
+LOADED = (
+    "detseg3d.pipeline.prepare",
+    "detseg3d.pipeline.train",
+    "detseg3d.pipeline.consolidation_report",
+    "torch._dynamo",
+)
 RESUMED = ("resuming at epoch", "preprocessed already", "there already")
 # Times and pictures of times differ between any two runs.
 NOT_COMPARED = ("checkpoint_latest.pt", "progress.png")

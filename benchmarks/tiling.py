@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from detseg3d.data.case_store import CaseStore
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.case_store import CaseStore
-from detseg3d.training.fold import load_fold
+from detseg3d.pipeline.train import load_fold
 from detseg3d.training.validation import outline_true_boxes
 
 ONE_ROI = 1e6  # fine voxels a sample may stand for: no box is ever too large for one RoI

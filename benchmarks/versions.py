@@ -27,7 +27,7 @@ import SimpleITK
 
 READER = """
 import sys, time
-from detseg3d.io.images import read_image
+from detseg3d.data.images import read_image
 read_image(sys.argv[2])
 started = time.process_time()
 for _ in range(int(sys.argv[1])):

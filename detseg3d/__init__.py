@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg3d.core.errors import DetSeg3DError
+    from detseg3d.data.simpleitk import from_simpleitk, to_simpleitk
     from detseg3d.evaluation.arrays import evaluate_arrays
     from detseg3d.inference.predictor import Predictor
-    from detseg3d.io.simpleitk import from_simpleitk, to_simpleitk
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import load_plans
 
@@ -47,9 +47,9 @@ _HOMES = {
     "DetSeg3DError": "detseg3d.core.errors",
     "Predictor": "detseg3d.inference.predictor",
     "evaluate_arrays": "detseg3d.evaluation.arrays",
-    "from_simpleitk": "detseg3d.io.simpleitk",
+    "from_simpleitk": "detseg3d.data.simpleitk",
     "load_plans": "detseg3d.planning.plans",
-    "to_simpleitk": "detseg3d.io.simpleitk",
+    "to_simpleitk": "detseg3d.data.simpleitk",
 }
 
 

@@ -34,7 +34,7 @@ def _interrupts_are_heard() -> None:
 def _fresh_precision() -> Iterator[None]:
     """A precision that one test chose does not hold for the tests that follow in this process."""
     yield
-    device = sys.modules.get("detseg3d.execution.device")
+    device = sys.modules.get("detseg3d.system.device")
     if device is not None:
         device._IN_USE.clear()
 

@@ -54,7 +54,7 @@ def test_text_files_never_depend_on_the_locale(folder: str) -> None:
 
 def test_environment_variables_are_read_in_one_place() -> None:
     readers = [path for path in MODULES if _reads_environment(ast.parse(path.read_text(encoding="utf-8")))]
-    assert [str(path.relative_to(ROOT)) for path in readers] == ["detseg3d/io/paths.py"]
+    assert [str(path.relative_to(ROOT)) for path in readers] == ["detseg3d/data/roots.py"]
 
 
 def _reads_environment(tree: ast.AST) -> bool:

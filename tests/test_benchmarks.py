@@ -11,11 +11,11 @@ import torch
 from benchmarks.accuracy.__main__ import COLUMNS, write_table
 from benchmarks.accuracy.judge import judge
 from benchmarks.accuracy.variants import VARIANTS
-from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import write_json
+from detseg3d.data.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
+from detseg3d.system.files import write_json
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.training.factory import write_case
 

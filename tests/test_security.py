@@ -43,11 +43,11 @@ FORBIDDEN_IMPORTS = {
 }
 ALLOWED = {
     # It sends functions and results between a process and its own workers, through a pipe.
-    ("detseg3d/execution/local.py", "pickle.loads"),
+    ("detseg3d/system/workers.py", "pickle.loads"),
     # It starts this interpreter, which decodes DICOM frames: a decoder that ends its process costs one series.
-    ("detseg3d/io/dicom/encapsulated.py", "import subprocess"),
+    ("detseg3d/data/formats/dicom/encapsulated.py", "import subprocess"),
     # It calls malloc_trim of the C library, which takes a number.
-    ("detseg3d/execution/memory.py", "import ctypes"),
+    ("detseg3d/system/memory.py", "import ctypes"),
 }
 NEEDED_KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 

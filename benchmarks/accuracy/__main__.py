@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.accuracy.judge import judge, load_model
 from benchmarks.accuracy.variants import VARIANTS
-from detseg3d.execution.device import resolve_device
-from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import read_json, write_json, write_text
+from detseg3d.data.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.pipeline.train import load_fold
 from detseg3d.planning.plans import Plans, load_plans
-from detseg3d.training.fold import load_fold
+from detseg3d.system.device import resolve_device
+from detseg3d.system.files import read_json, write_json, write_text
 from detseg3d.training.trainer import TrainingOptions, train_fold
 
 logger = logging.getLogger("benchmarks.accuracy")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from detseg3d.evaluation.calibration import expected_calibration_error
-from detseg3d.evaluation.froc import ScoredCase, average_precision, froc_curve, recall_at_rates, scored_case
-from detseg3d.evaluation.lesions import summarize
+from detseg3d.data.case_store import CaseStore
+from detseg3d.evaluation.case import summarize
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.io.case_store import CaseStore
+from detseg3d.evaluation.scores.calibration import expected_calibration_error
+from detseg3d.evaluation.scores.froc import ScoredCase, average_precision, froc_curve, recall_at_rates, scored_case
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import Merged
+from detseg3d.models.merging.merge import Merged
 from detseg3d.models.weights import load_weights
 from detseg3d.planning.plans import Plans
 from detseg3d.training.validation import inferred_cases, stage1_hits

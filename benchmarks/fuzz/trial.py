@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks.fuzz.mutate import Mutant
 from benchmarks.fuzz.targets import Target, expand
-from detseg3d.io.files import write_text
-from detseg3d.io.images import read_image
+from detseg3d.data.images import read_image
+from detseg3d.system.files import write_text
 from detseg3d.training import trainer
 
 __all__ = ["FAULTS", "OUTCOMES", "Ended", "Trial", "run_limited", "try_mutant"]

@@ -14,8 +14,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from benchmarks.soak import NAME, prepare, run
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.files import write_json, write_text
-from detseg3d.io.images import read_image, write_image
+from detseg3d.data.images import read_image, write_image
+from detseg3d.system.files import write_json, write_text
 
 __all__ = ["CASE", "IMAGE_FORMATS", "NAME", "build"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from benchmarks.survey.model import Kind, LesionClass, Placement, Scans
-from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
 
 __all__ = ["describe", "draw_fingerprint"]

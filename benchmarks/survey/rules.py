@@ -14,12 +14,12 @@ import numpy.typing as npt
 from benchmarks.survey.fingerprints import describe, draw_fingerprint
 from benchmarks.survey.model import Kind, Rule
 from detseg3d.core.tiles import tile_boxes
-from detseg3d.planning.length import FEWEST_STEPS, MOST_STEPS
 from detseg3d.planning.memory import inference_limit_gb
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import case_lesions
-from detseg3d.planning.rules import assign_levels
+from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
+from detseg3d.planning.rules.stage1 import assign_levels
 
 __all__ = [
     "PlannedKind",

@@ -14,9 +14,9 @@ from detseg3d.cli.parser import CommandParser
 from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
-from detseg3d.execution.interruption import Interruption, interruptible, raise_again
-from detseg3d.execution.memory import is_out_of_memory, out_of_memory
-from detseg3d.planning.length import STEPS_PER_EPOCH
+from detseg3d.planning.rules.length import STEPS_PER_EPOCH
+from detseg3d.system.memory import is_out_of_memory, out_of_memory
+from detseg3d.system.signals import Interruption, interruptible, raise_again
 
 __all__ = [
     "EXIT_FAILURE",
@@ -249,7 +249,7 @@ def evaluation_exit_code(result: Mapping[str, Any]) -> int:
     Parameters
     ----------
     result : dict
-        From :func:`~detseg3d.evaluation.evaluate.evaluate_folders`; empty if there was nothing to evaluate.
+        From :func:`~detseg3d.evaluation.folders.evaluate_folders`; empty if there was nothing to evaluate.
     """
     failed = sorted({problem["case"] for problem in result.get("problems", ())})
     if not failed:

@@ -73,10 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from detseg3d.consolidation.consolidate import consolidate
     from detseg3d.consolidation.objective import Objective
-    from detseg3d.consolidation.report import format_cross_validation, report_consolidation
-    from detseg3d.io.paths import raw_root, resolve_dataset, results_root
+    from detseg3d.data.roots import raw_root, resolve_dataset, results_root
+    from detseg3d.pipeline.consolidate import consolidate
+    from detseg3d.pipeline.consolidation_report import format_cross_validation, report_consolidation
 
     model: Path = resolve_dataset(results_root(options.results), options.dataset)
     raw = resolve_dataset(raw_root(options.raw), model.name)

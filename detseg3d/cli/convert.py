@@ -17,7 +17,7 @@ from detseg3d.cli.common import (
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.dicom import DicomOptions
+from detseg3d.data.formats.dicom import DicomOptions
 
 __all__ = ["build_parser", "main"]
 
@@ -138,7 +138,7 @@ def _target(output: Path, name: str | None) -> tuple[Path, str]:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from detseg3d.io.convert import convert_folders
+    from detseg3d.pipeline.convert import convert_folders
 
     output, name = _target(Path(options.output_dir), options.dataset_name)
     folder = convert_folders(

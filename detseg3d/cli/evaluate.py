@@ -24,8 +24,8 @@ from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
 if TYPE_CHECKING:
-    from detseg3d.evaluation.evaluate import EvaluationOptions
-    from detseg3d.evaluation.labels import LabelFormat
+    from detseg3d.data.labels import LabelFormat
+    from detseg3d.evaluation.folders import EvaluationOptions
 
 __all__ = ["build_parser", "main"]
 
@@ -192,7 +192,7 @@ def _run(options: argparse.Namespace) -> int:
         raise DetSeg3DError("presets are for masks, not for boxes", value=f"--preset {options.preset}")
     if options.boxes:
         return _run_boxes(options, systems)
-    from detseg3d.evaluation.evaluate import evaluate_folders, evaluate_systems
+    from detseg3d.evaluation.folders import evaluate_folders, evaluate_systems
     from detseg3d.evaluation.table import format_evaluation
 
     form, how = _label_format(options, systems), _evaluation_options(options)
@@ -238,7 +238,7 @@ def _systems(predictions: Sequence[str]) -> dict[str, Path]:
 
 
 def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> LabelFormat:
-    from detseg3d.evaluation.labels import common_label_format
+    from detseg3d.data.labels import common_label_format
 
     form = common_label_format(options.ground_truth, list(systems.values()))
     if options.instances:
@@ -256,11 +256,11 @@ def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> L
 
 
 def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
-    from detseg3d.evaluation.evaluate import EvaluationOptions
-    from detseg3d.evaluation.figures import FigureRule
-    from detseg3d.evaluation.lesionwise import BRATS2024_METS, GLIOMA, METASTASES
-    from detseg3d.evaluation.presets import Preset
-    from detseg3d.evaluation.probability_components import ComponentRule
+    from detseg3d.evaluation.definitions.lesionwise import BRATS2024_METS, GLIOMA, METASTASES
+    from detseg3d.evaluation.definitions.per_case import FigureRule
+    from detseg3d.evaluation.definitions.presets import Preset
+    from detseg3d.evaluation.folders import EvaluationOptions
+    from detseg3d.evaluation.probabilities.components import ComponentRule
 
     preset = None if options.preset is None else Preset(options.preset)
     if preset is Preset.BRATS2024_METS and options.lesionwise is not None:
@@ -281,10 +281,10 @@ def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
 
 def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: LabelFormat) -> Any:
     """The rule that a sweep chooses for the only system."""
-    from detseg3d.evaluation.labels import read_patients
-    from detseg3d.evaluation.probability_components import ComponentRule
-    from detseg3d.evaluation.probability_sweep import format_sweep, sweep_probability_maps
-    from detseg3d.io.files import write_json
+    from detseg3d.data.labels import read_patients
+    from detseg3d.evaluation.probabilities.components import ComponentRule
+    from detseg3d.evaluation.probabilities.sweep import format_sweep, sweep_probability_maps
+    from detseg3d.system.files import write_json
 
     if len(systems) > 1:
         raise DetSeg3DError("a sweep is for one system", value=list(systems), remedy="give one -pred with --sweep")
@@ -306,9 +306,9 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
 
 
 def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
-    from detseg3d.evaluation.box_evaluation import evaluate_boxes, format_box_evaluation
-    from detseg3d.evaluation.labels import read_patients
-    from detseg3d.io.files import write_json, write_text
+    from detseg3d.data.labels import read_patients
+    from detseg3d.evaluation.boxes.evaluate import evaluate_boxes, format_box_evaluation
+    from detseg3d.system.files import write_json, write_text
 
     if len(systems) > 1:
         raise DetSeg3DError("boxes are evaluated one system at a time", value=list(systems))
@@ -340,7 +340,7 @@ def _write(
     options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
 ) -> None:
     from detseg3d.evaluation.output import write_evaluation
-    from detseg3d.io.files import write_json
+    from detseg3d.system.files import write_json
 
     if options.output is None:
         return
@@ -357,8 +357,8 @@ def _write(
 def _write_report(
     options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
 ) -> Path:
-    from detseg3d.reporting.html.files import find_views
     from detseg3d.reporting.html.report import write_report
+    from detseg3d.reporting.html.views import find_views
 
     views = []
     if options.images is not None:

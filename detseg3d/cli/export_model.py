@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from detseg3d.inference.share_model import export_model
-    from detseg3d.io.paths import resolve_dataset, results_root
+    from detseg3d.data.roots import resolve_dataset, results_root
+    from detseg3d.pipeline.exchange import export_model
 
     folder = resolve_dataset(results_root(options.results), options.dataset)
     manifest = export_model(folder, options.output, options.folds)

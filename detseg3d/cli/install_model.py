@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from detseg3d.inference.share_model import install_model
-    from detseg3d.io.paths import results_root
+    from detseg3d.data.roots import results_root
+    from detseg3d.pipeline.exchange import install_model
 
     done = install_model(options.file, results_root(options.results), options.name, options.overwrite)
     if done.kept is not None:

@@ -26,7 +26,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 
 if TYPE_CHECKING:
-    from detseg3d.preprocessing.prepare import PreparedDataset
+    from detseg3d.pipeline.prepare import PreparedDataset
 
 __all__ = ["build_parser", "format_summary", "main"]
 
@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset
-    from detseg3d.preprocessing.prepare import PrepareOptions, plan_from_fingerprint, prepare_dataset
+    from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset
+    from detseg3d.pipeline.prepare import PrepareOptions, plan_from_fingerprint, prepare_dataset
 
     _check_combination(options)
     preprocessed = preprocessed_root(options.preprocessed)

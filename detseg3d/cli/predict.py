@@ -151,10 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from detseg3d.data.dataset import check_input, list_inputs
+    from detseg3d.data.roots import resolve_dataset, results_root
     from detseg3d.inference.image_source import ImageSource
     from detseg3d.inference.model_folder import model_plans
-    from detseg3d.io.paths import resolve_dataset, results_root
-    from detseg3d.io.raw_dataset import check_input, list_inputs
 
     if (options.model is None) == (options.dataset is None):
         raise DetSeg3DError("which model?", remedy="give either -d DATASET or -m MODEL_FOLDER")
@@ -170,8 +170,8 @@ def _run(options: argparse.Namespace) -> int:
     single = _single_file(options, len(cases))
     cases = cases[options.part_id :: options.num_parts]
 
-    from detseg3d.execution.device import compute_in, resolve_device
     from detseg3d.inference.predictor import Predictor
+    from detseg3d.system.device import compute_in, resolve_device
 
     compute_in(resolve_device(options.device), options.precision)
     predictor = Predictor.from_model_folder(
@@ -214,8 +214,8 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
     DetSeg3DError
         If a file cannot hold what is asked for.
     """
-    from detseg3d.io.formats import unread_format
-    from detseg3d.io.images import SUPPORTED_ENDINGS, file_ending
+    from detseg3d.data.formats.endings import unread_format
+    from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending
 
     output: Path = options.output
     if output.is_dir():

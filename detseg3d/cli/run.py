@@ -105,8 +105,8 @@ def _run(options: argparse.Namespace) -> int:
     require_docstrings()
     from detseg3d.cli.convert import parse_labels
     from detseg3d.evaluation.table import format_evaluation
-    from detseg3d.execution.device import resolve_device
-    from detseg3d.training.experiment import ExperimentOptions, run_experiment
+    from detseg3d.pipeline.run import ExperimentOptions, run_experiment
+    from detseg3d.system.device import resolve_device
     from detseg3d.training.trainer import TrainingOptions
 
     experiment = run_experiment(

@@ -130,10 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     require_docstrings()
+    from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
     from detseg3d.evaluation.table import format_evaluation
-    from detseg3d.execution.device import default_workers, resolve_device
-    from detseg3d.io.paths import preprocessed_root, raw_root, resolve_dataset, results_root
-    from detseg3d.training.fold import FoldPaths, run_fold
+    from detseg3d.pipeline.train import FoldPaths, run_fold
+    from detseg3d.system.device import default_workers, resolve_device
     from detseg3d.training.ranks import join_ranks, leave_ranks
     from detseg3d.training.trainer import TrainingOptions
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from detseg3d.reporting.visualize import visualize_files
+    from detseg3d.reporting.pictures.visualize import visualize_files
 
     visualize_files(
         options.image,

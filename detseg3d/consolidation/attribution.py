@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
-from detseg3d.consolidation.setting import PreparedCase
+from detseg3d.consolidation.thresholds import PreparedCase
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.size_classes import size_classes
 from detseg3d.inference.candidates import Candidates, load_candidates
-from detseg3d.models.roi_sampling import match_proposals
-from detseg3d.models.targets import VolumeTargets, volume_targets
+from detseg3d.models.objectives.roi_sampling import match_proposals
+from detseg3d.models.objectives.targets import VolumeTargets, volume_targets
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, found_by_targets, levels_of_plans
 
@@ -48,7 +48,8 @@ def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans:
     """Follow the lesions of a case through the stages.
 
     A candidate is *meant for* the lesion of its class whose centre is nearest, if its own centre lies in that lesion's
-    box grown by a voxel (:func:`~detseg3d.models.roi_sampling.match_proposals`). The candidates of each stage are some
+    box grown by a voxel (:func:`~detseg3d.models.objectives.roi_sampling.match_proposals`). The candidates of each
+    stage are some
     of those of the stage before, so a lesion that is lost stays lost; but in the final mask a lesion is there at any
     overlap, also if the mask of a neighbour reaches it.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, GroupKey, LesionOutcome, for_every_case
-from detseg3d.consolidation.setting import PreparedCase, Setting
+from detseg3d.consolidation.thresholds import PreparedCase, Setting
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.planning.plans import Plans
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.stats import norm, t
 
 from detseg3d.consolidation.outcomes import CaseCounts
-from detseg3d.evaluation.bootstrap import Scale, bootstrap_weights, contributions, interval
+from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
 
 __all__ = ["ONE_STANDARD_ERROR", "Gain", "PatientResamples", "ResampledFigures", "expanded_tail"]
 

@@ -21,13 +21,13 @@ from scipy.sparse import csr_array
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import split_groups
-from detseg3d.evaluation.labels import Lesions
+from detseg3d.data.labels import Lesions
+from detseg3d.evaluation.definitions.voxels import dice_from_counts
 from detseg3d.evaluation.matching import InstanceTable, OverlapTable, match_one_to_one
-from detseg3d.evaluation.voxels import dice_from_counts
-from detseg3d.execution.local import describe_failures, run_cases
 from detseg3d.inference.candidates import Candidates, MergedGroup
-from detseg3d.models.scores import lowest_score
+from detseg3d.models.merging.scores import lowest_score
 from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
 
@@ -123,7 +123,7 @@ class CaseOutcomes:
     """The lesions that a case's candidates give under any thresholds, and what they hit.
 
     Exactly those of :meth:`~detseg3d.inference.candidates.Candidates.merge` for the candidates that the same thresholds
-    admit, counted as :func:`~detseg3d.evaluation.lesions.evaluate_case` does at any overlap.
+    admit, counted as :func:`~detseg3d.evaluation.case.evaluate_case` does at any overlap.
 
     Parameters
     ----------

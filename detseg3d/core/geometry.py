@@ -89,7 +89,8 @@ class Geometry:
         Only for a sheared grid, which spacing and direction cannot describe: the row-major 4×4 matrix from voxel index
         ``(x, y, z)`` (centres, not edges) to mm LPS. Spacing and direction are then the nearest unsheared ones.
     native_header : (str, bytes), optional
-        Format and verbatim header of the file this geometry was read from. It lets :mod:`detseg3d.io.images` write the
+        Format and verbatim header of the file this geometry was read from. It lets :mod:`detseg3d.data.images` write
+        the
         same geometry to the bit and takes no part in comparisons.
     stored : Geometry, optional
         The geometry in the order of the file, with the file's header, if that is another order. It takes no part in

@@ -37,5 +37,5 @@ class Precision(str, Enum):
             For ``AUTO``, which names no type.
         """
         if self is Precision.AUTO:
-            raise ValueError("auto names no type: ask detseg3d.execution.device.choose_precision what it stands for")
+            raise ValueError("auto names no type: ask detseg3d.system.device.choose_precision what it stands for")
         return 4 if self is Precision.FP32 else 2

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.figures import FigureRule
-from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.definitions.per_case import FigureRule
 from detseg3d.evaluation.metrics import CaseMetrics
 
 __all__ = ["evaluate_arrays"]
@@ -31,7 +31,7 @@ def evaluate_arrays(
 ) -> CaseMetrics:
     """Compare a predicted with a true mask. The lesions are the 26-connected components of each class.
 
-    For instance maps, whose values are numbers of lesions, use :func:`~detseg3d.evaluation.lesions.evaluate_case`.
+    For instance maps, whose values are numbers of lesions, use :func:`~detseg3d.evaluation.case.evaluate_case`.
 
     Parameters
     ----------

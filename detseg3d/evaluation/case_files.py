@@ -10,7 +10,8 @@ from pathlib import Path
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import normal_name
-from detseg3d.evaluation.labels import (
+from detseg3d.data.images import file_ending, strip_ending
+from detseg3d.data.labels import (
     LabelFormat,
     Lesions,
     label_values,
@@ -18,8 +19,7 @@ from detseg3d.evaluation.labels import (
     lesions_from_semantic,
     read_label,
 )
-from detseg3d.execution.local import run_cases
-from detseg3d.io.images import file_ending, strip_ending
+from detseg3d.system.workers import run_cases
 
 __all__ = [
     "TrueLesions",

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.labels import (
+from detseg3d.data.images import oriented_like
+from detseg3d.data.labels import (
     LabelFormat,
     Lesions,
     check_same_grid,
@@ -21,7 +22,6 @@ from detseg3d.evaluation.labels import (
     read_label,
     read_roi_lesions,
 )
-from detseg3d.io.images import oriented_like
 
 __all__ = ["LayoutFiles", "check_mask", "lesions_from_layout"]
 

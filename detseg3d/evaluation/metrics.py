@@ -12,10 +12,10 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from detseg3d.evaluation.figures import CaseFigures
-from detseg3d.evaluation.froc import ScoredCase
-from detseg3d.evaluation.presets import PresetResult
-from detseg3d.evaluation.voxels import dice_from_counts
+from detseg3d.evaluation.definitions.per_case import CaseFigures
+from detseg3d.evaluation.definitions.presets import PresetResult
+from detseg3d.evaluation.definitions.voxels import dice_from_counts
+from detseg3d.evaluation.scores.froc import ScoredCase
 
 __all__ = ["CRITERIA", "HEADLINE", "CaseMetrics", "ClassMetrics", "DetectionCounts", "LesionRecord", "PanopticCounts"]
 

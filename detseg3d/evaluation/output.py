@@ -10,7 +10,7 @@ from typing import Any
 
 from detseg3d.evaluation.metrics import CRITERIA, HEADLINE
 from detseg3d.evaluation.table import format_evaluation
-from detseg3d.io.files import write_json, write_text
+from detseg3d.system.files import write_json, write_text
 
 __all__ = ["case_rows", "lesion_rows", "write_evaluation"]
 
@@ -25,8 +25,8 @@ def write_evaluation(result: Mapping[str, Any], folder: str | Path) -> list[Path
     Parameters
     ----------
     result : dict
-        From :func:`~detseg3d.evaluation.evaluate.evaluate_folders` or
-        :func:`~detseg3d.evaluation.evaluate.evaluate_systems`.
+        From :func:`~detseg3d.evaluation.folders.evaluate_folders` or
+        :func:`~detseg3d.evaluation.folders.evaluate_systems`.
     folder : path
 
     Returns

@@ -35,7 +35,7 @@ def different_scans(systems: Mapping[str, Mapping[str, Any]]) -> str:
     Parameters
     ----------
     systems : dict of str to dict
-        ``systems`` of :func:`~detseg3d.evaluation.evaluate.evaluate_systems`.
+        ``systems`` of :func:`~detseg3d.evaluation.folders.evaluate_systems`.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def left_out(intervals: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     Parameters
     ----------
     intervals : sequence of dict
-        Of each system what :func:`~detseg3d.evaluation.statistics.headline_intervals` returned.
+        Of each system what :func:`~detseg3d.evaluation.intervals.headline_intervals` returned.
     """
     most = max((entry.get("left_out") or 0 for figures in intervals for entry in figures.values()), default=0)
     if not most:
@@ -123,7 +123,7 @@ def too_few(intervals: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     Parameters
     ----------
     intervals : sequence of dict
-        Of each system what :func:`~detseg3d.evaluation.statistics.headline_intervals` returned.
+        Of each system what :func:`~detseg3d.evaluation.intervals.headline_intervals` returned.
 
     Examples
     --------

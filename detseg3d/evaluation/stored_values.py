@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.labels import Lesions
+from detseg3d.data.labels import Lesions
 
 __all__ = ["CaseValues", "check_not_instances", "components_by_value", "compare_values", "odd_values"]
 

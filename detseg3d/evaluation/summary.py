@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from detseg3d.core.size_classes import VOXEL_EDGES
-from detseg3d.evaluation.agreement import volume_agreement
-from detseg3d.evaluation.bootstrap import pooled_share_interval
-from detseg3d.evaluation.figures import SURFACE_FIGURES
-from detseg3d.evaluation.froc import ScoredCase, score_summary
-from detseg3d.evaluation.lesionwise import LesionwiseCounts
+from detseg3d.evaluation.definitions.agreement import volume_agreement
+from detseg3d.evaluation.definitions.lesionwise import LesionwiseCounts
+from detseg3d.evaluation.definitions.per_case import SURFACE_FIGURES
+from detseg3d.evaluation.definitions.presets import preset_figures
 from detseg3d.evaluation.limits import reaches
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, ClassMetrics, LesionRecord
-from detseg3d.evaluation.presets import preset_figures
+from detseg3d.evaluation.scores.bootstrap import pooled_share_interval
+from detseg3d.evaluation.scores.froc import ScoredCase, score_summary
 
 __all__ = ["VOLUME_EDGES", "recall_by_quantile", "recall_by_size", "summarize"]
 
@@ -38,7 +38,7 @@ def summarize(
     Parameters
     ----------
     cases : sequence of CaseMetrics
-        From :func:`~detseg3d.evaluation.lesions.evaluate_case`.
+        From :func:`~detseg3d.evaluation.case.evaluate_case`.
     class_names : sequence of str, optional
         All classes, also those that no case has; by default the classes that occur.
     patients : dict of str to str, optional
@@ -65,9 +65,10 @@ def summarize(
 
         ``recall_by_size``: rows by ``voxels``, ``mm3`` and ``quantile``; see :func:`recall_by_size`.
 
-        ``volume_agreement``: see :func:`~detseg3d.evaluation.agreement.volume_agreement`.
+        ``volume_agreement``: see :func:`~detseg3d.evaluation.definitions.agreement.volume_agreement`.
 
-        :data:`~detseg3d.evaluation.figures.SURFACE_FIGURES` and ``cc_dice`` (means over cases; of the former also
+        :data:`~detseg3d.evaluation.definitions.per_case.SURFACE_FIGURES` and ``cc_dice`` (means over cases; of the
+        former also
         ``…_with_lesions``, over those with lesions in the truth) and ``lesionwise`` (pooled ``dice`` and ``hd95_mm``
         with their counts, and ``dice_mean_over_cases``), if the cases have them.
 
@@ -76,7 +77,8 @@ def summarize(
         nearly 1. ``class_mean``: means over the classes that occur in the truth (``classes`` of them), each figure of
         the cases that it counts within the class.
 
-        ``scores``: FROC, CPM and average precision, see :func:`~detseg3d.evaluation.froc.score_summary`; ``None``
+        ``scores``: FROC, CPM and average precision, see :func:`~detseg3d.evaluation.scores.froc.score_summary`;
+        ``None``
         unless every case has scores.
 
         ``preset``: ``name`` of the preset and for each of ``classes`` a list of ``key``, ``title`` and ``value`` of its

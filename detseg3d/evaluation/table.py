@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detseg3d.evaluation.froc import FROC_RATES
 from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.evaluation.remarks import (
     HD95_PENALTY,
@@ -17,6 +16,7 @@ from detseg3d.evaluation.remarks import (
     measured,
     too_few,
 )
+from detseg3d.evaluation.scores.froc import FROC_RATES
 
 __all__ = ["FIGURES", "format_evaluation", "markdown_table"]
 
@@ -87,8 +87,8 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     Parameters
     ----------
     result : dict
-        From :func:`~detseg3d.evaluation.evaluate.evaluate_folders` or
-        :func:`~detseg3d.evaluation.evaluate.evaluate_systems`.
+        From :func:`~detseg3d.evaluation.folders.evaluate_folders` or
+        :func:`~detseg3d.evaluation.folders.evaluate_systems`.
 
     Returns
     -------

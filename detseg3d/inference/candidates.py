@@ -23,18 +23,18 @@ from scipy.sparse import csr_array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import neighbour_matrix
 from detseg3d.core.nms import suppress
-from detseg3d.evaluation.ensemble_calibration import (
+from detseg3d.evaluation.scores.ensemble_calibration import (
     ScoreSpread,
     calibration_of_several,
     variance_between,
 )
 from detseg3d.inference.ensemble import MemberScores
-from detseg3d.io.files import atomic_path, open_regular_file
-from detseg3d.models.decode import Detections
-from detseg3d.models.merge import Merged, merge_pasted, merge_rois
-from detseg3d.models.paste import PastedRoi, RoiPrediction, paste_predictions
-from detseg3d.models.scores import candidate_roi_scores, combine_scores
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.merge import Merged, merge_pasted, merge_rois
+from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions
+from detseg3d.models.merging.scores import candidate_roi_scores, combine_scores
 from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.system.files import atomic_path, open_regular_file
 
 __all__ = [
     "Candidates",
@@ -246,7 +246,7 @@ class Candidates:
         return MergedGroup((z, y, x), replace(merged, lesions=lesions))
 
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
-        """Masks and lesions; see :func:`detseg3d.models.merge.merge_rois`."""
+        """Masks and lesions; see :func:`detseg3d.models.merging.merge.merge_rois`."""
         return merge_rois(self.found, self.predictions, self.shape, plans, self.spacing, keep_probabilities)
 
 

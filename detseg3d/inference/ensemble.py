@@ -15,13 +15,13 @@ from torch import nn
 
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.ensemble_calibration import mean_by_log_odds
-from detseg3d.execution.device import autocast, autocast_dtype
-from detseg3d.execution.memory import require_memory
-from detseg3d.models.decode import DenseLevel, Detections, dense_levels
-from detseg3d.models.detector import DetectorOutput
+from detseg3d.evaluation.scores.ensemble_calibration import mean_by_log_odds
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.paste import RoiPrediction
+from detseg3d.models.merging.decode import DenseLevel, Detections, dense_levels
+from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.networks.detector import DetectorOutput
+from detseg3d.system.device import autocast, autocast_dtype
+from detseg3d.system.memory import require_memory
 
 __all__ = [
     "MemberScores",
@@ -151,7 +151,7 @@ def segment_rois(
     """Stage 2 on the RoIs of all candidates, averaged over flips and over models.
 
     Scores of several models are averaged on the scale of log-odds: the calibration of several networks rests on that
-    (:mod:`detseg3d.evaluation.ensemble_calibration`).
+    (:mod:`detseg3d.evaluation.scores.ensemble_calibration`).
 
     A flip is one of the scan, not of what was computed from it: the features that go with mirrored RoIs come from the
     mirrored scan. Features of the scan itself, turned round, would be ones that no training shows.

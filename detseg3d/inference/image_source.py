@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.dicom import DicomOptions
+from detseg3d.data.formats.dicom import DicomOptions
 from detseg3d.planning.plans import Plans
 
 __all__ = ["ImageSource"]

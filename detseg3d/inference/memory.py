@@ -7,7 +7,6 @@ import math
 import torch
 
 from detseg3d.core.precision import Precision
-from detseg3d.execution.device import precision_in_use
 from detseg3d.planning.memory import (
     BASE_INFERENCE,
     KEPT_OF_THE_OTHER_STAGE,
@@ -18,7 +17,8 @@ from detseg3d.planning.memory import (
     stage2_inference_bytes,
 )
 from detseg3d.planning.plans import InferencePlan, Plans
-from detseg3d.preprocessing.preprocessor import CaseTransform
+from detseg3d.preprocessing.case import CaseTransform
+from detseg3d.system.device import precision_in_use
 
 __all__ = ["network_bytes", "prediction_bytes"]
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import open_regular_file, read_json, write_json
 from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
+from detseg3d.system.files import open_regular_file, read_json, write_json
 
 __all__ = [
     "ChoiceFigures",

@@ -16,22 +16,11 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.execution.device import precision_in_use, resolve_device
-from detseg3d.execution.interruption import raise_again
-from detseg3d.execution.local import is_bar_shown, release_frames
-from detseg3d.execution.memory import is_out_of_memory, out_of_memory, require_memory
+from detseg3d.data.dataset import RawCase, list_inputs
+from detseg3d.data.images import file_ending, read_channels, read_geometry, write_image
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.ensemble import SegmentedRois, average_dense, segment_rois
-from detseg3d.inference.export import (
-    CasePrediction,
-    check_input_stays,
-    check_inputs_stay,
-    describe_case,
-    is_exported,
-    write_case,
-    write_tables,
-)
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import (
@@ -43,17 +32,28 @@ from detseg3d.inference.model_folder import (
 )
 from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
 from detseg3d.inference.operating_point import apply_operating_point
-from detseg3d.io.files import check_writable, remove_files
-from detseg3d.io.images import file_ending, read_channels, read_geometry, write_image
-from detseg3d.io.raw_dataset import RawCase, list_inputs
-from detseg3d.models.decode import Detections, decode, highest_probability
+from detseg3d.inference.result import (
+    CasePrediction,
+    check_input_stays,
+    check_inputs_stay,
+    describe_case,
+    is_exported,
+    write_case,
+    write_tables,
+)
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.paste import RoiPrediction
+from detseg3d.models.merging.decode import Detections, decode, highest_probability
+from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.plans import InferencePlan, Plans, load_plans
 from detseg3d.planning.similarity import Similarity, TrainingAppearance
-from detseg3d.preprocessing.preprocessor import CaseTransform, preprocess_case
+from detseg3d.preprocessing.case import CaseTransform, preprocess_case
+from detseg3d.system.device import precision_in_use, resolve_device
+from detseg3d.system.files import check_writable, remove_files
+from detseg3d.system.memory import is_out_of_memory, out_of_memory, require_memory
+from detseg3d.system.signals import raise_again
+from detseg3d.system.workers import is_bar_shown, release_frames
 
 __all__ = ["Predictor"]
 
@@ -192,7 +192,7 @@ class Predictor:
         array : ndarray, shape ``(C, Z, Y, X)``, or ``(Z, Y, X)`` for one channel
             As it came from the scanner; preprocessing is the predictor's affair.
             Its axes are canonical: z runs towards Superior, y towards Posterior, x towards Left, as
-            :func:`detseg3d.io.images.read_image` gives them.
+            :func:`detseg3d.data.images.read_image` gives them.
         spacing : sequence of 3 floats
             mm ``(z, y, x)``.
         keep_probabilities : bool
@@ -372,7 +372,7 @@ class Predictor:
         Parameters
         ----------
         cases : sequence of RawCase
-            From :func:`detseg3d.io.raw_dataset.list_cases`.
+            From :func:`detseg3d.data.dataset.list_cases`.
         output_folder : path
         ending : str, optional
             Format of the results; by default each case's own (``.nii.gz`` for DICOM).

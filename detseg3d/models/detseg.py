@@ -15,18 +15,18 @@ from detseg3d.core.boxes import as_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.roi import box_indicator, crop_features, crop_rois, inside_volume
 from detseg3d.core.tiles import tile_boxes
-from detseg3d.models.blocks import Conv3d
-from detseg3d.models.decode import Detections, decode, dense_levels
-from detseg3d.models.detector import Detector, DetectorOutput
-from detseg3d.models.losses import detection_losses, roi_mask_loss, roi_score_loss
-from detseg3d.models.merge import merge_rois, roi_info
-from detseg3d.models.paste import RoiPrediction
-from detseg3d.models.roi_batch import RoiBatch, instance_crops
-from detseg3d.models.roi_sampling import RoiSample, sample_boxes
-from detseg3d.models.segmenter import Segmenter, SegmenterOutput
-from detseg3d.models.targets import TargetRules, VolumeTargets, assign_levels, level_targets
+from detseg3d.models.merging.decode import Detections, decode, dense_levels
+from detseg3d.models.merging.merge import merge_rois, roi_info
+from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.networks.blocks import Conv3d
+from detseg3d.models.networks.detector import Detector, DetectorOutput
+from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
+from detseg3d.models.objectives.losses import detection_losses, roi_mask_loss, roi_score_loss
+from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
+from detseg3d.models.objectives.roi_sampling import RoiSample, sample_boxes
+from detseg3d.models.objectives.targets import TargetRules, VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.roi_rules import rois_of_window
+from detseg3d.planning.rules.stage2 import rois_of_window
 
 __all__ = ["DetSeg3D", "Losses"]
 
@@ -63,7 +63,7 @@ class DetSeg3D(nn.Module):
     plans : Plans
     mask_loss : callable, optional
         Loss of each RoI's mask, ``(N,)``, from logits, target and weight, each ``(N, z, y, x)``; see
-        :func:`~detseg3d.models.losses.roi_mask_loss`, the default.
+        :func:`~detseg3d.models.objectives.losses.roi_mask_loss`, the default.
 
     Examples
     --------

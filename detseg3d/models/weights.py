@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import atomic_path
-from detseg3d.io.native import native_path
-from detseg3d.io.safetensors_header import TensorEntry, read_safetensors_header
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.safetensors_header import TensorEntry, read_safetensors_header
 from detseg3d.planning.plans import Plans
+from detseg3d.system.files import atomic_path
+from detseg3d.system.native import native_path
 
 __all__ = ["LARGEST_WEIGHT", "check_weights", "load_weights", "read_weights", "save_weights"]
 

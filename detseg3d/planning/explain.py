@@ -10,11 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.precision import Precision
-from detseg3d.planning import roi_rules, rules
-from detseg3d.planning.ct_window import clipped_share
-from detseg3d.planning.detection import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
-from detseg3d.planning.length import FEWEST_STEPS, MOST_STEPS
-from detseg3d.planning.orientation import ClassOrder
+from detseg3d.planning.detection_grid import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
+from detseg3d.planning.mirroring import ClassOrder
 from detseg3d.planning.plans import (
     ChannelNormalization,
     CtNormalization,
@@ -26,8 +23,12 @@ from detseg3d.planning.plans import (
     TrainingPlan,
 )
 from detseg3d.planning.recall_bound import CaseLesions, lesions_in_cells_of_other_classes
+from detseg3d.planning.rules import stage1 as rules
+from detseg3d.planning.rules import stage2 as roi_rules
+from detseg3d.planning.rules.ct_window import clipped_share
+from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
+from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
 from detseg3d.planning.splits import FOLDS
-from detseg3d.planning.suppression import DISTANCES, OVERLAPS, Suppression
 
 __all__ = ["mm", "times"]
 

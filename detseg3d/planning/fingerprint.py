@@ -21,14 +21,14 @@ from detseg3d.core.components import instances_from_instance_map, instances_from
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry, check_spacing
 from detseg3d.core.intensities import Scheme, channel_scheme, degeneration_of_scan, is_image_of_label
-from detseg3d.execution.local import describe_failures, run_cases
-from detseg3d.execution.memory import require_memory
-from detseg3d.io.files import read_json
-from detseg3d.io.images import read_channels, read_geometry, read_label
-from detseg3d.io.instance_classes import InstanceClasses, class_indices
-from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.data.dataset import RawCase, RawDataset
+from detseg3d.data.images import read_channels, read_geometry, read_label
+from detseg3d.data.instance_classes import InstanceClasses, class_indices
 from detseg3d.planning.appearance import ScanAppearance, measure_appearance
 from detseg3d.planning.memory import measuring_bytes
+from detseg3d.system.files import read_json
+from detseg3d.system.memory import require_memory
+from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = [
     "FINGERPRINT_VERSION",

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import read_json, write_json
-from detseg3d.io.paths import check_case_id
-from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.data.dataset import RawCase, RawDataset
+from detseg3d.data.roots import check_case_id
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.limits import FiniteFloat
+from detseg3d.system.files import read_json, write_json
 
 __all__ = [
     "MOST_FINGERPRINT_BYTES",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from detseg3d.evaluation.labels import LabelFormat
-from detseg3d.io.raw_dataset import RawDataset, as_instance_maps
+from detseg3d.data.dataset import RawDataset, as_instance_maps
+from detseg3d.data.labels import LabelFormat
 from detseg3d.planning.plans import Plans
 
 __all__ = ["label_format_of"]

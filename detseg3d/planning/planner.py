@@ -13,14 +13,12 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import check_spacing
 from detseg3d.core.intensities import channel_scheme
 from detseg3d.core.precision import Precision
-from detseg3d.io.raw_dataset import RawDataset
-from detseg3d.planning import explain, roi_rules, rules
-from detseg3d.planning.ct_window import ct_window
-from detseg3d.planning.detection import Budget, Requirements, Scan, choose_detection
+from detseg3d.data.dataset import RawDataset
+from detseg3d.planning import explain
+from detseg3d.planning.detection_grid import Budget, Requirements, Scan, choose_detection
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
-from detseg3d.planning.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
 from detseg3d.planning.memory import INFERENCE_GB
-from detseg3d.planning.orientation import find_class_orders, undirected_axes
+from detseg3d.planning.mirroring import find_class_orders, undirected_axes
 from detseg3d.planning.plans import (
     ChannelNormalization,
     CurriculumPhase,
@@ -34,7 +32,11 @@ from detseg3d.planning.plans import (
     ZScoreNormalization,
 )
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
-from detseg3d.planning.suppression import Suppression, choose_suppression
+from detseg3d.planning.rules import stage1 as rules
+from detseg3d.planning.rules import stage2 as roi_rules
+from detseg3d.planning.rules.ct_window import ct_window
+from detseg3d.planning.rules.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
+from detseg3d.planning.rules.suppression import Suppression, choose_suppression
 
 __all__ = ["choose_normalization", "plan_dataset"]
 
@@ -259,7 +261,7 @@ def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) 
     """CT is clipped to a window that holds the lesions of the set, others are scaled by their own z-score.
 
     The channel's name decides, see :func:`detseg3d.core.intensities.channel_scheme`; for the window see
-    :func:`detseg3d.planning.ct_window.ct_window`.
+    :func:`detseg3d.planning.rules.ct_window.ct_window`.
 
     Parameters
     ----------

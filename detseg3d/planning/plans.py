@@ -18,8 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
-from detseg3d.io.files import read_json, write_json
-from detseg3d.planning.length import FEWEST_STEPS, STEPS_PER_EPOCH
 from detseg3d.planning.limits import (
     MOST_STAGES,
     Axes,
@@ -33,6 +31,8 @@ from detseg3d.planning.limits import (
     Stride,
     check_limits,
 )
+from detseg3d.planning.rules.length import FEWEST_STEPS, STEPS_PER_EPOCH
+from detseg3d.system.files import read_json, write_json
 
 __all__ = [
     "MOST_PLANS_BYTES",

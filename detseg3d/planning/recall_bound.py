@@ -5,10 +5,11 @@ network put out just these targets, the decoding would still lose some lesions: 
 those that the suppression takes for duplicates, and those beyond the limit of candidates. The share that is left bounds
 the recall of Stage 1.
 
-The targets are not drawn here. In :func:`detseg3d.models.targets.level_targets` the heatmap of a lesion falls from 1 in
+The targets are not drawn here. In :func:`detseg3d.models.objectives.targets.level_targets` the heatmap of a lesion
+falls from 1 in
 the cell of its centre along every axis, so the peaks of the heatmap are just the cells that hold centres. Tests compare
-the result with the drawn targets, :func:`detseg3d.models.decode.decode` and
-:func:`detseg3d.models.roi_sampling.match_proposals`.
+the result with the drawn targets, :func:`detseg3d.models.merging.decode.decode` and
+:func:`detseg3d.models.objectives.roi_sampling.match_proposals`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from detseg3d.core.boxes import (
 from detseg3d.core.nms import suppress
 from detseg3d.core.size_classes import size_classes
 from detseg3d.planning.plans import GroupRecall, InferencePlan, Plans, RecallBound
-from detseg3d.planning.rules import assign_levels
+from detseg3d.planning.rules.stage1 import assign_levels
 
 __all__ = [
     "PEAKS_PER_CANDIDATE",
@@ -267,7 +268,7 @@ class _Fates:
 
 @dataclass(frozen=True)
 class _Peaks:
-    """The peaks of the perfect heatmaps in the order of :func:`detseg3d.models.decode.decode`, aligned.
+    """The peaks of the perfect heatmaps in the order of :func:`detseg3d.models.merging.decode.decode`, aligned.
 
     Attributes
     ----------

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import stdtrit
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import read_json, write_json
 from detseg3d.planning.appearance import LAYOUT_CELLS, QUANTILE_LEVELS, ChannelAppearance, ScanAppearance
 from detseg3d.planning.limits import Count
 from detseg3d.planning.plans import ChannelNormalization
+from detseg3d.system.files import read_json, write_json
 
 __all__ = [
     "ChannelReference",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.local import is_bar_shown
-from detseg3d.io.files import parse_json, read_bounded, write_text
+from detseg3d.system.files import parse_json, read_bounded, write_text
+from detseg3d.system.workers import is_bar_shown
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from detseg3d.execution.device import autocast, autocast_dtype
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
+from detseg3d.system.device import autocast, autocast_dtype
 
 __all__ = ["CheckedWindow", "Difference", "PrecisionCheck", "check_precision", "window_to_check"]
 

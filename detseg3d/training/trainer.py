@@ -18,19 +18,18 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
-from detseg3d.execution.device import autocast, autocast_dtype, compute_in, precision_in_use
-from detseg3d.execution.interruption import Interruption, postponed, raise_again
-from detseg3d.execution.memory import release_freed_memory
-from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import remove_files
+from detseg3d.data.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D, Losses
-from detseg3d.models.targets import volume_targets
+from detseg3d.models.objectives.targets import volume_targets
 from detseg3d.models.transfer import transfer_weights
 from detseg3d.models.weights import save_weights
 from detseg3d.planning.memory import GIGABYTE, NetworkPlan, planned_training_bytes
 from detseg3d.planning.plans import CurriculumPhase, Plans, save_plans
-from detseg3d.reporting.progress import plot_progress
-from detseg3d.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from detseg3d.reporting.pictures.training_curves import plot_progress
+from detseg3d.system.device import autocast, autocast_dtype, compute_in, precision_in_use
+from detseg3d.system.files import remove_files
+from detseg3d.system.memory import release_freed_memory
+from detseg3d.system.signals import Interruption, postponed, raise_again
 from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds, progress_bar
 from detseg3d.training.optimizer import make_optimizers, set_learning_rate
 from detseg3d.training.precision import check_precision
@@ -44,6 +43,7 @@ from detseg3d.training.schedule import (
     phase_steps,
     share_of_step,
 )
+from detseg3d.training.state import Progress, load_checkpoint, save_checkpoint
 from detseg3d.training.timing import PhaseTime, describe_length, seconds_per_step, steps_left
 from detseg3d.training.validation import cases_to_validate, validate
 
@@ -138,7 +138,7 @@ def train_fold(
     """Train both stages on ``train_cases`` and write the model to ``folder``.
 
     Unless ``options.resume`` is set, weights and checkpoint of an earlier training are removed from ``folder`` first;
-    :func:`~detseg3d.training.fold.run_fold` chooses a folder that holds none.
+    :func:`~detseg3d.pipeline.train.run_fold` chooses a folder that holds none.
 
     Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on up to eight
     validation cases, lesion-free ones among them), ``checkpoint_latest.pt`` after every epoch, every five minutes of a

@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.data.case_store import CaseStore, class_of_id
+from detseg3d.evaluation.case import evaluate_case
 from detseg3d.evaluation.matching import overlap_table
 from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, DetectionCounts
-from detseg3d.execution.device import autocast
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.case_store import CaseStore, class_of_id
-from detseg3d.models.decode import Detections
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merge import Merged, merge_rois
-from detseg3d.models.paste import RoiPrediction
-from detseg3d.models.roi_sampling import match_proposals
-from detseg3d.models.targets import volume_targets
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.merge import Merged, merge_rois
+from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.objectives.roi_sampling import match_proposals
+from detseg3d.models.objectives.targets import volume_targets
 from detseg3d.planning.plans import Plans, preprocessing_hash
+from detseg3d.system.device import autocast
 
 __all__ = [
     "InferredCase",

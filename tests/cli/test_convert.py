@@ -7,7 +7,7 @@ import pytest
 
 from detseg3d.cli.convert import main, parse_labels
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.data.dataset import load_raw_dataset
 
 
 @pytest.fixture

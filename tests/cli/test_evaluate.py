@@ -138,7 +138,7 @@ def test_the_viewer_has_the_spacing_of_the_data_set(
         spacings.append(arguments[3])
         return []
 
-    monkeypatch.setattr("detseg3d.reporting.html.files.find_views", remember)
+    monkeypatch.setattr("detseg3d.reporting.html.views.find_views", remember)
     words = ["-o", str(tmp_path / "out"), "--report", "--images", str(tmp_path / "pred"), "--bootstrap", "0"]
     assert main([*folders, *words]) == 0
     assert main([*folders, *words, "--npy_spacing", "2", "1", "1"]) == 0

@@ -16,8 +16,8 @@ import pytest
 from detseg3d.cli import evaluate, predict
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import write_image
-from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.images import write_image
 from detseg3d.training.log import TrainingLog
 from tests.reporting.html.factory import Page, cube, save_case
 from tests.scans import make_scan

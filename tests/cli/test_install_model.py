@@ -6,7 +6,7 @@ import pytest
 
 from detseg3d.cli import export_model, install_model, predict
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import write_image
+from detseg3d.data.images import write_image
 from tests.scans import make_scan
 
 

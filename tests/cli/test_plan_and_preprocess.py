@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from detseg3d.cli.plan_and_preprocess import build_parser, main
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import load_plans
 from tests.preprocessing.factory import write_dataset
 

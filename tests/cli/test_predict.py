@@ -13,8 +13,8 @@ import pytest
 
 from detseg3d.cli import predict
 from detseg3d.core.geometry import Geometry
-from detseg3d.io import raw_dataset
-from detseg3d.io.images import read_image, read_label, strip_ending, write_image
+from detseg3d.data import dataset as raw_dataset
+from detseg3d.data.images import read_image, read_label, strip_ending, write_image
 from tests.scans import make_scan
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from detseg3d.cli import run
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.files import read_json
-from detseg3d.synthetic import write_example_dataset
+from detseg3d.synthetic.phantom import write_example_dataset
+from detseg3d.system.files import read_json
 
 
 @pytest.fixture(scope="module")

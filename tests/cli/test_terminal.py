@@ -99,7 +99,7 @@ from pathlib import Path
 from detseg3d.cli import common
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.local import run_cases
+from detseg3d.system.workers import run_cases
 
 def work(options):
     logging.getLogger("detseg3d.x").warning("a message")

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from detseg3d.consolidation.outcomes import CaseTruth
-from detseg3d.consolidation.setting import PreparedCase, StoredCase
+from detseg3d.consolidation.thresholds import PreparedCase, StoredCase
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.labels import Lesions
+from detseg3d.data.images import write_image
+from detseg3d.data.labels import Lesions
 from detseg3d.inference.candidates import Candidates, candidates_path, save_candidates
-from detseg3d.io.files import write_json
-from detseg3d.io.images import write_image
-from detseg3d.models.decode import Detections
-from detseg3d.models.paste import RoiPrediction
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.system.files import write_json
 
 Box = tuple[int, int, int, int, int, int]
 SHAPE = (24, 26, 28)

@@ -7,8 +7,8 @@ import pytest
 
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts
-from detseg3d.consolidation.setting import Setting, StoredCase
-from detseg3d.consolidation.sweep import Sweep
+from detseg3d.consolidation.search import Sweep
+from detseg3d.consolidation.thresholds import Setting, StoredCase
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import PooledFigures
 

@@ -8,8 +8,8 @@ import pytest
 
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.labels import Lesions, lesions_from_semantic
-from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.data.labels import Lesions, lesions_from_semantic
+from detseg3d.evaluation.case import evaluate_case
 from detseg3d.inference.candidates import Candidates
 from detseg3d.planning.plans import InferencePlan, Plans
 from tests.consolidation.factory import (

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from detseg3d.consolidation.gain import Gain
-from detseg3d.consolidation.setting import Setting
-from detseg3d.consolidation.sweep import _Path
+from detseg3d.consolidation.search import _Path
+from detseg3d.consolidation.thresholds import Setting
 from detseg3d.inference.operating_point import PooledFigures
 from detseg3d.planning.plans import Plans
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.figures import FigureRule
-from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.definitions.per_case import FigureRule
+from detseg3d.evaluation.intervals import weighted_figures
 from detseg3d.evaluation.metrics import CaseMetrics
-from detseg3d.evaluation.statistics import weighted_figures
 
 IntArray = npt.NDArray[np.int64]
 

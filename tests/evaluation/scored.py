@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from detseg3d.evaluation.froc import (
+from detseg3d.evaluation.scores.froc import (
     ScoredCase,
 )
 

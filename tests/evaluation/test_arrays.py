@@ -10,9 +10,9 @@ import pytest
 import detseg3d
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.arrays import evaluate_arrays
-from detseg3d.evaluation.figures import FigureRule
-from detseg3d.evaluation.lesions import evaluate_case
-from detseg3d.evaluation.lesionwise import GLIOMA
+from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.definitions.lesionwise import GLIOMA
+from detseg3d.evaluation.definitions.per_case import FigureRule
 from detseg3d.evaluation.summary import summarize
 
 SPACING = (3.0, 1.0, 0.5)

@@ -7,6 +7,8 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import write_image
+from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.case_files import (
     common_cases,
     describe_problem,
@@ -15,8 +17,6 @@ from detseg3d.evaluation.case_files import (
     only_class,
     read_true_lesions,
 )
-from detseg3d.evaluation.labels import LabelFormat
-from detseg3d.io.images import write_image
 
 PLACES = (Path("labels"), Path("boxes"))
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.evaluation.lesionwise import lesionwise_scores
+from detseg3d.evaluation.definitions.lesionwise import lesionwise_scores
+from detseg3d.evaluation.definitions.surfaces import surface_metrics
 from detseg3d.evaluation.limits import exceeds, reaches, within
-from detseg3d.evaluation.probability_components import reaches_volume
+from detseg3d.evaluation.probabilities.components import reaches_volume
 from detseg3d.evaluation.summary import VOLUME_EDGES, recall_by_size
-from detseg3d.evaluation.surfaces import surface_metrics
 from tests.evaluation.cohort import evaluate_at
 
 SPACINGS = (0.1, 0.3, 0.4, 0.48, 0.7, 0.8, 1.1, 1.2)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.evaluate import EvaluationOptions, evaluate_folders, evaluate_systems
+from detseg3d.data.images import write_image
+from detseg3d.evaluation.folders import EvaluationOptions, evaluate_folders, evaluate_systems
 from detseg3d.evaluation.output import write_evaluation
-from detseg3d.io.images import write_image
 
 QUICK = EvaluationOptions(samples=20)
 

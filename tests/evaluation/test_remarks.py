@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from detseg3d.evaluation.froc import FROC_RATES
 from detseg3d.evaluation.remarks import FEW_PATIENTS, few_scans_for_froc, left_out, too_few
+from detseg3d.evaluation.scores.froc import FROC_RATES
 
 
 def figure(patients: int, low: float | None = 0.5, out: int = 0) -> dict[str, float | None]:

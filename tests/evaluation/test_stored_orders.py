@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.evaluation.box_evaluation import evaluate_boxes
-from detseg3d.evaluation.evaluate import EvaluationOptions, evaluate_folders
-from detseg3d.evaluation.probability_components import ComponentRule
-from detseg3d.evaluation.probability_maps import read_probability_map
-from detseg3d.io.files import write_json
-from detseg3d.io.images import read_geometry, read_image
+from detseg3d.data.images import read_geometry, read_image
+from detseg3d.evaluation.boxes.evaluate import evaluate_boxes
+from detseg3d.evaluation.folders import EvaluationOptions, evaluate_folders
+from detseg3d.evaluation.probabilities.components import ComponentRule
+from detseg3d.evaluation.probabilities.maps import read_probability_map
+from detseg3d.system.files import write_json
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SPACING = np.array([0.5, 1.0, 2.0])  # x, y, z

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg3d.evaluation.figures import FigureRule
-from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.definitions.per_case import FigureRule
 from detseg3d.evaluation.metrics import CaseMetrics, LesionRecord
 from detseg3d.evaluation.summary import recall_by_quantile, recall_by_size, summarize
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from detseg3d.evaluation.lesions import evaluate_case, summarize
-from detseg3d.evaluation.statistics import headline_intervals
+from detseg3d.evaluation.case import evaluate_case, summarize
+from detseg3d.evaluation.intervals import headline_intervals
 from detseg3d.evaluation.table import format_evaluation, markdown_table
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.predictor import Predictor
-from detseg3d.inference.share_model import export_model
+from detseg3d.inference.result import CasePrediction
+from detseg3d.pipeline.exchange import export_model
 from tests.scans import make_scan
 from tests.shared_models import complete_model
 

@@ -12,7 +12,7 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import split_groups
-from detseg3d.evaluation.calibration import apply_calibration
+from detseg3d.evaluation.scores.calibration import apply_calibration
 from detseg3d.inference import candidates as candidates_module
 from detseg3d.inference.candidates import (
     Candidates,
@@ -22,8 +22,8 @@ from detseg3d.inference.candidates import (
     save_candidates,
 )
 from detseg3d.inference.ensemble import MemberScores
-from detseg3d.models.merge import Lesion, Merged
-from detseg3d.models.scores import lowest_score
+from detseg3d.models.merging.merge import Lesion, Merged
+from detseg3d.models.merging.scores import lowest_score
 from detseg3d.planning.plans import Plans
 from tests.consolidation.factory import SHAPE, Blob, make_candidates, random_candidates
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference.ensemble import average_dense, flip_combinations, flip_dense, highest_near, segment_rois
-from detseg3d.models.decode import DenseLevel, Detections
-from detseg3d.models.detector import DetectorOutput, LevelOutput
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.segmenter import SegmenterOutput
+from detseg3d.models.merging.decode import DenseLevel, Detections
+from detseg3d.models.networks.detector import DetectorOutput, LevelOutput
+from detseg3d.models.networks.segmenter import SegmenterOutput
 from detseg3d.planning.plans import Plans
 
 CPU = torch.device("cpu")
@@ -288,7 +288,7 @@ def test_rois_of_the_margin_alone_are_left_out(make_model: Callable[[int], DetSe
 def test_masks_that_do_not_fit_into_the_memory_are_an_error(
     monkeypatch: pytest.MonkeyPatch, make_model: Callable[[int], DetSeg3D]
 ) -> None:
-    monkeypatch.setattr("detseg3d.execution.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("detseg3d.system.memory.available_bytes", lambda: 1000)
     image = make_image((16, 20, 24))
     with pytest.raises(DetSeg3DError, match=r"outlining 3 candidates in 3 RoIs needs(.|\n)*--det_threshold"):
         segment_rois([make_model(0)], image[0], image, FOUND, (), CPU)

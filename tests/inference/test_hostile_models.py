@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from detseg3d.cli import predict
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import write_image
+from detseg3d.data.images import write_image
 from detseg3d.models.detseg import DetSeg3D
 from tests.scans import make_scan
 

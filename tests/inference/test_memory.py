@@ -11,11 +11,11 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import write_image
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.images import write_image
 from detseg3d.planning.plans import Plans
-from detseg3d.preprocessing.preprocessor import case_transform
+from detseg3d.preprocessing.case import case_transform
 from tests.inference.conftest import load
 from tests.scans import make_scan
 

@@ -11,9 +11,9 @@ import pytest
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference import predictor as predictor_module
-from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.inference.predictor import Predictor
+from detseg3d.inference.result import CasePrediction
 from detseg3d.planning.plans import InferencePlan, load_plans, save_plans
 from tests.inference.conftest import load
 from tests.scans import SHAPE, make_scan

@@ -17,13 +17,13 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import read_image, write_image
 from detseg3d.inference.candidates import Candidates, candidates_path, load_candidates
-from detseg3d.inference.export import CasePrediction
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.images import read_image, write_image
+from detseg3d.inference.result import CasePrediction
+from tests.data.formats.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
 from tests.inference.conftest import load
-from tests.io.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
 from tests.scans import make_scan
 
 # A rotation about two axes, with digits that no decimal header would keep by chance.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from detseg3d.evaluation.evaluate import evaluate_folders
+from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans

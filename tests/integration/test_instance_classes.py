@@ -13,8 +13,8 @@ import pytest
 import SimpleITK
 
 from detseg3d.cli import consolidate, convert, evaluate, plan_and_preprocess, predict, train
-from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import write_json
+from detseg3d.data.case_store import CaseStore
+from detseg3d.system.files import write_json
 
 LABELS = {"background": 0, "dark": 1, "bright": 2}
 CASES = 6

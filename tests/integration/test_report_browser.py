@@ -14,9 +14,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from detseg3d.io.files import read_json
 from detseg3d.reporting.html.niivue import find_niivue
 from detseg3d.reporting.html.report import write_report
+from detseg3d.system.files import read_json
 from tests.integration.browser import (
     ATTACK,
     CHROMIUM,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from detseg3d.models.decode import Detections
 from detseg3d.models.detseg import DetSeg3D, Losses
-from detseg3d.models.merge import Merged, merge_rois
-from detseg3d.models.paste import RoiPrediction
-from detseg3d.models.targets import VolumeTargets, volume_targets
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.merge import Merged, merge_rois
+from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.objectives.targets import VolumeTargets, volume_targets
 from detseg3d.planning.plans import Plans
 
 SHAPE = (24, 20, 22)

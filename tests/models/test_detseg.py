@@ -8,11 +8,11 @@ import torch
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.models.detector import LevelOutput
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.roi_sampling import RoiSample
-from detseg3d.models.segmenter import SegmenterOutput
-from detseg3d.models.targets import VolumeTargets
+from detseg3d.models.networks.detector import LevelOutput
+from detseg3d.models.networks.segmenter import SegmenterOutput
+from detseg3d.models.objectives.roi_sampling import RoiSample
+from detseg3d.models.objectives.targets import VolumeTargets
 from detseg3d.planning.plans import Plans
 from tests.models.factory import LESIONS, SHAPE, gradients, make_image, make_model, make_targets, train
 
@@ -145,7 +145,7 @@ def test_ideal_outputs_decode_to_the_boxes_of_the_truth(tiny_plans: Plans, chang
 
 
 def _dense(level: LevelOutput) -> Any:
-    from detseg3d.models.decode import DenseLevel
+    from detseg3d.models.merging.decode import DenseLevel
 
     return DenseLevel(level.heatmap, level.log_size, level.offset)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detseg3d.models.detseg import DetSeg3D, Losses
-from detseg3d.models.losses import roi_mask_loss
+from detseg3d.models.objectives.losses import roi_mask_loss
 from detseg3d.planning.plans import Plans
 from tests.models.factory import LESIONS, SHAPE, gradients, make_model, make_targets, train
 

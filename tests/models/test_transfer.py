@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.models.blocks import space_to_depth
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.networks.blocks import space_to_depth
 from detseg3d.models.transfer import ModuleTransfer, Transfer, transfer_weights
 from detseg3d.models.weights import save_weights
 from detseg3d.planning.plans import Plans, save_plans

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg3d.io.raw_dataset import RawCase, RawDataset
+from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
 
 Lesion = tuple[int, Sequence[float], Sequence[float]]  # class, extents mm, centre mm

@@ -9,9 +9,8 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.files import write_json
-from detseg3d.io.images import write_image
-from detseg3d.io.raw_dataset import RawCase, RawDataset, load_raw_dataset
+from detseg3d.data.dataset import RawCase, RawDataset, load_raw_dataset
+from detseg3d.data.images import write_image
 from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.fingerprint import (
     load_appearances,
@@ -21,6 +20,7 @@ from detseg3d.planning.fingerprint import (
     read_case,
     source_digest,
 )
+from detseg3d.system.files import write_json
 from tests.preprocessing.factory import make_scan, write_dataset, write_volume
 
 

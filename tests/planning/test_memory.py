@@ -20,7 +20,7 @@ from detseg3d.planning.memory import (
     training_bytes,
 )
 from detseg3d.planning.plans import CurriculumPhase, Stage1Plan, TrainingPlan
-from detseg3d.planning.roi_rules import choose_roi_size, roi_plan, stage2_plan
+from detseg3d.planning.rules.stage2 import choose_roi_size, roi_plan, stage2_plan
 
 STAGE1 = Stage1Plan(
     channels=(24, 48, 96),
@@ -53,7 +53,7 @@ def test_cells_are_those_of_the_padded_volume() -> None:
 def test_cells_agree_with_the_network() -> None:
     import torch
 
-    from detseg3d.models.detector import Detector
+    from detseg3d.models.networks.detector import Detector
 
     detector = Detector(STAGE1, 1, 1)
     sizes = []
@@ -84,7 +84,7 @@ def saved_by_autograd(run: Callable[[], Any]) -> int:
 def test_saved_values_agree_with_what_autograd_saves(first_head: int, towers: bool) -> None:
     import torch
 
-    from detseg3d.models.detector import Detector
+    from detseg3d.models.networks.detector import Detector
 
     plan = STAGE1.model_copy(update={"head_stages": (first_head, 2), "towers": towers})
     detector = Detector(plan, 1, 1)
@@ -98,7 +98,7 @@ def test_saved_values_agree_with_what_autograd_saves(first_head: int, towers: bo
 def test_roi_bytes_agree_with_what_autograd_saves(edge: int, spacing: tuple[float, float, float]) -> None:
     import torch
 
-    from detseg3d.models.segmenter import Segmenter
+    from detseg3d.models.networks.segmenter import Segmenter
 
     size = choose_roi_size(edge, spacing, (400, 400, 400))
     plan = stage2_plan(size, spacing)

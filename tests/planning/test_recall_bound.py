@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg3d.core.boxes import boxes_from_centers_and_sizes
-from detseg3d.models.decode import DenseLevel, decode
-from detseg3d.models.roi_sampling import match_proposals
-from detseg3d.models.targets import TargetRules, VolumeTargets, assign_levels, level_targets
+from detseg3d.models.merging.decode import DenseLevel, decode
+from detseg3d.models.objectives.roi_sampling import match_proposals
+from detseg3d.models.objectives.targets import TargetRules, VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import InferencePlan, RecallBound
 from detseg3d.planning.recall_bound import (
     CaseLesions,

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import write_json
 from detseg3d.planning.splits import (
     folds_without_lesions,
     load_splits,
@@ -18,6 +17,7 @@ from detseg3d.planning.splits import (
     make_splits,
     warn_of_folds_without_lesions,
 )
+from detseg3d.system.files import write_json
 
 
 @st.composite

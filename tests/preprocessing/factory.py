@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import SimpleITK
 
-from detseg3d.io.files import write_json
 from detseg3d.planning.plans import Plans, parse_plans
+from detseg3d.system.files import write_json
 
 
 def make_plans(**changes: Any) -> Plans:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
 from detseg3d.training import trainer
 from detseg3d.training.trainer import TrainingOptions, train_fold

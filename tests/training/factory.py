@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans, preprocessing_hash
 
 Box = tuple[int, int, int, int, int, int]

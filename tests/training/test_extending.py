@@ -12,10 +12,10 @@ from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.case_store import CaseStore
 from detseg3d.inference.predictor import Predictor
-from detseg3d.io.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.losses import roi_mask_loss
+from detseg3d.models.objectives.losses import roi_mask_loss
 from detseg3d.planning.appearance import measure_appearance
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance

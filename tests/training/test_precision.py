@@ -17,13 +17,13 @@ from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
-from detseg3d.execution import device as execution
-from detseg3d.execution.device import has_fast_bfloat16
-from detseg3d.io.case_store import CaseStore
-from detseg3d.models.blocks import Conv3d, GroupNorm
+from detseg3d.data.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.networks.blocks import Conv3d, GroupNorm
 from detseg3d.planning.memory import NetworkPlan, planned_training_bytes
 from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.system import device as execution
+from detseg3d.system.device import has_fast_bfloat16
 from detseg3d.training import precision, trainer
 from detseg3d.training.precision import PrecisionCheck, check_precision, window_to_check
 from tests.training.conftest import make_options, records, same_weights, train
@@ -145,7 +145,7 @@ def test_a_wrong_output_is_found(plans: Plans, monkeypatch: pytest.MonkeyPatch) 
 WITHOUT_THE_WAY_AROUND = """
 from tests.conftest import TINY_PLANS
 import torch
-from detseg3d.models import blocks
+from detseg3d.models.networks import blocks
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import parse_plans
 from detseg3d.training.precision import check_precision

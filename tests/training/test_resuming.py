@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.execution.interruption import Interruption
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
+from detseg3d.system.signals import Interruption
 from detseg3d.training import trainer
 from tests.training.conftest import TRAIN, VAL, records, same_weights, train
 
@@ -100,7 +100,7 @@ def test_a_resumed_training_keeps_its_time_limit_unless_given_another(
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import load_plans
 from detseg3d.training import trainer
 original = trainer._train_step

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
 from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
 from tests.training.factory import LESIONS, write_case, write_store

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.io.case_store import CaseStore
+from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
 from detseg3d.training import trainer
 from detseg3d.training.timing import PhaseTime, describe_length, seconds_per_step, steps_left

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.case_store import CaseStore
 from detseg3d.evaluation.metrics import DetectionCounts
-from detseg3d.io.case_store import CaseStore
 from detseg3d.models import detseg
 from detseg3d.models.weights import save_weights
 from detseg3d.planning.plans import Plans, load_plans, save_plans

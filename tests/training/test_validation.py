@@ -12,10 +12,10 @@ from scipy.ndimage import binary_dilation
 from torch import nn
 
 from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.data.case_store import CaseStore
 from detseg3d.evaluation.metrics import DetectionCounts
-from detseg3d.io.case_store import CaseStore
-from detseg3d.models.decode import Detections
-from detseg3d.models.paste import RoiPrediction
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.plans import Plans
 from detseg3d.training.validation import (
     ValidationResult,

@@ -15,7 +15,7 @@ from detseg3d.reporting.html.figures import Evaluated
 from detseg3d.reporting.html.markup import Html, dig, embed_json, fragment, number, tag
 from detseg3d.reporting.html.niivue import NiivueCode
 from detseg3d.reporting.html.volumes import CaseView, ViewerVolumes, fit_volumes, load_volumes
-from detseg3d.reporting.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
 
 __all__ = ["ShownCase", "ViewerContent", "choose_cases", "prepare_viewer", "viewer_section"]
 

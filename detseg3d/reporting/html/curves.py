@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from detseg3d.evaluation.froc import FROC_RATES
 from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.evaluation.remarks import few_scans_for_froc
+from detseg3d.evaluation.scores.froc import FROC_RATES
 from detseg3d.reporting.html.charts import (
     Bars,
     Line,

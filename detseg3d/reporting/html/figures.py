@@ -21,7 +21,7 @@ class Figure:
     Attributes
     ----------
     key : str
-        In ``result["intervals"]``; see :func:`~detseg3d.evaluation.statistics.weighted_figures`.
+        In ``result["intervals"]``; see :func:`~detseg3d.evaluation.intervals.weighted_figures`.
     name : str
     group : str
         One of :data:`GROUPS`.
@@ -58,10 +58,10 @@ class Evaluated:
     Attributes
     ----------
     results : dict of str to dict
-        What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned, by the name of the system; the name is
+        What :func:`~detseg3d.evaluation.folders.evaluate_folders` returned, by the name of the system; the name is
         empty if there is but one.
     comparisons : sequence of dict
-        ``first``, ``second`` and ``figures``, see :func:`~detseg3d.evaluation.statistics.paired_comparison`.
+        ``first``, ``second`` and ``figures``, see :func:`~detseg3d.evaluation.intervals.paired_comparison`.
     """
 
     results: Mapping[str, Mapping[str, Any]]

@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.files import read_bounded
 from detseg3d.reporting.html.markup import compress_text
+from detseg3d.system.files import read_bounded
 
 __all__ = ["NiivueCode", "find_niivue"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, interval_note, left_out, too_few
-from detseg3d.io.files import write_text
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, prepare_viewer, viewer_section
 from detseg3d.reporting.html.crossval import (
     calibration_section,
@@ -31,7 +30,8 @@ from detseg3d.reporting.html.tables import (
     section,
 )
 from detseg3d.reporting.html.volumes import CaseView
-from detseg3d.reporting.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+from detseg3d.system.files import write_text
 
 __all__ = ["MOST_BYTES", "CaseView", "write_report"]
 
@@ -70,7 +70,7 @@ def write_report(
     path : path
         The file to write, atomically.
     result : dict
-        What :func:`~detseg3d.evaluation.evaluate.evaluate_folders` returned; or ``{"systems": {name: result},
+        What :func:`~detseg3d.evaluation.folders.evaluate_folders` returned; or ``{"systems": {name: result},
         "comparisons": [{"first", "second", "figures"}]}`` to set several systems side by side.
     consolidation : dict, optional
         ``consolidation.json`` of a cross-validation.

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from detseg3d.core.body import body_box
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.evaluation.labels import LabelFormat, check_same_grid, read_label
-from detseg3d.io.images import oriented_like, read_image
+from detseg3d.data.images import oriented_like, read_image
+from detseg3d.data.labels import LabelFormat, check_same_grid, read_label
 from detseg3d.reporting.html.markup import compress_text
-from detseg3d.reporting.slices import intensity_window
+from detseg3d.reporting.pictures.slices import intensity_window
 
 __all__ = ["CaseView", "ViewerVolumes", "fit_volumes", "load_volumes"]
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg3d.evaluation.froc import (
+from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.scores.froc import (
     ScoredCase,
     scored_case,
 )
-from detseg3d.evaluation.matching import overlap_table
 from tests.evaluation.golden.cases import golden_cases
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.figures import FigureRule
-from detseg3d.evaluation.lesions import evaluate_case
+from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.definitions.per_case import FigureRule
 from detseg3d.evaluation.metrics import CaseMetrics
 
 FOLDER = Path(__file__).parent

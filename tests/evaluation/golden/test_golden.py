@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg3d.evaluation.cc_dice import cc_dice_by_lesion
-from detseg3d.evaluation.froc import (
+from detseg3d.evaluation.definitions.cc_dice import cc_dice_by_lesion
+from detseg3d.evaluation.definitions.lesionwise import GLIOMA, METASTASES, lesionwise_scores
+from detseg3d.evaluation.definitions.surfaces import surface_metrics
+from detseg3d.evaluation.intervals import weighted_figures
+from detseg3d.evaluation.matching import match_one_to_one, overlap_table
+from detseg3d.evaluation.metrics import CRITERIA, DetectionCounts
+from detseg3d.evaluation.scores.froc import (
     cpm,
     froc_curve,
 )
-from detseg3d.evaluation.lesionwise import GLIOMA, METASTASES, lesionwise_scores
-from detseg3d.evaluation.matching import match_one_to_one, overlap_table
-from detseg3d.evaluation.metrics import CRITERIA, DetectionCounts
-from detseg3d.evaluation.statistics import weighted_figures
 from detseg3d.evaluation.summary import summarize
-from detseg3d.evaluation.surfaces import surface_metrics
 from tests.evaluation.golden.answers import double, records, single
 from tests.evaluation.golden.cases import answers, evaluated, golden_cases
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.evaluation.box_matching import scored_case_from_boxes
-from detseg3d.evaluation.froc import (
+from detseg3d.evaluation.boxes.matching import scored_case_from_boxes
+from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.scores.froc import (
     ScoredCase,
     average_precision,
     froc_curve,
@@ -15,7 +16,6 @@ from detseg3d.evaluation.froc import (
     recall_at_rates,
     scored_case,
 )
-from detseg3d.evaluation.matching import overlap_table
 from detseg3d.evaluation.summary import summarize
 from tests.evaluation.golden.answers import double, records, single
 from tests.evaluation.golden.cases import answers, evaluated, golden_cases

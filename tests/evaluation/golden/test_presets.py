@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from detseg3d.evaluation.definitions.presets import Preset, PresetFigure, PresetInput, preset_case, preset_figures
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.evaluation.presets import Preset, PresetFigure, PresetInput, preset_case, preset_figures
 from tests.evaluation.golden.answers import double
 from tests.evaluation.golden.cases import FOLDER, golden_cases
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tests.io.dicom import test_files, test_reader, test_series, test_values
+from tests.data.formats.dicom import test_files, test_reader, test_series, test_values
 
 __all__ = ["DICOM"]
 

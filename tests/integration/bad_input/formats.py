@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tests.io import (
-    test_damaged_images,
-    test_files,
-    test_formats,
-    test_metaimage,
-    test_nrrd,
-    test_raw_dataset,
-    test_slicer_segmentation,
-)
+from tests.data import test_damaged_images
+from tests.data import test_dataset as test_raw_dataset
+from tests.data.formats import test_endings as test_formats
+from tests.data.formats import test_metaimage, test_nrrd, test_slicer_segmentation
+from tests.system import test_files
 
 __all__ = ["FORMATS"]
 

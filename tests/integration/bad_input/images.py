@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK
 
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import write_image
+from detseg3d.data.images import write_image
 from tests.scans import make_scan
 
 __all__ = ["IMAGES", "READ", "UNREADABLE", "USABLE", "BadImage", "write_images"]

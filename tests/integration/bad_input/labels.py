@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import write_image
+from detseg3d.data.images import write_image
 from tests.integration.bad_input import images
 from tests.scans import make_scan
 

@@ -69,7 +69,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _read(path: Path) -> str:
-    from detseg3d.io.images import read_geometry, read_image
+    from detseg3d.data.images import read_geometry, read_image
 
     try:
         array, geometry = read_image(path)

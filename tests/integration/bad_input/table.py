@@ -11,7 +11,9 @@ from tests.cli import test_parser as test_cli_parser
 from tests.cli import test_plan_and_preprocess as test_cli_plan
 from tests.cli import test_predict as test_cli_predict
 from tests.cli import test_terminal as test_cli_terminal
-from tests.execution import test_local as test_execution_local
+from tests.data import test_case_store
+from tests.data import test_dataset as test_io_raw_dataset
+from tests.data import test_roots as test_io_paths
 from tests.integration import test_pipeline
 from tests.integration.bad_input import (
     test_consolidate,
@@ -27,12 +29,10 @@ from tests.integration.bad_input.formats import FORMATS
 from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, USABLE
 from tests.integration.bad_input.labels import GOOD, LABELS
 from tests.integration.reliability import test_concurrency, test_little_memory
-from tests.io import test_case_store
-from tests.io import test_convert as test_io_convert
-from tests.io import test_paths as test_io_paths
-from tests.io import test_raw_dataset as test_io_raw_dataset
 from tests.models import test_weights as test_models_weights
-from tests.training import test_fold as test_training_fold
+from tests.pipeline import test_convert as test_io_convert
+from tests.pipeline import test_train as test_training_fold
+from tests.system import test_workers as test_execution_local
 from tests.training import test_log as test_training_log
 from tests.training import test_sampling as test_training_sampling
 

@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.evaluation.labels import read_label_format, read_patients, read_roi_lesions
-from detseg3d.evaluation.nndetection_boxes import read_nndetection_boxes
+from detseg3d.data.case_store import CaseStore
+from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.images import write_image
+from detseg3d.data.labels import read_label_format, read_patients, read_roi_lesions
+from detseg3d.evaluation.boxes.nndetection import read_nndetection_boxes
 from detseg3d.inference.operating_point import load_operating_point
-from detseg3d.io.case_store import CaseStore
-from detseg3d.io.files import write_json
-from detseg3d.io.images import write_image
-from detseg3d.io.raw_dataset import load_raw_dataset
+from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.planning.plans import load_plans, parse_plans, save_plans
 from detseg3d.planning.splits import load_splits
-from detseg3d.preprocessing.prepare import PrepareOptions, prepare_dataset
+from detseg3d.system.files import write_json
 from detseg3d.training.sampling import CaseTable
 from tests.conftest import TINY_PLANS
 from tests.integration.bad_input.read_worker import READ, REFUSED, ReadWorker

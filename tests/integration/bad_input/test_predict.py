@@ -15,7 +15,7 @@ import pytest
 
 from detseg3d.cli import predict
 from detseg3d.core.geometry import Geometry
-from detseg3d.io.images import read_image, write_image
+from detseg3d.data.images import read_image, write_image
 from tests.integration.bad_input.images import IMAGES, SCAN, USABLE, BadImage, plain, write_images
 from tests.integration.bad_input.running import Run, run
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.io.images import read_geometry, read_image
+from detseg3d.data.images import read_geometry, read_image
 from tests.integration.bad_input.images import IMAGES, READ, UNREADABLE, BadImage, write_images
 from tests.integration.bad_input.read_worker import REFUSED, ReadWorker
 

@@ -21,7 +21,7 @@ pytestmark = [
 # All is imported before the limit is set: the libraries alone take gigabytes of addresses.
 SCRIPT = """
 import importlib, json, pathlib, resource, sys
-import detseg3d.inference.predictor, detseg3d.preprocessing.prepare, detseg3d.evaluation.evaluate
+import detseg3d.inference.predictor, detseg3d.pipeline.prepare, detseg3d.evaluation.folders
 import torch
 torch.set_num_threads(1)
 more, command, *words = json.loads(sys.argv[1])

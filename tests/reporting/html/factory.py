@@ -11,11 +11,11 @@ import numpy as np
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
-from detseg3d.evaluation.evaluate import evaluate_folders
-from detseg3d.evaluation.labels import LabelFormat
-from detseg3d.io.files import write_json
-from detseg3d.io.images import write_image
+from detseg3d.data.images import write_image
+from detseg3d.data.labels import LabelFormat
+from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.reporting.html.volumes import CaseView
+from detseg3d.system.files import write_json
 
 SHAPE = (8, 16, 16)
 SPACING = (2.0, 1.0, 1.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from detseg3d.evaluation.calibration import expected_calibration_error, reliability_bins
+from detseg3d.evaluation.scores.calibration import expected_calibration_error, reliability_bins
 from detseg3d.reporting.html.crossval import (
     calibration_section,
     figures_by_origin,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.evaluate import LabelFormat, evaluate_folders
+from detseg3d.evaluation.folders import LabelFormat, evaluate_folders
 from detseg3d.evaluation.summary import summarize
 from detseg3d.reporting.html import report as html_report
 from detseg3d.reporting.html.markup import DASH
 from detseg3d.reporting.html.report import write_report
-from detseg3d.reporting.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
 from tests.reporting.html.factory import (
     SHAPE,
     TWO,

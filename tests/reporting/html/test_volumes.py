@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.io.images import write_image
+from detseg3d.data.images import write_image
 from detseg3d.reporting.html import volumes as report_volumes
 from detseg3d.reporting.html.volumes import CaseView, FileOrders, ViewerVolumes, fit_volumes, load_volumes
 from tests.reporting.html.factory import save_case

@@ -1,0 +1,590 @@
+"""Raw data sets in nnU-Net's layout, and folders of scans to predict.
+
+``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
+(``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
+case to patient, so that folds never split a patient), ``npy_spacing`` (``z y x`` mm of .npy files), ``suv``
+(channels whose values are SUV; DICOM is converted), and ``instance_classes`` with ``instance_classes_from`` (the
+classes of the lesions of instance maps, see :mod:`detseg3d.data.instance_classes`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import named_like, normal_name
+from detseg3d.data.dataset_json import (
+    is_version_1,
+    parse_channel_names,
+    parse_labels,
+    parse_npy_spacing,
+    parse_patients,
+    parse_suv_channels,
+    parse_training_list,
+)
+from detseg3d.data.formats.dicom import DICOM_ENDINGS, DicomOptions, is_dicom_file
+from detseg3d.data.formats.endings import segmentation_stem, unread_format, unread_images
+from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
+from detseg3d.data.instance_classes import InstanceClasses, parse_instance_classes
+from detseg3d.data.roots import check_case_id
+from detseg3d.system.files import check_regular_file, open_regular_file, read_json
+
+__all__ = [
+    "RawCase",
+    "RawDataset",
+    "as_instance_maps",
+    "cases_without_images",
+    "check_input",
+    "images_by_stem",
+    "list_cases",
+    "list_inputs",
+    "load_raw_dataset",
+    "read_description",
+]
+
+logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 64 << 20  # a dataset.json may list its cases
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One case: a file per channel, in channel order, and its label if there is one."""
+
+    case_id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw data set as its dataset.json and folders describe it. See :func:`load_raw_dataset`."""
+
+    folder: Path
+    name: str
+    channel_names: tuple[str, ...]
+    labels: dict[str, int]
+    file_ending: str
+    cases: tuple[RawCase, ...]
+    instances: bool = False
+    npy_spacing: tuple[float, float, float] | None = None
+    suv_channels: tuple[str, ...] = ()
+    patients: dict[str, str] = field(default_factory=dict)
+    instance_classes: InstanceClasses | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the lesion classes, by ascending label value."""
+        return tuple(sorted((name for name, value in self.labels.items() if value != 0), key=self.labels.__getitem__))
+
+    @property
+    def class_labels(self) -> tuple[int, ...]:
+        """Label value of each class of :attr:`class_names`."""
+        return tuple(self.labels[name] for name in self.class_names)
+
+    @property
+    def dicom_options(self) -> tuple[DicomOptions, ...]:
+        """What is read of DICOM, per channel."""
+        return tuple(DicomOptions(suv=name in self.suv_channels) for name in self.channel_names)
+
+    @property
+    def label_files(self) -> dict[str, Path]:
+        """Label file of each case that has one; with the entry ``dataset`` it may lie anywhere."""
+        return {case.case_id: case.label for case in self.cases if case.label is not None}
+
+    def patient_of(self, case_id: str) -> str:
+        """Patient a case belongs to; without an entry in dataset.json each case is a patient of its own."""
+        return self.patients.get(case_id, case_id)
+
+
+def load_raw_dataset(folder: str | Path) -> RawDataset:
+    """Read dataset.json and list the training cases.
+
+    Oddities of existing data sets are tolerated: a wrong ``numTraining``, unknown keys, ``modality`` for
+    ``channel_names``, labels as ``{"1": "lesion"}``, numbers as text. Files are listed, not opened: a case may lack a
+    channel or a label, which :func:`detseg3d.data.verify.verify_dataset` reports for all cases together.
+
+    Parameters
+    ----------
+    folder : path
+        ``DatasetXXX_Name``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If dataset.json is missing or does not say what is needed, uses what is not supported (an ``ignore`` label,
+        region-based labels), or there is no training case.
+    """
+    folder = Path(folder)
+    file = folder / "dataset.json"
+    if not folder.is_dir():
+        raise DetSeg3DError("the data set folder does not exist", file=folder, remedy="check the path")
+    data, channels, labels = read_description(file)
+    instances = data.get("instances", False)
+    if not isinstance(instances, bool):
+        raise DetSeg3DError('"instances" must be true or false', file=file, value=instances)
+    ending = data.get("file_ending")
+    if is_version_1(data):
+        raise DetSeg3DError(
+            '"file_ending" is missing: this is a dataset.json of version 1 of nnU-Net',
+            file=file,
+            expected="one of " + " ".join(SUPPORTED_ENDINGS),
+            remedy='add "file_ending", such as ".nii.gz"; with one channel, images may be named CASE.nii.gz or '
+            "CASE_0000.nii.gz",
+        )
+    if ending not in SUPPORTED_ENDINGS:
+        raise DetSeg3DError(
+            '"file_ending" is not supported' if ending is not None else '"file_ending" is missing',
+            file=file,
+            value=ending,
+            expected="one of " + " ".join(SUPPORTED_ENDINGS),
+        )
+    if "dataset" in data:
+        cases = _listed_cases(data["dataset"], folder, file)
+    else:
+        cases = list_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", complete=False)
+        _compare_with_list(data, cases, file)
+    if not cases:
+        raise _unnumbered(folder / "imagesTr", channels, ending)
+    classes = parse_instance_classes(data, labels, file, instances)
+    _warn_of_unknown_cases(classes, cases, folder)
+    return RawDataset(
+        folder=folder,
+        name=folder.name,
+        channel_names=channels,
+        labels=labels,
+        file_ending=ending,
+        cases=cases,
+        instances=instances,
+        npy_spacing=parse_npy_spacing(data, file),
+        suv_channels=parse_suv_channels(data, channels, file),
+        patients=_known_patients(parse_patients(data, file), file, cases),
+        instance_classes=classes,
+    )
+
+
+def as_instance_maps(dataset: RawDataset) -> RawDataset:
+    """The data set with labels that are instance maps, whatever its dataset.json says of them.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there are several classes and the classes of the lesions cannot be read.
+    """
+    if dataset.instances:
+        return dataset
+    file = dataset.folder / "dataset.json"
+    data, _, labels = read_description(file)
+    return replace(dataset, instances=True, instance_classes=parse_instance_classes(data, labels, file, True))
+
+
+def cases_without_images(dataset: RawDataset) -> list[str]:
+    """Cases that the table of instance classes names and that neither train nor test."""
+    if dataset.instance_classes is None:
+        return []
+    return _unknown_cases(dataset.instance_classes, dataset.cases, dataset.folder)
+
+
+def _unknown_cases(classes: InstanceClasses, cases: Sequence[RawCase], folder: Path) -> list[str]:
+    names = {case.case_id for case in cases}
+    for place in ("imagesTs", "labelsTs"):
+        if (folder / place).is_dir():
+            stems = {strip_ending(entry) for entry in (folder / place).iterdir()}
+            names |= stems | {_CHANNEL.sub(r"\1", stem) for stem in stems}
+    return classes.unknown_cases(names)
+
+
+def _warn_of_unknown_cases(classes: InstanceClasses | None, cases: Sequence[RawCase], folder: Path) -> None:
+    unknown = [] if classes is None else _unknown_cases(classes, cases, folder)
+    if classes is not None and unknown:
+        logger.warning(
+            "%s: the classes of instances are stated for %d case(s) that are not there: %s",
+            classes.file,
+            len(unknown),
+            unknown[:5],
+        )
+
+
+def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: Path) -> None:
+    """Hold the entry ``training`` against the files: all of imagesTr train, which the entry may not say.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there are cases that the entry does not name: they may have been kept apart for a test.
+    """
+    if "training" not in data:
+        return
+    names = parse_training_list(data)
+    if names is None:
+        if data["training"]:
+            logger.warning('%s: the entry "training" is not read; all cases of imagesTr train', file)
+        return
+    listed = set(names) | {match.group(1) for match in map(_CHANNEL.fullmatch, names) if match is not None}
+    known = {case.case_id for case in cases}
+    left_out = sorted(known - listed)
+    if left_out:
+        raise DetSeg3DError(
+            f'the entry "training" names {len(known) - len(left_out)} of the {len(known)} cases in imagesTr, but all '
+            "would train",
+            file=file,
+            value=left_out[:5],
+            remedy='move the files of the other cases out of imagesTr and labelsTr, or remove the entry "training" to '
+            "train on all",
+        )
+    missing = [name for name in names if not known & {name, _CHANNEL.sub(r"\1", name)}]
+    if missing:
+        logger.warning(
+            '%s: the entry "training" names %d case(s) that imagesTr does not hold: %s', file, len(missing), missing[:5]
+        )
+
+
+def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[str, int]]:
+    """The content of a dataset.json, its channel names in order, and its labels.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing or does not say what is needed.
+    """
+    data = read_json(file, _MOST_BYTES)
+    if not isinstance(data, dict):
+        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
+    return data, parse_channel_names(data, file), parse_labels(data, file)
+
+
+def list_cases(
+    folder_of_images: str | Path,
+    channel_count: int,
+    file_ending: str | None = None,
+    label_folder: str | Path | None = None,
+    complete: bool = True,
+    by_study: bool = False,
+) -> tuple[RawCase, ...]:
+    """List the cases of a folder of images, by name.
+
+    Files are named ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, …, one per channel. With a single channel plain names
+    (``CASE.nii.gz``) will do, if no file is numbered ``_0000``. A subfolder with a DICOM series counts like a file, and
+    a folder that is itself a series is one case.
+
+    Parameters
+    ----------
+    folder_of_images : path
+    channel_count : int
+    file_ending : str, optional
+        Only files with this ending; without it, all supported ones.
+    label_folder : path, optional
+        Where labels (``CASE.nii.gz``) are sought; a case without one has ``label=None``.
+    complete : bool, optional
+        Raise if a channel is missing or superfluous. If not, cases name the channels they should have.
+    by_study : bool, optional
+        Take a folder as one case if all its subfolders hold DICOM of one study; a series is chosen of it later.
+
+    Returns
+    -------
+    tuple of RawCase
+        Sorted by case id.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is no folder, no case in it, two files for one channel, or (``complete``) channels are missing; all
+        cases concerned are named.
+    """
+    folder = Path(folder_of_images)
+    if not folder.is_dir():
+        raise DetSeg3DError("the folder of images does not exist", file=folder, remedy="check the path")
+    found = images_by_stem(folder, file_ending)
+    if by_study and _is_one_study(found):
+        found = {folder.resolve().name: folder}
+    if not found:
+        raise _no_image(folder, file_ending)
+    labels = {} if label_folder is None else _labels_by_case(Path(label_folder), file_ending)
+    channels, plain = _channels_by_case(found, channel_count)
+    labels = named_like(labels, channels)
+    if complete:
+        _require_complete(channels, plain, channel_count, folder)
+    cases = []
+    for case_id in sorted(channels):
+        paths = channels[case_id]
+        template = next(iter(paths.values()))
+        ending = "" if template.is_dir() else template.name[len(strip_ending(template)) :]
+        images = tuple(paths.get(c, folder / f"{case_id}_{c:04d}{ending}") for c in range(channel_count))
+        cases.append(RawCase(check_case_id(case_id), images, labels.get(case_id)))
+    return tuple(cases)
+
+
+def check_input(source: str | Path) -> None:
+    """Raise if ``source`` can hold no scan, before a model is loaded for it.
+
+    Parameters
+    ----------
+    source : path
+        A file, or a folder of files or of DICOM series.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it does not exist, may not be read, is empty, or is neither an image nor a folder with one.
+    """
+    path = Path(source)
+    try:
+        if path.is_dir():
+            if not images_by_stem(path):
+                raise _no_image(path, None)
+            return
+        check_regular_file(path)
+        with open_regular_file(path) as handle:
+            empty = handle.read(1) == b""
+    except FileNotFoundError as error:
+        what = "the folder of images" if file_ending(path) is None else "the image"
+        raise DetSeg3DError(f"{what} does not exist", file=path, remedy="check the path") from error
+    except OSError as error:
+        raise DetSeg3DError(
+            f"the input cannot be read: {error.strerror or error}", file=path, remedy="check its permissions"
+        ) from error
+    if file_ending(path) is None and not is_dicom_file(path):
+        raise unread_format(path) or DetSeg3DError(
+            "this is not an image",
+            file=path,
+            expected=f"one of {' '.join(SUPPORTED_ENDINGS)}, or a DICOM file with several frames",
+        )
+    if empty:
+        raise DetSeg3DError("the file is empty", file=path, remedy="copy it again from its source")
+
+
+def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = ()) -> tuple[RawCase, ...]:
+    """The cases of an input folder, or of a single image file.
+
+    Parameters
+    ----------
+    source : path
+    channel_count : int
+        Channels that the model needs.
+    series : sequence of str, optional
+        Series that are chosen in DICOM folders. The subfolders of one study are then one case. If there is a series for
+        each of several channels, all channels of a case are read from one folder.
+
+    Raises
+    ------
+    DetSeg3DError
+        If there is no case, or channels are missing.
+    """
+    path = Path(source)
+    check_input(path)
+    if path.is_dir() and len(series) > 1:
+        cases = list_cases(path, 1, by_study=True)
+        return tuple(replace(case, images=case.images * channel_count) for case in cases)
+    if path.is_dir():
+        return list_cases(path, channel_count, by_study=bool(series))
+    if channel_count != 1:
+        raise DetSeg3DError(
+            f"this model needs {channel_count} channels, one file holds one",
+            file=path,
+            remedy="give the folder that holds CASE_0000, CASE_0001, …",
+        )
+    # Not list_cases: the files beside this one need not be in order.
+    name = path.stem if path.suffix.lower() in DICOM_ENDINGS else strip_ending(path)
+    return (RawCase(check_case_id(name.removesuffix("_0000")), (path,)),)
+
+
+def _no_image(folder: Path, ending: str | None) -> DetSeg3DError:
+    others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
+    unread = next((error for path in unread_images(folder) if (error := unread_format(path))), None)
+    return DetSeg3DError(
+        "there is no image in the folder" if unread is None else "there is no image in the folder that can be read",
+        file=folder,
+        value=others or "an empty folder",
+        expected=f"files ending in {ending or ' '.join(SUPPORTED_ENDINGS)}",
+        remedy=None if unread is None else unread.remedy,
+    )
+
+
+def _ending(path: Path) -> str | None:
+    return file_ending(path)
+
+
+def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
+    """Images in a folder by name without ending: files, DICOM series in subfolders, or the folder itself as one.
+
+    Two images of one name, and a series beside other images, are an error. A warning names images of formats that are
+    not read, and segmentations of 3D Slicer that lie among images: they are left out.
+    """
+    found: dict[str, Path] = {}
+    known: dict[str, str] = {}
+    # Neither hidden nor unfinished.
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    stems = {strip_ending(entry).removesuffix("_0000") for entry in entries if segmentation_stem(entry) is None}
+    # Alone it may well be a label; beside an image of the same name it is the segmentation of that.
+    segmentations = [entry for entry in entries if segmentation_stem(entry) in stems]
+    _warn_of_left_out(
+        folder,
+        tuple(path.name for path in unread_images(folder)),
+        tuple(path.name for path in segmentations),
+    )
+    entries = [entry for entry in entries if entry not in segmentations]
+    for entry in entries:
+        if entry.is_dir() and is_dicom_folder(entry):
+            stem = entry.name
+        elif _ending(entry) is not None and ending in (None, _ending(entry)):
+            # A folder of this name as well: it stands where a scan should, which reading it will tell.
+            stem = strip_ending(entry)
+        else:
+            continue
+        name = normal_name(stem)
+        if name in known:
+            first = found[known[name]].name
+            alike = stem != known[name]
+            raise DetSeg3DError(
+                f"two images have names that differ in their Unicode normal form only: {first!a} and {entry.name!a}"
+                if alike
+                else f"two images have the same name but for the ending: {first} and {entry.name}",
+                file=folder,
+                remedy="remove one of them",
+            )
+        found[stem] = entry
+        known[name] = stem
+    if ending is not None or not is_dicom_folder(folder, recursive=False):
+        return _one_series_in_subfolders(folder, found) if ending is None else found
+    if found:
+        raise DetSeg3DError(
+            "the folder holds a DICOM series and other images, too",
+            file=folder,
+            value=sorted(found)[:5],
+            remedy="put the series in a folder of its own",
+        )
+    return {folder.resolve().name: folder}
+
+
+def _one_series_in_subfolders(folder: Path, found: dict[str, Path]) -> dict[str, Path]:
+    """``found``, or the folder as one case if the slices of a single series are spread over its subfolders."""
+    if len(found) < 2 or not all(path.is_dir() for path in found.values()):
+        return found
+    from detseg3d.data.formats.dicom.reader import (
+        share_series,  # pydicom takes half a second that other formats do without
+    )
+
+    return {folder.resolve().name: folder} if share_series(found.values()) else found
+
+
+def _is_one_study(found: Mapping[str, Path]) -> bool:
+    if len(found) < 2 or not all(path.is_dir() for path in found.values()):
+        return False
+    from detseg3d.data.formats.dicom.reader import is_one_study
+
+    return is_one_study(found.values())
+
+
+@functools.lru_cache(maxsize=1000)
+def _warn_of_left_out(folder: Path, unread: tuple[str, ...], segmentations: tuple[str, ...]) -> None:
+    """Warn of a folder once, however often it is listed."""
+    if unread:
+        error = unread_format(unread[0])
+        logger.warning(
+            "%s: %d file(s) of formats that are not read are left out: %s%s (%s)",
+            folder,
+            len(unread),
+            ", ".join(unread[:5]),
+            ", …" if len(unread) > 5 else "",
+            None if error is None else error.remedy,
+        )
+    if segmentations:
+        logger.warning(
+            "%s: %d segmentation(s) of 3D Slicer among the images are left out: %s",
+            folder,
+            len(segmentations),
+            ", ".join(segmentations[:5]),
+        )
+
+
+def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[dict[str, dict[int, Path]], list[str]]:
+    """Files by case and channel, and the stems without a channel number."""
+    numbered = any(stem.endswith("_0000") for stem in found) or channel_count > 1
+    channels: dict[str, dict[int, Path]] = {}
+    names: dict[str, str] = {}  # the channels of a case may be named in different normal forms
+    plain = []
+    for stem, path in found.items():
+        match = _CHANNEL.fullmatch(stem) if numbered else None
+        if match is not None:
+            case_id = names.setdefault(normal_name(match.group(1)), match.group(1))
+            channels.setdefault(case_id, {})[int(match.group(2))] = path
+        elif numbered:
+            plain.append(stem)
+        else:
+            channels[stem] = {0: path}
+    return channels, plain
+
+
+def _require_complete(
+    channels: Mapping[str, Mapping[int, Path]], plain: list[str], channel_count: int, folder: Path
+) -> None:
+    wanted = set(range(channel_count))
+    lines = [f"    {stem}: no channel number" for stem in plain]
+    for case_id, paths in sorted(channels.items()):
+        for word, numbers in (("missing", wanted - set(paths)), ("superfluous", set(paths) - wanted)):
+            if numbers:
+                listing = " ".join(f"_{number:04d}" for number in sorted(numbers))
+                lines.append(f"    {case_id}: {word} channel {listing}")
+    if lines:
+        raise DetSeg3DError(
+            f"{len(lines)} case(s) do not have exactly {channel_count} channel(s):\n" + "\n".join(lines),
+            file=folder,
+            expected=", ".join(f"CASE_{c:04d}" for c in range(channel_count)) + " for each case",
+            remedy="add, remove or rename these files",
+        )
+
+
+def _unnumbered(folder: Path, channels: tuple[str, ...], ending: str) -> DetSeg3DError:
+    """None of the images of a data set with several channels says which it is of, so they make no case."""
+    return DetSeg3DError(
+        f"there is no case in the folder: no image has the number of one of the {len(channels)} channels in its name",
+        file=folder,
+        value=[path.name for path in images_by_stem(folder, ending).values()][:5],
+        expected=", ".join(f"CASE_{c:04d}{ending} ({name})" for c, name in enumerate(channels)),
+        remedy="rename the files",
+    )
+
+
+def _labels_by_case(folder: Path, ending: str | None) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    labels: dict[str, Path] = {}
+    for entry in sorted(folder.iterdir()):
+        # The data set's own ending wins where a label lies there twice.
+        wanted = _ending(entry) is not None and not entry.name.startswith(".") and entry.is_file()
+        if wanted and (strip_ending(entry) not in labels or _ending(entry) == ending):
+            labels[strip_ending(entry)] = entry
+    return labels
+
+
+def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]:
+    """Cases from nnU-Net's optional key ``dataset``: ``{case: {"images": [...], "label": ...}}``."""
+    cases = []
+    try:
+        for case_id, entry in sorted(listing.items()):
+            if not isinstance(entry["images"], list) or not entry["images"]:
+                raise TypeError(f"{case_id} has no list of images")
+            images = tuple(folder / str(image) for image in entry["images"])
+            cases.append(RawCase(check_case_id(case_id), images, folder / str(entry["label"])))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DetSeg3DError(
+            '"dataset" cannot be understood', file=file, expected='{"CASE": {"images": [...], "label": "..."}}'
+        ) from error
+    if not cases:
+        raise DetSeg3DError('"dataset" lists no case', file=file)
+    return tuple(cases)
+
+
+def _known_patients(patients: dict[str, str], file: Path, cases: tuple[RawCase, ...]) -> dict[str, str]:
+    patients = named_like(patients, [case.case_id for case in cases])
+    unknown = sorted(set(patients) - {case.case_id for case in cases})
+    if unknown:
+        logger.warning('%s: "patients" names %d case(s) that are not there: %s', file, len(unknown), unknown[:5])
+    return patients

@@ -1,0 +1,288 @@
+"""Decode compressed pixel data: RLE here, JPEG, JPEG-LS and JPEG 2000 in a process of their own.
+
+Decoders of JPEG are compiled libraries. On damaged data they can end the process, or never return, which must not cost
+the other cases. A decoder process that ends or takes too long is an error of its file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess  # nosec B404: this interpreter, with arguments of ours
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.formats.dicom.headers import DicomHeader, damaged, read_header
+from detseg3d.system.files import open_regular_file
+
+__all__ = ["FrameDecoder", "decode_frames", "serve"]
+
+Array = npt.NDArray[Any]
+
+_HTJ2K = {UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203)}
+_DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+_SECONDS_PER_FRAME = 60.0
+# The child takes the search path of this process, wherever it was started from.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from detseg3d.data.formats.dicom.encapsulated import serve; serve()"
+)
+
+
+class FrameDecoder:
+    """Decodes the frames of compressed objects, one decoder process for all of a series.
+
+    Use it as a context; the process starts when it is first needed.
+
+    Examples
+    --------
+    >>> with FrameDecoder() as decoder:                         # doctest: +SKIP
+    ...     frames = list(decoder.frames(header, [0]))
+    """
+
+    def __init__(self, seconds_per_frame: float = _SECONDS_PER_FRAME) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seconds = seconds_per_frame
+
+    def __enter__(self) -> FrameDecoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def frames(self, header: DicomHeader, indices: Sequence[int]) -> Iterator[Array]:
+        """Stored values ``(Y, X)`` of the frames with these indices.
+
+        Raises
+        ------
+        DetSeg3DError
+            If a frame is missing, cut off, or of another size than the header says, or its decoder fails.
+        """
+        if header.transfer_syntax == RLELossless:
+            yield from decode_frames(header, indices)
+            return
+        process = self._started()
+        assert process.stdin is not None
+        job = json.dumps({"path": str(header.path), "indices": list(indices)})
+        try:
+            process.stdin.write(job.encode() + b"\n")
+            process.stdin.flush()
+        except OSError as error:
+            raise self._died(header) from error
+        for _ in indices:
+            yield self._answer(header, process)
+
+    def _answer(self, header: DicomHeader, process: subprocess.Popen[bytes]) -> Array:
+        assert process.stdout is not None
+        watchdog = threading.Timer(self._seconds, process.kill)
+        watchdog.start()
+        try:
+            line = process.stdout.readline()
+            if not line.endswith(b"\n"):
+                raise self._died(header)
+            try:
+                answer = json.loads(line)
+            except ValueError as error:
+                raise self._died(header) from error
+            if "error" in answer:
+                raise damaged(header.path, str(answer["error"]))
+            dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
+            size = int(np.prod(shape)) * dtype.itemsize
+            data = process.stdout.read(size)
+            if len(data) != size:
+                raise self._died(header)
+            return np.frombuffer(data, dtype).reshape(shape)
+        finally:
+            watchdog.cancel()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._process = subprocess.Popen(  # nosec B603
+                [sys.executable, "-c", _CHILD, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return self._process
+
+    def _died(self, header: DicomHeader) -> DetSeg3DError:
+        code = self._process.wait() if self._process is not None else None
+        self._stop()
+        return damaged(header.path, f"its decoder ended with code {code} or took more than {self._seconds:g} s")
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
+            process.wait()
+
+
+def serve() -> None:
+    """Answer the jobs that come on standard input, until it ends: what the decoder process does."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints must not come between the answers
+    for line in sys.stdin.buffer:
+        job = json.loads(line)
+        try:
+            for array in decode_frames(read_header(Path(job["path"])), job["indices"]):
+                head = {"dtype": array.dtype.str, "shape": list(array.shape)}
+                output.write(json.dumps(head).encode() + b"\n" + np.ascontiguousarray(array).tobytes())
+                output.flush()
+        except (DetSeg3DError, MemoryError) as error:
+            text = (
+                error.problem.partition(": ")[2] if isinstance(error, DetSeg3DError) else "there is not enough memory"
+            )
+            output.write(json.dumps({"error": text}).encode() + b"\n")
+            output.flush()
+
+
+def decode_frames(header: DicomHeader, indices: Sequence[int]) -> Iterator[Array]:
+    """Stored values ``(Y, X)`` of frames, decoded in this process. See :meth:`FrameDecoder.frames`."""
+    shape = (header.count("Rows", 0), header.count("Columns", 0))
+    try:
+        with open_regular_file(header.path) as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = dcmread(handle, force=True)
+        _complete(dataset)
+        frames = _checked_frames(header, dataset)
+        if header.transfer_syntax == JPEGExtended12Bit and header.count("BitsStored", 16) > 8:
+            arrays: Iterator[Array] = (_decode_with_gdcm(header, frames[index]) for index in indices)
+        else:
+            arrays = _decode_with_pydicom(header, dataset, indices)
+        for array in arrays:
+            if array.shape != shape:
+                raise damaged(header.path, f"a frame decodes to {array.shape}, not {shape}")
+            yield array.astype(_decoded_type(header), copy=False)
+    except (DetSeg3DError, MemoryError, GeneratorExit):
+        raise
+    except Exception as error:  # decoders raise whatever they like
+        text = str(error).replace("\n", " ")
+        raise damaged(header.path, f"its pixels cannot be decoded ({type(error).__name__}: {text})") from error
+
+
+def _decoded_type(header: DicomHeader) -> np.dtype[Any]:
+    return np.dtype(f"{'i' if header.count('PixelRepresentation', 0) else 'u'}{header.count('BitsAllocated', 16) // 8}")
+
+
+def _decode_with_pydicom(header: DicomHeader, dataset: Dataset, indices: Sequence[int]) -> Iterator[Array]:
+    decoder = get_decoder(header.transfer_syntax)
+    plugin = _plugin(header.transfer_syntax, decoder.available_plugins)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for array, _ in decoder.iter_array(dataset, indices=list(indices), raw=True, decoding_plugin=plugin):
+            yield array
+
+
+def _plugin(syntax: UID, available: Sequence[str]) -> str:
+    """Name of the decoder that is used. GDCM is the only one for lossless JPEG, and the last for the rest."""
+    if syntax in JPEGTransferSyntaxes and syntax != JPEGBaseline8Bit:
+        return "gdcm"
+    return next((name for name in _DECODERS if name in available), "")
+
+
+def _decode_with_gdcm(header: DicomHeader, frame: bytes) -> Array:
+    """Decode a frame of JPEG with 12 bits, which GDCM does but pydicom does not ask it for."""
+    import gdcm
+
+    rows, columns, bits = header.count("Rows", 0), header.count("Columns", 0), header.count("BitsStored", 16)
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    image.SetDataElement(element)
+    grey = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(header.transfer_syntax))))
+    signed = header.count("PixelRepresentation", 0)
+    image.SetPixelFormat(gdcm.PixelFormat(1, header.count("BitsAllocated", 16), bits, bits - 1, signed))
+    data = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(data, _decoded_type(header)).reshape(rows, columns)
+
+
+def _complete(dataset: Dataset) -> None:
+    """Attributes that the decoders demand and that this reader has defaults for."""
+    if "SamplesPerPixel" not in dataset:
+        dataset.SamplesPerPixel = 1
+    if not dataset.get("PhotometricInterpretation"):
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+    if "PixelRepresentation" not in dataset:
+        dataset.PixelRepresentation = 0
+
+
+def _checked_frames(header: DicomHeader, dataset: Dataset) -> list[bytes]:
+    """Compressed frames. Each must be there, have the size of the header, and end as its codec ends an image."""
+    count = header.frame_count
+    found = list(generate_frames(dataset.PixelData, number_of_frames=count))
+    if len(found) != count:
+        raise damaged(header.path, f"{len(found)} compressed frames, not {count}")
+    syntax = header.transfer_syntax
+    jpeg_like = syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
+    jpeg_2000 = syntax in (*JPEG2000TransferSyntaxes, *_HTJ2K)
+    if not (jpeg_like or jpeg_2000):
+        return found
+    size = (header.count("Rows", 0), header.count("Columns", 0))
+    for number, frame in enumerate(found, start=1):
+        if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9") and b"\xff\xd9" not in frame[-16:]:
+            raise damaged(header.path, f"compressed frame {number} is cut off")
+        stated = _jpeg_2000_size(frame) if jpeg_2000 else _jpeg_size(frame)
+        if stated is not None and stated != size:
+            raise damaged(header.path, f"compressed frame {number} has {stated} pixels, the header says {size}")
+    return found
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the frame header of JPEG or JPEG-LS; ``None`` if none is found."""
+    position = 2
+    while position + 9 <= len(frame) and frame[position] == 0xFF:
+        marker = frame[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows = int.from_bytes(frame[position + 5 : position + 7], "big")
+            columns = int.from_bytes(frame[position + 7 : position + 9], "big")
+            return (rows, columns) if rows else None
+        position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+    return None
+
+
+def _jpeg_2000_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the SIZ marker of a JPEG 2000 codestream; ``None`` if none is found."""
+    start = frame.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(frame) < start + 24:
+        return None
+    numbers = [int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4)]
+    return numbers[1] - numbers[3], numbers[0] - numbers[2]

@@ -1,0 +1,236 @@
+"""Find the DICOM objects of a folder tree, and the files that should be DICOM objects but are not.
+
+The rule of what is skipped without a word is stated in :func:`find_dicom_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.system.files import check_regular_file, open_regular_file
+
+__all__ = [
+    "DICOM_ENDINGS",
+    "MOST_FILES",
+    "DicomFiles",
+    "find_dicom_files",
+    "first_dicom_file",
+    "is_dicom_file",
+    "is_dicom_folder",
+]
+
+MOST_FILES = 100_000
+_DEEPEST_FOLDER = 16
+
+DICOM_ENDINGS = frozenset({".dcm", ".dicom", ".dic", ".dc3", ".ima"})
+# Files of these kinds lie beside slices in exports, on discs and after conversions. They are never opened.
+_OTHER_ENDINGS_TEXT = """
+    .json .jsonl .txt .csv .tsv .xml .html .htm .css .js .pdf .md .log .ini .inf .cfg .yaml .yml .toml .db .sqlite
+    .jpg .jpeg .png .gif .bmp .tif .tiff .svg .ico .zip .gz .tar .7z .rar .nii .mha .mhd .zraw .raw .nrrd .nhdr .seg
+    .npy .npz .hdr .bval .bvec .bvals .bvecs .mat .py .sh .bat .exe .dll .so .jar .lnk .url .doc .docx .xls .xlsx .ppt
+    .pptx .sha1 .sha256 .md5 .license .tmp .bak .plist
+"""
+_OTHER_ENDINGS = frozenset(_OTHER_ENDINGS_TEXT.split())
+_OTHER_NAMES = frozenset(
+    {
+        "dicomdir",
+        "readme",
+        "license",
+        "lockfile",
+        "version",
+        "copying",
+        "changelog",
+        "thumbs.db",
+        "autorun",
+        "checksums",
+    }
+)
+
+
+@dataclass(frozen=True)
+class DicomFiles:
+    """What lies in a folder tree.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        Files that begin as DICOM objects do, sorted by path.
+    other_count : int
+        Files of other kinds, which are no part of a series.
+    """
+
+    paths: tuple[Path, ...]
+    other_count: int
+
+
+def is_dicom_file(path: str | Path) -> bool:
+    """Whether a file begins as a DICOM object does, with or without the preamble, whatever its name is."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    try:
+        with open_regular_file(path) as handle:
+            return _begins_as_dicom(handle.read(132))
+    except OSError:
+        return False
+
+
+def is_dicom_folder(path: str | Path, *, recursive: bool = True) -> bool:
+    """Whether a folder holds a DICOM object, or a file whose name says that it should be one.
+
+    Parameters
+    ----------
+    path : path
+    recursive : bool, optional
+        Look into subfolders, too, as exports of a PACS have them (PATIENT/STUDY/SERIES).
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return False
+    files = _walk(folder) if recursive else _entries(folder)
+    return any(
+        entry.is_file() and not _is_other(entry) and (entry.suffix.lower() in DICOM_ENDINGS or is_dicom_file(entry))
+        for entry in files
+    )
+
+
+def first_dicom_file(folder: Path) -> Path | None:
+    """First file of a folder tree that begins as a DICOM object does."""
+    return next((path for path in _walk(folder) if not _is_other(path) and is_dicom_file(path)), None)
+
+
+def find_dicom_files(folder: Path) -> DicomFiles:
+    """List the DICOM objects of a folder and of its subfolders.
+
+    Skipped without a word are hidden files (a dot comes first), files named as companions of series are
+    (``DICOMDIR``, ``README``, ``Thumbs.db``, …), files whose ending belongs to another format (``.json``, ``.txt``,
+    ``.nii.gz``, …), and files that neither are DICOM objects nor could be meant as such.
+
+    A file that is not a DICOM object is an error if it could be meant as a slice: its name ends in ``.dcm``,
+    ``.dicom``, ``.dic``, ``.dc3`` or ``.ima``, or it has the same ending as a DICOM object in the same folder (no
+    ending, and an ending of digits as in ``1.2.840.5``, count as one ending). An empty or overwritten slice therefore
+    never vanishes.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file could be meant as a slice but is not a DICOM object, an entry is not a regular file (a pipe, a
+        device), or there are more than :data:`MOST_FILES` files.
+    """
+    found: list[Path] = []
+    doubtful: list[Path] = []
+    endings: dict[Path, set[str]] = {}
+    other_count = 0
+    for path in _walk(folder):
+        if _is_other(path):
+            other_count += 1
+            continue
+        if not path.exists():  # a symbolic link that leads nowhere
+            doubtful.append(path)
+            continue
+        check_regular_file(path)
+        if _is_readable_dicom(path):
+            found.append(path)
+            endings.setdefault(path.parent, set()).add(_ending(path))
+        else:
+            doubtful.append(path)
+    for path in doubtful:
+        if _ending(path) in DICOM_ENDINGS or _ending(path) in endings.get(path.parent, ()):
+            raise _not_dicom(path)
+    return DicomFiles(tuple(found), other_count + len(doubtful))
+
+
+def _is_readable_dicom(path: Path) -> bool:
+    try:
+        with open_regular_file(path) as handle:
+            return _begins_as_dicom(handle.read(132))
+    except OSError as error:
+        raise DetSeg3DError(
+            "the file cannot be opened", file=path, value=str(error), remedy="check its permissions"
+        ) from error
+
+
+def _not_dicom(path: Path) -> DetSeg3DError:
+    size = path.stat().st_size if path.exists() else None
+    what = "a link that leads nowhere" if size is None else "an empty file" if size == 0 else f"{size} bytes"
+    return DetSeg3DError(
+        "a file among the DICOM files is not a DICOM object: it is empty, damaged or of another kind",
+        file=path,
+        value=what,
+        expected="a DICOM object, as its name or the files beside it suggest",
+        remedy="export the series again, or move the file away if it is not a slice",
+    )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, by path; links to folders are followed once."""
+    seen: set[tuple[int, int]] = set()
+    count = 0
+    waiting = [(folder, 0)]
+    while waiting:
+        current, depth = waiting.pop()
+        status = current.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below = []
+        for entry in _entries(current):
+            count += 1
+            if count > MOST_FILES:
+                raise DetSeg3DError(
+                    "the folder holds too many files for a DICOM series",
+                    file=folder,
+                    value=f"more than {MOST_FILES}",
+                    remedy="give the folder of one series or one study",
+                )
+            if not entry.is_dir():
+                yield entry
+            elif depth < _DEEPEST_FOLDER:
+                below.append((entry, depth + 1))
+            else:
+                raise DetSeg3DError(
+                    "the folders are nested too deeply",
+                    file=entry,
+                    expected=f"at most {_DEEPEST_FOLDER} levels",
+                    remedy="give the folder of one series or one study",
+                )
+        waiting.extend(reversed(below))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX")))
+    except OSError as error:
+        raise DetSeg3DError(
+            "the folder cannot be listed", file=folder, value=str(error), remedy="check its permissions"
+        ) from error
+
+
+def _is_other(path: Path) -> bool:
+    return path.suffix.lower() in _OTHER_ENDINGS or path.name.lower() in _OTHER_NAMES
+
+
+def _ending(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
+
+
+def _begins_as_dicom(head: bytes) -> bool:
+    """Whether 132 bytes have the magic word, or begin with an element of group 2 or 8 as files without it do."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 8:
+        return False
+    little = head[0:2] in (b"\x02\x00", b"\x08\x00") and head[3] == 0
+    big = head[0:2] in (b"\x00\x02", b"\x00\x08") and head[2] == 0
+    if not (little or big):
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or int.from_bytes(head[4:8], "little" if little else "big") < 1 << 16

@@ -1,0 +1,297 @@
+"""Read the header of one DICOM object, within limits, and tell where its pixels lie."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.system.files import open_regular_file
+
+__all__ = ["DicomHeader", "PixelElement", "damaged", "inflate", "read_header"]
+
+_MOST_HEADER_BYTES = 256 << 20  # 50 000 frames have functional groups of about 60 MB
+_MOST_INFLATED_HEADER_BYTES = 16 << 20
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_PIXEL_ELEMENTS = {0x7FE00010: "PixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00008: "FloatPixelData"}
+
+_KEYWORDS_TEXT = """
+    SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate
+    AcquisitionDateTime StudyTime SeriesTime AcquisitionTime ContentTime Modality SeriesDescription PatientID
+    TimezoneOffsetFromUTC PatientWeight KVP RepetitionTime EchoTime InversionTime EchoNumbers SequenceName ScanOptions
+    FlipAngle ConvolutionKernel SliceThickness SpacingBetweenSlices TriggerTime GantryDetectorTilt
+    DiffusionBValue DiffusionGradientOrientation ContrastBolusAgent FrameReferenceTime ImagerPixelSpacing
+    StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber TemporalPositionIdentifier
+    NumberOfTemporalPositions ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel
+    PhotometricInterpretation PlanarConfiguration NumberOfFrames FrameIncrementPointer Rows Columns PixelSpacing
+    BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue RescaleIntercept RescaleSlope RescaleType
+    ModalityLUTSequence LossyImageCompression RealWorldValueMappingSequence SharedFunctionalGroupsSequence
+    PerFrameFunctionalGroupsSequence DimensionIndexSequence DimensionOrganizationType Units SUVType CountsSource
+    SeriesType DecayCorrection CorrectedImage RadiopharmaceuticalInformationSequence DecayCorrected
+    DecayCorrectionDateTime GridFrameOffsetVector DoseGridScaling DoseUnits DetectorInformationSequence
+"""
+# Philips states its factor from counts to SUV in private elements.
+_PRIVATE_TAGS = (0x70530010, 0x70531000, 0x70531009)
+_TAGS: list[Any] = [Tag(keyword) for keyword in _KEYWORDS_TEXT.split()] + [Tag(tag) for tag in _PRIVATE_TAGS]
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """Where the pixels of a DICOM object lie.
+
+    Attributes
+    ----------
+    keyword : str
+        ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
+    offset : int
+        Of the first byte of the value: in the file, or in the inflated data set of a deflated file.
+    length : int or None
+        In bytes; ``None`` if it is encapsulated (compressed).
+    available : int
+        Bytes that follow ``offset`` in the file; for a deflated file, those that the element states.
+    is_byte_swapped : bool
+        Bytes of an 8-bit image that come in swapped pairs (big endian, VR OW).
+    """
+
+    keyword: str
+    offset: int
+    length: int | None
+    available: int
+    is_byte_swapped: bool = False
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """What one DICOM object says about itself, without its pixels.
+
+    Attributes
+    ----------
+    path : Path
+    dataset : pydicom.Dataset
+        The attributes that the reader uses; others are left out.
+    transfer_syntax : pydicom.uid.UID
+    is_little_endian : bool
+    pixels : PixelElement or None
+    is_whole : bool
+        For an object without pixels: its last element ends where the file ends.
+    """
+
+    path: Path
+    dataset: Dataset
+    transfer_syntax: UID
+    is_little_endian: bool
+    pixels: PixelElement | None
+    is_whole: bool = True
+
+    def text(self, keyword: str) -> str:
+        """Value of an attribute as text; empty if there is none."""
+        try:
+            value = self.dataset.get(keyword)
+        except Exception as error:
+            raise damaged(self.path, f"{keyword} cannot be understood: {error}") from error
+        return "" if value is None else str(value).strip(" \0")
+
+    def numbers(self, keyword: str, source: Dataset | None = None) -> tuple[float, ...]:
+        """Numbers of an attribute of ``source`` (of the object itself by default); empty if there are none."""
+        try:
+            value = (self.dataset if source is None else source).get(keyword)
+            if value is None or value == "":
+                return ()
+            values = (value,) if isinstance(value, (int, float, str)) else tuple(value)
+            return tuple(float(entry) for entry in values if entry is not None)
+        except Exception as error:
+            raise damaged(self.path, f"{keyword} cannot be understood: {error}") from error
+
+    def number(self, keyword: str, source: Dataset | None = None) -> float | None:
+        """First number of an attribute, or ``None``."""
+        values = self.numbers(keyword, source)
+        return values[0] if values else None
+
+    def count(self, keyword: str, default: int) -> int:
+        """Whole number of an attribute, or ``default`` if there is none."""
+        value = self.number(keyword)
+        if value is None:
+            return default
+        if value != int(value) or not 0 <= value < 1 << 31:
+            raise damaged(self.path, f"{keyword} is {value:g}")
+        return int(value)
+
+    def items(self, keyword: str, source: Dataset | None = None) -> tuple[Dataset, ...]:
+        """Items of a sequence; empty if there is none."""
+        try:
+            value = (self.dataset if source is None else source).get(keyword)
+            return tuple(value) if value else ()
+        except Exception as error:
+            raise damaged(self.path, f"{keyword} cannot be understood: {error}") from error
+
+    def image_type(self) -> tuple[str, ...]:
+        """Values of ImageType, in capitals."""
+        try:
+            value = self.dataset.get("ImageType")
+        except Exception as error:
+            raise damaged(self.path, f"ImageType cannot be understood: {error}") from error
+        if value is None:
+            return ()
+        return tuple(str(entry).strip().upper() for entry in ([value] if isinstance(value, str) else value))
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of the object; 1 for a classic slice."""
+        return max(self.count("NumberOfFrames", 1), 1)
+
+
+def damaged(path: Path, what: str) -> DetSeg3DError:
+    """Return the error for a DICOM object that is cut off or damaged."""
+    return DetSeg3DError(
+        f"the DICOM file is damaged or cut off: {what}",
+        file=path,
+        expected="a whole DICOM object",
+        remedy="export or copy the file again",
+    )
+
+
+def read_header(path: Path) -> DicomHeader:
+    """Read the header of a DICOM file.
+
+    Nothing is read of the pixels, and nothing of a header beyond the limits. A file without the preamble is read as
+    the data set that it begins with.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file cannot be read as a DICOM object.
+    """
+    try:
+        with open_regular_file(path) as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that break a rule of the standard; what matters is checked here
+            size = os.fstat(handle.fileno()).st_size
+            head = handle.read(2048)
+            handle.seek(0)
+            if head[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in head:
+                return _read_deflated(path)
+            dataset = dcmread(
+                handle, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size=_MOST_HEADER_BYTES
+            )
+            _check_deferred(path, dataset)
+            implicit, little = dataset.original_encoding
+            is_whole = handle.tell() <= size and _values_are_whole(dataset)
+            pixels = _pixel_element(handle, size, bool(implicit), bool(little))
+            syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+            default = ImplicitVRLittleEndian if implicit else UID("1.2.840.10008.1.2.1")
+            if not syntax:
+                syntax = default if little else ExplicitVRBigEndian
+            return DicomHeader(path, dataset, UID(syntax), bool(little), pixels, is_whole)
+    except DetSeg3DError:
+        raise
+    except RecursionError as error:
+        raise damaged(path, "its sequences are nested too deeply") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever pydicom meets in bytes that are no DICOM
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _check_deferred(path: Path, dataset: Dataset) -> None:
+    for tag in tuple(dataset.keys()):
+        element: Any = dataset.get_item(tag)
+        if element.value is None and isinstance(element, RawDataElement) and element.length:
+            raise damaged(path, f"element {BaseTag(tag)} takes more than {_MOST_HEADER_BYTES >> 20} MB")
+
+
+def _values_are_whole(dataset: Dataset) -> bool:
+    """Whether each value has the length that its element states; a file that is cut ends in the middle of one."""
+    elements: Iterable[Any] = (dataset.get_item(tag) for tag in tuple(dataset.keys()))
+    return all(
+        element.length in (len(element.value or b""), _UNDEFINED_LENGTH)
+        for element in elements
+        if isinstance(element, RawDataElement)
+    )
+
+
+def _pixel_element(handle: BinaryIO, size: int, implicit: bool, little: bool) -> PixelElement | None:
+    """Element at the position of the handle, if it holds pixels."""
+    order = "little" if little else "big"
+    start = handle.read(12)
+    if len(start) < 8:
+        return None
+    tag = int.from_bytes(start[0:2], order) << 16 | int.from_bytes(start[2:4], order)  # type: ignore[arg-type]
+    if tag not in _PIXEL_ELEMENTS:
+        return None
+    long_form = not implicit and start[4:6] in (b"OW", b"OB", b"OF", b"OD", b"UN", b"OL", b"OV")
+    if implicit:
+        length, offset = int.from_bytes(start[4:8], order), 8  # type: ignore[arg-type]
+    elif long_form:
+        length, offset = int.from_bytes(start[8:12], order), 12  # type: ignore[arg-type]
+    else:
+        length, offset = int.from_bytes(start[6:8], order), 8  # type: ignore[arg-type]
+    position = handle.tell() - len(start) + offset
+    return PixelElement(
+        _PIXEL_ELEMENTS[tag],
+        position,
+        None if length == _UNDEFINED_LENGTH else length,
+        max(size - position, 0),
+        is_byte_swapped=not little and start[4:6] == b"OW",
+    )
+
+
+def _read_deflated(path: Path) -> DicomHeader:
+    raw, _ = inflate(path, _MOST_INFLATED_HEADER_BYTES)
+    source = io.BytesIO(raw)
+    dataset = read_dataset(
+        source,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, _vr, _length: int(tag) in _PIXEL_ELEMENTS,
+        specific_tags=_TAGS,
+    )
+    pixels = _pixel_element(source, len(raw), implicit=False, little=True)
+    if pixels is not None:
+        # The rest is inflated when the pixels are read. They are compared with the sizes then.
+        pixels = PixelElement(pixels.keyword, pixels.offset, pixels.length, pixels.length or 0)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    return DicomHeader(path, dataset, DeflatedExplicitVRLittleEndian, True, pixels)
+
+
+def inflate(path: Path, most_bytes: int) -> tuple[bytes, bool]:
+    """Inflate the data set of a deflated DICOM file, ``most_bytes`` at the most.
+
+    Returns
+    -------
+    data : bytes
+    is_whole : bool
+        Whether the compressed stream ended as it should.
+    """
+    with open_regular_file(path) as handle:
+        start = handle.read(144)
+        # Group length (0002,0000) comes first in the file meta information, which is never deflated.
+        if start[132:136] != b"\x02\x00\x00\x00" or len(start) < 144:
+            raise damaged(path, "the file meta information does not state its length")
+        handle.seek(144 + int.from_bytes(start[140:144], "little"))
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        parts: list[bytes] = []
+        total = 0
+        try:
+            while total < most_bytes and not inflater.eof:
+                block = inflater.unconsumed_tail or handle.read(1 << 20)
+                if not block:
+                    break
+                part = inflater.decompress(block, most_bytes - total)
+                parts.append(part)
+                total += len(part)
+        except zlib.error as error:
+            raise damaged(path, str(error)) from error
+    return b"".join(parts), inflater.eof

@@ -1,0 +1,131 @@
+"""Read a folder of DICOM objects, or one multi-frame object, as one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from pydicom.config import disable_value_validation
+
+from detseg3d.core.dicom_identity import DicomIdentity
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.formats.dicom.files import find_dicom_files, first_dicom_file
+from detseg3d.data.formats.dicom.headers import DicomHeader, read_header
+from detseg3d.data.formats.dicom.options import DicomOptions
+from detseg3d.data.formats.dicom.series import DicomFolder, Series, choose_series, describe_folder
+from detseg3d.data.formats.dicom.suv import suv_factor
+from detseg3d.data.formats.dicom.values import read_values
+
+__all__ = ["is_one_study", "read_dicom", "read_dicom_geometry", "share_series"]
+
+
+def read_dicom(path: Path, options: DicomOptions | None = None) -> tuple[npt.NDArray[Any], Geometry]:
+    """Read one volume.
+
+    Parameters
+    ----------
+    path : Path
+        A folder, whose subfolders are looked into, or a file with several frames.
+    options : DicomOptions, optional
+
+    Returns
+    -------
+    array : ndarray, shape ``(Z, Y, X)``
+        Rescaled values. Slices ascend along the normal of their plane, rows and columns are as stored. See
+        :func:`~detseg3d.data.formats.dicom.values.read_values` for the data type.
+    geometry : Geometry
+        With the identifiers of the series in ``geometry.dicom``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the objects do not make one volume, or a file is damaged. The message lists the series of the folder.
+    """
+    options = options or DicomOptions()
+    with disable_value_validation():  # pydicom warns of values that break a rule; the reader checks what it uses
+        series = _chosen(path, options)
+        assert series.layout is not None
+        frames = [series.frames[index] for index in series.layout.order]
+        factor = suv_factor([frame.header for frame in frames]) if options.suv else None
+        return read_values(frames, factor), _identified(series)
+
+
+def read_dicom_geometry(path: Path, options: DicomOptions | None = None) -> Geometry:
+    """Like :func:`read_dicom`, without the voxels: headers are read, and the size of each file is compared."""
+    with disable_value_validation():
+        return _identified(_chosen(path, options or DicomOptions()))
+
+
+def share_series(folders: Iterable[Path]) -> bool:
+    """Whether slices of one series lie in several of these folders, as exports with a folder per slice have them.
+
+    The first object of each folder is looked at: two folders share a series if these are different slices of it, at
+    different positions. Copies of a series are therefore not taken for its parts.
+    """
+    slices: dict[str, set[tuple[str, tuple[float, ...]]]] = {}
+    for header in _first_headers(folders):
+        if header is not None and header.text("SeriesInstanceUID"):
+            entry = (header.text("SOPInstanceUID"), header.numbers("ImagePositionPatient"))
+            slices.setdefault(header.text("SeriesInstanceUID"), set()).add(entry)
+    return any(
+        len({uid for uid, _ in found}) > 1 and len({position for _, position in found}) > 1 for found in slices.values()
+    )
+
+
+def is_one_study(folders: Iterable[Path]) -> bool:
+    """Whether the first object of each folder is of one and the same study."""
+    studies = {"" if header is None else header.text("StudyInstanceUID") for header in _first_headers(folders)}
+    return len(studies) == 1 and "" not in studies
+
+
+def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
+    """Header of the first object of each folder; ``None`` if it cannot be read, which reading the case will tell."""
+    found: list[DicomHeader | None] = []
+    for folder in folders:
+        try:
+            path = first_dicom_file(folder)
+            found.append(None if path is None else read_header(path))
+        except DetSeg3DError:
+            found.append(None)
+    return found
+
+
+def _chosen(path: Path, options: DicomOptions) -> Series:
+    return choose_series(_described(path), options.series)
+
+
+def _described(path: Path) -> DicomFolder:
+    if path.is_dir():
+        files = find_dicom_files(path)
+        return describe_folder(path, [read_header(file) for file in files.paths], files.other_count)
+    header = read_header(path)
+    if header.pixels is not None and header.frame_count == 1:
+        raise DetSeg3DError(
+            "the DICOM file holds a single slice",
+            file=path,
+            expected="a folder with all slices of a series, or a file with several frames",
+            remedy="give the folder",
+        )
+    return describe_folder(path, [header])
+
+
+def _identified(series: Series) -> Geometry:
+    assert series.layout is not None
+    frames = [series.frames[index] for index in series.layout.order]
+    first = frames[0].header
+    identity = DicomIdentity(
+        study_instance_uid=series.study_uid,
+        series_instance_uid=series.uid,
+        frame_of_reference_uid=first.text("FrameOfReferenceUID"),
+        sop_class_uid=first.text("SOPClassUID"),
+        modality=series.modality,
+        series_number=series.number,
+        series_description=series.description,
+        sop_instance_uids=tuple(frame.header.text("SOPInstanceUID") for frame in frames),
+        frame_numbers=tuple(frame.index + 1 for frame in frames),
+    )
+    return replace(series.layout.geometry, dicom=(identity,))

@@ -1,0 +1,472 @@
+"""The series of a folder: which there are, which can be read as a volume, and which one is meant.
+
+A series is what patient, study and SeriesInstanceUID say together. See :func:`choose_series` for the rule of choice.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.formats.dicom.frames import Frame, frames_of
+from detseg3d.data.formats.dicom.headers import DicomHeader, damaged
+from detseg3d.data.formats.dicom.values import check_pixels, is_colour
+from detseg3d.data.formats.dicom.volume import Layout, Refusal, lay_out
+
+__all__ = ["DicomFolder", "Series", "choose_series", "describe_folder", "series_table"]
+
+logger = logging.getLogger(__name__)
+
+_STANDARD_ROOT = "1.2.840.10008."
+_DIRECTORY = "1.2.840.10008.1.3.10"
+# Objects with pixels that mark or draw on images instead of being one.
+_NO_IMAGES = frozenset({"SEG", "PR", "KO", "AU", "DOC", "RTSTRUCT", "RTPLAN", "SR", "REG", "FID", "PLAN"})
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of images.
+
+    Attributes
+    ----------
+    patient_id, study_uid, uid : str
+        Together they name the series; the patient's number is not written anywhere.
+    number, description, modality : str
+        As the first object states them; empty if it does not.
+    headers : tuple of DicomHeader
+        One per object, without repetitions.
+    frames : tuple of Frame
+        All frames of the objects; empty if they cannot be understood.
+    rows, columns : int
+    layout : Layout or None
+        Order and geometry if the frames make one volume.
+    refusal : Refusal or None
+        Why they do not.
+    error : DetSeg3DError or None
+        A damaged object of this series.
+    is_localizer, is_derived : bool
+        Whether ImageType says so. Such a series is not read as long as another one may be meant.
+    """
+
+    patient_id: str
+    study_uid: str
+    uid: str
+    number: str
+    description: str
+    modality: str
+    headers: tuple[DicomHeader, ...]
+    frames: tuple[Frame, ...]
+    rows: int
+    columns: int
+    layout: Layout | None
+    refusal: Refusal | None
+    error: DetSeg3DError | None
+    is_localizer: bool
+    is_derived: bool
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the series is one volume."""
+        return self.layout is not None and self.error is None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the series is meant as a volume and something is wrong with it."""
+        return self.error is not None or (self.refusal is not None and self.refusal.is_broken)
+
+    @property
+    def status(self) -> str:
+        """Whether and why the series can be read, in a few words."""
+        if self.error is not None:
+            return f"damaged file {self.error.file.name}" if self.error.file is not None else "damaged"
+        if self.refusal is not None:
+            return self.refusal.reason
+        if self.is_localizer:
+            return "a localizer"
+        if len(self.frames) == 1:
+            return "a single slice"
+        return "derived from other images" if self.is_derived else "can be read"
+
+    def failure(self, folder: Path, table: str) -> DetSeg3DError:
+        """Return the error that says why this series cannot be read and what lies in the folder."""
+        if self.error is not None:
+            return DetSeg3DError(
+                f"{self.error.problem}\n{table}",
+                file=self.error.file,
+                value=self.error.value,
+                expected=self.error.expected,
+                remedy=self.error.remedy,
+            )
+        assert self.refusal is not None
+        return DetSeg3DError(
+            f"{self.refusal.problem}\n{table}",
+            file=folder,
+            value=self.refusal.value,
+            expected=self.refusal.expected,
+            remedy=self.refusal.remedy,
+        )
+
+
+@dataclass(frozen=True)
+class DicomFolder:
+    """What lies in a folder of DICOM objects.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder, or the single file.
+    series : tuple of Series
+        By study, number and identifier.
+    other_objects : tuple of (str, int)
+        Kind and number of the objects that are not images: SR, RTSTRUCT, presentation states, segmentations.
+    repeated_count : int
+        Files that are byte for byte the same object as another one.
+    localizer_count : int
+        Localizer images left out of series that hold slices as well.
+    other_file_count : int
+        Files that are not DICOM.
+    """
+
+    folder: Path
+    series: tuple[Series, ...]
+    other_objects: tuple[tuple[str, int], ...]
+    repeated_count: int
+    localizer_count: int
+    other_file_count: int
+
+
+def describe_folder(folder: Path, headers: Sequence[DicomHeader], other_file_count: int = 0) -> DicomFolder:
+    """Group DICOM objects into series and find out which of them are volumes.
+
+    Parameters
+    ----------
+    folder : path
+        For messages.
+    headers : sequence of DicomHeader
+    other_file_count : int, optional
+        Files of the folder that are not DICOM.
+
+    Raises
+    ------
+    DetSeg3DError
+        If an object is so damaged that its series is not known.
+    """
+    groups: dict[tuple[str, str, str], list[DicomHeader]] = {}
+    others: Counter[str] = Counter()
+    for header in headers:
+        kind = _kind_without_image(header)
+        if kind is None:
+            key = (header.text("PatientID"), header.text("StudyInstanceUID"), header.text("SeriesInstanceUID"))
+            groups.setdefault(key, []).append(header)
+        elif kind:
+            others[kind] += 1
+    series, repeated, localizers = [], 0, 0
+    for (patient, study, uid), members in groups.items():
+        found, repeated_here, localizers_here = _series(patient, study, uid, members)
+        series.append(found)
+        repeated += repeated_here
+        localizers += localizers_here
+    series.sort(key=lambda one: (one.patient_id, one.study_uid, _as_number(one.number), one.uid))
+    return DicomFolder(folder, tuple(series), tuple(sorted(others.items())), repeated, localizers, other_file_count)
+
+
+def _kind_without_image(header: DicomHeader) -> str | None:
+    """Kind of an object that is not an image, empty for a directory of files, ``None`` for an image.
+
+    An object counts as another kind only if it is whole and says of which kind it is. Everything else is an image, or
+    an image that was cut off before its pixels.
+    """
+    if _stated_in_meta(header) == _DIRECTORY:
+        return ""
+    sop_class = header.text("SOPClassUID")
+    modality = header.text("Modality")
+    name = UID(sop_class).name
+    if header.is_whole and (modality in _NO_IMAGES or "Presentation State" in name):
+        return modality or name
+    if "Rows" in header.dataset or header.pixels is not None:
+        return None
+    is_standard, is_known = sop_class.startswith(_STANDARD_ROOT), name != sop_class
+    is_other_kind = is_known and "Image" not in name and "Dose Storage" not in name
+    if header.is_whole and UID(sop_class).is_valid and (is_other_kind or not is_standard):
+        return modality or name
+    if not header.text("SeriesInstanceUID"):
+        raise damaged(header.path, "it ends before its pixels")
+    return None  # of a series that is known, so that the others can still be chosen
+
+
+def _stated_in_meta(header: DicomHeader) -> str:
+    meta = getattr(header.dataset, "file_meta", None)
+    return str(meta.get("MediaStorageSOPClassUID") or "") if meta is not None else ""
+
+
+def _series(patient: str, study: str, uid: str, members: Sequence[DicomHeader]) -> tuple[Series, int, int]:
+    """One series of its objects, the number of repeated files, and that of the localizer images left out."""
+    first = members[0]
+    blank = Series(
+        patient_id=patient,
+        study_uid=study,
+        uid=uid,
+        number=first.text("SeriesNumber"),
+        description=first.text("SeriesDescription"),
+        modality=first.text("Modality"),
+        headers=tuple(members),
+        frames=(),
+        rows=first.count("Rows", 0),
+        columns=first.count("Columns", 0),
+        layout=None,
+        refusal=None,
+        error=None,
+        is_localizer=False,
+        is_derived=False,
+    )
+    try:
+        headers, repeated = _without_repetitions(members)
+    except DetSeg3DError as error:
+        return replace(blank, error=error), 0, 0
+    slices = [header for header in headers if "LOCALIZER" not in header.image_type()]
+    localizers = len(headers) - len(slices) if slices else 0
+    headers = slices or headers
+    series = replace(
+        blank,
+        headers=tuple(headers),
+        is_localizer=not slices,
+        is_derived=all(header.image_type()[:1] == ("DERIVED",) for header in headers),
+    )
+    return _laid_out(series), repeated, localizers
+
+
+def _laid_out(series: Series) -> Series:
+    sizes = Counter(_size(header) for header in series.headers)
+    (rows, columns), _ = sizes.most_common(1)[0]
+    series = replace(series, rows=rows, columns=columns)
+    cut = [header for header in series.headers if header.pixels is None or 0 in _size(header)]
+    if cut:
+        return replace(series, error=damaged(cut[0].path, "it ends before its pixels"))
+    colours = [header for header in series.headers if is_colour(header)]
+    if colours:
+        return replace(series, refusal=_in_colour(colours[0]))
+    try:
+        frames = tuple(frame for header in series.headers for frame in frames_of(header))
+        layout = lay_out(frames, rows, columns)
+        if isinstance(layout, Layout) or layout.is_broken:
+            # The pixels of a time series, or of what has no place, matter to nobody.
+            for header in series.headers:
+                check_pixels(header)
+    except DetSeg3DError as error:
+        return replace(series, error=error)
+    series = replace(series, frames=frames)
+    if len(sizes) > 1:
+        found = " and ".join(f"{count} of {size[1]}×{size[0]}" for size, count in sizes.most_common(3))
+        return replace(series, refusal=_several_sizes(found))
+    return replace(series, refusal=layout) if isinstance(layout, Refusal) else replace(series, layout=layout)
+
+
+def _size(header: DicomHeader) -> tuple[int, int]:
+    """Rows and columns of an image; 0 if it does not state them."""
+    return header.count("Rows", 0), header.count("Columns", 0)
+
+
+def _in_colour(header: DicomHeader) -> Refusal:
+    return Refusal(
+        "colour images",
+        "the images of the DICOM series are in colour",
+        header.text("PhotometricInterpretation") or None,
+        "grey values (MONOCHROME1 or MONOCHROME2)",
+        "give the original series, not screen captures or overlays",
+        is_broken=False,
+    )
+
+
+def _several_sizes(found: str) -> Refusal:
+    return Refusal(
+        "images of several sizes",
+        "the images of the DICOM series differ in size: they are not of one volume",
+        f"{found} columns × rows",
+        "one number of rows and columns",
+        "remove what does not belong to the series, or export it again",
+        is_broken=True,
+    )
+
+
+def _without_repetitions(members: Sequence[DicomHeader]) -> tuple[list[DicomHeader], int]:
+    """Objects without files that are the same byte for byte; the same identifier with other bytes is an error."""
+    kept: list[DicomHeader] = []
+    by_uid: dict[str, DicomHeader] = {}
+    for header in members:
+        uid = header.text("SOPInstanceUID")
+        earlier = by_uid.get(uid) if uid else None
+        if earlier is None:
+            by_uid[uid] = header
+            kept.append(header)
+        elif not filecmp.cmp(earlier.path, header.path, shallow=False):
+            raise DetSeg3DError(
+                "two files with different content have the same SOPInstanceUID",
+                file=header.path,
+                value=uid,
+                expected=f"the content of {earlier.path.name}, or an identifier of its own",
+                remedy="remove one of the two files",
+            )
+    return kept, len(members) - len(kept)
+
+
+def _as_number(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isdecimal() and len(text) < 12 else (1 << 40, text)
+
+
+def choose_series(found: DicomFolder, choice: str | None = None) -> Series:
+    """Return the series that is meant.
+
+    With ``choice``, it is the series of that SeriesInstanceUID, SeriesNumber or SeriesDescription (capitals do not
+    matter). Without, it is the only series that can be read. Series that are not volumes (a time series, images
+    without positions) do not count, nor do localizers, derived images, single slices and RT doses beside others. If a
+    series is meant as a volume but is damaged or incomplete, no other one is taken in its place.
+
+    Raises
+    ------
+    DetSeg3DError
+        If no series or several can be meant, or the one that is meant is not a volume. The message lists all series.
+    """
+    table = series_table(found)
+    if not found.series:
+        raise DetSeg3DError(
+            "the folder holds no DICOM series of images" if found.folder.is_dir() else "the file holds no DICOM image",
+            file=found.folder,
+            value=_other_text(found) or None,
+            expected="the slices of a series",
+            remedy="give an image file or a folder of DICOM files",
+        )
+    if choice is not None:
+        chosen = _named(found, choice, table)
+    elif len(found.series) == 1:
+        chosen = found.series[0]
+    else:
+        chosen = _only_candidate(found, table)
+    if not chosen.is_readable:
+        raise chosen.failure(found.folder, table)
+    _tell(found, chosen, logging.WARNING if choice is None else logging.INFO)
+    return chosen
+
+
+def _named(found: DicomFolder, choice: str, table: str) -> Series:
+    wanted = choice.strip()
+    for matches in (
+        [series for series in found.series if series.uid == wanted],
+        [series for series in found.series if series.number == wanted],
+        [series for series in found.series if series.description.casefold() == wanted.casefold()],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise DetSeg3DError(
+                f"{len(matches)} series of the folder answer to this choice\n{table}",
+                file=found.folder,
+                value=choice,
+                expected="the SeriesInstanceUID of one of them: " + ", ".join(series.uid for series in matches),
+                remedy="give the SeriesInstanceUID with --series",
+            )
+    raise DetSeg3DError(
+        f"the folder holds no such DICOM series\n{table}",
+        file=found.folder,
+        value=choice,
+        expected="the SeriesInstanceUID, number or description of a series of the table",
+        remedy="choose one with --series",
+    )
+
+
+def _only_candidate(found: DicomFolder, table: str) -> Series:
+    primary = [
+        series
+        for series in found.series
+        if (series.is_readable or series.is_broken) and not series.is_localizer and series.modality != "RTDOSE"
+    ]
+    several = [series for series in primary if len(series.frames) != 1]  # a single slice is a scout or a screenshot
+    candidates = several or primary
+    candidates = [series for series in candidates if not series.is_derived] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    broken = [series for series in candidates if series.is_broken]
+    if candidates:
+        kinds = "of which some are damaged or incomplete" if broken else "which can all be read"
+        problem = f"the folder holds {len(candidates)} DICOM series that may be meant, {kinds}"
+    else:
+        problem = f"none of the {len(found.series)} DICOM series of the folder is a volume that can be read alone"
+    raise DetSeg3DError(
+        f"{problem}\n{table}",
+        file=found.folder,
+        value=f"{len(found.series)} series",
+        expected="exactly one series that can be read",
+        remedy="choose one with --series UID, NUMBER or DESCRIPTION, or put it in a folder of its own",
+    )
+
+
+def _tell(found: DicomFolder, chosen: Series, level: int) -> None:
+    """Log what was left out: nothing is skipped without a word."""
+    others = [series for series in found.series if series is not chosen]
+    if others:
+        listing = "; ".join(f"{_name(series)}: {series.status}" for series in others[:_MOST_NAMED])
+        logger.log(level, "%s: read %s; not read: %s", found.folder, _name(chosen), listing)
+    skipped = [f"{count} {kind}" for kind, count in found.other_objects]
+    if found.localizer_count:
+        skipped.append(f"{found.localizer_count} localizer image(s) of the series")
+    if found.repeated_count:
+        skipped.append(f"{found.repeated_count} repeated file(s)")
+    if found.other_file_count:
+        skipped.append(f"{found.other_file_count} file(s) that are not DICOM")
+    if skipped:
+        logger.info("%s: skipped %s", found.folder, ", ".join(skipped))
+    lossy = sum(_is_lossy(header) for header in chosen.headers)
+    if lossy:
+        logger.warning(
+            "%s: %d of %d image(s) were compressed with loss; their values are not those of the scanner",
+            found.folder,
+            lossy,
+            len(chosen.headers),
+        )
+
+
+def _is_lossy(header: DicomHeader) -> bool:
+    # JPEG baseline and extended, JPEG-LS near-lossless; JPEG 2000 of this kind may be lossless and says so itself.
+    syntax = str(header.transfer_syntax)
+    always = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81)}
+    return syntax in always or header.text("LossyImageCompression") == "01"
+
+
+def _name(series: Series) -> str:
+    number = f"series {series.number}" if series.number else "the series without a number"
+    return f"{number} ({series.description})" if series.description else number
+
+
+def series_table(found: DicomFolder) -> str:
+    """All series of a folder as a table: number, description, modality, slices, size, spacing, and what they are."""
+    rows = [("number", "description", "modality", "slices", "size", "spacing (mm)", "")]
+    for series in found.series[:_MOST_NAMED]:
+        spacing = ""
+        if series.layout is not None:
+            spacing = "×".join(f"{value:g}" for value in series.layout.geometry.spacing[::-1])
+        elif series.frames and series.frames[0].pixel_spacing is not None:
+            row, column = series.frames[0].pixel_spacing
+            spacing = f"{column:g}×{row:g}"
+        slices = len(series.frames) or sum(1 for _ in series.headers)
+        size = f"{series.columns}×{series.rows}"
+        rows.append((series.number, series.description, series.modality, str(slices), size, spacing, series.status))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    if len(found.series) > _MOST_NAMED:
+        lines.append(f"    … and {len(found.series) - _MOST_NAMED} more series")
+    if found.other_objects:
+        lines.append(f"    beside them: {_other_text(found)}")
+    return "\n".join(lines)
+
+
+def _other_text(found: DicomFolder) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in found.other_objects)

@@ -1,0 +1,147 @@
+"""Volumes in .npy files: plain arrays that say nothing of where they lie.
+
+The voxels are read, never mapped: a mapped file that its writer cuts short ends the process (SIGBUS).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.formats.compressed import open_stream, read_stream
+from detseg3d.data.formats.endings import HEAD_BYTES, wrong_content
+from detseg3d.data.formats.errors import not_a_volume, not_numbers, unreadable
+from detseg3d.system.files import open_regular_file
+
+__all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
+
+Array = npt.NDArray[Any]
+
+# Headers of plain arrays have 118 bytes; NumPy itself takes no more than 10 000 characters.
+_MOST_HEADER_BYTES = 1 << 14
+
+
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What the header of a .npy stream states."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a .npy file states, checked."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    end: int
+
+
+def read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
+    """The array of a .npy file, in the machine's byte order, with the spacing that it is said to have (1 mm else).
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is not a volume of numbers, has fewer voxels than its header states, or the spacing is impossible.
+    """
+    try:
+        with open_regular_file(path) as handle:
+            header = _read_header(path, handle)
+            geometry = _geometry(path, header.shape, spacing)
+            handle.seek(header.end)
+            voxels = read_stream(open_stream(handle, "raw"), header.dtype, math.prod(header.shape))
+    except (OSError, EOFError, ValueError, MemoryError) as error:
+        raise unreadable(path, error) from error
+    return np.ascontiguousarray(voxels.reshape(header.shape, order="F" if header.fortran_order else "C")), geometry
+
+
+def npy_geometry(path: Path, spacing: Sequence[float] | None) -> Geometry:
+    """Shape of the array in a .npy file, and spacing ``(z, y, x)`` in mm.
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`read_npy`.
+    """
+    try:
+        with open_regular_file(path) as handle:
+            header = _read_header(path, handle)
+            handle.seek(header.end)
+            if math.prod(header.shape) * header.dtype.itemsize > open_stream(handle, "raw").most_bytes():
+                raise EOFError("its header claims more voxels than the file holds")
+    except (OSError, EOFError) as error:
+        raise unreadable(path, error) from error
+    return _geometry(path, header.shape, spacing)
+
+
+def read_array_header(stream: IO[bytes]) -> ArrayHeader:
+    """Read the header of a .npy stream, which is left behind it.
+
+    NumPy's own function takes memory for a header of any length before it looks at it.
+
+    Raises
+    ------
+    ValueError
+        If it is not a header, is longer than the header of an array of numbers, or the array holds Python objects,
+        which are never unpickled.
+    """
+    start = stream.read(8)
+    if not start.startswith(b"\x93NUMPY") or tuple(start[6:]) not in ((1, 0), (2, 0)):  # 3.0 is for named fields
+        raise ValueError("it does not begin as an array of numbers does")
+    length_bytes = stream.read(2 if start[6] == 1 else 4)
+    length = int.from_bytes(length_bytes, "little")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header of {length} bytes is longer than any should be")
+    whole = io.BytesIO(length_bytes + stream.read(length))
+    read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran_order, dtype = read(whole)
+    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
+        raise ValueError(f"its header is damaged: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpickled")
+    return ArrayHeader(shape, fortran_order, dtype)
+
+
+def _read_header(path: Path, handle: io.BufferedReader) -> _Header:
+    head = handle.read(HEAD_BYTES)
+    if head.startswith(b"PK"):
+        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
+    if not head.startswith(b"\x93NUMPY"):
+        raise wrong_content(head, "a NumPy array (.npy)", path)
+    handle.seek(0)
+    try:
+        header = read_array_header(handle)
+    except ValueError as error:
+        raise unreadable(path, error) from error
+    shape, dtype = header.shape, header.dtype
+    if len(shape) != 3 or min(shape) < 1:
+        raise not_a_volume(path, shape)
+    if dtype.kind not in "biuf" or dtype.subdtype is not None:
+        raise not_numbers(path, dtype)
+    return _Header((shape[0], shape[1], shape[2]), dtype, header.fortran_order, handle.tell())
+
+
+def _geometry(path: Path, shape: tuple[int, int, int], spacing: Sequence[float] | None) -> Geometry:
+    z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
+    try:
+        return Geometry(shape, (z, y, x))
+    except ValueError as error:
+        raise DetSeg3DError(
+            f"the spacing given for .npy files is impossible: {error}",
+            file=path,
+            expected="three positive numbers, z y x mm",
+        ) from error

@@ -1,0 +1,242 @@
+"""Segmentations of 3D Slicer (.seg.nrrd) as labels.
+
+3D Slicer stores a segmentation as a label map, and the name, label value and layer of each segment in the header.
+Segments that overlap lie in several layers, on a fourth axis. The volume is most often cropped to the segments.
+
+- **Values.** With names of labels (of ``dataset.json``) and segments that are all named so, each segment gets the value
+  of its name: label values count the segments of one file, so they may differ from file to file. If no segment has the
+  name of a label, the label values of the file are taken. If only some have, the file is refused.
+- **Layers** become one label. A voxel in two segments of different values is an error, since a label cannot hold both.
+- **Cropped** volumes are put on the grid of the image, if they lie on its voxels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.formats.nrrd import NrrdHeader, read_nrrd_header, read_nrrd_layers
+
+__all__ = ["Segment", "place_on_grid", "read_segmentation", "read_segments", "segments_of"]
+
+Array = npt.NDArray[Any]
+
+_KEY = re.compile(r"Segment([0-9]{1,5})_(Name|LabelValue|Layer|ID)")
+_BACKGROUND = "background"
+# How far the voxels of a cropped segmentation may lie beside those of the image, in voxels.
+_ON_VOXELS = 0.01
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment: its name, its value in the volume of its layer, and the number of that layer."""
+
+    name: str
+    value: int
+    layer: int
+
+
+def read_segments(path: Path) -> tuple[Segment, ...]:
+    """The segments of a .nrrd file, in their order; none if it is not a segmentation of 3D Slicer.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the header cannot be read, or states a segment that is not possible.
+    """
+    return segments_of(read_nrrd_header(path))
+
+
+def segments_of(header: NrrdHeader) -> tuple[Segment, ...]:
+    """As :func:`read_segments`, from a header that was read."""
+    found: dict[int, dict[str, str]] = {}
+    for key, value in header.pairs.items():
+        match = _KEY.fullmatch(key)
+        if match is not None:
+            found.setdefault(int(match[1]), {})[match[2]] = value.strip()
+    segments = []
+    # Before version 4.11 each segment had a volume of its own, of zeros and ones.
+    own_layers = not any("Layer" in entry or "LabelValue" in entry for entry in found.values())
+    for place, number in enumerate(sorted(found)):
+        entry = found[number]
+        value, layer = entry.get("LabelValue", "1"), entry.get("Layer", str(place if own_layers else 0))
+        if not re.fullmatch("[0-9]{1,9}", value) or int(value) == 0 or not re.fullmatch("[0-9]{1,5}", layer):
+            raise DetSeg3DError(
+                f"the segment {number} has an impossible value or layer",
+                file=header.path,
+                value=entry,
+                expected="a label value of 1 or more, and a layer of 0 or more",
+                remedy="save the segmentation again in 3D Slicer",
+            )
+        segments.append(Segment(entry.get("Name", entry.get("ID", f"segment {number}")), int(value), int(layer)))
+    return tuple(segments)
+
+
+def read_segmentation(header: NrrdHeader, names: Mapping[str, int] | None = None) -> tuple[Array, Geometry]:
+    """Read a segmentation of 3D Slicer as one label.
+
+    Parameters
+    ----------
+    header : NrrdHeader
+        Of a file for which :func:`segments_of` finds segments.
+    names : mapping of str to int, optional
+        Value of each label by its name.
+
+    Returns
+    -------
+    label : ndarray of uint8, uint16 or uint32, shape ``(Z, Y, X)``
+        On the grid of the file, which may be cropped; see :func:`place_on_grid`.
+    geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        If the voxels cannot be read, only some names are those of labels, two segments cannot be told apart or overlap,
+        or voxels belong to no segment.
+    """
+    segments = segments_of(header)
+    values = _values(header.path, segments, names)
+    layers, geometry = read_nrrd_layers(header)
+    _check_layers(header.path, segments, layers)
+    largest = max(values)
+    label = np.zeros(geometry.shape, np.uint8 if largest < 1 << 8 else np.uint16 if largest < 1 << 16 else np.uint32)
+    for number, layer in enumerate(layers):
+        there = [(segment, value) for segment, value in zip(segments, values, strict=True) if segment.layer == number]
+        unknown = sorted(set(np.unique(layer).tolist()) - {0, *(segment.value for segment, _ in there)})
+        if unknown:
+            raise DetSeg3DError(
+                "the segmentation has voxels that belong to no segment",
+                file=header.path,
+                value=unknown[:10],
+                expected=f"one of {[segment.value for segment, _ in there]}",
+                remedy="save the segmentation again in 3D Slicer",
+            )
+        for segment, value in there:
+            mask = layer == segment.value
+            _check_overlap(header.path, segment, value, label[mask])
+            label[mask] = value
+    return label, geometry
+
+
+def _values(path: Path, segments: Sequence[Segment], names: Mapping[str, int] | None) -> list[int]:
+    """The value of each segment in the label."""
+    by_name = {name.strip().casefold(): value for name, value in (names or {}).items() if name != _BACKGROUND}
+    keys = [segment.name.strip().casefold() for segment in segments]
+    fitting = [key in by_name for key in keys]
+    if all(fitting):
+        return [by_name[key] for key in keys]
+    if any(fitting):
+        raise DetSeg3DError(
+            "some segments have the name of a label and others have not",
+            file=path,
+            value=[segment.name for segment in segments][:20],
+            expected=f"names among {list(names or ())}",
+            remedy="rename or remove the segments in 3D Slicer, or name all of them in dataset.json",
+        )
+    values = [segment.value for segment in segments]
+    if len(set(values)) < len(values):
+        raise DetSeg3DError(
+            "two segments in different layers have the same label value, and no label has their name",
+            file=path,
+            value=[f"{segment.name}: {segment.value}" for segment in segments][:20],
+            remedy="name the segments like the labels of dataset.json (--labels of detseg3d_convert), or export the "
+            "segmentation as a label map in 3D Slicer",
+        )
+    return values
+
+
+def _check_layers(path: Path, segments: Sequence[Segment], layers: Array) -> None:
+    if layers.dtype.kind not in "iu":
+        raise DetSeg3DError("the voxels of the segmentation are not integers", file=path, value=str(layers.dtype))
+    missing = sorted({segment.layer for segment in segments if segment.layer >= len(layers)})
+    if missing:
+        raise DetSeg3DError(
+            "the segmentation names layers that are not there",
+            file=path,
+            value=missing[:10],
+            expected=f"layers from 0 to {len(layers) - 1}",
+            remedy="save the segmentation again in 3D Slicer",
+        )
+
+
+def _check_overlap(path: Path, segment: Segment, value: int, covered: Array) -> None:
+    others = covered[(covered != 0) & (covered != value)]
+    if others.size:
+        raise DetSeg3DError(
+            "segments overlap, and a label holds one value in each voxel",
+            file=path,
+            value=f"{others.size} voxel(s) of {segment.name} lie in other segments, too",
+            remedy="let the segments not overlap in 3D Slicer (Masking: overwrite other segments), or export them as a "
+            "label map",
+        )
+
+
+def place_on_grid(label: Array, geometry: Geometry, grid: Geometry, path: Path) -> tuple[Array, Geometry]:
+    """Put a cropped label on the grid of its image: zeros where it says nothing.
+
+    Parameters
+    ----------
+    label : ndarray, shape ``(Z, Y, X)``
+    geometry : Geometry
+        Of the label.
+    grid : Geometry
+        Of the image.
+    path : Path
+        For messages.
+
+    Returns
+    -------
+    label : ndarray, shape ``grid.shape``
+        As it was, if it does not lie on the voxels of the grid: the caller compares the two geometries.
+    geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        If it lies on the voxels of the grid and a voxel other than 0 lies outside.
+
+    Examples
+    --------
+    >>> label, _ = place_on_grid(np.ones((1, 1, 1), np.uint8), Geometry((1, 1, 1), origin=(2.0, 0.0, 0.0)),
+    ...                          Geometry((1, 1, 4)), Path("a.seg.nrrd"))
+    >>> label.tolist()
+    [[[0, 0, 1, 0]]]
+    """
+    # Compared as if both had one size and one origin: spacing, direction and shear remain.
+    moved = Geometry(grid.shape, geometry.spacing, grid.origin, geometry.direction, _moved(geometry, grid))
+    if grid.difference(moved):
+        return label, geometry
+    first = grid.world_to_voxel_edges(geometry.voxel_edges_to_world([[0.5, 0.5, 0.5]]))[0] - 0.5
+    start = np.rint(first).astype(int)
+    if np.abs(first - start).max() > _ON_VOXELS:
+        return label, geometry
+    stop = start + label.shape
+    inside = tuple(slice(max(0, -a), max(0, n - a)) for a, n in zip(start, grid.shape, strict=True))
+    target = tuple(slice(max(0, a), max(0, min(n, b))) for a, b, n in zip(start, stop, grid.shape, strict=True))
+    result = np.zeros(grid.shape, label.dtype)
+    result[target] = label[inside]
+    if np.count_nonzero(result) != np.count_nonzero(label):
+        raise DetSeg3DError(
+            "the segmentation has voxels outside of the image",
+            file=path,
+            value=f"{np.count_nonzero(label) - np.count_nonzero(result)} voxel(s)",
+            expected="segments inside of the image",
+            remedy="check that image and segmentation belong together",
+        )
+    return result, grid
+
+
+def _moved(geometry: Geometry, grid: Geometry) -> tuple[float, ...] | None:
+    if geometry.affine is None:
+        return None
+    matrix = np.asarray(geometry.affine).reshape(4, 4).copy()
+    matrix[:3, 3] = grid.origin
+    return tuple(float(value) for value in matrix.ravel())

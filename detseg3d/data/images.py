@@ -1,0 +1,374 @@
+"""Read and write volumes: NIfTI, MetaImage, NRRD, NumPy and DICOM series, with their place in the patient.
+
+Arrays are ``(Z, Y, X)`` in the canonical order: z runs towards Superior, y towards Posterior, x towards Left, as nearly
+as the axes of the file allow. Files in any order of the axes are brought there by a permutation and flips, and are
+written in their own order again. A ``.npy`` file does not state a direction and is taken to be in canonical order.
+
+What is written with the :class:`Geometry` of a file that was read has the same geometry as that file *to the bit*: the
+lines and fields that state it are copied, because computing them again would round them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.formats.dicom import DicomOptions, is_dicom_file, is_dicom_folder
+from detseg3d.data.formats.endings import SUPPORTED_ENDINGS, file_ending, segmentation_stem, unread_format
+from detseg3d.data.formats.metaimage import metaimage_geometry, read_metaimage, write_metaimage
+from detseg3d.data.formats.nifti import read_nifti, read_nifti_geometry, write_nifti
+from detseg3d.data.formats.npy import npy_geometry, read_npy
+from detseg3d.data.formats.nrrd import nrrd_geometry, read_nrrd, read_nrrd_header, write_nrrd
+from detseg3d.data.formats.slicer_segmentation import place_on_grid, read_segmentation, segments_of
+from detseg3d.system.files import atomic_path
+
+__all__ = [
+    "LABEL_TOLERANCE",
+    "SUPPORTED_ENDINGS",
+    "file_ending",
+    "is_dicom_folder",
+    "oriented_like",
+    "read_channels",
+    "read_geometry",
+    "read_image",
+    "read_label",
+    "strip_ending",
+    "write_image",
+]
+
+Array = npt.NDArray[Any]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+# Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
+LABEL_TOLERANCE = 1e-3
+
+
+def strip_ending(name: str | Path) -> str:
+    """File name without folder and supported ending, and without ``.seg`` of segmentations of 3D Slicer.
+
+    Examples
+    --------
+    >>> strip_ending("scans/patient.1_0000.nii.gz"), strip_ending("labels/patient.1.seg.nrrd")
+    ('patient.1_0000', 'patient.1')
+    """
+    segmentation = segmentation_stem(name)
+    if segmentation is not None:
+        return segmentation
+    ending = file_ending(name)
+    text = Path(name).name
+    return text if ending is None else text[: -len(ending)]
+
+
+def read_image(
+    path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> tuple[Array, Geometry]:
+    """Read one volume.
+
+    Parameters
+    ----------
+    path : path
+        A file with one of :data:`SUPPORTED_ENDINGS`, a folder of DICOM files, or a DICOM file with several frames.
+    npy_spacing : 3 floats, optional
+        Spacing ``(z, y, x)`` in mm of ``.npy`` files, which carry none; 1 mm by default.
+    dicom : DicomOptions, optional
+        Which series of a DICOM folder is read, and whether as SUV.
+
+    Returns
+    -------
+    array : ndarray, shape ``(Z, Y, X)``
+        In canonical order and in the file's data type, C-contiguous.
+    geometry : Geometry
+        Of the canonical array. Its ``stored_order`` is that of the file.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing, unreadable, of an unknown format, or not a single-valued 3D volume.
+    """
+    array, geometry = _read_view(Path(path), npy_spacing, dicom)
+    return np.ascontiguousarray(array), geometry
+
+
+def read_geometry(
+    path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> Geometry:
+    """Like :func:`read_image` without reading the voxels."""
+    return _stored_geometry(Path(path), npy_spacing, dicom).canonical()
+
+
+def _stored_geometry(
+    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> Geometry:
+    """Return the geometry in the order of the file."""
+    kind = _kind(path)
+    _check_choice(path, kind, dicom)
+    if kind == ".npy":
+        return npy_geometry(path, npy_spacing)
+    if kind == "dicom":
+        from detseg3d.data.formats.dicom.reader import read_dicom_geometry
+
+        return read_dicom_geometry(path, dicom)
+    if kind in (".nii", ".nii.gz"):
+        return read_nifti_geometry(path)
+    return nrrd_geometry(path) if kind == ".nrrd" else metaimage_geometry(path)
+
+
+def _read_view(
+    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> tuple[Array, Geometry]:
+    """Read a volume as a view in canonical order: whoever converts it anyway need not copy it twice."""
+    array, stored = _read_stored(path, npy_spacing, dicom)
+    geometry = stored.canonical()
+    return geometry.stored_order.to_canonical(array), geometry
+
+
+def _read_stored(
+    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
+) -> tuple[Array, Geometry]:
+    """Read a volume in the order of the file."""
+    kind = _kind(path)
+    _check_choice(path, kind, dicom)
+    if kind == ".npy":
+        return read_npy(path, npy_spacing)
+    if kind == "dicom":
+        from detseg3d.data.formats.dicom.reader import (
+            read_dicom,  # pydicom takes half a second that other formats do without
+        )
+
+        return read_dicom(path, dicom)
+    if kind in (".nii", ".nii.gz"):
+        return read_nifti(path)
+    return read_nrrd(path) if kind == ".nrrd" else read_metaimage(path)
+
+
+def read_channels(
+    paths: Sequence[str | Path], npy_spacing: Sequence[float] | None = None, dicom: Sequence[DicomOptions] = ()
+) -> tuple[npt.NDArray[np.float32], Geometry]:
+    """Read the channels of one case.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        One per channel; see :func:`read_image`.
+    npy_spacing : 3 floats, optional
+    dicom : sequence of DicomOptions, optional
+        One per channel.
+
+    Returns
+    -------
+    images : ndarray of float32, shape ``(C, Z, Y, X)``
+        In canonical order. The files may store the channels in different orders.
+    geometry : Geometry
+        Of the first channel, with the DICOM series of all of them.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a channel cannot be read or lies elsewhere than the first (beyond the tolerance of
+        :meth:`Geometry.difference`).
+    """
+    if not paths:
+        raise ValueError("a case needs at least one channel")
+    options = dicom or [DicomOptions()] * len(paths)
+    first, geometry = _read_view(Path(paths[0]), npy_spacing, options[0])
+    images = np.empty((len(paths), *first.shape), np.float32)
+    _put(first, images[0])
+    series = [geometry.dicom[:1] or (None,)]
+    for channel, path in enumerate(paths[1:], start=1):
+        array, other = _read_view(Path(path), npy_spacing, options[channel])
+        series.append(other.dicom[:1] or (None,))
+        differences = geometry.difference(other)
+        if differences:
+            raise DetSeg3DError(
+                f"channel {channel} does not lie on the grid of channel 0: " + "; ".join(differences),
+                file=path,
+                expected=f"the grid of {Path(paths[0]).name}",
+                remedy="resample the channels of a case to one grid",
+            )
+        _put(array, images[channel])
+    identities = tuple(identity for (identity,) in series)
+    return images, replace(geometry, dicom=identities if any(identities) else ())
+
+
+def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
+    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+        target[:] = array
+
+
+def read_label(
+    path: str | Path,
+    npy_spacing: Sequence[float] | None = None,
+    names: Mapping[str, int] | None = None,
+    beside: str | Path | None = None,
+) -> tuple[npt.NDArray[Any], Geometry]:
+    """Read a label or instance map as whole numbers.
+
+    Files that store labels as floating point are accepted while every value is within 0.001 of a whole number.
+    Segmentations of 3D Slicer are read as :mod:`detseg3d.data.formats.slicer_segmentation` says.
+
+    Parameters
+    ----------
+    path : path
+    npy_spacing : 3 floats, optional
+        As in :func:`read_image`.
+    names : mapping of str to int, optional
+        Value of each label by its name, for segments of 3D Slicer.
+    beside : path, optional
+        An image that belongs to the label. A segmentation that 3D Slicer cropped is put on its grid.
+
+    Returns
+    -------
+    label : ndarray of int, shape ``(Z, Y, X)``
+        In canonical order and in the file's integer type; int32, or int64 where needed, for floating point.
+    geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`read_image`, or if a value is NaN, infinite or no whole number.
+    """
+    array, geometry = _read_any_label(Path(path), npy_spacing, names, beside)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8), geometry
+    if array.dtype.kind in "iu":
+        return array, geometry
+    rounded = np.rint(array)
+    # "not within" instead of "beyond" counts NaN as well; infinity minus infinity is NaN.
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)
+    if wrong.any():
+        raise DetSeg3DError(
+            f"{int(wrong.sum())} voxel(s) of the label are no whole numbers",
+            file=path,
+            value=[float(value) for value in np.unique(array[wrong])[:3]],
+            expected=f"whole numbers (a deviation of {LABEL_TOLERANCE:g} is rounded away)",
+            remedy="threshold a probability map; resample labels with nearest neighbour, not with interpolation",
+        )
+    fits = array.size == 0 or float(np.abs(rounded).max()) < 2**31
+    return rounded.astype(np.int32 if fits else np.int64), geometry
+
+
+def _read_any_label(
+    path: Path, npy_spacing: Sequence[float] | None, names: Mapping[str, int] | None, beside: str | Path | None
+) -> tuple[Array, Geometry]:
+    if _kind(path) == ".nrrd":
+        header = read_nrrd_header(path)
+        if segments_of(header):
+            array, stored = read_segmentation(header, names)
+            geometry = stored.canonical()
+            label = np.ascontiguousarray(geometry.stored_order.to_canonical(array))
+            return (label, geometry) if beside is None else place_on_grid(label, geometry, read_geometry(beside), path)
+    return read_image(path, npy_spacing)
+
+
+def oriented_like(
+    reference: Geometry, array: npt.NDArray[Scalar], geometry: Geometry, path: str | Path
+) -> tuple[npt.NDArray[Scalar], Geometry]:
+    """Bring a ``.npy`` volume to canonical order: its axes are those in which the file beside it is stored.
+
+    Such a volume goes with another file, as a label with its scan, but does not state a direction itself.
+
+    Parameters
+    ----------
+    reference : Geometry
+        Of the other file.
+    array : ndarray, shape ``(Z, Y, X)``
+    geometry : Geometry
+        As read.
+    path : path
+        Where ``array`` comes from. A volume of another format states its direction and is returned as it is.
+
+    Returns
+    -------
+    array : ndarray, shape ``(Z, Y, X)``
+    geometry : Geometry
+    """
+    if file_ending(path) != ".npy" or reference.stored is None:
+        return array, geometry
+    placed = replace(geometry, direction=reference.stored.direction).canonical()
+    return np.ascontiguousarray(placed.stored_order.to_canonical(array)), placed
+
+
+def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
+    """Write a volume atomically, in the format that the ending of ``path`` names.
+
+    Parameters
+    ----------
+    array : ndarray, shape ``(Z, Y, X)``
+        bool is written as uint8 and float16 as float32, which the formats lack.
+    geometry : Geometry
+        Its shape must be the array's. The file is written in the order of the file that ``geometry`` was read from,
+        whose place it has to the bit if the format is the same.
+    path : path
+
+    Raises
+    ------
+    DetSeg3DError
+        If the ending is unknown or the file cannot be written.
+    """
+    path = Path(path)
+    if array.shape != geometry.shape:
+        raise ValueError(f"array {array.shape} and geometry {geometry.shape} differ in shape")
+    ending = file_ending(path)
+    if ending is None:
+        raise _unknown_format(path)
+    array = _writable(geometry.stored_order.to_stored(array))
+    geometry = geometry.as_stored()
+    if ending == ".npy":
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+        return
+    if ending == ".nrrd":
+        write_nrrd(array, geometry, path)
+    elif ending in (".mha", ".mhd"):
+        write_metaimage(array, geometry, path)
+    else:
+        with atomic_path(path) as temporary:
+            write_nifti(array, geometry, temporary, compressed=ending == ".nii.gz")
+
+
+def _kind(path: Path) -> str:
+    """The format: a supported ending or ``dicom``; raises what is wrong with the path otherwise."""
+    if path.is_dir():
+        return "dicom"
+    if not path.exists():
+        raise DetSeg3DError("the image does not exist", file=path, remedy="check the path")
+    ending = file_ending(path)
+    if ending is None:
+        if is_dicom_file(path):
+            return "dicom"
+        raise _unknown_format(path)
+    return ending
+
+
+def _check_choice(path: Path, kind: str, dicom: DicomOptions | None) -> None:
+    if kind != "dicom" and dicom is not None and dicom.series is not None:
+        raise DetSeg3DError(
+            "a series can be chosen in a folder of DICOM files only",
+            file=path,
+            value=dicom.series,
+            remedy="leave out --series for images of other formats",
+        )
+
+
+def _unknown_format(path: Path) -> DetSeg3DError:
+    return unread_format(path) or DetSeg3DError(
+        "this image format is not supported",
+        file=path,
+        expected="one of " + " ".join(SUPPORTED_ENDINGS) + ", or a folder of DICOM files to read",
+    )
+
+
+def _writable(array: Array) -> Array:
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))

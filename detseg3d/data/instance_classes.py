@@ -1,0 +1,308 @@
+"""The classes of an instance map's lesions, which the map itself cannot state.
+
+A lesion of an instance map is a number. Its class stands in one of three places: a ``CASE.json`` beside the label, as
+nnDetection writes it; the entry ``instance_classes`` of dataset.json; or a table in CSV that this entry names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.names import normal_name
+from detseg3d.data.images import strip_ending
+from detseg3d.system.files import read_bounded, read_json
+
+__all__ = ["InstanceClasses", "class_indices", "instance_class_record", "parse_instance_classes"]
+
+MOST_BYTES: Final = 64 << 20
+"""Size of a table, or of a JSON file."""
+
+_COLUMNS = ("case", "instance", "class")
+_MOST_SHOWN = 10
+_LONGEST_NUMBER = 19  # digits; Python refuses to convert thousands of them
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a file says of one lesion, as it stands there."""
+
+    instance: object
+    label: object
+
+
+@dataclass(frozen=True)
+class InstanceClasses:
+    """Where the class of each lesion is stated, and what the classes are called.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the classes, by ascending label value.
+    values : tuple of int
+        Label value of each class.
+    from_zero : bool
+        Numbers count the classes from 0, as in nnDetection; if not, a number is a label value of dataset.json.
+    file : Path
+        The table, or the dataset.json.
+    table : dict of str to tuple, or None
+        Entries by case; ``None`` if they stand in a JSON file beside each label.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    from_zero: bool
+    file: Path
+    table: Mapping[str, tuple[_Entry, ...]] | None = field(default=None, repr=False)
+
+    def source_of(self, label: Path) -> Path:
+        """The file that states the classes of the lesions of an instance map."""
+        return label.parent / f"{strip_ending(label)}.json" if self.table is None else self.file
+
+    def beside_maps(self) -> InstanceClasses:
+        """The same classes, stated as ``detseg3d_predict`` and nnDetection do: in a ``CASE.json`` beside each map."""
+        return replace(self, from_zero=True, table=None)
+
+    def entries_of(self, case_id: str) -> tuple[tuple[str, str], ...]:
+        """What the table says of a case, as text; empty without a table."""
+        if self.table is None:
+            return ()
+        return tuple((str(entry.instance), str(entry.label)) for entry in self.table.get(normal_name(case_id), ()))
+
+    def unknown_cases(self, cases: Iterable[str]) -> list[str]:
+        """Cases that the table names and that are not among ``cases``."""
+        return sorted(set(self.table or {}) - {normal_name(case) for case in cases})
+
+    def of_case(self, label: Path, case_id: str | None = None) -> dict[int, int]:
+        """Class index of each lesion of a case, by its number in the instance map.
+
+        Parameters
+        ----------
+        label : Path
+            The instance map.
+        case_id : str, optional
+            By default the name of the map without its ending.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the file is missing or is not what is expected, or an entry is not a lesion's number with a known class,
+            or a lesion is named twice.
+        """
+        file = self.source_of(label)
+        case = normal_name(case_id or strip_ending(label))
+        entries = _read_json(file) if self.table is None else self.table.get(case, ())
+        found: dict[int, int] = {}
+        wrong: list[str] = []
+        for entry in entries:
+            number, index = _whole(entry.instance), self._index(entry.label)
+            if number is None or number < 1:
+                wrong.append(f"instance {entry.instance!r} is not a whole number from 1")
+            elif index is None:
+                wrong.append(f"instance {number} has the unknown class {entry.label!r}")
+            elif number in found:
+                wrong.append(f"instance {number} is named twice")
+            else:
+                found[number] = index
+        if wrong:
+            raise DetSeg3DError(
+                "the classes of the instance map cannot be used",
+                file=file,
+                value=_shown(wrong),
+                expected=self._expected(),
+                remedy='mend these entries; "instance_classes_from": 0 or 1 in dataset.json says how numbers count',
+            )
+        return found
+
+    def _index(self, label: object) -> int | None:
+        if isinstance(label, str) and label.strip() in self.names:
+            return self.names.index(label.strip())
+        number = _whole(label)
+        if number is None:
+            return None
+        if self.from_zero:
+            return number if 0 <= number < len(self.names) else None
+        return self.values.index(number) if number in self.values else None
+
+    def _expected(self) -> str:
+        numbers = range(len(self.names)) if self.from_zero else self.values
+        return ", ".join(f"{number} ({name})" for number, name in zip(numbers, self.names, strict=True))
+
+
+def class_indices(
+    numbers: Sequence[int], classes: InstanceClasses | None, label: Path, case_id: str | None = None
+) -> dict[int, int]:
+    """Class index of each lesion that an instance map holds.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        All values of the map but 0.
+    classes : InstanceClasses or None
+        ``None`` if there is one class.
+    label : Path
+        The instance map.
+    case_id : str, optional
+        By default the name of the map without its ending.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the classes cannot be read, a lesion has no class, or a class is stated for a lesion that is not there.
+    """
+    if classes is None:
+        return dict.fromkeys(numbers, 0)
+    stated = classes.of_case(label, case_id)
+    without, absent = sorted(set(numbers) - set(stated)), sorted(set(stated) - set(numbers))
+    parts = [
+        f"{what} {', '.join(map(str, some[:_MOST_SHOWN]))}{', …' if len(some) > _MOST_SHOWN else ''}"
+        for what, some in (("without a class:", without), ("with a class, but not in the map:", absent))
+        if some
+    ]
+    if parts:
+        raise DetSeg3DError(
+            "the instance map and the classes of its lesions do not name the same lesions",
+            file=classes.source_of(label),
+            value="; ".join(parts),
+            expected=f"one class for each value of {label.name}",
+            remedy="state the missing classes and remove the others",
+        )
+    return {number: stated[number] for number in numbers}
+
+
+def parse_instance_classes(
+    data: Mapping[str, Any], labels: Mapping[str, int], file: Path, instances: bool
+) -> InstanceClasses | None:
+    """Where the classes of instance maps are stated, from ``instance_classes`` and ``instance_classes_from``.
+
+    Parameters
+    ----------
+    data : mapping
+        Content of the dataset.json.
+    labels : mapping
+        Its checked labels, background included.
+    file : Path
+        The dataset.json.
+    instances : bool
+        Whether labels are instance maps.
+
+    Returns
+    -------
+    InstanceClasses or None
+        ``None`` if labels are no instance maps, or of one class.
+
+    Raises
+    ------
+    DetSeg3DError
+        If an entry is not understood, or the table that it names cannot be read.
+    """
+    stated, start = data.get("instance_classes"), data.get("instance_classes_from")
+    if start is not None and (isinstance(start, bool) or start not in (0, 1)):
+        raise DetSeg3DError(
+            '"instance_classes_from" must be 0 (the first class is 0) or 1 (numbers are label values)',
+            file=file,
+            value=start,
+        )
+    if not instances or len(labels) == 2:
+        return None
+    named = sorted(((value, name) for name, value in labels.items() if value != 0))
+    names, values = tuple(name for _, name in named), tuple(value for value, _ in named)
+    if stated is None:
+        return InstanceClasses(names, values, start != 1, file)
+    if isinstance(stated, dict):
+        entries = [(case, _entries(content, file, case)) for case, content in stated.items()]
+        return InstanceClasses(names, values, start == 0, file, _by_case(entries))
+    if not isinstance(stated, str) or not stated:
+        raise DetSeg3DError(
+            '"instance_classes" must be an object or the name of a CSV file beside dataset.json',
+            file=file,
+            value=stated,
+            expected='{"CASE": {"1": "a", "2": "b"}}, or "instances.csv" with the columns case, instance, class',
+        )
+    table = file.parent / stated
+    if not table.resolve().is_relative_to(file.parent.resolve()):
+        raise DetSeg3DError('"instance_classes" must name a file beside dataset.json', file=file, value=stated)
+    return InstanceClasses(names, values, start == 0, table, _by_case(_read_csv(table)))
+
+
+def instance_class_record(classes: Mapping[int, int]) -> dict[str, dict[str, int]]:
+    """Content of a ``CASE.json`` beside an instance map, as nnDetection has it: classes count from 0.
+
+    Examples
+    --------
+    >>> instance_class_record({2: 0, 1: 1})
+    {'instances': {'1': 1, '2': 0}}
+    """
+    return {"instances": {str(number): int(classes[number]) for number in sorted(classes)}}
+
+
+def _by_case(entries: Iterable[tuple[str, Sequence[_Entry]]]) -> dict[str, tuple[_Entry, ...]]:
+    table: dict[str, list[_Entry]] = {}
+    for case, found in entries:
+        table.setdefault(normal_name(case), []).extend(found)
+    return {case: tuple(found) for case, found in table.items()}
+
+
+def _entries(content: object, file: Path, where: str) -> list[_Entry]:
+    if not isinstance(content, dict):
+        raise DetSeg3DError(
+            f'the classes of the instances of "{where}" must be an object',
+            file=file,
+            value=content,
+            expected='{"1": 0, "2": 1}: a class for each number of the instance map',
+        )
+    return [_Entry(number, label) for number, label in content.items()]
+
+
+def _read_json(file: Path) -> list[_Entry]:
+    data = read_json(file, MOST_BYTES)
+    if not isinstance(data, dict) or "instances" not in data:
+        raise DetSeg3DError(
+            'the file does not state "instances"', file=file, expected='{"instances": {"1": 0, "2": 1}}'
+        )
+    return _entries(data["instances"], file, "instances")
+
+
+def _read_csv(file: Path) -> list[tuple[str, list[_Entry]]]:
+    try:
+        text = read_bounded(file, MOST_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        if not set(_COLUMNS) <= set(columns):
+            raise DetSeg3DError(
+                "the table lacks columns", file=file, value=columns, expected=f"the columns {', '.join(_COLUMNS)}"
+            )
+        reader.fieldnames = columns
+        rows = [(reader.line_num, [row[name] for name in _COLUMNS]) for row in reader]
+    except FileNotFoundError as error:
+        raise DetSeg3DError("the table of instance classes does not exist", file=file) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DetSeg3DError(f"the table of instance classes cannot be read: {error}", file=file) from error
+    # A line that is too short has None for the cells that it lacks.
+    short = [line for line, cells in rows if not all(cell is not None and cell.strip() for cell in cells)]
+    if short:
+        raise DetSeg3DError(
+            "lines of the table lack an entry", file=file, value=short[:_MOST_SHOWN], expected="case, instance, class"
+        )
+    return [(case.strip(), [_Entry(instance.strip(), label.strip())]) for _, (case, instance, label) in rows]
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isdecimal() and len(text) < _LONGEST_NUMBER else None
+    if isinstance(value, (int, float)) and value == int(value):
+        return int(value)
+    return None
+
+
+def _shown(problems: Sequence[str]) -> str:
+    more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+    return "; ".join(problems[:_MOST_SHOWN]) + more

@@ -1,0 +1,328 @@
+"""Check a raw data set before hours are spent on it, and report everything that is wrong at once."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry, check_spacing
+from detseg3d.core.intensities import (
+    LARGEST_VALUE,
+    Scheme,
+    channel_scheme,
+    degeneration_of_scan,
+    is_image_of_label,
+)
+from detseg3d.data.dataset import RawCase, RawDataset, cases_without_images
+from detseg3d.data.formats.dicom import DicomOptions
+from detseg3d.data.images import file_ending, read_image, read_label
+from detseg3d.data.instance_classes import InstanceClasses, class_indices
+from detseg3d.system.workers import run_cases
+
+__all__ = ["Problem", "format_problems", "verify_dataset"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: with which case, in which file, and what.
+
+    ``stops`` is false if the file can be used, but may not mean what its author thinks.
+    """
+
+    case_id: str
+    file: Path | None
+    what: str
+    stops: bool = True
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What the cases of a data set must satisfy."""
+
+    schemes: tuple[Scheme, ...]  # of the channels
+    names: Mapping[str, int] | None
+    values: frozenset[int]
+    class_labels: tuple[int, ...]
+    instances: bool
+    npy_spacing: tuple[float, float, float] | None
+    dicom: tuple[DicomOptions, ...]
+    instance_classes: InstanceClasses | None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    problems: tuple[Problem, ...]
+    hashes: tuple[str | None, ...]  # one per channel; None for an unreadable or constant one
+    classes: frozenset[int] | None = None  # indices, of the lesions; None for a label that cannot be used
+
+
+def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool = True, folds: int = 5) -> list[Problem]:
+    """Open every file of a data set and collect all problems.
+
+    Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
+    spacing, origin or direction beyond the tolerance of :meth:`detseg3d.core.geometry.Geometry.difference`; NaN and
+    infinite values; labels that are no whole numbers, negative, or not in dataset.json; the same image in two cases;
+    files that belong to no case; lesions of instance maps without a class, and classes without a lesion; values too
+    large to be stored in a channel that is not normalised.
+
+    Listed as well, though they stop nothing: NIfTI files that state two different places; images that say nothing after
+    normalisation, constant ones above all; images that say nothing but the label; classes in fewer cases than folds.
+
+    Parameters
+    ----------
+    dataset : RawDataset
+    num_processes : int, optional
+        Worker processes; 0 runs in this process.
+    progress : bool, optional
+        Show a progress bar.
+    folds : int, optional
+        Of the cross-validation.
+
+    Returns
+    -------
+    list of Problem
+        Sorted by case; empty if all is well.
+    """
+    rules = _Rules(
+        schemes=tuple(channel_scheme(name) for name in dataset.channel_names),
+        names=None if dataset.instances else dataset.labels,
+        values=frozenset(dataset.labels.values()),
+        class_labels=tuple(dataset.class_labels),
+        instances=dataset.instances,
+        npy_spacing=dataset.npy_spacing,
+        dicom=dataset.dicom_options,
+        instance_classes=dataset.instance_classes,
+    )
+    function = functools.partial(_verify_case, rules=rules)
+    problems: list[Problem] = []
+    hashes: dict[str, tuple[str | None, ...]] = {}
+    present: list[frozenset[int]] = []
+    for result in run_cases(function, dataset.cases, num_processes, "verify", progress):
+        if result.value is None:
+            problems.append(Problem(result.item.case_id, None, f"the check itself failed: {result.error}"))
+        else:
+            problems.extend(result.value.problems)
+            hashes[result.item.case_id] = result.value.hashes
+            if result.value.classes is not None:
+                present.append(result.value.classes)
+    problems += _duplicates(dataset, hashes)
+    problems += _stray_files(dataset)
+    problems += [
+        Problem(case, dataset.instance_classes.file, "classes of instances are stated for a case that is not there")
+        for case in cases_without_images(dataset)
+        if dataset.instance_classes is not None
+    ]
+    problems += _rare_classes(dataset, present, folds)
+    return sorted(problems, key=lambda problem: (problem.case_id, str(problem.file)))
+
+
+def format_problems(problems: Sequence[Problem]) -> str:
+    """All problems as one table: case, file, problem.
+
+    Examples
+    --------
+    >>> print(format_problems([Problem("case_1", Path("imagesTr/case_1_0001.nii.gz"), "the channel is missing")]))
+    1 problem in 1 case
+    case    file                problem
+    case_1  case_1_0001.nii.gz  the channel is missing
+    """
+    if not problems:
+        return "no problems"
+    rows = [(p.case_id, "" if p.file is None else p.file.name, p.what.replace("\n", " ")) for p in problems]
+    case_width = max(len("case"), *(len(row[0]) for row in rows)) + 2
+    file_width = max(len("file"), *(len(row[1]) for row in rows)) + 2
+    cases = len({row[0] for row in rows})
+    lines = [f"{_count(len(rows), 'problem')} in {_count(cases, 'case')}"]
+    lines += [f"{c:<{case_width}}{f:<{file_width}}{w}" for c, f, w in [("case", "file", "problem"), *rows]]
+    return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
+    problems: list[Problem] = []
+    hashes: list[str | None] = []
+    images: list[tuple[Path, npt.NDArray[Any]]] = []
+    grid: Geometry | None = None
+    grid_file = ""
+    if len(case.images) != len(rules.schemes):
+        what = f"{len(case.images)} image(s) are listed where {_count(len(rules.schemes), 'channel')} are declared"
+        problems.append(Problem(case.case_id, None, what))
+    for channel, path in enumerate(case.images):
+        if not path.exists():
+            problems.append(Problem(case.case_id, path, f"channel {channel} is missing"))
+            hashes.append(None)
+            continue
+        try:
+            options = rules.dicom[channel] if channel < len(rules.dicom) else None
+            array, geometry = read_image(path, rules.npy_spacing, options)
+        except DetSeg3DError as error:
+            problems.append(Problem(case.case_id, path, _brief(error)))
+            hashes.append(None)
+            continue
+        problems += _contradictions(case, path, geometry)
+        problems += _spacing_problem(case, path, geometry)
+        if grid is None:
+            grid, grid_file = geometry, path.name
+        else:
+            problems += [Problem(case.case_id, path, what) for what in _moved(grid, geometry, grid_file)]
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = int(np.count_nonzero(~np.isfinite(array)))
+            problems.append(Problem(case.case_id, path, f"{_count(wrong, 'voxel')} NaN or infinite"))
+        elif array.size:
+            problems += _content_problems(case, path, array, rules.schemes[channel : channel + 1])
+        hashes.append(_content_hash(array))
+        images.append((path, array))
+    problems_of_label, classes = _label_problems(case, rules, grid, grid_file, images)
+    return _Checked((*problems, *problems_of_label), tuple(hashes), classes)
+
+
+def _content_problems(case: RawCase, path: Path, array: npt.NDArray[Any], schemes: tuple[Scheme, ...]) -> list[Problem]:
+    """What keeps the intensities of a channel from saying anything; ``schemes`` is empty for a surplus channel."""
+    found = []
+    for scheme in schemes:
+        largest = max(float(array.max()), -float(array.min()))
+        if scheme == "none" and largest > LARGEST_VALUE:
+            what = f"{largest:g} is too large to be stored; a channel named noNorm is not normalised"
+            found.append(Problem(case.case_id, path, f"{what}: at most {LARGEST_VALUE:g}"))
+            continue
+        reason = degeneration_of_scan(array, scheme)
+        if reason is not None:
+            found.append(Problem(case.case_id, path, f"says nothing after normalisation: {reason}", stops=False))
+    return found
+
+
+def _label_problems(
+    case: RawCase,
+    rules: _Rules,
+    grid: Geometry | None,
+    grid_file: str,
+    images: Sequence[tuple[Path, npt.NDArray[Any]]],
+) -> tuple[list[Problem], frozenset[int] | None]:
+    """What is wrong with the label, and the classes of its lesions; ``None`` if it cannot be used."""
+    if case.label is None or not case.label.exists():
+        return [Problem(case.case_id, case.label, "there is no label for this case")], None
+    try:
+        # An image that cannot be read has a problem of its own.
+        beside = None if grid is None else next(path for path in case.images if path.name == grid_file)
+        label, geometry = read_label(case.label, rules.npy_spacing, rules.names, beside)
+    except DetSeg3DError as error:
+        return [Problem(case.case_id, case.label, _brief(error))], None
+    found = [] if grid is None else _moved(grid, geometry, grid_file)
+    contradictions = _contradictions(case, case.label, geometry)
+    values, counts = np.unique(label, return_counts=True)
+    wrong = values < 0
+    if not rules.instances:
+        wrong |= ~np.isin(values, sorted(rules.values))
+    if wrong.any():
+        listing = [f"{v} ({_count(int(n), 'voxel')})" for v, n in zip(values[wrong], counts[wrong], strict=True)]
+        kind = (
+            "negative values in an instance map" if rules.instances else "label values that dataset.json does not name"
+        )
+        found.append(f"{kind}: {', '.join(listing[:5])}" + (" and more" if len(listing) > 5 else ""))
+    same = "says nothing but the label: a label may lie among the images"
+    copies = [
+        Problem(case.case_id, path, same, stops=False) for path, array in images if is_image_of_label(array, label)
+    ]
+    problems = [*contradictions, *copies, *(Problem(case.case_id, case.label, what) for what in found)]
+    if wrong.any():
+        return problems, None
+    ids = values[values > 0].tolist()
+    if not rules.instances:
+        return problems, frozenset(rules.class_labels.index(value) for value in ids)
+    try:
+        return problems, frozenset(class_indices(ids, rules.instance_classes, case.label, case.case_id).values())
+    except DetSeg3DError as error:
+        file = case.label if rules.instance_classes is None else rules.instance_classes.source_of(case.label)
+        return [*problems, Problem(case.case_id, file, _brief(error))], None
+
+
+def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
+    return [Problem(case.case_id, path, geometry.caveat, stops=False)] if geometry.contradicted else []
+
+
+def _spacing_problem(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
+    """Planning refuses the same spacings."""
+    try:
+        check_spacing(geometry.spacing)
+    except DetSeg3DError as error:
+        return [Problem(case.case_id, path, _brief(error))]
+    return []
+
+
+def _moved(grid: Geometry, geometry: Geometry, grid_file: str) -> list[str]:
+    return [f"{difference} (this file second, {grid_file} first)" for difference in grid.difference(geometry)]
+
+
+def _brief(error: DetSeg3DError) -> str:
+    return error.problem if error.value is None else f"{error.problem}: {error.value}"
+
+
+def _content_hash(array: npt.NDArray[Any]) -> str | None:
+    """Hash of size and voxels. A constant image (an empty channel) may well occur twice, so it has none."""
+    flat = array.reshape(-1)
+    # Comparing NaN with itself is false, which is as well: such an image has problems of its own.
+    if not flat.size or (flat == flat[0]).all():
+        return None
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _rare_classes(dataset: RawDataset, present: Sequence[frozenset[int]], folds: int) -> list[Problem]:
+    """Classes that not every fold can validate."""
+    folds = min(folds, len(present))
+    problems = []
+    for index, name in enumerate(dataset.class_names):
+        count = sum(index in classes for classes in present)
+        if count < folds:
+            what = f"class {name} is in {_count(count, 'case')} of {len(present)}, fewer than the {folds} folds"
+            problems.append(Problem("-", None, what, stops=False))
+    return problems
+
+
+def _duplicates(dataset: RawDataset, hashes: dict[str, tuple[str | None, ...]]) -> list[Problem]:
+    first_seen: dict[str, tuple[str, str]] = {}
+    problems = []
+    for case in dataset.cases:
+        for path, content in zip(case.images, hashes.get(case.case_id, ()), strict=False):
+            if content is None:
+                continue
+            other_case, other_file = first_seen.setdefault(content, (case.case_id, path.name))
+            if other_case != case.case_id:
+                what = f"the same image as {other_file} of case {other_case}: a duplicate would leak between folds"
+                problems.append(Problem(case.case_id, path, what))
+    return problems
+
+
+def _stray_files(dataset: RawDataset) -> list[Problem]:
+    """Images and labels that belong to no case: most often a typo in a name."""
+    images = {path for case in dataset.cases for path in case.images}
+    labels = {case.label for case in dataset.cases}
+    folders = {path.parent for path in images} & {dataset.folder / "imagesTr"}
+    problems = []
+    for folder in folders:
+        for path in sorted(set(_image_files(folder)) - images):
+            last = len(dataset.channel_names) - 1
+            what = f"belongs to no case: expected CASE_0000{dataset.file_ending}"
+            what += f" to CASE_{last:04d}{dataset.file_ending}" if last else ""
+            problems.append(Problem("-", path, what))
+    for path in sorted(set(_image_files(dataset.folder / "labelsTr")) - labels):
+        problems.append(Problem("-", path, "a label without an image"))
+    return problems
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [e for e in folder.iterdir() if e.is_file() and not e.name.startswith(".") and file_ending(e) is not None]

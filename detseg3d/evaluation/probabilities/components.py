@@ -1,0 +1,202 @@
+"""From a probability map to lesions with scores: components of what reaches a threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.labels import Lesions
+from detseg3d.evaluation.limits import reaches
+from detseg3d.evaluation.probabilities.maps import ProbabilityMap
+
+__all__ = ["SCORES", "ComponentRule", "Components", "find_components", "lesions_from_probabilities", "reaches_volume"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+SCORES = ("max", "mean", "p95")
+"""How the probabilities of a component's voxels become its score."""
+
+
+@dataclass(frozen=True)
+class ComponentRule:
+    """How lesions are made from a probability map.
+
+    Attributes
+    ----------
+    threshold : float
+        A voxel is lesion from this probability on; above 0. With two classes and 0.5 this is what nnU-Net's argmax
+        gives (up to voxels of exactly 0.5).
+    minimum_volume_mm3 : float
+        Smaller components are dropped; 0 drops none.
+    score : str
+        ``max``, ``mean`` or ``p95`` (95th percentile, linearly interpolated) of the probability over the voxels.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a value is none of these.
+    """
+
+    threshold: float = 0.5
+    minimum_volume_mm3: float = 0.0
+    score: str = "max"
+
+    def __post_init__(self) -> None:
+        # Written so that NaN fails, too.
+        if not 0 < self.threshold <= 1:
+            raise DetSeg3DError(
+                "the threshold of a probability map must be a probability above 0",
+                value=self.threshold,
+                expected="above 0, at most 1",
+            )
+        if not 0 <= self.minimum_volume_mm3 < float("inf"):
+            raise DetSeg3DError(
+                "the minimum volume of a lesion must not be negative", value=self.minimum_volume_mm3, expected="mm³"
+            )
+        if self.score not in SCORES:
+            raise DetSeg3DError(
+                "unknown score of a component", value=self.score, expected=f"one of {', '.join(SCORES)}"
+            )
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components of a probability map at one threshold.
+
+    Attributes
+    ----------
+    instances : ndarray of int32, shape ``(Z, Y, X)``
+        Components are ``1..N``.
+    voxels : ndarray of int64, shape ``(N,)``
+    classes : ndarray of int64, shape ``(N,)``
+        Index into the map's ``class_values``.
+    scores : dict of str to ndarray of float64, shape ``(N,)``
+        For each of :data:`SCORES`.
+    """
+
+    instances: npt.NDArray[np.int32]
+    voxels: IntArray
+    classes: IntArray
+    scores: Mapping[str, FloatArray]
+
+
+def find_components(map_: ProbabilityMap, threshold: float) -> Components:
+    """The 26-connected components of what reaches ``threshold``, each class on its own, with all their scores.
+
+    Parameters
+    ----------
+    map_ : ProbabilityMap
+    threshold : float
+        Above 0.
+
+    Examples
+    --------
+    >>> values = np.array([[[0.9, 0.6, 0.2, 0.5]]], np.float32)
+    >>> components = find_components(ProbabilityMap(values, None, (1,)), 0.5)
+    >>> components.instances[0, 0].tolist(), components.voxels.tolist(), components.scores["max"].round(3).tolist()
+    ([1, 1, 0, 2], [2, 1], [0.9, 0.5])
+    """
+    # As a Python float the threshold is rounded as the map is, so a stored 0.7 reaches 0.7.
+    inside = map_.probability >= float(threshold)
+    if map_.classes is None:
+        number = inside.view(np.uint8)
+    else:
+        number = np.where(inside, map_.classes + np.uint8(1), np.uint8(0))
+    # cc3d keeps neighbours of different value apart, so one pass serves all classes.
+    labels, count = cc3d.connected_components(number, connectivity=26, return_N=True)
+    count = int(count)
+    instances = labels.astype(np.int32, copy=False)
+    foreground = np.flatnonzero(inside)
+    owner = instances.ravel()[foreground].astype(np.int64) - 1
+    values = map_.probability.ravel()[foreground]
+    voxels = np.bincount(owner, minlength=count)
+    classes = np.zeros(count, np.int64)
+    if map_.classes is not None:
+        classes[owner] = map_.classes.ravel()[foreground]
+    return Components(instances, voxels, classes, _scores(owner, values, voxels))
+
+
+def _scores(owner: IntArray, values: npt.NDArray[np.float32], voxels: IntArray) -> dict[str, FloatArray]:
+    """All aggregations of the values of each owner; every owner has some."""
+    if len(voxels) == 0:
+        return {name: np.zeros(0) for name in SCORES}
+    # Positive floats ascend as their bits do, so one sort of integers sorts by owner, then by value.
+    ordered = np.sort((owner << 32) | values.view(np.uint32))
+    values = (ordered & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+    ends = np.cumsum(voxels)
+    position = ends - voxels + 0.95 * (voxels - 1)
+    below = np.floor(position).astype(np.int64)
+    above = np.minimum(below + 1, ends - 1)
+    low, high = values[below].astype(np.float64), values[above].astype(np.float64)
+    return {
+        "max": values[ends - 1].astype(np.float64),
+        "mean": np.add.reduceat(values, ends - voxels, dtype=np.float64) / voxels,
+        "p95": low + (position - below) * (high - low),
+    }
+
+
+def reaches_volume(voxels: IntArray, voxel_volume: float, minimum_volume_mm3: float) -> npt.NDArray[np.bool_]:
+    """Which lesions are not under the minimum volume; 10 voxels of 0.1 mm³ are 1 mm³, whatever the rounding.
+
+    Examples
+    --------
+    >>> reaches_volume(np.array([2, 3, 4]), 0.1, 0.3).tolist()
+    [False, True, True]
+    """
+    return reaches(voxels * voxel_volume, minimum_volume_mm3)
+
+
+def lesions_from_probabilities(
+    map_: ProbabilityMap,
+    spacing: Sequence[float],
+    rule: ComponentRule | None = None,
+    class_values: Sequence[int] | None = None,
+    voxel_volume: float | None = None,
+) -> Lesions:
+    """Lesions with scores.
+
+    A voxel belongs to its likeliest lesion class, if the probability of that reaches the threshold; lesions are the
+    26-connected components of each class.
+
+    Parameters
+    ----------
+    map_ : ProbabilityMap
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    rule : ComponentRule, optional
+    class_values : sequence of int, optional
+        The classes of the result are indices into these label values; by default into those of the map.
+    voxel_volume : float, optional
+        Of one voxel in mm³; by default the product of the spacing.
+
+    Returns
+    -------
+    Lesions
+        Numbered from 1 without gaps.
+
+    Examples
+    --------
+    >>> values = np.array([[[0.9, 0.6, 0.2, 0.5]]], np.float32)
+    >>> lesions = lesions_from_probabilities(ProbabilityMap(values, None, (1,)), (1, 1, 1), ComponentRule(0.5, 2.0))
+    >>> lesions.instances[0, 0].tolist(), lesions.classes, round(lesions.scores[1], 3)
+    ([1, 1, 0, 0], {1: 0}, 0.9)
+    """
+    rule = rule or ComponentRule()
+    components = find_components(map_, rule.threshold)
+    volume = math.prod(spacing) if voxel_volume is None else voxel_volume
+    kept = reaches_volume(components.voxels, volume, rule.minimum_volume_mm3)
+    numbers = np.zeros(len(kept) + 1, np.int32)
+    numbers[1:][kept] = np.arange(1, np.count_nonzero(kept) + 1)
+    instances = components.instances if kept.all() else numbers[components.instances]
+    values = map_.class_values if class_values is None else tuple(class_values)
+    index_of = [values.index(value) for value in map_.class_values]
+    classes = [index_of[index] for index in components.classes[kept].tolist()]
+    scores = components.scores[rule.score][kept].tolist()
+    return Lesions(instances, dict(enumerate(classes, start=1)), dict(enumerate(scores, start=1)))

@@ -1,0 +1,143 @@
+"""Stage 1: the detector. It sees the whole volume: residual backbone, feature pyramid, anchor-free heads.
+
+Per head level: a centre heatmap for each class, the logarithm of the box size and the offset of the centre from the
+middle of its cell, both in units of the cell (after CenterNet, Zhou et al. 2019, and FPN, Lin et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge, space_to_depth
+from detseg3d.planning.plans import Stage1Plan
+
+__all__ = ["Detector", "DetectorOutput", "LevelOutput"]
+
+# The share of cells that hold a centre is tiny; without this prior the first steps are spent unlearning 0.5.
+_PRIOR = 0.01
+
+
+class LevelOutput(NamedTuple):
+    """Output of one head level on its cells ``(z, y, x)``."""
+
+    heatmap: torch.Tensor  # logits (B, K, z, y, x)
+    # (B, 3, z, y, x) of one box for all classes, or (B, 3·K, z, y, x) of one for each; axes z y x of a box together.
+    log_size: torch.Tensor  # log of the box size in cells
+    offset: torch.Tensor  # centre minus middle of the cell, in cells
+
+
+class DetectorOutput(NamedTuple):
+    """Levels, finest first, the finest feature map ``(B, F, z, y, x)`` that Stage 2 crops from, the coarsest map."""
+
+    levels: list[LevelOutput]
+    features: torch.Tensor
+    context: torch.Tensor | None = None
+
+
+class _Head(nn.Module):
+    """One level's head. Levels share nothing: their statistics and scales differ."""
+
+    def __init__(self, channels: int, classes: int, boxes: int, kernel: tuple[int, int, int], tower: bool) -> None:
+        super().__init__()
+        self.boxes = boxes
+        self.tower = ConvNormAct(channels, channels, kernel) if tower else nn.Identity()
+        self.heatmap = Conv3d(channels, classes, 1)
+        self.regression = Conv3d(channels, 6 * boxes, 1)
+        for convolution in (self.heatmap, self.regression):
+            # Without values there is nothing to draw, and drawing would import a compiler that needs temporary files.
+            if not convolution.weight.is_meta:
+                nn.init.normal_(convolution.weight, std=0.01)
+        nn.init.constant_(self.heatmap.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
+        nn.init.zeros_(self.regression.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: torch.Tensor) -> LevelOutput:
+        features = self.tower(features)
+        regression = self.regression(features)
+        return LevelOutput(self.heatmap(features), *regression.split(3 * self.boxes, dim=1))
+
+
+class Detector(nn.Module):
+    """The Stage 1 network of a plan.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+    num_channels : int
+        Image channels.
+    num_classes : int
+        Lesion classes, background not counted.
+    """
+
+    def __init__(self, plan: Stage1Plan, num_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.plan = plan
+        stages = []
+        inputs = num_channels
+        for index, (channels, stride, kernel, blocks) in enumerate(
+            zip(plan.channels, plan.strides, plan.kernels, plan.blocks, strict=True)
+        ):
+            layers: list[nn.Module] = []
+            if index == 0:
+                layers.append(ConvNormAct(inputs * math.prod(stride), channels, kernel))
+            else:
+                layers.append(ConvNormAct(inputs, channels, kernel, stride))
+            layers += [ResidualBlock(channels, kernel) for _ in range(blocks)]
+            stages.append(nn.Sequential(*layers))
+            inputs = channels
+        self.stages = nn.ModuleList(stages)
+        self.finest = plan.head_stages[0]
+        self.laterals = nn.ModuleList(Conv3d(c, plan.fpn_channels, 1) for c in plan.channels[self.finest :])
+        self.smooth = nn.ModuleList(
+            ConvNormAct(plan.fpn_channels, plan.fpn_channels, plan.kernels[stage]) for stage in plan.head_stages
+        )
+        self.heads = nn.ModuleList(
+            _Head(
+                plan.fpn_channels,
+                num_classes,
+                num_classes if plan.boxes_per_class else 1,
+                plan.kernels[stage],
+                plan.towers,
+            )
+            for stage in plan.head_stages
+        )
+
+    @property
+    def total_stride(self) -> tuple[int, int, int]:
+        """Detection voxels per cell of the coarsest stage; volumes are padded to a multiple of it."""
+        return self.plan.cumulative_stride(len(self.plan.strides) - 1)
+
+    def forward(self, image: torch.Tensor) -> DetectorOutput:
+        """Detect on ``(B, C, Z, Y, X)``; each axis is padded at its end to a multiple of the total stride."""
+        padding = []
+        for length, stride in zip(reversed(image.shape[2:]), reversed(self.total_stride), strict=True):
+            padding += [0, -length % stride]
+        if any(padding):
+            image = functional.pad(image, padding)
+        image = space_to_depth(image, self.plan.strides[0])
+        if image.device.type == "cpu" or image.dtype != torch.float32:
+            image = image.contiguous(memory_format=torch.channels_last_3d)
+        maps = []
+        for index, stage in enumerate(self.stages):
+            image = stage(image)
+            if index >= self.finest:  # what the pyramid does not read is not kept: a map of full resolution is large
+                maps.append(image)
+        return self._pyramid(maps)
+
+    def _pyramid(self, maps: list[torch.Tensor]) -> DetectorOutput:
+        """Top-down: each lateral map plus the upsampled coarser one; heads where the plan wants them."""
+        levels: list[LevelOutput] = []
+        features = merged = self.laterals[-1](maps[-1])
+        for index in range(len(maps) - 1, -1, -1):
+            if index < len(maps) - 1:
+                merged = self.laterals[index](maps[index]) + enlarge(merged, maps[index].shape[2:])
+            stage = index + self.finest
+            if stage in self.plan.head_stages:
+                level = self.plan.head_stages.index(stage)
+                features = self.smooth[level](merged)
+                levels.insert(0, self.heads[level](features))
+        return DetectorOutput(levels, features, maps[-1])

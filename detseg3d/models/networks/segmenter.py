@@ -1,0 +1,129 @@
+"""Stage 2: a small U-Net that outlines the lesion in the middle of each RoI and says whether it is one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge
+from detseg3d.planning.plans import Stage2Plan
+
+__all__ = ["Segmenter", "SegmenterOutput"]
+
+
+class SegmenterOutput(NamedTuple):
+    """Logits of Stage 2: mask ``(N, K, z, y, x)``, one channel a class, and RoI score ``(N, K)``."""
+
+    mask: torch.Tensor
+    score: torch.Tensor
+
+
+class _ContextAttention(nn.Module):
+    """The RoI's tokens attend to the coarse Stage 1 map of the whole volume (Vaswani et al. 2017)."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.project = nn.Linear(context_channels, channels)
+        self.query_norm = nn.LayerNorm(channels)
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+        nn.init.zeros_(self.attention.out_proj.weight)
+
+    def forward(self, bottom: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        count, channels, *shape = bottom.shape
+        tokens = bottom.flatten(2).transpose(1, 2)
+        keys = self.project(context.flatten(2).transpose(1, 2).to(tokens.dtype))
+        attended, _ = self.attention(self.query_norm(tokens), keys, keys, need_weights=False)
+        return bottom + attended.transpose(1, 2).reshape(count, channels, *shape)
+
+
+class Segmenter(nn.Module):
+    """The Stage 2 network of a plan.
+
+    Its input is the image crop and the indicator of the detected box; the crop of live Stage 1 features enters one
+    scale below, where its resolution belongs. Through it the segmentation loss reaches the backbone of Stage 1, with a
+    gradient of some hundredths of the detection losses' (docs/design.md).
+    """
+
+    def __init__(self, plan: Stage2Plan, num_channels: int, num_classes: int, context_channels: int) -> None:
+        super().__init__()
+        self.plan = plan
+        channels, kernels = plan.channels, plan.kernels
+        self.encoder = nn.ModuleList([ConvNormAct(num_channels + 1, channels[0], kernels[0])])
+        for index in range(1, len(channels)):
+            extra = plan.feature_channels if index == 1 else 0
+            self.encoder.append(
+                nn.Sequential(
+                    ConvNormAct(channels[index - 1] + extra, channels[index], kernels[index]),
+                    ResidualBlock(channels[index], kernels[index]),
+                )
+            )
+        # Fewer channels before they are brought to the finer scale.
+        self.reduce = nn.ModuleList(
+            Conv3d(channels[index + 1], channels[index], 1) for index in range(len(channels) - 1)
+        )
+        self.decoder = nn.ModuleList(
+            ConvNormAct(channels[index], channels[index], kernels[index]) for index in range(len(channels) - 1)
+        )
+        self.attention = _ContextAttention(channels[-1], context_channels) if plan.context_attention else None
+        self.mask = Conv3d(channels[0], num_classes, 1)
+        width = channels[-1]
+        self.score = nn.Sequential(
+            nn.Linear(2 * width + channels[0], width), nn.LeakyReLU(0.01), nn.Linear(width, num_classes)
+        )
+
+    def feature_size(self, roi_size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Samples at which the Stage 1 features are wanted: those of the second scale."""
+        z, y, x = (size // stride for size, stride in zip(roi_size, self.plan.strides[0], strict=True))
+        return z, y, x
+
+    def forward(
+        self, crops: torch.Tensor, features: torch.Tensor | None = None, context: torch.Tensor | None = None
+    ) -> SegmenterOutput:
+        """Segment RoIs.
+
+        Parameters
+        ----------
+        crops : Tensor, shape ``(N, C + 1, z, y, x)``
+            Image crops and box indicator.
+        features : Tensor, shape ``(N, feature_channels, *feature_size)``, optional
+        context : Tensor, shape ``(N, F, z', y', x')``, optional
+            The coarse Stage 1 map of each RoI's volume, for context attention.
+        """
+        image = crops.contiguous(memory_format=torch.channels_last_3d)
+        skips = []
+        for index, block in enumerate(self.encoder):
+            if index > 0:
+                stride = self.plan.strides[index - 1]
+                image = functional.max_pool3d(image, stride, stride)
+            if index == 1 and self.plan.feature_channels:
+                assert features is not None, "the plan gives Stage 1 features to Stage 2"
+                image = torch.cat([image, features.to(image.dtype)], dim=1)
+            image = block(image)
+            skips.append(image)
+        if self.attention is not None:
+            assert context is not None, "the plan asks for context attention"
+            image = self.attention(image, context)
+        bottom = image
+        for index in range(len(skips) - 2, -1, -1):
+            image = enlarge(self.reduce[index](image), skips[index].shape[2:])
+            # Added, not put side by side: half the work at the finest scale, which sets the pace.
+            image = self.decoder[index](skips[index] + image)
+        mask = self.mask(image)
+        return SegmenterOutput(mask, self._score(bottom, image, mask))
+
+    def _score(self, bottom: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Judge the RoI by its coarsest features and by what the mask covers.
+
+        The finest features are pooled over the predicted mask (detached: the score must not reshape the mask), so
+        the judgement looks at the thing outlined and not at its surroundings.
+        """
+        weight = mask.detach().float().sigmoid().amax(dim=1).flatten(1)
+        weight = weight / (weight.sum(dim=1, keepdim=True) + 1)
+        voxels = image.permute(0, 2, 3, 4, 1).flatten(1, 3)  # a view, for channels-last memory
+        covered = torch.bmm(weight[:, None].to(voxels.dtype), voxels)[:, 0].float()
+        pooled = torch.cat([bottom.float().mean(dim=(2, 3, 4)), bottom.float().amax(dim=(2, 3, 4)), covered], dim=1)
+        score: torch.Tensor = self.score(pooled)
+        return score

@@ -1,0 +1,197 @@
+"""Two folders in, a trained and evaluated model out: every step of the pipeline, one after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
+from detseg3d.data.dataset import RawCase, load_raw_dataset
+from detseg3d.evaluation.output import write_evaluation
+from detseg3d.pipeline.convert import convert_folders
+from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
+from detseg3d.pipeline.train import FoldPaths, run_fold
+from detseg3d.reporting.html.report import write_report
+from detseg3d.reporting.html.views import find_views
+from detseg3d.reporting.pictures.visualize import visualize_files
+from detseg3d.training.trainer import TrainingOptions
+
+__all__ = ["Experiment", "ExperimentOptions", "run_experiment"]
+
+logger = logging.getLogger(__name__)
+
+DATASET_NAME = "Dataset001_Run"
+FOLD = "0"
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """How to run an experiment.
+
+    Attributes
+    ----------
+    val_split : float
+        Share of the cases that is held out.
+    channel_names, labels, npy_spacing, instances
+        What the files mean; see :func:`~detseg3d.pipeline.convert.convert_folders`.
+    memory_gb : float
+        Memory that training may take.
+    inference_gb : float
+        Memory that the prediction of a planned volume may take above its input.
+    roi_size : int or None
+        Edge of the RoI cube instead of the planned one.
+    precision : Precision
+        Of the feature maps in training; the memory is planned for it.
+    training : TrainingOptions
+        Seed, device, time limit; with ``resume`` an earlier run in the same folder goes on.
+    overrides : mapping
+        Training settings instead of the plan's; see :func:`~detseg3d.pipeline.train.apply_overrides`.
+    num_processes : int
+        For reading and preprocessing; 0 works in this process.
+    pictures : int
+        Most held-out cases that are drawn.
+    """
+
+    val_split: float = 0.2
+    channel_names: Sequence[str] | None = None
+    labels: Mapping[str, int] | Sequence[str] | None = None
+    npy_spacing: tuple[float, float, float] | None = None
+    instances: bool = False
+    memory_gb: float = 8.0
+    inference_gb: float = 2.0
+    roi_size: int | None = None
+    precision: Precision = Precision.AUTO
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    num_processes: int = 2
+    pictures: int = 12
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What :func:`run_experiment` made.
+
+    Attributes
+    ----------
+    model : Path
+        Model folder for :meth:`detseg3d.inference.predictor.Predictor.from_model_folder`.
+    predictions : Path
+        Masks, boxes and scores of the held-out cases.
+    metrics : Path
+        Their evaluation as JSON.
+    pictures : tuple of Path
+    evaluation : dict
+        The content of ``metrics``.
+    """
+
+    model: Path
+    predictions: Path
+    metrics: Path
+    pictures: tuple[Path, ...]
+    evaluation: dict[str, Any]
+
+
+def run_experiment(
+    image_folder: str | Path, label_folder: str | Path, output_folder: str | Path, options: ExperimentOptions
+) -> Experiment:
+    """Convert, plan, preprocess, train on one part of the cases; predict, evaluate and draw the other.
+
+    Parameters
+    ----------
+    image_folder, label_folder : path
+        Images and labels of the same names; see :func:`~detseg3d.pipeline.convert.convert_folders`.
+    output_folder : path
+        Gets ``raw``, ``preprocessed``, ``results``, ``pictures``, ``report.html`` and the tables of the evaluation.
+    options : ExperimentOptions
+
+    Returns
+    -------
+    Experiment
+
+    Raises
+    ------
+    DetSeg3DError
+        If the folder holds an experiment already (unless it is to go on), or a step fails.
+    """
+    output = Path(output_folder)
+    if not 0 < options.val_split < 1:
+        raise DetSeg3DError(
+            "a share of the cases must be held out", value=options.val_split, expected="more than 0 and less than 1"
+        )
+    raw_folder = _convert(Path(image_folder), Path(label_folder), output / "raw", options)
+    prepared = prepare_dataset(raw_folder, output / "preprocessed", _prepare_options(options, output / "preprocessed"))
+    for decision in prepared.plans.decisions:
+        logger.info("plan: %s: %s", decision.name, decision.value)
+    held_out = prepared.splits[int(FOLD)]["val"]
+    logger.info("%d cases train, %d are held out", len(prepared.splits[int(FOLD)]["train"]), len(held_out))
+    paths = FoldPaths(raw_folder, prepared.folder, output / "results" / raw_folder.name)
+    evaluation = run_fold(paths, FOLD, options.training, options.overrides)
+    predictions = paths.fold(FOLD) / "validation"
+    write_evaluation(evaluation, output)
+    views = find_views(
+        raw_folder / "imagesTr", raw_folder / "labelsTr", {"predictions": predictions}, options.npy_spacing
+    )
+    write_report(output / "report.html", evaluation, cases_view=views)
+    cases = [case for case in load_raw_dataset(raw_folder).cases if case.case_id in set(held_out)]
+    pictures = _draw(cases[: options.pictures], predictions, output / "pictures", options)
+    return Experiment(paths.results, predictions, output / "metrics.json", pictures, evaluation)
+
+
+def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) -> Path:
+    folder = raw / DATASET_NAME
+    if (folder / "dataset.json").exists():
+        if options.training.resume:
+            return folder
+        raise DetSeg3DError(
+            "the output folder holds an experiment already",
+            file=raw.parent,
+            remedy="go on with it (--c), choose another --output_dir, or remove it",
+        )
+    return convert_folders(
+        images,
+        labels,
+        raw,
+        DATASET_NAME,
+        channel_names=options.channel_names,
+        labels=options.labels,
+        npy_spacing=options.npy_spacing,
+        instances=options.instances,
+        num_processes=options.num_processes,
+        progress=options.training.progress,
+    )
+
+
+def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareOptions:
+    # What an interrupted run has held out stays held out, whatever is said now: it may have trained on the rest.
+    divided = options.training.resume and (preprocessed / DATASET_NAME / "splits_final.json").exists()
+    return PrepareOptions(
+        verify=True,
+        num_processes=options.num_processes,
+        memory_gb=options.memory_gb,
+        inference_gb=options.inference_gb,
+        val_split=None if divided else options.val_split,
+        seed=None if divided else options.training.seed or 0,
+        roi_size=options.roi_size,
+        precision=options.precision,
+        progress=options.training.progress,
+    )
+
+
+def _draw(cases: Sequence[RawCase], predictions: Path, folder: Path, options: ExperimentOptions) -> tuple[Path, ...]:
+    """Draw the cases; one that cannot be drawn is reported, for the figures are there nevertheless."""
+    drawn = []
+    for case in cases:
+        label = case.label
+        assert label is not None
+        prediction, picture = predictions / label.name, folder / f"{case.case_id}.png"
+        try:
+            visualize_files(case.images[0], prediction, picture, label=label, npy_spacing=options.npy_spacing)
+        except DetSeg3DError as error:
+            logger.warning("%s was not drawn: %s", case.case_id, error)
+        else:
+            drawn.append(picture)
+    return tuple(drawn)

@@ -1,0 +1,433 @@
+"""Which detection grid and which detector: the options, what each needs and reaches, and the rule that chooses.
+
+An option is a planned volume, a detection grid, and the strides and heads of the detector. The rule compares options by
+the memory that they need and by how well the lesions fit their cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
+from detseg3d.planning.memory import (
+    GIGABYTE,
+    INFERENCE_GB,
+    NetworkPlan,
+    Region,
+    inference_bytes,
+    inference_limit_gb,
+    planned_training_bytes,
+)
+from detseg3d.planning.plans import (
+    CurriculumPhase,
+    InferencePlan,
+    RecallBound,
+    RoiPlan,
+    Stage1Plan,
+    Stage2Plan,
+    TrainingPlan,
+)
+from detseg3d.planning.recall_bound import (
+    CaseLesions,
+    DetectionLevels,
+    lesions_in_cells_of_other_classes,
+    recall_bound,
+)
+from detseg3d.planning.rules import stage1 as rules
+from detseg3d.planning.rules import stage2 as roi_rules
+from detseg3d.planning.rules.stage1 import PlannedVolume
+
+__all__ = [
+    "LEAST_GAIN",
+    "Budget",
+    "Choice",
+    "Detection",
+    "Limit",
+    "Reach",
+    "Requirements",
+    "Scan",
+    "choose_detection",
+    "level_spans",
+    "prediction_gb",
+    "reach_of",
+]
+
+FloatArray = npt.NDArray[np.float64]
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+LEAST_GAIN = 0.01
+"""What an option must gain in :attr:`Reach.score` over the simpler one to be taken: as if 2 % of the lesions spanned
+half a cell before and a whole one now. A head at full resolution makes a training step about four times as long
+(docs/experiments.md), and a smaller planned volume cuts scans into parts."""
+COARSER_FOR_A_FULL_HEAD = math.sqrt(2)
+"""A head at full resolution may have so many times longer voxels than the grid without one: its cells still become
+shorter by the same factor, since they are voxels and not two of them."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory in GB that a training step may take, and the prediction of a planned volume above its input.
+
+    ``precision`` is that of the feature maps in both, not ``AUTO``.
+    """
+
+    training_gb: float = 8.0
+    inference_gb: float = INFERENCE_GB
+    precision: Precision = Precision.BF16
+
+
+class Limit(Enum):
+    """Which of the two memories refuses an option."""
+
+    NONE = "neither memory limit"
+    TRAINING = "the memory for training"
+    PREDICTION = "the memory for prediction"
+    BOTH = "the memory for training and that for prediction"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan of the training set: name, size and spacing for people, fine voxels, lesions."""
+
+    name: str
+    header: str
+    shape: Triple
+    lesions: CaseLesions
+
+    @property
+    def voxels(self) -> int:
+        """Number of fine voxels."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How well the lesions of a data set fit the cells of an option.
+
+    A lesion smaller than a cell of its level may be found, but a network learns it badly.
+
+    Attributes
+    ----------
+    spanning : float
+        Share of the lesions that span at least one cell.
+    coverage : float
+        Mean over the lesions of the share of a cell that each spans, at most 1: a smaller cell counts even where it is
+        not small enough yet.
+    bound : RecallBound
+        What a perfect Stage 1 finds.
+    """
+
+    spanning: float
+    coverage: float
+    bound: RecallBound
+
+    @property
+    def score(self) -> float:
+        """What options are compared by: coverage times recall bound, since both must be high."""
+        return self.coverage * self.bound.bound
+
+
+_NO_LESIONS = Reach(1.0, 1.0, RecallBound(lesions=0, found=0, bound=1.0))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detection grid with its detector, the memory they take in GB, and the lesions they reach."""
+
+    spacing: Spacing
+    volume: PlannedVolume
+    stage1: Stage1Plan
+    curriculum: tuple[CurriculumPhase, ...]
+    training_gb: float = math.inf
+    inference_gb: float = math.inf
+    inference_limit_gb: float = INFERENCE_GB
+    fine_stage: bool = False  # whether the first stage is one at full resolution in front of the stem
+    reach: Reach = _NO_LESIONS  # measured only for the options that are compared
+
+    @property
+    def full_head(self) -> bool:
+        """Whether the finest head is at full resolution: its cells are the voxels of the detection grid."""
+        return max(self.stage1.cumulative_stride(self.stage1.head_stages[0])) == 1
+
+    @property
+    def stem_stride(self) -> Triple:
+        """Stride of the stage in front of which a fine stage may be."""
+        return self.stage1.strides[int(self.fine_stage)]
+
+    def stem_cell(self) -> tuple[float, ...]:
+        """Edges in mm of a cell of the stem."""
+        return tuple(stride * length for stride, length in zip(self.stem_stride, self.spacing, strict=True))
+
+    def cells(self) -> list[tuple[float, ...]]:
+        """Edges in mm of a cell of each backbone stage."""
+        return [
+            tuple(stride * s for stride, s in zip(self.stage1.cumulative_stride(stage), self.spacing, strict=True))
+            for stage in range(len(self.stage1.strides))
+        ]
+
+    def levels(self, fine_spacing: Spacing) -> DetectionLevels:
+        """The cells of the heads."""
+        cells = self.cells()
+        heads = tuple((cells[stage][0], cells[stage][1], cells[stage][2]) for stage in self.stage1.head_stages)
+        return DetectionLevels(fine_spacing, heads, self.stage1.level_upper_sizes, self.stage1.boxes_per_class)
+
+    def refused_by(self, budget: Budget) -> Limit:
+        """The limit that the option exceeds."""
+        training, prediction = self.training_gb > budget.training_gb, self.inference_gb > self.inference_limit_gb
+        if training and prediction:
+            return Limit.BOTH
+        if training or prediction:
+            return Limit.TRAINING if training else Limit.PREDICTION
+        return Limit.NONE
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What every option has to serve: the scans, the later stages of the pipeline, the memory."""
+
+    scans: Sequence[Scan]
+    fine: Spacing
+    roi: RoiPlan
+    stage2: Stage2Plan
+    training: TrainingPlan
+    inference: InferencePlan
+    num_channels: int
+    class_names: Sequence[str]
+    budget: Budget
+
+    @property
+    def extents(self) -> FloatArray:
+        """Edges of all lesions' boxes in mm, shape ``(N, 3)``."""
+        return np.concatenate([*(scan.lesions.extents for scan in self.scans), np.zeros((0, 3))])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The option that was chosen, and those that say why."""
+
+    chosen: Detection
+    wanted: Detection  # on the same grid, with a fine stage if small lesions ask for one
+    finest: Detection  # on the fine grid, the cheapest
+    refused: Detection | None  # the cheapest of its kind on a finer grid, which does not fit; None on the fine grid
+    without_head: Detection  # without a head at full resolution
+    full_head: Detection | None  # with one, if it was tried
+    largest: Detection  # for the largest planned volume
+    forgone: Detection | None = None  # for a smaller volume: would reach more, but larger scans could not be predicted
+
+    def limit(self, budget: Budget) -> Limit:
+        """The memory limit that forbids a finer grid."""
+        return Limit.NONE if self.refused is None else self.refused.refused_by(budget)
+
+
+def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> Choice:
+    """The option for the data set.
+
+    For a planned volume it is the finest detection grid that fits into the memory, with a fine stage where small
+    lesions ask for one and it fits, too. Two more are compared with it by :attr:`Reach.score`, and one is taken if its
+    score is higher by at least .01: a head at full resolution, and a smaller planned volume. A smaller volume is only
+    taken if the larger scans can still be predicted within the larger of the two memory limits.
+
+    Parameters
+    ----------
+    needs : Requirements
+    volumes : sequence of PlannedVolume
+        From :func:`detseg3d.planning.rules.stage1.planned_volumes`, the largest first.
+
+    Raises
+    ------
+    DetSeg3DError
+        If no detection grid fits for the largest planned volume.
+    """
+    largest = _choose_grid(needs, volumes[0])
+    if isinstance(largest, Detection):
+        raise _no_grid(needs, largest)
+    best = largest
+    for volume in volumes[1:]:
+        if best.chosen.reach.score > 1 - LEAST_GAIN:
+            break
+        other = _choose_grid(needs, volume)
+        if isinstance(other, Detection) or other.chosen.reach.score < best.chosen.reach.score + LEAST_GAIN:
+            continue
+        if _can_predict_usual_scans(needs, other.chosen):
+            best = replace(other, largest=largest.chosen)
+        else:
+            best = replace(best, forgone=best.forgone or other.chosen)
+    return best
+
+
+def _can_predict_usual_scans(needs: Requirements, option: Detection) -> bool:
+    """Whether all scans but the outliers can be predicted within the larger of the two memory limits."""
+    usual = sorted(needs.scans, key=lambda scan: scan.voxels)
+    shape = usual[len(usual) - 1 - option.volume.outliers].shape
+    allowed = max(needs.budget.training_gb, _limit_gb(needs, shape))
+    return prediction_gb(needs, option, shape) <= allowed
+
+
+def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | Detection:
+    """The option for one planned volume; if none fits, the cheapest that was tried."""
+    finest = refused = None
+    for spacing in rules.coarser_spacings(needs.fine, volume.shape):
+        variants = [_assess(needs, option) for option in _variants(needs, volume, spacing)]
+        finest = finest or variants[-1]
+        fitting = [option for option in variants if option.refused_by(needs.budget) is Limit.NONE]
+        if fitting:
+            base = replace(fitting[0], reach=reach_of(needs, fitting[0]))
+            choice = Choice(base, variants[0], finest, refused, base, None, base)
+            return choice if base.reach.score > 1 - LEAST_GAIN else _with_full_head(needs, choice)
+        refused = variants[-1]
+    assert refused is not None
+    return refused
+
+
+def _variants(needs: Requirements, volume: PlannedVolume, spacing: Spacing) -> Iterator[Detection]:
+    """Detectors for one grid, the most wanted first: where lesions are small, with a fine stage and without."""
+    extents = needs.extents
+    stage1 = rules.stage1_plan(spacing, _detection_shape(needs, volume.shape, spacing), extents)
+    plain = Detection(spacing, volume, stage1, _curriculum(needs, volume, spacing, stage1))
+    if rules.wants_fine_stage(stage1, spacing, extents):
+        yield replace(plain, stage1=rules.add_fine_stage(stage1), fine_stage=True)
+    yield plain
+
+
+def _with_full_head(needs: Requirements, choice: Choice) -> Choice:
+    """The choice with a head at full resolution, if that reaches more; the finest grid on which it fits."""
+    base, tried = choice.chosen, None
+    if base.full_head:
+        return choice
+    for spacing in rules.coarser_spacings(needs.fine, base.volume.shape):
+        ratios = [new / old for new, old in zip(spacing, base.spacing, strict=True)]
+        if min(ratios) < 1 - 1e-6:
+            continue
+        if max(ratios) > COARSER_FOR_A_FULL_HEAD:
+            break
+        shape = _detection_shape(needs, base.volume.shape, spacing)
+        plain = rules.stage1_plan(spacing, shape, needs.extents)
+        stage1 = rules.add_full_head(plain, spacing, needs.extents)
+        curriculum = _curriculum(needs, base.volume, spacing, stage1)
+        option = _assess(needs, Detection(spacing, base.volume, stage1, curriculum, fine_stage=True))
+        fits = option.refused_by(needs.budget) is Limit.NONE
+        if fits or tried is None:
+            option = replace(option, reach=reach_of(needs, option))
+            tried = tried or option  # the finest
+        if fits:
+            if option.reach.score < base.reach.score + LEAST_GAIN:
+                return replace(choice, full_head=option)
+            refused = choice.refused if tried is option else tried
+            return replace(choice, chosen=option, full_head=option, refused=refused)
+    return replace(choice, full_head=tried)
+
+
+def _detection_shape(needs: Requirements, shape: Sequence[int], spacing: Spacing) -> list[int]:
+    """Detection voxels of a volume of ``shape`` fine voxels."""
+    scale = [d / f for d, f in zip(spacing, needs.fine, strict=True)]
+    return [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(shape, scale, strict=True)]
+
+
+def _curriculum(
+    needs: Requirements, volume: PlannedVolume, spacing: Spacing, stage1: Stage1Plan
+) -> tuple[CurriculumPhase, ...]:
+    scale = [d / f for d, f in zip(spacing, needs.fine, strict=True)]
+    long = rules.long_axes(volume.shape)
+    extents = needs.extents[:, long]
+    large = float(np.percentile(extents.max(axis=1), 95)) if len(extents) else 0.0
+    return roi_rules.choose_curriculum(
+        spacing, scale, stage1.cumulative_stride(len(stage1.strides) - 1), volume.shape, large
+    )
+
+
+def _with_boxes_per_class(needs: Requirements, option: Detection) -> Detection:
+    """The option with a box for each class in a cell, if the data hold lesions of two classes that share a cell."""
+    shared = lesions_in_cells_of_other_classes([scan.lesions for scan in needs.scans], option.levels(needs.fine))
+    return replace(option, stage1=option.stage1.model_copy(update={"boxes_per_class": shared > 0}))
+
+
+def _assess(needs: Requirements, option: Detection) -> Detection:
+    """The option with the boxes that its cells need and the memory that its training and its prediction take."""
+    option = _with_boxes_per_class(needs, option)
+    shape = option.volume.shape
+    scale = [d / f for d, f in zip(option.spacing, needs.fine, strict=True)]
+    training = needs.training.model_copy(update={"curriculum": option.curriculum})
+    taken = planned_training_bytes(_network(needs, option), training, shape, scale)
+    return replace(
+        option,
+        training_gb=taken / GIGABYTE,
+        inference_gb=prediction_gb(needs, option, shape),
+        inference_limit_gb=_limit_gb(needs, shape),
+    )
+
+
+def prediction_gb(needs: Requirements, option: Detection, shape: Sequence[int]) -> float:
+    """GB above the input that an option takes to predict a scan of ``shape`` fine voxels."""
+    cells = _detection_shape(needs, shape, option.spacing)
+    return inference_bytes(_network(needs, option), Region(cells, math.prod(shape))) / GIGABYTE
+
+
+def _network(needs: Requirements, option: Detection) -> NetworkPlan:
+    return NetworkPlan(
+        option.stage1, needs.stage2, needs.roi, needs.num_channels, len(needs.class_names), needs.budget.precision
+    )
+
+
+def _limit_gb(needs: Requirements, shape: Sequence[int]) -> float:
+    return inference_limit_gb(math.prod(shape), needs.num_channels, needs.budget.inference_gb)
+
+
+def reach_of(needs: Requirements, option: Detection) -> Reach:
+    """How well the lesions fit the cells of an option."""
+    extents = needs.extents
+    cases = [scan.lesions for scan in needs.scans]
+    bound = recall_bound(cases, option.levels(needs.fine), needs.inference, needs.class_names)
+    if len(extents) == 0:
+        return Reach(1.0, 1.0, bound)
+    spans = level_spans(needs.fine, option, extents)
+    return Reach(float(np.mean(spans >= 1 - 1e-6)), float(np.minimum(spans, 1.0).mean()), bound)
+
+
+def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatArray:
+    """Count the cells that each lesion spans on the level that takes it.
+
+    See :func:`detseg3d.planning.rules.stage1.lesion_spans`.
+
+    Parameters
+    ----------
+    fine : 3 floats
+        Fine spacing in mm.
+    option : Detection
+    extents : ndarray, shape ``(N, 3)``
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
+    """
+    level = rules.assign_levels(extents, option.stage1.level_upper_sizes)
+    cells = option.cells()
+    spans = np.zeros(len(extents))
+    for index, stage in enumerate(option.stage1.head_stages):
+        here = level == index
+        spans[here] = rules.lesion_spans(extents[here], cells[stage], fine)
+    return spans
+
+
+def _no_grid(needs: Requirements, coarsest: Detection) -> DetSeg3DError:
+    """Names the largest scan: a spacing that is wrong by orders of magnitude shows there."""
+    scan = max(needs.scans, key=lambda scan: scan.voxels)
+    limit = coarsest.refused_by(needs.budget)
+    flags = {
+        Limit.TRAINING: "--memory_gb",
+        Limit.PREDICTION: "--inference_gb",
+        Limit.BOTH: "--memory_gb and --inference_gb",
+        Limit.NONE: "--memory_gb",
+    }
+    grid = "×".join(f"{length:.3g}" for length in coarsest.spacing)
+    return DetSeg3DError(
+        f"no detection grid fits into {needs.budget.training_gb:g} GB: the coarsest tried, {grid} mm, needs "
+        f"{coarsest.training_gb:.1f} GB to train and {coarsest.inference_gb:.1f} GB to predict (limit "
+        f"{coarsest.inference_limit_gb:.1f})",
+        value=f"the largest scan, {scan.name}: {scan.header}",
+        remedy=f"correct that scan's spacing if it is wrong; otherwise raise {flags[limit]}",
+    )

@@ -1,0 +1,381 @@
+"""From a scan as it comes to what the networks see: crop, normalise, resample. The same for training and inference."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detseg3d.core.body import body_box, body_mask, channel_mask
+from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import check_spacing
+from detseg3d.core.intensities import degeneration
+from detseg3d.data.case_store import CaseStore
+from detseg3d.data.dataset import RawCase, RawDataset
+from detseg3d.planning.fingerprint import check_finite, read_case, source_digest
+from detseg3d.planning.memory import preprocessing_bytes
+from detseg3d.planning.plans import Plans, preprocessing_hash
+from detseg3d.preprocessing.crop import IntBox, box_slices, include_lesions
+from detseg3d.preprocessing.instances import resample_instances
+from detseg3d.preprocessing.normalize import normalize
+from detseg3d.preprocessing.resample import resample_image, resampled_shape
+from detseg3d.system.memory import require_memory
+from detseg3d.system.workers import describe_failures, run_cases
+
+__all__ = [
+    "CaseTransform",
+    "DegenerateChannel",
+    "PreprocessedCase",
+    "case_transform",
+    "preprocess_case",
+    "preprocess_dataset",
+    "replaced_cases",
+]
+
+logger = logging.getLogger(__name__)
+
+# Of a case on the fine grid, all channels together: 16 GB. A wrong spacing, in a header or in the plans, asks for more.
+MOST_VALUES = 1 << 32
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CaseTransform:
+    """The way between the grid a case came in and the fine grid. Axes are ``(z, y, x)``.
+
+    The fine grid covers ``crop_box`` edge to edge, so ``fine_spacing`` may differ from the plan's by a fraction of a
+    voxel over the whole volume.
+    """
+
+    original_shape: Triple
+    original_spacing: Spacing
+    crop_box: IntBox
+    fine_shape: Triple
+    fine_spacing: Spacing
+
+    @property
+    def crop_shape(self) -> Triple:
+        """Voxels of the crop on the original grid."""
+        z0, y0, x0, z1, y1, x1 = self.crop_box
+        return z1 - z0, y1 - y0, x1 - x0
+
+    @property
+    def fine_volume(self) -> float:
+        """Volume of the crop in mm³."""
+        return math.prod(self.fine_shape) * math.prod(self.fine_spacing)
+
+    @property
+    def scale(self) -> Spacing:
+        """Fine voxels per original voxel."""
+        z, y, x = (fine / crop for fine, crop in zip(self.fine_shape, self.crop_shape, strict=True))
+        return z, y, x
+
+    def boxes_to_fine(self, boxes: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+        """Boxes ``(N, 6)`` in voxel edges of the original grid to the fine grid."""
+        return scale_boxes(translate_boxes(boxes, [-edge for edge in self.crop_box[:3]]), self.scale)
+
+    def boxes_to_original(self, boxes: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+        """Inverse of :meth:`boxes_to_fine`."""
+        return translate_boxes(scale_boxes(boxes, [1 / factor for factor in self.scale]), self.crop_box[:3])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; tuples become lists."""
+        return {name: list(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CaseTransform:
+        """Inverse of :meth:`to_dict`."""
+        return cls(**{name: tuple(value) for name, value in data.items()})
+
+
+@dataclass(frozen=True)
+class DegenerateChannel:
+    """A channel of a case that says nothing after normalisation, and what is wrong with it in words."""
+
+    channel: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """A case on the fine grid.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape ``(C, z, y, x)``
+    instances : ndarray of int, shape ``(z, y, x)``, or None
+    degenerate : tuple of DegenerateChannel
+        Channels that say nothing after normalisation.
+    lesions : list of dict
+        Per lesion ``id``, ``class`` (0-based), ``box`` (6 floats, fine voxel edges), ``voxels`` (on the fine grid),
+        ``volume_mm3`` (on the original grid: the true one) and ``rescued`` (it would have vanished in resampling).
+    transform : CaseTransform
+    """
+
+    image: npt.NDArray[np.float32]
+    instances: npt.NDArray[np.integer[Any]] | None
+    lesions: list[dict[str, Any]]
+    transform: CaseTransform
+    degenerate: tuple[DegenerateChannel, ...] = ()
+
+
+def case_transform(shape: Sequence[int], spacing: Sequence[float], crop_box: IntBox, plans: Plans) -> CaseTransform:
+    """The transform of a case of ``shape`` and ``spacing``, cropped to ``crop_box``."""
+    crop = [crop_box[axis + 3] - crop_box[axis] for axis in range(3)]
+    fine = resampled_shape(crop, spacing, plans.fine_spacing)
+    z, y, x = (old * n / m for old, n, m in zip(spacing, crop, fine, strict=True))
+    depth, height, width = (int(n) for n in shape)
+    old_z, old_y, old_x = (float(length) for length in spacing)
+    return CaseTransform((depth, height, width), (old_z, old_y, old_x), crop_box, fine, (z, y, x))
+
+
+def preprocess_case(
+    images: npt.NDArray[Any],
+    spacing: Sequence[float],
+    plans: Plans,
+    instances: npt.NDArray[np.integer[Any]] | None = None,
+    classes: npt.NDArray[np.integer[Any]] | None = None,
+    admit: Callable[[CaseTransform], None] | None = None,
+) -> PreprocessedCase:
+    """Crop to the body, normalise and resample to the plan's fine grid.
+
+    Parameters
+    ----------
+    images : ndarray, shape ``(C, Z, Y, X)``
+        As read; left unchanged.
+    spacing : 3 floats
+        ``(z, y, x)`` mm.
+    plans : Plans
+    instances : ndarray of int, shape ``(Z, Y, X)``, optional
+        Truth, ids ``1..N``. The crop is widened where a lesion lies outside the body.
+    classes : ndarray of int, shape ``(N,)``, optional
+        0-based class of ids ``1..N``; all 0 by default.
+    admit : callable, optional
+        Gets the transform before anything is resampled, and raises if the fine grid is too large; by default if there
+        is not the memory to fill it.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the number of channels is not the plan's, the spacing is not positive, a voxel is NaN or infinite, or the
+        case would have too many voxels on the fine grid or takes more memory than there is.
+    """
+    _check_input(images, spacing, plans)
+    mask = body_mask(images)
+    box: IntBox = body_box(images, mask) if plans.crop_to_body else (0, 0, 0, *images.shape[1:])
+    ids, lesion_boxes = (None, None) if instances is None else boxes_from_instances(instances)
+    if lesion_boxes is not None:
+        box = include_lesions(box, lesion_boxes)
+    transform = case_transform(images.shape[1:], spacing, box, plans)
+    _check_size(transform, plans)
+    if admit is not None:
+        admit(transform)
+    else:
+        what = f"resampling to {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid"
+        require_memory(preprocessing_bytes(transform.fine_shape, len(images)), what)
+    cut = box_slices(box)
+    normalized = torch.from_numpy(normalize(images, plans.normalization, mask, cut))
+    degenerate = _degenerate(normalized.numpy(), images, mask, cut)
+    # Nothing but a list holds on to the normalised crop while it is resampled: it can be freed after the first axis.
+    held = [normalized]
+    del normalized
+    image = resample_image(held.pop(), transform.fine_shape, plans.image_order).numpy()
+    if instances is None or ids is None:
+        return PreprocessedCase(image, None, [], transform, degenerate)
+    cropped = instances[cut]
+    fine, rescued = resample_instances(cropped, transform.fine_shape)
+    if classes is None:
+        classes = np.zeros(int(ids.max(initial=0)), np.int64)
+    lesions = _lesion_table(fine, cropped, classes, float(np.prod(spacing)), set(rescued))
+    return PreprocessedCase(image, fine, lesions, transform, degenerate)
+
+
+def _degenerate(
+    normalized: npt.NDArray[np.float32],
+    images: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_] | None,
+    cut: tuple[slice, ...],
+) -> tuple[DegenerateChannel, ...]:
+    """Channels of the normalised crop that say nothing about the body."""
+    found = []
+    for index, channel in enumerate(normalized):
+        inside = channel_mask(images[index], mask)
+        reason = degeneration(channel, None if inside is None else inside[cut])
+        if reason is not None:
+            found.append(DegenerateChannel(index, reason))
+    return tuple(found)
+
+
+def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plans) -> None:
+    if images.ndim != 4 or len(images) != plans.num_channels or 0 in images.shape:
+        raise DetSeg3DError(
+            "the image does not fit the plans",
+            value=images.shape,
+            expected=f"(C, Z, Y, X) with the {plans.num_channels} channel(s) {', '.join(plans.channel_names)}",
+        )
+    if len(spacing) != 3 or not all(0 < length < math.inf for length in spacing):
+        raise DetSeg3DError("the spacing must be three positive numbers (z y x, mm)", value=tuple(spacing))
+    check_spacing(spacing)
+    check_finite(images, plans.channel_names)
+
+
+def _check_size(transform: CaseTransform, plans: Plans) -> None:
+    if math.prod(transform.fine_shape) * plans.num_channels > MOST_VALUES:
+        raise DetSeg3DError(
+            "the scan is too large on the grid of the plans",
+            value=f"{transform.fine_shape} voxels of {plans.fine_spacing} mm, from {transform.crop_shape} of "
+            f"{transform.original_spacing} mm",
+            expected=f"at most {MOST_VALUES} values",
+            remedy="check the spacing in the header of the image and fine_spacing in plans.json",
+        )
+
+
+def _lesion_table(
+    fine: npt.NDArray[np.integer[Any]],
+    original: npt.NDArray[np.integer[Any]],
+    classes: npt.NDArray[np.integer[Any]],
+    voxel_mm3: float,
+    rescued: set[int],
+) -> list[dict[str, Any]]:
+    """One record per lesion of the fine grid."""
+    ids, boxes = boxes_from_instances(fine)
+    count = int(ids.max(initial=0)) + 1
+    fine_voxels = np.bincount(fine[fine > 0], minlength=count)
+    original_voxels = np.bincount(original[original > 0], minlength=count)
+    return [
+        {
+            "id": int(lesion),
+            "class": int(classes[lesion - 1]),
+            "box": [float(edge) for edge in box],
+            "voxels": int(fine_voxels[lesion]),
+            "volume_mm3": float(original_voxels[lesion] * voxel_mm3),
+            "rescued": int(lesion) in rescued,
+        }
+        for lesion, box in zip(ids, boxes, strict=True)
+    ]
+
+
+def preprocess_dataset(
+    raw: RawDataset, plans: Plans, store_folder: str | Path, num_processes: int = 2, progress: bool = True
+) -> list[str]:
+    """Preprocess all training cases into a case store.
+
+    Cases that are there, whole and made from the same files by plans of the same hash are kept, so a run that was
+    killed goes on where it stopped. Cases that are no longer in the data set are removed from the store.
+
+    Parameters
+    ----------
+    raw : RawDataset
+    plans : Plans
+    store_folder : path
+    num_processes : int, optional
+        0 works in this process.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    list of str
+        The cases that were preprocessed now.
+
+    Raises
+    ------
+    DetSeg3DError
+        At the end, if cases failed: all of them are named with their reason, the others are done.
+    """
+    store = CaseStore(store_folder)
+    for case_id in set(store.case_ids()) - {case.case_id for case in raw.cases}:
+        logger.info("case %s is no longer in the data set: removed from the store", case_id)
+        store.remove(case_id)
+    wanted = preprocessing_hash(plans)
+    todo = [case for case in raw.cases if not _is_done(case, store, wanted)]
+    if len(todo) < len(raw.cases):
+        logger.info("%d of %d cases are preprocessed already", len(raw.cases) - len(todo), len(raw.cases))
+    function = partial(_preprocess_and_store, raw=raw, plans=plans, folder=Path(store_folder))
+    results = run_cases(function, todo, num_processes, "preprocessing", progress)
+    failures = describe_failures(results, lambda case: str(case.case_id))
+    if failures:
+        count = sum(result.error is not None for result in results)
+        raise DetSeg3DError(
+            f"{count} of {len(todo)} case(s) could not be preprocessed:\n{failures}",
+            remedy="mend or remove these cases and run the same command again: finished cases are kept",
+        )
+    outcomes = [(result.item, result.value) for result in results if result.value is not None]
+    rescued = sum(outcome.rescued for _, outcome in outcomes)
+    if rescued:
+        logger.info("%d lesion(s) would have vanished in resampling and keep one voxel", rescued)
+    degenerate = [
+        f"    {case.images[channel.channel].name} (channel {plans.channel_names[channel.channel]}): {channel.reason}"
+        for case, outcome in outcomes
+        for channel in outcome.degenerate
+    ]
+    if degenerate:
+        logger.warning("these images say nothing to the network after normalisation:\n%s", "\n".join(degenerate))
+    return [case.case_id for case in todo]
+
+
+def replaced_cases(raw: RawDataset, plans: Plans, store_folder: str | Path) -> list[str]:
+    """Cases of the store that :func:`preprocess_dataset` would write anew or remove, sorted."""
+    store = CaseStore(store_folder)
+    kept = {case.case_id for case in raw.cases if _is_done(case, store, preprocessing_hash(plans))}
+    return sorted(set(store.case_ids()) - kept)
+
+
+def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
+    """Whether the store holds the case as these plans and these files make it: a corrected label must not go unseen."""
+    if not store.is_complete(case.case_id, wanted):
+        return False
+    try:
+        store.shape_and_lesions(case.case_id)
+    except DetSeg3DError:  # the record was edited or is damaged
+        return False
+    return store.properties(case.case_id).get("source") == source_digest(case)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What is said about a case that was preprocessed."""
+
+    rescued: int  # lesions
+    degenerate: tuple[DegenerateChannel, ...] = ()
+
+
+def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> _Outcome:
+    """Preprocess one case."""
+    store = CaseStore(folder)
+    if _is_done(case, store, preprocessing_hash(plans)):  # by another run, since this one began
+        return _Outcome(sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"]))
+    images, geometry, instances, classes = read_case(case, raw)
+    result = preprocess_case(images, geometry.spacing, plans, instances, classes)
+    assert result.instances is not None
+    store.write(
+        case.case_id,
+        result.image,
+        result.instances,
+        {
+            "preprocessing_hash": preprocessing_hash(plans),
+            "source": source_digest(case),
+            "shape": list(result.transform.fine_shape),
+            "spacing": list(result.transform.fine_spacing),
+            "transform": result.transform.to_dict(),
+            "lesions": result.lesions,
+            "intensity": _intensity(result.image),
+        },
+    )
+    return _Outcome(sum(lesion["rescued"] for lesion in result.lesions), result.degenerate)
+
+
+def _intensity(image: npt.NDArray[np.float32]) -> list[dict[str, float]]:
+    """Range of each normalised channel, to spot a case that normalisation did not bring into line."""
+    return [{"min": float(c.min()), "mean": float(c.mean(dtype=float)), "max": float(c.max())} for c in image]

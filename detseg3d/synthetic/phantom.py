@@ -1,0 +1,400 @@
+"""The built-in example data set: procedurally generated scans with lesions, and things that only look like lesions.
+
+Each case is a body with a bright skin, a dark gap, a folded outer and a smooth inner tissue, fluid-filled ventricles
+and two nuclei. Lesions sit in the tissue; they are brighter than their surroundings, some only a little. What makes a
+threshold fail: the bias field, the scanner's gain, the bright skin, vessels (tubes), cysts (bright shells), bright dots
+in the air and bright clots in the ventricles. A network can tell them apart by shape and place.
+
+Everything is laid out in millimetres, so another ``spacing`` samples the same kind of anatomy differently.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import fft, ndimage
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import write_image
+from detseg3d.system.files import write_json
+from detseg3d.system.workers import describe_failures, run_cases
+
+__all__ = ["SyntheticCase", "simulate_case", "write_example_dataset"]
+
+Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Point = npt.NDArray[np.float64]
+Slices = tuple[slice, ...]
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+# Intensities before gain, bias field and noise.
+AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0
+TEXTURE, NOISE = 4.0, 4.0
+
+MEDIAN_DIAMETER, DIAMETER_SPREAD, LARGEST_DIAMETER = 7.0, 0.7, 40.0  # voxels; the spread is that of the logarithm
+MEAN_LESIONS, MOST_LESIONS = 14.0, 24
+CUBE = np.ones((3, 3, 3), bool)  # neighbours that share a face, an edge or a corner
+HEALTHY_EVERY, HEALTHY_INDEX = 10, 3  # case 3, 13, 23, … has no lesion
+
+
+@dataclass(frozen=True)
+class SyntheticCase:
+    """A simulated scan: ``image`` int16 and ``label`` uint8 (1 = lesion), both ``(Z, Y, X)``."""
+
+    image: npt.NDArray[np.int16]
+    label: npt.NDArray[np.uint8]
+
+
+class _Canvas:
+    """The grid in millimetres, and drawing on it."""
+
+    def __init__(self, shape: Shape, spacing: Spacing, seed: Sequence[int]) -> None:
+        self.shape = shape
+        self.spacing = np.asarray(spacing, np.float64)
+        self.size = np.asarray(shape) * self.spacing
+        self.random = np.random.default_rng(list(seed))
+        self.axes = [((np.arange(n) + 0.5) * s).astype(np.float32) for n, s in zip(shape, spacing, strict=True)]
+        self.frequencies = [
+            fft.fftfreq(shape[0], spacing[0])[:, None, None].astype(np.float32),
+            fft.fftfreq(shape[1], spacing[1])[None, :, None].astype(np.float32),
+            fft.rfftfreq(shape[2], spacing[2])[None, None, :].astype(np.float32),
+        ]
+
+    def smooth_noise(self, *scales: float) -> Volume:
+        """Noise of unit variance, the equal sum of white noise blurred with each of ``scales`` (sigma, mm)."""
+        spectrum = fft.rfftn(self.random.standard_normal(self.shape, dtype=np.float32))
+        squared = sum(frequency**2 for frequency in self.frequencies)
+        total = np.zeros(self.shape, np.float32)
+        for scale in scales:
+            blurred = fft.irfftn(spectrum * np.exp(-2 * np.pi**2 * scale**2 * squared), s=self.shape)
+            total += blurred / max(float(blurred.std()), 1e-6)
+        return total / max(float(total.std()), 1e-6)
+
+    def radius(self, center: npt.ArrayLike, semi_axes: npt.ArrayLike) -> Volume:
+        """Distance from ``center`` in units of the semi-axes, for the whole grid."""
+        parts = [
+            ((axis - np.float32(c)) / np.float32(s)) ** 2
+            for axis, c, s in zip(self.axes, np.asarray(center), np.asarray(semi_axes), strict=True)
+        ]
+        return np.sqrt(parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None, :])
+
+    def window(self, center: Point, reach: float) -> tuple[Slices, list[Volume]]:
+        """Slices that hold all voxels within ``reach`` mm of ``center``, and their offsets from it in mm."""
+        slices, offsets = [], []
+        for axis, c, step, count in zip(self.axes, center, self.spacing, self.shape, strict=True):
+            low = int(np.clip(np.floor((c - reach) / step), 0, count - 1))
+            high = int(np.clip(np.ceil((c + reach) / step), low + 1, count))
+            slices.append(slice(low, high))
+            offsets.append(axis[low:high] - np.float32(c))
+        return tuple(slices), offsets
+
+    def voxel(self, center: Point) -> tuple[int, int, int]:
+        """Index of the voxel that holds ``center`` (mm)."""
+        z, y, x = np.clip(center / self.spacing, 0, np.asarray(self.shape) - 1).astype(int)
+        return int(z), int(y), int(x)
+
+    def place_in(self, mask: Mask) -> Point | None:
+        """Return a random point (mm) within a voxel of ``mask``; ``None`` if it is empty."""
+        for _ in range(200):  # far cheaper than listing all voxels of the mask
+            point = self.random.random(3) * self.size
+            if mask[self.voxel(point)]:
+                return point
+        return None
+
+
+def _inside(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Volume:
+    """Soft step: 1 inside ``edge``, 0 outside, ``width`` mm wide where a radius of 1 measures ``scale`` mm."""
+    return np.clip((edge - radius) * np.float32(scale / width) + np.float32(0.5), 0, 1)
+
+
+def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> tuple[Slices, Volume]:
+    """Window and normalised radius (< 1 inside) of an irregular ellipsoid of about this diameter, in one piece."""
+    random = canvas.random
+    axes = np.exp(random.normal(0, 0.22, 3))
+    axes *= diameter / 2 / axes.prod() ** (1 / 3)
+    slices, (z, y, x) = canvas.window(center, float(axes.max()) * (1 + roughness) + 2 * float(canvas.spacing.max()))
+    turn = (np.linalg.qr(random.standard_normal((3, 3)))[0] / axes[:, None]).astype(np.float32)
+    squared = np.zeros((len(z), len(y), len(x)), np.float32)
+    for row in turn:
+        squared += (row[0] * z[:, None, None] + row[1] * y[None, :, None] + row[2] * x[None, None, :]) ** 2
+    radius = np.sqrt(squared)
+    if diameter > 2.5 * canvas.spacing.min():
+        bumps = random.standard_normal(radius.shape, dtype=np.float32)
+        bumps = ndimage.gaussian_filter(bumps, diameter / 6 / canvas.spacing, mode="wrap")
+        radius *= 1 + roughness * np.clip(bumps / max(float(bumps.std()), 1e-6), -2, 2) * 0.5
+    middle = tuple(int(np.abs(offset).argmin()) for offset in (z, y, x))
+    radius[middle] = min(radius[middle], 0.2)  # the smallest lesion is one voxel, never none
+    pieces, count = ndimage.label(radius < 1, CUBE)
+    if count > 1:
+        radius[(pieces > 0) & (pieces != pieces[middle])] = 1.3
+    return slices, radius
+
+
+def _draw_vessel(canvas: _Canvas, image: Volume, tissue: Mask, start: Point) -> None:
+    """Draw a winding bright tube in the tissue, by balls along a random walk."""
+    random = canvas.random
+    radius, brightness = random.uniform((0.7, 130), (1.4, 175))
+    direction, point = random.standard_normal(3), start
+    for _ in range(int(random.uniform(25, 60) / 0.8)):
+        direction += 0.25 * random.standard_normal(3)
+        direction /= np.linalg.norm(direction)
+        point = point + 0.8 * direction
+        if not tissue[canvas.voxel(point)]:
+            return
+        slices, (z, y, x) = canvas.window(point, radius + 1)
+        distance = np.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x[None, None, :] ** 2)
+        weight = np.clip(radius - distance + 0.5, 0, 1)
+        image[slices] = np.maximum(image[slices], image[slices] * (1 - weight) + brightness * weight)
+
+
+def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
+    """Return the image without lesions, and the masks of tissue, of ventricles and of air."""
+    random = canvas.random
+    center = canvas.size * (0.5 + random.uniform(-0.03, 0.03, 3))
+    semi_axes = canvas.size * random.uniform(0.40, 0.46, 3)
+    scale = float(semi_axes.mean())
+    folds = canvas.smooth_noise(0.05 * scale, 0.12 * scale)
+    body = canvas.radius(center, semi_axes) * (1 + 0.035 * canvas.smooth_noise(0.35 * scale))
+    ventricle_axes = semi_axes * random.uniform([0.16, 0.32, 0.09], [0.24, 0.44, 0.14])
+    side = np.array([0, 0, 1.5 * ventricle_axes[2]])
+    ventricles = np.minimum(
+        canvas.radius(center + side, ventricle_axes), canvas.radius(center - side, ventricle_axes)
+    ) * (1 + 0.08 * folds)
+    nuclei = [
+        canvas.radius(center + semi_axes * [0.12, 0.05, side_x], semi_axes * random.uniform(0.12, 0.17, 3))
+        for side_x in (-0.42, 0.42)
+    ]
+    image = np.full(canvas.shape, AIR, np.float32)
+    layers = [
+        (_inside(body, 1.0, scale), SKIN * random.uniform(0.9, 1.1)),
+        (_inside(body, 0.94, scale), GAP),
+        (_inside(body, 0.87, scale), OUTER_TISSUE),
+        (_inside(body + 0.06 * folds, 0.74, scale), INNER_TISSUE),
+        *((_inside(nucleus * (1 + 0.06 * folds), 1.0, 0.14 * scale), OUTER_TISSUE + 6) for nucleus in nuclei),
+        (_inside(ventricles, 1.0, float(ventricle_axes.mean())), FLUID),
+    ]
+    for weight, intensity in layers:
+        image += weight * (np.float32(intensity) - image)
+    tissue = (body < 0.84) & (ventricles > 1.08)
+    image += np.float32(TEXTURE) * canvas.smooth_noise(0.8, 2.0, 5.0) * (body < 0.87)
+    return image, tissue, ventricles < 0.9, body > 1.06
+
+
+def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air: Mask) -> Mask:
+    """Draw what is bright but no lesion; return where lesions must not go."""
+    random = canvas.random
+    taken = np.zeros(canvas.shape, bool)
+    for _ in range(random.integers(4, 8)):
+        start = canvas.place_in(tissue)
+        if start is not None:
+            _draw_vessel(canvas, image, tissue, start)
+    for where, count, largest in ((air, 8, 8.0), (fluid, 2, 4.0)):
+        for _ in range(count):
+            center = canvas.place_in(where)
+            if center is not None:
+                slices, radius = _blob(canvas, center, random.uniform(2, largest), 0.3)
+                weight = (radius < 1) & where[slices]
+                image[slices] = np.where(weight, random.uniform(100, 170), image[slices])
+    for _ in range(random.integers(1, 4)):
+        center = canvas.place_in(tissue)
+        if center is not None:
+            slices, radius = _blob(canvas, center, random.uniform(8, 13), 0.15)
+            shell = np.exp(-(((radius - 0.85) / 0.2) ** 2)) * tissue[slices]
+            core = _inside(radius, 0.7, 5.0) * tissue[slices]
+            image[slices] += core * (FLUID - image[slices]) + shell * random.uniform(30, 50)
+            taken[slices] |= radius < 1.3
+    return taken
+
+
+def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> npt.NDArray[np.uint8]:
+    """Add lesions to ``image``, apart from each other by at least a voxel; return the label."""
+    random = canvas.random
+    label = np.zeros(canvas.shape, np.uint8)
+    unit = float(canvas.spacing.min())
+    largest = min(LARGEST_DIAMETER * unit, 0.42 * float(canvas.size.min()))
+    count = int(np.clip(random.poisson(MEAN_LESIONS), 1, MOST_LESIONS))
+    diameters = np.exp(random.normal(np.log(MEDIAN_DIAMETER * unit), DIAMETER_SPREAD, count)).clip(unit, largest)
+    free = tissue & ~taken
+    for diameter in np.sort(diameters)[::-1]:  # the large ones first, while there is room
+        for attempt in range(40):
+            # A lesion that does not fit shrinks after a while; the last attempts fit nearly everywhere.
+            size = max(unit, float(diameter) * 0.9 ** max(0, attempt - 10))
+            if _draw_lesion(canvas, image, free, label, size):
+                break
+    return label
+
+
+def _is_clear(label: npt.NDArray[np.uint8], slices: Slices, inside: Mask) -> bool:
+    """Tell whether two voxels around ``inside`` are free: lesions stay separate components, their boxes apart."""
+    near = tuple(slice(max(0, part.start - 2), part.stop + 2) for part in slices)
+    mask = np.zeros(label[near].shape, bool)
+    within = (slice(part.start - wide.start, part.stop - wide.start) for part, wide in zip(slices, near, strict=True))
+    mask[tuple(within)] = inside
+    return not np.any(label[near][ndimage.binary_dilation(mask, CUBE, iterations=2)])
+
+
+def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[np.uint8], diameter: float) -> bool:
+    """Try to draw one lesion at a random place; return whether it fitted."""
+    random = canvas.random
+    center = canvas.place_in(free)
+    if center is None:
+        return False
+    slices, radius = _blob(canvas, center, diameter, 0.35)
+    inside = (radius < 1) & free[slices]
+    pieces, count = ndimage.label(inside, CUBE)
+    if count > 1:
+        inside = pieces == np.bincount(pieces[inside]).argmax()
+    if inside.sum() < 0.6 * (radius < 1).sum() or not _is_clear(label, slices, inside):
+        return False
+    # Small and faint at once would drown in the noise, even for a careful reader.
+    contrast = random.uniform(18 + 25 * float(canvas.spacing.min()) / diameter, 60)
+    fade = random.uniform(0.1, 0.5)  # share of the radius over which the lesion fades towards its edge
+    profile = np.where(inside, np.clip((1 - radius) / fade, 0, 1) * 0.5 + 0.5, 0)
+    # Half a voxel of partial volume outside the label, as a scanner's point spread gives.
+    halo = ndimage.uniform_filter(inside.astype(np.float32), 3) * ~inside
+    image[slices] += np.float32(contrast) * (profile + 0.5 * halo).astype(np.float32)
+    label[slices][inside] = 1
+    return True
+
+
+def simulate_case(
+    shape: Shape = (96, 96, 96),
+    spacing: Spacing = (1.0, 1.0, 1.0),
+    seed: Sequence[int] = (0,),
+    lesions: bool = True,
+) -> SyntheticCase:
+    """Simulate one scan.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels ``(z, y, x)``, at least 16 each.
+    spacing : tuple of float
+        Millimetres ``(z, y, x)``. The anatomy fills the field of view; lesions measure 1 to 40 times the finest
+        spacing, but at most 0.42 of the shortest side.
+    seed : sequence of int
+        The same seed gives the same case.
+    lesions : bool, optional
+        Draw lesions; without them the label is empty.
+
+    Returns
+    -------
+    SyntheticCase
+        Image and label.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the volume is too small or the spacing is not positive.
+
+    Examples
+    --------
+    >>> case = simulate_case(shape=(32, 32, 32), seed=(7,))
+    >>> case.image.shape, str(case.image.dtype), sorted(set(case.label.ravel().tolist()))
+    ((32, 32, 32), 'int16', [0, 1])
+    """
+    if min(shape) < 16:
+        raise DetSeg3DError("the volume is too small for a body", value=shape, expected="at least 16 voxels per axis")
+    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise DetSeg3DError("the spacing must be positive", value=spacing, expected="three numbers greater than 0")
+    canvas = _Canvas(shape, spacing, seed)
+    image, tissue, fluid, air = _draw_body(canvas)
+    taken = _draw_mimics(canvas, image, tissue, fluid, air)
+    label = np.zeros(shape, np.uint8)
+    if lesions:
+        label = _draw_lesions(canvas, image, tissue, taken)
+    # The scanner: uneven sensitivity, noise on both parts of the complex signal (Rician magnitude), arbitrary gain.
+    image *= np.exp(0.12 * canvas.smooth_noise(0.3 * float(canvas.size.min())))
+    noise = NOISE * canvas.random.standard_normal((2, *shape), dtype=np.float32)
+    magnitude = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)
+    gain = 3 * np.exp(canvas.random.normal(0, 0.25))
+    return SyntheticCase(np.round(gain * magnitude).astype(np.int16), label)
+
+
+def write_example_dataset(
+    output_folder: str | Path,
+    num_cases: int = 24,
+    shape: Shape = (96, 96, 96),
+    spacing: Spacing = (1.0, 1.0, 1.0),
+    seed: int = 0,
+    num_test: int = 8,
+    dataset_id: int = 999,
+    num_processes: int = 0,
+    progress: bool = False,
+) -> Path:
+    """Write the example as an nnU-Net style data set.
+
+    Parameters
+    ----------
+    output_folder : path
+        Folder of raw data sets; ``DatasetXXX_Example`` is made in it.
+    num_cases, num_test : int
+        Cases for training (``imagesTr``, ``labelsTr``) and held-out cases (``imagesTs``, ``labelsTs``). Every tenth
+        case is free of lesions.
+    shape, spacing : tuple
+        Voxels and millimetres per axis, ``(z, y, x)``.
+    seed : int
+        The same seed gives the same cases, byte for byte.
+    dataset_id : int
+        The number in the folder's name.
+    num_processes : int
+        Worker processes; 0 works in this process.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        The data set's folder.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a value is out of range, the data set exists already or cannot be written.
+    """
+    if num_cases < 1 or num_test < 0:
+        raise DetSeg3DError("at least one training case is needed", value=(num_cases, num_test), expected="1 or more")
+    if not 1 <= dataset_id <= 999:
+        raise DetSeg3DError("the number of the data set is out of range", value=dataset_id, expected="1 to 999")
+    folder = Path(output_folder) / f"Dataset{dataset_id:03d}_Example"
+    if (folder / "dataset.json").exists():
+        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it or write elsewhere")
+    jobs = [("Tr", index, f"example_{index + 1:03d}") for index in range(num_cases)]
+    jobs += [("Ts", index, f"held_out_{index + 1:03d}") for index in range(num_test)]
+    write = functools.partial(_write_case, folder=folder, shape=shape, spacing=spacing, seed=seed)
+    results = run_cases(write, jobs, num_processes, "example cases", progress)
+    failures = describe_failures(results, name=lambda job: str(job[2]))
+    if failures:
+        raise DetSeg3DError(f"the example could not be written:\n{failures}", file=folder)
+    # Written last: the data set is there once this file is.
+    write_json(
+        {
+            "name": "Example",
+            "description": "Simulated scans with lesions, for trying out DetSeg3D. Not real data.",
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, "lesion": 1},
+            "numTraining": num_cases,
+            "file_ending": ".nii.gz",
+        },
+        folder / "dataset.json",
+    )
+    return folder
+
+
+def _write_case(job: tuple[str, int, str], folder: Path, shape: Shape, spacing: Spacing, seed: int) -> None:
+    part, index, case_id = job
+    healthy = index % HEALTHY_EVERY == HEALTHY_INDEX
+    case = simulate_case(shape, spacing, (seed, 0 if part == "Tr" else 1, index), lesions=not healthy)
+    z, y, x = spacing
+    # The origin puts the field's middle at about world 0, as scanners do.
+    origin = (-0.5 * x * shape[2], -0.5 * y * shape[1], -0.5 * z * shape[0])
+    geometry = Geometry(shape, spacing, origin)
+    write_image(case.image, geometry, folder / f"images{part}" / f"{case_id}_0000.nii.gz")
+    write_image(case.label, geometry, folder / f"labels{part}" / f"{case_id}.nii.gz")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.dataset_json import MOST_NAMES, parse_channel_names, parse_labels
+from detseg3d.system.files import write_json
+
+FILE = Path("dataset.json")
+
+
+def many(count: int) -> dict[str, Any]:
+    labels = {"background": 0, **{f"class {i}": i for i in range(1, count)}}
+    return {"channel_names": {str(i): f"channel {i}" for i in range(count)}, "labels": labels, "file_ending": ".nii.gz"}
+
+
+@pytest.mark.parametrize("parse", [parse_channel_names, parse_labels])
+def test_as_many_names_as_plans_may_have_are_taken_and_not_one_more(parse: Callable[..., Any]) -> None:
+    assert len(parse(many(MOST_NAMES), FILE)) == MOST_NAMES
+    with pytest.raises(DetSeg3DError) as caught:
+        parse(many(MOST_NAMES + 1), FILE)
+    assert (caught.value.file, caught.value.value) == (FILE, "1001 entries")
+
+
+@pytest.mark.parametrize("entry", ["labels", "channel_names", "modality"])
+def test_a_million_names_are_an_error_at_once(tmp_path: Path, entry: str) -> None:
+    content = {**many(2), entry: {str(i): i for i in range(1_000_000)}}
+    if entry == "modality":
+        del content["channel_names"]
+    write_json(content, tmp_path / "dataset.json")
+    started = time.process_time()
+    with pytest.raises(DetSeg3DError) as caught:
+        load_raw_dataset(tmp_path)
+    assert time.process_time() - started < 10
+    assert caught.value.file == tmp_path / "dataset.json"
+    assert len(str(caught.value)) < 5000
+
+
+@pytest.mark.parametrize("name", ["\ud800", "lesion \udcff", "x" * 1001])
+def test_names_that_cannot_be_written_are_refused_at_the_door(tmp_path: Path, name: str) -> None:
+    contents: list[dict[str, Any]] = [
+        {**many(2), "channel_names": {"0": name}},
+        {**many(2), "labels": {"background": 0, name: 1}},
+        {**many(2), "labels": {"0": "background", "1": name}},
+    ]
+    for content in contents:
+        write_json(content, tmp_path / "dataset.json")
+        with pytest.raises(DetSeg3DError) as caught:
+            load_raw_dataset(tmp_path)
+        assert caught.value.file == tmp_path / "dataset.json"
+
+
+@pytest.mark.parametrize("name", ["病灶 é", "\U0001f9e0", "x" * 1000])
+def test_names_of_all_scripts_are_taken(name: str) -> None:
+    assert parse_labels({"labels": {"background": 0, name: 1}}, FILE) == {"background": 0, name: 1}

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.definitions.per_case import SURFACE_FIGURES, FigureRule
+from detseg3d.evaluation.intervals import weighted_figures
+from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics
+from detseg3d.evaluation.scores.froc import average_precision, cpm, froc_curve
+from detseg3d.evaluation.summary import summarize
+from tests.evaluation.cohort import COHORT, SIZES_AND_DISTANCES, IntArray, evaluate, figures_of, line
+from tests.evaluation.golden.cases import evaluated
+
+small_maps = arrays(np.int64, (2, 4, 4), elements=st.integers(0, 4))
+_MEANS = (*SURFACE_FIGURES, *(f"{name}_with_lesions" for name in SURFACE_FIGURES), "cc_dice")
+
+distinct_scores = st.permutations([0.2, 0.4, 0.6, 0.8])
+
+
+@st.composite
+def drawn_cases(draw: st.DrawFn) -> CaseMetrics:
+    """Two classes; scores with ties; sides are empty now and then."""
+    truth, prediction = (draw(st.one_of(small_maps, st.just(np.zeros((2, 4, 4), np.int64)))) for _ in range(2))
+    classes = [draw(st.lists(st.integers(0, 1), min_size=4, max_size=4)) for _ in range(2)]
+    scores = draw(st.lists(st.sampled_from([0.2, 0.5, 0.8]), min_size=4, max_size=4))
+    return evaluate(
+        truth,
+        prediction,
+        truth_classes=classes[0],
+        prediction_classes=classes[1],
+        prediction_scores=scores,
+        class_names=["a", "b"],
+    )
+
+
+cohorts = st.lists(drawn_cases(), min_size=1, max_size=4)
+
+
+# Against the summary, and against duplicating cases
+
+
+def of_summary(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The same figures by another way; undefined where the summary gives 0 or 1 by definition."""
+    result: dict[str, float | None] = {}
+    counts = summary["lesions"]["any"]
+    lesions, predictions = counts["truth"] > 0, counts["predictions"] > 0
+    for name in CRITERIA:
+        for rate, known in (("recall", lesions), ("precision", predictions), ("f1", lesions)):
+            result[f"{rate}_{name}"] = summary["lesions"][name][rate] if known else None
+        if summary["scores"] is not None:
+            result[f"ap_{name}"] = summary["scores"][name]["average_precision"] if lesions else None
+            result[f"cpm_{name}"] = summary["scores"][name]["cpm"] if lesions else None
+        result[f"fp_per_scan_{name}"] = summary["false_positives"][name]["per_scan"]
+    result |= {name: summary["panoptic"][name] if lesions else None for name in ("pq", "rq")}
+    result["sq"] = summary["panoptic"]["sq"] if summary["panoptic"]["matches"] else None
+    result |= {"dice": summary["dice"]["mean"], "dice_with_lesions": summary["dice"]["mean_with_lesions"]}
+    result |= {name: summary[name] for name in _MEANS if name in summary}
+    if "lesionwise" in summary:
+        result["lesionwise_dice"] = summary["lesionwise"]["dice"] if summary["lesionwise"]["truth"] else None
+    return result
+
+
+def same(first: Mapping[str, float], second: Mapping[str, float | None]) -> bool:
+    assert set(first) == set(second)
+    for name, value in first.items():
+        other = second[name]
+        assert value == pytest.approx(np.nan if other is None else other, abs=1e-12, nan_ok=True), name
+    return True
+
+
+def test_figures_with_equal_weights_are_those_of_the_summary() -> None:
+    cases = [evaluated(name) for name in COHORT]
+    figures = figures_of(cases)
+    assert len(figures) == 35
+    assert same(figures, of_summary(summarize(cases)))
+
+
+@settings(max_examples=30)
+@given(cohorts)
+def test_figures_with_equal_weights_are_those_of_the_summary_whatever_the_cases(cases: list[CaseMetrics]) -> None:
+    assert same(figures_of(cases), of_summary(summarize(cases)))
+
+
+@settings(max_examples=30)
+@given(cohorts, st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=3))
+def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: list[list[int]]) -> None:
+    weights = np.array(rows, float)[:, : len(cases)]
+    assume(np.all(weights.sum(axis=1) > 0))
+    figures = weighted_figures(cases, weights)
+    for row, counts in enumerate(weights.astype(int).tolist()):
+        copies = [case for case, count in zip(cases, counts, strict=True) for _ in range(count)]
+        assert same({name: figure.values[row] for name, figure in figures.items()}, of_summary(summarize(copies)))
+
+
+def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
+    cases = [evaluated(name) for name in COHORT]
+    weights = np.random.default_rng(0).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=50)
+    figures = weighted_figures(cases, weights.astype(float))
+    for row, counts in enumerate(weights.tolist()):
+        for name in CRITERIA:
+            records = [
+                case.scored["all"][name] for case, count in zip(cases, counts, strict=True) for _ in range(count)
+            ]
+            assert figures[f"ap_{name}"].values[row] == pytest.approx(average_precision(records), abs=1e-12)
+            assert figures[f"cpm_{name}"].values[row] == pytest.approx(cpm(froc_curve(records)), abs=1e-12)
+
+
+def test_figures_by_hand() -> None:
+    # Lesions of 4 and 2 voxels, the first found by 3 of its voxels, and one false positive; then a healthy scan with
+    # one; then a miss.
+    cases = [
+        evaluate(line(1, 1, 1, 1, 0, 2, 2, 0, 0), line(0, 1, 1, 1, 0, 0, 0, 0, 3), prediction_scores={1: 0.9, 3: 0.95}),
+        evaluate(line(*[0] * 9), line(0, 1, 0, 0, 0, 0, 0, 0, 0), prediction_scores=[0.1]),
+        evaluate(line(1, *[0] * 8), line(*[0] * 9), prediction_scores=[]),
+    ]
+    figures = figures_of(cases)
+    for name in ("any", "iou_0.1"):
+        rates = [figures[f"{rate}_{name}"] for rate in ("recall", "precision", "fp_per_scan")]
+        assert rates == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert figures["recall_iou_0.5"] == pytest.approx(1 / 3)
+    assert figures["pq"] == pytest.approx(2 * 0.75 / 6)
+    assert (figures["sq"], figures["rq"]) == pytest.approx((0.75, 2 / 6))
+    assert figures["dice"] == pytest.approx((2 * 3 / (6 + 4) + 0 + 0) / 3)
+    assert figures["dice_with_lesions"] == pytest.approx(2 * 3 / (6 + 4) / 2)
+    assert figures["ap_any"] == pytest.approx(1 / 2 / 3)
+    # A third of a false positive per scan is allowed from the rate 1/2 on, of seven.
+    assert figures["cpm_any"] == pytest.approx(5 / 7 / 3)
+
+
+def test_what_was_not_computed_is_left_out() -> None:
+    with_all, without = evaluate(line(1), line(1), prediction_scores=[0.5]), evaluate(line(1), line(1), figures=None)
+    assert {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any", "cpm_iou_0.5"} <= set(figures_of([with_all]))
+    for cases in ([without], [with_all, without]):
+        names = set(figures_of(cases))
+        assert not names & {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any"}
+        assert {"recall_any", "dice", "pq"} <= names
+    assert "hd95_mm" not in figures_of([evaluate(line(1), line(1), figures=FigureRule(hd95=False))])
+
+
+def test_dice_over_cases_with_lesions_is_undefined_without_any() -> None:
+    cases = [evaluate(line(1, 0), line(1, 0)), evaluate(line(0, 0), line(0, 0))]
+    figures = weighted_figures(cases, np.array([[1.0, 1.0], [0.0, 2.0]]))
+    assert figures["dice_with_lesions"].values.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+    assert figures["dice"].values.tolist() == [1.0, 1.0]
+
+
+def test_lesion_figures_are_undefined_where_no_lesion_is_drawn_and_precision_where_nothing_is_predicted() -> None:
+    cases = [
+        evaluate(line(*[1] * 5, 0), line(*[1] * 5, 0), prediction_scores=[0.5]),
+        evaluate(line(*[0] * 6), line(*[1] * 5, 0), prediction_scores=[0.5]),
+        evaluate(line(*[0] * 6), line(*[0] * 6), prediction_scores=[]),
+    ]
+    figures = weighted_figures(cases, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    of_lesions = ("recall_iou_0.1", "f1_iou_0.1", "ap_any", "cpm_iou_0.5", "pq", "rq", "lesionwise_dice")
+    for name in of_lesions:
+        assert figures[name].values.tolist() == pytest.approx([1.0, np.nan, np.nan], nan_ok=True), name
+    assert figures["precision_iou_0.1"].values.tolist() == pytest.approx([1.0, 0.0, np.nan], nan_ok=True)
+    assert figures["fp_per_scan_iou_0.1"].values.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_missing_every_lesion_in_silence_has_an_f1_of_zero() -> None:
+    assert figures_of([evaluate(line(1, 0), line(0, 0))])["f1_iou_0.1"] == 0.0
+
+
+def test_masks_that_are_too_large_keep_the_figures_at_any_overlap_only() -> None:
+    truth = line(*[0] * 6, 1, *[0] * 6)
+    masks = (line(*[0] * (6 - radius), *[1] * (2 * radius + 1), *[0] * (6 - radius)) for radius in (0, 5))
+    good, large = (figures_of([evaluate(truth, mask)]) for mask in masks)
+    assert (good["f1_any"], good["f1_iou_0.1"], large["f1_any"]) == (1.0, 1.0, 1.0)
+    assert large["f1_iou_0.1"] == 0.0  # 1 of 11 voxels
+
+
+# What must not matter
+
+
+@settings(max_examples=30)
+@given(small_maps, small_maps, distinct_scores, st.permutations(range(1, 5)), st.permutations([7, 300, 70_000, 9]))
+def test_renumbering_lesions_changes_nothing(
+    truth: IntArray, prediction: IntArray, scores: list[float], first: list[int], second: list[int]
+) -> None:
+    table = overlap_table(truth, prediction)
+    # Where a prediction overlaps two lesions equally well, the order of the values has to decide.
+    assume(len({(p, iou) for p, iou in zip(table.prediction_index, table.iou, strict=True)}) == len(table.iou))
+    renumbered = [np.array([0, *numbers])[volume] for numbers, volume in ((first, truth), (second, prediction))]
+    here = evaluate(truth, prediction, prediction_scores=scores)
+    there = evaluate(renumbered[0], renumbered[1], prediction_scores=dict(zip(second, scores, strict=True)))
+    assert same(figures_of([there]), figures_of([here]))
+
+
+@settings(max_examples=30)
+@given(small_maps, small_maps, distinct_scores, st.sampled_from([(0,), (1,), (2,), (0, 2), (0, 1, 2)]))
+def test_flipping_the_volumes_changes_nothing(
+    truth: IntArray, prediction: IntArray, scores: list[float], axes: tuple[int, ...]
+) -> None:
+    here = evaluate(truth, prediction, prediction_scores=scores)
+    there = evaluate(np.flip(truth, axes), np.flip(prediction, axes), prediction_scores=scores)
+    assert same(figures_of([there]), figures_of([here]))
+
+
+def test_turning_volumes_and_spacing_together_changes_nothing() -> None:
+    random = np.random.default_rng(0)
+    truth, prediction = random.integers(0, 4, size=(2, 4, 5, 6))
+    here = evaluate(truth, prediction, prediction_scores=[0.3, 0.2, 0.9])
+    there = evaluate_case(
+        "case",
+        truth.transpose(2, 0, 1),
+        prediction.transpose(2, 0, 1),
+        (0.5, 2.0, 1.0),
+        prediction_scores=[0.3, 0.2, 0.9],
+        figures=SIZES_AND_DISTANCES,
+    )
+    assert same(figures_of([there]), figures_of([here]))
+
+
+@settings(max_examples=20)
+@given(cohorts, st.randoms(use_true_random=False))
+def test_the_order_of_cases_does_not_matter(cases: list[CaseMetrics], random: Any) -> None:
+    assert same(figures_of(random.sample(cases, len(cases))), figures_of(cases))
+
+
+@settings(max_examples=30)
+@given(cohorts)
+def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases: list[CaseMetrics]) -> None:
+    healthy = evaluate(*np.zeros((2, 2, 4, 4), np.int64), prediction_scores=[], class_names=["a", "b"])
+    before, after = figures_of(cases), figures_of([*cases, healthy])
+    count = len(cases)
+    for name in ("dice", "nsd", "nsd_area", "cc_dice"):
+        assert after.pop(name) == pytest.approx((before.pop(name) * count + 1) / (count + 1))
+    for name in ("hd95_mm", "assd_mm", "hd95_area_mm"):
+        assert after.pop(name) == pytest.approx(before.pop(name) * count / (count + 1))
+    for name in CRITERIA:
+        scans = after.pop(f"fp_per_scan_{name}"), before.pop(f"fp_per_scan_{name}")
+        assert scans[0] == pytest.approx(scans[1] * count / (count + 1))
+        cpm_after, cpm_before = after.pop(f"cpm_{name}"), before.pop(f"cpm_{name}")
+        assert np.isnan(cpm_before) or cpm_after >= cpm_before - 1e-12
+    assert same(after, before)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(small_maps, small_maps, distinct_scores), min_size=1, max_size=3), st.sampled_from([2, 0.1]))
+def test_rescaling_scores_monotonically_changes_nothing(
+    maps: list[tuple[IntArray, IntArray, list[float]]], power: float
+) -> None:
+    here, there = (
+        [evaluate(truth, prediction, prediction_scores=[s**p for s in scores]) for truth, prediction, scores in maps]
+        for p in (1, power)
+    )
+    assert same(figures_of(there), figures_of(here))
+
+
+@settings(max_examples=20)
+@given(st.lists(small_maps, min_size=1, max_size=3), distinct_scores)
+def test_a_perfect_detector_has_one_everywhere(maps: list[IntArray], scores: list[float]) -> None:
+    cases = [evaluate(truth, truth.copy(), prediction_scores=scores) for truth in maps]
+    assume(any(case.overall.has_lesions for case in cases))
+    for name, value in figures_of(cases).items():
+        best = 0 if name.startswith(("fp_per_scan", "hd95", "assd")) else 1
+        if name == "lesionwise_dice" and np.isnan(value):
+            continue  # which does not ask for lesions of 2 mm³ or less
+        assert value == pytest.approx(best, abs=1e-12), name

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import read_image
+from detseg3d.inference.result import (
+    CasePrediction,
+    clear_cases,
+    describe_case,
+    is_exported,
+    write_case,
+    write_tables,
+)
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.merge import Lesion, Merged
+from detseg3d.planning.plans import Plans
+from detseg3d.system.files import read_json, write_text
+
+TURN = (0.0, -1.0, 0.0, 0.6, 0.0, -0.8, 0.8, 0.0, 0.6)  # orthonormal, not axis-aligned
+AXES = "ARS"  # by hand: z runs most to the front (-.8), y to the right (-1), x to the head (.8)
+GEOMETRY = Geometry((8, 9, 10), spacing=(3.0, 0.5, 0.75), origin=(-20.0, 15.5, 7.25), direction=TURN)
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_plans: Plans) -> Plans:
+    return tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(4, 2))
+
+
+@pytest.fixture
+def prediction(plans: Plans) -> CasePrediction:
+    """Three candidates; the last two became lesions 1 (a tumour) and 2 (a cyst)."""
+    instances = np.zeros(GEOMETRY.shape, np.uint16)
+    instances[1:3, 2:6, 3:4], instances[6, 7, 8] = 1, 2
+    found = Detections(
+        np.array([[0, 0, 0, 2, 2, 2], [5.75, 7, 8, 7, 8, 9], [1, 2, 3, 3, 6, 4.5]], np.float32),
+        np.array([0.25, 0.5, 0.9], np.float32),
+        np.array([0, 0, 1]),
+    )
+    lesions = [
+        Lesion(1, 1, 0.85, 0.9, 0.8, (1.0, 2.0, 3.0, 3.0, 6.0, 4.0), 8, 2),
+        Lesion(2, 0, 0.6, 0.5, 0.72, (6.0, 7.0, 8.0, 7.0, 8.0, 9.0), 1, 1),
+    ]
+    semantic = np.array([0, 2, 4], np.uint8)[instances]
+    merged = Merged(semantic, instances, lesions, np.array([0.1, 0.6, 0.85]), np.array([0.04, 0.72, 0.8]))
+    return describe_case(merged, found, GEOMETRY, plans)
+
+
+def test_a_candidate_of_several_lesions_names_the_best(plans: Plans) -> None:
+    found = Detections(np.array([[0, 0, 0, 1, 1, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    lesions = [
+        Lesion(1, 0, 0.8, 0.8, 0.8, (0.0, 0.0, 0.0, 1.0, 1.0, 2.0), 2, candidate=0),
+        Lesion(2, 0, 0.6, 0.8, 0.8, (0.0, 0.0, 3.0, 1.0, 1.0, 4.0), 1, candidate=0),
+    ]
+    instances = np.zeros(GEOMETRY.shape, np.uint16)
+    merged = Merged(instances.astype(np.uint8), instances, lesions, np.array([0.8]), np.array([0.8]))
+    assert [entry["lesion"] for entry in describe_case(merged, found, GEOMETRY, plans).candidates] == [1]
+
+
+def in_world(z: float, y: float, x: float) -> list[float]:
+    """Position of voxel edges in the world, as SimpleITK has it: it counts voxel centres."""
+    image = SimpleITK.Image(10, 9, 8, SimpleITK.sitkUInt8)
+    image.SetSpacing((0.75, 0.5, 3.0))
+    image.SetOrigin(GEOMETRY.origin)
+    image.SetDirection(TURN)
+    return list(image.TransformContinuousIndexToPhysicalPoint((x - 0.5, y - 0.5, z - 0.5)))
+
+
+def test_a_lesion_says_what_it_is(prediction: CasePrediction) -> None:
+    first, second = prediction.lesions
+    assert (first["id"], first["class"], first["label"]) == (1, "tumour", 2)
+    assert (second["id"], second["class"], second["label"]) == (2, "cyst", 4)
+    assert (first["score"], first["detection_score"], first["roi_score"]) == (0.85, 0.9, 0.8)
+
+
+def test_a_lesion_says_how_large_it_is(prediction: CasePrediction) -> None:
+    lesion = prediction.lesions[0]
+    assert lesion["voxels"] == 8
+    assert lesion["volume_mm3"] == pytest.approx(8 * 3.0 * 0.5 * 0.75)
+    assert math.pi / 6 * lesion["diameter_mm"] ** 3 == pytest.approx(lesion["volume_mm3"])
+
+
+def test_a_lesion_says_where_it_is_in_voxels(prediction: CasePrediction) -> None:
+    assert prediction.lesions[0]["box"] == [1, 2, 3, 3, 6, 4]
+    assert prediction.lesions[0]["center"] == [2, 4, 3.5]
+
+
+def test_a_lesion_says_where_it_is_in_the_world(prediction: CasePrediction) -> None:
+    lesion = prediction.lesions[0]
+    np.testing.assert_allclose(lesion["center_world"], in_world(2, 4, 3.5))
+    np.testing.assert_allclose(lesion["box_world"], [in_world(1, 2, 3), in_world(3, 6, 4)])
+
+
+def test_every_candidate_is_listed_with_what_became_of_it(prediction: CasePrediction) -> None:
+    assert [candidate["lesion"] for candidate in prediction.candidates] == [None, 2, 1]
+    assert [candidate["score"] for candidate in prediction.candidates] == [0.1, 0.6, 0.85]
+    assert [candidate["class"] for candidate in prediction.candidates] == ["cyst", "cyst", "tumour"]
+    assert prediction.candidates[1]["box"] == [5.75, 7, 8, 7, 8, 9]
+
+
+def test_all_candidates_that_went_into_a_lesion_name_it(plans: Plans) -> None:
+    instances = np.ones((1, 1, 4), np.uint16)
+    found = Detections(np.zeros((3, 6), np.float32), np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64))
+    lesions = [Lesion(1, 0, 0.8, 0.8, 0.8, (0.0, 0.0, 0.0, 1.0, 1.0, 4.0), 4, candidate=1, joined=(2,))]
+    merged = Merged(instances.astype(np.uint8), instances, lesions, np.zeros(3), np.zeros(3))
+    prediction = describe_case(merged, found, Geometry((1, 1, 4)), plans)
+    assert [candidate["lesion"] for candidate in prediction.candidates] == [None, 1, 1]
+
+
+def read_record(folder: Path, case_id: str = "a") -> Any:
+    return json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
+
+
+def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    assert read_record(tmp_path) == {
+        "case_id": "a",
+        "shape": [8, 9, 10],
+        "spacing": [3.0, 0.5, 0.75],
+        "axes": AXES,
+        "candidate_limit": None,
+        "limit_reached": False,
+        "similarity": None,
+        "lesions": prediction.lesions,
+        "candidates": prediction.candidates,
+    }
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz", ".npy"])
+def test_the_masks_are_images(prediction: CasePrediction, tmp_path: Path, ending: str) -> None:
+    write_case(prediction, "a", tmp_path, ending)
+    semantic, geometry = read_image(tmp_path / f"a{ending}")
+    instances, _ = read_image(tmp_path / "instances" / f"a{ending}")
+    np.testing.assert_array_equal(geometry.stored_order.to_stored(semantic), prediction.semantic)
+    np.testing.assert_array_equal(geometry.stored_order.to_stored(instances), prediction.instances)
+    assert (semantic.dtype, instances.dtype) == (np.uint8, np.uint16)
+
+
+def test_probabilities_are_written_if_there_are_any(prediction: CasePrediction, tmp_path: Path) -> None:
+    maps = np.random.default_rng(0).random((2, 8, 9, 10)).astype(np.float16)
+    fields = {
+        name: getattr(prediction, name) for name in ("semantic", "instances", "lesions", "candidates", "geometry")
+    }
+    write_case(CasePrediction(**fields, probabilities=maps), "a", tmp_path, ".nii.gz")
+    write_case(prediction, "b", tmp_path, ".nii.gz")
+    assert [path.name for path in (tmp_path / "probabilities").iterdir()] == ["a.npz"]
+    np.testing.assert_array_equal(np.load(tmp_path / "probabilities" / "a.npz")["probabilities"], maps)
+
+
+def test_probabilities_of_an_earlier_prediction_do_not_stay(prediction: CasePrediction, tmp_path: Path) -> None:
+    earlier = tmp_path / "probabilities" / "a.npz"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"of another mask")
+    write_case(prediction, "a", tmp_path, ".nii.gz")
+    assert not earlier.exists()
+
+
+@pytest.mark.parametrize("missing", ["a.nii.gz", "instances/a.nii.gz", "rois/a.json"])
+def test_a_result_is_complete_with_all_its_files(prediction: CasePrediction, tmp_path: Path, missing: str) -> None:
+    write_case(prediction, "a", tmp_path, ".nii.gz")
+    assert is_exported(tmp_path, "a", ".nii.gz")
+    (tmp_path / missing).unlink()
+    assert not is_exported(tmp_path, "a", ".nii.gz")
+
+
+def test_a_result_of_another_format_does_not_count(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".nii.gz")
+    assert not is_exported(tmp_path, "a", ".mha")
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "lesions.csv").open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_the_table_has_a_row_for_each_lesion(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "b", tmp_path, ".mha")
+    write_case(prediction, "a, left", tmp_path, ".mha")
+    write_tables(tmp_path)
+    rows = read_table(tmp_path)
+    assert [(row["case"], row["id"], row["class"], row["voxels"]) for row in rows] == [
+        ("a, left", "1", "tumour", "8"),
+        ("a, left", "2", "cyst", "1"),
+        ("b", "1", "tumour", "8"),
+        ("b", "2", "cyst", "1"),
+    ]
+
+
+def test_the_table_keeps_the_order_of_nearly_equal_scores(prediction: CasePrediction, tmp_path: Path) -> None:
+    scores = [0.99996, float(np.nextafter(0.99996, 0))]
+    lesions = [{**lesion, "score": score} for lesion, score in zip(prediction.lesions, scores, strict=True)]
+    write_case(replace(prediction, lesions=lesions), "a", tmp_path, ".mha")
+    write_tables(tmp_path)
+    assert [float(row["score"]) for row in read_table(tmp_path)] == scores
+
+
+def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    write_tables(tmp_path)
+    row, lesion = read_table(tmp_path)[0], prediction.lesions[0]
+    assert [float(row[name]) for name in ("z0", "y0", "x0", "z1", "y1", "x1")] == lesion["box"]
+    world = [float(row[f"center_{axis}_mm"]) for axis in "xyz"]
+    assert world == pytest.approx(lesion["center_world"], rel=1e-3)
+    assert float(row["volume_mm3"]) == pytest.approx(lesion["volume_mm3"], rel=1e-3)
+    assert float(row["score"]) == pytest.approx(lesion["score"])
+
+
+def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: Path) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    (tmp_path / "rois" / ".1234.partial.b.json").write_text("{", encoding="utf-8")
+    write_tables(tmp_path)
+    assert len(read_table(tmp_path)) == 2
+
+
+def test_what_another_process_finished_meanwhile_is_in_the_table(
+    prediction: CasePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(prediction, "a", tmp_path, ".mha")
+    later = iter(["b", "c"])
+
+    def write_slowly(text: str, path: Path) -> None:
+        """While this process writes the table, others finish a case and write tables of their own."""
+        for case_id in later:
+            write_case(prediction, case_id, tmp_path, ".mha")
+            break
+        write_text(text, path)
+
+    monkeypatch.setattr("detseg3d.inference.result.write_text", write_slowly)
+    write_tables(tmp_path)
+    assert {row["case"] for row in read_table(tmp_path)} == {"a", "b", "c"}
+
+
+def test_a_case_that_another_process_predicts_anew_is_no_error(
+    prediction: CasePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case_id in ("a", "b"):
+        write_case(prediction, case_id, tmp_path, ".mha")
+
+    def vanish(path: Path) -> object:
+        if path.stem == "a":
+            path.unlink(missing_ok=True)
+        return read_json(path)
+
+    monkeypatch.setattr("detseg3d.inference.result.read_json", vanish)
+    write_tables(tmp_path)
+    assert {row["case"] for row in read_table(tmp_path)} == {"b"}
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nii.gz", ".npy"])
+def test_a_prediction_that_fails_halfway_leaves_the_earlier_one(
+    prediction: CasePrediction, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(prediction, "a", tmp_path, ending)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detseg3d.inference.result.write_json", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_case(replace(prediction, semantic=prediction.semantic + 1), "a", tmp_path, ending)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert is_exported(tmp_path, "a", ending)
+
+
+def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> None:
+    tmp_path.joinpath("rois").mkdir()
+    write_tables(tmp_path)
+    assert (tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines() == [
+        "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm,"
+        "unlike_training"
+    ]
+
+
+def test_all_that_is_written_of_a_case_can_be_removed(prediction: CasePrediction, tmp_path: Path) -> None:
+    for case_id, ending in (("a", ".mha"), ("a", ".nii.gz"), ("b.c", ".mha")):
+        write_case(prediction, case_id, tmp_path, ending)
+    (tmp_path / "a.txt").write_text("notes", encoding="utf-8")
+    clear_cases(tmp_path, {"a", "b"})
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert left == {"a.txt", "b.c.mha", "instances/b.c.mha", "rois/b.c.json"}
+
+
+def test_there_need_be_nothing_to_remove(tmp_path: Path) -> None:
+    clear_cases(tmp_path / "nowhere", {"a"})
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"lesions": [{}]}', '{"lesions": 3}', '{"lesions": [{"box": null}]}'])
+def test_a_record_from_elsewhere_does_not_cost_the_table(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "rois").mkdir()
+    (tmp_path / "rois" / "foreign.json").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        write_tables(tmp_path)
+    assert "foreign.json is not a record of a prediction" in caplog.text
+    assert len((tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines()) == 1

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, GroupNorm, ResidualBlock, enlarge, space_to_depth
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((1, 3, 3), (1, 2, 2)), ((1, 1, 1), (1, 1, 1))],
+)
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_small_map_is_convolved_as_any_other(
+    kernel: tuple[int, ...], stride: tuple[int, ...], length: int, bias: bool
+) -> None:
+    """Output and gradients against torch's own convolution, in float64."""
+    generator = torch.Generator().manual_seed(length)
+    ours = Conv3d(4, 6, kernel, stride, tuple(size // 2 for size in kernel), bias=bias)
+    exact = copy.deepcopy(ours).double()
+    small = torch.randn(1, 4, length, 5, 6, generator=generator).requires_grad_()
+    large = small.detach().double().requires_grad_()
+    mine, wanted = ours(small), nn.Conv3d.forward(exact, large)
+    assert mine.shape == wanted.shape
+    torch.testing.assert_close(mine.double(), wanted, rtol=1e-4, atol=1e-5)
+    flow = torch.randn(wanted.shape, generator=generator)
+    mine.backward(flow), wanted.backward(flow.double())
+    pairs = [(small, large), *zip(ours.parameters(), exact.parameters(), strict=True)]
+    for one, other in pairs:
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "dtype", "slabs"),
+    [(1, 4, torch.float32, 2), (2, 4, torch.float32, 2), (1, 200, torch.float32, 1), (1, 4, torch.bfloat16, 1)],
+)
+def test_only_what_torch_is_slow_at_is_cut(
+    monkeypatch: pytest.MonkeyPatch, batch: int, channels: int, dtype: torch.dtype, slabs: int
+) -> None:
+    """A batch of two stays one; a large map and bfloat16 are fast as they are."""
+    seen: list[int] = []
+    original = functional.conv3d
+
+    def watch(image: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        seen.append(len(image))
+        return original(image, *arguments)
+
+    monkeypatch.setattr(functional, "conv3d", watch)
+    Conv3d(channels, 4, 3, padding=1).to(dtype)(torch.zeros(batch, channels, 10, 12, 6, dtype=dtype))
+    assert seen == [slabs]
+
+
+def both_ways(
+    channels: int, dtype: torch.dtype, batch: int = 2, shift: float = 0.5
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Output and gradients (image, weight, bias) of our GroupNorm, and of torch's in float64 on the same numbers."""
+    generator = torch.Generator().manual_seed(channels)
+    norm = GroupNorm(channels)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(channels, generator=generator) + 0.5)
+        norm.bias.copy_(torch.randn(channels, generator=generator))
+    image = (torch.randn(batch, channels, 3, 5, 4, generator=generator) * 2 + shift).to(dtype)
+    image = image.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    direction = torch.randn(image.shape, generator=generator).to(dtype)
+    output = norm(image)
+    output.backward(direction)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (image, norm.weight, norm.bias)]
+    wanted = functional.group_norm(exact[0], norm.groups, exact[1], exact[2], norm.eps)
+    wanted.backward(direction.double())
+    assert image.grad is not None and norm.weight.grad is not None and norm.bias.grad is not None
+    ours = [output.detach(), image.grad, norm.weight.grad, norm.bias.grad]
+    return ours, [wanted.detach(), *(tensor.grad for tensor in exact if tensor.grad is not None)]
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8, 16])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_group_norm_agrees_with_torch_in_float32(channels: int, batch: int) -> None:
+    for ours, wanted in zip(*both_ways(channels, torch.float32, batch), strict=True):
+        assert torch.allclose(ours.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_agrees_with_torch_in_bfloat16() -> None:
+    for ours, wanted in zip(*both_ways(8, torch.bfloat16), strict=True):
+        assert (ours.double() - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
+def test_group_norm_agrees_with_torch_where_the_mean_is_large() -> None:
+    for ours, wanted in zip(*both_ways(8, torch.float32, shift=50.0), strict=True):
+        assert torch.allclose(ours.double(), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_group_norm_keeps_the_dtype() -> None:
+    assert GroupNorm(8)(torch.zeros(1, 8, 2, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_group_norm_gives_the_same_in_both_memory_formats() -> None:
+    image = torch.randn(2, 8, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    norm = GroupNorm(8)
+    channels_last = image.contiguous(memory_format=torch.channels_last_3d)
+    assert torch.allclose(norm(image), norm(channels_last), atol=1e-5)
+
+
+def test_group_norm_gives_the_same_with_and_without_gradients() -> None:
+    image = torch.randn(2, 8, 3, 4, 5).contiguous(memory_format=torch.channels_last_3d)
+    norm = GroupNorm(8)
+    with torch.no_grad():
+        plain = norm(image)
+    assert torch.allclose(norm(image), plain, atol=1e-6)
+
+
+def test_statistics_do_not_depend_on_the_batch() -> None:
+    images = torch.randn(3, 8, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d)
+    norm = GroupNorm(8)
+    assert torch.allclose(norm(images)[1:2], norm(images[1:2]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 4), (4, 1), (6, 1), (2, 1)])
+def test_four_channels_make_a_group_where_they_divide(channels: int, groups: int) -> None:
+    assert GroupNorm(channels).groups == groups
+
+
+def test_a_convolution_keeps_the_shape() -> None:
+    assert ConvNormAct(3, 8, (1, 3, 3))(torch.zeros(1, 3, 5, 6, 7)).shape == (1, 8, 5, 6, 7)
+
+
+def test_a_strided_convolution_rounds_up() -> None:
+    assert ConvNormAct(3, 8, (1, 3, 3), (1, 2, 2))(torch.zeros(1, 3, 5, 6, 7)).shape == (1, 8, 5, 3, 4)
+
+
+def test_a_new_residual_block_lets_positive_values_pass() -> None:
+    image = torch.rand(1, 8, 4, 4, 4)
+    assert torch.equal(ResidualBlock(8)(image), image)
+
+
+def test_space_to_depth_lists_the_voxels_of_each_block() -> None:
+    image = torch.arange(2 * 4 * 2 * 6).reshape(1, 2, 4, 2, 6)
+    moved = space_to_depth(image, (2, 1, 3))
+    assert moved.shape == (1, 12, 2, 2, 2)
+    for channel in range(2):
+        for dz in range(2):
+            for dx in range(3):
+                assert torch.equal(moved[:, channel * 6 + dz * 3 + dx], image[:, channel, dz::2, :, dx::3])
+
+
+def test_space_to_depth_with_stride_one_changes_nothing() -> None:
+    image = torch.rand(1, 2, 3, 5, 7)
+    assert space_to_depth(image, (1, 1, 1)) is image
+
+
+def test_the_norm_takes_the_map_as_it_is_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On CUDA autocast would make it float32 and keep the copy.
+    original = functional.group_norm
+    seen = []
+
+    def watched(image: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((image.dtype, torch.is_autocast_enabled("cpu")))
+        return original(image, *rest)
+
+    monkeypatch.setattr(functional, "group_norm", watched)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert GroupNorm(8)(torch.randn(1, 8, 4, 4, 4).bfloat16()).dtype is torch.bfloat16
+    assert seen == [(torch.bfloat16, False)]
+
+
+def test_enlarging_repeats_the_nearest_cell() -> None:
+    image = torch.arange(8.0).view(1, 1, 2, 2, 2)
+    wanted = image.repeat_interleave(2, 2).repeat_interleave(3, 3)
+    assert torch.equal(enlarge(image, (4, 6, 2)), wanted)

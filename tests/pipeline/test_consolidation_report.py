@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detseg3d.consolidation.attribution import PERFECT
+from detseg3d.evaluation.folders import evaluate_folders
+from detseg3d.pipeline.consolidate import Consolidated, consolidate
+from detseg3d.pipeline.consolidation_report import format_consolidation, report_consolidation
+from detseg3d.planning.plans import Plans
+from detseg3d.system.files import read_json, write_json
+from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
+
+A: Box = (4, 4, 4, 7, 7, 7)
+B: Box = (16, 4, 4, 19, 7, 7)
+C: Box = (4, 18, 4, 7, 21, 7)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
+    """Two folds of two cases; case ``d`` has a label and was not validated."""
+    folder = tmp_path_factory.mktemp("crossval")
+    label = (filled(A, B) > 0).astype(np.uint8)
+    write_raw(folder, dict.fromkeys("abcde", label))
+    found, wrong = [Blob(A, 0.9, 0.9), Blob(B, 0.8, 0.8)], Blob(C, 0.5, 0.5)
+    write_fold(folder, "0", {"a": [*found, wrong], "b": [found[0], wrong]}, tiny_plans)
+    write_fold(folder, "1", {"c": [*found, wrong], "e": [*found, wrong]}, tiny_plans)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(root: Path) -> Consolidated:
+    return consolidate(root / "raw" / NAME, root / "results" / NAME, (0, 1), progress=False)
+
+
+@pytest.fixture(scope="module")
+def result(root: Path, done: Consolidated) -> dict[str, Any]:
+    return report_consolidation(done, root / "raw" / NAME, progress=False)
+
+
+# -- Figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pooled_predictions_are_evaluated(root: Path, done: Consolidated, result: dict[str, Any]) -> None:
+    assert [case["case_id"] for case in result["cases"]] == ["a", "b", "c", "e"] and result["problems"] == []
+    lesions = result["summary"]["lesions"]["any"]
+    assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (8, 7, 7)
+    # As anybody would evaluate the folder, to the digit.
+    again = evaluate_folders(
+        root / "raw" / NAME / "labelsTr", done.predictions, cases=["a", "b", "c", "e"], progress=False
+    )
+    assert again["summary"] == result["summary"]
+
+
+def test_evaluation_and_search_count_alike(done: Consolidated, result: dict[str, Any]) -> None:
+    """Of the cross-fitted masks: each fold at the thresholds that the other chose."""
+    figures, summary = done.report["operating_point"]["figures"]["cross_fitted"], result["summary"]
+    for name in ("f1", "recall", "precision"):
+        assert summary["lesions"]["any"][name] == pytest.approx(figures[f"{name}_any"])
+        assert summary["lesions"]["iou_0.1"][name] == pytest.approx(figures[f"{name}_iou_0_1"])
+    for criterion in ("any", "iou_0.1"):
+        counted = figures[f"fp_per_scan_{criterion.replace('.', '_')}"]
+        assert summary["false_positives"][criterion]["per_scan"] == pytest.approx(counted)
+    assert summary["dice"]["mean"] == pytest.approx(figures["dice"])
+
+
+def test_figures_and_report_lie_beside_the_predictions(done: Consolidated, result: dict[str, Any]) -> None:
+    assert read_json(done.predictions / "metrics.json")["summary"] == result["summary"]
+    assert "cross-validation" in (done.predictions / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cross_validation"
+    shutil.copytree(done.predictions, folder)
+    for name in ("b.mha", "instances/b.mha", "rois/b.json"):
+        (folder / name).unlink()
+    result = report_consolidation(replace(done, predictions=folder), root / "raw" / NAME, progress=False)
+    assert {problem["case"] for problem in result["problems"]} == {"b"}
+    assert [entry["case_id"] for entry in result["cases"]] == ["a", "c", "e"]
+
+
+def test_labels_are_evaluated_as_the_plans_read_them(tmp_path: Path, tiny_plans: Plans) -> None:
+    """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
+    write_raw(tmp_path, {"a": filled(A, B) * 300})
+    write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9), Blob(B, 0.8, 0.8)]}, tiny_plans.evolve(instances=True))
+    raw = tmp_path / "raw" / NAME
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    result = report_consolidation(done, raw, progress=False)
+    assert result["problems"] == []
+    assert result["summary"]["lesions"]["any"]["found"] == 2
+
+
+def test_files_that_the_description_lists_are_evaluated_and_shown(tmp_path: Path, tiny_plans: Plans) -> None:
+    """nnU-Net's entry ``dataset``: scans and labels may lie anywhere."""
+    raw = write_raw(tmp_path, {"a": (filled(A) > 0).astype(np.uint8)})
+    (raw / "labelsTr").rename(raw / "masks")
+    (raw / "imagesTr").rename(raw / "scans")
+    listed = {"a": {"images": ["scans/a_0000.mha"], "label": "masks/a.mha"}}
+    write_json(read_json(raw / "dataset.json") | {"dataset": listed}, raw / "dataset.json")
+    write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9)]}, tiny_plans)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    result = report_consolidation(done, raw, progress=False)
+    assert result["problems"] == [] and result["summary"]["lesions"]["any"]["found"] == 1
+    assert 'id="viewer-box"' in (done.predictions / "report.html").read_text(encoding="utf-8")
+
+
+# -- Words -------------------------------------------------------------------------------------------------------------
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the table row that begins with ``first``."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {first} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_choice_stands_beside_the_plan(done: Consolidated) -> None:
+    text = format_consolidation(done.report)
+    assert "### Operating point: highest lesion F1 (IoU ≥ 0.1)" in text
+    # F1, recall, precision, FP per scan: 7 of 8 lesions, with 4 false positives in 4 scans or without.
+    plain, chosen = cells(text, "the plan's thresholds"), cells(text, "chosen and judged on the same scans")
+    assert plain[:4] == ["0.737", "0.875", "0.636", "1"]
+    assert chosen[:4] == ["0.933", "0.875", "1", "0"]
+    assert (plain[-3:-1], chosen[-3:-1]) == (["7", "11"], ["7", "7"])  # lesions found, predictions
+    assert cells(text, "cross-fitted: each fold by the choice of the others")[:4] == ["0.933", "0.875", "1", "0"]
+    assert cells(text, "smallest lesion (mm³)") == ["0", "0"]
+    assert cells(text, "mask") == ["0.5", "0.5"]
+
+
+def test_the_headline_is_cross_fitted_and_comes_first(done: Consolidated, result: dict[str, Any]) -> None:
+    text = (done.predictions / "metrics.md").read_text(encoding="utf-8")
+    first, then = text.split("###", 1)
+    assert "Cross-fitted: the scans of each fold are judged at the thresholds that the other folds chose" in first
+    assert cells(first, "F1 (IoU ≥ 0.1)")[0].startswith("0.933 [") and "### Operating point" in then
+    record = read_json(done.predictions / "metrics.json")["cross_validation"]
+    assert record["predicted_at_thresholds_of"] == "other folds"
+    assert record["headline"]["f1_iou_0.1"] == result["intervals"]["f1_iou_0.1"]
+    interval = [result["intervals"]["f1_iou_0.1"][name] for name in ("low", "high")]
+    assert record["figures"]["cross_fitted_f1_interval"] == pytest.approx(interval)
+    assert record["figures"] == json.loads(json.dumps(asdict(done.point.figures)))
+    page = (done.predictions / "report.html").read_text(encoding="utf-8")
+    assert page.index("Cross-fitted: the scans") < page.index("chosen and judged on the same scans")
+
+
+def test_a_choice_of_a_single_fold_has_no_headline(tmp_path: Path, tiny_plans: Plans) -> None:
+    raw = write_raw(tmp_path, dict.fromkeys("abcd", (filled(A) > 0).astype(np.uint8)))
+    write_fold(tmp_path, "0", {case: [Blob(A, 0.9, 0.9), Blob(C, 0.5, 0.5)] for case in "abcd"}, tiny_plans)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    report_consolidation(done, raw, progress=False)
+    record = read_json(done.predictions / "metrics.json")["cross_validation"]
+    assert record["predicted_at_thresholds_of"] == "same scans"
+    assert (record["headline"], record["figures"]["cross_fitted"]) == (None, None)
+    assert record["figures"]["chosen_on_the_same_scans"]["f1_iou_0_1"] == 1.0
+    first = (done.predictions / "metrics.md").read_text(encoding="utf-8").split("###")[0]
+    assert cells(first, "F1 (IoU ≥ 0.1)") == ["–"] and "Warning" in first
+    assert cells(first, "cross-fitted: each fold by the choice of the others") == ["–"] * 8
+
+
+def test_figures_of_a_plan_that_is_kept_are_a_headline(tmp_path: Path, tiny_plans: Plans) -> None:
+    raw = write_raw(tmp_path, dict.fromkeys("abcd", (filled(A) > 0).astype(np.uint8)))
+    write_fold(tmp_path, "0", {case: [Blob(A, 0.9, 0.9)] for case in "abcd"}, tiny_plans)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
+    result = report_consolidation(done, raw, progress=False)
+    assert result["cross_validation"]["predicted_at_thresholds_of"] == "plan" and done.point.plan_kept
+    first = (done.predictions / "metrics.md").read_text(encoding="utf-8").split("###")[0]
+    assert "no others gained more than noise" in first and cells(first, "F1 (IoU ≥ 0.1)")[0].startswith("1.000")
+
+
+def test_the_stages_stand_by_size(done: Consolidated) -> None:
+    text = format_consolidation(done.report)
+    assert cells(text, "stage") == ["recall", "15 to under 50 voxels"]
+    assert cells(text, "Stage 1, stored candidates") == ["0.875", "0.875"]
+    assert cells(text, "in the final mask") == ["0.875", "0.875"]
+    assert cells(text, "Dice of Stage 2 in true boxes") == ["0.5", "0.5"]
+    assert cells(text, PERFECT) == ["1", "1"]
+    assert cells(text, "lesions") == ["8", "8"]
+
+
+def test_nothing_is_remarked_where_all_is_well(done: Consolidated) -> None:
+    text = format_consolidation(done.report)
+    assert "**" not in text and "No cross-fitted figure" not in text
+    assert "each fold's scores calibrated by the other folds" in text
+
+
+def changed(done: Consolidated, thresholds: dict[str, float] | None = None, **point: Any) -> dict[str, Any]:
+    report = copy.deepcopy(done.report)
+    report["operating_point"].update(point)
+    report["operating_point"]["thresholds"].update(thresholds or {})
+    return report
+
+
+def test_a_target_that_was_missed_is_remarked(done: Consolidated) -> None:
+    text = format_consolidation(changed(done, target_reached=False))
+    assert "**The target was not reached** by any threshold; the nearest was chosen." in text
+
+
+def test_a_smallest_volume_is_remarked(done: Consolidated) -> None:
+    point = {"f1_without_minimum": 0.8125, "true_lesions_below_minimum": 2}
+    text = format_consolidation(changed(done, {"minimum_volume_mm3": 4.5}, **point))
+    assert "**Lesions under 4.5 mm³ are left out of every prediction**: F1 0.933, without this rule 0.812" in text
+    assert "2 of 8 true lesions are as small." in text
+    assert cells(text, "smallest lesion (mm³)") == ["0", "4.5"]
+
+
+def test_a_scan_threshold_is_remarked(done: Consolidated) -> None:
+    scans = {"with_lesions": 36, "missed": 1, "without_lesions": 4, "clean": 3}
+    text = format_consolidation(changed(done, {"scan_threshold": 0.75}, scans=scans))
+    assert "**A scan without a lesion of score 0.75 or more is reported without any**: 3 of 4 scans without" in text
+    assert "and 1 of 36 with." in text
+    assert cells(text, "lowest score of a scan's best lesion (calibrated)") == ["0", "0.75"]
+
+
+def test_a_single_fold_makes_no_claims(done: Consolidated) -> None:
+    text = format_consolidation({**changed(done, predicted_at_thresholds_of="same scans"), "folds": ["0"]})
+    assert "No cross-fitted figure" in text and "on the scores it was fitted on" in text
+    assert "calibrated by the other folds" not in text
+
+
+def test_failures_are_remarked(done: Consolidated) -> None:
+    assert "**Failed**, see above: b, c." in format_consolidation({**done.report, "failures": {"c": "x", "b": "y"}})

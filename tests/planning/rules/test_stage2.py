@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
+from detseg3d.planning.rules.stage1 import coarser_spacings
+from detseg3d.planning.rules.stage2 import (
+    choose_curriculum,
+    choose_roi_edge,
+    choose_roi_size,
+    choose_rois_per_volume,
+    choose_window,
+    roi_plan,
+    rois_of_window,
+    smallest_lesion,
+    stage2_plan,
+)
+
+LARGE = (400, 400, 400)
+SPACINGS = st.tuples(*[st.floats(0.3, 6)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("large", "edge"), [(1, 24), (12, 24), (12.1, 32), (25, 32), (25.1, 48), (45, 48), (45.1, 64), (500, 64)]
+)
+def test_roi_edge_follows_the_75th_percentile(large: float, edge: int) -> None:
+    assert choose_roi_edge([large]) == (edge, large)
+
+
+def test_large_rois_are_drawn_less_often() -> None:
+    assert [choose_rois_per_volume((edge,) * 3) for edge in (24, 32, 40, 48, 64)] == [4, 4, 3, 3, 3]
+
+
+def drawing(least: int, share: float) -> TrainingPlan:
+    curriculum = (CurriculumPhase(share=1, window=None),)
+    return TrainingPlan(curriculum=curriculum, rois_per_volume=least, roi_share=share)
+
+
+def test_a_large_window_shows_more_rois() -> None:
+    # An eighth of 96³ voxels is 8 RoIs of 24³ samples, of 96 × 160 × 128 it is 17.8.
+    windows = [48**3, 96**3, 96 * 160 * 128]
+    assert [rois_of_window(drawing(4, 0.125), (24, 24, 24), voxels) for voxels in windows] == [4, 8, 18]
+
+
+def test_the_rois_of_a_volume_end_somewhere_unless_the_plan_says_so() -> None:
+    assert rois_of_window(drawing(4, 0.125), (24, 24, 24), 512**3) == 32
+    assert rois_of_window(drawing(40, 0.125), (24, 24, 24), 512**3) == 40
+
+
+def test_large_rois_are_no_more_in_a_large_volume() -> None:
+    # Their samples take memory: 32 of 64³ would be gigabytes, which no coarser detection grid saves.
+    assert rois_of_window(drawing(3, 0.125), (64, 64, 64), 512**3) == 3
+
+
+def test_without_a_share_every_window_has_as_many_rois() -> None:
+    assert rois_of_window(drawing(4, 0.0), (24, 24, 24), 512**3) == 4
+
+
+def test_a_fifth_of_large_lesions_does_not_enlarge_all_rois() -> None:
+    assert choose_roi_edge([3] * 80 + [50] * 20)[0] == 24
+    assert choose_roi_edge([3] * 70 + [50] * 30)[0] == 64
+
+
+def test_one_large_lesion_in_a_hundred_does_not_set_the_roi() -> None:
+    assert choose_roi_edge([14] * 99 + [200])[0] == 32
+
+
+def test_coarse_axis_gets_fewer_samples() -> None:
+    assert choose_roi_size(32, (3, 0.72, 0.72), LARGE) == (8, 32, 32)
+    assert choose_roi_size(48, (3, 0.72, 0.72), LARGE) == (12, 48, 48)
+    assert choose_roi_size(32, (1.3, 1, 1), LARGE) == (32, 32, 32)
+    assert choose_roi_size(32, (2, 1, 1), LARGE) == (16, 32, 32)
+    assert choose_roi_size(32, (50, 1, 1), LARGE) == (8, 32, 32)
+
+
+@given(SPACINGS, st.sampled_from([16, 24, 32, 48, 64]))
+def test_stage2_can_run_on_every_planned_roi(spacing: tuple[float, float, float], edge: int) -> None:
+    size = choose_roi_size(edge, spacing, LARGE)
+    assert all((n % 4 == 0 and 8 <= n <= edge) or n == edge for n in size)
+    plan = stage2_plan(size, spacing)
+    current = list(size)
+    for stride in plan.strides:
+        assert max(stride) == 2
+        assert all(n % s == 0 and (s == 1 or n >= 8) for n, s in zip(current, stride, strict=True))
+        current = [n // s for n, s in zip(current, stride, strict=True)]
+    assert len(plan.channels) == len(plan.kernels) == len(plan.strides) + 1
+
+
+@given(st.tuples(*[st.integers(1, 60)] * 3), st.sampled_from([24, 32, 48, 64]))
+def test_an_roi_has_no_more_samples_than_the_volume_has_voxels_but_at_least_four(
+    shape: tuple[int, int, int], edge: int
+) -> None:
+    size = choose_roi_size(edge, (1, 1, 1), shape)
+    assert all(4 <= samples <= max(4, voxels) for samples, voxels in zip(size, shape, strict=True))
+    if max(shape) >= 8:
+        stage2 = stage2_plan(size, (1, 1, 1))
+        pooled = [math.prod(stride[axis] for stride in stage2.strides) for axis in range(3)]
+        assert all(samples % factor == 0 for samples, factor in zip(size, pooled, strict=True))
+
+
+@pytest.mark.parametrize("thickness", [0.01, 1.0, 50.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slices_get_rois_of_their_plane(axis: int, thickness: float) -> None:
+    def flat(along: int, elsewhere: int) -> tuple[int, int, int]:
+        values = [elsewhere] * 3
+        values[axis] = along
+        return (values[0], values[1], values[2])
+
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = thickness
+    fine = (spacing[0], spacing[1], spacing[2])
+    size = choose_roi_size(32, fine, flat(1, 512))
+    assert size == flat(4, 32)
+    assert stage2_plan(size, fine).strides == (flat(1, 2),) * 3
+    extent = roi_plan(size, fine).minimum_extent
+    assert [extent[other] for other in range(3) if other != axis] == [12, 12]
+    assert extent[axis] <= 4 * thickness
+    windows = [phase.window for phase in choose_curriculum(fine, (1, 1, 1), flat(1, 16), flat(1, 512))]
+    assert windows == [flat(1, 48), flat(1, 96), None]
+
+
+def test_stage2_has_about_two_million_parameters() -> None:
+    plan = stage2_plan((32, 32, 32), (1, 1, 1))
+    from detseg3d.models.networks.segmenter import Segmenter
+
+    count = sum(parameter.numel() for parameter in Segmenter(plan, 1, 1, 48).parameters())
+    assert 1.5e6 < count < 3e6
+
+
+def test_small_boxes_are_seen_with_twelve_voxels_of_the_finest_axis() -> None:
+    assert roi_plan((32, 32, 32), (1, 1, 1)).minimum_extent == (12, 12, 12)
+    assert roi_plan((8, 32, 32), (3, 0.72, 0.72)).minimum_extent == pytest.approx((9, 8.64, 8.64))
+
+
+def test_windows_of_a_head_scan() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))
+    assert [(phase.share, phase.window) for phase in phases] == [(0.6, (48,) * 3), (0.25, (96,) * 3), (0.15, None)]
+
+
+def test_windows_have_about_the_same_millimetres_on_all_axes() -> None:
+    assert choose_window(64, (3, 0.75, 0.75), (1, 1, 1), (4, 16, 16), (100, 400, 400)) == (16, 64, 64)
+
+
+def test_window_in_a_short_volume_is_still_a_multiple_of_the_stride() -> None:
+    assert choose_window(64, (1, 1, 1), (1, 1, 1), (16, 16, 16), (40, 12, 400)) == (32, 12, 64)
+
+
+def test_windows_count_detection_voxels() -> None:
+    assert choose_window(64, (2, 2, 2), (2, 2, 2), (16, 16, 16), (300, 300, 300)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("edge", [48, 96])
+def test_a_window_is_a_multiple_of_the_stride_on_every_coarser_grid(edge: int) -> None:
+    for spacing in coarser_spacings((1, 1, 1), (400, 400, 400)):
+        window = choose_window(edge, spacing, spacing, (16, 16, 16), (400, 400, 400))
+        cells = [math.ceil(n / scale - 1e-6) for n, scale in zip(window, spacing, strict=True)]
+        assert all(n % 16 == 0 for n in cells), (spacing, window)
+
+
+def test_window_holds_twice_a_large_lesion() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (400, 400, 400), large_lesion=60)
+    assert [phase.window for phase in phases] == [(128,) * 3, (240,) * 3, None]
+
+
+def test_time_of_a_window_that_is_nearly_the_whole_volume_is_shared_by_its_neighbours() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 100, 100))
+    assert [(phase.share, phase.window) for phase in phases] == [(0.725, (48,) * 3), (0.275, None)]
+
+
+def test_tiny_volumes_train_whole() -> None:
+    phases = choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (45, 52, 41))
+    assert [(phase.share, phase.window) for phase in phases] == [(1.0, None)]
+
+
+@given(SPACINGS, st.floats(1, 3), st.tuples(*[st.integers(1, 600)] * 3), st.floats(0, 100))
+def test_windows_stay_inside_and_shares_sum_to_one(
+    spacing: tuple[float, float, float], scale: float, largest: tuple[int, int, int], lesion: float
+) -> None:
+    stride = tuple(2 ** min(5, max(0, int(math.log2(n)) - 2)) for n in largest)
+    phases = choose_curriculum(spacing, (scale,) * 3, stride, largest, lesion)
+    assert sum(phase.share for phase in phases) == pytest.approx(1)
+    assert phases[-1].window is None
+    for phase in phases[:-1]:
+        assert phase.window is not None
+        assert all(1 <= n <= limit for n, limit in zip(phase.window, largest, strict=True))
+        assert math.prod(phase.window) < 0.8 * math.prod(largest)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "smallest"),
+    [([], 0), ([50, 10_000], 50), ([7] + [9] * 99, 7), ([7] + [9] * 100, 9), ([7, 7] + [9] * 198, 7)],
+)
+def test_one_lesion_in_a_hundred_may_be_smaller_than_the_smallest(volumes: list[float], smallest: float) -> None:
+    assert smallest_lesion(volumes) == smallest

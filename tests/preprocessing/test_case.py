@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.components import instances_from_semantic
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.case_store import CaseStore
+from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.planning.plans import Plans
+from detseg3d.preprocessing import case as preprocessor
+from detseg3d.preprocessing.case import CaseTransform, case_transform, preprocess_case, preprocess_dataset
+from detseg3d.system.workers import run_cases
+from tests.preprocessing.factory import make_plans, make_scan, write_dataset, write_volume
+
+BOXES = st.lists(st.floats(0, 40), min_size=6, max_size=6).map(
+    lambda v: [*np.minimum(v[:3], v[3:]), *np.maximum(v[:3], v[3:])]
+)
+
+
+@given(st.lists(BOXES, max_size=4), st.tuples(*[st.floats(0.3, 5)] * 3))
+def test_boxes_return_to_where_they_were(boxes: list[list[float]], spacing: tuple[float, float, float]) -> None:
+    transform = case_transform((60, 61, 62), spacing, (3, 0, 7, 50, 61, 40), make_plans())
+    array = np.array(boxes).reshape(-1, 6)
+    assert np.allclose(transform.boxes_to_original(transform.boxes_to_fine(array)), array, atol=1e-6)
+
+
+def test_the_crop_is_the_whole_fine_grid() -> None:
+    transform = case_transform((30, 40, 50), (2.0, 0.7, 0.7), (5, 2, 3, 25, 39, 44), make_plans())
+    assert transform.boxes_to_fine([[5, 2, 3, 25, 39, 44]])[0] == pytest.approx((0, 0, 0, *transform.fine_shape))
+    assert transform.fine_shape == (40, 26, 29)
+    assert transform.fine_spacing == pytest.approx((1.0, 0.7 * 37 / 26, 0.7 * 41 / 29))
+
+
+def test_transform_survives_json() -> None:
+    transform = case_transform((30, 40, 50), (2.0, 0.7, 0.7), (5, 2, 3, 25, 39, 44), make_plans())
+    assert CaseTransform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
+
+
+def test_on_the_fine_grid_already_the_case_is_only_cropped_and_normalised() -> None:
+    image, label = make_scan(0)
+    instances, classes = instances_from_semantic(label, (1,))
+    case = preprocess_case(image[None], (1, 1, 1), make_plans(), instances, classes)
+    assert case.transform.crop_box == (2, 2, 3, 14, 16, 17)
+    assert case.instances is not None
+    assert np.array_equal(case.instances, instances[2:14, 2:16, 3:17])
+    body = image[2:14, 2:16, 3:17]
+    assert np.allclose(case.image[0], (body - body.mean()) / body.std(), atol=1e-4)
+
+
+def test_training_and_inference_see_the_same_image() -> None:
+    image, label = make_scan(1)
+    instances, classes = instances_from_semantic(label, (1,))
+    plans = make_plans()
+    with_truth = preprocess_case(image[None], (2, 0.8, 0.8), plans, instances, classes)
+    without = preprocess_case(image[None], (2, 0.8, 0.8), plans)
+    assert np.array_equal(with_truth.image, without.image)
+    assert with_truth.transform == without.transform
+    assert without.instances is None
+    assert without.lesions == []
+
+
+def test_the_input_is_left_alone() -> None:
+    image, _ = make_scan(1)
+    before = image.copy()
+    preprocess_case(image[None], (2, 0.8, 0.8), make_plans())
+    assert np.array_equal(image, before)
+
+
+def test_lesion_boxes_lie_where_the_lesions_do() -> None:
+    image, label = make_scan(2, lesions=5)
+    instances, classes = instances_from_semantic(label, (1,))
+    case = preprocess_case(
+        image[None],
+        (0.5, 0.5, 0.5),
+        make_plans(fine_spacing=(0.25,) * 3, detection_spacing=(0.25,) * 3),
+        instances,
+        classes,
+    )
+    _, wanted = boxes_from_instances(instances)
+    found = case.transform.boxes_to_original([lesion["box"] for lesion in case.lesions])
+    assert np.abs(found - wanted).max() <= 0.5
+
+
+def test_lesion_table_keeps_class_and_true_volume() -> None:
+    image, label = make_scan(3, lesions=3)
+    label[3, 3, 4] = 2
+    instances, classes = instances_from_semantic(label, (1, 2))
+    plans = make_plans(class_names=("a", "b"), class_labels=(1, 2), fine_spacing=(2, 2, 2), detection_spacing=(2, 2, 2))
+    case = preprocess_case(image[None], (0.5, 1, 1), plans, instances, classes)
+    assert [lesion["id"] for lesion in case.lesions] == [1, 2, 3]
+    assert sorted(lesion["class"] for lesion in case.lesions) == [0, 0, 1]
+    assert sorted(lesion["volume_mm3"] for lesion in case.lesions) == [0.5, 4.0, 13.5]
+    assert all(lesion["voxels"] >= 1 for lesion in case.lesions)
+    rescued = {lesion["volume_mm3"] for lesion in case.lesions if lesion["rescued"]}
+    assert 0.5 in rescued
+    assert 13.5 not in rescued
+
+
+def test_a_lesion_outside_the_body_is_not_cropped_away() -> None:
+    image, label = make_scan(4)
+    label[0, 0, 0] = 1
+    instances, classes = instances_from_semantic(label, (1,))
+    case = preprocess_case(image[None], (1, 1, 1), make_plans(), instances, classes)
+    assert len(case.lesions) == len(classes)
+    assert case.transform.crop_box[:3] == (0, 0, 0)
+
+
+def test_without_crop_the_whole_volume_stays() -> None:
+    image, _ = make_scan(4)
+    case = preprocess_case(image[None], (1, 1, 1), make_plans(crop_to_body=False))
+    assert case.image.shape[1:] == image.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 20), (1, 1, 1), (40, 2, 3)])
+def test_degenerate_volumes(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).normal(100, 5, (1, *shape)).astype(np.float32)
+    case = preprocess_case(image, (3, 0.4, 0.4), make_plans())
+    assert case.image.shape[1:] == case.transform.fine_shape
+    assert np.isfinite(case.image).all()
+
+
+def test_nan_is_refused_with_the_channel() -> None:
+    image = np.ones((2, 3, 3, 3), np.float32)
+    image[1, 2, 2, 2] = np.nan
+    plans = make_plans(channel_names=("T1", "FLAIR"), normalization=[{"scheme": "zscore"}] * 2)
+    with pytest.raises(DetSeg3DError, match="NaN or infinite voxels in channel FLAIR"):
+        preprocess_case(image, (1, 1, 1), plans)
+
+
+def test_wrong_number_of_channels_is_refused() -> None:
+    with pytest.raises(DetSeg3DError, match=r"does not fit the plans(.|\n)*1 channel\(s\) FLAIR"):
+        preprocess_case(np.ones((2, 3, 3, 3)), (1, 1, 1), make_plans())
+
+
+@pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, float("nan"), 1), (1, 1)])
+def test_bad_spacing_is_refused(spacing: tuple[float, ...]) -> None:
+    with pytest.raises(DetSeg3DError, match="spacing must be three positive numbers"):
+        preprocess_case(np.ones((1, 3, 3, 3)), spacing, make_plans())
+
+
+def test_dataset_is_stored_with_its_lesions(tmp_path: Path) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path))
+    assert preprocess_dataset(raw, make_plans(), tmp_path / "cases", 0, progress=False) == [
+        c.case_id for c in raw.cases
+    ]
+    store = CaseStore(tmp_path / "cases")
+    assert store.case_ids() == ["case0", "case1", "case2", "case3"]
+    assert [len(store.properties(case)["lesions"]) for case in store.case_ids()] == [3, 0, 5, 2]
+    stored = store.open("case2")
+    assert stored.instances is not None
+    assert int(stored.instances[:].max()) == 5
+    assert CaseTransform.from_dict(stored.properties["transform"]).fine_shape == stored.image.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "normalization", "reason"),
+    [(7.0, {"scheme": "zscore"}, "constant"), (1e-9, {"scheme": "none"}, "standard deviation")],
+    ids=["constant", "small units, not normalised"],
+)
+def test_an_image_that_says_nothing_after_normalisation_is_named(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    value: float,
+    normalization: dict[str, str],
+    reason: str,
+) -> None:
+    folder = write_dataset(tmp_path)
+    image = make_scan(2)[0]
+    spoilt = np.full_like(image, value) if reason == "constant" else image * np.float32(value)
+    write_volume(spoilt, folder / "imagesTr" / "case2_0000.nii.gz")
+    plans = make_plans(normalization=[normalization])
+    with caplog.at_level(logging.WARNING):
+        preprocess_dataset(load_raw_dataset(folder), plans, tmp_path / "cases", 0, progress=False)
+    [line] = [line for line in caplog.text.splitlines() if "case2_0000.nii.gz" in line]
+    assert "channel FLAIR" in line and reason in line
+    assert "case1_0000" not in caplog.text
+
+
+def test_units_offset_and_outliers_leave_the_preprocessed_image(tmp_path: Path) -> None:
+    image, label = make_scan(2)
+    instances, classes = instances_from_semantic(label, (1,))
+
+    def preprocessed(changed: np.ndarray) -> np.ndarray:
+        return preprocess_case(changed[None], (1, 1, 1), make_plans(), instances, classes).image[0]
+
+    plain = preprocessed(image)
+    for changed in (image * np.float32(1e-9), image * np.float32(1e6), image + 4096):
+        assert np.allclose(preprocessed(changed), plain, atol=2e-3)
+    spoilt = image.copy()
+    spoilt[8, 8, 8:10] = 1e6
+    body = np.abs(preprocessed(spoilt) - plain)
+    assert np.sort(body, axis=None)[:-2].max() < 0.1
+
+
+def test_second_run_has_nothing_to_do_and_a_deleted_case_is_made_again(tmp_path: Path) -> None:
+    raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
+    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
+    assert preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False) == []
+    (tmp_path / "cases" / "case1.json").unlink()  # as a kill between arrays and record leaves it
+    assert preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False) == ["case1"]
+
+
+def test_changed_plans_are_noticed_but_not_changed_training(tmp_path: Path) -> None:
+    raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
+    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
+    other = plans.evolve(training={"steps": 3})
+    assert preprocess_dataset(raw, other, tmp_path / "cases", 0, progress=False) == []
+    finer = make_plans(fine_spacing=(0.5,) * 3, detection_spacing=(0.5,) * 3)
+    assert len(preprocess_dataset(raw, finer, tmp_path / "cases", 0, progress=False)) == 4
+
+
+def test_corrected_label_is_noticed(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path)
+    raw, plans = load_raw_dataset(folder), make_plans()
+    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
+    write_volume(make_scan(1, lesions=2)[1], folder / "labelsTr" / "case1.nii.gz")
+    assert preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False) == ["case1"]
+    assert len(CaseStore(tmp_path / "cases").properties("case1")["lesions"]) == 2
+
+
+def test_case_that_left_the_data_set_leaves_the_store(tmp_path: Path) -> None:
+    raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
+    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
+    preprocess_dataset(replace(raw, cases=raw.cases[1:]), plans, tmp_path / "cases", 0, progress=False)
+    assert CaseStore(tmp_path / "cases").case_ids() == ["case1", "case2", "case3"]
+
+
+def test_bad_case_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path)
+    (folder / "imagesTr" / "case1_0000.nii.gz").write_bytes(b"garbage")
+    (folder / "labelsTr" / "case2.nii.gz").unlink()
+    raw = load_raw_dataset(folder)
+    with pytest.raises(DetSeg3DError, match=r"2 of 4 case\(s\) could not be preprocessed") as caught:
+        preprocess_dataset(raw, make_plans(), tmp_path / "cases", 0, progress=False)
+    assert "case1" in str(caught.value)
+    assert "the training case has no label" in str(caught.value)
+    assert CaseStore(tmp_path / "cases").case_ids() == ["case0", "case3"]
+
+
+@pytest.mark.parametrize("length", [500.0, 999_999.0])
+def test_a_spacing_that_asks_for_countless_voxels_is_refused_before_they_are_made(length: float) -> None:
+    image, _ = make_scan(0)
+    with pytest.raises(DetSeg3DError, match=r"(?s)too large on the grid of the plans.*spacing in the header"):
+        preprocess_case(image[None], (length,) * 3, make_plans())
+
+
+def test_a_spacing_that_blows_the_case_up_beyond_the_memory_is_refused(tiny_plans: Plans) -> None:
+    images = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
+    with pytest.raises(DetSeg3DError, match=r"resampling to 1500×1500×1500 voxels of the fine grid needs about"):
+        preprocess_case(images, (75.0, 75.0, 75.0), tiny_plans)
+
+
+def test_a_case_that_another_run_has_finished_meanwhile_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path / "raw"))
+    plans = make_plans()
+    preprocess_dataset(raw, plans, tmp_path / "elsewhere", 0, False)
+
+    def other_run(*arguments: object, **_: object) -> list[object]:
+        """Before this run comes to its first case, the other one has finished all but the last."""
+        shutil.copytree(tmp_path / "elsewhere", tmp_path / "store")
+        CaseStore(tmp_path / "store").remove("case3")
+        return run_cases(*arguments)  # type: ignore[arg-type]
+
+    read = []
+    original = preprocessor.read_case
+    monkeypatch.setattr(preprocessor, "run_cases", other_run)
+    monkeypatch.setattr(preprocessor, "read_case", lambda case, raw: read.append(case.case_id) or original(case, raw))
+    preprocess_dataset(raw, plans, tmp_path / "store", 0, False)
+    assert read == ["case3"]
+    assert CaseStore(tmp_path / "store").case_ids() == ["case0", "case1", "case2", "case3"]

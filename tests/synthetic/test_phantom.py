@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.images import read_image
+from detseg3d.synthetic import phantom as synthetic
+from detseg3d.synthetic.phantom import SyntheticCase, simulate_case, write_example_dataset
+from detseg3d.system.files import read_json
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[SyntheticCase]:
+    """The first cases of the default data set."""
+    return [simulate_case(seed=(0, 0, index)) for index in range(8)]
+
+
+def lesion_sizes(cases: list[SyntheticCase]) -> npt.NDArray[np.int64]:
+    components = [cc3d.connected_components(case.label, connectivity=26) for case in cases]
+    return np.concatenate([np.bincount(component.ravel())[1:] for component in components])
+
+
+def test_the_same_seed_gives_the_same_case() -> None:
+    first, again = (simulate_case((32, 32, 32), seed=(3, 4)) for _ in range(2))
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.label, again.label)
+
+
+def test_another_seed_gives_another_case() -> None:
+    first, other = (simulate_case((32, 32, 32), seed=(3, seed)) for seed in (4, 5))
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_a_healthy_case_has_an_empty_label() -> None:
+    assert not simulate_case((32, 32, 32), lesions=False).label.any()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_case_with_lesions_has_at_least_one(seed: int) -> None:
+    assert simulate_case((20, 20, 20), seed=(seed,)).label.any()
+
+
+def test_sizes_reach_from_one_voxel_to_large_and_most_are_small(cases: list[SyntheticCase]) -> None:
+    sizes = lesion_sizes(cases)
+    diameters = (6 * sizes / np.pi) ** (1 / 3)
+    assert sizes.min() == 1
+    assert diameters.max() > 25
+    assert 3 < np.median(diameters) < 10
+
+
+def test_there_are_several_lesions_a_case(cases: list[SyntheticCase]) -> None:
+    assert 5 <= len(lesion_sizes(cases)) / len(cases) <= 20
+
+
+def test_lesions_keep_two_voxels_apart(cases: list[SyntheticCase]) -> None:
+    from scipy import ndimage
+
+    for case in cases:
+        components = cc3d.connected_components(case.label, connectivity=26).astype(np.int32)
+        inside = components > 0
+        largest = ndimage.maximum_filter(components, 5)
+        smallest = ndimage.minimum_filter(np.where(inside, components, 10**6), 5)
+        assert np.array_equal(largest[inside], components[inside])
+        assert np.array_equal(smallest[inside], components[inside])
+
+
+def test_lesions_are_brighter_than_what_surrounds_them(cases: list[SyntheticCase]) -> None:
+    from scipy import ndimage
+
+    brighter = []
+    for case in cases:
+        components = cc3d.connected_components(case.label, connectivity=26)
+        for number in range(1, components.max() + 1):
+            inside = components == number
+            ring = ndimage.binary_dilation(inside, iterations=3) & ~ndimage.binary_dilation(inside, iterations=1)
+            brighter.append(case.image[inside].mean() > np.median(case.image[ring]))
+    assert np.mean(brighter) > 0.9
+
+
+def test_lesions_lie_within_the_body(cases: list[SyntheticCase]) -> None:
+    for case in cases:
+        gain = np.percentile(case.image, 99)
+        assert case.image[case.label > 0].min() > 0.1 * gain
+
+
+def test_thresholding_fails(cases: list[SyntheticCase]) -> None:
+    """Even with the best threshold, chosen with hindsight, on images normalised by their own tissue."""
+    images = [case.image / np.median(case.image[case.image > np.median(case.image)]) for case in cases]
+    scores = []
+    for threshold in np.arange(1.0, 2.4, 0.2):
+        for smallest in (1, 10):
+            counts = np.sum([_count(i > threshold, c.label, smallest) for i, c in zip(images, cases, strict=True)], 0)
+            hits, false_positives, misses = counts
+            scores.append(2 * hits / max(1, 2 * hits + false_positives + misses))
+    assert max(scores) < 0.4
+
+
+def _count(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], smallest: int) -> tuple[int, int, int]:
+    """Hits (overlap of at least 0.1 intersection over union), false positives and misses."""
+    predicted = cc3d.dust(cc3d.connected_components(mask, connectivity=26), threshold=smallest, connectivity=26)
+    truth = cc3d.connected_components(label, connectivity=26)
+    both = (predicted > 0) & (truth > 0)
+    pairs, shared = np.unique(np.stack([predicted[both], truth[both]]).astype(np.int64), axis=1, return_counts=True)
+    predicted_sizes, truth_sizes = np.bincount(predicted.ravel()), np.bincount(truth.ravel())
+    union = predicted_sizes[pairs[0]] + truth_sizes[pairs[1]] - shared
+    good = pairs[:, shared / union >= 0.1]
+    hits, used = len(set(good[1].tolist())), len(set(good[0].tolist()))
+    return hits, int((predicted_sizes[1:] > 0).sum()) - used, int(truth.max()) - hits
+
+
+def test_the_anatomy_follows_the_spacing() -> None:
+    """Thick slices show the same body: it fills the field of view along every axis."""
+    case = simulate_case((24, 64, 64), (4.0, 1.5, 1.5), seed=(1,))
+    body = case.image > 0.2 * np.percentile(case.image, 99)
+    extents = [np.ptp(np.nonzero(body.any(axis=tuple({0, 1, 2} - {axis})))[0]) + 1 for axis in range(3)]
+    shares = np.array(extents) / body.shape
+    assert shares.min() > 0.7
+
+
+def test_a_case_takes_little_time() -> None:
+    import time
+
+    start = time.process_time()
+    simulate_case()
+    assert time.process_time() - start < 3  # about 0.3 s; generous, since test machines are shared
+
+
+def test_a_tiny_volume_is_refused() -> None:
+    with pytest.raises(DetSeg3DError, match="too small for a body"):
+        simulate_case((8, 32, 32))
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
+def test_a_spacing_that_is_not_positive_is_refused(spacing: tuple[float, float, float]) -> None:
+    with pytest.raises(DetSeg3DError, match="the spacing must be positive"):
+        simulate_case((32, 32, 32), spacing)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_example_dataset(
+        tmp_path_factory.mktemp("raw"), num_cases=10, shape=(20, 24, 28), spacing=(3.0, 1.0, 0.5), num_test=2
+    )
+
+
+def test_the_layout_is_that_of_nnunet(dataset: Path) -> None:
+    assert dataset.name == "Dataset999_Example"
+    for part, prefix, count in (("Tr", "example", 10), ("Ts", "held_out", 2)):
+        names = [f"{prefix}_{index:03d}" for index in range(1, count + 1)]
+        images = sorted(path.name for path in (dataset / f"images{part}").iterdir())
+        labels = sorted(path.name for path in (dataset / f"labels{part}").iterdir())
+        assert images == [f"{name}_0000.nii.gz" for name in names]
+        assert labels == [f"{name}.nii.gz" for name in names]
+
+
+def test_the_description_is_complete(dataset: Path) -> None:
+    description = read_json(dataset / "dataset.json")
+    assert description["channel_names"] == {"0": "MRI"}
+    assert description["labels"] == {"background": 0, "lesion": 1}
+    assert description["file_ending"] == ".nii.gz"
+    assert description["numTraining"] == 10
+
+
+def test_files_have_the_asked_for_grid(dataset: Path) -> None:
+    image, geometry = read_image(dataset / "imagesTr" / "example_001_0000.nii.gz")
+    label, label_geometry = read_image(dataset / "labelsTr" / "example_001.nii.gz")
+    assert image.shape == label.shape == (20, 24, 28)
+    assert geometry.spacing == pytest.approx((3.0, 1.0, 0.5))
+    assert geometry.difference(label_geometry) == []
+
+
+def test_one_of_ten_cases_is_healthy(dataset: Path) -> None:
+    empty = [path.name for path in sorted((dataset / "labelsTr").iterdir()) if not read_image(path)[0].any()]
+    assert empty == ["example_004.nii.gz"]
+
+
+def test_held_out_cases_differ_from_training_cases(dataset: Path) -> None:
+    training, _ = read_image(dataset / "imagesTr" / "example_001_0000.nii.gz")
+    held_out, _ = read_image(dataset / "imagesTs" / "held_out_001_0000.nii.gz")
+    assert not np.array_equal(training, held_out)
+
+
+def test_an_unfinished_data_set_is_completed(tmp_path: Path) -> None:
+    (tmp_path / "Dataset999_Example" / "imagesTr").mkdir(parents=True)
+    folder = write_example_dataset(tmp_path, num_cases=1, shape=(16, 16, 16), num_test=0)
+    assert (folder / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_cases": 0}, "at least one training case"),
+        ({"num_test": -1}, "at least one training case"),
+        ({"dataset_id": 1000}, "number of the data set"),
+        ({"shape": (4, 4, 4)}, "example_001: the volume is too small"),
+    ],
+)
+def test_bad_values_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(DetSeg3DError, match=message):
+        write_example_dataset(tmp_path, **change)  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob("dataset.json"))
+
+
+def test_a_case_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise DetSeg3DError("disk full")
+
+    monkeypatch.setattr(synthetic, "write_image", fail)
+    with pytest.raises(DetSeg3DError, match="example_001: disk full"):
+        write_example_dataset(tmp_path, num_cases=1, shape=(16, 16, 16), num_test=0)

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
+from detseg3d.system import device
+from detseg3d.system.device import (
+    autocast,
+    autocast_dtype,
+    choose_precision,
+    compute_in,
+    has_fast_bfloat16,
+    precision_in_use,
+    resolve_device,
+)
+
+
+def give_cuda(monkeypatch: pytest.MonkeyPatch, count: int, bfloat16: bool = True) -> None:
+    """Pretend that there are ``count`` CUDA devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16 or including_emulation
+    )
+
+
+def give_cpu(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) -> None:
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: bfloat16)
+
+
+@pytest.mark.parametrize(("count", "device"), [(0, "cpu"), (2, "cuda")])
+def test_cuda_is_the_default_where_there_is_one(monkeypatch: pytest.MonkeyPatch, count: int, device: str) -> None:
+    give_cuda(monkeypatch, count)
+    assert resolve_device(None) == torch.device(device)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1"])
+def test_a_device_that_is_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    give_cuda(monkeypatch, 2)
+    assert resolve_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:2", 2), ("meta", 1), ("xpu", 1)])
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+    give_cuda(monkeypatch, count)
+    with pytest.raises(DetSeg3DError, match=rf"(?s)not available here.*'{name}'.*use -device cpu"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(DetSeg3DError, match=r"(?s)unknown device.*expected: cpu, cuda"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_old_cuda_devices_take_float16(monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype) -> None:
+    give_cuda(monkeypatch, 1, bfloat16)
+    assert autocast_dtype(torch.device("cuda")) is dtype
+
+
+def test_of_several_cuda_devices_the_one_that_is_used_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextmanager
+    def using(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    give_cuda(monkeypatch, 2, True)
+    monkeypatch.setattr(torch.cuda, "device", using)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 1)
+    assert autocast_dtype(torch.device("cuda:1")) is torch.bfloat16
+    assert autocast_dtype(torch.device("cuda:0")) is torch.float16
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, None)])
+def test_processors_take_bfloat16_where_it_is_in_hardware(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype | None
+) -> None:
+    give_cpu(monkeypatch, bfloat16)
+    assert autocast_dtype(torch.device("cpu")) is dtype
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_autocast_computes_in_that_precision(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype
+) -> None:
+    give_cpu(monkeypatch, bfloat16)
+    layer = torch.nn.Linear(4, 4)
+    with autocast(torch.device("cpu")):
+        assert layer(torch.ones(1, 4)).dtype is dtype
+    assert layer(torch.ones(1, 4)).dtype is torch.float32
+
+
+# -- What runs decides, not the processor's flags ----------------------------------------------------------------------
+
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def asked_in_a_process(**environment: str) -> tuple[bool, float, float]:
+    """Answer of a process with such settings, and its seconds for a convolution in bfloat16 and in float32."""
+    script = """
+import time, torch
+from detseg3d.system.device import has_fast_bfloat16
+torch.set_num_threads(1)
+print(has_fast_bfloat16())
+image = torch.randn(2, 32, 8, 16, 16).contiguous(memory_format=torch.channels_last_3d)
+for dtype in (torch.bfloat16, torch.float32):
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1).to(dtype)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        layer(image.to(dtype))
+        seconds.append(time.process_time() - start)
+    print(min(seconds))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, check=True, text=True
+    )
+    answer, half, single = done.stdout.split()
+    return answer == "True", float(half), float(single)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "capability", "native"),
+    [
+        ("AVX2", "avx2", False),
+        ("AVX512_CORE", "avx512", False),
+        ("AVX512_CORE_BF16", "avx2", True),
+        ("ALL", "default", True),
+    ],
+)
+def test_the_instructions_that_onednn_uses_decide(instructions: str, capability: str, native: bool) -> None:
+    answer, half, single = asked_in_a_process(ONEDNN_MAX_CPU_ISA=instructions, ATEN_CPU_CAPABILITY=capability)
+    assert answer == (native and HAS_BFLOAT16)
+    # Emulated without AVX-512 it takes about 100 times as long as float32, by instructions at most about as long.
+    assert half < 5 * single if answer else half > 5 * single or instructions != "AVX2"
+
+
+def test_a_processor_without_the_instructions_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise AssertionError("nothing to compute")
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch, "conv3d", fail)
+    assert not has_fast_bfloat16.__wrapped__()
+
+
+@pytest.mark.parametrize(("value", "native"), [(0.0, True), (2.0**-125, False)])
+def test_results_below_the_smallest_normal_number_tell_an_emulation(
+    monkeypatch: pytest.MonkeyPatch, value: float, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch, "conv3d", lambda *_: torch.full((1, 32, 4, 4, 4), value, dtype=torch.bfloat16))
+    assert has_fast_bfloat16.__wrapped__() is native
+
+
+def test_a_process_that_is_told_to_computes_in_float32_on_that_type_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu(monkeypatch, True)
+    monkeypatch.setattr(device, "_IN_USE", {})
+    compute_in(torch.device("cpu"), Precision.FP32)
+    assert autocast_dtype(torch.device("cpu")) is None
+    with autocast(torch.device("cpu")):
+        assert torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype is torch.float32
+    give_cuda(monkeypatch, 1)
+    assert autocast_dtype(torch.device("cuda")) is torch.bfloat16
+
+
+@pytest.fixture
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_IN_USE", {})
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("wanted", [Precision.BF16, Precision.FP32])
+def test_a_processor_computes_in_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, native: bool, wanted: Precision
+) -> None:
+    give_cpu(monkeypatch, native)
+    assert compute_in(torch.device("cpu"), wanted) is precision_in_use(torch.device("cpu")) is wanted
+    with autocast(torch.device("cpu")):
+        dtype = torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype
+    assert dtype is (torch.bfloat16 if wanted is Precision.BF16 else torch.float32)
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+def test_auto_takes_back_what_was_chosen_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu(monkeypatch, True)
+    compute_in(torch.device("cpu"), Precision.FP32)
+    assert compute_in(torch.device("cpu"), Precision.AUTO) is Precision.BF16
+    assert precision_in_use(torch.device("cpu")) is Precision.BF16
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("cpu", Precision.FP16), ("mps", Precision.FP16), ("mps", Precision.BF16), ("xpu", Precision.BF16)],
+)
+def test_a_precision_that_the_device_does_not_compute_in_is_refused(name: str, wanted: Precision) -> None:
+    with pytest.raises(DetSeg3DError) as raised:
+        compute_in(torch.device(name), wanted)
+    assert raised.value.value == f"--precision {wanted} on {name}"
+    assert "fp32" in str(raised.value.expected)
+    assert raised.value.remedy == "use --precision auto"
+    assert device._IN_USE == {}  # it goes on as before
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize("wanted", [Precision.BF16, Precision.FP16, Precision.FP32])
+def test_cuda_computes_in_each_precision(monkeypatch: pytest.MonkeyPatch, wanted: Precision) -> None:
+    give_cuda(monkeypatch, 1, bfloat16=True)
+    assert compute_in(torch.device("cuda"), wanted) is wanted
+    assert autocast_dtype(torch.device("cuda")) is {"bf16": torch.bfloat16, "fp16": torch.float16}.get(wanted.value)
+
+
+@pytest.mark.usefixtures("nothing_chosen")
+@pytest.mark.parametrize(
+    ("native", "wanted", "warned"),
+    [(False, Precision.BF16, True), (True, Precision.BF16, False), (False, Precision.AUTO, False)],
+)
+def test_bfloat16_that_is_asked_for_and_emulated_is_warned_of_with_its_slowness(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    native: bool,
+    wanted: Precision,
+    warned: bool,
+) -> None:
+    give_cpu(monkeypatch, native)
+    monkeypatch.setattr(device, "_slowness", lambda device, dtype: 42.0)
+    compute_in(torch.device("cpu"), wanted)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert ("42 times" in caplog.text) == warned
+
+
+SETTING = """
+import logging, torch
+from detseg3d.core.precision import Precision
+from detseg3d.system.device import compute_in
+logging.basicConfig(format="%(message)s")
+torch.set_num_threads(1)
+print(compute_in(torch.device("cpu"), Precision("{}")), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("wanted", "chosen", "warned"), [("auto", "fp32", False), ("bf16", "bf16", True)])
+def test_where_onednn_is_limited_auto_avoids_bfloat16_and_its_slowness_is_measured(
+    wanted: str, chosen: str, warned: bool
+) -> None:
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    command = [sys.executable, "-c", SETTING.format(wanted)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.split() == [chosen]
+    assert bool(done.stderr) == warned
+    if warned:
+        [times] = re.findall(r"takes (\d+) times as long", done.stderr)
+        assert int(times) > 2
+
+
+def test_auto_names_no_type() -> None:
+    assert [Precision(name).bytes_per_value for name in ("bf16", "fp16", "fp32")] == [2, 2, 4]
+    with pytest.raises(ValueError, match="auto names no type"):
+        _ = Precision.AUTO.bytes_per_value
+
+
+def test_choosing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_cpu(monkeypatch, True)
+    monkeypatch.setattr(device, "_IN_USE", {})
+    assert choose_precision(torch.device("cpu"), Precision.FP32) is Precision.FP32
+    assert precision_in_use(torch.device("cpu")) is Precision.BF16

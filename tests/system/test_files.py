@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.system.files import (
+    atomic_files,
+    atomic_path,
+    check_regular_file,
+    check_writable,
+    copy_file,
+    open_regular_file,
+    read_bounded,
+    read_json,
+    remove_files,
+    remove_stale,
+    write_json,
+    write_text,
+)
+
+
+def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+    write_text("ä\n", tmp_path / "new" / "a b.txt")
+    assert (tmp_path / "new" / "a b.txt").read_text(encoding="utf-8") == "ä\n"
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["a b.txt"]
+
+
+def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path) -> None:
+    write_text("old", tmp_path / "a.txt")
+    with pytest.raises(RuntimeError, match="power cut"), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise RuntimeError("power cut")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_is_flushed_while_it_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to flush any other, with an error that would look like a full disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(descriptor, b""))
+    write_text("whole", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole"
+
+
+def test_the_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "scan.nii.gz") as temporary:
+        assert temporary.name.endswith("scan.nii.gz")
+        assert temporary.parent == tmp_path
+        temporary.touch()
+
+
+def test_an_impossible_folder_is_an_error_with_the_target_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DetSeg3DError, match=r"cannot be written(.|\n)*file/a\.txt"):
+        write_text("x", tmp_path / "file" / "a.txt")
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    data = {"a": [1, 2.5, None], "ü": "x"}
+    write_json(data, tmp_path / "a.json")
+    assert read_json(tmp_path / "a.json") == data
+
+
+def test_nan_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"a": float("nan")}, tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="does not exist"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match="not valid JSON"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DetSeg3DError, match="cannot be read"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_is_readable_text_and_keeps_names_that_are_no_unicode(tmp_path: Path) -> None:
+    write_json({"size": "2×3"}, tmp_path / "a.json")
+    assert "2×3" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    write_json({"name": "\udc80"}, tmp_path / "b.json")
+    assert read_json(tmp_path / "b.json") == {"name": "\udc80"}
+
+
+# -- What killed processes leave behind --------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from detseg3d.system.files import atomic_files, atomic_path
+if sys.argv[2] == "file":
+    with atomic_path(sys.argv[1] + "/scan.nii.gz") as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+with atomic_files(sys.argv[1], "record.json") as place:
+    (place / "scan.nii.gz").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def leave_behind(folder: Path, what: str) -> Path:
+    """What a process that was killed while writing leaves in a folder."""
+    before = set(folder.iterdir())
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), what], cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    [left] = set(folder.iterdir()) - before
+    return left
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(what: str, tmp_path: Path) -> None:
+    left = leave_behind(tmp_path, what)
+    assert left.name.startswith(".") and ".partial." in left.name
+    write_text("x", tmp_path / "other.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x", encoding="utf-8")
+        remove_stale(tmp_path)
+        assert temporary.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_another_machine_is_writing_stays_for_a_day(tmp_path: Path) -> None:
+    elsewhere = tmp_path / ".00000000-1-0.partial.a.txt"
+    elsewhere.touch()
+    remove_stale(tmp_path)
+    assert elsewhere.exists()
+    os.utime(elsewhere, (time.time() - 25 * 3600,) * 2)
+    remove_stale(tmp_path)
+    assert not elsewhere.exists()
+
+
+def test_hidden_files_of_others_are_none_of_ours(tmp_path: Path) -> None:
+    for name in (".hidden", ".partial.a", ".x.partial.a.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    remove_stale(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# -- Files that belong together ----------------------------------------------------------------------------------------
+
+
+def write_together(folder: Path, text: str, *names: str) -> None:
+    with atomic_files(folder, "rois/a.json") as place:
+        for name in (*names, "rois/a.json"):
+            write_text(text, place / name)
+
+
+def read_all(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in files}
+
+
+def test_files_that_belong_together_take_their_places(tmp_path: Path) -> None:
+    write_together(tmp_path / "new", "1", "a.txt", "instances/a.txt")
+    assert read_all(tmp_path / "new") == {"a.txt": "1", "instances/a.txt": "1", "rois/a.json": "1"}
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "instances", "rois"]
+
+
+def test_a_failure_leaves_all_the_earlier_files(tmp_path: Path) -> None:
+    write_together(tmp_path, "1", "a.txt")
+    with pytest.raises(RuntimeError, match="power cut"), atomic_files(tmp_path, "rois/a.json") as place:
+        write_text("2", place / "a.txt")
+        raise RuntimeError("power cut")
+    assert read_all(tmp_path) == {"a.txt": "1", "rois/a.json": "1"}
+
+
+def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError) as caught, atomic_files(tmp_path, "rois/a.json") as place:
+        (place / "file").touch()
+        write_text("x", place / "file" / "a.txt")
+    assert caught.value.file == tmp_path / "file" / "a.txt"
+
+
+def test_without_the_record_the_earlier_one_vouches_for_nothing(tmp_path: Path) -> None:
+    """A process that dies between two files must not leave the record of the earlier ones."""
+    write_together(tmp_path, "1", "a.txt")
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from detseg3d.system import files\n"
+        "replace = pathlib.Path.replace\n"
+        "def die(path, target):\n"
+        "    replace(path, target)\n"
+        "    if '.partial.' not in path.name:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with files.atomic_files(sys.argv[1], 'rois/a.json') as place:\n"
+        "    for name in ('a.txt', 'b.txt', 'rois/a.json'):\n"
+        "        files.write_text('2', place / name)\n"
+        "    pathlib.Path.replace = die\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    assert "rois/a.json" not in read_all(tmp_path)
+    remove_stale(tmp_path)
+    write_together(tmp_path, "2", "a.txt", "b.txt")
+    assert read_all(tmp_path) == {"a.txt": "2", "b.txt": "2", "rois/a.json": "2"}
+
+
+def test_removing_what_is_not_there_is_fine_and_what_cannot_go_is_said(tmp_path: Path) -> None:
+    remove_files(tmp_path / "nowhere" / "a.txt")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DetSeg3DError, match="an earlier result cannot be removed"):
+        remove_files(tmp_path / "folder")
+
+
+def test_a_copy_is_whole(tmp_path: Path) -> None:
+    write_text("ä", tmp_path / "a.txt")
+    copy_file(tmp_path / "a.txt", tmp_path / "new" / "b.txt")
+    assert read_all(tmp_path / "new") == {"b.txt": "ä"}
+
+
+@pytest.mark.parametrize("size", [99, 100, 101])
+def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(b"1".ljust(size))
+    if size <= 100:
+        assert read_json(path, most_bytes=100) == 1
+    else:
+        with pytest.raises(DetSeg3DError, match=r"(?s)larger than any of its kind.*101 bytes.*at most 100"):
+            read_json(path, most_bytes=100)
+
+
+@pytest.mark.parametrize("content", [b"9" * 5000, b"[" * 100_000, b"{", b"NaN,"])
+def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.json").write_bytes(content)
+    with pytest.raises(DetSeg3DError, match="not valid JSON"):
+        read_json(tmp_path / "data.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.json")
+    with pytest.raises(DetSeg3DError, match="this is not a regular file"):
+        read_json(tmp_path / "data.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": NaN}', "NaN is no JSON"),
+        ("[-Infinity]", "-Infinity is no JSON"),
+        ("[1e999]", "1e999 is too large"),
+        ("[9223372036854775808]", "9223372036854775808… is too large"),
+        (f"[{'1' * 30}]", "1111… is too large"),
+        (f"[{'1' * 5000}]", "1111… is too large"),  # Python itself refuses these with an error of its own
+        ("[" * 101 + "1" + "]" * 101, "nested deeper than 100 levels"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"a": 1} x', "not valid JSON"),
+        ("{'a': 1}", "not valid JSON"),
+    ],
+)
+def test_json_that_could_not_be_worked_with_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match=message) as error:
+        read_json(tmp_path / "a.json")
+    assert error.value.file == tmp_path / "a.json"
+
+
+def test_what_is_read_can_be_written_again(tmp_path: Path) -> None:
+    text = "[" * 100 + "-9223372036854775808, 9223372036854775807, 1e-999, 1e308" + "]" * 100
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    data = read_json(tmp_path / "a.json")
+    write_json(data, tmp_path / "b.json")
+    assert read_json(tmp_path / "b.json") == data
+
+
+def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(DetSeg3DError, match="nothing can be written to this folder"):
+        check_writable(tmp_path / "file")
+
+
+def special_file(folder: Path, kind: str) -> Path:
+    """A file of a kind that reading would wait for, or that has no content."""
+    path = folder / "special"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "pipe behind a link":
+        os.mkfifo(folder / "pipe")
+        path.symlink_to("pipe")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))  # a socket's path may have 108 bytes at most
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("pipe", "a named pipe (FIFO)"),
+        ("pipe behind a link", "a named pipe (FIFO)"),
+        ("socket", "a socket"),
+        ("device", "a device"),
+        ("folder", "a folder"),
+    ],
+)
+def test_special_files_are_refused_at_once(tmp_path: Path, kind: str, found: str) -> None:
+    path = special_file(tmp_path, kind)
+    for read in (open_regular_file, check_regular_file, lambda file: read_bounded(file, 10), read_json):
+        with pytest.raises(DetSeg3DError) as error:
+            read(path)
+        assert (error.value.file, error.value.value) == (path, found)
+
+
+def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "a")
+    monkeypatch.setattr("detseg3d.system.files.check_regular_file", lambda path: None)
+    with pytest.raises(DetSeg3DError) as error:
+        open_regular_file(tmp_path / "a")
+    assert error.value.value == "a named pipe (FIFO)"
+
+
+def test_a_regular_file_is_opened_also_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").symlink_to("a")
+    with open_regular_file(tmp_path / "b") as handle:
+        assert handle.read() == b"content"
+    with pytest.raises(FileNotFoundError):
+        open_regular_file(tmp_path / "gone")
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    tracemalloc.start()
+    assert read_bounded(tmp_path / "a", 1 << 40) == b"content"
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+# -- Little memory, doubled keys, text that is no text -----------------------------------------------------------------
+
+
+def test_memory_that_does_not_suffice_is_an_error_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(_path: Path, _most_bytes: int) -> bytes:
+        raise MemoryError
+
+    (tmp_path / "a.json").write_text("[1, 2]", encoding="utf-8")
+    monkeypatch.setattr("detseg3d.system.files.read_bounded", without_memory)
+    with pytest.raises(DetSeg3DError) as caught:
+        read_json(tmp_path / "a.json")
+    assert (caught.value.file, caught.value.value) == (tmp_path / "a.json", "6 bytes")
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 6, 7, 3 << 20])
+def test_reading_stops_at_the_limit_also_where_the_size_is_not_known(tmp_path: Path, most: int) -> None:
+    (tmp_path / "a").write_bytes(b"abcdef")
+    if most < 6:
+        with pytest.raises(DetSeg3DError):
+            read_bounded(tmp_path / "a", most)
+    else:
+        assert read_bounded(tmp_path / "a", most) == b"abcdef"
+    if Path("/proc/self/status").exists():  # its size is given as 0
+        if most < 100:
+            with pytest.raises(DetSeg3DError):
+                read_bounded(Path("/proc/self/status"), most)
+        else:
+            assert read_bounded(Path("/proc/self/status"), most).startswith(b"Name:")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [('{"labels": {}, "labels": {"a": 1}}', "labels"), ('[{"b": {"id": 1, "x": 2, "id": 1}}]', "id")],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DetSeg3DError, match=f"'{key}'") as caught:
+        read_json(tmp_path / "a.json")
+    assert caught.value.file == tmp_path / "a.json"
+
+
+@pytest.mark.parametrize("text", ["lesion \ud800", "\udcff\udcfe", "ä \udfff 𝄞"])
+def test_text_with_lone_surrogates_is_written_with_their_numbers(tmp_path: Path, text: str) -> None:
+    write_text(text, tmp_path / "a.md")
+    written = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert written == "".join(f"\\u{ord(c):04x}" if 0xD800 <= ord(c) < 0xE000 else c for c in text)
+
+
+# -- Copies and permissions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    """Sets the umask of the process, until the test ends."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no umask on Windows")
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o027, 0o077])
+@pytest.mark.parametrize("of_library", [0o600, 0o777, 0o400])
+def test_permissions_follow_the_umask_whatever_the_writer_sets(
+    tmp_path: Path, umask: Callable[[int], int], mask: int, of_library: int
+) -> None:
+    umask(mask)
+    for _ in range(2):  # a new file, and one in the place of another
+        with atomic_path(tmp_path / "model") as temporary:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY, of_library)
+            os.close(descriptor)
+            temporary.chmod(of_library)
+        assert (tmp_path / "model").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_001])
+@pytest.mark.parametrize("by_system", [True, False, None])
+def test_a_copy_is_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by_system: bool | None
+) -> None:
+    """``None``: the system gives up after a part."""
+    if by_system is None:
+        monkeypatch.setattr(os, "copy_file_range", partial_copy, raising=False)
+    elif not by_system:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    content = os.urandom(size)
+    (tmp_path / "source").write_bytes(content)
+    copy_file(tmp_path / "source", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    assert (tmp_path / "copy").stat().st_nlink == 1
+    (tmp_path / "copy").write_bytes(b"edited")
+    assert (tmp_path / "source").read_bytes() == content
+
+
+def partial_copy(source: int, target: int, count: int) -> int:
+    """Writes the beginning of a file and then fails, as on a file system of another kind."""
+    os.write(target, os.read(source, min(count, 1000)))
+    raise OSError("not here")
+
+
+def test_a_source_that_cannot_be_read_is_named_and_not_the_target(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        copy_file(tmp_path / "gone", tmp_path / "copy")
+    assert caught.value.file == tmp_path / "gone"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,160 @@
+"""Every kind of file we write, on a disk without room for it: an error that names the file, and nothing left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.case_store import CaseStore
+from detseg3d.data.images import read_image, write_image
+from detseg3d.inference.candidates import Candidates, save_candidates
+from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.weights import save_weights
+from detseg3d.system.files import write_json
+from detseg3d.training.log import TrainingLog
+from detseg3d.training.state import Progress, save_checkpoint
+from tests.disks import contents, filled, litter, read_only
+
+NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 60)).astype(np.uint8)  # 144 kB that cannot be compressed
+GEOMETRY = Geometry(NOISE.shape)
+
+
+def write_native(path: Path) -> None:
+    """With the header of a file of the same format, which takes another way."""
+    scan = path.parents[1] / f"native_{path.name}"
+    if not scan.exists():
+        write_image(NOISE, GEOMETRY, scan)
+    write_image(NOISE, read_image(scan)[1], path)
+
+
+def write_case(path: Path) -> None:
+    CaseStore(path.parent).write("case", NOISE[None].astype(np.float32), NOISE, {"preprocessing_hash": "abc"})
+
+
+def write_weights(path: Path) -> None:
+    save_weights(torch.nn.Linear(200, 200), path)
+
+
+def write_checkpoint(path: Path) -> None:
+    model = torch.nn.Linear(200, 200)
+    save_checkpoint(path, model, model, [torch.optim.AdamW(model.parameters())], None, Progress(), 0)
+
+
+def write_candidates(path: Path) -> None:
+    probability = torch.from_numpy(NOISE.astype(np.float32) / 255)
+    roi = RoiPrediction(np.array([0, 0, 0, 9, 9, 9.0]), 0, probability, 0.5)
+    found = Detections(roi.roi[None], np.array([0.5]), np.array([0]))
+    save_candidates(Candidates(found, [roi], GEOMETRY.shape, GEOMETRY.spacing), path)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    **{f"a{ending}": lambda path: write_image(NOISE, GEOMETRY, path)
+       for ending in (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")},
+    **{f"native{ending}": write_native for ending in (".nii.gz", ".nii", ".nrrd")},
+    "a.json": lambda path: write_json(list(range(30_000)), path),
+    "case.json": write_case,
+    "model.safetensors": write_weights,
+    "checkpoint.pt": write_checkpoint,
+    "candidates.npz": write_candidates,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_an_error_and_costs_no_earlier_file(name: str, small_disk: Path) -> None:
+    target = small_disk / "folder" / name
+    target.parent.mkdir()
+    WRITERS[name](target)
+    before = contents(small_disk)
+    assert target in (small_disk / path for path in before)
+    with filled(small_disk):
+        with pytest.raises(DetSeg3DError, match="cannot be written") as caught:
+            WRITERS[name](target)
+        assert caught.value.file is not None
+        assert caught.value.file.parent == target.parent and ".partial." not in str(caught.value)
+        assert contents(small_disk) == before
+        assert litter(small_disk) == []
+    WRITERS[name](target)
+    assert contents(small_disk).keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_is_full_halfway_is_an_error(name: str, small_disk: Path) -> None:
+    """What is written last is cut off: some libraries say nothing of that."""
+    target = small_disk / "folder" / name
+    target.parent.mkdir()
+    WRITERS[name](small_disk / "folder" / name)
+    size = max(path.stat().st_size for path in target.parent.iterdir())
+    for path in target.parent.iterdir():
+        path.unlink()
+    with filled(small_disk):
+        with (small_disk / "filler").open("r+b") as handle:
+            handle.truncate((small_disk / "filler").stat().st_size - size // 2)
+        with pytest.raises(DetSeg3DError, match="cannot be written"):
+            WRITERS[name](target)
+        assert contents(target.parent) == {}
+        assert litter(small_disk) == []
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_read_only_disk_is_an_error(name: str, small_disk: Path) -> None:
+    with read_only(small_disk), pytest.raises(DetSeg3DError, match="Read-only file system"):
+        WRITERS[name](small_disk / "folder" / name)
+
+
+def test_a_log_that_cannot_be_written_is_an_error(small_disk: Path) -> None:
+    log = TrainingLog(small_disk / "log.jsonl", None)
+    log.append("epoch", step=1)
+    with filled(small_disk), pytest.raises(DetSeg3DError, match=r"No space left(.|\n)*go on with --c"):
+        log.append("epoch", step=2, text="x" * 10_000)
+    TrainingLog(small_disk / "log.jsonl", resume_step=1)
+    assert [json.loads(line)["step"] for line in log.path.read_text(encoding="utf-8").splitlines()] == [1]
+
+
+LIMITED = """
+import json, resource, signal, sys
+from pathlib import Path
+from detseg3d.core.errors import DetSeg3DError
+from tests.system.test_full_disk import WRITERS
+folder = Path(sys.argv[1]) / "folder"
+folder.mkdir()
+for name in WRITERS:
+    if name.startswith("native"):
+        WRITERS[name](folder / name)  # writes the scan whose header it takes, too
+        (folder / name).unlink()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+outcomes = {}
+for name, write in WRITERS.items():
+    try:
+        write(folder / name)
+        outcomes[name] = "no error"
+    except DetSeg3DError as error:
+        outcomes[name] = "refused" if "cannot be written" in str(error) else str(error)
+    except BaseException as error:
+        outcomes[name] = repr(error)
+print(json.dumps([outcomes, [path.name for path in folder.rglob("*")]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes on Windows")
+def test_a_file_that_may_not_grow_is_an_error(tmp_path: Path) -> None:
+    """Needs no disk of its own, so it runs where nothing can be mounted."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    outcomes, left = json.loads(done.stdout)
+    assert outcomes == dict.fromkeys(WRITERS, "refused")
+    assert left == []

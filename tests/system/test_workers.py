@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.system import workers as local
+from detseg3d.system.workers import CaseResult, describe_failures, run_cases
+
+# Functions for worker processes live at module level: spawned workers import them.
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def slow_first(number: int) -> int:
+    time.sleep(0.3 if number == 0 else 0)
+    return number
+
+
+def kill_on_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def exit_on_one(number: int) -> int:
+    if number == 1:
+        os._exit(3)
+    return number
+
+
+def fail_with(error: Exception) -> None:
+    raise error
+
+
+class AwkwardError(Exception):
+    """Cannot be unpickled: its constructor wants more than its message."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def raise_awkward(_: int) -> None:
+    raise AwkwardError("not", "portable")
+
+
+def return_lambda(_: int) -> object:
+    return lambda: None
+
+
+def log_warning(number: int) -> None:
+    logging.getLogger("detseg3d.tests").warning("case %d is odd", number)
+
+
+def process_id(_: int) -> int:
+    time.sleep(0.02)
+    return os.getpid()
+
+
+def thread_limit(_: int) -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def interrupt_is_blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def array_threads(_: int) -> str | None:
+    return os.environ.get("BLOSC_NTHREADS")
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_values_come_in_the_order_of_the_items(num_processes: int) -> None:
+    results = run_cases(slow_first, [0, 1, 2, 3], num_processes)
+    assert results == [CaseResult(number, value=number) for number in range(4)]
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_no_items_give_no_results(num_processes: int) -> None:
+    assert run_cases(square, [], num_processes) == []
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_a_failing_case_keeps_type_and_message_and_stops_no_other(num_processes: int) -> None:
+    errors = [ValueError("bad voxel"), KeyError("case"), DetSeg3DError("no such file", file="a.nii", value=3)]
+    results = run_cases(fail_with, errors, num_processes)
+    assert [(type(result.error), str(result.error)) for result in results] == [(type(e), str(e)) for e in errors]
+    assert all("fail_with" in result.traceback for result in results)
+
+
+def test_a_package_error_keeps_its_parts_across_processes() -> None:
+    (result,) = run_cases(fail_with, [DetSeg3DError("no such file", value=3, remedy="look")], 1)
+    assert isinstance(result.error, DetSeg3DError)
+    assert (result.error.problem, result.error.value, result.error.remedy) == ("no such file", 3, "look")
+
+
+def test_in_process_work_stays_in_this_process() -> None:
+    assert run_cases(process_id, [0], 0)[0].value == os.getpid()
+
+
+def test_work_is_shared_among_processes() -> None:
+    used = {result.value for result in run_cases(process_id, list(range(12)), 2)}
+    assert len(used) == 2
+    assert os.getpid() not in used
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_killed_worker_is_an_error_of_its_case_only(num_processes: int) -> None:
+    results = run_cases(kill_on_two, list(range(5)), num_processes)
+    assert [result.value for result in results] == [0, 1, None, 3, 4]
+    with pytest.raises(DetSeg3DError, match=r"killed by the system \(SIGKILL\)\n.*use fewer processes"):
+        raise results[2].error or AssertionError
+
+
+def test_a_worker_that_exits_is_an_error_of_its_case_only() -> None:
+    results = run_cases(exit_on_one, [0, 1, 2], 1)
+    assert [result.value for result in results] == [0, None, 2]
+    assert "ended with exit code 3" in str(results[1].error)
+
+
+def test_how_a_worker_ended_is_said_where_there_is_no_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(signal, "SIGKILL", raising=False)
+    (result,) = run_cases(exit_on_one, [1], 1)
+    assert "ended with exit code 3" in str(result.error)
+
+
+def test_workers_are_heard_over_connections_of_any_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has a class of its own, and a worker that is not heard is waited for without end."""
+    monkeypatch.setattr(local, "wait", list)
+    worker: Any = SimpleNamespace(connection=object(), index=0)
+    assert local._speaking([worker]) == [worker]
+
+
+def test_an_exception_that_cannot_be_pickled_is_described() -> None:
+    (result,) = run_cases(raise_awkward, [0], 1)
+    assert isinstance(result.error, RuntimeError)
+    assert str(result.error) == "AwkwardError: not portable"
+
+
+def test_a_value_that_cannot_be_pickled_is_an_error_of_its_case() -> None:
+    results = run_cases(return_lambda, [0], 1)
+    assert "lambda" in str(results[0].error)
+
+
+def test_an_item_that_cannot_be_pickled_is_an_error_of_its_case() -> None:
+    results = run_cases(square, [2, lambda: None, 3], 1)  # type: ignore[list-item]
+    assert [result.value for result in results] == [4, None, 9]
+    assert results[1].error is not None
+
+
+def test_a_partial_function_is_accepted() -> None:
+    assert run_cases(functools.partial(add, b=10), [1], 1)[0].value == 11
+
+
+def test_log_records_of_workers_reach_this_process(caplog: pytest.LogCaptureFixture) -> None:
+    run_cases(log_warning, [1, 3], 2)
+    assert sorted(record.getMessage() for record in caplog.records) == ["case 1 is odd", "case 3 is odd"]
+
+
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert run_cases(thread_limit, [0, 1], 2)[0].value == "4"
+
+
+def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the bytes of a preprocessed case would depend on which thread is done first."""
+    monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert run_cases(array_threads, [0], 1)[0].value == "1"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on Windows")
+def test_an_interrupt_never_reaches_a_worker_not_even_while_it_starts() -> None:
+    """A terminal sends Ctrl-C to all processes, and importing takes a worker seconds."""
+    assert run_cases(interrupt_is_blocked, [0], 1)[0].value is True
+    assert not interrupt_is_blocked(0)
+
+
+def test_a_negative_number_of_processes_is_refused() -> None:
+    with pytest.raises(DetSeg3DError, match="must not be negative"):
+        run_cases(square, [1], -1)
+
+
+def test_a_script_without_main_guard_is_told_so_and_does_not_hang(tmp_path: os.PathLike[str]) -> None:
+    script = f"{tmp_path}/script.py"
+    with open(script, "w", encoding="utf-8") as handle:
+        handle.write("from detseg3d.system.workers import run_cases\nrun_cases(abs, [1, 2], 2)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert done.returncode != 0
+    assert "if __name__ == '__main__'" in done.stderr
+
+
+def test_failures_are_described_one_a_line() -> None:
+    results = [
+        CaseResult("a", value=1),
+        CaseResult("b", error=ValueError("bad")),
+        CaseResult("c", error=DetSeg3DError("missing", file="c.nii")),
+    ]
+    assert describe_failures(results) == "  b: ValueError: bad\n  c: missing\n      file:     c.nii"
+
+
+def test_many_failures_are_cut_short() -> None:
+    results = [CaseResult(number, error=ValueError("bad")) for number in range(25)]
+    lines = describe_failures(results, limit=3).splitlines()
+    assert lines[2:] == ["  2: ValueError: bad", "  and 22 more"]
+
+
+def test_no_failure_gives_an_empty_description() -> None:
+    assert describe_failures([CaseResult("a", value=1)]) == ""
+
+
+def fail_for_want_of_memory(text: str) -> None:
+    if text:
+        raise RuntimeError(text)
+    raise MemoryError
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_memory_that_was_not_granted_is_an_error_of_its_case_in_plain_words(processes: int) -> None:
+    items = ["", "std::bad_alloc", "DefaultCPUAllocator: can't allocate memory", "another reason"]
+    results = run_cases(fail_for_want_of_memory, items, processes)
+    assert [type(result.error) for result in results] == [DetSeg3DError] * 3 + [RuntimeError]
+    assert [result.error.value for result in results[:3]] == [None, *items[1:3]]  # type: ignore[union-attr]
+
+
+def test_a_failed_case_keeps_none_of_its_arrays() -> None:
+    kept: list[weakref.ref[set[int]]] = []
+
+    def fail(number: int) -> None:
+        large = {number}
+        kept.append(weakref.ref(large))
+        try:
+            raise ValueError("inner")
+        except ValueError as error:
+            raise KeyError("outer") from error
+
+    results = run_cases(fail, [1, 2], num_processes=0)
+    assert all(isinstance(result.error, KeyError) for result in results)
+    assert "inner" in results[0].traceback
+    assert [reference() for reference in kept] == [None, None]
+
+
+def test_no_bar_is_drawn_where_there_is_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    assert [result.value for result in run_cases(abs, [-1], num_processes=0)] == [1]
