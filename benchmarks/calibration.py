@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.scores.calibration import apply_calibration, fit_calibration
 from detseg3d.evaluation.scores.ensemble_calibration import (
     ScoreSpread,
@@ -29,7 +30,6 @@ from detseg3d.evaluation.scores.ensemble_calibration import (
     variance_between,
 )
 
-FloatArray = npt.NDArray[np.float64]
 NEW = 20_000
 CANDIDATES_A_SCAN = 40
 

@@ -18,15 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray, IntArray
 from detseg3d.evaluation.intervals import headline_intervals, paired_comparison, weighted_figures
 from detseg3d.evaluation.metrics import CRITERIA, HEADLINE, CaseMetrics, ClassMetrics, DetectionCounts, PanopticCounts
 from detseg3d.evaluation.scores.froc import ScoredCase
 from detseg3d.evaluation.scores.score_intervals import score_intervals
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 FIGURES = ("recall_iou_0.1", "precision_iou_0.1", "f1_iou_0.1", "fp_per_scan_iou_0.1", "dice", "ap_iou_0.1")
 PAIRED = FIGURES[:-1]

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from detseg3d.core.arrays import FloatArray
+
 Mask = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 
 def surface(mask: Mask) -> npt.NDArray[np.int64]:

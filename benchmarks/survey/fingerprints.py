@@ -13,12 +13,12 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from benchmarks.survey.model import Kind, LesionClass, Placement, Scans
+from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
 
 __all__ = ["describe", "draw_fingerprint"]
 
-FloatArray = npt.NDArray[np.floating[Any]]
 
 _TRIES = 20  # places that are tried for a lesion before it is left out
 _GAP = 1.05  # two ellipsoids of this distance, in their mean radii, do not touch
@@ -30,8 +30,8 @@ class _Drawn:
     """Lesions of one class in a scan: class index, centres and edges ``(n, 3)`` in mm from the body's corner."""
 
     label: int
-    centers: FloatArray
-    extents: FloatArray
+    centers: AnyFloatArray
+    extents: AnyFloatArray
 
 
 def describe(kind: Kind) -> RawDataset:
@@ -113,7 +113,7 @@ def _case_record(kind: Kind, scans: Scans, random: np.random.Generator, unit: fl
     }
 
 
-def _draw_lesions(kind: Kind, size: FloatArray, spacing: FloatArray, random: np.random.Generator) -> list[_Drawn]:
+def _draw_lesions(kind: Kind, size: AnyFloatArray, spacing: AnyFloatArray, random: np.random.Generator) -> list[_Drawn]:
     """Lesions of all classes in a body of ``size`` mm; those that found no place are left out."""
     drawn: list[_Drawn] = []
     taken = (np.zeros((0, 3)), np.zeros((0, 3)))
@@ -147,11 +147,11 @@ def _nested(label: int, lesion: LesionClass, host: _Drawn, random: np.random.Gen
 
 def _throw(
     lesion: LesionClass,
-    extents: FloatArray,
-    taken: tuple[FloatArray, FloatArray],
-    body: tuple[FloatArray, FloatArray],
+    extents: AnyFloatArray,
+    taken: tuple[AnyFloatArray, AnyFloatArray],
+    body: tuple[AnyFloatArray, AnyFloatArray],
     random: np.random.Generator,
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+) -> tuple[AnyFloatArray, npt.NDArray[np.bool_]]:
     """Places, largest lesion first, where no lesion touches another; and which lesions found one."""
     size, spacing = body
     count, known = len(extents), len(taken[0])
@@ -179,8 +179,8 @@ def _throw(
 
 
 def _ordered(
-    lesion: LesionClass, label: int, extents: FloatArray, size: FloatArray, random: np.random.Generator
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    lesion: LesionClass, label: int, extents: AnyFloatArray, size: AnyFloatArray, random: np.random.Generator
+) -> tuple[AnyFloatArray, npt.NDArray[np.bool_]]:
     """Places on a lattice, in a column or in two rows."""
     chosen = np.arange(len(extents))
     every = extents
@@ -224,7 +224,7 @@ def _ordered(
 
 
 def _lesion_records(
-    drawn: _Drawn, spacing: FloatArray, shape: npt.NDArray[np.integer[Any]], unit: float
+    drawn: _Drawn, spacing: AnyFloatArray, shape: npt.NDArray[np.integer[Any]], unit: float
 ) -> list[dict[str, Any]]:
     """The boxes on the scan's voxels, with the volume of an ellipsoid."""
     voxels = np.clip(np.rint(drawn.extents / spacing), 1, shape)
@@ -254,7 +254,7 @@ def _add_nearest(lesions: Sequence[dict[str, Any]]) -> None:
         lesion["nearest_mm"] = float(distance)
 
 
-def _intensity_samples(kind: Kind, lesions: bool) -> list[dict[str, FloatArray]]:
+def _intensity_samples(kind: Kind, lesions: bool) -> list[dict[str, AnyFloatArray]]:
     random = np.random.default_rng(zlib.crc32(kind.name.encode()))
     samples = []
     for modality in kind.channels:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from detseg3d.core.arrays import AnyFloatArray, Spacing
 
 __all__ = ["Counts", "Exemption", "Kind", "LesionClass", "Modality", "Placement", "Rule", "Scans", "Sizes"]
 
-Spacing = tuple[float, float, float]
 Shape = tuple[int, int, int]
-FloatArray = npt.NDArray[np.floating[Any]]
 
 
 class Modality(Enum):
@@ -69,7 +67,7 @@ class Sizes:
     smallest: float
     largest: float
 
-    def draw(self, random: np.random.Generator, count: int) -> FloatArray:
+    def draw(self, random: np.random.Generator, count: int) -> AnyFloatArray:
         """Draw ``count`` diameters, shape ``(count,)``."""
         drawn = self.median * np.exp(self.spread * random.standard_normal(count))
         return np.clip(drawn, self.smallest, self.largest)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.survey.fingerprints import describe, draw_fingerprint
 from benchmarks.survey.model import Kind, Rule
+from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.tiles import tile_boxes
 from detseg3d.planning.memory import inference_limit_gb
 from detseg3d.planning.planner import plan_dataset
@@ -33,7 +33,6 @@ __all__ = [
     "plan_kind",
 ]
 
-FloatArray = npt.NDArray[np.floating[Any]]
 
 LEAST_BOUND = 0.99
 MOST_SECONDS = 5.0  # of the processor, which may be shared; most plans take less than 0.5
@@ -79,7 +78,7 @@ def plan_kind(kind: Kind) -> PlannedKind:
     return PlannedKind(kind, fingerprint, plans, time.process_time() - start)
 
 
-def lesion_extents(fingerprint: dict[str, Any]) -> FloatArray:
+def lesion_extents(fingerprint: dict[str, Any]) -> AnyFloatArray:
     """Edges of all lesions' boxes in mm, shape ``(N, 3)``."""
     edges = [lesion["extents_mm"] for case in fingerprint["cases"].values() for lesion in case["lesions"]]
     return np.array(edges, np.float64).reshape(-1, 3)
@@ -189,7 +188,7 @@ def _text(values: Sequence[float]) -> str:
     return "×".join(f"{value:.3g}" for value in values)
 
 
-def _cells(plans: Plans) -> FloatArray:
+def _cells(plans: Plans) -> AnyFloatArray:
     """Edges in mm of the cells of each head level, shape ``(levels, 3)``."""
     return np.array(plans.cell_sizes()) * np.array(plans.fine_spacing)
 

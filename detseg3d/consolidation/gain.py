@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import norm, t
 
 from detseg3d.consolidation.outcomes import CaseCounts
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
 
 __all__ = ["ONE_STANDARD_ERROR", "Gain", "PatientResamples", "ResampledFigures", "expanded_tail"]
 
-FloatArray = npt.NDArray[np.float64]
 
 _RESAMPLES = 1000
 _SEED = 0

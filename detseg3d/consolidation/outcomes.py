@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import split_groups
@@ -31,7 +32,6 @@ from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
 
-IntArray = npt.NDArray[np.int64]
 GroupKey = tuple[float, tuple[int, ...], int]
 Item = TypeVar("Item")
 Value = TypeVar("Value")

@@ -6,14 +6,14 @@ Nothing here depends on the unit of the intensities or on an offset: an image in
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
+
 __all__ = ["body_box", "body_mask", "channel_mask", "drawn_values", "padding_value", "plausible_range", "tissue_mask"]
 
-Array = npt.NDArray[Any]
 
 # Share of the way from the lowest value to the body's mean below which a voxel is air: noise of a magnitude image lies
 # below it, nearly all tissue above.

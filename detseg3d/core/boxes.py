@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyFloatArray
+
 __all__ = [
     "as_boxes",
     "box_centers",
@@ -26,10 +28,8 @@ __all__ = [
     "translate_boxes",
 ]
 
-FloatArray = npt.NDArray[np.floating[Any]]
 
-
-def as_boxes(boxes: npt.ArrayLike) -> FloatArray:
+def as_boxes(boxes: npt.ArrayLike) -> AnyFloatArray:
     """Return ``boxes`` as a float array of shape ``(N, 6)``; an empty sequence becomes ``(0, 6)``.
 
     Raises
@@ -56,7 +56,7 @@ def as_boxes(boxes: npt.ArrayLike) -> FloatArray:
     return array
 
 
-def box_centers(boxes: npt.ArrayLike) -> FloatArray:
+def box_centers(boxes: npt.ArrayLike) -> AnyFloatArray:
     """Centres ``(N, 3)`` of boxes ``(N, 6)``, in voxel edges.
 
     Examples
@@ -68,7 +68,7 @@ def box_centers(boxes: npt.ArrayLike) -> FloatArray:
     return (array[:, :3] + array[:, 3:]) / 2
 
 
-def box_sizes(boxes: npt.ArrayLike) -> FloatArray:
+def box_sizes(boxes: npt.ArrayLike) -> AnyFloatArray:
     """Edge lengths ``(N, 3)`` of boxes ``(N, 6)``, in voxels.
 
     Examples
@@ -80,7 +80,7 @@ def box_sizes(boxes: npt.ArrayLike) -> FloatArray:
     return array[:, 3:] - array[:, :3]
 
 
-def box_volumes(boxes: npt.ArrayLike) -> FloatArray:
+def box_volumes(boxes: npt.ArrayLike) -> AnyFloatArray:
     """Volumes ``(N,)`` of boxes ``(N, 6)``, in voxels.
 
     Examples
@@ -88,11 +88,11 @@ def box_volumes(boxes: npt.ArrayLike) -> FloatArray:
     >>> box_volumes([[0, 0, 0, 1, 2, 3]]).tolist()
     [6.0]
     """
-    volumes: FloatArray = box_sizes(boxes).prod(axis=1)
+    volumes: AnyFloatArray = box_sizes(boxes).prod(axis=1)
     return volumes
 
 
-def boxes_from_centers_and_sizes(centers: npt.ArrayLike, sizes: npt.ArrayLike) -> FloatArray:
+def boxes_from_centers_and_sizes(centers: npt.ArrayLike, sizes: npt.ArrayLike) -> AnyFloatArray:
     """Inverse of :func:`box_centers` and :func:`box_sizes`.
 
     Examples
@@ -104,7 +104,7 @@ def boxes_from_centers_and_sizes(centers: npt.ArrayLike, sizes: npt.ArrayLike) -
     return as_boxes(np.concatenate([middle - half, middle + half], axis=1))
 
 
-def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.int64], FloatArray]:
+def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.int64], AnyFloatArray]:
     """Tight box of every instance of an instance map.
 
     Parameters
@@ -144,7 +144,7 @@ def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.N
     return ids.astype(np.int64), boxes
 
 
-def scale_boxes(boxes: npt.ArrayLike, factors: npt.ArrayLike) -> FloatArray:
+def scale_boxes(boxes: npt.ArrayLike, factors: npt.ArrayLike) -> AnyFloatArray:
     """Boxes on a grid whose voxels are ``1 / factors`` as large (``factors = old spacing / new spacing``).
 
     Examples
@@ -156,7 +156,7 @@ def scale_boxes(boxes: npt.ArrayLike, factors: npt.ArrayLike) -> FloatArray:
     return (array * np.tile(np.asarray(factors, dtype=array.dtype), 2)).astype(array.dtype)
 
 
-def translate_boxes(boxes: npt.ArrayLike, offset: npt.ArrayLike) -> FloatArray:
+def translate_boxes(boxes: npt.ArrayLike, offset: npt.ArrayLike) -> AnyFloatArray:
     """Boxes moved by ``offset`` voxels ``(z, y, x)``.
 
     Examples
@@ -168,7 +168,7 @@ def translate_boxes(boxes: npt.ArrayLike, offset: npt.ArrayLike) -> FloatArray:
     return array + np.tile(np.asarray(offset, dtype=array.dtype), 2)
 
 
-def clip_boxes(boxes: npt.ArrayLike, shape: npt.ArrayLike) -> FloatArray:
+def clip_boxes(boxes: npt.ArrayLike, shape: npt.ArrayLike) -> AnyFloatArray:
     """Boxes cut to a volume of ``shape`` voxels ``(z, y, x)``; a box wholly outside gets size 0 at the border.
 
     Examples
@@ -178,11 +178,11 @@ def clip_boxes(boxes: npt.ArrayLike, shape: npt.ArrayLike) -> FloatArray:
     """
     array = as_boxes(boxes)
     limit = np.tile(np.asarray(shape, dtype=array.dtype), 2)
-    clipped: FloatArray = np.clip(array, 0, limit)
+    clipped: AnyFloatArray = np.clip(array, 0, limit)
     return clipped
 
 
-def intersection_volumes(first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
+def intersection_volumes(first: npt.ArrayLike, second: npt.ArrayLike) -> AnyFloatArray:
     """Pairwise intersection volumes ``(N, M)`` of boxes ``(N, 6)`` and ``(M, 6)``, in voxels.
 
     Examples
@@ -193,11 +193,11 @@ def intersection_volumes(first: npt.ArrayLike, second: npt.ArrayLike) -> FloatAr
     a, b = as_boxes(first), as_boxes(second)
     low = np.maximum(a[:, None, :3], b[None, :, :3])
     high = np.minimum(a[:, None, 3:], b[None, :, 3:])
-    volumes: FloatArray = np.clip(high - low, 0, None).prod(axis=2)
+    volumes: AnyFloatArray = np.clip(high - low, 0, None).prod(axis=2)
     return volumes
 
 
-def iou_matrix(first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
+def iou_matrix(first: npt.ArrayLike, second: npt.ArrayLike) -> AnyFloatArray:
     """Pairwise intersection over union ``(N, M)``; 0 where both boxes are empty.
 
     Examples

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray, IntArray
+
 __all__ = ["instances_from_instance_map", "instances_from_semantic", "main_components"]
 
-IntArray = npt.NDArray[np.integer[Any]]
 
-
-def instances_from_semantic(
-    label: IntArray, class_labels: Sequence[int]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def instances_from_semantic(label: AnyIntArray, class_labels: Sequence[int]) -> tuple[npt.NDArray[np.int32], IntArray]:
     """Lesions of a semantic label map: 26-connected components, each class on its own.
 
     Touching lesions of one class are one component; touching lesions of different classes are two.
@@ -62,7 +59,7 @@ def instances_from_semantic(
     return instances, classes
 
 
-def main_components(instances: IntArray, classes: npt.NDArray[np.int64]) -> tuple[IntArray, npt.NDArray[np.int64]]:
+def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntArray, IntArray]:
     """The 26-connected components of all instances of a class together, and in which one each instance mainly lies.
 
     Parameters
@@ -101,8 +98,8 @@ def main_components(instances: IntArray, classes: npt.NDArray[np.int64]) -> tupl
 
 
 def instances_from_instance_map(
-    label: IntArray, class_of: Mapping[int, int] | None = None
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    label: AnyIntArray, class_of: Mapping[int, int] | None = None
+) -> tuple[npt.NDArray[np.int32], IntArray]:
     """Lesions of an instance label map, renumbered ``1..N`` in ascending order of their values.
 
     A lesion may consist of several pieces: equal value means same lesion.
@@ -149,7 +146,7 @@ def instances_from_instance_map(
     return instances, classes
 
 
-def _checked(label: IntArray) -> IntArray:
+def _checked(label: AnyIntArray) -> AnyIntArray:
     if label.ndim != 3:
         raise ValueError(f"label must have shape (Z, Y, X), found {label.shape}")
     if label.dtype == np.bool_:

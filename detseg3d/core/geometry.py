@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.orientation import StoredOrder
 
 __all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "SPACING_LIMITS", "Geometry", "check_spacing"]
 
-FloatArray = npt.NDArray[np.float64]
 
 DEFAULT_TOLERANCE = 1e-4
 SPACING_LIMITS = (1e-6, 1e6)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.body import channel_mask, drawn_values, plausible_range, tissue_mask
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "mean_and_std",
 ]
 
-Array = npt.NDArray[Any]
 Scheme = Literal["ct", "zscore", "none"]
 
 LARGEST_VALUE = float(np.finfo(np.float16).max)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.core.boxes import as_boxes
 
 __all__ = ["neighbour_groups", "neighbour_matrix", "split_groups"]
 
-IntArray = npt.NDArray[np.int64]
 
 # Pairs that are held at a time.
 _MOST_PAIRS = 2**17

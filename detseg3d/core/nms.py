@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from detseg3d.core.arrays import AnyFloatArray, IntArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes
 
 __all__ = ["LIKE_VOLUMES", "PairSimilarity", "similar_pairs", "suppress"]
 
-FloatArray = npt.NDArray[np.floating[Any]]
-IntArray = npt.NDArray[np.int64]
 
 LIKE_VOLUMES: Final = 8.0
 """Two boxes may be duplicates by distance if the larger one has less than this many times the smaller one's volume."""
@@ -47,8 +46,8 @@ class PairSimilarity(NamedTuple):
     iou : ndarray of float64, shape ``(P,)``
     """
 
-    distance: FloatArray
-    iou: FloatArray
+    distance: AnyFloatArray
+    iou: AnyFloatArray
 
 
 def suppress(
@@ -157,15 +156,15 @@ def similar_pairs(
 class _Boxes:
     """Boxes and what the comparison needs of them, aligned."""
 
-    boxes: FloatArray
-    centers: FloatArray
-    sizes: FloatArray
-    volumes: FloatArray
-    solid: FloatArray  # volumes, of a box that was cut to nothing as well
+    boxes: AnyFloatArray
+    centers: AnyFloatArray
+    sizes: AnyFloatArray
+    volumes: AnyFloatArray
+    solid: AnyFloatArray  # volumes, of a box that was cut to nothing as well
     classes: npt.NDArray[Any]
 
     @classmethod
-    def of(cls, boxes: FloatArray, classes: npt.NDArray[Any]) -> _Boxes:
+    def of(cls, boxes: AnyFloatArray, classes: npt.NDArray[Any]) -> _Boxes:
         array = boxes.astype(np.float64)
         sizes = box_sizes(array)
         solid = np.maximum(sizes, _THINNEST).prod(axis=1)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from detseg3d.core.arrays import Triple
 from detseg3d.core.boxes import as_boxes
 
 __all__ = [
@@ -37,8 +37,6 @@ __all__ = [
     "voxel_range",
 ]
 
-FloatArray = npt.NDArray[np.floating[Any]]
-Triple = tuple[int, int, int]
 
 # Weight of the penalty on second differences in the exact inverse. It only matters where the RoI has fewer samples than
 # the volume has voxels, where it decides what lies between the samples; elsewhere it is far below the data term.

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["MOST_TILES", "rois_from_boxes", "tile_boxes"]
 
-FloatArray = npt.NDArray[np.floating[Any]]
 
 MOST_TILES = 200_000
 """RoIs of one volume. Stage 2 would work on so many for hours."""
 
 
-def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float]) -> FloatArray:
+def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float]) -> AnyFloatArray:
     """RoIs ``(N, 6)``: boxes grown by ``margin`` of their size per side, at least ``minimum_extent`` voxels per axis.
 
     Parameters
@@ -50,7 +49,7 @@ def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequenc
 
 def tile_boxes(
     boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float], size: Sequence[int], max_scale: float
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+) -> tuple[AnyFloatArray, npt.NDArray[np.int64]]:
     """RoIs of boxes, where a box too large for one RoI is covered by several that overlap.
 
     An axis is divided while one RoI sample would stand for more than ``max_scale`` voxels. Tiles overlap by a
@@ -83,7 +82,7 @@ def tile_boxes(
     (3, [0, 0, 0], [0.0, 30.0, 60.0], [40.0, 70.0, 100.0])
     """
     whole = rois_from_boxes(boxes, margin, minimum_extent)
-    tiles: list[FloatArray] = []
+    tiles: list[AnyFloatArray] = []
     parents: list[int] = []
     for index, roi in enumerate(whole):
         starts_and_ends = []
@@ -107,7 +106,7 @@ def tile_boxes(
     return np.stack(tiles), np.asarray(parents, np.int64)
 
 
-def _tile_counts(roi: FloatArray, size: Sequence[int], max_scale: float) -> list[int]:
+def _tile_counts(roi: AnyFloatArray, size: Sequence[int], max_scale: float) -> list[int]:
     """Tiles along each axis."""
     shares = [(float(roi[axis + 3]) - float(roi[axis])) / (size[axis] * max_scale) for axis in range(3)]
     return [1 if share <= 1 else math.ceil((share - 0.25) / 0.75) for share in shares]

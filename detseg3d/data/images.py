@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.dicom import DicomOptions, is_dicom_file, is_dicom_folder
@@ -43,7 +44,6 @@ __all__ = [
     "write_image",
 ]
 
-Array = npt.NDArray[Any]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Interpolation leaves far larger errors, float16 and scaled integers smaller ones.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-IntArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class LabelFormat:
 class Lesions:
     """An instance map and what is known of its lesions, by id."""
 
-    instances: IntArray
+    instances: AnyIntArray
     classes: Mapping[int, int]
     scores: Mapping[int, float] | None = None
 
@@ -175,7 +173,7 @@ def _description_in(folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def read_label(path: Path, form: LabelFormat, beside: Path | None = None) -> tuple[IntArray, Geometry]:
+def read_label(path: Path, form: LabelFormat, beside: Path | None = None) -> tuple[AnyIntArray, Geometry]:
     """A label file as integers, whatever type it is stored in.
 
     ``beside`` is a file on the grid that the label should have: a segmentation that 3D Slicer cropped is put on it.
@@ -210,12 +208,12 @@ def check_same_grid(reference: Geometry, other: Geometry, files: tuple[Path, Pat
         )
 
 
-def label_values(label: IntArray) -> set[int]:
+def label_values(label: AnyIntArray) -> set[int]:
     """All values but 0. Only the foreground is sorted, which is most often a small part."""
     return set(np.unique(label[label != 0]).tolist())
 
 
-def lesions_from_semantic(label: IntArray, values: Sequence[int], file: Path) -> Lesions:
+def lesions_from_semantic(label: AnyIntArray, values: Sequence[int], file: Path) -> Lesions:
     """Lesions of a mask: 26-connected components of each class; ``values`` are the classes' values in the file."""
     unknown = sorted(label_values(label) - set(values))
     if unknown:
@@ -231,7 +229,7 @@ def lesions_from_semantic(label: IntArray, values: Sequence[int], file: Path) ->
 
 
 def lesions_from_instances(
-    label: IntArray, file: Path, classes: InstanceClasses | None = None, case_id: str | None = None
+    label: AnyIntArray, file: Path, classes: InstanceClasses | None = None, case_id: str | None = None
 ) -> Lesions:
     """Lesions of an instance map with the numbers that they have in the file.
 

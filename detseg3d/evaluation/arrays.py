@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.case import evaluate_case
@@ -15,8 +15,6 @@ from detseg3d.evaluation.definitions.per_case import FigureRule
 from detseg3d.evaluation.metrics import CaseMetrics
 
 __all__ = ["evaluate_arrays"]
-
-IntArray = npt.NDArray[np.integer[Any]]
 
 
 def evaluate_arrays(
@@ -94,7 +92,7 @@ def evaluate_arrays(
     )
 
 
-def _whole_numbers(values: npt.ArrayLike, side: str) -> IntArray:
+def _whole_numbers(values: npt.ArrayLike, side: str) -> AnyIntArray:
     array = np.asarray(values)
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
@@ -125,7 +123,7 @@ def _checked_spacing(spacing: Sequence[float]) -> tuple[float, float, float]:
     return z, y, x
 
 
-def _values(volume: IntArray) -> set[int]:
+def _values(volume: AnyIntArray) -> set[int]:
     return set(np.unique(volume[volume != 0]).tolist())
 
 
@@ -158,7 +156,7 @@ def _classes(found: Mapping[str, set[int]], classes: Mapping[str, int] | None) -
     return named
 
 
-def _highest(scores: npt.ArrayLike, instances: IntArray) -> list[float]:
+def _highest(scores: npt.ArrayLike, instances: AnyIntArray) -> list[float]:
     """The highest score in each lesion ``1..N``."""
     values = np.asarray(scores, np.float64)
     if values.shape != instances.shape:

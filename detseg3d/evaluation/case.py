@@ -10,6 +10,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import BoolArray, IntArray
 from detseg3d.evaluation.definitions.per_case import CaseFigures, FigureRule, case_figures, preset_result
 from detseg3d.evaluation.definitions.presets import PresetInput
 from detseg3d.evaluation.matching import (
@@ -35,8 +36,6 @@ __all__ = ["class_metrics", "detect", "evaluate_case", "panoptic_counts", "summa
 
 logger = logging.getLogger(__name__)
 
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 Value = TypeVar("Value", int, float)
 PerLesion = Mapping[int, Value] | Sequence[Value] | npt.NDArray[Any]
 

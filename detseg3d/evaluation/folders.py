@@ -10,9 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like
@@ -66,8 +64,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-IntArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -415,7 +411,7 @@ def _classes(form: LabelFormat, values_found: Callable[[], set[int]]) -> tuple[l
 
 
 def _from_probabilities(
-    truth: IntArray, geometry: Geometry, files: _Files, form: LabelFormat, rule: ComponentRule, single_class: int
+    truth: AnyIntArray, geometry: Geometry, files: _Files, form: LabelFormat, rule: ComponentRule, single_class: int
 ) -> tuple[list[str], list[int], Lesions]:
     """Names and values of the classes of a case, and the lesions that its probability map gives."""
     known = list(form.classes.values()) if form.classes is not None else [1] if form.truth_instances else None
@@ -424,7 +420,7 @@ def _from_probabilities(
     return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values, geometry.voxel_volume)
 
 
-def _values_found(truth: IntArray, prediction: IntArray, files: _Files) -> set[int]:
+def _values_found(truth: AnyIntArray, prediction: AnyIntArray, files: _Files) -> set[int]:
     """The classes' values that truth and prediction use."""
     found = label_values(truth)
     if files.layout is None:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.definitions.per_case import SURFACE_FIGURES
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, PanopticCounts
 from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.scores.score_intervals import weighted_scores
 
 __all__ = ["WeightedFigure", "headline_intervals", "paired_comparison", "weighted_figures"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

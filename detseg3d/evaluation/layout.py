@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import oriented_like
@@ -24,8 +24,6 @@ from detseg3d.data.labels import (
 )
 
 __all__ = ["LayoutFiles", "check_mask", "lesions_from_layout"]
-
-IntArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class LayoutFiles:
 
 
 def lesions_from_layout(
-    instances: IntArray,
+    instances: AnyIntArray,
     geometry: Geometry,
     files: LayoutFiles,
     names: Sequence[str],
@@ -120,7 +118,7 @@ def _lesions_by_id(rois: Path) -> dict[int, dict[str, Any]]:
 
 
 def _check_ids(
-    instances: IntArray, ids: set[int], lesions: Mapping[int, Mapping[str, Any]], place: Path, rois: Path
+    instances: AnyIntArray, ids: set[int], lesions: Mapping[int, Mapping[str, Any]], place: Path, rois: Path
 ) -> None:
     remedy = "predict the case again, or evaluate the mask alone from a folder without instances/ and rois/"
     for problem, numbers in (
@@ -149,7 +147,7 @@ def _check_ids(
 
 
 def _check_mask_file(
-    instances: IntArray,
+    instances: AnyIntArray,
     geometry: Geometry,
     files: LayoutFiles,
     labels: Mapping[int, int] | None,
@@ -163,7 +161,7 @@ def _check_mask_file(
 
 
 def check_mask(
-    mask: IntArray, instances: IntArray, labels: Mapping[int, int] | None, mask_file: Path, instance_file: Path
+    mask: AnyIntArray, instances: AnyIntArray, labels: Mapping[int, int] | None, mask_file: Path, instance_file: Path
 ) -> None:
     """Raise if a mask and an instance map of one prediction do not say the same.
 

@@ -15,6 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from detseg3d.core.arrays import BoolArray, FloatArray, IntArray
+
 __all__ = [
     "InstanceTable",
     "Matches",
@@ -25,10 +27,6 @@ __all__ = [
     "match_one_to_one",
     "overlap_table",
 ]
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import Lesions
 
@@ -22,7 +21,6 @@ __all__ = ["CaseValues", "check_not_instances", "components_by_value", "compare_
 
 logger = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.integer[Any]]
 
 _LARGEST_CLASS = 31
 """A value above this is hardly the number of a class, if the others of the set are small."""
@@ -77,7 +75,7 @@ def components_by_value(lesions: Lesions, values: Sequence[int]) -> dict[int, in
 
 
 def compare_values(
-    case_id: str, truth: IntArray, prediction: IntArray, components: tuple[Mapping[int, int], Mapping[int, int]]
+    case_id: str, truth: AnyIntArray, prediction: AnyIntArray, components: tuple[Mapping[int, int], Mapping[int, int]]
 ) -> CaseValues:
     """The values of two masks on one grid; ``components`` are those of the truth and of the prediction."""
     common = (truth != 0) & (prediction != 0)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import neighbour_matrix
 from detseg3d.core.nms import suppress
@@ -47,7 +48,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.int64]
 
 _LEVELS = 255  # a stored probability is a multiple of 1/255
 # Of the RoIs of a scan kept as they lie in the volume: those of a thousand small lesions, or of a hundred large ones.

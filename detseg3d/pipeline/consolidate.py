@@ -24,6 +24,7 @@ from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.consolidation.search import Sweep, search
 from detseg3d.consolidation.thresholds import PreparedCase, StoredCase, with_setting
+from detseg3d.core.arrays import BoolArray, FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.images import read_geometry
@@ -52,8 +53,6 @@ __all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration
 
 logger = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 PREDICTIONS = "cross_validation"
 """Folder of the pooled predictions, in the model's folder."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like, normal_name
@@ -33,7 +34,6 @@ __all__ = ["convert_folders"]
 
 logger = logging.getLogger(__name__)
 
-Spacing = tuple[float, float, float]
 
 # More values than this without names are most probably instance numbers.
 _MANY_VALUES = 15

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.body import body_box, padding_value, plausible_range, tissue_mask
 from detseg3d.core.geometry import Geometry
 from detseg3d.planning.limits import FiniteFloat, Length
 
 __all__ = ["LAYOUT_CELLS", "QUANTILE_LEVELS", "ChannelAppearance", "ScanAppearance", "measure_appearance", "obliquity"]
 
-Array = npt.NDArray[Any]
 
 QUANTILE_LEVELS: Final = (0.0, 0.005, 0.01, *(step / 40 for step in range(1, 40)), 0.99, 0.995, 1.0)
 """Levels of the intensity quantiles."""

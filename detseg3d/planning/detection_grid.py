@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray, Spacing, Triple
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.planning.memory import (
@@ -59,9 +59,6 @@ __all__ = [
     "reach_of",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 LEAST_GAIN = 0.01
 """What an option must gain in :attr:`Reach.score` over the simpler one to be taken: as if 2 % of the lesions spanned

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Spacing, Triple, format_shape, format_spacing
 from detseg3d.core.precision import Precision
 from detseg3d.planning.detection_grid import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
 from detseg3d.planning.mirroring import ClassOrder
@@ -30,33 +31,23 @@ from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
 from detseg3d.planning.splits import FOLDS
 
-__all__ = ["mm", "times"]
-
 _MOST_NAMES = 5
 
 _AXES = ("z (inferior to superior)", "y (anterior to posterior)", "x (right to left)")
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
-
-
-def times(values: Sequence[int]) -> str:
-    """Sizes joined by ×: ``96×160×128``."""
-    return "×".join(str(value) for value in values)
-
-
-def mm(spacing: Sequence[float]) -> str:
-    """Lengths joined by ×, with their unit: ``3×0.719×0.719 mm``."""
-    return "×".join(f"{value:.3g}" for value in spacing) + " mm"
 
 
 def explain_fine(spacings: Sequence[Sequence[float]], fine: Spacing) -> Decision:
+    """Explain the spacing of the fine grid by the spacings of the training scans."""
     median = np.median(np.asarray(spacings, float), axis=0)
     low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
-    because = f"median spacing {mm(median)} of {len(spacings)} cases (from {mm(low)} to {mm(high)})"
+    because = (
+        f"median spacing {format_spacing(median)} of {len(spacings)} cases "
+        f"(from {format_spacing(low)} to {format_spacing(high)})"
+    )
     ordered = np.sort(median)
     if ordered[2] > rules.ANISOTROPY * ordered[1]:
         because += f"; one axis is {ordered[2] / ordered[1]:.1f}x coarser than the next, so its 10th percentile counts"
-    return Decision(name="fine spacing", value=mm(fine), because=because)
+    return Decision(name="fine spacing", value=format_spacing(fine), because=because)
 
 
 def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requirements) -> list[Decision]:
@@ -74,18 +65,19 @@ def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requi
     if volume.percentile < 100:
         largest = choice.largest
         because += (
-            f"; the largest, {times(largest.volume.shape)}, would need a detection grid of {mm(largest.spacing)}, on "
-            f"which {_reach(largest)}; here {_reach(chosen)}"
+            f"; the largest, {format_shape(largest.volume.shape)}, would need a detection grid of "
+            f"{format_spacing(largest.spacing)}, on which {_reach(largest)}; here {_reach(chosen)}"
         )
     if choice.forgone is not None:
         other, scan = choice.forgone, max(needs.scans, key=lambda scan: scan.voxels)
         because += (
-            f"; planned for the {other.volume.percentile}th percentile, {times(other.volume.shape)}, the grid "
-            f"would be {mm(other.spacing)} ({_reach(other)}), but then {scan.name} ({scan.header}) would need "
+            f"; planned for the {other.volume.percentile}th percentile, {format_shape(other.volume.shape)}, the grid "
+            f"would be {format_spacing(other.spacing)} ({_reach(other)}), but then {scan.name} ({scan.header}) would "
+            f"need "
             f"{prediction_gb(needs, other, scan.shape):.3g} GB to predict: --inference_gb allows it"
         )
     because += f"; the crop to the body keeps {kept.mean():.0%} of the voxels"
-    decisions = [Decision(name="planned volume", value=times(volume.shape) + " fine voxels", because=because)]
+    decisions = [Decision(name="planned volume", value=format_shape(volume.shape) + " fine voxels", because=because)]
     larger = sorted((scan for scan in needs.scans if volume.cuts(scan.shape)), key=lambda scan: -scan.voxels)
     if larger:
         names = ", ".join(f"{scan.name} ({scan.header})" for scan in larger[:_MOST_NAMES])
@@ -184,15 +176,18 @@ def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names
 
 
 def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing, largest: Triple) -> Decision:
+    """Explain the strides, kernels and channels of the RoI network by the RoI size and the spacing."""
     long = rules.long_axes(largest)
     flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     because = (
-        f"a RoI is a box grown by {roi.margin:.0%} a side and at least {mm(roi.minimum_extent)}, "
+        f"a RoI is a box grown by {roi.margin:.0%} a side and at least {format_spacing(roi.minimum_extent)}, "
         f"{roi_rules.MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
     )
     if flat:
-        because += f"; axis {' and '.join(flat)} is over 2x coarser ({mm(fine)}): kernel 1, not pooled at first"
-    strides = " ".join(times(stride) for stride in stage2.strides)
+        because += (
+            f"; axis {' and '.join(flat)} is over 2x coarser ({format_spacing(fine)}): kernel 1, not pooled at first"
+        )
+    strides = " ".join(format_shape(stride) for stride in stage2.strides)
     channels = ", ".join(map(str, stage2.channels))
     return Decision(name="Stage 2", value=f"channels {channels}; strides {strides}", because=because)
 
@@ -200,13 +195,14 @@ def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing, largest: Tri
 def explain_detection(choice: Choice, needs: Requirements) -> Decision:
     """The detection grid, and which memory limit forbids a finer one."""
     chosen, finest, budget = choice.chosen, choice.finest, needs.budget
-    volume = times(chosen.volume.shape)
+    volume = format_shape(chosen.volume.shape)
     limit = choice.limit(budget)
     if chosen.spacing == needs.fine:
         because = f"the fine grid itself: the planned volume {volume} needs {_memory(chosen, budget)}"
     else:
         because = (
-            f"on the fine grid ({mm(needs.fine)}) the planned volume {volume} would need {_memory(finest, budget)}; "
+            f"on the fine grid ({format_spacing(needs.fine)}) the planned volume {volume} would need "
+            f"{_memory(finest, budget)}; "
             f"here it needs {chosen.training_gb:.2g} and {chosen.inference_gb:.2g} GB"
         )
     because += f"; {limit.value} forbids a finer grid"
@@ -215,7 +211,7 @@ def explain_detection(choice: Choice, needs: Requirements) -> Decision:
         because += f": {flags[limit]} raises it"
     elif limit is Limit.BOTH:
         because += ": --memory_gb and --inference_gb raise them"
-    return Decision(name="detection spacing", value=mm(chosen.spacing), because=because)
+    return Decision(name="detection spacing", value=format_spacing(chosen.spacing), because=because)
 
 
 def _memory(option: Detection, budget: Budget) -> str:
@@ -235,12 +231,12 @@ def _explain_fine_stage(choice: Choice, needs: Requirements) -> Decision:
         return Decision(
             name=name,
             value=f"{chosen.stage1.channels[0]} channels at full resolution, with a head",
-            because=f"{_reach(chosen)}; without the head, on a grid of {mm(choice.without_head.spacing)}, "
+            because=f"{_reach(chosen)}; without the head, on a grid of {format_spacing(choice.without_head.spacing)}, "
             f"{_reach(choice.without_head)}: a gain of {LEAST_GAIN:g} in the product is worth the longer training step",
         )
     cell = chosen.stem_cell()
     median = float(np.median(rules.lesion_spans(extents, cell, chosen.spacing)))
-    because = f"the median lesion spans {median:.2g} cells of the stem ({mm(cell)})"
+    because = f"the median lesion spans {median:.2g} cells of the stem ({format_spacing(cell)})"
     value = "none"
     if chosen.fine_stage:
         value = f"{chosen.stage1.channels[0]} channels at full resolution"
@@ -259,7 +255,7 @@ def _why_no_full_head(choice: Choice, needs: Requirements) -> str:
     if chosen.full_head or tried is None:
         return _reach(chosen)
     limit = tried.refused_by(needs.budget)
-    full = f"with a head at full resolution on a grid of {mm(tried.spacing)}, {_reach(tried)}"
+    full = f"with a head at full resolution on a grid of {format_spacing(tried.spacing)}, {_reach(tried)}"
     if limit is Limit.NONE:
         return f"{_reach(chosen)}; {full}: the product gains less than {LEAST_GAIN:g}"
     return f"{_reach(chosen)}; {full}, but it would take {_memory(tried, needs.budget)}: {limit.value} forbids it"
@@ -278,7 +274,7 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     fine_stage = _explain_fine_stage(choice, needs)
     detection, extents = choice.chosen, needs.extents
     stage1, cells = detection.stage1, detection.cells()
-    because = f"{len(stage1.strides)} stages lead to cells of {mm(cells[-1])}"
+    because = f"{len(stage1.strides)} stages lead to cells of {format_spacing(cells[-1])}"
     long = rules.long_axes(detection.volume.shape)
     flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     if flat:
@@ -291,17 +287,17 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     if max(detection.stem_stride) == 1:
         because += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
     strides = Decision(
-        name="Stage 1 strides", value=" ".join(times(stride) for stride in stage1.strides), because=because
+        name="Stage 1 strides", value=" ".join(format_shape(stride) for stride in stage1.strides), because=because
     )
     heads = [cells[stage] for stage in stage1.head_stages]
-    value = ", ".join(f"stage {stage} (cells {mm(cells[stage])})" for stage in stage1.head_stages)
+    value = ", ".join(f"stage {stage} (cells {format_spacing(cells[stage])})" for stage in stage1.head_stages)
     if len(extents) == 0:
         levels = Decision(name="head levels", value=value, because="no lesion to measure: one level")
         return [fine_stage, strides, levels]
     longest = extents.max(axis=1)
     level = rules.assign_levels(extents, stage1.level_upper_sizes)
     counts = np.bincount(level, minlength=len(heads))
-    bounds = ", ".join(mm(upper) for upper in stage1.level_upper_sizes) or "none"
+    bounds = ", ".join(format_spacing(upper) for upper in stage1.level_upper_sizes) or "none"
     because = (
         f"longest edges of {len(longest)} lesions, 5th/50th/95th percentile "
         + "/".join(f"{p:.3g}" for p in np.percentile(longest, (5, 50, 95)))
@@ -349,7 +345,8 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
     reasons = ", ".join(f"{count} {reason}" for count, reason in lost if count) or "none"
     because = (
         f"a perfect Stage 1, decoded as planned, finds {bound.found} of {bound.lesions} training lesions; lost: "
-        f"{reasons}; {bound.hard} of the lesions found are smaller than a cell (finest: {mm(cell)}), which makes them "
+        f"{reasons}; {bound.hard} of the lesions found are smaller than a cell (finest: {format_spacing(cell)}), "
+        f"which makes them "
         f"hard to learn; a 5th-percentile lesion spans {small:.2g} cells"
     )
     target = rules.LEVEL_CELLS[0]
@@ -365,17 +362,19 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
 
 
 def explain_curriculum(plans: Plans) -> Decision:
+    """Explain the phases of the training by the window sizes that were planned."""
     phases = plans.training.curriculum
     value = ", ".join(
-        f"{phase.share:.0%} {'whole volumes' if phase.window is None else times(phase.window)}" for phase in phases
+        f"{phase.share:.0%} {'whole volumes' if phase.window is None else format_shape(phase.window)}"
+        for phase in phases
     )
     if len(phases) == 1:
-        because = f"a window would be nearly the whole of the planned volume {times(plans.largest_shape)}"
+        because = f"a window would be nearly the whole of the planned volume {format_shape(plans.largest_shape)}"
     else:
         because = (
             "small windows around lesions learn fast, whole volumes at the end unlearn false positives; windows have "
             f"about {' and '.join(map(str, roi_rules.WINDOW_EDGES))} detection voxels, more if a 95th-percentile "
-            f"lesion would fill half of one; the planned volume has {times(plans.largest_shape)} fine voxels"
+            f"lesion would fill half of one; the planned volume has {format_shape(plans.largest_shape)} fine voxels"
         )
     return Decision(name="curriculum", value=value, because=because)
 

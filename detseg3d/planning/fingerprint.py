@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 from scipy.spatial import cKDTree
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.body import body_box, body_mask, channel_mask, plausible_range, tissue_mask
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
@@ -46,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 FINGERPRINT_VERSION = 3
 
-Array = npt.NDArray[Any]
 
 _PERCENTILES = (0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5)
 # Voxels drawn per case, channel and region for the intensity percentiles over the set: each case weighs the same.

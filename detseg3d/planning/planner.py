@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Spacing, Triple, format_shape, format_spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import check_spacing
 from detseg3d.core.intensities import channel_scheme
@@ -39,9 +40,6 @@ from detseg3d.planning.rules.length import STEPS_PER_EPOCH, choose_steps, choose
 from detseg3d.planning.rules.suppression import Suppression, choose_suppression
 
 __all__ = ["choose_normalization", "plan_dataset"]
-
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def _scans_of(cases: dict[str, Any], fine: Spacing) -> list[Scan]:
     for name, case in cases.items():
         voxels = np.asarray(case["cropped_shape"], float) * np.asarray(case["spacing"]) / np.asarray(fine)
         z, y, x = (max(1, int(n)) for n in np.rint(voxels))
-        header = f"{explain.times(case['cropped_shape'])} voxels of {explain.mm(case['spacing'])}"
+        header = f"{format_shape(case['cropped_shape'])} voxels of {format_spacing(case['spacing'])}"
         scans.append(Scan(name, header, (z, y, x), case_lesions(case)))
     return scans
 
@@ -287,7 +285,7 @@ def _plan_rois(
     """The RoI, the network that reads it, and why; ``largest`` is the planned volume in fine voxels."""
     size, because = _roi_size(extents, fine, largest, override)
     roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
-    decision = Decision(name="RoI size", value=explain.times(size), because=because)
+    decision = Decision(name="RoI size", value=format_shape(size), because=because)
     return roi, stage2, [decision, explain.explain_stage2(roi, stage2, fine, largest)]
 
 
@@ -303,9 +301,9 @@ def _roi_size(
     if override is None:
         size = roi_rules.choose_roi_size(edge, fine, largest)
         if len(set(size)) > 1:
-            figures += f"; fewer along axes with coarser spacing ({explain.mm(fine)})"
+            figures += f"; fewer along axes with coarser spacing ({format_spacing(fine)})"
         if size != roi_rules.choose_roi_size(edge, fine, (edge, edge, edge)):
-            figures += f"; no more than the planned volume has voxels ({explain.times(largest)}), but at least 4"
+            figures += f"; no more than the planned volume has voxels ({format_shape(largest)}), but at least 4"
         return size, figures
     if isinstance(override, int):
         size = roi_rules.requested_roi_size(override, fine, largest)
@@ -316,5 +314,5 @@ def _roi_size(
         raise DetSeg3DError("the RoI size is out of range", value=override, expected="4 to 128 samples an axis")
     return (
         size,
-        f"chosen by the user; {figures}, the rule says {explain.times(roi_rules.choose_roi_size(edge, fine, largest))}",
+        f"chosen by the user; {figures}, the rule says {format_shape(roi_rules.choose_roi_size(edge, fine, largest))}",
     )

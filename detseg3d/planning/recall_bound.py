@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyFloatArray, BoolArray, IntArray
 from detseg3d.core.boxes import (
     box_centers,
     box_sizes,
@@ -46,9 +46,6 @@ __all__ = [
     "recall_bound",
 ]
 
-FloatArray = npt.NDArray[np.floating[Any]]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 Lengths = tuple[float, float, float]
 
 PEAKS_PER_CANDIDATE = 10
@@ -73,8 +70,8 @@ class CaseLesions:
     """
 
     extent: Lengths
-    centers: FloatArray
-    extents: FloatArray
+    centers: AnyFloatArray
+    extents: AnyFloatArray
     classes: IntArray
     voxels: IntArray
 
@@ -313,7 +310,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     return _Fates(outcome, _below_one_cell(truth, cells[level]))
 
 
-def fine_boxes(case: CaseLesions, fine_spacing: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+def fine_boxes(case: CaseLesions, fine_spacing: Sequence[float]) -> tuple[AnyFloatArray, AnyFloatArray]:
     """The lesions on the fine grid, where the thinnest lesion spans a voxel and lies in the volume.
 
     Parameters
@@ -343,14 +340,14 @@ def fine_boxes(case: CaseLesions, fine_spacing: Sequence[float]) -> tuple[FloatA
     return boxes_from_centers_and_sizes(centers, sizes), shape
 
 
-def _places(truth: FloatArray, level: IntArray, cells: FloatArray, shape: FloatArray) -> IntArray:
+def _places(truth: AnyFloatArray, level: IntArray, cells: AnyFloatArray, shape: AnyFloatArray) -> IntArray:
     """The cell of each lesion's centre, ``(N, 4)``: level, z, y, x."""
     units = cells[level]
     last = np.ceil(shape / units) - 1
     return np.column_stack([level, np.clip(np.floor(box_centers(truth) / units), 0, last)]).astype(np.int64)
 
 
-def _find_peaks(truth: FloatArray, classes: IntArray, place: IntArray, boxes_per_class: bool) -> _Peaks:
+def _find_peaks(truth: AnyFloatArray, classes: IntArray, place: IntArray, boxes_per_class: bool) -> _Peaks:
     """The cells that hold centres. The smallest lesion in a cell has the cell's box, or that of its class."""
     rivals = np.column_stack([place, classes]) if boxes_per_class else place
     _, cell = np.unique(rivals, axis=0, return_inverse=True)
@@ -364,7 +361,9 @@ def _find_peaks(truth: FloatArray, classes: IntArray, place: IntArray, boxes_per
     return _Peaks(keys[:, 1], owner_of_cell[cell[first]])
 
 
-def _match(boxes: FloatArray, box_classes: IntArray, owner: IntArray, truth: FloatArray, classes: IntArray) -> IntArray:
+def _match(
+    boxes: AnyFloatArray, box_classes: IntArray, owner: IntArray, truth: AnyFloatArray, classes: IntArray
+) -> IntArray:
     """The lesions that candidates are meant for, by the rule of ``match_proposals``.
 
     A candidate with the box of a lesion of its class is meant for that lesion. A candidate whose cell has learned the
@@ -385,7 +384,7 @@ def _match(boxes: FloatArray, box_classes: IntArray, owner: IntArray, truth: Flo
     return np.unique(np.concatenate(found))
 
 
-def _below_one_cell(truth: FloatArray, cells: FloatArray) -> BoolArray:
+def _below_one_cell(truth: AnyFloatArray, cells: AnyFloatArray) -> BoolArray:
     """Whether each lesion spans less than one cell of its level along every axis that is pooled.
 
     Along an axis that is not pooled a cell is a voxel, and every lesion spans it.

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import stdtrit
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.appearance import LAYOUT_CELLS, QUANTILE_LEVELS, ChannelAppearance, ScanAppearance
 from detseg3d.planning.limits import Count
@@ -39,7 +40,6 @@ __all__ = [
     "save_training_appearance",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 # Far beyond any scan, and small enough that no calculation overflows.
 Figure = Annotated[float, Field(ge=-1e100, le=1e100)]
 Axis = Literal["z", "y", "x"]

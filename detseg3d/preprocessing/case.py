@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from detseg3d.core.arrays import Spacing, Triple
 from detseg3d.core.body import body_box, body_mask, channel_mask
 from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
 from detseg3d.core.errors import DetSeg3DError
@@ -45,9 +46,6 @@ logger = logging.getLogger(__name__)
 
 # Of a case on the fine grid, all channels together: 16 GB. A wrong spacing, in a header or in the plans, asks for more.
 MOST_VALUES = 1 << 32
-
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

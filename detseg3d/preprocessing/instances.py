@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.preprocessing.resample import axis_matrix
 
 __all__ = ["resample_instances"]
-
-Array = npt.NDArray[Any]
 
 
 def resample_instances(instances: Array, new_shape: Sequence[int]) -> tuple[Array, list[int]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.intensities import LARGEST_VALUE, intensity_scale
 from detseg3d.planning.plans import ChannelNormalization, CtNormalization, ZScoreNormalization
 
 __all__ = ["normalize"]
-
-Array = npt.NDArray[Any]
 
 
 def normalize(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
@@ -32,7 +33,6 @@ Mask = npt.NDArray[np.bool_]
 Point = npt.NDArray[np.float64]
 Slices = tuple[slice, ...]
 Shape = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 # Intensities before gain, bias field and noise.
 AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0

@@ -7,9 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from detseg3d.core.arrays import Triple
 from detseg3d.core.roi import crop_rois, paste_matrix, paste_region, paste_roi
-
-Triple = tuple[int, int, int]
 
 SCALES = [0.5, 0.65, 0.8, 0.9, 0.97, 1.0, 1.05, 1.13, 1.25, 1.4, 1.5, 1.75, 2.0]
 

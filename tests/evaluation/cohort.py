@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.evaluation.case import evaluate_case
 from detseg3d.evaluation.definitions.per_case import FigureRule
 from detseg3d.evaluation.intervals import weighted_figures
 from detseg3d.evaluation.metrics import CaseMetrics
-
-IntArray = npt.NDArray[np.int64]
-
 
 SPACING = (2.0, 1.0, 0.5)
 

@@ -3,17 +3,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.evaluation.case import evaluate_case, panoptic_counts
 from detseg3d.evaluation.matching import overlap_table
 from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, DetectionCounts
 
-IntArray = npt.NDArray[np.int64]
 SPACING = (2.0, 1.0, 0.5)
 small_maps = arrays(np.int64, (2, 4, 4), elements=st.integers(0, 4))
 

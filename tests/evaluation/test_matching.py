@@ -3,12 +3,12 @@ from __future__ import annotations
 from itertools import permutations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.evaluation.matching import (
     InstanceTable,
     OverlapTable,
@@ -19,7 +19,6 @@ from detseg3d.evaluation.matching import (
     overlap_table,
 )
 
-IntArray = npt.NDArray[np.int64]
 small_maps = arrays(np.int64, (1, 4, 5), elements=st.integers(0, 4))
 
 

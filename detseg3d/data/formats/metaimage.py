@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.decimals import meant_decimal
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.compressed import open_stream, read_stream
@@ -48,7 +48,6 @@ __all__ = ["is_whole_metaimage", "metaimage_geometry", "read_metaimage", "write_
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 _FIELD = re.compile(r"\s*([^=:]*?)\s*[=:]\s*(.*?)\s*", re.DOTALL)
 # The last line of a header; in a .mha the voxels follow.

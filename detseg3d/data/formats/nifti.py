@@ -23,9 +23,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import numpy.typing as npt
 from nibabel.volumeutils import apply_read_scaling
 
+from detseg3d.core.arrays import Array, FloatArray
 from detseg3d.core.decimals import FLOAT32_ROUNDING, decimal_of_float32, nearby_decimal
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
@@ -38,8 +38,6 @@ __all__ = ["read_nifti", "read_nifti_geometry", "write_nifti"]
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
 
 # Fields of a NIfTI header that say where the voxels are; all others describe the data.
 _GEOMETRY_FIELDS = (

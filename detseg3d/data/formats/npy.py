@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.compressed import open_stream, read_stream
@@ -24,7 +24,6 @@ from detseg3d.system.files import open_regular_file
 
 __all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
 
-Array = npt.NDArray[Any]
 
 # Headers of plain arrays have 118 bytes; NumPy itself takes no more than 10 000 characters.
 _MOST_HEADER_BYTES = 1 << 14

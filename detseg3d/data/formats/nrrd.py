@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.decimals import meant_decimal, nearby_decimal
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.compressed import Encoding, Stream, open_stream, read_stream
@@ -50,7 +51,6 @@ __all__ = ["NrrdHeader", "nrrd_geometry", "read_nrrd", "read_nrrd_header", "read
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 _TYPES = {
     "i1": ("signed char", "int8", "int8_t"),

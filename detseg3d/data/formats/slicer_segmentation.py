@@ -16,18 +16,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.nrrd import NrrdHeader, read_nrrd_header, read_nrrd_layers
 
 __all__ = ["Segment", "place_on_grid", "read_segmentation", "read_segments", "segments_of"]
 
-Array = npt.NDArray[Any]
 
 _KEY = re.compile(r"Segment([0-9]{1,5})_(Name|LabelValue|Layer|ID)")
 _BACKGROUND = "background"

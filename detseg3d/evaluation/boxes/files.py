@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.orientation import StoredOrder
@@ -37,7 +37,6 @@ from detseg3d.system.files import read_bounded
 
 __all__ = ["EDGES", "BoxFolder", "CaseBoxes", "class_name", "read_box_table", "read_boxes"]
 
-FloatArray = npt.NDArray[np.float64]
 
 EDGES = ("z0", "y0", "x0", "z1", "y1", "x1")
 """Columns of a box in a CSV."""

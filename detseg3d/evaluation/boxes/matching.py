@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray, IntArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, iou_matrix
 from detseg3d.evaluation.scores.froc import ScoredCase, match_scored
 
 __all__ = ["scored_case_from_boxes"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 _ROUNDING = 1e-12  # relative: an IoU that equals the minimum but for rounding reaches it
 _PAIRS_AT_ONCE = 250_000

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.files import open_regular_file, read_json
 
 __all__ = ["EXPORT_RECIPE", "edges_from_nndetection", "pickles_only", "read_nndetection_boxes"]
 
-FloatArray = npt.NDArray[np.float64]
 
 EXPORT_RECIPE = """\
 import numpy, pathlib, pickle

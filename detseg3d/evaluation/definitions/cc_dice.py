@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.definitions.surfaces import surface_voxels
 
 __all__ = ["cc_dice", "cc_dice_by_lesion"]
 
-FloatArray = npt.NDArray[np.float64]
 
 _NEIGHBOURS = 8  # candidates for ties; where all of them tie, more are looked up
 _TIE = 1e-6  # relative

@@ -11,15 +11,13 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import BoolArray
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.evaluation.definitions.surface_elements import area_surface_metrics
 from detseg3d.evaluation.definitions.surfaces import surface_metrics
 from detseg3d.evaluation.limits import exceeds
 
 __all__ = ["BRATS2024_METS", "GLIOMA", "METASTASES", "LesionwiseCounts", "LesionwiseRule", "lesionwise_scores"]
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)

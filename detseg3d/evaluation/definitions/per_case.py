@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.evaluation.definitions.cc_dice import cc_dice_by_lesion
 from detseg3d.evaluation.definitions.lesionwise import METASTASES, LesionwiseCounts, LesionwiseRule, lesionwise_scores
 from detseg3d.evaluation.definitions.presets import Preset, PresetInput, PresetResult, preset_case
@@ -17,7 +17,6 @@ from detseg3d.evaluation.definitions.surfaces import surface_metrics
 
 __all__ = ["SURFACE_FIGURES", "CaseFigures", "FigureRule", "case_figures", "preset_result"]
 
-IntArray = npt.NDArray[np.integer[Any]]
 
 SURFACE_FIGURES = ("nsd", "hd95_mm", "assd_mm", "nsd_area", "hd95_area_mm")
 """Figures of the outlines in :class:`CaseFigures`, which are averaged over cases."""
@@ -91,8 +90,8 @@ class CaseFigures:
 
 
 def case_figures(
-    truth: IntArray,
-    prediction: IntArray,
+    truth: AnyIntArray,
+    prediction: AnyIntArray,
     truth_classes: Mapping[int, int],
     prediction_classes: Mapping[int, int],
     class_names: Sequence[str],
@@ -167,8 +166,8 @@ def case_figures(
 def preset_result(
     preset: Preset,
     case: PresetInput,
-    truth_classes: IntArray,
-    prediction_classes: IntArray,
+    truth_classes: AnyIntArray,
+    prediction_classes: AnyIntArray,
     class_names: Sequence[str],
 ) -> PresetResult:
     """What a preset needs to know of a case, class by class.
@@ -199,12 +198,12 @@ def preset_result(
     return PresetResult(preset, classes)
 
 
-def _of_class(instances: IntArray, classes: Mapping[int, int], index: int) -> IntArray:
+def _of_class(instances: AnyIntArray, classes: Mapping[int, int], index: int) -> AnyIntArray:
     """The instance map with the lesions of one class only."""
     others = [number for number, own in classes.items() if own != index]
     if not others:
         return instances
     if len(others) == len(classes):
         return np.zeros_like(instances)
-    result: IntArray = np.where(np.isin(instances, others), 0, instances)
+    result: AnyIntArray = np.where(np.isin(instances, others), 0, instances)
     return result

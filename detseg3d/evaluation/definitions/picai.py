@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.matching import OverlapTable, match_by_sum
 
 __all__ = ["PicaiCase", "PicaiScores", "picai_case", "picai_scores"]
 
-FloatArray = npt.NDArray[np.float64]
 
 MINIMUM_IOU = 0.1
 _PER_MATCH = 1.0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.definitions.brats_mets import Mets2026Case, SizeCounts, mets2026_case
 from detseg3d.evaluation.definitions.lesionwise import BRATS2024_METS, LesionwiseCounts, lesionwise_scores
 from detseg3d.evaluation.definitions.panoptica import PanopticaCase, panoptica_case
@@ -21,7 +22,6 @@ from detseg3d.evaluation.matching import OverlapTable
 
 __all__ = ["Preset", "PresetCase", "PresetFigure", "PresetInput", "PresetResult", "preset_case", "preset_figures"]
 
-FloatArray = npt.NDArray[np.float64]
 
 PresetCase = LesionwiseCounts | Mets2026Case | PicaiCase | PanopticaCase
 

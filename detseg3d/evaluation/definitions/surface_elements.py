@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.definitions.surfaces import common_bounds
 from detseg3d.evaluation.limits import within
 
 __all__ = ["AreaSurfaceMetrics", "SurfaceElements", "area_surface_metrics", "element_areas", "surface_elements"]
 
-FloatArray = npt.NDArray[np.float64]
 
 _PATTERNS = 256
 _SHARE = 0.95

@@ -15,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from detseg3d.core.arrays import FloatArray, IntArray
 from detseg3d.evaluation.limits import within
 
 __all__ = ["SurfaceMetrics", "common_bounds", "directed_distances", "surface_metrics", "surface_voxels"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray, IntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import Lesions
 from detseg3d.evaluation.limits import reaches
@@ -17,8 +18,6 @@ from detseg3d.evaluation.probabilities.maps import ProbabilityMap
 
 __all__ = ["SCORES", "ComponentRule", "Components", "find_components", "lesions_from_probabilities", "reaches_volume"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SCORES = ("max", "mean", "p95")
 """How the probabilities of a component's voxels become its score."""

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from detseg3d.core.arrays import FloatArray
+
 __all__ = [
     "Contributions",
     "Interval",
@@ -27,7 +29,6 @@ __all__ = [
     "pooled_share_interval",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 _FEWEST_DEGREES = 0.5
 _SAME = 1e-12

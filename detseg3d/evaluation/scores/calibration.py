@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
+from detseg3d.core.arrays import FloatArray
+
 __all__ = ["apply_calibration", "expected_calibration_error", "fit_calibration", "reliability_bins"]
 
-FloatArray = npt.NDArray[np.float64]
 
 _MOST_KNOTS = 64
 _GAP = 1e-9  # between neighbouring knots: what was in order stays in order

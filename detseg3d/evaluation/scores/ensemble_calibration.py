@@ -25,11 +25,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.scores.calibration import apply_calibration
 
 __all__ = ["ScoreSpread", "calibration_of_several", "mean_by_log_odds", "variance_between"]
 
-FloatArray = npt.NDArray[np.float64]
 
 _LEAST = 1e-3  # odds beyond 1 to 1000 are those of rounding
 _LARGEST_SLOPE = 4.0

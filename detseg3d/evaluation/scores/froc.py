@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.matching import OverlapTable
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "scored_case",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per scan at which LUNA16 reads the recall."""

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray, IntArray
 from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.scores.froc import FROC_RATES, ScoredCase
 
 __all__ = ["score_intervals", "weighted_scores"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 _PARTS = ("truth_scores", "true_positive_scores", "false_positive_scores")
 _NUMBERS_AT_ONCE = 2_000_000

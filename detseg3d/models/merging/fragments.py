@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.components import instances_from_semantic, main_components
 from detseg3d.core.neighbours import neighbour_groups
 
 __all__ = ["LoosePart", "join_touching", "split_parts"]
 
-IntArray = npt.NDArray[np.int64]
 OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
 _Window = tuple[slice, slice, slice]
 

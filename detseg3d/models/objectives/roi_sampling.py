@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.objectives.targets import VolumeTargets
 
 __all__ = ["RoiSample", "jitter_boxes", "match_proposals", "sample_boxes"]
-
-FloatArray = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class RoiSample:
         Label of the lesion each box is meant for; 0 for a box that holds none.
     """
 
-    boxes: FloatArray
+    boxes: AnyFloatArray
     classes: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
 
@@ -67,7 +65,7 @@ def match_proposals(
     return np.where(allowed[np.arange(len(proposals)), best], targets.ids[best], 0).astype(np.int64)
 
 
-def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> FloatArray:
+def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatArray:
     """Boxes moved by up to 15 % and half a voxel along each axis, their sizes times e^±0.2.
 
     Centres of lesions up to 15 voxels are moved about as far as Stage 1 errs (.3 to .4 voxels), those of larger ones
@@ -171,7 +169,7 @@ def _draw(available: int, wanted: int, random: np.random.Generator) -> npt.NDArr
 
 def _background_boxes(
     targets: VolumeTargets, count: int, extent: Sequence[float], random: np.random.Generator
-) -> FloatArray:
+) -> AnyFloatArray:
     """Boxes at random places whose middle voxel is background."""
     shape = np.asarray(targets.instances.shape)
     boxes = []

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes, boxes_from_instances
 from detseg3d.core.tensors import tensor_of
 from detseg3d.planning.rules import stage1 as rules
 
 __all__ = ["LevelTargets", "TargetRules", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
 
-FloatArray = npt.NDArray[np.floating[Any]]
 
 # The Gaussian ends where it has fallen to exp(-4.5) = 0.01: beyond, a cell is plain background.
 _REACH = 3.0
@@ -42,7 +42,7 @@ class VolumeTargets:
 
     instances: torch.Tensor
     ids: npt.NDArray[np.int64]
-    boxes: FloatArray
+    boxes: AnyFloatArray
     classes: npt.NDArray[np.int64]
 
 
@@ -188,7 +188,9 @@ def level_targets(
     return _as_targets(heatmap, np.concatenate(claims), np.concatenate(centers), np.concatenate(sizes))
 
 
-def _as_targets(heatmap: FloatArray, claims: FloatArray, centers: FloatArray, sizes: FloatArray) -> LevelTargets:
+def _as_targets(
+    heatmap: AnyFloatArray, claims: AnyFloatArray, centers: AnyFloatArray, sizes: AnyFloatArray
+) -> LevelTargets:
     """Aligned tensors of the cells that learn a box; every lesion weighs 1 over its cells.
 
     A claim ``(volume, z, y, x, box, closeness, lesion)`` asks for a box of a cell. The closest lesion has it, of
@@ -212,7 +214,7 @@ def _as_targets(heatmap: FloatArray, claims: FloatArray, centers: FloatArray, si
 
 
 def _gaussian(
-    cell: npt.NDArray[np.int64], sigma: FloatArray, reach: npt.NDArray[np.int64], shape: Sequence[int]
+    cell: npt.NDArray[np.int64], sigma: AnyFloatArray, reach: npt.NDArray[np.int64], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], npt.NDArray[np.float32]]:
     """The region of cells up to ``reach`` from ``cell`` along each axis, and a Gaussian around ``cell`` in it."""
     profiles, region = [], []
@@ -224,14 +226,14 @@ def _gaussian(
     return tuple(region), value.astype(np.float32)
 
 
-def _draw_gaussian(heatmap: FloatArray, cell: npt.NDArray[np.int64], sigma: FloatArray) -> None:
+def _draw_gaussian(heatmap: AnyFloatArray, cell: npt.NDArray[np.int64], sigma: AnyFloatArray) -> None:
     """Raise ``heatmap`` (z, y, x) to a Gaussian around ``cell``, in place."""
     where, value = _gaussian(cell, sigma, np.ceil(_REACH * sigma).astype(np.int64), heatmap.shape)
     np.maximum(heatmap[where], value, out=heatmap[where])
 
 
 def _draw_nearest(
-    heatmap: FloatArray, center: FloatArray, cell: npt.NDArray[np.int64], count: int, unit: FloatArray
+    heatmap: AnyFloatArray, center: AnyFloatArray, cell: npt.NDArray[np.int64], count: int, unit: AnyFloatArray
 ) -> None:
     """Set the ``count`` cells of ``heatmap`` nearest to ``center`` to 1 and those behind them aside, in place."""
     reach = math.ceil(count ** (1 / 3)) + 1

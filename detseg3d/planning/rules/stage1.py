@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyFloatArray, Spacing, Triple
 from detseg3d.planning.plans import Stage1Plan
 
 __all__ = [
@@ -39,9 +40,6 @@ __all__ = [
     "wants_fine_stage",
 ]
 
-FloatArray = npt.NDArray[np.floating[Any]]
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 ANISOTROPY = 3.0  # an axis this many times coarser than the next takes its 10th percentile
 POOLING_RATIO = 2.0  # an axis is pooled while its spacing is at most this many times the finest
@@ -307,7 +305,7 @@ class LevelChoice(NamedTuple):
     lesions: tuple[int, ...]
 
 
-def assign_levels(extents: FloatArray, upper_sizes: Sequence[Spacing]) -> npt.NDArray[np.int64]:
+def assign_levels(extents: AnyFloatArray, upper_sizes: Sequence[Spacing]) -> npt.NDArray[np.int64]:
     """Level of each lesion: the finest level whose upper size no edge of the lesion exceeds.
 
     Parameters
@@ -387,7 +385,7 @@ def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spac
     return LevelChoice(tuple(kept), bounds, tuple(counts.tolist()))
 
 
-def _upper_size(cell: FloatArray, stride: Triple) -> Spacing:
+def _upper_size(cell: AnyFloatArray, stride: Triple) -> Spacing:
     """Edges in mm of the largest lesion for the cells of a stage; see :func:`choose_levels`."""
     pooled = _pooled(stride)
     z, y, x = (float(f"{LEVEL_CELLS[1] * edge:.6g}") for edge in np.where(pooled, cell[pooled].min(), cell))
@@ -400,7 +398,7 @@ def _pooled(stride: Triple) -> npt.NDArray[np.bool_]:
     return pooled if pooled.any() else np.ones(3, bool)
 
 
-def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: FloatArray) -> Stage1Plan:
+def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) -> Stage1Plan:
     """The detector for a detection grid of ``spacing``, a planned volume of ``shape`` and lesions of ``extents``.
 
     Parameters
@@ -423,7 +421,7 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: FloatArray) -> 
     )
 
 
-def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) -> bool:
+def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> bool:
     """Whether small lesions ask for a stage at full resolution: half of all span up to 4 cells of the stem.
 
     Parameters
@@ -474,7 +472,7 @@ def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Pla
     )
 
 
-def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) -> Stage1Plan:
+def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> Stage1Plan:
     """The plan with a stage at full resolution in front which carries a head: its cells are voxels.
 
     Parameters
@@ -503,7 +501,7 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: FloatArray) -> St
     return fine.model_copy(update={"head_stages": stages, "level_upper_sizes": upper})
 
 
-def small_lesion_extents(extents: FloatArray) -> tuple[float, float, float] | None:
+def small_lesion_extents(extents: AnyFloatArray) -> tuple[float, float, float] | None:
     """Extents (mm) of a 5th-percentile lesion, axis by axis, or ``None`` without lesions."""
     if len(extents) == 0:
         return None
@@ -511,7 +509,7 @@ def small_lesion_extents(extents: FloatArray) -> tuple[float, float, float] | No
     return z, y, x
 
 
-def lesion_spans(extents: FloatArray, cell: Sequence[float], voxel: Sequence[float]) -> FloatArray:
+def lesion_spans(extents: AnyFloatArray, cell: Sequence[float], voxel: Sequence[float]) -> AnyFloatArray:
     """How many cells each lesion spans along the axis where it spans most.
 
     Only axes count along which a cell is longer than a voxel: along the others every lesion spans a cell, however
@@ -538,7 +536,7 @@ def lesion_spans(extents: FloatArray, cell: Sequence[float], voxel: Sequence[flo
     lengths = np.asarray(cell, dtype=np.float64)
     longer = lengths > np.asarray(voxel, dtype=np.float64) * (1 + 1e-6)
     axes = np.flatnonzero(longer) if longer.any() else np.arange(3)
-    spans: FloatArray = (np.asarray(extents, dtype=np.float64).reshape(-1, 3)[:, axes] / lengths[axes]).max(axis=1)
+    spans: AnyFloatArray = (np.asarray(extents, dtype=np.float64).reshape(-1, 3)[:, axes] / lengths[axes]).max(axis=1)
     return spans
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Spacing, Triple
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import CurriculumPhase, RoiPlan, Stage2Plan, TrainingPlan
 from detseg3d.planning.rules.stage1 import finest_spacing
@@ -25,8 +26,6 @@ __all__ = [
     "stage2_plan",
 ]
 
-Triple = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 # Edge of the RoI for a 75th-percentile lesion of up to so many fine voxels; with the margin of 0.3 a side, one sample
 # then stands for at most 1.25 voxels, of large lesions for 1.5: their masks are learned in half the time, and a voxel

@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
+from detseg3d.core.arrays import IntArray
 from detseg3d.core.nms import PairSimilarity, similar_pairs
 from detseg3d.planning.recall_bound import CaseLesions, fine_boxes
 
 __all__ = ["DISTANCES", "OVERLAPS", "Suppression", "choose_suppression"]
 
-IntArray = npt.NDArray[np.int64]
 
 # Strictest first. No network tells boxes apart that are still closer than the last ones.
 DISTANCES: Final = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)

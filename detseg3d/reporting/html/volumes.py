@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.body import body_box
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.images import oriented_like, read_image
@@ -21,7 +22,6 @@ from detseg3d.reporting.pictures.slices import intensity_window
 
 __all__ = ["CaseView", "ViewerVolumes", "fit_volumes", "load_volumes"]
 
-Spacing = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 _MARGIN = 2  # voxels around the body

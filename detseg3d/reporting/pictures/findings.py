@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.evaluation.matching import OverlapTable, best_overlaps, overlap_table
 
 __all__ = ["DETECTED", "FALSE_POSITIVE", "FOUND", "MISSED", "Finding", "collect_findings", "select_findings"]
 
-IntArray = npt.NDArray[np.integer[Any]]
 Box = tuple[float, float, float, float, float, float]
 
 FOUND, MISSED, FALSE_POSITIVE, DETECTED = "FOUND", "MISSED", "FALSE POSITIVE", "DETECTED"
@@ -58,9 +58,9 @@ class Finding:
 
 def collect_findings(
     spacing: Sequence[float],
-    predictions: IntArray | None,
+    predictions: AnyIntArray | None,
     records: Sequence[Mapping[str, Any]] | None,
-    truth: IntArray | None,
+    truth: AnyIntArray | None,
     truth_classes: Mapping[int, str] | None = None,
     prediction_classes: Mapping[int, str] | None = None,
 ) -> list[Finding]:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.reporting.pictures.findings import (
     DETECTED,
@@ -48,7 +49,6 @@ __all__ = ["draw_case", "save_figure"]
 # Leaves matplotlib room to compute in float32.
 _BRIGHTEST = 1e30
 
-IntArray = npt.NDArray[np.integer[Any]]
 
 # Green and magenta are told apart by people with any of the common colour vision deficiencies; the truth is also drawn
 # thicker, so that where the two coincide both remain visible.
@@ -65,9 +65,9 @@ _WIDTH, _HEADER_HEIGHT, _GAP, _TILE_HEIGHT, _HIGHEST_OVERVIEW = 16.0, 0.65, 0.1,
 def draw_case(
     image: npt.NDArray[Any],
     spacing: Sequence[float],
-    predictions: IntArray | None = None,
+    predictions: AnyIntArray | None = None,
     records: Sequence[Mapping[str, Any]] | None = None,
-    truth: IntArray | None = None,
+    truth: AnyIntArray | None = None,
     *,
     truth_classes: Mapping[int, str] | None = None,
     prediction_classes: Mapping[int, str] | None = None,

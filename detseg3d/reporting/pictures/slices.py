@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.reporting.pictures.findings import FOUND, Finding
 
@@ -28,7 +29,6 @@ __all__ = [
     "tile_window",
 ]
 
-IntArray = npt.NDArray[np.integer[Any]]
 Region = tuple[tuple[float, float], tuple[float, float]]
 """Rows and columns of a slice, each from and to, in voxel edges."""
 
@@ -43,8 +43,8 @@ class View:
 
     image: npt.NDArray[np.floating[Any]]
     spacing: tuple[float, float, float]
-    truth: IntArray | None
-    predictions: IntArray | None
+    truth: AnyIntArray | None
+    predictions: AnyIntArray | None
     orientation: StoredOrder
 
 

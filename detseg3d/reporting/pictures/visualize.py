@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
@@ -32,7 +30,6 @@ __all__ = ["visualize_files"]
 
 logger = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.integer[Any]]
 PICTURE_ENDINGS = (".png", ".pdf", ".svg")
 
 
@@ -162,7 +159,7 @@ def _roi_file(map_file: Path, case_id: str, rois: str | Path | None) -> Path | N
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _components(label: IntArray, file: Path) -> tuple[IntArray, dict[int, int]]:
+def _components(label: AnyIntArray, file: Path) -> tuple[AnyIntArray, dict[int, int]]:
     """The lesions of a mask, and the value that each has in it."""
     values = sorted(label_values(label))
     if not values:

@@ -3,13 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.evaluation.definitions.lesionwise import LesionwiseRule
 from detseg3d.evaluation.definitions.per_case import CaseFigures, FigureRule, case_figures
-
-IntArray = npt.NDArray[np.int64]
 
 
 def line(*values: int) -> IntArray:

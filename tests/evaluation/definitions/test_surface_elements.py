@@ -4,7 +4,6 @@ import itertools
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
+from detseg3d.core.arrays import BoolArray
 from detseg3d.evaluation.definitions.surface_elements import area_surface_metrics, element_areas, surface_elements
 
-BoolArray = npt.NDArray[np.bool_]
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 2.0, 1.0), (0.7, 1.1, 2.3)]
 masks = arrays(np.bool_, (4, 5, 6))
 spacings = st.sampled_from(SPACINGS)

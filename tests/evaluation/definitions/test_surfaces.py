@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from detseg3d.core.arrays import BoolArray
 from detseg3d.evaluation.definitions.surfaces import surface_metrics, surface_voxels
 
-BoolArray = npt.NDArray[np.bool_]
 SPACING = (3.0, 1.0, 0.5)
 masks = arrays(np.bool_, (3, 4, 5))
 

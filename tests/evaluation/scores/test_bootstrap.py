@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.scores.bootstrap import (
     Contributions,
     Interval,
@@ -16,8 +16,6 @@ from detseg3d.evaluation.scores.bootstrap import (
     interval,
     pooled_share_interval,
 )
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @given(st.integers(1, 30), st.integers(0, 20), st.integers(0, 2**32 - 1))

@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from detseg3d.core.arrays import IntArray
 from detseg3d.evaluation.matching import OverlapTable, overlap_table
 from detseg3d.evaluation.scores.froc import (
     FROC_RATES,
@@ -23,8 +23,6 @@ from detseg3d.evaluation.scores.froc import (
     scored_case,
 )
 from tests.evaluation.scored import MISSED, record, some_cases, tenths
-
-IntArray = npt.NDArray[np.int64]
 
 small_maps = arrays(np.int64, (1, 4, 5), elements=st.integers(0, 4))
 scores_of_four = st.lists(st.integers(1, 5).map(lambda tenths: tenths / 10), min_size=4, max_size=4)

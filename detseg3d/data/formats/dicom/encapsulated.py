@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
@@ -33,13 +32,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.formats.dicom.headers import DicomHeader, damaged, read_header
 from detseg3d.system.files import open_regular_file
 
 __all__ = ["FrameDecoder", "decode_frames", "serve"]
 
-Array = npt.NDArray[Any]
 
 _HTJ2K = {UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203)}
 _DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")

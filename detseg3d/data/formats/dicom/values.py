@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.formats.dicom.encapsulated import FrameDecoder
 from detseg3d.data.formats.dicom.frames import Frame
@@ -24,7 +25,6 @@ __all__ = ["check_pixels", "is_colour", "read_values"]
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 _INTEGERS = (np.int16, np.uint16, np.int32, np.uint32, np.int64)
 _GRAY = ("MONOCHROME1", "MONOCHROME2", "")

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import FloatArray
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.dicom.frames import ACQUISITION_TOLERANCE, Frame
 
 __all__ = ["GAP_TOLERANCE", "Layout", "Refusal", "lay_out"]
 
-FloatArray = npt.NDArray[np.float64]
 
 # A tenth of the gap between slices: scanners round positions, and jitter of that size moves no lesion to another
 # slice. One missing slice of four moves the others by a quarter.

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from detseg3d.core.arrays import Array
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -21,8 +22,6 @@ ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 MODALITIES = {MR: "MR", CT: "CT", PET: "PT", SECONDARY_CAPTURE: "OT", ENHANCED_MR: "MR", ENHANCED_CT: "CT"}
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-Array = npt.NDArray[Any]
 
 
 def uid(text: str) -> str:
