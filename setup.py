@@ -38,6 +38,9 @@ DEPENDENCIES = [
     "matplotlib>=3.8",
     "nibabel>=5.2",
     "safetensors>=0.4",
+    "pebble>=5.1",  # worker processes whose death costs one case
+    "Jinja2>=3.1",  # the pages of report.html
+    "argcomplete>=3.3",
     "pydicom>=3.0",
     "highdicom>=0.25",
     # Decoders of compressed DICOM, as wheels: JPEG (GDCM), JPEG-LS, JPEG 2000; pydicom decodes RLE itself.
@@ -48,8 +51,6 @@ DEPENDENCIES = [
 ]
 
 EXTRAS = {
-    "deploy": ["onnx", "onnxscript", "onnxruntime", "openvino"],
-    "cluster": ["dask[distributed]", "dask-jobqueue"],
     "track": ["tensorboard"],
     "report": ["ipyniivue>=2.4,<3"],  # has NiiVue, the viewer of report.html
     "dev": [
@@ -65,6 +66,10 @@ EXTRAS = {
         "import-linter>=2.1",
         "bandit[toml]>=1.8",
         "mkdocs-material>=9.5",
+        "mkdocstrings[python]>=0.27",
+        "towncrier>=24.8",
+        "nbclient>=0.10",
+        "ipykernel>=6.29",
     ],
 }
 
