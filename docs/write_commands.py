@@ -39,13 +39,13 @@ Ctrl-C or SIGTERM.
 
 def main() -> None:
     """Write both pages beside this file."""
-    (FOLDER / "commands.md").write_text(page(), encoding="utf-8")
-    (FOLDER / "from_nnunet.md").write_text(page_for_nnunet_users(), encoding="utf-8")
+    (FOLDER / "reference" / "commands.md").write_text(page(), encoding="utf-8")
+    (FOLDER / "how_to" / "from_nnunet.md").write_text(page_for_nnunet_users(), encoding="utf-8")
 
 
 def page_for_nnunet_users() -> str:
     """The page from_nnunet.md, with the table of today."""
-    text = (FOLDER / "from_nnunet.md").read_text(encoding="utf-8")
+    text = (FOLDER / "how_to" / "from_nnunet.md").read_text(encoding="utf-8")
     before, rest = text.split(TABLE_BEGINS)
     return before + TABLE_BEGINS + table() + TABLE_ENDS + rest.split(TABLE_ENDS)[1]
 

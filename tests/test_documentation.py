@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from detseg3d.planning.plans import InferencePlan, Plans, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
@@ -67,12 +67,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_page_of_commands_is_that_of_the_parsers() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["page"]()
-    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written, "run docs/write_commands.py"
+    assert (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8") == written
 
 
 def test_the_table_for_users_of_nnunet_is_the_one_that_commands_answer_with() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["page_for_nnunet_users"]()
-    assert (ROOT / "docs" / "from_nnunet.md").read_text(encoding="utf-8") == written, "run docs/write_commands.py"
+    assert (ROOT / "docs" / "how_to" / "from_nnunet.md").read_text(encoding="utf-8") == written
 
 
 @pytest.mark.parametrize(
@@ -81,19 +81,19 @@ def test_the_table_for_users_of_nnunet_is_the_one_that_commands_answer_with() ->
     ids=lambda section: section.__name__,
 )
 def test_the_page_of_plans_explains_every_key(section: type[BaseModel]) -> None:
-    page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "plans.md").read_text(encoding="utf-8")
     explained = {word.rsplit(".", 1)[-1] for word in re.findall(r"`([\w.]+)`", page)}
     assert set(section.model_fields) - explained == set()
 
 
 def test_the_site_has_every_page() -> None:
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
-    shown = set(re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    shown = set(re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     assert shown == pages
 
 
 def test_the_modules_that_the_design_names_are_there() -> None:
-    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "concepts" / "design.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
     assert len(named) > 15
     roots = (ROOT / "detseg3d", ROOT)

@@ -1,4 +1,4 @@
-"""What docs/security.md says of the program as a whole: data are never code, no shell, no network."""
+"""What docs/reference/security.md says of the program as a whole: data are never code, no shell, no network."""
 
 from __future__ import annotations
 

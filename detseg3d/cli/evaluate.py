@@ -46,7 +46,7 @@ The main figures match lesions and predictions one to one with IoU >= 0.1. Besid
 at IoU >= 0.5 and at any overlap, where a lesion is found if a prediction shares a voxel with it.
 A case without lesions in truth and prediction has Dice 1 and is counted apart. Predictions with
 scores also get FROC curves and average precision. Intervals are a bootstrap over patients
-(`patients` in dataset.json, else cases). Definitions and sources: docs/metrics.md.
+(`patients` in dataset.json, else cases). Definitions and sources: docs/reference/metrics.md.
 
 Give -pred more than once to compare systems: each difference comes with its paired interval.
 
@@ -161,7 +161,7 @@ def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset",
         choices=("brats2024-mets", "brats2026-mets", "picai", "panoptica"),
-        help="also compute the figures of this challenge or program under its own rules (docs/metrics.md states them)",
+        help="also compute the metrics of this challenge or program by its own rules (docs/reference/metrics.md)",
     )
     group.add_argument("--no_hd95", action="store_true", help="leave out distances between surfaces")
     group.add_argument(

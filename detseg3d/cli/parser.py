@@ -115,7 +115,7 @@ def own_word(text: str) -> str:
     Raises
     ------
     argparse.ArgumentTypeError
-        With the line of docs/from_nnunet.md for this word.
+        With the line of docs/how_to/from_nnunet.md for this word.
     """
     answer = answer_word(text)
     if answer is not None:

@@ -1,4 +1,4 @@
-"""What users of nnU-Net type, and what takes its place here: one table for messages and docs/from_nnunet.md."""
+"""What users of nnU-Net type, and what takes its place here: one table for messages and docs/how_to/from_nnunet.md."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`-p PLANS`, `-pl PLANNER`, `-overwrite_plans_name`",
-        "none: a data set has one plans.json, which can be edited ([plans.md](plans.md)). Leave the flag out",
+        "none: a data set has one plans.json, to edit ([plans.md](../reference/plans.md)). Leave the flag out",
         flags=("-p", "-pl", "-overwrite_plans_name"),
     ),
     Counterpart(
@@ -203,13 +203,13 @@ def plain(markdown: str) -> str:
 
     Examples
     --------
-    >>> plain("`--memory_gb 24` ([plans.md](plans.md))")
-    '--memory_gb 24 (docs/plans.md)'
+    >>> plain("`--memory_gb 24` ([plans.md](../reference/plans.md))")
+    '--memory_gb 24 (docs/reference/plans.md)'
     """
-    return markdown.replace("`", "").replace("[plans.md](plans.md)", "docs/plans.md")
+    return markdown.replace("`", "").replace("[plans.md](../reference/plans.md)", "docs/reference/plans.md")
 
 
 def table(lines: Sequence[Counterpart] = COUNTERPARTS) -> str:
-    """The table of docs/from_nnunet.md."""
+    """The table of docs/how_to/from_nnunet.md."""
     rows = [f"| {line.there} | {line.here} |" for line in lines]
     return "\n".join(["| nnU-Net v2 | here |", "|---|---|", *rows])

@@ -333,7 +333,7 @@ class Predictor:
 
     def _segment(self, image: torch.Tensor, found: Detections) -> SegmentedRois:
         detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
-        # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/design.md).
+        # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/concepts).
         return segment_rois(self.models, image, detection_image, found, self.mirror_axes[-1:], self.device)
 
     def _detect(self, image: torch.Tensor, inference: InferencePlan, limit: int) -> tuple[Detections, float]:

@@ -85,7 +85,7 @@ class DetSeg3D(nn.Module):
             extent / spacing for extent, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)
         )
         self.cell_sizes = plans.cell_sizes()
-        # Channels-last makes bfloat16 convolutions 2 to 4 times as fast on a CPU (docs/design.md).
+        # Channels-last makes bfloat16 convolutions 2 to 4 times as fast on a CPU (docs/concepts).
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     # -- Stage 1 ------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ __all__ = [
 LEAST_GAIN = 0.01
 """What an option must gain in :attr:`Reach.score` over the simpler one to be taken: as if 2 % of the lesions spanned
 half a cell before and a whole one now. A head at full resolution makes a training step about four times as long
-(docs/experiments.md), and a smaller planned volume cuts scans into parts."""
+(docs/research_log), and a smaller planned volume cuts scans into parts."""
 COARSER_FOR_A_FULL_HEAD = math.sqrt(2)
 """A head at full resolution may have so many times longer voxels than the grid without one: its cells still become
 shorter by the same factor, since they are voxels and not two of them."""

@@ -238,7 +238,7 @@ class TrainingPlan(_Strict):
     focal_beta: Annotated[float, Field(ge=0)] = 4.0
     joint: bool = Field(
         default=True,
-        description="the masks' loss reaches the backbone of Stage 1; there its gradient is small (docs/design.md)",
+        description="the masks' loss reaches the backbone of Stage 1; there its gradient is small (docs/concepts)",
     )
     augmentation: float = Field(default=1.0, ge=0, le=2, description="how often windows are more than flipped")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")

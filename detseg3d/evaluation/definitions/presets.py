@@ -1,6 +1,6 @@
 """The figures of challenges and of other programs, under their own rules.
 
-docs/metrics.md states each rule and where it is published.
+docs/reference/metrics.md states each rule and where it is published.
 """
 
 from __future__ import annotations

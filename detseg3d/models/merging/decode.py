@@ -96,7 +96,7 @@ def peaks(probability: torch.Tensor, threshold: float) -> torch.Tensor:
     """Cells that reach ``threshold`` and are exceeded by none of the six cells that share a face with them.
 
     Of the 26 cells around, those at edges and corners often belong to the next lesion; where that one is more certain,
-    it must not hide this one (docs/experiments.md). What stands twice for one lesion is left to the suppression.
+    it must not hide this one (docs/research_log). What stands twice for one lesion is left to the suppression.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class Segmenter(nn.Module):
 
     Its input is the image crop and the indicator of the detected box; the crop of live Stage 1 features enters one
     scale below, where its resolution belongs. Through it the segmentation loss reaches the backbone of Stage 1, with a
-    gradient of some hundredths of the detection losses' (docs/design.md).
+    gradient of some hundredths of the detection losses' (docs/concepts).
     """
 
     def __init__(self, plan: Stage2Plan, num_channels: int, num_classes: int, context_channels: int) -> None:

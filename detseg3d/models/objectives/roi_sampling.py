@@ -70,7 +70,7 @@ def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatA
 
     Centres of lesions up to 15 voxels are moved about as far as Stage 1 errs (.3 to .4 voxels), those of larger ones
     half as far. Sizes vary a third as much: their logarithm has a standard deviation of .12, that of Stage 1's best
-    boxes .26 to .42 (Dataset101, docs/experiments.md). Three times the jitter gave no better masks in 331 steps.
+    boxes .26 to .42 (Dataset101, docs/research_log). Three times the jitter gave no better masks in 331 steps.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """How long a training is, in steps of the optimiser.
 
-The number of steps follows from what there is to learn. The range was chosen by the trainings of docs/experiments.md,
+The number of steps follows from what there is to learn. The range was chosen by the trainings of docs/research_log,
 "Length of the training"; its upper part is a guess, since the longest training that was measured has 2627 steps.
 """
 

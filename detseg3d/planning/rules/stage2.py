@@ -29,9 +29,9 @@ __all__ = [
 
 # Edge of the RoI for a 75th-percentile lesion of up to so many fine voxels; with the margin of 0.3 a side, one sample
 # then stands for at most 1.25 voxels, of large lesions for 1.5: their masks are learned in half the time, and a voxel
-# more or less at the rim matters little there (docs/experiments.md). Small lesions gain nothing from more samples than
+# more or less at the rim matters little there (docs/research_log). Small lesions gain nothing from more samples than
 # 24, and a step costs 1.7 times as much with 32. The few larger lesions are covered by several RoIs. Sized for the 95th
-# percentile instead, the RoIs of a set of mostly small lesions would take most of the training's time (docs/design.md).
+# percentile instead, the RoIs of a set of mostly small lesions would take most of the training's time (docs/concepts).
 ROI_EDGES = ((12.0, 24), (25.0, 32), (45.0, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
@@ -42,7 +42,7 @@ STAGE2_CHANNELS = (16, 32, 64, 160)
 POOLING_RATIO = 2.0
 SMALLEST_POOLED = 8
 # Small windows first: twice as many of 48³ as of 64³ in the same time found more lesions of every size
-# (docs/experiments.md).
+# (docs/research_log).
 WINDOW_EDGES = (48, 96)
 SHARES = (0.6, 0.25, 0.15)
 NEARLY_WHOLE = 0.8

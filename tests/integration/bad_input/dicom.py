@@ -1,4 +1,4 @@
-"""DICOM folders of docs/bad_input.md: situation, what came out before, what comes out now, and the test of it."""
+"""DICOM folders of docs/reference/bad_input.md: situation, outcome before, outcome now, and the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files of docs/bad_input.md, hostile or of other formats: what came out before, and now, and the test."""
+"""Image files of docs/reference/bad_input.md, hostile or of other formats: outcome before and now, and the test."""
 
 from __future__ import annotations
 

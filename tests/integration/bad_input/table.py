@@ -1,4 +1,4 @@
-"""docs/bad_input.md, made of the tables that the tests run through: ``python -m tests.integration.bad_input.table``."""
+"""Write docs/reference/bad_input.md from the tables of the tests: ``python -m tests.integration.bad_input.table``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.training import test_sampling as test_training_sampling
 
 __all__ = ["DICOM", "FORMATS", "HABITS", "HOSTILE", "ONE_BY_ONE", "PAGE", "render"]
 
-PAGE = Path(__file__).parents[3] / "docs" / "bad_input.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "bad_input.md"
 Row = tuple[str, str, str]
 
 INTRODUCTION = """\
@@ -74,7 +74,7 @@ What was decided:
 - **MetaImage and NRRD** are read by strict readers of this package: some headers end the process of ITK, and
   others make any file of the machine voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in
   the folder of the header; lists and patterns of files are refused.
-- **DICOM** gives one volume or an error that lists the series of the folder ([the rules](dicom.md)). A slice that is
+- **DICOM** gives one volume or an error that lists the series ([the rules](../how_to/dicom.md)). A slice that is
   empty, cut off, or smaller than rows × columns is an error by its name, the first and the last included.
 - **A file of another format** than its name says is refused, and the error names the format. Named pipes, sockets,
   devices and folders where a file belongs are refused at once.
@@ -289,7 +289,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     (
         "flags and words of nnU-Net without a counterpart (`-tr`, `3d_fullres`)",
         "`unrecognized arguments: 0`",
-        "the line of [from_nnunet.md](from_nnunet.md)",
+        "the line of [from_nnunet.md](../how_to/from_nnunet.md)",
         test_cli_parser,
         "test_every_flag_of_nnunet_is_known_or_answered",
     ),

@@ -1,4 +1,4 @@
-"""Commands under a limit of the address space, as docs/security.md recommends: a result, or an error by name."""
+"""Commands under a limit of the address space, as docs/reference/security.md recommends: a result, or a named error."""
 
 from __future__ import annotations
 
