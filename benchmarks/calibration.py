@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import FloatArray
+from detseg3d.core.log_odds import mean_by_log_odds
 from detseg3d.evaluation.scores.calibration import apply_calibration, fit_calibration
 from detseg3d.evaluation.scores.ensemble_calibration import (
     ScoreSpread,
     calibration_of_several,
-    mean_by_log_odds,
     variance_between,
 )
 

@@ -29,7 +29,7 @@ from detseg3d.evaluation.scores.ensemble_calibration import (
     calibration_of_several,
     variance_between,
 )
-from detseg3d.inference.ensemble import MemberScores
+from detseg3d.models.ensemble import MemberScores
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged, merge_pasted, merge_rois
 from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions

@@ -20,7 +20,6 @@ from detseg3d.data.dataset import RawCase, list_inputs
 from detseg3d.data.images import file_ending, read_channels, read_geometry, write_image
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
-from detseg3d.inference.ensemble import SegmentedRois, average_dense, segment_rois
 from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import (
@@ -42,6 +41,7 @@ from detseg3d.inference.result import (
     write_tables,
 )
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.ensemble import SegmentedRois, average_dense, segment_rois
 from detseg3d.models.merging.decode import Detections, decode, highest_probability
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights

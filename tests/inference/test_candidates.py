@@ -21,7 +21,7 @@ from detseg3d.inference.candidates import (
     loose_suppression,
     save_candidates,
 )
-from detseg3d.inference.ensemble import MemberScores
+from detseg3d.models.ensemble import MemberScores
 from detseg3d.models.merging.merge import Lesion, Merged
 from detseg3d.models.merging.scores import lowest_score
 from detseg3d.planning.plans import Plans

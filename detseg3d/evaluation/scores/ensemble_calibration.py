@@ -26,12 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import FloatArray
+from detseg3d.core.log_odds import from_log_odds, log_odds
 from detseg3d.evaluation.scores.calibration import apply_calibration
 
-__all__ = ["ScoreSpread", "calibration_of_several", "mean_by_log_odds", "variance_between"]
+__all__ = ["ScoreSpread", "calibration_of_several", "variance_between"]
 
 
-_LEAST = 1e-3  # odds beyond 1 to 1000 are those of rounding
 _LARGEST_SLOPE = 4.0
 _STEPS = 48  # points at which the new map is evaluated beside the old ones
 _GAP = 1e-9
@@ -55,28 +55,12 @@ class ScoreSpread:
     @classmethod
     def of(cls, scores: npt.ArrayLike, is_lesion: npt.ArrayLike) -> ScoreSpread:
         """Measure it on raw scores and whether each is a lesion, both of shape ``(N,)``."""
-        odds, truth = _log_odds(np.asarray(scores, np.float64)), np.asarray(is_lesion, np.bool_)
+        odds, truth = log_odds(np.asarray(scores, np.float64)), np.asarray(is_lesion, np.bool_)
         kinds = [odds[truth], odds[~truth]]
         if min(map(len, kinds)) < 2:
             return cls()
         within = sum(float(((kind - kind.mean()) ** 2).sum()) for kind in kinds)
         return cls(float(truth.mean()), within / (len(odds) - 2))
-
-
-def mean_by_log_odds(scores: FloatArray) -> FloatArray:
-    """Mean over the first axis on the scale of log-odds.
-
-    A single score near 0 does not outweigh all others: odds beyond 1 to 1000 count as 1 to 1000. Where all scores are
-    beyond on the same side, the plain mean is taken.
-
-    Examples
-    --------
-    >>> mean_by_log_odds(np.array([[0.5, 0.8, 1e-5], [0.5, 0.2, 3e-5]])).tolist()
-    [0.5, 0.5, 2e-05]
-    """
-    beyond = (scores < _LEAST).all(axis=0) | (scores > 1 - _LEAST).all(axis=0)
-    mean: FloatArray = np.where(beyond, scores.mean(axis=0), _probability(_log_odds(scores).mean(axis=0)))
-    return mean
 
 
 def variance_between(scores: FloatArray) -> float:
@@ -95,7 +79,7 @@ def variance_between(scores: FloatArray) -> float:
     networks, candidates = scores.shape
     if networks < 2 or candidates == 0:
         return 0.0
-    return float(_log_odds(scores).var(axis=0, ddof=1).mean())
+    return float(log_odds(scores).var(axis=0, ddof=1).mean())
 
 
 def calibration_of_several(
@@ -136,25 +120,14 @@ def calibration_of_several(
     slope = spread.variance / left
     places = np.unique([*(score for score, _ in knots), *np.linspace(0, 1, _STEPS + 1)])
     places = places[(places > _GAP) & (places < 1 - _GAP)]
-    centre = _log_odds(np.array([spread.base_rate]))[0]
+    centre = log_odds(np.array([spread.base_rate]))[0]
     stretch = (1 + math.pi * between * (1 - 1 / networks) / 8) ** (as_probability / 2)
-    by_log_odds = _probability(stretch * _log_odds(places))
-    odds = centre + slope * (_log_odds(apply_calibration(knots, by_log_odds)) - centre)
+    by_log_odds = from_log_odds(stretch * log_odds(places))
+    odds = centre + slope * (log_odds(apply_calibration(knots, by_log_odds)) - centre)
     points = [(0.0, 0.0)]
-    for place, probability in zip(places.tolist(), _probability(odds).tolist(), strict=True):
+    for place, probability in zip(places.tolist(), from_log_odds(odds).tolist(), strict=True):
         # The scale of log-odds ends: beyond, what was in order stays in order.
         height = max(probability, points[-1][1] + _GAP)
         if place > points[-1][0] + _GAP and height < 1 - _GAP:
             points.append((place, height))
     return (*points, (1.0, 1.0))
-
-
-def _log_odds(probability: FloatArray) -> FloatArray:
-    clipped = np.clip(probability, _LEAST, 1 - _LEAST)
-    odds: FloatArray = np.log(clipped / (1 - clipped))
-    return odds
-
-
-def _probability(log_odds: FloatArray) -> FloatArray:
-    result: FloatArray = 1 / (1 + np.exp(-log_odds))
-    return result

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detseg3d.core.log_odds import mean_by_log_odds
 from detseg3d.evaluation.scores.calibration import apply_calibration, expected_calibration_error, fit_calibration
 from detseg3d.evaluation.scores.ensemble_calibration import (
     ScoreSpread,
     calibration_of_several,
-    mean_by_log_odds,
     variance_between,
 )
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.inference.ensemble import average_dense, flip_combinations, flip_dense, highest_near, segment_rois
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.ensemble import average_dense, flip_combinations, flip_dense, highest_near, segment_rois
 from detseg3d.models.merging.decode import DenseLevel, Detections
 from detseg3d.models.networks.detector import DetectorOutput, LevelOutput
 from detseg3d.models.networks.segmenter import SegmenterOutput

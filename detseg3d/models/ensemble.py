@@ -15,7 +15,7 @@ from torch import nn
 
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.scores.ensemble_calibration import mean_by_log_odds
+from detseg3d.core.log_odds import mean_by_log_odds
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merging.decode import DenseLevel, Detections, dense_levels
 from detseg3d.models.merging.paste import RoiPrediction
