@@ -1,7 +1,7 @@
 """Train and judge variants of the method on one data set: the same folds, seeds and budget for all.
 
     python -m benchmarks.accuracy --preprocessed PREPROCESSED/Dataset101_SynthMS -o ablations \
-        --variants baseline "nearest 7" --folds 0 --seeds 0 1 --steps 662
+        --variants baseline "windows of 48" --folds 0 --seeds 0 1 --steps 662
 
 Each training is a folder of its own, and its figures a JSON file, so that a benchmark that is cut off goes on where it
 was; ``table.json`` and ``table.md`` hold all that is there. With ``--steps`` every variant sees the same windows,

@@ -349,7 +349,6 @@ class Predictor:
             max_candidates=limit,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
-            reach=self.plans.training.regression_reach,
         )
         return found, highest_probability(levels, cell_sizes, shape)
 

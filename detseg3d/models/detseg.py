@@ -24,7 +24,7 @@ from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
 from detseg3d.models.objectives.losses import detection_losses, roi_mask_loss, roi_score_loss
 from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.objectives.roi_sampling import RoiSample, sample_boxes
-from detseg3d.models.objectives.targets import TargetRules, VolumeTargets, assign_levels, level_targets
+from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.stage2 import rois_of_window
 
@@ -45,13 +45,12 @@ class Losses(NamedTuple):
     heatmap: torch.Tensor
     size: torch.Tensor
     offset: torch.Tensor
-    overlap: torch.Tensor
     segmentation: torch.Tensor
     roi_score: torch.Tensor
 
     def total(self, lambda_seg: float, lambda_score: float) -> torch.Tensor:
         """``L_det + λ_seg L_seg + λ_score L_score``."""
-        detection = self.heatmap + self.size + self.offset + self.overlap
+        detection = self.heatmap + self.size + self.offset
         return detection + lambda_seg * self.segmentation + lambda_score * self.roi_score
 
 
@@ -189,20 +188,13 @@ class DetSeg3D(nn.Module):
         """
         output = self.detect(self.to_detection_grid(image))
         training = self.plans.training
-        detection = detection_losses(
-            output.levels,
-            self._level_targets(output, targets),
-            positives,
-            training.focal_alpha,
-            training.focal_beta,
-            training.box_loss,
-        )
+        detection = detection_losses(output.levels, self._level_targets(output, targets), positives)
         with torch.no_grad():
             samples = [
                 self._sample(output, volume, target, image.shape[2:], random) for volume, target in enumerate(targets)
             ]
             batch = self._crop_batch(image, targets, samples, random)
-        features = self.roi_features(output.features if training.joint else output.features.detach())
+        features = self.roi_features(output.features)
         cropped = None
         if features is not None:
             cropped = torch.cat([self.crop_features(features[i], rois) for i, rois in enumerate(batch.rois)])
@@ -216,12 +208,6 @@ class DetSeg3D(nn.Module):
         return Losses(*detection, segmentation, roi_score_loss(result.score, batch.positive))
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
-        training = self.plans.training
-        target_rules = TargetRules(
-            nearest_cells=training.nearest_cells if training.center_targets == "nearest" else 0,
-            reach=training.regression_reach,
-            boxes_per_class=self.plans.stage1.boxes_per_class,
-        )
         levels = [
             assign_levels(target.boxes, self.plans.fine_spacing, self.plans.stage1.level_upper_sizes)
             for target in targets
@@ -233,7 +219,7 @@ class DetSeg3D(nn.Module):
                 self.plans.num_classes,
                 level.heatmap.shape[2:],
                 self.cell_sizes[index],
-                target_rules,
+                self.plans.stage1.boxes_per_class,
             )
             for index, level in enumerate(output.levels)
         ]
@@ -271,7 +257,6 @@ class DetSeg3D(nn.Module):
             max_candidates=self._candidate_limit(shape) if max_candidates is None else max_candidates,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,
-            reach=self.plans.training.regression_reach,
         )
 
     def _candidate_limit(self, shape: Sequence[int]) -> int:

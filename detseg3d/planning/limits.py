@@ -128,7 +128,7 @@ def _detector(plan: Stage1Plan, num_channels: int, num_classes: int) -> int:
     width = plan.fpn_channels
     total += sum(_convolution(channels, width) for channels in plan.channels[plan.head_stages[0] :])
     for stage in plan.head_stages:
-        total += (1 + plan.towers) * _normed(width, width, plan.kernels[stage])
+        total += 2 * _normed(width, width, plan.kernels[stage])
         total += _convolution(width, num_classes) + _convolution(width, 6)
     return total
 

@@ -135,7 +135,7 @@ def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
         values += count * channels * MAPS_PER_CONV * (1 + 2 * blocks)
     for stage in plan.head_stages:
         # The merged map, then smoothing and, if there is one, tower.
-        values += cells[stage] * plan.fpn_channels * (1 + (1 + plan.towers) * MAPS_PER_CONV)
+        values += cells[stage] * plan.fpn_channels * (1 + 2 * MAPS_PER_CONV)
     return values
 
 

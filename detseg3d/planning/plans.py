@@ -57,7 +57,7 @@ __all__ = [
     "save_plans",
 ]
 
-PLANS_VERSION: Final = 3
+PLANS_VERSION: Final = 4
 MOST_PLANS_BYTES: Final = 16 << 20
 """Size of a plans.json. What the planner writes has some kilobytes."""
 
@@ -140,7 +140,6 @@ class Stage1Plan(_Strict):
     level_upper_sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(
         description="between neighbouring levels: the largest lesion (edges z, y, x in mm) that the finer level takes"
     )
-    towers: bool = Field(default=True, description="a convolution of its own for each head, behind the pyramid's")
     boxes_per_class: bool = Field(
         default=False,
         description="each class has a box of its own in a cell; planned where lesions of two classes share one",
@@ -224,22 +223,6 @@ class TrainingPlan(_Strict):
     rois_per_volume: Count = 4
     roi_share: Fraction = Field(default=0.125, description="more RoIs, up to this share of the window in samples")
     positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
-    center_targets: Literal["gaussian", "nearest"] = Field(
-        default="gaussian",
-        description="what the heatmap is asked for: a Gaussian around the cell of each centre, or 1 at the nearest "
-        "cells with a ring of cells around them that do not count (CPMNet)",
-    )
-    nearest_cells: Count = 7
-    regression_reach: Annotated[int, Field(ge=0, le=3)] = Field(
-        default=0, description="cells around that of the centre which learn its box, too, by their closeness"
-    )
-    box_loss: Literal["l1", "diou", "both"] = "l1"
-    focal_alpha: Annotated[float, Field(ge=0)] = 2.0
-    focal_beta: Annotated[float, Field(ge=0)] = 4.0
-    joint: bool = Field(
-        default=True,
-        description="the masks' loss reaches the backbone of Stage 1; there its gradient is small (docs/concepts)",
-    )
     augmentation: float = Field(default=1.0, ge=0, le=2, description="how often windows are more than flipped")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
@@ -368,7 +351,7 @@ class Plans(_Strict):
     anterior-posterior, x is right-left.
     """
 
-    version: Literal[3] = PLANS_VERSION
+    version: Literal[4] = PLANS_VERSION
     dataset_name: str
     file_ending: str
     channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)

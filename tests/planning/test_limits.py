@@ -27,7 +27,7 @@ FOUR_SCALES = {
 }
 
 
-@pytest.mark.parametrize("stage1", [{}, THREE_STAGES, {"towers": False}])
+@pytest.mark.parametrize("stage1", [{}, THREE_STAGES])
 @pytest.mark.parametrize(
     "stage2", [{}, FOUR_SCALES, {**FOUR_SCALES, "context_attention": True}, {"feature_channels": 0}]
 )

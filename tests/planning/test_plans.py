@@ -30,7 +30,7 @@ def test_plans_come_back_from_disk(tmp_path: Path, tiny_plans: Plans) -> None:
 def test_plans_are_written_for_people(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
     text = (tmp_path / "plans.json").read_text(encoding="utf-8")
-    assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 3
+    assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 4
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detseg3d.core.boxes import boxes_from_centers_and_sizes
 from detseg3d.models.merging.decode import DenseLevel, decode
 from detseg3d.models.objectives.roi_sampling import match_proposals
-from detseg3d.models.objectives.targets import TargetRules, VolumeTargets, assign_levels, level_targets
+from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import InferencePlan, RecallBound
 from detseg3d.planning.recall_bound import (
     CaseLesions,
@@ -60,7 +60,7 @@ def found_by_drawing(case: CaseLesions, levels: DetectionLevels, inference: Infe
             len(NAMES),
             grid,
             cell,
-            TargetRules(boxes_per_class=levels.boxes_per_class),
+            boxes_per_class=levels.boxes_per_class,
         )
         boxes = len(NAMES) if levels.boxes_per_class else 1
         sizes, offsets = torch.zeros(boxes, 3, *grid), torch.zeros(boxes, 3, *grid)

@@ -19,6 +19,10 @@ from detseg3d.planning.recall_bound import PEAKS_PER_CANDIDATE
 
 __all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "highest_probability", "peaks"]
 
+# A box is learned in the cell that holds the centre, so its true offset is at most half a cell. A predicted centre may
+# lie half a cell farther away.
+_MAX_OFFSET = 1.0
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -132,7 +136,6 @@ def decode(
     max_candidates: int,
     distance: float,
     iou: float,
-    reach: int = 0,
 ) -> Detections:
     """Boxes of one volume.
 
@@ -152,9 +155,6 @@ def decode(
         large lesion has several, and none of them may take the place of a weak lesion elsewhere.
     distance, iou : float
         See :func:`detseg3d.core.nms.suppress`.
-    reach : int, optional
-        Cells around that of the centre, along each axis, that learned its box; no centre is looked for farther off than
-        half a cell beyond, and half a cell of error.
 
     Returns
     -------
@@ -162,7 +162,6 @@ def decode(
         Best first.
     """
     boxes, scores, classes = [], [], []
-    farthest = reach + 1.0
     extent = torch.tensor(tuple(shape), dtype=torch.float32)
     for level, cell_size in zip(levels, cell_sizes, strict=True):
         unit = torch.tensor(tuple(cell_size), dtype=torch.float32)
@@ -171,7 +170,7 @@ def decode(
         label, z, y, x = index.unbind(1)
         cell = index[:, 1:].cpu().float()
         offset, log_size = (_own_box(values, index) for values in (level.offset, level.log_size))
-        center = (cell + 0.5 + offset.clamp(-farthest, farthest)) * unit
+        center = (cell + 0.5 + offset.clamp(-_MAX_OFFSET, _MAX_OFFSET)) * unit
         # No lesion has its centre less than half a voxel from the border, whatever the regression says.
         center = torch.minimum(center.clamp_min(0.5), extent - 0.5)
         # exp(6) = 400 cells: a wild regression must not become an infinite box.

@@ -42,10 +42,10 @@ class DetectorOutput(NamedTuple):
 class _Head(nn.Module):
     """One level's head. Levels share nothing: their statistics and scales differ."""
 
-    def __init__(self, channels: int, classes: int, boxes: int, kernel: tuple[int, int, int], tower: bool) -> None:
+    def __init__(self, channels: int, classes: int, boxes: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
         self.boxes = boxes
-        self.tower = ConvNormAct(channels, channels, kernel) if tower else nn.Identity()
+        self.tower = ConvNormAct(channels, channels, kernel)
         self.heatmap = Conv3d(channels, classes, 1)
         self.regression = Conv3d(channels, 6 * boxes, 1)
         for convolution in (self.heatmap, self.regression):
@@ -96,13 +96,7 @@ class Detector(nn.Module):
             ConvNormAct(plan.fpn_channels, plan.fpn_channels, plan.kernels[stage]) for stage in plan.head_stages
         )
         self.heads = nn.ModuleList(
-            _Head(
-                plan.fpn_channels,
-                num_classes,
-                num_classes if plan.boxes_per_class else 1,
-                plan.kernels[stage],
-                plan.towers,
-            )
+            _Head(plan.fpn_channels, num_classes, num_classes if plan.boxes_per_class else 1, plan.kernels[stage])
             for stage in plan.head_stages
         )
 

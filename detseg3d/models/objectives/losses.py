@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -13,27 +13,26 @@ from detseg3d.models.objectives.targets import LevelTargets
 __all__ = [
     "DetectionLosses",
     "detection_losses",
-    "diou_loss",
     "heatmap_focal_loss",
     "roi_mask_loss",
     "roi_score_loss",
 ]
 
 
-def heatmap_focal_loss(
-    logits: torch.Tensor, target: torch.Tensor, alpha: float = 2.0, beta: float = 4.0
-) -> torch.Tensor:
+# The exponents of the focal loss, as published (Zhou et al. 2019). Other values were not better (docs/research_log).
+_ALPHA = 2.0
+_BETA = 4.0
+
+
+def heatmap_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Sum of the penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), from logits.
 
-    Cells with target 1 are positives; the others are negatives whose weight falls with ``(1 - target)^beta``.
+    Cells with target 1 are positives. The others are negatives, and their weight is ``(1 - target)^4``.
 
     Parameters
     ----------
     logits, target : Tensor, equal shapes
         Targets in [0, 1].
-    alpha : float
-        How much cells that are right already are discounted.
-    beta : float
 
     Returns
     -------
@@ -45,7 +44,7 @@ def heatmap_focal_loss(
     log_p, log_not_p = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     p = logits.sigmoid()
     positive = (target >= 1).float()
-    losses = positive * (1 - p) ** alpha * log_p + (1 - positive) * (1 - target) ** beta * p**alpha * log_not_p
+    losses = positive * (1 - p) ** _ALPHA * log_p + (1 - positive) * (1 - target) ** _BETA * p**_ALPHA * log_not_p
     return -losses.sum()
 
 
@@ -55,78 +54,37 @@ class DetectionLosses(NamedTuple):
     heatmap: torch.Tensor
     size: torch.Tensor
     offset: torch.Tensor
-    overlap: torch.Tensor
 
 
 def detection_losses(
-    outputs: list[LevelOutput],
-    targets: list[LevelTargets],
-    positives: float | None = None,
-    alpha: float = 2.0,
-    beta: float = 4.0,
-    box_loss: Literal["l1", "diou", "both"] = "l1",
+    outputs: list[LevelOutput], targets: list[LevelTargets], positives: float | None = None
 ) -> DetectionLosses:
     """Losses over all levels, divided by ``positives``: the lesions of the batch, at least 1.
 
-    Size and offset are L1 at the cells that learn a box, averaged over the axes. Sizes are compared as logarithms:
-    a factor of two counts alike for a small and a large lesion. Overlap is 1 - DIoU at the same cells. What
-    ``box_loss`` does not ask for is not computed, and 0.
+    Size and offset are the mean absolute errors over the axes, summed over the cells that learn a box. Sizes are
+    compared as logarithms: a factor of two costs the same for a small and a large lesion.
 
     Parameters
     ----------
     outputs, targets : lists with one entry per level
     positives : float, optional
-        Default: the lesions of the targets.
-    alpha, beta : float
-        Of :func:`heatmap_focal_loss`.
-    box_loss : {"l1", "diou", "both"}
-        L1 of size and offset, :func:`diou_loss`, or both.
+        Default: the cells of ``targets`` that learn a box.
     """
     if positives is None:
-        positives = max(1.0, float(sum(target.weight.sum() for target in targets)))
+        positives = float(max(1, sum(len(target.cells) for target in targets)))
     device = outputs[0].heatmap.device
-    heatmap, size, offset, overlap = (torch.zeros((), device=device) for _ in range(4))
+    heatmap, size, offset = (torch.zeros((), device=device) for _ in range(3))
     for output, target in zip(outputs, targets, strict=True):
-        heatmap = heatmap + heatmap_focal_loss(output.heatmap, target.heatmap.to(device), alpha, beta)
+        heatmap = heatmap + heatmap_focal_loss(output.heatmap, target.heatmap.to(device))
         batch, z, y, x = target.cells.to(device).unbind(1)
-        weight = target.weight.to(device)[:, None]
         true_size, true_offset = target.log_size.to(device), target.offset.to(device)
         # Of the boxes of each of these cells, (P, boxes, 3), the one that it learns.
         row, box = torch.arange(len(batch), device=device), target.box.to(device)
         log_size = output.log_size[batch, :, z, y, x].unflatten(1, (-1, 3))[row, box].float()
         shift = output.offset[batch, :, z, y, x].unflatten(1, (-1, 3))[row, box].float()
-        if box_loss != "diou":
-            size = size + ((log_size - true_size).abs() * weight).sum() / 3
-            offset = offset + ((shift - true_offset).abs() * weight).sum() / 3
-        if box_loss != "l1":
-            overlap = overlap + (diou_loss(log_size, shift, true_size, true_offset) * weight[:, 0]).sum()
-    return DetectionLosses(heatmap / positives, size / positives, offset / positives, overlap / positives)
-
-
-def diou_loss(
-    log_size: torch.Tensor, center: torch.Tensor, true_log_size: torch.Tensor, true_center: torch.Tensor
-) -> torch.Tensor:
-    """One minus the distance-IoU of pairs of boxes (Zheng et al. 2020): 1 - IoU + d² / c².
-
-    ``d`` is the distance of the centres, ``c`` the diagonal of the box that encloses both.
-
-    Parameters
-    ----------
-    log_size, center, true_log_size, true_center : Tensor, shape ``(P, 3)``
-        Logarithm of the edges, and centres, in one unit.
-
-    Returns
-    -------
-    Tensor, shape ``(P,)``
-    """
-    # As wide as decoding allows: a wild regression must not overflow.
-    half, true_half = log_size.clamp(-6, 6).exp() / 2, true_log_size.clamp(-6, 6).exp() / 2
-    low, high = center - half, center + half
-    true_low, true_high = true_center - true_half, true_center + true_half
-    common = (torch.minimum(high, true_high) - torch.maximum(low, true_low)).clamp_min(0).prod(1)
-    union = (2 * half).prod(1) + (2 * true_half).prod(1) - common
-    diagonal = (torch.maximum(high, true_high) - torch.minimum(low, true_low)).square().sum(1)
-    return 1 - common / union + (center - true_center).square().sum(1) / diagonal
+        size = size + (log_size - true_size).abs().sum() / 3
+        offset = offset + (shift - true_offset).abs().sum() / 3
+    return DetectionLosses(heatmap / positives, size / positives, offset / positives)
 
 
 def roi_mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

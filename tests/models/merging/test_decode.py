@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detseg3d.models.merging.decode import DenseLevel, Detections, decode, dense_levels, peaks
 from detseg3d.models.networks.detector import LevelOutput
-from detseg3d.models.objectives.targets import TargetRules, level_targets
+from detseg3d.models.objectives.targets import level_targets
 from tests.models.factory import make_detections
 
 DEFAULTS: dict[str, Any] = {"threshold": 0.5, "max_candidates": 100, "distance": 0.5, "iou": 0.3}
@@ -57,12 +57,11 @@ def test_planted_boxes_come_back_from_ideal_maps(seed: int, cell: tuple[float, f
     assert np.all(found.scores == 1)
 
 
-@pytest.mark.parametrize(("reach", "center"), [(0, 3.5), (1, 4.5), (2, 5.2)])
-def test_a_centre_is_looked_for_as_far_off_as_training_reached(reach: int, center: float) -> None:
+def test_a_centre_lies_at_most_one_cell_from_the_middle_of_its_peak() -> None:
     level = empty_level((8, 8, 8))
     level.probability[0, 2, 2, 2], level.offset[:, 2, 2, 2] = 0.9, 2.7
-    [box] = decode([level], [(1, 1, 1)], (8, 8, 8), **DEFAULTS, reach=reach).boxes
-    assert (box[:3] + box[3:]) / 2 == pytest.approx([center] * 3)
+    [box] = decode([level], [(1, 1, 1)], (8, 8, 8), **DEFAULTS).boxes
+    assert (box[:3] + box[3:]) / 2 == pytest.approx([3.5] * 3)
 
 
 def test_levels_are_decoded_with_their_own_cells() -> None:
@@ -221,7 +220,7 @@ def test_detections_of_unequal_length_are_refused() -> None:
 
 def test_two_classes_in_one_cell_have_a_box_each() -> None:
     boxes = np.array([[6, 6, 6, 10, 10, 10], [2, 3, 4, 14, 13, 12]], np.float32)  # a core within its oedema
-    targets = level_targets([boxes], [np.array([1, 0])], 2, (4, 4, 4), (4, 4, 4), TargetRules(boxes_per_class=True))
+    targets = level_targets([boxes], [np.array([1, 0])], 2, (4, 4, 4), (4, 4, 4), boxes_per_class=True)
     sizes, offsets = torch.zeros(2, 3, 4, 4, 4), torch.zeros(2, 3, 4, 4, 4)
     z, y, x = targets.cells[:, 1:].T
     sizes[targets.box, :, z, y, x], offsets[targets.box, :, z, y, x] = targets.log_size, targets.offset

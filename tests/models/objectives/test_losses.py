@@ -8,16 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg3d.core.boxes import iou_matrix
 from detseg3d.models.networks.detector import LevelOutput
 from detseg3d.models.objectives.losses import (
     detection_losses,
-    diou_loss,
     heatmap_focal_loss,
     roi_mask_loss,
     roi_score_loss,
 )
-from detseg3d.models.objectives.targets import LevelTargets, TargetRules, level_targets
+from detseg3d.models.objectives.targets import LevelTargets, level_targets
 
 
 def naive_focal(logits: np.ndarray, target: np.ndarray) -> float:
@@ -82,10 +80,10 @@ def test_focal_loss_is_computed_in_float32() -> None:
 
 def test_a_batch_without_lesions_has_finite_losses_and_no_regression() -> None:
     output = output_at(-math.log(99))
-    heatmap, size, offset, overlap = detection_losses([output], [targets_of()], box_loss="both")
-    (heatmap + size + offset + overlap).backward()
+    heatmap, size, offset = detection_losses([output], [targets_of()])
+    (heatmap + size + offset).backward()
     assert heatmap.item() == pytest.approx(64 * 1.005e-6, rel=0.01)
-    assert size.item() == 0 and offset.item() == 0 and overlap.item() == 0
+    assert size.item() == 0 and offset.item() == 0
     assert output.log_size.grad is not None and not output.log_size.grad.any()
 
 
@@ -109,7 +107,7 @@ def test_parts_of_a_batch_divided_by_the_positives_of_the_whole_add_up_to_it() -
 
 def test_regression_losses_are_mean_absolute_differences_at_the_centres() -> None:
     targets = targets_of([0, 0, 0, 2, 4, 8], [5, 5, 5, 6, 6, 6])  # sizes 1, 2, 4 and ½, ½, ½ cells
-    _, size, offset, _ = detection_losses([output_at(0)], [targets])
+    _, size, offset = detection_losses([output_at(0)], [targets])
     assert size.item() == pytest.approx((math.log(2) + math.log(4) + 3 * math.log(2)) / 3 / 2)
     # Centres 1, 2, 4 voxels: cells 0, 1, 2 begin at 0, 2, 4, so offsets 0, -½, -½; 5.5 lies at ¾ of cell 2: ¼.
     assert offset.item() == pytest.approx((0 + 0.5 + 0.5 + 3 * 0.25) / 3 / 2)
@@ -122,53 +120,8 @@ def test_the_regression_of_a_perfect_prediction_costs_nothing() -> None:
     with torch.no_grad():
         output.log_size[volume, :, z, y, x] = targets.log_size
         output.offset[volume, :, z, y, x] = targets.offset
-    _, size, offset, overlap = detection_losses([output], [targets], box_loss="both")
-    assert size.item() == 0 and offset.item() == 0 and overlap.item() == pytest.approx(0, abs=1e-6)
-
-
-def test_a_lesion_that_many_cells_learn_weighs_one_lesion() -> None:
-    boxes = [[2.0, 2, 2, 6, 6, 6]]
-    one, many = (
-        level_targets([boxes], [np.zeros(1, np.int64)], 1, (4, 4, 4), (2, 2, 2), TargetRules(reach=r)) for r in (0, 1)
-    )
-    losses = [detection_losses([output_at(0)], [target]) for target in (one, many)]
-    assert len(many.cells) > len(one.cells)
-    assert losses[1].size.item() == pytest.approx(losses[0].size.item())
-
-
-def test_the_focal_exponents_are_those_asked_for() -> None:
-    # p = 1/2: the positive costs (1/2)^alpha ln 2, the negative (1 - 1/2)^beta (1/2)^alpha ln 2.
-    loss = heatmap_focal_loss(torch.zeros(2), torch.tensor([1.0, 0.5]), alpha=1, beta=3)
-    assert loss.item() == pytest.approx(math.log(2) * (0.5 + 0.125 * 0.5))
-
-
-def boxes_of(log_size: torch.Tensor, center: torch.Tensor) -> np.ndarray:
-    return torch.cat([center - log_size.exp() / 2, center + log_size.exp() / 2], dim=1).numpy()
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_the_distance_iou_agrees_with_the_boxes(seed: int) -> None:
-    random = torch.Generator().manual_seed(seed)
-    size, true_size, center, true_center = (torch.randn(5, 3, generator=random) for _ in range(4))
-    first, second = boxes_of(size, center), boxes_of(true_size, true_center)
-    enclosing = np.maximum(first[:, 3:], second[:, 3:]) - np.minimum(first[:, :3], second[:, :3])
-    distance = ((center - true_center) ** 2).sum(1).numpy() / (enclosing**2).sum(1)
-    expected = 1 - np.diag(iou_matrix(first, second)) + distance
-    assert np.allclose(diou_loss(size, center, true_size, true_center).numpy(), expected, atol=1e-4)
-
-
-def test_boxes_that_do_not_meet_are_drawn_together() -> None:
-    center = torch.tensor([[5.0, 0, 0]], requires_grad=True)
-    diou_loss(torch.zeros(1, 3), center, torch.zeros(1, 3), torch.zeros(1, 3)).sum().backward()
-    assert center.grad is not None and center.grad[0, 0] > 0
-
-
-def test_a_wild_size_has_a_finite_overlap_loss() -> None:
-    size = torch.tensor([[1e4, -1e4, 0]], requires_grad=True)
-    loss = diou_loss(size, torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 3))
-    loss.sum().backward()
-    assert loss.isfinite().all() and size.grad is not None and size.grad.isfinite().all()
+    _, size, offset = detection_losses([output], [targets])
+    assert size.item() == 0 and offset.item() == 0
 
 
 # -- RoI masks -------------------------------------------------------------------------------------------------
@@ -253,10 +206,8 @@ def test_score_loss_without_rois_is_zero() -> None:
 
 def test_a_lesion_trains_the_box_of_its_class_alone() -> None:
     lesion = [1.0, 1, 1, 5, 5, 5]
-    targets = level_targets(
-        [[lesion, lesion]], [np.array([0, 2])], 3, (4, 4, 4), (2, 2, 2), TargetRules(boxes_per_class=True)
-    )
-    assert sorted(targets.box.tolist()) == [0, 2] and targets.weight.tolist() == [1, 1]
+    targets = level_targets([[lesion, lesion]], [np.array([0, 2])], 3, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
+    assert sorted(targets.box.tolist()) == [0, 2]
     heatmap = torch.zeros(1, 3, 4, 4, 4)
     sizes, offsets = (torch.zeros(1, 9, 4, 4, 4, requires_grad=True) for _ in range(2))
     losses = detection_losses([LevelOutput(heatmap, sizes, offsets)], [targets])
@@ -267,13 +218,11 @@ def test_a_lesion_trains_the_box_of_its_class_alone() -> None:
 
 def test_boxes_of_classes_give_the_losses_of_single_ones() -> None:
     random = torch.Generator().manual_seed(0)
-    targets = level_targets(
-        [[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2), TargetRules(boxes_per_class=True)
-    )
+    targets = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
     alone = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2))
     heatmap = torch.randn(1, 2, 4, 4, 4, generator=random)
     sizes, offsets = (torch.randn(1, 6, 4, 4, 4, generator=random) for _ in range(2))
-    both = detection_losses([LevelOutput(heatmap, sizes, offsets)], [targets], box_loss="both")
-    single = detection_losses([LevelOutput(heatmap, sizes[:, 3:], offsets[:, 3:])], [alone], box_loss="both")
+    both = detection_losses([LevelOutput(heatmap, sizes, offsets)], [targets])
+    single = detection_losses([LevelOutput(heatmap, sizes[:, 3:], offsets[:, 3:])], [alone])
     for first, second in zip(both, single, strict=True):
         torch.testing.assert_close(first, second)

@@ -7,18 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg3d.models.objectives.targets import LevelTargets, TargetRules, assign_levels, level_targets, volume_targets
+from detseg3d.models.objectives.targets import LevelTargets, assign_levels, level_targets, volume_targets
 
 
 def one_level(
     boxes: list[list[float]],
     cell: tuple[float, float, float] = (2, 2, 2),
     shape: tuple[int, int, int] = (8, 8, 8),
-    nearest_cells: int = 0,
-    reach: int = 0,
 ) -> LevelTargets:
     classes = np.zeros(len(boxes), np.int64)
-    return level_targets([boxes], [classes], 1, shape, cell, TargetRules(nearest_cells, reach))
+    return level_targets([boxes], [classes], 1, shape, cell)
 
 
 def test_volume_targets_come_from_the_instance_map() -> None:
@@ -109,56 +107,3 @@ def test_a_batch_without_lesions_has_no_cells_and_an_empty_map() -> None:
     targets = level_targets([[], []], [np.zeros(0, np.int64)] * 2, 1, (4, 4, 4), (2, 2, 2))
     assert targets.cells.shape == (0, 4) and targets.log_size.shape == (0, 3) and targets.offset.shape == (0, 3)
     assert targets.heatmap.shape == (2, 1, 4, 4, 4) and not targets.heatmap.any()
-
-
-# -- More cells than one ---------------------------------------------------------------------------------------
-
-
-def test_the_nearest_cells_are_one_and_those_behind_them_do_not_count() -> None:
-    # The centre lies in the middle of cell (4, 4, 4): itself, its 6 faces, then 7 of the 12 edges.
-    heatmap = one_level([[8, 8, 8, 10, 10, 10]], nearest_cells=7).heatmap[0, 0].numpy()
-    positive = {tuple(cell) for cell in np.argwhere(heatmap == 1).tolist()}
-    faces = {(3, 4, 4), (5, 4, 4), (4, 3, 4), (4, 5, 4), (4, 4, 3), (4, 4, 5)}
-    assert positive == {(4, 4, 4), *faces}
-    ring = np.argwhere((heatmap > 0.99) & (heatmap < 1))
-    assert len(ring) == 7 and all(np.abs(cell - 4).sum() == 2 for cell in ring)
-    assert (heatmap > 0).sum() == 14
-
-
-def test_nearest_means_nearest_to_the_centre_in_millimetres_of_the_fine_grid() -> None:
-    # Cells of 1×4×4 voxels: along z the second neighbours are nearer than the first along y and x.
-    heatmap = one_level([[4, 8, 8, 5, 12, 12]], cell=(1, 4, 4), nearest_cells=5).heatmap[0, 0].numpy()
-    assert np.argwhere(heatmap == 1).tolist() == [[z, 2, 2] for z in (2, 3, 4, 5, 6)]
-
-
-@pytest.mark.parametrize("corner", [0, 15.5])
-def test_the_cell_of_a_centre_at_the_border_is_one_of_the_nearest(corner: float) -> None:
-    targets = one_level([[corner] * 3 + [corner + 0.5] * 3], nearest_cells=3)
-    cell = 0 if corner == 0 else 7
-    assert targets.heatmap[0, 0, cell, cell, cell] == 1 and (targets.heatmap == 1).sum() == 3
-
-
-def test_cells_around_a_centre_learn_the_same_box() -> None:
-    targets = one_level([[6, 6, 6, 13, 13, 13]], reach=1)
-    assert len(targets.cells) == 27
-    centers = targets.cells[:, 1:] + 0.5 + targets.offset
-    assert np.allclose(centers.numpy(), 4.75) and np.allclose(targets.log_size.numpy(), math.log(3.5))
-
-
-def test_the_cells_of_a_lesion_weigh_one_together_and_the_nearest_most() -> None:
-    targets = one_level([[6, 6, 6, 13, 13, 13], [0, 0, 0, 2, 2, 2]], reach=1)
-    center = [row == [0, 4, 4, 4] for row in targets.cells.tolist()].index(True)
-    assert targets.weight.sum().item() == pytest.approx(2)
-    assert targets.weight[center] == targets.weight[(targets.cells[:, 1:] >= 3).all(1)].max()
-
-
-def test_a_cell_equally_near_to_two_lesions_learns_the_smaller_one() -> None:
-    # Their centres lie in the cells 2 and 4 along x, with half a cell as standard deviation both.
-    targets = one_level([[8, 8, 2, 10, 10, 8], [8, 8, 8, 10, 10, 10]], reach=1)
-    offset = dict(zip(map(tuple, targets.cells[:, 1:].tolist()), targets.offset[:, 2].tolist(), strict=True))
-    assert offset[(4, 4, 2)] == 0 and offset[(4, 4, 4)] == 0
-    assert offset[(4, 4, 3)] == 1
-
-
-def test_one_cell_a_lesion_weighs_one() -> None:
-    assert one_level([[0, 0, 0, 2, 2, 2], [8, 8, 8, 12, 12, 12]]).weight.tolist() == [1, 1]
