@@ -147,7 +147,7 @@ def measure_training(kind: Kind, precision: Precision) -> tuple[float, float]:
         write_cases(Path(folder) / "cases", kind, plans)
         start_peak()
         store = CaseStore(Path(folder) / "cases")
-        options = TrainingOptions(progress=False)
+        options = TrainingOptions(show_progress=False)
         train_fold(plans, store, ["case0", "case1"], ["case0"], Path(folder) / "fold_0", options)
     network = NetworkPlan.of(plans, precision)
     return status_bytes("VmHWM"), planned_training_bytes(

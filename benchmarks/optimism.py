@@ -153,12 +153,12 @@ def simulate(network: Network, plans: Plans, scans: int, seed: int, new: Sequenc
     """One cross-validation, and its choice judged on the new scans."""
     cases = prepare(network, scans, folder, np.random.default_rng(seed))
     start = calibrated(plans, cases)
-    sweep = search(cases, start, Objective(), progress=False)
+    sweep = search(cases, start, Objective(), run=Run(show_progress=False))
     figures = sweep.choice_figures()
     assert figures.cross_fitted is not None
     true = 0.0  # of the plan over itself
     if not sweep.plan_kept:
-        table = CountTable(new, start, 0, False)
+        table = CountTable(new, start, Run(0, show_progress=False))
         table.evaluate([sweep.default, sweep.chosen], "new scans")
         plan, chosen = (pooled(table.counts[setting]).f1_iou_0_1 for setting in (sweep.default, sweep.chosen))
         true = chosen - plan

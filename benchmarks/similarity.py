@@ -31,6 +31,7 @@ from detseg3d.planning.fingerprint import measure_dataset
 from detseg3d.planning.planner import choose_normalization
 from detseg3d.planning.plans import ChannelNormalization, ZScoreNormalization
 from detseg3d.planning.similarity import Kind, Similarity, TrainingAppearance
+from detseg3d.system.run import Run
 
 Array = npt.NDArray[np.float32]
 
@@ -173,7 +174,7 @@ def folds_of(count: int) -> list[npt.NDArray[np.int64]]:
 
 def open_set(folder: Path) -> Set:
     raw = load_raw_dataset(folder)
-    fingerprint = measure_dataset(raw, 0, progress=False)
+    fingerprint = measure_dataset(raw, Run(0, show_progress=False))
     looks = [ScanAppearance.model_validate(case["appearance"]) for case in fingerprint["cases"].values()]
     normalization = choose_normalization(fingerprint["summary"], raw.channel_names)
     return Set(raw.name, normalization, raw.channel_names, looks, folds_of(len(looks)), lambda index: read(raw, index))

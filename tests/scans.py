@@ -17,6 +17,7 @@ from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.preprocessing.case import preprocess_case
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 
 SHAPE = (30, 36, 33)
 
@@ -72,10 +73,10 @@ def train_model(folder: Path, plans: Plans) -> Path:
         "curriculum": [{"share": 0.8, "window": [20, 20, 20]}, {"share": 0.2, "window": None}],
     }
     quick = plans.evolve(training=training)
-    options = TrainingOptions(num_workers=0, progress=False)
+    options = TrainingOptions(num_workers=0, show_progress=False)
     train_fold(quick, store, store.case_ids(), (), folder / "fold_0", options)
     again = TrainingOptions(
-        num_workers=0, progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
+        num_workers=0, show_progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
     )
     train_fold(quick.evolve(training={"steps": 24}), store, store.case_ids(), (), folder / "fold_1", again)
     reference = TrainingAppearance.of(looks, plans.channel_names, plans.normalization)
@@ -108,7 +109,7 @@ def write_dataset(
 def prepare(raw: Path, preprocessed: Path, plans: Plans) -> Path:
     """Preprocess a data set with plans of one's own, into one split: ``case0`` and the last case are held out."""
     save_plans(plans.evolve(dataset_name=raw.name), preprocessed / raw.name / "plans.json")
-    options = PrepareOptions(num_processes=0, keep_plans=True, progress=False)
+    options = PrepareOptions(run=Run(0, show_progress=False), keep_plans=True)
     prepared = prepare_dataset(raw, preprocessed, options)
     cases = sorted(prepared.preprocessed)
     write_json([{"train": cases[1:-1], "val": [cases[0], cases[-1]]}], prepared.folder / "splits_final.json")

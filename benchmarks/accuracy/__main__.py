@@ -91,7 +91,9 @@ def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespa
     store = CaseStore(options.preprocessed / "cases")
     train_cases, val_cases = load_fold(options.preprocessed, fold)
     device = resolve_device(options.device)
-    training = TrainingOptions(device=device, seed=seed, max_minutes=options.minutes, progress=False, build_model=build)
+    training = TrainingOptions(
+        device=device, seed=seed, max_minutes=options.minutes, show_progress=False, build_model=build
+    )
     # Validated once, here, with more figures than the training prints.
     progress = train_fold(plans, store, train_cases, [], folder, training)
     started = time.monotonic()

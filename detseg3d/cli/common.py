@@ -16,6 +16,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
+from detseg3d.system.run import Run
 from detseg3d.system.signals import Interruption, interruptible, raise_again
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "precision",
     "require_docstrings",
     "run_command",
+    "run_of",
 ]
 
 EXIT_SUCCESS = 0
@@ -160,6 +162,11 @@ def add_processes_flag(parser: argparse.ArgumentParser, default: int = 2) -> Non
         metavar="N",
         help="worker processes; 0 works in this process, which needs the least memory (default: %(default)s)",
     )
+
+
+def run_of(options: argparse.Namespace) -> Run:
+    """Return the number of worker processes and the display of progress that the user chose."""
+    return Run(options.num_processes, not options.no_progress)
 
 
 def positive_int(text: str) -> int:

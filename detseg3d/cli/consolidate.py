@@ -16,6 +16,7 @@ from detseg3d.cli.common import (
     fraction,
     positive_float,
     run_command,
+    run_of,
 )
 from detseg3d.cli.terminal import show
 
@@ -81,9 +82,9 @@ def _run(options: argparse.Namespace) -> int:
     model: Path = resolve_dataset(results_root(options.results), options.dataset)
     raw = resolve_dataset(raw_root(options.raw), model.name)
     objective = Objective(options.target_recall, options.target_fp)
-    progress = not options.no_progress
-    done = consolidate(raw, model, options.folds, objective, options.num_processes, progress)
-    result = report_consolidation(done, raw, options.num_processes, progress)
+    run = run_of(options)
+    done = consolidate(raw, model, options.folds, objective, run)
+    result = report_consolidation(done, raw, run)
     show(format_cross_validation(done.report, result))
     show(f"wrote {model / 'operating_point.json'} and {done.predictions}")
     failed = {*done.failures, *(problem["case"] for problem in result["problems"])}

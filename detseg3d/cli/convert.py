@@ -14,6 +14,7 @@ from detseg3d.cli.common import (
     non_negative_int,
     positive_float,
     run_command,
+    run_of,
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
@@ -154,8 +155,7 @@ def _convert(options: argparse.Namespace) -> None:
         dicom=_dicom_options(options),
         instances=options.instances,
         overwrite=options.overwrite,
-        num_processes=options.num_processes,
-        progress=not options.no_progress,
+        run=run_of(options),
     )
     show(str(folder))
 

@@ -19,6 +19,7 @@ from detseg3d.cli.common import (
     non_negative_int,
     positive_float,
     run_command,
+    run_of,
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
@@ -198,8 +199,7 @@ def _run(options: argparse.Namespace) -> int:
     form, how = _label_format(options, systems), _evaluation_options(options)
     common: dict[str, Any] = {
         "label_format": form,
-        "num_processes": options.num_processes,
-        "progress": not options.no_progress,
+        "run": run_of(options),
     }
     if options.sweep:
         how = replace(how, components=_run_sweep(options, systems, form))
@@ -295,8 +295,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
         objective=options.objective,
         groups=read_patients(options.ground_truth),
         seed=options.seed,
-        num_processes=options.num_processes,
-        progress=not options.no_progress,
+        run=run_of(options),
     )
     if options.output is not None and not options.output.endswith(".json"):
         write_json(swept, Path(options.output) / "sweep.json")
@@ -321,8 +320,7 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
         groups=read_patients(truth),
         samples=options.bootstrap,
         seed=options.seed,
-        num_processes=options.num_processes,
-        progress=not options.no_progress,
+        run=run_of(options),
     )
     for warning in result["warnings"]:
         logger.warning("%s: %s", warning["case"], warning["warning"])

@@ -12,6 +12,7 @@ from detseg3d.cli.common import (
     positive_float,
     positive_int,
     run_command,
+    run_of,
 )
 from detseg3d.cli.terminal import show
 
@@ -62,8 +63,7 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
         num_test=options.num_test,
         dataset_id=options.dataset_id,
-        num_processes=options.num_processes,
-        progress=not options.no_progress,
+        run=run_of(options),
     )
     show(f"The example data set is in {folder}")
     show(f"  to train with: {options.num_cases} cases in imagesTr and labelsTr")

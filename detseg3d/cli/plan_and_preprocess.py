@@ -20,6 +20,7 @@ from detseg3d.cli.common import (
     positive_float,
     positive_int,
     run_command,
+    run_of,
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
@@ -110,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
     prepare_options = PrepareOptions(
         verify=options.verify,
         preprocess=not options.no_pp,
-        num_processes=options.num_processes,
+        run=run_of(options),
         memory_gb=options.memory_gb,
         inference_gb=options.inference_gb,
         val_split=options.val_split,
@@ -121,7 +122,6 @@ def _run(options: argparse.Namespace) -> int:
         instances=options.instances,
         keep_plans=options.keep_plans,
         clean=options.clean,
-        progress=not options.no_progress,
     )
     if options.from_fingerprint:
         show(format_summary(plan_from_fingerprint(options.from_fingerprint, preprocessed, prepare_options)))

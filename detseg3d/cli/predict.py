@@ -197,7 +197,7 @@ def _run(options: argparse.Namespace) -> int:
         continue_prediction=options.continue_prediction,
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,
-        progress=not options.no_progress,
+        show_progress=not options.no_progress,
     )
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:

@@ -17,6 +17,7 @@ from detseg3d.cli.common import (
     positive_int,
     require_docstrings,
     run_command,
+    run_of,
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.precision import Precision
@@ -128,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
                 num_workers=options.num_workers,
                 max_minutes=options.max_minutes,
                 resume=options.c,
-                progress=not options.no_progress,
+                show_progress=not options.no_progress,
             ),
             precision=options.precision or Precision.AUTO,
             overrides={
@@ -138,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
                 "learning_rate": options.lr,
                 "precision": options.precision,
             },
-            num_processes=options.num_processes,
+            run=run_of(options),
             pictures=options.pictures,
         ),
     )

@@ -154,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
         resume=options.c,
         overwrite=options.overwrite,
         pretrained_weights=options.pretrained_weights,
-        progress=not options.no_progress and ranks.is_main,
+        show_progress=not options.no_progress and ranks.is_main,
         tensorboard=options.tensorboard,
         ranks=ranks,
     )

@@ -19,6 +19,7 @@ from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import VolumeTargets, volume_targets
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, found_by_targets, levels_of_plans
+from detseg3d.system.run import Run
 
 __all__ = ["PERFECT", "STAGES", "TracedLesion", "attribute", "trace_lesions"]
 
@@ -105,8 +106,7 @@ def attribute(
     cases: Sequence[PreparedCase],
     plans: Plans,
     true_boxes: Sequence[Mapping[str, Any]],
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> dict[str, Any]:
     """Recall after each stage over all cases, in all and by size, and Dice of Stage 2 given the true boxes.
 
@@ -119,8 +119,7 @@ def attribute(
         With the operating point in its inference section.
     true_boxes : sequence of dict
         ``voxels`` and ``dice`` of each lesion, from :func:`~detseg3d.training.validation.outline_true_boxes`.
-    num_processes : int
-    progress : bool
+    run : Run
 
     Returns
     -------
@@ -128,9 +127,7 @@ def attribute(
         Ready for JSON: ``stages`` (``stage``, ``recall``, ``found``, ``lesions``), ``by_size`` (``bin``, ``lesions``,
         ``stages``), ``stage2_true_boxes`` (``mean``, ``by_size``).
     """
-    by_case = for_every_case(
-        partial(_trace, plans), cases, lambda case: case.stored.case_id, "stages", num_processes, progress
-    )
+    by_case = for_every_case(partial(_trace, plans), cases, lambda case: case.stored.case_id, "stages", run)
     traced = [lesion for lesions in by_case for lesion in lesions]
     names = (PERFECT, *STAGES)
     stages = []

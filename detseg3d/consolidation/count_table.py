@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, GroupKey, LesionOutcome, for_every_case
 from detseg3d.consolidation.thresholds import PreparedCase, Setting
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.planning.plans import Plans
+from detseg3d.system.run import Run
 
 __all__ = ["CountTable"]
 
@@ -30,10 +31,10 @@ class _Work:
 class CountTable:
     """The counts of every case under every setting that was asked for."""
 
-    def __init__(self, cases: Sequence[PreparedCase], plans: Plans, num_processes: int, progress: bool) -> None:
+    def __init__(self, cases: Sequence[PreparedCase], plans: Plans, run: Run) -> None:
         self.counts: dict[Setting, tuple[CaseCounts, ...]] = {}
         self._works = [_Work(case, {}) for case in cases]
-        self._plans, self._num_processes, self._progress = plans, num_processes, progress
+        self._plans, self._run = plans, run
         self._seconds = _SECONDS_A_COUNT
 
     def evaluate(self, settings: Sequence[Setting], what: str) -> None:
@@ -42,17 +43,16 @@ class CountTable:
         if not new:
             return
         counts = len(new) * len(self._works)
-        processes = self._num_processes if counts * self._seconds > _WORTH_WORKERS else 0
+        run = self._run if counts * self._seconds > _WORTH_WORKERS else replace(self._run, processes=0)
         start = time.perf_counter()
         done = for_every_case(
             partial(_count_settings, self._plans, new),
             self._works,
             lambda work: work.case.stored.case_id,
             what,
-            processes,
-            self._progress,
+            run,
         )
-        self._seconds = (time.perf_counter() - start) * max(processes, 1) / counts
+        self._seconds = (time.perf_counter() - start) * max(run.processes, 1) / counts
         for work, (_, learnt) in zip(self._works, done, strict=True):
             work.known.update(learnt)
         rows = [of_case for of_case, _ in done]

@@ -28,6 +28,7 @@ from detseg3d.evaluation.matching import InstanceTable, OverlapTable, match_one_
 from detseg3d.inference.candidates import Candidates, MergedGroup
 from detseg3d.models.merging.scores import lowest_score
 from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
@@ -255,8 +256,7 @@ def for_every_case(
     items: Sequence[Item],
     name: Callable[[Item], str],
     what: str,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> list[Value]:
     """``function`` of every case, in their order, where none may be missing.
 
@@ -265,7 +265,7 @@ def for_every_case(
     DetSeg3DError
         Names every case that failed.
     """
-    results = run_cases(function, items, num_processes, what, progress)
+    results = run_cases(function, items, run, what)
     failed = [result for result in results if result.error is not None]
     if len(failed) == 1 and isinstance(failed[0].error, DetSeg3DError):
         raise failed[0].error

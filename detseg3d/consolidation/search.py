@@ -26,6 +26,7 @@ from detseg3d.evaluation.scores.calibration import apply_calibration
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import ChoiceFigures, PooledFigures
 from detseg3d.planning.plans import Plans
+from detseg3d.system.run import Run
 
 __all__ = ["Sweep", "search"]
 
@@ -132,8 +133,7 @@ def search(
     cases: Sequence[PreparedCase],
     plans: Plans,
     objective: Objective,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Sweep:
     """Choose the setting that serves the objective best on all cases together, or keep the plan's.
 
@@ -146,15 +146,14 @@ def search(
     objective : Objective
         With a target of recall or false positives the score threshold goes where the target asks, and only what else
         changes must gain more than noise.
-    num_processes : int
-    progress : bool
+    run : Run
 
     Raises
     ------
     DetSeg3DError
         If the candidates of a case cannot be read.
     """
-    table = CountTable(cases, plans, num_processes, progress)
+    table = CountTable(cases, plans, run)
     default = Setting.of(plans)
     table.evaluate([default], "the plan's thresholds")
     scores = apply_calibration(plans.inference.calibration or ((0, 0), (1, 1)), _RAW_SCORES).tolist()

@@ -25,6 +25,7 @@ from detseg3d.data.dataset import RawCase, RawDataset, cases_without_images
 from detseg3d.data.formats.dicom import DicomOptions
 from detseg3d.data.images import file_ending, read_image, read_label
 from detseg3d.data.instance_classes import InstanceClasses, class_indices
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = ["Problem", "format_problems", "verify_dataset"]
@@ -64,7 +65,7 @@ class _Checked:
     classes: frozenset[int] | None = None  # indices, of the lesions; None for a label that cannot be used
 
 
-def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool = True, folds: int = 5) -> list[Problem]:
+def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> list[Problem]:
     """Open every file of a data set and collect all problems.
 
     Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
@@ -79,10 +80,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
     Parameters
     ----------
     dataset : RawDataset
-    num_processes : int, optional
-        Worker processes; 0 runs in this process.
-    progress : bool, optional
-        Show a progress bar.
+    run : Run, optional
     folds : int, optional
         Of the cross-validation.
 
@@ -105,7 +103,7 @@ def verify_dataset(dataset: RawDataset, num_processes: int = 0, progress: bool =
     problems: list[Problem] = []
     hashes: dict[str, tuple[str | None, ...]] = {}
     present: list[frozenset[int]] = []
-    for result in run_cases(function, dataset.cases, num_processes, "verify", progress):
+    for result in run_cases(function, dataset.cases, run, "verify"):
         if result.value is None:
             problems.append(Problem(result.item.case_id, None, f"the check itself failed: {result.error}"))
         else:

@@ -19,6 +19,7 @@ from detseg3d.data.labels import (
     lesions_from_semantic,
     read_label,
 )
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = [
@@ -195,7 +196,7 @@ def read_true_lesions(file: Path, form: LabelFormat, beside: Path | None = None)
     return TrueLesions(lesions, tuple(classes), tuple(classes.values()), geometry)
 
 
-def only_class(files: Sequence[Path], form: LabelFormat, num_processes: int = 0, progress: bool = True) -> int:
+def only_class(files: Sequence[Path], form: LabelFormat, run: Run = Run()) -> int:
     """Value of the class that a probability map of one class is of, where no dataset.json says so.
 
     Parameters
@@ -203,8 +204,7 @@ def only_class(files: Sequence[Path], form: LabelFormat, num_processes: int = 0,
     files : sequence of path
         All labels of the set. One that cannot be read is passed over: that is a problem of its case.
     form : LabelFormat
-    num_processes : int, optional
-    progress : bool, optional
+    run : Run, optional
 
     Returns
     -------
@@ -214,7 +214,7 @@ def only_class(files: Sequence[Path], form: LabelFormat, num_processes: int = 0,
     if form.classes is not None or form.truth_instances:
         return 1
     found: set[int] = set()
-    for case in run_cases(partial(_values_of_label, form), files, num_processes, "reading labels", progress):
+    for case in run_cases(partial(_values_of_label, form), files, run, "reading labels"):
         found |= case.value or set()
     return found.pop() if len(found) == 1 else 1
 

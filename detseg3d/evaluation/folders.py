@@ -51,6 +51,7 @@ from detseg3d.evaluation.stored_values import (
     odd_values,
 )
 from detseg3d.evaluation.summary import summarize
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = [
@@ -126,8 +127,7 @@ def evaluate_folders(
     options: EvaluationOptions | None = None,
     cases: Sequence[str] | None = None,
     truth_files: Mapping[str, Path] | None = None,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> dict[str, Any]:
     """Evaluate all cases that both folders have.
 
@@ -149,10 +149,7 @@ def evaluate_folders(
         Only these; by default all of ``truth_folder``.
     truth_files : dict of str to path, optional
         The label of each case, wherever it lies; of ``truth_folder`` then only the dataset.json is read.
-    num_processes : int, optional
-        Worker processes; 0 works in this process.
-    progress : bool, optional
-        Show a progress bar.
+    run : Run, optional
 
     Returns
     -------
@@ -175,8 +172,7 @@ def evaluate_folders(
         label_format,
         options,
         cases,
-        num_processes,
-        progress,
+        run,
         truth_files,
     )
     return done.result
@@ -188,8 +184,7 @@ def evaluate_systems(
     *,
     label_format: LabelFormat | None = None,
     options: EvaluationOptions | None = None,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> dict[str, Any]:
     """Evaluate several folders of predictions of the same cases, and compare each with each.
 
@@ -198,7 +193,7 @@ def evaluate_systems(
     truth_folder : path
     prediction_folders : dict of str to path
         What the systems are called, and their predictions.
-    label_format, options, num_processes, progress : optional
+    label_format, options, run : optional
         As :func:`evaluate_folders`.
 
     Returns
@@ -211,7 +206,7 @@ def evaluate_systems(
     options = options or EvaluationOptions()
     truth_folder = Path(truth_folder)
     systems = {
-        name: _evaluate(truth_folder, Path(folder), label_format, options, None, num_processes, progress)
+        name: _evaluate(truth_folder, Path(folder), label_format, options, None, run)
         for name, folder in prediction_folders.items()
     }
     patients = read_patients(truth_folder)
@@ -239,16 +234,15 @@ def _evaluate(
     label_format: LabelFormat | None,
     options: EvaluationOptions | None,
     cases: Sequence[str] | None,
-    num_processes: int,
-    progress: bool,
+    run: Run,
     truth_files: Mapping[str, Path] | None = None,
 ) -> _System:
     options = options or EvaluationOptions()
     form = label_format or read_label_format(truth_folder, prediction_folder)
     files, problems = _pair_files(truth_folder, prediction_folder, cases, options, truth_files)
     labels = [] if options.components is None else [file.truth for file in files]
-    single = only_class(labels, form, num_processes, progress)
-    results = run_cases(partial(_evaluate_files, form, options, single), files, num_processes, "evaluating", progress)
+    single = only_class(labels, form, run)
+    results = run_cases(partial(_evaluate_files, form, options, single), files, run, "evaluating")
     done: list[_Evaluated] = []
     for case in results:
         if case.value is not None:

@@ -362,7 +362,7 @@ class Predictor:
         continue_prediction: bool = False,
         save_probabilities: bool = False,
         save_candidates: bool = False,
-        progress: bool = True,
+        show_progress: bool = True,
     ) -> dict[str, str]:
         """Predict cases and write each result; a case that fails is reported and the others go on.
 
@@ -383,7 +383,7 @@ class Predictor:
             Also write ``probabilities/CASE.npz``.
         save_candidates : bool
             Also write ``candidates/CASE.npz``, from which thresholds can be chosen later.
-        progress : bool
+        show_progress : bool
 
         Returns
         -------
@@ -401,7 +401,7 @@ class Predictor:
         source = self._spaced(source)
         failures: dict[str, str] = {}
         outcomes: dict[str, CaseOutcome] = {}
-        bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(progress))
+        bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(show_progress))
         for case in bar:
             own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
             wanted = [candidates_path(folder, case.case_id)] if save_candidates else []

@@ -47,6 +47,7 @@ from detseg3d.inference.result import clear_cases, describe_case, write_case
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import remove_files, write_json
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration", "threshold_on_scale"]
@@ -104,8 +105,7 @@ def consolidate(
     model_folder: str | Path,
     folds: Sequence[str | int] | None = None,
     objective: Objective | None = None,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Consolidated:
     """Calibrate the scores and choose the operating point on the pooled validation cases of the folds.
 
@@ -119,8 +119,7 @@ def consolidate(
         By default all numbered folds that are there.
     objective : Objective, optional
         The highest lesion F1 by default.
-    num_processes : int
-    progress : bool
+    run : Run
 
     Returns
     -------
@@ -138,7 +137,7 @@ def consolidate(
     dataset = load_raw_dataset(raw)
     found = load_validated_folds(dataset, model_folder, folds)
     form = label_format_of(found.plans, dataset)
-    prepared, scored = _prepare(found.cases, found.plans, form, num_processes, progress)
+    prepared, scored = _prepare(found.cases, found.plans, form, run)
     if len(scored.scores) == 0:
         raise DetSeg3DError(
             "no fold predicted any lesion, so there is nothing to calibrate or to choose",
@@ -150,9 +149,9 @@ def consolidate(
     start = threshold_on_scale(found.plans, knots).evolve(
         inference={"calibration_base_rate": spread.base_rate, "calibration_variance": spread.variance}
     )
-    sweep = search(prepared, start, objective or Objective(), num_processes, progress)
+    sweep = search(prepared, start, objective or Objective(), run)
     chosen = with_setting(start, sweep.chosen)
-    stages = attribute(prepared, chosen, found.true_boxes, num_processes, progress)
+    stages = attribute(prepared, chosen, found.true_boxes, run)
     folder = model_folder / PREDICTIONS
     failures = found.failures | _write_predictions(
         found.cases,
@@ -160,8 +159,7 @@ def consolidate(
         folder,
         dataset.file_ending,
         {case.case_id for case in dataset.cases},
-        num_processes,
-        progress,
+        run,
     )
     report: dict[str, Any] = {
         "dataset": model_folder.name,
@@ -245,7 +243,7 @@ def threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Pl
 
 
 def _prepare(
-    cases: Sequence[StoredCase], plans: Plans, form: LabelFormat, num_processes: int, progress: bool
+    cases: Sequence[StoredCase], plans: Plans, form: LabelFormat, run: Run
 ) -> tuple[list[PreparedCase], ScoredLesions]:
     """Truth of every case, and which of all its predicted lesions, whatever their score, are lesions."""
     nothing_left_out = {"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "scan_threshold": 0.0, "calibration": ()}
@@ -255,8 +253,7 @@ def _prepare(
         cases,
         lambda case: case.case_id,
         "calibration",
-        num_processes,
-        progress,
+        run,
     )
     pairs = [(case.stored.fold, score, hit) for case, lesions in done for score, hit in lesions]
     folds, scores, hits = zip(*pairs, strict=True) if pairs else ((), (), ())
@@ -364,17 +361,14 @@ def _write_predictions(
     folder: Path,
     ending: str,
     known: set[str],
-    num_processes: int,
-    progress: bool,
+    run: Run,
 ) -> dict[str, str]:
     """Write the masks of all cases in the place of those of an earlier consolidation; what failed, by case."""
     # An earlier consolidation may have pooled other folds.
     clear_cases(folder, known)
     remove_files(*(folder / name for name in _REPORTS))
     failures = {}
-    for result in run_cases(
-        partial(_write_prediction, plans_of_fold, folder, ending), cases, num_processes, "masks", progress
-    ):
+    for result in run_cases(partial(_write_prediction, plans_of_fold, folder, ending), cases, run, "masks"):
         if result.error is not None:
             logger.debug("%s failed:\n%s", result.item.case_id, result.traceback)
             kind = "" if isinstance(result.error, DetSeg3DError) else f"{type(result.error).__name__}: "

@@ -17,6 +17,7 @@ from detseg3d.pipeline.consolidate import Consolidated
 from detseg3d.reporting.html.report import write_report
 from detseg3d.reporting.html.views import find_views
 from detseg3d.system.files import write_text
+from detseg3d.system.run import Run
 
 __all__ = ["CrossValidationFigures", "format_consolidation", "format_cross_validation", "report_consolidation"]
 
@@ -44,9 +45,7 @@ class CrossValidationFigures:
     figures: ChoiceFigures | None
 
 
-def report_consolidation(
-    done: Consolidated, raw: str | Path, num_processes: int = 0, progress: bool = True
-) -> dict[str, Any]:
+def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) -> dict[str, Any]:
     """Evaluate the pooled predictions and write the figures and ``report.html`` beside them.
 
     Parameters
@@ -54,8 +53,7 @@ def report_consolidation(
     done : Consolidated
     raw : path
         The raw data set.
-    num_processes : int
-    progress : bool
+    run : Run
 
     Returns
     -------
@@ -73,8 +71,7 @@ def report_consolidation(
         label_format=done.label_format,
         cases=cases,
         truth_files=dataset.label_files,
-        num_processes=num_processes,
-        progress=progress,
+        run=run,
     )
     origin = ThresholdOrigin(done.report["operating_point"]["predicted_at_thresholds_of"])
     record = CrossValidationFigures(

@@ -28,6 +28,7 @@ from detseg3d.data.images import file_ending, oriented_like, read_geometry, read
 from detseg3d.data.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
 from detseg3d.data.roots import check_case_id, check_dataset_name
 from detseg3d.system.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
+from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = ["convert_folders"]
@@ -55,8 +56,7 @@ def convert_folders(
     dicom: Sequence[DicomOptions] = (),
     instances: bool = False,
     overwrite: bool = False,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Path:
     """Make a data set of a folder of images and a folder of labels.
 
@@ -94,9 +94,7 @@ def convert_folders(
         states the class of each lesion, as in nnDetection (:mod:`detseg3d.data.instance_classes`).
     overwrite : bool, optional
         Replace a data set of this name that was converted before.
-    num_processes : int, optional
-        Worker processes to read the labels; 0 works in this process.
-    progress : bool, optional
+    run : Run, optional
 
     Returns
     -------
@@ -118,9 +116,7 @@ def convert_folders(
     segment_values = None if instances else _segment_values(cases, labels)
     if labels is None:
         labels = segment_values
-    values = _label_values(
-        cases, functools.partial(_values_of, spacing=spacing, names=segment_values), num_processes, progress
-    )
+    values = _label_values(cases, functools.partial(_values_of, spacing=spacing, names=segment_values), run)
     names = _label_names(values, labels, instances, Path(label_folder))
     classes = parse_instance_classes({}, names, Path(label_folder), instances)
     ending = _common_ending(cases)
@@ -157,7 +153,7 @@ def convert_folders(
             )
             for case in cases
         ]
-        results = run_cases(_place_case, jobs, num_processes, "convert", progress)
+        results = run_cases(_place_case, jobs, run, "convert")
         failures = describe_failures(results, lambda job: job.case.case_id)
         if failures:
             raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=image_folder)
@@ -301,11 +297,9 @@ def _values_of(case: RawCase, spacing: Spacing, names: Mapping[str, int] | None)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _label_values(
-    cases: Sequence[RawCase], values_of: Callable[[RawCase], dict[int, int]], num_processes: int, progress: bool
-) -> dict[int, str]:
+def _label_values(cases: Sequence[RawCase], values_of: Callable[[RawCase], dict[int, int]], run: Run) -> dict[int, str]:
     """All values found in the labels but 0, and a case that has each."""
-    results = run_cases(values_of, cases, num_processes, "read labels", progress)
+    results = run_cases(values_of, cases, run, "read labels")
     failures = describe_failures(results, lambda case: case.case_id)
     if failures:
         raise DetSeg3DError(f"some labels cannot be used:\n{failures}")

@@ -31,6 +31,7 @@ from detseg3d.preprocessing.case import preprocess_dataset, replaced_cases
 from detseg3d.system.device import choose_precision, resolve_device
 from detseg3d.system.files import read_json, write_json
 from detseg3d.system.lock import locked
+from detseg3d.system.run import Run
 
 __all__ = [
     "CASES_FOLDER",
@@ -59,8 +60,8 @@ class PrepareOptions:
         Open every file first and stop if anything is wrong.
     preprocess : bool
         Fill the case store; without it only fingerprint, plans and splits are made.
-    num_processes : int
-        0 works in this process.
+    run : Run
+        Number of worker processes and display of progress.
     memory_gb : float
         Memory that training may take.
     inference_gb : float
@@ -81,13 +82,11 @@ class PrepareOptions:
         Use the plans.json that is there (edited by hand, or of another data set) instead of planning.
     clean : bool
         Remove earlier results of this data set first.
-    progress : bool
-        Show progress bars.
     """
 
     verify: bool = False
     preprocess: bool = True
-    num_processes: int = 2
+    run: Run = Run(processes=2)
     memory_gb: float = 8.0
     inference_gb: float = 2.0
     val_split: float | None = None
@@ -98,7 +97,6 @@ class PrepareOptions:
     instances: bool = False
     keep_plans: bool = False
     clean: bool = False
-    progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _prepare(raw: RawDataset, folder: Path, options: PrepareOptions) -> Prepared
         splits = _split(raw, fingerprint, folder / "splits_final.json", options)
         done: list[str] = []
         if options.preprocess:
-            done = preprocess_dataset(raw, plans, cases, options.num_processes, options.progress)
+            done = preprocess_dataset(raw, plans, cases, options.run)
     return PreparedDataset(folder, plans, splits, done)
 
 
@@ -254,7 +252,7 @@ def _cases_replaced(folder: Path) -> AbstractContextManager[None]:
 
 
 def _verify(raw: RawDataset, options: PrepareOptions) -> None:
-    problems = verify_dataset(raw, options.num_processes, options.progress, FOLDS if options.val_split is None else 2)
+    problems = verify_dataset(raw, options.run, FOLDS if options.val_split is None else 2)
     if any(problem.stops for problem in problems):
         raise DetSeg3DError(
             f"{raw.name} has {len(problems)} problem(s):\n{format_problems(problems)}",
@@ -285,7 +283,7 @@ def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[s
         if fingerprint != stored:  # patients are not measured
             save_fingerprint(fingerprint, file)
         return fingerprint
-    fingerprint = {**measure_dataset(raw, options.num_processes, options.progress), "dataset": facts}
+    fingerprint = {**measure_dataset(raw, options.run), "dataset": facts}
     save_fingerprint(fingerprint, file)
     return fingerprint
 

@@ -18,6 +18,7 @@ from detseg3d.pipeline.train import FoldPaths, run_fold
 from detseg3d.reporting.html.report import write_report
 from detseg3d.reporting.html.views import find_views
 from detseg3d.reporting.pictures.visualize import visualize_files
+from detseg3d.system.run import Run
 from detseg3d.training.trainer import TrainingOptions
 
 __all__ = ["Experiment", "ExperimentOptions", "run_experiment"]
@@ -50,8 +51,8 @@ class ExperimentOptions:
         Seed, device, time limit; with ``resume`` an earlier run in the same folder goes on.
     overrides : mapping
         Training settings instead of the plan's; see :func:`~detseg3d.pipeline.train.apply_overrides`.
-    num_processes : int
-        For reading and preprocessing; 0 works in this process.
+    run : Run
+        For conversion and preprocessing.
     pictures : int
         Most held-out cases that are drawn.
     """
@@ -67,7 +68,7 @@ class ExperimentOptions:
     precision: Precision = Precision.AUTO
     training: TrainingOptions = field(default_factory=TrainingOptions)
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    num_processes: int = 2
+    run: Run = Run(processes=2)
     pictures: int = 12
 
 
@@ -160,8 +161,7 @@ def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) 
         labels=options.labels,
         npy_spacing=options.npy_spacing,
         instances=options.instances,
-        num_processes=options.num_processes,
-        progress=options.training.progress,
+        run=options.run,
     )
 
 
@@ -170,14 +170,13 @@ def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareO
     divided = options.training.resume and (preprocessed / DATASET_NAME / "splits_final.json").exists()
     return PrepareOptions(
         verify=True,
-        num_processes=options.num_processes,
+        run=options.run,
         memory_gb=options.memory_gb,
         inference_gb=options.inference_gb,
         val_split=None if divided else options.val_split,
         seed=None if divided else options.training.seed or 0,
         roi_size=options.roi_size,
         precision=options.precision,
-        progress=options.training.progress,
     )
 
 

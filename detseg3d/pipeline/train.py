@@ -32,6 +32,7 @@ from detseg3d.system.device import compute_in
 from detseg3d.system.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
 from detseg3d.system.lock import locked
 from detseg3d.system.memory import release_freed_memory, require_memory
+from detseg3d.system.run import Run
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import TrainingOptions, train_fold
 from detseg3d.training.validation import outline_true_boxes
@@ -348,7 +349,7 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         ending=raw.file_ending,
         source=ImageSource(raw.npy_spacing),
         save_candidates=True,
-        progress=options.progress,
+        show_progress=options.show_progress,
     )
     result = evaluate_folders(
         paths.raw,
@@ -356,7 +357,7 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         label_format=label_format_of(predictor.plans, raw),
         cases=[case.case_id for case in chosen],
         truth_files=raw.label_files,
-        progress=options.progress,
+        run=Run(show_progress=options.show_progress),
     )
     write_json(result, folder / "summary.json")
     store = CaseStore(paths.preprocessed / "cases")

@@ -29,6 +29,7 @@ from detseg3d.planning.appearance import ScanAppearance, measure_appearance
 from detseg3d.planning.memory import measuring_bytes
 from detseg3d.system.files import read_json
 from detseg3d.system.memory import require_memory
+from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = [
@@ -265,7 +266,7 @@ def _measure_lesions(
     ]
 
 
-def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool = True) -> dict[str, Any]:
+def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2)) -> dict[str, Any]:
     """Measure all training cases.
 
     Returns
@@ -280,7 +281,7 @@ def measure_dataset(dataset: RawDataset, num_processes: int = 2, progress: bool 
     DetSeg3DError
         If a case cannot be measured; all such cases are named.
     """
-    results = run_cases(partial(_measure, dataset=dataset), dataset.cases, num_processes, "fingerprint", progress)
+    results = run_cases(partial(_measure, dataset=dataset), dataset.cases, run, "fingerprint")
     failures = describe_failures(results, lambda case: str(case.case_id))
     if failures:
         raise DetSeg3DError(

@@ -30,6 +30,7 @@ from detseg3d.preprocessing.instances import resample_instances
 from detseg3d.preprocessing.normalize import normalize
 from detseg3d.preprocessing.resample import resample_image, resampled_shape
 from detseg3d.system.memory import require_memory
+from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = [
@@ -265,7 +266,7 @@ def _lesion_table(
 
 
 def preprocess_dataset(
-    raw: RawDataset, plans: Plans, store_folder: str | Path, num_processes: int = 2, progress: bool = True
+    raw: RawDataset, plans: Plans, store_folder: str | Path, run: Run = Run(processes=2)
 ) -> list[str]:
     """Preprocess all training cases into a case store.
 
@@ -277,10 +278,7 @@ def preprocess_dataset(
     raw : RawDataset
     plans : Plans
     store_folder : path
-    num_processes : int, optional
-        0 works in this process.
-    progress : bool, optional
-        Show a progress bar.
+    run : Run, optional
 
     Returns
     -------
@@ -301,7 +299,7 @@ def preprocess_dataset(
     if len(todo) < len(raw.cases):
         logger.info("%d of %d cases are preprocessed already", len(raw.cases) - len(todo), len(raw.cases))
     function = partial(_preprocess_and_store, raw=raw, plans=plans, folder=Path(store_folder))
-    results = run_cases(function, todo, num_processes, "preprocessing", progress)
+    results = run_cases(function, todo, run, "preprocessing")
     failures = describe_failures(results, lambda case: str(case.case_id))
     if failures:
         count = sum(result.error is not None for result in results)

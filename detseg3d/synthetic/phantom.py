@@ -24,6 +24,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = ["SyntheticCase", "simulate_case", "write_example_dataset"]
@@ -326,8 +327,7 @@ def write_example_dataset(
     seed: int = 0,
     num_test: int = 8,
     dataset_id: int = 999,
-    num_processes: int = 0,
-    progress: bool = False,
+    run: Run = Run(show_progress=False),
 ) -> Path:
     """Write the example as an nnU-Net style data set.
 
@@ -344,10 +344,7 @@ def write_example_dataset(
         The same seed gives the same cases, byte for byte.
     dataset_id : int
         The number in the folder's name.
-    num_processes : int
-        Worker processes; 0 works in this process.
-    progress : bool
-        Show a progress bar.
+    run : Run
 
     Returns
     -------
@@ -369,7 +366,7 @@ def write_example_dataset(
     jobs = [("Tr", index, f"example_{index + 1:03d}") for index in range(num_cases)]
     jobs += [("Ts", index, f"held_out_{index + 1:03d}") for index in range(num_test)]
     write = functools.partial(_write_case, folder=folder, shape=shape, spacing=spacing, seed=seed)
-    results = run_cases(write, jobs, num_processes, "example cases", progress)
+    results = run_cases(write, jobs, run, "example cases")
     failures = describe_failures(results, name=lambda job: str(job[2]))
     if failures:
         raise DetSeg3DError(f"the example could not be written:\n{failures}", file=folder)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
+from detseg3d.system.run import Run
 from detseg3d.system.signals import end_with_parent, raise_again, without_interrupt
 
 __all__ = ["CaseResult", "describe_failures", "is_bar_shown", "release_frames", "run_cases"]
@@ -54,9 +55,8 @@ class CaseResult(Generic[Item, Value]):
 def run_cases(
     function: Callable[[Item], Value],
     items: Sequence[Item],
-    num_processes: int,
+    run: Run = Run(),
     description: str = "",
-    progress: bool = True,
 ) -> list[CaseResult[Item, Value]]:
     """Call ``function`` on each item; a case that fails does not stop the others.
 
@@ -67,12 +67,10 @@ def run_cases(
         ``functools.partial`` of an importable function will do), and items and values must be picklable.
     items : sequence
         The cases.
-    num_processes : int
-        Worker processes, at most one per item; 0 runs everything in this process.
+    run : Run, optional
+        Number of worker processes (at most one per item is started) and display of progress.
     description : str, optional
         Label of the progress bar.
-    progress : bool, optional
-        Show a progress bar, if stderr is a terminal.
 
     Returns
     -------
@@ -82,24 +80,22 @@ def run_cases(
     Raises
     ------
     DetSeg3DError
-        If ``num_processes`` is negative or no worker process can be started.
+        If no worker process can be started.
 
     Examples
     --------
-    >>> [result.value for result in run_cases(abs, [-1, 2], num_processes=0)]
+    >>> [result.value for result in run_cases(abs, [-1, 2])]
     [1, 2]
-    >>> run_cases(int, ["x"], num_processes=0)[0].error
+    >>> run_cases(int, ["x"])[0].error
     ValueError("invalid literal for int() with base 10: 'x'")
     """
-    if num_processes < 0:
-        raise DetSeg3DError("the number of processes must not be negative", value=num_processes, expected="0, 1, 2, …")
-    if num_processes == 0:
+    if run.processes == 0:
         finished = _run_here(function, items)
     else:
-        finished = _run_in_workers(function, items, min(num_processes, len(items)))
+        finished = _run_in_workers(function, items, min(run.processes, len(items)))
     results: dict[int, CaseResult[Item, Value]] = {}
     with tqdm(
-        total=len(items), desc=description or None, disable=not is_bar_shown(progress), dynamic_ncols=True
+        total=len(items), desc=description or None, disable=not is_bar_shown(run.show_progress), dynamic_ncols=True
     ) as bar:
         for index, result in finished:
             results[index] = result
@@ -126,7 +122,7 @@ def describe_failures(
 
     Examples
     --------
-    >>> print(describe_failures(run_cases(int, ["1", "x"], num_processes=0)))
+    >>> print(describe_failures(run_cases(int, ["1", "x"])))
       x: ValueError: invalid literal for int() with base 10: 'x'
     """
     lines = []
@@ -254,7 +250,7 @@ def _speaking(workers: Sequence[_Worker]) -> list[_Worker]:
 def _cannot_start(error: DetSeg3DError) -> DetSeg3DError:
     return DetSeg3DError(
         f"worker processes cannot be started: {error.problem}; see the output above for the reason",
-        remedy="in a script of your own, call this under `if __name__ == '__main__':`, or use num_processes=0",
+        remedy="in a script of your own, call this under `if __name__ == '__main__':`, or use Run(processes=0)",
     )
 
 

@@ -81,7 +81,7 @@ class TrainingOptions:
     resume: bool = False
     overwrite: bool = False
     pretrained_weights: Path | None = None
-    progress: bool = True
+    show_progress: bool = True
     tensorboard: bool = False
     ranks: Ranks = field(default_factory=Ranks)
     build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
@@ -187,7 +187,7 @@ def train_fold(
         _close_epoch(plans, state, store, val_cases, folder, options, log)
     steps = phase_steps(plans.training, table.typical_shape())
     _say_length(plans, state, store, table, steps, options)
-    with progress_bar(state.progress.fraction, options.progress) as bar:
+    with progress_bar(state.progress.fraction, options.show_progress) as bar:
         while state.progress.fraction < 1 - _EPSILON:
             phase = phase_at(plans.training.curriculum, state.progress.fraction)
             window = plans.training.curriculum[phase].window

@@ -147,7 +147,7 @@ def test_predictions_use_what_was_chosen(
         shutil.copytree(tiny_model / f"fold_{fold}", folder)
         predictor = Predictor.from_model_folder(model, [fold], device="cpu", use_mirroring=False)
         chosen = [case for case in predictor.list_inputs(raw / "imagesTr") if case.case_id in cases]
-        assert not predictor.predict_files(chosen, folder / "validation", save_candidates=True, progress=False)
+        assert not predictor.predict_files(chosen, folder / "validation", save_candidates=True, show_progress=False)
         summary = {"cases": [{"case_id": case} for case in cases], "problems": []}
         write_json(summary, folder / "validation" / "summary.json")
     assert run(tmp_path) == 0

@@ -104,7 +104,7 @@ from detseg3d.system.workers import run_cases
 def work(options):
     logging.getLogger("detseg3d.x").warning("a message")
     warnings.warn("a warning")
-    results = run_cases(abs, [-1, -2], num_processes=0, description="working")
+    results = run_cases(abs, [-1, -2], description="working")
     show("a table")
     show("a failure", error=True)
     with open(sys.argv[1], "w") as handle:  # where the standard error is closed, this could become file 2

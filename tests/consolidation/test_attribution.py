@@ -6,6 +6,7 @@ import pytest
 
 from detseg3d.consolidation.attribution import PERFECT, STAGES, TracedLesion, attribute, trace_lesions
 from detseg3d.planning.plans import Plans
+from detseg3d.system.run import Run
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
 
 FOUND: Box = (4, 4, 4, 7, 7, 7)
@@ -106,7 +107,7 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
         prepare_case(tmp_path, "healthy", make_truth(), [Blob(FOUND, 0.9, 0.9)]),
     ]
     boxes = [{"voxels": 10, "dice": 0.4}, {"voxels": 14, "dice": 0.8}, {"voxels": 15, "dice": 0.9}]
-    result = attribute(cases, plans, boxes, progress=False)
+    result = attribute(cases, plans, boxes, run=Run(show_progress=False))
     assert [(row["stage"], row["found"], row["lesions"]) for row in result["stages"]] == [
         (PERFECT, 6, 6),
         (STAGES[0], 5, 6),
@@ -133,12 +134,12 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
 
 def test_a_lesion_as_large_as_a_limit_belongs_to_the_larger_ones(tmp_path: Path, tiny_plans: Plans) -> None:
     truth = make_truth((4, 4, 4, 9, 7, 5), (16, 16, 16, 18, 23, 17))  # 15 and 14 voxels
-    result = attribute([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], progress=False)
+    result = attribute([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], run=Run(show_progress=False))
     assert [row["lesions"] for row in result["by_size"]] == [1, 1, 0, 0, 0]
 
 
 def test_healthy_scans_alone_have_no_recall(tmp_path: Path, tiny_plans: Plans) -> None:
-    result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], progress=False)
+    result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], run=Run(show_progress=False))
     assert [row["recall"] for row in result["stages"]] == [None] * 5
     assert result["stage2_true_boxes"]["mean"] is None
 
@@ -149,6 +150,8 @@ def test_the_bound_is_that_of_the_lesions_which_are_traced(tmp_path: Path, tiny_
     assert max(tiny_plans.cell_sizes()[0]) >= 2
     traced = trace_lesions("a", make_truth(*twins, DOUBTED), make_candidates([]), tiny_plans)
     assert [lesion.reachable for lesion in traced].count(False) == 1 and traced[2].reachable
-    result = attribute([prepare_case(tmp_path, "a", make_truth(*twins, DOUBTED), [])], tiny_plans, [], progress=False)
+    result = attribute(
+        [prepare_case(tmp_path, "a", make_truth(*twins, DOUBTED), [])], tiny_plans, [], run=Run(show_progress=False)
+    )
     assert (result["stages"][0]["found"], result["stages"][0]["lesions"]) == (2, 3)
     assert result["by_size"][0]["stages"][PERFECT] == 0.5

@@ -15,6 +15,7 @@ from detseg3d.consolidation.search import Sweep, search
 from detseg3d.consolidation.thresholds import PreparedCase, Setting, with_setting
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
+from detseg3d.system.run import Run
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
 
 F1 = Objective()
@@ -32,12 +33,12 @@ def choose(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F
         for n in range(3)
         for case in cases
     ]
-    return search(repeated, plans, objective, progress=False)
+    return search(repeated, plans, objective, run=Run(show_progress=False))
 
 
 def choose_once(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> Sweep:
     """The choice where every case is a patient of its own."""
-    return search(cases, plans, objective, progress=False)
+    return search(cases, plans, objective, run=Run(show_progress=False))
 
 
 def blob(box: Box, score: float, **more: Any) -> Blob:

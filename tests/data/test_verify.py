@@ -13,6 +13,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.images import write_image
 from detseg3d.data.verify import Problem, format_problems, verify_dataset
+from detseg3d.system.run import Run
 
 GRID = Geometry((4, 5, 6), (2.0, 1.0, 1.0), (10.0, 20.0, 30.0))
 LABEL = np.zeros(GRID.shape, np.uint8)
@@ -46,7 +47,7 @@ def describe(folder: Path, **changes: Any) -> None:
 
 
 def problems(folder: Path) -> list[Problem]:
-    return verify_dataset(load_raw_dataset(folder), num_processes=0, progress=False)
+    return verify_dataset(load_raw_dataset(folder), run=Run(0, show_progress=False))
 
 
 def only(folder: Path) -> Problem:
@@ -62,7 +63,9 @@ def test_a_good_data_set_has_no_problems(folder: Path) -> None:
 def test_worker_processes_find_the_same(folder: Path) -> None:
     (folder / "imagesTr/b_0001.nii.gz").unlink()
     dataset = load_raw_dataset(folder)
-    assert verify_dataset(dataset, num_processes=1, progress=False) == verify_dataset(dataset, 0, progress=False)
+    assert verify_dataset(dataset, run=Run(1, show_progress=False)) == verify_dataset(
+        dataset, Run(0, show_progress=False)
+    )
 
 
 def test_a_missing_channel(folder: Path) -> None:
@@ -206,7 +209,7 @@ def test_spacings_that_planning_refuses_are_listed(folder: Path, length: float) 
     for channel in range(2):
         write_image(scan(20 + channel), grid, folder / f"imagesTr/c_{channel:04d}.nii.gz")
     write_image(LABEL, grid, folder / "labelsTr/c.nii.gz")
-    problems = verify_dataset(load_raw_dataset(folder), progress=False)
+    problems = verify_dataset(load_raw_dataset(folder), run=Run(show_progress=False))
     assert [(problem.case_id, problem.file and problem.file.name, problem.stops) for problem in problems] == [
         ("c", "c_0000.nii.gz", True),
         ("c", "c_0001.nii.gz", True),
@@ -220,7 +223,7 @@ def test_a_nanometre_and_a_kilometre_are_in_order(folder: Path, length: float) -
     for channel in range(2):
         write_image(scan(20 + channel), grid, folder / f"imagesTr/c_{channel:04d}.nii.gz")
     write_image(LABEL, grid, folder / "labelsTr/c.nii.gz")
-    assert verify_dataset(load_raw_dataset(folder), progress=False) == []
+    assert verify_dataset(load_raw_dataset(folder), run=Run(show_progress=False)) == []
 
 
 # -- What can be used, but says little ---------------------------------------------------------------------------------

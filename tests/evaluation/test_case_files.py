@@ -17,6 +17,7 @@ from detseg3d.evaluation.case_files import (
     only_class,
     read_true_lesions,
 )
+from detseg3d.system.run import Run
 
 PLACES = (Path("labels"), Path("boxes"))
 
@@ -113,4 +114,4 @@ def test_the_only_class_is_that_of_all_labels(
     for value in values:
         write_image(np.full((1, 1, 2), value, np.uint8), Geometry((1, 1, 2)), tmp_path / f"{value}.nii.gz")
     files = [tmp_path / f"{value}.nii.gz" for value in values]
-    assert only_class([*files, tmp_path / "missing.nii.gz"], form, progress=False) == expected
+    assert only_class([*files, tmp_path / "missing.nii.gz"], form, run=Run(show_progress=False)) == expected

@@ -15,6 +15,7 @@ from detseg3d.evaluation.folders import EvaluationOptions, LabelFormat, evaluate
 from detseg3d.evaluation.output import case_rows
 from detseg3d.evaluation.probabilities.components import ComponentRule
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -64,7 +65,7 @@ def problems(result: dict[str, Any]) -> dict[str, str]:
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_plain_masks_are_split_into_components(folders: tuple[Path, Path], processes: int) -> None:
-    result = evaluate_folders(*folders, num_processes=processes, progress=False)
+    result = evaluate_folders(*folders, run=Run(processes, show_progress=False))
     assert counts(result) == (2, 1, 2, 1)
     assert result["problems"] == []
     assert [case["case_id"] for case in result["cases"]] == ["a", "b"]
@@ -92,7 +93,7 @@ def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> 
     files = {"a": tmp_path / "elsewhere" / "rater1.nii.gz", "b": truth / "b.nii.gz"}
     files["a"].parent.mkdir()
     (truth / "a.nii.gz").rename(files["a"])
-    result = evaluate_folders(tmp_path / "nowhere", prediction, truth_files=files, progress=False)
+    result = evaluate_folders(tmp_path / "nowhere", prediction, truth_files=files, run=Run(show_progress=False))
     assert counts(result) == (2, 1, 2, 1) and result["problems"] == []
 
 

@@ -12,6 +12,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.evaluation.folders import EvaluationOptions, evaluate_folders, evaluate_systems
 from detseg3d.evaluation.output import write_evaluation
+from detseg3d.system.run import Run
 
 QUICK = EvaluationOptions(samples=20)
 
@@ -34,7 +35,7 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    result = evaluate_folders(folders[0], folders[1], options=QUICK, progress=False)
+    result = evaluate_folders(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
     written = write_evaluation(result, tmp_path / "out")
     assert [path.name for path in written] == ["metrics.json", "metrics.csv", "lesions.csv", "metrics.md"]
     (case,) = read(tmp_path / "out" / "metrics.csv")
@@ -53,14 +54,14 @@ def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: 
 
 
 def test_the_complete_figures_are_json(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    result = evaluate_folders(folders[0], folders[1], options=QUICK, progress=False)
+    result = evaluate_folders(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
     write_evaluation(result, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == result
 
 
 def test_several_systems_have_a_column_that_names_them(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     truth, half, whole = folders
-    result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, progress=False)
+    result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, run=Run(show_progress=False))
     write_evaluation(result, tmp_path / "out")
     rows = read(tmp_path / "out" / "metrics.csv")
     assert [(row["system"], row["found_iou_0.1"]) for row in rows] == [("half", "1"), ("whole", "2")]
@@ -69,7 +70,7 @@ def test_several_systems_have_a_column_that_names_them(folders: tuple[Path, Path
 
 def test_systems_are_compared_with_an_interval(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     truth, half, whole = folders
-    result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, progress=False)
+    result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, run=Run(show_progress=False))
     (comparison,) = result["comparisons"]
     assert (comparison["first"], comparison["second"], comparison["cases"]) == ("half", "whole", 1)
     # One case: every resample is the same; of other patients it says next to nothing.
@@ -86,7 +87,8 @@ def test_an_evaluation_without_cases_with_lesions_is_written(tmp_path: Path) -> 
     for name in ("truth", "pred"):
         write_image(empty, Geometry((2, 2, 2), (1.0, 1.0, 1.0)), tmp_path / name / "a.nii.gz")
     write_evaluation(
-        evaluate_folders(tmp_path / "truth", tmp_path / "pred", options=QUICK, progress=False), tmp_path / "out"
+        evaluate_folders(tmp_path / "truth", tmp_path / "pred", options=QUICK, run=Run(show_progress=False)),
+        tmp_path / "out",
     )
     assert [row["dice"] for row in read(tmp_path / "out" / "metrics.csv")] == ["1.0"]
     assert read(tmp_path / "out" / "lesions.csv") == []

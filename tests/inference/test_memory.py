@@ -29,7 +29,7 @@ def test_a_huge_scan_is_refused_by_name_and_the_others_are_predicted(predictor: 
     (tmp_path / "in").mkdir()
     huge_scan(tmp_path / "in" / "huge.npy")
     np.save(tmp_path / "in" / "small.npy", make_scan(200)[0])
-    failures = predictor.predict_files(predictor.list_inputs(tmp_path / "in"), tmp_path / "out", progress=False)
+    failures = predictor.predict_files(predictor.list_inputs(tmp_path / "in"), tmp_path / "out", show_progress=False)
     assert list(failures) == ["huge"]
     assert "reading this scan of 4000×4000×4000 voxels needs about 512 GB of memory" in failures["huge"]
     assert (tmp_path / "out" / "rois" / "small.json").exists()
@@ -62,7 +62,7 @@ def test_a_file_beyond_the_allowance_is_not_even_read(
         write_image(scan, Geometry(scan.shape), tmp_path / "in" / f"a{ending}")
         narrow = load(tiny_model, memory_gb=1e-5)
         failures = narrow.predict_files(
-            narrow.list_inputs(tmp_path / "in" / f"a{ending}"), tmp_path / "out", progress=False
+            narrow.list_inputs(tmp_path / "in" / f"a{ending}"), tmp_path / "out", show_progress=False
         )
         assert "reading this scan" in failures["a"], ending
 

@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def predict(predictor: Predictor, scans: Path, output: Path, **settings: Any) -> dict[str, str]:
-    return predictor.predict_files(predictor.list_inputs(scans), output, progress=False, **settings)
+    return predictor.predict_files(predictor.list_inputs(scans), output, show_progress=False, **settings)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz"])
@@ -355,7 +355,7 @@ def test_a_series_of_a_study_is_chosen(predictor: Predictor, tmp_path: Path) -> 
     source = ImageSource(series=("FLAIR",))
     cases = predictor.list_inputs(tmp_path / "study", source.series)
     assert [case.case_id for case in cases] == ["study"]
-    assert predictor.predict_files(cases, tmp_path / "out", source=source, progress=False) == {}
+    assert predictor.predict_files(cases, tmp_path / "out", source=source, show_progress=False) == {}
     record = json.loads((tmp_path / "out" / "rois" / "study.json").read_text(encoding="utf-8"))
     assert record["dicom"][0]["series_description"] == "FLAIR"
     assert len(predictor.list_inputs(tmp_path / "study")) == 2, "without a choice, each folder is a case"
@@ -471,7 +471,7 @@ def test_a_scan_that_reaches_the_limit_of_candidates_says_so(
     write_image(image, Geometry(image.shape), tmp_path / "in" / "full.nii.gz")
     predictor = with_limit(tiny_model, 3)
     cases = predictor.list_inputs(tmp_path / "in")
-    assert predictor.predict_files(cases, tmp_path / "out", save_candidates=save_candidates, progress=False) == {}
+    assert predictor.predict_files(cases, tmp_path / "out", save_candidates=save_candidates, show_progress=False) == {}
     (warning,) = [record.getMessage() for record in caplog.records if "limit of" in record.getMessage()]
     assert warning.startswith("full reaches the limit of 3 candidates") and "inference.min_candidates" in warning
     record = json.loads((tmp_path / "out" / "rois" / "full.json").read_text(encoding="utf-8"))

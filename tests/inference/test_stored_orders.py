@@ -17,6 +17,7 @@ from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
+from detseg3d.system.run import Run
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SPACING = np.array([0.8, 1.0, 1.5])  # x, y, z: an axis that is taken for another one is resampled wrongly
@@ -81,7 +82,7 @@ def test_every_order_of_the_axes_gives_the_same_lesions_voxel_for_voxel(
     for number, (order, signs) in enumerate(chosen):
         save(tmp_path / f"in/c{number:02d}.nii", volume, name, order, signs)
     failures = untrained.predict_files(
-        untrained.list_inputs(tmp_path / "in"), tmp_path / "out", save_probabilities=True, progress=False
+        untrained.list_inputs(tmp_path / "in"), tmp_path / "out", save_probabilities=True, show_progress=False
     )
     assert failures == {}
     expected = as_first(tmp_path / "out/instances/c00.nii", *chosen[0])
@@ -124,11 +125,11 @@ def test_truth_and_prediction_may_be_stored_in_different_orders(untrained: Predi
     volume = scan()
     for number, index in enumerate((0, 13, 30)):
         save(tmp_path / f"in/c{number}.nii", volume, "oblique", *ORDERS[index])
-    assert untrained.predict_files(untrained.list_inputs(tmp_path / "in"), tmp_path / "out", progress=False) == {}
+    assert untrained.predict_files(untrained.list_inputs(tmp_path / "in"), tmp_path / "out", show_progress=False) == {}
     expected = as_first(tmp_path / "out/instances/c0.nii", *ORDERS[0])
     for number, index in enumerate((0, 21, 47)):  # not the orders of the predictions
         save(tmp_path / f"truth/c{number}.nii", (expected > 0).astype(np.uint8), "oblique", *ORDERS[index])
-    result = evaluate_folders(tmp_path / "truth", tmp_path / "out", progress=False)
+    result = evaluate_folders(tmp_path / "truth", tmp_path / "out", run=Run(show_progress=False))
     assert result["problems"] == []
     assert [case["dice"] for case in result["cases"]] == [1.0, 1.0, 1.0]
     for lesion in (entry for entry in result["lesions"] if entry["kind"] == "truth"):
@@ -138,7 +139,7 @@ def test_truth_and_prediction_may_be_stored_in_different_orders(untrained: Predi
 
 def test_the_table_of_lesions_counts_the_voxels_of_the_masks(untrained: Predictor, tmp_path: Path) -> None:
     save(tmp_path / "in/a.nii", scan(), "straight", *ORDERS[29])
-    assert untrained.predict_files(untrained.list_inputs(tmp_path / "in"), tmp_path / "out", progress=False) == {}
+    assert untrained.predict_files(untrained.list_inputs(tmp_path / "in"), tmp_path / "out", show_progress=False) == {}
     instances = np.asarray(nibabel.load(tmp_path / "out/instances/a.nii").dataobj).transpose(2, 1, 0)
     with (tmp_path / "out/lesions.csv").open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))

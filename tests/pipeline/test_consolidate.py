@@ -20,6 +20,7 @@ from detseg3d.pipeline import consolidate as consolidate_module
 from detseg3d.pipeline.consolidate import Consolidated, ScoredLesions, consolidate, describe_calibration
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import read_json, write_json
+from detseg3d.system.run import Run
 from tests.consolidation.factory import (
     NAME,
     Blob,
@@ -63,7 +64,9 @@ def write(root: Path, plans: Plans, labels: dict[str, np.ndarray] | None = None,
 
 
 def run(root: Path, folds: Sequence[str | int] = (0, 1), **options: Any) -> Consolidated:
-    return consolidate(root / "raw" / NAME, root / "results" / NAME, folds, progress=False, **options)
+    return consolidate(
+        root / "raw" / NAME, root / "results" / NAME, folds, **{"run": Run(show_progress=False), **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_worker_processes_give_the_same(
 
     monkeypatch.setattr(count_table_module, "for_every_case", count)
     write(tmp_path, tiny_plans)
-    again = run(tmp_path, num_processes=1)
+    again = run(tmp_path, run=Run(1))
     assert (again.report, again.point) == (done.report, done.point)
 
 
@@ -380,7 +383,7 @@ def test_a_plan_s_own_smallest_volume_and_scan_threshold_can_be_described(tmp_pa
         prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.97), blob(B, 0.6), blob(crumb, 0.97)]),
         prepare_case(tmp_path, "healthy", make_truth(), [blob(D, 0.9)]),
     ]
-    sweep = search(cases, plans, Objective(), progress=False)
+    sweep = search(cases, plans, Objective(), run=Run(show_progress=False))
     assert sweep.chosen == sweep.default, "one scan without lesions is too few to search a scan threshold"
     described = consolidate_module._describe_choice(sweep, cases)
     assert described["figures"]["plan"]["f1_iou_0_1"] == 1.0 and described["f1_without_minimum"] == pytest.approx(0.8)

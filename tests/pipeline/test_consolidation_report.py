@@ -16,6 +16,7 @@ from detseg3d.pipeline.consolidate import Consolidated, consolidate
 from detseg3d.pipeline.consolidation_report import format_consolidation, report_consolidation
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import read_json, write_json
+from detseg3d.system.run import Run
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
 
 A: Box = (4, 4, 4, 7, 7, 7)
@@ -37,12 +38,12 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
 
 @pytest.fixture(scope="module")
 def done(root: Path) -> Consolidated:
-    return consolidate(root / "raw" / NAME, root / "results" / NAME, (0, 1), progress=False)
+    return consolidate(root / "raw" / NAME, root / "results" / NAME, (0, 1), run=Run(show_progress=False))
 
 
 @pytest.fixture(scope="module")
 def result(root: Path, done: Consolidated) -> dict[str, Any]:
-    return report_consolidation(done, root / "raw" / NAME, progress=False)
+    return report_consolidation(done, root / "raw" / NAME, run=Run(show_progress=False))
 
 
 # -- Figures -----------------------------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ def test_the_pooled_predictions_are_evaluated(root: Path, done: Consolidated, re
     assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (8, 7, 7)
     # As anybody would evaluate the folder, to the digit.
     again = evaluate_folders(
-        root / "raw" / NAME / "labelsTr", done.predictions, cases=["a", "b", "c", "e"], progress=False
+        root / "raw" / NAME / "labelsTr", done.predictions, cases=["a", "b", "c", "e"], run=Run(show_progress=False)
     )
     assert again["summary"] == result["summary"]
 
@@ -81,7 +82,7 @@ def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, 
     shutil.copytree(done.predictions, folder)
     for name in ("b.mha", "instances/b.mha", "rois/b.json"):
         (folder / name).unlink()
-    result = report_consolidation(replace(done, predictions=folder), root / "raw" / NAME, progress=False)
+    result = report_consolidation(replace(done, predictions=folder), root / "raw" / NAME, run=Run(show_progress=False))
     assert {problem["case"] for problem in result["problems"]} == {"b"}
     assert [entry["case_id"] for entry in result["cases"]] == ["a", "c", "e"]
 
@@ -91,8 +92,8 @@ def test_labels_are_evaluated_as_the_plans_read_them(tmp_path: Path, tiny_plans:
     write_raw(tmp_path, {"a": filled(A, B) * 300})
     write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9), Blob(B, 0.8, 0.8)]}, tiny_plans.evolve(instances=True))
     raw = tmp_path / "raw" / NAME
-    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
-    result = report_consolidation(done, raw, progress=False)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
+    result = report_consolidation(done, raw, run=Run(show_progress=False))
     assert result["problems"] == []
     assert result["summary"]["lesions"]["any"]["found"] == 2
 
@@ -105,8 +106,8 @@ def test_files_that_the_description_lists_are_evaluated_and_shown(tmp_path: Path
     listed = {"a": {"images": ["scans/a_0000.mha"], "label": "masks/a.mha"}}
     write_json(read_json(raw / "dataset.json") | {"dataset": listed}, raw / "dataset.json")
     write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9)]}, tiny_plans)
-    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
-    result = report_consolidation(done, raw, progress=False)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
+    result = report_consolidation(done, raw, run=Run(show_progress=False))
     assert result["problems"] == [] and result["summary"]["lesions"]["any"]["found"] == 1
     assert 'id="viewer-box"' in (done.predictions / "report.html").read_text(encoding="utf-8")
 
@@ -151,8 +152,8 @@ def test_the_headline_is_cross_fitted_and_comes_first(done: Consolidated, result
 def test_a_choice_of_a_single_fold_has_no_headline(tmp_path: Path, tiny_plans: Plans) -> None:
     raw = write_raw(tmp_path, dict.fromkeys("abcd", (filled(A) > 0).astype(np.uint8)))
     write_fold(tmp_path, "0", {case: [Blob(A, 0.9, 0.9), Blob(C, 0.5, 0.5)] for case in "abcd"}, tiny_plans)
-    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
-    report_consolidation(done, raw, progress=False)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
+    report_consolidation(done, raw, run=Run(show_progress=False))
     record = read_json(done.predictions / "metrics.json")["cross_validation"]
     assert record["predicted_at_thresholds_of"] == "same scans"
     assert (record["headline"], record["figures"]["cross_fitted"]) == (None, None)
@@ -165,8 +166,8 @@ def test_a_choice_of_a_single_fold_has_no_headline(tmp_path: Path, tiny_plans: P
 def test_figures_of_a_plan_that_is_kept_are_a_headline(tmp_path: Path, tiny_plans: Plans) -> None:
     raw = write_raw(tmp_path, dict.fromkeys("abcd", (filled(A) > 0).astype(np.uint8)))
     write_fold(tmp_path, "0", {case: [Blob(A, 0.9, 0.9)] for case in "abcd"}, tiny_plans)
-    done = consolidate(raw, tmp_path / "results" / NAME, [0], progress=False)
-    result = report_consolidation(done, raw, progress=False)
+    done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
+    result = report_consolidation(done, raw, run=Run(show_progress=False))
     assert result["cross_validation"]["predicted_at_thresholds_of"] == "plan" and done.point.plan_kept
     first = (done.predictions / "metrics.md").read_text(encoding="utf-8").split("###")[0]
     assert "no others gained more than noise" in first and cells(first, "F1 (IoU ≥ 0.1)")[0].startswith("1.000")

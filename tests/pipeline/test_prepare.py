@@ -11,9 +11,10 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.pipeline.prepare import PrepareOptions, lesion_loads, prepare_dataset
 from detseg3d.planning.plans import load_plans
+from detseg3d.system.run import Run
 from tests.preprocessing.factory import make_scan, write_dataset, write_volume
 
-QUIET = PrepareOptions(num_processes=0, progress=False)
+QUIET = PrepareOptions(run=Run(0, show_progress=False))
 PLAN_ONLY = replace(QUIET, preprocess=False)
 
 

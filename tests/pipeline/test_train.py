@@ -343,7 +343,7 @@ def touching(paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatc
 
 def test_labels_are_validated_as_the_plans_read_them(paths: FoldPaths, touching: np.ndarray) -> None:
     """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
-    result = validate_fold(paths, "0", ["case2"], TrainingOptions(progress=False))
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False))
     assert result["problems"] == []
     lesions = result["summary"]["lesions"]["any"]
     assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (2, 2, 2)
@@ -356,7 +356,7 @@ def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, 
     description = read_json(paths.raw / "dataset.json")
     entry = {"images": ["imagesTr/case2_0000.mha"], "label": "masks/rater1.mha"}
     write_json(description | {"dataset": {"case2": entry}}, paths.raw / "dataset.json")
-    result = validate_fold(paths, "0", ["case2"], TrainingOptions(progress=False))
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False))
     assert result["problems"] == [] and [case["case_id"] for case in result["cases"]] == ["case2"]
 
 

@@ -21,6 +21,7 @@ from detseg3d.planning.fingerprint import (
     source_digest,
 )
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 from tests.preprocessing.factory import make_scan, write_dataset, write_volume
 
 
@@ -95,7 +96,7 @@ def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatc
 
 def test_data_set_is_summed_up(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path, lesions=(3, 0, 5, 2), spacing=(2, 1, 1)))
-    fingerprint = measure_dataset(raw, 0, progress=False)
+    fingerprint = measure_dataset(raw, Run(0, show_progress=False))
     summary = fingerprint["summary"]
     assert (summary["cases"], summary["lesions"]) == (4, 10)
     assert summary["cases_without_lesions"] == ["case1"]
@@ -109,7 +110,9 @@ def test_data_set_is_summed_up(tmp_path: Path) -> None:
 
 
 def test_set_without_lesions_is_still_json(tmp_path: Path) -> None:
-    fingerprint = measure_dataset(load_raw_dataset(write_dataset(tmp_path, lesions=(0, 0))), 0, progress=False)
+    fingerprint = measure_dataset(
+        load_raw_dataset(write_dataset(tmp_path, lesions=(0, 0))), Run(0, show_progress=False)
+    )
     assert fingerprint["summary"]["volume_mm3"] == {}
     assert fingerprint["summary"]["intensity"]["0_FLAIR"]["lesions"] is None
     json.dumps(fingerprint, allow_nan=False)
@@ -120,7 +123,7 @@ def test_failed_cases_are_all_named(tmp_path: Path) -> None:
     for name in ("case0", "case2"):
         (folder / "imagesTr" / f"{name}_0000.nii.gz").write_bytes(b"garbage")
     with pytest.raises(DetSeg3DError, match=r"2 of 4 case\(s\) cannot be measured(.|\n)*case0(.|\n)*case2"):
-        measure_dataset(load_raw_dataset(folder), 0, progress=False)
+        measure_dataset(load_raw_dataset(folder), Run(0, show_progress=False))
 
 
 def read_with_label(tmp_path: Path, label: np.ndarray, spacing: tuple[int, int, int] = (1, 1, 1)):
@@ -179,7 +182,7 @@ def test_a_case_too_large_to_be_measured_is_refused_from_its_header(tmp_path: Pa
 
 def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path, spacing=(2, 1, 1)))
-    fingerprint = measure_dataset(raw, 0, progress=False)
+    fingerprint = measure_dataset(raw, Run(0, show_progress=False))
     write_json(fingerprint, tmp_path / "f.json")
     looks = load_appearances(tmp_path / "f.json", [case.case_id for case in raw.cases])
     for case, found in zip(raw.cases, looks, strict=True):

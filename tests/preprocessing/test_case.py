@@ -19,6 +19,7 @@ from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans
 from detseg3d.preprocessing import case as preprocessor
 from detseg3d.preprocessing.case import CaseTransform, case_transform, preprocess_case, preprocess_dataset
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 from tests.preprocessing.factory import make_plans, make_scan, write_dataset, write_volume
 
@@ -150,7 +151,7 @@ def test_bad_spacing_is_refused(spacing: tuple[float, ...]) -> None:
 
 def test_dataset_is_stored_with_its_lesions(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path))
-    assert preprocess_dataset(raw, make_plans(), tmp_path / "cases", 0, progress=False) == [
+    assert preprocess_dataset(raw, make_plans(), tmp_path / "cases", Run(0, show_progress=False)) == [
         c.case_id for c in raw.cases
     ]
     store = CaseStore(tmp_path / "cases")
@@ -180,7 +181,7 @@ def test_an_image_that_says_nothing_after_normalisation_is_named(
     write_volume(spoilt, folder / "imagesTr" / "case2_0000.nii.gz")
     plans = make_plans(normalization=[normalization])
     with caplog.at_level(logging.WARNING):
-        preprocess_dataset(load_raw_dataset(folder), plans, tmp_path / "cases", 0, progress=False)
+        preprocess_dataset(load_raw_dataset(folder), plans, tmp_path / "cases", Run(0, show_progress=False))
     [line] = [line for line in caplog.text.splitlines() if "case2_0000.nii.gz" in line]
     assert "channel FLAIR" in line and reason in line
     assert "case1_0000" not in caplog.text
@@ -204,34 +205,34 @@ def test_units_offset_and_outliers_leave_the_preprocessed_image(tmp_path: Path) 
 
 def test_second_run_has_nothing_to_do_and_a_deleted_case_is_made_again(tmp_path: Path) -> None:
     raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
-    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
-    assert preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False) == []
+    preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False))
+    assert preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False)) == []
     (tmp_path / "cases" / "case1.json").unlink()  # as a kill between arrays and record leaves it
-    assert preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False) == ["case1"]
+    assert preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False)) == ["case1"]
 
 
 def test_changed_plans_are_noticed_but_not_changed_training(tmp_path: Path) -> None:
     raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
-    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
+    preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False))
     other = plans.evolve(training={"steps": 3})
-    assert preprocess_dataset(raw, other, tmp_path / "cases", 0, progress=False) == []
+    assert preprocess_dataset(raw, other, tmp_path / "cases", Run(0, show_progress=False)) == []
     finer = make_plans(fine_spacing=(0.5,) * 3, detection_spacing=(0.5,) * 3)
-    assert len(preprocess_dataset(raw, finer, tmp_path / "cases", 0, progress=False)) == 4
+    assert len(preprocess_dataset(raw, finer, tmp_path / "cases", Run(0, show_progress=False))) == 4
 
 
 def test_corrected_label_is_noticed(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path)
     raw, plans = load_raw_dataset(folder), make_plans()
-    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
+    preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False))
     write_volume(make_scan(1, lesions=2)[1], folder / "labelsTr" / "case1.nii.gz")
-    assert preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False) == ["case1"]
+    assert preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False)) == ["case1"]
     assert len(CaseStore(tmp_path / "cases").properties("case1")["lesions"]) == 2
 
 
 def test_case_that_left_the_data_set_leaves_the_store(tmp_path: Path) -> None:
     raw, plans = load_raw_dataset(write_dataset(tmp_path)), make_plans()
-    preprocess_dataset(raw, plans, tmp_path / "cases", 0, progress=False)
-    preprocess_dataset(replace(raw, cases=raw.cases[1:]), plans, tmp_path / "cases", 0, progress=False)
+    preprocess_dataset(raw, plans, tmp_path / "cases", Run(0, show_progress=False))
+    preprocess_dataset(replace(raw, cases=raw.cases[1:]), plans, tmp_path / "cases", Run(0, show_progress=False))
     assert CaseStore(tmp_path / "cases").case_ids() == ["case1", "case2", "case3"]
 
 
@@ -241,7 +242,7 @@ def test_bad_case_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     (folder / "labelsTr" / "case2.nii.gz").unlink()
     raw = load_raw_dataset(folder)
     with pytest.raises(DetSeg3DError, match=r"2 of 4 case\(s\) could not be preprocessed") as caught:
-        preprocess_dataset(raw, make_plans(), tmp_path / "cases", 0, progress=False)
+        preprocess_dataset(raw, make_plans(), tmp_path / "cases", Run(0, show_progress=False))
     assert "case1" in str(caught.value)
     assert "the training case has no label" in str(caught.value)
     assert CaseStore(tmp_path / "cases").case_ids() == ["case0", "case3"]
@@ -265,7 +266,7 @@ def test_a_case_that_another_run_has_finished_meanwhile_is_not_done_again(
 ) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path / "raw"))
     plans = make_plans()
-    preprocess_dataset(raw, plans, tmp_path / "elsewhere", 0, False)
+    preprocess_dataset(raw, plans, tmp_path / "elsewhere", Run(0, show_progress=False))
 
     def other_run(*arguments: object, **_: object) -> list[object]:
         """Before this run comes to its first case, the other one has finished all but the last."""
@@ -277,6 +278,6 @@ def test_a_case_that_another_run_has_finished_meanwhile_is_not_done_again(
     original = preprocessor.read_case
     monkeypatch.setattr(preprocessor, "run_cases", other_run)
     monkeypatch.setattr(preprocessor, "read_case", lambda case, raw: read.append(case.case_id) or original(case, raw))
-    preprocess_dataset(raw, plans, tmp_path / "store", 0, False)
+    preprocess_dataset(raw, plans, tmp_path / "store", Run(0, show_progress=False))
     assert read == ["case3"]
     assert CaseStore(tmp_path / "store").case_ids() == ["case0", "case1", "case2", "case3"]

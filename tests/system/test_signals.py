@@ -25,6 +25,7 @@ import sys, time
 from pathlib import Path
 from detseg3d.cli.common import create_parser, run_command
 from detseg3d.system.workers import run_cases
+from detseg3d.system.run import Run
 def sleep(path):
     Path(path).touch()
     time.sleep(60)
@@ -151,7 +152,7 @@ def test_no_case_follows_the_one_whose_signal_was_swallowed(library: Callable[[o
             library(case)
 
     with pytest.raises(Interruption, match="SIGTERM"), interruptible():
-        run_cases(work, [0, 1, 2], num_processes=0)
+        run_cases(work, [0, 1, 2])
     assert done == [0, 1]
 
 

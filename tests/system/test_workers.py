@@ -15,6 +15,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system import workers as local
+from detseg3d.system.run import Run
 from detseg3d.system.workers import CaseResult, describe_failures, run_cases
 
 # Functions for worker processes live at module level: spawned workers import them.
@@ -85,52 +86,52 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-@pytest.mark.parametrize("num_processes", [0, 2])
-def test_values_come_in_the_order_of_the_items(num_processes: int) -> None:
-    results = run_cases(slow_first, [0, 1, 2, 3], num_processes)
+@pytest.mark.parametrize("processes", [0, 2])
+def test_values_come_in_the_order_of_the_items(processes: int) -> None:
+    results = run_cases(slow_first, [0, 1, 2, 3], Run(processes))
     assert results == [CaseResult(number, value=number) for number in range(4)]
 
 
-@pytest.mark.parametrize("num_processes", [0, 2])
-def test_no_items_give_no_results(num_processes: int) -> None:
-    assert run_cases(square, [], num_processes) == []
+@pytest.mark.parametrize("processes", [0, 2])
+def test_no_items_give_no_results(processes: int) -> None:
+    assert run_cases(square, [], Run(processes)) == []
 
 
-@pytest.mark.parametrize("num_processes", [0, 2])
-def test_a_failing_case_keeps_type_and_message_and_stops_no_other(num_processes: int) -> None:
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_failing_case_keeps_type_and_message_and_stops_no_other(processes: int) -> None:
     errors = [ValueError("bad voxel"), KeyError("case"), DetSeg3DError("no such file", file="a.nii", value=3)]
-    results = run_cases(fail_with, errors, num_processes)
+    results = run_cases(fail_with, errors, Run(processes))
     assert [(type(result.error), str(result.error)) for result in results] == [(type(e), str(e)) for e in errors]
     assert all("fail_with" in result.traceback for result in results)
 
 
 def test_a_package_error_keeps_its_parts_across_processes() -> None:
-    (result,) = run_cases(fail_with, [DetSeg3DError("no such file", value=3, remedy="look")], 1)
+    (result,) = run_cases(fail_with, [DetSeg3DError("no such file", value=3, remedy="look")], Run(1))
     assert isinstance(result.error, DetSeg3DError)
     assert (result.error.problem, result.error.value, result.error.remedy) == ("no such file", 3, "look")
 
 
 def test_in_process_work_stays_in_this_process() -> None:
-    assert run_cases(process_id, [0], 0)[0].value == os.getpid()
+    assert run_cases(process_id, [0], Run(0))[0].value == os.getpid()
 
 
 def test_work_is_shared_among_processes() -> None:
-    used = {result.value for result in run_cases(process_id, list(range(12)), 2)}
+    used = {result.value for result in run_cases(process_id, list(range(12)), Run(2))}
     assert len(used) == 2
     assert os.getpid() not in used
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_a_killed_worker_is_an_error_of_its_case_only(num_processes: int) -> None:
-    results = run_cases(kill_on_two, list(range(5)), num_processes)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_worker_is_an_error_of_its_case_only(processes: int) -> None:
+    results = run_cases(kill_on_two, list(range(5)), Run(processes))
     assert [result.value for result in results] == [0, 1, None, 3, 4]
     with pytest.raises(DetSeg3DError, match=r"killed by the system \(SIGKILL\)\n.*use fewer processes"):
         raise results[2].error or AssertionError
 
 
 def test_a_worker_that_exits_is_an_error_of_its_case_only() -> None:
-    results = run_cases(exit_on_one, [0, 1, 2], 1)
+    results = run_cases(exit_on_one, [0, 1, 2], Run(1))
     assert [result.value for result in results] == [0, None, 2]
     assert "ended with exit code 3" in str(results[1].error)
 
@@ -138,7 +139,7 @@ def test_a_worker_that_exits_is_an_error_of_its_case_only() -> None:
 def test_how_a_worker_ended_is_said_where_there_is_no_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows."""
     monkeypatch.delattr(signal, "SIGKILL", raising=False)
-    (result,) = run_cases(exit_on_one, [1], 1)
+    (result,) = run_cases(exit_on_one, [1], Run(1))
     assert "ended with exit code 3" in str(result.error)
 
 
@@ -150,60 +151,59 @@ def test_workers_are_heard_over_connections_of_any_class(monkeypatch: pytest.Mon
 
 
 def test_an_exception_that_cannot_be_pickled_is_described() -> None:
-    (result,) = run_cases(raise_awkward, [0], 1)
+    (result,) = run_cases(raise_awkward, [0], Run(1))
     assert isinstance(result.error, RuntimeError)
     assert str(result.error) == "AwkwardError: not portable"
 
 
 def test_a_value_that_cannot_be_pickled_is_an_error_of_its_case() -> None:
-    results = run_cases(return_lambda, [0], 1)
+    results = run_cases(return_lambda, [0], Run(1))
     assert "lambda" in str(results[0].error)
 
 
 def test_an_item_that_cannot_be_pickled_is_an_error_of_its_case() -> None:
-    results = run_cases(square, [2, lambda: None, 3], 1)  # type: ignore[list-item]
+    results = run_cases(square, [2, lambda: None, 3], Run(1))  # type: ignore[list-item]
     assert [result.value for result in results] == [4, None, 9]
     assert results[1].error is not None
 
 
 def test_a_partial_function_is_accepted() -> None:
-    assert run_cases(functools.partial(add, b=10), [1], 1)[0].value == 11
+    assert run_cases(functools.partial(add, b=10), [1], Run(1))[0].value == 11
 
 
 def test_log_records_of_workers_reach_this_process(caplog: pytest.LogCaptureFixture) -> None:
-    run_cases(log_warning, [1, 3], 2)
+    run_cases(log_warning, [1, 3], Run(2))
     assert sorted(record.getMessage() for record in caplog.records) == ["case 1 is odd", "case 3 is odd"]
 
 
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert run_cases(thread_limit, [0, 1], 2)[0].value == "4"
+    assert run_cases(thread_limit, [0, 1], Run(2))[0].value == "4"
 
 
 def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the bytes of a preprocessed case would depend on which thread is done first."""
     monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert run_cases(array_threads, [0], 1)[0].value == "1"
+    assert run_cases(array_threads, [0], Run(1))[0].value == "1"
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on Windows")
 def test_an_interrupt_never_reaches_a_worker_not_even_while_it_starts() -> None:
     """A terminal sends Ctrl-C to all processes, and importing takes a worker seconds."""
-    assert run_cases(interrupt_is_blocked, [0], 1)[0].value is True
+    assert run_cases(interrupt_is_blocked, [0], Run(1))[0].value is True
     assert not interrupt_is_blocked(0)
-
-
-def test_a_negative_number_of_processes_is_refused() -> None:
-    with pytest.raises(DetSeg3DError, match="must not be negative"):
-        run_cases(square, [1], -1)
 
 
 def test_a_script_without_main_guard_is_told_so_and_does_not_hang(tmp_path: os.PathLike[str]) -> None:
     script = f"{tmp_path}/script.py"
     with open(script, "w", encoding="utf-8") as handle:
-        handle.write("from detseg3d.system.workers import run_cases\nrun_cases(abs, [1, 2], 2)\n")
+        handle.write(
+            "from detseg3d.system.run import Run\n"
+            "from detseg3d.system.workers import run_cases\n"
+            "run_cases(abs, [1, 2], Run(2))\n"
+        )
     done = subprocess.run([sys.executable, script], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode != 0
     assert "if __name__ == '__main__'" in done.stderr
@@ -237,7 +237,7 @@ def fail_for_want_of_memory(text: str) -> None:
 @pytest.mark.parametrize("processes", [0, 1])
 def test_memory_that_was_not_granted_is_an_error_of_its_case_in_plain_words(processes: int) -> None:
     items = ["", "std::bad_alloc", "DefaultCPUAllocator: can't allocate memory", "another reason"]
-    results = run_cases(fail_for_want_of_memory, items, processes)
+    results = run_cases(fail_for_want_of_memory, items, Run(processes))
     assert [type(result.error) for result in results] == [DetSeg3DError] * 3 + [RuntimeError]
     assert [result.error.value for result in results[:3]] == [None, *items[1:3]]  # type: ignore[union-attr]
 
@@ -253,7 +253,7 @@ def test_a_failed_case_keeps_none_of_its_arrays() -> None:
         except ValueError as error:
             raise KeyError("outer") from error
 
-    results = run_cases(fail, [1, 2], num_processes=0)
+    results = run_cases(fail, [1, 2])
     assert all(isinstance(result.error, KeyError) for result in results)
     assert "inner" in results[0].traceback
     assert [reference() for reference in kept] == [None, None]
@@ -261,4 +261,4 @@ def test_a_failed_case_keeps_none_of_its_arrays() -> None:
 
 def test_no_bar_is_drawn_where_there_is_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
-    assert [result.value for result in run_cases(abs, [-1], num_processes=0)] == [1]
+    assert [result.value for result in run_cases(abs, [-1])] == [1]

@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, plans: Plans) -> CaseStore:
 
 
 def make_options(**settings: Any) -> TrainingOptions:
-    return TrainingOptions(**{"num_workers": 0, "progress": False, **settings})
+    return TrainingOptions(**{"num_workers": 0, "show_progress": False, **settings})
 
 
 def train(plans: Plans, store: CaseStore, folder: Path, **settings: Any) -> None:

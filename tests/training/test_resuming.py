@@ -110,7 +110,7 @@ def die(*arguments):
     return original(*arguments)
 trainer._train_step = die
 folder = Path(sys.argv[1])
-options = trainer.TrainingOptions(num_workers=0, progress=False)
+options = trainer.TrainingOptions(num_workers=0, show_progress=False)
 trainer.train_fold(
     load_plans(folder / "plans.json"), CaseStore(sys.argv[2]), {train!r}, {val!r}, folder / "fold_0", options
 )

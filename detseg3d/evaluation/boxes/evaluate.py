@@ -31,6 +31,7 @@ from detseg3d.evaluation.scores.froc import FROC_RATES, ScoredCase, add_scored, 
 from detseg3d.evaluation.scores.score_intervals import score_intervals
 from detseg3d.evaluation.stored_values import CaseValues, check_not_instances, odd_values
 from detseg3d.evaluation.table import markdown_table
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = ["BOX_CRITERIA", "evaluate_boxes", "format_box_evaluation", "true_boxes"]
@@ -70,8 +71,7 @@ def evaluate_boxes(
     samples: int = 1000,
     seed: int = 0,
     cases: Sequence[str] | None = None,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> dict[str, Any]:
     """Evaluate the boxes of all cases that both sides have.
 
@@ -92,9 +92,7 @@ def evaluate_boxes(
         Of the bootstrap.
     cases : sequence of str, optional
         Only these; by default all of ``truth``.
-    num_processes : int, optional
-        Worker processes that read label files; 0 works in this process.
-    progress : bool, optional
+    run : Run, optional
 
     Returns
     -------
@@ -132,7 +130,7 @@ def evaluate_boxes(
     hint = "" if table is None else "; a case without lesions needs a line with nothing but its name"
     common = common_cases(known, available, (truth, prediction), problems, cases, hint)
     if table is None:
-        truths = _read_truths(common, by_label, form, problems, num_processes, progress)
+        truths = _read_truths(common, by_label, form, problems, run)
     else:
         truths = {case_id: _Truth(table.cases[case_id], None) for case_id in common}
     if not truths:
@@ -151,12 +149,11 @@ def _read_truths(
     files: Mapping[str, Path],
     form: LabelFormat,
     problems: list[dict[str, str]],
-    num_processes: int,
-    progress: bool,
+    run: Run,
 ) -> dict[str, _Truth]:
     truths = {}
     paths = [files[case_id] for case_id in cases]
-    results = run_cases(partial(true_boxes, form=form), paths, num_processes, "reading labels", progress)
+    results = run_cases(partial(true_boxes, form=form), paths, run, "reading labels")
     for case_id, result in zip(cases, results, strict=True):
         if result.value is not None:
             truths[case_id] = _Truth(*result.value)

@@ -38,6 +38,7 @@ from detseg3d.evaluation.probabilities.components import SCORES, ComponentRule, 
 from detseg3d.evaluation.probabilities.maps import ProbabilityMap, probability_files, read_probability_map
 from detseg3d.evaluation.scores.froc import ScoredCase, average_precision, scored_case
 from detseg3d.evaluation.table import markdown_table
+from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = ["OBJECTIVES", "SweepGrid", "format_sweep", "sweep_probability_maps"]
@@ -129,8 +130,7 @@ def sweep_probability_maps(
     num_groups: int = 5,
     seed: int = 0,
     cases: Sequence[str] | None = None,
-    num_processes: int = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> dict[str, Any]:
     """Try all settings of a grid on the cases that both folders have, and choose the best.
 
@@ -156,9 +156,7 @@ def sweep_probability_maps(
         For the groups.
     cases : sequence of str, optional
         Only these; by default all of ``truth_folder``.
-    num_processes : int, optional
-        Worker processes; 0 works in this process.
-    progress : bool, optional
+    run : Run, optional
 
     Returns
     -------
@@ -187,9 +185,9 @@ def sweep_probability_maps(
     maps = named_like(probability_files(probability_folder, problems), truths)
     common = common_cases(truths, maps, (truth_folder, probability_folder), problems, cases)
     items = [_Item(case_id, truths[case_id], maps[case_id]) for case_id in common]
-    single = only_class([item.truth for item in items], form, num_processes, progress)
+    single = only_class([item.truth for item in items], form, run)
     outcomes: dict[str, list[_Outcome]] = {}
-    for result in run_cases(partial(_sweep_case, form, grid, single), items, num_processes, "sweeping", progress):
+    for result in run_cases(partial(_sweep_case, form, grid, single), items, run, "sweeping"):
         if result.value is not None:
             outcomes[result.item.case_id] = result.value
         else:

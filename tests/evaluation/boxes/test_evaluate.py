@@ -14,6 +14,7 @@ from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.boxes.evaluate import BOX_CRITERIA, evaluate_boxes, format_box_evaluation, true_boxes
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 
 SHAPE = (8, 20, 20)
 LESIONS = [(1, 2, 2, 4, 6, 6), (4, 10, 10, 7, 14, 14)]
@@ -58,7 +59,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def evaluate(folder: Path, **options: Any) -> dict[str, Any]:
-    return evaluate_boxes(folder / "labels", folder / "boxes.csv", **{"samples": 50, "progress": False, **options})
+    return evaluate_boxes(
+        folder / "labels", folder / "boxes.csv", **{"samples": 50, "run": Run(show_progress=False), **options}
+    )
 
 
 def problems(result: dict[str, Any]) -> dict[str, str]:
@@ -67,7 +70,7 @@ def problems(result: dict[str, Any]) -> dict[str, str]:
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_figures_are_those_counted_by_hand(folder: Path, processes: int) -> None:
-    result = evaluate(folder, num_processes=processes)
+    result = evaluate(folder, run=Run(processes))
     summary = result["summary"]
     assert (summary["cases"], summary["lesions"], summary["boxes"]) == (3, 3, 6)
     assert summary["lesion_free"] == {"scans": 1, "boxes": 2}

@@ -19,6 +19,7 @@ from detseg3d.evaluation.probabilities.maps import read_probability_map
 from detseg3d.evaluation.probabilities.sweep import OBJECTIVES, SweepGrid, format_sweep, sweep_probability_maps
 from detseg3d.evaluation.scores.froc import average_precision, scored_case
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 
 SHAPE = (6, 10, 12)
 GEOMETRY = Geometry(SHAPE, (2.0, 1.0, 0.5))  # a voxel is 1 mm³
@@ -57,7 +58,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def sweep(folder: Path, **options: Any) -> dict[str, Any]:
-    return sweep_probability_maps(folder / "labels", folder / "maps", **{"grid": GRID, "progress": False, **options})
+    return sweep_probability_maps(
+        folder / "labels", folder / "maps", **{"grid": GRID, "run": Run(show_progress=False), **options}
+    )
 
 
 def one_by_one(folder: Path, rule: ComponentRule, numbers: list[int]) -> dict[str, float]:
@@ -85,7 +88,7 @@ def rule_of(row: dict[str, Any]) -> ComponentRule:
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_each_row_is_what_its_setting_gives_by_itself(folder: Path, processes: int) -> None:
-    result = sweep(folder, num_processes=processes)
+    result = sweep(folder, run=Run(processes))
     assert [rule_of(row) for row in result["rows"]] == GRID.rules()
     assert len({row["ap_iou_0.1"] for row in result["rows"]}) > 9  # else the comparison would show little
     for row in result["rows"]:

@@ -31,6 +31,7 @@ from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.planning.plans import load_plans, parse_plans, save_plans
 from detseg3d.planning.splits import load_splits
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 from detseg3d.training.sampling import CaseTable
 from tests.conftest import TINY_PLANS
 from tests.integration.bad_input.read_worker import READ, REFUSED, ReadWorker
@@ -214,7 +215,7 @@ def test_the_document_itself_is_read(name: str, tmp_path: Path) -> None:
 def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     root = tmp_path_factory.mktemp("fuzzed_fingerprint")
     raw = write_dataset(root / "raw", lesions=(1, 2))
-    options = PrepareOptions(preprocess=False, num_processes=0, progress=False)
+    options = PrepareOptions(preprocess=False, run=Run(0, show_progress=False))
     file = prepare_dataset(raw, root / "pp", options).folder / "dataset_fingerprint.json"
     return raw, file, file.read_text(encoding="utf-8")
 
@@ -224,7 +225,7 @@ def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, s
 def test_a_damaged_fingerprint_is_measured_again(fingerprint: tuple[Path, Path, str], data: st.DataObject) -> None:
     raw, file, whole = fingerprint
     file.write_text(json.dumps(data.draw(damaged_documents(json.loads(whole)))), encoding="utf-8")
-    prepare_dataset(raw, file.parent.parent, PrepareOptions(preprocess=False, num_processes=0, progress=False))
+    prepare_dataset(raw, file.parent.parent, PrepareOptions(preprocess=False, run=Run(0, show_progress=False)))
     assert file.read_text(encoding="utf-8") == whole
 
 

@@ -16,6 +16,7 @@ from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.reporting.html.volumes import CaseView
 from detseg3d.system.files import write_json
+from detseg3d.system.run import Run
 
 SHAPE = (8, 16, 16)
 SPACING = (2.0, 1.0, 1.0)
@@ -83,7 +84,7 @@ def save_case(
 def evaluate(root: Path) -> dict[str, Any]:
     """The result of the predictions under ``root``."""
     form = LabelFormat({"lesion": 1})
-    return evaluate_folders(root / "labels", root / "predictions", label_format=form, progress=False)
+    return evaluate_folders(root / "labels", root / "predictions", label_format=form, run=Run(show_progress=False))
 
 
 def view(root: Path, name: str, rois: Sequence[dict[str, Any]] = (), system: str | None = None) -> CaseView:

@@ -15,6 +15,7 @@ from detseg3d.reporting.html import report as html_report
 from detseg3d.reporting.html.markup import DASH
 from detseg3d.reporting.html.report import write_report
 from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
+from detseg3d.system.run import Run
 from tests.reporting.html.factory import (
     SHAPE,
     TWO,
@@ -234,7 +235,7 @@ def test_clean_scans_are_those_of_each_system(tmp_path: Path, result: dict[str, 
 def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
     form = LabelFormat({"lesion": 1})
     folders = (root / "labels", root / "predictions")
-    fewer = evaluate_folders(*folders, label_format=form, cases=["good"], progress=False)
+    fewer = evaluate_folders(*folders, label_format=form, cases=["good"], run=Run(show_progress=False))
     compared = [{"first": "mine", "second": "other", "cases": 1, "figures": {}}]
     page = write(tmp_path, {"systems": {"mine": result, "other": fewer}, "comparisons": compared})
     assert "Without: other bad, healthy, middle." in page.find("p", class_="warn")[0]["text"]
