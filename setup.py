@@ -52,7 +52,6 @@ DEPENDENCIES = [
 
 EXTRAS = {
     "track": ["tensorboard"],
-    "report": ["ipyniivue>=2.4,<3"],  # has NiiVue, the viewer of report.html
     "dev": [
         "tensorboard",
         "pytest>=8",

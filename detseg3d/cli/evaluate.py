@@ -93,7 +93,6 @@ def build_parser() -> argparse.ArgumentParser:
     report = parser.add_argument_group("report")
     report.add_argument("--report", action="store_true", help="write report.html, to be opened in a browser")
     report.add_argument("--images", metavar="FOLDER", help="the scans, CASE_0000…, for the viewer in the report")
-    report.add_argument("--niivue", metavar="FILE", help="niivue.umd.js for the viewer, if it is not installed")
     add_processes_flag(parser)
     return parser
 
@@ -362,7 +361,7 @@ def _write_report(
     if options.images is not None:
         views = find_views(options.images, options.ground_truth, systems, form.npy_spacing)
     file = Path(options.output) / "report.html"
-    return write_report(file, result, cases_view=views, niivue_js=options.niivue)
+    return write_report(file, result, cases_view=views)
 
 
 if __name__ == "__main__":

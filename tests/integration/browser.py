@@ -23,10 +23,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
+    "--disable-gpu",
     "--window-size=1366,900",
 ]
-NO_WEBGL = ["--disable-gpu", "--disable-3d-apis"]
-WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 ATTACK = "<img src=x onerror=alert(1)>"
 UPSIDE_DOWN = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 SHAPE = (10, 24, 24)
@@ -67,7 +66,6 @@ const column = (table, place) => Array.from(table.tBodies[0].rows, (row) => row.
 (async () => {
   try {
     await until(() => box.dataset.ready !== undefined && box.dataset.ready !== "");
-    seen.mode = box.dataset.mode;
     seen.note = box.querySelector("[data-note]").textContent;
     DO
   } catch (error) {
@@ -163,27 +161,54 @@ READ = """
     seen.folded = document.querySelectorAll("details:not([open])").length;
 """
 
-READ_NIIVUE = """
-    seen.lesions = [];
-    const pictures = new Set();
-    for (const row of rows()) {
-      row.click();
-      pictures.add(picture()); // at once: what WebGL has drawn is gone when the script pauses
-      seen.lesions.push({ point: box.dataset.point, target: row.dataset.point });
-      await pause();
-    }
-    seen.pictures = pictures.size;
-    const canvas = box.querySelector("canvas");
-    const place = canvas.getBoundingClientRect();
-    const corner = { clientX: place.left + place.width * 0.2, clientY: place.top + place.height * 0.2 };
-    const at = { ...corner, button: 0, buttons: 1, bubbles: true };
-    canvas.dispatchEvent(new MouseEvent("mousedown", at));
-    canvas.dispatchEvent(new MouseEvent("mouseup", at));
-    await pause();
-    seen.clicked = box.dataset.point;
-    box.querySelector("[data-action=switch]").click();
-    await until(() => box.dataset.mode === "slices" && box.dataset.ready !== "");
-    seen.after = { mode: box.dataset.mode, point: box.dataset.point, canvases: box.querySelectorAll("canvas").length };
+TRY_CONTROLS = """
+    const axial = box.querySelector("canvas");
+    const control = (name) => Number(box.querySelector(`[data-control=${name}]`).value);
+    const press = (key) => axial.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    const turn = { bubbles: true, cancelable: true };
+    const wheel = (options) => axial.dispatchEvent(new WheelEvent("wheel", { ...turn, ...options }));
+    const drag = (type, x, y, buttons) => {
+      const at = { clientX: x, clientY: y, pointerId: 1, bubbles: true, button: buttons === 2 ? 2 : 0, buttons };
+      axial.dispatchEvent(new PointerEvent(type, at));
+    };
+    axial.setPointerCapture = () => {};
+    seen.captions = Array.from(box.querySelectorAll(".caption"), (caption) => caption.textContent);
+    seen.zoom = [control("zoom")];
+    press("+");
+    seen.zoom.push(control("zoom"));
+    press("-");
+    press("-");
+    seen.zoom.push(control("zoom"));
+    wheel({ deltaY: -1, ctrlKey: true });
+    seen.zoom.push(control("zoom"));
+    document.body.focus();
+    axial.blur();
+    const still = box.dataset.point;
+    wheel({ deltaY: 1 });
+    seen.scrolled = [box.dataset.point === still];
+    axial.focus();
+    wheel({ deltaY: 1 });
+    seen.scrolled.push(box.dataset.point === still);
+    seen.presets = Array.from(box.querySelectorAll("[data-presets] button"), (button) => button.textContent);
+    seen.windows = [[control("black"), control("white")]];
+    box.querySelector("[data-action=local-window]").click();
+    seen.windows.push([control("black"), control("white")]);
+    const before = picture();
+    box.querySelector("[data-presets] button").click();
+    seen.windows.push([control("black"), control("white")]);
+    seen.redrawn = picture() !== before;
+    drag("pointerdown", 100, 100, 2);
+    const place = box.dataset.point;
+    drag("pointermove", 60, 100, 2);
+    seen.windows.push([control("black"), control("white")]);
+    drag("pointermove", 60, 120, 2);
+    seen.windows.push([control("black"), control("white")]);
+    seen.stayed = box.dataset.point === place;
+    axial.dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+    const visible = () => Array.from(box.querySelectorAll(".pane")).filter((pane) => !pane.hidden).length;
+    seen.panes = [visible()];
+    axial.dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+    seen.panes.push(visible());
 """
 
 

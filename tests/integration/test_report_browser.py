@@ -14,7 +14,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from detseg3d.reporting.html.niivue import find_niivue
 from detseg3d.reporting.html.report import write_report
 from detseg3d.system.files import read_json
 from tests.integration.browser import (
@@ -22,12 +21,10 @@ from tests.integration.browser import (
     CHROMIUM,
     LARGE,
     MISSED,
-    NO_WEBGL,
     READ,
-    READ_NIIVUE,
     SHAPE,
+    TRY_CONTROLS,
     UPSIDE_DOWN,
-    WEBGL,
     browse,
     look,
 )
@@ -66,11 +63,8 @@ def make_report(root: Path, name: str = "report.html", **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report with plain slices, as a reader without NiiVue has it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg3d.reporting.html.niivue.importlib.util.find_spec", lambda name: None)
-        report = make_report(root)
-    return look(report, READ, tmp_path_factory.mktemp("browser"), *NO_WEBGL)
+    """Everything that a reader meets on the way through the report."""
+    return look(make_report(root), READ, tmp_path_factory.mktemp("browser"))
 
 
 def point(text: str) -> list[float]:
@@ -79,7 +73,7 @@ def point(text: str) -> list[float]:
 
 def test_nothing_goes_wrong_and_nothing_is_fetched(seen: dict[str, Any]) -> None:
     assert (seen["errors"], seen["requests"]) == ([], [])
-    assert seen["mode"] == "slices" and "detseg3d[report]" in seen["note"]
+    assert seen["note"] == ""
 
 
 def test_the_watch_notices_what_goes_wrong(root: Path, tmp_path: Path) -> None:
@@ -88,7 +82,7 @@ def test_the_watch_notices_what_goes_wrong(root: Path, tmp_path: Path) -> None:
     text = report.read_text(encoding="utf-8")
     damage = '<img src="https://example.invalid/x.png"><script>alert(1); throw new Error("broken");</script>'
     report.write_text(text.replace("<main>", f"<main>{damage}", 1), encoding="utf-8")
-    noticed = look(report, "", tmp_path, *NO_WEBGL)
+    noticed = look(report, "", tmp_path)
     assert any("broken" in error for error in noticed["errors"])
     assert any("img-src" in error for error in noticed["errors"])
     assert (noticed["alerts"], noticed["images"]) == (1, 1)
@@ -109,7 +103,7 @@ def test_the_crosshair_is_where_the_lesion_is_in_the_file(seen: dict[str, Any]) 
     for lesion, ((z, y, x), size) in zip(seen["lesions"], (LARGE, MISSED), strict=True):
         depth = max(size // 2, 1)
         middle = (z + depth // 2, y + size // 2, x + size // 2)
-        assert lesion["readout"] == "voxel of the file: z {}, y {}, x {}".format(*middle)
+        assert lesion["readout"].startswith("Voxel of the file: z {}, y {}, x {}. Intensity: about ".format(*middle))
 
 
 def test_outlines_and_boxes_are_drawn_in_their_colours(seen: dict[str, Any]) -> None:
@@ -151,7 +145,10 @@ def test_contrast_changes_the_picture(seen: dict[str, Any]) -> None:
 
 
 def test_another_case_is_shown_with_its_lesions(seen: dict[str, Any]) -> None:
-    assert seen["second"] == {"selected": "true", "title": "better 2 of 2 lesions found, 0 false positives"}
+    assert seen["second"] == {
+        "selected": "true",
+        "title": "better 2 of 2 lesions found, 0 false positives (any overlap)",
+    }
 
 
 def test_a_click_on_a_column_sorts_the_table(seen: dict[str, Any]) -> None:
@@ -174,42 +171,44 @@ def test_everything_is_open_on_paper(seen: dict[str, Any]) -> None:
 
 def test_the_page_can_be_looked_at(root: Path, seen: dict[str, Any], tmp_path: Path) -> None:
     picture = tmp_path / "report.png"
-    browse(root / "report.html", tmp_path, f"--screenshot={picture}", "--virtual-time-budget=10000", *WEBGL)
+    browse(root / "report.html", tmp_path, f"--screenshot={picture}", "--virtual-time-budget=10000")
     pixels = matplotlib.image.imread(picture)
     assert pixels.shape[:2] == (900, 1366) and pixels[..., :3].std() > 0.05
 
 
-@pytest.mark.slow
-def test_niivue_goes_to_the_lesion_and_gives_way_to_slices(root: Path, tmp_path: Path) -> None:
-    if find_niivue() is None:
-        pytest.skip("NiiVue is not installed (the extra 'report')")
-    noticed = look(make_report(root, "niivue.html"), READ_NIIVUE, tmp_path, *WEBGL)
-    if "WebGL" in noticed["note"]:
-        pytest.skip("this Chromium has no WebGL 2")
-    assert (noticed["errors"], noticed["requests"]) == ([], [])
-    assert noticed["mode"] == "niivue"
-    assert all(point(lesion["point"]) == point(lesion["target"]) for lesion in noticed["lesions"])
-    assert noticed["pictures"] == len(noticed["lesions"]) == 2
-    assert noticed["clicked"] != noticed["lesions"][1]["point"]
-    assert noticed["after"] == {"mode": "slices", "point": noticed["clicked"], "canvases": 4}
-
-
-def test_without_webgl_slices_stand_in_for_niivue(root: Path, tmp_path: Path) -> None:
-    code = tmp_path / "viewer.js"
-    code.write_text("this.niivue = {}; niivue.Niivue = class { attachToCanvas() {} };", encoding="utf-8")
-    noticed = look(make_report(root, "other.html", niivue_js=code), "", tmp_path, *NO_WEBGL)
-    assert (noticed["errors"], noticed["mode"]) == ([], "slices")
-    assert "WebGL 2" in noticed["note"]
-
-
-def test_slices_stand_in_for_a_niivue_that_fails(root: Path, tmp_path: Path) -> None:
-    code = tmp_path / "viewer.js"
-    code.write_text(
-        "this.niivue = {}; niivue.Niivue = class { async attachToCanvas() { throw new Error('no luck'); } };",
-        encoding="utf-8",
-    )
-    noticed = look(make_report(root, "other.html", niivue_js=code), "", tmp_path, *WEBGL)
-    if "WebGL" in noticed["note"]:
-        pytest.skip("this Chromium has no WebGL 2")
-    assert noticed["mode"] == "slices" and "no luck" in noticed["note"]
+@pytest.fixture(scope="module")
+def tried(root: Path, seen: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the controls of the pictures do; ``seen`` has written the report."""
+    noticed = look(root / "report.html", TRY_CONTROLS, tmp_path_factory.mktemp("browser"))
     assert noticed["errors"] == []
+    return noticed
+
+
+def test_three_planes_and_a_map_are_shown(tried: dict[str, Any]) -> None:
+    assert [caption.split(" ")[0] for caption in tried["captions"]] == ["axial", "coronal", "sagittal", "all"]
+
+
+def test_keys_and_the_wheel_change_the_zoom(tried: dict[str, Any]) -> None:
+    start, larger, smaller, wheel = tried["zoom"]
+    assert (larger - start, smaller - start, wheel - start) == (0.5, -0.5, 0)
+
+
+def test_the_wheel_changes_the_slice_only_of_the_chosen_picture(tried: dict[str, Any]) -> None:
+    assert tried["scrolled"] == [True, False]
+
+
+def test_the_contrast_of_an_area_is_narrower_than_the_full_range(tried: dict[str, Any]) -> None:
+    (black, white), full = tried["windows"][1:3]
+    assert 0 <= black < white <= 255 and white - black < 255
+    assert tried["presets"] == ["Full range"] and full == [0, 255] and tried["redrawn"]
+
+
+def test_dragging_with_the_right_button_changes_the_contrast_only(tried: dict[str, Any]) -> None:
+    narrower, darker = tried["windows"][3:]
+    assert narrower == [20, 235]  # 40 pixels to the left: 40 grey levels fewer
+    assert darker == [10, 225]  # 20 pixels down: 10 grey levels lower
+    assert tried["stayed"]
+
+
+def test_a_double_click_enlarges_one_picture_and_brings_back_the_others(tried: dict[str, Any]) -> None:
+    assert tried["panes"] == [1, 4]

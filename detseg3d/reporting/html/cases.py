@@ -6,14 +6,13 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.reporting.html.figures import Evaluated
 from detseg3d.reporting.html.markup import Html, dig, embed_json, fragment, number, tag
-from detseg3d.reporting.html.niivue import NiivueCode
 from detseg3d.reporting.html.volumes import CaseView, ViewerVolumes, fit_volumes, load_volumes
 from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
 
@@ -134,7 +133,7 @@ def prepare_viewer(chosen: Sequence[ShownCase], budget: int) -> ViewerContent:
 # -- Page --------------------------------------------------------------------------------------------------------------
 
 
-def viewer_section(content: ViewerContent, niivue: NiivueCode | None) -> Html:
+def viewer_section(content: ViewerContent) -> Html:
     """Tabs for the cases, the viewer, a table of lesions for each case, and the data of all this."""
     notes = [
         tag("p", tag("b", case_id), " cannot be shown: ", tag("span", problem, class_="reason"), class_="warn")
@@ -157,7 +156,7 @@ def viewer_section(content: ViewerContent, niivue: NiivueCode | None) -> Html:
         notes,
         tag("div", tabs, class_="tabs", role="tablist", aria_label="case"),
         tag("div", _stage(), tag("div", panels, class_="panels"), class_="viewer", id="viewer-box"),
-        _data(content, niivue),
+        _data(content),
     )
 
 
@@ -202,12 +201,18 @@ def _stage() -> Html:
         )
     ]
     reset = tag("button", "Reset view", type="button", data_action="reset")
-    switch = tag("button", "Plain slices", type="button", data_action="switch", hidden=True)
+    local = tag("button", "Contrast of this area", type="button", data_action="local-window")
     return tag(
         "div",
         tag("div", toggles, class_="controls"),
         tag("div", class_="panes", data_panes=True),
-        tag("div", sliders, reset, switch, class_="controls"),
+        tag("div", sliders, local, tag("span", class_="presets", data_presets=True), reset, class_="controls"),
+        tag(
+            "p",
+            "Click to move the crosshair, double-click to enlarge a picture. Drag with the right button to change the "
+            "contrast. Keys: arrows and page keys move the crosshair, + and − zoom.",
+            class_="note",
+        ),
         tag("p", "", class_="readout", role="status", data_readout=True),
         tag("noscript", tag("p", "The viewer needs JavaScript.", class_="warn")),
         tag("p", "", class_="note", data_note=True),
@@ -215,16 +220,14 @@ def _stage() -> Html:
     )
 
 
-def _data(content: ViewerContent, niivue: NiivueCode | None) -> Html:
+def _data(content: ViewerContent) -> Html:
     colors = {"truth": TRUTH_COLOR, "prediction": PREDICTION_COLOR, "boxes": BOX_COLOR}
     cases = [_describe(shown, volumes) for shown, volumes in zip(content.cases, content.volumes, strict=True)]
-    settings = {"colors": colors, "cases": cases, "niivue": None if niivue is None else niivue.kind}
+    settings = {"colors": colors, "cases": cases}
     blocks = [tag("script", embed_json(settings), type="application/json", id="viewer-data")]
     for index, volumes in enumerate(content.volumes):
         for name, text in volumes.encoded.items():
             blocks.append(tag("script", Html(text), type="application/octet-stream", id=f"volume-{index}-{name}"))
-    if niivue is not None:
-        blocks.append(tag("script", Html(niivue.encoded), type="application/octet-stream", id="niivue-code"))
     return fragment(blocks)
 
 
@@ -239,7 +242,9 @@ def _describe(shown: ShownCase, volumes: ViewerVolumes) -> dict[str, Any]:
         "id": shown.view.case_id,
         "shape": list(volumes.image.shape),
         "spacing": list(volumes.spacing),
-        "layers": list(volumes.encoded),
+        "layers": {name: str(volume.dtype) for name, volume in volumes.layers.items()},
+        "intensities": list(volumes.window),
+        "presets": [asdict(preset) for preset in volumes.presets],
         "boxes": boxes,
         "frame": {
             "permutation": list(volumes.orders.image.permutation),

@@ -20,7 +20,6 @@ from detseg3d.reporting.html.crossval import (
 from detseg3d.reporting.html.curves import curve_section, size_section
 from detseg3d.reporting.html.figures import Evaluated
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, tag
-from detseg3d.reporting.html.niivue import NiivueCode, find_niivue
 from detseg3d.reporting.html.tables import (
     case_table,
     class_table,
@@ -41,12 +40,11 @@ MOST_BYTES = 20_000_000
 """A report is no larger than this."""
 
 _RESERVE = 200_000  # for the tables of lesions, which are made after the volumes
-_SCRIPTS = ("tables.js", "slices.js", "niivue.js", "viewer.js")
+_SCRIPTS = ("tables.js", "slices.js", "viewer.js")
 
-# No network at all. Blobs and data are the page's own: NiiVue is unpacked into a blob, and keeps its font in data.
+# The browser loads nothing: script, style and volumes are in the page.
 _POLICY = (
-    "default-src 'none'; img-src data: blob:; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; "
-    "connect-src data: blob:; worker-src blob:; font-src data:; form-action 'none'; base-uri 'none'"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 )
 
 
@@ -58,7 +56,6 @@ def write_report(
     cases_view: Sequence[CaseView] | None = None,
     title: str = "Lesion detection and segmentation",
     date: str | None = None,
-    niivue_js: str | Path | None = None,
     worst: int = 2,
     best: int = 2,
     most_bytes: int = MOST_BYTES,
@@ -80,9 +77,6 @@ def write_report(
     title : str, optional
     date : str, optional
         To be stated in the page.
-    niivue_js : path, optional
-        NiiVue for the viewer, see :func:`~detseg3d.reporting.html.niivue.find_niivue`; by default the installed one.
-        Without any, the viewer shows three slices.
     worst, best : int, optional
         How many cases the viewer gets.
     most_bytes : int, optional
@@ -96,19 +90,14 @@ def write_report(
     Raises
     ------
     DetSeg3DError
-        If the file cannot be written, or ``niivue_js`` is not NiiVue.
+        If the file cannot be written.
     """
     evaluated = Evaluated.of(result)
     views = list(cases_view or ())
-    # Asked for by name, a viewer that is not there is an error even if no case needs it.
-    niivue = find_niivue(niivue_js) if views or niivue_js is not None else None
     chosen = choose_cases(evaluated, views, worst, best)
-    frame = _page(evaluated, consolidation, title, date, ViewerContent(), None, bool(views))
-    room = most_bytes - len(frame.encode("utf-8")) - _RESERVE
-    code = niivue if chosen and niivue is not None and len(niivue.encoded) < room / 2 else None
-    budget = max(room - (0 if code is None else len(code.encoded)), 0)
-    content = prepare_viewer(chosen, budget)
-    page = _page(evaluated, consolidation, title, date, content, code if content.cases else None, bool(views))
+    frame = _page(evaluated, consolidation, title, date, ViewerContent(), bool(views))
+    budget = max(most_bytes - len(frame.encode("utf-8")) - _RESERVE, 0)
+    page = _page(evaluated, consolidation, title, date, prepare_viewer(chosen, budget), bool(views))
     size = len(page.encode("utf-8"))
     if size > most_bytes:
         logger.warning("%s has %.1f MB: there are very many cases or lesions", path, size / 1e6)
@@ -122,13 +111,12 @@ def _page(
     title: str,
     date: str | None,
     content: ViewerContent,
-    niivue: NiivueCode | None,
     with_viewer: bool,
 ) -> str:
     shown = [case.view.case_id for case in content.cases]
     sections = [("figures", "Figures", fragment(_headline(evaluated, consolidation)))]
     if with_viewer:
-        sections.append(("viewer", "Worst and best scans", viewer_section(content, niivue)))
+        sections.append(("viewer", "Worst and best scans", viewer_section(content)))
     sections.append(("curves", "Score threshold", curve_section(evaluated)))
     sections.append(("sizes", "Recall by lesion size", size_section(evaluated)))
     sections += _cross_validation(consolidation)

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
@@ -20,13 +19,16 @@ from detseg3d.data.labels import LabelFormat, check_same_grid, read_label
 from detseg3d.reporting.html.markup import compress_text
 from detseg3d.reporting.pictures.slices import intensity_window
 
-__all__ = ["CaseView", "ViewerVolumes", "fit_volumes", "load_volumes"]
+__all__ = ["CaseView", "ViewerVolumes", "WindowPreset", "fit_volumes", "load_volumes", "window_presets"]
 
 Shape = tuple[int, int, int]
 
 _MARGIN = 2  # voxels around the body
 _MOST_VOXELS = 2**25  # per volume: 32 MB, which a browser and its graphics memory hold several times over
 _FEWER_LEVELS = 64
+_CT_AIR, _CT_BONE = -900, 300  # Hounsfield units
+_CT_WINDOWS = (("Soft tissue", -160, 240), ("Lung", -1350, 150), ("Bone", -500, 1300))  # black and white, in HU
+_MIN_PRESET_LEVELS = 20  # grey levels: a narrower window would show steps
 _SMALLEST = 24  # voxels along an axis: beyond this, a coarser volume shows nothing any more
 
 
@@ -62,6 +64,15 @@ class CaseView:
 
 
 @dataclass(frozen=True)
+class WindowPreset:
+    """A named window of the viewer. ``black`` and ``white`` are grey levels of the embedded image (0 to 255)."""
+
+    name: str
+    black: int
+    white: int
+
+
+@dataclass(frozen=True)
 class FileOrders:
     """In which order the files of a case store their axes: positions are stated in voxels of these files."""
 
@@ -88,6 +99,8 @@ class ViewerVolumes:
         Voxels of the turned volume that make one of these.
     window : 2 floats
         Intensities shown as black and as white.
+    presets : tuple of WindowPreset
+        Named windows that the viewer offers.
     levels : int
         Grey levels.
     """
@@ -99,18 +112,20 @@ class ViewerVolumes:
     orders: FileOrders
     offset: Shape
     window: tuple[float, float]
+    presets: tuple[WindowPreset, ...] = ()
     factor: Shape = (1, 1, 1)
     levels: int = 256
 
+    @property
+    def layers(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the volumes that exist, by name: ``image``, ``truth`` and ``prediction``."""
+        volumes = {"image": self.image, "truth": self.truth, "prediction": self.prediction}
+        return {name: volume for name, volume in volumes.items() if volume is not None}
+
     @cached_property
     def encoded(self) -> dict[str, str]:
-        """Each volume as NIfTI, compressed, in base64: ``image``, ``truth`` and ``prediction``."""
-        volumes = {"image": self.image, "truth": self.truth, "prediction": self.prediction}
-        return {
-            name: _encode(volume, self.spacing, name != "image")
-            for name, volume in volumes.items()
-            if volume is not None
-        }
+        """Return the voxels of each layer as text: little-endian, x runs fastest, gzip, base64."""
+        return {name: compress_text(_little_endian(volume).tobytes()) for name, volume in self.layers.items()}
 
     @property
     def size(self) -> int:
@@ -171,10 +186,39 @@ def load_volumes(view: CaseView) -> ViewerVolumes:
         orders=FileOrders(geometry.stored_order, orders["truth"], orders["prediction"]),
         offset=(z, y, x),
         window=window,
+        presets=window_presets(turned, window),
     )
     while volumes.image.size > _MOST_VOXELS:
         volumes = _halve(volumes)
     return volumes
+
+
+def window_presets(image: npt.NDArray[np.float32], window: tuple[float, float]) -> tuple[WindowPreset, ...]:
+    """Return the windows that the viewer offers by name: the whole range, and the usual ones of a CT scan.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape ``(Z, Y, X)``
+        Intensities. A scan counts as CT if its values reach from air to bone on the Hounsfield scale.
+    window : 2 floats
+        Intensities of grey level 0 and of grey level 255.
+
+    Examples
+    --------
+    >>> scan = np.array([[[-1000.0, 900.0]]], np.float32)
+    >>> [preset.name for preset in window_presets(scan, (-1000.0, 900.0))]
+    ['Full range', 'Soft tissue', 'Lung', 'Bone']
+    >>> window_presets(scan, (-1000.0, 900.0))[1]
+    WindowPreset(name='Soft tissue', black=113, white=166)
+    """
+    presets = [WindowPreset("Full range", 0, 255)]
+    if image.min() <= _CT_AIR and image.max() >= _CT_BONE:
+        low, high = window
+        for name, first, last in _CT_WINDOWS:
+            black, white = (round(min(max((value - low) / (high - low), 0), 1) * 255) for value in (first, last))
+            if white - black >= _MIN_PRESET_LEVELS:
+                presets.append(WindowPreset(name, black, white))
+    return tuple(presets)
 
 
 def fit_volumes(cases: Sequence[ViewerVolumes], budget: int) -> list[ViewerVolumes]:
@@ -270,10 +314,5 @@ def _small_labels(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(label.astype(np.uint8 if highest < 256 else np.uint16))
 
 
-def _encode(volume: npt.NDArray[Any], spacing: Spacing, labels: bool) -> str:
-    """A NIfTI file in a frame whose origin is the centre of the first voxel; x to the right, y to the front, z up."""
-    z, y, x = spacing
-    file = nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-x, -y, z, 1.0]))
-    if labels:
-        file.header.set_intent("label")  # NiiVue draws outlines of these
-    return compress_text(file.to_bytes())
+def _little_endian(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return volume.astype(volume.dtype.newbyteorder("<"))

@@ -9,7 +9,6 @@ import pytest
 from detseg3d.reporting.html.cases import choose_cases, prepare_viewer, viewer_section
 from detseg3d.reporting.html.figures import Evaluated
 from detseg3d.reporting.html.markup import DASH
-from detseg3d.reporting.html.niivue import NiivueCode
 from detseg3d.reporting.html.volumes import CaseView
 from tests.reporting.html.factory import TWO, Page, evaluate, view, write_cases
 
@@ -81,9 +80,9 @@ def test_a_view_may_belong_to_another_system(evaluated: Evaluated) -> None:
     ]
 
 
-def section(root: Path, evaluated: Evaluated, name: str, niivue: NiivueCode | None = None, **options: Any) -> Page:
+def section(root: Path, evaluated: Evaluated, name: str, **options: Any) -> Page:
     shown = choose_cases(evaluated, [view(root, name, **options)], 1, 0)
-    return Page(viewer_section(prepare_viewer(shown, PLENTY), niivue))
+    return Page(viewer_section(prepare_viewer(shown, PLENTY)))
 
 
 def settings(page: Page) -> Any:
@@ -152,15 +151,6 @@ def test_boxes_come_with_their_scores(root: Path, evaluated: Evaluated) -> None:
     ]
 
 
-def test_niivue_is_in_the_page_only_if_there_is_one(root: Path, evaluated: Evaluated) -> None:
-    without = section(root, evaluated, "bad")
-    assert settings(without)["niivue"] is None and without.find("script", id="niivue-code") == []
-    code = NiivueCode("script", "file.js", "var niivue;")
-    with_it = section(root, evaluated, "bad", code)
-    assert settings(with_it)["niivue"] == "script"
-    assert [block["text"] for block in with_it.find("script", id="niivue-code")] == [code.encoded]
-
-
 def test_a_case_that_cannot_be_read_is_named_and_the_others_are_shown(
     root: Path, evaluated: Evaluated, tmp_path: Path
 ) -> None:
@@ -168,7 +158,7 @@ def test_a_case_that_cannot_be_read_is_named_and_the_others_are_shown(
     broken.write_bytes(b"no image")
     views = [CaseView("bad", broken), view(root, "good"), CaseView("middle", tmp_path / "missing.nii.gz")]
     content = prepare_viewer(choose_cases(evaluated, views, 2, 1), PLENTY)
-    page = Page(viewer_section(content, None))
+    page = Page(viewer_section(content))
     assert [entry["id"] for entry in settings(page)["cases"]] == ["good"]
     warnings = [entry["text"] for entry in page.find("p", class_="warn")]
     assert any("bad" in text and "broken.nii.gz" in text for text in warnings)
@@ -184,18 +174,18 @@ def test_an_unforeseen_error_costs_one_case_only(
     monkeypatch.setattr("detseg3d.reporting.html.cases.load_volumes", fail)
     content = prepare_viewer(choose_cases(evaluated, [view(root, "good")], 1, 1), PLENTY)
     assert content.cases == () and content.unread == (("good", "MemoryError: 16 GB"),)
-    assert "There is no case to show" in viewer_section(content, None)
+    assert "There is no case to show" in viewer_section(content)
 
 
 def test_what_has_no_room_is_named(root: Path, evaluated: Evaluated) -> None:
     content = prepare_viewer(choose_cases(evaluated, [view(root, name) for name in NAMES], 2, 2), 0)
-    page = Page(viewer_section(content, None))
+    page = Page(viewer_section(content))
     assert content.cases == () and "Left out for want of room: bad, middle, good, healthy." in page.visible
 
 
 def test_tabs_and_panels_belong_together(root: Path, evaluated: Evaluated) -> None:
     content = prepare_viewer(choose_cases(evaluated, [view(root, name) for name in NAMES], 1, 1), PLENTY)
-    page = Page(viewer_section(content, None))
+    page = Page(viewer_section(content))
     tabs = [tab["attributes"] for tab in page.find("button", role="tab")]
     panels = [panel["attributes"]["id"] for panel in page.find("div", role="tabpanel")]
     assert [tab["aria-controls"] for tab in tabs] == panels

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.folders import LabelFormat, evaluate_folders
 from detseg3d.evaluation.summary import summarize
 from detseg3d.reporting.html import report as html_report
@@ -41,12 +40,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(root: Path) -> dict[str, Any]:
     return evaluate(root)
-
-
-@pytest.fixture(autouse=True)
-def without_niivue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is installed, these pages are the same."""
-    monkeypatch.setattr("detseg3d.reporting.html.niivue.importlib.util.find_spec", lambda name: None)
 
 
 def write(path: Path, result: dict[str, Any], **options: Any) -> Page:
@@ -90,7 +83,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: di
     rules = dict(rule.strip().split(" ", 1) for rule in policy["attributes"]["content"].split(";"))
     assert rules["default-src"] == "'none'"
     sources = {source for rule in rules.values() for source in rule.split()}
-    assert sources == {"'none'", "'unsafe-inline'", "data:", "blob:"}
+    assert sources == {"'none'", "'unsafe-inline'"}
 
 
 def test_the_policy_comes_before_anything_that_it_could_forbid(tmp_path: Path, result: dict[str, Any]) -> None:
@@ -206,12 +199,6 @@ def test_a_limit_that_cannot_be_kept_is_reported(
     assert "there are very many cases or lesions" in caplog.text
 
 
-def test_niivue_that_was_asked_for_must_be_there(tmp_path: Path, result: dict[str, Any]) -> None:
-    with pytest.raises(DetSeg3DError, match="NiiVue cannot be read"):
-        write_report(tmp_path / "r.html", result, niivue_js=tmp_path / "missing.js")
-    assert not (tmp_path / "r.html").exists()
-
-
 def test_systems_are_compared_in_one_page(tmp_path: Path, result: dict[str, Any]) -> None:
     both = {
         "systems": {"mine": result, "other": result},
@@ -248,7 +235,7 @@ def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path,
     assert "different scans" not in same.visible
 
 
-@pytest.mark.parametrize("name", ["report.css", "tables.js", "slices.js", "niivue.js", "viewer.js"])
+@pytest.mark.parametrize("name", ["report.css", "tables.js", "slices.js", "viewer.js"])
 def test_scripts_and_styles_cannot_end_their_element(name: str) -> None:
     text = html_report._asset(name)
     assert text and not re.search(r"</(script|style)|<!--", text, re.IGNORECASE)

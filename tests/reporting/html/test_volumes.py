@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,14 @@ from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.images import write_image
 from detseg3d.reporting.html import volumes as report_volumes
-from detseg3d.reporting.html.volumes import CaseView, FileOrders, ViewerVolumes, fit_volumes, load_volumes
+from detseg3d.reporting.html.volumes import (
+    CaseView,
+    FileOrders,
+    ViewerVolumes,
+    fit_volumes,
+    load_volumes,
+    window_presets,
+)
 from tests.reporting.html.factory import save_case
 
 UPSIDE_DOWN = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -48,8 +55,8 @@ def volumes(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (
     return ViewerVolumes(image, truth, None, spacing, orders(shape), (0, 0, 0), (0.0, 1.0))
 
 
-def decode(text: str) -> Any:
-    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+def decode(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(base64.b64decode(text)), kind)
 
 
 def test_the_body_and_the_lesions_are_what_is_kept(tmp_path: Path) -> None:
@@ -83,18 +90,32 @@ def test_a_volume_is_turned_to_the_radiological_view(tmp_path: Path) -> None:
 def test_a_place_is_found_in_a_coarser_and_cropped_volume() -> None:
     whole = volumes((8, 8, 8))
     coarse = ViewerVolumes(
-        whole.image, None, None, (1.0, 1.0, 1.0), orders((9, 9, 9)), (1, 2, 3), (0.0, 1.0), (1, 2, 4)
+        whole.image, None, None, (1.0, 1.0, 1.0), orders((9, 9, 9)), (1, 2, 3), (0.0, 1.0), factor=(1, 2, 4)
     )
     assert coarse.place((5.0, 4.0, 5.0)) == [4.0, 1.0, 0.5]
 
 
-def test_files_in_the_page_hold_voxels_and_spacing() -> None:
-    shown = volumes((3, 4, 5), (3.0, 2.0, 1.0))
-    image, truth = (decode(shown.encoded[name]) for name in ("image", "truth"))
-    assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), shown.image)
-    assert np.diag(image.affine).tolist() == [-1.0, -2.0, 3.0, 1.0]  # to the right, to the front, up
-    assert truth.header.get_intent()[0] == "label" and image.header.get_intent()[0] == "none"
-    assert "prediction" not in shown.encoded
+def test_the_page_holds_the_voxels_of_each_layer() -> None:
+    shown = volumes((3, 4, 5))
+    many = replace(shown, truth=np.arange(60, dtype=">u2").reshape(3, 4, 5))
+    assert np.array_equal(decode(many.encoded["image"], "u1").reshape(3, 4, 5), shown.image)
+    assert decode(many.encoded["truth"], "<u2").tolist() == list(range(60))
+    assert list(many.encoded) == ["image", "truth"]
+
+
+def test_a_ct_scan_has_its_usual_windows_and_other_scans_have_none() -> None:
+    scan = np.linspace(-1000, 900, 8, dtype=np.float32).reshape(2, 2, 2)
+    presets = {preset.name: preset for preset in window_presets(scan, (-1000.0, 900.0))}
+    assert list(presets) == ["Full range", "Soft tissue", "Lung", "Bone"]
+    soft = presets["Soft tissue"]
+    hounsfield = [level / 255 * 1900 - 1000 for level in (soft.black, soft.white)]
+    assert hounsfield == pytest.approx([-160, 240], abs=4)
+    assert [preset.name for preset in window_presets(scan + 1000, (0.0, 1900.0))] == ["Full range"]
+
+
+def test_a_window_of_few_grey_levels_is_not_offered() -> None:
+    scan = np.array([[[-1000.0, 30_000.0]]], np.float32)
+    assert [preset.name for preset in window_presets(scan, (-1000.0, 30_000.0))] == ["Full range"]
 
 
 @pytest.mark.parametrize(("highest", "kind"), [(255, np.uint8), (256, np.uint16), (70_000, np.uint8)])

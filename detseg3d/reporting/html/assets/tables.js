@@ -1,10 +1,10 @@
-// Tables: sorted by a click on a column's name, filtered by a search field; everything is open on paper.
+// The tables: a click on the name of a column sorts them, a search field filters them. Printing opens all folded parts.
 
 function columnOf(cell) {
   return Array.prototype.indexOf.call(cell.parentNode.children, cell);
 }
 
-/** What a row is sorted by: the number or text in data-value, else the cell's text; null where there is nothing. */
+/** Return the number or text by which a row is sorted, or null if the cell is empty. */
 function sortKey(row, column) {
   const cell = row.children[column];
   const text = cell.dataset.value === undefined ? cell.textContent : cell.dataset.value;
@@ -24,7 +24,7 @@ function sortTable(table, header) {
   header.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
   const rows = Array.from(table.tBodies[0].rows, (row, place) => ({ row, place, key: sortKey(row, column) }));
   rows.sort((a, b) => {
-    // Rows without a value stay at the end, whichever way the others run.
+    // Rows without a value come last in both directions.
     if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || a.place - b.place;
     return direction * compare(a.key, b.key) || a.place - b.place;
   });

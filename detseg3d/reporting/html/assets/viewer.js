@@ -1,33 +1,32 @@
-// Which case and which lesion the viewer shows, and which of the two viewers it is.
+// The viewer: it shows the chosen case and lesion, and connects the controls with the pictures.
 
-const LESION_ZOOM = 3;
+const LESION_ZOOM = 3; // zoom when the reader chooses a lesion in an overview
 
-async function unpack(id) {
+/** Return the voxels of an embedded volume. They are numbers of 8 or 16 bits, little-endian, compressed with gzip. */
+async function unpack(id, type) {
   const text = document.getElementById(id).textContent;
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
-}
-
-/** The voxels of a NIfTI file as the report embeds them: unsigned numbers of 8 or 16 bits, little-endian. */
-function voxelsOf(file) {
-  const header = new DataView(file);
-  const offset = header.getFloat32(108, true);
-  return header.getInt16(70, true) === 2 ? new Uint8Array(file, offset) : new Uint16Array(file, offset);
+  const buffer = await new Response(stream).arrayBuffer();
+  return type === "uint8" ? new Uint8Array(buffer) : new Uint16Array(buffer);
 }
 
 class Viewer {
   constructor(box, settings) {
     this.box = box;
     this.settings = settings;
-    this.panes = box.querySelector("[data-panes]");
     this.readout = box.querySelector("[data-readout]");
     this.note = box.querySelector("[data-note]");
-    this.switch = box.querySelector("[data-action=switch]");
+    this.presets = box.querySelector("[data-presets]");
     this.controls = Object.fromEntries(Array.from(box.querySelectorAll("[data-control]"), (c) => [c.dataset.control, c]));
     this.tabs = Array.from(document.querySelectorAll("[data-case]"));
     this.panels = Array.from(box.querySelectorAll("[data-panel]"));
     this.loaded = new Map();
+    this.view = new SliceView(box.querySelector("[data-panes]"), settings.colors, {
+      onMove: (position) => this.report(position),
+      onZoom: (steps) => this.zoomBy(steps),
+      onWindow: (black, white) => this.setWindow(black, white),
+    });
     this.connect();
   }
 
@@ -51,68 +50,31 @@ class Viewer {
     }
     this.controls.zoom.addEventListener("input", () => this.view.setZoom(Number(this.controls.zoom.value)));
     for (const name of ["black", "white"]) this.controls[name].addEventListener("input", () => this.applyWindow());
+    this.box.querySelector("[data-action=local-window]").addEventListener("click", () => this.setWindow(...this.view.localWindow()));
     this.box.querySelector("[data-action=reset]").addEventListener("click", () => this.reset());
-    this.switch.addEventListener("click", () => this.useView(this.view instanceof SliceView));
-    this.box.addEventListener("keydown", (event) => {
-      const layer = { t: "truth", p: "prediction", b: "boxes" }[event.key.toLowerCase()];
-      if (!layer || event.ctrlKey || event.metaKey || event.altKey) return;
-      this.box.querySelector(`[data-layer=${layer}]`).click();
-    });
+    this.box.addEventListener("keydown", (event) => this.onKey(event));
   }
 
-  /** Begin with NiiVue if it is in the page and the browser can draw with it. */
-  async start() {
-    const { niivue } = this.settings;
-    let reason = "";
-    if (!niivue) {
-      reason = "Plain slices. With NiiVue (pip install detseg3d[report]) the report also renders in 3D.";
-    } else if (!hasWebgl2()) {
-      reason = "Plain slices, as this browser has no WebGL 2, which NiiVue needs.";
-    } else {
-      try {
-        this.Niivue = await loadNiivue(niivue, await unpack("niivue-code"));
-        this.switch.hidden = false;
-      } catch (error) {
-        reason = `Plain slices, as NiiVue did not start (${error.message}).`;
-      }
-    }
-    this.note.textContent = reason;
-    this.current = 0;
-    await this.useView(Boolean(this.Niivue));
-  }
-
-  /** Draw with NiiVue or as plain slices; if NiiVue fails, as plain slices. */
-  async useView(withNiivue) {
-    this.box.dataset.ready = "";
-    if (this.view) this.view.remove();
-    const moved = (position) => this.told(position);
-    const { colors } = this.settings;
-    this.view = withNiivue ? new NiivueView(this.panes, colors, moved, this.Niivue) : new SliceView(this.panes, colors, moved);
-    this.box.dataset.mode = withNiivue ? "niivue" : "slices";
-    this.switch.textContent = withNiivue ? "Plain slices" : "NiiVue with 3D";
-    for (const field of this.box.querySelectorAll("[data-layer]")) this.view.layers[field.dataset.layer] = field.checked;
-    try {
-      await this.showCase(this.current, this.position);
-    } catch (error) {
-      if (!withNiivue) throw error;
-      this.Niivue = null;
-      this.switch.hidden = true;
-      this.note.textContent = `Plain slices, as NiiVue could not draw this (${error.message}).`;
-      await this.useView(false);
-    }
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const layer = { t: "truth", p: "prediction", b: "boxes" }[event.key.toLowerCase()];
+    if (layer) this.box.querySelector(`[data-layer=${layer}]`).click();
+    const steps = { "+": 1, "-": -1 }[event.key];
+    if (steps) this.zoomBy(steps);
   }
 
   async read(index) {
     if (!this.loaded.has(index)) {
-      const files = {};
-      for (const name of this.settings.cases[index].layers) files[name] = await unpack(`volume-${index}-${name}`);
-      const volumes = Object.fromEntries(Object.entries(files).map(([name, file]) => [name, voxelsOf(file)]));
-      this.loaded.set(index, { files, volumes });
+      const volumes = {};
+      for (const [name, type] of Object.entries(this.settings.cases[index].layers)) {
+        volumes[name] = await unpack(`volume-${index}-${name}`, type);
+      }
+      this.loaded.set(index, volumes);
     }
     return this.loaded.get(index);
   }
 
-  async showCase(index, position = null) {
+  async showCase(index) {
     this.box.dataset.ready = "";
     this.current = index;
     this.tabs.forEach((tab, place) => {
@@ -124,25 +86,35 @@ class Viewer {
     });
     const info = this.settings.cases[index];
     for (const field of this.box.querySelectorAll("[data-layer]")) {
-      const there = field.dataset.layer === "boxes" ? info.boxes.length > 0 : info.layers.includes(field.dataset.layer);
-      field.disabled = !there;
-      field.closest("label").classList.toggle("absent", !there);
+      const { layer } = field.dataset;
+      const exists = layer === "boxes" ? info.boxes.length > 0 : layer in info.layers;
+      field.disabled = !exists;
+      field.closest("label").classList.toggle("absent", !exists);
     }
-    const { files, volumes } = await this.read(index);
-    if (this.current !== index) return; // another case was chosen meanwhile
-    await this.view.load(info, volumes, files);
+    const volumes = await this.read(index);
+    if (this.current !== index) return; // the reader has chosen another case meanwhile
+    this.showPresets(info.presets);
+    this.view.load(info, volumes);
     this.applyWindow();
     const first = this.panels[index].querySelector("[data-point]");
-    if (position) {
-      this.view.setZoom(Number(this.controls.zoom.value));
-      this.moveTo(position);
-    } else if (first) {
+    if (first) {
       this.showLesion(first);
     } else {
       this.setZoom(1);
       this.moveTo(info.shape.map((size) => size / 2));
     }
     this.box.dataset.ready = String(index);
+  }
+
+  showPresets(presets) {
+    const buttons = presets.map(({ name, black, white }) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = name;
+      button.addEventListener("click", () => this.setWindow(black, white));
+      return button;
+    });
+    this.presets.replaceChildren(...buttons);
   }
 
   showLesion(row) {
@@ -154,7 +126,17 @@ class Viewer {
 
   setZoom(zoom) {
     this.controls.zoom.value = zoom;
-    this.view.setZoom(zoom);
+    this.view.setZoom(Number(this.controls.zoom.value)); // the slider has limited the value
+  }
+
+  zoomBy(steps) {
+    this.setZoom(Number(this.controls.zoom.value) + steps * 0.5);
+  }
+
+  setWindow(black, white) {
+    this.controls.black.value = black;
+    this.controls.white.value = white;
+    this.applyWindow();
   }
 
   applyWindow() {
@@ -163,21 +145,18 @@ class Viewer {
   }
 
   reset() {
-    this.controls.black.value = 0;
-    this.controls.white.value = 255;
-    this.applyWindow();
+    this.setWindow(0, 255);
     this.setZoom(1);
     this.moveTo(this.settings.cases[this.current].shape.map((size) => size / 2));
   }
 
   moveTo(position) {
     this.view.moveTo(position);
-    this.told(position);
+    this.report(position);
   }
 
-  /** Say where the crosshair is, in voxels of the original file. */
-  told(position) {
-    this.position = position;
+  /** State the position of the crosshair as a voxel of the image file, and the intensity of this voxel. */
+  report(position) {
     const info = this.settings.cases[this.current];
     const { permutation, flipped, shape, offset, factor } = info.frame;
     const stored = [0, 0, 0];
@@ -187,7 +166,16 @@ class Viewer {
       stored[permutation[axis]] = clamp(Math.floor(flipped[axis] ? size - place : place), 0, size - 1);
     });
     this.box.dataset.point = position.map((value) => value.toFixed(2)).join(" ");
-    this.readout.textContent = `voxel of the file: z ${stored[0]}, y ${stored[1]}, x ${stored[2]}`;
+    this.readout.textContent = `Voxel of the file: z ${stored[0]}, y ${stored[1]}, x ${stored[2]}. Intensity: ${this.intensity(info)}.`;
+  }
+
+  /** Return the intensity under the crosshair in words: grey levels 0 and 255 stand for everything beyond them, too. */
+  intensity({ intensities: [low, high] }) {
+    const level = this.view.level();
+    const value = low + ((high - low) * level) / 255;
+    const digits = Math.max(0, 2 - Math.floor(Math.log10((high - low) / 2)));
+    const relation = { 0: "at most", 255: "at least" }[level] || "about";
+    return `${relation} ${value.toFixed(Math.min(digits, 12))}`;
   }
 }
 
@@ -195,8 +183,8 @@ const viewerData = document.getElementById("viewer-data");
 if (viewerData) {
   const box = document.getElementById("viewer-box");
   const viewer = new Viewer(box, JSON.parse(viewerData.textContent));
-  viewer.start().catch((error) => {
-    viewer.note.textContent = `The pictures cannot be shown in this browser (${error.message}).`;
-    box.dataset.mode = "none";
+  viewer.showCase(0).catch((error) => {
+    viewer.note.textContent = `This browser cannot show the pictures (${error.message}).`;
+    box.dataset.failed = "";
   });
 }
