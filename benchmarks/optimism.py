@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth
 from detseg3d.consolidation.search import search
-from detseg3d.consolidation.thresholds import PreparedCase, StoredCase
 from detseg3d.data.labels import lesions_from_semantic
 from detseg3d.evaluation.scores.calibration import fit_calibration
 from detseg3d.inference.candidates import Candidates, load_candidates, save_candidates
@@ -119,7 +119,7 @@ def prepare(
         file = folder / f"{name}{index}.npz"
         save_candidates(candidates, file)
         truth = CaseTruth.of(lesions_from_semantic(label, (1,), file), candidates.spacing)
-        cases.append(PreparedCase(StoredCase(f"{name}{index}", str(index % FOLDS), file, file), truth))
+        cases.append(PreparedCase(CandidateCase(f"{name}{index}", str(index % FOLDS), file, file), truth))
     return cases
 
 

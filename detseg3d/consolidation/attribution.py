@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.consolidation.cases import PreparedCase
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
-from detseg3d.consolidation.thresholds import PreparedCase
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.size_classes import size_classes
 from detseg3d.inference.candidates import Candidates, load_candidates

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+from detseg3d.consolidation.cases import PreparedCase
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, GroupKey, LesionOutcome, for_every_case
-from detseg3d.consolidation.thresholds import PreparedCase, Setting
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.run import Run
 
 __all__ = ["CountTable"]
@@ -32,12 +33,12 @@ class CountTable:
     """The counts of every case under every setting that was asked for."""
 
     def __init__(self, cases: Sequence[PreparedCase], plans: Plans, run: Run) -> None:
-        self.counts: dict[Setting, tuple[CaseCounts, ...]] = {}
+        self.counts: dict[Thresholds, tuple[CaseCounts, ...]] = {}
         self._works = [_Work(case, {}) for case in cases]
         self._plans, self._run = plans, run
         self._seconds = _SECONDS_A_COUNT
 
-    def evaluate(self, settings: Sequence[Setting], what: str) -> None:
+    def evaluate(self, settings: Sequence[Thresholds], what: str) -> None:
         """Count what has not been counted yet; ``what`` names it in the progress bar."""
         new = [setting for setting in dict.fromkeys(settings) if setting not in self.counts]
         if not new:
@@ -61,9 +62,9 @@ class CountTable:
 
 
 def _count_settings(
-    plans: Plans, settings: Sequence[Setting], work: _Work
+    plans: Plans, settings: Sequence[Thresholds], work: _Work
 ) -> tuple[list[CaseCounts], dict[GroupKey, tuple[LesionOutcome, ...]]]:
     candidates = load_candidates(work.case.stored.candidates)
     outcomes = CaseOutcomes(candidates, work.case.truth, plans, work.known)
-    counts = [outcomes.count(plans.inference.model_copy(update=asdict(setting))) for setting in settings]
+    counts = [outcomes.count(plans.inference.model_copy(update=setting.values())) for setting in settings]
     return counts, outcomes.new

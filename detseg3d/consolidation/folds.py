@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detseg3d.consolidation.thresholds import StoredCase
+from detseg3d.consolidation.cases import CandidateCase
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset
 from detseg3d.inference.candidates import candidates_path
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.thresholds import THRESHOLD_FIELDS, ThresholdStage
 from detseg3d.system.files import read_json
 
 __all__ = ["ValidatedFolds", "load_validated_folds"]
@@ -25,9 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Candidates that were stored under different ones of these cannot be pooled.
 _STORED_UNDER = (
-    "det_threshold",
-    "suppression_distance",
-    "suppression_iou",
+    *(field.name for field in THRESHOLD_FIELDS if field.stage is ThresholdStage.CANDIDATES),
     "candidate_density",
     "min_candidates",
     "max_candidates",
@@ -47,7 +46,7 @@ class ValidatedFolds:
         Names, each once.
     plans : Plans
         Those of the first fold; the others' give the same network and the same candidates.
-    cases : tuple of StoredCase
+    cases : tuple of CandidateCase
         The validation cases of all folds, by name.
     weights : dict of str to str
         SHA-256 of the weights, by the name of the fold's folder.
@@ -59,7 +58,7 @@ class ValidatedFolds:
 
     folds: tuple[str, ...]
     plans: Plans
-    cases: tuple[StoredCase, ...]
+    cases: tuple[CandidateCase, ...]
     weights: dict[str, str]
     true_boxes: tuple[dict[str, Any], ...]
     failures: dict[str, str]
@@ -93,7 +92,7 @@ def load_validated_folds(
             remedy="name the folds of a cross-validation with -f",
         )
     labels = {case.case_id: case.label for case in dataset.cases}
-    cases: dict[str, StoredCase] = {}
+    cases: dict[str, CandidateCase] = {}
     failures: dict[str, str] = {}
     for name in names:
         stored, failed = _cases_of_fold(model_folder, name)
@@ -110,7 +109,7 @@ def load_validated_folds(
                     expected="folds whose validation cases differ",
                     remedy="choose folds of one split with -f",
                 )
-            cases[case_id] = StoredCase(case_id, name, file, label, dataset.patient_of(case_id))
+            cases[case_id] = CandidateCase(case_id, name, file, label, dataset.patient_of(case_id))
     left = [case_id for case_id in labels if case_id not in cases and case_id not in failures]
     if folds is None and left:
         logger.warning("%d of %d cases were validated by none of the folds %s", len(left), len(labels), " ".join(names))

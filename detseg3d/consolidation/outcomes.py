@@ -28,6 +28,7 @@ from detseg3d.evaluation.matching import InstanceTable, OverlapTable, match_one_
 from detseg3d.inference.candidates import Candidates, MergedGroup
 from detseg3d.models.merging.scores import lowest_score
 from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.thresholds import THRESHOLD_FIELDS, ThresholdStage
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
@@ -38,7 +39,8 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 _OUTLINED_IOU = 0.1
-_OF_MERGING = ("mask_threshold", "score_threshold", "growth_threshold")
+_CANDIDATE_THRESHOLDS = tuple(field for field in THRESHOLD_FIELDS if field.stage is ThresholdStage.CANDIDATES)
+_MASK_THRESHOLDS = tuple(field for field in THRESHOLD_FIELDS if field.stage is ThresholdStage.MASKS)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class CaseOutcomes:
         self.new: dict[GroupKey, tuple[LesionOutcome, ...]] = {}
         self._plans = plans
         self._known = known or {}
-        self._passing: dict[tuple[float, float, float], IntArray] = {}
+        self._passing: dict[tuple[float, ...], IntArray] = {}
 
     @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -166,7 +168,7 @@ class CaseOutcomes:
 
     def passing(self, inference: InferencePlan) -> IntArray:
         """Stored candidates that pass detection threshold and suppression, best first."""
-        key = (inference.det_threshold, inference.suppression_distance, inference.suppression_iou)
+        key = tuple(field.value(inference) for field in _CANDIDATE_THRESHOLDS)
         if key not in self._passing:
             self._passing[key] = self.candidates.passing(inference)
         return self._passing[key]
@@ -217,7 +219,7 @@ class CaseOutcomes:
         if key in self._known:
             return self._known[key]
         if key not in self.new:
-            thresholds = {name: getattr(inference, name) for name in _OF_MERGING}
+            thresholds = {field.name: field.value(inference) for field in _MASK_THRESHOLDS}
             rule = self._plans.inference.model_copy(update=thresholds)
             plans = self._plans.model_copy(update={"inference": rule})
             self.new[key] = self._overlaps(self.candidates.merge_group(members, plans))

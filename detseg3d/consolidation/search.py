@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.gain import ONE_STANDARD_ERROR, Gain, PatientResamples, ResampledFigures
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts
-from detseg3d.consolidation.thresholds import NO_GROWTH, PreparedCase, Setting, StoredCase
 from detseg3d.evaluation.scores.calibration import apply_calibration
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import ChoiceFigures, PooledFigures
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.thresholds import NO_GROWTH, Thresholds
 from detseg3d.system.run import Run
 
 __all__ = ["Sweep", "search"]
@@ -59,14 +60,14 @@ class Sweep:
 
     Attributes
     ----------
-    cases : tuple of StoredCase
+    cases : tuple of CandidateCase
     counts : mapping
-    default : Setting
+    default : Thresholds
         The plan's.
-    chosen : Setting
+    chosen : Thresholds
         The plan's as well if nothing gained more than noise.
     objective : Objective
-    chosen_without : mapping of str to Setting
+    chosen_without : mapping of str to Thresholds
         For each fold, the setting that the *other* folds choose; empty if there is a single fold. If the plan's setting
         is kept, each fold has it.
     gain : Gain or None
@@ -74,12 +75,12 @@ class Sweep:
         plan's setting, or if there are too few patients.
     """
 
-    cases: tuple[StoredCase, ...]
-    counts: Mapping[Setting, tuple[CaseCounts, ...]]
-    default: Setting
-    chosen: Setting
+    cases: tuple[CandidateCase, ...]
+    counts: Mapping[Thresholds, tuple[CaseCounts, ...]]
+    default: Thresholds
+    chosen: Thresholds
     objective: Objective
-    chosen_without: Mapping[str, Setting] = field(default_factory=dict)
+    chosen_without: Mapping[str, Thresholds] = field(default_factory=dict)
     gain: Gain | None = None
 
     @property
@@ -94,11 +95,11 @@ class Sweep:
             return ThresholdOrigin.PLAN
         return ThresholdOrigin.OTHER_FOLDS if self.chosen_without else ThresholdOrigin.SAME_SCANS
 
-    def setting_for(self, fold: str) -> Setting:
+    def setting_for(self, fold: str) -> Thresholds:
         """The setting at which the scans of a fold are judged: the choice of the other folds, if there are any."""
         return self.chosen_without.get(fold, self.chosen)
 
-    def figures(self, setting: Setting) -> PooledFigures:
+    def figures(self, setting: Thresholds) -> PooledFigures:
         """Pooled over all cases."""
         return pooled(self.counts[setting])
 
@@ -123,7 +124,7 @@ class Sweep:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per setting, for JSON."""
-        return [{"setting": asdict(setting), **asdict(self.figures(setting))} for setting in self.counts]
+        return [{"setting": setting.values(), **asdict(self.figures(setting))} for setting in self.counts]
 
 
 # -- The search --------------------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def search(
         If the candidates of a case cannot be read.
     """
     table = CountTable(cases, plans, run)
-    default = Setting.of(plans)
+    default = plans.inference.thresholds
     table.evaluate([default], "the plan's thresholds")
     scores = apply_calibration(plans.inference.calibration or ((0, 0), (1, 1)), _RAW_SCORES).tolist()
     stored = tuple(case.stored for case in cases)
@@ -166,7 +167,7 @@ def search(
         resamples = PatientResamples([stored[index].group for index in voters], ONE_STANDARD_ERROR)
 
         @cache
-        def resampled(setting: Setting) -> ResampledFigures:
+        def resampled(setting: Thresholds) -> ResampledFigures:
             return resamples.figures([table.counts[setting][index] for index in voters])
 
         return _Path(
@@ -206,13 +207,13 @@ def search(
     if not objective.has_target and _is_noise(gain):
         keep_plan()
     # The report says what leaving out small lesions has changed.
-    table.evaluate([replace(everyone.current, minimum_volume_mm3=0.0)], "without a smallest lesion")
+    table.evaluate([everyone.current.evolve(minimum_volume_mm3=0.0)], "without a smallest lesion")
     folds = {case.fold for case in stored}
     without = {fold: others[fold].current for fold in sorted(folds)} if len(folds) > 1 else {}
     return Sweep(stored, table.counts, default, everyone.current, objective, without, gain)
 
 
-def _groups(cases: Sequence[StoredCase]) -> list[str]:
+def _groups(cases: Sequence[CandidateCase]) -> list[str]:
     """Which part of the cases is left out with each: its fold, or one of five groups of patients of a single fold."""
     if len({case.fold for case in cases}) > 1:
         return [case.fold for case in cases]
@@ -240,48 +241,48 @@ def _walk(paths: Sequence[_Path], steps: Sequence[_Step], objective: Objective, 
 class _Path:
     """Where a search stands: the setting it holds for best, and the score thresholds it knows of."""
 
-    default: Setting
-    current: Setting
+    default: Thresholds
+    current: Thresholds
     joins: bool  # whether masks that touch are one lesion
     scores: list[float]
-    figures: Callable[[Setting], PooledFigures]
-    gain: Callable[[Setting, Setting], Gain]  # of the second over the first
+    figures: Callable[[Thresholds], PooledFigures]
+    gain: Callable[[Thresholds, Thresholds], Gain]  # of the second over the first
     knows_healthy: bool  # whether there are enough scans without lesions to choose a scan threshold
     objective: Objective = field(default_factory=Objective)
 
-    def rank(self, setting: Setting) -> tuple[float, float, float]:
+    def rank(self, setting: Thresholds) -> tuple[float, float, float]:
         return self.objective.rank(self.figures(setting))
 
     # -- What is tried --
 
-    def scores_of_grid(self) -> list[Setting]:
-        return [replace(self.current, score_threshold=score) for score in self.scores]
+    def scores_of_grid(self) -> list[Thresholds]:
+        return [self.current.evolve(score_threshold=score) for score in self.scores]
 
-    def suppressions(self) -> list[Setting]:
+    def suppressions(self) -> list[Thresholds]:
         now, plan = self.current, self.default
         return [
-            *(replace(now, suppression_distance=share * plan.suppression_distance) for share in _DISTANCES),
-            *(replace(now, suppression_iou=iou) for iou in _OVERLAPS),
+            *(now.evolve(suppression_distance=share * plan.suppression_distance) for share in _DISTANCES),
+            *(now.evolve(suppression_iou=iou) for iou in _OVERLAPS),
         ]
 
-    def masks(self) -> list[Setting]:
-        return [replace(self.current, mask_threshold=mask) for mask in _MASKS]
+    def masks(self) -> list[Thresholds]:
+        return [self.current.evolve(mask_threshold=mask) for mask in _MASKS]
 
-    def growths(self) -> list[Setting]:
+    def growths(self) -> list[Thresholds]:
         if not self.joins:
             return []
         lower = [score for score in self.scores if score < self.current.score_threshold][-_MOST_GROWTHS:]
-        return [replace(self.current, growth_threshold=score) for score in [*lower, NO_GROWTH]]
+        return [self.current.evolve(growth_threshold=score) for score in [*lower, NO_GROWTH]]
 
-    def detections(self) -> list[Setting]:
+    def detections(self) -> list[Thresholds]:
         # Candidates below the plan's own threshold were never stored.
-        return [replace(self.current, det_threshold=low) for low in _DETECTIONS if low > self.default.det_threshold]
+        return [self.current.evolve(det_threshold=low) for low in _DETECTIONS if low > self.default.det_threshold]
 
-    def scores_nearby(self) -> list[Setting]:
+    def scores_nearby(self) -> list[Thresholds]:
         """Three values in each of the gaps beside the thresholds that are as good as the current one."""
         known = sorted({*self.scores, self.current.score_threshold})
         value = self.rank(self.current)[0]
-        good = [self.rank(replace(self.current, score_threshold=score))[0] == value for score in known]
+        good = [self.rank(self.current.evolve(score_threshold=score))[0] == value for score in known]
         low = high = known.index(self.current.score_threshold)
         while low > 0 and good[low - 1]:
             low -= 1
@@ -290,19 +291,19 @@ class _Path:
         edges = {*pairwise(known[max(low - 1, 0) : low + 1]), *pairwise(known[high : high + 2])}
         new = [float(score) for first, last in sorted(edges) for score in np.linspace(first, last, 5)[1:-1]]
         self.scores = [*known, *new]
-        return [replace(self.current, score_threshold=score) for score in new]
+        return [self.current.evolve(score_threshold=score) for score in new]
 
-    def scans(self) -> list[Setting]:
+    def scans(self) -> list[Thresholds]:
         higher = sorted(score for score in self.scores if score > self.current.score_threshold)
         new = [*higher, 0.0] if self.knows_healthy else [0.0]
-        return [replace(self.current, scan_threshold=score) for score in new if score != self.current.scan_threshold]
+        return [self.current.evolve(scan_threshold=score) for score in new if score != self.current.scan_threshold]
 
-    def sizes(self, sizes: Sequence[float]) -> list[Setting]:
-        return [replace(self.current, minimum_volume_mm3=size) for size in [0.0, *sizes]]
+    def sizes(self, sizes: Sequence[float]) -> list[Thresholds]:
+        return [self.current.evolve(minimum_volume_mm3=size) for size in [0.0, *sizes]]
 
     # -- What is chosen --
 
-    def best(self, tried: list[Setting]) -> Setting:
+    def best(self, tried: list[Thresholds]) -> Thresholds:
         """The best of those tried, if it gains more than noise.
 
         What is lost in Dice counts against the gain: with fewer candidates that overlap, fewer false positives are
@@ -312,12 +313,12 @@ class _Path:
         first = max([self.current, *better], key=self._net_gain)
         return first if self._net_gain(first) > 0 else self.current
 
-    def _net_gain(self, setting: Setting) -> float:
+    def _net_gain(self, setting: Thresholds) -> float:
         """What the objective gains, less what the Dice loses."""
         (value, _, dice), (new_value, _, new_dice) = self.rank(self.current), self.rank(setting)
         return new_value - value + min(0.0, new_dice - dice)
 
-    def best_score(self, tried: list[Setting]) -> Setting:
+    def best_score(self, tried: list[Thresholds]) -> Thresholds:
         """The score threshold of the highest rank, if it gains more than noise over the plan's.
 
         A threshold that has left the plan's value already is free to be any that is better. With a target it always
@@ -330,7 +331,7 @@ class _Path:
             tried = [setting for setting in tried if self.gain(self.current, setting).f1_low > 0]
         return max([self.current, *tried], key=self.rank)
 
-    def best_outline(self, tried: list[Setting]) -> Setting:
+    def best_outline(self, tried: list[Thresholds]) -> Thresholds:
         """The setting of the highest Dice, if it gains more than noise and costs no lesion.
 
         For what changes the masks more than which lesions there are. Of settings that find more lesions by more than
@@ -347,7 +348,7 @@ class _Path:
         ]
         return max([start, *good], key=lambda setting: (self.rank(setting)[2], -_distance(setting, now)))
 
-    def best_scans(self, tried: list[Setting]) -> Setting:
+    def best_scans(self, tried: list[Thresholds]) -> Thresholds:
         """The scan threshold of the highest mean Dice, if it gains more than noise and costs no lesion.
 
         A scan without lesions has a Dice of 1 if nothing is found and 0 otherwise, one whose lesions are all left out
@@ -367,7 +368,7 @@ class _Path:
             last += 1
         return rules[(first + last) // 2]
 
-    def smallest_that_pays(self, tried: list[Setting]) -> Setting:
+    def smallest_that_pays(self, tried: list[Thresholds]) -> Thresholds:
         """The current setting, unless a size gains more than noise; then the smallest as good as any."""
         better = [setting for setting in tried if self.gain(self.current, setting).f1_low > 0]
         if not better:
@@ -376,7 +377,7 @@ class _Path:
         return next(setting for setting in better if self.rank(setting)[0] >= top - _AS_GOOD)
 
 
-_Step = tuple[str, Callable[[_Path], list[Setting]], Callable[[_Path, list[Setting]], Setting]]
+_Step = tuple[str, Callable[[_Path], list[Thresholds]], Callable[[_Path, list[Thresholds]], Thresholds]]
 
 # What candidates and masks there are is chosen by F1 whatever the target: beside a score threshold that fits another
 # mask, each variant would miss a recall or a number of false positives, the better ones as well.
@@ -399,6 +400,6 @@ def _steps_of_scores(sizes: Sequence[float]) -> tuple[_Step, ...]:
     )
 
 
-def _distance(first: Setting, second: Setting) -> float:
+def _distance(first: Thresholds, second: Thresholds) -> float:
     """How far apart two settings are that differ in one value: the units of the others would not add up."""
-    return sum(abs(a - b) for a, b in zip(asdict(first).values(), asdict(second).values(), strict=True))
+    return sum(abs(a - b) for a, b in zip(first.values().values(), second.values().values(), strict=True))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
+from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.files import open_regular_file, read_json, write_json
 
 __all__ = [
@@ -28,21 +29,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = frozenset(
-    {
-        "det_threshold",
-        "score_threshold",
-        "growth_threshold",
-        "mask_threshold",
-        "suppression_distance",
-        "suppression_iou",
-        "minimum_volume_mm3",
-        "scan_threshold",
-        "calibration",
-        "calibration_base_rate",
-        "calibration_variance",
-    }
-)
+_CALIBRATION = {"calibration", "calibration_base_rate", "calibration_variance"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +108,7 @@ class OperatingPoint(BaseModel):
 
     def changes(self) -> dict[str, Any]:
         """What it changes in the inference section of the plans."""
-        return self.inference.model_dump(include=set(_FIELDS))
+        return self.inference.model_dump(include={*Thresholds.model_fields, *_CALIBRATION})
 
 
 def operating_point_path(model_folder: str | Path) -> Path:
@@ -230,26 +217,9 @@ def apply_operating_point(
             _with_copies(point.inference.mirror_axes),
             _with_copies(used),
         )
-    logger.info("operating point of the cross-validation: %s", describe(point.inference))
+    logger.info("operating point of the cross-validation: %s", point.inference.thresholds.describe())
     return plans.evolve(inference=point.changes())
 
 
 def _with_copies(axes: Sequence[int]) -> str:
     return f"with copies mirrored along {' '.join('zyx'[axis] for axis in axes)}" if axes else "without mirrored copies"
-
-
-def describe(inference: InferencePlan) -> str:
-    """The thresholds in one line."""
-    parts = [
-        f"score {inference.score_threshold:.3g}",
-        f"detection {inference.det_threshold:g}",
-        f"mask {inference.mask_threshold:g}",
-        f"suppression {inference.suppression_distance:g} sizes or IoU {inference.suppression_iou:g}",
-    ]
-    if inference.join_touching and inference.growth_threshold < inference.score_threshold:
-        parts.insert(1, f"growth {inference.growth_threshold:.3g}")
-    if inference.minimum_volume_mm3:
-        parts.append(f"lesions under {inference.minimum_volume_mm3:g} mm³ left out")
-    if inference.scan_threshold:
-        parts.append(f"no lesion in a scan without one of {inference.scan_threshold:.3g}")
-    return ", ".join(parts)

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.consolidation.attribution import attribute
+from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.folds import load_validated_folds
 from detseg3d.consolidation.gain import Gain
 from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.consolidation.search import Sweep, search
-from detseg3d.consolidation.thresholds import PreparedCase, StoredCase, with_setting
 from detseg3d.core.arrays import BoolArray, FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
@@ -42,10 +42,11 @@ from detseg3d.evaluation.scores.calibration import (
 )
 from detseg3d.evaluation.scores.ensemble_calibration import ScoreSpread
 from detseg3d.inference.candidates import load_candidates
-from detseg3d.inference.operating_point import OperatingPoint, describe, save_operating_point
+from detseg3d.inference.operating_point import OperatingPoint, save_operating_point
 from detseg3d.inference.result import clear_cases, describe_case, write_case
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.files import remove_files, write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
@@ -150,12 +151,12 @@ def consolidate(
         inference={"calibration_base_rate": spread.base_rate, "calibration_variance": spread.variance}
     )
     sweep = search(prepared, start, objective or Objective(), run)
-    chosen = with_setting(start, sweep.chosen)
+    chosen = start.evolve(inference=sweep.chosen.values())
     stages = attribute(prepared, chosen, found.true_boxes, run)
     folder = model_folder / PREDICTIONS
     failures = found.failures | _write_predictions(
         found.cases,
-        {fold: with_setting(start, sweep.setting_for(fold)) for fold in found.folds},
+        {fold: start.evolve(inference=sweep.setting_for(fold).values()) for fold in found.folds},
         folder,
         dataset.file_ending,
         {case.case_id for case in dataset.cases},
@@ -181,17 +182,17 @@ def consolidate(
     write_json(report, folder / "consolidation.json")
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
-    _tell(sweep, report["operating_point"], chosen, failures)
+    _tell(sweep, report["operating_point"], failures)
     return Consolidated(point, report, folder, form, tuple(case.case_id for case in found.cases), failures)
 
 
-def _tell(sweep: Sweep, point: Mapping[str, Any], chosen: Plans, failures: Mapping[str, str]) -> None:
+def _tell(sweep: Sweep, point: Mapping[str, Any], failures: Mapping[str, str]) -> None:
     """Log the chosen thresholds, and warn if they suppress whole scans or small lesions."""
     figures = sweep.figures(sweep.chosen)
     if sweep.plan_kept:
         logger.info("the plan's thresholds are kept: no others gain more than noise (%s)", point["objective"])
     else:
-        logger.info("operating point (%s): %s", point["objective"], describe(chosen.inference))
+        logger.info("operating point (%s): %s", point["objective"], sweep.chosen.describe())
     if not point["target_reached"]:
         logger.warning(
             "no threshold gives the %s: the nearest was chosen, recall %.3f at %.2f false positives per scan",
@@ -243,7 +244,7 @@ def threshold_on_scale(plans: Plans, knots: Sequence[tuple[float, float]]) -> Pl
 
 
 def _prepare(
-    cases: Sequence[StoredCase], plans: Plans, form: LabelFormat, run: Run
+    cases: Sequence[CandidateCase], plans: Plans, form: LabelFormat, run: Run
 ) -> tuple[list[PreparedCase], ScoredLesions]:
     """Truth of every case, and which of all its predicted lesions, whatever their score, are lesions."""
     nothing_left_out = {"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "scan_threshold": 0.0, "calibration": ()}
@@ -261,7 +262,9 @@ def _prepare(
     return [case for case, _ in done], scored
 
 
-def _prepare_case(plans: Plans, form: LabelFormat, case: StoredCase) -> tuple[PreparedCase, list[tuple[float, bool]]]:
+def _prepare_case(
+    plans: Plans, form: LabelFormat, case: CandidateCase
+) -> tuple[PreparedCase, list[tuple[float, bool]]]:
     label, geometry = read_label(case.label, form)
     candidates = load_candidates(case.candidates)
     close = all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(geometry.spacing, candidates.spacing, strict=True))
@@ -319,15 +322,15 @@ def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, A
     """The choice for JSON and the report; ``figures`` as in operating_point.json."""
     smallest = sweep.chosen.minimum_volume_mm3
     volumes = [n * math.prod(case.truth.spacing) for case in cases for n in case.truth.voxels]
-    whole = replace(sweep.chosen, minimum_volume_mm3=0.0)
+    whole = sweep.chosen.evolve(minimum_volume_mm3=0.0)
     return {
         "objective": str(sweep.objective),
         "target_reached": sweep.objective.reached(sweep.figures(sweep.chosen)),
         "predicted_at_thresholds_of": sweep.origin.value,
-        "thresholds": sweep.chosen.described(),
-        "thresholds_of_the_plan": sweep.default.described(),
+        "thresholds": _shown(sweep.chosen),
+        "thresholds_of_the_plan": _shown(sweep.default),
         "thresholds_chosen_without_each_fold": {
-            fold: setting.described() for fold, setting in sweep.chosen_without.items()
+            fold: _shown(setting) for fold, setting in sweep.chosen_without.items()
         },
         "figures": asdict(sweep.choice_figures()),
         "gain_on_other_folds": None if sweep.gain is None else _describe_gain(sweep.gain),
@@ -337,6 +340,11 @@ def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, A
         "scans": _scans(sweep.counts[sweep.chosen]),
         "settings_tried": len(sweep.counts),
     }
+
+
+def _shown(thresholds: Thresholds) -> dict[str, float | None]:
+    """Values for JSON, ``None`` for a growth threshold that has no effect."""
+    return {**thresholds.values(), "growth_threshold": thresholds.growth_threshold if thresholds.has_growth else None}
 
 
 def _describe_gain(gain: Gain) -> dict[str, float | None]:
@@ -356,7 +364,7 @@ def _scans(counts: Sequence[CaseCounts]) -> dict[str, int]:
 
 
 def _write_predictions(
-    cases: Sequence[StoredCase],
+    cases: Sequence[CandidateCase],
     plans_of_fold: Mapping[str, Plans],
     folder: Path,
     ending: str,
@@ -378,7 +386,7 @@ def _write_predictions(
     return failures
 
 
-def _write_prediction(plans_of_fold: Mapping[str, Plans], folder: Path, ending: str, case: StoredCase) -> None:
+def _write_prediction(plans_of_fold: Mapping[str, Plans], folder: Path, ending: str, case: CandidateCase) -> None:
     plans = plans_of_fold[case.fold]
     candidates = load_candidates(case.candidates)
     geometry = read_geometry(case.label, candidates.spacing)

@@ -14,6 +14,7 @@ from detseg3d.evaluation.table import format_evaluation, markdown_table
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import ChoiceFigures
 from detseg3d.pipeline.consolidate import Consolidated
+from detseg3d.planning.thresholds import THRESHOLD_FIELDS
 from detseg3d.reporting.html.report import write_report
 from detseg3d.reporting.html.views import find_views
 from detseg3d.system.files import write_text
@@ -218,18 +219,11 @@ def _remarks(report: Mapping[str, Any]) -> str:
 
 
 def _thresholds(point: Mapping[str, Any]) -> str:
-    names = {
-        "score_threshold": "lowest score of a lesion (calibrated)",
-        "growth_threshold": "lowest score of what extends a lesion (calibrated)",
-        "det_threshold": "lowest Stage 1 score of a candidate",
-        "suppression_distance": "suppression: distance in sizes",
-        "suppression_iou": "suppression: IoU",
-        "mask_threshold": "mask",
-        "minimum_volume_mm3": "smallest lesion (mm³)",
-        "scan_threshold": "lowest score of a scan's best lesion (calibrated)",
-    }
     plan, chosen = point["thresholds_of_the_plan"], point["thresholds"]
-    rows = [(text, _number(plan.get(name)), _number(chosen.get(name))) for name, text in names.items()]
+    rows = [
+        (field.label_with_unit, _number(plan.get(field.name)), _number(chosen.get(field.name)))
+        for field in THRESHOLD_FIELDS
+    ]
     return markdown_table(("threshold", "plan", "chosen"), rows)
 
 

@@ -32,6 +32,7 @@ from detseg3d.planning.limits import (
     check_limits,
 )
 from detseg3d.planning.rules.length import FEWEST_STEPS, STEPS_PER_EPOCH
+from detseg3d.planning.thresholds import NO_GROWTH, Thresholds
 from detseg3d.system.files import read_json, write_json
 
 __all__ = [
@@ -245,26 +246,18 @@ class TrainingPlan(_Strict):
         return self
 
 
-class InferencePlan(_Strict):
-    """Defaults of the inference. ``det_threshold`` admits candidates, ``score_threshold`` lesions to the mask."""
+class InferencePlan(Thresholds):
+    """Settings of the inference: the thresholds, and what they are applied to."""
 
-    det_threshold: Fraction = 0.1
-    score_threshold: Fraction = 0.4
-    growth_threshold: Fraction = Field(default=0.3, description="from it on masks extend lesions they touch")
-    mask_threshold: Fraction = 0.5
     candidate_density: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="candidates that a scan may have for each mm³ of its volume"
     )
     min_candidates: CandidateCount = Field(default=100, description="so many a scan may have, however small it is")
     max_candidates: CandidateCount = Field(default=1000, description="more no scan may have, however large it is")
-    suppression_distance: float = Field(default=0.5, ge=0, description="peaks closer than this share of their size")
-    suppression_iou: Fraction = 0.3
     detection_weight: Fraction = Field(
         default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
     )
-    minimum_volume_mm3: Annotated[float, Field(ge=0)] = 0.0
     minimum_part_mm3: float = Field(default=0.0, ge=0, description="of a part apart to be a lesion, if masks join")
-    scan_threshold: Fraction = Field(default=0.0, description="a scan whose best lesion scores less is without lesions")
     join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="of the mirrored copies, each flipped in training, too")
     roi_batch_size: Count = 16
@@ -276,6 +269,12 @@ class InferencePlan(_Strict):
     calibration_variance: float = Field(
         default=0.0, ge=0, description="of the log-odds of a single network's score, within lesions and within others"
     )
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds alone. ``growth_threshold`` is ``NO_GROWTH`` if ``join_touching`` is off."""
+        values = self.values()
+        return Thresholds(**(values if self.join_touching else {**values, "growth_threshold": NO_GROWTH}))
 
     def candidate_limit(self, volume: float) -> int:
         """How many candidates a scan may have.

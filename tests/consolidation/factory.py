@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.outcomes import CaseTruth
-from detseg3d.consolidation.thresholds import PreparedCase, StoredCase
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import Lesions
@@ -120,7 +120,7 @@ def prepare_case(
     path = candidates_path(folder / f"fold_{fold}" / "validation", case_id)
     candidates = blobs if isinstance(blobs, Candidates) else make_candidates(blobs, spacing=truth.spacing)
     save_candidates(candidates, path)
-    return PreparedCase(StoredCase(case_id, fold, path, folder / "nowhere.mha"), truth)
+    return PreparedCase(CandidateCase(case_id, fold, path, folder / "nowhere.mha"), truth)
 
 
 # -- Folders -----------------------------------------------------------------------------------------------------------

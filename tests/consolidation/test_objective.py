@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from detseg3d.consolidation.cases import CandidateCase
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts
 from detseg3d.consolidation.search import Sweep
-from detseg3d.consolidation.thresholds import Setting, StoredCase
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import PooledFigures
+from detseg3d.planning.thresholds import Thresholds
 
 F1 = Objective()
 
@@ -102,12 +103,12 @@ def test_an_objective_says_what_it_is(objective: Objective, text: str) -> None:
 
 # -- Cross-fitting -----------------------------------------------------------------------------------------------------
 
-LOW, HIGH = (Setting(score, 0.1, 0.1, 0.5, 0.3, 0.5, 0.0, 0.0) for score in (0.2, 0.6))
+LOW, HIGH = (Thresholds(score_threshold=score, growth_threshold=0.1) for score in (0.2, 0.6))
 
 
 def two_folds() -> Sweep:
     """Four cases. Fold 0 at the high threshold misses one of two, fold 1 at the low one too, with 5 false positives."""
-    cases = tuple(StoredCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
+    cases = tuple(CandidateCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
     right, nothing, wrong = CaseCounts(1, 1, 1, 1, 1, 1.0), CaseCounts(1, 0, 0, 0, 0, 0.0), CaseCounts(1, 0, 5, 0, 0, 0)
     counts = {LOW: (right, right, wrong, right), HIGH: (nothing, right, right, right)}
     return Sweep(cases, counts, LOW, HIGH, F1, {"0": HIGH, "1": LOW})
@@ -126,7 +127,7 @@ def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
     assert figures_.cross_fitted_f1_interval is not None
     low, high = figures_.cross_fitted_f1_interval
     assert low <= fitted.f1_iou_0_1 <= high
-    assert sweep.rows()[1] == {"setting": asdict(HIGH), **asdict(sweep.figures(HIGH))}
+    assert sweep.rows()[1] == {"setting": HIGH.values(), **asdict(sweep.figures(HIGH))}
 
 
 def test_a_choice_on_a_single_fold_has_no_cross_fitted_figure() -> None:

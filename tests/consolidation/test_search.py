@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from detseg3d.consolidation.cases import PreparedCase
 from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.search import Sweep, search
-from detseg3d.consolidation.thresholds import PreparedCase, Setting, with_setting
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
@@ -57,7 +57,7 @@ def test_a_false_positive_is_cut_off_by_the_score(tmp_path: Path, tiny_plans: Pl
     sweep = choose(cases, tiny_plans)
     assert sweep.figures(sweep.default).f1_iou_0_1 == pytest.approx(2 / 3)  # 2 of 4 predictions
     assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0 and 0.6 < sweep.chosen.score_threshold <= 0.8
-    assert replace(sweep.chosen, score_threshold=0.4) == sweep.default
+    assert sweep.chosen.evolve(score_threshold=0.4) == sweep.default
 
 
 def test_a_lesion_is_won_by_a_lower_score(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -75,7 +75,7 @@ def test_scores_that_lie_close_are_told_apart(tmp_path: Path, tiny_plans: Plans)
 def test_the_plan_stays_where_nothing_is_better(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])]
     sweep = choose(cases, tiny_plans)
-    assert sweep.chosen == sweep.default == Setting.of(tiny_plans)
+    assert sweep.chosen == sweep.default == tiny_plans.inference.thresholds
 
 
 def test_scores_are_tried_on_the_calibrated_scale(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -128,7 +128,7 @@ def test_no_outline_is_worth_a_lesion(tmp_path: Path, tiny_plans: Plans) -> None
     )
     candidates.predictions[0].probability[2:8, 2:8, 2:8] = 0.9
     sweep = choose([prepare_case(tmp_path, "a", make_truth(A, large), candidates)], tiny_plans)
-    better = sweep.figures(replace(sweep.chosen, mask_threshold=0.6))
+    better = sweep.figures(sweep.chosen.evolve(mask_threshold=0.6))
     assert better.dice > 0.9 > 0.7 > sweep.figures(sweep.chosen).dice and better.recall_iou_0_1 == 0.5
     assert sweep.chosen.mask_threshold == 0.5 and sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
 
@@ -159,7 +159,7 @@ def test_a_target_moves_the_score_not_the_masks(tmp_path: Path, tiny_plans: Plan
     cases = [prepare_case(tmp_path, f"case{i}", truth, random_candidates(i)) for i, truth in enumerate(truths)]
     targeted, highest = choose(cases, tiny_plans, objective).chosen, choose(cases, tiny_plans).chosen
     of_scores = ("score_threshold", "scan_threshold", "minimum_volume_mm3")
-    assert replace(targeted, **{name: getattr(highest, name) for name in of_scores}) == highest
+    assert targeted.evolve(**{name: getattr(highest, name) for name in of_scores}) == highest
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,10 @@ def test_nothing_is_tried_that_was_not_stored(tmp_path: Path, tiny_plans: Plans,
     assert max(setting.suppression_iou for setting in tried) <= max(own.suppression_iou, 0.5)
     assert min(setting.det_threshold for setting in tried) == own.det_threshold
     for setting in tried:
-        assert with_setting(plans, setting).inference.model_dump() == {**own.model_dump(), **asdict(setting)}
+        assert plans.evolve(inference=setting.values()).inference.model_dump() == {
+            **own.model_dump(),
+            **setting.values(),
+        }
 
 
 def test_no_network_is_run(tmp_path: Path, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +251,7 @@ def test_small_lesions_go_where_it_pays(tmp_path: Path, tiny_plans: Plans) -> No
     sweep = choose(cases, tiny_plans)
     assert sweep.chosen.minimum_volume_mm3 == 3.0  # one and a half voxels: the least that does it
     assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
-    assert sweep.figures(replace(sweep.chosen, minimum_volume_mm3=0.0)).f1_iou_0_1 == pytest.approx(0.5)
+    assert sweep.figures(sweep.chosen.evolve(minimum_volume_mm3=0.0)).f1_iou_0_1 == pytest.approx(0.5)
 
 
 def test_small_lesions_stay_where_they_are_lesions(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -277,7 +280,7 @@ def test_a_smallest_volume_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_pla
     cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.9)])]
     sweep = choose(cases, plans)
     assert sweep.default.minimum_volume_mm3 == 28.0 and sweep.figures(sweep.default).recall_iou_0_1 == 0.0
-    assert sweep.chosen == replace(sweep.default, minimum_volume_mm3=0.0)
+    assert sweep.chosen == sweep.default.evolve(minimum_volume_mm3=0.0)
 
 
 def test_a_smallest_volume_of_the_plan_stays_if_it_pays(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -334,7 +337,7 @@ def test_a_scan_threshold_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_plan
     plans = tiny_plans.evolve(inference={"scan_threshold": 0.95})
     sweep = choose([prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])], plans)
     assert sweep.default.scan_threshold == 0.95 and sweep.figures(sweep.default).recall_iou_0_1 == 0.0
-    assert sweep.chosen == replace(sweep.default, scan_threshold=0.0)
+    assert sweep.chosen == sweep.default.evolve(scan_threshold=0.0)
 
 
 # -- Folds -------------------------------------------------------------------------------------------------------------
@@ -407,7 +410,7 @@ def test_a_gain_that_the_left_out_fold_does_not_share_is_not_taken(tmp_path: Pat
     cases = [prepare_case(tmp_path, f"low{n}", make_truth(A, B), low, fold="0") for n in range(8)]
     cases += [prepare_case(tmp_path, f"high{n}", make_truth(A, B), high, fold="1") for n in range(3)]
     sweep = choose_once(cases, tiny_plans)
-    tempting = replace(sweep.default, score_threshold=0.25)
+    tempting = sweep.default.evolve(score_threshold=0.25)
     assert sweep.figures(tempting).f1_iou_0_1 > sweep.figures(sweep.default).f1_iou_0_1 + 0.1
     assert sweep.plan_kept and sweep.gain is not None and sweep.gain.f1 < 0
 
@@ -427,7 +430,7 @@ def test_masks_that_are_too_large_do_not_win(tmp_path: Path, tiny_plans: Plans) 
         candidates.predictions[0].probability[4:7, 4:7, 4:7] = 1.0
         cases.append(prepare_case(tmp_path, f"c{n}", make_truth(A, neighbour), candidates, fold=str(n % 3)))
     sweep = choose_once(cases, tiny_plans)
-    large = sweep.figures(replace(sweep.default, mask_threshold=0.3))
+    large = sweep.figures(sweep.default.evolve(mask_threshold=0.3))
     assert large.f1_any > sweep.figures(sweep.default).f1_any, "at any overlap it would win"
     assert sweep.chosen.mask_threshold == 0.5
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from detseg3d.consolidation.gain import Gain
 from detseg3d.consolidation.search import _Path
-from detseg3d.consolidation.thresholds import Setting
 from detseg3d.inference.operating_point import PooledFigures
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.thresholds import Thresholds
 
 NOISE = 0.004
 """What a difference in F1 or Dice must exceed here to be more than noise."""
@@ -20,16 +18,16 @@ def figures(f1: float, dice: float) -> PooledFigures:
     return PooledFigures(f1, f1, f1, 1.0, 1.0, 1.0, 1.0, 0.0, dice, 10, 5, 5, 10)
 
 
-def path_of(plans: Plans, now: PooledFigures, *others: PooledFigures) -> tuple[_Path, list[Setting]]:
+def path_of(plans: Plans, now: PooledFigures, *others: PooledFigures) -> tuple[_Path, list[Thresholds]]:
     """A search that holds a setting with the figures ``now``, and settings with those of the ``others``."""
-    start = Setting.of(plans)
-    variants = [replace(start, mask_threshold=0.01 * index) for index in range(1, len(others) + 1)]
+    start = plans.inference.thresholds
+    variants = [start.evolve(mask_threshold=0.01 * index) for index in range(1, len(others) + 1)]
     known = dict(zip([start, *variants], [now, *others], strict=True))
     return make_path(start, known), variants
 
 
-def make_path(start: Setting, known: dict[Setting, PooledFigures]) -> _Path:
-    def gain(first: Setting, second: Setting) -> Gain:
+def make_path(start: Thresholds, known: dict[Thresholds, PooledFigures]) -> _Path:
+    def gain(first: Thresholds, second: Thresholds) -> Gain:
         f1, dice = known[second].f1_iou_0_1 - known[first].f1_iou_0_1, known[second].dice - known[first].dice
         return Gain(f1, f1 - NOISE, dice, dice - NOISE)
 
@@ -61,8 +59,8 @@ def test_of_two_gains_the_one_that_costs_less_dice_is_chosen(tiny_plans: Plans) 
 def test_the_score_threshold_leaves_the_plan_only_for_more_than_noise(
     tiny_plans: Plans, f1: float, moves: bool
 ) -> None:
-    start = Setting.of(tiny_plans)
-    other = replace(start, score_threshold=0.9)
+    start = tiny_plans.inference.thresholds
+    other = start.evolve(score_threshold=0.9)
     path = make_path(start, {start: figures(0.80, 0.7), other: figures(f1, 0.7)})
     assert (path.best_score([other]) == other) == moves
 
@@ -71,8 +69,8 @@ def test_the_score_threshold_leaves_the_plan_only_for_more_than_noise(
 def test_a_score_threshold_that_left_the_plan_goes_where_it_is_better(
     tiny_plans: Plans, f1: float, moves: bool
 ) -> None:
-    plan = Setting.of(tiny_plans)
-    now, other = replace(plan, score_threshold=0.8), replace(plan, score_threshold=0.9)
+    plan = tiny_plans.inference.thresholds
+    now, other = plan.evolve(score_threshold=0.8), plan.evolve(score_threshold=0.9)
     path = make_path(plan, {now: figures(0.80, 0.7), other: figures(f1, 0.7)})
     path.current = now
     assert (path.best_score([other]) == other) == moves
@@ -94,15 +92,15 @@ def test_nothing_tried_changes_nothing(tiny_plans: Plans) -> None:
     ],
 )
 def test_an_outline_costs_no_lesion(tiny_plans: Plans, other: PooledFigures, moves: bool) -> None:
-    plan = replace(Setting.of(tiny_plans), det_threshold=0.9)  # it finds less
-    start, variant = Setting.of(tiny_plans), replace(Setting.of(tiny_plans), mask_threshold=0.4)
+    plan = tiny_plans.inference.thresholds.evolve(det_threshold=0.9)  # it finds less
+    start, variant = tiny_plans.inference.thresholds, tiny_plans.inference.thresholds.evolve(mask_threshold=0.4)
     path = make_path(plan, {plan: figures(0.5, 0.5), start: figures(0.80, 0.70), variant: other})
     path.current = start
     assert (path.best_outline([variant]) == variant) == moves
 
 
 def test_no_growth_stays_none_when_the_score_threshold_moves_on(tiny_plans: Plans) -> None:
-    start = Setting.of(tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5}))
+    start = tiny_plans.evolve(inference={"join_touching": True, "score_threshold": 0.5}).inference.thresholds
     path = make_path(start, {})
     path.scores, tried = [0.2, 0.4], []
     known = {start: figures(1, 0)}
@@ -110,4 +108,4 @@ def test_no_growth_stays_none_when_the_score_threshold_moves_on(tiny_plans: Plan
     known |= {setting: figures(1, float(setting.growth_threshold >= 0.5)) for setting in tried}
     path = make_path(start, known)
     chosen = path.best_outline(tried)
-    assert chosen.growth_threshold >= replace(chosen, score_threshold=0.9).score_threshold
+    assert chosen.growth_threshold >= chosen.evolve(score_threshold=0.9).score_threshold

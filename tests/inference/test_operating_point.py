@@ -13,7 +13,6 @@ from detseg3d.inference.operating_point import (
     OperatingPoint,
     PooledFigures,
     apply_operating_point,
-    describe,
     load_operating_point,
     operating_point_path,
     save_operating_point,
@@ -190,10 +189,3 @@ def test_a_fold_that_had_no_part_in_it_is_named(
     plans = apply_operating_point(tiny_plans, tmp_path, {fold: weights[fold] for fold in folds})
     assert plans.inference.score_threshold == 0.7
     assert "was chosen with fold_0, fold_1; for fold_all its thresholds may be less than the best" in caplog.text
-
-
-def test_it_is_described_in_a_line() -> None:
-    expected = "score 0.7, detection 0.2, mask 0.6, suppression 0.75 sizes or IoU 0.1, lesions under 4.5 mm³ left out"
-    assert describe(CHOSEN) == f"{expected}, no lesion in a scan without one of 0.8"
-    small = InferencePlan(score_threshold=0.000123456)
-    assert describe(small) == "score 0.000123, detection 0.1, mask 0.5, suppression 0.5 sizes or IoU 0.3"

@@ -131,7 +131,7 @@ def test_the_choice_stands_beside_the_plan(done: Consolidated) -> None:
     assert (plain[-3:-1], chosen[-3:-1]) == (["7", "11"], ["7", "7"])  # lesions found, predictions
     assert cells(text, "cross-fitted: each fold by the choice of the others")[:4] == ["0.933", "0.875", "1", "0"]
     assert cells(text, "smallest lesion (mm³)") == ["0", "0"]
-    assert cells(text, "mask") == ["0.5", "0.5"]
+    assert cells(text, "lowest mask probability of a voxel") == ["0.5", "0.5"]
 
 
 def test_the_headline_is_cross_fitted_and_comes_first(done: Consolidated, result: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.planning.thresholds import THRESHOLD_FIELDS
 from detseg3d.reporting.html.charts import Line, legend, line_chart, share_axis
 from detseg3d.reporting.html.markup import DASH, Html, dig, fragment, number, tag
 from detseg3d.reporting.html.tables import scrolling
@@ -21,16 +22,6 @@ _FIGURES = (
     ("found_iou_0_1", "lesions found", 0),
     ("predictions", "predictions", 0),
     ("f1_any", "F1, any overlap", 3),
-)
-_THRESHOLDS = (
-    ("score_threshold", "lowest score of a lesion (calibrated)"),
-    ("growth_threshold", "lowest score of what extends a lesion (calibrated)"),
-    ("det_threshold", "lowest Stage 1 score of a candidate"),
-    ("suppression_distance", "suppression: distance, in lesion sizes"),
-    ("suppression_iou", "suppression: IoU"),
-    ("mask_threshold", "mask probability"),
-    ("minimum_volume_mm3", "smallest lesion (mm³)"),
-    ("scan_threshold", "lowest score of a scan's best lesion (calibrated)"),
 )
 
 
@@ -112,14 +103,14 @@ def _threshold_table(point: Mapping[str, Any]) -> Html:
     header = ("threshold", "plan", "chosen")
     columns = [tag("th", text, scope="col", class_="number" if n else None) for n, text in enumerate(header)]
     rows = []
-    for key, name in _THRESHOLDS:
-        before, after = dig(point, "thresholds_of_the_plan", key), dig(point, "thresholds", key)
+    for field in THRESHOLD_FIELDS:
+        before, after = dig(point, "thresholds_of_the_plan", field.name), dig(point, "thresholds", field.name)
         changed = before is not None and before != after
         cells = (
             tag("td", number(before, 3), class_="number"),
             tag("td", number(after, 3), class_="number strong" if changed else "number"),
         )
-        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+        rows.append(tag("tr", tag("th", field.label_with_unit, scope="row"), cells))
     return scrolling(tag("table", tag("thead", tag("tr", columns)), tag("tbody", rows)), "thresholds")
 
 
