@@ -97,7 +97,7 @@ class Thresholds(BaseModel):
         default=0.3,
         ge=0,
         le=1,
-        description="of two candidates of a class whose boxes have a higher IoU, the one with the lower score is dropped",
+        description="of two candidates of a class whose boxes have a higher IoU, the lower-scoring one is dropped",
     )
     minimum_volume_mm3: Annotated[float, _Label("smallest lesion", ThresholdStage.LESIONS, "mm³")] = Field(
         default=0.0, ge=0, description="lesions with a smaller volume in mm³ are dropped. 0: no lesion is dropped"

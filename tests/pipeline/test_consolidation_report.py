@@ -214,7 +214,7 @@ def test_a_scan_threshold_is_remarked(done: Consolidated) -> None:
     text = format_consolidation(changed(done, {"scan_threshold": 0.75}, scans=scans))
     assert "**A scan without a lesion of score 0.75 or more is reported without any**: 3 of 4 scans without" in text
     assert "and 1 of 36 with." in text
-    assert cells(text, "lowest score of a scan's best lesion (calibrated)") == ["0", "0.75"]
+    assert cells(text, "lowest score of the best lesion of a scan (calibrated)") == ["0", "0.75"]
 
 
 def test_a_single_fold_makes_no_claims(done: Consolidated) -> None:
