@@ -147,8 +147,8 @@ def test_worker_processes_give_the_same(
     """One step of the search has to do: to start workers takes seconds, each time."""
     here = count_table_module.for_every_case
 
-    def count(function: Any, items: Any, name: Any, what: str, processes: int, progress: bool) -> Any:
-        return here(function, items, name, what, int(what == "mask threshold"), progress)
+    def count(function: Any, items: Any, name: Any, what: str, run: Run) -> Any:
+        return here(function, items, name, what, replace(run, processes=int(what == "mask threshold")))
 
     monkeypatch.setattr(count_table_module, "for_every_case", count)
     write(tmp_path, tiny_plans)
