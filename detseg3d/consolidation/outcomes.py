@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from detseg3d.core.arrays import IntArray
-from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.boxes import box_slices, boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import split_groups
 from detseg3d.data.labels import Lesions
@@ -75,7 +75,7 @@ class CaseTruth:
         if len(ids) == 0:
             return cls((depth, height, width), spacing, (), (), (0,) * 6, b"")
         corner = tuple(int(n) for n in (*boxes[:, :3].min(axis=0), *boxes[:, 3:].max(axis=0)))
-        part = truth.instances[_window(corner)]
+        part = truth.instances[box_slices(corner)]
         numbers = np.zeros(part.shape, np.uint32)
         numbers[part > 0] = np.searchsorted(ids, part[part > 0]) + 1
         voxels = np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:]
@@ -90,14 +90,9 @@ class CaseTruth:
         """The numbers of the lesions on the grid of the label, shape ``(Z, Y, X)``."""
         volume = np.zeros(self.shape, np.int32)
         if self.classes:
-            window = _window(self.corner)
+            window = box_slices(self.corner)
             volume[window] = np.frombuffer(zlib.decompress(self.packed), np.uint32).reshape(volume[window].shape)
         return volume
-
-
-def _window(corner: tuple[int, ...]) -> tuple[slice, slice, slice]:
-    z0, y0, x0, z1, y1, x1 = corner
-    return slice(z0, z1), slice(y0, y1), slice(x0, x1)
 
 
 class LesionOutcome(NamedTuple):

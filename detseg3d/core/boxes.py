@@ -7,6 +7,7 @@ floating-point input; integers become float32. World coordinates live in :mod:`d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "as_boxes",
     "box_centers",
     "box_sizes",
+    "box_slices",
     "box_volumes",
     "boxes_from_centers_and_sizes",
     "boxes_from_instances",
@@ -78,6 +80,23 @@ def box_sizes(boxes: npt.ArrayLike) -> AnyFloatArray:
     """
     array = as_boxes(boxes)
     return array[:, 3:] - array[:, :3]
+
+
+def box_slices(box: Sequence[float] | npt.NDArray[Any]) -> tuple[slice, slice, slice]:
+    """Return the slices ``(z, y, x)`` that cut a box out of a volume.
+
+    Parameters
+    ----------
+    box : 6 numbers
+        One box ``z0 y0 x0 z1 y1 x1`` whose edges are whole numbers of voxels.
+
+    Examples
+    --------
+    >>> box_slices((0, 1, 2, 3, 4, 5))
+    (slice(0, 3, None), slice(1, 4, None), slice(2, 5, None))
+    """
+    z0, y0, x0, z1, y1, x1 = (int(edge) for edge in box)
+    return slice(z0, z1), slice(y0, y1), slice(x0, x1)
 
 
 def box_volumes(boxes: npt.ArrayLike) -> AnyFloatArray:

@@ -21,6 +21,7 @@ import torch
 from scipy.sparse import csr_array
 
 from detseg3d.core.arrays import IntArray
+from detseg3d.core.boxes import box_slices
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.neighbours import neighbour_matrix
 from detseg3d.core.nms import suppress
@@ -242,8 +243,7 @@ class Candidates:
             )
             for lesion in merged.lesions
         ]
-        z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        return MergedGroup((z, y, x), replace(merged, lesions=lesions))
+        return MergedGroup(box_slices([*low, *high]), replace(merged, lesions=lesions))
 
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
         """Masks and lesions; see :func:`detseg3d.models.merging.merge.merge_rois`."""

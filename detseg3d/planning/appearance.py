@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detseg3d.core.arrays import Array
 from detseg3d.core.body import body_box, padding_value, plausible_range, tissue_mask
+from detseg3d.core.boxes import box_slices
 from detseg3d.core.geometry import Geometry
 from detseg3d.planning.limits import FiniteFloat, Length
 
@@ -131,7 +132,7 @@ def measure_appearance(
     if box is None:
         box = body_box(images)
     extent = [float((box[axis + 3] - box[axis]) * geometry.spacing[axis]) for axis in range(3)]
-    cut = tuple(slice(box[axis], box[axis + 3]) for axis in range(3))
+    cut = box_slices(box)
     return ScanAppearance(
         spacing=geometry.spacing,
         field_of_view=(extent[0], extent[1], extent[2]),

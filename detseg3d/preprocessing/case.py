@@ -16,7 +16,7 @@ import torch
 
 from detseg3d.core.arrays import Spacing, Triple
 from detseg3d.core.body import body_box, body_mask, channel_mask
-from detseg3d.core.boxes import boxes_from_instances, scale_boxes, translate_boxes
+from detseg3d.core.boxes import box_slices, boxes_from_instances, scale_boxes, translate_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import check_spacing
 from detseg3d.core.intensities import degeneration
@@ -25,7 +25,7 @@ from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import check_finite, read_case, source_digest
 from detseg3d.planning.memory import preprocessing_bytes
 from detseg3d.planning.plans import Plans, preprocessing_hash
-from detseg3d.preprocessing.crop import IntBox, box_slices, include_lesions
+from detseg3d.preprocessing.crop import IntBox, include_lesions
 from detseg3d.preprocessing.instances import resample_instances
 from detseg3d.preprocessing.normalize import normalize
 from detseg3d.preprocessing.resample import resample_image, resampled_shape

@@ -9,20 +9,9 @@ import numpy.typing as npt
 
 from detseg3d.core.body import body_box, body_mask
 
-__all__ = ["IntBox", "body_box", "body_mask", "box_slices", "include_lesions"]
+__all__ = ["IntBox", "body_box", "body_mask", "include_lesions"]
 
 IntBox = tuple[int, int, int, int, int, int]
-
-
-def box_slices(box: IntBox) -> tuple[slice, slice, slice]:
-    """Slices ``(z, y, x)`` that cut ``box`` out of a volume.
-
-    Examples
-    --------
-    >>> box_slices((0, 1, 2, 3, 4, 5))
-    (slice(0, 3, None), slice(1, 4, None), slice(2, 5, None))
-    """
-    return slice(box[0], box[3]), slice(box[1], box[4]), slice(box[2], box[5])
 
 
 def include_lesions(box: IntBox, lesion_boxes: npt.NDArray[Any]) -> IntBox:

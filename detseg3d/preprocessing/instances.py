@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import Array
-from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.boxes import box_slices, boxes_from_instances
 from detseg3d.preprocessing.resample import axis_matrix
 
 __all__ = ["resample_instances"]
@@ -71,7 +71,7 @@ def _coverage(
     instances: Array, lesion: int, box: npt.NDArray[np.int_], matrices: Sequence[npt.NDArray[np.float32]]
 ) -> tuple[tuple[slice, ...], npt.NDArray[np.float32]]:
     """Where on the new grid the lesion can lie, and how much of each voxel there it covers."""
-    source = tuple(slice(box[axis], box[axis + 3]) for axis in range(3))
+    source = box_slices(box)
     share = (instances[source] == lesion).astype(np.float32)
     target = []
     for axis, matrix in enumerate(matrices):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from detseg3d.core import boxes as bx
+from detseg3d.core.boxes import box_slices
 
 SIDE = 7
 
@@ -125,3 +126,8 @@ def test_iou_of_a_cube_shifted_by_one_voxel_on_all_axes(side: int, expected: flo
     # Known values; boxes that run from the first to one past the last voxel *plus one* would give .27 for side 3.
     iou = bx.iou_matrix([[0, 0, 0, side, side, side]], [[1, 1, 1, side + 1, side + 1, side + 1]])
     assert iou[0, 0] == pytest.approx(expected, abs=5e-4)
+
+
+def test_box_slices_cut_the_box_out() -> None:
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    assert np.array_equal(volume[box_slices((1, 0, 2, 3, 4, 6))], volume[1:3, 0:4, 2:6])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.boxes import box_slices
 from detseg3d.core.roi import box_shares, sample_positions
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import PastedRoi, RoiPrediction
@@ -228,11 +229,6 @@ def _showing(
     return np.maximum(inside.sum(axis=0), 1).astype(np.float32)
 
 
-def _window(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> Window:
-    z, y, x = (slice(int(first), int(end)) for first, end in zip(low, high, strict=True))
-    return z, y, x
-
-
 def _common(region: Window, window: Window) -> tuple[Window, Window]:
     """What a region and a window have in common: seen from the window, and seen from the region."""
     low = [max(mine.start, other.start) for mine, other in zip(region, window, strict=True)]
@@ -251,4 +247,4 @@ def _blocks(regions: npt.NDArray[np.int64]) -> Iterator[Window]:
     thickness = max(1, _BLOCK_VOXELS // int(np.prod((high - low)[1:])))
     for first in range(int(low[0]), int(high[0]), thickness):
         end = min(first + thickness, int(high[0]))
-        yield _window(np.array([first, *low[1:]]), np.array([end, *high[1:]]))
+        yield box_slices([first, *low[1:], end, *high[1:]])

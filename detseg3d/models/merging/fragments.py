@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.ndimage import maximum
 
 from detseg3d.core.arrays import IntArray
-from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.boxes import box_slices, boxes_from_instances
 from detseg3d.core.components import instances_from_semantic, main_components
 from detseg3d.core.neighbours import neighbour_groups
 
@@ -63,7 +63,7 @@ def join_touching(
         if len(group) == 1:
             continue
         low, high = boxes[group, :3].min(axis=0), boxes[group, 3:].max(axis=0)
-        part = owner[_window(np.concatenate([low, high]))]
+        part = owner[box_slices(np.concatenate([low, high]))]
         # The window may hold lesions of other groups, too.
         mine = np.isin(part, names[group])
         own = np.where(mine, part, 0)
@@ -131,7 +131,7 @@ def split_parts(
     renumbered = []
     # Lesion by lesion: what is looked at is as large as one, not as the volume.
     for name, box in zip(*boxes_from_instances(owner), strict=True):
-        window = _window(box)
+        window = box_slices(box)
         components, _ = instances_from_semantic(owner[window] == name, (1,))
         voxels = np.bincount(components.ravel())
         if len(voxels) == 2:
@@ -146,8 +146,3 @@ def split_parts(
     for window, components, number_of in renumbered:
         np.copyto(split[window], number_of[components].astype(split.dtype), where=components > 0)
     return split, parts
-
-
-def _window(box: npt.NDArray[Any]) -> _Window:
-    z, y, x = (slice(int(a), int(b)) for a, b in zip(box[:3], box[3:], strict=True))
-    return z, y, x

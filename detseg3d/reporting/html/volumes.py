@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.body import body_box
+from detseg3d.core.boxes import box_slices
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.images import oriented_like, read_image
 from detseg3d.data.labels import LabelFormat, check_same_grid, read_label
@@ -297,7 +298,7 @@ def _crop(image: npt.NDArray[np.float32], labels: Sequence[npt.NDArray[Any]]) ->
             box[1] = np.maximum(box[1], [axis.max() + 1 for axis in where])
     low = np.maximum(box[0] - _MARGIN, 0).tolist()
     high = np.minimum(box[1] + _MARGIN, image.shape).tolist()
-    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+    return box_slices([*low, *high])
 
 
 def _grey(image: npt.NDArray[np.float32], window: tuple[float, float]) -> npt.NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import AnyIntArray
+from detseg3d.core.boxes import box_slices
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.reporting.pictures.findings import FOUND, Finding
 
@@ -87,11 +88,11 @@ def best_slice(seen: View, axis: int, finding: Finding) -> int:
     )
     assert volume is not None
     box = seen.orientation.box_to_canonical(finding.extent)
-    inside = volume[tuple(slice(int(box[i]), int(box[i + 3])) for i in range(3))] == number
+    inside = volume[box_slices(box)] == number
     areas = inside.sum(axis=tuple(other for other in range(3) if other != axis))
     if finding.status == FOUND:  # the slice on which both are seen, if any
         assert seen.predictions is not None
-        other = seen.predictions[tuple(slice(int(box[i]), int(box[i + 3])) for i in range(3))]
+        other = seen.predictions[box_slices(box)]
         common = (inside & (other == finding.prediction_id)).sum(axis=tuple(i for i in range(3) if i != axis))
         areas = np.where(common > 0, areas + common, 0)
     middle = (len(areas) - 1) / 2
