@@ -79,7 +79,7 @@ def planned(kind: Kind, precision: Precision) -> Plans:
         channel_names=channels,
         labels={"background": 0, **{name: index + 1 for index, name in enumerate(names)}},
         file_ending=".nii.gz",
-        cases=(RawCase("case", tuple(Path(f"case_{index:04d}.nii.gz") for index in range(kind.channels))),),
+        cases=(RawCase.of_files("case", [Path(f"case_{index:04d}.nii.gz") for index in range(kind.channels)]),),
     )
     size = np.multiply(kind.shape, kind.spacing)
     lesions = [

@@ -181,7 +181,7 @@ def open_set(folder: Path) -> Set:
 
 
 def read(raw: RawDataset, index: int) -> Scan:
-    return Scan(*read_channels(raw.cases[index].images, raw.npy_spacing))
+    return Scan(*read_channels(raw.cases[index].images))
 
 
 def with_second_sequence(data: Set) -> Set:

@@ -18,7 +18,6 @@ from detseg3d.cli.common import (
 )
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.data.formats.dicom import DicomOptions
 
 __all__ = ["build_parser", "main"]
 
@@ -120,15 +119,6 @@ def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | No
     return {name: int(value) for name, _, value in pairs} if all(with_value) else names
 
 
-def _dicom_options(options: argparse.Namespace) -> list[DicomOptions]:
-    """What is read of DICOM folders: one for all channels, or one for each channel of ``--channel_names``."""
-    names = options.channel_names or []
-    unknown = sorted(set(options.suv) - set(names))
-    if unknown:
-        raise DetSeg3DError("--suv names a channel that is not there", value=unknown, expected=f"some of {names}")
-    return [DicomOptions(options.series, name in options.suv) for name in names] or [DicomOptions(options.series)]
-
-
 def _target(output: Path, name: str | None) -> tuple[Path, str]:
     """The folder that holds the data set, and its name."""
     if name is not None:
@@ -151,8 +141,9 @@ def _convert(options: argparse.Namespace) -> None:
         seed=options.seed,
         channel_names=options.channel_names,
         labels=parse_labels(options.labels),
-        npy_spacing=options.spacing,
-        dicom=_dicom_options(options),
+        spacing=None if options.spacing is None else tuple(options.spacing),
+        series=options.series,
+        suv=options.suv,
         instances=options.instances,
         overwrite=options.overwrite,
         run=run_of(options),

@@ -169,7 +169,7 @@ def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the bootstrap")
     group.add_argument(
-        "--npy_spacing",
+        "--spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
@@ -249,8 +249,8 @@ def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> L
             truth_instances=options.instances in ("both", "truth") or form.truth_instances,
             prediction_instances=options.instances in ("both", "predictions"),
         )
-    if options.npy_spacing is not None:
-        form = replace(form, npy_spacing=tuple(options.npy_spacing))
+    if options.spacing is not None:
+        form = replace(form, default_spacing=tuple(options.spacing))
     return form
 
 
@@ -359,7 +359,7 @@ def _write_report(
 
     views = []
     if options.images is not None:
-        views = find_views(options.images, options.ground_truth, systems, form.npy_spacing)
+        views = find_views(form.source(options.images), options.ground_truth, systems)
     file = Path(options.output) / "report.html"
     return write_report(file, result, cases_view=views)
 

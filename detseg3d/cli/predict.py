@@ -108,11 +108,11 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="memory that a scan may take; a larger one is refused. Default: what is free when its turn comes",
     )
     how.add_argument(
-        "--npy_spacing",
+        "--spacing",
         nargs=3,
         type=positive_float,
         metavar=("Z", "Y", "X"),
-        help="millimetres per voxel of .npy files; without it, what the plans say (npy_spacing), else 1 1 1",
+        help="millimetres per voxel of .npy files; without it, what the plans say (default_spacing), else 1 1 1",
     )
     how.add_argument(
         "--series",
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from detseg3d.data.dataset import check_input, list_inputs
     from detseg3d.data.roots import resolve_dataset, results_root
-    from detseg3d.inference.image_source import ImageSource
+    from detseg3d.inference.input_options import InputOptions
     from detseg3d.inference.model_folder import model_plans
 
     if (options.model is None) == (options.dataset is None):
@@ -164,9 +164,10 @@ def _run(options: argparse.Namespace) -> int:
     check_input(options.input)
     folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
     plans = model_plans(folder, options.folds, options.checkpoint)
-    source = ImageSource(options.npy_spacing, tuple(options.series), tuple(options.suv))
-    source.dicom_options(plans)  # says what does not fit the model
-    cases = list_inputs(options.input, plans.num_channels, source.series)
+    spacing = None if options.spacing is None else tuple(options.spacing)
+    input_options = InputOptions(spacing, tuple(options.series), tuple(options.suv))
+    input_options.check(plans)
+    cases = list_inputs(options.input, plans.num_channels, input_options.series)
     single = _single_file(options, len(cases))
     cases = cases[options.part_id :: options.num_parts]
 
@@ -187,13 +188,13 @@ def _run(options: argparse.Namespace) -> int:
     )
     if single:
         for case in cases:
-            predictor.predict_file(case, options.output, source)
+            predictor.predict_file(case, options.output, input_options)
             show(f"mask written to {options.output}; for instances, boxes and scores give a folder after -o")
         return 0
     failures = predictor.predict_files(
         cases,
         options.output,
-        source=source,
+        options=input_options,
         continue_prediction=options.continue_prediction,
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,

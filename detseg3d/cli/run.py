@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
             val_split=options.val_split,
             channel_names=options.channel_names,
             labels=parse_labels(options.labels),
-            npy_spacing=None if options.spacing is None else tuple(options.spacing),
+            spacing=None if options.spacing is None else tuple(options.spacing),
             instances=options.instances,
             memory_gb=options.memory_gb,
             inference_gb=options.inference_gb,

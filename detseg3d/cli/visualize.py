@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from detseg3d.cli.common import create_parser, positive_float, positive_int, run_command
 
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--instances", action="store_true", help="prediction and label are instance maps")
     parser.add_argument("--max_lesions", type=positive_int, default=12, metavar="N", help="most lesions shown")
     parser.add_argument(
-        "--npy_spacing",
+        "--spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
@@ -59,18 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from detseg3d.data.image_source import ImageSource
     from detseg3d.reporting.pictures.visualize import visualize_files
 
+    spacing = None if options.spacing is None else tuple(options.spacing)
     visualize_files(
-        options.image,
+        ImageSource(Path(options.image), spacing, options.series),
         options.pred,
         options.output,
         label=options.label,
         rois=options.rois,
         instances=options.instances,
         maximum=options.max_lesions,
-        series=options.series,
-        npy_spacing=None if options.npy_spacing is None else tuple(options.npy_spacing),
     )
     logger.info("the picture is %s", options.output)
 

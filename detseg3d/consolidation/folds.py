@@ -15,6 +15,7 @@ from detseg3d.consolidation.cases import CandidateCase
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset
 from detseg3d.inference.candidates import candidates_path
+from detseg3d.inference.model_folder import same_network
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS, ThresholdStage
@@ -32,8 +33,6 @@ _STORED_UNDER = (
     "max_candidates",
     "mirror_axes",
 )
-# Folds may differ in these and still be averaged.
-_FREE = {"training", "inference", "decisions", "memory_budget_gb", "inference_budget_gb", "npy_spacing"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def load_validated_folds(
             file=model_folder / "fold_all",
             remedy="name the folds of a cross-validation with -f",
         )
-    labels = {case.case_id: case.label for case in dataset.cases}
+    labels = dataset.label_files
     cases: dict[str, CandidateCase] = {}
     failures: dict[str, str] = {}
     for name in names:
@@ -191,7 +190,7 @@ def _common_plans(model_folder: Path, names: Sequence[str]) -> Plans:
     first, *others = [load_plans(file) for file in files]
     for file, plans in zip(files[1:], others, strict=True):
         remedy = f"train it again with the plans of fold {names[0]}, or leave it out with -f"
-        if plans.model_dump(exclude=_FREE) != first.model_dump(exclude=_FREE):
+        if not same_network(plans, first):
             raise DetSeg3DError("the folds were trained with different plans", file=file, remedy=remedy)
         mine, theirs = (plan.inference.model_dump(include=set(_STORED_UNDER)) for plan in (plans, first))
         if mine != theirs:

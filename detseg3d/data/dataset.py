@@ -2,7 +2,7 @@
 
 ``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
 (``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
-case to patient, so that folds never split a patient), ``npy_spacing`` (``z y x`` mm of .npy files), ``suv``
+case to patient, so that folds never split a patient), ``default_spacing`` (``z y x`` mm of .npy files), ``suv``
 (channels whose values are SUV; DICOM is converted), and ``instance_classes`` with ``instance_classes_from`` (the
 classes of the lesions of instance maps, see :mod:`detseg3d.data.instance_classes`).
 """
@@ -12,24 +12,26 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.data.dataset_json import (
     is_version_1,
     parse_channel_names,
+    parse_default_spacing,
     parse_labels,
-    parse_npy_spacing,
     parse_patients,
     parse_suv_channels,
     parse_training_list,
 )
-from detseg3d.data.formats.dicom import DICOM_ENDINGS, DicomOptions, is_dicom_file
+from detseg3d.data.formats.dicom import DICOM_ENDINGS, is_dicom_file
 from detseg3d.data.formats.endings import segmentation_stem, unread_format, unread_images
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.data.instance_classes import InstanceClasses, parse_instance_classes
 from detseg3d.data.roots import check_case_id
@@ -56,11 +58,16 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 @dataclass(frozen=True)
 class RawCase:
-    """One case: a file per channel, in channel order, and its label if there is one."""
+    """One case: an image per channel, in channel order, and its label if there is one."""
 
     case_id: str
-    images: tuple[Path, ...]
-    label: Path | None = None
+    images: tuple[ImageSource, ...]
+    label: ImageSource | None = None
+
+    @classmethod
+    def of_files(cls, case_id: str, images: Iterable[Path], label: Path | None = None) -> RawCase:
+        """Return the case with these files, of which nothing is stated beyond their path."""
+        return cls(case_id, tuple(map(ImageSource, images)), None if label is None else ImageSource(label))
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class RawDataset:
     file_ending: str
     cases: tuple[RawCase, ...]
     instances: bool = False
-    npy_spacing: tuple[float, float, float] | None = None
+    default_spacing: Spacing | None = None
     suv_channels: tuple[str, ...] = ()
     patients: dict[str, str] = field(default_factory=dict)
     instance_classes: InstanceClasses | None = None
@@ -90,14 +97,9 @@ class RawDataset:
         return tuple(self.labels[name] for name in self.class_names)
 
     @property
-    def dicom_options(self) -> tuple[DicomOptions, ...]:
-        """What is read of DICOM, per channel."""
-        return tuple(DicomOptions(suv=name in self.suv_channels) for name in self.channel_names)
-
-    @property
     def label_files(self) -> dict[str, Path]:
         """Label file of each case that has one; with the entry ``dataset`` it may lie anywhere."""
-        return {case.case_id: case.label for case in self.cases if case.label is not None}
+        return {case.case_id: case.label.path for case in self.cases if case.label is not None}
 
     def patient_of(self, case_id: str) -> str:
         """Patient a case belongs to; without an entry in dataset.json each case is a patient of its own."""
@@ -153,6 +155,7 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         _compare_with_list(data, cases, file)
     if not cases:
         raise _unnumbered(folder / "imagesTr", channels, ending)
+    spacing, suv_channels = parse_default_spacing(data, file), parse_suv_channels(data, channels, file)
     classes = parse_instance_classes(data, labels, file, instances)
     _warn_of_unknown_cases(classes, cases, folder)
     return RawDataset(
@@ -161,13 +164,22 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         channel_names=channels,
         labels=labels,
         file_ending=ending,
-        cases=cases,
+        cases=tuple(_read_as(case, spacing, [name in suv_channels for name in channels]) for case in cases),
         instances=instances,
-        npy_spacing=parse_npy_spacing(data, file),
-        suv_channels=parse_suv_channels(data, channels, file),
+        default_spacing=spacing,
+        suv_channels=suv_channels,
         patients=_known_patients(parse_patients(data, file), file, cases),
         instance_classes=classes,
     )
+
+
+def _read_as(case: RawCase, spacing: Spacing | None, suv: Sequence[bool]) -> RawCase:
+    """Return the case with the spacing of its .npy files, and with the channels to convert to SUV."""
+    # A case may list fewer or more images than there are channels, which the verification reports.
+    flags = (*suv, *[False] * len(case.images))
+    images = tuple(replace(image, spacing=spacing, suv=flag) for image, flag in zip(case.images, flags, strict=False))
+    label = None if case.label is None else replace(case.label, spacing=spacing)
+    return replace(case, images=images, label=label)
 
 
 def as_instance_maps(dataset: RawDataset) -> RawDataset:
@@ -316,8 +328,8 @@ def list_cases(
         paths = channels[case_id]
         template = next(iter(paths.values()))
         ending = "" if template.is_dir() else template.name[len(strip_ending(template)) :]
-        images = tuple(paths.get(c, folder / f"{case_id}_{c:04d}{ending}") for c in range(channel_count))
-        cases.append(RawCase(check_case_id(case_id), images, labels.get(case_id)))
+        images = [paths.get(c, folder / f"{case_id}_{c:04d}{ending}") for c in range(channel_count)]
+        cases.append(RawCase.of_files(check_case_id(case_id), images, labels.get(case_id)))
     return tuple(cases)
 
 
@@ -392,7 +404,7 @@ def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = 
         )
     # Not list_cases: the files beside this one need not be in order.
     name = path.stem if path.suffix.lower() in DICOM_ENDINGS else strip_ending(path)
-    return (RawCase(check_case_id(name.removesuffix("_0000")), (path,)),)
+    return (RawCase.of_files(check_case_id(name.removesuffix("_0000")), [path]),)
 
 
 def _no_image(folder: Path, ending: str | None) -> DetSeg3DError:
@@ -571,8 +583,8 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
         for case_id, entry in sorted(listing.items()):
             if not isinstance(entry["images"], list) or not entry["images"]:
                 raise TypeError(f"{case_id} has no list of images")
-            images = tuple(folder / str(image) for image in entry["images"])
-            cases.append(RawCase(check_case_id(case_id), images, folder / str(entry["label"])))
+            images = [folder / str(image) for image in entry["images"]]
+            cases.append(RawCase.of_files(check_case_id(case_id), images, folder / str(entry["label"])))
     except (AttributeError, KeyError, TypeError) as error:
         raise DetSeg3DError(
             '"dataset" cannot be understood', file=file, expected='{"CASE": {"images": [...], "label": "..."}}'

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = [
     "MOST_NAMES",
     "parse_channel_names",
     "parse_labels",
-    "parse_npy_spacing",
+    "parse_default_spacing",
     "parse_patients",
     "parse_suv_channels",
 ]
@@ -119,9 +120,9 @@ def _whole(value: Any) -> int | None:
     return int(value) if isinstance(value, (int, float)) and value == int(value) else None
 
 
-def parse_npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float, float] | None:
-    """Spacing ``(z, y, x)`` of .npy files in mm from ``npy_spacing``; ``None`` if it is not stated."""
-    value = data.get("npy_spacing")
+def parse_default_spacing(data: Mapping[str, Any], file: Path) -> Spacing | None:
+    """Return the spacing of .npy files from ``default_spacing``; ``None`` if it is not stated."""
+    value = data.get("default_spacing")
     if value is None:
         return None
     try:
@@ -129,7 +130,7 @@ def parse_npy_spacing(data: Mapping[str, Any], file: Path) -> tuple[float, float
     except (TypeError, ValueError):
         z = y = x = 0.0
     if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
-        raise DetSeg3DError('"npy_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
+        raise DetSeg3DError('"default_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
     return z, y, x
 
 

@@ -21,13 +21,14 @@ import numpy.typing as npt
 from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.data.formats.dicom import DicomOptions, is_dicom_file, is_dicom_folder
+from detseg3d.data.formats.dicom import is_dicom_file, is_dicom_folder
 from detseg3d.data.formats.endings import SUPPORTED_ENDINGS, file_ending, segmentation_stem, unread_format
 from detseg3d.data.formats.metaimage import metaimage_geometry, read_metaimage, write_metaimage
 from detseg3d.data.formats.nifti import read_nifti, read_nifti_geometry, write_nifti
 from detseg3d.data.formats.npy import npy_geometry, read_npy
 from detseg3d.data.formats.nrrd import nrrd_geometry, read_nrrd, read_nrrd_header, write_nrrd
 from detseg3d.data.formats.slicer_segmentation import place_on_grid, read_segmentation, segments_of
+from detseg3d.data.image_source import ImageSource
 from detseg3d.system.files import atomic_path
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "SUPPORTED_ENDINGS",
     "file_ending",
     "is_dicom_folder",
-    "oriented_like",
     "read_channels",
     "read_geometry",
     "read_image",
@@ -66,19 +66,13 @@ def strip_ending(name: str | Path) -> str:
     return text if ending is None else text[: -len(ending)]
 
 
-def read_image(
-    path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
-) -> tuple[Array, Geometry]:
+def read_image(source: str | Path | ImageSource) -> tuple[Array, Geometry]:
     """Read one volume.
 
     Parameters
     ----------
-    path : path
+    source : path or ImageSource
         A file with one of :data:`SUPPORTED_ENDINGS`, a folder of DICOM files, or a DICOM file with several frames.
-    npy_spacing : 3 floats, optional
-        Spacing ``(z, y, x)`` in mm of ``.npy`` files, which carry none; 1 mm by default.
-    dicom : DicomOptions, optional
-        Which series of a DICOM folder is read, and whether as SUV.
 
     Returns
     -------
@@ -92,74 +86,57 @@ def read_image(
     DetSeg3DError
         If the file is missing, unreadable, of an unknown format, or not a single-valued 3D volume.
     """
-    array, geometry = _read_view(Path(path), npy_spacing, dicom)
+    array, geometry = _read_view(ImageSource.of(source))
     return np.ascontiguousarray(array), geometry
 
 
-def read_geometry(
-    path: str | Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
-) -> Geometry:
+def read_geometry(source: str | Path | ImageSource) -> Geometry:
     """Like :func:`read_image` without reading the voxels."""
-    return _stored_geometry(Path(path), npy_spacing, dicom).canonical()
-
-
-def _stored_geometry(
-    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
-) -> Geometry:
-    """Return the geometry in the order of the file."""
-    kind = _kind(path)
-    _check_choice(path, kind, dicom)
+    source = ImageSource.of(source)
+    path, kind = source.path, _kind(source)
     if kind == ".npy":
-        return npy_geometry(path, npy_spacing)
-    if kind == "dicom":
+        stored = npy_geometry(source)
+    elif kind == "dicom":
         from detseg3d.data.formats.dicom.reader import read_dicom_geometry
 
-        return read_dicom_geometry(path, dicom)
-    if kind in (".nii", ".nii.gz"):
-        return read_nifti_geometry(path)
-    return nrrd_geometry(path) if kind == ".nrrd" else metaimage_geometry(path)
+        stored = read_dicom_geometry(source)
+    elif kind in (".nii", ".nii.gz"):
+        stored = read_nifti_geometry(path)
+    else:
+        stored = nrrd_geometry(path) if kind == ".nrrd" else metaimage_geometry(path)
+    return stored.canonical()
 
 
-def _read_view(
-    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
-) -> tuple[Array, Geometry]:
+def _read_view(source: ImageSource) -> tuple[Array, Geometry]:
     """Read a volume as a view in canonical order: whoever converts it anyway need not copy it twice."""
-    array, stored = _read_stored(path, npy_spacing, dicom)
+    array, stored = _read_stored(source)
     geometry = stored.canonical()
     return geometry.stored_order.to_canonical(array), geometry
 
 
-def _read_stored(
-    path: Path, npy_spacing: Sequence[float] | None = None, dicom: DicomOptions | None = None
-) -> tuple[Array, Geometry]:
+def _read_stored(source: ImageSource) -> tuple[Array, Geometry]:
     """Read a volume in the order of the file."""
-    kind = _kind(path)
-    _check_choice(path, kind, dicom)
+    path, kind = source.path, _kind(source)
     if kind == ".npy":
-        return read_npy(path, npy_spacing)
+        return read_npy(source)
     if kind == "dicom":
         from detseg3d.data.formats.dicom.reader import (
             read_dicom,  # pydicom takes half a second that other formats do without
         )
 
-        return read_dicom(path, dicom)
+        return read_dicom(source)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
     return read_nrrd(path) if kind == ".nrrd" else read_metaimage(path)
 
 
-def read_channels(
-    paths: Sequence[str | Path], npy_spacing: Sequence[float] | None = None, dicom: Sequence[DicomOptions] = ()
-) -> tuple[npt.NDArray[np.float32], Geometry]:
+def read_channels(sources: Sequence[str | Path | ImageSource]) -> tuple[npt.NDArray[np.float32], Geometry]:
     """Read the channels of one case.
 
     Parameters
     ----------
-    paths : sequence of path
+    sources : sequence of path or ImageSource
         One per channel; see :func:`read_image`.
-    npy_spacing : 3 floats, optional
-    dicom : sequence of DicomOptions, optional
-        One per channel.
 
     Returns
     -------
@@ -174,22 +151,22 @@ def read_channels(
         If a channel cannot be read or lies elsewhere than the first (beyond the tolerance of
         :meth:`Geometry.difference`).
     """
-    if not paths:
+    if not sources:
         raise ValueError("a case needs at least one channel")
-    options = dicom or [DicomOptions()] * len(paths)
-    first, geometry = _read_view(Path(paths[0]), npy_spacing, options[0])
-    images = np.empty((len(paths), *first.shape), np.float32)
+    channels = [ImageSource.of(source) for source in sources]
+    first, geometry = _read_view(channels[0])
+    images = np.empty((len(channels), *first.shape), np.float32)
     _put(first, images[0])
     series = [geometry.dicom[:1] or (None,)]
-    for channel, path in enumerate(paths[1:], start=1):
-        array, other = _read_view(Path(path), npy_spacing, options[channel])
+    for channel, source in enumerate(channels[1:], start=1):
+        array, other = _read_view(source)
         series.append(other.dicom[:1] or (None,))
         differences = geometry.difference(other)
         if differences:
             raise DetSeg3DError(
                 f"channel {channel} does not lie on the grid of channel 0: " + "; ".join(differences),
-                file=path,
-                expected=f"the grid of {Path(paths[0]).name}",
+                file=source.path,
+                expected=f"the grid of {channels[0].name}",
                 remedy="resample the channels of a case to one grid",
             )
         _put(array, images[channel])
@@ -203,10 +180,9 @@ def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
 
 
 def read_label(
-    path: str | Path,
-    npy_spacing: Sequence[float] | None = None,
+    source: str | Path | ImageSource,
     names: Mapping[str, int] | None = None,
-    beside: str | Path | None = None,
+    beside: str | Path | ImageSource | None = None,
 ) -> tuple[npt.NDArray[Any], Geometry]:
     """Read a label or instance map as whole numbers.
 
@@ -215,12 +191,11 @@ def read_label(
 
     Parameters
     ----------
-    path : path
-    npy_spacing : 3 floats, optional
+    source : path or ImageSource
         As in :func:`read_image`.
     names : mapping of str to int, optional
         Value of each label by its name, for segments of 3D Slicer.
-    beside : path, optional
+    beside : path or ImageSource, optional
         An image that belongs to the label. A segmentation that 3D Slicer cropped is put on its grid.
 
     Returns
@@ -234,7 +209,8 @@ def read_label(
     DetSeg3DError
         As :func:`read_image`, or if a value is NaN, infinite or no whole number.
     """
-    array, geometry = _read_any_label(Path(path), npy_spacing, names, beside)
+    source = ImageSource.of(source)
+    array, geometry = _read_any_label(source, names, beside)
     if array.dtype == np.bool_:
         return array.astype(np.uint8), geometry
     if array.dtype.kind in "iu":
@@ -246,7 +222,7 @@ def read_label(
     if wrong.any():
         raise DetSeg3DError(
             f"{int(wrong.sum())} voxel(s) of the label are no whole numbers",
-            file=path,
+            file=source.path,
             value=[float(value) for value in np.unique(array[wrong])[:3]],
             expected=f"whole numbers (a deviation of {LABEL_TOLERANCE:g} is rounded away)",
             remedy="threshold a probability map; resample labels with nearest neighbour, not with interpolation",
@@ -256,44 +232,18 @@ def read_label(
 
 
 def _read_any_label(
-    path: Path, npy_spacing: Sequence[float] | None, names: Mapping[str, int] | None, beside: str | Path | None
+    source: ImageSource, names: Mapping[str, int] | None, beside: str | Path | ImageSource | None
 ) -> tuple[Array, Geometry]:
-    if _kind(path) == ".nrrd":
-        header = read_nrrd_header(path)
+    if _kind(source) == ".nrrd":
+        header = read_nrrd_header(source.path)
         if segments_of(header):
             array, stored = read_segmentation(header, names)
             geometry = stored.canonical()
             label = np.ascontiguousarray(geometry.stored_order.to_canonical(array))
-            return (label, geometry) if beside is None else place_on_grid(label, geometry, read_geometry(beside), path)
-    return read_image(path, npy_spacing)
-
-
-def oriented_like(
-    reference: Geometry, array: npt.NDArray[Scalar], geometry: Geometry, path: str | Path
-) -> tuple[npt.NDArray[Scalar], Geometry]:
-    """Bring a ``.npy`` volume to canonical order: its axes are those in which the file beside it is stored.
-
-    Such a volume goes with another file, as a label with its scan, but does not state a direction itself.
-
-    Parameters
-    ----------
-    reference : Geometry
-        Of the other file.
-    array : ndarray, shape ``(Z, Y, X)``
-    geometry : Geometry
-        As read.
-    path : path
-        Where ``array`` comes from. A volume of another format states its direction and is returned as it is.
-
-    Returns
-    -------
-    array : ndarray, shape ``(Z, Y, X)``
-    geometry : Geometry
-    """
-    if file_ending(path) != ".npy" or reference.stored is None:
-        return array, geometry
-    placed = replace(geometry, direction=reference.stored.direction).canonical()
-    return np.ascontiguousarray(placed.stored_order.to_canonical(array)), placed
+            if beside is None:
+                return label, geometry
+            return place_on_grid(label, geometry, read_geometry(beside), source.path)
+    return read_image(source)
 
 
 def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
@@ -334,8 +284,20 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
             write_nifti(array, geometry, temporary, compressed=ending == ".nii.gz")
 
 
-def _kind(path: Path) -> str:
-    """The format: a supported ending or ``dicom``; raises what is wrong with the path otherwise."""
+def _kind(source: ImageSource) -> str:
+    """Return the format: a supported ending or ``dicom``."""
+    kind = _kind_of_path(source.path)
+    if kind != "dicom" and source.series is not None:
+        raise DetSeg3DError(
+            "a series can be chosen in a folder of DICOM files only",
+            file=source.path,
+            value=source.series,
+            remedy="leave out --series for images of other formats",
+        )
+    return kind
+
+
+def _kind_of_path(path: Path) -> str:
     if path.is_dir():
         return "dicom"
     if not path.exists():
@@ -346,16 +308,6 @@ def _kind(path: Path) -> str:
             return "dicom"
         raise _unknown_format(path)
     return ending
-
-
-def _check_choice(path: Path, kind: str, dicom: DicomOptions | None) -> None:
-    if kind != "dicom" and dicom is not None and dicom.series is not None:
-        raise DetSeg3DError(
-            "a series can be chosen in a folder of DICOM files only",
-            file=path,
-            value=dicom.series,
-            remedy="leave out --series for images of other formats",
-        )
 
 
 def _unknown_format(path: Path) -> DetSeg3DError:

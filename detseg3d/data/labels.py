@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from detseg3d.core.arrays import AnyIntArray
+from detseg3d.core.arrays import AnyIntArray, Spacing
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.data.dataset_json import parse_labels, parse_npy_spacing, parse_patients
+from detseg3d.data.dataset_json import parse_default_spacing, parse_labels, parse_patients
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending
 from detseg3d.data.images import read_label as read_whole_numbers
 from detseg3d.data.instance_classes import InstanceClasses, class_indices, parse_instance_classes
@@ -51,15 +52,19 @@ class LabelFormat:
         The files are instance maps: every value is one lesion.
     instance_classes : InstanceClasses or None
         Where the classes of the lesions of instance maps are stated; ``None``: all are of the first class.
-    npy_spacing : 3 floats or None
-        Millimetres ``(z, y, x)`` of ``.npy`` files.
+    default_spacing : 3 floats or None
+        Voxel size ``(z, y, x)`` in mm of ``.npy`` files, which store none; ``None``: 1 mm.
     """
 
     classes: Mapping[str, int] | None = None
     truth_instances: bool = False
     prediction_instances: bool = False
-    npy_spacing: tuple[float, float, float] | None = None
+    default_spacing: Spacing | None = None
     instance_classes: InstanceClasses | None = None
+
+    def source(self, path: Path) -> ImageSource:
+        """Return the source of a file that belongs to these labels, with the spacing of ``.npy`` files."""
+        return ImageSource(path, self.default_spacing)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def _format_stated(file: Path) -> LabelFormat:
     return LabelFormat(
         classes,
         truth_instances=instances,
-        npy_spacing=parse_npy_spacing(data, file),
+        default_spacing=parse_default_spacing(data, file),
         instance_classes=parse_instance_classes(data, labels, file, instances),
     )
 
@@ -173,17 +178,26 @@ def _description_in(folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def read_label(path: Path, form: LabelFormat, beside: Path | None = None) -> tuple[AnyIntArray, Geometry]:
-    """A label file as integers, whatever type it is stored in.
+def read_label(
+    source: Path | ImageSource, form: LabelFormat, beside: Path | ImageSource | None = None
+) -> tuple[AnyIntArray, Geometry]:
+    """Read a label file as integers, whatever type it is stored in.
 
-    ``beside`` is a file on the grid that the label should have: a segmentation that 3D Slicer cropped is put on it.
+    Parameters
+    ----------
+    source : Path or ImageSource
+        A path is read with the spacing of ``form``.
+    form : LabelFormat
+    beside : Path or ImageSource, optional
+        A file on the grid that the label should have. A segmentation that 3D Slicer cropped is put on this grid.
     """
     names = None if form.truth_instances else form.classes
-    label, geometry = read_whole_numbers(path, form.npy_spacing, names, beside)
+    source = source if isinstance(source, ImageSource) else form.source(source)
+    label, geometry = read_whole_numbers(source, names, beside)
     if label.dtype.kind != "u" and label.min() < 0:
         raise DetSeg3DError(
             "the label file holds negative values",
-            file=path,
+            file=source.path,
             value=int(label.min()),
             expected="whole numbers from 0",
         )

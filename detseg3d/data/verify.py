@@ -22,7 +22,7 @@ from detseg3d.core.intensities import (
     is_image_of_label,
 )
 from detseg3d.data.dataset import RawCase, RawDataset, cases_without_images
-from detseg3d.data.formats.dicom import DicomOptions
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, read_image, read_label
 from detseg3d.data.instance_classes import InstanceClasses, class_indices
 from detseg3d.system.run import Run
@@ -53,8 +53,6 @@ class _Rules:
     values: frozenset[int]
     class_labels: tuple[int, ...]
     instances: bool
-    npy_spacing: tuple[float, float, float] | None
-    dicom: tuple[DicomOptions, ...]
     instance_classes: InstanceClasses | None
 
 
@@ -95,8 +93,6 @@ def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> lis
         values=frozenset(dataset.labels.values()),
         class_labels=tuple(dataset.class_labels),
         instances=dataset.instances,
-        npy_spacing=dataset.npy_spacing,
-        dicom=dataset.dicom_options,
         instance_classes=dataset.instance_classes,
     )
     function = functools.partial(_verify_case, rules=rules)
@@ -152,28 +148,28 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
     hashes: list[str | None] = []
     images: list[tuple[Path, npt.NDArray[Any]]] = []
     grid: Geometry | None = None
-    grid_file = ""
+    grid_image: ImageSource | None = None
     if len(case.images) != len(rules.schemes):
         what = f"{len(case.images)} image(s) are listed where {_count(len(rules.schemes), 'channel')} are declared"
         problems.append(Problem(case.case_id, None, what))
-    for channel, path in enumerate(case.images):
+    for channel, image in enumerate(case.images):
+        path = image.path
         if not path.exists():
             problems.append(Problem(case.case_id, path, f"channel {channel} is missing"))
             hashes.append(None)
             continue
         try:
-            options = rules.dicom[channel] if channel < len(rules.dicom) else None
-            array, geometry = read_image(path, rules.npy_spacing, options)
+            array, geometry = read_image(image)
         except DetSeg3DError as error:
             problems.append(Problem(case.case_id, path, _brief(error)))
             hashes.append(None)
             continue
         problems += _contradictions(case, path, geometry)
         problems += _spacing_problem(case, path, geometry)
-        if grid is None:
-            grid, grid_file = geometry, path.name
+        if grid is None or grid_image is None:
+            grid, grid_image = geometry, image
         else:
-            problems += [Problem(case.case_id, path, what) for what in _moved(grid, geometry, grid_file)]
+            problems += [Problem(case.case_id, path, what) for what in _moved(grid, geometry, grid_image.name)]
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             wrong = int(np.count_nonzero(~np.isfinite(array)))
             problems.append(Problem(case.case_id, path, f"{_count(wrong, 'voxel')} NaN or infinite"))
@@ -181,7 +177,7 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
             problems += _content_problems(case, path, array, rules.schemes[channel : channel + 1])
         hashes.append(_content_hash(array))
         images.append((path, array))
-    problems_of_label, classes = _label_problems(case, rules, grid, grid_file, images)
+    problems_of_label, classes = _label_problems(case, rules, grid, grid_image, images)
     return _Checked((*problems, *problems_of_label), tuple(hashes), classes)
 
 
@@ -204,20 +200,21 @@ def _label_problems(
     case: RawCase,
     rules: _Rules,
     grid: Geometry | None,
-    grid_file: str,
+    grid_image: ImageSource | None,
     images: Sequence[tuple[Path, npt.NDArray[Any]]],
 ) -> tuple[list[Problem], frozenset[int] | None]:
     """What is wrong with the label, and the classes of its lesions; ``None`` if it cannot be used."""
-    if case.label is None or not case.label.exists():
-        return [Problem(case.case_id, case.label, "there is no label for this case")], None
+    if case.label is None or not case.label.path.exists():
+        file = None if case.label is None else case.label.path
+        return [Problem(case.case_id, file, "there is no label for this case")], None
+    file = case.label.path
     try:
         # An image that cannot be read has a problem of its own.
-        beside = None if grid is None else next(path for path in case.images if path.name == grid_file)
-        label, geometry = read_label(case.label, rules.npy_spacing, rules.names, beside)
+        label, geometry = read_label(case.label, rules.names, grid_image)
     except DetSeg3DError as error:
-        return [Problem(case.case_id, case.label, _brief(error))], None
-    found = [] if grid is None else _moved(grid, geometry, grid_file)
-    contradictions = _contradictions(case, case.label, geometry)
+        return [Problem(case.case_id, file, _brief(error))], None
+    found = [] if grid is None or grid_image is None else _moved(grid, geometry, grid_image.name)
+    contradictions = _contradictions(case, file, geometry)
     values, counts = np.unique(label, return_counts=True)
     wrong = values < 0
     if not rules.instances:
@@ -232,17 +229,17 @@ def _label_problems(
     copies = [
         Problem(case.case_id, path, same, stops=False) for path, array in images if is_image_of_label(array, label)
     ]
-    problems = [*contradictions, *copies, *(Problem(case.case_id, case.label, what) for what in found)]
+    problems = [*contradictions, *copies, *(Problem(case.case_id, file, what) for what in found)]
     if wrong.any():
         return problems, None
     ids = values[values > 0].tolist()
     if not rules.instances:
         return problems, frozenset(rules.class_labels.index(value) for value in ids)
     try:
-        return problems, frozenset(class_indices(ids, rules.instance_classes, case.label, case.case_id).values())
+        return problems, frozenset(class_indices(ids, rules.instance_classes, file, case.case_id).values())
     except DetSeg3DError as error:
-        file = case.label if rules.instance_classes is None else rules.instance_classes.source_of(case.label)
-        return [*problems, Problem(case.case_id, file, _brief(error))], None
+        stated_in = file if rules.instance_classes is None else rules.instance_classes.source_of(file)
+        return [*problems, Problem(case.case_id, stated_in, _brief(error))], None
 
 
 def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
@@ -293,20 +290,20 @@ def _duplicates(dataset: RawDataset, hashes: dict[str, tuple[str | None, ...]]) 
     first_seen: dict[str, tuple[str, str]] = {}
     problems = []
     for case in dataset.cases:
-        for path, content in zip(case.images, hashes.get(case.case_id, ()), strict=False):
+        for image, content in zip(case.images, hashes.get(case.case_id, ()), strict=False):
             if content is None:
                 continue
-            other_case, other_file = first_seen.setdefault(content, (case.case_id, path.name))
+            other_case, other_file = first_seen.setdefault(content, (case.case_id, image.name))
             if other_case != case.case_id:
                 what = f"the same image as {other_file} of case {other_case}: a duplicate would leak between folds"
-                problems.append(Problem(case.case_id, path, what))
+                problems.append(Problem(case.case_id, image.path, what))
     return problems
 
 
 def _stray_files(dataset: RawDataset) -> list[Problem]:
     """Images and labels that belong to no case: most often a typo in a name."""
-    images = {path for case in dataset.cases for path in case.images}
-    labels = {case.label for case in dataset.cases}
+    images = {image.path for case in dataset.cases for image in case.images}
+    labels = set(dataset.label_files.values())
     folders = {path.parent for path in images} & {dataset.folder / "imagesTr"}
     problems = []
     for folder in folders:

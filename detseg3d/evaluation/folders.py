@@ -14,7 +14,7 @@ from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like
-from detseg3d.data.images import oriented_like
+from detseg3d.data.images import file_ending, read_geometry
 from detseg3d.data.labels import (
     LabelFormat,
     Lesions,
@@ -344,18 +344,18 @@ def _pair_files(
 
 
 def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class: int, files: _Files) -> _Evaluated:
-    truth_label, truth_geometry = read_label(
-        files.truth, form, files.prediction if options.components is None else None
-    )
+    compared = options.components is None  # two label files, not a label and a probability map
+    truth_source, prediction_source = form.source(files.truth), form.source(files.prediction)
+    if compared and file_ending(files.truth) == ".npy":
+        truth_source = truth_source.oriented_like(read_geometry(prediction_source))
+    truth_label, truth_geometry = read_label(truth_source, form, prediction_source if compared else None)
     mask = None  # of the prediction, if its values may be compared with those of the truth
     if options.components is not None:
         names, values, prediction = _from_probabilities(
             truth_label, truth_geometry, files, form, options.components, single_class
         )
     else:
-        label, geometry = read_label(files.prediction, form)
-        label, geometry = oriented_like(truth_geometry, label, geometry, files.prediction)
-        truth_label, truth_geometry = oriented_like(geometry, truth_label, truth_geometry, files.truth)
+        label, geometry = read_label(prediction_source.oriented_like(truth_geometry), form)
         check_same_grid(truth_geometry, geometry, (files.truth, files.prediction), "truth and prediction")
         names, values = _classes(form, lambda: _values_found(truth_label, label, files))
         if files.layout is not None:
@@ -409,7 +409,7 @@ def _from_probabilities(
 ) -> tuple[list[str], list[int], Lesions]:
     """Names and values of the classes of a case, and the lesions that its probability map gives."""
     known = list(form.classes.values()) if form.classes is not None else [1] if form.truth_instances else None
-    map_ = read_probability_map(files.prediction, geometry, files.truth, known, form.npy_spacing, single_class)
+    map_ = read_probability_map(form.source(files.prediction), geometry, files.truth, known, single_class)
     names, values = _classes(form, lambda: label_values(truth) | set(map_.class_values))
     return names, values, lesions_from_probabilities(map_, geometry.spacing, rule, values, geometry.voxel_volume)
 

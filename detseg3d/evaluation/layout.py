@@ -12,7 +12,6 @@ import numpy as np
 from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.data.images import oriented_like
 from detseg3d.data.labels import (
     LabelFormat,
     Lesions,
@@ -155,7 +154,7 @@ def _check_mask_file(
 ) -> None:
     if files.mask is None:
         return
-    mask, own = oriented_like(geometry, *read_label(files.mask, form), files.mask)
+    mask, own = read_label(form.source(files.mask).oriented_like(geometry), form)
     check_same_grid(geometry, own, (files.instances, files.mask), "mask and instance map of the prediction")
     check_mask(mask, instances, labels, files.mask, files.instances)
 

@@ -118,7 +118,7 @@ def same_network(first: Plans, second: Plans) -> bool:
         "memory_budget_gb",
         "memory_precision",
         "inference_budget_gb",
-        "npy_spacing",
+        "default_spacing",
     }
     return first.model_dump(exclude=free) == second.model_dump(exclude=free)
 

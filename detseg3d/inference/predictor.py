@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import RawCase, list_inputs
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, read_channels, read_geometry, write_image
 from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
-from detseg3d.inference.image_source import ImageSource
+from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_folder import (
     fold_folders,
@@ -316,10 +316,10 @@ class Predictor:
             remedy=_TOO_LARGE,
         )
 
-    def _admit_file(self, case: RawCase, source: ImageSource) -> None:
+    def _admit_file(self, image: ImageSource) -> None:
         """Raise if a scan is too large even to be read; a folder of DICOM is read twice as fast if it is not asked."""
-        if case.images[0].is_file():
-            shape = read_geometry(case.images[0], source.npy_spacing, source.dicom_options(self.plans)[0]).shape
+        if image.path.is_file():
+            shape = read_geometry(image).shape
             require_memory(
                 math.prod(shape) * 4 * (self.plans.num_channels + 1),
                 f"reading this scan of {'×'.join(map(str, shape))} voxels",
@@ -358,7 +358,7 @@ class Predictor:
         output_folder: str | Path,
         *,
         ending: str | None = None,
-        source: ImageSource | None = None,
+        options: InputOptions | None = None,
         continue_prediction: bool = False,
         save_probabilities: bool = False,
         save_candidates: bool = False,
@@ -375,7 +375,7 @@ class Predictor:
         output_folder : path
         ending : str, optional
             Format of the results; by default each case's own (``.nii.gz`` for DICOM).
-        source : ImageSource, optional
+        options : InputOptions, optional
             How images are read.
         continue_prediction : bool
             Skip cases whose result is complete.
@@ -398,12 +398,12 @@ class Predictor:
         folder = Path(output_folder)
         if cases:
             check_writable(folder)
-        source = self._spaced(source)
+        options = options or InputOptions()
         failures: dict[str, str] = {}
         outcomes: dict[str, CaseOutcome] = {}
         bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(show_progress))
         for case in bar:
-            own_ending = ending or file_ending(case.images[0]) or ".nii.gz"
+            own_ending = ending or file_ending(case.images[0].path) or ".nii.gz"
             wanted = [candidates_path(folder, case.case_id)] if save_candidates else []
             if (
                 continue_prediction
@@ -413,8 +413,8 @@ class Predictor:
                 logger.info("%s: there already", case.case_id)
                 continue
             try:
-                check_inputs_stay(case.images, case.case_id, folder, own_ending)
-                outcome = self._predict_file(case, folder, own_ending, source, save_probabilities, save_candidates)
+                check_inputs_stay([image.path for image in case.images], case.case_id, folder, own_ending)
+                outcome = self._predict_file(case, folder, own_ending, options, save_probabilities, save_candidates)
             except DetSeg3DError as error:
                 raise_again()
                 failures[case.case_id] = str(error)
@@ -435,7 +435,7 @@ class Predictor:
             write_tables(folder)
         return failures
 
-    def predict_file(self, case: RawCase, file: str | Path, source: ImageSource | None = None) -> CasePrediction:
+    def predict_file(self, case: RawCase, file: str | Path, options: InputOptions | None = None) -> CasePrediction:
         """Predict one case and write its semantic mask to ``file``, and nothing else.
 
         Parameters
@@ -443,7 +443,7 @@ class Predictor:
         case : RawCase
         file : path
             Its ending names the format; it need not be that of the scan.
-        source : ImageSource, optional
+        options : InputOptions, optional
             How images are read.
 
         Raises
@@ -453,10 +453,10 @@ class Predictor:
             written.
         """
         path = Path(file)
-        check_input_stays(case.images, path)
+        check_input_stays([image.path for image in case.images], path)
         check_writable(path.parent)
         try:
-            images, geometry = self._read(case, self._spaced(source))
+            images, geometry = self._read(case, options or InputOptions())
             candidates = self.find_candidates(images, geometry)
             similarity = self.compare(images, geometry, case.case_id)
             result = self.describe(candidates, geometry, similarity=similarity)
@@ -466,7 +466,7 @@ class Predictor:
             raise
         except Exception as error:
             raise_again()
-            raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0]) from error
+            raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0].path) from error
         logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
         self._warn_of_limit(result, case.case_id)
         self._warn_without_lesions({case.case_id: _outcome(result, candidates)})
@@ -488,27 +488,23 @@ class Predictor:
         if message is not None:
             logger.warning("%s", message)
 
-    def _spaced(self, source: ImageSource | None) -> ImageSource:
-        """``source`` with the spacing of .npy files that the plans state, if it does not state one."""
-        source = source or ImageSource()
-        return replace(source, npy_spacing=source.npy_spacing or self.plans.npy_spacing)
-
-    def _read(self, case: RawCase, source: ImageSource) -> tuple[npt.NDArray[np.float32], Geometry]:
+    def _read(self, case: RawCase, options: InputOptions) -> tuple[npt.NDArray[np.float32], Geometry]:
         """The channels of a case and their place, if the memory allows it."""
-        self._admit_file(case, source)
-        return read_channels(case.images, source.npy_spacing, source.dicom_options(self.plans))
+        images = options.apply(case.images, self.plans)
+        self._admit_file(images[0])
+        return read_channels(images)
 
     def _predict_file(
         self,
         case: RawCase,
         folder: Path,
         ending: str,
-        source: ImageSource,
+        options: InputOptions,
         save_probabilities: bool,
         save_candidates: bool,
     ) -> CaseOutcome:
         """Write the result of one case. The memory that the case took is free when this returns."""
-        images, geometry = self._read(case, source)
+        images, geometry = self._read(case, options)
         candidates = self.find_candidates(images, geometry, loose=save_candidates)
         similarity = self.compare(images, geometry, case.case_id)
         if save_candidates:

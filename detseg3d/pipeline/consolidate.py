@@ -27,6 +27,7 @@ from detseg3d.consolidation.search import Sweep, search
 from detseg3d.core.arrays import BoolArray, FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_geometry
 from detseg3d.data.labels import (
     LabelFormat,
@@ -389,7 +390,7 @@ def _write_predictions(
 def _write_prediction(plans_of_fold: Mapping[str, Plans], folder: Path, ending: str, case: CandidateCase) -> None:
     plans = plans_of_fold[case.fold]
     candidates = load_candidates(case.candidates)
-    geometry = read_geometry(case.label, candidates.spacing)
+    geometry = read_geometry(ImageSource(case.label, candidates.spacing))
     admitted = candidates.admitted(plans.inference)
     result = describe_case(admitted.merge(plans), admitted.found, geometry, plans, candidate_limit=admitted.limit)
     write_case(result, case.case_id, folder, ending)

@@ -85,7 +85,6 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
         {case.case_id: case.images[0] for case in dataset.cases},
         dataset.label_files,
         {"predictions": done.predictions},
-        done.label_format.npy_spacing,
     )
     write_report(
         done.predictions / "report.html",

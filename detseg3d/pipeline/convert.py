@@ -20,11 +20,11 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.data.dataset import RawCase, images_by_stem, list_cases
 from detseg3d.data.dataset_json import parse_labels
-from detseg3d.data.formats.dicom import DicomOptions
 from detseg3d.data.formats.metaimage import is_whole_metaimage
 from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import read_segments
-from detseg3d.data.images import file_ending, oriented_like, read_geometry, read_image, read_label, write_image
+from detseg3d.data.image_source import ImageSource
+from detseg3d.data.images import file_ending, read_geometry, read_image, read_label, write_image
 from detseg3d.data.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
 from detseg3d.data.roots import check_case_id, check_dataset_name
 from detseg3d.system.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
@@ -52,8 +52,9 @@ def convert_folders(
     seed: int = 0,
     channel_names: Sequence[str] | None = None,
     labels: Mapping[str, int] | Sequence[str] | None = None,
-    npy_spacing: Sequence[float] | None = None,
-    dicom: Sequence[DicomOptions] = (),
+    spacing: Spacing | None = None,
+    series: str | None = None,
+    suv: Sequence[str] = (),
     instances: bool = False,
     overwrite: bool = False,
     run: Run = Run(),
@@ -84,11 +85,12 @@ def convert_folders(
     labels : mapping or sequence, optional
         Names of the lesion classes: name to value, or the names alone in the order of their values. By default the
         values found get the names ``lesion``, or ``lesion_1``, ``lesion_2``, ….
-    npy_spacing : 3 floats, optional
-        ``(z, y, x)`` mm per voxel of .npy files; 1 by default.
-    dicom : sequence of DicomOptions, optional
-        What is read of DICOM folders: one for all channels, or one per channel. Channels in SUV are named in the
-        dataset.json.
+    spacing : 3 floats, optional
+        Voxel size ``(z, y, x)`` in mm of .npy files; 1 by default.
+    series : str, optional
+        Series to read from DICOM folders; see :class:`~detseg3d.data.image_source.ImageSource`.
+    suv : sequence of str, optional
+        Names of channels whose PET is converted to SUV if it is DICOM. dataset.json lists them.
     instances : bool, optional
         Labels are instance maps: each value is one lesion. With several ``labels``, a ``CASE.json`` beside each label
         states the class of each lesion, as in nnDetection (:mod:`detseg3d.data.instance_classes`).
@@ -108,22 +110,28 @@ def convert_folders(
     """
     if not 0 <= test_split < 1:
         raise DetSeg3DError("the test split must be at least 0 and less than 1", value=test_split)
-    spacing = _checked_spacing(npy_spacing)
+    spacing = _checked_spacing(spacing)
     target = Path(output_folder) / check_dataset_name(dataset_name)
     _require_free(target, overwrite)
     cases = _matched_cases(Path(image_folder), Path(label_folder), channel_names)
-    channels = _dicom_options(dicom, len(cases[0].images))
+    channels = _channel_names(channel_names, len(cases[0].images))
+    unknown = sorted(set(suv) - set(channels))
+    if unknown:
+        raise DetSeg3DError(
+            "there is no channel of this name to convert to SUV", value=unknown, expected=f"some of {channels}"
+        )
+    cases = tuple(_read_as(case, spacing, series, [name in suv for name in channels]) for case in cases)
     segment_values = None if instances else _segment_values(cases, labels)
     if labels is None:
         labels = segment_values
-    values = _label_values(cases, functools.partial(_values_of, spacing=spacing, names=segment_values), run)
+    values = _label_values(cases, functools.partial(_values_of, names=segment_values), run)
     names = _label_names(values, labels, instances, Path(label_folder))
     classes = parse_instance_classes({}, names, Path(label_folder), instances)
     ending = _common_ending(cases)
     test_cases = _draw_test_cases([case.case_id for case in cases], test_split, seed)
     description: dict[str, Any] = {
         "name": dataset_name.split("_", 1)[1],
-        "channel_names": {str(i): name for i, name in enumerate(_channel_names(channel_names, len(cases[0].images)))},
+        "channel_names": {str(i): name for i, name in enumerate(channels)},
         "labels": names,
         "numTraining": len(cases) - len(test_cases),
         "file_ending": ending,
@@ -131,11 +139,10 @@ def convert_folders(
     }
     if instances:
         description["instances"] = True
-    suv = [name for name, options in zip(description["channel_names"].values(), channels, strict=True) if options.suv]
     if suv:
-        description["suv"] = suv
+        description["suv"] = [name for name in channels if name in suv]
     if ending == ".npy":
-        description["npy_spacing"] = list(spacing)
+        description["default_spacing"] = list(spacing)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target.parent)
     partial = temporary_beside(target)
@@ -146,8 +153,6 @@ def convert_folders(
                 partial,
                 "Ts" if case.case_id in test_cases else "Tr",
                 ending,
-                spacing,
-                channels,
                 segment_values,
                 classes,
             )
@@ -170,14 +175,13 @@ def convert_folders(
     return target
 
 
-def _dicom_options(options: Sequence[DicomOptions], channel_count: int) -> tuple[DicomOptions, ...]:
-    if len(options) in (0, 1):
-        return (options[0] if options else DicomOptions(),) * channel_count
-    if len(options) != channel_count:
-        raise DetSeg3DError(
-            "the number of channel names does not fit the channels", value=len(options), expected=str(channel_count)
-        )
-    return tuple(options)
+def _read_as(case: RawCase, spacing: Spacing, series: str | None, suv: Sequence[bool]) -> RawCase:
+    """Return the case with the spacing of its .npy files, and with how its DICOM folders are read."""
+    images = tuple(
+        replace(image, spacing=spacing, series=series if image.path.is_dir() else None, suv=flag)
+        for image, flag in zip(case.images, suv, strict=True)
+    )
+    return replace(case, images=images, label=None if case.label is None else replace(case.label, spacing=spacing))
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:
@@ -221,12 +225,16 @@ def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequen
         )
     if by_name:
         cases = tuple(
-            RawCase(check_case_id(stem), (path,), label_stems.get(stem)) for stem, path in sorted(image_stems.items())
+            RawCase.of_files(check_case_id(stem), [path], label_stems.get(stem))
+            for stem, path in sorted(image_stems.items())
         )
     else:
         found = list_cases(image_folder, channel_count)
         label_stems = named_like(label_stems, [case.case_id for case in found])
-        cases = tuple(replace(case, label=label_stems.get(case.case_id)) for case in found)
+        cases = tuple(
+            RawCase.of_files(case.case_id, [image.path for image in case.images], label_stems.get(case.case_id))
+            for case in found
+        )
     rows = [(case.images[0].name, "has no label") for case in cases if case.label is None]
     known = {case.case_id for case in cases}
     rows += [(path.name, "is a label without an image") for stem, path in label_stems.items() if stem not in known]
@@ -265,11 +273,11 @@ def _segment_values(
         return labels
     found: dict[str, tuple[int, Path]] = {}
     plain = False
-    for path in (case.label for case in cases):
-        segments = read_segments(path) if path is not None and file_ending(path) == ".nrrd" else ()
+    for path in (case.label.path for case in cases if case.label is not None):
+        segments = read_segments(path) if file_ending(path) == ".nrrd" else ()
         plain |= not segments
         for segment in segments:
-            value, first = found.setdefault(segment.name, (segment.value, path or Path()))
+            value, first = found.setdefault(segment.name, (segment.value, path))
             same_value = [name for name, (other, _) in found.items() if other == segment.value and name != segment.name]
             if labels is None and (value != segment.value or same_value):
                 raise DetSeg3DError(
@@ -290,9 +298,9 @@ def _segment_values(
     return {name: value for name, (value, _) in found.items()} if found and not plain else None
 
 
-def _values_of(case: RawCase, spacing: Spacing, names: Mapping[str, int] | None) -> dict[int, int]:
+def _values_of(case: RawCase, names: Mapping[str, int] | None) -> dict[int, int]:
     assert case.label is not None
-    label, _ = read_label(case.label, spacing, names)
+    label, _ = read_label(case.label, names)
     values, counts = np.unique(label, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
@@ -360,7 +368,9 @@ def _channel_names(names: Sequence[str] | None, count: int) -> list[str]:
 
 def _common_ending(cases: Sequence[RawCase]) -> str:
     """The ending of most images; .npy only if all are, since it loses the geometry."""
-    endings = Counter(".nii.gz" if path.is_dir() else file_ending(path) for case in cases for path in case.images)
+    endings = Counter(
+        ".nii.gz" if image.path.is_dir() else file_ending(image.path) for case in cases for image in case.images
+    )
     if len(endings) > 1:
         del endings[".npy"]
     ending = endings.most_common(1)[0][0]
@@ -389,8 +399,6 @@ class _Job:
     folder: Path
     part: str
     ending: str
-    spacing: Spacing
-    dicom: tuple[DicomOptions, ...]
     segment_values: Mapping[str, int] | None = None
     instance_classes: InstanceClasses | None = None
 
@@ -398,24 +406,21 @@ class _Job:
 def _place_case(job: _Job) -> None:
     images, labels = job.folder / f"images{job.part}", job.folder / f"labels{job.part}"
     case_id, ending = job.case.case_id, job.ending
-    for channel, path in enumerate(job.case.images):
-        target = images / f"{case_id}_{channel:04d}{ending}"
-        if path.is_dir():
-            write_image(*read_image(path, dicom=job.dicom[channel]), target)
-        else:
-            _place_file(path, target, job.spacing, None)
-    assert job.case.label is not None
+    for channel, image in enumerate(job.case.images):
+        _place_file(image, images / f"{case_id}_{channel:04d}{ending}", None)
+    label_source = job.case.label
+    assert label_source is not None
     if job.instance_classes is not None:
-        write_json(instance_class_record(job.instance_classes.of_case(job.case.label)), labels / f"{case_id}.json")
-    if file_ending(job.case.label) == ".nrrd" and read_segments(job.case.label):
-        label, geometry = read_label(job.case.label, job.spacing, job.segment_values, job.case.images[0])
+        write_json(instance_class_record(job.instance_classes.of_case(label_source.path)), labels / f"{case_id}.json")
+    if file_ending(label_source.path) == ".nrrd" and read_segments(label_source.path):
+        label, geometry = read_label(label_source, job.segment_values, job.case.images[0])
         write_image(label, geometry, labels / f"{case_id}{ending}")
         return
     # A label without a place of its own (.npy) lies where its image lies.
     grid = None
-    if file_ending(job.case.label) == ".npy" and ending != ".npy":
-        grid = read_geometry(job.case.images[0], job.spacing, job.dicom[0] if job.case.images[0].is_dir() else None)
-    _place_file(job.case.label, labels / f"{case_id}{ending}", job.spacing, grid)
+    if file_ending(label_source.path) == ".npy" and ending != ".npy":
+        grid = read_geometry(job.case.images[0])
+    _place_file(label_source, labels / f"{case_id}{ending}", grid)
 
 
 def _is_whole(source: Path) -> bool:
@@ -426,16 +431,16 @@ def _is_whole(source: Path) -> bool:
     return ending != ".mha" or is_whole_metaimage(source)
 
 
-def _place_file(source: Path, target: Path, spacing: Spacing, grid: Geometry | None) -> None:
-    if source.is_file() and file_ending(source) == file_ending(target) and _is_whole(source):
-        copy_file(source, target)
+def _place_file(source: ImageSource, target: Path, grid: Geometry | None) -> None:
+    path = source.path
+    if path.is_file() and file_ending(path) == file_ending(target) and _is_whole(path):
+        copy_file(path, target)
         return
-    array, geometry = read_image(source, spacing)
+    array, geometry = read_image(source if grid is None else source.oriented_like(grid))
     if grid is not None:
-        array, geometry = oriented_like(grid, array, geometry, source)
         if grid.shape != geometry.shape:
             raise DetSeg3DError(
-                "label and image differ in size", file=source, value=geometry.shape, expected=str(grid.shape)
+                "label and image differ in size", file=path, value=geometry.shape, expected=str(grid.shape)
             )
         geometry = grid
     write_image(array, geometry, target)

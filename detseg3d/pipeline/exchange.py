@@ -37,7 +37,7 @@ _MOST_JSON_BYTES = 64 << 20
 # What is handed on of each file; other entries may name cases, patients and folders.
 _SHARED_OF_DATASET = (
     *("name", "description", "reference", "licence", "license", "release", "channel_names", "modality", "labels"),
-    *("file_ending", "instances", "npy_spacing", "suv", "numTraining"),
+    *("file_ending", "instances", "default_spacing", "suv", "numTraining"),
 )
 _SHARED_OF_FINGERPRINT = ("version", "dataset_name", "summary", "dataset")
 _SHARED_OF_METRICS = ("class_labels", "options", "summary", "intervals", "cross_validation")

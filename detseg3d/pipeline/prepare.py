@@ -220,7 +220,7 @@ def _description(raw: RawDataset) -> dict[str, Any]:
         "numTraining": len(raw.cases),
         "file_ending": raw.file_ending,
         "instances": raw.instances,
-        **({} if raw.npy_spacing is None else {"npy_spacing": list(raw.npy_spacing)}),
+        **({} if raw.default_spacing is None else {"default_spacing": list(raw.default_spacing)}),
         **({"suv": list(raw.suv_channels)} if raw.suv_channels else {}),
         "patients": raw.patients,
     }

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
+from detseg3d.data.image_source import ImageSource
 from detseg3d.evaluation.output import write_evaluation
 from detseg3d.pipeline.convert import convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
@@ -37,7 +39,7 @@ class ExperimentOptions:
     ----------
     val_split : float
         Share of the cases that is held out.
-    channel_names, labels, npy_spacing, instances
+    channel_names, labels, spacing, instances
         What the files mean; see :func:`~detseg3d.pipeline.convert.convert_folders`.
     memory_gb : float
         Memory that training may take.
@@ -60,7 +62,7 @@ class ExperimentOptions:
     val_split: float = 0.2
     channel_names: Sequence[str] | None = None
     labels: Mapping[str, int] | Sequence[str] | None = None
-    npy_spacing: tuple[float, float, float] | None = None
+    spacing: Spacing | None = None
     instances: bool = False
     memory_gb: float = 8.0
     inference_gb: float = 2.0
@@ -133,12 +135,12 @@ def run_experiment(
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
     predictions = paths.fold(FOLD) / "validation"
     write_evaluation(evaluation, output)
-    views = find_views(
-        raw_folder / "imagesTr", raw_folder / "labelsTr", {"predictions": predictions}, options.npy_spacing
-    )
+    raw = load_raw_dataset(raw_folder)
+    images = ImageSource(raw_folder / "imagesTr", raw.default_spacing)
+    views = find_views(images, raw_folder / "labelsTr", {"predictions": predictions})
     write_report(output / "report.html", evaluation, cases_view=views)
-    cases = [case for case in load_raw_dataset(raw_folder).cases if case.case_id in set(held_out)]
-    pictures = _draw(cases[: options.pictures], predictions, output / "pictures", options)
+    cases = [case for case in raw.cases if case.case_id in set(held_out)]
+    pictures = _draw(cases[: options.pictures], predictions, output / "pictures")
     return Experiment(paths.results, predictions, output / "metrics.json", pictures, evaluation)
 
 
@@ -159,7 +161,7 @@ def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) 
         DATASET_NAME,
         channel_names=options.channel_names,
         labels=options.labels,
-        npy_spacing=options.npy_spacing,
+        spacing=options.spacing,
         instances=options.instances,
         run=options.run,
     )
@@ -180,7 +182,7 @@ def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareO
     )
 
 
-def _draw(cases: Sequence[RawCase], predictions: Path, folder: Path, options: ExperimentOptions) -> tuple[Path, ...]:
+def _draw(cases: Sequence[RawCase], predictions: Path, folder: Path) -> tuple[Path, ...]:
     """Draw the cases; one that cannot be drawn is reported, for the figures are there nevertheless."""
     drawn = []
     for case in cases:
@@ -188,7 +190,7 @@ def _draw(cases: Sequence[RawCase], predictions: Path, folder: Path, options: Ex
         assert label is not None
         prediction, picture = predictions / label.name, folder / f"{case.case_id}.png"
         try:
-            visualize_files(case.images[0], prediction, picture, label=label, npy_spacing=options.npy_spacing)
+            visualize_files(case.images[0], prediction, picture, label=label.path)
         except DetSeg3DError as error:
             logger.warning("%s was not drawn: %s", case.case_id, error)
         else:

@@ -16,7 +16,6 @@ from detseg3d.core.precision import Precision
 from detseg3d.data.case_store import CaseStore
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.evaluation.folders import evaluate_folders
-from detseg3d.inference.image_source import ImageSource
 from detseg3d.inference.model_folder import appearance_file
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import clear_cases
@@ -347,7 +346,6 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         chosen,
         folder,
         ending=raw.file_ending,
-        source=ImageSource(raw.npy_spacing),
         save_candidates=True,
         show_progress=options.show_progress,
     )

@@ -71,10 +71,10 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
         If a file is missing or unreadable, a spacing is below a nanometre or above a kilometre, a voxel is NaN or
         infinite, the label does not fit, or there is not enough memory for it.
     """
-    if case.images[0].is_file():
+    if case.images[0].path.is_file():
         shape = read_geometry(case.images[0]).shape
         require_memory(measuring_bytes(shape, len(case.images)), f"this scan of {'×'.join(map(str, shape))} voxels")
-    images, geometry = read_channels(case.images, dataset.npy_spacing, dataset.dicom_options)
+    images, geometry = read_channels(case.images)
     check_spacing(geometry.spacing, case.case_id)
     check_finite(images, dataset.channel_names)
     if case.label is None:
@@ -84,22 +84,24 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
             remedy="add the label, all 0 for a scan without lesions, or move the image to imagesTs",
         )
     names = None if dataset.instances else dataset.labels
-    label, label_geometry = read_label(case.label, dataset.npy_spacing, names, case.images[0])
+    label, label_geometry = read_label(case.label, names, case.images[0])
     differences = geometry.difference(label_geometry)
     if differences:
-        raise DetSeg3DError("the label does not lie on the image's grid: " + "; ".join(differences), file=case.label)
+        raise DetSeg3DError(
+            "the label does not lie on the image's grid: " + "; ".join(differences), file=case.label.path
+        )
     if dataset.instances:
         class_of = None
         if dataset.instance_classes is not None:
             numbers = np.unique(label[label != 0]).tolist()
-            class_of = class_indices(numbers, dataset.instance_classes, case.label, case.case_id)
+            class_of = class_indices(numbers, dataset.instance_classes, case.label.path, case.case_id)
         instances, classes = instances_from_instance_map(label, class_of)
     else:
         unknown = sorted(set(np.unique(label).tolist()) - {0, *dataset.class_labels})
         if unknown:
             raise DetSeg3DError(
                 "the label has values that dataset.json does not name",
-                file=case.label,
+                file=case.label.path,
                 value=unknown[:10],
                 expected=f"0 or one of {list(dataset.class_labels)}",
             )
@@ -125,10 +127,10 @@ def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None
     It depends on sizes and times of the case's files, and on the classes of its instances.
     """
     entries: list[object] = []
-    paths = [*case.images, *([case.label] if case.label else [])]
+    paths = [source.path for source in (*case.images, *([case.label] if case.label else []))]
     if instance_classes is not None and case.label is not None:
         if instance_classes.table is None:
-            paths.append(instance_classes.source_of(case.label))
+            paths.append(instance_classes.source_of(case.label.path))
         entries += [instance_classes.from_zero, *instance_classes.entries_of(case.case_id)]
     for path in paths:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -88,7 +88,7 @@ class DatasetFacts(_Record):
     labels: dict[str, Annotated[int, Field(ge=0, le=65_535)]]
     file_ending: str
     instances: bool
-    npy_spacing: Vector | None
+    default_spacing: Vector | None
     suv_channels: tuple[str, ...]
 
     @classmethod
@@ -99,7 +99,7 @@ class DatasetFacts(_Record):
             labels=dataset.labels,
             file_ending=dataset.file_ending,
             instances=dataset.instances,
-            npy_spacing=dataset.npy_spacing,
+            default_spacing=dataset.default_spacing,
             suv_channels=dataset.suv_channels,
         )
 
@@ -231,7 +231,7 @@ def describe_dataset(fingerprint: dict[str, Any]) -> RawDataset:
         file_ending=facts.file_ending,
         cases=tuple(RawCase(case, ()) for case in cases),
         instances=facts.instances,
-        npy_spacing=facts.npy_spacing,
+        default_spacing=facts.default_spacing,
         suv_channels=facts.suv_channels,
         patients={case: record["patient"] for case, record in cases.items()},
     )

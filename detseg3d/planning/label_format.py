@@ -27,6 +27,6 @@ def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
     return LabelFormat(
         classes,
         truth_instances=plans.instances,
-        npy_spacing=dataset.npy_spacing,
+        default_spacing=dataset.default_spacing,
         instance_classes=dataset.instance_classes,
     )

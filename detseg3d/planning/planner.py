@@ -228,7 +228,7 @@ def _identity(dataset: RawDataset) -> dict[str, Any]:
         "class_names": dataset.class_names,
         "class_labels": dataset.class_labels,
         "instances": dataset.instances,
-        "npy_spacing": dataset.npy_spacing,
+        "default_spacing": dataset.default_spacing,
         "suv_channels": dataset.suv_channels,
     }
 

@@ -360,7 +360,9 @@ class Plans(_Strict):
     axes: Literal["SPL"] = Field(
         default="SPL", description="where z, y and x run to: Superior, Posterior, Left; scans are brought to this order"
     )
-    npy_spacing: Spacing | None = Field(default=None, description="of .npy files, which do not say theirs; None: 1 mm")
+    default_spacing: Spacing | None = Field(
+        default=None, description="voxel size (z, y, x) in mm of .npy files, which store none; None: 1 mm"
+    )
     suv_channels: tuple[str, ...] = Field(default=(), description="channels in SUV; PET in DICOM is converted")
     normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
     crop_to_body: bool = True

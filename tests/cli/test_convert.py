@@ -28,7 +28,7 @@ def test_all_flags_reach_the_data_set(tmp_path: Path, folders: list[str], capsys
     dataset = load_raw_dataset(folder)
     assert dataset.channel_names == ("CT",)
     assert dataset.labels == {"background": 0, "a": 1, "b": 2}
-    assert dataset.npy_spacing == (3.0, 2.0, 1.0)
+    assert dataset.default_spacing == (3.0, 2.0, 1.0)
     assert len(dataset.cases) == 3
     assert len(list((folder / "imagesTs").iterdir())) == 1
 

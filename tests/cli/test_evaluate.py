@@ -30,7 +30,7 @@ def test_it_prints_a_table_and_writes_json(
 
 
 def test_the_spacing_of_arrays_can_be_given(folders: list[str], tmp_path: Path) -> None:
-    main([*folders, "--npy_spacing", "3", "1", "1", "-o", str(tmp_path / "metrics.json")])
+    main([*folders, "--spacing", "3", "1", "1", "-o", str(tmp_path / "metrics.json")])
     assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["lesions"][0]["volume_mm3"] == 24.0
 
 
@@ -130,18 +130,18 @@ def test_boxes_are_evaluated_as_boxes(folders: list[str], tmp_path: Path) -> Non
 def test_the_viewer_has_the_spacing_of_the_data_set(
     folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    described = {"labels": {"background": 0, "lesion": 1}, "npy_spacing": [3, 1, 1]}
+    described = {"labels": {"background": 0, "lesion": 1}, "default_spacing": [3, 1, 1]}
     (tmp_path / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
     spacings = []
 
     def remember(*arguments: Any) -> list[Any]:
-        spacings.append(arguments[3])
+        spacings.append(arguments[0].spacing)
         return []
 
     monkeypatch.setattr("detseg3d.reporting.html.views.find_views", remember)
     words = ["-o", str(tmp_path / "out"), "--report", "--images", str(tmp_path / "pred"), "--bootstrap", "0"]
     assert main([*folders, *words]) == 0
-    assert main([*folders, *words, "--npy_spacing", "2", "1", "1"]) == 0
+    assert main([*folders, *words, "--spacing", "2", "1", "1"]) == 0
     assert spacings == [(3.0, 1.0, 1.0), (2.0, 1.0, 1.0)]
 
 

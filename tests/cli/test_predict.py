@@ -58,7 +58,7 @@ def test_one_model_must_be_named(words: list[str], tmp_path: Path, capsys: pytes
 def test_arrays_give_arrays(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     np.save(tmp_path / "in" / "a.npy", make_scan(200)[0][::2])
-    assert run(tiny_model, tmp_path / "in", tmp_path / "out", "--npy_spacing", "2", "1", "1") == 0
+    assert run(tiny_model, tmp_path / "in", tmp_path / "out", "--spacing", "2", "1", "1") == 0
     assert np.load(tmp_path / "out" / "a.npy").shape == (15, 36, 33)
     assert json.loads((tmp_path / "out" / "rois" / "a.json").read_text(encoding="utf-8"))["spacing"] == [2.0, 1.0, 1.0]
 

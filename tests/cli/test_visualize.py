@@ -19,7 +19,7 @@ def arguments(tmp_path: Path) -> list[str]:
         str(tmp_path / "image.npy"),
         "--pred",
         str(tmp_path / "mask.npy"),
-        "--npy_spacing",
+        "--spacing",
         "2",
         "1",
         "1",

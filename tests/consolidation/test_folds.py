@@ -150,7 +150,7 @@ def test_weights_newer_than_the_candidates_are_noticed(root: Path, caplog: pytes
 
 
 def test_a_fold_planned_before_the_spacing_of_arrays_was_kept_is_pooled(root: Path, tiny_plans: Plans) -> None:
-    save_plans(tiny_plans.evolve(npy_spacing=(3.0, 1.0, 1.0)), fold(root, "1") / "plans.json")
+    save_plans(tiny_plans.evolve(default_spacing=(3.0, 1.0, 1.0)), fold(root, "1") / "plans.json")
     assert load(root, 0, 1).folds == ("0", "1")
 
 

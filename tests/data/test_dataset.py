@@ -9,6 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawCase, images_by_stem, list_cases, load_raw_dataset
+from detseg3d.data.image_source import ImageSource
 
 JSON: dict[str, Any] = {
     "channel_names": {"0": "T1", "1": "FLAIR"},
@@ -44,13 +45,15 @@ def test_an_ordinary_data_set(folder: Path) -> None:
     assert dataset.channel_names == ("T1", "FLAIR")
     assert dataset.labels == {"background": 0, "lesion": 1}
     assert (dataset.class_names, dataset.class_labels) == (("lesion",), (1,))
-    assert (dataset.file_ending, dataset.instances, dataset.npy_spacing) == (".nii.gz", False, None)
+    assert (dataset.file_ending, dataset.instances, dataset.default_spacing) == (".nii.gz", False, None)
     images = folder / "imagesTr"
     assert dataset.cases == (
-        RawCase(
-            "a_2021", (images / "a_2021_0000.nii.gz", images / "a_2021_0001.nii.gz"), folder / "labelsTr/a_2021.nii.gz"
+        RawCase.of_files(
+            "a_2021", [images / "a_2021_0000.nii.gz", images / "a_2021_0001.nii.gz"], folder / "labelsTr/a_2021.nii.gz"
         ),
-        RawCase("b 1", (images / "b 1_0000.nii.gz", images / "b 1_0001.nii.gz"), folder / "labelsTr/b 1.nii.gz"),
+        RawCase.of_files(
+            "b 1", [images / "b 1_0000.nii.gz", images / "b 1_0001.nii.gz"], folder / "labelsTr/b 1.nii.gz"
+        ),
     )
 
 
@@ -93,10 +96,10 @@ def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dic
         ({"file_ending": ".png"}, '"file_ending" is not supported'),
         ({"instances": "yes"}, '"instances" must be true or false'),
         ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}, "instance_classes": 3}, "instance_classes"),
-        ({"npy_spacing": [1, 2]}, '"npy_spacing" must be three positive numbers'),
-        ({"npy_spacing": [1, 2, float("nan")]}, "NaN is no JSON"),
-        ({"npy_spacing": [1, 2, -3]}, '"npy_spacing" must be three positive numbers'),
-        ({"npy_spacing": 1}, '"npy_spacing" must be three positive numbers'),
+        ({"default_spacing": [1, 2]}, '"default_spacing" must be three positive numbers'),
+        ({"default_spacing": [1, 2, float("nan")]}, "NaN is no JSON"),
+        ({"default_spacing": [1, 2, -3]}, '"default_spacing" must be three positive numbers'),
+        ({"default_spacing": 1}, '"default_spacing" must be three positive numbers'),
         ({"patients": ["x"]}, '"patients" must map'),
         ({"patients": {"b 1": None}}, '"patients" must map'),
         ({"labels": {"background": 0, "lesion": "9" * 5000}}, "different whole numbers"),
@@ -120,11 +123,11 @@ def test_classes_are_ordered_by_value_whatever_their_order_in_the_file(folder: P
 
 
 def test_instances_patients_and_spacing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_json(folder, instances=True, patients={"b 1": "P1", "ghost": "P2"}, npy_spacing=[3, 1, 0.5])
+    write_json(folder, instances=True, patients={"b 1": "P1", "ghost": "P2"}, default_spacing=[3, 1, 0.5])
     with caplog.at_level(logging.WARNING, "detseg3d"):
         dataset = load_raw_dataset(folder)
     assert dataset.instances
-    assert dataset.npy_spacing == (3.0, 1.0, 0.5)
+    assert dataset.default_spacing == (3.0, 1.0, 0.5)
     assert dataset.patient_of("b 1") == "P1"
     assert dataset.patient_of("a_2021") == "a_2021"
     assert "ghost" in caplog.text
@@ -135,7 +138,10 @@ def test_a_case_without_channel_or_label_is_still_listed_for_the_verification(fo
     (folder / "labelsTr/a_2021.nii.gz").unlink()
     first, second = load_raw_dataset(folder).cases
     assert first.label is None
-    assert second.images == (folder / "imagesTr/b 1_0000.nii.gz", folder / "imagesTr/b 1_0001.nii.gz")
+    assert tuple(image.path for image in second.images) == (
+        folder / "imagesTr/b 1_0000.nii.gz",
+        folder / "imagesTr/b 1_0001.nii.gz",
+    )
 
 
 def test_channels_that_are_named_and_not_numbered_are_an_error(folder: Path) -> None:
@@ -152,7 +158,7 @@ def test_channels_that_are_named_and_not_numbered_are_an_error(folder: Path) -> 
 def test_explicitly_listed_files_are_taken(folder: Path) -> None:
     write_json(folder, dataset={"x": {"images": ["imagesTr/p.nii.gz", "/data/q.nii.gz"], "label": "l/x.nii.gz"}})
     (case,) = load_raw_dataset(folder).cases
-    assert case == RawCase("x", (folder / "imagesTr/p.nii.gz", Path("/data/q.nii.gz")), folder / "l/x.nii.gz")
+    assert case == RawCase.of_files("x", [folder / "imagesTr/p.nii.gz", Path("/data/q.nii.gz")], folder / "l/x.nii.gz")
 
 
 def test_cases_without_a_label_have_no_label_file(folder: Path) -> None:
@@ -225,8 +231,8 @@ def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path:
         (tmp_path / name / "x").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "empty").mkdir()
     assert [(case.case_id, case.images) for case in list_cases(tmp_path, 1)] == [
-        ("p1", (tmp_path / "p1",)),
-        ("p2", (tmp_path / "p2",)),
+        ("p1", (ImageSource(tmp_path / "p1"),)),
+        ("p2", (ImageSource(tmp_path / "p2"),)),
     ]
     assert images_by_stem(tmp_path / "p1") == {"p1": tmp_path / "p1"}
 
@@ -263,8 +269,8 @@ def test_labels_and_channels_in_other_normal_forms_belong_to_the_case(tmp_path: 
     write_json(tmp_path, patients={decomposed: "P1"})
     dataset = load_raw_dataset(tmp_path)
     (case,) = dataset.cases
-    assert len(case.images) == 2 and all(image.exists() for image in case.images)
-    assert case.label == tmp_path / "labelsTr" / f"{decomposed}.nii.gz"
+    assert len(case.images) == 2 and all(image.path.exists() for image in case.images)
+    assert case.label is not None and case.label.path == tmp_path / "labelsTr" / f"{decomposed}.nii.gz"
     assert dataset.patient_of(case.case_id) == "P1"
 
 
@@ -386,7 +392,7 @@ def test_channels_in_suv_are_named_and_read_as_such(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
     raw = load_raw_dataset(tmp_path)
     assert raw.suv_channels == ("PET",)
-    assert [options.suv for options in raw.dicom_options] == [False, True]
+    assert [image.suv for image in raw.cases[0].images] == [False, True]
 
 
 @pytest.mark.parametrize("value", [["MR"], "PET", [1], {"PET": True}, True])

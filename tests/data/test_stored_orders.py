@@ -12,7 +12,8 @@ import SimpleITK
 from scipy.spatial.transform import Rotation
 
 from detseg3d.core.geometry import Geometry
-from detseg3d.data.images import oriented_like, read_channels, read_geometry, read_image, read_label, write_image
+from detseg3d.data.image_source import ImageSource
+from detseg3d.data.images import read_channels, read_geometry, read_image, read_label, write_image
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 VOLUME = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)  # x, y, z
@@ -144,7 +145,7 @@ def test_an_array_goes_in_the_order_of_the_file_beside_it(tmp_path: Path, index:
     np.save(tmp_path / "a.npy", array.transpose(2, 1, 0))  # as SimpleITK gives it
     volume, geometry = read_image(tmp_path / "a.nii")
     stored_spacing = geometry.as_stored().spacing
-    turned, own = oriented_like(geometry, *read_image(tmp_path / "a.npy", stored_spacing), tmp_path / "a.npy")
+    turned, own = read_image(ImageSource(tmp_path / "a.npy", stored_spacing).oriented_like(geometry))
     np.testing.assert_array_equal(turned, volume)
     assert own.spacing == geometry.spacing
     write_image(turned, geometry, tmp_path / "b.npy")
@@ -155,4 +156,6 @@ def test_an_array_alone_is_in_canonical_order(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VOLUME)
     volume, geometry = read_image(tmp_path / "a.npy")
     np.testing.assert_array_equal(volume, VOLUME)
-    assert oriented_like(Geometry((1, 1, 1)), volume, geometry, tmp_path / "a.npy")[0] is volume
+    beside = ImageSource(tmp_path / "a.npy").oriented_like(Geometry((1, 1, 1)))
+    np.testing.assert_array_equal(read_image(beside)[0], VOLUME)
+    assert geometry.stored_order.is_canonical

@@ -11,7 +11,7 @@ from detseg3d.planning.plans import Plans
 
 
 def test_folds_planned_before_the_spacing_of_arrays_was_kept_go_with_later_ones(tiny_plans: Plans) -> None:
-    assert same_network(tiny_plans, tiny_plans.evolve(npy_spacing=(3.0, 1.0, 1.0)))
+    assert same_network(tiny_plans, tiny_plans.evolve(default_spacing=(3.0, 1.0, 1.0)))
 
 
 def test_copies_are_mirrored_as_all_folds_were_trained(tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:

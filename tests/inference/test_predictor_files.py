@@ -17,9 +17,10 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_image, write_image
 from detseg3d.inference.candidates import Candidates, candidates_path, load_candidates
-from detseg3d.inference.image_source import ImageSource
+from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import CasePrediction
 from tests.data.formats.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
@@ -78,7 +79,7 @@ def test_results_of_arrays_are_arrays(predictor: Predictor, result: CasePredicti
 def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> None:
     image = make_scan(101)[0][::2]
     write_scan(tmp_path / "in" / "a.npy", image)
-    predict(predictor, tmp_path / "in", tmp_path / "out", source=ImageSource((2.0, 1.0, 1.0)))
+    predict(predictor, tmp_path / "in", tmp_path / "out", options=InputOptions((2.0, 1.0, 1.0)))
     expected = predictor.predict_array(image, (2.0, 1.0, 1.0))
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "instances" / "a.npy"), expected.instances)
 
@@ -86,10 +87,10 @@ def test_arrays_may_be_given_a_spacing(predictor: Predictor, tmp_path: Path) -> 
 def test_arrays_have_the_spacing_of_the_plans(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "plans", predictor.plans.evolve(npy_spacing=(2.0, 1.0, 1.0)))
+    monkeypatch.setattr(predictor, "plans", predictor.plans.evolve(default_spacing=(2.0, 1.0, 1.0)))
     write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0][::2])
     for name, given in (("plans", None), ("given", (1.5, 1.0, 1.0))):
-        assert predict(predictor, tmp_path / "in", tmp_path / name, source=ImageSource(given)) == {}
+        assert predict(predictor, tmp_path / "in", tmp_path / name, options=InputOptions(given)) == {}
         record = json.loads((tmp_path / name / "rois" / "a.json").read_text(encoding="utf-8"))
         assert record["spacing"] == list(given or (2.0, 1.0, 1.0))
 
@@ -285,14 +286,14 @@ def test_a_case_is_gone_from_memory_when_the_next_one_is_looked_at(
 
 def test_a_single_file_is_a_case(predictor: Predictor, written: Path) -> None:
     [case] = predictor.list_inputs(written / "in" / "sick.mha")
-    assert (case.case_id, case.images) == ("sick", (written / "in" / "sick.mha",))
+    assert (case.case_id, case.images) == ("sick", (ImageSource(written / "in" / "sick.mha"),))
 
 
 def test_a_single_file_is_taken_whatever_lies_beside_it(predictor: Predictor, tmp_path: Path) -> None:
     for name in ("scan.mha", "other_0000.mha", "other_0001.mha"):
         write_scan(tmp_path / name, make_scan(0)[0])
     [case] = predictor.list_inputs(tmp_path / "scan.mha")
-    assert case.images == (tmp_path / "scan.mha",)
+    assert case.images == (ImageSource(tmp_path / "scan.mha"),)
 
 
 def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
@@ -352,10 +353,10 @@ def test_a_series_of_a_study_is_chosen(predictor: Predictor, tmp_path: Path) -> 
     image = make_scan(101)[0]
     write_dicom(tmp_path / "study" / "SE1", image, "T1")
     write_dicom(tmp_path / "study" / "SE2", image[:, ::-1], "FLAIR", number=2)
-    source = ImageSource(series=("FLAIR",))
-    cases = predictor.list_inputs(tmp_path / "study", source.series)
+    options = InputOptions(series=("FLAIR",))
+    cases = predictor.list_inputs(tmp_path / "study", options.series)
     assert [case.case_id for case in cases] == ["study"]
-    assert predictor.predict_files(cases, tmp_path / "out", source=source, show_progress=False) == {}
+    assert predictor.predict_files(cases, tmp_path / "out", options=options, show_progress=False) == {}
     record = json.loads((tmp_path / "out" / "rois" / "study.json").read_text(encoding="utf-8"))
     assert record["dicom"][0]["series_description"] == "FLAIR"
     assert len(predictor.list_inputs(tmp_path / "study")) == 2, "without a choice, each folder is a case"
@@ -377,10 +378,10 @@ def test_copies_of_a_series_are_cases_of_their_own(predictor: Predictor, tmp_pat
 
 def test_series_and_suv_channels_that_do_not_fit_the_model_are_errors(predictor: Predictor) -> None:
     with pytest.raises(DetSeg3DError) as caught:
-        ImageSource(series=("1", "2", "3")).dicom_options(predictor.plans)
+        InputOptions(series=("1", "2", "3")).check(predictor.plans)
     assert caught.value.value == ["1", "2", "3"]
     with pytest.raises(DetSeg3DError) as caught:
-        ImageSource(suv_channels=("PET",)).dicom_options(predictor.plans)
+        InputOptions(suv_channels=("PET",)).check(predictor.plans)
     assert caught.value.value == ["PET"]
 
 

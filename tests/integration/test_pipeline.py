@@ -206,8 +206,8 @@ def test_scans_without_any_lesion(tmp_path: Path) -> None:
 
 
 def test_arrays(tmp_path: Path) -> None:
-    write_data(tmp_path, "Dataset004_Arrays", ".npy", npy_spacing=[2.0, 1.0, 1.0])
-    done = Pipeline(tmp_path).run("Dataset004_Arrays", 0.02, ".npy", "--npy_spacing", "2", "1", "1")
+    write_data(tmp_path, "Dataset004_Arrays", ".npy", default_spacing=[2.0, 1.0, 1.0])
+    done = Pipeline(tmp_path).run("Dataset004_Arrays", 0.02, ".npy", "--spacing", "2", "1", "1")
     for case_id in done.cases:
         given = np.load(done.raw / "imagesTs" / f"{case_id}_0000.npy")
         assert np.load(done.predictions / f"{case_id}.npy").shape == given.shape

@@ -243,7 +243,7 @@ def test_a_calibration_of_the_plan_is_replaced(tmp_path: Path, tiny_plans: Plans
 
 def test_arrays_have_the_spacing_of_the_data_set(tmp_path: Path, tiny_plans: Plans) -> None:
     spacing = (2.0, 1.0, 0.5)
-    raw = write_raw(tmp_path, {"a": LABELS["a"]}, npy_spacing=list(spacing))
+    raw = write_raw(tmp_path, {"a": LABELS["a"]}, default_spacing=list(spacing))
     for part in ("labelsTr/a", "imagesTr/a_0000"):
         (raw / f"{part}.mha").unlink()
         np.save(raw / f"{part}.npy", LABELS["a"])

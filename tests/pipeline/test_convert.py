@@ -8,7 +8,6 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import load_raw_dataset
-from detseg3d.data.formats.dicom import DicomOptions
 from detseg3d.data.images import read_channels, read_geometry, read_image, write_image
 from detseg3d.data.verify import verify_dataset
 from detseg3d.pipeline.convert import convert_folders
@@ -194,11 +193,11 @@ def test_a_small_share_still_holds_one_case_out_and_never_all(tmp_path: Path) ->
 
 def test_npy_gets_its_spacing_into_the_description(tmp_path: Path) -> None:
     folder = convert_folders(
-        *fill(tmp_path, ending=".npy"), tmp_path / "raw", npy_spacing=(3, 2, 1), run=Run(show_progress=False)
+        *fill(tmp_path, ending=".npy"), tmp_path / "raw", spacing=(3, 2, 1), run=Run(show_progress=False)
     )
-    assert load_raw_dataset(folder).npy_spacing == (3.0, 2.0, 1.0)
+    assert load_raw_dataset(folder).default_spacing == (3.0, 2.0, 1.0)
     with pytest.raises(DetSeg3DError, match="three positive numbers"):
-        convert_folders(tmp_path / "scans", tmp_path / "masks", tmp_path / "raw", "Dataset002_B", npy_spacing=(1, 0, 1))
+        convert_folders(tmp_path / "scans", tmp_path / "masks", tmp_path / "raw", "Dataset002_B", spacing=(1, 0, 1))
 
 
 def test_mhd_with_its_companion_becomes_mha(tmp_path: Path) -> None:
@@ -354,10 +353,11 @@ def test_dicom_folders_become_files_and_pet_becomes_suv(tmp_path: Path) -> None:
         tmp_path / "labels",
         tmp_path / "raw",
         channel_names=["MR", "PET"],
-        dicom=[DicomOptions("T1"), DicomOptions("T1", suv=True)],
+        series="T1",
+        suv=["PET"],
         run=Run(show_progress=False),
     )
     raw = load_raw_dataset(folder)
     assert raw.suv_channels == ("PET",)
-    images, _ = read_channels(raw.cases[0].images, dicom=raw.dicom_options)
+    images, _ = read_channels(raw.cases[0].images)
     np.testing.assert_array_equal(images, np.stack([mr, mr * 0.25]).astype(np.float32))

@@ -181,7 +181,6 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     raw = SimpleNamespace(
         cases=[SimpleNamespace(case_id="case2")],
         file_ending=".mha",
-        npy_spacing=None,
         label_files={},
         instance_classes=None,
     )

@@ -19,7 +19,8 @@ def make_dataset(
 ) -> RawDataset:
     labels = {"background": 0, **{name: index + 1 for index, name in enumerate(classes)}}
     cases = tuple(
-        RawCase(case_id, tuple(Path(f"{case_id}_{c:04d}.nii.gz") for c in range(len(channels)))) for case_id in case_ids
+        RawCase.of_files(case_id, [Path(f"{case_id}_{c:04d}.nii.gz") for c in range(len(channels))])
+        for case_id in case_ids
     )
     return RawDataset(Path("raw/Dataset001_Test"), "Dataset001_Test", tuple(channels), labels, ".nii.gz", cases)
 

@@ -175,7 +175,7 @@ def test_percentiles_of_nothing_are_nothing() -> None:
 def test_a_case_too_large_to_be_measured_is_refused_from_its_header(tmp_path: Path) -> None:
     image = tmp_path / "huge_0000.npy"
     np.lib.format.open_memmap(image, mode="w+", dtype=np.float32, shape=(4000, 4000, 4000)).flush()
-    case = RawCase("huge", (image,), image)
+    case = RawCase.of_files("huge", [image], image)
     with pytest.raises(DetSeg3DError, match=r"this scan of 4000×4000×4000 voxels needs about 1\.09e\+03 GB"):
         read_case(case, RawDataset(tmp_path, "D", ("MRI",), {"background": 0, "lesion": 1}, ".npy", (case,)))
 
@@ -214,7 +214,7 @@ def test_a_case_whose_spacing_cannot_be_planned_for_is_not_measured(tmp_path: Pa
     grid = Geometry((6, 6, 6), (1.0, length, 1.0))
     write_image(np.ones(grid.shape, np.float32), grid, tmp_path / "a_0000.nii.gz")
     write_image(np.zeros(grid.shape, np.uint8), grid, tmp_path / "a.nii.gz")
-    case = RawCase("a", (tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz")
+    case = RawCase.of_files("a", [tmp_path / "a_0000.nii.gz"], tmp_path / "a.nii.gz")
     with pytest.raises(DetSeg3DError) as caught:
         read_case(case, RawDataset(tmp_path, "D", ("MRI",), {"background": 0, "lesion": 1}, ".nii.gz", (case,)))
     assert "case a" in caught.value.problem and caught.value.value[1] == pytest.approx(length)

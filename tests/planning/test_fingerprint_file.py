@@ -19,7 +19,7 @@ FOUR_CASES = next(kind for kind in STRESS_KINDS if kind.name == "four_cases")
 
 
 def complete_fingerprint(kind: Kind = FOUR_CASES) -> dict[str, Any]:
-    dataset = replace(describe(kind), npy_spacing=(3.0, 1.0, 1.0), patients={"case_0001": "p"})
+    dataset = replace(describe(kind), default_spacing=(3.0, 1.0, 1.0), patients={"case_0001": "p"})
     fingerprint = draw_fingerprint(kind)
     cases = {name: {**record, "patient": dataset.patient_of(name)} for name, record in fingerprint["cases"].items()}
     facts = DatasetFacts.of(dataset).model_dump(mode="json")
@@ -43,7 +43,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_a_fingerprint_describes_its_data_set(tmp_path: Path) -> None:
     dataset = describe_dataset(complete_fingerprint())
     assert dataset.class_names == ("lesion",) and dataset.channel_names == ("MR",)
-    assert dataset.npy_spacing == (3.0, 1.0, 1.0) and dataset.file_ending == ".nii.gz"
+    assert dataset.default_spacing == (3.0, 1.0, 1.0) and dataset.file_ending == ".nii.gz"
     assert [case.case_id for case in dataset.cases] == [f"case_{number:04d}" for number in range(4)]
     assert dataset.patient_of("case_0001") == "p" and dataset.patient_of("case_0002") == "case_0002"
 
@@ -52,7 +52,7 @@ def test_plans_from_the_file_are_those_from_the_data_set(tmp_path: Path) -> None
     fingerprint = complete_fingerprint()
     save_fingerprint(fingerprint, tmp_path / "fingerprint.json")
     loaded = load_fingerprint(tmp_path / "fingerprint.json")
-    expected = plan_dataset(fingerprint, replace(describe(FOUR_CASES), npy_spacing=(3.0, 1.0, 1.0)))
+    expected = plan_dataset(fingerprint, replace(describe(FOUR_CASES), default_spacing=(3.0, 1.0, 1.0)))
     assert plan_dataset(loaded, describe_dataset(loaded)) == expected
 
 

@@ -51,9 +51,9 @@ def test_plans_survive_json() -> None:
 
 
 def test_the_spacing_of_arrays_is_that_of_the_data_set() -> None:
-    dataset = replace(make_dataset(), npy_spacing=(3.0, 1.0, 1.0))
+    dataset = replace(make_dataset(), default_spacing=(3.0, 1.0, 1.0))
     fingerprint = make_fingerprint(dataset, [(32, 96, 96)] * 2, [(3, 1, 1)] * 2, [cubes(SMALL), []])
-    assert plan_dataset(fingerprint, dataset).npy_spacing == (3.0, 1.0, 1.0)
+    assert plan_dataset(fingerprint, dataset).default_spacing == (3.0, 1.0, 1.0)
 
 
 def test_the_same_fingerprint_gives_the_same_plans() -> None:

@@ -224,7 +224,7 @@ def test_what_preprocessing_depends_on_changes_the_hash(tiny_plans: Plans, chang
         {"training": {"steps": 7}},
         {"inference": {"det_threshold": 0.7}},
         {"memory_budget_gb": 80},
-        {"npy_spacing": [3, 1, 1]},
+        {"default_spacing": [3, 1, 1]},
     ],
 )
 def test_what_preprocessing_does_not_depend_on_leaves_the_hash(tiny_plans: Plans, change: dict[str, Any]) -> None:

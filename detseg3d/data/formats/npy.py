@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +15,11 @@ import numpy as np
 
 from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
+from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
 from detseg3d.data.formats.compressed import open_stream, read_stream
 from detseg3d.data.formats.endings import HEAD_BYTES, wrong_content
 from detseg3d.data.formats.errors import not_a_volume, not_numbers, unreadable
+from detseg3d.data.image_source import ImageSource
 from detseg3d.system.files import open_regular_file
 
 __all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
@@ -48,18 +48,19 @@ class _Header:
     end: int
 
 
-def read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geometry]:
-    """The array of a .npy file, in the machine's byte order, with the spacing that it is said to have (1 mm else).
+def read_npy(source: ImageSource) -> tuple[Array, Geometry]:
+    """Read the array of a .npy file in the byte order of the machine, with the spacing and orientation of ``source``.
 
     Raises
     ------
     DetSeg3DError
-        If it is not a volume of numbers, has fewer voxels than its header states, or the spacing is impossible.
+        If the file is not a volume of numbers, has fewer voxels than its header states, or the spacing is impossible.
     """
+    path = source.path
     try:
         with open_regular_file(path) as handle:
             header = _read_header(path, handle)
-            geometry = _geometry(path, header.shape, spacing)
+            geometry = _geometry(source, header.shape)
             handle.seek(header.end)
             voxels = read_stream(open_stream(handle, "raw"), header.dtype, math.prod(header.shape))
     except (OSError, EOFError, ValueError, MemoryError) as error:
@@ -67,14 +68,15 @@ def read_npy(path: Path, spacing: Sequence[float] | None) -> tuple[Array, Geomet
     return np.ascontiguousarray(voxels.reshape(header.shape, order="F" if header.fortran_order else "C")), geometry
 
 
-def npy_geometry(path: Path, spacing: Sequence[float] | None) -> Geometry:
-    """Shape of the array in a .npy file, and spacing ``(z, y, x)`` in mm.
+def npy_geometry(source: ImageSource) -> Geometry:
+    """Read the shape of the array in a .npy file; spacing and orientation are those of ``source``.
 
     Raises
     ------
     DetSeg3DError
         As :func:`read_npy`.
     """
+    path = source.path
     try:
         with open_regular_file(path) as handle:
             header = _read_header(path, handle)
@@ -83,7 +85,7 @@ def npy_geometry(path: Path, spacing: Sequence[float] | None) -> Geometry:
                 raise EOFError("its header claims more voxels than the file holds")
     except (OSError, EOFError) as error:
         raise unreadable(path, error) from error
-    return _geometry(path, header.shape, spacing)
+    return _geometry(source, header.shape)
 
 
 def read_array_header(stream: IO[bytes]) -> ArrayHeader:
@@ -134,13 +136,13 @@ def _read_header(path: Path, handle: io.BufferedReader) -> _Header:
     return _Header((shape[0], shape[1], shape[2]), dtype, header.fortran_order, handle.tell())
 
 
-def _geometry(path: Path, shape: tuple[int, int, int], spacing: Sequence[float] | None) -> Geometry:
-    z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(value) for value in spacing)
+def _geometry(source: ImageSource, shape: tuple[int, int, int]) -> Geometry:
     try:
-        return Geometry(shape, (z, y, x))
+        return Geometry(shape, source.spacing or (1.0, 1.0, 1.0), direction=source.orientation or IDENTITY_DIRECTION)
     except ValueError as error:
         raise DetSeg3DError(
             f"the spacing given for .npy files is impossible: {error}",
-            file=path,
-            expected="three positive numbers, z y x mm",
+            file=source.path,
+            value=source.spacing,
+            expected="three positive numbers, z y x in mm",
         ) from error

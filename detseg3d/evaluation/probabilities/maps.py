@@ -22,7 +22,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.formats.npy import read_array_header
-from detseg3d.data.images import SUPPORTED_ENDINGS, oriented_like, read_geometry, read_image
+from detseg3d.data.image_source import ImageSource
+from detseg3d.data.images import SUPPORTED_ENDINGS, read_geometry, read_image
 from detseg3d.data.labels import check_same_grid
 from detseg3d.evaluation.case_files import files_by_case, image_case
 from detseg3d.system.files import open_regular_file
@@ -97,18 +98,17 @@ def _npz_case(path: Path) -> str | None:
 
 
 def read_probability_map(
-    file: str | Path,
+    source: str | Path | ImageSource,
     reference: Geometry,
     reference_file: str | Path,
     class_values: Sequence[int] | None = None,
-    npy_spacing: Sequence[float] | None = None,
     single_class: int = 1,
 ) -> ProbabilityMap:
     """Read one probability map.
 
     Parameters
     ----------
-    file : path
+    source : path or ImageSource
         ``.npz`` with an array :data:`NPZ_KEYS` of shape ``(C, Z, Y, X)``: background first, then the classes in
         ascending order of their values, as nnU-Net writes it. nnU-Net has undone its transposition of the axes by
         then, so they are those of the image as it is stored and as SimpleITK reads it. The mask ``CASE`` that was
@@ -125,8 +125,6 @@ def read_probability_map(
         For messages.
     class_values : sequence of int, optional
         Values of the lesion classes in label files; by default 1, 2, … as many as there are channels.
-    npy_spacing : 3 floats, optional
-        Spacing ``(z, y, x)`` in mm of ``.npy`` files.
     single_class : int, optional
         Value of the class of a map of one class, where ``class_values`` is not given; see
         :func:`~detseg3d.evaluation.case_files.only_class`.
@@ -136,7 +134,8 @@ def read_probability_map(
     DetSeg3DError
         If the file cannot be read, is not on the grid of the label, or does not hold probabilities of these classes.
     """
-    file, reference_file = Path(file), Path(reference_file)
+    source, reference_file = ImageSource.of(source), Path(reference_file)
+    file = source.path
     if file.suffix.lower() == ".npz":
         return _read_npz(file, reference, reference_file, class_values, single_class)
     if class_values is not None and len(class_values) > 1:
@@ -145,7 +144,7 @@ def read_probability_map(
             file=file,
             expected=f"an .npz with the channels background and {list(class_values)}",
         )
-    array, geometry = oriented_like(reference, *read_image(file, npy_spacing), file)
+    array, geometry = read_image(source.oriented_like(reference))
     check_same_grid(reference, geometry, (reference_file, file), "label and probability map")
     values = (single_class,) if class_values is None else tuple(class_values)
     return ProbabilityMap(_checked(array, file), None, values)

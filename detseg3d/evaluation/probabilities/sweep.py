@@ -217,7 +217,7 @@ def _sweep_case(form: LabelFormat, grid: SweepGrid, single_class: int, item: _It
     truth = read_true_lesions(item.truth, form)
     known = form.classes is not None or form.truth_instances
     map_ = read_probability_map(
-        item.probabilities, truth.geometry, item.truth, truth.values if known else None, form.npy_spacing, single_class
+        form.source(item.probabilities), truth.geometry, item.truth, truth.values if known else None, single_class
     )
     window = _window(truth.lesions.instances, map_.probability, grid.thresholds[0])
     map_ = ProbabilityMap(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.labels import read_roi_lesions
 from detseg3d.evaluation.case_files import files_by_case, image_case, roi_case
 from detseg3d.reporting.html.volumes import CaseView
@@ -20,38 +22,31 @@ logger = logging.getLogger(__name__)
 
 
 def find_views(
-    images: str | Path | Mapping[str, Path],
+    images: str | Path | ImageSource | Mapping[str, ImageSource],
     truths: str | Path | Mapping[str, Path],
     prediction_folders: Mapping[str, str | Path],
-    npy_spacing: Sequence[float] | None = None,
 ) -> list[CaseView]:
     """The cases that have a scan, a label and a prediction, for the viewer of a report.
 
     Parameters
     ----------
-    images : path or dict of str to path
-        Folder of ``CASE_0000.nii.gz`` (of several channels the first is shown) or ``CASE.nii.gz``; or the file to show
-        of each case. A case whose scan is no file, as a DICOM series, is left out.
+    images : path, ImageSource or dict of str to ImageSource
+        Folder of ``CASE_0000.nii.gz`` (of several channels the first is shown) or ``CASE.nii.gz``; or the image to show
+        of each case. The spacing of the source of a folder is that of its files. A case whose scan is not a file, for
+        example a DICOM series, is left out.
     truths : path or dict of str to path
         Folder of the labels, or the label of each case.
     prediction_folders : dict of str to path
         Of each system; with ``instances`` and ``rois`` where they are.
-    npy_spacing : 3 floats, optional
-        Millimetres ``(z, y, x)`` of ``.npy`` files.
 
     Raises
     ------
     DetSeg3DError
         If a folder does not exist.
     """
-    numbered = not isinstance(images, Mapping) and any(Path(images).glob("*_0000.*"))
-    scans = _files_of(images, "scan", _first_channel if numbered else image_case)
+    scans = _scans_of(images)
     labels = _files_of(truths, "truth", image_case)
     scans = named_like(scans, labels)
-    spacing = None
-    if npy_spacing is not None:
-        z, y, x = (float(value) for value in npy_spacing)
-        spacing = (z, y, x)
     views = []
     for name, folder in prediction_folders.items():
         instances = Path(folder) / "instances"
@@ -67,14 +62,23 @@ def find_views(
                     labels[case_id],
                     predictions[case_id],
                     _lesions(rois.get(case_id)),
-                    spacing,
                     name if len(prediction_folders) > 1 else None,
                 )
             )
     if not views:
-        place = "the data set" if isinstance(images, Mapping) else images
+        place = "the data set" if isinstance(images, Mapping) else ImageSource.of(images).path
         logger.warning("no scan in %s belongs to an evaluated case, so the report has no viewer", place)
     return views
+
+
+def _scans_of(images: str | Path | ImageSource | Mapping[str, ImageSource]) -> dict[str, ImageSource]:
+    """Return the image to show of each case."""
+    if isinstance(images, Mapping):
+        return {case_id: image for case_id, image in images.items() if image.path.is_file()}
+    source = ImageSource.of(images)
+    numbered = any(source.path.glob("*_0000.*"))
+    files = _files_of(source.path, "scan", _first_channel if numbered else image_case)
+    return {case_id: replace(source, path=path) for case_id, path in files.items()}
 
 
 def _files_of(

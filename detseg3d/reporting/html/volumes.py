@@ -15,7 +15,8 @@ from detseg3d.core.arrays import Spacing
 from detseg3d.core.body import body_box
 from detseg3d.core.boxes import box_slices
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.data.images import oriented_like, read_image
+from detseg3d.data.image_source import ImageSource
+from detseg3d.data.images import read_image
 from detseg3d.data.labels import LabelFormat, check_same_grid, read_label
 from detseg3d.reporting.html.markup import compress_text
 from detseg3d.reporting.pictures.slices import intensity_window
@@ -40,8 +41,8 @@ class CaseView:
     Attributes
     ----------
     case_id : str
-    image_path : path
-        One channel of the scan.
+    image : path or ImageSource
+        One channel of the scan. Its spacing is also that of the other ``.npy`` files.
     truth_path : path, optional
         Mask or instance map on the grid of the image.
     prediction_instances_path : path, optional
@@ -49,18 +50,15 @@ class CaseView:
     rois : sequence of dict
         The predicted lesions as in ``rois/CASE.json``; ``box`` (``z0 y0 x0 z1 y1 x1``, voxel edges), ``id``, ``class``
         and ``score`` are used.
-    npy_spacing : 3 floats, optional
-        Millimetres ``(z, y, x)`` of ``.npy`` files.
     system : str, optional
         The system whose predictions these are, if the report compares several; by default the first.
     """
 
     case_id: str
-    image_path: str | Path
+    image: str | Path | ImageSource
     truth_path: str | Path | None = None
     prediction_instances_path: str | Path | None = None
     rois: Sequence[dict[str, Any]] = ()
-    npy_spacing: Spacing | None = None
     system: str | None = None
 
 
@@ -164,15 +162,15 @@ def load_volumes(view: CaseView) -> ViewerVolumes:
     DetSeg3DError
         If a file is missing or unreadable, or the files do not lie on one grid.
     """
-    source = Path(view.image_path)
-    image, geometry = read_image(source, view.npy_spacing)
+    source = ImageSource.of(view.image)
+    image, geometry = read_image(source)
+    form = LabelFormat(default_spacing=source.spacing)
     orders = dict.fromkeys(("truth", "prediction"), geometry.stored_order)
     labels: dict[str, npt.NDArray[Any] | None] = {"truth": None, "prediction": None}
     for name, path in (("truth", view.truth_path), ("prediction", view.prediction_instances_path)):
         if path is not None:
-            label, other = read_label(Path(path), LabelFormat(npy_spacing=view.npy_spacing), source)
-            label, other = oriented_like(geometry, label, other, Path(path))
-            check_same_grid(geometry, other, (source, Path(path)), f"image and {name}")
+            label, other = read_label(form.source(Path(path)).oriented_like(geometry), form, source)
+            check_same_grid(geometry, other, (source.path, Path(path)), f"image and {name}")
             labels[name], orders[name] = label, other.stored_order
     turned = np.nan_to_num(image.astype(np.float32))
     window = intensity_window(turned)

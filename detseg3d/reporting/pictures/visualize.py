@@ -12,8 +12,8 @@ from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.data.formats.dicom import DicomOptions
-from detseg3d.data.images import SUPPORTED_ENDINGS, oriented_like, read_image, strip_ending
+from detseg3d.data.image_source import ImageSource
+from detseg3d.data.images import SUPPORTED_ENDINGS, read_image, strip_ending
 from detseg3d.data.labels import (
     LabelFormat,
     check_same_grid,
@@ -34,7 +34,7 @@ PICTURE_ENDINGS = (".png", ".pdf", ".svg")
 
 
 def visualize_files(
-    image: str | Path,
+    image: str | Path | ImageSource,
     prediction: str | Path,
     output: str | Path,
     *,
@@ -42,15 +42,14 @@ def visualize_files(
     rois: str | Path | None = None,
     instances: bool = False,
     maximum: int = 12,
-    npy_spacing: tuple[float, float, float] | None = None,
-    series: str | None = None,
 ) -> None:
     """Draw a case from its files; see :func:`~detseg3d.reporting.pictures.overlay.draw_case`.
 
     Parameters
     ----------
-    image : path
-        One channel of the scan.
+    image : path or ImageSource
+        One channel of the scan. Its spacing is also that of the other ``.npy`` files; without one, the dataset.json
+        beside the folder of the label states it.
     prediction : path
         A mask or an instance map. Of a mask, the instance map ``instances/CASE`` beside it is used if there is one,
         else its 26-connected components.
@@ -65,28 +64,23 @@ def visualize_files(
         a label is if the dataset.json beside its folder says so.
     maximum : int, optional
         Most findings shown.
-    npy_spacing : 3 floats, optional
-        Millimetres ``(z, y, x)`` of ``.npy`` files.
-    series : str, optional
-        Series that is read of a DICOM folder.
 
     Raises
     ------
     DetSeg3DError
         If a file is missing or unreadable, the files do not lie on one grid, or the output format is unknown.
     """
-    image, prediction, output = Path(image), Path(prediction), Path(output)
+    source, prediction, output = ImageSource.of(image), Path(prediction), Path(output)
     if output.suffix.lower() not in PICTURE_ENDINGS:
         raise DetSeg3DError("unknown picture format", file=output, expected="one of " + " ".join(PICTURE_ENDINGS))
     form = LabelFormat() if label is None else read_label_format(Path(label).parent)
-    if npy_spacing is not None:
-        form = replace(form, npy_spacing=npy_spacing)
-    voxels, geometry = read_image(image, form.npy_spacing, None if series is None else DicomOptions(series))
+    if source.spacing is not None:
+        form = replace(form, default_spacing=source.spacing)
+    voxels, geometry = read_image(replace(source, spacing=form.default_spacing))
     map_file, case_id = _instance_map(prediction, instances)
-    source = map_file or prediction
-    predicted, predicted_geometry = read_label(source, form)
-    predicted, predicted_geometry = oriented_like(geometry, predicted, predicted_geometry, source)
-    check_same_grid(geometry, predicted_geometry, (image, source), "image and prediction")
+    predicted_file = map_file or prediction
+    predicted, predicted_geometry = read_label(form.source(predicted_file).oriented_like(geometry), form)
+    check_same_grid(geometry, predicted_geometry, (source.path, predicted_file), "image and prediction")
     # The picture names slices as they are stored in the image.
     stored, order = geometry.as_stored(), geometry.stored_order
     records = None
@@ -107,9 +101,8 @@ def visualize_files(
         logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
     truth = None
     if label is not None:
-        truth, truth_geometry = read_label(Path(label), form, Path(image))
-        truth, truth_geometry = oriented_like(geometry, truth, truth_geometry, label)
-        check_same_grid(geometry, truth_geometry, (image, Path(label)), "image and label")
+        truth, truth_geometry = read_label(form.source(Path(label)).oriented_like(geometry), form, source)
+        check_same_grid(geometry, truth_geometry, (source.path, Path(label)), "image and label")
         if not (instances or form.truth_instances):
             truth, truth_labels = _components(truth, Path(label))
         elif form.instance_classes is not None:

@@ -143,7 +143,11 @@ def test_a_broken_roi_file_is_named_and_the_others_are_judged(
 FORMS: list[tuple[str, Any, str]] = [
     ("dataset.json that is a list", [], "dataset.json must be an object"),
     ("labels that are a list", {"labels": [0, 1]}, '"labels" is missing or no object'),
-    ("npy_spacing that is a number", {**CLASSES, "npy_spacing": 3}, '"npy_spacing" must be three positive numbers'),
+    (
+        "default_spacing that is a number",
+        {**CLASSES, "default_spacing": 3},
+        '"default_spacing" must be three positive numbers',
+    ),
     ("patients that are a list", {**CLASSES, "patients": ["a"]}, '"patients" must map cases to patients'),
 ]
 

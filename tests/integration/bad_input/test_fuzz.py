@@ -142,7 +142,7 @@ DESCRIPTION = {
     "numTraining": 1,
     "file_ending": ".nii.gz",
     "instances": False,
-    "npy_spacing": [1.0, 1.0, 1.0],
+    "default_spacing": [1.0, 1.0, 1.0],
     "patients": {"a": "p"},
     "dataset": {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}},
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.image_source import ImageSource
 from detseg3d.reporting.html.views import find_views
 from detseg3d.system.files import write_json
 
@@ -26,15 +27,15 @@ def root(tmp_path: Path) -> Path:
 def test_the_first_channel_is_shown_and_cases_without_a_scan_are_not(root: Path) -> None:
     (view,) = find_views(root / "images", root / "truth", {"pred": root / "pred"})
     assert view.case_id == "a"
-    assert (view.image_path, view.truth_path) == (root / "images" / "a_0000.nii.gz", root / "truth" / "a.nii.gz")
+    assert (view.image.path, view.truth_path) == (root / "images" / "a_0000.nii.gz", root / "truth" / "a.nii.gz")
     assert (view.prediction_instances_path, view.rois, view.system) == (root / "pred" / "a.nii.gz", [], None)
 
 
 def test_scans_and_labels_may_be_named_one_by_one(root: Path) -> None:
-    scans = {"a": root / "truth" / "a.nii.gz", "b": root / "gone.nii.gz"}
+    scans = {"a": ImageSource(root / "truth" / "a.nii.gz"), "b": ImageSource(root / "gone.nii.gz")}
     labels = {"a": root / "images" / "a_0001.nii.gz", "b": root / "truth" / "b.nii.gz"}
     (view,) = find_views(scans, labels, {"pred": root / "pred"})
-    assert (view.case_id, view.image_path, view.truth_path) == ("a", scans["a"], labels["a"])
+    assert (view.case_id, view.image, view.truth_path) == ("a", scans["a"], labels["a"])
 
 
 def test_our_own_layout_brings_instances_and_boxes(root: Path) -> None:
@@ -47,8 +48,9 @@ def test_our_own_layout_brings_instances_and_boxes(root: Path) -> None:
 
 def test_each_of_several_systems_has_its_view(root: Path) -> None:
     touch(root / "other" / "a.nii.gz")
-    views = find_views(root / "images", root / "truth", {"pred": root / "pred", "x": root / "other"}, (3, 1, 1))
-    assert [(view.system, view.npy_spacing) for view in views] == [("pred", (3, 1, 1)), ("x", (3, 1, 1))]
+    images = ImageSource(root / "images", spacing=(3, 1, 1))
+    views = find_views(images, root / "truth", {"pred": root / "pred", "x": root / "other"})
+    assert [(view.system, view.image.spacing) for view in views] == [("pred", (3, 1, 1)), ("x", (3, 1, 1))]
 
 
 def test_scans_without_channel_numbers_are_found(root: Path) -> None:

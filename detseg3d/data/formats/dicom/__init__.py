@@ -8,6 +8,5 @@ read DICOM.
 from __future__ import annotations
 
 from detseg3d.data.formats.dicom.files import DICOM_ENDINGS, is_dicom_file, is_dicom_folder
-from detseg3d.data.formats.dicom.options import DicomOptions
 
-__all__ = ["DICOM_ENDINGS", "DicomOptions", "is_dicom_file", "is_dicom_folder"]
+__all__ = ["DICOM_ENDINGS", "is_dicom_file", "is_dicom_folder"]

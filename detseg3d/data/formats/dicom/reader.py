@@ -15,22 +15,22 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.dicom.files import find_dicom_files, first_dicom_file
 from detseg3d.data.formats.dicom.headers import DicomHeader, read_header
-from detseg3d.data.formats.dicom.options import DicomOptions
 from detseg3d.data.formats.dicom.series import DicomFolder, Series, choose_series, describe_folder
 from detseg3d.data.formats.dicom.suv import suv_factor
 from detseg3d.data.formats.dicom.values import read_values
+from detseg3d.data.image_source import ImageSource
 
 __all__ = ["is_one_study", "read_dicom", "read_dicom_geometry", "share_series"]
 
 
-def read_dicom(path: Path, options: DicomOptions | None = None) -> tuple[npt.NDArray[Any], Geometry]:
+def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
     """Read one volume.
 
     Parameters
     ----------
-    path : Path
-        A folder, whose subfolders are looked into, or a file with several frames.
-    options : DicomOptions, optional
+    source : ImageSource
+        A folder of DICOM files, including its subfolders, or a file with several frames; the series and whether to
+        convert to SUV.
 
     Returns
     -------
@@ -45,19 +45,18 @@ def read_dicom(path: Path, options: DicomOptions | None = None) -> tuple[npt.NDA
     DetSeg3DError
         If the objects do not make one volume, or a file is damaged. The message lists the series of the folder.
     """
-    options = options or DicomOptions()
     with disable_value_validation():  # pydicom warns of values that break a rule; the reader checks what it uses
-        series = _chosen(path, options)
+        series = _chosen(source)
         assert series.layout is not None
         frames = [series.frames[index] for index in series.layout.order]
-        factor = suv_factor([frame.header for frame in frames]) if options.suv else None
+        factor = suv_factor([frame.header for frame in frames]) if source.suv else None
         return read_values(frames, factor), _identified(series)
 
 
-def read_dicom_geometry(path: Path, options: DicomOptions | None = None) -> Geometry:
+def read_dicom_geometry(source: ImageSource) -> Geometry:
     """Like :func:`read_dicom`, without the voxels: headers are read, and the size of each file is compared."""
     with disable_value_validation():
-        return _identified(_chosen(path, options or DicomOptions()))
+        return _identified(_chosen(source))
 
 
 def share_series(folders: Iterable[Path]) -> bool:
@@ -94,8 +93,8 @@ def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
     return found
 
 
-def _chosen(path: Path, options: DicomOptions) -> Series:
-    return choose_series(_described(path), options.series)
+def _chosen(source: ImageSource) -> Series:
+    return choose_series(_described(source.path), source.series)
 
 
 def _described(path: Path) -> DicomFolder:

@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.data.formats.dicom import DicomOptions
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_image
 from tests.data.formats.dicom.builders import (
     CT,
@@ -36,7 +36,7 @@ SIDE_OBJECTS = {
 
 
 def read(folder: Path, series: str | None = None) -> Any:
-    return read_image(folder, dicom=DicomOptions(series))[0]
+    return read_image(ImageSource(folder, series=series))[0]
 
 
 def error_of(folder: Path, series: str | None = None) -> DetSeg3DError:

@@ -9,13 +9,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.data.formats.dicom import DicomOptions
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_channels, read_image
 from tests.data.formats.dicom.builders import CT, MR, PET, SeriesBuilder, save, set_tags
 
 ARRAY = np.random.default_rng(0).integers(0, 30000, (5, 6, 7)).astype(np.int16)
 SLOPES = [0.5, 1.25, 0.75, 2.0, 1.0]
-SUV = DicomOptions(suv=True)
 
 SOURCE = {
     "RadiopharmaceuticalStartTime": "100000",
@@ -55,7 +54,7 @@ def by_body_weight(seconds: float) -> Any:
 
 def test_activity_is_divided_by_the_dose_per_gram_at_the_start_of_the_scan(tmp_path: Path) -> None:
     write_pet(tmp_path)
-    array, _ = read_image(tmp_path, dicom=SUV)
+    array, _ = read_image(ImageSource(tmp_path, suv=True))
     assert array.dtype == np.float32
     np.testing.assert_allclose(array, by_body_weight(3600), rtol=1e-6)
     np.testing.assert_array_equal(read_image(tmp_path)[0], activity().astype(np.float32), "without SUV: Bq/ml")
@@ -76,14 +75,14 @@ def test_the_time_since_the_injection(
     tmp_path: Path, tags: dict[str, Any], source: dict[str, Any], seconds: float
 ) -> None:
     write_pet(tmp_path, tags, source)
-    np.testing.assert_allclose(read_image(tmp_path, dicom=SUV)[0], by_body_weight(seconds), rtol=1e-6)
+    np.testing.assert_allclose(read_image(ImageSource(tmp_path, suv=True))[0], by_body_weight(seconds), rtol=1e-6)
 
 
 def test_grams_per_millilitre_are_suv_already(tmp_path: Path) -> None:
     write_pet(
         tmp_path, {"Units": "GML", "PatientWeight": None, "DecayCorrection": None}, {"RadionuclideTotalDose": None}
     )
-    np.testing.assert_array_equal(read_image(tmp_path, dicom=SUV)[0], activity().astype(np.float32))
+    np.testing.assert_array_equal(read_image(ImageSource(tmp_path, suv=True))[0], activity().astype(np.float32))
 
 
 def test_counts_of_philips_have_a_factor_of_their_own(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_counts_of_philips_have_a_factor_of_their_own(tmp_path: Path) -> None:
         block.add_new(0x00, "DS", "0.000421")
         dataset.save_as(file)
     expected = (activity() * 0.000421).astype(np.float32)
-    np.testing.assert_allclose(read_image(tmp_path, dicom=SUV)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(read_image(ImageSource(tmp_path, suv=True))[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_counts_of_philips_have_a_factor_of_their_own(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path, tags: dict[str, Any], source: dict[str, Any], named: str) -> None:
     write_pet(tmp_path, tags, source)
     with pytest.raises(DetSeg3DError) as caught:
-        read_image(tmp_path, dicom=SUV)
+        read_image(ImageSource(tmp_path, suv=True))
     assert named in str(caught.value.expected)
     assert caught.value.file is not None
     assert caught.value.file.parent == tmp_path
@@ -135,7 +134,7 @@ def test_what_is_missing_is_named(tmp_path: Path, tags: dict[str, Any], source: 
 def test_other_modalities_are_not_converted(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY, sop_class=CT).write(tmp_path)
     with pytest.raises(DetSeg3DError) as caught:
-        read_image(tmp_path, dicom=SUV)
+        read_image(ImageSource(tmp_path, suv=True))
     assert caught.value.value == "CT"
 
 
@@ -146,13 +145,13 @@ def test_slices_with_different_doses_are_an_error(tmp_path: Path) -> None:
     for file in (tmp_path / "other").iterdir():
         file.unlink()
     with pytest.raises(DetSeg3DError, match="different factors"):
-        read_image(tmp_path, dicom=SUV)
+        read_image(ImageSource(tmp_path, suv=True))
 
 
 def test_each_channel_is_converted_by_its_own_option(tmp_path: Path) -> None:
     write_pet(tmp_path / "pet")
     SeriesBuilder(ARRAY, sop_class=MR).write(tmp_path / "mr")
-    images, geometry = read_channels([tmp_path / "mr", tmp_path / "pet"], dicom=[DicomOptions(), SUV])
+    images, geometry = read_channels([tmp_path / "mr", ImageSource(tmp_path / "pet", suv=True)])
     np.testing.assert_array_equal(images[0], ARRAY)
     np.testing.assert_allclose(images[1], by_body_weight(3600), rtol=1e-6)
     assert [identity.modality for identity in geometry.dicom if identity] == ["MR", "PT"]

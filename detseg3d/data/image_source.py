@@ -1,0 +1,67 @@
+"""Where an image lies and how it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from detseg3d.core.arrays import Spacing
+from detseg3d.core.geometry import Geometry
+
+__all__ = ["ImageSource"]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image lies and how it is read.
+
+    Most formats need only the path. The other fields state what a file does not say itself.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a folder of DICOM files.
+    spacing : 3 floats, optional
+        Voxel size ``(z, y, x)`` in mm of a ``.npy`` file; 1 mm by default. Other formats store their own.
+    series : str, optional
+        Series to read from a DICOM folder: a SeriesInstanceUID, SeriesNumber or SeriesDescription. Needed if the folder
+        holds several series that can be read.
+    suv : bool, optional
+        Convert PET in DICOM format to standardised uptake values (SUV, body weight).
+    orientation : 9 floats, optional
+        Direction cosines of the axes of a ``.npy`` file, as in :attr:`Geometry.direction`; canonical by default. See
+        :meth:`oriented_like`.
+
+    Examples
+    --------
+    >>> ImageSource.of("scan.npy").name
+    'scan.npy'
+    >>> label = ImageSource(Path("label.npy"), spacing=(3.0, 1.0, 1.0))
+    >>> feet_first = Geometry((8, 4, 4), direction=(1, 0, 0, 0, 1, 0, 0, 0, -1)).canonical()
+    >>> label.oriented_like(feet_first).orientation[8]
+    -1.0
+    """
+
+    path: Path
+    spacing: Spacing | None = None
+    series: str | None = None
+    suv: bool = False
+    orientation: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, source: str | Path | ImageSource) -> ImageSource:
+        """Return ``source``, or the source with this path."""
+        return source if isinstance(source, ImageSource) else cls(Path(source))
+
+    @property
+    def name(self) -> str:
+        """Name of the file or folder."""
+        return self.path.name
+
+    def oriented_like(self, reference: Geometry) -> ImageSource:
+        """Return this source, with its axes those in which the file of ``reference`` is stored.
+
+        A ``.npy`` file does not state a direction. If it belongs to another file, as a label belongs to its scan, its
+        axes are those of that file. Other formats state their direction and are read as before.
+        """
+        return self if reference.stored is None else replace(self, orientation=reference.stored.direction)
