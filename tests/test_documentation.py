@@ -15,6 +15,8 @@ from detseg3d.planning.plans import InferencePlan, Plans, RoiPlan, Stage1Plan, S
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+# The research log shows the commands of the day of an experiment.
+CURRENT_PAGES = [page for page in PAGES if page.parent.name != "research_log"]
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
@@ -27,7 +29,7 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(part, comments=True) for part in parts if part.startswith("detseg3d_")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", CURRENT_PAGES, ids=lambda page: page.name)
 def test_commands_parse(page: Path) -> None:
     for command, *words in commands(page):
         module = importlib.import_module("detseg3d.cli." + command.removeprefix("detseg3d_"))
@@ -35,7 +37,7 @@ def test_commands_parse(page: Path) -> None:
 
 
 def test_the_pages_show_every_command() -> None:
-    shown = {command[0] for page in PAGES for command in commands(page)}
+    shown = {command[0] for page in CURRENT_PAGES for command in commands(page)}
     modules = {path.stem for path in (ROOT / "detseg3d" / "cli").glob("*.py")} - {
         "__init__",
         "common",
@@ -88,12 +90,14 @@ def test_the_page_of_plans_explains_every_key(section: type[BaseModel]) -> None:
 
 def test_the_site_has_every_page() -> None:
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
-    shown = set(re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    shown = set(re.findall(r"[ ](\w[\w/]*\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    log = (ROOT / "docs" / "research_log" / "index.md").read_text(encoding="utf-8")
+    shown |= {f"research_log/{name}" for name in re.findall(r"\]\((\w+\.md)\)", log)}
     assert shown == pages
 
 
-def test_the_modules_that_the_design_names_are_there() -> None:
-    text = (ROOT / "docs" / "concepts" / "design.md").read_text(encoding="utf-8")
+def test_the_modules_that_the_concepts_name_exist() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "concepts").rglob("*.md"))
     named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
     assert len(named) > 15
     roots = (ROOT / "detseg3d", ROOT)
