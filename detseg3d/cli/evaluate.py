@@ -359,7 +359,7 @@ def _write_report(
 
     views = []
     if options.images is not None:
-        views = find_views(form.source(options.images), options.ground_truth, systems)
+        views = find_views(form.source(Path(options.images)), options.ground_truth, systems)
     file = Path(options.output) / "report.html"
     return write_report(file, result, cases_view=views)
 
