@@ -106,7 +106,7 @@ def planned(kind: Kind, precision: Precision) -> Plans:
 def write_cases(folder: Path, kind: Kind, plans: Plans) -> None:
     """Two cases of noise with ten lesions on the plan's fine grid."""
     store = CaseStore(folder)
-    shape = plans.largest_shape
+    shape = plans.planned_shape
     random = np.random.default_rng(0)
     instances = np.zeros(shape, np.uint16)
     for index in range(10):
@@ -151,13 +151,13 @@ def measure_training(kind: Kind, precision: Precision) -> tuple[float, float]:
         train_fold(plans, store, ["case0", "case1"], ["case0"], Path(folder) / "fold_0", options)
     network = NetworkPlan.of(plans, precision)
     return status_bytes("VmHWM"), planned_training_bytes(
-        network, plans.training, plans.largest_shape, plans.detection_scale
+        network, plans.training, plans.planned_shape, plans.detection_scale
     )
 
 
 def measure_prediction(kind: Kind, precision: Precision) -> tuple[float, float]:
     """Measured and planned peak of predicting a whole volume, above the scan, in bytes."""
-    plans = planned(kind, precision).evolve(inference={"det_threshold": 0.0, "score_threshold": 0.0})
+    plans = planned(kind, precision).evolve(inference={"candidate_threshold": 0.0, "score_threshold": 0.0})
     compute_in(CPU, precision)
     torch.manual_seed(0)
     predictor = Predictor([DetSeg3D(plans)], plans, CPU, use_mirroring=False)
@@ -170,9 +170,9 @@ def measure_prediction(kind: Kind, precision: Precision) -> tuple[float, float]:
     start_peak()
     result = predictor.predict_array(scan, kind.spacing)
     assert len(result.candidates) > 0
-    shape = [math.ceil(n / scale - 1e-6) for n, scale in zip(plans.largest_shape, plans.detection_scale, strict=True)]
+    shape = [math.ceil(n / scale - 1e-6) for n, scale in zip(plans.planned_shape, plans.detection_scale, strict=True)]
     candidates = plans.inference.candidate_limit(math.prod(kind.shape) * math.prod(kind.spacing))
-    wanted = network_bytes(plans, Region(shape, math.prod(plans.largest_shape)), candidates, precision)
+    wanted = network_bytes(plans, Region(shape, math.prod(plans.planned_shape)), candidates, precision)
     return status_bytes("VmHWM") - before, wanted
 
 

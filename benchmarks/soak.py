@@ -118,14 +118,14 @@ def prepare(folder: Path) -> None:
         stage2={"channels": [8] * len(plans.stage2.channels), "feature_channels": 4},
         training={
             "batch_size": 1,
-            "rois_per_volume": 2,
+            "min_rois_per_window": 2,
             "max_windows_per_case": 2,
             "val_every": 3,
             "learning_rate": 5e-3,
             "ema_decay": 0.5,
         },
         # So short a training finds nothing for certain: without thresholds there is something to write.
-        inference={"det_threshold": 0.0, "mask_threshold": 0.1, "max_candidates": 10, "mirror_axes": []},
+        inference={"candidate_threshold": 0.0, "mask_threshold": 0.1, "max_candidates": 10, "mirror_axes": []},
     )
     save_plans(tiny, file)
     cases = sorted(json.loads(file.with_name("dataset_fingerprint.json").read_text(encoding="utf-8"))["cases"])

@@ -59,7 +59,7 @@ TINY_PLANS: dict[str, Any] = {
     "normalization": [{"scheme": "zscore"}],
     "fine_spacing": [1, 1, 1],
     "detection_spacing": [1, 1, 1],
-    "largest_shape": [32, 40, 36],
+    "planned_shape": [32, 40, 36],
     "stage1": {
         "channels": [8, 16],
         "strides": [[2, 2, 2], [2, 2, 2]],
@@ -67,7 +67,7 @@ TINY_PLANS: dict[str, Any] = {
         "blocks": [1, 1],
         "fpn_channels": 8,
         "head_stages": [0, 1],
-        "level_upper_sizes": [[10, 10, 10]],
+        "level_max_sizes": [[10, 10, 10]],
     },
     "roi": {"size": [16, 16, 16], "minimum_extent": [10, 10, 10]},
     "stage2": {
@@ -79,7 +79,7 @@ TINY_PLANS: dict[str, Any] = {
     "training": {
         "steps": 8,
         "steps_per_epoch": 4,
-        "curriculum": [{"share": 0.5, "window": [16, 16, 16]}, {"share": 0.5, "window": None}],
+        "curriculum": [{"fraction": 0.5, "window": [16, 16, 16]}, {"fraction": 0.5, "window": None}],
     },
     "inference": {"score_threshold": 0.4, "growth_threshold": 0.35},
     "memory_precision": "fp32",

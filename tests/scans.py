@@ -69,8 +69,8 @@ def train_model(folder: Path, plans: Plans) -> Path:
         "learning_rate": 5e-3,
         "ema_decay": 0.9,
         "max_windows_per_case": 4,
-        "rois_per_volume": 4,
-        "curriculum": [{"share": 0.8, "window": [20, 20, 20]}, {"share": 0.2, "window": None}],
+        "min_rois_per_window": 4,
+        "curriculum": [{"fraction": 0.8, "window": [20, 20, 20]}, {"fraction": 0.2, "window": None}],
     }
     quick = plans.evolve(training=training)
     options = TrainingOptions(num_workers=0, show_progress=False)

@@ -34,7 +34,7 @@ def plans() -> Plans:
 def test_every_variant_gives_other_plans_or_another_network(name: str, plans: Plans) -> None:
     variant = VARIANTS[name]
     changed = variant.apply(plans)
-    assert math.isclose(sum(phase.share for phase in changed.training.curriculum), 1)
+    assert math.isclose(sum(phase.fraction for phase in changed.training.curriculum), 1)
     as_planned = name == "baseline" or changed == plans
     assert as_planned == (name in ("baseline", *PLANNED) or variant.build_model is not DetSeg3D)
 
@@ -71,7 +71,7 @@ def test_figures_of_lesions_that_do_not_occur_are_left_out_of_the_mean(tmp_path:
 def test_a_fold_without_lesions_is_judged(tmp_path: Path, tiny_plans: Plans) -> None:
     store = CaseStore(tmp_path)
     write_case(store, "healthy", tiny_plans, lesions=())
-    plans = tiny_plans.evolve(inference={"det_threshold": 1.0})
+    plans = tiny_plans.evolve(inference={"candidate_threshold": 1.0})
     figures = judge(DetSeg3D(plans).eval(), plans, store, ["healthy"], torch.device("cpu"))
     assert (figures["small"], figures["ece"], figures["dice"]) == (None, None, 1.0)
     write_json(figures, tmp_path / "figures.json")  # NaN could not be written

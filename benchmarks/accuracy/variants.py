@@ -59,7 +59,7 @@ def _mirrored(*axes: int) -> Variant:
 
 def _roi(edge: int) -> Change:
     def change(plans: Plans) -> Plans:
-        size = requested_roi_size(edge, plans.fine_spacing, plans.largest_shape)
+        size = requested_roi_size(edge, plans.fine_spacing, plans.planned_shape)
         shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
         return plans.evolve(roi={"size": size}, stage2=shape)
 
@@ -78,7 +78,7 @@ def _curriculum(*shares: float) -> Change:
 
     def change(plans: Plans) -> Plans:
         phases = [phase.model_dump() for phase in plans.training.curriculum]
-        chosen = [{**phase, "share": share} for phase, share in zip(phases, shares, strict=False) if share]
+        chosen = [{**phase, "fraction": share} for phase, share in zip(phases, shares, strict=False) if share]
         return plans.evolve(training={"curriculum": chosen})
 
     return change
@@ -90,7 +90,7 @@ def _window(edge: int, per_case: int, rois: int) -> Change:
     def change(plans: Plans) -> Plans:
         phases = [phase.model_dump() for phase in plans.training.curriculum]
         phases[0]["window"] = [edge] * 3
-        budget = {"max_windows_per_case": per_case, "rois_per_volume": rois}
+        budget = {"max_windows_per_case": per_case, "min_rois_per_window": rois}
         return plans.evolve(training={"curriculum": phases, **budget})
 
     return change
@@ -101,8 +101,8 @@ def _sizes(**shares: float) -> Change:
 
     def change(plans: Plans) -> Plans:
         windows = {name: None if name == "whole" else [int(name[1:])] * 3 for name in shares}
-        phases = [{"share": share, "window": windows[name]} for name, share in shares.items()]
-        budget = {"max_windows_per_case": 32, "rois_per_volume": 4}
+        phases = [{"fraction": share, "window": windows[name]} for name, share in shares.items()]
+        budget = {"max_windows_per_case": 32, "min_rois_per_window": 4}
         return plans.evolve(training={"curriculum": phases, **budget})
 
     return change
@@ -125,7 +125,7 @@ def _fine_stage(channels: int, head: bool = False) -> Change:
         if head:
             cells = tuple(LEVEL_CELLS[1] * length for length in plans.detection_spacing)
             shape["head_stages"] = (0, *stage1.head_stages)
-            shape["level_upper_sizes"] = (cells, *stage1.level_upper_sizes)
+            shape["level_max_sizes"] = (cells, *stage1.level_max_sizes)
         return plans.evolve(stage1=shape)
 
     return change
@@ -167,7 +167,7 @@ VARIANTS: dict[str, Variant] = {
     "baseline": Variant("the plan as it is"),
     # Curriculum
     "small windows only": Variant("window curriculum", plan=_curriculum(1.0)),
-    "whole volumes only": _training("window curriculum", curriculum=[{"share": 1.0, "window": None}]),
+    "whole volumes only": _training("window curriculum", curriculum=[{"fraction": 1.0, "window": None}]),
     "longer ending": Variant("window curriculum", plan=_curriculum(0.4, 0.25, 0.35)),
     "shorter ending": Variant("window curriculum", plan=_curriculum(0.75, 0.15, 0.1)),
     "windows of 64": Variant("size of the windows", plan=_window(64, 8, 6)),
@@ -184,20 +184,20 @@ VARIANTS: dict[str, Variant] = {
     "batch 1": _training("batch size", batch_size=1),
     "batch 2": _training("batch size", batch_size=2),
     "batch 4": _training("batch size", batch_size=4),
-    "rate 1e-3, kernels 1e-2": _training("rate of what AdamW trains", learning_rate=1e-3, kernel_rate=10.0),
+    "rate 1e-3, kernels 1e-2": _training("rate of what AdamW trains", learning_rate=1e-3, muon_lr_factor=10.0),
     "half the rate": _training("learning rate", learning_rate=2e-3),
     "twice the rate": _training("learning rate", learning_rate=8e-3),
-    "kernel rate 1": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, kernel_rate=1.0),
-    "kernel rate 3": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, kernel_rate=3.0),
-    "kernel rate 30": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, kernel_rate=30.0),
-    "AdamW": _training("optimiser", learning_rate=1e-3, kernel_rate=0.0),
-    "AdamW, rate 2e-3": _training("learning rate without Muon", learning_rate=2e-3, kernel_rate=0.0),
-    "AdamW, rate 4e-3": _training("learning rate without Muon", learning_rate=4e-3, kernel_rate=0.0),
-    "AdamW, rate 5e-4": _training("learning rate without Muon", learning_rate=5e-4, kernel_rate=0.0),
+    "kernel rate 1": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, muon_lr_factor=1.0),
+    "kernel rate 3": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, muon_lr_factor=3.0),
+    "kernel rate 30": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, muon_lr_factor=30.0),
+    "AdamW": _training("optimiser", learning_rate=1e-3, muon_lr_factor=0.0),
+    "AdamW, rate 2e-3": _training("learning rate without Muon", learning_rate=2e-3, muon_lr_factor=0.0),
+    "AdamW, rate 4e-3": _training("learning rate without Muon", learning_rate=4e-3, muon_lr_factor=0.0),
+    "AdamW, rate 5e-4": _training("learning rate without Muon", learning_rate=5e-4, muon_lr_factor=0.0),
     "no average": _training("moving average of the weights", ema_decay=0.0),
-    "no augmentation": _training("augmentation", augmentation=0.0),
-    "less augmentation": _training("augmentation", augmentation=0.3),
-    "more augmentation": _training("augmentation", augmentation=2.0),
+    "no augmentation": _training("augmentation", augmentation_factor=0.0),
+    "less augmentation": _training("augmentation", augmentation_factor=0.3),
+    "more augmentation": _training("augmentation", augmentation_factor=2.0),
     "no mirroring": _mirrored(),
     "mirroring of all axes": _mirrored(0, 1, 2),
     "batch norm": Variant("normalisation", build_model=_with_norm(nn.BatchNorm3d)),
@@ -208,16 +208,18 @@ VARIANTS: dict[str, Variant] = {
     "extent 8": Variant("context of small lesions", plan=_extent(8 / 12)),
     "extent 16": Variant("context of small lesions", plan=_extent(16 / 12)),
     "image only": Variant("input of Stage 2", {"stage2": {"feature_channels": 0}}),
-    "lambda 0.5": _training("weight of the masks", lambda_seg=0.5),
-    "lambda 2": _training("weight of the masks", lambda_seg=2.0),
-    "score weight 1": _training("weight of the RoI score and of empty RoIs", lambda_score=1.0, empty_roi_weight=1.0),
-    "score weight 0.05": _training("weight of the RoI score", lambda_score=0.05),
-    "more negatives": _training("hard negatives", positive_rois=0.25),
-    "fewer negatives": _training("hard negatives", positive_rois=0.75),
-    "RoIs alike": _training("RoIs of larger windows", roi_share=0.0),
-    "more RoIs": _training("RoIs of larger windows", roi_share=0.5),
-    "12 RoIs": _training("RoIs of a step", rois_per_volume=12),
-    "3 RoIs": _training("RoIs of a step", rois_per_volume=3),
+    "lambda 0.5": _training("weight of the masks", mask_loss_weight=0.5),
+    "lambda 2": _training("weight of the masks", mask_loss_weight=2.0),
+    "score weight 1": _training(
+        "weight of the RoI score and of empty RoIs", score_loss_weight=1.0, empty_roi_weight=1.0
+    ),
+    "score weight 0.05": _training("weight of the RoI score", score_loss_weight=0.05),
+    "more negatives": _training("hard negatives", positive_roi_fraction=0.25),
+    "fewer negatives": _training("hard negatives", positive_roi_fraction=0.75),
+    "RoIs alike": _training("RoIs of larger windows", roi_voxel_fraction=0.0),
+    "more RoIs": _training("RoIs of larger windows", roi_voxel_fraction=0.5),
+    "12 RoIs": _training("RoIs of a step", min_rois_per_window=12),
+    "3 RoIs": _training("RoIs of a step", min_rois_per_window=3),
     "attention": Variant("context attention", {"stage2": {"context_attention": True}}),
     # Inference
     "detection weight 0.7": Variant("how the scores combine", {"inference": {"detection_weight": 0.7}}),

@@ -152,7 +152,7 @@ class Exemption:
     """A rule that a kind cannot keep, and why no plan could."""
 
     rule: Rule
-    because: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,8 @@ def _bound(planned: PlannedKind) -> str | None:
     bound = planned.plans.recall_bound
     if bound.bound >= LEAST_BOUND:
         return None
-    lost = f"below a cell {bound.below_cell}, same cell {bound.same_cell}, suppressed {bound.suppressed}"
-    return f"{bound.bound:.4f} of {bound.lesions} lesions; lost: {lost}, over the limit {bound.over_limit}"
+    lost = f"below a cell {bound.lost_below_cell}, same cell {bound.lost_same_cell}, suppressed {bound.lost_suppressed}"
+    return f"{bound.bound:.4f} of {bound.lesions} lesions; lost: {lost}, over the limit {bound.lost_over_limit}"
 
 
 def _smallest_cell(planned: PlannedKind) -> str | None:
@@ -214,7 +214,7 @@ def _levels(planned: PlannedKind) -> str | None:
     if len(extents) == 0:
         return None
     cells, voxel = _cells(plans), np.array(plans.detection_spacing)
-    level = assign_levels(extents, plans.stage1.level_upper_sizes)
+    level = assign_levels(extents, plans.stage1.level_max_sizes)
     for index, cell in enumerate(cells):
         edges = extents[level == index]
         if len(edges) == 0:
@@ -252,7 +252,7 @@ def _magnification(planned: PlannedKind) -> str | None:
 
 
 def _roi_in_volume(planned: PlannedKind) -> str | None:
-    size, shape = planned.plans.roi.size, planned.plans.largest_shape
+    size, shape = planned.plans.roi.size, planned.plans.planned_shape
     # A network needs four samples, and multiples of four where it pools.
     if all(samples <= max(4, 4 * math.ceil(voxels / 4)) for samples, voxels in zip(size, shape, strict=True)):
         return None
@@ -261,9 +261,9 @@ def _roi_in_volume(planned: PlannedKind) -> str | None:
 
 def _memory(planned: PlannedKind) -> str | None:
     plans = planned.plans
-    limit = inference_limit_gb(math.prod(plans.largest_shape), plans.num_channels)
-    if plans.predicted_training_gb > plans.memory_budget_gb + 1e-3:
-        return f"training takes {plans.predicted_training_gb:.2f} of {plans.memory_budget_gb:g} GB"
+    limit = inference_limit_gb(math.prod(plans.planned_shape), plans.num_channels)
+    if plans.predicted_training_gb > plans.training_budget_gb + 1e-3:
+        return f"training takes {plans.predicted_training_gb:.2f} of {plans.training_budget_gb:g} GB"
     if plans.predicted_inference_gb > limit + 1e-3:
         return f"prediction takes {plans.predicted_inference_gb:.2f} of {limit:.2f} GB"
     return None

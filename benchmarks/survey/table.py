@@ -50,7 +50,7 @@ def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
         str(len(cases)),
         f"{sum(counts)}, {max(counts)}",
         _times(np.median([case["spacing"] for case in cases], axis=0)),
-        "×".join(map(str, plans.largest_shape)),
+        "×".join(map(str, plans.planned_shape)),
         _times(nnunet_spacing(planned.fingerprint)),
         _times(plans.detection_spacing),
         ", ".join(_times(cell) for cell in cells),

@@ -117,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         val_split=options.val_split,
         seed=options.seed,
         roi_size=options.roi_size,
-        image_order=options.order,
+        interpolation_order=options.order,
         precision=options.precision,
         instances=options.instances,
         keep_plans=options.keep_plans,
@@ -176,7 +176,7 @@ def format_summary(prepared: PreparedDataset) -> str:
     lines = ["", plans.dataset_name, "=" * len(plans.dataset_name)]
     for decision in plans.decisions:
         lines.append(f"{decision.name}: {decision.value}")
-        lines += textwrap.wrap(decision.because, 100, initial_indent="    ", subsequent_indent="    ")
+        lines += textwrap.wrap(decision.reason, 100, initial_indent="    ", subsequent_indent="    ")
     folds = prepared.splits
     sizes = ", ".join(f"{len(split['train'])}+{len(split['val'])}" for split in folds)
     lines.append(f"splits: {len(folds)} (training + validation cases: {sizes})")

@@ -81,7 +81,7 @@ def _add_model_flags(parser: CommandParser) -> None:
 
 def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("prediction")
-    how.add_argument("--det_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
+    how.add_argument("--candidate_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
     how.add_argument(
         "--score_threshold",
         type=fraction,
@@ -181,7 +181,7 @@ def _run(options: argparse.Namespace) -> int:
         checkpoint=options.checkpoint,
         device=options.device,
         use_mirroring=not options.disable_tta,
-        det_threshold=options.det_threshold,
+        candidate_threshold=options.candidate_threshold,
         score_threshold=options.score_threshold,
         use_operating_point=not options.plan_thresholds,
         memory_gb=options.memory_gb,

@@ -65,9 +65,14 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
     schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 24 or 32")
     schedule.add_argument(
-        "--det_threshold", type=fraction, metavar="P", help="proposals above it that hit no lesion are negatives"
+        "--hard_negative_threshold",
+        type=fraction,
+        metavar="P",
+        help="proposals above it that hit no lesion are negatives",
     )
-    schedule.add_argument("--lambda_seg", type=positive_float, metavar="L", help="weight of the segmentation loss")
+    schedule.add_argument(
+        "--mask_loss_weight", type=positive_float, metavar="L", help="weight of the segmentation loss"
+    )
     add_precision_flag(schedule, None, "default: what the plan says, which is auto unless it was changed")
     schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
     schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
@@ -164,8 +169,8 @@ def _run(options: argparse.Namespace) -> int:
         "batch_size": options.batch_size,
         "learning_rate": options.lr,
         "roi_size": options.roi_size,
-        "det_threshold": options.det_threshold,
-        "lambda_seg": options.lambda_seg,
+        "hard_negative_threshold": options.hard_negative_threshold,
+        "mask_loss_weight": options.mask_loss_weight,
         "val_every": options.val_every,
         "mirror_axes": options.mirror_axes,
         "disable_tta": options.disable_tta,

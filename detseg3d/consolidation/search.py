@@ -276,7 +276,11 @@ class _Path:
 
     def detections(self) -> list[Thresholds]:
         # Candidates below the plan's own threshold were never stored.
-        return [self.current.evolve(det_threshold=low) for low in _DETECTIONS if low > self.default.det_threshold]
+        return [
+            self.current.evolve(candidate_threshold=low)
+            for low in _DETECTIONS
+            if low > self.default.candidate_threshold
+        ]
 
     def scores_nearby(self) -> list[Thresholds]:
         """Three values in each of the gaps beside the thresholds that are as good as the current one."""

@@ -131,7 +131,7 @@ class Candidates:
 
     def passing(self, inference: InferencePlan) -> IntArray:
         """Indices of the candidates that pass the plan's detection threshold, suppression and limit, best first."""
-        above = np.flatnonzero(self.found.scores >= inference.det_threshold)
+        above = np.flatnonzero(self.found.scores >= inference.candidate_threshold)
         found = self.found[above]
         kept = suppress(
             found.boxes,
@@ -159,7 +159,7 @@ class Candidates:
         counts as if it saw just so much. The score of Stage 1 stays that of the averaged heatmap.
         """
         weight = inference.detection_weight
-        detection = np.maximum(members.detection, inference.det_threshold)
+        detection = np.maximum(members.detection, inference.candidate_threshold)
         between = variance_between(detection**weight * members.roi ** (1 - weight))
         return replace(self, variance_between=between, networks=len(detection))
 

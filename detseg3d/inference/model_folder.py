@@ -115,7 +115,7 @@ def same_network(first: Plans, second: Plans) -> bool:
         "training",
         "inference",
         "decisions",
-        "memory_budget_gb",
+        "training_budget_gb",
         "memory_precision",
         "inference_budget_gb",
         "default_spacing",

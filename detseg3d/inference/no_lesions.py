@@ -53,9 +53,9 @@ def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: Inference
         case, best = max(((case, o.highest_detection) for case, o in outcomes.items()), key=lambda pair: pair[1])
         what = (
             f"the detector's highest probability is {best:.3g} (in {case}), under the detection threshold "
-            f"{inference.det_threshold:.3g}"
+            f"{inference.candidate_threshold:.3g}"
         )
-        remedy = "--det_threshold"
+        remedy = "--candidate_threshold"
     else:
         case, best = max(scored.items(), key=lambda pair: pair[1])
         if best < inference.score_threshold:

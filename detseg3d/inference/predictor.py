@@ -112,7 +112,7 @@ class Predictor:
         checkpoint: str = "final",
         device: str | None = None,
         use_mirroring: bool = True,
-        det_threshold: float | None = None,
+        candidate_threshold: float | None = None,
         score_threshold: float | None = None,
         use_operating_point: bool = True,
         build_model: Callable[[Plans], DetSeg3D] = DetSeg3D,
@@ -129,7 +129,7 @@ class Predictor:
         checkpoint : {"final", "best"}
         device : str, optional
         use_mirroring : bool
-        det_threshold, score_threshold : float, optional
+        candidate_threshold, score_threshold : float, optional
             Instead of the operating point's or the plan's. With a score threshold there is no scan threshold.
         use_operating_point : bool
             Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
@@ -148,7 +148,7 @@ class Predictor:
         target = resolve_device(device)
         chosen = fold_folders(folder, folds, checkpoint)
         plans = load_plans(chosen[0] / "plans.json")
-        thresholds = {"det_threshold": det_threshold, "score_threshold": score_threshold}
+        thresholds = {"candidate_threshold": candidate_threshold, "score_threshold": score_threshold}
         if score_threshold is not None:
             thresholds["scan_threshold"] = 0.0  # whoever says what a lesion is means it in every scan
         models, trained_with, references = [], [], []
@@ -172,7 +172,7 @@ class Predictor:
             weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
             plans = apply_operating_point(plans, folder, weights, use_mirroring)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
-        trained_in = sorted({str(own.training.computed_in or "unknown") for own in trained_with})
+        trained_in = sorted({str(own.training.precision_used or "unknown") for own in trained_with})
         logger.info(
             "model: %s, %s; trained in %s, predicts in %s",
             folder.name,
@@ -345,7 +345,7 @@ class Predictor:
             levels,
             cell_sizes,
             shape,
-            threshold=inference.det_threshold,
+            threshold=inference.candidate_threshold,
             max_candidates=limit,
             distance=inference.suppression_distance,
             iou=inference.suppression_iou,

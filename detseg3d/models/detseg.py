@@ -48,10 +48,10 @@ class Losses(NamedTuple):
     segmentation: torch.Tensor
     roi_score: torch.Tensor
 
-    def total(self, lambda_seg: float, lambda_score: float) -> torch.Tensor:
+    def total(self, mask_loss_weight: float, score_loss_weight: float) -> torch.Tensor:
         """``L_det + λ_seg L_seg + λ_score L_score``."""
         detection = self.heatmap + self.size + self.offset
-        return detection + lambda_seg * self.segmentation + lambda_score * self.roi_score
+        return detection + mask_loss_weight * self.segmentation + score_loss_weight * self.roi_score
 
 
 class DetSeg3D(nn.Module):
@@ -209,7 +209,7 @@ class DetSeg3D(nn.Module):
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
         levels = [
-            assign_levels(target.boxes, self.plans.fine_spacing, self.plans.stage1.level_upper_sizes)
+            assign_levels(target.boxes, self.plans.fine_spacing, self.plans.stage1.level_max_sizes)
             for target in targets
         ]
         return [
@@ -238,11 +238,11 @@ class DetSeg3D(nn.Module):
             target,
             proposals,
             rois_of_window(training, self.plans.roi.size, math.prod(shape) / math.prod(self.plans.detection_scale)),
-            training.det_threshold,
+            training.hard_negative_threshold,
             self.minimum_extent,
             self.plans.num_classes,
             random,
-            training.positive_rois,
+            training.positive_roi_fraction,
         )
 
     def _decode(
@@ -302,7 +302,9 @@ class DetSeg3D(nn.Module):
     # -- Both ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def infer(self, image: torch.Tensor, det_threshold: float | None = None) -> tuple[Detections, list[RoiPrediction]]:
+    def infer(
+        self, image: torch.Tensor, candidate_threshold: float | None = None
+    ) -> tuple[Detections, list[RoiPrediction]]:
         """Candidates of one fine volume ``(C, Z, Y, X)`` and the prediction of each of their RoIs.
 
         No test-time augmentation, one model: the plain reading of the network, which
@@ -310,7 +312,7 @@ class DetSeg3D(nn.Module):
         """
         inference = self.plans.inference
         output = self.detect(self.to_detection_grid(image[None]))
-        threshold = inference.det_threshold if det_threshold is None else det_threshold
+        threshold = inference.candidate_threshold if candidate_threshold is None else candidate_threshold
         found = self._decode(dense_levels(output.levels, 0), image.shape[1:], threshold)
         features = self.roi_features(output.features)
         rois, parents = self.tiles(found.boxes)

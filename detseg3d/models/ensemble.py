@@ -187,7 +187,7 @@ def segment_rois(
     require_memory(
         2 * len(rois) * math.prod(models[0].plans.roi.size),
         f"outlining {len(found)} candidates in {len(rois)} RoIs",
-        remedy="raise --det_threshold, or use a machine with more memory",
+        remedy="raise --candidate_threshold, or use a machine with more memory",
     )
     batch = models[0].plans.inference.roi_batch_size
     flips = flip_combinations(mirror_axes)

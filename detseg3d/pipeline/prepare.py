@@ -72,7 +72,7 @@ class PrepareOptions:
         Of the splits; ``None`` for the default.
     roi_size : int, 3 ints or None
         Overrides the planned RoI.
-    image_order : int
+    interpolation_order : int
         Interpolation of images: 1 linear, 3 cubic.
     precision : Precision
         Of the feature maps in training; the memory is planned for it. ``AUTO`` plans for this machine.
@@ -92,7 +92,7 @@ class PrepareOptions:
     val_split: float | None = None
     seed: int | None = None
     roi_size: int | Sequence[int] | None = None
-    image_order: int = 1
+    interpolation_order: int = 1
     precision: Precision = Precision.AUTO
     instances: bool = False
     keep_plans: bool = False
@@ -322,12 +322,18 @@ def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pre
         return plans
     precision = choose_precision(resolve_device(None), options.precision)
     plans = plan_dataset(
-        fingerprint, raw, options.memory_gb, options.roi_size, options.image_order, options.inference_gb, precision
+        fingerprint,
+        raw,
+        options.memory_gb,
+        options.roi_size,
+        options.interpolation_order,
+        options.inference_gb,
+        precision,
     )
     plans = plans.evolve(training={"precision": options.precision})
     for decision in plans.decisions:
         if decision.name == "warning":
-            logger.warning("%s: %s", raw.name, decision.because)
+            logger.warning("%s: %s", raw.name, decision.reason)
     return plans
 
 

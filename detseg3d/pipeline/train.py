@@ -122,7 +122,7 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
         changes["inference"] = {"mirror_axes": overrides["mirror_axes"] if plans.inference.mirror_axes else ()}
     if overrides.get("roi_size") is not None:
         # By the planner's own rules: fewer samples along coarse axes, and a U-Net that fits.
-        size = requested_roi_size(overrides["roi_size"], plans.fine_spacing, plans.largest_shape)
+        size = requested_roi_size(overrides["roi_size"], plans.fine_spacing, plans.planned_shape)
         shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
         changes |= {"roi": {"size": size}, "stage2": shape}
     if overrides.get("disable_tta"):

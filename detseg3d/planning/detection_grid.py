@@ -174,7 +174,7 @@ class Detection:
         """The cells of the heads."""
         cells = self.cells()
         heads = tuple((cells[stage][0], cells[stage][1], cells[stage][2]) for stage in self.stage1.head_stages)
-        return DetectionLevels(fine_spacing, heads, self.stage1.level_upper_sizes, self.stage1.boxes_per_class)
+        return DetectionLevels(fine_spacing, heads, self.stage1.level_max_sizes, self.stage1.boxes_per_class)
 
     def refused_by(self, budget: Budget) -> Limit:
         """The limit that the option exceeds."""
@@ -401,7 +401,7 @@ def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatA
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
     """
-    level = rules.assign_levels(extents, option.stage1.level_upper_sizes)
+    level = rules.assign_levels(extents, option.stage1.level_max_sizes)
     cells = option.cells()
     spans = np.zeros(len(extents))
     for index, stage in enumerate(option.stage1.head_stages):

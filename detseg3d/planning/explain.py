@@ -40,14 +40,14 @@ def explain_fine(spacings: Sequence[Sequence[float]], fine: Spacing) -> Decision
     """Explain the spacing of the fine grid by the spacings of the training scans."""
     median = np.median(np.asarray(spacings, float), axis=0)
     low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
-    because = (
+    reason = (
         f"median spacing {format_spacing(median)} of {len(spacings)} cases "
         f"(from {format_spacing(low)} to {format_spacing(high)})"
     )
     ordered = np.sort(median)
     if ordered[2] > rules.ANISOTROPY * ordered[1]:
-        because += f"; one axis is {ordered[2] / ordered[1]:.1f}x coarser than the next, so its 10th percentile counts"
-    return Decision(name="fine spacing", value=format_spacing(fine), because=because)
+        reason += f"; one axis is {ordered[2] / ordered[1]:.1f}x coarser than the next, so its 10th percentile counts"
+    return Decision(name="fine spacing", value=format_spacing(fine), reason=reason)
 
 
 def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requirements) -> list[Decision]:
@@ -55,42 +55,42 @@ def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requi
     volume, chosen = choice.chosen.volume, choice.chosen
     shapes = np.array([case["shape"] for case in cases], float)
     kept = np.array([case["cropped_shape"] for case in cases], float).prod(axis=1) / shapes.prod(axis=1)
-    because = "99th percentile" if volume.percentile == 100 else f"{volume.percentile}th percentile"
-    because += " of each axis"
+    reason = "99th percentile" if volume.percentile == 100 else f"{volume.percentile}th percentile"
+    reason += " of each axis"
     if volume.outliers:
-        because += (
+        reason += (
             f" without {_scans(volume.outliers)} of over {rules.OUTLIER_VOLUME:g} times the voxels of the 90th "
             "percentile, which would make the detection grid of all scans coarser"
         )
     if volume.percentile < 100:
         largest = choice.largest
-        because += (
+        reason += (
             f"; the largest, {format_shape(largest.volume.shape)}, would need a detection grid of "
             f"{format_spacing(largest.spacing)}, on which {_reach(largest)}; here {_reach(chosen)}"
         )
     if choice.forgone is not None:
         other, scan = choice.forgone, max(needs.scans, key=lambda scan: scan.voxels)
-        because += (
+        reason += (
             f"; planned for the {other.volume.percentile}th percentile, {format_shape(other.volume.shape)}, the grid "
             f"would be {format_spacing(other.spacing)} ({_reach(other)}), but then {scan.name} ({scan.header}) would "
             f"need "
             f"{prediction_gb(needs, other, scan.shape):.3g} GB to predict: --inference_gb allows it"
         )
-    because += f"; the crop to the body keeps {kept.mean():.0%} of the voxels"
-    decisions = [Decision(name="planned volume", value=format_shape(volume.shape) + " fine voxels", because=because)]
+    reason += f"; the crop to the body keeps {kept.mean():.0%} of the voxels"
+    decisions = [Decision(name="planned volume", value=format_shape(volume.shape) + " fine voxels", reason=reason)]
     larger = sorted((scan for scan in needs.scans if volume.cuts(scan.shape)), key=lambda scan: -scan.voxels)
     if larger:
         names = ", ".join(f"{scan.name} ({scan.header})" for scan in larger[:_MOST_NAMES])
         if len(larger) > _MOST_NAMES:
             names += f" and {len(larger) - _MOST_NAMES} more"
         most = prediction_gb(needs, chosen, larger[0].shape)
-        because = (
+        reason = (
             f"over {rules.SPARE_VOLUME - 1:.0%} more voxels than the planned volume: {names}. Where training shows "
             "whole volumes, it shows parts of these. Prediction never cuts a scan: it reads the header first and "
             "refuses a scan that needs more memory than is free; "
             f"{larger[0].name} needs {most:.3g} GB above its input"
         )
-        decisions.append(Decision(name="larger scans", value=f"{len(larger)} of {len(needs.scans)}", because=because))
+        decisions.append(Decision(name="larger scans", value=f"{len(larger)} of {len(needs.scans)}", reason=reason))
     return decisions
 
 
@@ -99,7 +99,7 @@ def explain_precision(precision: Precision) -> Decision:
     return Decision(
         name="precision",
         value=str(precision),
-        because=f"the memory is planned for feature maps of {precision.bytes_per_value} bytes a value; a training in "
+        reason=f"the memory is planned for feature maps of {precision.bytes_per_value} bytes a value; a training in "
         "another precision says at its start what it will take",
     )
 
@@ -115,15 +115,15 @@ def explain_normalization(
     decisions = []
     for index, (chosen, name) in enumerate(zip(normalization, channel_names, strict=True)):
         if chosen.scheme == "ct":
-            because = _explain_window(chosen, summary["intensity"][f"{index}_{name}"])
+            reason = _explain_window(chosen, summary["intensity"][f"{index}_{name}"])
         elif chosen.scheme == "none":
-            because = "the channel's name asks for it"
+            reason = "the channel's name asks for it"
         else:
-            because = (
+            reason = (
                 "intensities have no absolute scale: mean and standard deviation of each case inside the body, without "
                 "outliers, which are cut off"
             )
-        decisions.append(Decision(name=f"normalisation of {name}", value=chosen.scheme, because=because))
+        decisions.append(Decision(name=f"normalisation of {name}", value=chosen.scheme, reason=reason))
     return decisions + _doubtful_names(normalization, channel_names)
 
 
@@ -152,13 +152,13 @@ def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_n
     value = f"along {' '.join('zyx'[axis] for axis in axes)}" if axes else "none"
     if not orders:
         classes = "1 class" if len(class_names) == 1 else f"{len(class_names)} classes, no two of which keep an order"
-        return Decision(name="mirroring", value=value, because=f"{classes}: nothing says that an axis has a direction")
+        return Decision(name="mirroring", value=value, reason=f"{classes}: nothing says that an axis has a direction")
     found = "; ".join(
         f"along {_AXES[order.axis]}, {class_names[order.first]} comes before {class_names[order.second]} in "
         f"{order.agreeing} of {order.scans} scans"
         for order in orders
     )
-    return Decision(name="mirroring", value=value, because=f"{found}: its mirror image would be another anatomy")
+    return Decision(name="mirroring", value=value, reason=f"{found}: its mirror image would be another anatomy")
 
 
 def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names: Sequence[str]) -> list[Decision]:
@@ -166,12 +166,12 @@ def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names
     warnings = []
     for index, (chosen, name) in enumerate(zip(normalization, channel_names, strict=True)):
         if chosen.scheme == "zscore" and "ct" in re.split(r"[^a-z0-9]+", name.lower()):
-            because = (
+            reason = (
                 f'channel {index} is called "{name}", so each case is normalised by its own mean and deviation; only '
                 'the whole name "CT" means Hounsfield units: if the channel has them, rename it to CT in dataset.json '
                 "and plan again"
             )
-            warnings.append(Decision(name="warning", value=f"is {name} a CT?", because=because))
+            warnings.append(Decision(name="warning", value=f"is {name} a CT?", reason=reason))
     return warnings
 
 
@@ -179,17 +179,17 @@ def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing, largest: Tri
     """Explain the strides, kernels and channels of the RoI network by the RoI size and the spacing."""
     long = rules.long_axes(largest)
     flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
-    because = (
+    reason = (
         f"a RoI is a box grown by {roi.margin:.0%} a side and at least {format_spacing(roi.minimum_extent)}, "
         f"{roi_rules.MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
     )
     if flat:
-        because += (
+        reason += (
             f"; axis {' and '.join(flat)} is over 2x coarser ({format_spacing(fine)}): kernel 1, not pooled at first"
         )
     strides = " ".join(format_shape(stride) for stride in stage2.strides)
     channels = ", ".join(map(str, stage2.channels))
-    return Decision(name="Stage 2", value=f"channels {channels}; strides {strides}", because=because)
+    return Decision(name="Stage 2", value=f"channels {channels}; strides {strides}", reason=reason)
 
 
 def explain_detection(choice: Choice, needs: Requirements) -> Decision:
@@ -198,20 +198,20 @@ def explain_detection(choice: Choice, needs: Requirements) -> Decision:
     volume = format_shape(chosen.volume.shape)
     limit = choice.limit(budget)
     if chosen.spacing == needs.fine:
-        because = f"the fine grid itself: the planned volume {volume} needs {_memory(chosen, budget)}"
+        reason = f"the fine grid itself: the planned volume {volume} needs {_memory(chosen, budget)}"
     else:
-        because = (
+        reason = (
             f"on the fine grid ({format_spacing(needs.fine)}) the planned volume {volume} would need "
             f"{_memory(finest, budget)}; "
             f"here it needs {chosen.training_gb:.2g} and {chosen.inference_gb:.2g} GB"
         )
-    because += f"; {limit.value} forbids a finer grid"
+    reason += f"; {limit.value} forbids a finer grid"
     flags = {Limit.TRAINING: "--memory_gb", Limit.PREDICTION: "--inference_gb"}
     if limit in flags:
-        because += f": {flags[limit]} raises it"
+        reason += f": {flags[limit]} raises it"
     elif limit is Limit.BOTH:
-        because += ": --memory_gb and --inference_gb raise them"
-    return Decision(name="detection spacing", value=format_spacing(chosen.spacing), because=because)
+        reason += ": --memory_gb and --inference_gb raise them"
+    return Decision(name="detection spacing", value=format_spacing(chosen.spacing), reason=reason)
 
 
 def _memory(option: Detection, budget: Budget) -> str:
@@ -226,28 +226,28 @@ def _explain_fine_stage(choice: Choice, needs: Requirements) -> Decision:
     name, limit = "fine stage", f"{rules.FINE_UP_TO_CELLS:g}"
     extents, chosen, tried = needs.extents, choice.chosen, choice.full_head
     if len(extents) == 0:
-        return Decision(name=name, value="none", because="no lesion to measure")
+        return Decision(name=name, value="none", reason="no lesion to measure")
     if tried is not None and chosen is tried:
         return Decision(
             name=name,
             value=f"{chosen.stage1.channels[0]} channels at full resolution, with a head",
-            because=f"{_reach(chosen)}; without the head, on a grid of {format_spacing(choice.without_head.spacing)}, "
+            reason=f"{_reach(chosen)}; without the head, on a grid of {format_spacing(choice.without_head.spacing)}, "
             f"{_reach(choice.without_head)}: a gain of {LEAST_GAIN:g} in the product is worth the longer training step",
         )
     cell = chosen.stem_cell()
     median = float(np.median(rules.lesion_spans(extents, cell, chosen.spacing)))
-    because = f"the median lesion spans {median:.2g} cells of the stem ({format_spacing(cell)})"
+    reason = f"the median lesion spans {median:.2g} cells of the stem ({format_spacing(cell)})"
     value = "none"
     if chosen.fine_stage:
         value = f"{chosen.stage1.channels[0]} channels at full resolution"
-        because += f", at most {limit}"
+        reason += f", at most {limit}"
     elif choice.wanted.fine_stage:
-        because += f", at most {limit}, but with such a stage it would take {_memory(choice.wanted, needs.budget)}"
+        reason += f", at most {limit}, but with such a stage it would take {_memory(choice.wanted, needs.budget)}"
     elif chosen.full_head:
-        because += ", which has full resolution itself"
+        reason += ", which has full resolution itself"
     else:
-        because += f", more than {limit}"
-    return Decision(name=name, value=value, because=f"{because}; {_why_no_full_head(choice, needs)}")
+        reason += f", more than {limit}"
+    return Decision(name=name, value=value, reason=f"{reason}; {_why_no_full_head(choice, needs)}")
 
 
 def _why_no_full_head(choice: Choice, needs: Requirements) -> str:
@@ -274,31 +274,31 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     fine_stage = _explain_fine_stage(choice, needs)
     detection, extents = choice.chosen, needs.extents
     stage1, cells = detection.stage1, detection.cells()
-    because = f"{len(stage1.strides)} stages lead to cells of {format_spacing(cells[-1])}"
+    reason = f"{len(stage1.strides)} stages lead to cells of {format_spacing(cells[-1])}"
     long = rules.long_axes(detection.volume.shape)
     flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     if flat:
-        because += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: {_pooled_when(stage1, flat)}"
+        reason += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: {_pooled_when(stage1, flat)}"
     short = [
         f"{axis} ({n})" for axis, n in zip("zyx", detection.volume.shape, strict=True) if "zyx".index(axis) not in long
     ]
     if short:
-        because += f"; axis {' and '.join(short)} has too few voxels to be pooled"
+        reason += f"; axis {' and '.join(short)} has too few voxels to be pooled"
     if max(detection.stem_stride) == 1:
-        because += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
+        reason += "; stem stride 1: the volume is tiny and its small lesions would not span 2 cells otherwise"
     strides = Decision(
-        name="Stage 1 strides", value=" ".join(format_shape(stride) for stride in stage1.strides), because=because
+        name="Stage 1 strides", value=" ".join(format_shape(stride) for stride in stage1.strides), reason=reason
     )
     heads = [cells[stage] for stage in stage1.head_stages]
     value = ", ".join(f"stage {stage} (cells {format_spacing(cells[stage])})" for stage in stage1.head_stages)
     if len(extents) == 0:
-        levels = Decision(name="head levels", value=value, because="no lesion to measure: one level")
+        levels = Decision(name="head levels", value=value, reason="no lesion to measure: one level")
         return [fine_stage, strides, levels]
     longest = extents.max(axis=1)
-    level = rules.assign_levels(extents, stage1.level_upper_sizes)
+    level = rules.assign_levels(extents, stage1.level_max_sizes)
     counts = np.bincount(level, minlength=len(heads))
-    bounds = ", ".join(format_spacing(upper) for upper in stage1.level_upper_sizes) or "none"
-    because = (
+    bounds = ", ".join(format_spacing(upper) for upper in stage1.level_max_sizes) or "none"
+    reason = (
         f"longest edges of {len(longest)} lesions, 5th/50th/95th percentile "
         + "/".join(f"{p:.3g}" for p in np.percentile(longest, (5, 50, 95)))
         + f" mm; a level takes lesions that span up to 8 of its cells (bounds: {bounds}), which gives "
@@ -308,8 +308,8 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     # A fine stage without a head is not one of the levels that could have been.
     dropped = len(cells) - len(heads) - int(detection.fine_stage and stage1.head_stages[0] > 0)
     if dropped:
-        because += f"; {dropped} level(s) dropped that would get no or hardly any lesion"
-    levels = Decision(name="head levels", value=value, because=because)
+        reason += f"; {dropped} level(s) dropped that would get no or hardly any lesion"
+    levels = Decision(name="head levels", value=value, reason=reason)
     return [fine_stage, strides, levels, *_explain_boxes(choice.chosen, needs)]
 
 
@@ -318,8 +318,8 @@ def _explain_boxes(option: Detection, needs: Requirements) -> list[Decision]:
     if not option.stage1.boxes_per_class:
         return []
     shared = lesions_in_cells_of_other_classes([scan.lesions for scan in needs.scans], option.levels(needs.fine))
-    because = f"{shared} lesions have their centre in a cell that holds the centre of a lesion of another class"
-    return [Decision(name="boxes", value="one for each class in a cell", because=because)]
+    reason = f"{shared} lesions have their centre in a cell that holds the centre of a lesion of another class"
+    return [Decision(name="boxes", value="one for each class in a cell", reason=reason)]
 
 
 def _pooled_when(stage1: Stage1Plan, axes: Sequence[str]) -> str:
@@ -333,50 +333,49 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
     """The bound of Stage 1's recall, and whether the target for small lesions is reached."""
     bound = plans.recall_bound
     if bound.lesions == 0:
-        return Decision(name="recall bound", value="unknown", because="the training cases have no lesion")
+        return Decision(name="recall bound", value="unknown", reason="the training cases have no lesion")
     cell = cells[plans.stage1.head_stages[0]]
     small = float(np.percentile(rules.lesion_spans(extents, cell, plans.fine_spacing), 5))
     lost = [
-        (bound.below_cell, "smaller than the cell that they share with another"),
-        (bound.same_cell, "in the same cell as another"),
-        (bound.suppressed, "suppressed as a duplicate of another"),
-        (bound.over_limit, "beyond the limit of candidates"),
+        (bound.lost_below_cell, "smaller than the cell that they share with another"),
+        (bound.lost_same_cell, "in the same cell as another"),
+        (bound.lost_suppressed, "suppressed as a duplicate of another"),
+        (bound.lost_over_limit, "beyond the limit of candidates"),
     ]
-    reasons = ", ".join(f"{count} {reason}" for count, reason in lost if count) or "none"
-    because = (
+    losses = ", ".join(f"{count} {cause}" for count, cause in lost if count) or "none"
+    reason = (
         f"a perfect Stage 1, decoded as planned, finds {bound.found} of {bound.lesions} training lesions; lost: "
-        f"{reasons}; {bound.hard} of the lesions found are smaller than a cell (finest: {format_spacing(cell)}), "
-        f"which makes them "
-        f"hard to learn; a 5th-percentile lesion spans {small:.2g} cells"
+        f"{losses}; {bound.found_below_cell} of the lesions found are smaller than a cell (finest: "
+        f"{format_spacing(cell)}), which makes them hard to learn; a 5th-percentile lesion spans {small:.2g} cells"
     )
     target = rules.LEVEL_CELLS[0]
     if small < target:
         if max(plans.detection_scale) > 1 + 1e-6:
-            reason = "the memory allows no finer grid (see detection spacing)"
+            cause = "the memory allows no finer grid (see detection spacing)"
         elif max(plans.stage1.cumulative_stride(plans.stage1.head_stages[0])) > 1:
-            reason = "a head at full resolution is not worth its cost, or does not fit (see fine stage)"
+            cause = "a head at full resolution is not worth its cost, or does not fit (see fine stage)"
         else:
-            reason = "the images themselves are no finer"
-        because += f" where {target:g} are wanted: {reason}"
-    return Decision(name="recall bound", value=f"{bound.bound:.3f}", because=because)
+            cause = "the images themselves are no finer"
+        reason += f" where {target:g} are wanted: {cause}"
+    return Decision(name="recall bound", value=f"{bound.bound:.3f}", reason=reason)
 
 
 def explain_curriculum(plans: Plans) -> Decision:
     """Explain the phases of the training by the window sizes that were planned."""
     phases = plans.training.curriculum
     value = ", ".join(
-        f"{phase.share:.0%} {'whole volumes' if phase.window is None else format_shape(phase.window)}"
+        f"{phase.fraction:.0%} {'whole volumes' if phase.window is None else format_shape(phase.window)}"
         for phase in phases
     )
     if len(phases) == 1:
-        because = f"a window would be nearly the whole of the planned volume {format_shape(plans.largest_shape)}"
+        reason = f"a window would be nearly the whole of the planned volume {format_shape(plans.planned_shape)}"
     else:
-        because = (
+        reason = (
             "small windows around lesions learn fast, whole volumes at the end unlearn false positives; windows have "
             f"about {' and '.join(map(str, roi_rules.WINDOW_EDGES))} detection voxels, more if a 95th-percentile "
-            f"lesion would fill half of one; the planned volume has {format_shape(plans.largest_shape)} fine voxels"
+            f"lesion would fill half of one; the planned volume has {format_shape(plans.planned_shape)} fine voxels"
         )
-    return Decision(name="curriculum", value=value, because=because)
+    return Decision(name="curriculum", value=value, reason=reason)
 
 
 def explain_length(training: TrainingPlan, cases: int, lesions: int) -> Decision:
@@ -384,7 +383,7 @@ def explain_length(training: TrainingPlan, cases: int, lesions: int) -> Decision
     return Decision(
         name="length of training",
         value=f"{training.steps} steps ({training.epochs} epochs of {training.steps_per_epoch})",
-        because=f"{cases} cases and {lesions} lesions: 1000 times the root of their sum, from {FEWEST_STEPS} to "
+        reason=f"{cases} cases and {lesions} lesions: 1000 times the root of their sum, from {FEWEST_STEPS} to "
         f"{MOST_STEPS}; detseg3d_train says how many hours that takes, and --max_minutes fits it in less",
     )
 
@@ -396,7 +395,7 @@ def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:
     return Decision(
         name="candidates",
         value=f"at most {inference.candidate_limit(usual)} in a scan of the usual volume",
-        because=f"a training case has up to {max(len(case) for case in cases)} lesions; a network that is not sure "
+        reason=f"a training case has up to {max(len(case) for case in cases)} lesions; a network that is not sure "
         f"needs about {rules.CANDIDATES_PER_LESION} candidates for each, and every candidate costs Stage 2 time: "
         f"{inference.candidate_density:.3g} for each mm³ of a scan, but from {inference.min_candidates} to "
         f"{inference.max_candidates} (their masks take memory)",
@@ -407,15 +406,15 @@ def explain_suppression(suppression: Suppression) -> Decision:
     """From which distance and overlap on two candidates are taken for one lesion."""
     value = f"nearer than {suppression.distance:g} sizes, or IoU above {suppression.iou:g}"
     if suppression.lesions == 0:
-        return Decision(name="suppression", value=value, because="the training cases have no lesion: usual values")
+        return Decision(name="suppression", value=value, reason="the training cases have no lesion: usual values")
     strictest = f"{DISTANCES[0]:g} sizes and IoU {OVERLAPS[0]:g}"
-    because = (
+    reason = (
         f"two candidates so much alike are taken for one lesion; {suppression.lost} of {suppression.lesions} true "
         f"lesions are as close to another of their class"
     )
     if (suppression.distance, suppression.iou) != (DISTANCES[0], OVERLAPS[0]):
-        because += f", and {suppression.lost_by_default} would be lost with the usual {strictest}"
-    return Decision(name="suppression", value=value, because=because)
+        reason += f", and {suppression.lost_by_default} would be lost with the usual {strictest}"
+    return Decision(name="suppression", value=value, reason=reason)
 
 
 def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
@@ -425,26 +424,28 @@ def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
     if len(plans.class_names) > 1:
         counts = ", ".join(f"{name}: {count}" for name, count in summary["lesions_per_class"].items())
         decisions.append(
-            Decision(name="classes", value=f"{len(plans.class_names)}, a class per lesion", because=f"lesions {counts}")
+            Decision(name="classes", value=f"{len(plans.class_names)}, a class per lesion", reason=f"lesions {counts}")
         )
     if plans.inference.join_touching:
         count = summary["lesions"]
-        because = f"the labels do not number their {count} lesions: a lesion is what is connected (26 neighbours)"
-        if plans.inference.minimum_part_mm3:
-            because += f"; a part apart is one from {plans.inference.minimum_part_mm3:.3g} mm³, as 99 % of them are"
-        decisions.append(Decision(name="touching masks", value="joined", because=because))
+        reason = f"the labels do not number their {count} lesions: a lesion is what is connected (26 neighbours)"
+        if plans.inference.minimum_detached_part_mm3:
+            reason += (
+                f"; a part apart is one from {plans.inference.minimum_detached_part_mm3:.3g} mm³, as 99 % of them are"
+            )
+        decisions.append(Decision(name="touching masks", value="joined", reason=reason))
     missing = [name for name, count in summary["lesions_per_class"].items() if count == 0]
     empty = summary["cases_without_lesions"]
     if summary["lesions"] == 0:
         message = f"none of the {summary['cases']} cases has a lesion: sizes are guesses and training learns no lesion"
-        decisions.append(Decision(name="warning", value="no lesions", because=message))
+        decisions.append(Decision(name="warning", value="no lesions", reason=message))
     elif missing:
         message = f"no training case has a lesion of class {', '.join(missing)}: it cannot be learned"
-        decisions.append(Decision(name="warning", value="class without lesions", because=message))
+        decisions.append(Decision(name="warning", value="class without lesions", reason=message))
     decisions += _doubtful_cases(fingerprint, plans)
     if empty and summary["lesions"]:
-        because = f"{len(empty)} of {summary['cases']} cases have no lesion; they train and count as negatives"
-        decisions.append(Decision(name="cases without lesions", value=str(len(empty)), because=because))
+        reason = f"{len(empty)} of {summary['cases']} cases have no lesion; they train and count as negatives"
+        decisions.append(Decision(name="cases without lesions", value=str(len(empty)), reason=reason))
     return decisions
 
 
@@ -457,23 +458,23 @@ def _doubtful_cases(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]
     for index, name in enumerate(plans.class_names):
         count = sum(index in classes for classes in present)
         if 0 < count < folds:
-            because = (
+            reason = (
                 f"class {name} is in {count} of {len(cases)} cases, fewer than the {folds} folds: some folds cannot "
                 "validate it, and a fold that validates its only case does not train on it"
             )
-            found.append(("class in few cases", because))
+            found.append(("class in few cases", reason))
     for index, name in enumerate(plans.channel_names):
-        reasons = {case: record.get("degenerate", ())[index : index + 1] for case, record in cases.items()}
-        named = {case: reason[0] for case, reason in reasons.items() if reason and reason[0]}
+        faults = {case: record.get("degenerate", ())[index : index + 1] for case, record in cases.items()}
+        named = {case: fault[0] for case, fault in faults.items() if fault and fault[0]}
         if named:
-            case, reason = next(iter(named.items()))
-            because = f"channel {name} says nothing in {_some(list(named))}; in {case} {reason}"
-            found.append(("channel without content", because))
+            case, fault = next(iter(named.items()))
+            reason = f"channel {name} says nothing in {_some(list(named))}; in {case} {fault}"
+            found.append(("channel without content", reason))
     labels = [case for case, record in cases.items() if record.get("image_is_label")]
     if labels:
-        because = f"the image says nothing but the label in {_some(labels)}: a label may lie among the images"
-        found.append(("image equal to its label", because))
-    return [Decision(name="warning", value=value, because=because) for value, because in found]
+        reason = f"the image says nothing but the label in {_some(labels)}: a label may lie among the images"
+        found.append(("image equal to its label", reason))
+    return [Decision(name="warning", value=value, reason=reason) for value, reason in found]
 
 
 def _some(cases: Sequence[str], most: int = 5) -> str:

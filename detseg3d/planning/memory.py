@@ -106,7 +106,7 @@ def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
     Examples
     --------
     >>> plan = Stage1Plan(channels=(8, 16), strides=((2, 2, 2),) * 2, kernels=((3, 3, 3),) * 2, blocks=(1, 1),
-    ...                   fpn_channels=8, head_stages=(0,), level_upper_sizes=())
+    ...                   fpn_channels=8, head_stages=(0,), level_max_sizes=())
     >>> detection_cells(plan, (8, 8, 7))
     [64, 8]
     """
@@ -145,7 +145,7 @@ def outputs_per_cell(stage1: Stage1Plan, num_classes: int) -> int:
     Examples
     --------
     >>> plan = Stage1Plan(channels=(8,), strides=((2, 2, 2),), kernels=((3, 3, 3),), blocks=(1,), fpn_channels=8,
-    ...                   head_stages=(0,), level_upper_sizes=())
+    ...                   head_stages=(0,), level_max_sizes=())
     >>> outputs_per_cell(plan, 3), outputs_per_cell(plan.model_copy(update={"boxes_per_class": True}), 3)
     (9, 21)
     """

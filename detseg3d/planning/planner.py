@@ -61,7 +61,7 @@ def plan_dataset(
     dataset: RawDataset,
     memory_gb: float = 8.0,
     roi_size: int | Sequence[int] | None = None,
-    image_order: int = 1,
+    interpolation_order: int = 1,
     inference_gb: float = INFERENCE_GB,
     precision: Precision = Precision.BF16,
 ) -> Plans:
@@ -77,7 +77,7 @@ def plan_dataset(
         Memory that training may take.
     roi_size : int or 3 ints, optional
         Overrides the planned RoI: samples along the finest axis, or per axis.
-    image_order : {1, 3}, optional
+    interpolation_order : {1, 3}, optional
         Interpolation of images: linear or cubic.
     inference_gb : float, optional
         Memory that the prediction of a planned volume may take above its input. The image and the masks on the fine
@@ -98,7 +98,7 @@ def plan_dataset(
     Examples
     --------
     >>> plans = plan_dataset(measure_dataset(dataset), dataset)      # doctest: +SKIP
-    >>> print(plans.decisions[0].because)                            # doctest: +SKIP
+    >>> print(plans.decisions[0].reason)                            # doctest: +SKIP
     """
     cases = _cases_of(fingerprint)
     for name, case in cases.items():
@@ -122,8 +122,8 @@ def plan_dataset(
         training = TrainingPlan(
             steps=steps,
             val_every=choose_val_every(steps // STEPS_PER_EPOCH),
-            curriculum=(CurriculumPhase(share=1.0, window=None),),
-            rois_per_volume=roi_rules.choose_rois_per_volume(roi.size),
+            curriculum=(CurriculumPhase(fraction=1.0, window=None),),
+            min_rois_per_window=roi_rules.choose_min_rois_per_window(roi.size),
             mirror_axes=mirror_axes,
         )
         needs = Requirements(
@@ -161,14 +161,14 @@ def plan_dataset(
         normalization=tuple(normalization),
         fine_spacing=fine,
         detection_spacing=detection.spacing,
-        largest_shape=detection.volume.shape,
-        image_order=3 if image_order == 3 else 1,
+        planned_shape=detection.volume.shape,
+        interpolation_order=3 if interpolation_order == 3 else 1,
         stage1=detection.stage1,
         roi=needs.roi,
         stage2=needs.stage2,
         training=needs.training.model_copy(update={"curriculum": detection.curriculum}),
         inference=needs.inference,
-        memory_budget_gb=memory_gb,
+        training_budget_gb=memory_gb,
         inference_budget_gb=inference_gb,
         memory_precision=precision,
         predicted_training_gb=round(detection.training_gb, 3),
@@ -213,7 +213,7 @@ def _plan_inference(
         suppression_iou=suppression.iou,
         join_touching=not dataset.instances,
         # What lies apart from a mask is more often a crumb than the smallest lesion ever seen.
-        minimum_part_mm3=0.0 if dataset.instances else roi_rules.smallest_lesion(lesions.volumes),
+        minimum_detached_part_mm3=0.0 if dataset.instances else roi_rules.smallest_lesion(lesions.volumes),
         mirror_axes=mirror_axes,
         roi_batch_size=roi_rules.choose_roi_batch(roi.size),
     )
@@ -283,9 +283,9 @@ def _plan_rois(
     extents: npt.NDArray[np.float64], fine: Spacing, largest: Triple, override: int | Sequence[int] | None
 ) -> tuple[RoiPlan, Stage2Plan, list[Decision]]:
     """The RoI, the network that reads it, and why; ``largest`` is the planned volume in fine voxels."""
-    size, because = _roi_size(extents, fine, largest, override)
+    size, reason = _roi_size(extents, fine, largest, override)
     roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
-    decision = Decision(name="RoI size", value=format_shape(size), because=because)
+    decision = Decision(name="RoI size", value=format_shape(size), reason=reason)
     return roi, stage2, [decision, explain.explain_stage2(roi, stage2, fine, largest)]
 
 

@@ -82,7 +82,7 @@ class Decision(_Strict):
 
     name: str
     value: str
-    because: str
+    reason: str
 
 
 class CtNormalization(_Strict):
@@ -138,7 +138,7 @@ class Stage1Plan(_Strict):
     head_stages: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         min_length=1, description="backbone stages that carry a detection head, finest first"
     )
-    level_upper_sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(
+    level_max_sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(
         description="between neighbouring levels: the largest lesion (edges z, y, x in mm) that the finer level takes"
     )
     boxes_per_class: bool = Field(
@@ -155,11 +155,11 @@ class Stage1Plan(_Strict):
             raise ValueError(
                 f"head_stages {self.head_stages} must ascend and name stages 0 to {len(self.channels) - 1}"
             )
-        if len(self.level_upper_sizes) != len(self.head_stages) - 1:
-            raise ValueError("level_upper_sizes needs one entry less than head_stages")
-        for finer, coarser in pairwise(self.level_upper_sizes):
+        if len(self.level_max_sizes) != len(self.head_stages) - 1:
+            raise ValueError("level_max_sizes needs one entry less than head_stages")
+        for finer, coarser in pairwise(self.level_max_sizes):
             if any(upper < lower for lower, upper in zip(finer, coarser, strict=True)):
-                raise ValueError(f"level_upper_sizes {self.level_upper_sizes} must not descend along any axis")
+                raise ValueError(f"level_max_sizes {self.level_max_sizes} must not descend along any axis")
         return self
 
     def cumulative_stride(self, stage: int) -> tuple[int, int, int]:
@@ -200,7 +200,7 @@ class Stage2Plan(_Strict):
 class CurriculumPhase(_Strict):
     """A share of the training time on windows of one size, in fine voxels; ``None`` stands for whole volumes."""
 
-    share: Annotated[float, Field(gt=0, le=1)]
+    fraction: Annotated[float, Field(gt=0, le=1)]
     window: Triple | None
 
 
@@ -212,24 +212,26 @@ class TrainingPlan(_Strict):
     batch_size: Count = 1
     max_windows_per_case: Count = 16
     learning_rate: PositiveFloat = 4e-3
-    kernel_rate: Annotated[float, Field(ge=0, le=100)] = 2.5
+    muon_lr_factor: Annotated[float, Field(ge=0, le=100)] = 2.5
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup_share: Fraction = 0.02
+    warmup_fraction: Fraction = 0.02
     gradient_clip: PositiveFloat = 12.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    lambda_seg: Annotated[float, Field(ge=0)] = 1.0
-    lambda_score: Annotated[float, Field(ge=0)] = 0.25
+    mask_loss_weight: Annotated[float, Field(ge=0)] = 1.0
+    score_loss_weight: Annotated[float, Field(ge=0)] = 0.25
     empty_roi_weight: float = Field(default=0.25, ge=0, description="in the masks' loss; with a lesion it weighs 1")
-    det_threshold: Fraction = 0.3
-    rois_per_volume: Count = 4
-    roi_share: Fraction = Field(default=0.125, description="more RoIs, up to this share of the window in samples")
-    positive_rois: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
-    augmentation: float = Field(default=1.0, ge=0, le=2, description="how often windows are more than flipped")
+    hard_negative_threshold: Fraction = 0.3
+    min_rois_per_window: Count = 4
+    roi_voxel_fraction: Fraction = Field(
+        default=0.125, description="more RoIs, up to this share of the window in samples"
+    )
+    positive_roi_fraction: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
+    augmentation_factor: float = Field(default=1.0, ge=0, le=2, description="how often windows are more than flipped")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")
     curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
     val_every: Count = 10
     precision: Precision = Field(default=Precision.AUTO, description="of the feature maps; auto: what is fast here")
-    computed_in: Precision | None = Field(
+    precision_used: Precision | None = Field(
         default=None, description="written by a training: what auto meant there, or what it fell back to"
     )
 
@@ -240,7 +242,7 @@ class TrainingPlan(_Strict):
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> TrainingPlan:
-        total = sum(phase.share for phase in self.curriculum)
+        total = sum(phase.fraction for phase in self.curriculum)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the curriculum must sum to 1, found {total}")
         return self
@@ -257,7 +259,9 @@ class InferencePlan(Thresholds):
     detection_weight: Fraction = Field(
         default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
     )
-    minimum_part_mm3: float = Field(default=0.0, ge=0, description="of a part apart to be a lesion, if masks join")
+    minimum_detached_part_mm3: float = Field(
+        default=0.0, ge=0, description="of a part apart to be a lesion, if masks join"
+    )
     join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="of the mirrored copies, each flipped in training, too")
     roi_batch_size: Count = 16
@@ -316,28 +320,30 @@ class GroupRecall(_Strict):
 class RecallBound(_Strict):
     """What a perfect Stage 1 finds of the training lesions, and why it loses the others.
 
-    Each lesion is counted once: ``lesions`` is the sum of ``found``, ``below_cell``, ``same_cell``, ``suppressed`` and
-    ``over_limit``. See :func:`detseg3d.planning.recall_bound.recall_bound`.
+    Each lesion is counted once: ``lesions`` is the sum of ``found``, ``lost_below_cell``, ``lost_same_cell``,
+    ``lost_suppressed`` and ``lost_over_limit``. See :func:`detseg3d.planning.recall_bound.recall_bound`.
     """
 
     lesions: Annotated[int, Field(ge=0)]
     found: Annotated[int, Field(ge=0)]
-    hard: int = Field(default=0, ge=0, description="found, but smaller than one cell of their level")
-    below_cell: int = Field(default=0, ge=0, description="lost: smaller than a cell, and another lesion has the cell")
-    same_cell: int = Field(default=0, ge=0, description="lost: of a cell or more, and another lesion has the cell")
-    suppressed: int = Field(default=0, ge=0, description="lost: taken for a duplicate of another lesion")
-    over_limit: int = Field(default=0, ge=0, description="lost: more lesions than candidates in the scan")
+    found_below_cell: int = Field(default=0, ge=0, description="found, but smaller than one cell of their level")
+    lost_below_cell: int = Field(
+        default=0, ge=0, description="lost: smaller than a cell, and another lesion has the cell"
+    )
+    lost_same_cell: int = Field(default=0, ge=0, description="lost: of a cell or more, and another lesion has the cell")
+    lost_suppressed: int = Field(default=0, ge=0, description="lost: taken for a duplicate of another lesion")
+    lost_over_limit: int = Field(default=0, ge=0, description="lost: more lesions than candidates in the scan")
     by_class: tuple[GroupRecall, ...] = ()
     by_size: tuple[GroupRecall, ...] = Field(default=(), description="by voxels of a lesion in its scan")
     bound: Fraction = Field(description="share of the lesions that is found; 1 without any lesion")
 
     @model_validator(mode="after")
     def _every_lesion_is_counted_once(self) -> RecallBound:
-        total = self.found + self.below_cell + self.same_cell + self.suppressed + self.over_limit
+        total = self.found + self.lost_below_cell + self.lost_same_cell + self.lost_suppressed + self.lost_over_limit
         if total != self.lesions:
             raise ValueError(f"{total} lesions are found or lost, but there are {self.lesions}")
-        if self.hard > self.found:
-            raise ValueError(f"{self.hard} of {self.found} lesions found are smaller than a cell")
+        if self.found_below_cell > self.found:
+            raise ValueError(f"{self.found_below_cell} of {self.found} lesions found are smaller than a cell")
         if abs(self.bound * self.lesions - self.found) > 1e-3 * max(self.lesions, 1):
             raise ValueError(f"a bound of {self.bound} does not fit {self.found} of {self.lesions} lesions")
         return self
@@ -368,14 +374,14 @@ class Plans(_Strict):
     crop_to_body: bool = True
     fine_spacing: Spacing
     detection_spacing: Spacing
-    largest_shape: Triple = Field(description="planned volume, in fine voxels")
-    image_order: Literal[1, 3] = 1
+    planned_shape: Triple = Field(description="planned volume, in fine voxels")
+    interpolation_order: Literal[1, 3] = 1
     stage1: Stage1Plan
     roi: RoiPlan
     stage2: Stage2Plan
     training: TrainingPlan
     inference: InferencePlan
-    memory_budget_gb: PositiveFloat = 8.0
+    training_budget_gb: PositiveFloat = 8.0
     inference_budget_gb: PositiveFloat = 2.0
     memory_precision: Precision = Field(
         default=Precision.BF16, description="of the feature maps that the predicted memory is for"
@@ -493,7 +499,7 @@ _PREPROCESSING_FIELDS = (
     "normalization",
     "crop_to_body",
     "fine_spacing",
-    "image_order",
+    "interpolation_order",
 )
 
 

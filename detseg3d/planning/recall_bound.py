@@ -148,9 +148,7 @@ def levels_of_plans(plans: Plans) -> DetectionLevels:
         stride = plans.stage1.cumulative_stride(stage)
         z, y, x = (factor * length for factor, length in zip(stride, plans.detection_spacing, strict=True))
         cells.append((z, y, x))
-    return DetectionLevels(
-        plans.fine_spacing, tuple(cells), plans.stage1.level_upper_sizes, plans.stage1.boxes_per_class
-    )
+    return DetectionLevels(plans.fine_spacing, tuple(cells), plans.stage1.level_max_sizes, plans.stage1.boxes_per_class)
 
 
 def recall_bound(
@@ -178,7 +176,7 @@ def recall_bound(
     >>> case = CaseLesions((8.0, 8.0, 8.0), np.array([[1, 1, 1], [1.5, 1, 1], [5, 5, 5]]), np.full((3, 3), 2.0),
     ...                    np.zeros(3, np.int64), np.full(3, 8))
     >>> bound = recall_bound([case], DetectionLevels((1, 1, 1), ((2, 2, 2),)), InferencePlan(), ["lesion"])
-    >>> bound.found, bound.same_cell, round(bound.bound, 3)
+    >>> bound.found, bound.lost_same_cell, round(bound.bound, 3)
     (2, 1, 0.667)
     """
     fates = [_decode_targets(case, levels, inference) for case in cases]
@@ -190,11 +188,11 @@ def recall_bound(
     return RecallBound(
         lesions=len(outcome),
         found=int(found.sum()),
-        hard=int((found & small).sum()),
-        below_cell=int(((outcome == _SAME_CELL) & small).sum()),
-        same_cell=int(((outcome == _SAME_CELL) & ~small).sum()),
-        suppressed=int((outcome == _SUPPRESSED).sum()),
-        over_limit=int((outcome == _OVER_LIMIT).sum()),
+        found_below_cell=int((found & small).sum()),
+        lost_below_cell=int(((outcome == _SAME_CELL) & small).sum()),
+        lost_same_cell=int(((outcome == _SAME_CELL) & ~small).sum()),
+        lost_suppressed=int((outcome == _SUPPRESSED).sum()),
+        lost_over_limit=int((outcome == _OVER_LIMIT).sum()),
         by_class=tuple(_group(name, found[classes == index]) for index, name in enumerate(class_names)),
         by_size=tuple(_group(size.name, found[(voxels >= size.low) & (voxels < size.high)]) for size in size_classes()),
         bound=float(found.mean()) if len(found) else 1.0,

@@ -64,8 +64,8 @@ class Thresholds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    det_threshold: Annotated[float, _Label("lowest Stage 1 score of a candidate", ThresholdStage.CANDIDATES)] = Field(
-        default=0.1, ge=0, le=1, description="Stage 1 score from which a cell of the heatmap is a candidate"
+    candidate_threshold: Annotated[float, _Label("lowest Stage 1 score of a candidate", ThresholdStage.CANDIDATES)] = (
+        Field(default=0.1, ge=0, le=1, description="Stage 1 score from which a cell of the heatmap is a candidate")
     )
     score_threshold: Annotated[float, _Label("lowest score of a lesion (calibrated)", ThresholdStage.MASKS)] = Field(
         default=0.4, ge=0, le=1, description="score from which a candidate is a lesion"

@@ -189,7 +189,7 @@ def preprocess_case(
     # Nothing but a list holds on to the normalised crop while it is resampled: it can be freed after the first axis.
     held = [normalized]
     del normalized
-    image = resample_image(held.pop(), transform.fine_shape, plans.image_order).numpy()
+    image = resample_image(held.pop(), transform.fine_shape, plans.interpolation_order).numpy()
     if instances is None or ids is None:
         return PreprocessedCase(image, None, [], transform, degenerate)
     cropped = instances[cut]

@@ -132,7 +132,7 @@ def _as_kernel(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
-    """AdamW, and for kernels of more than one voxel Muon, unless the plan's ``kernel_rate`` is 0.
+    """AdamW, and for kernels of more than one voxel Muon, unless the plan's ``muon_lr_factor`` is 0.
 
     Only the weights of layers decay, not biases and normalisation.
 
@@ -140,7 +140,7 @@ def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Op
     ----------
     model : Module
     plan : TrainingPlan
-        Its ``learning_rate``, ``kernel_rate`` and ``weight_decay`` are read.
+        Its ``learning_rate``, ``muon_lr_factor`` and ``weight_decay`` are read.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Op
     for parameter in model.parameters():
         if parameter.ndim <= 1:
             vectors.append(parameter)
-        elif plan.kernel_rate and parameter[0, 0].numel() > 1:
+        elif plan.muon_lr_factor and parameter[0, 0].numel() > 1:
             spatial.append(parameter)
         else:
             matrices.append(parameter)
@@ -162,7 +162,7 @@ def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Op
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)]
     if spatial:
-        optimizers.append(Muon(spatial, plan.learning_rate, decay, plan.kernel_rate))
+        optimizers.append(Muon(spatial, plan.learning_rate, decay, plan.muon_lr_factor))
     return optimizers
 
 

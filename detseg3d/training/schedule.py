@@ -24,7 +24,7 @@ _REMEMBERED = 0.03
 
 def whole_volume_curriculum() -> tuple[CurriculumPhase, ...]:
     """The curriculum of ``--whole_volume``: none."""
-    return (CurriculumPhase(share=1.0, window=None),)
+    return (CurriculumPhase(fraction=1.0, window=None),)
 
 
 def phase_at(curriculum: Sequence[CurriculumPhase], progress: float) -> int:
@@ -32,7 +32,7 @@ def phase_at(curriculum: Sequence[CurriculumPhase], progress: float) -> int:
 
     Examples
     --------
-    >>> phases = [CurriculumPhase(share=0.6, window=(64, 64, 64)), CurriculumPhase(share=0.4, window=None)]
+    >>> phases = [CurriculumPhase(fraction=0.6, window=(64, 64, 64)), CurriculumPhase(fraction=0.4, window=None)]
     >>> phase_at(phases, 0.59), phase_at(phases, 0.6)
     (0, 1)
     """
@@ -46,7 +46,7 @@ def phase_end(curriculum: Sequence[CurriculumPhase], index: int) -> float:
     """Progress at which phase ``index`` ends."""
     if index == len(curriculum) - 1:
         return 1.0
-    return sum(phase.share for phase in curriculum[: index + 1])
+    return sum(phase.fraction for phase in curriculum[: index + 1])
 
 
 def phase_steps(plan: TrainingPlan, shape: Sequence[int]) -> tuple[int, ...]:
@@ -65,14 +65,14 @@ def phase_steps(plan: TrainingPlan, shape: Sequence[int]) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> phases = (CurriculumPhase(share=0.5, window=(64, 64, 64)), CurriculumPhase(share=0.5, window=None))
+    >>> phases = (CurriculumPhase(fraction=0.5, window=(64, 64, 64)), CurriculumPhase(fraction=0.5, window=None))
     >>> phase_steps(TrainingPlan(steps=900, curriculum=phases), (128, 128, 128))
     (800, 100)
     """
     weights = []
     for phase in plan.curriculum:
         windows = 1.0 if phase.window is None else math.prod(shape) / math.prod(phase.window)
-        weights.append(phase.share * min(max(windows, 1.0), plan.max_windows_per_case))
+        weights.append(phase.fraction * min(max(windows, 1.0), plan.max_windows_per_case))
     exact = [plan.steps * weight / sum(weights) for weight in weights]
     steps = [max(1, math.floor(value)) for value in exact]
     # What rounding down leaves goes to the phases that lost most by it.

@@ -193,15 +193,15 @@ def train_fold(
             window = plans.training.curriculum[phase].window
             sampler = WindowSampler(
                 store, table, plans.fine_spacing, window, state.seed,
-                strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
-                largest=plans.largest_shape,
+                strength=plans.training.augmentation_factor, mirror_axes=plans.training.mirror_axes,
+                largest=plans.planned_shape,
             )  # fmt: skip
             lesions = sampler.typical_lesions()
             with batches(
                 sampler, plans.training.batch_size, state.progress.step, options.num_workers, options.ranks
             ) as loader:
                 end = phase_end(plans.training.curriculum, phase)
-                advance = plans.training.curriculum[phase].share / math.ceil(steps[phase] / options.ranks.size)
+                advance = plans.training.curriculum[phase].fraction / math.ceil(steps[phase] / options.ranks.size)
                 while state.progress.fraction < end - _EPSILON:
                     epoch_end = min(end, _epoch_end(state, options))
                     _train_epoch(plans, state, loader, advance, lesions, epoch_end, folder, options, log, bar)
@@ -231,7 +231,7 @@ def _say_length(
     phases = plans.training.curriculum
     left = [
         math.ceil(count / options.ranks.size)
-        for count in steps_left(steps, [phase.share for phase in phases], state.progress.fraction)
+        for count in steps_left(steps, [phase.fraction for phase in phases], state.progress.fraction)
     ]
     if sum(left) < _FEWEST_STEPS_TIMED:
         return
@@ -242,8 +242,8 @@ def _say_length(
             if count:
                 seconds = _seconds_of_phase(plans, trial, WindowSampler(
                     store, table, plans.fine_spacing, phase.window, state.seed,
-                    strength=plans.training.augmentation, mirror_axes=plans.training.mirror_axes,
-                    largest=plans.largest_shape,
+                    strength=plans.training.augmentation_factor, mirror_axes=plans.training.mirror_axes,
+                    largest=plans.planned_shape,
                 ), options)  # fmt: skip
                 times.append(PhaseTime(_phase_name(phase), count, seconds))
     logger.info("%s", describe_length(times))
@@ -285,11 +285,11 @@ def _note_precision(plans: Plans, options: TrainingOptions) -> Plans:
 
     A training that goes on in another precision than it began in is allowed, and a warning says so.
     """
-    precision, before = precision_in_use(options.device), plans.training.computed_in
+    precision, before = precision_in_use(options.device), plans.training.precision_used
     if before is not None and before is not precision:
         logger.warning("this training began in %s and goes on in %s", before, precision)
     network = NetworkPlan.of(plans, precision)
-    needed = planned_training_bytes(network, plans.training, plans.largest_shape, plans.detection_scale)
+    needed = planned_training_bytes(network, plans.training, plans.planned_shape, plans.detection_scale)
     if precision.bytes_per_value > plans.memory_precision.bytes_per_value:
         logger.warning(
             "the plan takes %.2g GB to train in %s; this training computes in %s and will take about %.2g GB; "
@@ -300,7 +300,7 @@ def _note_precision(plans: Plans, options: TrainingOptions) -> Plans:
             needed / GIGABYTE,
             precision,
         )
-    return plans.evolve(training={"computed_in": precision})
+    return plans.evolve(training={"precision_used": precision})
 
 
 def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> TrainingOptions:
@@ -363,7 +363,7 @@ def _train_epoch(
             step, examples = next(loader)
             assert step == progress.step, "the loader and the training disagree about the step"
             loaded = time.monotonic()
-            rate = training.learning_rate * learning_rate_factor(progress.fraction, training.warmup_share)
+            rate = training.learning_rate * learning_rate_factor(progress.fraction, training.warmup_fraction)
             losses = _train_step(plans, state, examples, typical_lesions, rate, step, options)
             done = time.monotonic()
             data_seconds += loaded - started
@@ -441,7 +441,7 @@ def _train_step(
         with autocast(options.device):
             # Divided by what windows show on average, not these: a lesion weighs the same in a crowd and alone.
             losses = state.model.losses(image, targets, random, typical_lesions * len(targets))
-        total = losses.total(training.lambda_seg, training.lambda_score)
+        total = losses.total(training.mask_loss_weight, training.score_loss_weight)
         if not math.isfinite(float(total.detach())):
             raise _not_finite("loss", losses, examples, step)
         scaled = total * share if state.scaler is None else state.scaler.scale(total * share)

@@ -28,7 +28,7 @@ def test_plans_preprocesses_and_says_why(tmp_path: Path, capsys: pytest.CaptureF
     assert "recall bound" in output
     assert "preprocessed: 4 case(s)" in output
     folder = tmp_path / "pp" / "Dataset001_Test"
-    assert load_plans(folder / "plans.json").memory_budget_gb == 4
+    assert load_plans(folder / "plans.json").training_budget_gb == 4
     assert len(CaseStore(folder / "cases").case_ids()) == 4
 
 
@@ -120,7 +120,7 @@ def test_plans_from_a_fingerprint_need_no_images(tmp_path: Path, capsys: pytest.
         assert (first / name).read_text(encoding="utf-8") == (second / name).read_text(encoding="utf-8")
     assert main([*given, "--preprocessed", str(tmp_path / "pp"), "--memory_gb", "3", "--roi_size", "48"]) == 0
     plans = load_plans(first / "plans.json")
-    assert (plans.memory_budget_gb, plans.roi.size) == (3, (48, 48, 48))
+    assert (plans.training_budget_gb, plans.roi.size) == (3, (48, 48, 48))
     assert "RoI size: 48×48×48" in capsys.readouterr().out
 
 

@@ -130,7 +130,7 @@ def test_probabilities_are_written_on_request(tiny_model: Path, scans: Path, tmp
 
 
 def test_thresholds_reach_the_prediction(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
-    run(tiny_model, scans / "a.mha", tmp_path / "all", "--det_threshold", "0.01", "--score_threshold", "1")
+    run(tiny_model, scans / "a.mha", tmp_path / "all", "--candidate_threshold", "0.01", "--score_threshold", "1")
     record = json.loads((tmp_path / "all" / "rois" / "a.json").read_text(encoding="utf-8"))
     assert record["lesions"] == [] and record["candidates"]
 
@@ -308,14 +308,14 @@ def test_an_input_without_permission_is_named(
 def test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tiny_model, scans, tmp_path / "score", "--det_threshold", "0.01", "--score_threshold", "1") == 0
+    assert run(tiny_model, scans, tmp_path / "score", "--candidate_threshold", "0.01", "--score_threshold", "1") == 0
     said = capsys.readouterr().err
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "score" / "rois").iterdir()]
     best = max(candidate["score"] for record in records for candidate in record["candidates"])
     assert (
         "no lesion in any of 5 scan(s)" in said and f"is {best:.3g}" in said and "under the score threshold 1;" in said
     )
-    assert run(tiny_model, scans / "a.mha", tmp_path / "mask.npy", "--det_threshold", "1") == 0
+    assert run(tiny_model, scans / "a.mha", tmp_path / "mask.npy", "--candidate_threshold", "1") == 0
     said = capsys.readouterr().err
     assert "no lesion in any of 1 scan(s)" in said and "detection threshold 1" in said
 

@@ -23,7 +23,9 @@ FOLDERS = ("raw", "preprocessed", "results")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
     """Folders ``raw`` and ``preprocessed`` of a data set with two training and two validation cases."""
     root = tmp_path_factory.mktemp("train")
-    plans = tiny_plans.evolve(training={"rois_per_volume": 4, "max_windows_per_case": 2}, inference={"mirror_axes": ()})
+    plans = tiny_plans.evolve(
+        training={"min_rois_per_window": 4, "max_windows_per_case": 2}, inference={"mirror_axes": ()}
+    )
     prepare(write_dataset(root / "raw", plans), root / "preprocessed", plans)
     return root
 
@@ -36,7 +38,7 @@ def run(root: Path, *words: str, results: Path | None = None, fold: str = "0") -
 @pytest.fixture(scope="module")
 def trained(prepared: Path) -> Path:
     """``fold_0`` after a training of one epoch."""
-    settings = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--det_threshold=0.25", "--lambda_seg=2"]
+    settings = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--hard_negative_threshold=0.25", "--mask_loss_weight=2"]
     assert run(prepared, *settings, "--val_every=7", "--roi_size=24") == 0
     return prepared / "results" / "Dataset001_Tiny" / "fold_0"
 
@@ -45,7 +47,7 @@ def test_flags_take_the_place_of_the_plan(trained: Path, tiny_plans: Plans) -> N
     plans = load_plans(trained / "plans.json")
     training = plans.training
     assert (training.epochs, training.batch_size, training.learning_rate) == (1, 1, 0.003)
-    assert (training.det_threshold, training.lambda_seg, training.val_every) == (0.25, 2.0, 7)
+    assert (training.hard_negative_threshold, training.mask_loss_weight, training.val_every) == (0.25, 2.0, 7)
     assert plans.roi.size == (24, 24, 24)
     assert training.curriculum == tiny_plans.training.curriculum
 
@@ -229,7 +231,7 @@ def test_a_data_set_that_is_not_there_is_refused(prepared: Path, capsys: pytest.
     [
         (["--epochs", "0"], "must be at least 1"),
         (["--lr", "-1"], "must be greater than 0"),
-        (["--det_threshold", "2"], "must lie between 0 and 1"),
+        (["--hard_negative_threshold", "2"], "must lie between 0 and 1"),
         (["--max_minutes", "0"], "must be greater than 0"),
     ],
 )

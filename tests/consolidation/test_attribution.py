@@ -41,7 +41,7 @@ def test_a_lesion_is_lost_at_every_stage(tiny_plans: Plans) -> None:
 def test_the_detection_threshold_belongs_to_the_second_stage(tiny_plans: Plans) -> None:
     [lesion] = trace_lesions("a", make_truth(FOUND), make_candidates([Blob(FOUND, 0.15, 1.0)]), tiny_plans)
     assert lesion.kept == (True, True, False, False)
-    plans = tiny_plans.evolve(inference={"det_threshold": 0.2})
+    plans = tiny_plans.evolve(inference={"candidate_threshold": 0.2})
     [lesion] = trace_lesions("a", make_truth(FOUND), make_candidates([Blob(FOUND, 0.15, 1.0)]), plans)
     assert lesion.kept == (True, False, False, False)
 
@@ -79,7 +79,9 @@ def test_the_mask_of_a_neighbour_may_bring_a_lesion_back(tiny_plans: Plans) -> N
 def test_what_is_lost_before_the_mask_stays_lost(tiny_plans: Plans, seed: int) -> None:
     candidates = random_candidates(seed)
     boxes: list[Box] = [tuple(int(n) for n in box) for box in candidates.found.boxes.clip(0, 23)[::2]]  # type: ignore[misc]
-    plans = tiny_plans.evolve(inference={"det_threshold": 0.3, "score_threshold": 0.6, "suppression_distance": 0.9})
+    plans = tiny_plans.evolve(
+        inference={"candidate_threshold": 0.3, "score_threshold": 0.6, "suppression_distance": 0.9}
+    )
     traced = trace_lesions("a", make_truth(*boxes), candidates, plans)
     assert traced
     for lesion in traced:

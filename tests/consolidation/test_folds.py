@@ -162,7 +162,7 @@ def test_folds_of_different_networks_are_refused(root: Path, tiny_plans: Plans) 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("det_threshold", 0.3), ("suppression_distance", 0.25), ("suppression_iou", 0.2), ("mirror_axes", (0,))],
+    [("candidate_threshold", 0.3), ("suppression_distance", 0.25), ("suppression_iou", 0.2), ("mirror_axes", (0,))],
 )
 def test_candidates_found_under_different_settings_are_refused(
     root: Path, tiny_plans: Plans, name: str, value: Any

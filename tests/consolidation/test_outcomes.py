@@ -58,7 +58,7 @@ def test_thousands_of_lesions_are_packed() -> None:
 def thresholds(plans: Plans) -> list[InferencePlan]:
     """Settings of all kinds."""
     grid = product((0.1, 0.4), (0.25, 1.0), (0.5, 0.3), (0.0, 0.3, 0.55, 0.7, 0.8), (0.0, 20.0))
-    names = ("det_threshold", "suppression_distance", "mask_threshold", "score_threshold", "minimum_volume_mm3")
+    names = ("candidate_threshold", "suppression_distance", "mask_threshold", "score_threshold", "minimum_volume_mm3")
     settings = [dict(zip(names, values, strict=True)) for values in grid][::3]
     grown = [{**setting, "growth_threshold": growth} for setting, growth in zip(settings, cycle((0.2, 0.4, 0.6)))]
     certain = [{**setting, "scan_threshold": scan} for setting, scan in zip(grown, cycle((0.0, 0.0, 0.75)))]

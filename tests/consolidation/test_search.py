@@ -138,7 +138,7 @@ def test_a_stricter_detection_threshold_is_found(tmp_path: Path, tiny_plans: Pla
     blobs = [Blob(A, 0.9, 0.3), Blob(C, 0.28, 0.99), Blob(B, 0.9, 0.31)]
     cases = [prepare_case(tmp_path, "a", make_truth(A, B), blobs)]
     sweep = choose(cases, tiny_plans)
-    assert sweep.chosen.det_threshold == 0.3 and sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
+    assert sweep.chosen.candidate_threshold == 0.3 and sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -164,7 +164,11 @@ def test_a_target_moves_the_score_not_the_masks(tmp_path: Path, tiny_plans: Plan
 
 @pytest.mark.parametrize(
     "plan",
-    [{}, {"suppression_distance": 1.5, "suppression_iou": 0.6, "det_threshold": 0.2}, {"suppression_distance": 0.0}],
+    [
+        {},
+        {"suppression_distance": 1.5, "suppression_iou": 0.6, "candidate_threshold": 0.2},
+        {"suppression_distance": 0.0},
+    ],
 )
 def test_nothing_is_tried_that_was_not_stored(tmp_path: Path, tiny_plans: Plans, plan: dict[str, float]) -> None:
     """Stored candidates passed the plan's detection threshold, half its distance and an IoU of 0.5 or the plan's."""
@@ -174,7 +178,7 @@ def test_nothing_is_tried_that_was_not_stored(tmp_path: Path, tiny_plans: Plans,
     tried = list(choose(cases, plans).counts)
     assert min(setting.suppression_distance for setting in tried) == own.suppression_distance / 2
     assert max(setting.suppression_iou for setting in tried) <= max(own.suppression_iou, 0.5)
-    assert min(setting.det_threshold for setting in tried) == own.det_threshold
+    assert min(setting.candidate_threshold for setting in tried) == own.candidate_threshold
     for setting in tried:
         assert plans.evolve(inference=setting.values()).inference.model_dump() == {
             **own.model_dump(),

@@ -92,7 +92,7 @@ def test_nothing_tried_changes_nothing(tiny_plans: Plans) -> None:
     ],
 )
 def test_an_outline_costs_no_lesion(tiny_plans: Plans, other: PooledFigures, moves: bool) -> None:
-    plan = tiny_plans.inference.thresholds.evolve(det_threshold=0.9)  # it finds less
+    plan = tiny_plans.inference.thresholds.evolve(candidate_threshold=0.9)  # it finds less
     start, variant = tiny_plans.inference.thresholds, tiny_plans.inference.thresholds.evolve(mask_threshold=0.4)
     path = make_path(plan, {plan: figures(0.5, 0.5), start: figures(0.80, 0.70), variant: other})
     path.current = start

@@ -175,12 +175,12 @@ def test_candidates_pass_by_threshold_and_suppression(tiny_plans: Plans) -> None
         return candidates.passing(tiny_plans.evolve(inference=thresholds).inference).tolist()
 
     assert passing() == [0, 2, 3, 4]
-    assert passing(det_threshold=0.65) == [0, 2]
+    assert passing(candidate_threshold=0.65) == [0, 2]
     assert passing(suppression_distance=0.2, suppression_iou=0.61) == [0, 1, 2, 3, 4]
     assert passing(suppression_distance=0.2) == [0, 2, 3, 4]
     assert passing(suppression_iou=0.1) == [0, 3, 4]
     assert passing(suppression_distance=1) == [0, 3, 4]
-    inference = tiny_plans.evolve(inference={"det_threshold": 0.65}).inference
+    inference = tiny_plans.evolve(inference={"candidate_threshold": 0.65}).inference
     shuffled = candidates.select(np.array([4, 3, 1, 0, 2]))
     assert shuffled.passing(inference).tolist() == [3, 4]
     assert candidates.admitted(inference).found.scores.tolist() == pytest.approx([0.9, 0.7])

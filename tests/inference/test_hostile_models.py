@@ -89,7 +89,7 @@ def first_name(tensors: dict[str, torch.Tensor]) -> str:
         ("stage2", {"channels": [8, 10**12]}, "stage2.channels.1"),
         ("roi", {"size": [10**6, 16, 16]}, "roi.size.0"),
         ("inference", {"max_candidates": 10**12}, "inference.max_candidates"),
-        ("inference", {"det_threshold": float("nan")}, "NaN is no JSON"),
+        ("inference", {"candidate_threshold": float("nan")}, "NaN is no JSON"),
     ],
 )
 @pytest.mark.usefixtures("no_network")

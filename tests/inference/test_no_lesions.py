@@ -5,13 +5,13 @@ import pytest
 from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
 from detseg3d.planning.plans import InferencePlan
 
-PLAN = InferencePlan(det_threshold=0.1, score_threshold=0.4, scan_threshold=0.6)
+PLAN = InferencePlan(candidate_threshold=0.1, score_threshold=0.4, scan_threshold=0.6)
 
 
 @pytest.mark.parametrize(
     ("outcomes", "best", "threshold", "flag"),
     [
-        ([(0.02, None), (0.07, None)], "0.07 (in case1)", "detection threshold 0.1", "--det_threshold"),
+        ([(0.02, None), (0.07, None)], "0.07 (in case1)", "detection threshold 0.1", "--candidate_threshold"),
         ([(0.3, 0.21), (0.9, 0.12)], "0.21 (in case0)", "score threshold 0.4", "--score_threshold"),
         ([(0.02, None), (0.5, 0.39)], "0.39 (in case1)", "score threshold 0.4", "--score_threshold"),
         ([(0.9, 0.5), (0.9, 0.45)], "0.5 (in case0)", "scan threshold 0.6", "--score_threshold"),

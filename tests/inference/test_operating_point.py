@@ -22,7 +22,7 @@ from detseg3d.planning.plans import InferencePlan, Plans
 from detseg3d.system.files import read_json, write_json
 
 CHOSEN = InferencePlan(
-    det_threshold=0.2,
+    candidate_threshold=0.2,
     score_threshold=0.7,
     mask_threshold=0.6,
     suppression_distance=0.75,

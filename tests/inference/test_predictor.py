@@ -236,7 +236,7 @@ def test_the_best_weights_can_be_chosen(tiny_model: Path, tmp_path: Path) -> Non
 
 
 def test_no_candidate_passes_the_highest_threshold(tiny_model: Path) -> None:
-    result = load(tiny_model, det_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
+    result = load(tiny_model, candidate_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
     assert result.candidates == [] and result.lesions == [] and not result.semantic.any()
 
 
@@ -279,7 +279,7 @@ def consolidated(tiny_model: Path, tmp_path: Path) -> Path:
     for name in ("fold_0", "fold_1"):
         shutil.copytree(tiny_model / name, tmp_path / name)
     inference = InferencePlan(
-        score_threshold=0.3, det_threshold=0.2, scan_threshold=0.4, calibration=((0, 0), (0.999, 0.4995), (1, 1))
+        score_threshold=0.3, candidate_threshold=0.2, scan_threshold=0.4, calibration=((0, 0), (0.999, 0.4995), (1, 1))
     )
     weights = {"fold_0": weights_digest(tmp_path / "fold_0" / "model_final.safetensors")}
     save_operating_point(OperatingPoint(inference=inference, objective="highest lesion F1", weights=weights), tmp_path)
@@ -288,7 +288,7 @@ def consolidated(tiny_model: Path, tmp_path: Path) -> Path:
 
 def test_the_operating_point_of_the_model_is_used(consolidated: Path, result: CasePrediction) -> None:
     predictor = load(consolidated)
-    assert predictor.plans.inference.det_threshold == 0.2
+    assert predictor.plans.inference.candidate_threshold == 0.2
     again = predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0))
     expected = [lesion["score"] / 2 for lesion in result.lesions if lesion["score"] / 2 >= 0.3]
     assert expected and [lesion["score"] for lesion in again.lesions] == pytest.approx(expected, rel=1e-6)
@@ -299,8 +299,8 @@ def test_the_plan_can_be_kept(consolidated: Path, predictor: Predictor) -> None:
 
 
 def test_thresholds_that_are_given_come_before_the_operating_point(consolidated: Path) -> None:
-    inference = load(consolidated, det_threshold=0.45, score_threshold=0.0).plans.inference
-    assert (inference.det_threshold, inference.score_threshold, inference.scan_threshold) == (0.45, 0.0, 0.0)
+    inference = load(consolidated, candidate_threshold=0.45, score_threshold=0.0).plans.inference
+    assert (inference.candidate_threshold, inference.score_threshold, inference.scan_threshold) == (0.45, 0.0, 0.0)
     assert inference.calibration[1] == (0.999, 0.4995)
 
 

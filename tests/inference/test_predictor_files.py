@@ -459,7 +459,7 @@ def test_each_lesion_says_whether_its_scan_is_unlike_the_training(compared: tupl
 
 def with_limit(tiny_model: Path, limit: int) -> Predictor:
     predictor = load(tiny_model)
-    settings = {"det_threshold": 0.0, "min_candidates": limit, "max_candidates": 10 * limit}
+    settings = {"candidate_threshold": 0.0, "min_candidates": limit, "max_candidates": 10 * limit}
     predictor.plans = predictor.plans.evolve(inference=settings)
     return predictor
 

@@ -33,7 +33,7 @@ def untrained(tiny_plans: Plans) -> Predictor:
     """Networks with random weights and hardly any threshold: lesions here and there, and not a mirror image of them."""
     torch.manual_seed(3)
     plans = tiny_plans.evolve(
-        inference={"det_threshold": 0.0, "score_threshold": 0.0, "max_candidates": 6, "minimum_volume_mm3": 0.0}
+        inference={"candidate_threshold": 0.0, "score_threshold": 0.0, "max_candidates": 6, "minimum_volume_mm3": 0.0}
     )
     return Predictor([DetSeg3D(plans)], plans, torch.device("cpu"), use_mirroring=False)
 

@@ -56,7 +56,7 @@ def test_a_set_of_few_slices_is_planned_trained_and_predicted(tmp_path: Path, sh
     assert train.main(["7", "0", *roots, *results, *quick]) == 0
     predictions = tmp_path / "predictions"
     words = ["-i", str(raw / "imagesTs"), "-o", str(predictions), "-d", "7", "-f", "0", *results]
-    assert predict.main([*words, "--det_threshold", "0.05", "--score_threshold", "0.05"]) == 0
+    assert predict.main([*words, "--candidate_threshold", "0.05", "--score_threshold", "0.05"]) == 0
     mask = SimpleITK.ReadImage(str(predictions / f"case{CASES}.nii.gz"))
     assert mask.GetSize() == shape[::-1]
     assert json.loads((predictions / "rois" / f"case{CASES}.json").read_text(encoding="utf-8"))

@@ -38,7 +38,7 @@ class Pipeline:
         self.model = self.root / "results" / self.raw.name
         self.predictions = self.root / "predictions"
         source = ["-i", str(self.raw / "imagesTs"), "-o", str(self.predictions), "-d", dataset, "-f", "0"]
-        flags = ["--det_threshold", "0.05", "--score_threshold", "0.05", *predict_flags]
+        flags = ["--candidate_threshold", "0.05", "--score_threshold", "0.05", *predict_flags]
         assert predict.main([*source, *self.folders("results"), *flags]) == 0
         folders = ["-gt", str(self.raw / "labelsTs"), "-pred", str(self.predictions)]
         assert evaluate.main([*folders, "-o", str(self.root / "metrics.json")]) == 0
@@ -168,7 +168,7 @@ def test_a_prediction_can_be_drawn(on_example: Pipeline, tmp_path: Path) -> None
 
 def test_predicting_again_gives_the_same_files(on_example: Pipeline, tmp_path: Path) -> None:
     words = ["-i", str(on_example.raw / "imagesTs"), "-o", str(tmp_path), "-m", str(on_example.model)]
-    assert predict.main([*words, "--det_threshold", "0.05", "--score_threshold", "0.05"]) == 0
+    assert predict.main([*words, "--candidate_threshold", "0.05", "--score_threshold", "0.05"]) == 0
     for path in on_example.predictions.rglob("*.*"):
         assert (tmp_path / path.relative_to(on_example.predictions)).read_bytes() == path.read_bytes()
 

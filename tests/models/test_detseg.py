@@ -16,7 +16,7 @@ from detseg3d.models.objectives.targets import VolumeTargets
 from detseg3d.planning.plans import Plans
 from tests.models.factory import LESIONS, SHAPE, gradients, make_image, make_model, make_targets, train
 
-EVERYTHING: dict[str, Any] = {"det_threshold": 0.0, "score_threshold": 0.0, "max_candidates": 12}
+EVERYTHING: dict[str, Any] = {"candidate_threshold": 0.0, "score_threshold": 0.0, "max_candidates": 12}
 
 
 def anisotropic(plans: Plans) -> Plans:
@@ -24,7 +24,7 @@ def anisotropic(plans: Plans) -> Plans:
     return plans.evolve(
         fine_spacing=[3, 1, 1],
         detection_spacing=[3, 2, 2],
-        stage1={"strides": [[1, 2, 2], [2, 2, 2]], "level_upper_sizes": [[15, 15, 15]]},
+        stage1={"strides": [[1, 2, 2], [2, 2, 2]], "level_max_sizes": [[15, 15, 15]]},
     )
 
 
@@ -210,7 +210,7 @@ def test_the_size_of_the_roi_batches_does_not_matter(tiny_plans: Plans, result: 
 
 
 def test_a_volume_in_which_nothing_is_found_gives_an_empty_result(tiny_plans: Plans) -> None:
-    out = make_model(tiny_plans, inference={"det_threshold": 1.0})(torch.zeros(1, 1, 9, 10, 11))
+    out = make_model(tiny_plans, inference={"candidate_threshold": 1.0})(torch.zeros(1, 1, 9, 10, 11))
     assert out["roi_info"] == [] and out["full_segmentation"].shape == (9, 10, 11) and not out["instances"].any()
 
 

@@ -55,7 +55,9 @@ def test_the_total_weighs_the_segmentation() -> None:
 def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans) -> None:
     # A mask loss of 1 for every RoI: what is left is the mean of the weights. Two hold a lesion, two do not.
     def masks_loss(weight: float) -> float:
-        plans = tiny_plans.evolve(training={"empty_roi_weight": weight, "rois_per_volume": 4, "positive_rois": 0.5})
+        plans = tiny_plans.evolve(
+            training={"empty_roi_weight": weight, "min_rois_per_window": 4, "positive_roi_fraction": 0.5}
+        )
         model = DetSeg3D(plans, mask_loss=lambda logits, target, weight: torch.ones(len(logits)))
         return train(model, [make_targets(SHAPE, LESIONS)]).segmentation.item()
 
@@ -65,7 +67,9 @@ def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 2), (1.0, 3)])
 def test_a_window_shows_as_many_rois_as_its_share_allows(tiny_plans: Plans, share: float, expected: int) -> None:
     # 24 × 20 × 22 voxels are 2.6 RoIs of 16³ samples.
-    plans = tiny_plans.evolve(roi={"size": (16, 16, 16)}, training={"rois_per_volume": 2, "roi_share": share})
+    plans = tiny_plans.evolve(
+        roi={"size": (16, 16, 16)}, training={"min_rois_per_window": 2, "roi_voxel_fraction": share}
+    )
     seen = []
 
     def mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -290,7 +290,7 @@ def test_masks_that_do_not_fit_into_the_memory_are_an_error(
 ) -> None:
     monkeypatch.setattr("detseg3d.system.memory.available_bytes", lambda: 1000)
     image = make_image((16, 20, 24))
-    with pytest.raises(DetSeg3DError, match=r"outlining 3 candidates in 3 RoIs needs(.|\n)*--det_threshold"):
+    with pytest.raises(DetSeg3DError, match=r"outlining 3 candidates in 3 RoIs needs(.|\n)*--candidate_threshold"):
         segment_rois([make_model(0)], image[0], image, FOUND, (), CPU)
 
 

@@ -28,7 +28,7 @@ DEEPER: dict[str, Any] = {
     "kernels": ((3, 3, 3),) * 3,
     "blocks": (1, 1, 1),
     "head_stages": (0, 1, 2),
-    "level_upper_sizes": ((10, 10, 10), (20, 20, 20)),
+    "level_max_sizes": ((10, 10, 10), (20, 20, 20)),
 }
 
 

@@ -113,7 +113,7 @@ def test_the_operating_point_is_stored_with_the_model(root: Path, done: Consolid
     assert point == done.point and point is not None
     assert set(point.weights) == {"fold_0", "fold_1"} and point.objective == "highest lesion F1 (IoU ≥ 0.1)"
     chosen = done.report["operating_point"]["thresholds"]
-    for name in ("score_threshold", "det_threshold", "mask_threshold", "suppression_distance", "suppression_iou"):
+    for name in ("score_threshold", "candidate_threshold", "mask_threshold", "suppression_distance", "suppression_iou"):
         assert getattr(point.inference, name) == chosen[name]
 
 

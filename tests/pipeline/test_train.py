@@ -82,7 +82,7 @@ def test_the_roi_size_is_an_override(tiny_plans: Plans) -> None:
 
 def test_whole_volumes_replace_the_curriculum(tiny_plans: Plans) -> None:
     [phase] = apply_overrides(tiny_plans, {}, whole_volume=True).training.curriculum
-    assert (phase.share, phase.window) == (1.0, None)
+    assert (phase.fraction, phase.window) == (1.0, None)
 
 
 @pytest.mark.parametrize(("disable", "axes"), [(True, ()), (None, (0, 1, 2))])
@@ -123,7 +123,7 @@ def paths(tmp_path: Path, tiny_plans: Plans) -> FoldPaths:
 
 
 def test_cases_made_with_other_plans_are_refused(paths: FoldPaths, tiny_plans: Plans) -> None:
-    save_plans(tiny_plans.evolve(image_order=3), paths.preprocessed / "plans.json")
+    save_plans(tiny_plans.evolve(interpolation_order=3), paths.preprocessed / "plans.json")
     with pytest.raises(
         DetSeg3DError, match=r"(?s)3 case\(s\) are not preprocessed with these plans.*case0.*detseg3d_plan"
     ):

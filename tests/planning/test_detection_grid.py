@@ -40,7 +40,7 @@ def plan_alike(edges: list[Lengths], shape: Shape, spacing: Lengths, count: int 
 
 
 def why(plans: Plans, name: str) -> str:
-    return " ".join(f"{d.value}: {d.because}" for d in plans.decisions if d.name == name)
+    return " ".join(f"{d.value}: {d.reason}" for d in plans.decisions if d.name == name)
 
 
 def finest_cell(plans: Plans) -> Lengths:
@@ -133,7 +133,7 @@ def test_one_body_among_heads_leaves_the_grid_of_the_heads_and_is_named() -> Non
     heads = [(*HEAD, scattered((2, 2, 2), 3, *HEAD, seed)) for seed in range(19)]
     alone, mixed = plan_scans(heads), plan_scans([*heads, (*BODY, [])])
     assert mixed.detection_spacing == alone.detection_spacing == (1, 1, 1)
-    assert mixed.largest_shape == alone.largest_shape == HEAD[0]
+    assert mixed.planned_shape == alone.planned_shape == HEAD[0]
     assert why(mixed, "larger scans").startswith("1 of 20")
     assert "case_19 (600×500×500 voxels of 3×1×1 mm)" in why(mixed, "larger scans")
     assert "needs 3" in why(mixed, "larger scans") and "GB above its input" in why(mixed, "larger scans")
@@ -147,7 +147,7 @@ def test_a_smaller_volume_is_planned_for_where_its_grid_finds_more() -> None:
     scans = [(*small, scattered((2, 2, 2), 5, *small, seed)) for seed in range(16)]
     scans += [(*large, scattered((2, 2, 2), 5, *large, seed)) for seed in range(8)]
     plans = plan_scans(scans)
-    assert plans.largest_shape == small[0]
+    assert plans.planned_shape == small[0]
     assert plans.detection_spacing == (1, 1, 1)
     assert "50th percentile" in why(plans, "planned volume")
     assert "the largest, 400×400×400, would need a detection grid of" in why(plans, "planned volume")
@@ -161,7 +161,7 @@ def test_rois_fit_into_the_volume_that_is_planned_for() -> None:
     scans = [(*small, scattered((2, 2, 2), 5, *small, seed)) for seed in range(16)]
     scans += [(*large, scattered((2, 2, 2), 5, *large, seed)) for seed in range(8)]
     plans = plan_scans(scans)
-    assert plans.largest_shape == small[0] and plans.roi.size == (12, 24, 24)
+    assert plans.planned_shape == small[0] and plans.roi.size == (12, 24, 24)
 
 
 def test_scans_that_could_not_be_predicted_are_not_given_up() -> None:
@@ -169,18 +169,18 @@ def test_scans_that_could_not_be_predicted_are_not_given_up() -> None:
     scans = [(*HEAD, scattered((2, 2, 2), 5, *HEAD, seed)) for seed in range(16)]
     scans += [(*BODY, scattered((2, 2, 2), 5, *BODY, seed)) for seed in range(8)]
     plans = plan_scans(scans)
-    assert plans.largest_shape == (1800, 500, 500)
+    assert plans.planned_shape == (1800, 500, 500)
     assert "planned for the 50th percentile, 180×220×200" in why(plans, "planned volume")
     assert "GB to predict: --inference_gb allows it" in why(plans, "planned volume")
     rich = plan_scans(scans, memory_gb=64)
-    assert rich.largest_shape == HEAD[0] and rich.detection_spacing == (1, 1, 1)
+    assert rich.planned_shape == HEAD[0] and rich.detection_spacing == (1, 1, 1)
 
 
 def test_large_scans_whose_grid_finds_everything_are_planned_for() -> None:
     small, large = ((60, 60, 60), (1, 1, 1)), ((300, 300, 300), (1, 1, 1))
     scans = [(*small, scattered((9, 9, 9), 2, *small, seed)) for seed in range(16)]
     scans += [(*large, scattered((9, 9, 9), 2, *large, seed)) for seed in range(8)]
-    assert plan_scans(scans).largest_shape == (300, 300, 300)
+    assert plan_scans(scans).planned_shape == (300, 300, 300)
 
 
 # -- Few slices, and lengths of any unit -----------------------------------------------------------------------------
@@ -225,9 +225,9 @@ def test_the_unit_of_length_changes_nothing_but_lengths(
     assert there.detection_spacing == pytest.approx(scaled(here.detection_spacing), rel=1e-3)
     assert there.roi.minimum_extent == pytest.approx(scaled(here.roi.minimum_extent), rel=1e-3)
     assert there.stage1.strides == here.stage1.strides and there.stage1.head_stages == here.stage1.head_stages
-    upper = [scaled(size) for size in here.stage1.level_upper_sizes]
-    assert np.allclose(there.stage1.level_upper_sizes, upper, rtol=1e-3, atol=0)
-    assert there.largest_shape == here.largest_shape and there.roi.size == here.roi.size
+    upper = [scaled(size) for size in here.stage1.level_max_sizes]
+    assert np.allclose(there.stage1.level_max_sizes, upper, rtol=1e-3, atol=0)
+    assert there.planned_shape == here.planned_shape and there.roi.size == here.roi.size
     assert there.stage2 == here.stage2 and there.training.curriculum == here.training.curriculum
     assert there.recall_bound.found == here.recall_bound.found
 

@@ -18,7 +18,7 @@ THREE_STAGES = {
     "blocks": [1, 3, 2],
     "fpn_channels": 12,
     "head_stages": [1, 2],
-    "level_upper_sizes": [[10, 10, 10]],
+    "level_max_sizes": [[10, 10, 10]],
 }
 FOUR_SCALES = {
     "channels": [4, 8, 12, 16],
@@ -86,7 +86,7 @@ def test_absurd_values_are_named(
     [
         ("fine_spacing", [1e-9, 1, 1], "fine_spacing.0: Input should be greater than or equal to 0.0000001"),
         ("detection_spacing", [1, 1, 1e30], "detection_spacing.2: Input should be less"),
-        ("largest_shape", [HUGE, 1, 1], "largest_shape.0: Input should be less"),
+        ("planned_shape", [HUGE, 1, 1], "planned_shape.0: Input should be less"),
         ("class_labels", [70_000], "class_labels.0: Input should be less than or equal to 65535"),
         (
             "normalization",
@@ -107,7 +107,7 @@ DEEP = {
     "kernels": [[3, 3, 3]] * 3,
     "blocks": [1] * 3,
     "head_stages": [0],
-    "level_upper_sizes": [],
+    "level_max_sizes": [],
 }
 
 

@@ -29,7 +29,7 @@ STAGE1 = Stage1Plan(
     blocks=(1, 1, 2),
     fpn_channels=48,
     head_stages=(0, 1),
-    level_upper_sizes=((16.0, 16.0, 16.0),),
+    level_max_sizes=((16.0, 16.0, 16.0),),
 )
 ROI, STAGE2 = roi_plan((32, 32, 32), (1, 1, 1)), stage2_plan((32, 32, 32), (1, 1, 1))
 
@@ -139,7 +139,7 @@ def test_inference_needs_far_less_than_training() -> None:
 
 
 def test_a_coarser_first_head_needs_less() -> None:
-    coarse = STAGE1.model_copy(update={"head_stages": (1,), "level_upper_sizes": ()})
+    coarse = STAGE1.model_copy(update={"head_stages": (1,), "level_max_sizes": ()})
     assert train((128, 128, 128), coarse) < train((128, 128, 128))
 
 
@@ -152,8 +152,8 @@ def test_float32_needs_up_to_twice_what_half_precision_needs(half: Precision) ->
 
 
 def test_the_curriculum_needs_what_its_largest_phase_needs() -> None:
-    phases = [CurriculumPhase(share=0.5, window=(32, 32, 32)), CurriculumPhase(share=0.5, window=None)]
-    training = TrainingPlan(curriculum=tuple(phases), rois_per_volume=8, roi_share=0.0)
+    phases = [CurriculumPhase(fraction=0.5, window=(32, 32, 32)), CurriculumPhase(fraction=0.5, window=None)]
+    training = TrainingPlan(curriculum=tuple(phases), min_rois_per_window=8, roi_voxel_fraction=0.0)
     needed = planned_training_bytes(network(), training, (96, 96, 96), (1.0, 1.0, 1.0))
     assert needed == train((96, 96, 96))
     crowded = training.model_copy(update={"batch_size": 100})  # whole volumes run one by one, windows together
@@ -161,6 +161,8 @@ def test_the_curriculum_needs_what_its_largest_phase_needs() -> None:
 
 
 def test_on_a_coarser_detection_grid_fewer_cells_count() -> None:
-    training = TrainingPlan(curriculum=(CurriculumPhase(share=1.0, window=None),), rois_per_volume=8, roi_share=0.0)
+    training = TrainingPlan(
+        curriculum=(CurriculumPhase(fraction=1.0, window=None),), min_rois_per_window=8, roi_voxel_fraction=0.0
+    )
     coarse = planned_training_bytes(network(), training, (96, 96, 96), (2.0, 2.0, 2.0))
     assert coarse == training_bytes(network(), Region((48, 48, 48), 96**3), 8)

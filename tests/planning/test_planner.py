@@ -29,20 +29,20 @@ def plan(
 
 
 def why(plans: Plans, name: str) -> str:
-    return " ".join(f"{d.value}: {d.because}" for d in plans.decisions if d.name == name)
+    return " ".join(f"{d.value}: {d.reason}" for d in plans.decisions if d.name == name)
 
 
 def test_head_scan() -> None:
     plans = plan(edges=MIXED)
     assert plans.fine_spacing == plans.detection_spacing == (1, 1, 1)
-    assert plans.largest_shape == (96, 160, 128)
+    assert plans.planned_shape == (96, 160, 128)
     assert plans.stage1.strides == ((1, 1, 1), *[(2, 2, 2)] * 4)
     assert plans.stage1.channels == (8, 32, 64, 96, 128)
     assert plans.stage1.head_stages == (1, 2)
     assert plans.roi.size == (32, 32, 32)
     assert [phase.window for phase in plans.training.curriculum] == [(48,) * 3, (96,) * 3, None]
     assert (plans.training.steps, plans.training.batch_size) == (5750, 1)
-    assert plans.inference.det_threshold == 0.1
+    assert plans.inference.candidate_threshold == 0.1
 
 
 def test_plans_survive_json() -> None:
@@ -108,12 +108,16 @@ def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     assert rich.detection_spacing == (1, 1, 1)
     assert poor.detection_spacing[0] > 1
     assert poor.predicted_training_gb <= 1.2
-    assert poor.memory_budget_gb == 1.2
+    assert poor.training_budget_gb == 1.2
     assert "finds 10 of 10 training lesions; lost: none; 5 of the lesions found are smaller" in why(
         poor, "recall bound"
     )
     assert "where 2 are wanted: the memory allows no finer grid (see detection spacing)" in why(poor, "recall bound")
-    assert (poor.recall_bound.bound, poor.recall_bound.hard, rich.recall_bound.hard) == (1.0, 5, 5)
+    assert (poor.recall_bound.bound, poor.recall_bound.found_below_cell, rich.recall_bound.found_below_cell) == (
+        1.0,
+        5,
+        5,
+    )
 
 
 def test_small_lesions_get_a_stage_at_full_resolution() -> None:
@@ -291,7 +295,7 @@ def test_touching_masks_are_joined_where_the_labels_do_not_number_lesions(number
     fingerprint = make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [cubes(SMALL), []])
     plans = plan_dataset(fingerprint, dataset)
     assert plans.inference.join_touching is not numbered
-    assert plans.inference.minimum_part_mm3 == (0 if numbered else min(SMALL) ** 3)
+    assert plans.inference.minimum_detached_part_mm3 == (0 if numbered else min(SMALL) ** 3)
     assert bool(why(plans, "touching masks")) is not numbered
 
 
@@ -302,7 +306,7 @@ def test_every_decision_gives_figures() -> None:
             assert name in names
         for decision in plans.decisions:
             if not decision.name.startswith("normalisation"):
-                assert any(character.isdigit() for character in decision.because), decision
+                assert any(character.isdigit() for character in decision.reason), decision
 
 
 def test_tiny_volume_of_tiny_lesions_is_detected_at_full_resolution() -> None:
@@ -334,7 +338,7 @@ def test_colliding_lesions_lower_the_bound() -> None:
     dataset = make_dataset()
     twins = [(0, (3.0,) * 3, (10.2, 10.2, 10.2)), (0, (3.0,) * 3, (10.8, 10.8, 10.8)), *cubes([3.0] * 8)]
     plans = plan_dataset(make_fingerprint(dataset, [(96,) * 3] * 2, [(1, 1, 1)] * 2, [twins, []]), dataset)
-    assert plans.recall_bound.same_cell == 1
+    assert plans.recall_bound.lost_same_cell == 1
     assert plans.recall_bound.bound == pytest.approx(0.9)
 
 
@@ -350,6 +354,6 @@ def test_planned_networks_can_be_built() -> None:
     from detseg3d.models.detseg import DetSeg3D
 
     plans = plan((20, 40, 40), (3, 1, 1), edges=[4.0] * 10)
-    output = DetSeg3D(plans).eval()(torch.zeros(1, 1, *plans.largest_shape), mode="test")
-    assert tuple(output["full_segmentation"].shape) == plans.largest_shape
+    output = DetSeg3D(plans).eval()(torch.zeros(1, 1, *plans.planned_shape), mode="test")
+    assert tuple(output["full_segmentation"].shape) == plans.planned_shape
     assert np.asarray(output["roi_info"]).ndim == 1

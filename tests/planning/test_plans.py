@@ -84,14 +84,14 @@ def test_a_long_value_is_shortened(plans_data: dict[str, Any]) -> None:
         ("stage1", {"head_stages": [1, 0]}, "must ascend and name stages 0 to 1"),
         ("stage1", {"head_stages": [0, 2]}, "must ascend and name stages 0 to 1"),
         ("stage1", {"head_stages": []}, "at least 1 item"),
-        ("stage1", {"level_upper_sizes": []}, "one entry less than head_stages"),
+        ("stage1", {"level_max_sizes": []}, "one entry less than head_stages"),
         ("stage1", {"strides": [[2, 2, 0], [2, 2, 2]]}, "stage1.strides.0.2"),
         ("stage2", {"strides": []}, "at least 1 item"),
         ("stage2", {"kernels": [[3, 3, 3]]}, "at least 2 items"),
         ("stage2", {"strides": [[2, 2, 2]] * 2}, "one stride between neighbouring scales"),
         ("roi", {"margin": -0.1}, "roi.margin"),
         ("roi", {"minimum_extent": [8, 8, 0]}, "roi.minimum_extent.2"),
-        ("training", {"det_threshold": 1.5}, "training.det_threshold"),
+        ("training", {"hard_negative_threshold": 1.5}, "training.hard_negative_threshold"),
         ("training", {"learning_rate": float("inf")}, "training.learning_rate"),
         ("training", {"curriculum": []}, "at least 1 item"),
         ("inference", {"mask_threshold": float("nan")}, "inference.mask_threshold"),
@@ -107,7 +107,7 @@ def test_bad_values_of_a_section_are_refused(
 
 def test_level_sizes_must_not_descend(plans_data: dict[str, Any]) -> None:
     three = {"channels": [8] * 3, "strides": [[2] * 3] * 3, "kernels": [[3] * 3] * 3, "blocks": [1] * 3}
-    plans_data["stage1"].update(three, head_stages=[0, 1, 2], level_upper_sizes=[[20, 20, 20], [20, 10, 20]])
+    plans_data["stage1"].update(three, head_stages=[0, 1, 2], level_max_sizes=[[20, 20, 20], [20, 10, 20]])
     assert "must not descend along any axis" in problems(plans_data)
 
 
@@ -137,7 +137,7 @@ def test_plans_that_contradict_themselves_are_refused(
 def test_the_shares_of_the_curriculum_must_sum_to_one(
     plans_data: dict[str, Any], shares: tuple[float, ...], good: bool
 ) -> None:
-    plans_data["training"]["curriculum"] = [{"share": share, "window": None} for share in shares]
+    plans_data["training"]["curriculum"] = [{"fraction": share, "window": None} for share in shares]
     if good:
         assert len(parse_plans(plans_data).training.curriculum) == len(shares)
     else:
@@ -205,7 +205,7 @@ def test_evolve_refuses_unknown_sections(tiny_plans: Plans) -> None:
         {"normalization": [CT]},
         {"crop_to_body": False},
         {"fine_spacing": [1, 1, 0.99]},
-        {"image_order": 3},
+        {"interpolation_order": 3},
     ],
 )
 def test_what_preprocessing_depends_on_changes_the_hash(tiny_plans: Plans, change: dict[str, Any]) -> None:
@@ -217,13 +217,13 @@ def test_what_preprocessing_depends_on_changes_the_hash(tiny_plans: Plans, chang
     [
         {"dataset_name": "Dataset002_Other"},
         {"detection_spacing": [2, 2, 2]},
-        {"largest_shape": [8, 8, 8]},
+        {"planned_shape": [8, 8, 8]},
         {"roi": {"size": [32, 32, 32]}},
         {"stage1": {"fpn_channels": 16}},
         {"stage2": {"feature_channels": 0}},
         {"training": {"steps": 7}},
-        {"inference": {"det_threshold": 0.7}},
-        {"memory_budget_gb": 80},
+        {"inference": {"candidate_threshold": 0.7}},
+        {"training_budget_gb": 80},
         {"default_spacing": [3, 1, 1]},
     ],
 )

@@ -71,7 +71,7 @@ def found_by_drawing(case: CaseLesions, levels: DetectionLevels, inference: Infe
         dense,
         cells,
         shape,
-        threshold=inference.det_threshold,
+        threshold=inference.candidate_threshold,
         max_candidates=inference.candidate_limit(case.volume),
         distance=inference.suppression_distance,
         iou=inference.suppression_iou,
@@ -141,17 +141,17 @@ SIZE = (64.0, 64.0, 64.0)
 
 def test_a_lesion_of_one_voxel_alone_in_its_cell_is_hard_and_found() -> None:
     bound = bound_of([scan(SIZE, [(5.5, 5.5, 5.5), (9.5, 5.5, 5.5)], [1, 1])], CELLS_OF_2)
-    assert (bound.found, bound.hard, bound.bound) == (2, 2, 1.0)
+    assert (bound.found, bound.found_below_cell, bound.bound) == (2, 2, 1.0)
 
 
 def test_of_two_lesions_of_one_voxel_in_a_cell_one_is_lost_to_the_size_of_the_cell() -> None:
     bound = bound_of([scan(SIZE, [(4.5, 4.5, 4.5), (5.5, 5.5, 5.5)], [1, 1])], CELLS_OF_2)
-    assert (bound.found, bound.below_cell, bound.same_cell) == (1, 1, 0)
+    assert (bound.found, bound.lost_below_cell, bound.lost_same_cell) == (1, 1, 0)
 
 
 def test_of_two_larger_lesions_in_a_cell_the_larger_is_lost() -> None:
     bound = bound_of([scan(SIZE, [(21, 21, 21), (21.5, 21.5, 21.5)], [2, 20])], CELLS_OF_2)
-    assert (bound.found, bound.below_cell, bound.same_cell) == (1, 0, 1)
+    assert (bound.found, bound.lost_below_cell, bound.lost_same_cell) == (1, 0, 1)
 
 
 def test_lesions_of_other_cases_classes_and_levels_have_cells_of_their_own() -> None:
@@ -161,36 +161,36 @@ def test_lesions_of_other_cases_classes_and_levels_have_cells_of_their_own() -> 
     nested = scan(SIZE, [here, (21.5, 21.5, 21.5)], [3, 30])
     assert bound_of(apart, CELLS_OF_2).bound == 1
     assert bound_of([nested], two_levels).bound == 1
-    assert bound_of([nested], CELLS_OF_2).same_cell == 1
+    assert bound_of([nested], CELLS_OF_2).lost_same_cell == 1
 
 
 def test_true_boxes_that_overlap_too_much_are_suppressed() -> None:
     vertebrae = scan((300, 100, 100), [(30 + 24 * index, 50, 50) for index in range(8)], [(48, 80, 60)] * 8)
     strict = bound_of([vertebrae], CELLS_OF_2, suppression_iou=0.3)
     loose = bound_of([vertebrae], CELLS_OF_2, suppression_iou=0.4)
-    assert (strict.found, strict.suppressed) == (4, 4)
-    assert (loose.found, loose.suppressed) == (8, 0)
+    assert (strict.found, strict.lost_suppressed) == (4, 4)
+    assert (loose.found, loose.lost_suppressed) == (8, 0)
 
 
 def test_lesions_beyond_the_limit_of_candidates_are_lost() -> None:
     rows = [(8.0, 8.0, 4 + 6.0 * index) for index in range(10)]
     bound = bound_of([scan(SIZE, rows, [3] * 10)], CELLS_OF_2, min_candidates=4)
-    assert (bound.found, bound.over_limit) == (4, 6)
+    assert (bound.found, bound.lost_over_limit) == (4, 6)
 
 
 def test_the_limit_grows_with_the_scan() -> None:
     rows = [(8.0, 8.0, 4 + 6.0 * index) for index in range(10)]
     density = {"candidate_density": 8 / 64**3, "min_candidates": 2}
-    assert bound_of([scan(SIZE, rows, [3] * 10)], CELLS_OF_2, **density).over_limit == 2
-    assert bound_of([scan((64, 64, 128), rows, [3] * 10)], CELLS_OF_2, **density).over_limit == 0
+    assert bound_of([scan(SIZE, rows, [3] * 10)], CELLS_OF_2, **density).lost_over_limit == 2
+    assert bound_of([scan((64, 64, 128), rows, [3] * 10)], CELLS_OF_2, **density).lost_over_limit == 0
 
 
 def test_a_lesion_is_smaller_than_a_cell_along_the_pooled_axes_only() -> None:
     flat = DetectionLevels((5, 1, 1), ((5, 2, 2),))
     # One slice thick, so it spans the cell along z: that says nothing of its size.
     bound = bound_of([scan((40, 64, 64), [(12.5, 5.5, 5.5)], [(5, 1, 1)])], flat)
-    assert bound.hard == 1
-    assert bound_of([scan(SIZE, [(12.5, 5.5, 5.5)], [1])], GRIDS[0]).hard == 0
+    assert bound.found_below_cell == 1
+    assert bound_of([scan(SIZE, [(12.5, 5.5, 5.5)], [1])], GRIDS[0]).found_below_cell == 0
 
 
 def test_a_lesion_that_reaches_out_of_the_crop_widens_it() -> None:

@@ -56,8 +56,8 @@ def test_nothing_grows_if_masks_are_not_joined() -> None:
 def test_thresholds_are_described_in_one_line_without_the_ones_that_have_no_effect() -> None:
     changes: dict[str, Any] = {"score_threshold": 0.7, "growth_threshold": NO_GROWTH, "minimum_volume_mm3": 4.5}
     assert Thresholds(**changes).describe() == (
-        "det_threshold 0.1, score_threshold 0.7, mask_threshold 0.5, suppression_distance 0.5, suppression_iou 0.3, "
-        "minimum_volume_mm3 4.5"
+        "candidate_threshold 0.1, score_threshold 0.7, mask_threshold 0.5, suppression_distance 0.5, "
+        "suppression_iou 0.3, minimum_volume_mm3 4.5"
     )
 
 

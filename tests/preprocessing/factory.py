@@ -23,7 +23,7 @@ def make_plans(**changes: Any) -> Plans:
         "normalization": [{"scheme": "zscore"}],
         "fine_spacing": [1, 1, 1],
         "detection_spacing": [1, 1, 1],
-        "largest_shape": [24, 24, 24],
+        "planned_shape": [24, 24, 24],
         "stage1": {
             "channels": [8],
             "strides": [[2, 2, 2]],
@@ -31,11 +31,11 @@ def make_plans(**changes: Any) -> Plans:
             "blocks": [1],
             "fpn_channels": 8,
             "head_stages": [0],
-            "level_upper_sizes": [],
+            "level_max_sizes": [],
         },
         "roi": {"size": [16, 16, 16], "minimum_extent": [12, 12, 12]},
         "stage2": {"channels": [8, 16], "strides": [[2, 2, 2]], "kernels": [[3, 3, 3]] * 2},
-        "training": {"curriculum": [{"share": 1, "window": None}]},
+        "training": {"curriculum": [{"fraction": 1, "window": None}]},
         "inference": {},
         "recall_bound": {"lesions": 0, "found": 0, "bound": 1},
     }

@@ -23,7 +23,7 @@ def plans(tiny_plans: Plans) -> Plans:
 
     A volume has the voxels of three windows or more, so windows get three times the steps of their share.
     """
-    curriculum = [{"share": 1 / 3, "window": [12, 12, 12]}, {"share": 2 / 3, "window": None}]
+    curriculum = [{"fraction": 1 / 3, "window": [12, 12, 12]}, {"fraction": 2 / 3, "window": None}]
     return tiny_plans.evolve(
         training={
             "steps": 10,
@@ -31,7 +31,7 @@ def plans(tiny_plans: Plans) -> Plans:
             "batch_size": 2,
             "max_windows_per_case": 3,
             "val_every": 100,
-            "rois_per_volume": 4,
+            "min_rois_per_window": 4,
             "curriculum": curriculum,
         }
     )

@@ -137,12 +137,12 @@ def test_only_weights_decay(plans: Plans) -> None:
 
 def test_without_a_rate_of_kernels_all_is_adamw(plans: Plans) -> None:
     model = DetSeg3D(plans)
-    (adam,) = make_optimizers(model, plans.evolve(training={"kernel_rate": 0}).training)
+    (adam,) = make_optimizers(model, plans.evolve(training={"muon_lr_factor": 0}).training)
     assert sum(len(group["params"]) for group in adam.param_groups) == len(list(model.parameters()))
 
 
 def test_kernels_have_their_own_rate(plans: Plans) -> None:
-    optimizers = make_optimizers(DetSeg3D(plans), plans.evolve(training={"kernel_rate": 4}).training)
+    optimizers = make_optimizers(DetSeg3D(plans), plans.evolve(training={"muon_lr_factor": 4}).training)
     set_learning_rate(optimizers, 0.01)
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     np.testing.assert_allclose(rates, [0.01, 0.01, 0.04])

@@ -87,14 +87,14 @@ def test_bfloat16_agrees_for_the_network_of_a_plan(plans: Plans) -> None:
 @pytest.mark.skipif(not has_fast_bfloat16(), reason="this CPU does not compute in bfloat16")
 def test_bfloat16_agrees_for_coarsest_maps_of_one_to_four_cells(plans: Plans) -> None:
     shapes = [(4 * z - 1, 4 * y, 4 * x - 2) for z, y, x in itertools.product((1, 2, 3, 4), (1, 2), (1, 2, 4))]
-    curriculum = [{"share": 1 / len(shapes), "window": list(shape)} for shape in shapes]
+    curriculum = [{"fraction": 1 / len(shapes), "window": list(shape)} for shape in shapes]
     found = check(plans.evolve(training={"curriculum": curriculum}))
     assert [window.shape for window in found.windows] == shapes
     assert found.wrong == ()
 
 
 def test_phases_with_the_same_window_share_a_check(plans: Plans) -> None:
-    curriculum = [{"share": 0.5, "window": [12, 12, 12]}, {"share": 0.5, "window": [12, 12, 12]}]
+    curriculum = [{"fraction": 0.5, "window": [12, 12, 12]}, {"fraction": 0.5, "window": [12, 12, 12]}]
     [window] = check(plans.evolve(training={"curriculum": curriculum})).windows
     assert (window.phase, window.shape) == ("windows 12×12×12, windows 12×12×12", (12, 12, 12))
 
@@ -150,7 +150,7 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import parse_plans
 from detseg3d.training.precision import check_precision
 
-windows = [{"share": 0.5, "window": [8, 12, 12]}, {"share": 0.5, "window": [12, 12, 4]}]
+windows = [{"fraction": 0.5, "window": [8, 12, 12]}, {"fraction": 0.5, "window": [12, 12, 4]}]
 plans = parse_plans(TINY_PLANS).evolve(training={"curriculum": windows})
 print(len(check_precision(DetSeg3D(plans), plans, (24, 26, 28), torch.device("cpu")).wrong), flush=True)
 blocks.safe_request = lambda image, shape: (image, shape)
@@ -272,7 +272,7 @@ def test_a_training_notes_what_it_was_asked_for_and_what_it_computed_in(
     monkeypatch.setattr(execution, "has_fast_bfloat16", lambda: native)
     train(plans.evolve(training={"precision": asked}), store, tmp_path)
     training = load_plans(tmp_path / "plans.json").training
-    assert (training.precision.value, str(training.computed_in)) == (asked, used)
+    assert (training.precision.value, str(training.precision_used)) == (asked, used)
     assert execution.precision_in_use(CPU).value == used
 
 
@@ -281,7 +281,7 @@ def test_a_training_that_fell_back_notes_float32(
 ) -> None:
     break_layers(monkeypatch, Conv3d, lambda image: image.shape[2] == 3)
     train(plans, store, tmp_path)
-    assert load_plans(tmp_path / "plans.json").training.computed_in is Precision.FP32
+    assert load_plans(tmp_path / "plans.json").training.precision_used is Precision.FP32
 
 
 def test_float16_is_refused_on_a_cpu_before_anything_is_written(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
@@ -302,13 +302,13 @@ def test_a_plan_for_fewer_bytes_than_the_training_takes_is_warned_of_with_the_me
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
     if warned:
         network = NetworkPlan.of(plans, Precision.FP32)
-        needed = planned_training_bytes(network, plans.training, plans.largest_shape, plans.detection_scale) / 1e9
+        needed = planned_training_bytes(network, plans.training, plans.planned_shape, plans.detection_scale) / 1e9
         assert f"will take about {needed:.2g} GB" in caplog.text
 
 
 def test_a_training_that_goes_on_in_another_precision_says_so(plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     execution.compute_in(CPU, Precision.FP32)
-    begun = plans.evolve(memory_precision="fp32", training={"computed_in": "bf16"})
+    begun = plans.evolve(memory_precision="fp32", training={"precision_used": "bf16"})
     noted = trainer._note_precision(begun, make_options())
-    assert noted.training.computed_in is Precision.FP32
+    assert noted.training.precision_used is Precision.FP32
     assert "began in bf16 and goes on in fp32" in caplog.text

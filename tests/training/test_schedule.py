@@ -18,9 +18,9 @@ from detseg3d.training.schedule import (
 )
 
 PHASES = [
-    CurriculumPhase(share=0.5, window=(64, 64, 64)),
-    CurriculumPhase(share=0.3, window=(96, 96, 96)),
-    CurriculumPhase(share=0.2, window=None),
+    CurriculumPhase(fraction=0.5, window=(64, 64, 64)),
+    CurriculumPhase(fraction=0.3, window=(96, 96, 96)),
+    CurriculumPhase(fraction=0.2, window=None),
 ]
 
 
@@ -42,20 +42,20 @@ def test_phases_end_where_their_shares_add_up() -> None:
 
 
 def test_the_last_phase_ends_at_one_exactly() -> None:
-    thirds = [CurriculumPhase(share=1 / 3, window=None)] * 3
+    thirds = [CurriculumPhase(fraction=1 / 3, window=None)] * 3
     assert phase_end(thirds, 2) == 1.0
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5), st.floats(0, 1, exclude_max=True))
 def test_progress_lies_before_the_end_of_its_phase(weights: list[float], progress: float) -> None:
-    phases = [CurriculumPhase(share=weight / sum(weights), window=None) for weight in weights]
+    phases = [CurriculumPhase(fraction=weight / sum(weights), window=None) for weight in weights]
     index = phase_at(phases, progress)
     assert progress < phase_end(phases, index) + 1e-9
     assert index == 0 or progress >= phase_end(phases, index - 1) - 2e-9
 
 
 def test_whole_volume_curriculum_is_one_phase_without_window() -> None:
-    assert [(phase.share, phase.window) for phase in whole_volume_curriculum()] == [(1.0, None)]
+    assert [(phase.fraction, phase.window) for phase in whole_volume_curriculum()] == [(1.0, None)]
 
 
 def make_plan(steps: int, most: int = 8, phases: Sequence[CurriculumPhase] = PHASES) -> TrainingPlan:
@@ -92,7 +92,7 @@ def test_a_single_phase_has_all_steps() -> None:
 def test_phases_have_the_planned_steps_in_all(weights: list[float], steps: int, most: int, edges: list[int]) -> None:
     shares = [weight / sum(weights) for weight in weights]
     phases = [
-        CurriculumPhase(share=share, window=(edge, edge, edge)) for share, edge in zip(shares, edges, strict=False)
+        CurriculumPhase(fraction=share, window=(edge, edge, edge)) for share, edge in zip(shares, edges, strict=False)
     ]
     found = phase_steps(make_plan(steps, most, phases), (100, 100, 100))
     assert sum(found) == max(steps, len(phases))
@@ -103,9 +103,9 @@ def test_phases_have_the_planned_steps_in_all(weights: list[float], steps: int, 
 def test_the_schedule_has_the_shape_of_epochs_over_all_windows(count: int) -> None:
     """As it was when an epoch was a pass over the volumes: 32 scans of 96 × 160 × 128, windows of 48³ and 96³."""
     phases = [
-        CurriculumPhase(share=0.6, window=(48, 48, 48)),
-        CurriculumPhase(share=0.25, window=(96, 96, 96)),
-        CurriculumPhase(share=0.15, window=None),
+        CurriculumPhase(fraction=0.6, window=(48, 48, 48)),
+        CurriculumPhase(fraction=0.25, window=(96, 96, 96)),
+        CurriculumPhase(fraction=0.15, window=None),
     ]
     passes = [0.6 * 512, 0.25 * 72, 0.15 * 32]  # share × windows of a pass
     found = phase_steps(make_plan(count, 16, phases), (96, 160, 128))

@@ -41,8 +41,8 @@ def test_a_training_writes_the_files_of_its_fold(trained: Path) -> None:
 
 def test_the_plans_are_stored_beside_the_weights(trained: Path, plans: Plans) -> None:
     stored = load_plans(trained / "plans.json")
-    assert stored.training.computed_in is not None
-    assert stored.evolve(training={"computed_in": None}) == plans
+    assert stored.training.precision_used is not None
+    assert stored.evolve(training={"precision_used": None}) == plans
 
 
 def test_epochs_pass_through_the_curriculum(trained: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_learning_rate_ends_low(trained: Path, plans: Plans) -> None:
 
 
 def test_the_parts_of_the_loss_are_logged_and_add_up(trained: Path) -> None:
-    weight = load_plans(trained / "plans.json").training.lambda_score
+    weight = load_plans(trained / "plans.json").training.score_loss_weight
     for record in records(trained):
         losses = dict(record["losses"])
         total = losses.pop("total")
@@ -79,7 +79,7 @@ def test_the_end_is_validated(trained: Path) -> None:
 
 
 def test_a_training_learns(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    curriculum = [{"share": 1, "window": [16, 16, 16]}]
+    curriculum = [{"fraction": 1, "window": [16, 16, 16]}]
     longer = plans.evolve(training={"steps": 30, "steps_per_epoch": 6, "curriculum": curriculum})
     train_fold(longer, store, TRAIN, (), tmp_path, make_options())
     losses = [record["losses"]["total"] for record in records(tmp_path)]
@@ -318,9 +318,9 @@ def test_a_time_limit_ends_the_training_and_visits_every_phase(
     # A clock of its own: every look at it takes a twentieth of a second, however fast the machine is.
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 20))
     curriculum = [
-        {"share": 0.4, "window": [8, 8, 8]},
-        {"share": 0.3, "window": [12, 12, 12]},
-        {"share": 0.3, "window": None},
+        {"fraction": 0.4, "window": [8, 8, 8]},
+        {"fraction": 0.3, "window": [12, 12, 12]},
+        {"fraction": 0.3, "window": None},
     ]
     endless = plans.evolve(training={"steps": 100_000, "curriculum": curriculum})
     progress = train_fold(endless, store, TRAIN, VAL, tmp_path, make_options(max_minutes=0.05))
@@ -333,7 +333,7 @@ def test_a_time_limit_ends_the_training_and_visits_every_phase(
 
 
 def test_a_time_limit_takes_the_learning_rate_along(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    endless = plans.evolve(training={"steps": 100_000, "curriculum": [{"share": 1, "window": [8, 8, 8]}]})
+    endless = plans.evolve(training={"steps": 100_000, "curriculum": [{"fraction": 1, "window": [8, 8, 8]}]})
     train_fold(endless, store, TRAIN, (), tmp_path, make_options(max_minutes=0.02))
     assert records(tmp_path)[-1]["learning_rate"] < 0.2 * plans.training.learning_rate
 
@@ -345,7 +345,7 @@ def test_a_limited_training_validates_on_its_way_between_half_an_hour_and_the_la
     ticks = itertools.count()
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 10.0))
     fake_validation([0.5] * 9, monkeypatch)
-    curriculum = [{"share": 1, "window": [8, 8, 8]}]
+    curriculum = [{"fraction": 1, "window": [8, 8, 8]}]
     endless = plans.evolve(training={"steps": 100_000, "val_every": 7, "curriculum": curriculum})
     train_fold(endless, store, TRAIN, VAL, tmp_path, make_options(max_minutes=minutes))
     validated = records(tmp_path, "validation")

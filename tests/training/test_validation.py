@@ -289,6 +289,6 @@ def test_healthy_scans_have_no_true_boxes(tiny_plans: Plans, store: CaseStore) -
 def test_cases_that_are_not_preprocessed_with_these_plans_are_left_out(
     tiny_plans: Plans, store: CaseStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert outline(tiny_plans.evolve(image_order=3), store, ["a"]) == []
+    assert outline(tiny_plans.evolve(interpolation_order=3), store, ["a"]) == []
     assert "a is not preprocessed with these plans" in caplog.text
     assert outline(tiny_plans, store, ["nowhere"]) == []

@@ -95,8 +95,8 @@ def merge_rois(
     what the boxes of its parts do not reach. Their masks extend the lesions that they touch, and are none themselves.
     And what is not connected is not one lesion: an RoI shows what lies around its lesion, and its mask may outline a
     neighbour, too. The largest part is the lesion; each other one is a lesion of its own if it reaches
-    ``score_threshold`` and is not smaller than ``minimum_part_mm3``: its score is that of the lesion times the highest
-    probability in it, before calibration.
+    ``score_threshold`` and is not smaller than ``minimum_detached_part_mm3``: its score is that of the lesion times
+    the highest probability in it, before calibration.
 
     Parameters
     ----------
@@ -322,7 +322,10 @@ def _collect(
     candidate_of = np.concatenate([np.arange(len(found)), [part.candidate for part in loose]]).astype(np.int64)
     score_of = np.concatenate([scores.final, _part_scores(loose, found, scores, inference)])
     voxels = np.bincount(owner[owner > 0], minlength=count + 1) if len(names) else np.zeros(count + 1, int)
-    lowest, smallest = -1.0 if all_parts else inference.score_threshold, inference.minimum_part_mm3 / voxel_volume
+    lowest, smallest = (
+        -1.0 if all_parts else inference.score_threshold,
+        inference.minimum_detached_part_mm3 / voxel_volume,
+    )
     is_lesion = (score_of[names - 1] >= lowest) & (voxels[names] >= smallest - 1e-6)
     certain = np.flatnonzero((names <= len(found)) | is_lesion).tolist()
     if len(certain) < len(names):

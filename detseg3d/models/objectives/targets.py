@@ -80,7 +80,7 @@ class LevelTargets:
 
 
 def assign_levels(
-    boxes: npt.ArrayLike, spacing: Sequence[float], level_upper_sizes: Sequence[tuple[float, float, float]]
+    boxes: npt.ArrayLike, spacing: Sequence[float], level_max_sizes: Sequence[tuple[float, float, float]]
 ) -> npt.NDArray[np.int64]:
     """Head level of each box: the finest whose upper size (mm) no edge of the box exceeds.
 
@@ -90,7 +90,7 @@ def assign_levels(
         Fine voxels.
     spacing : 3 floats
         Edges ``(z, y, x)`` of a fine voxel in mm.
-    level_upper_sizes : sequence of 3 floats
+    level_max_sizes : sequence of 3 floats
         As in the plan: edges ``(z, y, x)`` in mm, one entry less than there are levels.
 
     Examples
@@ -98,7 +98,7 @@ def assign_levels(
     >>> assign_levels([[0, 0, 0, 4, 4, 4], [0, 0, 0, 4, 4, 40]], (1, 1, 1), [(16, 16, 16)]).tolist()
     [0, 1]
     """
-    return rules.assign_levels(box_sizes(boxes) * np.asarray(spacing, dtype=np.float64), level_upper_sizes)
+    return rules.assign_levels(box_sizes(boxes) * np.asarray(spacing, dtype=np.float64), level_max_sizes)
 
 
 def level_targets(

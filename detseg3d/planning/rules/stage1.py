@@ -417,7 +417,7 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) 
         blocks=BLOCKS[:count],
         fpn_channels=FPN_CHANNELS,
         head_stages=levels.head_stages,
-        level_upper_sizes=levels.upper_sizes,
+        level_max_sizes=levels.upper_sizes,
     )
 
 
@@ -488,7 +488,7 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) ->
     --------
     >>> extents = np.array([[1.0, 1, 1]] * 20 + [[12.0, 12, 12]] * 20)
     >>> plan = add_full_head(stage1_plan((1, 1, 1), (96, 160, 128), extents), (1, 1, 1), extents)
-    >>> plan.channels[:2], plan.strides[:2], plan.head_stages, plan.level_upper_sizes
+    >>> plan.channels[:2], plan.strides[:2], plan.head_stages, plan.level_max_sizes
     ((16, 32), ((1, 1, 1), (2, 2, 2)), (0, 1), ((8.0, 8.0, 8.0),))
     """
     fine = add_fine_stage(plan, FULL_HEAD_CHANNELS)
@@ -498,7 +498,7 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) ->
         # Few lesions are so small, or `choose_levels` would not have left them to a coarser level. Here they count.
         z, y, x = (float(f"{LEVEL_CELLS[1] * length:.6g}") for length in spacing)
         stages, upper = (0, *stages), ((z, y, x), *upper)
-    return fine.model_copy(update={"head_stages": stages, "level_upper_sizes": upper})
+    return fine.model_copy(update={"head_stages": stages, "level_max_sizes": upper})
 
 
 def small_lesion_extents(extents: AnyFloatArray) -> tuple[float, float, float] | None:

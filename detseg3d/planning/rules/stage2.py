@@ -18,7 +18,7 @@ __all__ = [
     "choose_roi_batch",
     "choose_roi_edge",
     "choose_roi_size",
-    "choose_rois_per_volume",
+    "choose_min_rois_per_window",
     "requested_roi_size",
     "roi_plan",
     "rois_of_window",
@@ -109,15 +109,15 @@ def requested_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Tripl
     return choose_roi_size(edge, fine_spacing, (z, y, x))
 
 
-def choose_rois_per_volume(size: Triple) -> int:
+def choose_min_rois_per_window(size: Triple) -> int:
     """RoIs a training step draws at least of each window: 4 of up to 32³ samples, fewer of larger ones, at least 3.
 
     Large RoIs mean large lesions, of which a scan holds few; four of 48³ would take far longer than the detector.
 
     Examples
     --------
-    >>> choose_rois_per_volume((32, 32, 32)), choose_rois_per_volume((8, 32, 32)), choose_rois_per_volume((48, 48, 48))
-    (4, 4, 3)
+    >>> [choose_min_rois_per_window(size) for size in ((32, 32, 32), (8, 32, 32), (48, 48, 48))]
+    [4, 4, 3]
     """
     return int(min(4, max(3, round(4 * DEFAULT_ROI_EDGE**3 / math.prod(size)))))
 
@@ -138,9 +138,9 @@ def choose_roi_batch(size: Triple) -> int:
 def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
     """RoIs that a training step draws of a window or a volume.
 
-    At least ``rois_per_volume``; more where the samples of all stay within ``roi_share`` of the voxels that Stage 1
-    sees, and are not more than 32 RoIs of 24³ have. Beside Stage 1's work on a large window they cost little, and they
-    show more of its errors.
+    At least ``min_rois_per_window``; more where the samples of all stay within ``roi_voxel_fraction`` of the voxels
+    that Stage 1 sees, and are not more than 32 RoIs of 24³ have. Beside Stage 1's work on a large window they cost
+    little, and they show more of its errors.
 
     Parameters
     ----------
@@ -152,12 +152,12 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
 
     Examples
     --------
-    >>> training = TrainingPlan(curriculum=(CurriculumPhase(share=1, window=None),))
+    >>> training = TrainingPlan(curriculum=(CurriculumPhase(fraction=1, window=None),))
     >>> [rois_of_window(training, (24, 24, 24), edge**3) for edge in (48, 96, 128, 512)]
     [4, 8, 19, 32]
     """
-    samples = min(training.roi_share * voxels, MOST_ROI_SAMPLES)
-    return max(training.rois_per_volume, round(samples / math.prod(size)))
+    samples = min(training.roi_voxel_fraction * voxels, MOST_ROI_SAMPLES)
+    return max(training.min_rois_per_window, round(samples / math.prod(size)))
 
 
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
@@ -294,7 +294,7 @@ def choose_curriculum(
     --------
     >>> [phase.window for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))]
     [(48, 48, 48), (96, 96, 96), None]
-    >>> [phase.share for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (40, 50, 40))]
+    >>> [phase.fraction for phase in choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (40, 50, 40))]
     [1.0]
     """
     phases: list[tuple[float, Triple | None]] = []
@@ -313,9 +313,9 @@ def choose_curriculum(
     merged: list[CurriculumPhase] = []
     for share, chosen in phases:
         if merged and merged[-1].window == chosen:
-            merged[-1] = CurriculumPhase(share=round(merged[-1].share + share, 6), window=chosen)
+            merged[-1] = CurriculumPhase(fraction=round(merged[-1].fraction + share, 6), window=chosen)
         else:
-            merged.append(CurriculumPhase(share=round(share, 6), window=chosen))
+            merged.append(CurriculumPhase(fraction=round(share, 6), window=chosen))
     return tuple(merged)
 
 

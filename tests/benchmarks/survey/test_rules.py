@@ -60,7 +60,7 @@ def test_neither_an_outlying_scan_nor_another_unit_changes_the_plan(name: str) -
 
 
 def test_an_exemption_says_why() -> None:
-    assert all(len(exemption.because) > 20 for kind in KINDS for exemption in kind.exemptions)
+    assert all(len(exemption.reason) > 20 for kind in KINDS for exemption in kind.exemptions)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def usual() -> PlannedKind:
 @pytest.mark.parametrize(
     ("rule", "changes"),
     [
-        (Rule.ROI_IN_VOLUME, {"largest_shape": (3, 96, 96)}),
+        (Rule.ROI_IN_VOLUME, {"planned_shape": (3, 96, 96)}),
         (Rule.MEMORY, {"predicted_training_gb": 9.0}),
         (Rule.MEMORY, {"predicted_inference_gb": 9.0}),
         (Rule.CANDIDATES, {"inference": {"min_candidates": 1, "max_candidates": 1}}),
@@ -88,14 +88,14 @@ def test_a_plan_that_breaks_a_rule_is_found(rule: Rule, changes: dict[str, Any],
 
 
 def test_a_level_without_lesions_is_found(usual: PlannedKind) -> None:
-    stage1 = {"head_stages": (0, 1, 2), "level_upper_sizes": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))}
+    stage1 = {"head_stages": (0, 1, 2), "level_max_sizes": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))}
     plans = usual.plans.evolve(stage1=stage1)
     assert Rule.LEVELS in [entry.rule for entry in check(usual._replace(plans=plans))]
 
 
 def test_a_low_bound_and_a_slow_plan_are_found(usual: PlannedKind) -> None:
     lesions = usual.plans.recall_bound.lesions
-    bound = {"found": 0, "hard": 0, "same_cell": lesions, "by_class": (), "by_size": (), "bound": 0.0}
+    bound = {"found": 0, "found_below_cell": 0, "lost_same_cell": lesions, "by_class": (), "by_size": (), "bound": 0.0}
     slow = usual._replace(plans=usual.plans.evolve(recall_bound=bound), seconds=60.0)
     assert [entry.rule for entry in check(slow)] == [Rule.BOUND, Rule.TIME]
 

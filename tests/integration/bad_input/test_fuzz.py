@@ -146,7 +146,7 @@ DESCRIPTION = {
     "patients": {"a": "p"},
     "dataset": {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}},
 }
-INFERENCE = {"det_threshold": 0.1, "calibration": [[0.0, 0.0], [1.0, 1.0]]}
+INFERENCE = {"candidate_threshold": 0.1, "calibration": [[0.0, 0.0], [1.0, 1.0]]}
 DOCUMENTS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "dataset.json": (DESCRIPTION, "dataset.json", lambda file: load_raw_dataset(file.parent)),
     "dataset.json evaluated": (DESCRIPTION, "dataset.json", lambda file: read_label_format(file.parent)),

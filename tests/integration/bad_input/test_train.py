@@ -94,7 +94,7 @@ PLANS: list[tuple[str, Callable[[Any], None], str]] = [
     ("plans with a negative rate", set_plan("training", "learning_rate", value=-1), "training.learning_rate: Input"),
     ("plans with a text for a number", set_plan("roi", "margin", value="wide"), "roi.margin: Input should be a valid"),
     ("plans with null for a section", set_plan("stage1", value=None), "stage1: Input should be"),
-    ("plans with shares that exceed 1", set_plan("training", "curriculum", 0, "share", value=1), "must sum to 1"),
+    ("plans with shares that exceed 1", set_plan("training", "curriculum", 0, "fraction", value=1), "must sum to 1"),
     ("plans of other normalisation", set_plan("crop_to_body", value=False), "are not preprocessed with these plans"),
 ]
 

@@ -43,7 +43,7 @@ def test_a_part_below_the_score_threshold_is_left_out(connected: Plans, threshol
 @pytest.mark.parametrize(("smallest", "left"), [(2.0, 2), (2.1, 1), (8.0, 1)])
 def test_a_part_smaller_than_lesions_are_is_left_out(connected: Plans, smallest: float, left: int) -> None:
     # But not the lesion that it was a part of, however small.
-    plans = connected.evolve(inference={"minimum_part_mm3": smallest})
+    plans = connected.evolve(inference={"minimum_detached_part_mm3": smallest})
     merged = merge_lines(plans, [1.0], [PARTS], 10, spacing=(1, 1, 2))
     assert len(merged.lesions) == left and merged.lesions[0].voxels == 3
 

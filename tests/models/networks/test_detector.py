@@ -59,7 +59,7 @@ def test_cells_lie_in_the_volumes_order() -> None:
             "blocks": (1,),
             "fpn_channels": 8,
             "head_stages": (0,),
-            "level_upper_sizes": (),
+            "level_max_sizes": (),
         }
     )
     network = Detector(plan, 1, 1)
@@ -71,7 +71,7 @@ def test_cells_lie_in_the_volumes_order() -> None:
 
 
 def test_heads_sit_only_on_the_stages_named(plans_data: dict[str, Any]) -> None:
-    plan = Stage1Plan.model_validate({**plans_data["stage1"], "head_stages": [1], "level_upper_sizes": []})
+    plan = Stage1Plan.model_validate({**plans_data["stage1"], "head_stages": [1], "level_max_sizes": []})
     output = Detector(plan, 1, 1)(torch.zeros(1, 1, 16, 16, 16))
     assert len(output.levels) == 1 and output.features.shape[2:] == (4, 4, 4)
 
@@ -101,7 +101,7 @@ def test_no_map_is_kept_that_the_pyramid_does_not_read() -> None:
         blocks=(1, 1, 1),
         fpn_channels=8,
         head_stages=(1, 2),
-        level_upper_sizes=((16.0, 16.0, 16.0),),
+        level_max_sizes=((16.0, 16.0, 16.0),),
     )
     detector = Detector(plan, 1, 1)
     maps: list[weakref.ref[torch.Tensor]] = []

@@ -175,7 +175,7 @@ def test_levels_of_a_thin_volume_are_those_of_its_plane(axis: int, slices: int, 
     for stage in plan.head_stages:
         cell = np.array(plan.cumulative_stride(stage)) * spacing
         assert cell[plane[0]] == cell[plane[1]]
-    taken = np.bincount(rules.assign_levels(extents, plan.level_upper_sizes), minlength=len(plan.head_stages))
+    taken = np.bincount(rules.assign_levels(extents, plan.level_max_sizes), minlength=len(plan.head_stages))
     assert taken.tolist() == [20, 20, 20]
     assert [plan.cumulative_stride(stage)[plane[0]] for stage in plan.head_stages] == [2, 4, 8]
 
@@ -239,7 +239,7 @@ def test_stage1_of_a_head_scan() -> None:
     assert plan.channels == (32, 64, 96, 128)
     assert plan.blocks == rules.BLOCKS[:4]
     assert plan.head_stages == (0, 1)
-    assert plan.level_upper_sizes == ((16.0, 16.0, 16.0),)
+    assert plan.level_max_sizes == ((16.0, 16.0, 16.0),)
 
 
 def test_half_of_the_lesions_decide_on_a_fine_stage() -> None:
@@ -261,5 +261,5 @@ def test_a_fine_stage_leaves_the_cells_of_every_head_as_they_were() -> None:
     plan = stage1_plan((1, 1, 1), (96, 160, 128), np.array([[3.0, 3, 3]] * 50 + [[20.0, 20, 20]] * 10))
     fine = rules.add_fine_stage(plan)
     assert [fine.cumulative_stride(stage) for stage in fine.head_stages] == [(2, 2, 2), (4, 4, 4)]
-    assert fine.level_upper_sizes == plan.level_upper_sizes
+    assert fine.level_max_sizes == plan.level_max_sizes
     assert fine.cumulative_stride(4) == plan.cumulative_stride(3)

@@ -10,9 +10,9 @@ from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
 from detseg3d.planning.rules.stage1 import coarser_spacings
 from detseg3d.planning.rules.stage2 import (
     choose_curriculum,
+    choose_min_rois_per_window,
     choose_roi_edge,
     choose_roi_size,
-    choose_rois_per_volume,
     choose_window,
     roi_plan,
     rois_of_window,
@@ -32,12 +32,12 @@ def test_roi_edge_follows_the_75th_percentile(large: float, edge: int) -> None:
 
 
 def test_large_rois_are_drawn_less_often() -> None:
-    assert [choose_rois_per_volume((edge,) * 3) for edge in (24, 32, 40, 48, 64)] == [4, 4, 3, 3, 3]
+    assert [choose_min_rois_per_window((edge,) * 3) for edge in (24, 32, 40, 48, 64)] == [4, 4, 3, 3, 3]
 
 
 def drawing(least: int, share: float) -> TrainingPlan:
-    curriculum = (CurriculumPhase(share=1, window=None),)
-    return TrainingPlan(curriculum=curriculum, rois_per_volume=least, roi_share=share)
+    curriculum = (CurriculumPhase(fraction=1, window=None),)
+    return TrainingPlan(curriculum=curriculum, min_rois_per_window=least, roi_voxel_fraction=share)
 
 
 def test_a_large_window_shows_more_rois() -> None:
@@ -138,7 +138,7 @@ def test_small_boxes_are_seen_with_twelve_voxels_of_the_finest_axis() -> None:
 
 def test_windows_of_a_head_scan() -> None:
     phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 160, 128))
-    assert [(phase.share, phase.window) for phase in phases] == [(0.6, (48,) * 3), (0.25, (96,) * 3), (0.15, None)]
+    assert [(phase.fraction, phase.window) for phase in phases] == [(0.6, (48,) * 3), (0.25, (96,) * 3), (0.15, None)]
 
 
 def test_windows_have_about_the_same_millimetres_on_all_axes() -> None:
@@ -168,12 +168,12 @@ def test_window_holds_twice_a_large_lesion() -> None:
 
 def test_time_of_a_window_that_is_nearly_the_whole_volume_is_shared_by_its_neighbours() -> None:
     phases = choose_curriculum((1, 1, 1), (1, 1, 1), (16, 16, 16), (96, 100, 100))
-    assert [(phase.share, phase.window) for phase in phases] == [(0.725, (48,) * 3), (0.275, None)]
+    assert [(phase.fraction, phase.window) for phase in phases] == [(0.725, (48,) * 3), (0.275, None)]
 
 
 def test_tiny_volumes_train_whole() -> None:
     phases = choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (45, 52, 41))
-    assert [(phase.share, phase.window) for phase in phases] == [(1.0, None)]
+    assert [(phase.fraction, phase.window) for phase in phases] == [(1.0, None)]
 
 
 @given(SPACINGS, st.floats(1, 3), st.tuples(*[st.integers(1, 600)] * 3), st.floats(0, 100))
@@ -182,7 +182,7 @@ def test_windows_stay_inside_and_shares_sum_to_one(
 ) -> None:
     stride = tuple(2 ** min(5, max(0, int(math.log2(n)) - 2)) for n in largest)
     phases = choose_curriculum(spacing, (scale,) * 3, stride, largest, lesion)
-    assert sum(phase.share for phase in phases) == pytest.approx(1)
+    assert sum(phase.fraction for phase in phases) == pytest.approx(1)
     assert phases[-1].window is None
     for phase in phases[:-1]:
         assert phase.window is not None

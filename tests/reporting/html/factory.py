@@ -103,7 +103,7 @@ def consolidation(folds: int = 5) -> dict[str, Any]:
     """As ``consolidation.json`` has it, with figures made up."""
     setting = {
         "score_threshold": 0.3,
-        "det_threshold": 0.1,
+        "candidate_threshold": 0.1,
         "suppression_distance": 0.5,
         "suppression_iou": 0.3,
         "mask_threshold": 0.5,
