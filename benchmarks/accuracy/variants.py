@@ -14,8 +14,10 @@ from torch import nn
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.networks.blocks import GroupNorm
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.rules.stage1 import LEVEL_CELLS, add_fine_stage
-from detseg3d.planning.rules.stage2 import requested_roi_size, stage2_plan
+from detseg3d.planning.rules.backbone import add_fine_stage
+from detseg3d.planning.rules.heads import LEVEL_CELLS
+from detseg3d.planning.rules.rois import requested_roi_size
+from detseg3d.planning.rules.segmenter import stage2_plan
 
 __all__ = ["VARIANTS", "Variant"]
 

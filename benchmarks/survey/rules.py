@@ -18,8 +18,8 @@ from detseg3d.planning.memory import inference_limit_gb
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import case_lesions
+from detseg3d.planning.rules.heads import assign_levels
 from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
-from detseg3d.planning.rules.stage1 import assign_levels
 
 __all__ = [
     "PlannedKind",

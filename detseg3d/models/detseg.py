@@ -26,7 +26,7 @@ from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.objectives.roi_sampling import RoiSample, sample_boxes
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.rules.stage2 import rois_of_window
+from detseg3d.planning.rules.rois import rois_of_window
 
 __all__ = ["DetSeg3D", "Losses"]
 

@@ -24,7 +24,8 @@ from detseg3d.planning.fingerprint import load_appearances
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.rules.length import choose_val_every
-from detseg3d.planning.rules.stage2 import requested_roi_size, stage2_plan
+from detseg3d.planning.rules.rois import requested_roi_size
+from detseg3d.planning.rules.segmenter import stage2_plan
 from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.planning.splits import load_splits
 from detseg3d.system.device import compute_in

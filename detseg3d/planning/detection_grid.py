@@ -40,9 +40,10 @@ from detseg3d.planning.recall_bound import (
     lesions_in_cells_of_other_classes,
     recall_bound,
 )
-from detseg3d.planning.rules import stage1 as rules
-from detseg3d.planning.rules import stage2 as roi_rules
-from detseg3d.planning.rules.stage1 import PlannedVolume
+from detseg3d.planning.rules.backbone import add_fine_stage, add_full_head, stage1_plan, wants_fine_stage
+from detseg3d.planning.rules.curriculum import choose_curriculum
+from detseg3d.planning.rules.grids import PlannedVolume, coarser_spacings, long_axes
+from detseg3d.planning.rules.heads import assign_levels, lesion_spans
 
 __all__ = [
     "LEAST_GAIN",
@@ -236,7 +237,7 @@ def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> C
     ----------
     needs : Requirements
     volumes : sequence of PlannedVolume
-        From :func:`detseg3d.planning.rules.stage1.planned_volumes`, the largest first.
+        From :func:`detseg3d.planning.rules.grids.planned_volumes`, the largest first.
 
     Raises
     ------
@@ -271,7 +272,7 @@ def _can_predict_usual_scans(needs: Requirements, option: Detection) -> bool:
 def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | Detection:
     """The option for one planned volume; if none fits, the cheapest that was tried."""
     finest = refused = None
-    for spacing in rules.coarser_spacings(needs.fine, volume.shape):
+    for spacing in coarser_spacings(needs.fine, volume.shape):
         variants = [_assess(needs, option) for option in _variants(needs, volume, spacing)]
         finest = finest or variants[-1]
         fitting = [option for option in variants if option.refused_by(needs.budget) is Limit.NONE]
@@ -287,10 +288,10 @@ def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | Detecti
 def _variants(needs: Requirements, volume: PlannedVolume, spacing: Spacing) -> Iterator[Detection]:
     """Detectors for one grid, the most wanted first: where lesions are small, with a fine stage and without."""
     extents = needs.extents
-    stage1 = rules.stage1_plan(spacing, _detection_shape(needs, volume.shape, spacing), extents)
+    stage1 = stage1_plan(spacing, _detection_shape(needs, volume.shape, spacing), extents)
     plain = Detection(spacing, volume, stage1, _curriculum(needs, volume, spacing, stage1))
-    if rules.wants_fine_stage(stage1, spacing, extents):
-        yield replace(plain, stage1=rules.add_fine_stage(stage1), fine_stage=True)
+    if wants_fine_stage(stage1, spacing, extents):
+        yield replace(plain, stage1=add_fine_stage(stage1), fine_stage=True)
     yield plain
 
 
@@ -299,15 +300,15 @@ def _with_full_head(needs: Requirements, choice: Choice) -> Choice:
     base, tried = choice.chosen, None
     if base.full_head:
         return choice
-    for spacing in rules.coarser_spacings(needs.fine, base.volume.shape):
+    for spacing in coarser_spacings(needs.fine, base.volume.shape):
         ratios = [new / old for new, old in zip(spacing, base.spacing, strict=True)]
         if min(ratios) < 1 - 1e-6:
             continue
         if max(ratios) > COARSER_FOR_A_FULL_HEAD:
             break
         shape = _detection_shape(needs, base.volume.shape, spacing)
-        plain = rules.stage1_plan(spacing, shape, needs.extents)
-        stage1 = rules.add_full_head(plain, spacing, needs.extents)
+        plain = stage1_plan(spacing, shape, needs.extents)
+        stage1 = add_full_head(plain, spacing, needs.extents)
         curriculum = _curriculum(needs, base.volume, spacing, stage1)
         option = _assess(needs, Detection(spacing, base.volume, stage1, curriculum, fine_stage=True))
         fits = option.refused_by(needs.budget) is Limit.NONE
@@ -332,12 +333,10 @@ def _curriculum(
     needs: Requirements, volume: PlannedVolume, spacing: Spacing, stage1: Stage1Plan
 ) -> tuple[CurriculumPhase, ...]:
     scale = [d / f for d, f in zip(spacing, needs.fine, strict=True)]
-    long = rules.long_axes(volume.shape)
+    long = long_axes(volume.shape)
     extents = needs.extents[:, long]
     large = float(np.percentile(extents.max(axis=1), 95)) if len(extents) else 0.0
-    return roi_rules.choose_curriculum(
-        spacing, scale, stage1.cumulative_stride(len(stage1.strides) - 1), volume.shape, large
-    )
+    return choose_curriculum(spacing, scale, stage1.cumulative_stride(len(stage1.strides) - 1), volume.shape, large)
 
 
 def _with_boxes_per_class(needs: Requirements, option: Detection) -> Detection:
@@ -391,7 +390,7 @@ def reach_of(needs: Requirements, option: Detection) -> Reach:
 def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatArray:
     """Count the cells that each lesion spans on the level that takes it.
 
-    See :func:`detseg3d.planning.rules.stage1.lesion_spans`.
+    See :func:`detseg3d.planning.rules.heads.lesion_spans`.
 
     Parameters
     ----------
@@ -401,12 +400,12 @@ def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatA
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
     """
-    level = rules.assign_levels(extents, option.stage1.level_max_sizes)
+    level = assign_levels(extents, option.stage1.level_max_sizes)
     cells = option.cells()
     spans = np.zeros(len(extents))
     for index, stage in enumerate(option.stage1.head_stages):
         here = level == index
-        spans[here] = rules.lesion_spans(extents[here], cells[stage], fine)
+        spans[here] = lesion_spans(extents[here], cells[stage], fine)
     return spans
 
 

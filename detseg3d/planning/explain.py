@@ -24,10 +24,14 @@ from detseg3d.planning.plans import (
     TrainingPlan,
 )
 from detseg3d.planning.recall_bound import CaseLesions, lesions_in_cells_of_other_classes
-from detseg3d.planning.rules import stage1 as rules
-from detseg3d.planning.rules import stage2 as roi_rules
+from detseg3d.planning.rules.backbone import FINE_UP_TO_CELLS
 from detseg3d.planning.rules.ct_window import clipped_share
+from detseg3d.planning.rules.curriculum import WINDOW_EDGES
+from detseg3d.planning.rules.grids import ANISOTROPY, OUTLIER_VOLUME, SPARE_VOLUME, long_axes
+from detseg3d.planning.rules.heads import LEVEL_CELLS, assign_levels, lesion_spans
+from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION
 from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
+from detseg3d.planning.rules.rois import MINIMUM_VOXELS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
 from detseg3d.planning.splits import FOLDS
 
@@ -45,7 +49,7 @@ def explain_fine(spacings: Sequence[Sequence[float]], fine: Spacing) -> Decision
         f"(from {format_spacing(low)} to {format_spacing(high)})"
     )
     ordered = np.sort(median)
-    if ordered[2] > rules.ANISOTROPY * ordered[1]:
+    if ordered[2] > ANISOTROPY * ordered[1]:
         reason += f"; one axis is {ordered[2] / ordered[1]:.1f}x coarser than the next, so its 10th percentile counts"
     return Decision(name="fine spacing", value=format_spacing(fine), reason=reason)
 
@@ -59,7 +63,7 @@ def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requi
     reason += " of each axis"
     if volume.outliers:
         reason += (
-            f" without {_scans(volume.outliers)} of over {rules.OUTLIER_VOLUME:g} times the voxels of the 90th "
+            f" without {_scans(volume.outliers)} of over {OUTLIER_VOLUME:g} times the voxels of the 90th "
             "percentile, which would make the detection grid of all scans coarser"
         )
     if volume.percentile < 100:
@@ -85,7 +89,7 @@ def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requi
             names += f" and {len(larger) - _MOST_NAMES} more"
         most = prediction_gb(needs, chosen, larger[0].shape)
         reason = (
-            f"over {rules.SPARE_VOLUME - 1:.0%} more voxels than the planned volume: {names}. Where training shows "
+            f"over {SPARE_VOLUME - 1:.0%} more voxels than the planned volume: {names}. Where training shows "
             "whole volumes, it shows parts of these. Prediction never cuts a scan: it reads the header first and "
             "refuses a scan that needs more memory than is free; "
             f"{larger[0].name} needs {most:.3g} GB above its input"
@@ -177,11 +181,11 @@ def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names
 
 def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing, largest: Triple) -> Decision:
     """Explain the strides, kernels and channels of the RoI network by the RoI size and the spacing."""
-    long = rules.long_axes(largest)
+    long = long_axes(largest)
     flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     reason = (
         f"a RoI is a box grown by {roi.margin:.0%} a side and at least {format_spacing(roi.minimum_extent)}, "
-        f"{roi_rules.MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
+        f"{MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
     )
     if flat:
         reason += (
@@ -223,7 +227,7 @@ def _memory(option: Detection, budget: Budget) -> str:
 
 def _explain_fine_stage(choice: Choice, needs: Requirements) -> Decision:
     """Whether there is a stage at full resolution, and whether it carries a head."""
-    name, limit = "fine stage", f"{rules.FINE_UP_TO_CELLS:g}"
+    name, limit = "fine stage", f"{FINE_UP_TO_CELLS:g}"
     extents, chosen, tried = needs.extents, choice.chosen, choice.full_head
     if len(extents) == 0:
         return Decision(name=name, value="none", reason="no lesion to measure")
@@ -235,7 +239,7 @@ def _explain_fine_stage(choice: Choice, needs: Requirements) -> Decision:
             f"{_reach(choice.without_head)}: a gain of {LEAST_GAIN:g} in the product is worth the longer training step",
         )
     cell = chosen.stem_cell()
-    median = float(np.median(rules.lesion_spans(extents, cell, chosen.spacing)))
+    median = float(np.median(lesion_spans(extents, cell, chosen.spacing)))
     reason = f"the median lesion spans {median:.2g} cells of the stem ({format_spacing(cell)})"
     value = "none"
     if chosen.fine_stage:
@@ -275,7 +279,7 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     detection, extents = choice.chosen, needs.extents
     stage1, cells = detection.stage1, detection.cells()
     reason = f"{len(stage1.strides)} stages lead to cells of {format_spacing(cells[-1])}"
-    long = rules.long_axes(detection.volume.shape)
+    long = long_axes(detection.volume.shape)
     flat = [axis for axis, k in zip("zyx", stage1.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     if flat:
         reason += f"; axis {' and '.join(flat)} is over 2x coarser than the finest: {_pooled_when(stage1, flat)}"
@@ -295,7 +299,7 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
         levels = Decision(name="head levels", value=value, reason="no lesion to measure: one level")
         return [fine_stage, strides, levels]
     longest = extents.max(axis=1)
-    level = rules.assign_levels(extents, stage1.level_max_sizes)
+    level = assign_levels(extents, stage1.level_max_sizes)
     counts = np.bincount(level, minlength=len(heads))
     bounds = ", ".join(format_spacing(upper) for upper in stage1.level_max_sizes) or "none"
     reason = (
@@ -335,7 +339,7 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
     if bound.lesions == 0:
         return Decision(name="recall bound", value="unknown", reason="the training cases have no lesion")
     cell = cells[plans.stage1.head_stages[0]]
-    small = float(np.percentile(rules.lesion_spans(extents, cell, plans.fine_spacing), 5))
+    small = float(np.percentile(lesion_spans(extents, cell, plans.fine_spacing), 5))
     lost = [
         (bound.lost_below_cell, "smaller than the cell that they share with another"),
         (bound.lost_same_cell, "in the same cell as another"),
@@ -348,7 +352,7 @@ def explain_bound(plans: Plans, cells: Sequence[Sequence[float]], extents: npt.N
         f"{losses}; {bound.found_below_cell} of the lesions found are smaller than a cell (finest: "
         f"{format_spacing(cell)}), which makes them hard to learn; a 5th-percentile lesion spans {small:.2g} cells"
     )
-    target = rules.LEVEL_CELLS[0]
+    target = LEVEL_CELLS[0]
     if small < target:
         if max(plans.detection_scale) > 1 + 1e-6:
             cause = "the memory allows no finer grid (see detection spacing)"
@@ -372,7 +376,7 @@ def explain_curriculum(plans: Plans) -> Decision:
     else:
         reason = (
             "small windows around lesions learn fast, whole volumes at the end unlearn false positives; windows have "
-            f"about {' and '.join(map(str, roi_rules.WINDOW_EDGES))} detection voxels, more if a 95th-percentile "
+            f"about {' and '.join(map(str, WINDOW_EDGES))} detection voxels, more if a 95th-percentile "
             f"lesion would fill half of one; the planned volume has {format_shape(plans.planned_shape)} fine voxels"
         )
     return Decision(name="curriculum", value=value, reason=reason)
@@ -396,7 +400,7 @@ def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:
         name="candidates",
         value=f"at most {inference.candidate_limit(usual)} in a scan of the usual volume",
         reason=f"a training case has up to {max(len(case) for case in cases)} lesions; a network that is not sure "
-        f"needs about {rules.CANDIDATES_PER_LESION} candidates for each, and every candidate costs Stage 2 time: "
+        f"needs about {CANDIDATES_PER_LESION} candidates for each, and every candidate costs Stage 2 time: "
         f"{inference.candidate_density:.3g} for each mm³ of a scan, but from {inference.min_candidates} to "
         f"{inference.max_candidates} (their masks take memory)",
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from detseg3d.core.precision import Precision
 from detseg3d.planning.plans import Plans, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
-from detseg3d.planning.rules.stage2 import rois_of_window
+from detseg3d.planning.rules.rois import rois_of_window
 
 __all__ = [
     "GIGABYTE",

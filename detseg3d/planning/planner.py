@@ -33,10 +33,19 @@ from detseg3d.planning.plans import (
     ZScoreNormalization,
 )
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
-from detseg3d.planning.rules import stage1 as rules
-from detseg3d.planning.rules import stage2 as roi_rules
 from detseg3d.planning.rules.ct_window import ct_window
+from detseg3d.planning.rules.grids import choose_fine_spacing, planned_volumes
+from detseg3d.planning.rules.inference_limits import choose_candidate_limit, smallest_lesion
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
+from detseg3d.planning.rules.rois import (
+    choose_min_rois_per_window,
+    choose_roi_batch,
+    choose_roi_edge,
+    choose_roi_size,
+    requested_roi_size,
+    roi_plan,
+)
+from detseg3d.planning.rules.segmenter import stage2_plan
 from detseg3d.planning.rules.suppression import Suppression, choose_suppression
 
 __all__ = ["choose_normalization", "plan_dataset"]
@@ -107,7 +116,7 @@ def plan_dataset(
     extents = lesions.all_extents
     decisions: list[Decision] = []
     spacings = [case["spacing"] for case in cases.values()]
-    fine = rules.choose_fine_spacing(spacings, [case["shape"] for case in cases.values()])
+    fine = choose_fine_spacing(spacings, [case["shape"] for case in cases.values()])
     decisions.append(explain.explain_fine(spacings, fine))
     scans = _scans_of(cases, fine)
     orders = find_class_orders(lesions.centers, lesions.classes)
@@ -123,7 +132,7 @@ def plan_dataset(
             steps=steps,
             val_every=choose_val_every(steps // STEPS_PER_EPOCH),
             curriculum=(CurriculumPhase(fraction=1.0, window=None),),
-            min_rois_per_window=roi_rules.choose_min_rois_per_window(roi.size),
+            min_rois_per_window=choose_min_rois_per_window(roi.size),
             mirror_axes=mirror_axes,
         )
         needs = Requirements(
@@ -141,7 +150,7 @@ def plan_dataset(
         )
         return needs, reasons
 
-    volumes = rules.planned_volumes([scan.shape for scan in scans])
+    volumes = planned_volumes([scan.shape for scan in scans])
     needs, reasons = require(volumes[0].shape)
     choice = choose_detection(needs, volumes)
     if choice.chosen.volume != volumes[0]:
@@ -204,7 +213,7 @@ def _plan_inference(
     mirror_axes: tuple[int, ...],
 ) -> InferencePlan:
     """Room for the fullest scan; where labels do not number their lesions, a lesion is what is connected."""
-    limit = rules.choose_candidate_limit([len(case) for case in cases], [case.volume for case in cases], roi.size)
+    limit = choose_candidate_limit([len(case) for case in cases], [case.volume for case in cases], roi.size)
     return InferencePlan(
         candidate_density=limit.density,
         min_candidates=limit.fewest,
@@ -213,9 +222,9 @@ def _plan_inference(
         suppression_iou=suppression.iou,
         join_touching=not dataset.instances,
         # What lies apart from a mask is more often a crumb than the smallest lesion ever seen.
-        minimum_detached_part_mm3=0.0 if dataset.instances else roi_rules.smallest_lesion(lesions.volumes),
+        minimum_detached_part_mm3=0.0 if dataset.instances else smallest_lesion(lesions.volumes),
         mirror_axes=mirror_axes,
-        roi_batch_size=roi_rules.choose_roi_batch(roi.size),
+        roi_batch_size=choose_roi_batch(roi.size),
     )
 
 
@@ -284,7 +293,7 @@ def _plan_rois(
 ) -> tuple[RoiPlan, Stage2Plan, list[Decision]]:
     """The RoI, the network that reads it, and why; ``largest`` is the planned volume in fine voxels."""
     size, reason = _roi_size(extents, fine, largest, override)
-    roi, stage2 = roi_rules.roi_plan(size, fine), roi_rules.stage2_plan(size, fine)
+    roi, stage2 = roi_plan(size, fine), stage2_plan(size, fine)
     decision = Decision(name="RoI size", value=format_shape(size), reason=reason)
     return roi, stage2, [decision, explain.explain_stage2(roi, stage2, fine, largest)]
 
@@ -293,20 +302,20 @@ def _roi_size(
     extents: npt.NDArray[np.float64], fine: Spacing, largest: Triple, override: int | Sequence[int] | None
 ) -> tuple[Triple, str]:
     voxels = (extents / np.asarray(fine)).max(axis=1) if len(extents) else np.zeros(0)
-    edge, large = roi_rules.choose_roi_edge(voxels)
+    edge, large = choose_roi_edge(voxels)
     figures = "no lesion to measure"
     if len(voxels):
         most = float(np.percentile(voxels, 95))
         figures = f"75 % of the lesions span up to {large:.1f} fine voxels, 95 % up to {most:.1f}"
     if override is None:
-        size = roi_rules.choose_roi_size(edge, fine, largest)
+        size = choose_roi_size(edge, fine, largest)
         if len(set(size)) > 1:
             figures += f"; fewer along axes with coarser spacing ({format_spacing(fine)})"
-        if size != roi_rules.choose_roi_size(edge, fine, (edge, edge, edge)):
+        if size != choose_roi_size(edge, fine, (edge, edge, edge)):
             figures += f"; no more than the planned volume has voxels ({format_shape(largest)}), but at least 4"
         return size, figures
     if isinstance(override, int):
-        size = roi_rules.requested_roi_size(override, fine, largest)
+        size = requested_roi_size(override, fine, largest)
     else:
         z, y, x = (int(n) for n in override)
         size = (z, y, x)
@@ -314,5 +323,5 @@ def _roi_size(
         raise DetSeg3DError("the RoI size is out of range", value=override, expected="4 to 128 samples an axis")
     return (
         size,
-        f"chosen by the user; {figures}, the rule says {format_shape(roi_rules.choose_roi_size(edge, fine, largest))}",
+        f"chosen by the user; {figures}, the rule says {format_shape(choose_roi_size(edge, fine, largest))}",
     )

@@ -32,7 +32,7 @@ from detseg3d.core.boxes import (
 from detseg3d.core.nms import suppress
 from detseg3d.core.size_classes import size_classes
 from detseg3d.planning.plans import GroupRecall, InferencePlan, Plans, RecallBound
-from detseg3d.planning.rules.stage1 import assign_levels
+from detseg3d.planning.rules.heads import assign_levels
 
 __all__ = [
     "PEAKS_PER_CANDIDATE",

@@ -21,7 +21,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore, StoredCase, class_of_id
-from detseg3d.planning.rules.stage1 import SPARE_VOLUME
+from detseg3d.planning.rules.grids import SPARE_VOLUME
 from detseg3d.system.signals import follow_parent
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 from detseg3d.training.ranks import Ranks

@@ -20,7 +20,8 @@ from detseg3d.planning.memory import (
     training_bytes,
 )
 from detseg3d.planning.plans import CurriculumPhase, Stage1Plan, TrainingPlan
-from detseg3d.planning.rules.stage2 import choose_roi_size, roi_plan, stage2_plan
+from detseg3d.planning.rules.rois import choose_roi_size, roi_plan
+from detseg3d.planning.rules.segmenter import stage2_plan
 
 STAGE1 = Stage1Plan(
     channels=(24, 48, 96),

@@ -13,7 +13,7 @@ import torch
 from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes, boxes_from_instances
 from detseg3d.core.tensors import tensor_of
-from detseg3d.planning.rules import stage1 as rules
+from detseg3d.planning.rules import heads
 
 __all__ = ["LevelTargets", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
 
@@ -98,7 +98,7 @@ def assign_levels(
     >>> assign_levels([[0, 0, 0, 4, 4, 4], [0, 0, 0, 4, 4, 40]], (1, 1, 1), [(16, 16, 16)]).tolist()
     [0, 1]
     """
-    return rules.assign_levels(box_sizes(boxes) * np.asarray(spacing, dtype=np.float64), level_max_sizes)
+    return heads.assign_levels(box_sizes(boxes) * np.asarray(spacing, dtype=np.float64), level_max_sizes)
 
 
 def level_targets(

@@ -1,0 +1,230 @@
+"""Rules for the detector: stages, strides and kernels of its backbone, and the whole plan of Stage 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from detseg3d.core.arrays import AnyFloatArray, Spacing, Triple
+from detseg3d.planning.plans import Stage1Plan
+from detseg3d.planning.rules.grids import SMALLEST_MAP, finest_spacing
+from detseg3d.planning.rules.heads import LEVEL_CELLS, choose_levels, lesion_spans
+
+__all__ = [
+    "Strides",
+    "add_fine_stage",
+    "add_full_head",
+    "choose_stem",
+    "choose_strides",
+    "stage1_plan",
+    "wants_fine_stage",
+]
+
+
+POOLING_RATIO = 2.0  # an axis is pooled while its spacing is at most this many times the finest
+LARGEST_COARSEST_MAP = 12  # another stage follows while an axis has more cells than this
+MAX_STAGES = 5
+TINY_VOLUME = 64
+# Multiples of 32 fill the matrix units of CPUs and GPUs: 32 channels at the finest stage cost what 24 do.
+CHANNELS = (32, 64, 96, 128, 160)
+BLOCKS = (1, 1, 2, 2, 2)
+FPN_CHANNELS = 32
+# A narrow stage at full resolution in front of the stem, where the median lesion spans no more of the stem's cells.
+FINE_CHANNELS = 8
+FULL_HEAD_CHANNELS = 16  # of that stage if it carries a head
+FINE_UP_TO_CELLS = 4.0
+
+
+class Strides(NamedTuple):
+    """Backbone stages: strides, kernels, and the shape and spacing of the coarsest map."""
+
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+    shape: Triple
+    spacing: Spacing
+
+
+def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[float] | None) -> Triple:
+    """Stride of the stem: 2 along the axes to be pooled; 1 for a tiny volume with tiny lesions.
+
+    Parameters
+    ----------
+    spacing : 3 floats
+        Detection grid.
+    shape : 3 ints
+        Planned volume in detection voxels.
+    small_lesion : 3 floats or None
+        Extents in mm of a 5th-percentile lesion.
+
+    Examples
+    --------
+    >>> choose_stem((1, 1, 1), (40, 40, 40), (3, 3, 3)), choose_stem((1, 1, 1), (40, 40, 40), (20, 20, 20))
+    ((1, 1, 1), (2, 2, 2))
+    >>> choose_stem((3, 1, 1), (40, 200, 200), (3, 3, 3))
+    (1, 2, 2)
+    """
+    pooled = _axes_to_pool(spacing, shape)
+    z, y, x = (2 if pool else 1 for pool in pooled)
+    if small_lesion is not None and max(shape) < TINY_VOLUME:
+        cells = [length * stride for length, stride in zip(spacing, (z, y, x), strict=True)]
+        if float(np.max(np.asarray(small_lesion) / cells)) < LEVEL_CELLS[0]:
+            return 1, 1, 1
+    return z, y, x
+
+
+def _pooling_limit(spacing: Sequence[float], shape: Sequence[int]) -> float:
+    """Spacing up to which axes go together: twice the finest of those that are long enough to be pooled."""
+    return POOLING_RATIO * finest_spacing(spacing, shape) * (1 + 1e-6)
+
+
+def _axes_to_pool(spacing: Sequence[float], shape: Sequence[int]) -> list[bool]:
+    limit = _pooling_limit(spacing, shape)
+    return [length <= limit and n >= 2 * SMALLEST_MAP for length, n in zip(spacing, shape, strict=True)]
+
+
+def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Strides:
+    """Stages of the backbone, axis by axis.
+
+    An axis is pooled while its spacing is within 2 times the finest at that point and it keeps 4 cells. An axis still
+    over 2 times coarser than the finest gets kernel 1, and so does an axis of a single cell. The finest is sought among
+    the axes long enough to be pooled. Stages end when no axis has more than 12 cells, or after 5.
+
+    Examples
+    --------
+    >>> choose_strides((1, 1, 1), (96, 160, 128), (2, 2, 2)).shape
+    (6, 10, 8)
+    >>> anisotropic = choose_strides((3, 0.7, 0.7), (56, 320, 320), (1, 2, 2))
+    >>> anisotropic.strides[:3], anisotropic.kernels[:3]
+    (((1, 2, 2), (1, 2, 2), (2, 2, 2)), ((1, 3, 3), (1, 3, 3), (3, 3, 3)))
+    """
+    strides: list[Triple] = []
+    kernels: list[Triple] = []
+    current, size = list(spacing), [int(n) for n in shape]
+    while True:
+        stride = list(stem) if not strides else [2 if pool else 1 for pool in _axes_to_pool(current, size)]
+        if strides and max(stride) == 1:
+            break
+        limit = _pooling_limit(current, size)
+        kz, ky, kx = (3 if length <= limit and n > 1 else 1 for length, n in zip(current, size, strict=True))
+        sz, sy, sx = stride
+        strides.append((sz, sy, sx))
+        kernels.append((kz, ky, kx))
+        current = [length * factor for length, factor in zip(current, stride, strict=True)]
+        size = [math.ceil(n / factor) for n, factor in zip(size, stride, strict=True)]
+        if len(strides) == MAX_STAGES or max(size) <= LARGEST_COARSEST_MAP:
+            break
+    return Strides(tuple(strides), tuple(kernels), (size[0], size[1], size[2]), (current[0], current[1], current[2]))
+
+
+def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) -> Stage1Plan:
+    """The detector for a detection grid of ``spacing``, a planned volume of ``shape`` and lesions of ``extents``.
+
+    Parameters
+    ----------
+    spacing, shape : detection grid
+    extents : ndarray, shape ``(N, 3)``
+        Lesion boxes' edges in mm.
+    """
+    stages = choose_strides(spacing, shape, choose_stem(spacing, shape, small_lesion_extents(extents)))
+    count = len(stages.strides)
+    levels = choose_levels(extents, stages.strides, spacing)
+    return Stage1Plan(
+        channels=CHANNELS[:count],
+        strides=stages.strides,
+        kernels=stages.kernels,
+        blocks=BLOCKS[:count],
+        fpn_channels=FPN_CHANNELS,
+        head_stages=levels.head_stages,
+        level_max_sizes=levels.upper_sizes,
+    )
+
+
+def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> bool:
+    """Whether small lesions ask for a stage at full resolution: half of all span up to 4 cells of the stem.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+    spacing : 3 floats
+        Detection grid.
+    extents : ndarray, shape ``(N, 3)``
+        Lesion boxes' edges in mm.
+
+    Examples
+    --------
+    >>> extents = np.full((3, 3), 5.0)
+    >>> plan = stage1_plan((1, 1, 1), (96, 160, 128), extents)
+    >>> wants_fine_stage(plan, (1, 1, 1), extents), wants_fine_stage(plan, (0.5, 0.5, 0.5), extents)
+    (True, False)
+    """
+    if len(extents) == 0 or max(plan.strides[0]) == 1:
+        return False
+    cell = [stride * length for stride, length in zip(plan.strides[0], spacing, strict=True)]
+    return float(np.median(lesion_spans(extents, cell, spacing))) <= FINE_UP_TO_CELLS
+
+
+def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Plan:
+    """The plan with a stage at full resolution in front: a convolution and a residual block, no head.
+
+    The stem then reads what this stage saw, not the bare voxels, in the same cells.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+    channels : int
+
+    Examples
+    --------
+    >>> plan = add_fine_stage(stage1_plan((1, 1, 1), (96, 160, 128), np.full((3, 3), 5.0)))
+    >>> plan.channels, plan.strides[:2], plan.head_stages
+    ((8, 32, 64, 96, 128), ((1, 1, 1), (2, 2, 2)), (1,))
+    """
+    return plan.model_copy(
+        update={
+            "channels": (channels, *plan.channels),
+            "strides": ((1, 1, 1), *plan.strides),
+            "kernels": (plan.kernels[0], *plan.kernels),
+            "blocks": (1, *plan.blocks),
+            "head_stages": tuple(stage + 1 for stage in plan.head_stages),
+        }
+    )
+
+
+def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> Stage1Plan:
+    """The plan with a stage at full resolution in front which carries a head: its cells are voxels.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+        From :func:`stage1_plan`.
+    spacing : 3 floats
+        Detection grid.
+    extents : ndarray, shape ``(N, 3)``
+        Lesion boxes' edges in mm.
+
+    Examples
+    --------
+    >>> extents = np.array([[1.0, 1, 1]] * 20 + [[12.0, 12, 12]] * 20)
+    >>> plan = add_full_head(stage1_plan((1, 1, 1), (96, 160, 128), extents), (1, 1, 1), extents)
+    >>> plan.channels[:2], plan.strides[:2], plan.head_stages, plan.level_max_sizes
+    ((16, 32), ((1, 1, 1), (2, 2, 2)), (0, 1), ((8.0, 8.0, 8.0),))
+    """
+    fine = add_fine_stage(plan, FULL_HEAD_CHANNELS)
+    levels = choose_levels(extents, fine.strides, spacing)
+    stages, upper = levels.head_stages, levels.upper_sizes
+    if stages[0] > 0:
+        # Few lesions are so small, or `choose_levels` would not have left them to a coarser level. Here they count.
+        z, y, x = (float(f"{LEVEL_CELLS[1] * length:.6g}") for length in spacing)
+        stages, upper = (0, *stages), ((z, y, x), *upper)
+    return fine.model_copy(update={"head_stages": stages, "level_max_sizes": upper})
+
+
+def small_lesion_extents(extents: AnyFloatArray) -> tuple[float, float, float] | None:
+    """Extents (mm) of a 5th-percentile lesion, axis by axis, or ``None`` without lesions."""
+    if len(extents) == 0:
+        return None
+    z, y, x = (float(value) for value in np.percentile(extents, 5, axis=0))
+    return z, y, x

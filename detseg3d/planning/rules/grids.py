@@ -1,0 +1,174 @@
+"""Rules for the spacing of both grids and for the volume that the memory is planned for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detseg3d.core.arrays import Spacing, Triple
+
+__all__ = [
+    "PlannedVolume",
+    "SMALLEST_MAP",
+    "SPARE_VOLUME",
+    "choose_fine_spacing",
+    "coarser_spacings",
+    "finest_spacing",
+    "long_axes",
+    "planned_volumes",
+]
+
+
+ANISOTROPY = 3.0  # an axis this many times coarser than the next takes its 10th percentile
+SMALLEST_MAP = 4  # no axis is pooled below this many cells
+SPARE_VOLUME = 1.1  # a scan of so many times the planned voxels is still trained whole
+OUTLIER_VOLUME = 3.0  # a scan of more than so many times the 90th percentile's voxels is not planned for
+SCANS_WITH_OUTLIERS = 10  # the least number of scans among which one may be called an outlier
+PERCENTILES = (90, 75, 50)  # smaller volumes to plan for, if the largest would cost lesions
+
+
+def choose_fine_spacing(spacings: npt.ArrayLike, shapes: npt.ArrayLike | None = None) -> Spacing:
+    """Per-axis median; an axis over 3 times coarser than the next takes its 10th percentile (but not below the next).
+
+    An axis along which every scan has a single voxel takes the coarsest spacing: no scan gets a second one.
+
+    Parameters
+    ----------
+    spacings : array_like, shape ``(cases, 3)``
+    shapes : array_like, shape ``(cases, 3)``, optional
+        Voxels of the scans.
+
+    Examples
+    --------
+    >>> choose_fine_spacing([[1, 1, 1], [1, 1, 1], [2, 1, 1]])
+    (1.0, 1.0, 1.0)
+    >>> choose_fine_spacing([[5, 1, 1]] * 8 + [[2, 1, 1]] * 2)
+    (2.0, 1.0, 1.0)
+    >>> choose_fine_spacing([[5, 1, 1]] * 8 + [[2, 1, 1]] * 2, [[1, 512, 512]] * 10)
+    (5.0, 1.0, 1.0)
+    """
+    array = np.asarray(spacings, dtype=np.float64).reshape(-1, 3)
+    median = np.median(array, axis=0)
+    coarsest = int(median.argmax())
+    following = float(np.sort(median)[1])
+    if median[coarsest] > ANISOTROPY * following:
+        median[coarsest] = max(float(np.percentile(array[:, coarsest], 10, method="inverted_cdf")), following)
+    if shapes is not None:
+        single = np.asarray(shapes).reshape(-1, 3).max(axis=0) == 1
+        median[single] = array.max(axis=0)[single]
+    # Headers carry noise of single precision; 5 digits are a hundredth of a voxel over a whole volume.
+    z, y, x = (float(f"{value:.5g}") for value in median)
+    return z, y, x
+
+
+@dataclass(frozen=True)
+class PlannedVolume:
+    """A volume that memory is planned for, in fine voxels, and the percentile of the scans that it holds.
+
+    ``outliers`` is the number of scans left out before, each far larger than all others.
+    """
+
+    shape: Triple
+    percentile: int = 100
+    outliers: int = 0
+
+    @property
+    def voxels(self) -> int:
+        """Number of fine voxels."""
+        return math.prod(self.shape)
+
+    def cuts(self, shape: Sequence[int]) -> bool:
+        """Whether training cuts a scan of ``shape`` fine voxels into parts: it has over a tenth more voxels."""
+        return math.prod(shape) > SPARE_VOLUME * self.voxels
+
+
+def planned_volumes(shapes: npt.ArrayLike) -> list[PlannedVolume]:
+    """Volumes to plan for, the largest first: percentiles 100, 90, 75 and 50 of the scans' edges, axis by axis.
+
+    Of the first a scan is left out that has over 3 times the voxels of the 90th percentile, of 10 scans or more: one
+    body among heads does not decide for all. Of the others, the 99th percentile counts as the largest, so that of a
+    hundred scans the largest counts.
+
+    Parameters
+    ----------
+    shapes : array_like of int, shape ``(cases, 3)``
+        Fine voxels.
+
+    Examples
+    --------
+    >>> planned_volumes([[24, 20, 20], [24, 18, 20]])[0]
+    PlannedVolume(shape=(24, 20, 20), percentile=100, outliers=0)
+    >>> planned_volumes([[180, 220, 200]] * 19 + [[1800, 500, 500]])
+    [PlannedVolume(shape=(180, 220, 200), percentile=100, outliers=1)]
+    """
+    edges = np.asarray(shapes, dtype=np.int64).reshape(-1, 3)
+    voxels = edges.astype(np.float64).prod(axis=1)
+    usual = np.ones(len(edges), bool)
+    if len(edges) >= SCANS_WITH_OUTLIERS:
+        usual = voxels <= OUTLIER_VOLUME * float(np.percentile(voxels, 90, method="lower"))
+    outliers = int((~usual).sum())
+    z, y, x = (int(n) for n in np.percentile(edges[usual], 99, axis=0, method="higher"))
+    volumes = [PlannedVolume((z, y, x), 100, outliers)]
+    for percentile in PERCENTILES:
+        z, y, x = (int(n) for n in np.percentile(edges[usual], percentile, axis=0, method="lower"))
+        if (z, y, x) != volumes[-1].shape:
+            volumes.append(PlannedVolume((z, y, x), percentile, outliers))
+    return volumes
+
+
+def long_axes(shape: Sequence[int]) -> list[int]:
+    """Axes of a volume that are long enough to be pooled, 8 voxels or more; all three if there is none.
+
+    A volume of a few slices must not be held back by an axis along which nothing happens, whatever its spacing.
+
+    Examples
+    --------
+    >>> long_axes((3, 384, 384)), long_axes((448, 448, 15)), long_axes((4, 4, 4))
+    ([1, 2], [0, 1, 2], [0, 1, 2])
+    """
+    return [axis for axis, n in enumerate(shape) if n >= 2 * SMALLEST_MAP] or [0, 1, 2]
+
+
+def finest_spacing(spacing: Sequence[float], shape: Sequence[int]) -> float:
+    """The finest spacing among the axes that are long enough to be pooled.
+
+    Examples
+    --------
+    >>> finest_spacing((0.1, 1.0, 1.5), (1, 256, 256)), finest_spacing((0.1, 1.0, 1.5), (100, 256, 256))
+    (1.0, 0.1)
+    """
+    return min(spacing[axis] for axis in long_axes(shape))
+
+
+def coarser_spacings(fine_spacing: Spacing, shape: Sequence[int], step: float = 1.05) -> list[Spacing]:
+    """Detection spacings to try, finest first: the finest axes give way until all are equal, then all together.
+
+    An axis too short to be pooled keeps its spacing.
+
+    Parameters
+    ----------
+    fine_spacing : 3 floats
+    shape : 3 ints
+        Planned volume in fine voxels.
+    step : float, optional
+
+    Examples
+    --------
+    >>> spacings = coarser_spacings((2.0, 1.0, 1.0), (100, 200, 200))
+    >>> spacings[0], [round(s, 3) for s in spacings[1]], len({s for s in spacings[-1]})
+    ((2.0, 1.0, 1.0), [2.0, 1.05, 1.05], 1)
+    >>> coarser_spacings((2.0, 1.0, 1.0), (1, 200, 200))[-1][0]
+    2.0
+    """
+    long = long_axes(shape)
+    finest = finest_spacing(fine_spacing, shape)
+    spacings = [fine_spacing]
+    for power in range(1, 60):
+        length = float(f"{finest * step**power:.5g}")
+        z, y, x = (max(edge, length) if axis in long else edge for axis, edge in enumerate(fine_spacing))
+        spacings.append((z, y, x))
+    return spacings

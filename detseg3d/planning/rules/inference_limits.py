@@ -1,0 +1,84 @@
+"""Rules for the limits of the inference: candidates of a scan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CandidateLimit", "choose_candidate_limit", "smallest_lesion"]
+
+
+CANDIDATES_PER_LESION = 4
+# So many candidates any scan may have. The floor covers training cases of up to so many lesions by itself.
+MIN_CANDIDATES = 100
+_COVERED_BY_FLOOR = MIN_CANDIDATES // CANDIDATES_PER_LESION
+# The masks of all candidates of a scan stay in memory until they are merged.
+CANDIDATE_MASKS_BYTES = 1e9
+_MOST_CANDIDATES = (1000, 20_000)
+_MOST_IN_PLANS = 100_000
+
+
+class CandidateLimit(NamedTuple):
+    """How many candidates a scan may have: ``density`` for each mm³, but from ``fewest`` to ``most``."""
+
+    density: float
+    fewest: int
+    most: int
+
+
+def choose_candidate_limit(
+    lesions_per_case: Sequence[int], volumes: Sequence[float], roi_size: Sequence[int]
+) -> CandidateLimit:
+    """Candidates grow with the scan: several for each lesion that a scan as full as the fullest case would hold.
+
+    A limit that is a number would cut a field of view that is larger than those of the training. Without any limit a
+    network that has learned little, and is sure of nothing, would send Stage 2 to thousands of places.
+
+    Parameters
+    ----------
+    lesions_per_case : sequence of int
+    volumes : sequence of float
+        Of the same cases, cropped to the body, in mm³.
+    roi_size : 3 ints
+        Samples of an RoI: the masks of the candidates take memory.
+
+    Examples
+    --------
+    >>> choose_candidate_limit([0, 1, 1], [1e6] * 3, (32, 32, 32))
+    CandidateLimit(density=4e-06, fewest=100, most=15258)
+    >>> choose_candidate_limit([75, 60], [1e4, 1e4], (24, 24, 24))
+    CandidateLimit(density=0.03, fewest=100, most=20000)
+    """
+    counts, sizes = np.asarray(lesions_per_case, np.float64), np.asarray(volumes, np.float64)
+    # A lesion or two in a scan that is small by accident say nothing about how dense lesions are.
+    usual = np.where(counts > _COVERED_BY_FLOOR, sizes, np.maximum(sizes, np.median(sizes))) if len(sizes) else sizes
+    density = CANDIDATES_PER_LESION * float((counts / usual).max(initial=0))
+    fullest = int(counts.max(initial=0))
+    affordable = int(CANDIDATE_MASKS_BYTES / (2 * math.prod(roi_size)))
+    most = max(min(max(affordable, _MOST_CANDIDATES[0]), _MOST_CANDIDATES[1]), 2 * fullest)
+    # An organ that is full of lesions may fill a smaller scan than those of the training.
+    fewest = max(MIN_CANDIDATES, fullest)
+    return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MOST_IN_PLANS), min(most, _MOST_IN_PLANS))
+
+
+def smallest_lesion(volumes: npt.ArrayLike) -> float:
+    """Volume that 99 % of the lesions reach, since one in a hundred may be a slip of the labels; 0 without any.
+
+    Of up to a hundred lesions it is the smallest.
+
+    Parameters
+    ----------
+    volumes : array_like, shape ``(N,)``
+        In any unit.
+
+    Examples
+    --------
+    >>> smallest_lesion([1.0] + [3.0] * 200), smallest_lesion([])
+    (3.0, 0.0)
+    """
+    values = np.asarray(volumes, np.float64)
+    return float(np.percentile(values, 1, method="lower")) if len(values) else 0.0
