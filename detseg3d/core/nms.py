@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from detseg3d.core.arrays import AnyFloatArray, IntArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes
 
-__all__ = ["LIKE_VOLUMES", "PairSimilarity", "similar_pairs", "suppress"]
+__all__ = ["LIKE_VOLUMES", "PairSimilarity", "Suppression", "similar_pairs", "suppress"]
 
 
 LIKE_VOLUMES: Final = 8.0
@@ -50,16 +50,34 @@ class PairSimilarity(NamedTuple):
     iou: AnyFloatArray
 
 
+@dataclass(frozen=True)
+class Suppression:
+    """Which of the boxes around one lesion are dropped.
+
+    Parameters
+    ----------
+    distance : float
+        A box is dropped if its centre is closer than this to the centre of a better box of like size (see
+        :data:`LIKE_VOLUMES`). Each axis is measured in units of the mean size of the two boxes along that axis. 0
+        switches this criterion off.
+    iou : float
+        A box is dropped if its intersection over union with a better box exceeds this.
+    limit : int or None
+        Largest number of boxes that are kept, best first. ``None`` sets no limit.
+    """
+
+    distance: float
+    iou: float
+    limit: int | None = None
+
+
 def suppress(
     boxes: npt.ArrayLike,
     scores: npt.ArrayLike,
     classes: npt.ArrayLike,
-    *,
-    distance: float,
-    iou: float,
-    most: int | None = None,
+    suppression: Suppression,
 ) -> IntArray:
-    """Greedy suppression within each class: the best box stays, its duplicates go, and so on.
+    """Drop duplicates within each class: keep the best box, drop its duplicates, then go on with the next best box.
 
     Parameters
     ----------
@@ -68,38 +86,33 @@ def suppress(
     scores : array_like, shape ``(N,)``
     classes : array_like of int, shape ``(N,)``
         Boxes of different classes never suppress each other.
-    distance : float
-        A box goes if its centre is closer than this to the centre of a better box of like size (see
-        :data:`LIKE_VOLUMES`). Each axis is measured in units of the mean size of the two boxes along it. 0 switches
-        the criterion off.
-    iou : float
-        A box goes if its intersection over union with a better box exceeds this.
-    most : int, optional
-        At most so many boxes stay, the best ones.
+    suppression : Suppression
 
     Returns
     -------
     ndarray of int64
-        Indices of the boxes that stay, best score first; equal scores keep their order.
+        Indices of the boxes that are kept, best score first. Equal scores keep their order.
 
     Examples
     --------
     >>> boxes = [[0, 0, 0, 3, 3, 3], [1, 0, 0, 4, 3, 3], [9, 9, 9, 12, 12, 12]]
-    >>> suppress(boxes, [0.8, 0.9, 0.5], [0, 0, 0], distance=0.5, iou=0.3).tolist()
+    >>> suppress(boxes, [0.8, 0.9, 0.5], [0, 0, 0], Suppression(distance=0.5, iou=0.3)).tolist()
     [1, 2]
 
     A small box in the middle of a large box is another lesion:
 
-    >>> suppress([[0, 0, 0, 40, 40, 40], [18, 18, 18, 22, 22, 22]], [0.9, 0.8], [0, 0], distance=0.5, iou=0.3).tolist()
+    >>> boxes = [[0, 0, 0, 40, 40, 40], [18, 18, 18, 22, 22, 22]]
+    >>> suppress(boxes, [0.9, 0.8], [0, 0], Suppression(distance=0.5, iou=0.3)).tolist()
     [0, 1]
     """
+    distance, iou, limit = suppression.distance, suppression.iou, suppression.limit
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     ranked = _Boxes.of(as_boxes(boxes)[order], np.asarray(classes)[order])
     alive = np.ones(len(order), np.bool_)
     kept: list[int] = []
     start, length = 0, _FIRST_BLOCK
     index = _Index(ranked, np.arange(len(order)), distance)
-    while start < len(order) and (most is None or len(kept) < most):
+    while start < len(order) and (limit is None or len(kept) < limit):
         # Boxes that were suppressed only slow the search down.
         if len(index) >= 2 * max(int(alive[start:].sum()), 1):
             index = _Index(ranked, start + np.flatnonzero(alive[start:]), distance)
@@ -113,7 +126,7 @@ def suppress(
                 alive[second[a:b]] = False
         # The best boxes may suppress most of the others: short blocks at first, so that these are not compared at all.
         start, length = end, 2 * length
-    return order[np.asarray(kept[:most], np.int64)]
+    return order[np.asarray(kept[:limit], np.int64)]
 
 
 def similar_pairs(
@@ -126,7 +139,7 @@ def similar_pairs(
     boxes : array_like, shape ``(N, 6)``
     classes : array_like of int, shape ``(N,)``
     distance, iou : float
-        As in :func:`suppress`.
+        As in :class:`Suppression`.
 
     Returns
     -------

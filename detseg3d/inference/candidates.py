@@ -31,7 +31,7 @@ from detseg3d.evaluation.scores.ensemble_calibration import (
     variance_between,
 )
 from detseg3d.models.ensemble import MemberScores
-from detseg3d.models.merging.decode import Detections
+from detseg3d.models.merging.decode import Detections, suppression_of
 from detseg3d.models.merging.merge import Merged, merge_pasted, merge_rois
 from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions
 from detseg3d.models.merging.scores import candidate_roi_scores, combine_scores
@@ -133,14 +133,7 @@ class Candidates:
         """Indices of the candidates that pass the plan's detection threshold, suppression and limit, best first."""
         above = np.flatnonzero(self.found.scores >= inference.candidate_threshold)
         found = self.found[above]
-        kept = suppress(
-            found.boxes,
-            found.scores,
-            found.classes,
-            distance=inference.suppression_distance,
-            iou=inference.suppression_iou,
-            most=self.limit,
-        )
+        kept = suppress(found.boxes, found.scores, found.classes, suppression_of(inference, self.limit))
         return above[kept]
 
     def admitted(self, inference: InferencePlan) -> Candidates:

@@ -41,8 +41,8 @@ from detseg3d.inference.result import (
     write_tables,
 )
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.ensemble import SegmentedRois, average_dense, segment_rois
-from detseg3d.models.merging.decode import Detections, decode, highest_probability
+from detseg3d.models.ensemble import DetectOptions, GridImages, detect, segment_rois
+from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.appearance import measure_appearance
@@ -290,20 +290,25 @@ class Predictor:
             logger.warning("channel %s says nothing to the network after normalisation: %s", name, channel.reason)
         image, transform = torch.from_numpy(case.image), case.transform
         del case
-        found, highest = self._detect(image, inference, inference.candidate_limit(transform.fine_volume))
-        segmented = self._segment(image, found)
+        limit = inference.candidate_limit(transform.fine_volume)
+        output = detect(self.models, image, self._detect_options(inference, limit))
         del image
         # Straight onto the input's own grid: a mask is interpolated once on its way back, never twice.
         placed = [
             prediction._replace(roi=transform.boxes_to_original(prediction.roi[None])[0])
-            for prediction in segmented.predictions
+            for prediction in output.rois.predictions
         ]
-        boxes = transform.boxes_to_original(found.boxes)
-        limit = self.plans.inference.candidate_limit(transform.fine_volume)
-        there = Candidates(
-            Detections(boxes, found.scores, found.classes), placed, geometry.shape, geometry.spacing, highest, limit
+        boxes = transform.boxes_to_original(output.candidates.boxes)
+        candidates = Candidates(
+            Detections(boxes, output.candidates.scores, output.candidates.classes),
+            placed,
+            geometry.shape,
+            geometry.spacing,
+            output.highest_probability,
+            self.plans.inference.candidate_limit(transform.fine_volume),
         )
-        return there if segmented.members is None else there.of_several(segmented.members, self.plans.inference)
+        members = output.rois.members
+        return candidates if members is None else candidates.of_several(members, self.plans.inference)
 
     def _admit(self, transform: CaseTransform, inference: InferencePlan) -> None:
         """Raise if a scan on the fine grid is too large for the memory; the scan itself has been read."""
@@ -327,30 +332,26 @@ class Predictor:
                 remedy=_TOO_LARGE,
             )
 
-    def segment_boxes(self, image: torch.Tensor, found: Detections) -> list[RoiPrediction]:
-        """Stage 2 on given boxes of a preprocessed volume ``(C, Z, Y, X)`` of the fine grid, averaged over folds."""
-        return self._segment(image, found).predictions
+    def segment_boxes(self, image: torch.Tensor, boxes: Detections) -> list[RoiPrediction]:
+        """Run Stage 2 on given boxes of a preprocessed volume, averaged over networks and mirrored copies.
 
-    def _segment(self, image: torch.Tensor, found: Detections) -> SegmentedRois:
-        detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
-        # One flip is averaged, along the last of the plan's axes: 2 passes, not 8 (docs/concepts).
-        return segment_rois(self.models, image, detection_image, found, self.mirror_axes[-1:], self.device)
+        Parameters
+        ----------
+        image : Tensor of float32, shape ``(C, Z, Y, X)``
+            Normalised, on the fine grid.
+        boxes : Detections
+            Boxes in fine voxel edges.
 
-    def _detect(self, image: torch.Tensor, inference: InferencePlan, limit: int) -> tuple[Detections, float]:
-        """At most ``limit`` candidates of a fine volume ``(C, Z, Y, X)``, and the detector's highest probability."""
-        detection_image = self.models[0].to_detection_grid(image[None]).to(self.device)
-        levels = average_dense(self.models, detection_image, self.mirror_axes, self.device)
-        cell_sizes, shape = self.models[0].cell_sizes, image.shape[1:]
-        found = decode(
-            levels,
-            cell_sizes,
-            shape,
-            threshold=inference.candidate_threshold,
-            max_candidates=limit,
-            distance=inference.suppression_distance,
-            iou=inference.suppression_iou,
-        )
-        return found, highest_probability(levels, cell_sizes, shape)
+        Returns
+        -------
+        list of RoiPrediction
+            On the fine grid.
+        """
+        images = GridImages.of(self.models[0], image, self.device)
+        return segment_rois(self.models, images, boxes, self._detect_options(self.plans.inference)).predictions
+
+    def _detect_options(self, inference: InferencePlan, limit: int | None = None) -> DetectOptions:
+        return DetectOptions(inference, tuple(self.mirror_axes), self.device, limit)
 
     def predict_files(
         self,

@@ -15,9 +15,9 @@ from detseg3d.core.boxes import as_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.roi import box_indicator, crop_features, crop_rois, inside_volume
 from detseg3d.core.tiles import tile_boxes
-from detseg3d.models.merging.decode import Detections, decode, dense_levels
+from detseg3d.models.ensemble import DetectOptions, TwoStageOutput, detect
+from detseg3d.models.merging.decode import decode, dense_levels, suppression_of
 from detseg3d.models.merging.merge import merge_rois, roi_info
-from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.networks.blocks import Conv3d
 from detseg3d.models.networks.detector import Detector, DetectorOutput
 from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
@@ -232,8 +232,14 @@ class DetSeg3D(nn.Module):
         shape: Sequence[int],
         random: np.random.Generator,
     ) -> RoiSample:
-        proposals = self._decode(dense_levels(output.levels, volume), shape, _PROPOSAL_FLOOR, _PROPOSALS_PER_VOLUME)
         training = self.plans.training
+        proposals = decode(
+            dense_levels(output.levels, volume),
+            self.cell_sizes,
+            shape,
+            _PROPOSAL_FLOOR,
+            suppression_of(self.plans.inference, _PROPOSALS_PER_VOLUME),
+        )
         return sample_boxes(
             target,
             proposals,
@@ -244,24 +250,6 @@ class DetSeg3D(nn.Module):
             random,
             training.positive_roi_fraction,
         )
-
-    def _decode(
-        self, levels: Sequence[Any], shape: Sequence[int], threshold: float, max_candidates: int | None = None
-    ) -> Detections:
-        inference = self.plans.inference
-        return decode(
-            levels,
-            self.cell_sizes,
-            shape,
-            threshold=threshold,
-            max_candidates=self._candidate_limit(shape) if max_candidates is None else max_candidates,
-            distance=inference.suppression_distance,
-            iou=inference.suppression_iou,
-        )
-
-    def _candidate_limit(self, shape: Sequence[int]) -> int:
-        """Candidates that a volume of ``shape`` fine voxels may have."""
-        return self.plans.inference.candidate_limit(math.prod(shape) * math.prod(self.plans.fine_spacing))
 
     def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """RoIs of boxes by the plan's rule; see :func:`detseg3d.core.tiles.tile_boxes`."""
@@ -301,38 +289,15 @@ class DetSeg3D(nn.Module):
 
     # -- Both ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def infer(
-        self, image: torch.Tensor, candidate_threshold: float | None = None
-    ) -> tuple[Detections, list[RoiPrediction]]:
-        """Candidates of one fine volume ``(C, Z, Y, X)`` and the prediction of each of their RoIs.
+    def infer(self, image: torch.Tensor) -> TwoStageOutput:
+        """Run both stages on one fine volume ``(C, Z, Y, X)``, without mirrored copies.
 
-        No test-time augmentation, one model: the plain reading of the network, which
-        :class:`detseg3d.inference.predictor.Predictor` generalises to flips and folds.
+        Returns
+        -------
+        TwoStageOutput
+            See :func:`detseg3d.models.ensemble.detect`.
         """
-        inference = self.plans.inference
-        output = self.detect(self.to_detection_grid(image[None]))
-        threshold = inference.candidate_threshold if candidate_threshold is None else candidate_threshold
-        found = self._decode(dense_levels(output.levels, 0), image.shape[1:], threshold)
-        features = self.roi_features(output.features)
-        rois, parents = self.tiles(found.boxes)
-        predictions = []
-        for start in range(0, len(rois), inference.roi_batch_size):
-            part = slice(start, start + inference.roi_batch_size)
-            crops = self.crop_inputs(image, found.boxes[parents[part]], rois[part])
-            classes = torch.from_numpy(found.classes[parents[part]])
-            cropped = None if features is None else self.crop_features(features[0], rois[part])
-            result = self.segment(crops, cropped, classes, output.context)
-            for offset, roi in enumerate(rois[part]):
-                predictions.append(
-                    RoiPrediction(
-                        roi,
-                        int(parents[start + offset]),
-                        result.mask[offset].float().sigmoid().half().cpu(),
-                        float(result.score[offset].float().sigmoid()),
-                    )
-                )
-        return found, predictions
+        return detect([self], image, DetectOptions(self.plans.inference, device=image.device))
 
     def forward(
         self,
@@ -379,8 +344,8 @@ class DetSeg3D(nn.Module):
             raise DetSeg3DError("unknown mode", value=mode, expected="'train' or 'test'")
         if len(image) != 1:
             raise DetSeg3DError("mode 'test' takes one volume at a time", value=len(image), expected="a batch of 1")
-        found, predictions = self.infer(image[0])
-        merged = merge_rois(found, predictions, image.shape[2:], self.plans)
+        output = self.infer(image[0])
+        merged = merge_rois(output.candidates, output.rois.predictions, image.shape[2:], self.plans)
         return {
             "full_segmentation": torch.from_numpy(merged.semantic),
             "instances": torch.from_numpy(merged.instances.astype(np.int32)),

@@ -1,12 +1,16 @@
-"""Averages over flips and folds: dense maps of Stage 1 before they are decoded, RoI masks of Stage 2 after."""
+"""The inference path: both stages on one volume, averaged over networks and mirrored copies.
+
+:func:`detect` is the only way from an image to candidates and RoI masks. Validation during training,
+``model(image, mode="test")``, prediction and consolidation all run it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,38 +20,103 @@ from torch import nn
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.log_odds import mean_by_log_odds
-from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merging.decode import DenseLevel, Detections, dense_levels
+from detseg3d.models.merging.decode import (
+    DenseLevel,
+    Detections,
+    decode,
+    dense_levels,
+    highest_probability,
+    suppression_of,
+)
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.networks.detector import DetectorOutput
+from detseg3d.planning.plans import InferencePlan
 from detseg3d.system.device import autocast, autocast_dtype
 from detseg3d.system.memory import require_memory
 
+if TYPE_CHECKING:
+    from detseg3d.models.detseg import DetSeg3D
+
 __all__ = [
+    "DetectOptions",
+    "GridImages",
     "MemberScores",
     "SegmentedRois",
+    "TwoStageOutput",
     "average_dense",
+    "detect",
     "flip_combinations",
     "flip_dense",
     "highest_near",
     "segment_rois",
 ]
 
-# Trained weights hardly exceed 10, and normalised intensities of scans 100. Beyond these, they are a cause.
+# Trained weights hardly exceed 10, and normalised intensities of scans hardly exceed 100. Larger values explain why the
+# output of a network is not finite.
 _LARGE_WEIGHT = 1e4
 _LARGE_INTENSITY = 1e4
 
 
 @dataclass(frozen=True)
+class DetectOptions:
+    """How both stages run on a volume.
+
+    Attributes
+    ----------
+    inference : InferencePlan
+        Detection threshold, suppression, limit of candidates and size of the RoI batches.
+    mirror_axes : tuple of int
+        Axes (0, 1, 2 for z, y, x) whose mirrored copies are averaged in Stage 1; empty for none.
+    device : torch.device
+        Where the networks are; the CPU by default.
+    limit : int or None
+        Largest number of candidates. By default the plan decides by the volume of the image.
+    """
+
+    inference: InferencePlan
+    mirror_axes: tuple[int, ...] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    limit: int | None = None
+
+    @property
+    def roi_mirror_axes(self) -> tuple[int, ...]:
+        """Axes whose mirrored copies are averaged in Stage 2: the last of ``mirror_axes``.
+
+        Two passes give almost the same masks as eight (docs/concepts/design.md).
+        """
+        return self.mirror_axes[-1:]
+
+
+class GridImages(NamedTuple):
+    """One volume on both grids.
+
+    Attributes
+    ----------
+    fine : Tensor of float32, shape ``(C, Z, Y, X)``
+        On the fine grid.
+    detection : Tensor of float32, shape ``(1, C, z, y, x)``
+        On the detection grid, padded to the total stride of the detector.
+    """
+
+    fine: torch.Tensor
+    detection: torch.Tensor
+
+    @classmethod
+    def of(cls, model: DetSeg3D, image: torch.Tensor, device: torch.device) -> GridImages:
+        """Resample a fine volume ``(C, Z, Y, X)`` to the detection grid of ``model``, on ``device``."""
+        return cls(image, model.to_detection_grid(image[None]).to(device))
+
+
+@dataclass(frozen=True)
 class MemberScores:
-    """What each of several networks says of every candidate; its own mirrored copies are averaged.
+    """Scores that each of several networks gives to every candidate, averaged over its own mirrored copies.
 
     Attributes
     ----------
     detection : ndarray of float64, shape ``(M, N)``
         Highest probability of the candidate's class near its centre.
     roi : ndarray of float64, shape ``(M, N)``
-        Best score of its RoIs.
+        Best score of the candidate's RoIs.
     """
 
     detection: npt.NDArray[np.float64]
@@ -56,14 +125,82 @@ class MemberScores:
 
 @dataclass(frozen=True)
 class SegmentedRois:
-    """The RoIs of all candidates, averaged, and what the networks say one by one (``None`` for a single network)."""
+    """Averaged predictions of the RoIs of all candidates.
+
+    Attributes
+    ----------
+    predictions : list of RoiPrediction
+        On the fine grid. A large candidate has several RoIs.
+    members : MemberScores or None
+        Scores of each network; ``None`` for a single network.
+    """
 
     predictions: list[RoiPrediction]
     members: MemberScores | None = None
 
 
+@dataclass(frozen=True)
+class TwoStageOutput:
+    """Output of both stages for one volume, before any score threshold.
+
+    Attributes
+    ----------
+    candidates : Detections
+        Boxes on the fine grid, best score first.
+    rois : SegmentedRois
+    highest_probability : float
+        Highest probability of Stage 1 in the volume, even if it is below the detection threshold.
+    """
+
+    candidates: Detections
+    rois: SegmentedRois
+    highest_probability: float
+
+
+@torch.no_grad()
+def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptions) -> TwoStageOutput:
+    """Run both stages on one volume.
+
+    Stage 1 is averaged before it is decoded, and the RoI masks of Stage 2 are averaged after that.
+
+    Parameters
+    ----------
+    models : sequence of DetSeg3D
+        Networks with equal plans, in evaluation mode, on ``options.device``.
+    image : Tensor of float32, shape ``(C, Z, Y, X)``
+        Normalised, on the fine grid.
+    options : DetectOptions
+
+    Returns
+    -------
+    TwoStageOutput
+
+    Raises
+    ------
+    DetSeg3DError
+        If an output is not finite, or if the masks do not fit into the memory.
+    """
+    model, inference = models[0], options.inference
+    images = GridImages.of(model, image, options.device)
+    # A single network without mirrored copies needs one pass of Stage 1, which serves both stages. Otherwise the
+    # features of Stage 1 are computed again for Stage 2: to keep all of them would take several times the memory.
+    single_pass = None
+    if len(models) == 1 and not options.mirror_axes:
+        single_pass = _detect_flipped(model, images.detection, (), options.device)
+    levels = average_dense(models, images.detection, options, single_pass)
+    shape = image.shape[1:]
+    limit = options.limit
+    if limit is None:
+        limit = inference.candidate_limit(math.prod(shape) * math.prod(model.plans.fine_spacing))
+    suppression = suppression_of(inference, limit)
+    candidates = decode(levels, model.cell_sizes, shape, inference.candidate_threshold, suppression)
+    highest = highest_probability(levels, model.cell_sizes, shape)
+    del levels
+    return TwoStageOutput(candidates, segment_rois(models, images, candidates, options, single_pass), highest)
+
+
 def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """All subsets of ``axes``, the empty one first.
+    """Return all subsets of ``axes``, the empty one first.
 
     Examples
     --------
@@ -75,9 +212,16 @@ def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
-    """Undo the flip of the image in the dense prediction: maps are turned back, offsets change their sign.
+    """Undo the flip of an image in the dense output: flip the maps back and change the sign of the offsets.
 
-    Cells turn into cells only if the flipped image was padded to whole cells before it was flipped.
+    This is exact only if the image was padded to whole cells before it was flipped.
+
+    Parameters
+    ----------
+    level : DenseLevel
+        Output for the flipped image.
+    axes : sequence of int
+        Axes (0, 1, 2 for z, y, x) along which the image was flipped.
     """
     if not axes:
         return level
@@ -91,19 +235,22 @@ def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
 
 @torch.no_grad()
 def average_dense(
-    models: Sequence[DetSeg3D], image: torch.Tensor, mirror_axes: Sequence[int], device: torch.device
+    models: Sequence[DetSeg3D],
+    image: torch.Tensor,
+    options: DetectOptions,
+    first_output: DetectorOutput | None = None,
 ) -> list[DenseLevel]:
-    """Stage 1 averaged over flips and models.
+    """Average Stage 1 over mirrored copies and networks.
 
     Parameters
     ----------
     models : sequence of DetSeg3D
-        With equal plans, in evaluation mode, on ``device``.
-    image : Tensor, shape ``(1, C, Z, Y, X)``
-        On the detection grid, padded, on ``device``.
-    mirror_axes : sequence of int
-        Axes (0, 1, 2 for z, y, x) whose flips are averaged; empty for none.
-    device : torch.device
+        Networks with equal plans, in evaluation mode, on ``options.device``.
+    image : Tensor, shape ``(1, C, z, y, x)``
+        On the detection grid, padded, on ``options.device``.
+    options : DetectOptions
+    first_output : DetectorOutput, optional
+        Output of the first network for ``image`` itself, if it was computed already.
 
     Returns
     -------
@@ -115,15 +262,15 @@ def average_dense(
     DetSeg3DError
         If an output is not finite.
     """
-    flips = flip_combinations(mirror_axes)
+    flips = flip_combinations(options.mirror_axes)
     weight = 1 / (len(flips) * len(models))
     total: list[DenseLevel] = []
     for model in models:
         for axes in flips:
-            flipped = image.flip([axis + 2 for axis in axes]) if axes else image
-            with autocast(device):
-                levels = dense_levels(model.detect(flipped).levels, 0)
-            for index, level in enumerate(levels):
+            is_known = first_output is not None and model is models[0] and not axes
+            output = first_output if is_known else _detect_flipped(model, image, axes, options.device)
+            assert output is not None
+            for index, level in enumerate(dense_levels(output.levels, 0)):
                 level = flip_dense(level, axes)
                 if len(total) <= index:
                     total.append(
@@ -134,118 +281,121 @@ def average_dense(
                 total[index].probability += weight * level.probability.cpu()
                 total[index].log_size += weight * level.log_size.float().cpu()
                 total[index].offset += weight * level.offset.float().cpu()
+            del output  # before the next pass needs the memory
     for level in total:
-        _check_finite((level.probability, level.log_size, level.offset), models, image, device)
+        _check_finite((level.probability, level.log_size, level.offset), models, image, options.device)
     return total
 
 
 @torch.no_grad()
 def segment_rois(
     models: Sequence[DetSeg3D],
-    image: torch.Tensor,
-    detection_image: torch.Tensor,
-    found: Detections,
-    mirror_axes: Sequence[int],
-    device: torch.device,
+    images: GridImages,
+    candidates: Detections,
+    options: DetectOptions,
+    first_output: DetectorOutput | None = None,
 ) -> SegmentedRois:
-    """Stage 2 on the RoIs of all candidates, averaged over flips and over models.
+    """Run Stage 2 on the RoIs of all candidates, averaged over mirrored copies and networks.
 
-    Scores of several models are averaged on the scale of log-odds: the calibration of several networks rests on that
-    (:mod:`detseg3d.evaluation.scores.ensemble_calibration`).
+    Masks are averaged as probabilities. The scores of several networks are averaged on the scale of log-odds, because
+    the calibration of several networks assumes that (:mod:`detseg3d.evaluation.scores.ensemble_calibration`).
 
-    A flip is one of the scan, not of what was computed from it: the features that go with mirrored RoIs come from the
-    mirrored scan. Features of the scan itself, turned round, would be ones that no training shows.
+    The whole volume is flipped, not what was computed from it: the features of a mirrored RoI come from Stage 1 on the
+    mirrored volume. Features of the volume itself, flipped afterwards, do not occur in training.
 
     Parameters
     ----------
     models : sequence of DetSeg3D
-    image : Tensor, shape ``(C, Z, Y, X)``
-        Fine grid.
-    detection_image : Tensor, shape ``(1, C, Z, Y, X)``
-        Detection grid, padded; the Stage 1 features are computed from it anew for each model and flip, which costs one
-        more pass each but never holds more than one map of them.
-    found : Detections
-    mirror_axes : sequence of int
-    device : torch.device
+    images : GridImages
+        The Stage 1 features are computed again for each network and mirrored copy. This costs one more pass each, and
+        only one map of features is in memory at a time.
+    candidates : Detections
+        Boxes on the fine grid.
+    options : DetectOptions
+    first_output : DetectorOutput, optional
+        Output of the first network for the volume itself, if it was computed already.
 
     Returns
     -------
     SegmentedRois
-        Placed on the fine grid; a large candidate has several, as far as they show something of the volume.
+        RoIs that lie outside the volume are left out.
 
     Raises
     ------
     DetSeg3DError
-        If an output is not finite, or there is no memory for the masks.
+        If an output is not finite, or if the masks do not fit into the memory.
     """
-    rois, parents = models[0].tiles(found.boxes)
-    # Of a box as large as the volume the margin alone may fill RoIs.
-    shown = np.all((rois[:, :3] < image.shape[1:]) & (rois[:, 3:] > 0), axis=1)
-    rois, parents = rois[shown], parents[shown]
+    model, image, device = models[0], images.fine, options.device
+    rois, parents = model.tiles(candidates.boxes)
+    # A box as large as the volume may have RoIs that show nothing but its margin outside the volume.
+    is_shown = np.all((rois[:, :3] < image.shape[1:]) & (rois[:, 3:] > 0), axis=1)
+    rois, parents = rois[is_shown], parents[is_shown]
     if len(rois) == 0:
         return SegmentedRois([])
     require_memory(
-        2 * len(rois) * math.prod(models[0].plans.roi.size),
-        f"outlining {len(found)} candidates in {len(rois)} RoIs",
+        2 * len(rois) * math.prod(model.plans.roi.size),
+        f"outlining {len(candidates)} candidates in {len(rois)} RoIs",
         remedy="raise --candidate_threshold, or use a machine with more memory",
     )
-    batch = models[0].plans.inference.roi_batch_size
-    flips = flip_combinations(mirror_axes)
-    probability = torch.zeros((len(rois), *models[0].plans.roi.size), dtype=torch.float16)
+    flips = flip_combinations(options.roi_mirror_axes)
+    probability = torch.zeros((len(rois), *model.plans.roi.size), dtype=torch.float16)
     scores = np.zeros((len(models), len(rois)))
-    detection = np.zeros((len(models), len(found)))
+    detection = np.zeros((len(models), len(candidates)))
     for number, model in enumerate(models):
         levels: list[DenseLevel] = []
         for axes in flips:
-            output = _detect_flipped(model, detection_image, axes, device)
+            is_known = first_output is not None and number == 0 and not axes
+            output = first_output if is_known else _detect_flipped(model, images.detection, axes, device)
+            assert output is not None
             if len(models) > 1:
                 levels = _add_dense(levels, dense_levels(output.levels, 0), axes, 1 / len(flips))
             features, context = _roi_features(model, output, axes, device)
             del output
-            for part in _slices(len(rois), batch):
-                crops = model.crop_inputs(image, found.boxes[parents[part]], rois[part]).to(device)
-                classes = torch.from_numpy(found.classes[parents[part]])
+            for part in _slices(len(rois), options.inference.roi_batch_size):
+                crops = model.crop_inputs(image, candidates.boxes[parents[part]], rois[part]).to(device)
+                classes = torch.from_numpy(candidates.classes[parents[part]])
                 with autocast(device):
                     mask, roi_score = _segment_flipped(model, crops, features, context, rois[part], classes, axes)
                 probability[part] += (mask / (len(flips) * len(models))).half().cpu()
-                # mps has no float64
+                # The mps device has no float64, so the scores are converted on the CPU.
                 scores[number, part] += roi_score.float().cpu().double().numpy() / len(flips)
-            del features, context  # before the next ones are made
+            del features, context  # before the next pass needs the memory
         if len(models) > 1:
-            detection[number] = highest_near(levels, model.cell_sizes, found)
+            detection[number] = highest_near(levels, model.cell_sizes, candidates)
     score = scores[0] if len(models) == 1 else mean_by_log_odds(scores)
     _check_finite((probability, torch.from_numpy(scores), torch.from_numpy(detection)), models, image, device)
     predictions = [RoiPrediction(roi, int(parents[i]), probability[i], float(score[i])) for i, roi in enumerate(rois)]
     if len(models) == 1:
         return SegmentedRois(predictions)
-    best = np.zeros((len(models), len(found)))
+    best = np.zeros((len(models), len(candidates)))
     for number in range(len(models)):
         np.maximum.at(best[number], parents, scores[number])
     return SegmentedRois(predictions, MemberScores(detection, best))
 
 
 def highest_near(
-    levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], found: Detections
+    levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], candidates: Detections
 ) -> npt.NDArray[np.float64]:
-    """The highest probability that one network has for each candidate near its centre.
+    """Return the highest probability that one network gives to each candidate near its centre.
 
-    Near is within a quarter of the candidate's size, and at least within a cell and a half: the peaks of several
-    networks for one lesion seldom lie in one cell.
+    Near means within a quarter of the candidate's size and at least within a cell and a half, because the peaks of
+    several networks for one lesion seldom lie in the same cell.
 
     Parameters
     ----------
     levels : sequence of DenseLevel
-    cell_sizes : sequence of (z, y, x)
-        Fine voxels per cell of each level.
-    found : Detections
-        On the fine grid.
+        Output of one network.
+    cell_sizes : sequence of 3 floats
+        Fine voxels per cell ``(z, y, x)`` of each level.
+    candidates : Detections
+        Boxes on the fine grid.
 
     Returns
     -------
     ndarray of float64, shape ``(N,)``
     """
-    highest = np.zeros(len(found))
-    centers, sizes = box_centers(found.boxes), box_sizes(found.boxes)
+    highest = np.zeros(len(candidates))
+    centers, sizes = box_centers(candidates.boxes), box_sizes(candidates.boxes)
     for level, cell_size in zip(levels, cell_sizes, strict=True):
         shape = np.array(level.probability.shape[1:])
         reach = np.maximum(sizes / 4 / np.asarray(cell_size), 1.5)
@@ -253,16 +403,16 @@ def highest_near(
         middle = centers / np.asarray(cell_size) - 0.5
         low = np.clip(np.ceil(middle - reach), 0, shape - 1).astype(int)
         high = np.clip(np.floor(middle + reach) + 1, low + 1, shape).astype(int)
-        for index, of_class in enumerate(found.classes.tolist()):
+        for index, class_index in enumerate(candidates.classes.tolist()):
             window = tuple(slice(a, b) for a, b in zip(low[index], high[index], strict=True))
-            highest[index] = max(highest[index], float(level.probability[(of_class, *window)].max()))
+            highest[index] = max(highest[index], float(level.probability[(class_index, *window)].max()))
     return highest
 
 
 def _check_finite(
     outputs: Sequence[torch.Tensor], models: Sequence[DetSeg3D], image: torch.Tensor, device: torch.device
 ) -> None:
-    """Raise where a network overflowed: below every threshold, NaN would pass for a scan without lesions."""
+    """Raise an error if a network overflowed. NaN lies below every threshold and would look like a healthy scan."""
     if all(bool(torch.isfinite(output).all()) for output in outputs):
         return
     dtype = autocast_dtype(device) or torch.float32
@@ -272,11 +422,11 @@ def _check_finite(
     if weight > _LARGE_WEIGHT:
         remedy = "the weights are too large: train again, or use another model"
     elif intensity > _LARGE_INTENSITY:
-        remedy = "the scan has extreme intensities: look at them, and at the channel that is meant"
+        remedy = "the scan has extreme intensities: check it, and check that it is the right channel"
     else:
         remedy = "neither the scan nor the weights are extreme: predict with -device cpu"
     raise DetSeg3DError(
-        "the network's output is not finite, so nothing can be said of this scan",
+        "the network's output is not finite, so this scan cannot be predicted",
         value=f"{device.type} with {str(dtype).removeprefix('torch.')}; largest intensity after normalisation "
         f"{intensity:.3g}, largest weight {weight:.3g}",
         expected="finite numbers",
@@ -292,7 +442,7 @@ def _slices(count: int, batch: int) -> Iterator[slice]:
 def _detect_flipped(
     model: DetSeg3D, detection_image: torch.Tensor, axes: Sequence[int], device: torch.device
 ) -> DetectorOutput:
-    """Stage 1 of the scan flipped along ``axes``."""
+    """Run Stage 1 on the volume flipped along ``axes``."""
     dims = [axis + 2 for axis in axes]
     with autocast(device):
         return model.detect(detection_image.flip(dims) if axes else detection_image)
@@ -301,21 +451,21 @@ def _detect_flipped(
 def _add_dense(
     total: list[DenseLevel], levels: Sequence[DenseLevel], axes: Sequence[int], weight: float
 ) -> list[DenseLevel]:
-    """``total`` and ``weight`` times the levels, flipped back; only the probabilities, on the CPU."""
-    turned = [flip_dense(level, axes).probability.cpu() * weight for level in levels]
-    none = torch.zeros(0)
+    """Add ``weight`` times the probabilities of the levels, flipped back, to ``total``, on the CPU."""
+    restored = [flip_dense(level, axes).probability.cpu() * weight for level in levels]
+    nothing = torch.zeros(0)
     if not total:
-        return [DenseLevel(probability, none, none) for probability in turned]
+        return [DenseLevel(probability, nothing, nothing) for probability in restored]
     return [
-        DenseLevel(level.probability + probability, none, none)
-        for level, probability in zip(total, turned, strict=True)
+        DenseLevel(level.probability + probability, nothing, nothing)
+        for level, probability in zip(total, restored, strict=True)
     ]
 
 
 def _roi_features(
     model: DetSeg3D, output: DetectorOutput, axes: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Features for Stage 2 and context of the scan flipped along ``axes``; the features lie where the scan lies."""
+    """Return the features for Stage 2, flipped back, and the context of the volume flipped along ``axes``."""
     dims = [axis + 2 for axis in axes]
     with autocast(device):
         features = model.roi_features(output.features)
@@ -331,9 +481,9 @@ def _segment_flipped(
     classes: torch.Tensor,
     axes: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities of mask and score with the RoI flipped along ``axes`` and flipped back.
+    """Segment RoIs flipped along ``axes``; return the probabilities of masks, flipped back, and of the scores.
 
-    ``features`` are those of the flipped scan, laid over the scan as it is, so that crops of both show the same place.
+    ``features`` were computed from the flipped volume and flipped back, so crops of both show the same place.
     """
     cropped = None if features is None else model.crop_features(features[0], rois)
     dims = [axis + 2 for axis in axes]

@@ -29,7 +29,7 @@ from detseg3d.core.boxes import (
     boxes_from_centers_and_sizes,
     clip_boxes,
 )
-from detseg3d.core.nms import suppress
+from detseg3d.core.nms import Suppression, suppress
 from detseg3d.core.size_classes import size_classes
 from detseg3d.planning.plans import GroupRecall, InferencePlan, Plans, RecallBound
 from detseg3d.planning.rules.heads import assign_levels
@@ -292,8 +292,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
         boxes[:entering],
         np.ones(entering),
         peaks.classes[:entering],
-        distance=inference.suppression_distance,
-        iou=inference.suppression_iou,
+        Suppression(inference.suppression_distance, inference.suppression_iou),
     )
     candidates = kept[:limit]
     found = _match(boxes[candidates], peaks.classes[candidates], peaks.owner[candidates], truth, case.classes)

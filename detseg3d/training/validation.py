@@ -23,7 +23,6 @@ from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import volume_targets
 from detseg3d.planning.plans import Plans, preprocessing_hash
-from detseg3d.system.device import autocast
 
 __all__ = [
     "InferredCase",
@@ -183,9 +182,9 @@ def inferred_cases(
         image = torch.from_numpy(values.astype(np.float32)).to(device)
         assert labels is not None, "training cases have labels"
         instances = labels.astype(np.int64)
-        with torch.no_grad(), autocast(device):
-            found, predictions = model.infer(image)
-        yield InferredCase(case_id, instances, class_of_id(store.shape_and_lesions(case_id)[1]), found, predictions)
+        output = model.infer(image)
+        classes = class_of_id(store.shape_and_lesions(case_id)[1])
+        yield InferredCase(case_id, instances, classes, output.candidates, output.rois.predictions)
 
 
 def validate(

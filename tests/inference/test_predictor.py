@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
@@ -14,7 +15,9 @@ from detseg3d.inference import predictor as predictor_module
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import CasePrediction
+from detseg3d.models.ensemble import DetectOptions, detect
 from detseg3d.planning.plans import InferencePlan, load_plans, save_plans
+from detseg3d.preprocessing.case import preprocess_case
 from tests.inference.conftest import load
 from tests.scans import SHAPE, make_scan
 
@@ -249,16 +252,32 @@ def test_candidates_that_are_not_accepted_are_listed_nevertheless(tiny_model: Pa
 
 def test_flips_can_be_left_out(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    original = predictor_module.average_dense
+    original = predictor_module.detect
 
-    def remember(models: Any, image: Any, axes: Any, device: Any) -> Any:
-        seen.append(tuple(axes))
-        return original(models, image, axes, device)
+    def remember(models: Any, image: Any, options: Any) -> Any:
+        seen.append(options.mirror_axes)
+        return original(models, image, options)
 
-    monkeypatch.setattr(predictor_module, "average_dense", remember)
+    monkeypatch.setattr(predictor_module, "detect", remember)
     for mirrored in (True, False):
         load(tiny_model, use_mirroring=mirrored).predict_array(make_scan(101)[0], (1, 1, 1))
     assert seen == [(0, 1, 2), ()]
+
+
+def test_the_network_alone_and_the_predictor_give_the_same_bits(tiny_model: Path) -> None:
+    """``model(image, mode="test")``, the validation of the training and the predictor are one path."""
+    predictor = load(tiny_model, use_mirroring=False)
+    scan = make_scan(101)[0]
+    case = preprocess_case(scan[None], (1.0, 1.0, 1.0), predictor.plans)
+    image = torch.from_numpy(case.image)
+    expected = predictor.predict_array(scan, (1.0, 1.0, 1.0))
+    z0, y0, x0, z1, y1, x1 = case.transform.crop_box
+    alone = predictor.models[0](image[None], mode="test")
+    assert expected.lesions and np.array_equal(alone["instances"].numpy(), expected.instances[z0:z1, y0:y1, x0:x1])
+    assert [lesion["score"] for lesion in alone["roi_info"]] == [lesion["score"] for lesion in expected.lesions]
+    validated = predictor.models[0].infer(image)
+    predicted = detect(predictor.models, image, DetectOptions(predictor.plans.inference))
+    assert np.array_equal(validated.candidates.boxes, predicted.candidates.boxes)
 
 
 def test_models_are_in_evaluation_mode(predictor: Predictor) -> None:

@@ -9,6 +9,7 @@ import torch
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.merging.decode import DenseLevel, decode, suppression_of
 from detseg3d.models.networks.detector import LevelOutput
 from detseg3d.models.networks.segmenter import SegmenterOutput
 from detseg3d.models.objectives.roi_sampling import RoiSample
@@ -140,13 +141,12 @@ def test_ideal_outputs_decode_to_the_boxes_of_the_truth(tiny_plans: Plans, chang
         log_size[volume, :, z, y, x], offset[volume, :, z, y, x] = wanted.log_size, wanted.offset
         ideal.append(LevelOutput(wanted.heatmap[0], log_size[0], offset[0]))
     assert all(level.heatmap.max() == 1 for level in ideal)  # both levels have lesions
-    found = model._decode([_dense(level) for level in ideal], (24, 44, 42), 0.5)
+    suppression = suppression_of(model.plans.inference, limit=100)
+    found = decode([_dense(level) for level in ideal], model.cell_sizes, (24, 44, 42), 0.5, suppression)
     assert np.allclose(found.boxes[np.lexsort(found.boxes.T[::-1])].round(2), sorted(boxes), atol=0.02)
 
 
 def _dense(level: LevelOutput) -> Any:
-    from detseg3d.models.merging.decode import DenseLevel
-
     return DenseLevel(level.heatmap, level.log_size, level.offset)
 
 

@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.ensemble import average_dense, flip_combinations, flip_dense, highest_near, segment_rois
+from detseg3d.models.ensemble import (
+    DetectOptions,
+    GridImages,
+    average_dense,
+    detect,
+    flip_combinations,
+    flip_dense,
+    highest_near,
+    segment_rois,
+)
 from detseg3d.models.merging.decode import DenseLevel, Detections
 from detseg3d.models.networks.detector import DetectorOutput, LevelOutput
 from detseg3d.models.networks.segmenter import SegmenterOutput
-from detseg3d.planning.plans import Plans
+from detseg3d.planning.plans import InferencePlan, Plans
 
-CPU = torch.device("cpu")
 axes = st.sets(st.integers(0, 2)).map(sorted)
 
 
@@ -42,6 +50,10 @@ def make_level(seed: int = 0) -> DenseLevel:
 def assert_equal_levels(first: DenseLevel, second: DenseLevel) -> None:
     for name in ("probability", "log_size", "offset"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=1e-6, rtol=1e-5)
+
+
+def options(mirror_axes: tuple[int, ...] = (), **inference: float) -> DetectOptions:
+    return DetectOptions(InferencePlan(**inference), mirror_axes)
 
 
 @given(axes)
@@ -101,20 +113,20 @@ def make_image(shape: tuple[int, int, int] = (4, 5, 6)) -> torch.Tensor:
 
 @pytest.mark.parametrize("mirror_axes", [(2,), (0, 1), (0, 1, 2)])
 def test_flips_change_nothing_for_a_network_that_turns_with_its_image(mirror_axes: tuple[int, ...]) -> None:
-    [plain] = average_dense([Toy()], make_image(), (), CPU)  # type: ignore[list-item]
-    [averaged] = average_dense([Toy()], make_image(), mirror_axes, CPU)  # type: ignore[list-item]
+    [plain] = average_dense([Toy()], make_image(), options())  # type: ignore[list-item]
+    [averaged] = average_dense([Toy()], make_image(), options(mirror_axes))  # type: ignore[list-item]
     assert_equal_levels(plain, averaged)
 
 
 def test_flips_change_something_for_a_network_that_does_not() -> None:
     toy = Toy(biased=True)
-    [plain], [averaged] = (average_dense([toy], make_image(), axes, CPU) for axes in ((), (2,)))  # type: ignore[list-item]
+    [plain], [averaged] = (average_dense([toy], make_image(), options(axes)) for axes in ((), (2,)))  # type: ignore[list-item]
     assert not torch.allclose(plain.probability, averaged.probability)
 
 
 def test_every_flip_is_one_pass() -> None:
     toy = Toy()
-    average_dense([toy], make_image(), (0, 1, 2), CPU)  # type: ignore[list-item]
+    average_dense([toy], make_image(), options((0, 1, 2)))  # type: ignore[list-item]
     assert toy.calls == 8
 
 
@@ -128,7 +140,7 @@ def test_nan_of_stage_1_is_an_error_and_no_scan_without_lesions(part: str, monke
     getattr(output.levels[0], part)[0, 0, 1, 1, 1] = torch.nan
     monkeypatch.setattr(toy, "detect", lambda image: output)
     with pytest.raises(DetSeg3DError, match=NOT_FINITE):
-        average_dense([toy], make_image(), (), CPU)  # type: ignore[list-item]
+        average_dense([toy], make_image(), options())  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(("weight", "intensity", "blamed"), [(1e12, 1.0, "weights"), (1.0, 1e30, "intensities")])
@@ -140,14 +152,14 @@ def test_what_makes_the_output_overflow_is_named(
         for parameter in model.parameters():
             parameter.mul_(weight)
     with pytest.raises(DetSeg3DError) as caught:
-        average_dense([model], make_image((16, 16, 16)) * intensity, (), CPU)
+        average_dense([model], make_image((16, 16, 16)) * intensity, options())
     assert blamed in str(caught.value.remedy)
     assert "largest weight" in caught.value.value and "largest intensity" in caught.value.value
 
 
 def test_probabilities_of_models_are_averaged() -> None:
     models = [Toy(1.0), Toy(-2.0)]
-    [level] = average_dense(models, make_image(), (), CPU)  # type: ignore[arg-type]
+    [level] = average_dense(models, make_image(), options())  # type: ignore[arg-type]
     image = make_image()[0]
     torch.testing.assert_close(level.probability, (image.sigmoid() + (-2 * image).sigmoid()) / 2)
 
@@ -165,9 +177,13 @@ BOXES = np.array([[4, 4, 4, 9, 9, 9], [2, 8, 6, 8, 16, 10], [10, 1, 12, 11, 2, 1
 FOUND = Detections(BOXES, np.ones(3, np.float32), np.zeros(3, np.int64))
 
 
-def segment(models: list[DetSeg3D], found: Detections = FOUND, mirror_axes: tuple[int, ...] = ()) -> list[np.ndarray]:
+def segment(
+    models: list[DetSeg3D], found: Detections = FOUND, mirror_axes: tuple[int, ...] = (), **inference: float
+) -> list[np.ndarray]:
     image = make_image((16, 20, 24))
-    predictions = segment_rois(models, image[0], image, found, mirror_axes, CPU).predictions
+    predictions = segment_rois(
+        models, GridImages(image[0], image), found, options(mirror_axes, **inference)
+    ).predictions
     return [np.append(p.probability.float().numpy(), p.score) for p in predictions]
 
 
@@ -178,7 +194,7 @@ def test_no_candidate_no_roi(make_model: Callable[[int], DetSeg3D]) -> None:
 
 def test_one_model_without_flips_gives_what_the_network_itself_gives(make_model: Callable[[int], DetSeg3D]) -> None:
     model, image = make_model(0), make_image((16, 20, 24))
-    predictions = segment_rois([model], image[0], image, FOUND, (), CPU).predictions
+    predictions = segment_rois([model], GridImages(image[0], image), FOUND, options()).predictions
     features = model.roi_features(model.detect(image).features)
     assert features is not None
     rois, _ = model.tiles(BOXES)
@@ -200,16 +216,15 @@ def test_rois_of_models_are_averaged(make_model: Callable[[int], DetSeg3D]) -> N
         np.testing.assert_allclose(mean, (one + other) / 2, atol=2e-3)
 
 
-def test_the_size_of_the_batch_does_not_matter(tiny_plans: Plans, make_model: Callable[[int], DetSeg3D]) -> None:
+def test_the_size_of_the_batch_does_not_matter(make_model: Callable[[int], DetSeg3D]) -> None:
     model = make_model(0)
-    whole = segment([model])
-    model.plans = tiny_plans.evolve(inference={"roi_batch_size": 1})
-    for one, other in zip(whole, segment([model]), strict=True):
+    for one, other in zip(segment([model]), segment([model], roi_batch_size=1), strict=True):
         np.testing.assert_allclose(one, other, atol=0.01)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_rois_are_flipped_with_their_features_and_back(
-    make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
+    axis: int, make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where both stages work voxel by voxel, no flip is noticed."""
     model = make_model(0)
@@ -226,7 +241,7 @@ def test_rois_are_flipped_with_their_features_and_back(
 
     monkeypatch.setattr(model, "detect", cell_by_cell)
     monkeypatch.setattr(model, "segment", pointwise)
-    for plain, flipped in zip(segment([model]), segment([model], mirror_axes=(0, 2)), strict=True):
+    for plain, flipped in zip(segment([model]), segment([model], mirror_axes=(axis,)), strict=True):
         np.testing.assert_allclose(plain, flipped, atol=2e-3)
 
 
@@ -238,7 +253,10 @@ def test_averaged_over_a_flip_a_mirrored_scan_gives_the_mirrored_masks(make_mode
     mirrored_boxes[:, 2], mirrored_boxes[:, 5] = 16 - boxes[:, 5], 16 - boxes[:, 2]
     [one], [other] = (
         segment_rois(
-            [model], picture[0], picture, Detections(where, np.ones(1), np.zeros(1, np.int64)), (2,), CPU
+            [model],
+            GridImages(picture[0], picture),
+            Detections(where, np.ones(1), np.zeros(1, np.int64)),
+            options((2,)),
         ).predictions
         for picture, where in ((image, boxes), (image.flip(4), mirrored_boxes))
     )
@@ -251,7 +269,7 @@ def test_a_large_candidate_has_several_rois(make_model: Callable[[int], DetSeg3D
     image = make_image((16, 20, 24))
     model = make_model(0)
     model.plans = model.plans.evolve(roi={"max_scale": 1.0})
-    predictions = segment_rois([model], image[0], image, found, (), CPU).predictions
+    predictions = segment_rois([model], GridImages(image[0], image), found, options()).predictions
     assert len(predictions) > 1 and {p.candidate for p in predictions} == {0}
 
 
@@ -270,7 +288,7 @@ def test_nan_of_stage_2_is_an_error(
     monkeypatch.setattr(model.segmenter, "forward", overflowing)
     image = make_image((16, 20, 24))
     with pytest.raises(DetSeg3DError, match=NOT_FINITE):
-        segment_rois([model], image[0], image, FOUND, (), CPU)
+        segment_rois([model], GridImages(image[0], image), FOUND, options())
 
 
 def test_rois_of_the_margin_alone_are_left_out(make_model: Callable[[int], DetSeg3D]) -> None:
@@ -281,7 +299,7 @@ def test_rois_of_the_margin_alone_are_left_out(make_model: Callable[[int], DetSe
     everywhere, _ = model.tiles(found.boxes)
     outside = [roi for roi in everywhere if (roi[:3] >= image.shape[2:]).any() or (roi[3:] <= 0).any()]
     assert outside
-    predictions = segment_rois([model], image[0], image, found, (), CPU).predictions
+    predictions = segment_rois([model], GridImages(image[0], image), found, options()).predictions
     assert len(predictions) == len(everywhere) - len(outside)
 
 
@@ -291,7 +309,7 @@ def test_masks_that_do_not_fit_into_the_memory_are_an_error(
     monkeypatch.setattr("detseg3d.system.memory.available_bytes", lambda: 1000)
     image = make_image((16, 20, 24))
     with pytest.raises(DetSeg3DError, match=r"outlining 3 candidates in 3 RoIs needs(.|\n)*--candidate_threshold"):
-        segment_rois([make_model(0)], image[0], image, FOUND, (), CPU)
+        segment_rois([make_model(0)], GridImages(image[0], image), FOUND, options())
 
 
 def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny_plans: Plans) -> None:
@@ -306,7 +324,7 @@ def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny
     monkeypatch.setattr(model.segmenter, "forward", constant)
     found = Detections(BOXES, np.ones(3, np.float32), np.array([2, 0, 1]))
     image = make_image((16, 20, 24))
-    scores = [p.score for p in segment_rois([model], image[0], image, found, (), CPU).predictions]
+    scores = [p.score for p in segment_rois([model], GridImages(image[0], image), found, options()).predictions]
     assert scores == pytest.approx([1, 0, 0.5], abs=1e-3)
 
 
@@ -329,8 +347,8 @@ def test_the_highest_probability_near_a_candidate_is_found_on_any_level() -> Non
 
 def test_several_networks_are_heard_one_by_one(make_model: Callable[[int], DetSeg3D]) -> None:
     models, image = [make_model(0), make_model(1)], make_image((16, 20, 24))
-    both = segment_rois(models, image[0], image, FOUND, (2,), CPU)
-    alone = [segment_rois([model], image[0], image, FOUND, (2,), CPU) for model in models]
+    both = segment_rois(models, GridImages(image[0], image), FOUND, options((2,)))
+    alone = [segment_rois([model], GridImages(image[0], image), FOUND, options((2,))) for model in models]
     assert both.members is not None and [part.members for part in alone] == [None, None]
     assert both.members.detection.shape == both.members.roi.shape == (2, len(FOUND))
     for number, part in enumerate(alone):
@@ -341,7 +359,45 @@ def test_several_networks_are_heard_one_by_one(make_model: Callable[[int], DetSe
 
 def test_one_network_twice_is_one_network(make_model: Callable[[int], DetSeg3D]) -> None:
     model, image = make_model(0), make_image((16, 20, 24))
-    twice = segment_rois([model, model], image[0], image, FOUND, (), CPU)
-    once = segment_rois([model], image[0], image, FOUND, (), CPU).predictions
+    twice = segment_rois([model, model], GridImages(image[0], image), FOUND, options())
+    once = segment_rois([model], GridImages(image[0], image), FOUND, options()).predictions
     assert [p.score for p in twice.predictions] == pytest.approx([p.score for p in once])
     assert twice.members is not None and np.array_equal(*twice.members.detection)
+
+
+# -- Both stages -------------------------------------------------------------------------------------------------------
+
+EVERYTHING = {"candidate_threshold": 0.0, "max_candidates": 12}
+
+
+def outputs_of(model: DetSeg3D, image: torch.Tensor, given: DetectOptions) -> list[np.ndarray]:
+    output = detect([model], image[0], given)
+    rois = output.rois.predictions
+    assert rois
+    return [
+        output.candidates.boxes,
+        output.candidates.scores,
+        np.stack([roi.probability.numpy() for roi in rois]),
+        np.array([roi.score for roi in rois]),
+    ]
+
+
+def test_one_pass_for_both_stages_gives_the_same_bits_as_a_pass_for_each(
+    make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network alone without mirrored copies shares its pass. With one mirrored copy that is the volume itself."""
+    model, image, passes = make_model(0), make_image((16, 20, 24)), []
+    plain = model.detect
+    monkeypatch.setattr(model, "detect", lambda image: passes.append(None) or plain(image))
+    shared = outputs_of(model, image, options(**EVERYTHING))
+    assert len(passes) == 1
+    images = GridImages.of(model, image[0], torch.device("cpu"))
+    apart = segment_rois([model], images, detect([model], image[0], options(**EVERYTHING)).candidates, options())
+    assert np.array_equal(shared[2], np.stack([roi.probability.numpy() for roi in apart.predictions]))
+    assert shared[3].tolist() == [roi.score for roi in apart.predictions]
+
+
+def test_the_highest_probability_is_known_without_any_candidate(make_model: Callable[[int], DetSeg3D]) -> None:
+    output = detect([make_model(0)], make_image((16, 20, 24))[0], options(candidate_threshold=1.0))
+    assert len(output.candidates) == 0 and output.rois.predictions == []
+    assert 0 < output.highest_probability < 1

@@ -61,7 +61,7 @@ def test_cells_agree_with_the_network() -> None:
     for stage in detector.stages:
         stage.register_forward_hook(lambda _module, _inputs, output: sizes.append(output[0, 0].numel()))
     with torch.no_grad():
-        detector(torch.zeros(1, 1, 16, 17, 24))
+        detector(torch.zeros(1, 1, 16, 24, 24))  # 17 voxels padded to the total stride of 8
     assert sizes == detection_cells(STAGE1, (16, 17, 24))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg3d.core.boxes import boxes_from_centers_and_sizes
-from detseg3d.models.merging.decode import DenseLevel, decode
+from detseg3d.models.merging.decode import DenseLevel, decode, suppression_of
 from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import InferencePlan, RecallBound
@@ -71,10 +71,8 @@ def found_by_drawing(case: CaseLesions, levels: DetectionLevels, inference: Infe
         dense,
         cells,
         shape,
-        threshold=inference.candidate_threshold,
-        max_candidates=inference.candidate_limit(case.volume),
-        distance=inference.suppression_distance,
-        iou=inference.suppression_iou,
+        inference.candidate_threshold,
+        suppression_of(inference, inference.candidate_limit(case.volume)),
     )
     ids = np.arange(1, len(case) + 1)
     volume = VolumeTargets(torch.zeros(1, 1, 1, dtype=torch.int32), ids, truth, case.classes)

@@ -14,6 +14,7 @@ from torch import nn
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.data.case_store import CaseStore
 from detseg3d.evaluation.metrics import DetectionCounts
+from detseg3d.models.ensemble import SegmentedRois, TwoStageOutput
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.plans import Plans
@@ -48,7 +49,7 @@ class Oracle(nn.Module):
         self.miss, self.wrong, self.swap_classes, self.grow = miss, wrong, swap_classes, grow
         self.modes: list[bool] = []
 
-    def infer(self, image: torch.Tensor) -> tuple[Detections, list[RoiPrediction]]:
+    def infer(self, image: torch.Tensor) -> TwoStageOutput:
         self.modes.append(self.training)
         [case] = [case for case in self.known if np.array_equal(case.image[:], image.numpy())]
         instances = case.instances[:]
@@ -81,7 +82,7 @@ class Oracle(nn.Module):
             np.ones(count, np.float32),
             np.array(found_classes, int),
         )
-        return detections, rois
+        return TwoStageOutput(detections, SegmentedRois(rois), 1.0)
 
 
 @pytest.fixture(scope="module")

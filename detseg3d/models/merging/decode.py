@@ -1,4 +1,4 @@
-"""From the dense output of Stage 1 to boxes: peaks of the averaged heatmaps, decoded once, duplicates suppressed."""
+"""Decoding: from the dense output of Stage 1 to candidate boxes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import torch
 from torch.nn import functional
 
 from detseg3d.core.boxes import boxes_from_centers_and_sizes, clip_boxes
-from detseg3d.core.nms import suppress
+from detseg3d.core.nms import Suppression, suppress
 from detseg3d.models.networks.detector import LevelOutput
+from detseg3d.planning.plans import InferencePlan
 from detseg3d.planning.recall_bound import PEAKS_PER_CANDIDATE
 
-__all__ = ["Detections", "DenseLevel", "decode", "dense_levels", "highest_probability", "peaks"]
+__all__ = ["DenseLevel", "Detections", "decode", "dense_levels", "highest_probability", "peaks", "suppression_of"]
+
+# exp(6) is about 400 cells. A wild size regression must not become an infinite box.
+_MAX_LOG_SIZE = 6.0
 
 # A box is learned in the cell that holds the centre, so its true offset is at most half a cell. A predicted centre may
 # lie half a cell farther away.
@@ -26,13 +30,16 @@ _MAX_OFFSET = 1.0
 
 @dataclass(frozen=True)
 class Detections:
-    """Aligned records of detected boxes; indexing keeps them aligned.
+    """Boxes with their scores and classes, aligned. Indexing with an array or a slice selects all three.
 
     Attributes
     ----------
-    boxes : ndarray of float32, shape ``(N, 6)``, fine voxel edges
+    boxes : ndarray of float32, shape ``(N, 6)``
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges.
     scores : ndarray of float32, shape ``(N,)``
+        Probability of Stage 1, from 0 to 1.
     classes : ndarray of int64, shape ``(N,)``
+        Class index, from 0.
     """
 
     boxes: npt.NDArray[np.floating[Any]]
@@ -54,9 +61,15 @@ class Detections:
 
 @dataclass
 class DenseLevel:
-    """Dense prediction of one level and volume.
+    """Dense output of one FPN level for one volume.
 
-    Probability ``(K, z, y, x)``; log size and offset ``(3, z, y, x)``, or ``(3·K, z, y, x)`` if each class has a box.
+    Attributes
+    ----------
+    probability : Tensor of float32, shape ``(K, z, y, x)``
+        Heatmap of each class.
+    log_size, offset : Tensor, shape ``(3, z, y, x)`` or ``(3·K, z, y, x)``
+        Logarithm of the box size, and offset of the box centre from the centre of the cell, both in cells. There is one
+        box per cell, or one box per cell and class.
     """
 
     probability: torch.Tensor
@@ -65,7 +78,15 @@ class DenseLevel:
 
 
 def dense_levels(outputs: Sequence[LevelOutput], volume: int) -> list[DenseLevel]:
-    """The dense predictions of one volume of a batch, detached."""
+    """Return the dense output of one volume of a batch, detached, with probabilities instead of logits.
+
+    Parameters
+    ----------
+    outputs : sequence of LevelOutput
+        Output of the detector, finest level first.
+    volume : int
+        Index of the volume in the batch.
+    """
     return [
         DenseLevel(
             output.heatmap[volume].detach().float().sigmoid(),
@@ -79,15 +100,15 @@ def dense_levels(outputs: Sequence[LevelOutput], volume: int) -> list[DenseLevel
 def highest_probability(
     levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], shape: Sequence[int]
 ) -> float:
-    """The highest probability of all cells that lie in the volume, and not in its padding.
+    """Return the highest probability of all cells that lie in the volume. Cells of the padding do not count.
 
     Parameters
     ----------
     levels : sequence of DenseLevel
-    cell_sizes : sequence of (z, y, x)
-        Fine voxels per cell of each level.
+    cell_sizes : sequence of 3 floats
+        Fine voxels per cell ``(z, y, x)`` of each level.
     shape : sequence of 3 ints
-        Fine voxels ``(z, y, x)`` of the volume.
+        Shape ``(z, y, x)`` of the volume on the fine grid.
     """
     highest = []
     for level, cell_size in zip(levels, cell_sizes, strict=True):
@@ -97,21 +118,23 @@ def highest_probability(
 
 
 def peaks(probability: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Cells that reach ``threshold`` and are exceeded by none of the six cells that share a face with them.
+    """Find the local maxima of heatmaps.
 
-    Of the 26 cells around, those at edges and corners often belong to the next lesion; where that one is more certain,
-    it must not hide this one (docs/research_log). What stands twice for one lesion is left to the suppression.
+    A cell is a peak if it reaches ``threshold`` and none of the six cells that share a face with it has a higher value.
+    The other 20 of the 26 neighbours are not compared: they often belong to the next lesion, and a lesion with a higher
+    value must not hide its neighbour. Several peaks of one lesion are left to the suppression.
 
     Parameters
     ----------
-    probability : Tensor, shape ``(K, Z, Y, X)``
+    probability : Tensor, shape ``(K, z, y, x)``
         Heatmap of each class.
     threshold : float
+        Lowest probability of a peak.
 
     Returns
     -------
     Tensor of int64, shape ``(P, 4)``
-        Class, z, y, x.
+        Class, z, y and x of each peak.
 
     Examples
     --------
@@ -127,68 +150,72 @@ def peaks(probability: torch.Tensor, threshold: float) -> torch.Tensor:
     return torch.nonzero(is_peak)
 
 
+def suppression_of(inference: InferencePlan, limit: int | None = None) -> Suppression:
+    """Return the suppression rule of a plan, with at most ``limit`` candidates."""
+    return Suppression(inference.suppression_distance, inference.suppression_iou, limit)
+
+
 def decode(
     levels: Sequence[DenseLevel],
     cell_sizes: Sequence[Sequence[float]],
     shape: Sequence[int],
-    *,
     threshold: float,
-    max_candidates: int,
-    distance: float,
-    iou: float,
+    suppression: Suppression,
 ) -> Detections:
-    """Boxes of one volume.
+    """Turn the dense output of Stage 1 into the boxes of one volume.
+
+    The suppression starts from ten times as many peaks as its limit. A large lesion has several peaks, and these must
+    not take the places of weak lesions elsewhere.
 
     Parameters
     ----------
     levels : sequence of DenseLevel
-        Finest first.
-    cell_sizes : sequence of (z, y, x)
-        Fine voxels per cell of each level.
+        Finest level first.
+    cell_sizes : sequence of 3 floats
+        Fine voxels per cell ``(z, y, x)`` of each level.
     shape : sequence of 3 ints
-        Fine voxels of the volume; peaks in cells of the padding beyond it are dropped, centres that were regressed out
-        of it are moved back in, and boxes are clipped to it.
+        Shape ``(z, y, x)`` of the volume on the fine grid. Peaks in the padding are dropped, centres outside the volume
+        are moved into it, and boxes are clipped to it.
     threshold : float
-        Lowest heatmap probability of a candidate.
-    max_candidates : int
-        At most so many boxes are left by the suppression, the best ones. It starts from ten times as many peaks: a
-        large lesion has several, and none of them may take the place of a weak lesion elsewhere.
-    distance, iou : float
-        See :func:`detseg3d.core.nms.suppress`.
+        Lowest probability of a candidate.
+    suppression : Suppression
+        Which duplicates are dropped, and the largest number of candidates (``limit``, which must not be ``None``).
 
     Returns
     -------
     Detections
-        Best first.
+        Best score first, boxes in fine voxel edges.
     """
+    assert suppression.limit is not None, "decoding needs a limit of candidates"
     boxes, scores, classes = [], [], []
     extent = torch.tensor(tuple(shape), dtype=torch.float32)
     for level, cell_size in zip(levels, cell_sizes, strict=True):
         unit = torch.tensor(tuple(cell_size), dtype=torch.float32)
         index = peaks(level.probability, threshold)
+        # The volume was padded to whole cells of the coarsest level. A cell that begins behind its end is padding.
         index = index[((index[:, 1:].cpu().float() * unit) < extent).all(dim=1).to(index.device)]
         label, z, y, x = index.unbind(1)
         cell = index[:, 1:].cpu().float()
-        offset, log_size = (_own_box(values, index) for values in (level.offset, level.log_size))
+        offset, log_size = (_box_values(values, index) for values in (level.offset, level.log_size))
         center = (cell + 0.5 + offset.clamp(-_MAX_OFFSET, _MAX_OFFSET)) * unit
-        # No lesion has its centre less than half a voxel from the border, whatever the regression says.
+        # No lesion has its centre less than half a voxel from the border.
         center = torch.minimum(center.clamp_min(0.5), extent - 0.5)
-        # exp(6) = 400 cells: a wild regression must not become an infinite box.
-        size = log_size.clamp(-6, 6).exp() * unit
+        size = log_size.clamp(-_MAX_LOG_SIZE, _MAX_LOG_SIZE).exp() * unit
         boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))
         scores.append(level.probability[label, z, y, x].cpu().float().numpy())
         classes.append(label.cpu().numpy())
-    found = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
-    found = found[np.argsort(-found.scores, kind="stable")[: PEAKS_PER_CANDIDATE * max_candidates]]
-    found = Detections(clip_boxes(found.boxes, shape), found.scores, found.classes)
-    kept = suppress(found.boxes, found.scores, found.classes, distance=distance, iou=iou, most=max_candidates)
-    return found[kept]
+    detections = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
+    best_first = np.argsort(-detections.scores, kind="stable")
+    detections = detections[best_first[: PEAKS_PER_CANDIDATE * suppression.limit]]
+    clipped = clip_boxes(detections.boxes, shape)
+    kept = suppress(clipped, detections.scores, detections.classes, suppression)
+    return Detections(clipped, detections.scores, detections.classes)[kept]
 
 
-def _own_box(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The numbers of the boxes of peaks ``(class, z, y, x)``, ``(P, 3)`` in float32 on the CPU.
+def _box_values(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the box values of peaks ``(class, z, y, x)``, shape ``(P, 3)``, in float32 on the CPU.
 
-    ``values`` has those of one box for all classes or of one for each, ``(3, Z, Y, X)`` or ``(3·K, Z, Y, X)``.
+    ``values`` holds one box for all classes or one box per class, ``(3, z, y, x)`` or ``(3·K, z, y, x)``.
     """
     label, z, y, x = index.unbind(1)
     boxes = values[:, z, y, x].T.cpu().float().unflatten(1, (-1, 3))

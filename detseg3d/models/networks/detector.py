@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge, space_to_depth
 from detseg3d.planning.plans import Stage1Plan
@@ -106,12 +105,15 @@ class Detector(nn.Module):
         return self.plan.cumulative_stride(len(self.plan.strides) - 1)
 
     def forward(self, image: torch.Tensor) -> DetectorOutput:
-        """Detect on ``(B, C, Z, Y, X)``; each axis is padded at its end to a multiple of the total stride."""
-        padding = []
-        for length, stride in zip(reversed(image.shape[2:]), reversed(self.total_stride), strict=True):
-            padding += [0, -length % stride]
-        if any(padding):
-            image = functional.pad(image, padding)
+        """Detect on ``(B, C, Z, Y, X)``.
+
+        Raises
+        ------
+        ValueError
+            If an axis is not a multiple of :attr:`total_stride`. Cells would then not lie where their boxes lie.
+        """
+        if any(length % stride for length, stride in zip(image.shape[2:], self.total_stride, strict=True)):
+            raise ValueError(f"the shape {tuple(image.shape[2:])} is not a multiple of the stride {self.total_stride}")
         image = space_to_depth(image, self.plan.strides[0])
         if image.device.type == "cpu" or image.dtype != torch.float32:
             image = image.contiguous(memory_format=torch.channels_last_3d)

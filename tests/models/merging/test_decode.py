@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detseg3d.core.nms import Suppression
 from detseg3d.models.merging.decode import DenseLevel, Detections, decode, dense_levels, peaks
 from detseg3d.models.networks.detector import LevelOutput
 from detseg3d.models.objectives.targets import level_targets
 from tests.models.factory import make_detections
 
-DEFAULTS: dict[str, Any] = {"threshold": 0.5, "max_candidates": 100, "distance": 0.5, "iou": 0.3}
+DEFAULTS: dict[str, Any] = {"threshold": 0.5, "suppression": Suppression(0.5, 0.3, limit=100)}
 
 
 def ideal_level(
@@ -122,7 +123,7 @@ def test_only_the_best_candidates_are_kept() -> None:
     level = empty_level((4, 4, 16))
     for index in range(5):
         level.probability[0, 2, 2, 3 * index + 1] = 0.5 + 0.1 * index
-    found = decode([level], [(2, 2, 2)], (8, 8, 32), **{**DEFAULTS, "max_candidates": 2})
+    found = decode([level], [(2, 2, 2)], (8, 8, 32), **{**DEFAULTS, "suppression": Suppression(0.5, 0.3, limit=2)})
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
@@ -132,7 +133,7 @@ def test_duplicates_take_no_place_of_a_weak_lesion_elsewhere() -> None:
         level.probability[0, 2, 2, 2 * index + 1] = score
     level.probability[0, 2, 2, 30] = 0.5
     level.log_size[:, 2, 2, :10] = np.log(12.0)
-    found = decode([level], [(2, 2, 2)], (8, 8, 64), **{**DEFAULTS, "max_candidates": 2})
+    found = decode([level], [(2, 2, 2)], (8, 8, 64), **{**DEFAULTS, "suppression": Suppression(0.5, 0.3, limit=2)})
     assert found.scores.tolist() == pytest.approx([0.9, 0.5])
 
 

@@ -27,14 +27,9 @@ def test_features_are_those_of_the_finest_level(detector: Detector) -> None:
     assert detector(torch.zeros(1, 2, 8, 12, 16)).features.shape == (1, 8, 4, 6, 8)
 
 
-def test_any_shape_is_padded_to_whole_cells(detector: Detector) -> None:
-    assert detector(torch.zeros(1, 2, 5, 9, 13)).levels[0].heatmap.shape == (1, 3, 4, 6, 8)
-
-
-def test_padding_by_the_caller_gives_the_same(detector: Detector) -> None:
-    image = torch.rand(1, 2, 8, 8, 6)
-    padded = torch.nn.functional.pad(image, (0, 2))
-    assert torch.equal(detector(image).levels[0].heatmap, detector(padded).levels[0].heatmap)
+def test_a_shape_that_is_not_padded_to_whole_cells_is_an_error(detector: Detector) -> None:
+    with pytest.raises(ValueError, match=r"\(8, 8, 6\).*\(4, 4, 4\)"):
+        detector(torch.zeros(1, 2, 8, 8, 6))
 
 
 def test_at_the_start_a_cell_is_a_centre_with_probability_of_one_percent(detector: Detector) -> None:

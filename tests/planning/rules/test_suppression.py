@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.boxes import boxes_from_centers_and_sizes
-from detseg3d.core.nms import suppress
+from detseg3d.core.nms import Suppression, suppress
 from detseg3d.planning.recall_bound import CaseLesions
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, choose_suppression
 
@@ -22,7 +22,7 @@ def column(distance: float, extent: tuple[float, float, float], count: int = 12)
 
 def left_by(case: CaseLesions, distance: float, iou: float) -> int:
     boxes = boxes_from_centers_and_sizes(case.centers, case.extents)
-    return len(suppress(boxes, np.ones(len(case)), case.classes, distance=distance, iou=iou))
+    return len(suppress(boxes, np.ones(len(case)), case.classes, Suppression(distance=distance, iou=iou)))
 
 
 @pytest.mark.parametrize("distance, height", [(35, 48), (24, 48), (21, 44), (17, 32)])
