@@ -21,6 +21,7 @@ COMMANDS = (
     "install_model",
     "evaluate",
     "visualize",
+    "completion",
 )
 
 DEPENDENCIES = [
@@ -40,7 +41,7 @@ DEPENDENCIES = [
     "safetensors>=0.4",
     "pebble>=5.1",  # worker processes whose death costs one case
     "Jinja2>=3.1",  # the pages of report.html
-    "argcomplete>=3.3",
+    "shtab>=1.7",  # completion of flags in shells
     "pydicom>=3.0",
     "highdicom>=0.25",
     # Decoders of compressed DICOM, as wheels: JPEG (GDCM), JPEG-LS, JPEG 2000; pydicom decodes RLE itself.
@@ -96,7 +97,10 @@ setup(
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": [f"detseg3d_{command} = detseg3d.cli.{command}:main" for command in COMMANDS],
+        "console_scripts": [
+            "detseg3d = detseg3d.cli.main:main",
+            *(f"detseg3d_{command} = detseg3d.cli.{command}:main" for command in COMMANDS),
+        ],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -6,34 +6,38 @@ python docs/write_commands.py
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 
+from detseg3d.cli.commands import COMMANDS
 from detseg3d.core.nnunet import table
 
 FOLDER = Path(__file__).parent
 TABLE_BEGINS = "<!-- table: written by docs/write_commands.py from detseg3d/core/nnunet.py -->\n"
 TABLE_ENDS = "\n<!-- end of table -->"
-COMMANDS = (
-    "run",
-    "example",
-    "convert",
-    "plan_and_preprocess",
-    "train",
-    "consolidate",
-    "predict",
-    "evaluate",
-    "visualize",
-    "export_model",
-    "install_model",
-)
-COMMON = ("-h", "--verbose", "--no_progress", "--version")
+COMMON = ("-h", "--verbose", "--no_progress", "--json", "--version")
 HEAD = """# Commands
 
-Every command explains itself with `-h`. All take `--verbose` (report in more detail), `--no_progress` (or
-`--disable_progress_bar`) and `--version`. They end with 0 if all went well, with 1 if anything failed (what did not
-fail is written nevertheless), with 2 if the command line cannot be understood, and with 129, 130 or 143 after SIGHUP,
-Ctrl-C or SIGTERM.
+`detseg3d COMMAND` and `detseg3d_COMMAND` are the same program; `python -m detseg3d COMMAND` is a third way to start it.
+`detseg3d -h` lists the commands, and `-h` explains one command. Every command accepts these flags:
+
+| flag | meaning |
+|---|---|
+| `--verbose` | show details of the work and tracebacks of errors |
+| `--no_progress`, `--disable_progress_bar` | show no progress bars |
+| `--json` | print the result as one JSON object to the standard output; messages go to the standard error |
+| `--version` | print the version |
+
+The JSON object has the fields `command`, `version`, `exit_code`, `result` and `error`. `error` is null, or it has the
+fields `problem`, `file`, `value`, `expected` and `remedy`.
+
+| exit code | meaning |
+|---|---|
+| 0 | everything succeeded |
+| 1 | something failed; the results of all other cases are written |
+| 2 | the command line is not valid |
+| 129, 130, 143 | interrupted by SIGHUP, Ctrl-C or SIGTERM |
+
+`detseg3d completion bash` (or `zsh`, `tcsh`) prints a script that completes commands and flags in a shell.
 """
 
 
@@ -52,7 +56,7 @@ def page_for_nnunet_users() -> str:
 
 def page() -> str:
     """The whole page."""
-    parsers = (importlib.import_module(f"detseg3d.cli.{name}").build_parser() for name in COMMANDS)
+    parsers = (command.build_parser() for command in COMMANDS)
     return "\n".join([HEAD, *(section(parser) for parser in parsers)])
 
 

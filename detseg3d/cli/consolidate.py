@@ -7,17 +7,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import (
-    EXIT_FAILURE,
-    EXIT_SUCCESS,
-    add_processes_flag,
-    add_root_flags,
-    create_parser,
-    fraction,
-    positive_float,
-    run_command,
-    run_of,
-)
+from detseg3d.cli.arguments import add_processes_flag, add_root_flags, create_parser, fraction, positive_float, run_of
+from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
@@ -73,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.consolidation.objective import Objective
     from detseg3d.data.roots import raw_root, resolve_dataset, results_root
     from detseg3d.pipeline.consolidate import consolidate
@@ -90,8 +81,14 @@ def _run(options: argparse.Namespace) -> int:
     failed = {*done.failures, *(problem["case"] for problem in result["problems"])}
     if failed:
         logger.error("%d case(s) failed: %s", len(failed), ", ".join(sorted(failed)))
-        return EXIT_FAILURE
-    return EXIT_SUCCESS
+    data = {
+        "operating_point": str(model / "operating_point.json"),
+        "folder": str(done.predictions),
+        "consolidation": done.report,
+        "evaluation": result,
+        "failed": sorted(failed),
+    }
+    return CommandResult(data, EXIT_FAILURE if failed else EXIT_SUCCESS)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import (
-    add_processes_flag,
-    create_parser,
-    fraction,
-    non_negative_int,
-    positive_float,
-    run_command,
-    run_of,
-)
+from detseg3d.cli.arguments import add_processes_flag, create_parser, fraction, non_negative_int, positive_float, run_of
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
@@ -128,7 +121,7 @@ def _target(output: Path, name: str | None) -> tuple[Path, str]:
     return output, "Dataset001_Converted"
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.pipeline.convert import convert_folders
 
     output, name = _target(Path(options.output_dir), options.dataset_name)
@@ -149,11 +142,12 @@ def _convert(options: argparse.Namespace) -> None:
         run=run_of(options),
     )
     show(str(folder))
+    return CommandResult({"folder": str(folder)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``detseg3d_convert``; returns the exit code."""
-    return run_command(build_parser(), _convert, arguments)
+    return run_command(build_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg3d.cli.common import (
-    EXIT_FAILURE,
-    EXIT_SUCCESS,
+from detseg3d.cli.arguments import (
     add_processes_flag,
     create_parser,
     fraction,
     non_negative_float,
     non_negative_int,
     positive_float,
-    run_command,
     run_of,
 )
+from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
@@ -182,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     systems = _systems(options.predictions)
     if options.report and (options.boxes or options.output is None or options.output.endswith(".json")):
         raise DetSeg3DError(
@@ -210,7 +208,7 @@ def _run(options: argparse.Namespace) -> int:
         parts = list(result["systems"].values())
     _write(options, result, systems, form)
     show(format_evaluation(result))
-    return _exit_code(sum(len(part["problems"]) for part in parts))
+    return CommandResult(result, _exit_code(sum(len(part["problems"]) for part in parts)))
 
 
 def _exit_code(problems: int) -> int:
@@ -303,7 +301,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
     return ComponentRule(chosen["threshold"], chosen["minimum_volume_mm3"], chosen["score"])
 
 
-def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
+def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> CommandResult:
     from detseg3d.data.labels import read_patients
     from detseg3d.evaluation.boxes.evaluate import evaluate_boxes, format_box_evaluation
     from detseg3d.system.files import write_json, write_text
@@ -330,7 +328,7 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> int:
         if file.suffix != ".json":
             write_text(text + "\n", file / "metrics.md")
     show(text)
-    return _exit_code(len(result["problems"]))
+    return CommandResult(result, _exit_code(len(result["problems"])))
 
 
 def _write(

@@ -5,43 +5,53 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from detseg3d.cli.common import (
+from detseg3d.cli.arguments import (
     add_processes_flag,
     create_parser,
     non_negative_int,
     positive_float,
     positive_int,
-    run_command,
     run_of,
 )
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
 
-DESCRIPTION = """\
-Write the built-in example data set: simulated scans with lesions from 1 to about 40 voxels
-across, and vessels, cysts, clots and dots that only look like lesions. Nothing is downloaded.
-The data set is laid out as nnU-Net has it: OUT/Dataset999_Example with imagesTr and labelsTr
-for training, imagesTs and labelsTs held out."""
+_DESCRIPTION = """\
+Write the built-in example data set: simulated scans with lesions from 1 to about 40 voxels across.
+The scans also contain vessels, cysts, clots and dots that resemble lesions. Nothing is downloaded.
+The layout is that of nnU-Net: OUT/Dataset999_Example with imagesTr and labelsTr for training, and
+imagesTs and labelsTs for testing."""
 
-EXAMPLE = """\
+_EXAMPLE = """\
 detseg3d_example data/raw
 detseg3d_example data/raw --num_cases 10 --shape 32 96 96 --spacing 3 1 1"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_example``."""
-    parser = create_parser("detseg3d_example", DESCRIPTION, EXAMPLE)
-    parser.add_argument("output", metavar="OUT", help="folder of raw data sets; created if it is not there")
-    parser.add_argument("--num_cases", type=positive_int, default=24, metavar="N", help="training cases")
-    parser.add_argument("--num_test", type=non_negative_int, default=8, metavar="N", help="held-out cases")
+    parser = create_parser("detseg3d_example", _DESCRIPTION, _EXAMPLE)
+    parser.add_argument("output", metavar="OUT", help="folder of raw data sets; it is created if it does not exist")
+    parser.add_argument("--num_cases", type=positive_int, default=24, metavar="N", help="number of training cases")
+    parser.add_argument("--num_test", type=non_negative_int, default=8, metavar="N", help="number of test cases")
     parser.add_argument(
-        "--shape", type=positive_int, nargs=3, default=[96, 96, 96], metavar=("Z", "Y", "X"), help="voxels"
+        "--shape",
+        type=positive_int,
+        nargs=3,
+        default=[96, 96, 96],
+        metavar=("Z", "Y", "X"),
+        help="size of the scans in voxels",
     )
     parser.add_argument(
-        "--spacing", type=positive_float, nargs=3, default=[1.0, 1.0, 1.0], metavar=("Z", "Y", "X"), help="millimetres"
+        "--spacing",
+        type=positive_float,
+        nargs=3,
+        default=[1.0, 1.0, 1.0],
+        metavar=("Z", "Y", "X"),
+        help="voxel spacing in mm",
     )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="the same seed gives the same data set")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="equal seeds give equal data sets")
     parser.add_argument("--dataset_id", type=positive_int, default=999, metavar="ID", help="number of the data set")
     add_processes_flag(parser)
     return parser
@@ -52,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.synthetic.phantom import write_example_dataset
 
     folder = write_example_dataset(
@@ -66,13 +76,14 @@ def _run(options: argparse.Namespace) -> None:
         run=run_of(options),
     )
     show(f"The example data set is in {folder}")
-    show(f"  to train with: {options.num_cases} cases in imagesTr and labelsTr")
-    show(f"  held out:      {options.num_test} cases in imagesTs and labelsTs")
-    show("Next, plan and preprocess it:")
+    show(f"  training cases: {options.num_cases} in imagesTr and labelsTr")
+    show(f"  test cases:     {options.num_test} in imagesTs and labelsTs")
+    show("Next, plan and preprocess the data set:")
     show(
         f"  detseg3d_plan_and_preprocess -d {options.dataset_id} --raw {options.output}"
         " --preprocessed FOLDER --val_split 0.2"
     )
+    return CommandResult({"folder": str(folder), "training_cases": options.num_cases, "test_cases": options.num_test})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import add_root_flags, create_parser, run_command
+from detseg3d.cli.arguments import add_root_flags, create_parser
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.roots import resolve_dataset, results_root
     from detseg3d.pipeline.exchange import export_model
 
@@ -44,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     for name, entry in manifest.files.items():
         show(f"{entry.bytes:>12}  {name}")
     show(f"wrote {options.output}: {manifest.name}, {options.output.stat().st_size} bytes")
-    return 0
+    return CommandResult({"file": str(options.output), "model": manifest.name})
 
 
 if __name__ == "__main__":

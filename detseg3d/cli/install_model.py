@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import add_root_flags, create_parser, run_command
+from detseg3d.cli.arguments import add_root_flags, create_parser
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 
 __all__ = ["build_parser", "main"]
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.roots import results_root
     from detseg3d.pipeline.exchange import install_model
 
@@ -48,7 +49,8 @@ def _run(options: argparse.Namespace) -> int:
         show(f"the model that was there is kept as {done.kept}")
     show(f"installed {done.folder}, fold(s) {' '.join(done.folds)}")
     show(f"use it with: detseg3d_predict -i scans -o masks -m {done.folder}")
-    return 0
+    kept = None if done.kept is None else str(done.kept)
+    return CommandResult({"folder": str(done.folder), "folds": list(done.folds), "replaced_model": kept})
 
 
 if __name__ == "__main__":

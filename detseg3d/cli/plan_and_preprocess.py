@@ -6,11 +6,9 @@ import argparse
 import logging
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from detseg3d.cli.common import (
-    EXIT_FAILURE,
-    EXIT_SUCCESS,
+from detseg3d.cli.arguments import (
     add_precision_flag,
     add_processes_flag,
     add_root_flags,
@@ -19,9 +17,9 @@ from detseg3d.cli.common import (
     non_negative_int,
     positive_float,
     positive_int,
-    run_command,
     run_of,
 )
+from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
@@ -102,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset
     from detseg3d.pipeline.prepare import PrepareOptions, plan_from_fingerprint, prepare_dataset
 
@@ -124,14 +122,17 @@ def _run(options: argparse.Namespace) -> int:
         clean=options.clean,
     )
     if options.from_fingerprint:
-        show(format_summary(plan_from_fingerprint(options.from_fingerprint, preprocessed, prepare_options)))
-        return EXIT_SUCCESS
+        prepared = plan_from_fingerprint(options.from_fingerprint, preprocessed, prepare_options)
+        show(format_summary(prepared))
+        return CommandResult({"data_sets": [_summary(prepared)], "failed": []})
     raw = raw_root(options.raw)
     folders = [resolve_dataset(raw, identifier) for identifier in options.dataset]
-    failed = []
+    results, failed = [], []
     for folder in dict.fromkeys(folders):
         try:
-            show(format_summary(prepare_dataset(folder, preprocessed, prepare_options)))
+            prepared = prepare_dataset(folder, preprocessed, prepare_options)
+            show(format_summary(prepared))
+            results.append(_summary(prepared))
         except DetSeg3DError as error:
             if len(folders) == 1:
                 raise
@@ -140,7 +141,18 @@ def _run(options: argparse.Namespace) -> int:
             failed.append(folder.name)
     if failed:
         show(f"{len(failed)} of {len(folders)} data sets failed: {', '.join(failed)}", error=True)
-    return EXIT_FAILURE if failed else EXIT_SUCCESS
+    return CommandResult({"data_sets": results, "failed": failed}, EXIT_FAILURE if failed else EXIT_SUCCESS)
+
+
+def _summary(prepared: PreparedDataset) -> dict[str, Any]:
+    """Return the decisions of the plan for programs."""
+    return {
+        "name": prepared.plans.dataset_name,
+        "folder": str(prepared.folder),
+        "decisions": [decision.model_dump(mode="json") for decision in prepared.plans.decisions],
+        "folds": [{"training": len(fold["train"]), "validation": len(fold["val"])} for fold in prepared.splits],
+        "preprocessed": len(prepared.preprocessed),
+    }
 
 
 def _check_combination(options: argparse.Namespace) -> None:

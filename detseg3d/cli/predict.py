@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import (
-    EXIT_FAILURE,
+from detseg3d.cli.arguments import (
     add_precision_flag,
     add_root_flags,
     create_parser,
@@ -15,9 +14,9 @@ from detseg3d.cli.common import (
     non_negative_int,
     positive_float,
     positive_int,
-    run_command,
 )
 from detseg3d.cli.parser import CommandParser, own_word
+from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
@@ -150,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.dataset import check_input, list_inputs
     from detseg3d.data.roots import resolve_dataset, results_root
     from detseg3d.inference.input_options import InputOptions
@@ -186,11 +185,12 @@ def _run(options: argparse.Namespace) -> int:
         use_operating_point=not options.plan_thresholds,
         memory_gb=options.memory_gb,
     )
+    written = [case.case_id for case in cases]
     if single:
         for case in cases:
             predictor.predict_file(case, options.output, input_options)
             show(f"mask written to {options.output}; for instances, boxes and scores give a folder after -o")
-        return 0
+        return CommandResult({"output": str(options.output), "cases": written, "failed": []})
     failures = predictor.predict_files(
         cases,
         options.output,
@@ -203,8 +203,13 @@ def _run(options: argparse.Namespace) -> int:
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:
         show(f"failed: {', '.join(sorted(failures))}", error=True)
-        return EXIT_FAILURE
-    return 0
+    failed = [{"case": case, "error": str(failures[case])} for case in sorted(failures)]
+    data = {
+        "output": str(options.output),
+        "cases": [case for case in written if case not in failures],
+        "failed": failed,
+    }
+    return CommandResult(data, EXIT_FAILURE if failures else EXIT_SUCCESS)
 
 
 def _single_file(options: argparse.Namespace, case_count: int) -> bool:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from detseg3d.cli.common import (
+from detseg3d.cli.arguments import (
     add_length_flags,
     add_precision_flag,
     add_processes_flag,
     create_parser,
-    evaluation_exit_code,
     fraction,
     non_negative_int,
     positive_float,
     positive_int,
-    require_docstrings,
-    run_command,
     run_of,
 )
+from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.precision import Precision
 
@@ -102,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.cli.convert import parse_labels
     from detseg3d.evaluation.table import format_evaluation
@@ -149,7 +147,14 @@ def _run(options: argparse.Namespace) -> int:
     if experiment.pictures:
         show(f"pictures:    {experiment.pictures[0].parent}")
     show(f"To predict other scans: detseg3d_predict -i SCANS -o OUT -m {experiment.model} -f 0")
-    return evaluation_exit_code(experiment.evaluation)
+    data = {
+        "model": str(experiment.model),
+        "metrics": str(experiment.metrics),
+        "predictions": str(experiment.predictions),
+        "pictures": [str(picture) for picture in experiment.pictures],
+        "evaluation": experiment.evaluation,
+    }
+    return CommandResult(data, evaluation_exit_code(experiment.evaluation))
 
 
 if __name__ == "__main__":

@@ -7,21 +7,19 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import (
+from detseg3d.cli.arguments import (
     add_length_flags,
     add_precision_flag,
     add_root_flags,
     create_parser,
-    evaluation_exit_code,
     fraction,
     mirror_axes,
     non_negative_int,
     positive_float,
     positive_int,
-    require_docstrings,
-    run_command,
 )
 from detseg3d.cli.parser import own_word
+from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.nnunet import answer_flag
 
@@ -133,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
     from detseg3d.evaluation.table import format_evaluation
@@ -182,7 +180,8 @@ def _run(options: argparse.Namespace) -> int:
         show(format_evaluation(result))
     if ranks.is_main:
         show(f"wrote {paths.fold(options.fold)}")
-    return evaluation_exit_code(result)
+    data = {"folder": str(paths.fold(options.fold)), "evaluation": result or None}
+    return CommandResult(data, evaluation_exit_code(result))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.common import create_parser, positive_float, positive_int, run_command
+from detseg3d.cli.arguments import create_parser, positive_float, positive_int
+from detseg3d.cli.running import CommandResult, run_command
 
 __all__ = ["build_parser", "main"]
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), _run, arguments)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.image_source import ImageSource
     from detseg3d.reporting.pictures.visualize import visualize_files
 
@@ -73,7 +74,8 @@ def _run(options: argparse.Namespace) -> None:
         instances=options.instances,
         maximum=options.max_lesions,
     )
-    logger.info("the picture is %s", options.output)
+    logger.info("wrote the picture %s", options.output)
+    return CommandResult({"file": str(options.output)})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg3d.cli.common import create_parser
+from detseg3d.cli.arguments import create_parser
 from detseg3d.cli.parser import CommandParser
 from detseg3d.core.nnunet import COUNTERPARTS, plain
 

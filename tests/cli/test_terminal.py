@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.cli import common
+from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show, terminal, visible
 from detseg3d.core.errors import DetSeg3DError
 
@@ -35,7 +36,7 @@ HOSTILE = [
 
 @pytest.fixture
 def parser() -> argparse.ArgumentParser:
-    return common.create_parser("detseg3d_test", "Does a test.", "detseg3d_test a")
+    return create_parser("detseg3d_test", "Does a test.", "detseg3d_test a")
 
 
 def escaped(text: str) -> str:
@@ -56,7 +57,7 @@ def test_what_a_terminal_obeys_is_written_out_wherever_it_comes_from(
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(False)
-        assert common.run_command(parser, fail, []) == 1
+        assert run_command(parser, fail, []) == 1
     shown = capfd.readouterr()
     assert shown.out.count(escaped(hostile)) == 1 and hostile[0] not in shown.out
     assert shown.err.count(escaped(hostile)) == 4 and hostile[0] not in shown.err
@@ -67,7 +68,7 @@ def test_errors_of_the_command_line_are_written_out(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], hostile: str
 ) -> None:
     with pytest.raises(SystemExit):
-        common.run_command(parser, lambda options: None, [f"--{hostile}", f"a{hostile}"])
+        run_command(parser, lambda options: CommandResult(), [f"--{hostile}", f"a{hostile}"])
     shown = capsys.readouterr().err
     assert escaped(hostile) in shown and hostile[0] not in shown
 
@@ -96,7 +97,8 @@ def test_warnings_are_taken_over_only_while_a_command_runs() -> None:
 SCRIPT = """
 import contextlib, logging, os, sys, warnings
 from pathlib import Path
-from detseg3d.cli import common
+from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.workers import run_cases
@@ -113,8 +115,9 @@ def work(options):
         handle.write(str([result.value for result in results]))
     if sys.argv[2] == "fail":
         raise DetSeg3DError("it does not work")
+    return CommandResult()
 
-raise SystemExit(common.run_command(common.create_parser("detseg3d_test", "", ""), work, []))
+raise SystemExit(run_command(create_parser("detseg3d_test", "", ""), work, []))
 """
 
 

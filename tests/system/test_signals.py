@@ -23,7 +23,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 SLEEPING_WORKERS = """
 import sys, time
 from pathlib import Path
-from detseg3d.cli.common import create_parser, run_command
+from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.system.workers import run_cases
 from detseg3d.system.run import Run
 def sleep(path):
@@ -31,7 +32,7 @@ def sleep(path):
     time.sleep(60)
 if __name__ == "__main__":
     parser = create_parser("tool", "", "")
-    sys.exit(run_command(parser, lambda options: run_cases(sleep, sys.argv[1:], 2) and None, []))
+    sys.exit(run_command(parser, lambda options: run_cases(sleep, sys.argv[1:], 2) and CommandResult(), []))
 """
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from tests.cli import test_common as test_cli_common
 from tests.cli import test_parser as test_cli_parser
 from tests.cli import test_plan_and_preprocess as test_cli_plan
 from tests.cli import test_predict as test_cli_predict
+from tests.cli import test_running as test_cli_running
 from tests.cli import test_terminal as test_cli_terminal
 from tests.data import test_case_store
 from tests.data import test_dataset as test_io_raw_dataset
@@ -206,7 +206,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "a locale of ASCII or ISO-8859-1 and names in UTF-8",
         "SIGABRT, or `this case id cannot be a file name` for the whole folder",
         "a result",
-        test_cli_common,
+        test_cli_running,
         "test_names_are_utf_8_in_every_locale_and_the_terminal_keeps_its_encoding",
     ),
     (
@@ -220,7 +220,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "no folder for temporary files",
         "`No usable temporary directory found`, also for `predict`",
         "`predict` needs none; else `there is no folder for temporary files`, and TMPDIR as the remedy",
-        test_cli_common,
+        test_cli_running,
         "test_a_missing_folder_for_temporary_files_is_named_with_what_to_do",
     ),
     (
@@ -234,7 +234,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "`train` under `PYTHONOPTIMIZE=2`",
         "traceback of scikit-image",
         "`Python runs without docstrings`",
-        test_cli_common,
+        test_cli_running,
         "test_missing_docstrings_are_an_error_by_name_where_a_library_needs_them",
     ),
     (

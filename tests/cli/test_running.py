@@ -5,47 +5,46 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from detseg3d.cli import common
+from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.running import CommandResult, evaluation_exit_code, run_command
 from detseg3d.core.errors import DetSeg3DError
 
 
 @pytest.fixture
 def parser() -> argparse.ArgumentParser:
-    return common.create_parser("detseg3d_test", "Does a test.", "detseg3d_test a\ndetseg3d_test b")
+    return create_parser("detseg3d_test", "Does a test.", "detseg3d_test a\ndetseg3d_test b")
 
 
 def test_success_is_exit_code_0(parser: argparse.ArgumentParser) -> None:
-    assert common.run_command(parser, lambda options: None, []) == 0
+    assert run_command(parser, lambda options: CommandResult(), []) == 0
 
 
 def test_the_functions_exit_code_is_kept(parser: argparse.ArgumentParser) -> None:
-    assert common.run_command(parser, lambda options: 3, []) == 3
+    assert run_command(parser, lambda options: CommandResult(exit_code=3), []) == 3
 
 
 def test_cases_that_could_not_be_evaluated_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
     problems = [{"case": case, "problem": "unreadable"} for case in ("b", "a", "b")]
-    assert common.evaluation_exit_code({"problems": problems}) == 1
+    assert evaluation_exit_code({"problems": problems}) == 1
     assert "2 validation case(s) could not be evaluated, see above: a, b" in caplog.text
 
 
 @pytest.mark.parametrize("result", [{}, {"problems": []}])
 def test_an_evaluation_without_problems_is_a_success(result: dict[str, list[dict[str, str]]]) -> None:
-    assert common.evaluation_exit_code(result) == 0
+    assert evaluation_exit_code(result) == 0
 
 
 def test_a_package_error_is_printed_without_traceback(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(options: argparse.Namespace) -> None:
+    def fail(options: argparse.Namespace) -> CommandResult:
         raise DetSeg3DError("the fold does not exist", value=9, remedy="choose 0 to 4")
 
-    assert common.run_command(parser, fail, []) == 1
+    assert run_command(parser, fail, []) == 1
     shown = capsys.readouterr()
     assert shown.err.startswith("detseg3d_test: error: the fold does not exist\n  found:    9\n")
     assert "Traceback" not in shown.err
@@ -53,38 +52,39 @@ def test_a_package_error_is_printed_without_traceback(
 
 
 def test_verbose_adds_the_traceback(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(options: argparse.Namespace) -> None:
+    def fail(options: argparse.Namespace) -> CommandResult:
         raise DetSeg3DError("the fold does not exist")
 
-    assert common.run_command(parser, fail, ["--verbose"]) == 1
+    assert run_command(parser, fail, ["--verbose"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_interrupt_is_exit_code_130(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(options: argparse.Namespace) -> None:
+    def interrupt(options: argparse.Namespace) -> CommandResult:
         raise KeyboardInterrupt
 
-    assert common.run_command(parser, interrupt, []) == 130
+    assert run_command(parser, interrupt, []) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_a_defect_of_ours_is_not_hidden(parser: argparse.ArgumentParser) -> None:
-    def fail(options: argparse.Namespace) -> None:
+    def fail(options: argparse.Namespace) -> CommandResult:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        common.run_command(parser, fail, [])
+        run_command(parser, fail, [])
 
 
 def test_log_messages_go_to_stderr_once(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
-    def report(options: argparse.Namespace) -> None:
+    def report(options: argparse.Namespace) -> CommandResult:
         logging.getLogger("detseg3d.test").info("working")
         logging.getLogger("detseg3d.test").debug("a detail")
         logging.getLogger("detseg3d.test").warning("odd")
+        return CommandResult()
 
-    common.run_command(parser, report, [])
+    run_command(parser, report, [])
     capsys.readouterr()
-    common.run_command(parser, report, [])
+    run_command(parser, report, [])
     shown = capsys.readouterr()
     assert shown.out == ""
     lines = [line.split(" ", 1)[1] for line in shown.err.splitlines()]
@@ -94,81 +94,16 @@ def test_log_messages_go_to_stderr_once(parser: argparse.ArgumentParser, capsys:
 def test_a_handler_of_the_root_logger_prints_nothing_twice(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def report(options: argparse.Namespace) -> None:
+    def report(options: argparse.Namespace) -> CommandResult:
         root = logging.StreamHandler()
         logging.getLogger().addHandler(root)
         logging.getLogger("detseg3d.test").info("once")
         logging.getLogger().removeHandler(root)
+        return CommandResult()
 
-    common.run_command(parser, report, [])
+    run_command(parser, report, [])
     assert capsys.readouterr().err.count("once") == 1
     assert logging.getLogger("detseg3d").propagate
-
-
-def test_flags_are_not_abbreviated(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parser.parse_args(["--verb"])
-    assert stop.value.code == 2
-    assert "unrecognized arguments: --verb" in capsys.readouterr().err
-
-
-def test_help_shows_examples_and_defaults(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the data")
-    parser.add_argument("--clean", action="store_true", help="start anew")
-    text = parser.format_help()
-    assert "example:\n  detseg3d_test a\n  detseg3d_test b" in text
-    assert "passes over the data (default: 100)" in text
-    assert "start anew (default" not in text
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "value"),
-    [
-        (common.positive_int, "3", 3),
-        (common.non_negative_int, "0", 0),
-        (common.positive_float, "0.5", 0.5),
-        (common.fraction, "1", 1.0),
-        (common.mirror_axes, "none", ()),
-        (common.mirror_axes, "x", (2,)),
-        (common.mirror_axes, "xz", (0, 2)),
-    ],
-)
-def test_argument_types_accept_what_is_in_range(kind: Callable[[str], Any], text: str, value: Any) -> None:
-    assert kind(text) == value
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "message"),
-    [
-        (common.positive_int, "0", "0 must be at least 1"),
-        (common.positive_int, "1.5", "'1.5' is not a whole number"),
-        (common.non_negative_int, "-1", "must not be negative"),
-        (common.positive_float, "0", "must be greater than 0"),
-        (common.positive_float, "nan", "must be greater than 0"),
-        (common.positive_float, "x", "'x' is not a number"),
-        (common.fraction, "1.1", "must lie between 0 and 1"),
-        (common.fraction, "nan", "must lie between 0 and 1"),
-        (common.mirror_axes, "a", "'a' is neither none nor some of the letters z, y and x, once each"),
-        (common.mirror_axes, "xx", "once each"),
-        (common.mirror_axes, "", "'' is neither"),
-    ],
-)
-def test_argument_types_refuse_the_rest(kind: type, text: str, message: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=message):
-        kind(text)
-
-
-def test_root_flags_can_be_chosen(parser: argparse.ArgumentParser) -> None:
-    common.add_root_flags(parser, "raw", "results")
-    options = parser.parse_args(["--raw", "a"])
-    assert (options.raw, options.results, hasattr(options, "preprocessed")) == ("a", None, False)
-    assert "$nnUNet_raw" in parser.format_help()
-
-
-def test_processes_flag_has_a_short_form(parser: argparse.ArgumentParser) -> None:
-    common.add_processes_flag(parser, default=3)
-    assert parser.parse_args([]).num_processes == 3
-    assert parser.parse_args(["-np", "0"]).num_processes == 0
 
 
 @pytest.mark.parametrize(
@@ -185,26 +120,27 @@ def test_processes_flag_has_a_short_form(parser: argparse.ArgumentParser) -> Non
 def test_memory_that_was_not_granted_is_a_message_and_exit_code_1(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    def fail(options: argparse.Namespace) -> None:
+    def fail(options: argparse.Namespace) -> CommandResult:
         raise error
 
-    assert common.run_command(parser, fail, []) == 1
+    assert run_command(parser, fail, []) == 1
     assert capsys.readouterr().err.startswith("detseg3d_test: error: there is not enough memory\n")
 
 
 def test_an_error_of_the_system_is_a_message_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    def function(_: argparse.Namespace) -> None:
+    def function(_: argparse.Namespace) -> CommandResult:
         raise PermissionError(13, "Permission denied", "/data/scans")
 
-    assert common.run_command(common.create_parser("detseg3d_x", "", ""), function, []) == 1
+    assert run_command(create_parser("detseg3d_x", "", ""), function, []) == 1
     assert capsys.readouterr().err == "detseg3d_x: error: Permission denied\n  file:     /data/scans\n"
 
 
 def test_a_terminal_without_a_character_costs_no_result() -> None:
     script = (
-        "from detseg3d.cli import common\n"
-        "parser = common.create_parser('detseg3d_test', 'Does a test.', 'detseg3d_test')\n"
-        "raise SystemExit(common.run_command(parser, lambda _: print('IoU \\u2265 0.1'), []))\n"
+        "from detseg3d.cli.arguments import create_parser\n"
+        "from detseg3d.cli.running import CommandResult, run_command\n"
+        "parser = create_parser('detseg3d_test', 'Does a test.', 'detseg3d_test')\n"
+        "raise SystemExit(run_command(parser, lambda _: print('IoU \\u2265 0.1') or CommandResult(), []))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -227,10 +163,10 @@ def test_a_terminal_without_a_character_costs_no_result() -> None:
 def test_a_missing_folder_for_temporary_files_is_named_with_what_to_do(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], error: OSError
 ) -> None:
-    def fail(options: argparse.Namespace) -> None:
+    def fail(options: argparse.Namespace) -> CommandResult:
         raise error
 
-    assert common.run_command(parser, fail, []) == 1
+    assert run_command(parser, fail, []) == 1
     shown = capsys.readouterr().err
     assert "no folder for temporary files" in shown and "TMPDIR" in shown
 
@@ -250,14 +186,15 @@ def test_missing_docstrings_are_an_error_by_name_where_a_library_needs_them(comm
 
 IN_A_LOCALE = """
 import sys
-from detseg3d.cli import common
+from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.running import CommandResult, run_command
 def show(options):
     print(sys.getfilesystemencoding(), ascii(options.name), "\u00fc")
-    return 7
-parser = common.create_parser("detseg3d_test", "Does a test.", "detseg3d_test a")
+    return CommandResult(exit_code=7)
+parser = create_parser("detseg3d_test", "Does a test.", "detseg3d_test a")
 parser.add_argument("name")
 if __name__ == "__main__":
-    raise SystemExit(common.run_command(parser, show))
+    raise SystemExit(run_command(parser, show))
 """
 
 

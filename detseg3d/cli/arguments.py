@@ -1,0 +1,240 @@
+"""Parsers of the commands: the flags that commands share, and the types of arguments."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from detseg3d import __version__
+from detseg3d.cli.parser import CommandParser
+from detseg3d.core.precision import Precision
+from detseg3d.planning.rules.length import STEPS_PER_EPOCH
+from detseg3d.system.run import Run
+
+__all__ = [
+    "add_common_flags",
+    "add_length_flags",
+    "add_precision_flag",
+    "add_processes_flag",
+    "add_root_flags",
+    "add_spacing_flag",
+    "create_parser",
+    "fraction",
+    "mirror_axes",
+    "non_negative_float",
+    "non_negative_int",
+    "positive_float",
+    "positive_int",
+    "precision",
+    "run_of",
+]
+
+Number = TypeVar("Number", int, float)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the line breaks of the description and the examples, and show informative defaults."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        uninteresting = action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool)
+        if text is None or "%(default)" in text or uninteresting or "default" in text or not action.option_strings:
+            return text
+        if isinstance(action.default, (list, tuple)):
+            return f"{text} (default: {' '.join(str(entry) for entry in action.default)})"
+        return text + " (default: %(default)s)"
+
+
+def create_parser(command: str, description: str, example: str) -> CommandParser:
+    """Return the parser of a command, with the common flags.
+
+    Parameters
+    ----------
+    command : str
+        Name of the console script, for example ``detseg3d_train``.
+    description : str
+        Purpose of the command, its input and its output.
+    example : str
+        One or more valid command lines. The help shows them below the flags.
+
+    Examples
+    --------
+    >>> parser = create_parser("detseg3d_train", "Train one fold.", "detseg3d_train 101 0")
+    >>> parser.parse_args(["--verbose"]).verbose
+    True
+    """
+    parser = CommandParser(
+        prog=command,
+        description=description,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=_HelpFormatter,
+    )
+    add_common_flags(parser)
+    return parser
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every command: ``--verbose``, ``--no_progress``, ``--json`` and ``--version``."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--verbose", action="store_true", help="show details of the work and tracebacks of errors")
+    group.add_argument(
+        "--no_progress",
+        "--disable_progress_bar",
+        action="store_true",
+        help="show no progress bars (log files never contain any)",
+    )
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as one JSON object for programs; messages for people go to the standard error",
+    )
+    group.add_argument("--version", action="version", version=f"DetSeg3D {__version__}")
+
+
+def add_root_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the folder flags ``--raw``, ``--preprocessed`` and ``--results``, or only the named ones."""
+    contents = {"raw": "raw data sets", "preprocessed": "plans and preprocessed cases", "results": "trained models"}
+    variables = {"raw": "detseg3d_raw, else $nnUNet_raw"}
+    group = parser.add_argument_group("folders")
+    for name in names or tuple(contents):
+        variable = variables.get(name, f"detseg3d_{name}")
+        group.add_argument(f"--{name}", metavar="FOLDER", help=f"folder of the {contents[name]} (default: ${variable})")
+
+
+def add_length_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags for the length of a training: ``--steps``, ``--epochs`` and ``--max_minutes``."""
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=positive_int, metavar="N", help="number of optimizer steps")
+    length.add_argument(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help=f"number of epochs of {STEPS_PER_EPOCH} optimizer steps each, as in nnU-Net",
+    )
+    group.add_argument(
+        "--max_minutes",
+        type=positive_float,
+        metavar="M",
+        help="time limit; the whole learning rate schedule fits into this time, with fewer steps if necessary",
+    )
+
+
+def add_precision_flag(group: argparse._ActionsContainer, default: Precision | None, use: str) -> None:
+    """Add ``--precision`` to a parser or a group of flags.
+
+    Parameters
+    ----------
+    group : parser or argument group
+    default : Precision or None
+    use : str
+        Purpose of the flag in this command and its default, as the last clause of the help text.
+    """
+    group.add_argument(
+        "--precision",
+        type=precision,
+        default=default,
+        metavar="{" + ",".join(map(str, Precision)) + "}",
+        help=f"number format of the networks; auto is half precision if the hardware supports it, else fp32; {use}",
+    )
+
+
+def add_processes_flag(parser: argparse.ArgumentParser, default: int = 2) -> None:
+    """Add ``-np``, the number of worker processes."""
+    parser.add_argument(
+        "-np",
+        "--num_processes",
+        type=non_negative_int,
+        default=default,
+        metavar="N",
+        help="number of worker processes; 0 works in the main process and needs the least memory "
+        "(default: %(default)s)",
+    )
+
+
+def add_spacing_flag(group: argparse._ActionsContainer, fallback: str = "1 1 1") -> None:
+    """Add ``--spacing``, the voxel spacing of ``.npy`` files.
+
+    Parameters
+    ----------
+    group : parser or argument group
+    fallback : str, optional
+        Description of the spacing that is used without the flag.
+    """
+    group.add_argument(
+        "--spacing",
+        type=positive_float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help=f"voxel spacing of .npy files in mm (default: {fallback})",
+    )
+
+
+def run_of(options: argparse.Namespace) -> Run:
+    """Return the number of worker processes and the display of progress bars that the user chose."""
+    return Run(options.num_processes, not options.no_progress)
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    value = _parse(int, text, "a whole number")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    value = _parse(int, text, "a whole number")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = _parse(float, text, "a number")
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    value = _parse(float, text, "a number")
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = _parse(float, text, "a number")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return value
+
+
+def precision(text: str) -> Precision:
+    """Parse a precision: ``auto``, ``bf16``, ``fp16`` or ``fp32``."""
+    try:
+        return Precision(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(map(str, Precision))}") from None
+
+
+def mirror_axes(text: str) -> tuple[int, ...]:
+    """Parse ``none`` or letters of axes such as ``zyx``, and return axis indices; z is 0."""
+    if text == "none":
+        return ()
+    if not text or set(text) - set("zyx") or len(set(text)) != len(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor some of the letters z, y and x, once each")
+    return tuple(sorted("zyx".index(letter) for letter in text))
+
+
+def _parse(kind: Callable[[str], Number], text: str, description: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {description}") from None
