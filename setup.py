@@ -93,7 +93,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["detseg3d", "detseg3d.*"]),
-    package_data={"detseg3d": ["py.typed", "reporting/html/assets/*"]},
+    package_data={"detseg3d": ["py.typed", "reporting/html/assets/*", "reporting/html/templates/*"]},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={

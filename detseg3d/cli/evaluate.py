@@ -352,14 +352,13 @@ def _write(
 def _write_report(
     options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
 ) -> Path:
-    from detseg3d.reporting.html.report import write_report
-    from detseg3d.reporting.html.views import find_views
+    from detseg3d.reporting.html.case_files import find_case_files
+    from detseg3d.reporting.html.report import ReportInput, write_report
 
-    views = []
+    cases = []
     if options.images is not None:
-        views = find_views(form.source(Path(options.images)), options.ground_truth, systems)
-    file = Path(options.output) / "report.html"
-    return write_report(file, result, cases_view=views)
+        cases = find_case_files(form.source(Path(options.images)), options.ground_truth, systems)
+    return write_report(Path(options.output) / "report.html", ReportInput(result, cases=tuple(cases)))
 
 
 if __name__ == "__main__":

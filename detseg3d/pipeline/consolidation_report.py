@@ -15,8 +15,8 @@ from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import ChoiceFigures
 from detseg3d.pipeline.consolidate import Consolidated
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS
-from detseg3d.reporting.html.report import write_report
-from detseg3d.reporting.html.views import find_views
+from detseg3d.reporting.html.case_files import find_case_files
+from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.system.files import write_text
 from detseg3d.system.run import Run
 
@@ -81,18 +81,13 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
     result = {**result, "cross_validation": asdict(record)}
     write_evaluation(result, done.predictions)
     write_text(format_cross_validation(done.report, result) + "\n", done.predictions / "metrics.md")
-    views = find_views(
+    files = find_case_files(
         {case.case_id: case.images[0] for case in dataset.cases},
         dataset.label_files,
         {"predictions": done.predictions},
     )
-    write_report(
-        done.predictions / "report.html",
-        result,
-        consolidation=done.report,
-        cases_view=views,
-        title=f"{done.report['dataset']}: cross-validation",
-    )
+    title = f"{done.report['dataset']}: cross-validation"
+    write_report(done.predictions / "report.html", ReportInput(result, done.report, tuple(files), title))
     return result
 
 

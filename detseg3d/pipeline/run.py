@@ -17,8 +17,8 @@ from detseg3d.evaluation.output import write_evaluation
 from detseg3d.pipeline.convert import convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
-from detseg3d.reporting.html.report import write_report
-from detseg3d.reporting.html.views import find_views
+from detseg3d.reporting.html.case_files import find_case_files
+from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.pictures.visualize import visualize_files
 from detseg3d.system.run import Run
 from detseg3d.training.trainer import TrainingOptions
@@ -137,8 +137,8 @@ def run_experiment(
     write_evaluation(evaluation, output)
     raw = load_raw_dataset(raw_folder)
     images = ImageSource(raw_folder / "imagesTr", raw.default_spacing)
-    views = find_views(images, raw_folder / "labelsTr", {"predictions": predictions})
-    write_report(output / "report.html", evaluation, cases_view=views)
+    files = find_case_files(images, raw_folder / "labelsTr", {"predictions": predictions})
+    write_report(output / "report.html", ReportInput(evaluation, cases=tuple(files)))
     cases = [case for case in raw.cases if case.case_id in set(held_out)]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures")
     return Experiment(paths.results, predictions, output / "metrics.json", pictures, evaluation)

@@ -135,10 +135,11 @@ def test_the_viewer_has_the_spacing_of_the_data_set(
     spacings = []
 
     def remember(*arguments: Any) -> list[Any]:
+        assert arguments[0].path.is_dir()
         spacings.append(arguments[0].spacing)
         return []
 
-    monkeypatch.setattr("detseg3d.reporting.html.views.find_views", remember)
+    monkeypatch.setattr("detseg3d.reporting.html.case_files.find_case_files", remember)
     words = ["-o", str(tmp_path / "out"), "--report", "--images", str(tmp_path / "pred"), "--bootstrap", "0"]
     assert main([*folders, *words]) == 0
     assert main([*folders, *words, "--spacing", "2", "1", "1"]) == 0

@@ -14,7 +14,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from detseg3d.reporting.html.report import write_report
+from detseg3d.reporting.html.case_files import PredictedBox
+from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.system.files import read_json
 from tests.integration.browser import (
     ATTACK,
@@ -28,7 +29,7 @@ from tests.integration.browser import (
     browse,
     look,
 )
-from tests.reporting.html.factory import cube, evaluate, save_case, view
+from tests.reporting.html.factory import case_files, cube, evaluate, save_case
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
@@ -53,12 +54,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_report(root: Path, name: str = "report.html", **options: Any) -> Path:
-    views = []
+def make_report(root: Path, name: str = "report.html") -> Path:
+    files = []
     for case in (ATTACK, "better", "healthy"):
         lesions = read_json(root / "predictions" / "rois" / f"{case}.json")["lesions"]
-        views.append(view(root, case, lesions))
-    return write_report(root / name, evaluate(root), cases_view=views, worst=1, best=1, **options)
+        boxes = [PredictedBox(tuple(lesion["box"]), lesion["score"]) for lesion in lesions]
+        files.append(case_files(root, case, boxes))
+    return write_report(root / name, ReportInput(evaluate(root), cases=tuple(files), worst=1, best=1))
 
 
 @pytest.fixture(scope="module")

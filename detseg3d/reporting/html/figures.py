@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from detseg3d.evaluation.remarks import measured
-from detseg3d.reporting.html.markup import dig
+from detseg3d.reporting.html.formatting import interval
 
-__all__ = ["CRITERION_NAMES", "FIGURES", "GROUPS", "Estimate", "Evaluated", "Figure", "estimate"]
+__all__ = ["CRITERION_NAMES", "FIGURES", "GROUPS", "Estimate", "Evaluated", "Figure", "dig", "estimate"]
 
 CRITERION_NAMES = {"iou_0.1": "IoU ≥ 0.1", "any": "any overlap", "iou_0.5": "IoU ≥ 0.5"}
 
@@ -87,12 +87,16 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of one system, its interval, and how many scans it is of; all ``None`` where it is not known."""
+    """A metric of one system, its interval, and its number of scans; all ``None`` if the metric is not known."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
     scans: int | None = None
+
+    def interval(self, digits: int) -> str:
+        """Return the interval as text; empty without a value."""
+        return "" if self.value is None else interval(self.low, self.high, digits)
 
 
 _FINDING, _BOTH, _OUTLINE, _RANKING = (
@@ -356,3 +360,18 @@ def estimate(result: Mapping[str, Any], figure: Figure) -> Estimate:
     if isinstance(known, Mapping) and known.get("value") is not None:
         return Estimate(known["value"], known.get("low"), known.get("high"), known.get("scans"))
     return Estimate(dig(summary, *figure.path))
+
+
+def dig(data: Any, *keys: str) -> Any:
+    """Return the value under ``keys`` in nested dicts, or ``None`` if a key is missing.
+
+    Examples
+    --------
+    >>> dig({"dice": {"mean": 0.5}}, "dice", "mean"), dig({"dice": None}, "dice", "mean")
+    (0.5, None)
+    """
+    for key in keys:
+        if not isinstance(data, Mapping):
+            return None
+        data = data.get(key)
+    return data

@@ -1,11 +1,14 @@
-"""Small volumes for the viewer of a report: turned, cropped, in grey levels, and coarser where there is no room."""
+"""Prepare the volumes that the viewer of a report shows.
+
+Each volume is turned to the radiological view, cropped to the body, and reduced to grey levels. If the report would
+become too large, its volumes are made coarser.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,51 +18,23 @@ from detseg3d.core.arrays import Spacing
 from detseg3d.core.body import body_box
 from detseg3d.core.boxes import box_slices
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_image
 from detseg3d.data.labels import LabelFormat, check_same_grid, read_label
-from detseg3d.reporting.html.markup import compress_text
+from detseg3d.reporting.html.case_files import CaseFiles
+from detseg3d.reporting.html.rendering import compress
 from detseg3d.reporting.pictures.slices import intensity_window
 
-__all__ = ["CaseView", "ViewerVolumes", "WindowPreset", "fit_volumes", "load_volumes", "window_presets"]
+__all__ = ["FileOrders", "ViewerVolumes", "WindowPreset", "fit_volumes", "load_volumes", "window_presets"]
 
 Shape = tuple[int, int, int]
 
 _MARGIN = 2  # voxels around the body
-_MOST_VOXELS = 2**25  # per volume: 32 MB, which a browser and its graphics memory hold several times over
+_MAX_VOXELS = 2**25  # per volume: a browser holds these 32 MB several times
 _FEWER_LEVELS = 64
 _CT_AIR, _CT_BONE = -900, 300  # Hounsfield units
 _CT_WINDOWS = (("Soft tissue", -160, 240), ("Lung", -1350, 150), ("Bone", -500, 1300))  # black and white, in HU
 _MIN_PRESET_LEVELS = 20  # grey levels: a narrower window would show steps
-_SMALLEST = 24  # voxels along an axis: beyond this, a coarser volume shows nothing any more
-
-
-@dataclass(frozen=True)
-class CaseView:
-    """The files of a case that the viewer may show.
-
-    Attributes
-    ----------
-    case_id : str
-    image : path or ImageSource
-        One channel of the scan. Its spacing is also that of the other ``.npy`` files.
-    truth_path : path, optional
-        Mask or instance map on the grid of the image.
-    prediction_instances_path : path, optional
-        Likewise; each value but 0 gets an outline of its own.
-    rois : sequence of dict
-        The predicted lesions as in ``rois/CASE.json``; ``box`` (``z0 y0 x0 z1 y1 x1``, voxel edges), ``id``, ``class``
-        and ``score`` are used.
-    system : str, optional
-        The system whose predictions these are, if the report compares several; by default the first.
-    """
-
-    case_id: str
-    image: str | Path | ImageSource
-    truth_path: str | Path | None = None
-    prediction_instances_path: str | Path | None = None
-    rois: Sequence[dict[str, Any]] = ()
-    system: str | None = None
+_MIN_VOXELS = 24  # along an axis: a coarser volume would show nothing useful
 
 
 @dataclass(frozen=True)
@@ -73,7 +48,7 @@ class WindowPreset:
 
 @dataclass(frozen=True)
 class FileOrders:
-    """In which order the files of a case store their axes: positions are stated in voxels of these files."""
+    """Order and direction of the axes in the files of a case. Results state positions in voxels of these files."""
 
     image: StoredOrder
     truth: StoredOrder
@@ -82,26 +57,27 @@ class FileOrders:
 
 @dataclass(frozen=True)
 class ViewerVolumes:
-    """A case as the viewer shows it, axes to the head, to the back and to the left of the patient.
+    """A case as the viewer shows it. The axes point to the head, to the back and to the left of the patient.
 
     Attributes
     ----------
     image : ndarray of uint8, shape ``(Z, Y, X)``
-        From black to white.
-    truth, prediction : ndarray of uint8 or uint16, same shape, or None
+        Grey levels from black (0) to white (255).
+    truth, prediction : ndarray of uint8 or uint16, shape ``(Z, Y, X)``, or None
+        Instance maps.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel size ``(z, y, x)`` in mm.
     orders : FileOrders
     offset : 3 ints
-        First voxel of the turned volume that is shown.
-    factor : 3 ints
-        Voxels of the turned volume that make one of these.
+        First voxel ``(z, y, x)`` of the turned volume that is shown.
     window : 2 floats
-        Intensities shown as black and as white.
+        Intensities that are shown as black and as white.
     presets : tuple of WindowPreset
         Named windows that the viewer offers.
+    factor : 3 ints
+        Number of voxels of the turned volume ``(z, y, x)`` that are averaged into one voxel.
     levels : int
-        Grey levels.
+        Number of grey levels.
     """
 
     image: npt.NDArray[np.uint8]
@@ -124,28 +100,28 @@ class ViewerVolumes:
     @cached_property
     def encoded(self) -> dict[str, str]:
         """Return the voxels of each layer as text: little-endian, x runs fastest, gzip, base64."""
-        return {name: compress_text(_little_endian(volume).tobytes()) for name, volume in self.layers.items()}
+        return {name: compress(_little_endian(volume).tobytes()) for name, volume in self.layers.items()}
 
     @property
     def size(self) -> int:
-        """Characters of all encoded volumes."""
+        """Number of characters of all encoded volumes."""
         return sum(len(text) for text in self.encoded.values())
 
     def place(self, point: Sequence[float]) -> list[float]:
-        """A position ``(z, y, x)`` of the label file, in voxel edges, as one in these volumes."""
+        """Convert a position ``(z, y, x)`` from voxel edges of the label file to voxel edges of these volumes."""
         z, y, x = (float(value) for value in point)
         turned = self.orders.truth.box_to_canonical((z, y, x, z, y, x))[:3]
         return [(value - first) / size for value, first, size in zip(turned, self.offset, self.factor, strict=True)]
 
     def place_box(self, box: Sequence[float]) -> list[float]:
-        """A box of the predicted mask's file as one in these volumes, low corner first."""
+        """Convert a box from voxel edges of the prediction file to voxel edges of these volumes, low corner first."""
         turned = self.orders.prediction.box_to_canonical(box)
         offset, factor = self.offset * 2, self.factor * 2
         return [(value - first) / size for value, first, size in zip(turned, offset, factor, strict=True)]
 
     @property
     def reduced(self) -> str:
-        """What was left out to save room, in words; empty if nothing was."""
+        """Describe how the volumes were reduced to keep the file small; empty if they were not."""
         parts = []
         if self.factor != (1, 1, 1):
             parts.append(f"every {' × '.join(str(size) for size in self.factor)} voxels (z, y, x) averaged into one")
@@ -154,23 +130,23 @@ class ViewerVolumes:
         return ", ".join(parts)
 
 
-def load_volumes(view: CaseView) -> ViewerVolumes:
-    """Read a case, turn it to the radiological view and crop it to the body and its lesions.
+def load_volumes(case: CaseFiles) -> ViewerVolumes:
+    """Read a case, turn it to the radiological view, and crop it to the body and the lesions.
 
     Raises
     ------
     DetSeg3DError
         If a file is missing or unreadable, or the files do not lie on one grid.
     """
-    source = ImageSource.of(view.image)
-    image, geometry = read_image(source)
-    form = LabelFormat(default_spacing=source.spacing)
+    image, geometry = read_image(case.image)
+    label_format = LabelFormat(default_spacing=case.image.spacing)
     orders = dict.fromkeys(("truth", "prediction"), geometry.stored_order)
     labels: dict[str, npt.NDArray[Any] | None] = {"truth": None, "prediction": None}
-    for name, path in (("truth", view.truth_path), ("prediction", view.prediction_instances_path)):
+    for name, path in (("truth", case.truth), ("prediction", case.prediction)):
         if path is not None:
-            label, other = read_label(form.source(Path(path)).oriented_like(geometry), form, source)
-            check_same_grid(geometry, other, (source.path, Path(path)), f"image and {name}")
+            source = label_format.source(path).oriented_like(geometry)
+            label, other = read_label(source, label_format, case.image)
+            check_same_grid(geometry, other, (case.image.path, path), f"image and {name}")
             labels[name], orders[name] = label, other.stored_order
     turned = np.nan_to_num(image.astype(np.float32))
     window = intensity_window(turned)
@@ -187,7 +163,7 @@ def load_volumes(view: CaseView) -> ViewerVolumes:
         window=window,
         presets=window_presets(turned, window),
     )
-    while volumes.image.size > _MOST_VOXELS:
+    while volumes.image.size > _MAX_VOXELS:
         volumes = _halve(volumes)
     return volumes
 
@@ -221,14 +197,15 @@ def window_presets(image: npt.NDArray[np.float32], window: tuple[float, float]) 
 
 
 def fit_volumes(cases: Sequence[ViewerVolumes], budget: int) -> list[ViewerVolumes]:
-    """Make the largest volumes coarser until all fit into ``budget`` characters; from the end, leave out what cannot.
+    """Make the largest volumes coarser until all of them fit into ``budget`` characters.
 
-    First grey levels go, then the voxels of the finest axes are averaged two by two. Instance maps keep each lesion.
+    A volume loses grey levels first. After that, pairs of voxels are averaged along the finest axes. Instance maps keep
+    every lesion. If even the coarsest volumes do not fit, cases are left out from the end.
 
     Returns
     -------
     list of ViewerVolumes
-        At most as many as there were.
+        The first of ``cases``, or all.
     """
     kept = list(cases)
     while kept and sum(volumes.size for volumes in kept) > budget:
@@ -242,24 +219,24 @@ def fit_volumes(cases: Sequence[ViewerVolumes], budget: int) -> list[ViewerVolum
 
 
 def _can_shrink(volumes: ViewerVolumes) -> bool:
-    return volumes.levels > _FEWER_LEVELS or min(_halved(volumes.image.shape, volumes.spacing)) >= _SMALLEST
+    return volumes.levels > _FEWER_LEVELS or min(_halved(volumes.image.shape, volumes.spacing)) >= _MIN_VOXELS
 
 
 def _shrink(volumes: ViewerVolumes) -> ViewerVolumes:
     if volumes.levels > _FEWER_LEVELS:
         step = 256 // _FEWER_LEVELS
-        # The middle of each step: black and white stay nearly what they were.
+        # The middle of each step, so that black and white hardly change.
         return replace(volumes, image=volumes.image // step * step + step // 2, levels=_FEWER_LEVELS)
     return _halve(volumes)
 
 
 def _halve(volumes: ViewerVolumes) -> ViewerVolumes:
-    """Half as many voxels along the fine axes; a slice that is thick already is kept."""
+    """Halve the number of voxels along the fine axes. Thick slices are kept as they are."""
     factor = _halving(volumes.spacing)
     z, y, x = (int(a * b) for a, b in zip(volumes.factor, factor, strict=True))
     dz, dy, dx = (float(a * b) for a, b in zip(volumes.spacing, factor, strict=True))
     image = np.rint(_blocks(volumes.image, factor, "edge").mean(axis=(1, 3, 5), dtype=np.float32)).astype(np.uint8)
-    # A lesion of one voxel stays: where a block holds several values, one of them is taken.
+    # The largest value of a block is taken instead of a mean, so that a lesion of one voxel remains.
     truth, prediction = (
         None if label is None else _blocks(label, factor, "constant").max(axis=(1, 3, 5))
         for label in (volumes.truth, volumes.prediction)
@@ -268,17 +245,18 @@ def _halve(volumes: ViewerVolumes) -> ViewerVolumes:
 
 
 def _halving(spacing: Sequence[float]) -> tuple[int, ...]:
+    """Return 2 for the fine axes and 1 for the others."""
     finest = min(spacing)
     return tuple(2 if size < 1.5 * finest else 1 for size in spacing)
 
 
 def _halved(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
-    """Sizes after :func:`_halve`, of the axes that it changes."""
+    """Return the sizes of the fine axes after :func:`_halve`."""
     return [size // step for size, step in zip(shape, _halving(spacing), strict=True) if step > 1]
 
 
 def _blocks(volume: npt.NDArray[Any], factor: Sequence[int], padding: str) -> npt.NDArray[Any]:
-    """Shape ``(Z, fz, Y, fy, X, fx)``; a last block that is not full is padded."""
+    """Return the volume as blocks, shape ``(Z, fz, Y, fy, X, fx)``. Incomplete blocks at the end are padded."""
     missing = [(0, -size % step) for size, step in zip(volume.shape, factor, strict=True)]
     padded = np.pad(volume, missing, mode=padding)  # type: ignore[call-overload]
     shape = [part for size, step in zip(padded.shape, factor, strict=True) for part in (size // step, step)]
@@ -287,7 +265,7 @@ def _blocks(volume: npt.NDArray[Any], factor: Sequence[int], padding: str) -> np
 
 
 def _crop(image: npt.NDArray[np.float32], labels: Sequence[npt.NDArray[Any]]) -> tuple[slice, slice, slice]:
-    """The body and every lesion, with a margin."""
+    """Return the box around the body and all lesions, with a margin, as slices."""
     box = np.array(body_box(image[None])).reshape(2, 3)
     for label in labels:
         where = np.nonzero(label)
@@ -305,7 +283,7 @@ def _grey(image: npt.NDArray[np.float32], window: tuple[float, float]) -> npt.ND
 
 
 def _small_labels(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same regions in a type that a browser reads; numbers too large for it are replaced by their ranks."""
+    """Return the regions as uint8 or uint16, which the viewer reads. Numbers that are too large become ranks."""
     highest = int(label.max(initial=0))
     if highest > np.iinfo(np.uint16).max:
         values, ranks = np.unique(label, return_inverse=True)

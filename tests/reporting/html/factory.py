@@ -11,10 +11,11 @@ import numpy as np
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.folders import evaluate_folders
-from detseg3d.reporting.html.volumes import CaseView
+from detseg3d.reporting.html.case_files import CaseFiles, PredictedBox
 from detseg3d.system.files import write_json
 from detseg3d.system.run import Run
 
@@ -87,15 +88,15 @@ def evaluate(root: Path) -> dict[str, Any]:
     return evaluate_folders(root / "labels", root / "predictions", label_format=form, run=Run(show_progress=False))
 
 
-def view(root: Path, name: str, rois: Sequence[dict[str, Any]] = (), system: str | None = None) -> CaseView:
-    """The files of one case."""
-    return CaseView(
+def case_files(root: Path, name: str, boxes: Sequence[PredictedBox] = (), system: str | None = None) -> CaseFiles:
+    """Return the files of one case of :func:`write_cases`."""
+    return CaseFiles(
         name,
-        root / "images" / f"{name}_0000.nii.gz",
+        ImageSource(root / "images" / f"{name}_0000.nii.gz"),
         root / "labels" / f"{name}.nii.gz",
         root / "predictions" / "instances" / f"{name}.nii.gz",
-        rois,
-        system=system,
+        tuple(boxes),
+        system,
     )
 
 
@@ -161,7 +162,7 @@ class Page(HTMLParser):
         self.elements: list[dict[str, Any]] = []
         self.open: list[dict[str, Any]] = []
         self.visible = ""
-        self.feed(text)
+        self.feed(str(text))  # not Markup, which would escape the text that is added to it
         self.close()
         assert self.open == [], "these are never closed"
 

@@ -11,11 +11,11 @@ from detseg3d.reporting.html.charts import (
     Bars,
     Line,
     bar_chart,
+    fraction_axis,
     froc_axis,
     interval_strip,
     legend,
     line_chart,
-    share_axis,
 )
 
 
@@ -32,7 +32,7 @@ def numbers(text: str | None) -> list[float]:
 
 
 def draw(*lines: Line, **options: Any) -> ET.Element:
-    return parse(line_chart(lines, share_axis("x"), share_axis("y"), "a chart", **options))
+    return parse(line_chart(lines, fraction_axis("x"), fraction_axis("y"), "a chart", **options))
 
 
 def test_a_line_runs_through_its_points() -> None:
@@ -51,7 +51,7 @@ def test_false_positives_are_doubled_at_equal_steps() -> None:
 
 @pytest.mark.parametrize(("value", "place"), [(-1.0, 0.0), (0.0, 0.0), (0.25, 0.25), (2.0, 1.0)])
 def test_what_is_beyond_an_axis_is_put_at_its_end(value: float, place: float) -> None:
-    assert share_axis("").place(value) == place
+    assert fraction_axis("").place(value) == place
 
 
 def test_series_differ_in_more_than_colour() -> None:
@@ -83,7 +83,7 @@ def test_a_chart_is_described_to_those_who_do_not_see_it() -> None:
 def test_bars_are_as_high_as_their_values_and_absent_without_one() -> None:
     series = [Bars("a", (0.25, None, 1.0), (None, None, (0.5, 1.0)))]
     root = parse(
-        bar_chart(series, [("x", "n = 4"), ("y", "n = 0"), ("z", "n = 1")], "size", share_axis("recall"), "bars")
+        bar_chart(series, [("x", "n = 4"), ("y", "n = 0"), ("z", "n = 1")], "size", fraction_axis("recall"), "bars")
     )
     low, high = (float(group[0].get("height", "")) for group in of_class(root, "bar"))
     assert high == pytest.approx(4 * low)
@@ -92,7 +92,7 @@ def test_bars_are_as_high_as_their_values_and_absent_without_one() -> None:
 
 
 def test_bars_without_bins_are_an_empty_frame() -> None:
-    assert of_class(parse(bar_chart([], [], "size", share_axis("recall"), "bars")), "bar") == []
+    assert of_class(parse(bar_chart([], [], "size", fraction_axis("recall"), "bars")), "bar") == []
 
 
 def test_an_interval_lies_around_its_value() -> None:

@@ -9,11 +9,11 @@ import pytest
 from detseg3d.evaluation.scores.calibration import expected_calibration_error, reliability_bins
 from detseg3d.reporting.html.crossval import (
     calibration_section,
-    figures_by_origin,
+    metrics_by_origin,
     operating_point_section,
     stage_section,
 )
-from detseg3d.reporting.html.markup import DASH
+from detseg3d.reporting.html.formatting import DASH
 from tests.reporting.html.factory import Page, consolidation
 
 
@@ -25,11 +25,11 @@ def with_point(folds: int = 5, thresholds: dict[str, Any] | None = None, **chang
 
 
 def test_the_cross_fitted_figure_stands_first_and_that_of_the_same_scans_last() -> None:
-    page = Page(figures_by_origin(consolidation()))
+    page = Page(metrics_by_origin(consolidation()))
     rows = page.rows(page.find("table")[0])
     assert [row[:2] for row in rows[1:]] == [
-        ["cross-fitted: each fold by the choice of the others", "0.688"],
-        ["of the plan", "0.650"],
+        ["cross-fitted: each fold with the thresholds chosen on the other folds", "0.688"],
+        ["with the thresholds of the plan", "0.650"],
         ["chosen and judged on the same scans", "0.700"],
     ]
     assert page.find("p", class_="warn") == []
@@ -44,13 +44,13 @@ def test_thresholds_that_changed_stand_out() -> None:
 
 
 def test_a_single_fold_has_no_cross_fitted_figure_and_says_so() -> None:
-    page = Page(figures_by_origin(consolidation(folds=1)))
+    page = Page(metrics_by_origin(consolidation(folds=1)))
     assert page.rows(page.find("table")[0])[1][1:] == [DASH] * 8
     assert "chosen on the same scans" in page.find("p", class_="warn")[0]["text"]
 
 
 def test_a_plan_that_was_kept_is_said() -> None:
-    text = Page(figures_by_origin(with_point(predicted_at_thresholds_of="plan"))).visible
+    text = Page(metrics_by_origin(with_point(predicted_at_thresholds_of="plan"))).visible
     assert "no others gained more than noise" in text
 
 

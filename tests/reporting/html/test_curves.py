@@ -67,7 +67,7 @@ def test_without_scores_a_sentence_says_why_there_is_no_curve(result: dict[str, 
 def test_one_system_without_scores_is_named_beside_the_curves_of_others(result: dict[str, Any]) -> None:
     plain = {**result, "summary": {**result["summary"], "scores": None}}
     page = Page(curve_section(Evaluated.of({"systems": {"with": result, "masks": plain}})))
-    assert "without a curve: masks" in page.visible and page.find("svg", class_="chart") != []
+    assert "no curve: masks" in page.visible and page.find("svg", class_="chart") != []
 
 
 def test_predictions_that_never_come_are_a_flat_curve(result: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def test_recall_by_size_leaves_out_empty_bins(result: dict[str, Any]) -> None:
     # All lesions have 2 slices of 4 x 4 voxels of 2 mm³: 64 mm³, a sphere of 4.96 mm.
     page = Page(size_section(Evaluated.of(result)))
     rows = page.rows(page.find("table")[0])
-    assert [row[0] for row in rows[1:]] == ["30 to under 100 mm³3.9 to 5.8 mm across"]
+    assert [row[0] for row in rows[1:]] == ["30 to under 100 mm³diameter 3.9 to 5.8 mm"]
     assert rows[1][1:4] == ["6", "4", "0.67"]
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from detseg3d.reporting.html.figures import FIGURES, GROUPS, Estimate, Evaluated, estimate
-from detseg3d.reporting.html.markup import dig
+from detseg3d.reporting.html.figures import FIGURES, GROUPS, Estimate, Evaluated, dig, estimate
 from tests.reporting.html.factory import evaluate, write_cases
 
 BY_KEY = {figure.key: figure for figure in FIGURES}

@@ -8,22 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg3d.data.image_source import ImageSource
 from detseg3d.evaluation.folders import LabelFormat, evaluate_folders
 from detseg3d.evaluation.summary import summarize
 from detseg3d.reporting.html import report as html_report
-from detseg3d.reporting.html.markup import DASH
-from detseg3d.reporting.html.report import write_report
+from detseg3d.reporting.html.case_files import CaseFiles, PredictedBox
+from detseg3d.reporting.html.formatting import DASH
+from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
 from detseg3d.system.run import Run
 from tests.reporting.html.factory import (
     SHAPE,
     TWO,
     Page,
+    case_files,
     consolidation,
     cube,
     evaluate,
     save_case,
-    view,
     write_cases,
 )
 
@@ -43,7 +45,7 @@ def result(root: Path) -> dict[str, Any]:
 
 
 def write(path: Path, result: dict[str, Any], **options: Any) -> Page:
-    return Page(write_report(path / "report.html", result, **options).read_text(encoding="utf-8"))
+    return Page(write_report(path / "report.html", ReportInput(result, **options)).read_text(encoding="utf-8"))
 
 
 def sections(page: Page) -> list[str]:
@@ -51,9 +53,9 @@ def sections(page: Page) -> list[str]:
 
 
 def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
-    views = [view(root, name) for name in NAMES]
-    page = write(tmp_path, result, consolidation=consolidation(), cases_view=views)
-    expected = "figures viewer curves sizes operating-point calibration stages cases problems reading"
+    files = tuple(case_files(root, name) for name in NAMES)
+    page = write(tmp_path, result, consolidation=consolidation(), cases=files)
+    expected = "metrics viewer curves sizes operating-point calibration stages cases problems reading"
     assert sections(page) == expected.split()
     assert [link["attributes"]["href"] for link in page.find("a", within=page.find("nav")[0])] == [
         f"#{name}" for name in sections(page)
@@ -65,8 +67,8 @@ def test_what_is_not_given_has_no_section(tmp_path: Path, result: dict[str, Any]
 
 
 def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
-    views = [view(root, name) for name in NAMES]
-    page = write(tmp_path, result, consolidation=consolidation(), cases_view=views)
+    files = tuple(case_files(root, name) for name in NAMES)
+    page = write(tmp_path, result, consolidation=consolidation(), cases=files)
     ids = [entry["attributes"]["id"] for entry in page.elements if "id" in entry["attributes"]]
     assert len(ids) == len(set(ids))
     for name in ("aria-labelledby", "aria-controls", "data-filter"):
@@ -74,7 +76,9 @@ def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path,
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
-    text = write_report(tmp_path / "r.html", result, cases_view=[view(root, "bad")]).read_text(encoding="utf-8")
+    text = write_report(tmp_path / "r.html", ReportInput(result, cases=(case_files(root, "bad"),))).read_text(
+        encoding="utf-8"
+    )
     page = Page(text)
     assert not {"link", "iframe", "img", "object", "embed", "base"} & {entry["tag"] for entry in page.elements}
     assert all("src" not in entry["attributes"] for entry in page.elements)
@@ -105,17 +109,17 @@ def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
     for table in hostile["summary"]["recall_by_size"].values():
         for row in table:
             row["bin"] = ATTACK
-    views = [
-        html_report.CaseView(name, file, rois=[{"box": [0, 0, 0, 1, 1, 1], "score": 0.5, "class": ESCAPE}])
+    files = tuple(
+        CaseFiles(name, ImageSource(file), boxes=(PredictedBox((0, 0, 0, 1, 1, 1), 0.5),))
         for name, file in ((ATTACK, root / "images" / "bad_0000.nii.gz"), (ESCAPE, root / ESCAPE[2:]))
-    ]
+    )
     data = consolidation()
     data["operating_point"]["objective"] = ESCAPE
     data["attribution"]["stages"][0]["stage"] = ATTACK
     systems = {"systems": {ATTACK: hostile, ESCAPE: hostile}, "comparisons": [{"first": ATTACK, "second": ESCAPE}]}
     for page in (
-        write(tmp_path, hostile, consolidation=data, cases_view=views, title=ESCAPE, date=ATTACK),
-        write(tmp_path, systems, cases_view=views, title=ATTACK),
+        write(tmp_path, hostile, consolidation=data, cases=files, title=ESCAPE, date=ATTACK),
+        write(tmp_path, systems, cases=files, title=ATTACK),
     ):
         assert page.find("img") == []
         kinds = [entry["attributes"].get("type") for entry in page.find("script")]
@@ -124,15 +128,15 @@ def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
 
 
 def test_equal_input_gives_an_equal_file(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
-    views = [view(root, name) for name in NAMES]
-    files = [write_report(tmp_path / f"{n}.html", result, cases_view=views, date="2024-05-01") for n in range(2)]
-    first, second = (file.read_bytes() for file in files)
+    files = tuple(case_files(root, name) for name in NAMES)
+    report = ReportInput(result, cases=files, date="2024-05-01")
+    first, second = (write_report(tmp_path / f"{n}.html", report).read_bytes() for n in range(2))
     assert first == second and b"2024-05-01" in first
 
 
 def test_colours_are_those_of_the_pictures(tmp_path: Path, result: dict[str, Any]) -> None:
     style = write(tmp_path, result).find("style")[0]["text"]
-    assert style.startswith(
+    assert style.strip().startswith(
         f":root {{ --truth: {TRUTH_COLOR}; --prediction: {PREDICTION_COLOR}; --boxes: {BOX_COLOR}; }}"
     )
 
@@ -141,7 +145,7 @@ def test_colours_are_those_of_the_pictures(tmp_path: Path, result: dict[str, Any
 @pytest.mark.parametrize("scores", [True, False])
 def test_odd_sets_have_no_figure_that_is_none(tmp_path: Path, names: tuple[str, ...], scores: bool) -> None:
     root = write_cases(tmp_path, names, scores)
-    page = write(tmp_path, evaluate(root), cases_view=[view(root, name) for name in names])
+    page = write(tmp_path, evaluate(root), cases=tuple(case_files(root, name) for name in names))
     assert not re.search(r"\b(nan|none|null|undefined|inf)\b", page.visible, re.IGNORECASE)
 
 
@@ -149,10 +153,10 @@ def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None
     truth = np.zeros(SHAPE, np.uint8)
     cube(truth, TWO, 4, 1)
     save_case(tmp_path, "a", np.ones(SHAPE, np.float32), truth, np.zeros(SHAPE, np.uint16))
-    page = write(tmp_path, evaluate(tmp_path), cases_view=[view(tmp_path, "a")])
+    page = write(tmp_path, evaluate(tmp_path), cases=(case_files(tmp_path, "a"),))
     tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
     assert tiles[3].startswith("Recall (sensitivity) at IoU ≥ 0.10.00") and tiles[4] == f"Precision at IoU ≥ 0.1{DASH}"
-    assert "0 of 1 lesions found, 0 false positives" in page.visible
+    assert "0 of 1 lesion found, 0 false positives" in page.visible
 
 
 def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, result: dict[str, Any]) -> None:
@@ -182,20 +186,20 @@ def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) ->
 def test_the_viewer_gives_way_until_the_file_is_small_enough(
     tmp_path: Path, root: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(html_report, "_RESERVE", 30_000)
-    views = [view(root, name) for name in NAMES]
-    bare = len(write_report(tmp_path / "bare.html", result).read_bytes())
+    monkeypatch.setattr(html_report, "_LESION_TABLE_BYTES", 30_000)
+    files = tuple(case_files(root, name) for name in NAMES)
+    bare = len(write_report(tmp_path / "bare.html", ReportInput(result)).read_bytes())
     limit = bare + 36_000
-    file = write_report(tmp_path / "small.html", result, cases_view=views, most_bytes=limit)
+    file = write_report(tmp_path / "small.html", ReportInput(result, cases=files), max_bytes=limit)
     page = Page(file.read_text(encoding="utf-8"))
     assert len(file.read_bytes()) <= limit and page.find("script", id="viewer-data") != []
-    assert "want of room" in page.visible or "To keep the file small" in page.visible
+    assert "to keep the file small" in page.visible.lower()
 
 
 def test_a_limit_that_cannot_be_kept_is_reported(
     tmp_path: Path, result: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_report(tmp_path / "r.html", result, most_bytes=1000)
+    write_report(tmp_path / "r.html", ReportInput(result), max_bytes=1000)
     assert "there are very many cases or lesions" in caplog.text
 
 
@@ -239,3 +243,8 @@ def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path,
 def test_scripts_and_styles_cannot_end_their_element(name: str) -> None:
     text = html_report._asset(name)
     assert text and not re.search(r"</(script|style)|<!--", text, re.IGNORECASE)
+
+
+def test_a_file_name_that_is_not_text_can_be_written(tmp_path: Path, result: dict[str, Any]) -> None:
+    page = write(tmp_path, {**result, "truth_folder": "a\udcff"})
+    assert page.find("code")[0]["text"] == "a?"

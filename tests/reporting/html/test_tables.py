@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from detseg3d.reporting.html.figures import Evaluated
-from detseg3d.reporting.html.markup import DASH
-from detseg3d.reporting.html.tables import case_table, class_table, headline_table, key_figures, problem_list
+from detseg3d.reporting.html.formatting import DASH
+from detseg3d.reporting.html.tables import Tile, case_table, class_table, key_metrics, metric_table, problem_list
 from tests.reporting.html.factory import Page, evaluate, write_cases
 
 
@@ -35,7 +35,7 @@ def compared(result: dict[str, Any], **figures: dict[str, float | None]) -> Eval
 
 
 def test_the_headline_has_value_and_interval(result: dict[str, Any]) -> None:
-    rows = body(Page(headline_table(Evaluated.of(result))))
+    rows = body(Page(metric_table(Evaluated.of(result))))
     low, high = (result["intervals"]["recall_iou_0.1"][end] for end in ("low", "high"))
     assert rows["Recall (sensitivity) at IoU ≥ 0.1"] == ["0.67", f"{low:.2f} to {high:.2f}", "3", ""]
     assert rows["Dice"][2] == "4"  # scans, one of them without lesions
@@ -50,27 +50,27 @@ def test_figures_that_were_not_asked_for_have_no_row(result: dict[str, Any]) -> 
         plain["intervals"].pop(key)
     for key in (*surfaces, "cc_dice", "lesionwise"):
         plain["summary"].pop(key)
-    rows = body(Page(headline_table(Evaluated.of(plain))))
+    rows = body(Page(metric_table(Evaluated.of(plain))))
     assert "Dice" in rows and not {"HD95 (mm)", "CC-Dice", "Lesion-wise Dice"} & set(rows)
 
 
 def test_without_scores_there_is_no_average_precision(result: dict[str, Any]) -> None:
     plain = {**result, "summary": {**result["summary"], "scores": None}}
-    assert not {"Average precision", "CPM"} & set(body(Page(headline_table(Evaluated.of(plain)))))
+    assert not {"Average precision", "CPM"} & set(body(Page(metric_table(Evaluated.of(plain)))))
 
 
 def test_the_tolerance_of_the_surface_dice_is_stated(result: dict[str, Any]) -> None:
-    assert "Surface Dice (NSD), 1 mm" in body(Page(headline_table(Evaluated.of(result))))
+    assert "Surface Dice (NSD), 1 mm" in body(Page(metric_table(Evaluated.of(result))))
 
 
 def test_the_distance_of_scans_with_lesions_stands_beside_that_of_all(result: dict[str, Any]) -> None:
-    page = Page(headline_table(Evaluated.of(result)))
+    page = Page(metric_table(Evaluated.of(result)))
     assert {"HD95 (mm), scans with lesions", "Surface Dice, scans with lesions"} <= set(body(page))
     assert "the volume's diagonal where one side is empty" in page.visible
 
 
 def test_lesion_wise_dice_says_that_its_lesions_are_others(result: dict[str, Any]) -> None:
-    assert "components of the dilated mask, whatever its instances" in headline_table(Evaluated.of(result))
+    assert "components of the dilated mask, whatever its instances" in metric_table(Evaluated.of(result))
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,17 @@ def test_a_difference_is_better_or_worse_only_if_its_interval_leaves_out_zero(
     result: dict[str, Any], key: str, name: str, entry: tuple[float, ...], cell: str
 ) -> None:
     figures = {key: dict(zip(("difference", "low", "high"), entry, strict=True))}
-    assert body(Page(headline_table(compared(result, **figures))))[name][-1] == cell
+    assert body(Page(metric_table(compared(result, **figures))))[name][-1] == cell
 
 
 def test_a_figure_that_was_not_compared_has_a_dash(result: dict[str, Any]) -> None:
-    assert body(Page(headline_table(compared(result))))["Dice"][-1] == DASH
+    assert body(Page(metric_table(compared(result))))["Dice"][-1] == DASH
 
 
-def test_key_figures_count_scans_and_lesions(result: dict[str, Any]) -> None:
-    tiles = [entry["text"] for entry in Page(key_figures(Evaluated.of(result))).find("li")]
-    assert tiles[:2] == ["scans41 without lesions", "true lesions64 found at IoU ≥ 0.1"]
+def test_key_metrics_count_scans_and_lesions(result: dict[str, Any]) -> None:
+    scans, lesions, *_ = key_metrics(Evaluated.of(result))
+    assert scans == Tile("scans", "4", "1 without lesions")
+    assert lesions == Tile("true lesions", "6", "4 found at IoU ≥ 0.1")
 
 
 def test_one_class_needs_no_table_of_classes(result: dict[str, Any]) -> None:
@@ -154,4 +155,4 @@ def test_problems_are_listed_by_reason(result: dict[str, Any]) -> None:
 
 
 def test_no_problems_is_said_too(result: dict[str, Any]) -> None:
-    assert "Every case was evaluated" in problem_list(Evaluated.of(result))
+    assert "Every scan was evaluated" in problem_list(Evaluated.of(result))

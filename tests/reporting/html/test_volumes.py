@@ -14,33 +14,25 @@ from hypothesis import strategies as st
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import write_image
 from detseg3d.reporting.html import volumes as report_volumes
+from detseg3d.reporting.html.case_files import CaseFiles
 from detseg3d.reporting.html.volumes import (
-    CaseView,
     FileOrders,
     ViewerVolumes,
     fit_volumes,
     load_volumes,
     window_presets,
 )
-from tests.reporting.html.factory import save_case
+from tests.reporting.html.factory import case_files, save_case
 
 UPSIDE_DOWN = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 
 
-def view(root: Path) -> CaseView:
-    return CaseView(
-        "a",
-        root / "images" / "a_0000.nii.gz",
-        root / "labels" / "a.nii.gz",
-        root / "predictions" / "instances" / "a.nii.gz",
-    )
-
-
-def save(root: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, **options: Any) -> CaseView:
+def save(root: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, **options: Any) -> CaseFiles:
     save_case(root, "a", image, truth.astype(np.uint8), prediction.astype(np.uint16), **options)
-    return view(root)
+    return case_files(root, "a")
 
 
 def orders(shape: tuple[int, int, int]) -> FileOrders:
@@ -124,7 +116,7 @@ def test_label_maps_take_as_few_bits_as_they_need(tmp_path: Path, highest: int, 
     label[1, 2, 2], label[2, 4, 4] = 7, highest
     write_image(np.ones(label.shape, np.float32), Geometry(label.shape), tmp_path / "a.nii.gz")
     write_image(label, Geometry(label.shape), tmp_path / "label.nii.gz")
-    shown = load_volumes(CaseView("a", tmp_path / "a.nii.gz", tmp_path / "label.nii.gz"))
+    shown = load_volumes(CaseFiles("a", ImageSource(tmp_path / "a.nii.gz"), tmp_path / "label.nii.gz"))
     assert shown.truth is not None and shown.truth.dtype == kind
     assert np.array_equal(shown.truth != 0, label != 0) and len(np.unique(shown.truth)) == 3
 
@@ -172,7 +164,7 @@ def test_what_is_kept_never_exceeds_the_budget(budget: int) -> None:
 
 
 def test_a_huge_scan_is_coarser_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_volumes, "_MOST_VOXELS", 1000)
+    monkeypatch.setattr(report_volumes, "_MAX_VOXELS", 1000)
     image = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
     shown = load_volumes(save(tmp_path, image, np.zeros_like(image), np.zeros_like(image)))
     assert (shown.image.shape, shown.factor) == ((12, 6, 6), (1, 2, 2))  # the slices are thick
@@ -181,9 +173,10 @@ def test_a_huge_scan_is_coarser_from_the_start(tmp_path: Path, monkeypatch: pyte
 def test_a_label_on_another_grid_is_refused(tmp_path: Path) -> None:
     image = np.ones((4, 6, 6), np.float32)
     case = save(tmp_path, image, np.zeros_like(image), np.zeros_like(image))
-    write_image(np.zeros((4, 6, 7), np.uint8), Geometry((4, 6, 7)), Path(str(case.truth_path)))
-    with pytest.raises(DetSeg3DError, match="image and truth are not on the same grid"):
+    write_image(np.zeros((4, 6, 7), np.uint8), Geometry((4, 6, 7)), tmp_path / "labels" / "a.nii.gz")
+    with pytest.raises(DetSeg3DError) as error:
         load_volumes(case)
+    assert error.value.file == case.truth
 
 
 def test_boxes_and_centres_are_found_though_the_files_are_stored_in_different_orders(tmp_path: Path) -> None:
@@ -200,9 +193,8 @@ def test_boxes_and_centres_are_found_though_the_files_are_stored_in_different_or
         canonical = Geometry(shape, origin=origin, direction=direction).canonical()
         write_image(image if name == "image" else lesion, canonical, tmp_path / f"{name}.nii.gz")
         orders[name] = canonical.stored_order
-    shown = load_volumes(
-        CaseView("a", tmp_path / "image.nii.gz", tmp_path / "truth.nii.gz", tmp_path / "prediction.nii.gz")
-    )
+    image_file = ImageSource(tmp_path / "image.nii.gz")
+    shown = load_volumes(CaseFiles("a", image_file, tmp_path / "truth.nii.gz", tmp_path / "prediction.nii.gz"))
     assert shown.offset == (0, 0, 0)
     np.testing.assert_array_equal(shown.truth, lesion)
     np.testing.assert_array_equal(shown.prediction, lesion)

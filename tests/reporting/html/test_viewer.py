@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg3d.reporting.html.case_files import PredictedBox
+from detseg3d.reporting.html.cases import UnreadableCase, ViewerContent, choose_cases, read_cases
+from detseg3d.reporting.html.figures import Evaluated
+from detseg3d.reporting.html.formatting import DASH
+from detseg3d.reporting.html.viewer import viewer_section
+from tests.reporting.html.factory import TWO, Page, case_files, evaluate, write_cases
+
+NAMES = ("bad", "good", "healthy", "middle")
+PLENTY = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("cases"), NAMES)
+
+
+@pytest.fixture(scope="module")
+def evaluated(root: Path) -> Evaluated:
+    return Evaluated.of(evaluate(root))
+
+
+def section(root: Path, evaluated: Evaluated, name: str, **options: Any) -> Page:
+    chosen = choose_cases(evaluated, [case_files(root, name, **options)], 1, 0)
+    return Page(viewer_section(read_cases(chosen, PLENTY)))
+
+
+def settings(page: Page) -> Any:
+    (data,) = page.find("script", id="viewer-data")
+    return json.loads(data["text"])
+
+
+def test_every_true_lesion_and_every_false_positive_has_a_row(root: Path, evaluated: Evaluated) -> None:
+    page = section(root, evaluated, "bad")
+    rows = page.rows(page.find("table", class_="lesions")[0])
+    assert rows[0] == ["lesion", "outcome", "volume (mm³)", "diameter (mm)", "Dice", "IoU", "score"]
+    assert rows[1:] == [
+        ["1", "found", "64", "5.0", "1.00", "1.00", "0.90"],
+        ["2", "missed", "64", "5.0", DASH, DASH, DASH],
+        ["3", "false positive", "8.0", "2.5", DASH, DASH, "0.60"],
+    ]
+    assert "1 of 2 lesions found, 1 false positive (any overlap)" in page.visible
+
+
+def test_a_row_knows_where_its_lesion_is(root: Path, evaluated: Evaluated) -> None:
+    page = section(root, evaluated, "bad")
+    rows = [row for row in page.find("tr") if "data-point" in row["attributes"]]
+    z, y, x = TWO
+    assert rows[1]["attributes"]["data-point"] == f"{z + 1.0} {y + 2.0} {x + 2.0}"  # 2 slices of 4 x 4 voxels
+    assert settings(page)["cases"][0]["frame"]["offset"] == [0, 0, 0]
+
+
+def test_a_second_prediction_in_a_lesion_is_no_false_positive(evaluated: Evaluated, root: Path) -> None:
+    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "bad"]
+    lesions.append(
+        {**lesions[-1], "id": 9, "matched": {"any": True}, "partner": 1, "iou": 0.1, "dice": 0.2, "score": None}
+    )
+    page = section(root, Evaluated.of({**evaluated.first, "lesions": lesions}), "bad")
+    rows = page.rows(page.find("table", class_="lesions")[0])
+    assert [row[1] for row in rows[1:]] == ["found", "missed", "false positive", "found again"]
+    assert rows[-1][4:] == ["0.20", "0.10", DASH]
+
+
+def test_lesions_that_one_prediction_finds_say_so(evaluated: Evaluated, root: Path) -> None:
+    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "good"]
+    lesions = [{**entry, "partner": 1} for entry in lesions if entry["kind"] == "truth" or entry["id"] == 1]
+    for several, told in ((lesions, "foundshares its prediction with 1 other lesion"), (lesions[1:], "found")):
+        page = section(root, Evaluated.of({**evaluated.first, "lesions": several}), "good")
+        rows = page.rows(page.find("table", class_="lesions")[0])[1:]
+        assert [row[1] for row in rows] == [told] * (len(several) - 1)
+
+
+def test_several_classes_have_a_column(evaluated: Evaluated, root: Path) -> None:
+    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "bad"]
+    lesions[0]["class_name"] = "<core>"
+    page = section(root, Evaluated.of({**evaluated.first, "lesions": lesions}), "bad")
+    rows = page.rows(page.find("table", class_="lesions")[0])
+    assert [row[2] for row in rows] == ["class", "<core>", "lesion", "lesion"]
+
+
+def test_a_scan_with_nothing_to_find_has_no_table(root: Path, evaluated: Evaluated) -> None:
+    page = section(root, evaluated, "healthy")
+    assert page.find("table") == [] and "There is no lesion, neither in the truth nor in the prediction" in page.visible
+
+
+def test_boxes_come_with_their_scores(root: Path, evaluated: Evaluated) -> None:
+    boxes = [PredictedBox((2, 3, 3, 4, 7, 7), 0.876), PredictedBox((0, 0, 0, 1, 1, 1))]
+    assert settings(section(root, evaluated, "bad", boxes=boxes))["cases"][0]["boxes"] == [
+        {"box": [2, 3, 3, 4, 7, 7], "label": "0.88"},
+        {"box": [0, 0, 0, 1, 1, 1], "label": ""},
+    ]
+
+
+def test_tabs_and_panels_belong_together(root: Path, evaluated: Evaluated) -> None:
+    content = read_cases(choose_cases(evaluated, [case_files(root, name) for name in NAMES], 1, 1), PLENTY)
+    page = Page(viewer_section(content))
+    tabs = [tab["attributes"] for tab in page.find("button", role="tab")]
+    panels = [panel["attributes"]["id"] for panel in page.find("div", role="tabpanel")]
+    assert [tab["aria-controls"] for tab in tabs] == panels
+    assert [tab["aria-selected"] for tab in tabs] == ["true", "false"]
+    volumes = {block["attributes"]["id"] for block in page.find("script", type="application/octet-stream")}
+    assert volumes == {f"volume-{n}-{name}" for n in (0, 1) for name in ("image", "truth", "prediction")}
+
+
+def test_a_case_that_cannot_be_shown_is_named_with_the_reason() -> None:
+    content = ViewerContent(unreadable=(UnreadableCase("bad", "the file <x> is damaged"),), omitted=("a", "b"))
+    page = Page(viewer_section(content))
+    warnings = [entry["text"] for entry in page.find("p", class_="warn")]
+    assert warnings[0] == "bad cannot be shown: the file <x> is damaged" and "a, b" in warnings[1]
+    assert "There is no scan to show" in page.visible
