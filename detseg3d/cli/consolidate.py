@@ -10,6 +10,7 @@ from pathlib import Path
 from detseg3d.cli.arguments import add_processes_flag, add_root_flags, create_parser, fraction, positive_float, run_of
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.data.folders import ModelFolder
 
 __all__ = ["build_parser", "main"]
 
@@ -77,12 +78,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
     done = consolidate(raw, model, options.folds, objective, run)
     result = report_consolidation(done, raw, run)
     show(format_cross_validation(done.report, result))
-    show(f"wrote {model / 'operating_point.json'} and {done.predictions}")
+    show(f"wrote {ModelFolder(model).operating_point} and {done.predictions}")
     failed = {*done.failures, *(problem["case"] for problem in result["problems"])}
     if failed:
         logger.error("%d case(s) failed: %s", len(failed), ", ".join(sorted(failed)))
     data = {
-        "operating_point": str(model / "operating_point.json"),
+        "operating_point": str(ModelFolder(model).operating_point),
         "folder": str(done.predictions),
         "consolidation": done.report,
         "evaluation": result,

@@ -21,6 +21,7 @@ from detseg3d.cli.arguments import (
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import EvaluationFolder
 
 if TYPE_CHECKING:
     from detseg3d.data.labels import LabelFormat
@@ -295,7 +296,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
         run=run_of(options),
     )
     if options.output is not None and not options.output.endswith(".json"):
-        write_json(swept, Path(options.output) / "sweep.json")
+        write_json(swept, EvaluationFolder(Path(options.output)).sweep)
     show(format_sweep(swept) + "\n")
     chosen = swept["chosen"]
     return ComponentRule(chosen["threshold"], chosen["minimum_volume_mm3"], chosen["score"])
@@ -324,9 +325,9 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> Comm
     text = format_box_evaluation(result)
     if options.output is not None:
         file = Path(options.output)
-        write_json(result, file if file.suffix == ".json" else file / "metrics.json")
+        write_json(result, file if file.suffix == ".json" else EvaluationFolder(file).metrics)
         if file.suffix != ".json":
-            write_text(text + "\n", file / "metrics.md")
+            write_text(text + "\n", EvaluationFolder(file).text)
     show(text)
     return CommandResult(result, _exit_code(len(result["problems"])))
 
@@ -358,7 +359,7 @@ def _write_report(
     cases = []
     if options.images is not None:
         cases = find_case_files(form.source(Path(options.images)), options.ground_truth, systems)
-    return write_report(Path(options.output) / "report.html", ReportInput(result, cases=tuple(cases)))
+    return write_report(EvaluationFolder(Path(options.output)).report, ReportInput(result, cases=tuple(cases)))
 
 
 if __name__ == "__main__":

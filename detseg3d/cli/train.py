@@ -22,6 +22,7 @@ from detseg3d.cli.parser import own_word
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.nnunet import answer_flag
+from detseg3d.data.folders import ModelFolder, PreparedFolder
 
 __all__ = ["build_parser", "main"]
 
@@ -145,8 +146,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
     preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
     paths = FoldPaths(
         raw=resolve_dataset(raw_root(options.raw), preprocessed.name),
-        preprocessed=preprocessed,
-        results=results_root(options.results) / preprocessed.name,
+        preprocessed=PreparedFolder(preprocessed),
+        model=ModelFolder(results_root(options.results) / preprocessed.name),
     )
     ranks, device = join_ranks(resolve_device(options.device))
     training = TrainingOptions(
@@ -179,8 +180,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
     if result:
         show(format_evaluation(result))
     if ranks.is_main:
-        show(f"wrote {paths.fold(options.fold)}")
-    data = {"folder": str(paths.fold(options.fold)), "evaluation": result or None}
+        show(f"wrote {paths.model.fold(options.fold).path}")
+    data = {"folder": str(paths.model.fold(options.fold).path), "evaluation": result or None}
     return CommandResult(data, evaluation_exit_code(result))
 
 

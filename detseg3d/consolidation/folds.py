@@ -14,7 +14,7 @@ from typing import Any
 from detseg3d.consolidation.cases import CandidateCase
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset
-from detseg3d.inference.candidates import candidates_path
+from detseg3d.data.folders import ModelFolder
 from detseg3d.inference.model_folder import same_network
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.planning.plans import Plans, load_plans
@@ -87,7 +87,7 @@ def load_validated_folds(
     if "all" in names:
         raise DetSeg3DError(
             "the fold all has seen every case, so it has no case to judge it by",
-            file=model_folder / "fold_all",
+            file=ModelFolder(model_folder).fold("all").path,
             remedy="name the folds of a cross-validation with -f",
         )
     labels = dataset.label_files
@@ -97,7 +97,7 @@ def load_validated_folds(
         stored, failed = _cases_of_fold(model_folder, name)
         failures.update(failed)
         for case_id in stored:
-            file = candidates_path(_validation(model_folder, name), case_id)
+            file = ModelFolder(model_folder).fold(name).validation.candidates(case_id)
             label = labels.get(case_id)
             if label is None:
                 raise DetSeg3DError("the raw data set has no label of this validation case", file=file, value=case_id)
@@ -124,13 +124,8 @@ def load_validated_folds(
 
 def _numbered_folds(model_folder: Path) -> list[int]:
     """The folds up to the highest that is there: one that is missing between them is an error, when it is read."""
-    names = [path.name.removeprefix("fold_") for path in model_folder.glob("fold_*") if path.is_dir()]
-    numbers = [int(name) for name in names if name.isdecimal()]
+    numbers = [int(fold.name) for fold in ModelFolder(model_folder).folds() if fold.name.isdecimal()]
     return list(range(max(numbers, default=0) + 1))
-
-
-def _validation(model_folder: Path, name: str) -> Path:
-    return model_folder / f"fold_{name}" / "validation"
 
 
 def _again(model_folder: Path, name: str) -> str:
@@ -142,19 +137,19 @@ def _cases_of_fold(model_folder: Path, name: str) -> tuple[list[str], dict[str, 
 
     What else lies in the folder is from an earlier validation with other splits: the fold may have trained on it since.
     """
-    validation = _validation(model_folder, name)
+    validation = ModelFolder(model_folder).fold(name).validation
     there = {
-        path.stem for path in (validation / "candidates").glob("[!.]*.npz")
+        path.stem for path in validation.candidates_folder.glob("[!.]*.npz")
     }  # hidden ones were left by a process that was killed
     if not there:
         raise DetSeg3DError(
             f"fold {name} has no stored candidates",
-            file=validation,
+            file=validation.path,
             expected="validation/candidates/CASE.npz for each validation case",
             remedy=f"train it, or write them with {_again(model_folder, name)}; or name the folds that are there with "
             "-f",
         )
-    summary = validation / "summary.json"
+    summary = validation.summary
     if not summary.is_file():
         raise DetSeg3DError(
             f"the validation of fold {name} did not come to its end",
@@ -186,7 +181,7 @@ def _cases_of_fold(model_folder: Path, name: str) -> tuple[list[str], dict[str, 
 
 def _common_plans(model_folder: Path, names: Sequence[str]) -> Plans:
     """The plans of the first fold, if those of the others agree with them in what matters here."""
-    files = [model_folder / f"fold_{name}" / "plans.json" for name in names]
+    files = [ModelFolder(model_folder).fold(name).plans for name in names]
     first, *others = [load_plans(file) for file in files]
     for file, plans in zip(files[1:], others, strict=True):
         remedy = f"train it again with the plans of fold {names[0]}, or leave it out with -f"
@@ -216,11 +211,12 @@ def _weights(model_folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Digests of the weights that the candidates are of, as far as the times of the files tell."""
     digests = {}
     for name in names:
-        file = model_folder / f"fold_{name}" / "model_final.safetensors"
+        fold = ModelFolder(model_folder).fold(name)
+        file = fold.final_weights
         if not file.is_file():
             raise DetSeg3DError(f"fold {name} has no weights", file=file, remedy="train it to the end")
         written = file.stat().st_mtime
-        candidates = list((_validation(model_folder, name) / "candidates").glob("[!.]*.npz"))
+        candidates = list(fold.validation.candidates_folder.glob("[!.]*.npz"))
         older = sum(path.stat().st_mtime < written for path in candidates)
         if older:
             logger.warning(
@@ -230,12 +226,12 @@ def _weights(model_folder: Path, names: Sequence[str]) -> dict[str, str]:
                 len(candidates),
                 _again(model_folder, name),
             )
-        digests[f"fold_{name}"] = weights_digest(file)
+        digests[fold.path.name] = weights_digest(file)
     return digests
 
 
 def _true_boxes(model_folder: Path, name: str) -> list[dict[str, Any]]:
-    file = _validation(model_folder, name) / "true_boxes.json"
+    file = ModelFolder(model_folder).fold(name).validation.true_boxes
     if not file.is_file():
         logger.warning("fold %s has no figures for true boxes; %s writes them", name, _again(model_folder, name))
         return []

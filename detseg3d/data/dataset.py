@@ -29,6 +29,7 @@ from detseg3d.data.dataset_json import (
     parse_suv_channels,
     parse_training_list,
 )
+from detseg3d.data.folders import RawFolder
 from detseg3d.data.formats.dicom import DICOM_ENDINGS, is_dicom_file
 from detseg3d.data.formats.endings import segmentation_stem, unread_format, unread_images
 from detseg3d.data.image_source import ImageSource
@@ -125,7 +126,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         region-based labels), or there is no training case.
     """
     folder = Path(folder)
-    file = folder / "dataset.json"
+    raw = RawFolder(folder)
+    file = raw.dataset_json
     if not folder.is_dir():
         raise DetSeg3DError("the data set folder does not exist", file=folder, remedy="check the path")
     data, channels, labels = read_description(file)
@@ -151,10 +153,10 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
     if "dataset" in data:
         cases = _listed_cases(data["dataset"], folder, file)
     else:
-        cases = list_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", complete=False)
+        cases = list_cases(raw.training_images, len(channels), ending, raw.training_labels, complete=False)
         _compare_with_list(data, cases, file)
     if not cases:
-        raise _unnumbered(folder / "imagesTr", channels, ending)
+        raise _unnumbered(raw.training_images, channels, ending)
     spacing, suv_channels = parse_default_spacing(data, file), parse_suv_channels(data, channels, file)
     classes = parse_instance_classes(data, labels, file, instances)
     _warn_of_unknown_cases(classes, cases, folder)
@@ -192,7 +194,7 @@ def as_instance_maps(dataset: RawDataset) -> RawDataset:
     """
     if dataset.instances:
         return dataset
-    file = dataset.folder / "dataset.json"
+    file = RawFolder(dataset.folder).dataset_json
     data, _, labels = read_description(file)
     return replace(dataset, instances=True, instance_classes=parse_instance_classes(data, labels, file, True))
 
@@ -206,9 +208,10 @@ def cases_without_images(dataset: RawDataset) -> list[str]:
 
 def _unknown_cases(classes: InstanceClasses, cases: Sequence[RawCase], folder: Path) -> list[str]:
     names = {case.case_id for case in cases}
-    for place in ("imagesTs", "labelsTs"):
-        if (folder / place).is_dir():
-            stems = {strip_ending(entry) for entry in (folder / place).iterdir()}
+    raw = RawFolder(folder)
+    for test_folder in (raw.test_images, raw.test_labels):
+        if test_folder.is_dir():
+            stems = {strip_ending(entry) for entry in test_folder.iterdir()}
             names |= stems | {_CHANNEL.sub(r"\1", stem) for stem in stems}
     return classes.unknown_cases(names)
 

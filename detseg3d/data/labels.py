@@ -16,6 +16,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.dataset_json import parse_default_spacing, parse_labels, parse_patients
+from detseg3d.data.folders import RawFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending
 from detseg3d.data.images import read_label as read_whole_numbers
@@ -126,7 +127,7 @@ def common_label_format(truth_folder: str | Path, prediction_folders: Sequence[s
             if known != value:
                 raise DetSeg3DError(
                     f"the dataset.json files of two folders of predictions give the class {name} two values",
-                    file=folder / "dataset.json",
+                    file=RawFolder(folder).dataset_json,
                     value=value,
                     expected=f"{known}, as in {first}",
                     remedy="store both predictions alike, and put one dataset.json beside the labels",
@@ -174,7 +175,7 @@ def _description(truth_folder: str | Path) -> Path | None:
 
 
 def _description_in(folder: Path) -> Path | None:
-    file = folder / "dataset.json"
+    file = RawFolder(folder).dataset_json
     return file if file.is_file() else None
 
 

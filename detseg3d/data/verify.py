@@ -22,6 +22,7 @@ from detseg3d.core.intensities import (
     is_image_of_label,
 )
 from detseg3d.data.dataset import RawCase, RawDataset, cases_without_images
+from detseg3d.data.folders import RawFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, read_image, read_label
 from detseg3d.data.instance_classes import InstanceClasses, class_indices
@@ -304,7 +305,7 @@ def _stray_files(dataset: RawDataset) -> list[Problem]:
     """Images and labels that belong to no case: most often a typo in a name."""
     images = {image.path for case in dataset.cases for image in case.images}
     labels = set(dataset.label_files.values())
-    folders = {path.parent for path in images} & {dataset.folder / "imagesTr"}
+    folders = {path.parent for path in images} & {RawFolder(dataset.folder).training_images}
     problems = []
     for folder in folders:
         for path in sorted(set(_image_files(folder)) - images):
@@ -312,7 +313,7 @@ def _stray_files(dataset: RawDataset) -> list[Problem]:
             what = f"belongs to no case: expected CASE_0000{dataset.file_ending}"
             what += f" to CASE_{last:04d}{dataset.file_ending}" if last else ""
             problems.append(Problem("-", path, what))
-    for path in sorted(set(_image_files(dataset.folder / "labelsTr")) - labels):
+    for path in sorted(set(_image_files(RawFolder(dataset.folder).training_labels)) - labels):
         problems.append(Problem("-", path, "a label without an image"))
     return problems
 

@@ -14,6 +14,7 @@ from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.images import file_ending, read_geometry
 from detseg3d.data.labels import (
     LabelFormat,
@@ -310,7 +311,8 @@ def _pair_files(
     truths = truth_files if truth_files is not None else files_by_case(truth_folder, "truth", image_case, problems)
     if cases is not None:
         truths = named_like(truths, cases)
-    instance_folder = prediction_folder / "instances"
+    prediction = PredictionFolder(prediction_folder)
+    instance_folder = prediction.instances_folder
     in_layout = instance_folder.is_dir() and options.components is None
     if options.components is not None:
         predictions = probability_files(prediction_folder, problems)
@@ -328,7 +330,7 @@ def _pair_files(
     common = common_cases(truths, predictions, (truth_folder, prediction_folder), problems, cases)
     if not in_layout:
         return [_Files(case_id, truths[case_id], predictions[case_id], None) for case_id in common], problems
-    roi_folder = prediction_folder / "rois"
+    roi_folder = prediction.records_folder
     rois = named_like(files_by_case(roi_folder, "RoI file", roi_case, problems), truths) if roi_folder.is_dir() else {}
     layouts = {case_id: LayoutFiles(predictions[case_id], rois.get(case_id), masks.get(case_id)) for case_id in common}
     files = [_Files(case_id, truths[case_id], predictions[case_id], layouts[case_id]) for case_id in common]

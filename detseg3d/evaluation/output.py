@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detseg3d.data.folders import EvaluationFolder
 from detseg3d.evaluation.metrics import CRITERIA, HEADLINE
 from detseg3d.evaluation.table import format_evaluation
 from detseg3d.system.files import write_json, write_text
@@ -34,12 +35,12 @@ def write_evaluation(result: Mapping[str, Any], folder: str | Path) -> list[Path
     list of Path
         What was written.
     """
-    folder = Path(folder)
-    write_json(result, folder / "metrics.json")
-    write_text(_table(case_rows(result)), folder / "metrics.csv")
-    write_text(_table(lesion_rows(result)), folder / "lesions.csv")
-    write_text(format_evaluation(result) + "\n", folder / "metrics.md")
-    return [folder / name for name in ("metrics.json", "metrics.csv", "lesions.csv", "metrics.md")]
+    files = EvaluationFolder(Path(folder))
+    write_json(result, files.metrics)
+    write_text(_table(case_rows(result)), files.case_table)
+    write_text(_table(lesion_rows(result)), files.lesion_table)
+    write_text(format_evaluation(result) + "\n", files.text)
+    return [files.metrics, files.case_table, files.lesion_table, files.text]
 
 
 def case_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -41,7 +41,6 @@ from detseg3d.system.files import atomic_path, open_regular_file
 __all__ = [
     "Candidates",
     "MergedGroup",
-    "candidates_path",
     "load_candidates",
     "loose_suppression",
     "save_candidates",
@@ -259,11 +258,6 @@ def loose_suppression(inference: InferencePlan) -> InferencePlan:
             "suppression_iou": max(inference.suppression_iou, 0.5),
         }
     )
-
-
-def candidates_path(folder: str | Path, case_id: str) -> Path:
-    """Where the candidates of a case lie in a folder of predictions."""
-    return Path(folder) / "candidates" / f"{case_id}.npz"
 
 
 def save_candidates(candidates: Candidates, path: str | Path) -> None:

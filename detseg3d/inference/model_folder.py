@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.planning.similarity import TrainingAppearance, load_training_appearance
 
 __all__ = [
-    "appearance_file",
     "fold_folders",
     "load_reference",
     "model_plans",
     "restrict_mirroring",
     "same_network",
-    "weights_file",
 ]
 
 logger = logging.getLogger(__name__)
 
 
-def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[Path]:
+def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[FoldFolder]:
     """The folders of the folds, checked; by default of those that are trained to the end.
 
     Raises
@@ -31,23 +30,24 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
     DetSeg3DError
         If there is none, or one that is asked for is missing.
     """
-    there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
-    trained = [path for path in there if weights_file(path, checkpoint).is_file()]
+    model = ModelFolder(folder)
+    there = model.folds()
+    trained = [fold for fold in there if fold.weights(checkpoint).is_file()]
     if not there or (folds is None and not trained):
         raise DetSeg3DError(
             "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
         )
     if folds is None:
         # The model of all cases has seen what the folds held out: it is taken only if it is all there is, or asked for.
-        return [path for path in trained if path.name != "fold_all"] or trained
-    chosen = [folder / f"fold_{fold}" for fold in folds]
-    missing = [path.name for path in chosen if not path.is_dir()]
+        return [fold for fold in trained if not fold.trains_all_cases] or trained
+    chosen = [model.fold(name) for name in folds]
+    missing = [fold.path.name for fold in chosen if not fold.path.is_dir()]
     if missing:
         raise DetSeg3DError(
             "these folds are not trained",
             file=folder,
             value=missing,
-            expected=", ".join(path.name for path in there),
+            expected=", ".join(fold.path.name for fold in there),
             remedy="choose among them with -f, or train the others",
         )
     return chosen
@@ -61,25 +61,15 @@ def model_plans(folder: Path, folds: Sequence[str | int] | None, checkpoint: str
     DetSeg3DError
         If there is no such fold, or its plans cannot be read.
     """
-    return load_plans(fold_folders(folder, folds, checkpoint)[0] / "plans.json")
+    return load_plans(fold_folders(folder, folds, checkpoint)[0].plans)
 
 
-def weights_file(fold: Path, checkpoint: str) -> Path:
-    """Weights of a fold: ``final`` or ``best``."""
-    return fold / f"model_{checkpoint}.safetensors"
-
-
-def appearance_file(fold: Path) -> Path:
-    """What the training scans of a fold look like."""
-    return fold / "appearance.json"
-
-
-def load_reference(fold: Path, plans: Plans) -> TrainingAppearance:
+def load_reference(fold: FoldFolder, plans: Plans) -> TrainingAppearance:
     """What the training scans of a fold look like, for comparison with the scans that are predicted.
 
     Parameters
     ----------
-    fold : Path
+    fold : FoldFolder
     plans : Plans
         Of the fold.
 
@@ -88,7 +78,7 @@ def load_reference(fold: Path, plans: Plans) -> TrainingAppearance:
     DetSeg3DError
         If the file is missing, damaged, or of other channels than the plans.
     """
-    file = appearance_file(fold)
+    file = fold.appearance
     if not file.is_file():
         raise DetSeg3DError(
             "the model does not say what its training scans look like, so no scan can be compared with them",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
 from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.files import open_regular_file, read_json, write_json
@@ -22,7 +23,6 @@ __all__ = [
     "PooledFigures",
     "apply_operating_point",
     "load_operating_point",
-    "operating_point_path",
     "save_operating_point",
     "weights_digest",
 ]
@@ -111,11 +111,6 @@ class OperatingPoint(BaseModel):
         return self.inference.model_dump(include={*Thresholds.model_fields, *_CALIBRATION})
 
 
-def operating_point_path(model_folder: str | Path) -> Path:
-    """``operating_point.json`` of a model's folder, the one that holds its folds."""
-    return Path(model_folder) / "operating_point.json"
-
-
 def weights_digest(file: str | Path) -> str:
     """SHA-256 of a weights file, hexadecimal."""
     with open_regular_file(file) as handle:
@@ -131,7 +126,7 @@ def _digest(handle: Iterable[bytes]) -> str:  # Python 3.10
 
 def save_operating_point(point: OperatingPoint, model_folder: str | Path) -> Path:
     """Write the operating point of a model; ``detseg3d_predict`` uses it from then on."""
-    path = operating_point_path(model_folder)
+    path = ModelFolder(Path(model_folder)).operating_point
     write_json(point.model_dump(mode="json"), path)
     return path
 
@@ -144,7 +139,7 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
     DetSeg3DError
         If the file is damaged.
     """
-    path = operating_point_path(model_folder)
+    path = ModelFolder(Path(model_folder)).operating_point
     if not path.is_file():
         return None
     remedy = "run detseg3d_consolidate again, or delete the file to use the plan's thresholds"
@@ -183,13 +178,13 @@ def apply_operating_point(
     point = load_operating_point(model_folder)
     if point is None:
         return plans
-    name = operating_point_path(model_folder).name
+    name = ModelFolder(Path(model_folder)).operating_point.name
     changed = [
         fold for fold, file in weights.items() if fold in point.weights and weights_digest(file) != point.weights[fold]
     ]
     if changed:
         # It is always chosen with the final weights: consolidating again would not help whoever asks for others.
-        final = all(weights[fold].name == "model_final.safetensors" for fold in changed)
+        final = all(weights[fold] == FoldFolder(weights[fold].parent).final_weights for fold in changed)
         logger.warning(
             "%s was chosen with other weights of %s and is not used; %s",
             name,

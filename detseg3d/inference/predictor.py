@@ -16,9 +16,10 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import RawCase, list_inputs
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, read_channels, read_geometry, write_image
-from detseg3d.inference.candidates import Candidates, candidates_path, loose_suppression
+from detseg3d.inference.candidates import Candidates, loose_suppression
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.memory import prediction_bytes
@@ -27,7 +28,6 @@ from detseg3d.inference.model_folder import (
     load_reference,
     restrict_mirroring,
     same_network,
-    weights_file,
 )
 from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
 from detseg3d.inference.operating_point import apply_operating_point
@@ -147,36 +147,36 @@ class Predictor:
         folder = Path(folder)
         target = resolve_device(device)
         chosen = fold_folders(folder, folds, checkpoint)
-        plans = load_plans(chosen[0] / "plans.json")
+        plans = load_plans(chosen[0].plans)
         thresholds = {"candidate_threshold": candidate_threshold, "score_threshold": score_threshold}
         if score_threshold is not None:
             thresholds["scan_threshold"] = 0.0  # whoever says what a lesion is means it in every scan
         models, trained_with, references = [], [], []
         for fold in chosen:
-            own = load_plans(fold / "plans.json")
+            own = load_plans(fold.plans)
             if not same_network(own, plans):
                 raise DetSeg3DError(
                     "the folds were trained with different plans",
-                    file=fold / "plans.json",
-                    remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].name}",
+                    file=fold.plans,
+                    remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].path.name}",
                 )
             # Before a network of that size is made.
-            check_weights(own, weights_file(fold, checkpoint), build_model)
+            check_weights(own, fold.weights(checkpoint), build_model)
             model = build_model(own)
-            load_weights(model, weights_file(fold, checkpoint))
+            load_weights(model, fold.weights(checkpoint))
             models.append(model)
             trained_with.append(own)
             references.append(load_reference(fold, own))
         plans = restrict_mirroring(plans, trained_with)
         if use_operating_point:
-            weights = {fold.name: weights_file(fold, checkpoint) for fold in chosen}
+            weights = {fold.path.name: fold.weights(checkpoint) for fold in chosen}
             plans = apply_operating_point(plans, folder, weights, use_mirroring)
         plans = plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
         trained_in = sorted({str(own.training.precision_used or "unknown") for own in trained_with})
         logger.info(
             "model: %s, %s; trained in %s, predicts in %s",
             folder.name,
-            ", ".join(fold.name for fold in chosen),
+            ", ".join(fold.path.name for fold in chosen),
             " and ".join(trained_in),
             precision_in_use(target),
         )
@@ -405,7 +405,7 @@ class Predictor:
         bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(show_progress))
         for case in bar:
             own_ending = ending or file_ending(case.images[0].path) or ".nii.gz"
-            wanted = [candidates_path(folder, case.case_id)] if save_candidates else []
+            wanted = [PredictionFolder(folder).candidates(case.case_id)] if save_candidates else []
             if (
                 continue_prediction
                 and is_exported(folder, case.case_id, own_ending, save_probabilities)
@@ -509,10 +509,11 @@ class Predictor:
         candidates = self.find_candidates(images, geometry, loose=save_candidates)
         similarity = self.compare(images, geometry, case.case_id)
         if save_candidates:
-            write_candidates(candidates, candidates_path(folder, case.case_id))
+            write_candidates(candidates, PredictionFolder(folder).candidates(case.case_id))
             candidates = candidates.admitted(self.plans.inference)
         else:
-            remove_files(candidates_path(folder, case.case_id))  # of an earlier prediction, maybe by another model
+            # An earlier prediction, perhaps by another model, may have left candidates.
+            remove_files(PredictionFolder(folder).candidates(case.case_id))
         result = self.describe(candidates, geometry, save_probabilities, similarity)
         self._warn_of_limit(result, case.case_id)
         write_case(result, case.case_id, folder, ending)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.images import file_ending, strip_ending, write_image
 from detseg3d.data.instance_classes import instance_class_record
 from detseg3d.models.merging.decode import Detections
@@ -194,16 +195,17 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
         If a file cannot be written.
     """
     if prediction.probabilities is None:
-        remove_files(_probability_path(folder, case_id))
-    with atomic_files(folder, str(_record_path(Path(), case_id))) as place:
+        remove_files(PredictionFolder(folder).probabilities(case_id))
+    with atomic_files(folder, str(PredictionFolder(Path()).record(case_id))) as place:
+        files = PredictionFolder(place)
         semantic, instances = _mask_paths(place, case_id, ending)
         write_image(prediction.semantic, prediction.geometry, semantic)
         write_image(prediction.instances, prediction.geometry, instances)
         if prediction.instance_classes is not None:
             # As the labels of the training have it, so that both are evaluated alike.
-            write_json(instance_class_record(prediction.instance_classes), _classes_path(place, case_id))
+            write_json(instance_class_record(prediction.instance_classes), files.instance_classes(case_id))
         if prediction.probabilities is not None:
-            with atomic_path(_probability_path(place, case_id)) as temporary, temporary.open("wb") as handle:
+            with atomic_path(files.probabilities(case_id)) as temporary, temporary.open("wb") as handle:
                 probabilities = prediction.geometry.stored_order.to_stored(prediction.probabilities)
                 np.savez_compressed(handle, probabilities=probabilities)
         stored, order = prediction.geometry.as_stored(), prediction.geometry.stored_order
@@ -219,7 +221,7 @@ def write_case(prediction: CasePrediction, case_id: str, folder: Path, ending: s
             "candidates": [_as_stored(candidate, stored, order) for candidate in prediction.candidates],
             **dicom_record(prediction.geometry),
         }
-        write_json(record, _record_path(place, case_id))
+        write_json(record, files.record(case_id))
 
 
 def _as_stored(record: dict[str, Any], geometry: Geometry, order: StoredOrder) -> dict[str, Any]:
@@ -238,27 +240,16 @@ def dicom_record(geometry: Geometry) -> dict[str, Any]:
 
 
 def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:
-    return [folder / f"{case_id}{ending}", folder / "instances" / f"{case_id}{ending}"]
-
-
-def _classes_path(folder: Path, case_id: str) -> Path:
-    return folder / "instances" / f"{case_id}.json"
-
-
-def _record_path(folder: Path, case_id: str) -> Path:
-    return folder / "rois" / f"{case_id}.json"
-
-
-def _probability_path(folder: Path, case_id: str) -> Path:
-    return folder / "probabilities" / f"{case_id}.npz"
+    files = PredictionFolder(folder)
+    return [files.mask(case_id, ending), files.instances(case_id, ending)]
 
 
 def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = False) -> bool:
     """Whether the result of a case is there and whole, with its ``probabilities`` if they are wanted."""
     files = _mask_paths(folder, case_id, ending)
     if probabilities:
-        files.append(_probability_path(folder, case_id))
-    return _record_path(folder, case_id).is_file() and all(path.is_file() for path in files)
+        files.append(PredictionFolder(folder).probabilities(case_id))
+    return PredictionFolder(folder).record(case_id).is_file() and all(path.is_file() for path in files)
 
 
 def check_inputs_stay(inputs: Sequence[Path], case_id: str, folder: Path, ending: str) -> None:
@@ -301,7 +292,7 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
     DetSeg3DError
         If a file cannot be removed.
     """
-    for place in (folder, *(folder / name for name in ("instances", "rois", "probabilities", "candidates"))):
+    for place in PredictionFolder(folder).case_folders:
         for path in sorted(place.glob("*")):
             is_mask = file_ending(path) is not None and strip_ending(path) in case_ids
             if not path.is_file() or not (is_mask or (path.suffix in (".json", ".npz") and path.stem in case_ids)):
@@ -324,15 +315,15 @@ def write_tables(folder: Path) -> None:
     written, there = None, _records(folder)
     while there != written:
         lesions, cases = _tables([path for path, *_ in there])
-        write_text(lesions, folder / "lesions.csv")
-        write_text(cases, folder / "cases.csv")
+        write_text(lesions, PredictionFolder(folder).lesion_table)
+        write_text(cases, PredictionFolder(folder).case_table)
         written, there = there, _records(folder)
 
 
 def _records(folder: Path) -> list[tuple[Path, int, int]]:
     """Path, time and inode of each whole record, by case; hidden ones are being written, or never will be."""
     found = []
-    for path in sorted((folder / "rois").glob("*.json")):
+    for path in sorted(PredictionFolder(folder).records_folder.glob("*.json")):
         if not path.name.startswith("."):
             with suppress(FileNotFoundError):  # another process predicts the case anew
                 status = path.stat()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import FoldFolder
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import read_weights
 from detseg3d.planning.plans import Plans, load_plans
@@ -114,7 +115,7 @@ def transfer_weights(model: DetSeg3D, path: Path) -> Transfer:
         then.
     """
     tensors = read_weights(path)
-    plans_file = path.parent / "plans.json"
+    plans_file = FoldFolder(path.parent).plans
     if not plans_file.is_file():
         raise DetSeg3DError(
             "the plans of the pretrained weights do not exist",

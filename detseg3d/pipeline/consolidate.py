@@ -27,6 +27,7 @@ from detseg3d.consolidation.search import Sweep, search
 from detseg3d.core.arrays import BoolArray, FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.folders import EvaluationFolder, ModelFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_geometry
 from detseg3d.data.labels import (
@@ -55,13 +56,6 @@ from detseg3d.system.workers import run_cases
 __all__ = ["Consolidated", "ScoredLesions", "consolidate", "describe_calibration", "threshold_on_scale"]
 
 logger = logging.getLogger(__name__)
-
-
-PREDICTIONS = "cross_validation"
-"""Folder of the pooled predictions, in the model's folder."""
-
-# Written anew by each consolidation; what an earlier one left must not stand beside other predictions.
-_REPORTS = ("consolidation.json", "metrics.json", "metrics.csv", "metrics.md", "lesions.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -154,7 +148,7 @@ def consolidate(
     sweep = search(prepared, start, objective or Objective(), run)
     chosen = start.evolve(inference=sweep.chosen.values())
     stages = attribute(prepared, chosen, found.true_boxes, run)
-    folder = model_folder / PREDICTIONS
+    folder = ModelFolder(model_folder).cross_validation.path
     failures = found.failures | _write_predictions(
         found.cases,
         {fold: start.evolve(inference=sweep.setting_for(fold).values()) for fold in found.folds},
@@ -180,7 +174,7 @@ def consolidate(
         figures=sweep.choice_figures(),
         plan_kept=sweep.plan_kept,
     )
-    write_json(report, folder / "consolidation.json")
+    write_json(report, EvaluationFolder(folder).consolidation)
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
     _tell(sweep, report["operating_point"], failures)
@@ -375,7 +369,15 @@ def _write_predictions(
     """Write the masks of all cases in the place of those of an earlier consolidation; what failed, by case."""
     # An earlier consolidation may have pooled other folds.
     clear_cases(folder, known)
-    remove_files(*(folder / name for name in _REPORTS))
+    written = EvaluationFolder(folder)
+    remove_files(
+        written.consolidation,
+        written.metrics,
+        written.case_table,
+        written.lesion_table,
+        written.text,
+        written.report,
+    )
     failures = {}
     for result in run_cases(partial(_write_prediction, plans_of_fold, folder, ending), cases, run, "masks"):
         if result.error is not None:

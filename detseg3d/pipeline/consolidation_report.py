@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.folders import EvaluationFolder, PredictionFolder
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.evaluation.output import write_evaluation
 from detseg3d.evaluation.table import format_evaluation, markdown_table
@@ -65,7 +66,9 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
     raw = Path(raw)
     dataset = load_raw_dataset(raw)
     # Cases of folds that were not pooled are not missing; a pooled case without masks is.
-    cases = done.cases or sorted(path.stem for path in (done.predictions / "rois").glob("[!.]*.json"))
+    cases = done.cases or sorted(
+        path.stem for path in PredictionFolder(done.predictions).records_folder.glob("[!.]*.json")
+    )
     result = evaluate_folders(
         raw,
         done.predictions,
@@ -80,14 +83,14 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
     )
     result = {**result, "cross_validation": asdict(record)}
     write_evaluation(result, done.predictions)
-    write_text(format_cross_validation(done.report, result) + "\n", done.predictions / "metrics.md")
+    write_text(format_cross_validation(done.report, result) + "\n", EvaluationFolder(done.predictions).text)
     files = find_case_files(
         {case.case_id: case.images[0] for case in dataset.cases},
         dataset.label_files,
         {"predictions": done.predictions},
     )
     title = f"{done.report['dataset']}: cross-validation"
-    write_report(done.predictions / "report.html", ReportInput(result, done.report, tuple(files), title))
+    write_report(EvaluationFolder(done.predictions).report, ReportInput(result, done.report, tuple(files), title))
     return result
 
 

@@ -20,6 +20,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.data.dataset import RawCase, images_by_stem, list_cases
 from detseg3d.data.dataset_json import parse_labels
+from detseg3d.data.folders import RawFolder
 from detseg3d.data.formats.metaimage import is_whole_metaimage
 from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import read_segments
@@ -162,7 +163,7 @@ def convert_folders(
         failures = describe_failures(results, lambda job: job.case.case_id)
         if failures:
             raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=image_folder)
-        write_json(description, partial / "dataset.json")
+        write_json(description, RawFolder(partial).dataset_json)
         if target.exists():
             earlier = temporary_beside(target)
             replace_folder(target, partial, earlier)
@@ -196,7 +197,7 @@ def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:
 def _require_free(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
-    record = target / "dataset.json"
+    record = RawFolder(target).dataset_json
     # Only what this function made may be removed: a data set can be the only copy of somebody's annotations.
     ours = record.is_file() and isinstance(data := read_json(record), dict) and data.get("made_by") == _MADE_BY
     if overwrite and ours:

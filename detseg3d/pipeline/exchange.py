@@ -18,8 +18,9 @@ from typing import Any
 from detseg3d import __version__
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import read_description
-from detseg3d.inference.model_folder import appearance_file, fold_folders, load_reference, same_network, weights_file
-from detseg3d.inference.operating_point import load_operating_point, operating_point_path, weights_digest
+from detseg3d.data.folders import ModelFolder
+from detseg3d.inference.model_folder import fold_folders, load_reference, same_network
+from detseg3d.inference.operating_point import load_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.pipeline.model_archive import MANIFEST, Manifest, check_shared_name, unpack_archive, write_archive
@@ -31,7 +32,7 @@ __all__ = ["Installed", "check_model_folder", "export_model", "install_model"]
 
 logger = logging.getLogger(__name__)
 
-METRICS = "cross_validation/metrics.json"
+METRICS = ModelFolder(Path()).cross_validation_evaluation.metrics.as_posix()
 _CHECKPOINTS = ("final", "best")
 _MOST_JSON_BYTES = 64 << 20
 # What is handed on of each file; other entries may name cases, patients and folders.
@@ -77,22 +78,23 @@ def export_model(model_folder: str | Path, output: str | Path, folds: Sequence[s
     check_model_folder(folder, [fold.name for fold in chosen])
     files: dict[str, Path | bytes] = {}
     for fold in chosen:
-        for file in (fold / "plans.json", appearance_file(fold)):
-            files[f"{fold.name}/{file.name}"] = file
+        for file in (fold.plans, fold.appearance):
+            files[file.relative_to(folder).as_posix()] = file
         for checkpoint in _CHECKPOINTS:
-            weights = weights_file(fold, checkpoint)
+            weights = fold.weights(checkpoint)
             if weights.is_file():
-                files[f"{fold.name}/{weights.name}"] = weights
-    for name in ("plans.json", operating_point_path(folder).name):
-        if (folder / name).is_file():
-            files[name] = folder / name
-    for name, entries in (
-        ("dataset.json", _SHARED_OF_DATASET),
-        ("dataset_fingerprint.json", _SHARED_OF_FINGERPRINT),
-        (METRICS, _SHARED_OF_METRICS),
+                files[weights.relative_to(folder).as_posix()] = weights
+    model = ModelFolder(folder)
+    for file in (model.plans, model.operating_point):
+        if file.is_file():
+            files[file.name] = file
+    for file, entries in (
+        (model.dataset_json, _SHARED_OF_DATASET),
+        (model.fingerprint, _SHARED_OF_FINGERPRINT),
+        (model.cross_validation_evaluation.metrics, _SHARED_OF_METRICS),
     ):
-        if (folder / name).is_file():
-            files[name] = _without_cases(folder / name, entries)
+        if file.is_file():
+            files[file.relative_to(folder).as_posix()] = _without_cases(file, entries)
     return write_archive(output, folder.name, __version__, files)
 
 
@@ -100,7 +102,7 @@ def _without_cases(file: Path, entries: Sequence[str]) -> bytes:
     """These entries of a JSON file, as JSON."""
     data = read_json(file)
     kept = {name: data[name] for name in entries if name in data}
-    if file.name == "dataset_fingerprint.json":
+    if file == ModelFolder(file.parent).fingerprint:
         kept["cases"] = {}
         summary = kept.get("summary")
         if isinstance(summary, dict) and isinstance(summary.get("cases_without_lesions"), list):
@@ -126,7 +128,7 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
     ----------
     folder : Path
     folds : sequence of str
-        Names of their folders.
+        Names of the folds, such as ``"0"``.
 
     Raises
     ------
@@ -134,38 +136,46 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
         Of the first thing that is wrong.
     """
     first: Plans | None = None
+    model = ModelFolder(folder)
     for name in folds:
-        plans = load_plans(folder / name / "plans.json")
+        fold = model.fold(name)
+        plans = load_plans(fold.plans)
         first = first or plans
         if not same_network(plans, first):
             raise DetSeg3DError(
                 "the folds were trained with different plans",
-                file=folder / name / "plans.json",
-                remedy=f"leave this fold out with -f, or train it with the plans of {folds[0]}",
+                file=fold.plans,
+                remedy=f"leave this fold out with -f, or train it with the plans of {model.fold(folds[0]).path.name}",
             )
         for checkpoint in _CHECKPOINTS:
-            weights = weights_file(folder / name, checkpoint)
+            weights = fold.weights(checkpoint)
             if checkpoint == "final" or weights.is_file():
                 check_weights(plans, weights)
                 load_weights(DetSeg3D(plans), weights)
-        load_reference(folder / name, plans)
+        load_reference(fold, plans)
     assert first is not None, "a model has at least one fold"
-    if (folder / "plans.json").is_file():
-        load_plans(folder / "plans.json")
-    _check_operating_point(folder, folds)
-    _check_description(folder / "dataset.json", first)
-    _check_json(folder / "dataset_fingerprint.json", lambda data: data.get("version") == FINGERPRINT_VERSION)
-    _check_json(folder / METRICS, lambda data: isinstance(data.get("summary"), dict))
+    if model.plans.is_file():
+        load_plans(model.plans)
+    _check_operating_point(model, folds)
+    _check_description(model.dataset_json, first)
+    _check_json(model.fingerprint, lambda data: data.get("version") == FINGERPRINT_VERSION)
+    _check_json(model.cross_validation_evaluation.metrics, lambda data: isinstance(data.get("summary"), dict))
 
 
-def _check_operating_point(folder: Path, folds: Sequence[str]) -> None:
-    point = load_operating_point(folder)
-    used = {} if point is None else {fold: point.weights[fold] for fold in folds if fold in point.weights}
-    changed = [fold for fold, digest in used.items() if weights_digest(weights_file(folder / fold, "final")) != digest]
+def _check_operating_point(model: ModelFolder, folds: Sequence[str]) -> None:
+    point = load_operating_point(model.path)
+    chosen = [] if point is None else [model.fold(name) for name in folds]
+    changed = [
+        fold.path.name
+        for fold in chosen
+        if point is not None
+        and fold.path.name in point.weights
+        and weights_digest(fold.final_weights) != point.weights[fold.path.name]
+    ]
     if changed:
         raise DetSeg3DError(
             "the operating point was chosen with other weights",
-            file=operating_point_path(folder),
+            file=model.operating_point,
             value=changed,
             remedy="run detseg3d_consolidate again, or remove the file to use the plan's thresholds",
         )
@@ -264,7 +274,7 @@ def install_model(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Installed(target, tuple(fold.removeprefix("fold_") for fold in folds), kept)
+    return Installed(target, tuple(folds), kept)
 
 
 def _make_folder(folder: Path) -> None:
@@ -286,7 +296,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
 def _check_unpacked(folder: Path, archive: Path) -> list[str]:
     """Names of the folds, after all of the model was checked; errors name the file of the archive."""
     try:
-        numbers = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*"))
+        numbers = [fold.name for fold in ModelFolder(folder).folds()]
         folds = [path.name for path in fold_folders(folder, numbers, "final")]
         check_model_folder(folder, folds)
     except DetSeg3DError as error:

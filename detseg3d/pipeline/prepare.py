@@ -14,6 +14,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawDataset, as_instance_maps, load_raw_dataset
+from detseg3d.data.folders import PreparedFolder, RawFolder
 from detseg3d.data.verify import format_problems, verify_dataset
 from detseg3d.planning.fingerprint import measure_dataset, source_digest
 from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
@@ -34,7 +35,6 @@ from detseg3d.system.lock import locked
 from detseg3d.system.run import Run
 
 __all__ = [
-    "CASES_FOLDER",
     "PreparedDataset",
     "PrepareOptions",
     "cases_in_use",
@@ -44,10 +44,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-CASES_FOLDER = "cases"
-_CASES_LOCK = ".cases.lock"
-_FILES = ("dataset.json", "dataset_fingerprint.json", "plans.json", "splits_final.json")
 
 
 @dataclass(frozen=True)
@@ -139,33 +135,33 @@ def prepare_dataset(
     raw = load_raw_dataset(raw_folder)
     if options.instances:
         raw = as_instance_maps(raw)
-    folder = Path(preprocessed_root) / raw.name
+    folder = PreparedFolder(Path(preprocessed_root) / raw.name)
     if options.verify:
         _verify(raw, options)
     # Two that prepare one data set do so one after the other: the second finds done what the first has done.
-    with locked(folder / ".preparing.lock", "preparing the data set", "the data set is being prepared", wait=True):
+    with locked(folder.preparing_lock, "preparing the data set", "the data set is being prepared", wait=True):
         return _prepare(raw, folder, options)
 
 
-def _prepare(raw: RawDataset, folder: Path, options: PrepareOptions) -> PreparedDataset:
-    cases = folder / CASES_FOLDER
+def _prepare(raw: RawDataset, folder: PreparedFolder, options: PrepareOptions) -> PreparedDataset:
+    cases = folder.cases
     with ExitStack() as stack:
         if options.clean:
             if cases.is_dir():
                 stack.enter_context(_cases_replaced(folder))
             _clean(folder)
-        write_json({**read_json(raw.folder / "dataset.json"), "instances": raw.instances}, folder / "dataset.json")
-        fingerprint = _fingerprint(raw, folder / "dataset_fingerprint.json", options)
-        plans = _plan(raw, fingerprint, folder / "plans.json", options)
+        write_json({**read_json(RawFolder(raw.folder).dataset_json), "instances": raw.instances}, folder.dataset_json)
+        fingerprint = _fingerprint(raw, folder.fingerprint, options)
+        plans = _plan(raw, fingerprint, folder.plans, options)
         if options.preprocess and replaced_cases(raw, plans, cases):
             stack.enter_context(_cases_replaced(folder))  # before plans.json says what the cases are not yet
         if not options.keep_plans:
-            save_plans(plans, folder / "plans.json")
-        splits = _split(raw, fingerprint, folder / "splits_final.json", options)
+            save_plans(plans, folder.plans)
+        splits = _split(raw, fingerprint, folder.splits, options)
         done: list[str] = []
         if options.preprocess:
             done = preprocess_dataset(raw, plans, cases, options.run)
-    return PreparedDataset(folder, plans, splits, done)
+    return PreparedDataset(folder.path, plans, splits, done)
 
 
 def plan_from_fingerprint(
@@ -192,9 +188,9 @@ def plan_from_fingerprint(
     options = options or PrepareOptions()
     fingerprint = load_fingerprint(file)
     raw = describe_dataset(fingerprint)
-    folder = Path(preprocessed_root) / raw.name
-    with locked(folder / ".preparing.lock", "preparing the data set", "the data set is being prepared", wait=True):
-        stored = folder / "dataset_fingerprint.json"
+    folder = PreparedFolder(Path(preprocessed_root) / raw.name)
+    with locked(folder.preparing_lock, "preparing the data set", "the data set is being prepared", wait=True):
+        stored = folder.fingerprint
         if not stored.exists():
             save_fingerprint(fingerprint, stored)
         elif _stored_fingerprint(stored) != fingerprint:
@@ -204,12 +200,12 @@ def plan_from_fingerprint(
                 value=str(file),
                 remedy="plan from that one, or choose another folder with --preprocessed",
             )
-        plans = _plan(raw, fingerprint, folder / "plans.json", options)
-        if not (folder / "dataset.json").exists():
-            write_json(_description(raw), folder / "dataset.json")
-        save_plans(plans, folder / "plans.json")
-        splits = _split(raw, fingerprint, folder / "splits_final.json", options)
-    return PreparedDataset(folder, plans, splits, [])
+        plans = _plan(raw, fingerprint, folder.plans, options)
+        if not folder.dataset_json.exists():
+            write_json(_description(raw), folder.dataset_json)
+        save_plans(plans, folder.plans)
+        splits = _split(raw, fingerprint, folder.splits, options)
+    return PreparedDataset(folder.path, plans, splits, [])
 
 
 def _description(raw: RawDataset) -> dict[str, Any]:
@@ -226,13 +222,12 @@ def _description(raw: RawDataset) -> dict[str, Any]:
     }
 
 
-def cases_in_use(folder: Path, purpose: str) -> AbstractContextManager[None]:
+def cases_in_use(folder: PreparedFolder, purpose: str) -> AbstractContextManager[None]:
     """While the context lasts, no other process replaces the preprocessed cases of a data set.
 
     Parameters
     ----------
-    folder : Path
-        Of the data set, preprocessed.
+    folder : PreparedFolder
     purpose : str
         What this process does, as a participle: ``"training fold 0"``.
 
@@ -242,13 +237,13 @@ def cases_in_use(folder: Path, purpose: str) -> AbstractContextManager[None]:
         If another process is replacing them just now; on entering the context.
     """
     problem = "the preprocessed cases of this data set are being replaced"
-    return locked(folder / _CASES_LOCK, purpose, problem, shared=True)
+    return locked(folder.cases_lock, purpose, problem, shared=True)
 
 
-def _cases_replaced(folder: Path) -> AbstractContextManager[None]:
+def _cases_replaced(folder: PreparedFolder) -> AbstractContextManager[None]:
     """While the context lasts, no other process uses the preprocessed cases."""
     problem = "preprocessed cases would be replaced that another process uses"
-    return locked(folder / _CASES_LOCK, "replacing preprocessed cases", problem)
+    return locked(folder.cases_lock, "replacing preprocessed cases", problem)
 
 
 def _verify(raw: RawDataset, options: PrepareOptions) -> None:
@@ -264,12 +259,12 @@ def _verify(raw: RawDataset, options: PrepareOptions) -> None:
         logger.info("%s: all %d cases are in order", raw.name, len(raw.cases))
 
 
-def _clean(folder: Path) -> None:
+def _clean(folder: PreparedFolder) -> None:
     """Remove what earlier runs made, and nothing else that may lie there."""
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
-    if (folder / CASES_FOLDER).is_dir():
-        shutil.rmtree(folder / CASES_FOLDER)
+    for file in (folder.dataset_json, folder.fingerprint, folder.plans, folder.splits):
+        file.unlink(missing_ok=True)
+    if folder.cases.is_dir():
+        shutil.rmtree(folder.cases)
 
 
 def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[str, Any]:
@@ -407,7 +402,7 @@ def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
     named = {case for split in splits for case in (*split["train"], *split["val"])}
     if named - cases:
         # They may be the user's own, with a typo.
-        kept = file.with_name("splits_final.old.json")
+        kept = PreparedFolder(file.parent).replaced_splits
         write_json(splits, kept)
         logger.warning(
             "new splits are made: %s names cases that are gone: %s; the old ones are kept as %s",

@@ -12,6 +12,7 @@ from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
+from detseg3d.data.folders import EvaluationFolder, ModelFolder, PreparedFolder, RawFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.evaluation.output import write_evaluation
 from detseg3d.pipeline.convert import convert_folders
@@ -131,22 +132,22 @@ def run_experiment(
         logger.info("plan: %s: %s", decision.name, decision.value)
     held_out = prepared.splits[int(FOLD)]["val"]
     logger.info("%d cases train, %d are held out", len(prepared.splits[int(FOLD)]["train"]), len(held_out))
-    paths = FoldPaths(raw_folder, prepared.folder, output / "results" / raw_folder.name)
+    paths = FoldPaths(raw_folder, PreparedFolder(prepared.folder), ModelFolder(output / "results" / raw_folder.name))
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
-    predictions = paths.fold(FOLD) / "validation"
+    predictions = paths.model.fold(FOLD).validation.path
     write_evaluation(evaluation, output)
-    raw = load_raw_dataset(raw_folder)
-    images = ImageSource(raw_folder / "imagesTr", raw.default_spacing)
-    files = find_case_files(images, raw_folder / "labelsTr", {"predictions": predictions})
-    write_report(output / "report.html", ReportInput(evaluation, cases=tuple(files)))
+    raw, evaluated = load_raw_dataset(raw_folder), EvaluationFolder(output)
+    images = ImageSource(RawFolder(raw_folder).training_images, raw.default_spacing)
+    files = find_case_files(images, RawFolder(raw_folder).training_labels, {"predictions": predictions})
+    write_report(evaluated.report, ReportInput(evaluation, cases=tuple(files)))
     cases = [case for case in raw.cases if case.case_id in set(held_out)]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures")
-    return Experiment(paths.results, predictions, output / "metrics.json", pictures, evaluation)
+    return Experiment(paths.model.path, predictions, evaluated.metrics, pictures, evaluation)
 
 
 def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) -> Path:
     folder = raw / DATASET_NAME
-    if (folder / "dataset.json").exists():
+    if RawFolder(folder).dataset_json.exists():
         if options.training.resume:
             return folder
         raise DetSeg3DError(
@@ -169,7 +170,7 @@ def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) 
 
 def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareOptions:
     # What an interrupted run has held out stays held out, whatever is said now: it may have trained on the rest.
-    divided = options.training.resume and (preprocessed / DATASET_NAME / "splits_final.json").exists()
+    divided = options.training.resume and PreparedFolder(preprocessed / DATASET_NAME).splits.exists()
     return PrepareOptions(
         verify=True,
         run=options.run,

@@ -15,8 +15,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.case_store import CaseStore
 from detseg3d.data.dataset import load_raw_dataset
+from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.evaluation.folders import evaluate_folders
-from detseg3d.inference.model_folder import appearance_file
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import clear_cases
 from detseg3d.pipeline.prepare import cases_in_use
@@ -42,35 +42,24 @@ __all__ = ["FoldPaths", "apply_overrides", "choose_folder", "load_fold", "run_fo
 logger = logging.getLogger(__name__)
 
 _LEAST_BYTES = 1e8
-_CHECKPOINT = "checkpoint_latest.pt"
-# Files that hold what a training has learned.
-_TRAINED = (_CHECKPOINT, "model_best.safetensors", "model_final.safetensors")
 
 
 @dataclass(frozen=True)
 class FoldPaths:
-    """Where a data set lies: raw, preprocessed, and the folder of its results."""
+    """Folders of a data set: raw, preprocessed, and the trained model."""
 
     raw: Path
-    preprocessed: Path
-    results: Path
-
-    def fold(self, name: str) -> Path:
-        """Folder of a fold's model."""
-        return self.results / f"fold_{name}"
-
-    def replacement(self, name: str) -> Path:
-        """Folder of a training that is to take the place of a fold; no command takes it for a fold."""
-        return self.results / f"new_fold_{name}"
+    preprocessed: PreparedFolder
+    model: ModelFolder
 
 
-def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
+def load_fold(preprocessed: PreparedFolder, name: str) -> tuple[list[str], list[str]]:
     """Training and validation cases of a fold.
 
     Parameters
     ----------
-    preprocessed : Path
-        The data set's folder, with ``splits_final.json``.
+    preprocessed : PreparedFolder
+        Holds the splits.
     name : str
         Number of a split of that file, or ``all``: every case trains, and the same cases validate.
 
@@ -79,14 +68,14 @@ def load_fold(preprocessed: Path, name: str) -> tuple[list[str], list[str]]:
     DetSeg3DError
         If there is no such fold (no fold is ever made up), or the file is none of splits.
     """
-    splits = load_splits(preprocessed / "splits_final.json")
+    splits = load_splits(preprocessed.splits)
     if name == "all":
         cases = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
         return cases, cases
     if name not in map(str, range(len(splits))):  # nor 00: it would be another folder of the same fold
         raise DetSeg3DError(
             "this fold does not exist",
-            file=preprocessed / "splits_final.json",
+            file=preprocessed.splits,
             value=name,
             expected=", ".join(map(str, range(len(splits)))) + " or all",
             remedy="choose one of these, or add the fold to the file",
@@ -142,7 +131,7 @@ def run_fold(
     """Train a fold and predict and evaluate its validation cases with the inference code.
 
     A fold that holds a training is kept. With ``options.overwrite`` a new training is written to a folder beside it,
-    :meth:`FoldPaths.replacement`, and takes its place once the new model is complete.
+    :meth:`~detseg3d.data.folders.ModelFolder.replacement`, and takes its place once the new model is complete.
 
     Returns
     -------
@@ -162,29 +151,29 @@ def run_fold(
     doing = f"{'validating' if validation_only else 'training'} fold {name}"
     with cases_in_use(paths.preprocessed, doing), _fold_in_use(paths, name, doing, options):
         if validation_only:
-            _warn_of_settings(overrides, whole_volume, paths.fold(name), options)
+            _warn_of_settings(overrides, whole_volume, paths.model.fold(name), options)
             if not options.ranks.is_main:
                 return {}
-            _describe_if_missing(paths, train_cases, paths.fold(name))
-            compute_in(options.device, _precision_of_validation(overrides, paths.fold(name)))
+            _describe_if_missing(paths, train_cases, paths.model.fold(name))
+            compute_in(options.device, _precision_of_validation(overrides, paths.model.fold(name)))
             return validate_fold(paths, name, val_cases, options)
         folder = choose_folder(paths, name, options)
         # A training that is resumed keeps the settings it was started with, but for those given anew.
-        resumed = options.resume and (folder / _CHECKPOINT).exists()
-        source = folder if resumed else paths.preprocessed
-        plans = apply_overrides(load_plans(source / "plans.json"), overrides, whole_volume)
-        store = CaseStore(paths.preprocessed / "cases", preprocessing_hash(plans))
+        resumed = options.resume and folder.checkpoint.exists()
+        source = folder.plans if resumed else paths.preprocessed.plans
+        plans = apply_overrides(load_plans(source), overrides, whole_volume)
+        store = CaseStore(paths.preprocessed.cases, preprocessing_hash(plans))
         _check_store(store, plans, [*train_cases, *val_cases])
         if options.ranks.is_main:
             _copy_descriptions(paths)
             if train_cases:
                 _describe_training_scans(paths, plans, train_cases, folder)
-        train_fold(plans, store, train_cases, val_cases, folder, options)
+        train_fold(plans, store, train_cases, val_cases, folder.path, options)
         release_freed_memory()  # the prediction comes on top
         if not options.ranks.is_main:
             return {}
-        if folder != paths.fold(name):
-            _take_place(folder, paths.fold(name))
+        if folder != paths.model.fold(name):
+            _take_place(folder.path, paths.model.fold(name).path)
         return validate_fold(paths, name, val_cases, options)
 
 
@@ -195,28 +184,29 @@ def _fold_in_use(paths: FoldPaths, name: str, purpose: str, options: TrainingOpt
         yield
         return
     # Beside the fold's folder, which a new training may replace.
-    with locked(paths.results / f".fold_{name}.lock", purpose, f"another process trains or validates fold {name}"):
+    with locked(paths.model.fold_lock(name), purpose, f"another process trains or validates fold {name}"):
         yield
 
 
-def _precision_of_validation(overrides: Mapping[str, Any], folder: Path) -> Precision:
+def _precision_of_validation(overrides: Mapping[str, Any], fold: FoldFolder) -> Precision:
     """What is asked for, else what the training of the fold was asked to compute in."""
     asked: Precision | None = overrides.get("precision")
-    plans = folder / "plans.json"
-    if asked is not None or not plans.is_file():
+    if asked is not None or not fold.plans.is_file():
         return asked or Precision.AUTO
-    return load_plans(plans).training.precision
+    return load_plans(fold.plans).training.precision
 
 
-def _warn_of_settings(overrides: Mapping[str, Any], whole_volume: bool, folder: Path, options: TrainingOptions) -> None:
+def _warn_of_settings(
+    overrides: Mapping[str, Any], whole_volume: bool, fold: FoldFolder, options: TrainingOptions
+) -> None:
     others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes, "overwrite": options.overwrite}
     settings = {name: value for name, value in {**overrides, **others}.items() if name != "precision"}
     given = [name for name, value in settings.items() if value is not None and value is not False]
     if given:
-        logger.warning("nothing is trained, so without effect: %s; %s decides", ", ".join(given), folder / "plans.json")
+        logger.warning("nothing is trained, so without effect: %s; %s decides", ", ".join(given), fold.plans)
 
 
-def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> Path:
+def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> FoldFolder:
     """The folder that a training of a fold writes to; an earlier training never loses its files to a new one.
 
     Parameters
@@ -229,7 +219,7 @@ def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> Path
 
     Returns
     -------
-    Path
+    FoldFolder
         The fold's own folder, or with ``overwrite`` the folder beside it.
 
     Raises
@@ -237,38 +227,40 @@ def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> Path
     DetSeg3DError
         If the fold holds a training, finished or not, and it is neither to be resumed nor to be overwritten.
     """
-    fold, replacement = paths.fold(name), paths.replacement(name)
-    replacing = replacement.is_dir()
-    trained = any((fold / file).exists() for file in _TRAINED)
+    fold, replacement = paths.model.fold(name), paths.model.replacement(name)
+    replacing = replacement.path.is_dir()
+    trained = any(file.exists() for file in (fold.checkpoint, fold.best_weights, fold.final_weights))
     if options.resume:
-        if not replacing and trained and not (fold / _CHECKPOINT).exists():
+        if not replacing and trained and not fold.checkpoint.exists():
             raise DetSeg3DError(
                 "this fold has weights but not the checkpoint that a training could go on from",
-                file=fold,
+                file=fold.path,
                 remedy="train it anew with --overwrite, which keeps the weights until the new model is complete",
             )
         return replacement if replacing else fold
     if not replacing and not trained:
         return fold
     if options.overwrite:
-        logger.info("training in %s; %s stays as it is until the new model is complete", replacement.name, fold.name)
+        logger.info(
+            "training in %s; %s stays as it is until the new model is complete", replacement.path.name, fold.path.name
+        )
         return replacement
     if replacing:
         raise DetSeg3DError(
             "this fold is being trained anew, and the new training is not complete",
-            file=replacement,
+            file=replacement.path,
             remedy="go on with --c, begin again with --overwrite, or remove this folder to keep the fold as it is",
         )
-    if (fold / "model_final.safetensors").exists():
+    if fold.final_weights.exists():
         raise DetSeg3DError(
             "this fold is trained already",
-            file=fold,
+            file=fold.path,
             remedy="train it anew with --overwrite, which keeps the model until the new one is complete; "
             "--val predicts and evaluates its validation cases again",
         )
     raise DetSeg3DError(
         "this fold holds a training that is not complete",
-        file=fold,
+        file=fold.path,
         remedy="go on with --c, or begin again with --overwrite",
     )
 
@@ -293,23 +285,28 @@ def _take_place(new: Path, fold: Path) -> None:
 
 def _copy_descriptions(paths: FoldPaths) -> None:
     """What a results folder needs to be understood on its own."""
-    for file in ("dataset.json", "dataset_fingerprint.json", "plans.json"):
-        if (paths.preprocessed / file).exists():
-            copy_file(paths.preprocessed / file, paths.results / file)  # never through a link that lies there
+    source, target = paths.preprocessed, paths.model
+    files = {
+        source.dataset_json: target.dataset_json,
+        source.fingerprint: target.fingerprint,
+        source.plans: target.plans,
+    }
+    for file, copy in files.items():
+        if file.exists():
+            copy_file(file, copy)  # never through a link that lies there
 
 
-def _describe_training_scans(paths: FoldPaths, plans: Plans, cases: list[str], folder: Path) -> None:
+def _describe_training_scans(paths: FoldPaths, plans: Plans, cases: list[str], fold: FoldFolder) -> None:
     """Write what the training scans of a fold look like, so that predictions can tell a scan that is unlike them."""
-    scans = load_appearances(paths.preprocessed / "dataset_fingerprint.json", cases)
+    scans = load_appearances(paths.preprocessed.fingerprint, cases)
     reference = TrainingAppearance.of(scans, plans.channel_names, plans.normalization)
-    save_training_appearance(reference, appearance_file(folder))
+    save_training_appearance(reference, fold.appearance)
 
 
-def _describe_if_missing(paths: FoldPaths, cases: list[str], folder: Path) -> None:
+def _describe_if_missing(paths: FoldPaths, cases: list[str], fold: FoldFolder) -> None:
     """Write what the training scans of a trained fold look like, unless its folder says so already."""
-    plans = folder / "plans.json"
-    if cases and plans.is_file() and not appearance_file(folder).exists():
-        _describe_training_scans(paths, load_plans(plans), cases, folder)
+    if cases and fold.plans.is_file() and not fold.appearance.exists():
+        _describe_training_scans(paths, load_plans(fold.plans), cases, fold)
 
 
 def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:
@@ -330,10 +327,11 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     chosen = [case for case in raw.cases if case.case_id in set(cases)]
     if not chosen:
         return {}
-    folder = paths.fold(name) / "validation"
+    validation = paths.model.fold(name).validation
+    folder = validation.path
     # The plan's thresholds: an operating point was chosen on just these cases.
     predictor = Predictor.from_model_folder(
-        paths.results,
+        paths.model.path,
         [name],
         device=str(options.device),
         use_operating_point=False,
@@ -341,7 +339,7 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     )
     # A case that fails now must not be judged by what an earlier validation wrote of it.
     # And a validation that stops halfway must not pass for the earlier one.
-    remove_files(folder / "summary.json", folder / "true_boxes.json")
+    remove_files(validation.summary, validation.true_boxes)
     clear_cases(folder, [case.case_id for case in chosen])
     failures = predictor.predict_files(
         chosen,
@@ -358,11 +356,11 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         truth_files=raw.label_files,
         run=Run(show_progress=options.show_progress),
     )
-    write_json(result, folder / "summary.json")
-    store = CaseStore(paths.preprocessed / "cases")
+    write_json(result, validation.summary)
+    store = CaseStore(paths.preprocessed.cases)
     write_json(
         outline_true_boxes(predictor, store, [case.case_id for case in chosen if case.case_id not in failures]),
-        folder / "true_boxes.json",
+        validation.true_boxes,
     )
     if failures:
         raise DetSeg3DError(f"{len(failures)} validation case(s) failed: " + ", ".join(sorted(failures)), file=folder)

@@ -23,6 +23,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry, check_spacing
 from detseg3d.core.intensities import Scheme, channel_scheme, degeneration_of_scan, is_image_of_label
 from detseg3d.data.dataset import RawCase, RawDataset
+from detseg3d.data.folders import RawFolder
 from detseg3d.data.images import read_channels, read_geometry, read_label
 from detseg3d.data.instance_classes import InstanceClasses, class_indices
 from detseg3d.planning.appearance import ScanAppearance, measure_appearance
@@ -80,7 +81,7 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
     if case.label is None:
         raise DetSeg3DError(
             "the training case has no label",
-            file=dataset.folder / "labelsTr" / f"{case.case_id}{dataset.file_ending}",
+            file=RawFolder(dataset.folder).training_labels / f"{case.case_id}{dataset.file_ending}",
             remedy="add the label, all 0 for a scan without lesions, or move the image to imagesTs",
         )
     names = None if dataset.instances else dataset.labels

@@ -22,6 +22,7 @@ from scipy import fft, ndimage
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.folders import RawFolder
 from detseg3d.data.images import write_image
 from detseg3d.system.files import write_json
 from detseg3d.system.run import Run
@@ -361,10 +362,10 @@ def write_example_dataset(
     if not 1 <= dataset_id <= 999:
         raise DetSeg3DError("the number of the data set is out of range", value=dataset_id, expected="1 to 999")
     folder = Path(output_folder) / f"Dataset{dataset_id:03d}_Example"
-    if (folder / "dataset.json").exists():
+    if RawFolder(folder).dataset_json.exists():
         raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it or write elsewhere")
-    jobs = [("Tr", index, f"example_{index + 1:03d}") for index in range(num_cases)]
-    jobs += [("Ts", index, f"held_out_{index + 1:03d}") for index in range(num_test)]
+    jobs = [(True, index, f"example_{index + 1:03d}") for index in range(num_cases)]
+    jobs += [(False, index, f"held_out_{index + 1:03d}") for index in range(num_test)]
     write = functools.partial(_write_case, folder=folder, shape=shape, spacing=spacing, seed=seed)
     results = run_cases(write, jobs, run, "example cases")
     failures = describe_failures(results, name=lambda job: str(job[2]))
@@ -380,18 +381,20 @@ def write_example_dataset(
             "numTraining": num_cases,
             "file_ending": ".nii.gz",
         },
-        folder / "dataset.json",
+        RawFolder(folder).dataset_json,
     )
     return folder
 
 
-def _write_case(job: tuple[str, int, str], folder: Path, shape: Shape, spacing: Spacing, seed: int) -> None:
-    part, index, case_id = job
+def _write_case(job: tuple[bool, int, str], folder: Path, shape: Shape, spacing: Spacing, seed: int) -> None:
+    training, index, case_id = job
     healthy = index % HEALTHY_EVERY == HEALTHY_INDEX
-    case = simulate_case(shape, spacing, (seed, 0 if part == "Tr" else 1, index), lesions=not healthy)
+    case = simulate_case(shape, spacing, (seed, 0 if training else 1, index), lesions=not healthy)
     z, y, x = spacing
     # The origin puts the field's middle at about world 0, as scanners do.
     origin = (-0.5 * x * shape[2], -0.5 * y * shape[1], -0.5 * z * shape[0])
     geometry = Geometry(shape, spacing, origin)
-    write_image(case.image, geometry, folder / f"images{part}" / f"{case_id}_0000.nii.gz")
-    write_image(case.label, geometry, folder / f"labels{part}" / f"{case_id}.nii.gz")
+    raw = RawFolder(folder)
+    images, labels = (raw.training_images, raw.training_labels) if training else (raw.test_images, raw.test_labels)
+    write_image(case.image, geometry, images / f"{case_id}_0000.nii.gz")
+    write_image(case.label, geometry, labels / f"{case_id}.nii.gz")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.case_store import CaseStore
+from detseg3d.data.folders import FoldFolder
 from detseg3d.models.detseg import DetSeg3D, Losses
 from detseg3d.models.objectives.targets import volume_targets
 from detseg3d.models.transfer import transfer_weights
@@ -107,7 +108,7 @@ class _State:
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint of the last finished step."""
-        latest = folder / "checkpoint_latest.pt"
+        latest = FoldFolder(folder).checkpoint
         save_checkpoint(latest, self.model, self.average, self.optimizers, self.scaler, self.progress, self.seed)
         self.saved = time.monotonic()
 
@@ -175,13 +176,13 @@ def train_fold(
     log = None
     if options.ranks.is_main:
         log = TrainingLog(
-            folder / "training_log.jsonl",
+            FoldFolder(folder).log,
             state.progress.step if state.progress.step else None,
             folder / "tensorboard" if options.tensorboard else None,
             state.progress.unvalidated,
         )
         if state.progress.fraction < 1 - _EPSILON:  # else they would not be those that it was trained with
-            save_plans(plans, folder / "plans.json")
+            save_plans(plans, FoldFolder(folder).plans)
     logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
     if log is not None and state.progress.unvalidated:
         _close_epoch(plans, state, store, val_cases, folder, options, log)
@@ -209,9 +210,9 @@ def train_fold(
                         _close_epoch(plans, state, store, val_cases, folder, options, log)
     if not options.ranks.is_main:
         return state.progress
-    save_weights(state.average, folder / "model_final.safetensors", {"dataset": plans.dataset_name})
+    save_weights(state.average, FoldFolder(folder).final_weights, {"dataset": plans.dataset_name})
     if state.progress.best_metric < 0:  # nothing was validated; a file that is there is of an earlier training
-        save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
+        save_weights(state.average, FoldFolder(folder).best_weights, {"dataset": plans.dataset_name})
     logger.info("trained for %s", describe_seconds(state.progress.seconds))
     return state.progress
 
@@ -308,7 +309,7 @@ def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> T
 
     Returns the options with the time limit that holds: a resumed training keeps its own, unless it is given another.
     """
-    latest = folder / "checkpoint_latest.pt"
+    latest = FoldFolder(folder).checkpoint
     if options.resume and latest.exists():
         state.progress, state.seed = load_checkpoint(
             latest, state.model, state.average, state.optimizers, state.scaler, options.seed
@@ -318,9 +319,9 @@ def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> T
             logger.warning("this training is at its end; start from its weights with --pretrained_weights to train on")
     elif options.ranks.is_main:
         # What an earlier training left must neither be resumed as this one nor predict beside its plans.
-        if (folder / "model_final.safetensors").exists():
+        if FoldFolder(folder).final_weights.exists():
             logger.warning("%s: the weights of the earlier training are replaced", folder.name)
-        remove_files(latest, *(folder / f"model_{name}.safetensors" for name in ("best", "final")))
+        remove_files(latest, FoldFolder(folder).best_weights, FoldFolder(folder).final_weights)
     if options.max_minutes is None:
         return replace(options, max_minutes=state.progress.max_minutes)
     state.progress.max_minutes = options.max_minutes
@@ -509,10 +510,10 @@ def _close_epoch(
     log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **result.figures())
     logger.info("validation on %d cases: %s", len(cases), result.describe())
     if result.matched.truth and result.matched.f1 > progress.best_metric:
-        save_weights(state.average, folder / "model_best.safetensors", {"dataset": plans.dataset_name})
+        save_weights(state.average, FoldFolder(folder).best_weights, {"dataset": plans.dataset_name})
         progress.best_metric = result.matched.f1
     try:
-        plot_progress(log.path, folder / "progress.png")
+        plot_progress(log.path, FoldFolder(folder).curves)
     except Exception as error:  # a picture is not worth a training
         raise_again()
         logger.warning("progress.png cannot be drawn: %s", error)

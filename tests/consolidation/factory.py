@@ -13,9 +13,10 @@ import torch
 from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.outcomes import CaseTruth
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import Lesions
-from detseg3d.inference.candidates import Candidates, candidates_path, save_candidates
+from detseg3d.inference.candidates import Candidates, save_candidates
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.plans import Plans, save_plans
@@ -117,7 +118,7 @@ def prepare_case(
     folder: Path, case_id: str, truth: CaseTruth, blobs: Sequence[Blob] | Candidates, fold: str = "0"
 ) -> PreparedCase:
     """A case for the search: its candidates are stored, its label is not read any more."""
-    path = candidates_path(folder / f"fold_{fold}" / "validation", case_id)
+    path = PredictionFolder(folder / f"fold_{fold}" / "validation").candidates(case_id)
     candidates = blobs if isinstance(blobs, Candidates) else make_candidates(blobs, spacing=truth.spacing)
     save_candidates(candidates, path)
     return PreparedCase(CandidateCase(case_id, fold, path, folder / "nowhere.mha"), truth)
@@ -149,7 +150,7 @@ def write_fold(root: Path, name: str, cases: Mapping[str, Sequence[Blob] | Candi
     os.utime(weights, (1e9, 1e9))  # trained before it was validated
     for case_id, blobs in cases.items():
         candidates = blobs if isinstance(blobs, Candidates) else make_candidates(blobs)
-        save_candidates(candidates, candidates_path(fold / "validation", case_id))
+        save_candidates(candidates, PredictionFolder(fold / "validation").candidates(case_id))
     write_json({"cases": [{"case_id": case} for case in cases], "problems": []}, fold / "validation" / "summary.json")
     rows = [{"case": case_id, "lesion": 1, "voxels": 27, "dice": 0.5} for case_id in cases]
     write_json(rows, fold / "validation" / "true_boxes.json")

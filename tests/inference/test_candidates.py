@@ -16,7 +16,6 @@ from detseg3d.evaluation.scores.calibration import apply_calibration
 from detseg3d.inference import candidates as candidates_module
 from detseg3d.inference.candidates import (
     Candidates,
-    candidates_path,
     load_candidates,
     loose_suppression,
     save_candidates,
@@ -82,10 +81,6 @@ def test_a_probability_beyond_one_does_not_wrap_round(tmp_path: Path) -> None:
     [prediction] = make_candidates([TWO[0]._replace(probability=1.01)]).predictions
     save_candidates(Candidates(make_candidates([TWO[0]]).found, [prediction], SHAPE, (1, 1, 1)), tmp_path / "a.npz")
     assert load_candidates(tmp_path / "a.npz").predictions[0].probability.max() == 1
-
-
-def test_candidates_lie_beside_the_predictions(tmp_path: Path) -> None:
-    assert candidates_path(tmp_path, "a.b") == tmp_path / "candidates" / "a.b.npz"
 
 
 def truncate(path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import FoldFolder
 from detseg3d.inference.model_folder import load_reference, restrict_mirroring, same_network
 from detseg3d.planning.plans import Plans
 
@@ -27,7 +28,7 @@ def test_copies_are_mirrored_as_all_folds_were_trained(tiny_plans: Plans, caplog
 
 def test_a_model_that_does_not_describe_its_training_scans_is_refused(tiny_plans: Plans, tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError) as caught:
-        load_reference(tmp_path, tiny_plans)
+        load_reference(FoldFolder(tmp_path), tiny_plans)
     assert caught.value.file == tmp_path / "appearance.json"
     assert caught.value.remedy is not None and "--val" in caught.value.remedy
 
@@ -43,7 +44,7 @@ def test_a_model_that_does_not_describe_its_training_scans_is_refused(tiny_plans
 def test_training_scans_of_other_channels_are_refused(
     tiny_model: Path, tiny_plans: Plans, change: dict[str, Any]
 ) -> None:
-    assert load_reference(tiny_model / "fold_0", tiny_plans).cases == 6
+    assert load_reference(FoldFolder(tiny_model / "fold_0"), tiny_plans).cases == 6
     with pytest.raises(DetSeg3DError) as caught:
-        load_reference(tiny_model / "fold_0", tiny_plans.evolve(**change))
+        load_reference(FoldFolder(tiny_model / "fold_0"), tiny_plans.evolve(**change))
     assert caught.value.file == tiny_model / "fold_0" / "appearance.json" and caught.value.value == ["FLAIR"]

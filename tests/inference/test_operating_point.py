@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import ModelFolder
 from detseg3d.inference.operating_point import (
     ChoiceFigures,
     OperatingPoint,
     PooledFigures,
     apply_operating_point,
     load_operating_point,
-    operating_point_path,
     save_operating_point,
     weights_digest,
 )
@@ -52,7 +52,11 @@ def point(tmp_path: Path, weights: dict[str, Path]) -> OperatingPoint:
     """Chosen with folds 0 and 1, and saved."""
     digests = {name: weights_digest(weights[name]) for name in ("fold_0", "fold_1")}
     point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, figures=FIGURES)
-    assert save_operating_point(point, tmp_path) == operating_point_path(tmp_path) == tmp_path / "operating_point.json"
+    assert (
+        save_operating_point(point, tmp_path)
+        == ModelFolder(tmp_path).operating_point
+        == tmp_path / "operating_point.json"
+    )
     return point
 
 
@@ -63,7 +67,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, point: OperatingPoint) -> None
 def test_the_figures_come_back_as_they_were(tmp_path: Path, point: OperatingPoint) -> None:
     loaded = load_operating_point(tmp_path)
     assert loaded is not None and loaded.figures == FIGURES
-    stored = read_json(operating_point_path(tmp_path))["figures"]
+    stored = read_json(ModelFolder(tmp_path).operating_point)["figures"]
     assert stored["cross_fitted"] is None and stored["plan"]["f1_iou_0_1"] == 0.5
 
 
@@ -92,7 +96,7 @@ def change(path: Path, **entries: Any) -> None:
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, point: OperatingPoint, entries: dict[str, Any], message: str) -> None:
-    change(operating_point_path(tmp_path), **entries)
+    change(ModelFolder(tmp_path).operating_point, **entries)
     expected = (
         rf"(?s)operating point has 1 problem.*operating_point\.json.*{message}.*detseg3d_consolidate again, or del"
     )
@@ -102,7 +106,7 @@ def test_bad_values_are_named(tmp_path: Path, point: OperatingPoint, entries: di
 
 @pytest.mark.parametrize("text", ["", "[1, 2", "[]", "null"])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
-    operating_point_path(tmp_path).write_text(text, encoding="utf-8")
+    ModelFolder(tmp_path).operating_point.write_text(text, encoding="utf-8")
     with pytest.raises(
         DetSeg3DError, match=r"(?s)operating_point\.json.*detseg3d_consolidate again, or delete the file"
     ):
@@ -146,8 +150,8 @@ def test_other_mirrored_copies_than_it_was_chosen_with_are_said_once(
     mirrored: bool,
     said: str | None,
 ) -> None:
-    stored = read_json(operating_point_path(tmp_path))["inference"]
-    change(operating_point_path(tmp_path), inference={**stored, "mirror_axes": list(chosen)})
+    stored = read_json(ModelFolder(tmp_path).operating_point)["inference"]
+    change(ModelFolder(tmp_path).operating_point, inference={**stored, "mirror_axes": list(chosen)})
     del weights["fold_all"]
     apply_operating_point(tiny_plans, tmp_path, weights, use_mirroring=mirrored)
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -17,9 +17,10 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_image, write_image
-from detseg3d.inference.candidates import Candidates, candidates_path, load_candidates
+from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import CasePrediction
@@ -480,7 +481,7 @@ def test_a_scan_that_reaches_the_limit_of_candidates_says_so(
     with (tmp_path / "out" / "cases.csv").open(newline="", encoding="utf-8") as handle:
         assert [row["limit_reached"] for row in csv.DictReader(handle)] == ["yes"]
     if save_candidates:  # there is room for those that a stricter suppression removes
-        assert 3 < len(load_candidates(candidates_path(tmp_path / "out", "full"))) <= 6
+        assert 3 < len(load_candidates(PredictionFolder(tmp_path / "out").candidates("full"))) <= 6
 
 
 def test_a_scan_below_the_limit_says_nothing(

@@ -13,9 +13,10 @@ from detseg3d.consolidation import count_table as count_table_module
 from detseg3d.consolidation.objective import Objective
 from detseg3d.consolidation.search import search
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.images import read_geometry, read_image, write_image
 from detseg3d.evaluation.scores.calibration import apply_calibration
-from detseg3d.inference.candidates import candidates_path, load_candidates, save_candidates
+from detseg3d.inference.candidates import load_candidates, save_candidates
 from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.pipeline import consolidate as consolidate_module
 from detseg3d.pipeline.consolidate import Consolidated, ScoredLesions, consolidate, describe_calibration
@@ -274,7 +275,7 @@ def test_nothing_predicted_is_nothing_to_choose_from(tmp_path: Path, tiny_plans:
 def test_all_cases_that_cannot_be_read_are_named(tmp_path: Path, tiny_plans: Plans) -> None:
     write(tmp_path, tiny_plans)
     (tmp_path / "raw" / NAME / "labelsTr" / "a.mha").write_bytes(b"")
-    candidates_path(tmp_path / "results" / NAME / "fold_1" / "validation", "c").write_bytes(b"")
+    PredictionFolder(tmp_path / "results" / NAME / "fold_1" / "validation").candidates("c").write_bytes(b"")
     with pytest.raises(DetSeg3DError, match=r"(?s)2 case\(s\) cannot be used:\n  a: .*a\.mha.*\n  c: .*c\.npz"):
         run(tmp_path)
     assert load_operating_point(tmp_path / "results" / NAME) is None
@@ -347,7 +348,7 @@ def test_predictions_of_an_earlier_consolidation_do_not_stay(tmp_path: Path, tin
 def test_an_earlier_operating_point_stays_until_a_new_one_is_found(tmp_path: Path, tiny_plans: Plans) -> None:
     write(tmp_path, tiny_plans)
     before = run(tmp_path).point
-    file = candidates_path(tmp_path / "results" / NAME / "fold_0" / "validation", "a")
+    file = PredictionFolder(tmp_path / "results" / NAME / "fold_0" / "validation").candidates("a")
     kept = load_candidates(file)
     file.write_bytes(b"")
     with pytest.raises(DetSeg3DError):

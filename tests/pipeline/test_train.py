@@ -9,6 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.data.images import write_image
 from detseg3d.pipeline import train as fold_module
 from detseg3d.pipeline.train import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
@@ -31,27 +32,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_fold_is_a_split_of_the_file(folder: Path) -> None:
-    assert load_fold(folder, "1") == (["a", "b"], ["c"])
+    assert load_fold(PreparedFolder(folder), "1") == (["a", "b"], ["c"])
 
 
 def test_all_cases_train_in_the_fold_all(folder: Path) -> None:
-    assert load_fold(folder, "all") == (["a", "b", "c"], ["a", "b", "c"])
+    assert load_fold(PreparedFolder(folder), "all") == (["a", "b", "c"], ["a", "b", "c"])
 
 
 def test_folds_of_ones_own_count(folder: Path) -> None:
     write_json([{"train": [str(index)], "val": []} for index in range(7)], folder / "splits_final.json")
-    assert load_fold(folder, "6") == (["6"], [])
+    assert load_fold(PreparedFolder(folder), "6") == (["6"], [])
 
 
 @pytest.mark.parametrize("name", ["2", "-1", "first", "", "0.0", "00", "²"])
 def test_a_fold_that_is_not_there_is_never_made_up(folder: Path, name: str) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)this fold does not exist.*splits_final\.json.*expected: 0, 1 or all"):
-        load_fold(folder, name)
+        load_fold(PreparedFolder(folder), name)
 
 
 def test_missing_splits_are_named(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)the file does not exist.*splits_final\.json"):
-        load_fold(tmp_path, "0")
+        load_fold(PreparedFolder(tmp_path), "0")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_missing_splits_are_named(tmp_path: Path) -> None:
 def test_splits_of_another_form_are_refused(tmp_path: Path, splits: Any, name: str) -> None:
     write_json(splits, tmp_path / "splits_final.json")
     with pytest.raises(DetSeg3DError, match=r"(?s)the splits cannot be understood.*splits_final\.json.*expected: "):
-        load_fold(tmp_path, name)
+        load_fold(PreparedFolder(tmp_path), name)
 
 
 def test_overrides_replace_the_values_of_the_plan(tiny_plans: Plans) -> None:
@@ -111,19 +112,19 @@ def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
 @pytest.fixture
 def paths(tmp_path: Path, tiny_plans: Plans) -> FoldPaths:
     """A preprocessed data set of three cases; there is no raw one."""
-    paths = FoldPaths(tmp_path / "raw", tmp_path / "preprocessed", tmp_path / "results")
-    write_store(paths.preprocessed / "cases", tiny_plans, 3)
-    save_plans(tiny_plans, paths.preprocessed / "plans.json")
+    paths = FoldPaths(tmp_path / "raw", PreparedFolder(tmp_path / "preprocessed"), ModelFolder(tmp_path / "results"))
+    write_store(paths.preprocessed.cases, tiny_plans, 3)
+    save_plans(tiny_plans, paths.preprocessed.plans)
     noise = np.random.default_rng(0).normal(size=(3, 1, 24, 26, 28)).astype(np.float32)
     looks = [measure_appearance(images, Geometry(images.shape[1:])).model_dump(mode="json") for images in noise]
     cases = {f"case{index}": {"appearance": look} for index, look in enumerate(looks)}
-    write_json({"version": FINGERPRINT_VERSION, "cases": cases}, paths.preprocessed / "dataset_fingerprint.json")
-    write_json([{"train": ["case0", "case1"], "val": ["case2"]}], paths.preprocessed / "splits_final.json")
+    write_json({"version": FINGERPRINT_VERSION, "cases": cases}, paths.preprocessed.fingerprint)
+    write_json([{"train": ["case0", "case1"], "val": ["case2"]}], paths.preprocessed.splits)
     return paths
 
 
 def test_cases_made_with_other_plans_are_refused(paths: FoldPaths, tiny_plans: Plans) -> None:
-    save_plans(tiny_plans.evolve(interpolation_order=3), paths.preprocessed / "plans.json")
+    save_plans(tiny_plans.evolve(interpolation_order=3), paths.preprocessed.plans)
     with pytest.raises(
         DetSeg3DError, match=r"(?s)3 case\(s\) are not preprocessed with these plans.*case0.*detseg3d_plan"
     ):
@@ -131,7 +132,7 @@ def test_cases_made_with_other_plans_are_refused(paths: FoldPaths, tiny_plans: P
 
 
 def test_cases_that_are_not_preprocessed_are_refused(paths: FoldPaths) -> None:
-    write_json([{"train": ["case0", "gone"], "val": ["case2"]}], paths.preprocessed / "splits_final.json")
+    write_json([{"train": ["case0", "gone"], "val": ["case2"]}], paths.preprocessed.splits)
     with pytest.raises(DetSeg3DError, match=r"(?s)1 case\(s\) are not preprocessed with these plans.*\['gone'\]"):
         run_fold(paths, "0", TrainingOptions(), {})
 
@@ -143,30 +144,30 @@ def test_a_fold_trains_with_its_overrides(paths: FoldPaths, monkeypatch: pytest.
     assert run_fold(paths, "0", TrainingOptions(), {"epochs": 3}) == {"cases": ["case2"]}
     [(plans, _, train_cases, val_cases, folder, _)] = seen
     assert (plans.training.epochs, train_cases, val_cases) == (3, ["case0", "case1"], ["case2"])
-    assert folder == paths.results / "fold_0"
+    assert folder == paths.model.fold("0").path
     assert load_training_appearance(folder / "appearance.json").cases == 2
 
 
 def test_a_fingerprint_that_is_not_there_stops_a_training_before_it_begins(
     paths: FoldPaths, trainings: list[Path]
 ) -> None:
-    (paths.preprocessed / "dataset_fingerprint.json").unlink()
+    (paths.preprocessed.fingerprint).unlink()
     with pytest.raises(DetSeg3DError) as caught:
         run_fold(paths, "0", TrainingOptions(), {})
-    assert caught.value.file == paths.preprocessed / "dataset_fingerprint.json" and trainings == []
+    assert caught.value.file == paths.preprocessed.fingerprint and trainings == []
 
 
 def test_validation_alone_does_not_train(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
     assert run_fold(paths, "0", TrainingOptions(), {}, validation_only=True) == {"cases": ["case2"]}
-    assert not paths.results.exists()
+    assert not paths.model.path.exists()
 
 
 def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A case that fails this time must not be judged by the mask of last time."""
-    validation = paths.fold("0") / "validation"
+    validation = paths.model.fold("0").validation.path
     old = ["case2.mha", "instances/case2.mha", "rois/case2.json", "candidates/case2.npz"]
     old += ["summary.json", "true_boxes.json"]  # which would vouch for a validation that stops halfway
     for name in [*old, "notes.txt", "rois/other.json"]:
@@ -183,6 +184,7 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
         file_ending=".mha",
         label_files={},
         instance_classes=None,
+        default_spacing=None,
     )
     predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans)
     monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
@@ -226,30 +228,30 @@ def trainings(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.mark.parametrize("left", TRAINED)
 def test_a_fold_that_holds_something_trained_is_refused(paths: FoldPaths, trainings: list[Path], left: str) -> None:
-    fill_folder(paths.fold("0"), left)
+    fill_folder(paths.model.fold("0").path, left)
     with pytest.raises(DetSeg3DError) as caught:
         run_fold(paths, "0", TrainingOptions(), {})
-    assert caught.value.file == paths.fold("0")
+    assert caught.value.file == paths.model.fold("0").path
     assert "--overwrite" in str(caught.value.remedy)
-    assert trainings == [] and contents(paths.fold("0")) == {left: b"earlier"}
+    assert trainings == [] and contents(paths.model.fold("0").path) == {left: b"earlier"}
 
 
 @pytest.mark.parametrize("left", [(), ("plans.json", "training_log.jsonl")])
 def test_a_fold_that_learned_nothing_yet_is_trained(
     paths: FoldPaths, trainings: list[Path], left: tuple[str, ...]
 ) -> None:
-    fill_folder(paths.fold("0"), *left)
+    fill_folder(paths.model.fold("0").path, *left)
     run_fold(paths, "0", TrainingOptions(), {})
-    assert trainings == [paths.fold("0")]
+    assert trainings == [paths.model.fold("0").path]
 
 
 @pytest.mark.parametrize("left", [TRAINED, TRAINED[:1], TRAINED[1:]])
 def test_an_overwritten_fold_stays_until_the_new_model_is_complete(
     paths: FoldPaths, trainings: list[Path], left: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill_folder(paths.fold("0"), *left, "notes.txt")
-    fill_folder(paths.fold("0") / "validation", "summary.json")
-    before = contents(paths.fold("0"))
+    fill_folder(paths.model.fold("0").path, *left, "notes.txt")
+    fill_folder(paths.model.fold("0").validation.path, "summary.json")
+    before = contents(paths.model.fold("0").path)
 
     def fail(*arguments: Any) -> None:
         fill_folder(arguments[4], "checkpoint_latest.pt", content=b"new")
@@ -259,45 +261,45 @@ def test_an_overwritten_fold_stays_until_the_new_model_is_complete(
         patch.setattr(fold_module, "train_fold", fail)
         with pytest.raises(KeyboardInterrupt):
             run_fold(paths, "0", TrainingOptions(overwrite=True), {})
-    assert contents(paths.fold("0")) == before
+    assert contents(paths.model.fold("0").path) == before
     with pytest.raises(DetSeg3DError) as caught:  # without a word on what shall become of the new training
         run_fold(paths, "0", TrainingOptions(), {})
-    assert caught.value.file == paths.replacement("0")
+    assert caught.value.file == paths.model.replacement("0").path
     assert trainings == []
-    save_plans(load_plans(paths.preprocessed / "plans.json"), paths.replacement("0") / "plans.json")
+    save_plans(load_plans(paths.preprocessed.plans), paths.model.replacement("0").plans)
     run_fold(paths, "0", TrainingOptions(resume=True), {})
-    assert trainings == [paths.replacement("0")]
-    after = contents(paths.fold("0"))
+    assert trainings == [paths.model.replacement("0").path]
+    after = contents(paths.model.fold("0").path)
     assert {name: after[name] for name in TRAINED} == dict.fromkeys(TRAINED, b"new")
     assert "notes.txt" not in after and "validation/summary.json" not in after
-    assert [path.name for path in paths.results.iterdir() if path.is_dir()] == ["fold_0"]
+    assert [path.name for path in paths.model.path.iterdir() if path.is_dir()] == ["fold_0"]
 
 
 def test_overwriting_a_fold_that_is_not_there_is_a_training(paths: FoldPaths, trainings: list[Path]) -> None:
     run_fold(paths, "0", TrainingOptions(overwrite=True), {})
-    assert trainings == [paths.fold("0")] and paths.fold("0").is_dir()
+    assert trainings == [paths.model.fold("0").path] and paths.model.fold("0").path.is_dir()
 
 
 def test_a_replacement_is_begun_again_by_another_overwrite(paths: FoldPaths, trainings: list[Path]) -> None:
-    fill_folder(paths.replacement("0"), "checkpoint_latest.pt")
+    fill_folder(paths.model.replacement("0").path, "checkpoint_latest.pt")
     run_fold(paths, "0", TrainingOptions(overwrite=True), {})
-    assert trainings == [paths.replacement("0")]
-    assert contents(paths.fold("0")) == dict.fromkeys(TRAINED, b"new")
+    assert trainings == [paths.model.replacement("0").path]
+    assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"new")
 
 
 def test_a_model_without_a_checkpoint_is_not_resumed_into_nothing(paths: FoldPaths, trainings: list[Path]) -> None:
     """As an installed model has none: going on would begin anew and remove its weights."""
-    fill_folder(paths.fold("0"), "model_final.safetensors")
+    fill_folder(paths.model.fold("0").path, "model_final.safetensors")
     with pytest.raises(DetSeg3DError) as caught:
         run_fold(paths, "0", TrainingOptions(resume=True), {})
-    assert caught.value.file == paths.fold("0")
-    assert trainings == [] and contents(paths.fold("0")) == {"model_final.safetensors": b"earlier"}
+    assert caught.value.file == paths.model.fold("0").path
+    assert trainings == [] and contents(paths.model.fold("0").path) == {"model_final.safetensors": b"earlier"}
 
 
 def test_a_new_model_that_cannot_take_its_place_stays_beside_the_earlier_one(
     paths: FoldPaths, trainings: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill_folder(paths.fold("0"), *TRAINED)
+    fill_folder(paths.model.fold("0").path, *TRAINED)
 
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -305,16 +307,16 @@ def test_a_new_model_that_cannot_take_its_place_stays_beside_the_earlier_one(
     monkeypatch.setattr(fold_module, "replace_folder", refuse)
     with pytest.raises(DetSeg3DError) as caught:
         run_fold(paths, "0", TrainingOptions(overwrite=True), {})
-    assert caught.value.file == paths.replacement("0")
-    assert contents(paths.fold("0")) == dict.fromkeys(TRAINED, b"earlier")
-    assert contents(paths.replacement("0")) == dict.fromkeys(TRAINED, b"new")
+    assert caught.value.file == paths.model.replacement("0").path
+    assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"earlier")
+    assert contents(paths.model.replacement("0").path) == dict.fromkeys(TRAINED, b"new")
 
 
 def test_only_the_main_process_moves_the_new_model(paths: FoldPaths, trainings: list[Path]) -> None:
-    fill_folder(paths.fold("0"), *TRAINED)
+    fill_folder(paths.model.fold("0").path, *TRAINED)
     assert run_fold(paths, "0", TrainingOptions(overwrite=True, ranks=Ranks(1, 2)), {}) == {}
-    assert trainings == [paths.replacement("0")]
-    assert contents(paths.fold("0")) == dict.fromkeys(TRAINED, b"earlier")
+    assert trainings == [paths.model.replacement("0").path]
+    assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"earlier")
 
 
 @pytest.fixture

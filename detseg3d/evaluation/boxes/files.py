@@ -30,6 +30,7 @@ from detseg3d.core.arrays import FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.labels import read_roi_lesions, read_roi_order
 from detseg3d.evaluation.boxes.nndetection import pickles_only, read_nndetection_boxes
 from detseg3d.evaluation.case_files import describe_problem, files_by_case
@@ -151,7 +152,11 @@ def read_boxes(
         raise DetSeg3DError("there is no such CSV file or folder of boxes", file=path, remedy="check the path")
     problems: list[dict[str, str]] = []
     readers: list[tuple[Path, Callable[[Path], str | None], Callable[[Path], CaseBoxes]]] = [
-        (path / "rois", partial(_case, endings=(".json",)), partial(_read_rois, class_labels=class_labels)),
+        (
+            PredictionFolder(path).records_folder,
+            partial(_case, endings=(".json",)),
+            partial(_read_rois, class_labels=class_labels),
+        ),
         (
             path,
             partial(_case, endings=("_boxes.npz", "_boxes.json")),

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.formats.npy import read_array_header
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, read_geometry, read_image
@@ -79,8 +80,8 @@ def probability_files(folder: str | Path, problems: list[dict[str, str]]) -> dic
         If the folder does not exist or has no maps.
     """
     folder = Path(folder)
-    if (folder / "probabilities").is_dir():
-        folder = folder / "probabilities"
+    own_folder = PredictionFolder(folder).probabilities_folder
+    folder = own_folder if own_folder.is_dir() else folder
     found = files_by_case(folder, "probability map", _npz_case, problems)
     found = found or files_by_case(folder, "probability map", image_case, problems)
     if not found and not problems:
@@ -185,7 +186,8 @@ def _read_npz(
     class_values: Sequence[int] | None,
     single_class: int,
 ) -> ProbabilityMap:
-    own_layout = file.parent.name == "probabilities" and (file.parent.parent / "rois").is_dir()
+    prediction = PredictionFolder.holding_probabilities(file)
+    own_layout = prediction is not None and prediction.records_folder.is_dir()
     with _open_array(file) as (handle, name, shape, dtype, fortran):
         order = _stored_order(file, reference, shape[1:], own_layout)
         if shape[1:] != order.shape:

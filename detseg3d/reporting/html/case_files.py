@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.labels import read_roi_lesions
 from detseg3d.evaluation.case_files import files_by_case, image_case, roi_case
@@ -87,8 +88,9 @@ def find_case_files(
     scans = named_like(_scans_of(images), labels)
     cases = []
     for name, folder in prediction_folders.items():
-        instances, rois = Path(folder) / "instances", Path(folder) / "rois"
-        source = instances if instances.is_dir() else Path(folder)
+        files = PredictionFolder(Path(folder))
+        instances, rois = files.instances_folder, files.records_folder
+        source = instances if instances.is_dir() else files.path
         predictions = named_like(files_by_case(source, "prediction", image_case, []), labels)
         roi_files = named_like(_files_of(rois, "RoI file", roi_case), labels) if rois.is_dir() else {}
         cases += [

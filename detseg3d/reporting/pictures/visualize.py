@@ -12,6 +12,7 @@ from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, read_image, strip_ending
 from detseg3d.data.labels import (
@@ -138,9 +139,9 @@ def _in_order(records: list[dict[str, Any]], geometry: Geometry, order: StoredOr
 def _instance_map(prediction: Path, instances: bool) -> tuple[Path | None, str]:
     """The instance map that goes with a prediction, if there is one, and the name of the case."""
     case_id = strip_ending(prediction)
-    if instances or prediction.parent.name == "instances":
+    if instances or PredictionFolder.holding_instances(prediction) is not None:
         return prediction, case_id
-    beside = (prediction.parent / "instances" / f"{case_id}{ending}" for ending in SUPPORTED_ENDINGS)
+    beside = (PredictionFolder(prediction.parent).instances(case_id, ending) for ending in SUPPORTED_ENDINGS)
     return next((path for path in beside if path.is_file()), None), case_id
 
 
@@ -148,7 +149,7 @@ def _roi_file(map_file: Path, case_id: str, rois: str | Path | None) -> Path | N
     if rois is not None:
         return Path(rois)
     folders = (map_file.parent.parent, map_file.parent)
-    candidates = (folder / "rois" / f"{case_id}.json" for folder in folders)
+    candidates = (PredictionFolder(folder).record(case_id) for folder in folders)
     return next((path for path in candidates if path.is_file()), None)
 
 
