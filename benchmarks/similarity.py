@@ -26,11 +26,13 @@ from detseg3d.core.body import body_box
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import RawDataset, load_raw_dataset
 from detseg3d.data.images import read_channels
-from detseg3d.planning.appearance import ScanAppearance, measure_appearance
+from detseg3d.planning.appearance.comparison import Similarity
+from detseg3d.planning.appearance.measures import Kind
+from detseg3d.planning.appearance.scan import ScanAppearance, measure_appearance
+from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.fingerprint import measure_dataset
 from detseg3d.planning.planner import choose_normalization
-from detseg3d.planning.plans import ChannelNormalization, ZScoreNormalization
-from detseg3d.planning.similarity import Kind, Similarity, TrainingAppearance
+from detseg3d.planning.sections import ChannelNormalization, ZScoreNormalization
 from detseg3d.system.run import Run
 
 Array = npt.NDArray[np.float32]

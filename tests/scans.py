@@ -12,9 +12,9 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.case_store import CaseStore
 from detseg3d.data.images import write_image
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
-from detseg3d.planning.appearance import measure_appearance
+from detseg3d.planning.appearance.scan import measure_appearance
+from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.plans import Plans, save_plans
-from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.preprocessing.case import preprocess_case
 from detseg3d.system.files import write_json
 from detseg3d.system.run import Run

@@ -15,7 +15,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.pipeline.model_archive import MANIFEST
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.files import write_json
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.reporting.html.factory import SHAPE, cube, evaluate, save_case

@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from detseg3d.cli.commands import COMMANDS
-from detseg3d.planning.plans import InferencePlan, Plans, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
-    from detseg3d.synthetic.phantom import write_example_dataset
+    from detseg3d.synthetic.dataset import write_example_dataset
 
     folder = write_example_dataset(
         options.output,

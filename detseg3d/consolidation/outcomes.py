@@ -27,7 +27,8 @@ from detseg3d.evaluation.definitions.voxels import dice_from_counts
 from detseg3d.evaluation.matching import InstanceTable, OverlapTable, match_one_to_one
 from detseg3d.inference.candidates import Candidates, MergedGroup
 from detseg3d.models.merging.scores import lowest_score
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS, ThresholdStage
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases

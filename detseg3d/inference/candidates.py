@@ -35,7 +35,8 @@ from detseg3d.models.merging.decode import Detections, suppression_of
 from detseg3d.models.merging.merge import Merged, merge_pasted, merge_rois
 from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions
 from detseg3d.models.merging.scores import candidate_roi_scores, combine_scores
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.files import atomic_path, open_regular_file
 
 __all__ = [

@@ -16,7 +16,8 @@ from detseg3d.planning.memory import (
     inference_bytes,
     stage2_inference_bytes,
 )
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.preprocessing.case import CaseTransform
 from detseg3d.system.device import precision_in_use
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
+from detseg3d.planning.appearance.training import TrainingAppearance, load_training_appearance
 from detseg3d.planning.plans import Plans, load_plans
-from detseg3d.planning.similarity import TrainingAppearance, load_training_appearance
 
 __all__ = [
     "fold_folders",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 
 __all__ = ["CaseOutcome", "explain_no_lesions"]
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
-from detseg3d.planning.plans import MOST_PLANS_BYTES, InferencePlan, Plans
+from detseg3d.planning.plans import MOST_PLANS_BYTES, Plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.files import open_regular_file, read_json, write_json
 

@@ -45,9 +45,11 @@ from detseg3d.models.ensemble import DetectOptions, GridImages, detect, segment_
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.weights import check_weights, load_weights
-from detseg3d.planning.appearance import measure_appearance
-from detseg3d.planning.plans import InferencePlan, Plans, load_plans
-from detseg3d.planning.similarity import Similarity, TrainingAppearance
+from detseg3d.planning.appearance.comparison import Similarity
+from detseg3d.planning.appearance.scan import measure_appearance
+from detseg3d.planning.appearance.training import TrainingAppearance
+from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.preprocessing.case import CaseTransform, preprocess_case
 from detseg3d.system.device import precision_in_use, resolve_device
 from detseg3d.system.files import check_writable, remove_files

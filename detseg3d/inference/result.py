@@ -23,8 +23,8 @@ from detseg3d.data.images import file_ending, strip_ending, write_image
 from detseg3d.data.instance_classes import instance_class_record
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
+from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.similarity import Similarity
 from detseg3d.system.files import atomic_files, atomic_path, read_json, remove_files, write_json, write_text
 
 __all__ = [

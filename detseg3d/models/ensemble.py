@@ -30,7 +30,7 @@ from detseg3d.models.merging.decode import (
 )
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.networks.detector import DetectorOutput
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.device import autocast, autocast_dtype
 from detseg3d.system.memory import require_memory
 

@@ -13,10 +13,11 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.precision import Precision
+from detseg3d.data.cases import source_digest
 from detseg3d.data.dataset import RawDataset, as_instance_maps, load_raw_dataset
 from detseg3d.data.folders import PreparedFolder, RawFolder
 from detseg3d.data.verify import format_problems, verify_dataset
-from detseg3d.planning.fingerprint import measure_dataset, source_digest
+from detseg3d.planning.fingerprint import measure_dataset
 from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
@@ -28,7 +29,7 @@ from detseg3d.planning.splits import (
     make_splits,
     warn_of_folds_without_lesions,
 )
-from detseg3d.preprocessing.case import preprocess_dataset, replaced_cases
+from detseg3d.preprocessing.dataset import preprocess_dataset, replaced_cases
 from detseg3d.system.device import choose_precision, resolve_device
 from detseg3d.system.files import read_json, write_json
 from detseg3d.system.lock import locked

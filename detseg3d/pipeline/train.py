@@ -20,13 +20,13 @@ from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import clear_cases
 from detseg3d.pipeline.prepare import cases_in_use
+from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.fingerprint import load_appearances
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.rules.length import choose_val_every
 from detseg3d.planning.rules.rois import requested_roi_size
 from detseg3d.planning.rules.segmenter import stage2_plan
-from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from detseg3d.planning.splits import load_splits
 from detseg3d.system.device import compute_in
 from detseg3d.system.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
@@ -91,9 +91,9 @@ def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bo
     ----------
     plans : Plans
     overrides : mapping
-        Fields of :class:`~detseg3d.planning.plans.TrainingPlan`, ``epochs``, ``roi_size`` and ``disable_tta``; ``None``
-        leaves the plan's value. ``epochs`` sets ``steps``; with another length validations are as frequent as the
-        planner would make them. ``mirror_axes`` holds for the copies at inference, too, if there are any.
+        Fields of :class:`~detseg3d.planning.sections.TrainingPlan`, ``epochs``, ``roi_size`` and ``disable_tta``;
+        ``None`` leaves the plan's value. ``epochs`` sets ``steps``; with another length validations are as frequent as
+        the planner would make them. ``mirror_axes`` holds for the copies at inference, too, if there are any.
     whole_volume : bool
         Train on whole volumes from the start.
     """

@@ -25,15 +25,6 @@ from detseg3d.planning.memory import (
     inference_limit_gb,
     planned_training_bytes,
 )
-from detseg3d.planning.plans import (
-    CurriculumPhase,
-    InferencePlan,
-    RecallBound,
-    RoiPlan,
-    Stage1Plan,
-    Stage2Plan,
-    TrainingPlan,
-)
 from detseg3d.planning.recall_bound import (
     CaseLesions,
     DetectionLevels,
@@ -44,6 +35,15 @@ from detseg3d.planning.rules.backbone import add_fine_stage, add_full_head, stag
 from detseg3d.planning.rules.curriculum import choose_curriculum
 from detseg3d.planning.rules.grids import PlannedVolume, coarser_spacings, long_axes
 from detseg3d.planning.rules.heads import assign_levels, lesion_spans
+from detseg3d.planning.sections import (
+    CurriculumPhase,
+    InferencePlan,
+    RecallBound,
+    RoiPlan,
+    Stage1Plan,
+    Stage2Plan,
+    TrainingPlan,
+)
 
 __all__ = [
     "LEAST_GAIN",

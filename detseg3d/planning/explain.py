@@ -13,16 +13,7 @@ from detseg3d.core.arrays import Spacing, Triple, format_shape, format_spacing
 from detseg3d.core.precision import Precision
 from detseg3d.planning.detection_grid import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
 from detseg3d.planning.mirroring import ClassOrder
-from detseg3d.planning.plans import (
-    ChannelNormalization,
-    CtNormalization,
-    Decision,
-    Plans,
-    RoiPlan,
-    Stage1Plan,
-    Stage2Plan,
-    TrainingPlan,
-)
+from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, lesions_in_cells_of_other_classes
 from detseg3d.planning.rules.backbone import FINE_UP_TO_CELLS
 from detseg3d.planning.rules.ct_window import clipped_share
@@ -33,6 +24,15 @@ from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION
 from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
 from detseg3d.planning.rules.rois import MINIMUM_VOXELS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
+from detseg3d.planning.sections import (
+    ChannelNormalization,
+    CtNormalization,
+    Decision,
+    RoiPlan,
+    Stage1Plan,
+    Stage2Plan,
+    TrainingPlan,
+)
 from detseg3d.planning.splits import FOLDS
 
 _MOST_NAMES = 5

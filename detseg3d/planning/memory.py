@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detseg3d.core.precision import Precision
-from detseg3d.planning.plans import Plans, RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
+from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.rois import rois_of_window
+from detseg3d.planning.sections import RoiPlan, Stage1Plan, Stage2Plan, TrainingPlan
 
 __all__ = [
     "GIGABYTE",
@@ -22,45 +23,77 @@ __all__ = [
     "detection_cells",
     "inference_bytes",
     "inference_limit_gb",
-    "measuring_bytes",
     "outputs_per_cell",
     "planned_training_bytes",
-    "preprocessing_bytes",
     "roi_bytes",
     "saved_values",
     "stage2_inference_bytes",
     "training_bytes",
 ]
 
+
 GIGABYTE = 1e9
+
 
 # What autograd keeps per convolution with norm and activation: the norm's input and the activated output.
 MAPS_PER_CONV = 2
+
+
 # Gradients, and norms and sums on their way, alive at the peak: so many maps of the widest place.
 TRANSIENT_MAPS_TRAINING = 3
+
+
 TRANSIENT_MAPS_INFERENCE = 3
+
+
 MAPS_STAGE2_INFERENCE = 6
+
+
 # The allocator keeps holes between blocks, and kernels take buffers: this share of the maps, up to so many bytes.
 OVERHEAD_SHARE = 0.4
+
+
 MOST_OVERHEAD = 0.2e9
+
+
 # Logits, targets and what the losses keep in float32: for each probability of a cell, and for each value of its boxes,
 # which are learned in few cells.
 BYTES_PER_PROBABILITY_TRAINING = 74
+
+
 BYTES_PER_BOX_VALUE_TRAINING = 6
+
+
 BYTES_PER_OUTPUT_INFERENCE = 8
+
+
 # Bytes per voxel of the fine grid: float32 image per channel, instance map and other maps of the truth or the result.
 IMAGE_BYTES = 4
+
+
 LABEL_BYTES = 6
+
+
 # Interpreter and libraries (0.4 GB), parameters with their average, gradients and the state of the optimisers.
 BASE_TRAINING = 0.55e9
+
+
 # Of the smaller of both stages' peaks, this share is still held at the peak of the other.
 KEPT_OF_THE_OTHER_STAGE = 0.5
+
+
 BASE_INFERENCE = 0.02e9
+
+
 # Stage 2 keeps some maps in float32 in any case.
 BYTES_OF_A_HALF_MAP_STAGE2 = 3
+
+
 # Whole-volume inference stays within this, above the input; of a volume that takes most of it itself, the network may
 # take so much all the same.
 INFERENCE_GB = 2.0
+
+
 _FOR_THE_GRID_GB = 1.0
 
 
@@ -288,19 +321,3 @@ def stage2_inference_bytes(
     size_of_value = precision.bytes_per_value if precision is Precision.FP32 else BYTES_OF_A_HALF_MAP_STAGE2
     maps = batch * MAPS_STAGE2_INFERENCE * samples * stage2.channels[0] * size_of_value
     return maps, candidates * samples * 2
-
-
-def measuring_bytes(shape: Sequence[int], num_channels: int) -> float:
-    """Peak memory of reading a case with its truth and measuring it, in bytes.
-
-    Measured above the image and the instance map: 9 bytes a voxel, whatever the number of channels.
-    """
-    return math.prod(shape) * (num_channels * IMAGE_BYTES + 4 + 9)
-
-
-def preprocessing_bytes(fine_shape: Sequence[int], num_channels: int) -> float:
-    """Peak memory of resampling a case and storing it, above the case as it was read, in bytes.
-
-    Measured: 5 to 7 bytes a fine voxel for one channel, 9 for two, and the store's half-precision copy.
-    """
-    return math.prod(fine_shape) * (num_channels * (IMAGE_BYTES + 2) + LABEL_BYTES)

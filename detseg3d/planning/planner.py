@@ -20,18 +20,7 @@ from detseg3d.planning.detection_grid import Budget, Requirements, Scan, choose_
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.memory import INFERENCE_GB
 from detseg3d.planning.mirroring import find_class_orders, undirected_axes
-from detseg3d.planning.plans import (
-    ChannelNormalization,
-    CurriculumPhase,
-    Decision,
-    InferencePlan,
-    NoNormalization,
-    Plans,
-    RoiPlan,
-    Stage2Plan,
-    TrainingPlan,
-    ZScoreNormalization,
-)
+from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.rules.ct_window import ct_window
 from detseg3d.planning.rules.grids import choose_fine_spacing, planned_volumes
@@ -47,6 +36,17 @@ from detseg3d.planning.rules.rois import (
 )
 from detseg3d.planning.rules.segmenter import stage2_plan
 from detseg3d.planning.rules.suppression import Suppression, choose_suppression
+from detseg3d.planning.sections import (
+    ChannelNormalization,
+    CurriculumPhase,
+    Decision,
+    InferencePlan,
+    NoNormalization,
+    RoiPlan,
+    Stage2Plan,
+    TrainingPlan,
+    ZScoreNormalization,
+)
 
 __all__ = ["choose_normalization", "plan_dataset"]
 

@@ -31,8 +31,9 @@ from detseg3d.core.boxes import (
 )
 from detseg3d.core.nms import Suppression, suppress
 from detseg3d.core.size_classes import size_classes
-from detseg3d.planning.plans import GroupRecall, InferencePlan, Plans, RecallBound
+from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.heads import assign_levels
+from detseg3d.planning.sections import GroupRecall, InferencePlan, RecallBound
 
 __all__ = [
     "PEAKS_PER_CANDIDATE",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.intensities import LARGEST_VALUE, intensity_scale
-from detseg3d.planning.plans import ChannelNormalization, CtNormalization, ZScoreNormalization
+from detseg3d.planning.sections import ChannelNormalization, CtNormalization, ZScoreNormalization
 
 __all__ = ["normalize"]
 

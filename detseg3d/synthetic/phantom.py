@@ -10,10 +10,8 @@ Everything is laid out in millimetres, so another ``spacing`` samples the same k
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,29 +19,21 @@ from scipy import fft, ndimage
 
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
-from detseg3d.data.folders import RawFolder
-from detseg3d.data.images import write_image
-from detseg3d.system.files import write_json
-from detseg3d.system.run import Run
-from detseg3d.system.workers import describe_failures, run_cases
 
-__all__ = ["SyntheticCase", "simulate_case", "write_example_dataset"]
+__all__ = ["SyntheticCase", "simulate_case"]
+
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Point = npt.NDArray[np.float64]
 Slices = tuple[slice, ...]
 Shape = tuple[int, int, int]
-
 # Intensities before gain, bias field and noise.
 AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0
 TEXTURE, NOISE = 4.0, 4.0
-
 MEDIAN_DIAMETER, DIAMETER_SPREAD, LARGEST_DIAMETER = 7.0, 0.7, 40.0  # voxels; the spread is that of the logarithm
 MEAN_LESIONS, MOST_LESIONS = 14.0, 24
 CUBE = np.ones((3, 3, 3), bool)  # neighbours that share a face, an edge or a corner
-HEALTHY_EVERY, HEALTHY_INDEX = 10, 3  # case 3, 13, 23, … has no lesion
 
 
 @dataclass(frozen=True)
@@ -318,83 +308,3 @@ def simulate_case(
     magnitude = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)
     gain = 3 * np.exp(canvas.random.normal(0, 0.25))
     return SyntheticCase(np.round(gain * magnitude).astype(np.int16), label)
-
-
-def write_example_dataset(
-    output_folder: str | Path,
-    num_cases: int = 24,
-    shape: Shape = (96, 96, 96),
-    spacing: Spacing = (1.0, 1.0, 1.0),
-    seed: int = 0,
-    num_test: int = 8,
-    dataset_id: int = 999,
-    run: Run = Run(show_progress=False),
-) -> Path:
-    """Write the example as an nnU-Net style data set.
-
-    Parameters
-    ----------
-    output_folder : path
-        Folder of raw data sets; ``DatasetXXX_Example`` is made in it.
-    num_cases, num_test : int
-        Cases for training (``imagesTr``, ``labelsTr``) and held-out cases (``imagesTs``, ``labelsTs``). Every tenth
-        case is free of lesions.
-    shape, spacing : tuple
-        Voxels and millimetres per axis, ``(z, y, x)``.
-    seed : int
-        The same seed gives the same cases, byte for byte.
-    dataset_id : int
-        The number in the folder's name.
-    run : Run
-
-    Returns
-    -------
-    Path
-        The data set's folder.
-
-    Raises
-    ------
-    DetSeg3DError
-        If a value is out of range, the data set exists already or cannot be written.
-    """
-    if num_cases < 1 or num_test < 0:
-        raise DetSeg3DError("at least one training case is needed", value=(num_cases, num_test), expected="1 or more")
-    if not 1 <= dataset_id <= 999:
-        raise DetSeg3DError("the number of the data set is out of range", value=dataset_id, expected="1 to 999")
-    folder = Path(output_folder) / f"Dataset{dataset_id:03d}_Example"
-    if RawFolder(folder).dataset_json.exists():
-        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it or write elsewhere")
-    jobs = [(True, index, f"example_{index + 1:03d}") for index in range(num_cases)]
-    jobs += [(False, index, f"held_out_{index + 1:03d}") for index in range(num_test)]
-    write = functools.partial(_write_case, folder=folder, shape=shape, spacing=spacing, seed=seed)
-    results = run_cases(write, jobs, run, "example cases")
-    failures = describe_failures(results, name=lambda job: str(job[2]))
-    if failures:
-        raise DetSeg3DError(f"the example could not be written:\n{failures}", file=folder)
-    # Written last: the data set is there once this file is.
-    write_json(
-        {
-            "name": "Example",
-            "description": "Simulated scans with lesions, for trying out DetSeg3D. Not real data.",
-            "channel_names": {"0": "MRI"},
-            "labels": {"background": 0, "lesion": 1},
-            "numTraining": num_cases,
-            "file_ending": ".nii.gz",
-        },
-        RawFolder(folder).dataset_json,
-    )
-    return folder
-
-
-def _write_case(job: tuple[bool, int, str], folder: Path, shape: Shape, spacing: Spacing, seed: int) -> None:
-    training, index, case_id = job
-    healthy = index % HEALTHY_EVERY == HEALTHY_INDEX
-    case = simulate_case(shape, spacing, (seed, 0 if training else 1, index), lesions=not healthy)
-    z, y, x = spacing
-    # The origin puts the field's middle at about world 0, as scanners do.
-    origin = (-0.5 * x * shape[2], -0.5 * y * shape[1], -0.5 * z * shape[0])
-    geometry = Geometry(shape, spacing, origin)
-    raw = RawFolder(folder)
-    images, labels = (raw.training_images, raw.training_labels) if training else (raw.test_images, raw.test_labels)
-    write_image(case.image, geometry, images / f"{case_id}_0000.nii.gz")
-    write_image(case.label, geometry, labels / f"{case_id}.nii.gz")

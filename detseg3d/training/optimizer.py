@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detseg3d.planning.plans import TrainingPlan
+from detseg3d.planning.sections import TrainingPlan
 
 __all__ = ["Muon", "make_optimizers", "orthogonalize", "set_learning_rate"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
+from detseg3d.planning.sections import CurriculumPhase, TrainingPlan
 
 __all__ = [
     "average_weight",

@@ -25,7 +25,8 @@ from detseg3d.models.objectives.targets import volume_targets
 from detseg3d.models.transfer import transfer_weights
 from detseg3d.models.weights import save_weights
 from detseg3d.planning.memory import GIGABYTE, NetworkPlan, planned_training_bytes
-from detseg3d.planning.plans import CurriculumPhase, Plans, save_plans
+from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.planning.sections import CurriculumPhase
 from detseg3d.reporting.pictures.training_curves import plot_progress
 from detseg3d.system.device import autocast, autocast_dtype, compute_in, precision_in_use
 from detseg3d.system.files import remove_files

@@ -11,7 +11,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import Lesions, lesions_from_semantic
 from detseg3d.evaluation.case import evaluate_case
 from detseg3d.inference.candidates import Candidates
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.run import Run
 from tests.consolidation.factory import (
     SHAPE,

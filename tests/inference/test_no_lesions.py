@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 
 PLAN = InferencePlan(candidate_threshold=0.1, score_threshold=0.4, scan_threshold=0.6)
 

@@ -18,7 +18,8 @@ from detseg3d.inference.operating_point import (
     save_operating_point,
     weights_digest,
 )
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.files import read_json, write_json
 
 CHOSEN = InferencePlan(

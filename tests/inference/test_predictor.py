@@ -16,7 +16,8 @@ from detseg3d.inference.operating_point import OperatingPoint, save_operating_po
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import CasePrediction
 from detseg3d.models.ensemble import DetectOptions, detect
-from detseg3d.planning.plans import InferencePlan, load_plans, save_plans
+from detseg3d.planning.plans import load_plans, save_plans
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.preprocessing.case import preprocess_case
 from tests.inference.conftest import load
 from tests.scans import SHAPE, make_scan

@@ -23,7 +23,8 @@ from detseg3d.models.ensemble import (
 from detseg3d.models.merging.decode import DenseLevel, Detections
 from detseg3d.models.networks.detector import DetectorOutput, LevelOutput
 from detseg3d.models.networks.segmenter import SegmenterOutput
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 
 axes = st.sets(st.integers(0, 2)).map(sorted)
 

@@ -13,10 +13,10 @@ from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.data.images import write_image
 from detseg3d.pipeline import train as fold_module
 from detseg3d.pipeline.train import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
-from detseg3d.planning.appearance import measure_appearance
+from detseg3d.planning.appearance.scan import measure_appearance
+from detseg3d.planning.appearance.training import load_training_appearance
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans, save_plans
-from detseg3d.planning.similarity import load_training_appearance
 from detseg3d.system.files import read_json, write_json
 from detseg3d.training.ranks import Ranks
 from detseg3d.training.trainer import TrainingOptions

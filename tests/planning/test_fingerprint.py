@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +8,14 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.cases import read_case
 from detseg3d.data.dataset import RawCase, RawDataset, load_raw_dataset
 from detseg3d.data.images import write_image
-from detseg3d.planning.appearance import measure_appearance
-from detseg3d.planning.fingerprint import (
-    load_appearances,
-    measure_case,
-    measure_dataset,
-    percentiles,
-    read_case,
-    source_digest,
-)
+from detseg3d.planning.appearance.scan import measure_appearance
+from detseg3d.planning.fingerprint import load_appearances, measure_case, measure_dataset, percentiles
 from detseg3d.system.files import write_json
 from detseg3d.system.run import Run
-from tests.preprocessing.factory import make_scan, write_dataset, write_volume
+from tests.preprocessing.factory import write_dataset
 
 
 def two_lesions() -> tuple[np.ndarray, np.ndarray]:
@@ -124,48 +117,6 @@ def test_failed_cases_are_all_named(tmp_path: Path) -> None:
         (folder / "imagesTr" / f"{name}_0000.nii.gz").write_bytes(b"garbage")
     with pytest.raises(DetSeg3DError, match=r"2 of 4 case\(s\) cannot be measured(.|\n)*case0(.|\n)*case2"):
         measure_dataset(load_raw_dataset(folder), Run(0, show_progress=False))
-
-
-def read_with_label(tmp_path: Path, label: np.ndarray, spacing: tuple[int, int, int] = (1, 1, 1)):
-    folder = write_dataset(tmp_path)
-    write_volume(label, folder / "labelsTr" / "case0.nii.gz", spacing)
-    raw = load_raw_dataset(folder)
-    return read_case(raw.cases[0], raw)
-
-
-def test_label_with_an_unknown_value_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match=r"values that dataset.json does not name(.|\n)*\[3\]"):
-        read_with_label(tmp_path, make_scan(0)[1] * 3)
-
-
-def test_label_on_another_grid_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="label does not lie on the image's grid"):
-        read_with_label(tmp_path, make_scan(0)[1], (2, 1, 1))
-
-
-def test_label_of_fractions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="whole numbers"):
-        read_with_label(tmp_path, make_scan(0)[1] * np.float32(0.5))
-
-
-def test_label_stored_as_floating_point_is_read(tmp_path: Path) -> None:
-    _, _, instances, classes = read_with_label(tmp_path, make_scan(0)[1].astype(np.float32))
-    assert int(instances.max()) == len(classes) == 3
-
-
-def test_missing_label_is_refused(tmp_path: Path) -> None:
-    raw = load_raw_dataset(write_dataset(tmp_path))
-    with pytest.raises(DetSeg3DError, match=r"has no label(.|\n)*case0.nii.gz(.|\n)*imagesTs"):
-        read_case(replace(raw.cases[0], label=None), raw)
-
-
-def test_source_digest_changes_with_the_files(tmp_path: Path) -> None:
-    folder = write_dataset(tmp_path)
-    cases = load_raw_dataset(folder).cases
-    before = source_digest(cases[0])
-    assert source_digest(cases[0]) == before
-    write_volume(make_scan(0, lesions=1)[1], folder / "labelsTr" / "case0.nii.gz")
-    assert source_digest(cases[0]) != before
 
 
 def test_percentiles_of_nothing_are_nothing() -> None:

@@ -19,9 +19,9 @@ from detseg3d.planning.memory import (
     saved_values,
     training_bytes,
 )
-from detseg3d.planning.plans import CurriculumPhase, Stage1Plan, TrainingPlan
 from detseg3d.planning.rules.rois import choose_roi_size, roi_plan
 from detseg3d.planning.rules.segmenter import stage2_plan
+from detseg3d.planning.sections import CurriculumPhase, Stage1Plan, TrainingPlan
 
 STAGE1 = Stage1Plan(
     channels=(24, 48, 96),

@@ -13,7 +13,6 @@ from detseg3d.core.boxes import boxes_from_centers_and_sizes
 from detseg3d.models.merging.decode import DenseLevel, decode, suppression_of
 from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
-from detseg3d.planning.plans import InferencePlan, RecallBound
 from detseg3d.planning.recall_bound import (
     CaseLesions,
     DetectionLevels,
@@ -21,6 +20,7 @@ from detseg3d.planning.recall_bound import (
     lesions_in_cells_of_other_classes,
     recall_bound,
 )
+from detseg3d.planning.sections import InferencePlan, RecallBound
 
 Lengths = tuple[float, float, float]
 NAMES = ("first", "second", "third")

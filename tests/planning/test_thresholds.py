@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import NO_GROWTH, THRESHOLD_FIELDS, ThresholdField, Thresholds
 
 FIELDS = {field.name: field for field in THRESHOLD_FIELDS}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.intensities import mean_and_std
-from detseg3d.planning.plans import CtNormalization, NoNormalization, ZScoreNormalization
+from detseg3d.planning.sections import CtNormalization, NoNormalization, ZScoreNormalization
 from detseg3d.preprocessing.normalize import normalize
 
 ZSCORE = ZScoreNormalization()

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import cc3d
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.data.images import read_image
-from detseg3d.synthetic import phantom as synthetic
-from detseg3d.synthetic.phantom import SyntheticCase, simulate_case, write_example_dataset
-from detseg3d.system.files import read_json
+from detseg3d.synthetic.phantom import SyntheticCase, simulate_case
 
 
 @pytest.fixture(scope="module")
@@ -139,77 +134,3 @@ def test_a_tiny_volume_is_refused() -> None:
 def test_a_spacing_that_is_not_positive_is_refused(spacing: tuple[float, float, float]) -> None:
     with pytest.raises(DetSeg3DError, match="the spacing must be positive"):
         simulate_case((32, 32, 32), spacing)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_example_dataset(
-        tmp_path_factory.mktemp("raw"), num_cases=10, shape=(20, 24, 28), spacing=(3.0, 1.0, 0.5), num_test=2
-    )
-
-
-def test_the_layout_is_that_of_nnunet(dataset: Path) -> None:
-    assert dataset.name == "Dataset999_Example"
-    for part, prefix, count in (("Tr", "example", 10), ("Ts", "held_out", 2)):
-        names = [f"{prefix}_{index:03d}" for index in range(1, count + 1)]
-        images = sorted(path.name for path in (dataset / f"images{part}").iterdir())
-        labels = sorted(path.name for path in (dataset / f"labels{part}").iterdir())
-        assert images == [f"{name}_0000.nii.gz" for name in names]
-        assert labels == [f"{name}.nii.gz" for name in names]
-
-
-def test_the_description_is_complete(dataset: Path) -> None:
-    description = read_json(dataset / "dataset.json")
-    assert description["channel_names"] == {"0": "MRI"}
-    assert description["labels"] == {"background": 0, "lesion": 1}
-    assert description["file_ending"] == ".nii.gz"
-    assert description["numTraining"] == 10
-
-
-def test_files_have_the_asked_for_grid(dataset: Path) -> None:
-    image, geometry = read_image(dataset / "imagesTr" / "example_001_0000.nii.gz")
-    label, label_geometry = read_image(dataset / "labelsTr" / "example_001.nii.gz")
-    assert image.shape == label.shape == (20, 24, 28)
-    assert geometry.spacing == pytest.approx((3.0, 1.0, 0.5))
-    assert geometry.difference(label_geometry) == []
-
-
-def test_one_of_ten_cases_is_healthy(dataset: Path) -> None:
-    empty = [path.name for path in sorted((dataset / "labelsTr").iterdir()) if not read_image(path)[0].any()]
-    assert empty == ["example_004.nii.gz"]
-
-
-def test_held_out_cases_differ_from_training_cases(dataset: Path) -> None:
-    training, _ = read_image(dataset / "imagesTr" / "example_001_0000.nii.gz")
-    held_out, _ = read_image(dataset / "imagesTs" / "held_out_001_0000.nii.gz")
-    assert not np.array_equal(training, held_out)
-
-
-def test_an_unfinished_data_set_is_completed(tmp_path: Path) -> None:
-    (tmp_path / "Dataset999_Example" / "imagesTr").mkdir(parents=True)
-    folder = write_example_dataset(tmp_path, num_cases=1, shape=(16, 16, 16), num_test=0)
-    assert (folder / "dataset.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_cases": 0}, "at least one training case"),
-        ({"num_test": -1}, "at least one training case"),
-        ({"dataset_id": 1000}, "number of the data set"),
-        ({"shape": (4, 4, 4)}, "example_001: the volume is too small"),
-    ],
-)
-def test_bad_values_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    with pytest.raises(DetSeg3DError, match=message):
-        write_example_dataset(tmp_path, **change)  # type: ignore[arg-type]
-    assert not list(tmp_path.rglob("dataset.json"))
-
-
-def test_a_case_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise DetSeg3DError("disk full")
-
-    monkeypatch.setattr(synthetic, "write_image", fail)
-    with pytest.raises(DetSeg3DError, match="example_001: disk full"):
-        write_example_dataset(tmp_path, num_cases=1, shape=(16, 16, 16), num_test=0)

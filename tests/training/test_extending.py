@@ -16,9 +16,9 @@ from detseg3d.data.case_store import CaseStore
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.objectives.losses import roi_mask_loss
-from detseg3d.planning.appearance import measure_appearance
+from detseg3d.planning.appearance.scan import measure_appearance
+from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.similarity import TrainingAppearance, save_training_appearance
 from tests.training.conftest import records, train
 
 pytestmark = pytest.mark.usefixtures("no_picture")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
+from detseg3d.planning.sections import CurriculumPhase, TrainingPlan
 from detseg3d.training.schedule import (
     average_weight,
     learning_rate_factor,

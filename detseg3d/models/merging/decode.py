@@ -15,8 +15,8 @@ from torch.nn import functional
 from detseg3d.core.boxes import boxes_from_centers_and_sizes, clip_boxes
 from detseg3d.core.nms import Suppression, suppress
 from detseg3d.models.networks.detector import LevelOutput
-from detseg3d.planning.plans import InferencePlan
 from detseg3d.planning.recall_bound import PEAKS_PER_CANDIDATE
+from detseg3d.planning.sections import InferencePlan
 
 __all__ = ["DenseLevel", "Detections", "decode", "dense_levels", "highest_probability", "peaks", "suppression_of"]
 

@@ -23,7 +23,8 @@ from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.fragments import LoosePart, join_touching, split_parts
 from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions, region_corners
 from detseg3d.models.merging.scores import candidate_roi_scores, combine_scores, lowest_score
-from detseg3d.planning.plans import InferencePlan, Plans
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
 
 __all__ = [
     "Lesion",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.models.merging.paste import RoiPrediction
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 
 __all__ = ["candidate_roi_scores", "combine_scores", "lowest_score"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge, space_to_depth
-from detseg3d.planning.plans import Stage1Plan
+from detseg3d.planning.sections import Stage1Plan
 
 __all__ = ["Detector", "DetectorOutput", "LevelOutput"]
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge
-from detseg3d.planning.plans import Stage2Plan
+from detseg3d.planning.sections import Stage2Plan
 
 __all__ = ["Segmenter", "SegmenterOutput"]
 

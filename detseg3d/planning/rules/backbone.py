@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from detseg3d.core.arrays import AnyFloatArray, Spacing, Triple
-from detseg3d.planning.plans import Stage1Plan
 from detseg3d.planning.rules.grids import SMALLEST_MAP, finest_spacing
 from detseg3d.planning.rules.heads import LEVEL_CELLS, choose_levels, lesion_spans
+from detseg3d.planning.sections import Stage1Plan
 
 __all__ = [
     "Strides",

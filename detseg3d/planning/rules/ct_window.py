@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.planning.plans import CtNormalization
+from detseg3d.planning.sections import CtNormalization
 
 __all__ = ["clipped_share", "ct_window"]
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from detseg3d.core.arrays import Spacing, Triple
-from detseg3d.planning.plans import CurriculumPhase
 from detseg3d.planning.rules.grids import finest_spacing
+from detseg3d.planning.sections import CurriculumPhase
 
 __all__ = ["choose_curriculum"]
 

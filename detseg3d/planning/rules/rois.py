@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import Spacing, Triple
-from detseg3d.planning.plans import RoiPlan, TrainingPlan
 from detseg3d.planning.rules.grids import finest_spacing
+from detseg3d.planning.sections import RoiPlan, TrainingPlan
 
 __all__ = [
     "SMALLEST_POOLED",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from detseg3d.core.arrays import Spacing, Triple
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.plans import Stage2Plan
 from detseg3d.planning.rules.rois import SMALLEST_POOLED
+from detseg3d.planning.sections import Stage2Plan
 
 __all__ = ["stage2_plan"]
 

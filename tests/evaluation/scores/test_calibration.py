@@ -14,7 +14,7 @@ from detseg3d.evaluation.scores.calibration import (
     fit_calibration,
     reliability_bins,
 )
-from detseg3d.planning.plans import InferencePlan
+from detseg3d.planning.sections import InferencePlan
 
 ENDS = ((0.0, 0.0), (1.0, 1.0))
 # Few different values: ties, and 0 and 1 themselves, are the interesting part.

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from detseg3d.models.networks.detector import Detector
-from detseg3d.planning.plans import Plans, Stage1Plan
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import Stage1Plan
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from detseg3d.models.networks.segmenter import Segmenter
-from detseg3d.planning.plans import Plans, Stage2Plan
+from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import Stage2Plan
 
 
 @pytest.fixture(scope="module")

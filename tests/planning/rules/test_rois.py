@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.planning.plans import CurriculumPhase, TrainingPlan
 from detseg3d.planning.rules.curriculum import choose_curriculum
 from detseg3d.planning.rules.rois import (
     choose_min_rois_per_window,
@@ -16,6 +15,7 @@ from detseg3d.planning.rules.rois import (
     rois_of_window,
 )
 from detseg3d.planning.rules.segmenter import stage2_plan
+from detseg3d.planning.sections import CurriculumPhase, TrainingPlan
 
 LARGE = (400, 400, 400)
 

@@ -14,18 +14,16 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.planning.appearance import QUANTILE_LEVELS, ScanAppearance, measure_appearance
-from detseg3d.planning.plans import CtNormalization, NoNormalization, ZScoreNormalization
-from detseg3d.planning.similarity import (
-    Comparison,
-    Kind,
+from detseg3d.planning.appearance.comparison import Comparison, Similarity
+from detseg3d.planning.appearance.measures import Kind, _share_above
+from detseg3d.planning.appearance.scan import QUANTILE_LEVELS, ScanAppearance, measure_appearance
+from detseg3d.planning.appearance.training import (
     MeasureReference,
-    Similarity,
     TrainingAppearance,
-    _share_above,
     load_training_appearance,
     save_training_appearance,
 )
+from detseg3d.planning.sections import CtNormalization, NoNormalization, ZScoreNormalization
 
 ZSCORE = ZScoreNormalization()
 CT = CtNormalization(mean=-100.0, std=300.0, lower=-900.0, upper=300.0)

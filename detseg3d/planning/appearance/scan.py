@@ -1,6 +1,7 @@
 """What a scan looks like, in a few numbers: grid, field of view, background, intensities, noise and finest detail.
 
-:func:`measure_appearance` measures one scan. :mod:`detseg3d.planning.similarity` compares it with the training scans.
+:func:`measure_appearance` measures one scan. :mod:`detseg3d.planning.appearance.training` compares it with the
+training scans.
 Every figure is measured on at most some 50 000 voxels on a regular grid, so that the costs hardly grow with the scan.
 """
 
@@ -42,11 +43,13 @@ _NORMAL_MEDIAN = 0.6744897501960817
 _STENCIL_GAIN = 6.0
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """Immutable, and without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ChannelAppearance(_Frozen):
+class ChannelAppearance(FrozenModel):
     """What one channel of a scan looks like.
 
     Attributes
@@ -88,7 +91,7 @@ class ChannelAppearance(_Frozen):
         return self.voxels[-1] - self.voxels[0] <= _ROUNDING * abs(self.voxels[0])
 
 
-class ScanAppearance(_Frozen):
+class ScanAppearance(FrozenModel):
     """What a scan looks like.
 
     Attributes

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.intensities import intensity_scale
-from detseg3d.planning.appearance import (
+from detseg3d.planning.appearance.scan import (
     LAYOUT_CELLS,
     QUANTILE_LEVELS,
     ChannelAppearance,

@@ -1,0 +1,116 @@
+"""Training cases of a raw data set: image, label and what identifies their files."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from detseg3d.core.arrays import Array
+from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry, check_spacing
+from detseg3d.data.dataset import RawCase, RawDataset
+from detseg3d.data.folders import RawFolder
+from detseg3d.data.images import read_channels, read_geometry, read_label
+from detseg3d.data.instance_classes import InstanceClasses, class_indices
+from detseg3d.system.memory import require_memory
+
+__all__ = ["check_finite", "read_case", "source_digest"]
+
+
+def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Array, Array]:
+    """Read a training case with its truth.
+
+    Returns
+    -------
+    images : ndarray of float32, shape ``(C, Z, Y, X)``
+    geometry : Geometry
+    instances : ndarray of int32, shape ``(Z, Y, X)``, ids ``1..N``
+    classes : ndarray of int64, shape ``(N,)``, 0-based
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file is missing or unreadable, a spacing is below a nanometre or above a kilometre, a voxel is NaN or
+        infinite, the label does not fit, or there is not enough memory for it.
+    """
+    if case.images[0].path.is_file():
+        shape = read_geometry(case.images[0]).shape
+        require_memory(measuring_bytes(shape, len(case.images)), f"this scan of {'×'.join(map(str, shape))} voxels")
+    images, geometry = read_channels(case.images)
+    check_spacing(geometry.spacing, case.case_id)
+    check_finite(images, dataset.channel_names)
+    if case.label is None:
+        raise DetSeg3DError(
+            "the training case has no label",
+            file=RawFolder(dataset.folder).training_labels / f"{case.case_id}{dataset.file_ending}",
+            remedy="add the label, all 0 for a scan without lesions, or move the image to imagesTs",
+        )
+    names = None if dataset.instances else dataset.labels
+    label, label_geometry = read_label(case.label, names, case.images[0])
+    differences = geometry.difference(label_geometry)
+    if differences:
+        raise DetSeg3DError(
+            "the label does not lie on the image's grid: " + "; ".join(differences), file=case.label.path
+        )
+    if dataset.instances:
+        class_of = None
+        if dataset.instance_classes is not None:
+            numbers = np.unique(label[label != 0]).tolist()
+            class_of = class_indices(numbers, dataset.instance_classes, case.label.path, case.case_id)
+        instances, classes = instances_from_instance_map(label, class_of)
+    else:
+        unknown = sorted(set(np.unique(label).tolist()) - {0, *dataset.class_labels})
+        if unknown:
+            raise DetSeg3DError(
+                "the label has values that dataset.json does not name",
+                file=case.label.path,
+                value=unknown[:10],
+                expected=f"0 or one of {list(dataset.class_labels)}",
+            )
+        instances, classes = instances_from_semantic(label, dataset.class_labels)
+    return images, geometry, instances, classes
+
+
+def check_finite(images: Array, channel_names: Sequence[str]) -> None:
+    """Raise a :class:`DetSeg3DError` that names the channels, if a voxel ``(C, Z, Y, X)`` is NaN or infinite."""
+    # A sum is NaN or infinite if any voxel is, and needs no mask of the size of the volume.
+    sums = [channel.sum(dtype=np.float64) for channel in images]
+    bad = [name for name, total in zip(channel_names, sums, strict=True) if not np.isfinite(total)]
+    if bad:
+        raise DetSeg3DError(
+            f"the image has NaN or infinite voxels in channel {', '.join(bad)}",
+            remedy="replace them, for example with the value of the background",
+        )
+
+
+def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None) -> str:
+    """Digest of what a case is measured from: tells whether it was replaced (16 hexadecimal digits).
+
+    It depends on sizes and times of the case's files, and on the classes of its instances.
+    """
+    entries: list[object] = []
+    paths = [source.path for source in (*case.images, *([case.label] if case.label else []))]
+    if instance_classes is not None and case.label is not None:
+        if instance_classes.table is None:
+            paths.append(instance_classes.source_of(case.label.path))
+        entries += [instance_classes.from_zero, *instance_classes.entries_of(case.case_id)]
+    for path in paths:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            status = file.stat() if file.exists() else None
+            entries.append(
+                (str(file.relative_to(path.parent)), status and status.st_size, status and status.st_mtime_ns)
+            )
+    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+def measuring_bytes(shape: Sequence[int], num_channels: int) -> float:
+    """Peak memory of reading a case with its truth and measuring it, in bytes.
+
+    Measured above the image and the instance map: 9 bytes a voxel, whatever the number of channels.
+    """
+    return math.prod(shape) * (num_channels * 4 + 4 + 9)

@@ -1,0 +1,130 @@
+"""A scan beside the training scans: the difference in each measure, and the reasons for a warning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from detseg3d.planning.appearance.measures import RULES, Axis, Kind
+from detseg3d.planning.appearance.wording import WORDS
+
+__all__ = ["Comparison", "Similarity"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of a scan beside the training scans.
+
+    Attributes
+    ----------
+    kind : Kind
+    channel : str or None
+        Name of the channel, if the measure is of one channel and there are several.
+    axis : {"z", "y", "x"} or None
+    value : float
+        Of the scan, in ``unit``.
+    unit : str
+    training_minimum, training_median, training_maximum : float
+    lowest_expected, highest_expected : float or None
+        The scan is unlike the training scans outside these; ``None`` is no limit.
+    """
+
+    kind: Kind
+    channel: str | None
+    axis: Axis | None
+    value: float
+    unit: str
+    training_minimum: float
+    training_median: float
+    training_maximum: float
+    lowest_expected: float | None
+    highest_expected: float | None
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the scan differs from the training scans by more than scans of one kind do."""
+        low, high = self.lowest_expected, self.highest_expected
+        return (low is not None and self.value < low) or (high is not None and self.value > high)
+
+    @property
+    def excess(self) -> float:
+        """How far the value lies outside, as a share of the distance between the median and the limit."""
+        limit = self.lowest_expected if self.value < self.training_median else self.highest_expected
+        if limit is None or not self.unlike:
+            return 0.0
+        scale = RULES[self.kind].to_scale
+        middle, edge = scale(self.training_median), scale(limit)
+        return (scale(self.value) - edge) / (edge - middle) if edge != middle else math.inf
+
+    def describe(self) -> str:
+        """The difference in words, with figures."""
+        return WORDS[self.kind](self)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A scan beside the training scans.
+
+    Attributes
+    ----------
+    cases : int
+        Number of the training scans.
+    comparisons : tuple of Comparison
+    """
+
+    cases: int
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the scan is unlike the training scans in any measure."""
+        return any(comparison.unlike for comparison in self.comparisons)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Each kind of difference in words; causes before what follows from them, of each kind the largest."""
+        worst: dict[tuple[Kind, str | None], Comparison] = {}
+        for comparison in self.comparisons:
+            key = (comparison.kind, comparison.channel)
+            if comparison.unlike and (key not in worst or comparison.excess > worst[key].excess):
+                worst[key] = comparison
+        return tuple(comparison.describe() for comparison in sorted(worst.values(), key=_rank))
+
+    def summary(self, most: int = 2) -> str:
+        """The first reasons in one line; empty if the scan is like the training scans."""
+        reasons = self.reasons
+        more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
+        return "; ".join(reasons[:most]) + more
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry ``similarity`` of ``rois/CASE.json``."""
+        return {
+            "unlike_training": self.unlike,
+            "reasons": list(self.reasons),
+            "training_cases": self.cases,
+            "measures": [
+                {
+                    "kind": comparison.kind.value,
+                    "channel": comparison.channel,
+                    "axis": comparison.axis,
+                    "value": comparison.value,
+                    "unit": comparison.unit,
+                    "training": {
+                        "minimum": comparison.training_minimum,
+                        "median": comparison.training_median,
+                        "maximum": comparison.training_maximum,
+                    },
+                    "expected": [comparison.lowest_expected, comparison.highest_expected],
+                    "unlike_training": comparison.unlike,
+                }
+                for comparison in self.comparisons
+            ],
+        }
+
+
+def _rank(comparison: Comparison) -> tuple[float, float]:
+    """Place among the reasons of a warning: by kind, then by size. Noise causes fine detail, so it comes first then."""
+    order = list(Kind)
+    noisy = comparison.kind is Kind.DETAIL and comparison.value < comparison.training_median
+    return order.index(Kind.NOISE) + 0.5 if noisy else order.index(comparison.kind), -comparison.excess
