@@ -1,0 +1,168 @@
+"""Every code block of README and of the get-started and how-to pages runs, on tiny data and with a tiny network.
+
+The blocks run as they stand, in a real shell. Only what decides about time is replaced: see ``QUICK``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.data.formats.dicom.builders import SeriesBuilder
+from tests.documents import Runner, blocks_of, command_of
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+FIRST_RUN = DOCS / "get_started" / "first_run.md"
+PAGES = [
+    ROOT / "README.md",
+    *sorted((DOCS / "get_started").glob("*.md")),
+    *sorted((DOCS / "how_to").glob("*.md")),
+]
+# Blocks that cannot run here, by page. A new one has to be entered, so that none is skipped unnoticed.
+NOT_RUN: dict[str, int] = {}
+COMMANDS = (
+    "detseg3d_consolidate",
+    "detseg3d_convert",
+    "detseg3d_evaluate",
+    "detseg3d_example",
+    "detseg3d_export_model",
+    "detseg3d_install_model",
+    "detseg3d_plan_and_preprocess",
+    "detseg3d_predict",
+    "detseg3d_run",
+    "detseg3d_train",
+    "detseg3d_visualize",
+)
+# What is appended to a command: a small data set and few steps.
+QUICK: dict[str, tuple[str, ...]] = {
+    "detseg3d_example": ("--num_cases", "8", "--num_test", "2", "--shape", "28", "32", "32", "-np", "0"),
+    "detseg3d_train": ("--steps", "2", "--num_workers", "0"),
+    "detseg3d_run": ("--steps", "2", "-np", "0"),
+    "detseg3d_plan_and_preprocess": ("-np", "0"),
+    "detseg3d_consolidate": ("-np", "0"),
+    "detseg3d_convert": ("-np", "0"),
+    "detseg3d_evaluate": ("-np", "0", "--bootstrap", "20"),
+}
+# The time limits of the pages; steps take their place.
+SLOW_FLAGS = ("--max_minutes", "-np")
+# A network of a few thousand weights, whose candidates pass although it has learned nothing.
+TINY: dict[str, Any] = {
+    "stage1": {
+        "channels": (8, 16),
+        "strides": ((2, 2, 2), (2, 2, 2)),
+        "kernels": ((3, 3, 3), (3, 3, 3)),
+        "blocks": (1, 1),
+        "fpn_channels": 8,
+        "head_stages": (0,),
+        "level_max_sizes": (),
+    },
+    "roi": {"size": (16, 16, 16)},
+    "stage2": {"channels": (8, 16), "strides": ((2, 2, 2),), "kernels": ((3, 3, 3), (3, 3, 3)), "feature_channels": 4},
+    "training": {"steps_per_epoch": 2},
+    "inference": {
+        "candidate_threshold": 0.001,
+        "score_threshold": 0.01,
+        "growth_threshold": 0.01,
+        "mask_threshold": 0.3,
+        "min_candidates": 8,
+        "max_candidates": 8,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def _tiny_network() -> Iterator[None]:
+    """Plans as the planner makes them, with a tiny network."""
+    import detseg3d.pipeline.prepare as module
+
+    plan = module.plan_dataset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "plan_dataset", lambda *args, **named: plan(*args, **named).evolve(**TINY))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for variable in ("detseg3d_raw", "detseg3d_preprocessed", "detseg3d_results", "nnUNet_raw"):
+            patch.delenv(variable, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def first_run(_tiny_network: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the page of the first run was run, with two folders of scans and labels beside."""
+    folder = tmp_path_factory.mktemp("first_run")
+    run_page(FIRST_RUN, folder, tmp_path_factory.mktemp("scratch") / "run")
+    dataset = folder / "data" / "raw" / "Dataset999_Example"
+    for source, target in (("imagesTr", "scans"), ("labelsTr", "masks"), ("labelsTs", "their_masks")):
+        (folder / target).mkdir()
+        for file in (dataset / source).iterdir():
+            shutil.copy(file, folder / target / file.name.replace("_0000", ""))
+    shutil.copytree(folder / "scans", folder / "more_scans")
+    shutil.copytree(folder / "masks", folder / "numbered_lesions")
+    write_probability_maps(dataset / "labelsTs", folder / "their_probability_maps")
+    SeriesBuilder(np.random.default_rng(0).normal(100, 10, (24, 28, 32)).astype("int16")).write(folder / "dicom_folder")
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != FIRST_RUN], ids=lambda page: page.stem)
+def test_every_block_of_the_page_runs(page: Path, first_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(first_run, tmp_path / "work")
+    run_page(page, tmp_path / "work", tmp_path / "scratch")
+
+
+def test_the_first_run_writes_what_its_page_shows(first_run: Path) -> None:
+    fold = first_run / "data" / "results" / "Dataset999_Example" / "fold_0"
+    shown = [
+        line.split()[1] for line in FIRST_RUN.read_text(encoding="utf-8").splitlines() if line.startswith(("├", "└"))
+    ]
+    folders = [
+        first_run / "data" / "raw" / "Dataset999_Example",
+        first_run / "data" / "preprocessed" / "Dataset999_Example",
+        fold,
+        first_run / "predictions",
+    ]
+    assert len(shown) > 15
+    assert [name for name in shown if not any((folder / name).exists() for folder in folders)] == []
+
+
+def test_blocks_that_do_not_run_are_known() -> None:
+    marked = {page.stem: sum(block.reason is not None for block in blocks_of(page)) for page in PAGES}
+    assert {page: count for page, count in marked.items() if count} == NOT_RUN
+
+
+def run_page(page: Path, folder: Path, scratch: Path) -> Runner:
+    runner = Runner(folder, scratch, {name: quick(name) for name in COMMANDS})
+    for block in blocks_of(page):
+        if block.reason is None and block.language in ("bash", "python"):
+            runner.run(block)
+    return runner
+
+
+def quick(name: str) -> Callable[[Sequence[str]], int]:
+    """Return the function behind a console script, with few steps and no worker processes."""
+    main = command_of(name)
+
+    def run(arguments: Sequence[str]) -> int:
+        if {"-h", "--version"} & set(arguments):
+            return main(arguments)
+        words = list(arguments)
+        for flag in SLOW_FLAGS:
+            if flag in words:
+                del words[words.index(flag) : words.index(flag) + 2]
+        return main([*words, *QUICK.get(name, ()), "--no_progress"])
+
+    return run
+
+
+def write_probability_maps(labels: Path, folder: Path) -> None:
+    """Write a probability map for each label: high in the lesions, with a little noise."""
+    from detseg3d.data.images import read_image, write_image
+
+    random = np.random.default_rng(0)
+    for file in labels.iterdir():
+        label, geometry = read_image(file)
+        probability = np.clip(0.8 * (label > 0) + random.uniform(0, 0.2, label.shape), 0, 1)
+        write_image(probability.astype(np.float32), geometry, folder / file.name)
