@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import load_plans
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "DetSeg3D",
     "DetSeg3DError",

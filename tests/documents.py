@@ -6,13 +6,13 @@ A block that cannot run in a test has a comment above it: ``<!-- not run: REASON
 from __future__ import annotations
 
 import contextlib
-import importlib
+import io
 import os
 import re
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ _FENCE = re.compile(
     r"^(?P<indent> *)(?:<!-- not run: (?P<reason>[^\n]+?) -->\n\s*)?```(?P<language>\w+)\n(?P<text>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
-# Hands its arguments, folder and environment to the process of the test, and ends with the exit code that comes back.
+# Hands its arguments, folder and environment to the process of the test; ends with the output and exit code it returns.
 _STUB = """#!/bin/bash
 { printf '%s\\0' "$PWD" "${0##*/}" "$#" "$@"; env -0; } > "$DOCUMENTS_FOLDER/writing"
 mv "$DOCUMENTS_FOLDER/writing" "$DOCUMENTS_FOLDER/request"
 read -r code < "$DOCUMENTS_FOLDER/answer"
+cat "$DOCUMENTS_FOLDER/output"
 exit "$code"
 """
 _POLL_SECONDS = 0.01
@@ -85,14 +86,14 @@ class Runner:
         Folder for the stubs of the commands; outside ``folder``.
     commands : dict of str to callable
         Console scripts by name; each gets its arguments and returns an exit code.
-    names : dict, optional
-        What Python blocks find defined.
+    variables : mapping of str to str, optional
+        Environment variables that are set at the beginning.
     """
 
     folder: Path
     scratch: Path
     commands: dict[str, Callable[[Sequence[str]], int]]
-    names: dict[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,7 +103,8 @@ class Runner:
             stub = self.scratch / "bin" / name
             stub.write_text(_STUB, encoding="utf-8")
             stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
-        self._environment = dict(os.environ)
+        self._environment = dict(os.environ) | dict(self.variables)
+        self._names: dict[str, Any] = {"__name__": "page"}
 
     def run(self, block: Block) -> None:
         """Run a Bash or Python block.
@@ -113,11 +115,11 @@ class Runner:
             If a command of the block ends with an exit code other than 0.
         """
         begin = time.monotonic()
-        with _working_in(self.folder):
-            if block.language == "bash":
-                self._run_bash(block)
-            elif block.language == "python":
-                exec(compile(block.text, f"{block.page.name}:{block.line}", "exec"), self.names)
+        if block.language == "bash":
+            self._run_bash(block)
+        elif block.language == "python":
+            with _working_in(self.folder, self._environment):
+                exec(compile(block.text, f"{block.page.name}:{block.line}", "exec"), self._names)
         self.seconds[f"{block.page.name}:{block.line}"] = time.monotonic() - begin
 
     def _run_bash(self, block: Block) -> None:
@@ -141,11 +143,14 @@ class Runner:
     def _answer(self, fields: Sequence[str]) -> int:
         folder, name, count = fields[0], fields[1], int(fields[2])
         arguments = list(fields[3 : 3 + count])
-        with _working_in(Path(folder), _environment(fields[3 + count :])):
+        output = io.StringIO()
+        with _working_in(Path(folder), _environment(fields[3 + count :])), contextlib.redirect_stdout(output):
             try:
-                return self.commands[name](arguments)
+                code = self.commands[name](arguments)
             except SystemExit as end:  # of -h and of a command line that cannot be understood
-                return end.code if isinstance(end.code, int) else int(end.code is not None)
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        (self.scratch / "output").write_text(output.getvalue(), encoding="utf-8")
+        return code
 
 
 def _environment(fields: Sequence[str]) -> dict[str, str]:
@@ -153,22 +158,15 @@ def _environment(fields: Sequence[str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _working_in(folder: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
+def _working_in(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
     """Work in a folder, with an environment, and come back."""
     before, variables = Path.cwd(), dict(os.environ)
     os.chdir(folder)
-    if environment is not None:
-        os.environ.clear()
-        os.environ.update(environment)
+    os.environ.clear()
+    os.environ.update(environment)
     try:
         yield
     finally:
         os.chdir(before)
         os.environ.clear()
         os.environ.update(variables)
-
-
-def command_of(name: str) -> Callable[[Sequence[str]], int]:
-    """Return the function that a console script of this name calls."""
-    module = importlib.import_module(f"detseg3d.cli.{name.removeprefix('detseg3d_')}")
-    return module.main

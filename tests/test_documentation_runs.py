@@ -6,15 +6,20 @@ The blocks run as they stand, in a real shell. Only what decides about time is r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 
+from detseg3d.cli.commands import COMMANDS, Command
+from detseg3d.cli.main import main as detseg3d
 from tests.data.formats.dicom.builders import SeriesBuilder
-from tests.documents import Runner, blocks_of, command_of
+from tests.documents import Runner, blocks_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -25,29 +30,31 @@ PAGES = [
     *sorted((DOCS / "how_to").glob("*.md")),
 ]
 # Blocks that cannot run here, by page. A new one has to be entered, so that none is skipped unnoticed.
-NOT_RUN: dict[str, int] = {}
-COMMANDS = (
-    "detseg3d_consolidate",
-    "detseg3d_convert",
-    "detseg3d_evaluate",
-    "detseg3d_example",
-    "detseg3d_export_model",
-    "detseg3d_install_model",
-    "detseg3d_plan_and_preprocess",
-    "detseg3d_predict",
-    "detseg3d_run",
-    "detseg3d_train",
-    "detseg3d_visualize",
-)
+NOT_RUN = {
+    "README": 1,  # make
+    "install": 3,  # make and pip
+    "cluster": 2,  # SLURM, several GPUs
+    "dicom": 1,  # labels drawn on DICOM
+    "from_nndetection": 2,  # data of nnDetection
+    "from_nnunet": 1,  # results of nnU-Net
+    "other_tools": 2,  # MONAI, napari
+}
+# The folders of the first run, which the how-to pages go on from.
+FOLDERS = {
+    "detseg3d_raw": "data/raw",
+    "detseg3d_preprocessed": "data/preprocessed",
+    "detseg3d_results": "data/results",
+}
 # What is appended to a command: a small data set and few steps.
 QUICK: dict[str, tuple[str, ...]] = {
-    "detseg3d_example": ("--num_cases", "8", "--num_test", "2", "--shape", "28", "32", "32", "-np", "0"),
-    "detseg3d_train": ("--steps", "2", "--num_workers", "0"),
-    "detseg3d_run": ("--steps", "2", "-np", "0"),
-    "detseg3d_plan_and_preprocess": ("-np", "0"),
-    "detseg3d_consolidate": ("-np", "0"),
-    "detseg3d_convert": ("-np", "0"),
-    "detseg3d_evaluate": ("-np", "0", "--bootstrap", "20"),
+    "example": ("--num_cases", "8", "--num_test", "2", "--shape", "28", "32", "32", "-np", "0"),
+    "train": ("--steps", "2", "--num_workers", "0", "--disable_tta"),
+    "predict": ("--disable_tta",),
+    "run": ("--steps", "2", "-np", "0"),
+    "plan_and_preprocess": ("-np", "0"),
+    "consolidate": ("-np", "0"),
+    "convert": ("-np", "0"),
+    "evaluate": ("-np", "0", "--bootstrap", "20"),
 }
 # The time limits of the pages; steps take their place.
 SLOW_FLAGS = ("--max_minutes", "-np")
@@ -109,8 +116,11 @@ def first_run(_tiny_network: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != FIRST_RUN], ids=lambda page: page.stem)
 def test_every_block_of_the_page_runs(page: Path, first_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(first_run, tmp_path / "work")
-    run_page(page, tmp_path / "work", tmp_path / "scratch")
+    work = tmp_path / "work"
+    shutil.copytree(first_run, work)
+    if page.stem == "README":
+        shutil.rmtree(work / "data")  # as in a new clone
+    run_page(page, work, tmp_path / "scratch", FOLDERS if page.parent.name == "how_to" else {})
 
 
 def test_the_first_run_writes_what_its_page_shows(first_run: Path) -> None:
@@ -133,26 +143,32 @@ def test_blocks_that_do_not_run_are_known() -> None:
     assert {page: count for page, count in marked.items() if count} == NOT_RUN
 
 
-def run_page(page: Path, folder: Path, scratch: Path) -> Runner:
-    runner = Runner(folder, scratch, {name: quick(name) for name in COMMANDS})
+def run_page(page: Path, folder: Path, scratch: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Runner:
+    commands = {command.script: quick(command) for command in COMMANDS} | {"detseg3d": together}
+    runner = Runner(folder, scratch, commands, variables)
     for block in blocks_of(page):
         if block.reason is None and block.language in ("bash", "python"):
             runner.run(block)
     return runner
 
 
-def quick(name: str) -> Callable[[Sequence[str]], int]:
-    """Return the function behind a console script, with few steps and no worker processes."""
-    main = command_of(name)
+def together(words: Sequence[str]) -> int:
+    """The command ``detseg3d``, whose sub-commands are quick, too."""
+    command = next((command for command in COMMANDS if words and command.name == words[0]), None)
+    return detseg3d(words) if command is None else quick(command)(words[1:])
+
+
+def quick(command: Command) -> Callable[[Sequence[str]], int]:
+    """Return a command with few steps and no worker processes."""
 
     def run(arguments: Sequence[str]) -> int:
         if {"-h", "--version"} & set(arguments):
-            return main(arguments)
+            return command.run(arguments)
         words = list(arguments)
         for flag in SLOW_FLAGS:
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
-        return main([*words, *QUICK.get(name, ()), "--no_progress"])
+        return command.run([*words, *QUICK.get(command.name, ()), "--no_progress"])
 
     return run
 
@@ -166,3 +182,10 @@ def write_probability_maps(labels: Path, folder: Path) -> None:
         label, geometry = read_image(file)
         probability = np.clip(0.8 * (label > 0) + random.uniform(0, 0.2, label.shape), 0, 1)
         write_image(probability.astype(np.float32), geometry, folder / file.name)
+
+
+def test_the_notebook_runs(first_run: Path) -> None:
+    notebook = nbformat.read(DOCS / "notebooks" / "first_run.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(first_run)}}).execute()
+    assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
