@@ -3,7 +3,7 @@
     python benchmarks/memory.py                            # all kinds, both precisions; a few minutes on one core
     python benchmarks/memory.py --kinds small thin --precisions fp32 --jobs 2
 
-Each measurement is a process of its own, with one thread. A training is :func:`train_fold` on whole volumes with two
+Each measurement is a process of its own, with one thread. A training is :class:`Trainer` on whole volumes with two
 cases of noise: libraries, check of the precision, two steps, validation. Its peak is that of the process, as the plan's
 figure is. A prediction is one whole volume; its peak is counted above what the process held with the libraries loaded
 and the scan in place. The network has random weights, which changes nothing about its size. All peaks of the heatmaps
@@ -30,6 +30,7 @@ from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.precision import Precision
 from detseg3d.data.case_store import CaseStore
 from detseg3d.data.dataset import RawCase, RawDataset
+from detseg3d.data.folders import FoldFolder
 from detseg3d.inference.memory import network_bytes
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
@@ -38,8 +39,9 @@ from detseg3d.planning.memory import GIGABYTE, NetworkPlan, Region, planned_trai
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, preprocessing_hash
 from detseg3d.system.device import compute_in
+from detseg3d.training.options import TrainingData, TrainingOptions
 from detseg3d.training.schedule import whole_volume_curriculum
-from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 Shape = tuple[int, int, int]
@@ -148,7 +150,8 @@ def measure_training(kind: Kind, precision: Precision) -> tuple[float, float]:
         start_peak()
         store = CaseStore(Path(folder) / "cases")
         options = TrainingOptions(show_progress=False)
-        train_fold(plans, store, ["case0", "case1"], ["case0"], Path(folder) / "fold_0", options)
+        data = TrainingData(store, ["case0", "case1"], ["case0"])
+        Trainer(plans, data, FoldFolder(Path(folder) / "fold_0"), options).run()
     network = NetworkPlan.of(plans, precision)
     return status_bytes("VmHWM"), planned_training_bytes(
         network, plans.training, plans.planned_shape, plans.detection_scale

@@ -52,7 +52,9 @@ def make_scan(
 
 def train_model(folder: Path, plans: Plans) -> Path:
     """Train ``fold_0`` for some seconds, and ``fold_1`` a little on from there, so that it differs."""
-    from detseg3d.training.trainer import TrainingOptions, train_fold
+    from detseg3d.data.folders import FoldFolder
+    from detseg3d.training.options import TrainingData, TrainingOptions
+    from detseg3d.training.trainer import Trainer
 
     store = CaseStore(folder / "cases")
     looks = []
@@ -74,11 +76,12 @@ def train_model(folder: Path, plans: Plans) -> Path:
     }
     quick = plans.evolve(training=training)
     options = TrainingOptions(num_workers=0, show_progress=False)
-    train_fold(quick, store, store.case_ids(), (), folder / "fold_0", options)
+    Trainer(quick, TrainingData(store, store.case_ids()), FoldFolder(folder / "fold_0"), options).run()
     again = TrainingOptions(
         num_workers=0, show_progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
     )
-    train_fold(quick.evolve(training={"steps": 24}), store, store.case_ids(), (), folder / "fold_1", again)
+    longer = quick.evolve(training={"steps": 24})
+    Trainer(longer, TrainingData(store, store.case_ids()), FoldFolder(folder / "fold_1"), again).run()
     reference = TrainingAppearance.of(looks, plans.channel_names, plans.normalization)
     for fold in ("fold_0", "fold_1"):
         save_training_appearance(reference, folder / fold / "appearance.json")

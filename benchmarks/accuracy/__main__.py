@@ -25,12 +25,14 @@ import torch
 from benchmarks.accuracy.judge import judge, load_model
 from benchmarks.accuracy.variants import VARIANTS
 from detseg3d.data.case_store import CaseStore
+from detseg3d.data.folders import FoldFolder
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.pipeline.train import load_fold
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.device import resolve_device
 from detseg3d.system.files import read_json, write_json, write_text
-from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.options import TrainingData, TrainingOptions
+from detseg3d.training.trainer import Trainer
 
 logger = logging.getLogger("benchmarks.accuracy")
 
@@ -95,7 +97,7 @@ def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespa
         device=device, seed=seed, max_minutes=options.minutes, show_progress=False, build_model=build
     )
     # Validated once, here, with more figures than the training prints.
-    progress = train_fold(plans, store, train_cases, [], folder, training)
+    progress = Trainer(plans, TrainingData(store, train_cases), FoldFolder(folder), training).run()
     started = time.monotonic()
     figures = judge(load_model(build(plans), folder, device), plans, store, val_cases, device)
     logger.info("%s: %s", name, {key: value and round(value, 3) for key, value in figures.items()})

@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.evaluation.table import format_evaluation
     from detseg3d.pipeline.run import ExperimentOptions, run_experiment
     from detseg3d.system.device import resolve_device
-    from detseg3d.training.trainer import TrainingOptions
+    from detseg3d.training.options import TrainingOptions
 
     experiment = run_experiment(
         options.image_dir,

@@ -138,8 +138,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.evaluation.table import format_evaluation
     from detseg3d.pipeline.train import FoldPaths, run_fold
     from detseg3d.system.device import default_workers, resolve_device
-    from detseg3d.training.ranks import join_ranks, leave_ranks
-    from detseg3d.training.trainer import TrainingOptions
+    from detseg3d.training.distributed import join_processes, leave_processes
+    from detseg3d.training.options import TrainingOptions
 
     if options.npz:
         logger.info("%s", answer_flag("--npz"))
@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         preprocessed=PreparedFolder(preprocessed),
         model=ModelFolder(results_root(options.results) / preprocessed.name),
     )
-    ranks, device = join_ranks(resolve_device(options.device))
+    processes, device = join_processes(resolve_device(options.device))
     training = TrainingOptions(
         device=device,
         seed=options.seed,
@@ -158,9 +158,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
         resume=options.c,
         overwrite=options.overwrite,
         pretrained_weights=options.pretrained_weights,
-        show_progress=not options.no_progress and ranks.is_main,
+        show_progress=not options.no_progress and processes.is_main,
         tensorboard=options.tensorboard,
-        ranks=ranks,
+        distributed=processes,
     )
     overrides = {
         "steps": options.steps,
@@ -176,10 +176,10 @@ def _run(options: argparse.Namespace) -> CommandResult:
         "precision": options.precision,
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
-    leave_ranks(ranks)
+    leave_processes(processes)
     if result:
         show(format_evaluation(result))
-    if ranks.is_main:
+    if processes.is_main:
         show(f"wrote {paths.model.fold(options.fold).path}")
     data = {"folder": str(paths.model.fold(options.fold).path), "evaluation": result or None}
     return CommandResult(data, evaluation_exit_code(result))

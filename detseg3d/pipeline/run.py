@@ -22,7 +22,7 @@ from detseg3d.reporting.html.case_files import find_case_files
 from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.pictures.visualize import visualize_files
 from detseg3d.system.run import Run
-from detseg3d.training.trainer import TrainingOptions
+from detseg3d.training.options import TrainingOptions
 
 __all__ = ["Experiment", "ExperimentOptions", "run_experiment"]
 

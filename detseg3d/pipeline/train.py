@@ -33,8 +33,9 @@ from detseg3d.system.files import copy_file, remove_files, replace_folder, tempo
 from detseg3d.system.lock import locked
 from detseg3d.system.memory import release_freed_memory, require_memory
 from detseg3d.system.run import Run
+from detseg3d.training.options import TrainingData, TrainingOptions
 from detseg3d.training.schedule import whole_volume_curriculum
-from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.trainer import Trainer
 from detseg3d.training.validation import outline_true_boxes
 
 __all__ = ["FoldPaths", "apply_overrides", "choose_folder", "load_fold", "run_fold", "validate_fold"]
@@ -152,7 +153,7 @@ def run_fold(
     with cases_in_use(paths.preprocessed, doing), _fold_in_use(paths, name, doing, options):
         if validation_only:
             _warn_of_settings(overrides, whole_volume, paths.model.fold(name), options)
-            if not options.ranks.is_main:
+            if not options.distributed.is_main:
                 return {}
             _describe_if_missing(paths, train_cases, paths.model.fold(name))
             compute_in(options.device, _precision_of_validation(overrides, paths.model.fold(name)))
@@ -164,13 +165,13 @@ def run_fold(
         plans = apply_overrides(load_plans(source), overrides, whole_volume)
         store = CaseStore(paths.preprocessed.cases, preprocessing_hash(plans))
         _check_store(store, plans, [*train_cases, *val_cases])
-        if options.ranks.is_main:
+        if options.distributed.is_main:
             _copy_descriptions(paths)
             if train_cases:
                 _describe_training_scans(paths, plans, train_cases, folder)
-        train_fold(plans, store, train_cases, val_cases, folder.path, options)
+        Trainer(plans, TrainingData(store, train_cases, val_cases), folder, options).run()
         release_freed_memory()  # the prediction comes on top
-        if not options.ranks.is_main:
+        if not options.distributed.is_main:
             return {}
         if folder != paths.model.fold(name):
             _take_place(folder.path, paths.model.fold(name).path)
@@ -180,7 +181,7 @@ def run_fold(
 @contextmanager
 def _fold_in_use(paths: FoldPaths, name: str, purpose: str, options: TrainingOptions) -> Iterator[None]:
     """Keep other processes from training or validating the same fold; of processes that train together, one does."""
-    if not options.ranks.is_main:
+    if not options.distributed.is_main:
         yield
         return
     # Beside the fold's folder, which a new training may replace.

@@ -1,4 +1,4 @@
-"""The training log: one JSON object per line, so that a killed run loses at most its last line."""
+"""Log of a training: one JSON object on each line, so that a killed process loses at most the last line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,34 +15,107 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.files import parse_json, read_bounded, write_text
 from detseg3d.system.workers import is_bar_shown
+from detseg3d.training.state import LossValues
+from detseg3d.training.validation import ValidationResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TrainingLog", "describe_epoch", "describe_seconds", "progress_bar"]
+__all__ = ["EpochRecord", "TrainingLog", "ValidationRecord", "describe_seconds", "progress_bar"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_BYTES = 1 << 30  # a record has some hundred bytes
+_MAX_BYTES = 1 << 30  # a record has a few hundred bytes
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Record of an epoch.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Completed epochs and steps.
+    seconds : float
+        Training time so far.
+    learning_rate : float
+        Learning rate of the last step.
+    phase : str
+        Name of the phase.
+    losses : LossValues
+        Means over the epoch.
+    data_seconds, compute_seconds : float
+        Time spent in this epoch waiting for windows, and in the steps.
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    learning_rate: float
+    phase: str
+    losses: LossValues
+    data_seconds: float
+    compute_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record for JSON, with the ``kind`` of record."""
+        return {"kind": "epoch", **asdict(self)}
+
+    def describe(self, remaining: float) -> str:
+        """Return one line with the parts of the loss, the time so far and the ``remaining`` seconds.
+
+        Examples
+        --------
+        >>> EpochRecord(3, 9, 65.0, 0.1, "whole volumes", LossValues(size=0.5), 1.0, 2.0).describe(130)[:49]
+        'epoch 3 (whole volumes): heatmap 0.000  size 0.50'
+        """
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in asdict(self.losses).items())
+        times = f"{describe_seconds(self.seconds)}, about {describe_seconds(remaining)} left"
+        return f"epoch {self.epoch} ({self.phase}): {parts}  [{times}]"
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """Record of a validation during the training.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Completed epochs and steps.
+    seconds : float
+        Training time so far.
+    result : ValidationResult
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    result: ValidationResult
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record for JSON, with the ``kind`` of record."""
+        position = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
+        return {"kind": "validation", **position, **self.result.metrics()}
 
 
 class TrainingLog:
-    """Appends records to ``training_log.jsonl`` of a fold.
+    """Log of a training, ``training_log.jsonl``. Each line is a JSON object.
 
     Parameters
     ----------
     path : Path
     resume_step : int or None
-        When resuming, records beyond this step belong to work that was lost and are dropped; ``None`` starts anew.
-    unvalidated : bool
-        When resuming, the validation at this step is to be done again, too.
+        Step of the checkpoint of a resumed training. Later records are removed, because their work is lost. ``None``:
+        a new log.
     tensorboard : Path or None
-        Folder for the same figures as TensorBoard's event files; needs the extra ``track``.
+        Folder for event files of TensorBoard. Requires the extra ``track``.
+    unvalidated : bool
+        Remove the record of the validation at ``resume_step``, too, because the validation is repeated.
 
     Raises
     ------
     DetSeg3DError
-        If TensorBoard is asked for and not installed, or the log cannot be written.
+        If TensorBoard is requested and not installed, or the log cannot be written.
     """
 
     def __init__(
@@ -53,12 +127,21 @@ class TrainingLog:
         if resume_step is not None and path.exists():
             kept, damaged = _records_to(path, resume_step, unvalidated)
             if damaged:
-                logger.warning("%s: %d damaged line(s) are dropped", path, damaged)
-        write_text("".join(line + "\n" for line in kept), path)  # a new file, also where a link lies
+                logger.warning("%s: %d damaged line(s) are removed", path, damaged)
+        write_text("".join(line + "\n" for line in kept), path)  # replaces a link by a new file
 
-    def append(self, kind: str, **values: Any) -> None:
-        """Write one record of the given kind."""
-        line = json.dumps({"kind": kind, **values}, allow_nan=False) + "\n"
+    def append(self, record: EpochRecord | ValidationRecord) -> None:
+        """Write a record.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the file cannot be written.
+        ValueError
+            If a value is not finite.
+        """
+        content = record.to_json()
+        line = json.dumps(content, allow_nan=False) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as handle:
                 handle.write(line)
@@ -66,31 +149,27 @@ class TrainingLog:
             raise DetSeg3DError(
                 f"the training log cannot be written: {error.strerror or error}",
                 file=self.path,
-                remedy="check free space and write permission of the folder, then go on with --c",
+                remedy="check the free space and the permissions of the folder, then continue with --c",
             ) from error
         if self._events is not None:
-            for name, value in _numbers(values, kind):
-                self._events.add_scalar(name, value, values.get("step", 0))
+            kind = content.pop("kind")
+            for name, value in _numbers(content, kind):
+                self._events.add_scalar(name, value, record.step)
             self._events.flush()
 
 
 def _records_to(path: Path, last_step: int, unvalidated: bool) -> tuple[list[str], int]:
-    """Lines of a log up to ``last_step``, and how many others are damaged.
+    """Return the lines of a log up to ``last_step``, and the number of damaged lines.
 
-    The last line may be cut off: it was being written when the run was killed. That is not counted.
-
-    Raises
-    ------
-    DetSeg3DError
-        If the log cannot be read.
+    A damaged last line does not count: the process was killed while it wrote this line.
     """
     try:
-        lines = read_bounded(path, _MOST_BYTES).split(b"\n")
+        lines = read_bounded(path, _MAX_BYTES).split(b"\n")
     except OSError as error:
         raise DetSeg3DError(
             f"the training log cannot be read: {error.strerror or error}",
             file=path,
-            remedy="restore or remove the file: the checkpoint holds what the training needs",
+            remedy="restore or remove the file. The training can be resumed without it",
         ) from error
     kept, damaged = [], 0
     for number, line in enumerate(lines):
@@ -117,13 +196,13 @@ def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter:
             "TensorBoard is not installed", remedy='pip install "detseg3d[track]", or train without --tensorboard'
         ) from error
     if resume_step is None:
-        shutil.rmtree(folder, ignore_errors=True)  # event files of an earlier training would be drawn as one curve
+        shutil.rmtree(folder, ignore_errors=True)  # TensorBoard would join the curves of both trainings
         return SummaryWriter(str(folder))
     return SummaryWriter(str(folder), purge_step=resume_step + 1)
 
 
 def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """All numbers of a record, nested ones with the path to them: ``epoch/losses/size``."""
+    """Yield the numbers of a record with their names. Names of nested numbers are paths: ``epoch/losses/size``."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}/{name}")
@@ -132,7 +211,7 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
 
 
 def describe_seconds(seconds: float) -> str:
-    """Seconds as people read them.
+    """Return a duration in hours, minutes and seconds.
 
     Examples
     --------
@@ -147,17 +226,14 @@ def describe_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def describe_epoch(epoch: int, phase: str, losses: dict[str, float], seconds: float, remaining: float) -> str:
-    """One line for people: the parts of the loss and the time that is left."""
-    parts = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-    return f"epoch {epoch} ({phase}): {parts}  [{describe_seconds(seconds)}, about {describe_seconds(remaining)} left]"
+def progress_bar(fraction: float, shown: bool) -> tqdm:
+    """Return a progress bar that begins at a completed ``fraction`` of the training.
 
-
-def progress_bar(done: float, shown: bool) -> tqdm:
-    """A bar with the time that is left, from the share ``done`` on; off where there is no terminal."""
+    The bar is hidden if ``shown`` is false or the standard error output is not a terminal.
+    """
     return tqdm(
         total=1.0,
-        initial=done,
+        initial=fraction,
         desc="training",
         bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
         disable=not is_bar_shown(shown),

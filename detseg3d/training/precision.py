@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +20,14 @@ import torch
 from torch import nn
 
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.planning.memory import GIGABYTE, NetworkPlan, planned_training_bytes
 from detseg3d.planning.plans import Plans
-from detseg3d.system.device import autocast, autocast_dtype
+from detseg3d.system.device import autocast, autocast_dtype, precision_in_use
+from detseg3d.training.schedule import phase_name
 
-__all__ = ["CheckedWindow", "Difference", "PrecisionCheck", "check_precision", "window_to_check"]
+__all__ = ["CheckedWindow", "Difference", "PrecisionCheck", "check_precision", "record_precision", "window_to_check"]
+
+logger = logging.getLogger(__name__)
 
 # Relative differences from float32 beyond these are wrong. A layer alone differs by rounding, measured up to 0.006 in
 # bfloat16. In the whole network rounding adds up, and now and then another voxel is the maximum: up to 0.41.
@@ -147,7 +152,7 @@ def check_precision(
     started = time.monotonic()
     windows: dict[tuple[int, int, int], str] = {}
     for phase in plans.training.curriculum:
-        name = "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+        name = phase_name(phase)
         shape = window_to_check(plans, phase.window or typical_shape)
         windows[shape] = f"{windows[shape]}, {name}" if shape in windows else name
     differences: list[Difference] = []
@@ -165,6 +170,40 @@ def check_precision(
     differences.sort(key=lambda difference: -difference.excess if math.isfinite(difference.excess) else -math.inf)
     checked = tuple(CheckedWindow(name, shape) for shape, name in windows.items())
     return PrecisionCheck(dtype, checked, tuple(differences), time.monotonic() - started)
+
+
+def record_precision(plans: Plans, device: torch.device) -> Plans:
+    """Return the plans with the precision that is used on ``device``, and warn if the plans expected another one.
+
+    A training may be resumed in another precision. A warning is logged in this case, and if the training needs more
+    memory than planned.
+
+    Parameters
+    ----------
+    plans : Plans
+    device : torch.device
+
+    Returns
+    -------
+    Plans
+        With ``training.precision_used``.
+    """
+    precision, before = precision_in_use(device), plans.training.precision_used
+    if before is not None and before is not precision:
+        logger.warning("this training began in %s and continues in %s", before, precision)
+    if precision.bytes_per_value > plans.memory_precision.bytes_per_value:
+        network = NetworkPlan.of(plans, precision)
+        needed = planned_training_bytes(network, plans.training, plans.planned_shape, plans.detection_scale)
+        logger.warning(
+            "the plans expect %.2g GB for a training in %s, but this training uses %s and will need about %.2g GB. "
+            "To plan for this precision, run detseg3d_plan_and_preprocess --precision %s",
+            plans.predicted_training_gb,
+            plans.memory_precision,
+            precision,
+            needed / GIGABYTE,
+            precision,
+        )
+    return plans.evolve(training={"precision_used": precision})
 
 
 def _with_other_weights(model: DetSeg3D) -> DetSeg3D:

@@ -1,10 +1,12 @@
-"""Which window each training step sees. Every draw depends on the seed and the step alone.
+"""Choose and read the window that each training step sees.
 
-So a batch is the same whichever process prepares it, and a resumed training sees what an uninterrupted one would.
+Every random draw depends only on the seed and on the number of the window. A batch is therefore the same whichever
+process prepares it, and a resumed training sees the windows of an uninterrupted training.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import multiprocessing
@@ -21,25 +23,38 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore, StoredCase, class_of_id
+from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.grids import SPARE_VOLUME
 from detseg3d.system.signals import follow_parent
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
-from detseg3d.training.ranks import Ranks
+from detseg3d.training.distributed import DistributedContext
 
-__all__ = ["CaseTable", "Example", "WindowSampler", "batches"]
+__all__ = ["CaseTable", "Example", "SamplingOptions", "WindowSampler", "batches"]
 
 logger = logging.getLogger(__name__)
 
-ALONE = Ranks()
-# Windows that are placed anywhere, not on a lesion: the network must also see what holds none.
-_RANDOM_WINDOW_SHARE = 0.25
-# Windows that are placed to learn how many lesions one shows on average.
+_SINGLE_PROCESS = DistributedContext()
+# Fraction of windows at a random position instead of near a lesion: the network must also see normal tissue.
+_RANDOM_WINDOW_FRACTION = 0.25
+# Windows placed to estimate the average number of lesions in a window.
 _PLACEMENTS = 500
+# A window is centred at most this fraction of its size away from the centre of its lesion.
+_MAX_OFFSET = 0.35
 
 
 @dataclass(frozen=True)
 class Example:
-    """One window: image ``(C, Z, Y, X)`` float32, instances ``(Z, Y, X)`` int32, class of each label of its case."""
+    """One window of a training case.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape ``(C, Z, Y, X)``
+    instances : ndarray of int32, shape ``(Z, Y, X)``
+        Instance map. A lesion keeps the number that it has in its case.
+    class_of_id : ndarray of int64
+        Class index of each number of the instance map. Entry 0 (background) is not used.
+    case_id : str
+    """
 
     image: npt.NDArray[np.float32]
     instances: npt.NDArray[np.int32]
@@ -48,23 +63,30 @@ class Example:
 
 
 class CaseTable:
-    """What sampling needs to know of the training cases, read once from the store.
+    """Shapes and lesions of the training cases, read once from the store.
+
+    Parameters
+    ----------
+    store : CaseStore
+    case_ids : sequence of str
 
     Attributes
     ----------
     case_ids : tuple of str
     digests : list of (str or None)
-        Of each case as it was when the table was made.
+        Digest of each case at the time the table was made.
     shapes : list of (Z, Y, X)
+        In fine voxels.
     classes : list of ndarray
-        Per case, the class of each label.
+        For each case, the class index of each lesion number.
     lesion_case : ndarray of int64, shape ``(L,)``
-        Index of the case of every lesion of the set.
+        Index of the case of each lesion.
     lesion_box : ndarray of float32, shape ``(L, 6)``
+        ``(z0, y0, x0, z1, y1, x1)`` in fine voxels.
     lesion_weight : ndarray of float64, shape ``(L,)``
-        Probability to be the one a window is placed on: half of the windows are drawn uniformly over the lesions,
-        half uniformly over the cases that have some, so that neither one full scan nor the few-lesion scans rule the
-        training.
+        Probability that a window is placed on the lesion. Half of the windows are drawn uniformly over the lesions,
+        half uniformly over the cases with lesions. Neither a case with many lesions nor the cases with few lesions
+        dominate the training.
     """
 
     def __init__(self, store: CaseStore, case_ids: Sequence[str]) -> None:
@@ -89,71 +111,157 @@ class CaseTable:
         self.lesion_weight = 0.5 / count + 0.5 / (cases_with * np.maximum(per_case[self.lesion_case], 1))
 
     def typical_shape(self) -> tuple[int, int, int]:
-        """Median shape of the cases."""
+        """Return the median shape of the cases, ``(z, y, x)`` in fine voxels."""
         z, y, x = (int(n) for n in np.median(np.asarray(self.shapes), axis=0))
         return z, y, x
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Settings of the windows of one phase.
+
+    Attributes
+    ----------
+    spacing : tuple of 3 floats
+        Fine spacing in mm, ``(z, y, x)``.
+    window : tuple of 3 ints or None
+        Shape of the windows in fine voxels, ``(z, y, x)``. ``None``: whole volumes.
+    seed : int
+    augment : bool
+        Rotate, scale, flip windows and change their intensities.
+    strength : float
+        Factor on the usual frequency of rotations, scalings and intensity changes.
+    mirror_axes : tuple of int
+        Axes along which windows are flipped, 0 is z.
+    largest_shape : tuple of 3 ints or None
+        Largest volume for which the plan has reserved memory, in fine voxels. A whole volume with over a tenth more
+        voxels is cropped to this shape. ``None``: no limit.
+    """
+
+    spacing: tuple[float, float, float]
+    window: tuple[int, int, int] | None
+    seed: int = 0
+    augment: bool = True
+    strength: float = 1.0
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    largest_shape: tuple[int, int, int] | None = None
+
+    @classmethod
+    def from_plans(cls, plans: Plans, phase: int, seed: int) -> SamplingOptions:
+        """Return the settings of a phase of the curriculum.
+
+        Parameters
+        ----------
+        plans : Plans
+        phase : int
+            Index of the phase in the curriculum.
+        seed : int
+        """
+        return cls(
+            spacing=plans.fine_spacing,
+            window=plans.training.curriculum[phase].window,
+            seed=seed,
+            strength=plans.training.augmentation_factor,
+            mirror_axes=plans.training.mirror_axes,
+            largest_shape=plans.planned_shape,
+        )
+
+
 class WindowSampler:
-    """Draws the windows of one phase.
+    """Draw the windows of one phase.
 
     Parameters
     ----------
     store : CaseStore
     table : CaseTable
-    spacing : sequence of 3 floats
-        Fine spacing, mm.
-    window : sequence of 3 ints, or None for whole volumes
-    seed : int
-    augment : bool
-    strength : float, optional
-        How often windows are rotated, scaled and changed in intensity, as a factor of the usual.
-    mirror_axes : sequence of int, optional
-        Axes along which windows are flipped.
-    largest : sequence of 3 ints, optional
-        The volume that the plan's memory was reckoned for: of a scan that is much larger, whole volumes show so much.
+        Of cases of the store.
+    options : SamplingOptions
     """
 
-    def __init__(
-        self,
-        store: CaseStore,
-        table: CaseTable,
-        spacing: Sequence[float],
-        window: Sequence[int] | None,
-        seed: int,
-        augment: bool = True,
-        strength: float = 1.0,
-        mirror_axes: Sequence[int] = (0, 1, 2),
-        largest: Sequence[int] | None = None,
-    ) -> None:
-        self.store, self.table = store, table
-        self.spacing = tuple(spacing)
-        self.window = None if window is None else tuple(window)
-        self.seed = seed
-        self.augment = augment
-        self.strength = strength
-        self.mirror_axes = tuple(mirror_axes)
-        self.largest = None if largest is None else tuple(largest)
+    def __init__(self, store: CaseStore, table: CaseTable, options: SamplingOptions) -> None:
+        self.store, self.table, self.options = store, table, options
 
     def example(self, position: int) -> Example:
-        """The ``position``-th window of the training, counted over batches; the same for the same seed, always."""
-        random = np.random.default_rng([self.seed, 1, position])
-        if self.window is None:
-            index, center, window = self._whole_volume(position, random)
+        """Return a window of the training.
+
+        Parameters
+        ----------
+        position : int
+            Number of the window, counted over all batches. The same seed and position give the same window.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the case cannot be read, or was preprocessed again since the training began.
+        """
+        options = self.options
+        random = np.random.default_rng([options.seed, 1, position])
+        if options.window is None:
+            index, center, window = self._choose_volume(position, random)
         else:
-            index, center = self._place(random)
-            window = self.window
+            index, center = self.choose_window(random)
+            window = options.window
         case = self._open(index)
         affine = draw_affine(
-            center, self.spacing, int(np.prod(window)), random, self.augment, self.strength, self.mirror_axes
+            center,
+            options.spacing,
+            int(np.prod(window)),
+            random,
+            options.augment,
+            options.strength,
+            options.mirror_axes,
         )
         image, instances = read_window(case.image, case.instances, affine, window)
-        if self.augment:
-            image = augment_intensity(image, random, self.strength)
+        if options.augment:
+            image = augment_intensity(image, random, options.strength)
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
 
+    def choose_window(self, random: np.random.Generator) -> tuple[int, npt.NDArray[np.float64]]:
+        """Choose the case and the centre of a window: near a lesion, or anywhere in a volume.
+
+        Parameters
+        ----------
+        random : Generator
+
+        Returns
+        -------
+        index : int
+            Index of the case in the table.
+        center : ndarray of float64, shape ``(3,)``
+            Centre of the window in voxel edges, ``(z, y, x)``. The window lies inside the volume along each axis that
+            is long enough.
+        """
+        table, window = self.table, self.options.window
+        assert window is not None, "whole volumes have no position"
+        if len(table.lesion_case) == 0 or random.random() < _RANDOM_WINDOW_FRACTION:
+            index = int(random.integers(len(table.case_ids)))
+            center = random.uniform(0, np.asarray(table.shapes[index]))
+        else:
+            lesion = int(random.choice(len(table.lesion_case), p=table.lesion_weight / table.lesion_weight.sum()))
+            index = int(table.lesion_case[lesion])
+            center = self._near_lesion(lesion, window, random)
+        return index, _move_inside(center, window, table.shapes[index])
+
+    def mean_lesions(self) -> float:
+        """Return the average number of lesions in a window of this phase, at least 1.
+
+        For windows, lesions are counted whose box centre lies in the window, over 500 placements that do not depend on
+        the seed. For whole volumes, the average number of lesions of a case is returned.
+        """
+        table, window = self.table, self.options.window
+        if window is None:
+            return max(1.0, len(table.lesion_case) / len(table.case_ids))
+        half = np.asarray(window) / 2
+        lesion_centers = (table.lesion_box[:, :3] + table.lesion_box[:, 3:]) / 2
+        total = 0
+        for placement in range(_PLACEMENTS):
+            index, center = self.choose_window(np.random.default_rng([4, placement]))
+            near = np.all(np.abs(lesion_centers - center) < half, axis=1)
+            total += int((near & (table.lesion_case == index)).sum())
+        return max(1.0, total / _PLACEMENTS)
+
     def _open(self, index: int) -> StoredCase:
-        """Open a case of the table, if it is still the one that the training began with."""
+        """Open a case of the table. It must not have changed since the training began."""
         case = self.store.open(self.table.case_ids[index])
         if case.digest != self.table.digests[index]:
             raise DetSeg3DError(
@@ -165,141 +273,132 @@ class WindowSampler:
             )
         return case
 
-    def typical_lesions(self) -> float:
-        """Lesions that a window of this phase shows on average, at least 1.
-
-        Whose box has its middle in the window, over 500 placements that depend on no seed; for whole volumes, the
-        lesions of a case.
-        """
-        if self.window is None:
-            return max(1.0, len(self.table.lesion_case) / len(self.table.case_ids))
-        half = np.asarray(self.window) / 2
-        middles = (self.table.lesion_box[:, :3] + self.table.lesion_box[:, 3:]) / 2
-        total = 0
-        for placement in range(_PLACEMENTS):
-            index, center = self._place(np.random.default_rng([4, placement]))
-            near = np.all(np.abs(middles - center) < half, axis=1)
-            total += int((near & (self.table.lesion_case == index)).sum())
-        return max(1.0, total / _PLACEMENTS)
-
-    def _whole_volume(
+    def _choose_volume(
         self, position: int, random: np.random.Generator
     ) -> tuple[int, npt.NDArray[np.float64], tuple[int, ...]]:
-        """Cases in a new random order each round: every case is seen once before any is seen twice.
-
-        A scan with over a tenth more voxels than planned is cut to that size, around one of its lesions or anywhere.
-        """
+        """Choose a whole volume; return the index of its case, the centre and the shape of the window."""
+        # Each round visits all cases once, in a new random order.
         count = len(self.table.case_ids)
-        order = np.random.default_rng([self.seed, 2, position // count]).permutation(count)
+        order = np.random.default_rng([self.options.seed, 2, position // count]).permutation(count)
         index = int(order[position % count])
-        shape = self.table.shapes[index]
-        if self.largest is None or math.prod(shape) <= SPARE_VOLUME * math.prod(self.largest):
+        shape, largest = self.table.shapes[index], self.options.largest_shape
+        if largest is None or math.prod(shape) <= SPARE_VOLUME * math.prod(largest):
             return index, np.asarray(shape) / 2, shape
-        window = tuple(min(n, most) for n, most in zip(shape, self.largest, strict=True))
+        # The volume does not fit the planned memory: crop it around one of its lesions, or at a random position.
+        window = tuple(min(n, limit) for n, limit in zip(shape, largest, strict=True))
         lesions = np.flatnonzero(self.table.lesion_case == index)
-        if len(lesions) == 0 or random.random() < _RANDOM_WINDOW_SHARE:
-            middle = random.uniform(0, np.asarray(shape))
+        if len(lesions) == 0 or random.random() < _RANDOM_WINDOW_FRACTION:
+            center = random.uniform(0, np.asarray(shape))
         else:
-            middle = self._near(int(random.choice(lesions)), window, random)
-        return index, _inside(middle, window, shape), window
+            center = self._near_lesion(int(random.choice(lesions)), window, random)
+        return index, _move_inside(center, window, shape), window
 
-    def _place(self, random: np.random.Generator) -> tuple[int, npt.NDArray[np.float64]]:
-        """Case and middle of a window: on a lesion, not always in its centre, or anywhere."""
-        table = self.table
-        assert self.window is not None
-        if len(table.lesion_case) == 0 or random.random() < _RANDOM_WINDOW_SHARE:
-            index = int(random.integers(len(table.case_ids)))
-            middle = random.uniform(0, np.asarray(table.shapes[index]))
-        else:
-            lesion = int(random.choice(len(table.lesion_case), p=table.lesion_weight / table.lesion_weight.sum()))
-            index = int(table.lesion_case[lesion])
-            middle = self._near(lesion, self.window, random)
-        return index, _inside(middle, self.window, table.shapes[index])
-
-    def _near(self, lesion: int, window: Sequence[int], random: np.random.Generator) -> npt.NDArray[np.float64]:
+    def _near_lesion(self, lesion: int, window: Sequence[int], random: np.random.Generator) -> npt.NDArray[np.float64]:
+        """Draw the centre of a window that shows the centre of a lesion."""
         box = self.table.lesion_box[lesion]
-        middle: npt.NDArray[np.float64] = (box[:3] + box[3:]) / 2 + random.uniform(-0.35, 0.35, 3) * window
-        return middle
+        offset = random.uniform(-_MAX_OFFSET, _MAX_OFFSET, 3) * window
+        center: npt.NDArray[np.float64] = (box[:3] + box[3:]) / 2 + offset
+        return center
 
 
-def _inside(middle: npt.ArrayLike, window: Sequence[int], shape: Sequence[int]) -> npt.NDArray[np.float64]:
-    """The nearest middle of a window that lies in the volume: one that hangs over its edge shows less.
+def _move_inside(center: npt.ArrayLike, window: Sequence[int], shape: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Return the nearest centre for which the window lies inside the volume; short axes are centred.
 
-    Along a short axis it is centred. Whole-voxel positions let windows that are not rotated be copied instead of
-    interpolated.
+    The corner of the window is a whole voxel. Windows that are not rotated can then be copied without interpolation.
     """
     size, length = np.asarray(window, np.float64), np.asarray(shape, np.float64)
     half = np.minimum(size, length) / 2
-    middle = np.where(size >= length, length / 2, np.clip(middle, half, length - half))
-    return np.floor(middle - size / 2) + size / 2
+    center = np.where(size >= length, length / 2, np.clip(center, half, length - half))
+    return np.floor(center - size / 2) + size / 2
 
 
 class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
-    """Worker ``k`` of ``n`` prepares the steps ``first + k, first + k + n, …``: batchgenerators deals them in turn."""
+    """Loader of one worker process.
 
-    def __init__(self, sampler: WindowSampler, batch_size: int, first_step: int, workers: int, ranks: Ranks) -> None:
+    batchgenerators takes batches from the workers in turn: worker ``k`` of ``n`` prepares the steps ``first + k``,
+    ``first + k + n``, ….
+    """
+
+    def __init__(
+        self, sampler: WindowSampler, batch_size: int, first_step: int, workers: int, processes: DistributedContext
+    ) -> None:
         super().__init__(None, batch_size, workers)
         self.sampler = sampler
         self.workers = workers
-        self.ranks = ranks
+        self.processes = processes
         self.next_step = first_step
         self.started = False
 
     def generate_train_batch(self) -> dict[str, Any]:
         if not self.started:
             follow_parent()
-            # One thread: the cores belong to the training, and OpenMP's threads do not survive a fork.
+            # One thread: the training needs the cores, and the threads of OpenMP do not survive a fork.
             torch.set_num_threads(1)
             self.next_step += self.thread_id
             self.started = True
         step = self.next_step
         self.next_step += self.workers
         try:
-            return {"step": step, "examples": _examples(self.sampler, self.batch_size, step, self.ranks)}
-        except DetSeg3DError as error:  # batchgenerators would print it and end the training with an error of its own
+            return {"step": step, "examples": _examples(self.sampler, self.batch_size, step, self.processes)}
+        except DetSeg3DError as error:  # batchgenerators would print the error and raise a different one
             return {"step": step, "error": error}
 
 
 @contextmanager
 def batches(
-    sampler: WindowSampler, batch_size: int, first_step: int, num_workers: int, ranks: Ranks = ALONE
+    sampler: WindowSampler,
+    batch_size: int,
+    first_step: int,
+    num_workers: int,
+    processes: DistributedContext = _SINGLE_PROCESS,
 ) -> Iterator[Iterator[tuple[int, list[Example]]]]:
-    """Endless iterator over ``(step, examples)`` from ``first_step`` on; workers end with the context.
+    """Yield an endless iterator over the batches of a training. The worker processes end with the context.
 
     Parameters
     ----------
     sampler : WindowSampler
     batch_size : int
     first_step : int
+        Step of the first batch.
     num_workers : int
-        Worker processes that prepare batches ahead; 0 prepares each when it is asked for.
-    ranks : Ranks, optional
-        The processes that train together: each gets batches of its own.
+        Worker processes that prepare batches in advance. With 0, this process prepares each batch when it is needed.
+    processes : DistributedContext, optional
+        Processes that train together. Each of them gets different windows.
+
+    Yields
+    ------
+    iterator of (int, list of Example)
+        Number of the step, and its windows.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a case cannot be read, or a worker process ends or cannot be started.
     """
     if num_workers > 0:
-        refused = _refused_by_system(num_workers)
-        if refused is not None:
+        error = _try_shared_memory(num_workers)
+        if error is not None:
             logger.warning(
-                "no worker processes prepare windows: the system refuses what they need to share, most often since "
-                "/dev/shm is full, small or read-only (%s); windows are prepared in this process, which is slower",
-                refused.strerror or refused,
+                "worker processes cannot be used, because the system refuses them shared memory (%s); usually /dev/shm "
+                "is full, too small or read-only. The windows are prepared in the main process, which is slower",
+                error.strerror or error,
             )
             num_workers = 0
     if num_workers == 0:
-        yield ((step, _examples(sampler, batch_size, step, ranks)) for step in _count(first_step))
+        yield ((step, _examples(sampler, batch_size, step, processes)) for step in itertools.count(first_step))
         return
-    loader = _WorkerLoader(sampler, batch_size, first_step, num_workers, ranks)
+    loader = _WorkerLoader(sampler, batch_size, first_step, num_workers, processes)
     augmenter = MultiThreadedAugmenter(loader, None, num_workers, num_cached_per_queue=2, wait_time=0.005)
     try:
-        yield _received(augmenter)
+        yield _batches_of_workers(augmenter)
     finally:
         augmenter._finish()
 
 
-def _refused_by_system(num_workers: int) -> OSError | None:
-    """What the system says against the semaphores of so many workers; ``None`` if it gives them.
+def _try_shared_memory(num_workers: int) -> OSError | None:
+    """Create and release the semaphores that the workers need; return the error of the system, if any.
 
-    They are tried out and given back at once. The augmenter would fail halfway, and once more when it is destroyed.
+    Without this test, the augmenter would fail half-way, and a second time when it is destroyed.
     """
     try:
         _shared = [multiprocessing.Event(), multiprocessing.Event()]
@@ -309,33 +408,29 @@ def _refused_by_system(num_workers: int) -> OSError | None:
     return None
 
 
-def _received(augmenter: MultiThreadedAugmenter) -> Iterator[tuple[int, list[Example]]]:
-    """The batches of the workers; their errors are raised here."""
+def _batches_of_workers(augmenter: MultiThreadedAugmenter) -> Iterator[tuple[int, list[Example]]]:
+    """Yield the batches of the workers and raise their errors."""
     while True:
         try:
             batch = next(augmenter)
         except RuntimeError as error:
             raise DetSeg3DError(
                 f"a process that prepares windows has ended: {error}",
-                remedy="the memory may not suffice: try --num_workers 0; go on from the last checkpoint with --c",
+                remedy="the machine may be out of memory: try --num_workers 0, and continue from the last checkpoint "
+                "with --c",
             ) from error
         except OSError as error:
             raise DetSeg3DError(
-                f"processes that prepare windows cannot be started: {error.strerror or error}",
+                f"the processes that prepare windows cannot be started: {error.strerror or error}",
                 file=error.filename,
-                remedy="use --num_workers 0; or give the system more room in /dev/shm, or more open files (ulimit -n)",
+                remedy="use --num_workers 0, or provide more space in /dev/shm or more open files (ulimit -n)",
             ) from error
         if "error" in batch:
             raise batch["error"]
         yield batch["step"], batch["examples"]
 
 
-def _count(first: int) -> Iterator[int]:
-    while True:
-        yield first
-        first += 1
-
-
-def _examples(sampler: WindowSampler, batch_size: int, step: int, ranks: Ranks) -> list[Example]:
-    first = (step * ranks.size + ranks.rank) * batch_size
+def _examples(sampler: WindowSampler, batch_size: int, step: int, processes: DistributedContext) -> list[Example]:
+    """Read the windows that this process sees in a step."""
+    first = (step * processes.size + processes.rank) * batch_size
     return [sampler.example(first + i) for i in range(batch_size)]

@@ -1,4 +1,4 @@
-"""How far the training is, and what follows from it: phase of the curriculum, learning rate, steps of a phase."""
+"""Schedule of a training: phase of the curriculum, learning rate and moving average for each completed fraction."""
 
 from __future__ import annotations
 
@@ -9,26 +9,40 @@ from detseg3d.planning.sections import CurriculumPhase, TrainingPlan
 
 __all__ = [
     "average_weight",
+    "fraction_of_step",
     "learning_rate_factor",
     "phase_at",
     "phase_end",
+    "phase_name",
     "phase_steps",
-    "share_of_step",
     "whole_volume_curriculum",
 ]
 
 _EPSILON = 1e-9
-# The moving average of the weights remembers about this share of the training, at most.
-_REMEMBERED = 0.03
+# The moving average spans at most about this fraction of the training.
+_MAX_AVERAGED_FRACTION = 0.03
+# The learning rate falls to this fraction of its maximum.
+_FINAL_RATE = 0.01
 
 
 def whole_volume_curriculum() -> tuple[CurriculumPhase, ...]:
-    """The curriculum of ``--whole_volume``: none."""
+    """Return the curriculum of ``--whole_volume``: a single phase on whole volumes."""
     return (CurriculumPhase(fraction=1.0, window=None),)
 
 
-def phase_at(curriculum: Sequence[CurriculumPhase], progress: float) -> int:
-    """Index of the phase at ``progress`` in [0, 1).
+def phase_name(phase: CurriculumPhase) -> str:
+    """Return the name of a phase for logs.
+
+    Examples
+    --------
+    >>> phase_name(CurriculumPhase(fraction=0.5, window=(32, 64, 64)))
+    'windows 32×64×64'
+    """
+    return "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
+
+
+def phase_at(curriculum: Sequence[CurriculumPhase], fraction: float) -> int:
+    """Return the index of the phase at a completed fraction of the training, 0 to 1.
 
     Examples
     --------
@@ -37,31 +51,35 @@ def phase_at(curriculum: Sequence[CurriculumPhase], progress: float) -> int:
     (0, 1)
     """
     for index in range(len(curriculum)):
-        if progress < phase_end(curriculum, index) - _EPSILON:
+        if fraction < phase_end(curriculum, index) - _EPSILON:
             return index
     return len(curriculum) - 1
 
 
 def phase_end(curriculum: Sequence[CurriculumPhase], index: int) -> float:
-    """Progress at which phase ``index`` ends."""
+    """Return the completed fraction of the training at which a phase ends."""
     if index == len(curriculum) - 1:
         return 1.0
     return sum(phase.fraction for phase in curriculum[: index + 1])
 
 
 def phase_steps(plan: TrainingPlan, shape: Sequence[int]) -> tuple[int, ...]:
-    """Steps of each phase of the curriculum.
+    """Return the number of steps of each phase of the curriculum.
 
-    A phase with a share of the training takes about that share of its time. Steps on small windows are quick, so there
-    are more of them: as many as there are windows in a typical volume. Beyond ``max_windows_per_case`` a large scan has
-    nothing new to show around its lesions.
+    Each phase takes about its share of the training time. Steps on small windows are faster. Their phase therefore has
+    more steps: its share is multiplied by the number of windows in a typical volume, at most ``max_windows_per_case``,
+    because more windows show nothing new around the lesions of a large scan.
 
     Parameters
     ----------
     plan : TrainingPlan
-        ``steps`` is the sum; there are more if there are fewer steps than phases.
+        ``steps`` is the sum over the phases. Each phase has at least one step.
     shape : sequence of 3 ints
-        A typical volume, in fine voxels.
+        Shape of a typical volume in fine voxels.
+
+    Returns
+    -------
+    tuple of int
 
     Examples
     --------
@@ -75,43 +93,52 @@ def phase_steps(plan: TrainingPlan, shape: Sequence[int]) -> tuple[int, ...]:
         weights.append(phase.fraction * min(max(windows, 1.0), plan.max_windows_per_case))
     exact = [plan.steps * weight / sum(weights) for weight in weights]
     steps = [max(1, math.floor(value)) for value in exact]
-    # What rounding down leaves goes to the phases that lost most by it.
+    # The steps lost by rounding down go to the phases that lost most.
     order = sorted(range(len(steps)), key=lambda index: math.floor(exact[index]) - exact[index])
     for index in order[: max(0, plan.steps - sum(steps))]:
         steps[index] += 1
-    # A phase has one step at least; the longest phase gives it.
+    # Steps added to phases that would have none are taken from the longest phase.
     excess = sum(steps) - plan.steps
     longest = max(range(len(steps)), key=lambda index: steps[index])
     steps[longest] -= max(0, min(excess, steps[longest] - 1))
     return tuple(steps)
 
 
-def share_of_step(planned: float, seconds: float, max_minutes: float | None) -> float:
-    """What a step takes of the training: its planned share, or of a time limit what it lasted, if that is more.
+def fraction_of_step(planned: float, seconds: float, max_minutes: float | None) -> float:
+    """Return the fraction of the training that a step takes.
+
+    Parameters
+    ----------
+    planned : float
+        Planned fraction.
+    seconds : float
+        Duration of the step.
+    max_minutes : float or None
+        Time limit of the training. A slow step takes its fraction of this time, if that is larger.
 
     Examples
     --------
-    >>> share_of_step(0.001, 6.0, None), share_of_step(0.001, 6.0, 10.0), share_of_step(0.001, 0.06, 10.0)
+    >>> fraction_of_step(0.001, 6.0, None), fraction_of_step(0.001, 6.0, 10.0), fraction_of_step(0.001, 0.06, 10.0)
     (0.001, 0.01, 0.001)
     """
     return planned if max_minutes is None else max(planned, seconds / (60 * max_minutes))
 
 
-def average_weight(step: int, decay: float, advance: float) -> float:
-    """What the moving average of the weights takes of the current ones after a step.
+def average_weight(step: int, decay: float, fraction: float) -> float:
+    """Return the weight of the current weights in the moving average after a step.
 
-    At least ``1 - decay``; more in the first steps, or it would remember the initialisation; and so much that it never
-    remembers more than 3 % of the training. A step on a whole volume counts for what it takes: the few dozen at the end
-    of a short training are hundreds of small windows' worth, and an average over steps would hardly notice them.
+    The weight is at least ``1 - decay``. In the first steps it is larger, so that the average forgets the initial
+    weights. It is also so large that the average spans at most about 3 % of the training: a step on a whole volume
+    counts as the many steps on small windows that take the same time.
 
     Parameters
     ----------
     step : int
-        Steps done, at least 1.
+        Completed steps, at least 1.
     decay : float
         0 gives the current weights alone.
-    advance : float
-        Share of the training that the step took.
+    fraction : float
+        Fraction of the training that the step took.
 
     Examples
     --------
@@ -120,18 +147,31 @@ def average_weight(step: int, decay: float, advance: float) -> float:
     >>> round(average_weight(1000, 0.998, 0.006), 3)
     0.181
     """
-    return max(1 - min(decay, step / (9 + step)), -math.expm1(-advance / _REMEMBERED))
+    return max(1 - min(decay, step / (9 + step)), -math.expm1(-fraction / _MAX_AVERAGED_FRACTION))
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear warm-up over the share ``warmup`` of the training, then a cosine down to 1 % (Loshchilov & Hutter 2017).
+def learning_rate_factor(fraction: float, warmup: float) -> float:
+    """Return the learning rate as a fraction of its maximum.
+
+    It rises linearly during the warm-up and then falls as a cosine to 1 %.
+
+    Parameters
+    ----------
+    fraction : float
+        Completed fraction of the training, 0 to 1.
+    warmup : float
+        Fraction of the training that the warm-up takes.
+
+    References
+    ----------
+    Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
 
     Examples
     --------
     >>> learning_rate_factor(0.01, 0.02), round(learning_rate_factor(1.0, 0.02), 3)
     (0.5, 0.01)
     """
-    if progress < warmup:
-        return max(progress / warmup, 0.01)
-    position = (progress - warmup) / max(1 - warmup, _EPSILON)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(position, 1.0)))
+    if fraction < warmup:
+        return max(fraction / warmup, _FINAL_RATE)
+    position = (fraction - warmup) / max(1 - warmup, _EPSILON)
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(position, 1.0)))

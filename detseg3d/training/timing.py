@@ -1,4 +1,4 @@
-"""How long a training will take on this machine, from a few steps of each phase of its curriculum."""
+"""Estimate of the duration of a training from a few steps of each phase."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from detseg3d.training.log import describe_seconds
 
 __all__ = ["PhaseTime", "describe_length", "seconds_per_step", "steps_left"]
 
-# The first step of a shape takes longer than those that follow. If it takes this long alone, it is all that is timed.
-_SECONDS = 15.0
-_MOST_STEPS = 10
+# Steps are timed until they have taken this time. A first step that takes longer is the only one.
+_MAX_SECONDS = 15.0
+_MAX_STEPS = 10
 
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """A phase of the curriculum: its name, the steps that it still has, and what a step takes."""
+    """Expected time of a phase.
+
+    Attributes
+    ----------
+    name : str
+    steps : int
+        Steps that are left.
+    seconds_per_step : float
+    """
 
     name: str
     steps: int
@@ -24,16 +32,16 @@ class PhaseTime:
 
 
 def steps_left(steps: Sequence[int], shares: Sequence[float], fraction: float) -> list[int]:
-    """Steps that each phase still has when ``fraction`` of the training is done.
+    """Return the number of steps that are left in each phase.
 
     Parameters
     ----------
     steps : sequence of int
-        Of each phase in all.
+        All steps of each phase.
     shares : sequence of float
-        Of the training, by phase.
+        Share of each phase in the training.
     fraction : float
-        Of the training that is done, 0 to 1.
+        Completed fraction of the training, 0 to 1.
 
     Examples
     --------
@@ -42,36 +50,37 @@ def steps_left(steps: Sequence[int], shares: Sequence[float], fraction: float) -
     """
     left, begin = [], 0.0
     for count, share in zip(steps, shares, strict=True):
-        done = min(max((fraction - begin) / share, 0.0), 1.0)
-        left.append(round(count * (1 - done)))
+        completed = min(max((fraction - begin) / share, 0.0), 1.0)
+        left.append(round(count * (1 - completed)))
         begin += share
     return left
 
 
-def seconds_per_step(step: Callable[[], float], agree: Callable[[float], float]) -> float:
-    """Mean seconds of a step.
+def seconds_per_step(step: Callable[[], float], synchronize: Callable[[float], float]) -> float:
+    """Measure the mean duration of a step.
 
     Parameters
     ----------
     step : callable
-        Does a step and returns its seconds.
-    agree : callable
-        Makes the seconds of the main process those of all processes that train together: all do as many steps.
+        Performs a step and returns its seconds.
+    synchronize : callable
+        Returns the seconds of the main process in all processes of the training. All of them then make the same number
+        of steps.
 
     Returns
     -------
     float
-        Without the first step, unless it is the only one.
+        Seconds. The first step is slower than the others and does not count, unless it is the only one.
     """
-    seconds = [agree(step())]
-    while sum(seconds) < _SECONDS and len(seconds) < _MOST_STEPS:
-        seconds.append(agree(step()))
+    seconds = [synchronize(step())]
+    while sum(seconds) < _MAX_SECONDS and len(seconds) < _MAX_STEPS:
+        seconds.append(synchronize(step()))
     counted = seconds[1:] or seconds
     return sum(counted) / len(counted)
 
 
 def describe_length(phases: Sequence[PhaseTime]) -> str:
-    """One line for the log.
+    """Return the expected duration in one line.
 
     Examples
     --------

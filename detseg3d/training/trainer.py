@@ -1,4 +1,4 @@
-"""Training of one fold, readable from top to bottom: :func:`train_fold` is the loop, the rest serves it."""
+"""Training of both stages on the cases of one fold. :meth:`Trainer.run` is the loop."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import copy
 import logging
 import math
 import signal
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,508 +16,522 @@ from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
-from detseg3d.data.case_store import CaseStore
 from detseg3d.data.folders import FoldFolder
-from detseg3d.models.detseg import DetSeg3D, Losses
+from detseg3d.models.detseg import Losses
 from detseg3d.models.objectives.targets import volume_targets
-from detseg3d.models.transfer import transfer_weights
 from detseg3d.models.weights import save_weights
-from detseg3d.planning.memory import GIGABYTE, NetworkPlan, planned_training_bytes
 from detseg3d.planning.plans import Plans, save_plans
-from detseg3d.planning.sections import CurriculumPhase
 from detseg3d.reporting.pictures.training_curves import plot_progress
-from detseg3d.system.device import autocast, autocast_dtype, compute_in, precision_in_use
+from detseg3d.system.device import autocast, compute_in
 from detseg3d.system.files import remove_files
 from detseg3d.system.memory import release_freed_memory
 from detseg3d.system.signals import Interruption, postponed, raise_again
-from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds, progress_bar
-from detseg3d.training.optimizer import make_optimizers, set_learning_rate
-from detseg3d.training.precision import check_precision
-from detseg3d.training.ranks import Ranks, agree, any_of, average_gradients
-from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
+from detseg3d.training.distributed import any_process, average_gradients, broadcast_from_main
+from detseg3d.training.log import EpochRecord, TrainingLog, ValidationRecord, describe_seconds, progress_bar
+from detseg3d.training.optimizer import set_learning_rate
+from detseg3d.training.options import TrainingData, TrainingOptions
+from detseg3d.training.precision import check_precision, record_precision
+from detseg3d.training.sampling import CaseTable, Example, SamplingOptions, WindowSampler, batches
 from detseg3d.training.schedule import (
-    average_weight,
+    fraction_of_step,
     learning_rate_factor,
     phase_at,
     phase_end,
+    phase_name,
     phase_steps,
-    share_of_step,
 )
-from detseg3d.training.state import Progress, load_checkpoint, save_checkpoint
+from detseg3d.training.state import LossValues, TrainingProgress, TrainingState
 from detseg3d.training.timing import PhaseTime, describe_length, seconds_per_step, steps_left
-from detseg3d.training.validation import cases_to_validate, validate
+from detseg3d.training.validation import ValidationResult, cases_to_validate, validate
 
-__all__ = ["TrainingOptions", "train_fold"]
+__all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
 
-# With a time limit, validation during training waits so long, since one may take minutes, and may then take this
-# share of the time; it is skipped beyond, and shortly before the end, where it would eat up what is left to train.
+# With a time limit, the first validation waits until this time, because a validation may take minutes. Validations take
+# at most this fraction of the time. Near the end none is made, because it would take the time of the last steps.
 _SECONDS_BEFORE_VALIDATION = 1800
-_VALIDATION_SHARE = 0.08
+_MAX_VALIDATION_FRACTION = 0.08
 _LAST_VALIDATION = 0.8
-_VALIDATION_CASES = 8
+_MAX_VALIDATION_CASES = 8
+# With a time limit, an epoch is a part of the time.
 _SECONDS_PER_TIMED_EPOCH = 20
-_MOST_TIMED_EPOCHS = 100
-_FEWEST_STEPS_TIMED = 500
-_STEPS_PER_RELEASE = 50  # it takes less than a tenth of a second
-_SECONDS_PER_CHECKPOINT = 300  # within a long epoch
-_EPSILON = 1e-9
+_MAX_TIMED_EPOCHS = 100
+_STEPS_BETWEEN_RELEASES = 50  # releasing the freed memory takes less than a tenth of a second
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """How this run goes about it; what is learned stands in the plans.
+class _Phase:
+    """The phase of the curriculum that is being trained.
 
-    ``build_model`` makes the network of a plan; a subclass of :class:`DetSeg3D`, or one with other parts, goes here.
-    Without a ``seed`` it is 0, or that of the training that is resumed. ``resume`` goes on with a training that was
-    interrupted; ``overwrite`` trains a fold anew, whose files stay until the new model is complete.
+    ``end`` is the completed fraction of the training at which the phase ends, ``fraction_per_step`` the planned
+    fraction of a step, ``mean_lesions`` the average number of lesions in a window.
     """
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seed: int | None = None
-    num_workers: int = 0
-    max_minutes: float | None = None
-    resume: bool = False
-    overwrite: bool = False
-    pretrained_weights: Path | None = None
-    show_progress: bool = True
-    tensorboard: bool = False
-    ranks: Ranks = field(default_factory=Ranks)
-    build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
+    name: str
+    end: float
+    fraction_per_step: float
+    mean_lesions: float
 
 
-class _State:
-    """The network being trained, its moving average, the optimisers, and how far they are."""
+class Trainer:
+    """Train both stages on the cases of one fold.
 
-    def __init__(self, plans: Plans, options: TrainingOptions) -> None:
-        self.seed = options.seed or 0
-        torch.manual_seed(self.seed)
-        self.model = options.build_model(plans).to(options.device)
-        if options.pretrained_weights is not None:
-            logger.info("pretrained weights: %s", options.pretrained_weights)
-            for module in transfer_weights(self.model, options.pretrained_weights).modules:
-                logger.info("  %s", module)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizers = make_optimizers(self.model, plans.training)
-        needs_scaling = autocast_dtype(options.device) is torch.float16
-        self.scaler = torch.amp.GradScaler(options.device.type) if needs_scaling else None
-        self.progress = Progress()
-        self.saved = time.monotonic()
+    :meth:`run` performs a whole training and writes to ``folder``:
 
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint of the last finished step."""
-        latest = FoldFolder(folder).checkpoint
-        save_checkpoint(latest, self.model, self.average, self.optimizers, self.scaler, self.progress, self.seed)
-        self.saved = time.monotonic()
+    ``plans.json``
+        The plans of the training, with its own settings and the precision used.
+    ``model_final.safetensors``
+        The trained model: the moving average of the weights.
+    ``model_best.safetensors``
+        The model with the highest lesion F1 on up to eight validation cases.
+    ``checkpoint_latest.pt``
+        The state of the training, written after each epoch, every five minutes of a long epoch, and on a signal.
+    ``training_log.jsonl``, ``progress.png``
+        Losses and validations, as records and as curves; with ``options.tensorboard`` for TensorBoard, too.
 
-    def trial(self, plans: Plans, options: TrainingOptions) -> _State:
-        """The same network with optimisers of its own: what is tried with it changes nothing of the training."""
-        other = copy.copy(self)
-        other.model = copy.deepcopy(self.model)
-        other.optimizers = make_optimizers(other.model, plans.training)
-        other.scaler = None if self.scaler is None else torch.amp.GradScaler(options.device.type)
-        return other
-
-    def update_average(self, decay: float, advance: float) -> None:
-        """Move the average towards the model, after a step that took the training forward by ``advance``."""
-        weight = average_weight(self.progress.step, decay, advance)
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
-        for average, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            average.copy_(current)
-
-
-def train_fold(
-    plans: Plans,
-    store: CaseStore,
-    train_cases: Sequence[str],
-    val_cases: Sequence[str],
-    folder: Path,
-    options: TrainingOptions,
-) -> Progress:
-    """Train both stages on ``train_cases`` and write the model to ``folder``.
-
-    Unless ``options.resume`` is set, weights and checkpoint of an earlier training are removed from ``folder`` first;
-    :func:`~detseg3d.pipeline.train.run_fold` chooses a folder that holds none.
-
-    Writes ``plans.json``, ``model_final.safetensors``, ``model_best.safetensors`` (by lesion F1 on up to eight
-    validation cases, lesion-free ones among them), ``checkpoint_latest.pt`` after every epoch, every five minutes of a
-    long one and on a signal to end, ``training_log.jsonl`` and ``progress.png``; on request the figures of the log for
-    TensorBoard, too.
-
-    Half precision is compared with float32 first (:mod:`detseg3d.training.precision`). Where they disagree, the
-    training and all that follows in this process compute in float32, and a warning names what disagrees.
+    Half precision is compared with float32 before the training (:mod:`detseg3d.training.precision`). If the results
+    differ, this process uses float32 from then on, and a warning names the layer.
 
     Parameters
     ----------
     plans : Plans
-        With the training's own settings already in it.
-    store : CaseStore
-    train_cases, val_cases : sequences of str
-    folder : Path
-        ``fold_K`` of the results.
-    options : TrainingOptions
+        With the settings of this training.
+    data : TrainingData
+    folder : FoldFolder
+        Weights and checkpoint of an earlier training are removed unless ``options.resume`` is set.
+    options : TrainingOptions, optional
+
+    Attributes
+    ----------
+    state : TrainingState
 
     Raises
     ------
     DetSeg3DError
-        If there is nothing to train on, nothing to resume, or a loss is not finite.
+        If there are no training cases, or the device does not support the precision of the plans.
+
+    Examples
+    --------
+    >>> trainer = Trainer(plans, TrainingData(store, train_cases, val_cases), FoldFolder(path))    # doctest: +SKIP
+    >>> trainer.run().fraction                                                           # doctest: +SKIP
+    1.0
     """
-    if not train_cases:
-        raise DetSeg3DError("this fold has no training case", file=folder, remedy="check splits_final.json")
-    table = CaseTable(store, train_cases)
-    # Asked for anew: an earlier training of this process may have fallen back to float32.
-    compute_in(options.device, plans.training.precision)
-    state = _State(plans, options)
-    _check_precision(state, plans, table.typical_shape(), options)
-    plans = _note_precision(plans, options)
-    options = _resume_or_begin(state, folder, options)
-    log = None
-    if options.ranks.is_main:
-        log = TrainingLog(
-            FoldFolder(folder).log,
-            state.progress.step if state.progress.step else None,
-            folder / "tensorboard" if options.tensorboard else None,
-            state.progress.unvalidated,
+
+    def __init__(
+        self, plans: Plans, data: TrainingData, folder: FoldFolder, options: TrainingOptions | None = None
+    ) -> None:
+        options = options or TrainingOptions()
+        if not data.train_cases:
+            raise DetSeg3DError("this fold has no training case", file=folder.path, remedy="check splits_final.json")
+        self.plans, self.data, self.folder, self.options = plans, data, folder, options
+        self.table = CaseTable(data.store, data.train_cases)
+        # An earlier training of this process may have changed the precision to float32.
+        compute_in(options.device, plans.training.precision)
+        self.state = TrainingState.begin(plans, options)
+        self.log: TrainingLog | None = None
+        self._saved = options.clock()
+
+    @property
+    def progress(self) -> TrainingProgress:
+        """How far the training is."""
+        return self.state.progress
+
+    def run(self) -> TrainingProgress:
+        """Train until the end of the schedule or of the time limit.
+
+        Returns
+        -------
+        TrainingProgress
+
+        Raises
+        ------
+        DetSeg3DError
+            If the checkpoint cannot be resumed, a case cannot be read, or a loss is not finite.
+        Interruption
+            After a signal. The checkpoint then contains the last step.
+        """
+        self._choose_precision()
+        self._resume_or_begin()
+        if self.options.distributed.is_main:
+            self._open_log()
+        logger.info("training on %d cases with %d lesions", len(self.data.train_cases), len(self.table.lesion_case))
+        if self.progress.unvalidated:  # the training was interrupted between an epoch and its validation
+            self._validate_if_due()
+        self._log_duration()
+        with progress_bar(self.progress.fraction, self.options.show_progress) as bar:
+            while not self.progress.is_finished:
+                self._train_phase(bar)
+        if self.options.distributed.is_main:
+            self._write_models()
+            logger.info("trained for %s", describe_seconds(self.progress.seconds))
+        return self.progress
+
+    def step(self, examples: Sequence[Example], mean_lesions: float = 1.0) -> LossValues:
+        """Perform one optimiser step. The progress does not change.
+
+        Parameters
+        ----------
+        examples : sequence of Example
+            Windows of the step.
+        mean_lesions : float
+            Average number of lesions in a window of the phase. Losses summed over lesions are divided by this number,
+            not by the lesions of these windows. A lesion therefore has the same weight whether it is alone or not.
+
+        Returns
+        -------
+        LossValues
+            Means over the windows.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the loss or the gradient is not finite. The weights do not change.
+        """
+        training, state, device = self.plans.training, self.state, self.options.device
+        set_learning_rate(state.optimizers, self._learning_rate())
+        state.model.zero_grad(set_to_none=True)
+        values = LossValues()
+        for index, batch in enumerate(self._split_into_batches(examples)):
+            share = len(batch) / len(examples)
+            image = torch.from_numpy(np.stack([example.image for example in batch])).to(device)
+            targets = [volume_targets(example.instances, example.class_of_id) for example in batch]
+            random = np.random.default_rng([state.seed, 3, self.progress.step, index, self.options.distributed.rank])
+            with autocast(device):
+                losses = state.model.losses(image, targets, random, mean_lesions * len(targets))
+            total = losses.total(training.mask_loss_weight, training.score_loss_weight)
+            if not math.isfinite(float(total.detach())):
+                raise self._not_finite("loss", losses, examples)
+            scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
+            scaled.backward()
+            values = values + LossValues(*(float(value.detach()) for value in (*losses, total))).scaled(share)
+        self._apply_gradients(losses, examples)
+        return values
+
+    def validate(self) -> ValidationResult:
+        """Validate the moving average on up to eight validation cases.
+
+        Returns
+        -------
+        ValidationResult
+        """
+        store = self.data.store
+        cases = cases_to_validate(store, self.data.val_cases, _MAX_VALIDATION_CASES)
+        return validate(self.state.average, self.plans, store, cases, self.options.device)
+
+    def save(self) -> None:
+        """Write the checkpoint of the last finished step."""
+        self.state.save(self.folder.checkpoint)
+        self._saved = self.options.clock()
+
+    def resume(self) -> None:
+        """Continue from the checkpoint of the folder.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the checkpoint is damaged, does not fit the plans, or belongs to a training with another seed.
+        """
+        self.state.load(self.folder.checkpoint, self.options.seed)
+        if self.options.max_minutes is not None:
+            self.progress.max_minutes = self.options.max_minutes
+        logger.info("resuming at epoch %d (%.0f %% done)", self.progress.epoch, 100 * self.progress.fraction)
+        if self.progress.is_finished:
+            logger.warning(
+                "this training is finished. To train further, start from its weights with --pretrained_weights"
+            )
+
+    def draw_curves(self) -> None:
+        """Draw the training log as ``progress.png``."""
+        plot_progress(self.folder.log, self.folder.curves)
+
+    # -- Beginning -----------------------------------------------------------------------------------------------------
+
+    def _choose_precision(self) -> None:
+        """Use float32 if half precision gives other results on this device, and record the precision in the plans."""
+        device = self.options.device
+        check = None
+        if self.options.check_precision:
+            check = check_precision(self.state.model, self.plans, self.table.typical_shape(), device)
+        is_wrong = check is not None and bool(check.wrong)
+        if check is not None:
+            logger.log(logging.WARNING if is_wrong else logging.INFO, "%s", check.describe())
+        if any_process(is_wrong, self.options.distributed, device):
+            logger.warning("this training uses float32, which is slower. Another version of torch may help")
+            compute_in(device, Precision.FP32)
+            self.state.scaler = None
+        self.plans = record_precision(self.plans, device)
+
+    def _resume_or_begin(self) -> None:
+        """Continue from the checkpoint if requested and possible, else remove the files of an earlier training."""
+        if self.options.resume and self.folder.checkpoint.exists():
+            self.resume()
+        elif self.options.distributed.is_main:
+            # Files of an earlier training must neither be resumed nor be used with the plans of the new training.
+            if self.folder.final_weights.exists():
+                logger.warning("%s: the weights of the earlier training are replaced", self.folder.path.name)
+            remove_files(self.folder.checkpoint, self.folder.best_weights, self.folder.final_weights)
+
+    def _open_log(self) -> None:
+        progress = self.progress
+        self.log = TrainingLog(
+            self.folder.log,
+            progress.step if progress.step else None,
+            self.folder.path / "tensorboard" if self.options.tensorboard else None,
+            progress.unvalidated,
         )
-        if state.progress.fraction < 1 - _EPSILON:  # else they would not be those that it was trained with
-            save_plans(plans, FoldFolder(folder).plans)
-    logger.info("training on %d cases with %d lesions", len(train_cases), len(table.lesion_case))
-    if log is not None and state.progress.unvalidated:
-        _close_epoch(plans, state, store, val_cases, folder, options, log)
-    steps = phase_steps(plans.training, table.typical_shape())
-    _say_length(plans, state, store, table, steps, options)
-    with progress_bar(state.progress.fraction, options.show_progress) as bar:
-        while state.progress.fraction < 1 - _EPSILON:
-            phase = phase_at(plans.training.curriculum, state.progress.fraction)
-            window = plans.training.curriculum[phase].window
-            sampler = WindowSampler(
-                store, table, plans.fine_spacing, window, state.seed,
-                strength=plans.training.augmentation_factor, mirror_axes=plans.training.mirror_axes,
-                largest=plans.planned_shape,
-            )  # fmt: skip
-            lesions = sampler.typical_lesions()
-            with batches(
-                sampler, plans.training.batch_size, state.progress.step, options.num_workers, options.ranks
-            ) as loader:
-                end = phase_end(plans.training.curriculum, phase)
-                advance = plans.training.curriculum[phase].fraction / math.ceil(steps[phase] / options.ranks.size)
-                while state.progress.fraction < end - _EPSILON:
-                    epoch_end = min(end, _epoch_end(state, options))
-                    _train_epoch(plans, state, loader, advance, lesions, epoch_end, folder, options, log, bar)
-                    if log is not None:
-                        _close_epoch(plans, state, store, val_cases, folder, options, log)
-    if not options.ranks.is_main:
-        return state.progress
-    save_weights(state.average, FoldFolder(folder).final_weights, {"dataset": plans.dataset_name})
-    if state.progress.best_metric < 0:  # nothing was validated; a file that is there is of an earlier training
-        save_weights(state.average, FoldFolder(folder).best_weights, {"dataset": plans.dataset_name})
-    logger.info("trained for %s", describe_seconds(state.progress.seconds))
-    return state.progress
+        if not progress.is_finished:  # the plans of a finished training must not change
+            save_plans(self.plans, self.folder.plans)
 
+    def _log_duration(self) -> None:
+        """Log how long the training will take, estimated from a few steps of each phase.
 
-def _say_length(
-    plans: Plans, state: _State, store: CaseStore, table: CaseTable, steps: Sequence[int], options: TrainingOptions
-) -> None:
-    """Log how long the training will take, from a few steps of each phase by a copy of the network.
-
-    Short trainings are not timed: that would take a good part of their time. With a time limit nothing is to be found
-    out. Nothing of ``state`` changes, and the windows that the training sees stay the same.
-    """
-    if options.max_minutes is not None:
-        limit = describe_seconds(max(0.0, 60 * options.max_minutes - state.progress.seconds))
-        logger.info("the whole schedule fits into %s, with at most %d steps in all", limit, plans.training.steps)
-        return
-    phases = plans.training.curriculum
-    left = [
-        math.ceil(count / options.ranks.size)
-        for count in steps_left(steps, [phase.fraction for phase in phases], state.progress.fraction)
-    ]
-    if sum(left) < _FEWEST_STEPS_TIMED:
-        return
-    trial = state.trial(plans, options)
-    times = []
-    with torch.random.fork_rng(devices=[options.device] if options.device.type == "cuda" else []):
-        for phase, count in zip(phases, left, strict=True):
-            if count:
-                seconds = _seconds_of_phase(plans, trial, WindowSampler(
-                    store, table, plans.fine_spacing, phase.window, state.seed,
-                    strength=plans.training.augmentation_factor, mirror_axes=plans.training.mirror_axes,
-                    largest=plans.planned_shape,
-                ), options)  # fmt: skip
-                times.append(PhaseTime(_phase_name(phase), count, seconds))
-    logger.info("%s", describe_length(times))
-
-
-def _seconds_of_phase(plans: Plans, trial: _State, sampler: WindowSampler, options: TrainingOptions) -> float:
-    """Seconds of a step on the windows of ``sampler``, and of their reading where this process reads them."""
-    lesions, rate = sampler.typical_lesions(), plans.training.learning_rate
-    with batches(sampler, plans.training.batch_size, 0, 0, options.ranks) as loader:
-
-        def step() -> float:
-            started = time.monotonic()
-            number, examples = next(loader)
-            loaded = time.monotonic()
-            _train_step(plans, trial, examples, lesions, rate, number, options)
-            return time.monotonic() - (loaded if options.num_workers else started)
-
-        return seconds_per_step(step, lambda seconds: agree([seconds], options.ranks, options.device)[0])
-
-
-def _phase_name(phase: CurriculumPhase) -> str:
-    return "whole volumes" if phase.window is None else "windows " + "×".join(map(str, phase.window))
-
-
-def _check_precision(state: _State, plans: Plans, typical_shape: Sequence[int], options: TrainingOptions) -> None:
-    """Train in float32, with a warning, where half precision gives other results on this device."""
-    check = check_precision(state.model, plans, typical_shape, options.device)
-    wrong = check is not None and bool(check.wrong)
-    if check is not None:
-        logger.log(logging.WARNING if wrong else logging.INFO, "%s", check.describe())
-    if any_of(wrong, options.ranks, options.device):
-        logger.warning("this training computes in float32, which is slower; another version of torch may help")
-        compute_in(options.device, Precision.FP32)
-        state.scaler = None
-
-
-def _note_precision(plans: Plans, options: TrainingOptions) -> Plans:
-    """The plans of the training with the precision that it computes in; says so if the memory was planned for another.
-
-    A training that goes on in another precision than it began in is allowed, and a warning says so.
-    """
-    precision, before = precision_in_use(options.device), plans.training.precision_used
-    if before is not None and before is not precision:
-        logger.warning("this training began in %s and goes on in %s", before, precision)
-    network = NetworkPlan.of(plans, precision)
-    needed = planned_training_bytes(network, plans.training, plans.planned_shape, plans.detection_scale)
-    if precision.bytes_per_value > plans.memory_precision.bytes_per_value:
-        logger.warning(
-            "the plan takes %.2g GB to train in %s; this training computes in %s and will take about %.2g GB; "
-            "detseg3d_plan_and_preprocess --precision %s plans for that",
-            plans.predicted_training_gb,
-            plans.memory_precision,
-            precision,
-            needed / GIGABYTE,
-            precision,
-        )
-    return plans.evolve(training={"precision_used": precision})
-
-
-def _resume_or_begin(state: _State, folder: Path, options: TrainingOptions) -> TrainingOptions:
-    """Go on from the checkpoint, if that is asked for and there is one; else make room for a new training.
-
-    Returns the options with the time limit that holds: a resumed training keeps its own, unless it is given another.
-    """
-    latest = FoldFolder(folder).checkpoint
-    if options.resume and latest.exists():
-        state.progress, state.seed = load_checkpoint(
-            latest, state.model, state.average, state.optimizers, state.scaler, options.seed
-        )
-        logger.info("resuming at epoch %d (%.0f %% done)", state.progress.epoch, 100 * state.progress.fraction)
-        if state.progress.fraction >= 1 - _EPSILON:
-            logger.warning("this training is at its end; start from its weights with --pretrained_weights to train on")
-    elif options.ranks.is_main:
-        # What an earlier training left must neither be resumed as this one nor predict beside its plans.
-        if FoldFolder(folder).final_weights.exists():
-            logger.warning("%s: the weights of the earlier training are replaced", folder.name)
-        remove_files(latest, FoldFolder(folder).best_weights, FoldFolder(folder).final_weights)
-    if options.max_minutes is None:
-        return replace(options, max_minutes=state.progress.max_minutes)
-    state.progress.max_minutes = options.max_minutes
-    return options
-
-
-def _epoch_end(state: _State, options: TrainingOptions) -> float:
-    """Progress at which the current epoch ends at the latest; with a time limit epochs are parts of the time."""
-    if options.max_minutes is None:
-        return 1.0
-    epochs = max(1, min(_MOST_TIMED_EPOCHS, round(60 * options.max_minutes / _SECONDS_PER_TIMED_EPOCH)))
-    return (math.floor(state.progress.fraction * epochs + 1e-6) + 1) / epochs
-
-
-def _train_epoch(
-    plans: Plans,
-    state: _State,
-    loader: Iterator[tuple[int, list[Example]]],
-    advance: float,
-    typical_lesions: float,
-    end: float,
-    folder: Path,
-    options: TrainingOptions,
-    log: TrainingLog | None,
-    bar: tqdm,
-) -> None:
-    """Train until the progress reaches ``end`` or the epoch has its steps; write a record and the checkpoint.
-
-    ``advance`` is what a step takes the training forward. An interrupt waits for the step.
-    """
-    training, progress = plans.training, state.progress
-    phase = training.curriculum[phase_at(training.curriculum, progress.fraction)]
-    progress.unvalidated = False
-    data_seconds = compute_seconds = 0.0
-    most = math.ceil(training.steps_per_epoch / options.ranks.size)
-    rate = training.learning_rate
-    with postponed() as interruption:
-        while progress.fraction < end - _EPSILON and progress.steps_summed < most:
-            started = time.monotonic()
-            step, examples = next(loader)
-            assert step == progress.step, "the loader and the training disagree about the step"
-            loaded = time.monotonic()
-            rate = training.learning_rate * learning_rate_factor(progress.fraction, training.warmup_fraction)
-            losses = _train_step(plans, state, examples, typical_lesions, rate, step, options)
-            done = time.monotonic()
-            data_seconds += loaded - started
-            compute_seconds += done - loaded
-            progress.add_step(losses)
-            if options.device.type == "cpu" and (progress.step + 1) % _STEPS_PER_RELEASE == 0:
-                release_freed_memory()
-            interrupted = _advance(progress, advance, done - started, options, interruption.number is not None)
-            state.update_average(training.ema_decay, share_of_step(advance, done - started, options.max_minutes))
-            bar.n = round(min(progress.fraction, 1.0), 4)
-            bar.refresh()
-            if progress.fraction >= end - _EPSILON or progress.steps_summed >= most:
-                break  # the checkpoint below will do
-            if options.ranks.is_main and (interrupted or done - state.saved > _SECONDS_PER_CHECKPOINT):
-                state.save(folder)
-            if interrupted:
-                logger.info("interrupted after step %d, which the checkpoint holds; go on with --c", progress.step)
-                raise Interruption(interruption.number or signal.SIGTERM)
-        means = progress.close_epoch()
-        if log is None:
+        The steps are made with a copy of the network. Neither the state nor the windows of the training change.
+        """
+        plans, progress, options = self.plans, self.progress, self.options
+        if progress.max_minutes is not None:
+            limit = describe_seconds(max(0.0, 60 * progress.max_minutes - progress.seconds))
+            logger.info("the schedule is fitted into %s, with at most %d steps", limit, plans.training.steps)
             return
-        name = _phase_name(phase)
-        remaining = max(0.0, progress.seconds * (1 / max(progress.fraction, 1e-6) - 1))
-        logger.info("%s", describe_epoch(progress.epoch, name, means, progress.seconds, remaining))
-        log.append(
-            "epoch",
-            epoch=progress.epoch,
-            step=progress.step,
-            seconds=progress.seconds,
-            learning_rate=rate,
-            phase=name,
-            losses=means,
-            data_seconds=data_seconds,
-            compute_seconds=compute_seconds,
+        phases = plans.training.curriculum
+        steps = steps_left(self._phase_steps(), [phase.fraction for phase in phases], progress.fraction)
+        steps = [math.ceil(count / options.distributed.size) for count in steps]
+        if sum(steps) < options.min_timed_steps:
+            return
+        trial = copy.copy(self)
+        trial.state = self.state.copy_for_trial(plans)
+        with torch.random.fork_rng(devices=[options.device] if options.device.type == "cuda" else []):
+            times = [
+                PhaseTime(phase_name(phase), count, trial._time_step(index))
+                for index, (phase, count) in enumerate(zip(phases, steps, strict=True))
+                if count
+            ]
+        logger.info("%s", describe_length(times))
+
+    def _time_step(self, phase: int) -> float:
+        """Return the seconds of a step of a phase, including the reading of windows if this process reads them."""
+        options, sampler = self.options, self._sampler(phase)
+        mean_lesions = sampler.mean_lesions()
+        with batches(sampler, self.plans.training.batch_size, 0, 0, options.distributed) as loader:
+
+            def timed_step() -> float:
+                started = options.clock()
+                _, examples = next(loader)
+                loaded = options.clock()
+                self.step(examples, mean_lesions)
+                return options.clock() - (loaded if options.num_workers else started)
+
+            return seconds_per_step(
+                timed_step, lambda seconds: broadcast_from_main([seconds], options.distributed, options.device)[0]
+            )
+
+    # -- The loop ------------------------------------------------------------------------------------------------------
+
+    def _sampler(self, phase: int) -> WindowSampler:
+        return WindowSampler(
+            self.data.store, self.table, SamplingOptions.from_plans(self.plans, phase, self.state.seed)
         )
-        state.save(folder)
 
+    def _phase_steps(self) -> tuple[int, ...]:
+        return phase_steps(self.plans.training, self.table.typical_shape())
 
-def _advance(
-    progress: Progress, share: float, seconds: float, options: TrainingOptions, interrupted: bool = False
-) -> bool:
-    """Count a step. A time limit moves the whole schedule along, so that the training still ends as planned.
+    def _train_phase(self, bar: tqdm) -> None:
+        """Train until the end of the current phase of the curriculum, epoch by epoch."""
+        curriculum, options = self.plans.training.curriculum, self.options
+        index = phase_at(curriculum, self.progress.fraction)
+        steps = math.ceil(self._phase_steps()[index] / options.distributed.size)
+        sampler = self._sampler(index)
+        phase = _Phase(
+            phase_name(curriculum[index]),
+            phase_end(curriculum, index),
+            curriculum[index].fraction / steps,
+            sampler.mean_lesions(),
+        )
+        with batches(
+            sampler, self.plans.training.batch_size, self.progress.step, options.num_workers, options.distributed
+        ) as loader:
+            while not self.progress.has_reached(phase.end):
+                self._train_epoch(loader, phase, bar)
+                if options.distributed.is_main:
+                    self._validate_if_due()
 
-    Returns whether the main process was ``interrupted``: all end after the same step.
-    """
-    progress.step += 1
-    progress.seconds += seconds
-    progress.fraction += share
-    if options.max_minutes is not None:
-        progress.fraction = max(progress.fraction, progress.seconds / (60 * options.max_minutes))
-    shared = [progress.fraction, progress.seconds, float(interrupted)]
-    progress.fraction, progress.seconds, leave = agree(shared, options.ranks, options.device)
-    return bool(leave)
+    def _train_epoch(self, loader: Iterator[tuple[int, list[Example]]], phase: _Phase, bar: tqdm) -> None:
+        """Train until the end of the epoch or of the phase, then write a record and the checkpoint.
 
+        A signal is handled after the step in which it arrives.
+        """
+        progress, clock = self.progress, self.options.clock
+        progress.unvalidated = False
+        end = min(phase.end, self._epoch_end())
+        max_steps = math.ceil(self.plans.training.steps_per_epoch / self.options.distributed.size)
+        data_seconds = compute_seconds = 0.0
+        rate = self._learning_rate()
+        with postponed() as interruption:
+            while not progress.has_reached(end) and progress.steps_summed < max_steps:
+                started = clock()
+                step, examples = next(loader)
+                assert step == progress.step, "the loader and the training are at different steps"
+                loaded = clock()
+                rate = self._learning_rate()
+                progress.add_losses(self.step(examples, phase.mean_lesions))
+                finished = clock()
+                data_seconds += loaded - started
+                compute_seconds += finished - loaded
+                if self.options.device.type == "cpu" and (progress.step + 1) % _STEPS_BETWEEN_RELEASES == 0:
+                    release_freed_memory()
+                is_interrupted = self._advance(phase, finished - started, interruption.number is not None)
+                bar.n = round(min(progress.fraction, 1.0), 4)
+                bar.refresh()
+                if progress.has_reached(end) or progress.steps_summed >= max_steps:
+                    break  # the checkpoint is written at the end of the epoch
+                is_due = finished - self._saved > self.options.seconds_between_checkpoints
+                if self.options.distributed.is_main and (is_interrupted or is_due):
+                    self.save()
+                if is_interrupted:
+                    logger.info(
+                        "interrupted after step %d. The checkpoint is written; continue with --c", progress.step
+                    )
+                    raise Interruption(interruption.number or signal.SIGTERM)
+            losses = progress.close_epoch()
+            if self.log is None:
+                return
+            record = EpochRecord(
+                progress.epoch,
+                progress.step,
+                progress.seconds,
+                rate,
+                phase.name,
+                losses,
+                data_seconds,
+                compute_seconds,
+            )
+            remaining = max(0.0, progress.seconds * (1 / max(progress.fraction, 1e-6) - 1))
+            logger.info("%s", record.describe(remaining))
+            self.log.append(record)
+            self.save()
 
-def _train_step(
-    plans: Plans,
-    state: _State,
-    examples: Sequence[Example],
-    typical_lesions: float,
-    rate: float,
-    step: int,
-    options: TrainingOptions,
-) -> dict[str, float]:
-    """One optimiser step; returns the parts of the loss."""
-    training = plans.training
-    set_learning_rate(state.optimizers, rate)
-    state.model.zero_grad(set_to_none=True)
-    parts: dict[str, float] = defaultdict(float)
-    for index, group_of_examples in enumerate(_stacks(examples)):
-        share = len(group_of_examples) / len(examples)
-        image = torch.from_numpy(np.stack([example.image for example in group_of_examples])).to(options.device)
-        targets = [volume_targets(example.instances, example.class_of_id) for example in group_of_examples]
-        random = np.random.default_rng([state.seed, 3, step, index, options.ranks.rank])
-        with autocast(options.device):
-            # Divided by what windows show on average, not these: a lesion weighs the same in a crowd and alone.
-            losses = state.model.losses(image, targets, random, typical_lesions * len(targets))
-        total = losses.total(training.mask_loss_weight, training.score_loss_weight)
-        if not math.isfinite(float(total.detach())):
-            raise _not_finite("loss", losses, examples, step)
-        scaled = total * share if state.scaler is None else state.scaler.scale(total * share)
-        scaled.backward()
-        for name, value in zip((*Losses._fields, "total"), (*losses, total), strict=True):
-            parts[name] += float(value.detach()) * share
-    if state.scaler is not None:
+    def _epoch_end(self) -> float:
+        """Return the completed fraction at which the current epoch ends at the latest."""
+        minutes = self.progress.max_minutes
+        if minutes is None:
+            return 1.0
+        epochs = max(1, min(_MAX_TIMED_EPOCHS, round(60 * minutes / _SECONDS_PER_TIMED_EPOCH)))
+        return (math.floor(self.progress.fraction * epochs + 1e-6) + 1) / epochs
+
+    def _advance(self, phase: _Phase, seconds: float, is_interrupted: bool) -> bool:
+        """Count a step of the given duration and update the moving average.
+
+        Returns whether the main process was interrupted. All processes then end after the same step.
+        """
+        progress, limit = self.progress, self.progress.max_minutes
+        progress.step += 1
+        progress.seconds += seconds
+        progress.fraction += phase.fraction_per_step
+        if limit is not None:
+            # If the time passes faster than planned, the schedule follows it. The training ends with a low rate.
+            progress.fraction = max(progress.fraction, progress.seconds / (60 * limit))
+        progress.fraction, progress.seconds, stop = broadcast_from_main(
+            [progress.fraction, progress.seconds, float(is_interrupted)],
+            self.options.distributed,
+            self.options.device,
+        )
+        self.state.update_average(
+            self.plans.training.ema_decay, fraction_of_step(phase.fraction_per_step, seconds, limit)
+        )
+        return bool(stop)
+
+    # -- A step --------------------------------------------------------------------------------------------------------
+
+    def _learning_rate(self) -> float:
+        training = self.plans.training
+        return training.learning_rate * learning_rate_factor(self.progress.fraction, training.warmup_fraction)
+
+    def _split_into_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """Return small windows of one shape as one batch, and all others one by one."""
+        is_one_shape = len({example.image.shape for example in examples}) == 1
+        if is_one_shape and examples[0].image[0].size <= self.options.max_batch_voxels:
+            return [list(examples)]
+        return [[example] for example in examples]
+
+    def _apply_gradients(self, losses: Losses, examples: Sequence[Example]) -> None:
+        """Clip the gradients and update the weights."""
+        state = self.state
+        if state.scaler is not None:
+            for optimizer in state.optimizers:
+                state.scaler.unscale_(optimizer)
+        average_gradients(state.model.parameters(), self.options.distributed)
+        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.plans.training.gradient_clip)
+        if state.scaler is None and not torch.isfinite(norm):
+            raise self._not_finite("gradient", losses, examples)
         for optimizer in state.optimizers:
-            state.scaler.unscale_(optimizer)
-    average_gradients(state.model.parameters(), options.ranks)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.gradient_clip)
-    if state.scaler is None and not torch.isfinite(norm):  # before it reaches the weights and their average
-        raise _not_finite("gradient", losses, examples, step)
-    for optimizer in state.optimizers:
-        if state.scaler is None:
-            optimizer.step()
-        elif torch.isfinite(norm):  # where float16 overflows, no weight moves, whichever optimiser saw it
-            state.scaler.step(optimizer)
-    if state.scaler is not None:
-        state.scaler.update()
-    return dict(parts)
+            if state.scaler is None:
+                optimizer.step()
+            elif torch.isfinite(norm):  # after an overflow in float16, none of the optimisers must change a weight
+                state.scaler.step(optimizer)
+        if state.scaler is not None:
+            state.scaler.update()
 
+    def _not_finite(self, quantity: str, losses: Losses, examples: Sequence[Example]) -> DetSeg3DError:
+        parts = zip(losses._fields, losses, strict=True)
+        cases = ", ".join(sorted({example.case_id for example in examples}))
+        return DetSeg3DError(
+            f"the {quantity} is not finite at step {self.progress.step} (cases {cases})",
+            value=", ".join(f"{name} {float(value.detach()):.4g}" for name, value in parts),
+            remedy="lower --lr, or check these cases with detseg3d_plan_and_preprocess --verify. To continue from the "
+            "last checkpoint, use --c",
+        )
 
-def _stacks(examples: Sequence[Example]) -> list[list[Example]]:
-    """Windows of equal shape run as one batch; whole volumes run one by one, which bounds the memory."""
-    if len({example.image.shape for example in examples}) == 1 and examples[0].image[0].size <= 128**3:
-        return [list(examples)]
-    return [[example] for example in examples]
+    # -- Validation and end --------------------------------------------------------------------------------------------
 
+    def _validate_if_due(self) -> None:
+        """Validate after an epoch if a validation is due, and keep the best model.
 
-def _not_finite(what: str, losses: Losses, examples: Sequence[Example], step: int) -> DetSeg3DError:
-    parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in zip(losses._fields, losses, strict=True))
-    cases = ", ".join(sorted({example.case_id for example in examples}))
-    return DetSeg3DError(
-        f"the {what} is not finite at step {step} (cases {cases}): {parts}",
-        remedy="lower --lr, or check these cases with detseg3d_plan_and_preprocess --verify; the last whole epoch can "
-        "be resumed with --c",
-    )
+        The checkpoint of the epoch is written already. If the validation is interrupted, it is repeated on resuming.
+        """
+        progress, clock = self.progress, self.options.clock
+        if not self.data.val_cases or not self._is_validation_due() or self.log is None:
+            return
+        started = clock()
+        result = self.validate()
+        self.log.append(ValidationRecord(progress.epoch, progress.step, progress.seconds, result))
+        logger.info(
+            "validation on %d cases: %s",
+            min(len(self.data.val_cases), _MAX_VALIDATION_CASES),
+            result.describe(),
+        )
+        if result.matched.truth and result.matched.f1 > progress.best_metric:
+            self._write_model(self.folder.best_weights)
+            progress.best_metric = result.matched.f1
+        try:
+            self.draw_curves()
+        except Exception as error:  # the training continues without its picture
+            raise_again()
+            logger.warning("progress.png cannot be drawn: %s", error)
+        seconds = clock() - started
+        progress.validation_seconds += seconds
+        if progress.max_minutes is not None:
+            progress.seconds += seconds
+        progress.unvalidated = False
+        self.save()
 
+    def _is_validation_due(self) -> bool:
+        progress = self.progress
+        if progress.is_finished:
+            return True
+        if progress.epoch % self.plans.training.val_every:
+            return False
+        if progress.max_minutes is None:
+            return True
+        return (
+            progress.seconds >= _SECONDS_BEFORE_VALIDATION
+            and progress.fraction <= _LAST_VALIDATION
+            and progress.validation_seconds < _MAX_VALIDATION_FRACTION * progress.seconds
+        )
 
-def _close_epoch(
-    plans: Plans,
-    state: _State,
-    store: CaseStore,
-    val_cases: Sequence[str],
-    folder: Path,
-    options: TrainingOptions,
-    log: TrainingLog,
-) -> None:
-    """After an epoch: validate when it is due, keep the best, and note that in the checkpoint.
+    def _write_models(self) -> None:
+        self._write_model(self.folder.final_weights)
+        if self.progress.best_metric < 0:  # without validation the final model is the best
+            self._write_model(self.folder.best_weights)
 
-    The epoch's own checkpoint is written, so an interrupt loses nothing but the validation, which is then repeated.
-    """
-    progress = state.progress
-    finished = progress.fraction >= 1 - _EPSILON
-    due = finished or progress.epoch % plans.training.val_every == 0
-    if options.max_minutes is not None and not finished:
-        between = progress.seconds >= _SECONDS_BEFORE_VALIDATION and progress.fraction <= _LAST_VALIDATION
-        due = due and between and progress.validation_seconds < _VALIDATION_SHARE * progress.seconds
-    if not (val_cases and due):
-        return
-    started = time.monotonic()
-    cases = cases_to_validate(store, val_cases, _VALIDATION_CASES)
-    result = validate(state.average, plans, store, cases, options.device)
-    log.append("validation", epoch=progress.epoch, step=progress.step, seconds=progress.seconds, **result.figures())
-    logger.info("validation on %d cases: %s", len(cases), result.describe())
-    if result.matched.truth and result.matched.f1 > progress.best_metric:
-        save_weights(state.average, FoldFolder(folder).best_weights, {"dataset": plans.dataset_name})
-        progress.best_metric = result.matched.f1
-    try:
-        plot_progress(log.path, FoldFolder(folder).curves)
-    except Exception as error:  # a picture is not worth a training
-        raise_again()
-        logger.warning("progress.png cannot be drawn: %s", error)
-    progress.validation_seconds += time.monotonic() - started
-    if options.max_minutes is not None:
-        progress.seconds += time.monotonic() - started
-    progress.unvalidated = False
-    state.save(folder)
+    def _write_model(self, file: Path) -> None:
+        save_weights(self.state.average, file, {"dataset": self.plans.dataset_name})

@@ -60,7 +60,7 @@ class ValidationResult:
     dice: float | None
     stage1_recall: float | None
 
-    def figures(self) -> dict[str, float | None]:
+    def metrics(self) -> dict[str, float | None]:
         """The figures by name, for the training log; a name says the criterion of a lesion that counts as found.
 
         ``None`` stands for one that cannot be stated.
@@ -77,7 +77,7 @@ class ValidationResult:
 
     def describe(self) -> str:
         """The figures in words; "–" stands for one that cannot be stated."""
-        figures = {name: "–" if value is None else format(value, ".3f") for name, value in self.figures().items()}
+        figures = {name: "–" if value is None else format(value, ".3f") for name, value in self.metrics().items()}
         return (
             f"lesion F1 {figures['f1_iou_0.1']} at IoU >= 0.1 (recall {figures['recall_iou_0.1']}, precision "
             f"{figures['precision_iou_0.1']}; F1 {figures['f1_any']} at any overlap), Dice {figures['dice']}, Stage 1 "

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.data.folders import ModelFolder, PreparedFolder
+from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.data.images import write_image
 from detseg3d.pipeline import train as fold_module
 from detseg3d.pipeline.train import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
@@ -18,8 +19,9 @@ from detseg3d.planning.appearance.training import load_training_appearance
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.system.files import read_json, write_json
-from detseg3d.training.ranks import Ranks
-from detseg3d.training.trainer import TrainingOptions
+from detseg3d.training.distributed import DistributedContext
+from detseg3d.training.options import TrainingData, TrainingOptions
+from detseg3d.training.trainer import Trainer
 from tests.training.factory import write_store
 
 SPLITS = [{"train": ["c", "a"], "val": ["b"]}, {"train": ["a", "b"], "val": ["c"]}]
@@ -109,6 +111,19 @@ def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
         apply_overrides(tiny_plans, {"epochs": 0})
 
 
+def use_trainer(monkeypatch: pytest.MonkeyPatch, run: Callable[[Trainer], None]) -> None:
+    """Replace the training by ``run``."""
+
+    class Quick(Trainer):
+        def __init__(self, plans: Plans, data: TrainingData, folder: FoldFolder, options: TrainingOptions) -> None:
+            self.plans, self.data, self.folder, self.options = plans, data, folder, options
+
+        def run(self) -> None:
+            run(self)
+
+    monkeypatch.setattr(fold_module, "Trainer", Quick)
+
+
 @pytest.fixture
 def paths(tmp_path: Path, tiny_plans: Plans) -> FoldPaths:
     """A preprocessed data set of three cases; there is no raw one."""
@@ -138,14 +153,15 @@ def test_cases_that_are_not_preprocessed_are_refused(paths: FoldPaths) -> None:
 
 
 def test_a_fold_trains_with_its_overrides(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(fold_module, "train_fold", lambda *arguments: seen.append(arguments))
+    seen: list[Trainer] = []
+    use_trainer(monkeypatch, seen.append)
     monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
     assert run_fold(paths, "0", TrainingOptions(), {"epochs": 3}) == {"cases": ["case2"]}
-    [(plans, _, train_cases, val_cases, folder, _)] = seen
-    assert (plans.training.epochs, train_cases, val_cases) == (3, ["case0", "case1"], ["case2"])
-    assert folder == paths.model.fold("0").path
-    assert load_training_appearance(folder / "appearance.json").cases == 2
+    [trainer] = seen
+    assert trainer.plans.training.epochs == 3
+    assert (trainer.data.train_cases, trainer.data.val_cases) == (["case0", "case1"], ["case2"])
+    assert trainer.folder == paths.model.fold("0")
+    assert load_training_appearance(trainer.folder.appearance).cases == 2
 
 
 def test_a_fingerprint_that_is_not_there_stops_a_training_before_it_begins(
@@ -217,11 +233,11 @@ def trainings(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that trainings wrote to; each leaves the files of a complete model."""
     folders: list[Path] = []
 
-    def train_fold(*arguments: Any) -> None:
-        folders.append(arguments[4])
-        fill_folder(arguments[4], *TRAINED, content=b"new")
+    def train(trainer: Trainer) -> None:
+        folders.append(trainer.folder.path)
+        fill_folder(trainer.folder.path, *TRAINED, content=b"new")
 
-    monkeypatch.setattr(fold_module, "train_fold", train_fold)
+    use_trainer(monkeypatch, train)
     monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
     return folders
 
@@ -253,12 +269,12 @@ def test_an_overwritten_fold_stays_until_the_new_model_is_complete(
     fill_folder(paths.model.fold("0").validation.path, "summary.json")
     before = contents(paths.model.fold("0").path)
 
-    def fail(*arguments: Any) -> None:
-        fill_folder(arguments[4], "checkpoint_latest.pt", content=b"new")
+    def fail(trainer: Trainer) -> None:
+        fill_folder(trainer.folder.path, "checkpoint_latest.pt", content=b"new")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fold_module, "train_fold", fail)
+        use_trainer(patch, fail)
         with pytest.raises(KeyboardInterrupt):
             run_fold(paths, "0", TrainingOptions(overwrite=True), {})
     assert contents(paths.model.fold("0").path) == before
@@ -314,7 +330,7 @@ def test_a_new_model_that_cannot_take_its_place_stays_beside_the_earlier_one(
 
 def test_only_the_main_process_moves_the_new_model(paths: FoldPaths, trainings: list[Path]) -> None:
     fill_folder(paths.model.fold("0").path, *TRAINED)
-    assert run_fold(paths, "0", TrainingOptions(overwrite=True, ranks=Ranks(1, 2)), {}) == {}
+    assert run_fold(paths, "0", TrainingOptions(overwrite=True, distributed=DistributedContext(1, 2)), {}) == {}
     assert trainings == [paths.model.replacement("0").path]
     assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"earlier")
 

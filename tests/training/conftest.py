@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detseg3d.data.case_store import CaseStore
+from detseg3d.data.folders import FoldFolder
 from detseg3d.planning.plans import Plans
-from detseg3d.training import trainer
-from detseg3d.training.trainer import TrainingOptions, train_fold
+from detseg3d.training.options import TrainingData, TrainingOptions
+from detseg3d.training.state import TrainingProgress
+from detseg3d.training.trainer import Trainer
 from tests.training.factory import write_store
 
 TRAIN, VAL = ("case0", "case1", "case2"), ("case3",)
@@ -42,21 +45,37 @@ def store(tmp_path_factory: pytest.TempPathFactory, plans: Plans) -> CaseStore:
     return write_store(tmp_path_factory.mktemp("store"), plans)
 
 
+class QuickTrainer(Trainer):
+    """A trainer that draws no curves: drawing takes longer than these trainings and has its own tests."""
+
+    def draw_curves(self) -> None:
+        self.folder.curves.write_text("picture", encoding="utf-8")
+
+
 def make_options(**settings: Any) -> TrainingOptions:
     return TrainingOptions(**{"num_workers": 0, "show_progress": False, **settings})
 
 
-def train(plans: Plans, store: CaseStore, folder: Path, **settings: Any) -> None:
-    train_fold(plans, store, TRAIN, VAL, folder, make_options(**settings))
+def make_trainer(
+    plans: Plans,
+    store: CaseStore,
+    folder: Path,
+    kind: type[Trainer] = QuickTrainer,
+    val_cases: Sequence[str] = VAL,
+    **settings: Any,
+) -> Trainer:
+    return kind(plans, TrainingData(store, TRAIN, val_cases), FoldFolder(folder), make_options(**settings))
+
+
+def train(plans: Plans, store: CaseStore, folder: Path, **settings: Any) -> TrainingProgress:
+    return make_trainer(plans, store, folder, **settings).run()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, plans: Plans, store: CaseStore) -> Path:
     """A training that nothing interrupted."""
     folder = tmp_path_factory.mktemp("trained") / "fold_0"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))
-        train(plans, store, folder)
+    train(plans, store, folder)
     return folder
 
 
@@ -67,9 +86,3 @@ def records(folder: Path, kind: str = "epoch") -> list[dict[str, Any]]:
 
 def same_weights(first: Path, second: Path) -> bool:
     return (first / "model_final.safetensors").read_bytes() == (second / "model_final.safetensors").read_bytes()
-
-
-@pytest.fixture
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these trainings; it has its own tests."""
-    monkeypatch.setattr(trainer, "plot_progress", lambda log, picture: picture.write_text("picture", encoding="utf-8"))

@@ -21,8 +21,6 @@ from detseg3d.planning.appearance.training import TrainingAppearance, save_train
 from detseg3d.planning.plans import Plans
 from tests.training.conftest import records, train
 
-pytestmark = pytest.mark.usefixtures("no_picture")
-
 
 class WithBatchNorm(DetSeg3D):
     """Stage 1 reads what a further layer, with weights and statistics of its own, has made of the image."""

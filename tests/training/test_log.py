@@ -2,18 +2,33 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.training.log import TrainingLog, describe_epoch, describe_seconds
+from detseg3d.evaluation.metrics import DetectionCounts
+from detseg3d.training.log import EpochRecord, TrainingLog, ValidationRecord, describe_seconds
+from detseg3d.training.state import LossValues
+from detseg3d.training.validation import ValidationResult
+
+
+def epoch(step: int, **values: Any) -> EpochRecord:
+    record = EpochRecord(1, step, 2.5, 0.01, "windows", LossValues(), 0.5, 1.5)
+    return replace(record, **values)
+
+
+def validation(step: int) -> ValidationRecord:
+    counts = DetectionCounts(2, 1, 2, 1)
+    return ValidationRecord(1, step, 2.5, ValidationResult(counts, counts, 0.5, 1.0))
 
 
 def write_log(path: Path, steps: tuple[int, ...], tail: str = "") -> None:
     log = TrainingLog(path, None)
     for step in steps:
-        log.append("epoch", step=step)
+        log.append(epoch(step))
     with path.open("a", encoding="utf-8") as handle:
         handle.write(tail)
 
@@ -25,12 +40,22 @@ def steps_in(path: Path) -> list[int]:
 def test_records_are_lines_of_json(tmp_path: Path) -> None:
     path = tmp_path / "fold_0" / "training_log.jsonl"
     log = TrainingLog(path, None)
-    log.append("epoch", step=4, losses={"size": 0.5})
-    log.append("validation", step=4, f1=1.0)
-    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
-        {"kind": "epoch", "step": 4, "losses": {"size": 0.5}},
-        {"kind": "validation", "step": 4, "f1": 1.0},
-    ]
+    log.append(epoch(4, losses=LossValues(size=0.5)))
+    log.append(validation(4))
+    first, second = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    assert first == {"kind": "epoch", **asdict(epoch(4, losses=LossValues(size=0.5)))}
+    assert second == {
+        "kind": "validation",
+        "epoch": 1,
+        "step": 4,
+        "seconds": 2.5,
+        "f1_iou_0.1": 0.5,
+        "recall_iou_0.1": 0.5,
+        "precision_iou_0.1": 0.5,
+        "f1_any": 0.5,
+        "dice": 0.5,
+        "stage1_recall": 1.0,
+    }
 
 
 def test_a_new_training_starts_a_new_log(tmp_path: Path) -> None:
@@ -41,13 +66,13 @@ def test_a_new_training_starts_a_new_log(tmp_path: Path) -> None:
 
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", (10, 20, 20, 30))
-    TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=31)
+    TrainingLog(tmp_path / "log.jsonl", 20).append(epoch(31))
     assert steps_in(tmp_path / "log.jsonl") == [10, 20, 20, 31]
 
 
 def test_resuming_drops_a_line_that_was_being_written(tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", (10,), tail='{"kind": "epoch", "st')
-    TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=11)
+    TrainingLog(tmp_path / "log.jsonl", 20).append(epoch(11))
     assert steps_in(tmp_path / "log.jsonl") == [10, 11]
 
 
@@ -62,7 +87,7 @@ def test_resuming_drops_damaged_lines_and_says_so(
     write_log(path, (10, 20))
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + damaged + b"\n" + second)
-    TrainingLog(path, 20).append("epoch", step=21)
+    TrainingLog(path, 20).append(epoch(21))
     assert steps_in(path) == [10, 20, 21]
     assert "1 damaged line(s)" in caplog.text and str(path) in caplog.text
 
@@ -75,13 +100,13 @@ def test_a_log_that_cannot_be_read_is_an_error_with_the_file(tmp_path: Path) -> 
 
 
 def test_resuming_without_a_log_starts_one(tmp_path: Path) -> None:
-    TrainingLog(tmp_path / "log.jsonl", 20).append("epoch", step=21)
+    TrainingLog(tmp_path / "log.jsonl", 20).append(epoch(21))
     assert steps_in(tmp_path / "log.jsonl") == [21]
 
 
-def test_nan_is_no_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        TrainingLog(tmp_path / "log.jsonl", None).append("epoch", loss=float("nan"))
+def test_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        TrainingLog(tmp_path / "log.jsonl", None).append(epoch(1, learning_rate=float("nan")))
 
 
 @pytest.mark.parametrize(
@@ -100,8 +125,9 @@ def test_describe_seconds(seconds: float, text: str) -> None:
 
 
 def test_describe_epoch() -> None:
-    text = describe_epoch(3, "whole volumes", {"heatmap": 1.23456, "size": 0.5}, 65, 130)
-    assert text == "epoch 3 (whole volumes): heatmap 1.235  size 0.500  [1 min 5 s, about 2 min 10 s left]"
+    text = epoch(9, epoch=3, seconds=65.0, phase="whole volumes", losses=LossValues(1.23456, 0.5)).describe(130)
+    assert text.startswith("epoch 3 (whole volumes): heatmap 1.235  size 0.500  offset 0.000  ")
+    assert text.endswith("total 0.000  [1 min 5 s, about 2 min 10 s left]")
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -115,19 +141,22 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_the_numbers_of_a_record_become_curves(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     log = TrainingLog(tmp_path / "log.jsonl", None, tmp_path / "events")
-    log.append("epoch", epoch=1, step=4, phase="windows", losses={"size": 0.5})
-    log.append("epoch", epoch=2, step=8, phase="windows", losses={"size": 0.25})
-    assert scalars(tmp_path / "events") == {"epoch/losses/size": [(4, 0.5), (8, 0.25)]}
+    log.append(epoch(4, losses=LossValues(size=0.5)))
+    log.append(epoch(8, losses=LossValues(size=0.25)))
+    curves = scalars(tmp_path / "events")
+    assert curves["epoch/losses/size"] == [(4, 0.5), (8, 0.25)]
+    assert "epoch/step" not in curves and "epoch/phase" not in curves
 
 
 def test_a_new_training_starts_new_curves_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     for resumed, step in ((None, 4), (None, 5), (5, 9)):
-        TrainingLog(tmp_path / "log.jsonl", resumed, tmp_path / "events").append("validation", step=step, f1=0.5)
-    assert scalars(tmp_path / "events") == {"validation/f1": [(5, 0.5), (9, 0.5)]}
+        TrainingLog(tmp_path / "log.jsonl", resumed, tmp_path / "events").append(validation(step))
+    assert scalars(tmp_path / "events")["validation/f1_any"] == [(5, 0.5), (9, 0.5)]
 
 
 def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(DetSeg3DError, match=r"(?s)not installed.*detseg3d\[track\]"):
+    with pytest.raises(DetSeg3DError) as caught:
         TrainingLog(tmp_path / "log.jsonl", None, tmp_path / "events")
+    assert "detseg3d[track]" in str(caught.value.remedy)

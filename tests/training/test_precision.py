@@ -24,11 +24,10 @@ from detseg3d.planning.memory import NetworkPlan, planned_training_bytes
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system import device as execution
 from detseg3d.system.device import has_fast_bfloat16
-from detseg3d.training import precision, trainer
-from detseg3d.training.precision import PrecisionCheck, check_precision, window_to_check
-from tests.training.conftest import make_options, records, same_weights, train
+from detseg3d.training import precision
+from detseg3d.training.precision import PrecisionCheck, check_precision, record_precision, window_to_check
+from tests.training.conftest import records, same_weights, train
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SHAPE = (24, 26, 28)
@@ -235,12 +234,9 @@ def test_a_training_in_float32_does_not_decide_for_the_next_one(
     assert execution.autocast_dtype(CPU) is not None
 
 
-def test_the_check_changes_nothing_of_a_training(
-    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_check_changes_nothing_of_a_training(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     train(plans, store, tmp_path / "checked")
-    monkeypatch.setattr("detseg3d.training.trainer.check_precision", lambda *_: None)
-    train(plans, store, tmp_path / "unchecked")
+    train(plans, store, tmp_path / "unchecked", check_precision=False)
     assert same_weights(tmp_path / "checked", tmp_path / "unchecked")
 
 
@@ -266,7 +262,7 @@ def test_a_large_window_keeps_its_short_axes(plans: Plans, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("asked", "native", "used"), [("fp32", True, "fp32"), ("auto", True, "bf16"), ("auto", False, "fp32")]
 )
-def test_a_training_notes_what_it_was_asked_for_and_what_it_computed_in(
+def test_a_training_notes_what_it_was_asked_for_and_what_it_precision_used(
     plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, native: bool, used: str
 ) -> None:
     monkeypatch.setattr(execution, "has_fast_bfloat16", lambda: native)
@@ -298,17 +294,17 @@ def test_a_plan_for_fewer_bytes_than_the_training_takes_is_warned_of_with_the_me
     plans: Plans, planned: str, asked: str, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     execution.compute_in(CPU, Precision(asked))
-    trainer._note_precision(plans.evolve(memory_precision=planned), make_options())
+    record_precision(plans.evolve(memory_precision=planned), CPU)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
     if warned:
         network = NetworkPlan.of(plans, Precision.FP32)
         needed = planned_training_bytes(network, plans.training, plans.planned_shape, plans.detection_scale) / 1e9
-        assert f"will take about {needed:.2g} GB" in caplog.text
+        assert f"will need about {needed:.2g} GB" in caplog.text
 
 
 def test_a_training_that_goes_on_in_another_precision_says_so(plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     execution.compute_in(CPU, Precision.FP32)
     begun = plans.evolve(memory_precision="fp32", training={"precision_used": "bf16"})
-    noted = trainer._note_precision(begun, make_options())
+    noted = record_precision(begun, CPU)
     assert noted.training.precision_used is Precision.FP32
-    assert "began in bf16 and goes on in fp32" in caplog.text
+    assert "began in bf16 and continues in fp32" in caplog.text

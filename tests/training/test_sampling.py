@@ -13,10 +13,11 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
-from detseg3d.training.sampling import CaseTable, Example, WindowSampler, batches
+from detseg3d.training.sampling import CaseTable, Example, SamplingOptions, WindowSampler, batches
 from tests.training.factory import LESIONS, write_case, write_store
 
 WINDOW = (12, 12, 12)
+UNIT = (1.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def table(store: CaseStore) -> CaseTable:
 def make_sampler(
     store: CaseStore, window: tuple[int, int, int] | None = WINDOW, seed: int = 0, augment: bool = True
 ) -> WindowSampler:
-    return WindowSampler(store, CaseTable(store, store.case_ids()), (1, 1, 1), window, seed, augment)
+    return WindowSampler(store, CaseTable(store, store.case_ids()), SamplingOptions(UNIT, window, seed, augment))
 
 
 def assert_equal_examples(first: Example, second: Example) -> None:
@@ -119,7 +120,7 @@ def test_whole_volumes_are_whole(store: CaseStore) -> None:
 
 def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(store: CaseStore) -> None:
     table = CaseTable(store, ["case0"])
-    sampler = WindowSampler(store, table, (1, 1, 1), None, 0, augment=False, largest=(12, 40, 10))
+    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, largest_shape=(12, 40, 10)))
     stored = store.open("case0")
     shows, places = 0, set()
     for position in range(60):
@@ -139,12 +140,14 @@ def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(stor
 
 def test_a_scan_a_little_larger_than_planned_is_trained_whole(store: CaseStore) -> None:
     table = CaseTable(store, ["case0"])
-    sampler = WindowSampler(store, table, (1, 1, 1), None, 0, augment=False, largest=(24, 26, 26))
+    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, largest_shape=(24, 26, 26)))
     assert sampler.example(0).instances.shape == (24, 26, 28)
 
 
 def test_volumes_are_flipped_along_the_sampler_s_axes_only(store: CaseStore) -> None:
-    sampler = WindowSampler(store, CaseTable(store, store.case_ids()), (1, 1, 1), None, 0, strength=0, mirror_axes=(1,))
+    sampler = WindowSampler(
+        store, CaseTable(store, store.case_ids()), SamplingOptions(UNIT, None, strength=0, mirror_axes=(1,))
+    )
     flips = set()
     for position in range(24):
         example = sampler.example(position)
@@ -185,7 +188,7 @@ def test_lesions_appear_all_over_the_window(store: CaseStore) -> None:
 def test_windows_stay_inside_the_volume(store: CaseStore) -> None:
     sampler = make_sampler(store)
     for position in range(100):
-        index, center = sampler._place(np.random.default_rng(position))
+        index, center = sampler.choose_window(np.random.default_rng(position))
         low, shape = center - 6, np.asarray(sampler.table.shapes[index])
         fits = shape >= 12
         assert np.all(low == np.floor(low))
@@ -193,32 +196,32 @@ def test_windows_stay_inside_the_volume(store: CaseStore) -> None:
 
 
 def test_healthy_cases_alone_give_windows(store: CaseStore) -> None:
-    sampler = WindowSampler(store, CaseTable(store, ["healthy"]), (1, 1, 1), WINDOW, seed=0)
+    sampler = WindowSampler(store, CaseTable(store, ["healthy"]), SamplingOptions(UNIT, WINDOW))
     assert not any(sampler.example(position).instances.any() for position in range(5))
 
 
-def test_typical_lesions_of_whole_volumes_are_those_of_a_case(store: CaseStore) -> None:
-    assert make_sampler(store, None).typical_lesions() == 9 / 4
+def test_the_mean_lesions_of_whole_volumes_are_those_of_a_case(store: CaseStore) -> None:
+    assert make_sampler(store, None).mean_lesions() == 9 / 4
 
 
-def test_typical_lesions_of_windows_are_counted_where_windows_are_placed(store: CaseStore) -> None:
+def test_the_mean_lesions_of_windows_are_counted_at_the_positions_of_windows(store: CaseStore) -> None:
     # So large that all of a case is seen. A quarter of them go anywhere, and one of the four cases has no lesion.
-    everything = make_sampler(store, (40, 40, 40)).typical_lesions()
+    everything = make_sampler(store, (40, 40, 40)).mean_lesions()
     assert everything == pytest.approx(3 * (1 - 0.25 / 4), abs=0.15)
     small = make_sampler(store, (20, 20, 20), augment=False)
     shown = [len(np.unique(small.example(position).instances)) - 1 for position in range(200)]
     # A lesion that is seen in part only counts if its middle is seen.
-    assert 0.5 * np.mean(shown) < small.typical_lesions() < np.mean(shown)
+    assert 0.5 * np.mean(shown) < small.mean_lesions() < np.mean(shown)
 
 
-def test_typical_lesions_depend_on_no_seed(store: CaseStore) -> None:
-    assert make_sampler(store, seed=1).typical_lesions() == make_sampler(store, seed=2).typical_lesions()
+def test_the_mean_lesions_do_not_depend_on_the_seed(store: CaseStore) -> None:
+    assert make_sampler(store, seed=1).mean_lesions() == make_sampler(store, seed=2).mean_lesions()
 
 
-def test_typical_lesions_are_at_least_one(tmp_path: Path, tiny_plans: Plans) -> None:
+def test_the_mean_lesions_are_at_least_one(tmp_path: Path, tiny_plans: Plans) -> None:
     store = CaseStore(tmp_path)
     write_case(store, "healthy", tiny_plans, lesions=())
-    assert [make_sampler(store, window).typical_lesions() for window in (WINDOW, None)] == [1.0, 1.0]
+    assert [make_sampler(store, window).mean_lesions() for window in (WINDOW, None)] == [1.0, 1.0]
 
 
 def take(sampler: WindowSampler, first_step: int, workers: int, count: int = 5) -> list[tuple[int, list[Example]]]:
@@ -280,7 +283,7 @@ def test_a_case_that_is_preprocessed_again_while_windows_are_drawn_is_an_error(
     tmp_path: Path, tiny_plans: Plans, workers: int
 ) -> None:
     store = write_store(tmp_path, tiny_plans, count=1)
-    sampler = WindowSampler(store, CaseTable(store, ["case0"]), (1, 1, 1), (16, 16, 16), seed=0)
+    sampler = WindowSampler(store, CaseTable(store, ["case0"]), SamplingOptions(UNIT, (16, 16, 16)))
     with batches(sampler, 1, 0, workers) as loader:
         next(loader)
         write_case(store, "case0", tiny_plans, seed=0)  # the same to the bit

@@ -1,129 +1,155 @@
+"""The state of a training, and its checkpoint."""
+
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.training.optimizer import Muon
-from detseg3d.training.state import Progress, load_checkpoint, save_checkpoint
+from detseg3d.planning.plans import Plans
+from detseg3d.training.state import LossValues, TrainingProgress, TrainingState
+from tests.training.conftest import make_options
 
-PROGRESS = Progress(fraction=0.1 + 0.2, epoch=3, step=17, seconds=12.5, validation_seconds=1.5, best_metric=0.625)
-
-
-class Training:
-    """A linear layer that has made ``steps`` steps of optimisers with momentum."""
-
-    def __init__(self, seed: int, steps: int = 0, inputs: int = 3) -> None:
-        torch.manual_seed(seed)
-        self.model = nn.Linear(inputs, 2)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizers = [
-            torch.optim.AdamW([self.model.bias], lr=0.1),
-            Muon([self.model.weight], lr=0.1),
-        ]
-        for _ in range(steps):
-            self.step()
-
-    def step(self) -> None:
-        self.model.zero_grad()
-        self.model(torch.ones(1, self.model.in_features)).square().sum().backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-    def save(self, path: Path, seed: int = 5) -> None:
-        save_checkpoint(path, self.model, self.average, self.optimizers, None, PROGRESS, seed)
-
-    def load(self, path: Path, seed: int = 5) -> Progress:
-        return load_checkpoint(path, self.model, self.average, self.optimizers, None, seed)[0]
+PROGRESS = TrainingProgress(
+    fraction=0.1 + 0.2,
+    epoch=3,
+    step=17,
+    seconds=12.5,
+    validation_seconds=1.5,
+    best_metric=0.625,
+    sums=LossValues(heatmap=0.1 + 0.2, total=1 / 3),
+    steps_summed=2,
+)
 
 
-def test_a_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    first, second = Training(0, steps=3), Training(1)
+def begin(plans: Plans, seed: int = 0) -> TrainingState:
+    return TrainingState.begin(plans, make_options(seed=seed))
+
+
+def step(state: TrainingState) -> None:
+    """A step of the optimisers that makes all weights smaller."""
+    state.model.zero_grad()
+    torch.stack([parameter.square().sum() for parameter in state.model.parameters()]).sum().backward()
+    for optimizer in state.optimizers:
+        optimizer.step()
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, plans: Plans) -> Path:
+    """The checkpoint of a training with seed 5 after three steps of the optimisers."""
+    state = begin(plans, seed=5)
+    state.progress = PROGRESS
+    for _ in range(3):
+        step(state)
+    state.save(tmp_path / "c.pt")
+    return tmp_path / "c.pt"
+
+
+def test_a_training_continues_as_if_it_had_not_stopped(tmp_path: Path, plans: Plans) -> None:
+    first, second = begin(plans), begin(plans, seed=1)
+    for _ in range(3):
+        step(first)
     first.save(tmp_path / "c.pt")
     second.load(tmp_path / "c.pt")
-    first.step()
-    second.step()
-    assert torch.equal(first.model.weight, second.model.weight)
+    step(first)
+    step(second)
+    assert torch.equal(weights(first.model), weights(second.model))
 
 
-def test_the_average_comes_back(tmp_path: Path) -> None:
-    first, second = Training(0, steps=3), Training(1)
+def test_the_average_comes_back(checkpoint: Path, plans: Plans) -> None:
+    fresh, resumed = begin(plans, seed=5), begin(plans, seed=1)
+    resumed.load(checkpoint)
+    assert torch.equal(weights(fresh.average), weights(resumed.average))
+    assert not torch.equal(weights(resumed.average), weights(resumed.model))
+
+
+def test_progress_comes_back_to_the_bit(checkpoint: Path, plans: Plans) -> None:
+    state = begin(plans)
+    state.load(checkpoint)
+    assert state.progress == PROGRESS
+
+
+def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path, plans: Plans) -> None:
+    first, second = begin(plans), begin(plans)
+    first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (512.0, 8.0))
     first.save(tmp_path / "c.pt")
     second.load(tmp_path / "c.pt")
-    assert torch.equal(first.average.weight, second.average.weight)
-    assert not torch.equal(second.average.weight, second.model.weight)
+    assert second.scaler.state_dict()["scale"] == 512.0
 
 
-def test_progress_comes_back_to_the_bit(tmp_path: Path) -> None:
-    training = Training(0)
-    training.save(tmp_path / "c.pt")
-    assert training.load(tmp_path / "c.pt") == PROGRESS
+def test_nothing_else_is_written(checkpoint: Path) -> None:
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["c.pt"]
 
 
-def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path) -> None:
-    training = Training(0)
-    scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (512.0, 8.0)]
-    save_checkpoint(
-        tmp_path / "c.pt", training.model, training.average, training.optimizers, scalers[0], PROGRESS, seed=5
-    )
-    load_checkpoint(tmp_path / "c.pt", training.model, training.average, training.optimizers, scalers[1], seed=5)
-    assert scalers[1].state_dict()["scale"] == 512.0
+def test_another_seed_is_refused(checkpoint: Path, plans: Plans) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        begin(plans).load(checkpoint, seed=6)
+    assert (caught.value.file, caught.value.value, caught.value.expected) == (checkpoint, 6, "5")
+    assert "--seed 5" in str(caught.value.remedy)
 
 
-def test_nothing_else_is_written(tmp_path: Path) -> None:
-    Training(0).save(tmp_path / "c.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+@pytest.mark.parametrize("seed", [None, 5])
+def test_the_seed_of_the_checkpoint_is_used(checkpoint: Path, plans: Plans, seed: int | None) -> None:
+    state = begin(plans)
+    state.load(checkpoint, seed)
+    assert state.seed == 5
 
 
-def test_another_seed_is_refused(tmp_path: Path) -> None:
-    Training(0).save(tmp_path / "c.pt", seed=5)
-    with pytest.raises(DetSeg3DError, match=r"(?s)another seed.*found: +6.*expected: 5.*resume with --seed 5"):
-        Training(0).load(tmp_path / "c.pt", seed=6)
+def assert_refused(plans: Plans, checkpoint: Path) -> DetSeg3DError:
+    with pytest.raises(DetSeg3DError) as caught:
+        begin(plans).load(checkpoint)
+    assert caught.value.file == checkpoint
+    assert "--overwrite" in str(caught.value.remedy)
+    return caught.value
 
 
-def test_without_a_seed_that_of_the_checkpoint_is_taken(tmp_path: Path) -> None:
-    training = Training(0)
-    training.save(tmp_path / "c.pt", seed=5)
-    loaded = load_checkpoint(tmp_path / "c.pt", training.model, training.average, training.optimizers, None)
-    assert loaded == (PROGRESS, 5)
+def test_the_progress_of_another_version_is_refused(checkpoint: Path, plans: Plans) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "progress": {**content["progress"], "of_tomorrow": 1}}, checkpoint)
+    assert "of_tomorrow" in assert_refused(plans, checkpoint).problem
 
 
-def test_progress_of_another_version_is_refused(tmp_path: Path) -> None:
-    training = Training(0)
-    training.save(tmp_path / "c.pt")
-    state = torch.load(tmp_path / "c.pt", weights_only=True)
-    torch.save({**state, "progress": {**state["progress"], "of_tomorrow": 1}}, tmp_path / "c.pt")
-    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit.*of_tomorrow.*c\.pt.*anew with --overwrite"):
-        training.load(tmp_path / "c.pt")
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.99])
+def test_a_truncated_file_is_refused(checkpoint: Path, plans: Plans, fraction: float) -> None:
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(len(content) * fraction)])
+    assert_refused(plans, checkpoint)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
-    path = tmp_path / "c.pt"
-    Training(0).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DetSeg3DError, match=r"(?s)the checkpoint cannot be read.*c\.pt.*anew with --overwrite"):
-        Training(0).load(path)
-
-
-def test_pickled_code_is_refused(tmp_path: Path) -> None:
+def test_pickled_code_is_refused(tmp_path: Path, plans: Plans) -> None:
     torch.save({"model": Path}, tmp_path / "c.pt")
-    with pytest.raises(DetSeg3DError, match="the checkpoint cannot be read"):
-        Training(0).load(tmp_path / "c.pt")
+    assert_refused(plans, tmp_path / "c.pt")
 
 
-def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_refused(tmp_path: Path, plans: Plans) -> None:
     torch.save({"weights": torch.zeros(3)}, tmp_path / "c.pt")
-    with pytest.raises(DetSeg3DError, match="the checkpoint cannot be read"):
-        Training(0).load(tmp_path / "c.pt")
+    assert_refused(plans, tmp_path / "c.pt")
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    Training(0, inputs=4).save(tmp_path / "c.pt")
-    with pytest.raises(DetSeg3DError, match=r"(?s)does not fit the plans.*anew with --overwrite"):
-        Training(0).load(tmp_path / "c.pt")
+def test_a_checkpoint_of_another_network_is_refused(checkpoint: Path, plans: Plans) -> None:
+    assert_refused(plans.evolve(stage2={"channels": (16, 16)}), checkpoint)
+
+
+def test_a_trial_changes_neither_network_nor_progress(plans: Plans) -> None:
+    state = begin(plans)
+    before = weights(state.model)
+    trial = state.copy_for_trial(plans)
+    step(trial)
+    trial.progress.step += 1
+    assert torch.equal(weights(state.model), before)
+    assert not torch.equal(weights(trial.model), before)
+    assert state.progress.step == 0
+
+
+def test_an_epoch_has_the_mean_losses_of_its_steps() -> None:
+    progress = TrainingProgress()
+    for size in (1.0, 2.0):
+        progress.add_losses(LossValues(size=size, total=2 * size))
+    assert progress.close_epoch() == LossValues(size=1.5, total=3.0)
+    assert (progress.epoch, progress.steps_summed, progress.sums, progress.unvalidated) == (1, 0, LossValues(), True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
-from detseg3d.training import trainer
+from detseg3d.training.sampling import Example
+from detseg3d.training.state import LossValues
 from detseg3d.training.timing import PhaseTime, describe_length, seconds_per_step, steps_left
-from tests.training.conftest import same_weights, train
-
-pytestmark = pytest.mark.usefixtures("no_picture")
+from tests.training.conftest import QuickTrainer, make_trainer, same_weights, train
 
 
 @given(
@@ -64,52 +63,68 @@ def test_the_length_is_said_in_hours_and_by_phase() -> None:
     assert "36000 steps of 0.5 s (windows 48×48×48), 900 of 4 s (whole volumes)" in text
 
 
-def test_a_training_says_how_long_it_takes_by_the_time_of_each_phase(
-    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Clocked(QuickTrainer):
+    """A trainer whose steps do nothing and take 10 seconds on windows and 100 on whole volumes, of its own clock."""
+
+    seconds = 0.0
+
+    def step(self, examples: Sequence[Example], mean_lesions: float = 1.0) -> LossValues:
+        type(self).seconds += 10.0 if examples[0].image.shape[1] == 12 else 100.0
+        return LossValues()
+
+
+@pytest.fixture
+def clocked() -> type[Clocked]:
+    """The trainer with its clock at 0."""
+    return type("Clocked", (Clocked,), {})
+
+
+def test_a_training_logs_how_long_it_takes_from_the_time_of_each_phase(
+    plans: Plans, store: CaseStore, tmp_path: Path, clocked: type[Clocked], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A step on windows takes 10 seconds of a false clock, one on whole volumes 100; then the training is stopped."""
-    now = [0.0]
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def step(plans: object, state: object, examples: list[object], *_: object) -> dict[str, float]:
-        now[0] += 10.0 if examples[0].image.shape[1] == 12 else 100.0  # type: ignore[attr-defined]
-        return {}
-
-    monkeypatch.setattr(trainer, "_FEWEST_STEPS_TIMED", 30)
-    monkeypatch.setattr(trainer, "_train_step", step)
-    monkeypatch.setattr(trainer, "_close_epoch", lambda *_: None)
+    longer = plans.evolve(training={"steps": 30})
     with caplog.at_level(logging.INFO):
-        train(plans.evolve(training={"steps": 30}), store, tmp_path)
+        train(
+            longer,
+            store,
+            tmp_path,
+            kind=clocked,
+            val_cases=(),
+            min_timed_steps=30,
+            clock=lambda: clocked.seconds,
+        )
     assert "about 23 min 0 s of training" in caplog.text  # 18 steps of 10 s and 12 of 100 s
-    assert now[0] == pytest.approx(18 * 10 + 12 * 100 + 2 * 10 + 100)  # two steps of the first were timed
+    assert clocked.seconds == pytest.approx(18 * 10 + 12 * 100 + 2 * 10 + 100)  # two steps of the first were timed
 
 
-def test_timing_changes_nothing_of_the_training(
-    trained: Path, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "_FEWEST_STEPS_TIMED", 1)
-    calls = []
-    original = trainer._seconds_of_phase
-    monkeypatch.setattr(trainer, "_seconds_of_phase", lambda *given: calls.append(given) or original(*given))
-    train(plans, store, tmp_path)
-    assert len(calls) == 2
+def test_timing_changes_nothing_of_the_training(trained: Path, plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    steps = itertools.count()
+
+    class Counting(QuickTrainer):
+        def step(self, examples: Sequence[Example], mean_lesions: float = 1.0) -> LossValues:
+            next(steps)
+            return super().step(examples, mean_lesions)
+
+    train(plans, store, tmp_path, kind=Counting, min_timed_steps=1)
+    assert next(steps) > 10
     assert same_weights(trained, tmp_path)
 
 
-@pytest.mark.parametrize(("steps", "minutes"), [(29, None), (30, 0.0001)])
+@pytest.mark.parametrize(("steps", "minutes"), [(29, None), (30, 1000.0)])
 def test_short_and_limited_trainings_are_not_timed(
     plans: Plans,
     store: CaseStore,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    clocked: type[Clocked],
     caplog: pytest.LogCaptureFixture,
     steps: int,
     minutes: float | None,
 ) -> None:
-    monkeypatch.setattr(trainer, "_FEWEST_STEPS_TIMED", 30)
-    monkeypatch.setattr(trainer, "_seconds_of_phase", lambda *_: pytest.fail("a step was timed"))
-    monkeypatch.setattr(trainer, "_train_step", lambda *_: {})
-    monkeypatch.setattr(trainer, "_close_epoch", lambda *_: None)
+    longer = plans.evolve(training={"steps": steps})
+    trainer = make_trainer(
+        longer, store, tmp_path, clocked, (), min_timed_steps=30, max_minutes=minutes, clock=lambda: clocked.seconds
+    )
     with caplog.at_level(logging.INFO):
-        train(plans.evolve(training={"steps": steps}), store, tmp_path, max_minutes=minutes)
-    assert ("the whole schedule fits into" in caplog.text) == (minutes is not None)
+        progress = trainer.run()
+    assert clocked.seconds == progress.seconds
+    assert ("the schedule is fitted into" in caplog.text) == (minutes is not None)

@@ -1,8 +1,10 @@
+"""The loop of the training, one step of it, and a time limit."""
+
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,18 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore
+from detseg3d.data.folders import FoldFolder
 from detseg3d.evaluation.metrics import DetectionCounts
 from detseg3d.models import detseg
 from detseg3d.models.weights import save_weights
 from detseg3d.planning.plans import Plans, load_plans, save_plans
-from detseg3d.training import trainer
-from detseg3d.training.sampling import CaseTable, Example, WindowSampler
-from detseg3d.training.trainer import train_fold
+from detseg3d.training.options import TrainingData
+from detseg3d.training.sampling import CaseTable, Example, SamplingOptions, WindowSampler
+from detseg3d.training.state import TrainingState
+from detseg3d.training.trainer import Trainer
 from detseg3d.training.validation import ValidationResult
-from tests.training.conftest import TRAIN, VAL, make_options, records, same_weights, train
+from tests.training.conftest import VAL, QuickTrainer, make_options, make_trainer, records, same_weights, train
 from tests.training.factory import write_case
-
-pytestmark = pytest.mark.usefixtures("no_picture")
-
 
 # -- The loop ----------------------------------------------------------------------------------------------------------
 
@@ -78,10 +79,16 @@ def test_the_end_is_validated(trained: Path) -> None:
     assert set(record) >= {"f1_iou_0.1", "recall_iou_0.1", "precision_iou_0.1", "f1_any", "dice", "stage1_recall"}
 
 
+def test_the_curves_are_drawn_as_a_picture(plans: Plans, trained: Path, tmp_path: Path, store: CaseStore) -> None:
+    (tmp_path / "training_log.jsonl").write_bytes((trained / "training_log.jsonl").read_bytes())
+    make_trainer(plans, store, tmp_path, kind=Trainer).draw_curves()
+    assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_training_learns(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     curriculum = [{"fraction": 1, "window": [16, 16, 16]}]
     longer = plans.evolve(training={"steps": 30, "steps_per_epoch": 6, "curriculum": curriculum})
-    train_fold(longer, store, TRAIN, (), tmp_path, make_options())
+    train(longer, store, tmp_path, val_cases=())
     losses = [record["losses"]["total"] for record in records(tmp_path)]
     assert losses[-1] < 0.95 * losses[0]
 
@@ -103,8 +110,10 @@ def test_workers_change_nothing(trained: Path, plans: Plans, store: CaseStore, t
 
 
 def test_a_fold_without_training_case_is_refused(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match=r"(?s)this fold has no training case.*splits_final\.json"):
-        train_fold(plans, store, (), VAL, tmp_path, make_options())
+    with pytest.raises(DetSeg3DError) as caught:
+        Trainer(plans, TrainingData(store, (), VAL), FoldFolder(tmp_path))
+    assert caught.value.file == tmp_path
+    assert "splits_final.json" in str(caught.value.remedy)
 
 
 def test_pretrained_weights_are_the_start(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
@@ -112,7 +121,7 @@ def test_pretrained_weights_are_the_start(plans: Plans, store: CaseStore, tmp_pa
     model = detseg.DetSeg3D(plans)
     save_weights(model, tmp_path / "start.safetensors")
     save_plans(plans, tmp_path / "plans.json")
-    state = trainer._State(plans, make_options(pretrained_weights=tmp_path / "start.safetensors"))
+    state = TrainingState.begin(plans, make_options(pretrained_weights=tmp_path / "start.safetensors"))
     for name, value in model.state_dict().items():
         assert torch.equal(state.model.state_dict()[name], value), name
         assert torch.equal(state.average.state_dict()[name], value), name
@@ -121,51 +130,60 @@ def test_pretrained_weights_are_the_start(plans: Plans, store: CaseStore, tmp_pa
 # -- The best model ----------------------------------------------------------------------------------------------------
 
 
-def fake_validation(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def validating_with(scores: list[float]) -> type[Trainer]:
+    """A trainer whose validations have these F1."""
     left = iter(scores)
 
-    def validate(*arguments: Any) -> ValidationResult:
-        # At any overlap every lesion is found: the best model must not be chosen by this.
-        hits = round(100 * next(left))
-        return ValidationResult(DetectionCounts(100, hits, 100, hits), DetectionCounts(100, 100, 100, 100), 0.0, 0.0)
+    class Validated(QuickTrainer):
+        def validate(self) -> ValidationResult:
+            # At any overlap every lesion is found: the best model must not be chosen by this.
+            hits = round(100 * next(left))
+            return ValidationResult(
+                DetectionCounts(100, hits, 100, hits), DetectionCounts(100, 100, 100, 100), 0.0, 0.0
+            )
 
-    monkeypatch.setattr(trainer, "validate", validate)
+    return Validated
 
 
 @pytest.mark.parametrize(("scores", "best_is_last"), [([0.1, 0.6, 0.3, 0.2], False), ([0.1, 0.2, 0.2, 0.3], True)])
 def test_the_best_model_has_the_highest_f1_of_matched_lesions(
-    plans: Plans,
-    store: CaseStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    scores: list[float],
-    best_is_last: bool,
+    plans: Plans, store: CaseStore, tmp_path: Path, scores: list[float], best_is_last: bool
 ) -> None:
-    fake_validation(scores, monkeypatch)
-    train(plans.evolve(training={"val_every": 1}), store, tmp_path)
+    train(plans.evolve(training={"val_every": 1}), store, tmp_path, kind=validating_with(scores))
     best, final = ((tmp_path / f"model_{name}.safetensors").read_bytes() for name in ("best", "final"))
     assert (best == final) == best_is_last
 
 
 def test_without_validation_cases_the_final_model_is_the_best(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     (tmp_path / "model_best.safetensors").write_text("of an earlier training", encoding="utf-8")
-    train_fold(plans, store, TRAIN, (), tmp_path, make_options())
+    train(plans, store, tmp_path, val_cases=())
     best, final = ((tmp_path / f"model_{name}.safetensors").read_bytes() for name in ("best", "final"))
     assert best == final
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_stop_the_training(
-    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plans: Plans, store: CaseStore, tmp_path: Path
 ) -> None:
-    def fail(*arguments: Any) -> None:
-        raise DetSeg3DError("the file cannot be written: No space left on device")
+    class WithoutSpace(Trainer):
+        def draw_curves(self) -> None:
+            raise DetSeg3DError("the file cannot be written: No space left on device")
 
-    monkeypatch.setattr(trainer, "plot_progress", fail)
-    train(plans, store, tmp_path)
+    train(plans, store, tmp_path, kind=WithoutSpace)
     assert (tmp_path / "model_final.safetensors").exists()
 
 
 # -- One step ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainer(plans: Plans, store: CaseStore, tmp_path: Path) -> Trainer:
+    """A trainer before its first step."""
+    return make_trainer(plans, store, tmp_path)
+
+
+def at_step(trainer: Trainer, step: int) -> Trainer:
+    trainer.progress.step = step
+    return trainer
 
 
 @pytest.mark.parametrize(
@@ -173,7 +191,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_stop_the_training(
     [(1, 0.9), (9, 0.5), (81, 0.1), (10_000, 0.002)],  # 1 - min(0.998, step / (9 + step))
 )
 def test_the_average_moves_towards_the_model(plans: Plans, step: int, weight: float) -> None:
-    state = trainer._State(plans, make_options())
+    state = TrainingState.begin(plans, make_options())
     state.progress.step = step
     with torch.no_grad():
         for own, averaged in zip(state.model.parameters(), state.average.parameters(), strict=True):
@@ -185,145 +203,173 @@ def test_the_average_moves_towards_the_model(plans: Plans, step: int, weight: fl
 
 
 def test_the_average_takes_no_gradient(plans: Plans) -> None:
-    state = trainer._State(plans, make_options())
+    state = TrainingState.begin(plans, make_options())
     assert not any(parameter.requires_grad for parameter in state.average.parameters())
     assert all(parameter.requires_grad for parameter in state.model.parameters())
 
 
 def make_example(store: CaseStore, case_id: str = "case0", window: tuple[int, int, int] | None = None) -> Example:
-    return WindowSampler(store, CaseTable(store, [case_id]), (1, 1, 1), window, seed=0).example(0)
+    return WindowSampler(store, CaseTable(store, [case_id]), SamplingOptions((1.0, 1.0, 1.0), window)).example(0)
 
 
-def all_finite(model: torch.nn.Module) -> bool:
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+def weights_of(trainer: Trainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.state.model.parameters()]
 
 
-def test_a_step_on_healthy_scans_is_finite(plans: Plans, tmp_path: Path) -> None:
+def has_weights(trainer: Trainer, weights: list[torch.Tensor]) -> bool:
+    return all(torch.equal(old, new) for old, new in zip(weights, trainer.state.model.parameters(), strict=True))
+
+
+def test_a_step_on_a_scan_without_lesions_is_finite(plans: Plans, tmp_path: Path, trainer: Trainer) -> None:
     store = CaseStore(tmp_path)
     write_case(store, "healthy", plans, lesions=())
-    state = trainer._State(plans, make_options())
-    losses = trainer._train_step(plans, state, [make_example(store, "healthy")], 1.0, 1e-3, 0, make_options())
-    assert all(np.isfinite(list(losses.values()))) and losses["size"] == losses["offset"] == 0
-    assert all_finite(state.model)
+    losses = trainer.step([make_example(store, "healthy")])
+    assert np.isfinite(losses.total) and losses.size == losses.offset == 0
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights_of(trainer))
 
 
-def test_windows_of_one_shape_run_together_and_others_one_by_one(store: CaseStore) -> None:
-    small, large = make_example(store, window=(8, 8, 8)), make_example(store)
-    assert [len(group) for group in trainer._stacks([small, small])] == [2]
-    assert [len(group) for group in trainer._stacks([small, large])] == [1, 1]
+def test_a_step_moves_the_weights_and_leaves_the_progress(store: CaseStore, trainer: Trainer) -> None:
+    before = weights_of(trainer)
+    trainer.step([make_example(store)])
+    assert not has_weights(trainer, before)
+    assert (trainer.progress.step, trainer.progress.fraction) == (0, 0.0)
 
 
-def test_a_batch_in_parts_has_the_mean_of_losses_and_gradients(
-    plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+def batch_sizes(trainer: Trainer, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of windows that the network sees together in a step."""
+    sizes = []
+    original = trainer.state.model.losses
+
+    def losses(image: torch.Tensor, *arguments: Any) -> detseg.Losses:
+        sizes.append(len(image))
+        return original(image, *arguments)
+
+    monkeypatch.setattr(trainer.state.model, "losses", losses)
+    trainer.step(examples)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("windows", "max_voxels", "expected"),
+    [
+        (((8, 8, 8), (8, 8, 8)), 8**3, [2]),
+        (((8, 8, 8), None), 128**3, [1, 1]),
+        (((8, 8, 8), (8, 8, 8)), 8**3 - 1, [1, 1]),
+    ],
+    ids=["small windows of one shape", "different shapes", "large windows"],
+)
+def test_only_small_windows_of_one_shape_run_together(
+    plans: Plans,
+    store: CaseStore,
+    tmp_path: Path,
+    windows: tuple[tuple[int, int, int] | None, ...],
+    max_voxels: int,
+    expected: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same volume twice, one by one, is as good as once. Only the heatmap's bias: the RoIs are drawn anew."""
+    trainer = make_trainer(plans, store, tmp_path, max_batch_voxels=max_voxels)
+    examples = [make_example(store, window=window) for window in windows]
+    assert batch_sizes(trainer, examples, monkeypatch) == expected
+
+
+def test_a_batch_in_parts_has_the_mean_of_losses_and_gradients(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    """The same volume twice, one by one, is as good as once. Only the heatmap's bias: the RoIs are drawn again."""
     example = make_example(store)
-    monkeypatch.setattr(trainer, "_stacks", lambda examples: [[example] for example in examples])
     patient = plans.evolve(training={"gradient_clip": 1e9})
     losses, gradients = [], []
     for batch in ([example, example], [example]):
-        state = trainer._State(patient, make_options())
-        losses.append(trainer._train_step(patient, state, batch, 1.0, 0.0, 0, make_options())["heatmap"])
-        bias = state.model.detector.heads[0].heatmap.bias
+        trainer = make_trainer(patient, store, tmp_path, max_batch_voxels=0)
+        losses.append(trainer.step(batch).heatmap)
+        bias = trainer.state.model.detector.heads[0].heatmap.bias
         assert bias is not None and bias.grad is not None
         gradients.append(float(bias.grad))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert gradients[0] == pytest.approx(gradients[1], rel=1e-3)
 
 
-def test_a_lesion_weighs_the_same_in_every_window(plans: Plans, store: CaseStore) -> None:
-    """What is summed over the lesions is divided by what windows show on average, not by what this one shows."""
-    parts = []
-    for typical in (1.0, 4.0):
-        state = trainer._State(plans, make_options())
-        parts.append(trainer._train_step(plans, state, [make_example(store)], typical, 0.0, 0, make_options()))
+def test_a_lesion_weighs_the_same_in_every_window(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+    """Sums over lesions are divided by the average number of lesions in a window, not by the number in this window."""
+    example = make_example(store)
+    few, many = (make_trainer(plans, store, tmp_path).step([example], mean_lesions=count) for count in (1.0, 4.0))
     for name in ("heatmap", "size", "offset"):
-        assert parts[0][name] == pytest.approx(4 * parts[1][name], rel=1e-5)
-    assert parts[0]["segmentation"] == pytest.approx(parts[1]["segmentation"], rel=1e-5)
+        assert getattr(few, name) == pytest.approx(4 * getattr(many, name), rel=1e-5)
+    assert few.segmentation == pytest.approx(many.segmentation, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_names_its_parts(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    state = trainer._State(plans, make_options())
+def test_a_loss_that_is_not_finite_names_its_parts_and_changes_no_weight(store: CaseStore, trainer: Trainer) -> None:
     with torch.no_grad():
-        state.model.detector.heads[0].regression.bias[0] = float("inf")
-    with pytest.raises(
-        DetSeg3DError,
-        match=r"(?s)the loss is not finite at step 3 \(cases case0\): heatmap \d.*size inf, offset \d.*lower --lr",
-    ):
-        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
+        trainer.state.model.detector.heads[0].regression.bias[0] = float("inf")
+    before = trainer.state.model.detector.heads[0].heatmap.weight.clone()
+    with pytest.raises(DetSeg3DError) as caught:
+        at_step(trainer, 3).step([make_example(store)])
+    assert "loss" in caught.value.problem and "step 3" in caught.value.problem and "case0" in caught.value.problem
+    assert "heatmap" in str(caught.value.value) and "size inf" in str(caught.value.value)
+    assert torch.equal(trainer.state.model.detector.heads[0].heatmap.weight, before)
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(plans: Plans, store: CaseStore) -> None:
-    state = trainer._State(plans, make_options())
-    before = [parameter.detach().clone() for parameter in state.model.parameters()]
-    next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(DetSeg3DError, match=r"the gradient is not finite at step 3 \(cases case0\): heatmap \d"):
-        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
-    assert all(torch.equal(old, new) for old, new in zip(before, state.model.parameters(), strict=True))
+def test_a_gradient_that_is_not_finite_names_the_cases_and_changes_no_weight(
+    store: CaseStore, trainer: Trainer
+) -> None:
+    before = weights_of(trainer)
+    next(trainer.state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DetSeg3DError) as caught:
+        at_step(trainer, 3).step([make_example(store)])
+    assert "gradient" in caught.value.problem and "case0" in caught.value.problem
+    assert has_weights(trainer, before)
 
 
-def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(plans: Plans, store: CaseStore) -> None:
-    state = trainer._State(plans, make_options())
-    with torch.no_grad():
-        state.model.detector.heads[0].regression.bias[0] = float("inf")
-    before = state.model.detector.heads[0].heatmap.weight.clone()
-    with pytest.raises(DetSeg3DError):
-        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 3, make_options())
-    assert torch.equal(state.model.detector.heads[0].heatmap.weight, before)
-
-
-def test_gradients_are_clipped(plans: Plans, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    tight = plans.evolve(training={"gradient_clip": 1e-3})
-    state = trainer._State(tight, make_options())
+def test_gradients_are_clipped(plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(plans.evolve(training={"gradient_clip": 1e-3}), store, tmp_path)
     seen: list[float] = []
 
     def remember(*arguments: Any, **settings: Any) -> None:
-        squares = [p.grad.double().square().sum() for p in state.model.parameters() if p.grad is not None]
+        squares = [p.grad.double().square().sum() for p in trainer.state.model.parameters() if p.grad is not None]
         seen.append(float(torch.stack(squares).sum().sqrt()))
 
-    monkeypatch.setattr(state.optimizers[0], "step", remember)
-    trainer._train_step(tight, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
+    monkeypatch.setattr(trainer.state.optimizers[0], "step", remember)
+    trainer.step([make_example(store)])
     assert seen == [pytest.approx(1e-3, rel=1e-2)]
 
 
-def test_scaled_gradients_give_the_same_step(plans: Plans, store: CaseStore) -> None:
+def test_scaled_gradients_give_the_same_step(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     """As in float16 on a GPU: both optimisers see the gradients without the scale."""
-    states = [trainer._State(plans, make_options()) for _ in range(2)]
-    states[1].scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    for state in states:
-        trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
-    for plain, scaled in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
-        torch.testing.assert_close(plain, scaled, rtol=1e-3, atol=1e-6)
+    plain, scaled = (make_trainer(plans, store, tmp_path) for _ in range(2))
+    scaled.state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for trainer in (plain, scaled):
+        trainer.step([make_example(store)])
+    for first, second in zip(weights_of(plain), weights_of(scaled), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["detector.heads.0.heatmap.weight", "detector.stages.0.0.0.weight"])
-def test_an_overflow_moves_no_weight_and_lowers_the_scale(plans: Plans, store: CaseStore, name: str) -> None:
-    """In a weight of AdamW or of Muon: the other must not step alone."""
-    state = trainer._State(plans, make_options())
-    state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    state.model.get_parameter(name).register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
-    before = [parameter.detach().clone() for parameter in state.model.parameters()]
-    trainer._train_step(plans, state, [make_example(store)], 1.0, 1e-3, 0, make_options())
-    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
-    assert state.scaler.get_scale() == 512.0
+def test_an_overflow_moves_no_weight_and_lowers_the_scale(store: CaseStore, trainer: Trainer, name: str) -> None:
+    """In a weight of AdamW or of Muon: the other optimiser must not step alone."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.state.scaler = scaler
+    trainer.state.model.get_parameter(name).register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    before = weights_of(trainer)
+    trainer.step([make_example(store)])
+    assert has_weights(trainer, before)
+    assert scaler.get_scale() == 512.0
 
 
 # -- A time limit ------------------------------------------------------------------------------------------------------
 
 
-def test_a_time_limit_ends_the_training_and_visits_every_phase(
-    plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that advances by ``seconds`` at every look, however fast the machine is."""
     ticks = itertools.count()
-    # A clock of its own: every look at it takes a twentieth of a second, however fast the machine is.
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 20))
+    return lambda: next(ticks) * seconds
+
+
+def test_a_time_limit_ends_the_training_and_visits_every_phase(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     curriculum = [
         {"fraction": 0.4, "window": [8, 8, 8]},
         {"fraction": 0.3, "window": [12, 12, 12]},
         {"fraction": 0.3, "window": None},
     ]
     endless = plans.evolve(training={"steps": 100_000, "curriculum": curriculum})
-    progress = train_fold(endless, store, TRAIN, VAL, tmp_path, make_options(max_minutes=0.05))
+    progress = train(endless, store, tmp_path, max_minutes=0.05, clock=ticking(1 / 20))
     assert 3.0 <= progress.seconds < 3.3  # a step and the last validation come on top
     assert list(dict.fromkeys(record["phase"] for record in records(tmp_path))) == [
         "windows 8×8×8",
@@ -332,22 +378,19 @@ def test_a_time_limit_ends_the_training_and_visits_every_phase(
     ]
 
 
-def test_a_time_limit_takes_the_learning_rate_along(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
+def test_the_learning_rate_follows_the_time_limit(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
     endless = plans.evolve(training={"steps": 100_000, "curriculum": [{"fraction": 1, "window": [8, 8, 8]}]})
-    train_fold(endless, store, TRAIN, (), tmp_path, make_options(max_minutes=0.02))
+    train(endless, store, tmp_path, val_cases=(), max_minutes=0.02)
     assert records(tmp_path)[-1]["learning_rate"] < 0.2 * plans.training.learning_rate
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(20, 1), (40, 2)])
-def test_a_limited_training_validates_on_its_way_between_half_an_hour_and_the_last_fifth(
-    minutes: float, expected: int, plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_limited_training_validates_between_half_an_hour_and_the_last_fifth_and_at_its_end(
+    minutes: float, expected: int, plans: Plans, store: CaseStore, tmp_path: Path
 ) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 10.0))
-    fake_validation([0.5] * 9, monkeypatch)
     curriculum = [{"fraction": 1, "window": [8, 8, 8]}]
     endless = plans.evolve(training={"steps": 100_000, "val_every": 7, "curriculum": curriculum})
-    train_fold(endless, store, TRAIN, VAL, tmp_path, make_options(max_minutes=minutes))
+    train(endless, store, tmp_path, kind=validating_with([0.5] * 9), max_minutes=minutes, clock=ticking(10.0))
     validated = records(tmp_path, "validation")
     assert len(validated) == expected
     assert all(record["seconds"] >= 60 * min(minutes, 30) for record in validated)

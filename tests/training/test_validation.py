@@ -106,7 +106,7 @@ def test_a_perfect_network_scores_one(tiny_plans: Plans, store: CaseStore) -> No
 def test_missed_lesions_cost_recall_in_both_stages(tiny_plans: Plans, store: CaseStore) -> None:
     result = judge(Oracle(store, miss=(1,)), tiny_plans, store)  # 2 of 5
     assert (result.matched, result.stage1_recall) == (DetectionCounts(5, 3, 3, 3), pytest.approx(0.6))
-    assert result.figures()["f1_iou_0.1"] == pytest.approx(2 * 0.6 / 1.6)
+    assert result.metrics()["f1_iou_0.1"] == pytest.approx(2 * 0.6 / 1.6)
 
 
 def test_false_positives_cost_precision(tiny_plans: Plans, store: CaseStore) -> None:
@@ -169,8 +169,8 @@ def test_healthy_scans_alone_have_no_figures_but_false_positives(
     none = DetectionCounts(0, 0, wrong, 0)
     assert result == ValidationResult(none, none, None, None)
     assert "lesion F1 –" in result.describe() and "1.000" not in result.describe()
-    assert result.figures()["precision_iou_0.1"] == (0.0 if wrong else None)
-    json.dumps(result.figures(), allow_nan=False)
+    assert result.metrics()["precision_iou_0.1"] == (0.0 if wrong else None)
+    json.dumps(result.metrics(), allow_nan=False)
 
 
 def test_a_lesion_of_another_class_is_not_the_lesion(tmp_path: Path, tiny_plans: Plans) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from detseg3d.cli import plan_and_preprocess, predict, train
 from detseg3d.planning.plans import Plans
-from detseg3d.training import trainer
+from detseg3d.training.state import LossValues
+from detseg3d.training.trainer import Trainer
 from tests.disks import contents, fill, filled, litter, read_only
 from tests.scans import prepare, write_dataset
 
@@ -88,15 +90,15 @@ def test_a_training_that_runs_out_of_disk_goes_on_when_there_is_room(
     prepare(write_dataset(tmp_path / "raw", plans), tmp_path / "preprocessed", plans)
     roots = ["--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "preprocessed"), "--results"]
     words = ["1", "0", "-device", "cpu", "--no_progress", *roots]
-    original = trainer._train_step
+    original = Trainer.step
 
-    def fill_in_the_second_epoch(*arguments: object) -> dict[str, float]:
+    def fill_in_the_second_epoch(*arguments: Any) -> LossValues:
         if (small_disk / "results/Dataset001_Tiny/fold_0/checkpoint_latest.pt").exists():
             fill(small_disk / "filler")
-        return original(*arguments)  # type: ignore[arg-type]
+        return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_train_step", fill_in_the_second_epoch)
+        patch.setattr(Trainer, "step", fill_in_the_second_epoch)
         assert train.main([*words, str(small_disk / "results")]) == 1
     assert "checkpoint_latest.pt" in capsys.readouterr().err
     assert litter(small_disk) == []

@@ -1,4 +1,4 @@
-"""Several processes that train together: real processes, started by torchrun, talking over this machine only."""
+"""Training with several processes: real processes on this machine, started by torchrun."""
 
 from __future__ import annotations
 
@@ -9,33 +9,41 @@ import sys
 import pytest
 import torch
 
-from detseg3d.training.ranks import Ranks, agree, any_of, average_gradients, join_ranks
+from detseg3d.training.distributed import (
+    DistributedContext,
+    any_process,
+    average_gradients,
+    broadcast_from_main,
+    join_processes,
+)
 
 SCRIPT = """
 import json, sys
 import torch
-from detseg3d.training.ranks import agree, any_of, average_gradients, join_ranks, leave_ranks
+from detseg3d.training.distributed import any_process, average_gradients, broadcast_from_main
+from detseg3d.training.distributed import join_processes, leave_processes
 
-ranks, device = join_ranks(torch.device("cpu"))
+processes, device = join_processes(torch.device("cpu"))
 weight, unused = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
-weight.grad = torch.tensor([1.0, 10.0]) * (ranks.rank + 1)
-average_gradients([weight, unused], ranks)
-result = [ranks.rank, ranks.size, weight.grad.tolist(), unused.grad.tolist(), agree([0.5 + ranks.rank], ranks, device)]
-result.append([any_of(ranks.rank == 1, ranks, device), any_of(False, ranks, device)])
-open(sys.argv[1] + f"/{ranks.rank}.json", "w").write(json.dumps(result))
-leave_ranks(ranks)
+weight.grad = torch.tensor([1.0, 10.0]) * (processes.rank + 1)
+average_gradients([weight, unused], processes)
+shared = broadcast_from_main([0.5 + processes.rank], processes, device)
+result = [processes.rank, processes.size, weight.grad.tolist(), unused.grad.tolist(), shared]
+result.append([any_process(processes.rank == 1, processes, device), any_process(False, processes, device)])
+open(sys.argv[1] + f"/{processes.rank}.json", "w").write(json.dumps(result))
+leave_processes(processes)
 """
 
 
 def torchrun(*arguments: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    completed = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert completed.returncode == 0, completed.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
-    folder = tmp_path_factory.mktemp("ranks")
+    folder = tmp_path_factory.mktemp("processes")
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     torchrun(str(folder / "script.py"), str(folder))
     return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
@@ -62,14 +70,14 @@ def test_what_one_process_finds_holds_for_all(results: list[list[object]]) -> No
 
 
 def test_a_process_alone_joins_nobody() -> None:
-    ranks, device = join_ranks(torch.device("cpu"))
-    assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
-    assert ranks.is_main
+    processes, device = join_processes(torch.device("cpu"))
+    assert (processes, device) == (DistributedContext(0, 1), torch.device("cpu"))
+    assert processes.is_main
     parameter = torch.nn.Parameter(torch.zeros(1))
-    average_gradients([parameter], ranks)
+    average_gradients([parameter], processes)
     assert parameter.grad is None
-    assert agree([0.25], ranks, device) == [0.25]
-    assert any_of(True, ranks, device) and not any_of(False, ranks, device)
+    assert broadcast_from_main([0.25], processes, device) == [0.25]
+    assert any_process(True, processes, device) and not any_process(False, processes, device)
 
 
 def test_the_others_wait_for_a_long_validation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +86,5 @@ def test_the_others_wait_for_a_long_validation(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torch.distributed.init_process_group", lambda _, timeout: waits.append(timeout))
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    assert join_ranks(torch.device("cpu"))[0] == Ranks(1, 2)
+    assert join_processes(torch.device("cpu"))[0] == DistributedContext(1, 2)
     assert waits[0].total_seconds() > 6 * 3600
