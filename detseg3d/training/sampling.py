@@ -133,7 +133,7 @@ class SamplingOptions:
         Factor on the usual frequency of rotations, scalings and intensity changes.
     mirror_axes : tuple of int
         Axes along which windows are flipped, 0 is z.
-    largest_shape : tuple of 3 ints or None
+    planned_shape : tuple of 3 ints or None
         Largest volume for which the plan has reserved memory, in fine voxels. A whole volume with over a tenth more
         voxels is cropped to this shape. ``None``: no limit.
     """
@@ -144,7 +144,7 @@ class SamplingOptions:
     augment: bool = True
     strength: float = 1.0
     mirror_axes: tuple[int, ...] = (0, 1, 2)
-    largest_shape: tuple[int, int, int] | None = None
+    planned_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def from_plans(cls, plans: Plans, phase: int, seed: int) -> SamplingOptions:
@@ -163,7 +163,7 @@ class SamplingOptions:
             seed=seed,
             strength=plans.training.augmentation_factor,
             mirror_axes=plans.training.mirror_axes,
-            largest_shape=plans.planned_shape,
+            planned_shape=plans.planned_shape,
         )
 
 
@@ -281,7 +281,7 @@ class WindowSampler:
         count = len(self.table.case_ids)
         order = np.random.default_rng([self.options.seed, 2, position // count]).permutation(count)
         index = int(order[position % count])
-        shape, largest = self.table.shapes[index], self.options.largest_shape
+        shape, largest = self.table.shapes[index], self.options.planned_shape
         if largest is None or math.prod(shape) <= SPARE_VOLUME * math.prod(largest):
             return index, np.asarray(shape) / 2, shape
         # The volume does not fit the planned memory: crop it around one of its lesions, or at a random position.

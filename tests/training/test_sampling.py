@@ -120,7 +120,7 @@ def test_whole_volumes_are_whole(store: CaseStore) -> None:
 
 def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(store: CaseStore) -> None:
     table = CaseTable(store, ["case0"])
-    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, largest_shape=(12, 40, 10)))
+    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, planned_shape=(12, 40, 10)))
     stored = store.open("case0")
     shows, places = 0, set()
     for position in range(60):
@@ -140,7 +140,7 @@ def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(stor
 
 def test_a_scan_a_little_larger_than_planned_is_trained_whole(store: CaseStore) -> None:
     table = CaseTable(store, ["case0"])
-    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, largest_shape=(24, 26, 26)))
+    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, planned_shape=(24, 26, 26)))
     assert sampler.example(0).instances.shape == (24, 26, 28)
 
 
