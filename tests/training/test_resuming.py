@@ -104,7 +104,8 @@ class Killed(Trainer):
 
 folder = Path(sys.argv[1])
 data = TrainingData(CaseStore(sys.argv[2]), {train!r}, {val!r})
-Killed(load_plans(folder / "plans.json"), data, FoldFolder(folder / "fold_0"), TrainingOptions(show_progress=False)).run()
+options = TrainingOptions(show_progress=False)
+Killed(load_plans(folder / "plans.json"), data, FoldFolder(folder / "fold_0"), options).run()
 """.replace("{train!r}", repr(TRAIN)).replace("{val!r}", repr(VAL))
 
 
