@@ -207,8 +207,11 @@ def bar_chart(
             text = f"{bars.name}, {first}: {number(value)} ({own})"
             shape = _element(
                 "rect",
-                x=left + 1, y=_TOP + _HEIGHT - height, width=width - 2, height=max(height, 0.6),
-            )  # fmt: skip
+                x=left + 1,
+                y=_TOP + _HEIGHT - height,
+                width=width - 2,
+                height=max(height, 0.6),
+            )
             parts.append(_element("g", shape, _element("title", text), class_=f"bar s{bars.style % STYLES}"))
             limits = bars.intervals[index]
             if limits is not None:

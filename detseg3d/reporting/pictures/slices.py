@@ -1,75 +1,152 @@
-"""Slices of a turned volume: which one to show, which part of it, and the exact outlines of what is on it."""
+"""Choose the slices that a picture of a case shows, their parts, their windows, and the outlines of their lesions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from detseg3d.core.arrays import AnyIntArray
+from detseg3d.core.arrays import AnyFloatArray, AnyIntArray, Array, FloatArray, Spacing
 from detseg3d.core.boxes import box_slices
 from detseg3d.core.orientation import StoredOrder
-from detseg3d.reporting.pictures.findings import FOUND, Finding
+from detseg3d.reporting.pictures.case_view import CaseView
+from detseg3d.reporting.pictures.findings import Finding, Outcome
 
 __all__ = [
     "Region",
-    "View",
+    "SlicePlane",
+    "TurnedCase",
     "best_slice",
     "busiest_slice",
-    "clip_region",
     "in_plane",
     "intensity_window",
     "outline_segments",
-    "take_slice",
     "tile_axis",
     "tile_region",
     "tile_window",
 ]
 
 Region = tuple[tuple[float, float], tuple[float, float]]
-"""Rows and columns of a slice, each from and to, in voxel edges."""
+"""First and last edge of the rows of a part of a slice, then of its columns, in voxel edges."""
 
-_TILE_VOXELS = 32
-_TILE_FACTOR = 2.5
-_NARROWEST_WINDOW = 0.3
+_TILE_VOXELS = 32  # smallest side of a tile, in voxels of the finest axis
+_TILE_FACTOR = 2.5  # side of a tile in sizes of its lesion, so that the surroundings are visible
+_MIN_WINDOW_FRACTION = 0.3  # smallest width of the window of a tile, as a fraction of the window of the volume
+_MAX_INTENSITY = 1e30  # leaves matplotlib room to compute in float32
 
 
 @dataclass(frozen=True)
-class View:
-    """Image and instance maps as seen, with their spacing."""
+class TurnedCase:
+    """Image and instance maps in the radiological view, with the order in which the file stores its axes."""
 
-    image: npt.NDArray[np.floating[Any]]
-    spacing: tuple[float, float, float]
+    image: AnyFloatArray
+    spacing: Spacing
     truth: AnyIntArray | None
-    predictions: AnyIntArray | None
-    orientation: StoredOrder
+    prediction: AnyIntArray | None
+    order: StoredOrder
+
+    @classmethod
+    def of(cls, case: CaseView) -> TurnedCase:
+        """Return a case turned to the radiological view, if its direction is known."""
+        if case.direction is None:
+            order = StoredOrder((case.image.shape[0], case.image.shape[1], case.image.shape[2]))
+        else:
+            order = StoredOrder.of_direction(case.direction, case.image.shape)
+        # NaN becomes 0, and infinity becomes much brighter than every real intensity.
+        with np.errstate(over="ignore"):
+            finite = np.nan_to_num(case.image.astype(np.float32), posinf=_MAX_INTENSITY, neginf=-_MAX_INTENSITY)
+        return cls(
+            order.to_canonical(finite),
+            order.triple_to_canonical(case.spacing),
+            None if case.truth is None else order.to_canonical(case.truth.instances),
+            None if case.prediction is None else order.to_canonical(case.prediction.instances),
+            order,
+        )
+
+    def lesion_of(self, finding: Finding) -> tuple[AnyIntArray, int]:
+        """Return the instance map and the number of a lesion: of the true lesion, if there is one."""
+        true, predicted = (self.truth, finding.truth_id), (self.prediction, finding.prediction_id)
+        for instances, number in (true, predicted):
+            if instances is not None and number is not None:
+                return instances, number
+        raise ValueError("the finding has neither a true nor a predicted lesion")
 
 
 def in_plane(axis: int) -> tuple[int, int]:
-    """The axes that run along the rows (downwards or upwards) and the columns of a slice."""
+    """Return the axes of the rows and of the columns of a slice across ``axis``."""
     return ((1, 2), (0, 2), (0, 1))[axis]
 
 
-def tile_axis(spacing: Sequence[float]) -> int:
-    """Tiles are axial, but across the coarse axis of an anisotropic volume, where the slices are sharp."""
+@dataclass(frozen=True)
+class SlicePlane:
+    """A slice of a case, or a part of a slice.
+
+    Attributes
+    ----------
+    case : TurnedCase
+    axis : int
+        Axis across which the slice is cut: 0 axial, 1 coronal, 2 sagittal.
+    index : int
+        Number of the slice along ``axis``.
+    region : Region or None
+        Part of the slice; ``None`` is the whole slice.
+    """
+
+    case: TurnedCase
+    axis: int
+    index: int
+    region: Region | None = None
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Millimetres per row and per column."""
+        rows, columns = in_plane(self.axis)
+        return self.case.spacing[rows], self.case.spacing[columns]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole slice."""
+        rows, columns = in_plane(self.axis)
+        return self.case.image.shape[rows], self.case.image.shape[columns]
+
+    @property
+    def limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Range of the rows and range of the columns of the region that lie within the slice, in pixels."""
+        if self.region is None:
+            return (0, self.shape[0]), (0, self.shape[1])
+        rows, columns = (
+            (max(0, math.floor(low)), min(size, math.ceil(high)))
+            for (low, high), size in zip(self.region, self.shape, strict=True)
+        )
+        return rows, columns
+
+    def take(self, volume: Array) -> Array:
+        """Return the part of a volume that the plane shows, shape ``(rows, columns)``, as a view."""
+        (top, bottom), (left, right) = self.limits
+        plane: Array = volume[(slice(None),) * self.axis + (self.index,)]
+        return plane[top:bottom, left:right]
+
+
+def tile_axis(spacing: Spacing) -> int:
+    """Return the axis across which tiles are cut.
+
+    Tiles are axial. In an anisotropic volume they are cut across the coarsest axis, because its slices are sharpest.
+    """
     coarsest = int(np.argmax(spacing))
     return coarsest if spacing[coarsest] > 1.5 * min(spacing) else 0
 
 
-def take_slice(volume: npt.NDArray[Any], axis: int, index: int) -> npt.NDArray[Any]:
-    """Slice ``index`` across ``axis``, shape ``(rows, columns)``, a view."""
-    return volume[(slice(None),) * axis + (index,)]
+def busiest_slice(case: TurnedCase, axis: int) -> int:
+    """Return the slice that shows most lesions.
 
-
-def busiest_slice(seen: View, axis: int) -> int:
-    """The slice that shows the most lesions, of several the one with the most voxels of them; else the middle."""
-    size = seen.image.shape[axis]
+    The number of lesion voxels decides between slices with equal numbers of lesions. Without any lesion it is the slice
+    in the middle.
+    """
+    size = case.image.shape[axis]
     lesions, voxels = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    for volume in (seen.truth, seen.predictions):
+    for volume in (case.truth, case.prediction):
         if volume is None:
             continue
         where = np.nonzero(volume)
@@ -81,43 +158,59 @@ def busiest_slice(seen: View, axis: int) -> int:
     return int(np.lexsort((voxels, lesions))[-1])
 
 
-def best_slice(seen: View, axis: int, finding: Finding) -> int:
-    """Where the lesion is largest: the true one if there is one."""
-    volume, number = (
-        (seen.truth, finding.truth_id) if finding.truth_id is not None else (seen.predictions, finding.prediction_id)
-    )
-    assert volume is not None
-    box = seen.orientation.box_to_canonical(finding.extent)
+def best_slice(case: TurnedCase, axis: int, finding: Finding) -> int:
+    """Return the slice on which a lesion is largest.
+
+    The true lesion decides if there is one. A found lesion is shown on a slice on which truth and prediction meet.
+    """
+    volume, number = case.lesion_of(finding)
+    box = case.order.box_to_canonical(finding.extent)
+    others = tuple(other for other in range(3) if other != axis)
     inside = volume[box_slices(box)] == number
-    areas = inside.sum(axis=tuple(other for other in range(3) if other != axis))
-    if finding.status == FOUND:  # the slice on which both are seen, if any
-        assert seen.predictions is not None
-        other = seen.predictions[box_slices(box)]
-        common = (inside & (other == finding.prediction_id)).sum(axis=tuple(i for i in range(3) if i != axis))
+    areas = inside.sum(axis=others)
+    if finding.outcome is Outcome.FOUND:
+        assert case.prediction is not None
+        common = (inside & (case.prediction[box_slices(box)] == finding.prediction_id)).sum(axis=others)
         areas = np.where(common > 0, areas + common, 0)
+    # Of slices with equal areas, the one nearest to the middle of the lesion is taken.
     middle = (len(areas) - 1) / 2
     candidates = np.flatnonzero(areas == areas.max())
     return int(box[axis]) + int(candidates[np.argmin(np.abs(candidates - middle))])
 
 
-def tile_region(seen: View, axis: int, box: Sequence[float]) -> Region:
-    """The part of a slice that a tile shows: square in mm, context around the lesion, inside the image if it fits."""
+def tile_region(case: TurnedCase, axis: int, box: Sequence[float]) -> Region:
+    """Return the part of a slice that a tile shows.
+
+    The part is square in millimetres and shows the surroundings of the lesion. It lies inside the image if the image is
+    large enough.
+
+    Parameters
+    ----------
+    case : TurnedCase
+    axis : int
+        Axis across which the tile is cut.
+    box : 6 floats
+        Box of the lesion in voxel edges of the turned volume.
+    """
     axes = in_plane(axis)
-    finest = min(seen.spacing[i] for i in axes)
-    largest = max((box[i + 3] - box[i]) * seen.spacing[i] for i in axes)
-    whole = max(seen.image.shape[i] * seen.spacing[i] for i in axes)
+    finest = min(case.spacing[i] for i in axes)
+    largest = max((box[i + 3] - box[i]) * case.spacing[i] for i in axes)
+    whole = max(case.image.shape[i] * case.spacing[i] for i in axes)
     side = min(max(_TILE_VOXELS * finest, _TILE_FACTOR * largest), whole)
     limits = []
     for i in axes:
-        length, size = side / seen.spacing[i], seen.image.shape[i]
+        length, size = side / case.spacing[i], case.image.shape[i]
         low = (box[i] + box[i + 3]) / 2 - length / 2
         low = min(max(low, 0.0), size - length) if length <= size else (size - length) / 2
         limits.append((low, low + length))
     return limits[0], limits[1]
 
 
-def intensity_window(image: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
-    """Intensities of a volume shown as black and white; the air around the body, a single value, takes no part."""
+def intensity_window(image: AnyFloatArray) -> tuple[float, float]:
+    """Return the intensities of a volume that are shown as black and as white.
+
+    The lowest intensity is ignored: it is the air around the body.
+    """
     sample = image[tuple(slice(None, None, max(1, size // 96)) for size in image.shape)]
     inside = sample[sample != sample.min()]
     if inside.size == 0:
@@ -126,27 +219,30 @@ def intensity_window(image: npt.NDArray[np.floating[Any]]) -> tuple[float, float
     return float(low), float(max(high, low + 1e-6))
 
 
-def tile_window(part: npt.NDArray[np.floating[Any]], window: tuple[float, float]) -> tuple[float, float]:
-    """The window of a tile: its own range, soft tissue in a CT is not grey in grey, yet noise is not blown up."""
+def tile_window(part: AnyFloatArray, window: tuple[float, float]) -> tuple[float, float]:
+    """Return the window of a tile.
+
+    The range of the tile itself shows soft tissue of a CT with enough contrast. The window has a smallest width, so
+    that a tile without structure does not show enlarged noise.
+
+    Parameters
+    ----------
+    part : ndarray of float
+        Intensities of the tile.
+    window : 2 floats
+        Window of the volume.
+    """
     if part.size == 0:
         return window
     low, high = (float(value) for value in np.percentile(part, (0.5, 99.5)))
-    missing = _NARROWEST_WINDOW * (window[1] - window[0]) - (high - low)
+    missing = _MIN_WINDOW_FRACTION * (window[1] - window[0]) - (high - low)
     return (low - missing / 2, high + missing / 2) if missing > 0 else (low, high)
 
 
-def clip_region(shape: Sequence[int], region: Region | None) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last pixel of the rows and columns of a region that lie in the slice; all without a region."""
-    if region is None:
-        return (0, shape[0]), (0, shape[1])
-    first, second = (
-        (max(0, math.floor(low)), min(size, math.ceil(high))) for (low, high), size in zip(region, shape, strict=True)
-    )
-    return first, second
+def outline_segments(labels: Array) -> FloatArray:
+    """Return the outlines of the labels of a slice.
 
-
-def outline_segments(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The exact outlines of the labels of a slice, along the edges of its pixels, also between touching labels.
+    The outlines follow the edges of the pixels, also between labels that touch.
 
     Parameters
     ----------
@@ -156,7 +252,7 @@ def outline_segments(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape ``(N, 2, 2)``
-        Segments, each two points ``(column, row)`` in pixel edges.
+        Segments, each with two points ``(column, row)`` in pixel edges.
 
     Examples
     --------
@@ -165,7 +261,7 @@ def outline_segments(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """
     padded = np.pad(labels, 1)
     row, column = np.nonzero(padded[1:-1, :-1] != padded[1:-1, 1:])
-    upright = np.stack([np.stack([column, row], 1), np.stack([column, row + 1], 1)], axis=1)
+    vertical = np.stack([np.stack([column, row], 1), np.stack([column, row + 1], 1)], axis=1)
     row, column = np.nonzero(padded[:-1, 1:-1] != padded[1:, 1:-1])
-    level = np.stack([np.stack([column, row], 1), np.stack([column + 1, row], 1)], axis=1)
-    return np.concatenate([upright, level]).astype(np.float64)
+    horizontal = np.stack([np.stack([column, row], 1), np.stack([column + 1, row], 1)], axis=1)
+    return np.concatenate([vertical, horizontal]).astype(np.float64)

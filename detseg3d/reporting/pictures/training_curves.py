@@ -1,4 +1,4 @@
-"""The picture of a training: losses, validation and learning rate over time, drawn from its log."""
+"""Draw the curves of a training from its log: losses, validation and learning rate over time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
-# Okabe & Ito's palette, told apart with any of the common colour vision deficiencies.
+# Palette of Okabe and Ito: people with any of the common colour vision deficiencies can tell these colours apart.
 _COLORS = {
     "total": "#000000",
     "heatmap": "#D55E00",
@@ -51,14 +51,14 @@ _NOT_METRICS = ("kind", "epoch", "step", "seconds")
 
 
 def plot_progress(log_file: str | Path, output: str | Path) -> None:
-    """Draw the training log as a picture.
+    """Draw a training log and write the picture.
 
     Parameters
     ----------
     log_file : path
-        ``training_log.jsonl``; a training may be writing it.
+        ``training_log.jsonl``. A running training may be writing it.
     output : path
-        The picture, written atomically; its ending names the format.
+        The picture. It is written atomically, and its ending chooses the format.
 
     Raises
     ------
@@ -71,7 +71,9 @@ def plot_progress(log_file: str | Path, output: str | Path) -> None:
 
 
 def read_training_log(log_file: str | Path) -> list[Record]:
-    """The records of a training log; lines that are not whole, as the last one of a killed run, are left out.
+    """Return the records of a training log.
+
+    Incomplete lines are left out. The last line is incomplete if the training was killed while it wrote.
 
     Raises
     ------
@@ -95,13 +97,13 @@ def read_training_log(log_file: str | Path) -> list[Record]:
 
 
 def draw_progress(records: Sequence[Record]) -> Figure:
-    """Draw the records of a training log: losses, their total, validation, learning rate and time per epoch.
+    """Draw the records of a training log: losses, total loss, validation, learning rate and time per epoch.
 
     Parameters
     ----------
     records : sequence of dict
         ``{"kind": "epoch", "epoch", "seconds", "learning_rate", "phase", "losses": {name: value}, "data_seconds",
-        "compute_seconds"}`` and ``{"kind": "validation", "epoch", "f1_iou_0.1", …}``. Anything may be missing.
+        "compute_seconds"}`` and ``{"kind": "validation", "epoch", "f1_iou_0.1", …}``. Every entry may be missing.
     """
     epochs = [record for record in records if record.get("kind") == "epoch"]
     validations = [record for record in records if record.get("kind") == "validation"]
@@ -110,7 +112,7 @@ def draw_progress(records: Sequence[Record]) -> Figure:
     (losses, total), (quality, speed) = figure.subplots(2, 2)
     names = _names([record.get("losses") or {} for record in epochs])
     _draw_losses(losses, epochs, [name for name in names if name != "total"])
-    losses.set_title("parts of the loss")
+    losses.set_title("losses")
     _draw_losses(total, epochs, [name for name in names if name == "total"])
     total.set_title("total loss")
     _draw_validation(quality, validations)
@@ -148,7 +150,7 @@ def _draw_losses(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> 
         x, y = _series(parts, name)
         axes.plot(x, y, color=_COLORS.get(name), label=name.replace("_", " "), **_style(len(x)))
         lowest = min(lowest, min(y, default=np.inf))
-    if 0 < lowest < np.inf:  # parts differ by orders of magnitude
+    if 0 < lowest < np.inf:  # the losses differ by orders of magnitude
         axes.set_yscale("log")
     if names:
         axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)
@@ -184,26 +186,33 @@ def _draw_schedule(axes: Axes, epochs: Sequence[Record]) -> None:
 
 
 def _draw_phases(axes: Axes, epochs: Sequence[Record]) -> None:
-    """A line and the name where the phase of the curriculum changes."""
+    """Draw a line and the name of the phase wherever a phase begins."""
     previous: Any = None
     for record in epochs:
         phase = record.get("phase")
         if phase is not None and phase != previous:
             axes.axvline(float(record["epoch"]), color="#999999", linewidth=0.8, linestyle=":")
             axes.text(
-                float(record["epoch"]), 0.99, f" {phase}", transform=axes.get_xaxis_transform(), fontsize=8,
-                color="#666666", va="top", rotation=90, clip_on=True,
-            )  # fmt: skip
+                float(record["epoch"]),
+                0.99,
+                f" {phase}",
+                transform=axes.get_xaxis_transform(),
+                fontsize=8,
+                color="#666666",
+                va="top",
+                rotation=90,
+                clip_on=True,
+            )
             previous = phase
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """Keys with numbers, in the order of their first appearance."""
+    """Return the keys whose values are numbers, in the order in which they first appear."""
     return list(dict.fromkeys(key for record in records for key, value in record.items() if _is_number(value)))
 
 
 def _series(records: Sequence[Record], name: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of a figure, where it was logged."""
+    """Return the epochs and the values of an entry, leaving out the records without it."""
     kept = [(float(record["epoch"]), float(record[name])) for record in records if _is_number(record.get(name))]
     return [epoch for epoch, _ in kept], [value for _, value in kept]
 
@@ -213,5 +222,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _style(points: int) -> dict[str, Any]:
-    """Few points are marked: a line of one point is invisible."""
+    """Return markers if there are few points, because a line of one point is invisible."""
     return {"marker": "o", "markersize": 3} if points < 30 else {}

@@ -1,17 +1,16 @@
-"""The picture of a case from its files."""
+"""Draw a picture of a case from its files."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detseg3d.core.arrays import AnyIntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
-from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, read_image, strip_ending
@@ -25,13 +24,15 @@ from detseg3d.data.labels import (
     read_label_format,
     read_roi_lesions,
 )
+from detseg3d.reporting.pictures.case_view import Box, CaseView, LesionMap
 from detseg3d.reporting.pictures.overlay import draw_case, save_figure
 
-__all__ = ["visualize_files"]
+__all__ = ["PICTURE_ENDINGS", "visualize_files"]
 
 logger = logging.getLogger(__name__)
 
 PICTURE_ENDINGS = (".png", ".pdf", ".svg")
+"""Formats of pictures."""
 
 
 def visualize_files(
@@ -49,95 +50,153 @@ def visualize_files(
     Parameters
     ----------
     image : path or ImageSource
-        One channel of the scan. Its spacing is also that of the other ``.npy`` files; without one, the dataset.json
-        beside the folder of the label states it.
+        One channel of the scan. Its spacing also applies to the other ``.npy`` files. If it states no spacing, the
+        dataset.json beside the folder of the label does.
     prediction : path
-        A mask or an instance map. Of a mask, the instance map ``instances/CASE`` beside it is used if there is one,
-        else its 26-connected components.
+        A mask or an instance map. For a mask, the instance map ``instances/CASE`` beside it is used if it exists;
+        otherwise the lesions are the connected components (26 neighbours) of the mask.
     output : path
         The picture: .png, .pdf or .svg.
     label : path, optional
         The truth.
     rois : path, optional
-        Boxes and scores; by default ``rois/CASE.json`` beside the mask, if there is one.
+        JSON file with boxes and scores; by default ``rois/CASE.json`` beside the mask, if it exists.
     instances : bool, optional
-        The prediction is an instance map, and the label as well. A prediction in a folder ``instances`` always is, and
-        a label is if the dataset.json beside its folder says so.
+        Prediction and label are instance maps. A prediction in a folder ``instances`` is always an instance map, and a
+        label is an instance map if the dataset.json beside its folder says so.
     maximum : int, optional
-        Most findings shown.
+        Largest number of findings.
 
     Raises
     ------
     DetSeg3DError
         If a file is missing or unreadable, the files do not lie on one grid, or the output format is unknown.
     """
-    source, prediction, output = ImageSource.of(image), Path(prediction), Path(output)
+    source, output = ImageSource.of(image), Path(output)
     if output.suffix.lower() not in PICTURE_ENDINGS:
-        raise DetSeg3DError("unknown picture format", file=output, expected="one of " + " ".join(PICTURE_ENDINGS))
-    form = LabelFormat() if label is None else read_label_format(Path(label).parent)
+        raise DetSeg3DError("the format of the picture is unknown", file=output, expected=" or ".join(PICTURE_ENDINGS))
+    label_format = LabelFormat() if label is None else read_label_format(Path(label).parent)
     if source.spacing is not None:
-        form = replace(form, default_spacing=source.spacing)
-    voxels, geometry = read_image(replace(source, spacing=form.default_spacing))
-    map_file, case_id = _instance_map(prediction, instances)
-    predicted_file = map_file or prediction
-    predicted, predicted_geometry = read_label(form.source(predicted_file).oriented_like(geometry), form)
-    check_same_grid(geometry, predicted_geometry, (source.path, predicted_file), "image and prediction")
-    # The picture names slices as they are stored in the image.
-    stored, order = geometry.as_stored(), geometry.stored_order
-    records = None
-    truth_labels: dict[int, int] = {}
-    prediction_labels: dict[int, int] = {}
-    if map_file is None:
-        if rois is not None:
-            raise DetSeg3DError(
-                "boxes and scores belong to the lesions of an instance map, and the prediction is a mask",
-                file=prediction,
-                remedy="give instances/CASE as --pred, or --instances if this is an instance map",
-            )
-        predicted, prediction_labels = _components(predicted, prediction)
-    else:
-        roi_file = _roi_file(map_file, case_id, rois)
-        records = None if roi_file is None else _in_order(read_roi_lesions(roi_file), predicted_geometry, order)
-        prediction_labels = {record["id"]: record["label"] for record in records or ()}
-        logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
-    truth = None
-    if label is not None:
-        truth, truth_geometry = read_label(form.source(Path(label)).oriented_like(geometry), form, source)
-        check_same_grid(geometry, truth_geometry, (source.path, Path(label)), "image and label")
-        if not (instances or form.truth_instances):
-            truth, truth_labels = _components(truth, Path(label))
-        elif form.instance_classes is not None:
-            numbered = lesions_from_instances(truth, Path(label), form.instance_classes)
-            truth_labels = {number: form.instance_classes.values[i] for number, i in numbered.classes.items()}
-    names = _class_names(form, records)
-    figure = draw_case(
-        order.to_stored(voxels),
-        stored.spacing,
-        order.to_stored(predicted),
-        records,
-        None if truth is None else order.to_stored(truth),
-        truth_classes={number: names.get(value, f"label {value}") for number, value in truth_labels.items()},
-        prediction_classes={number: names.get(value, f"label {value}") for number, value in prediction_labels.items()},
-        direction=stored.direction,
-        maximum=maximum,
+        label_format = replace(label_format, default_spacing=source.spacing)
+    voxels, geometry = read_image(replace(source, spacing=label_format.default_spacing))
+    reader = _Reader(source.path, geometry, label_format)
+    map_file, case_id = _find_instance_map(Path(prediction), instances)
+    predicted_side, class_names = reader.read_prediction(Path(prediction), map_file, case_id, rois)
+    true_side = None if label is None else reader.read_truth(Path(label), source, instances)
+    names = {**class_names, **{value: name for name, value in (label_format.classes or {}).items()}}
+    # The picture names slices as the image file stores them, so everything is drawn in the order of this file.
+    stored = geometry.as_stored()
+    case = CaseView(
+        image=geometry.stored_order.to_stored(voxels),
+        spacing=stored.spacing,
+        truth=None if true_side is None else true_side.lesion_map(names),
+        prediction=predicted_side.lesion_map(names),
+        direction=tuple(stored.direction),
         title=case_id,
     )
-    save_figure(figure, output)
+    save_figure(draw_case(case, maximum), output)
 
 
-def _in_order(records: list[dict[str, Any]], geometry: Geometry, order: StoredOrder) -> list[dict[str, Any]]:
-    """Boxes in voxels of the file of ``geometry`` as boxes in voxels of a file of another order."""
-    own = geometry.stored_order
-    return [
-        {**record, "box": list(order.box_to_stored(own.box_to_canonical(record["box"])))}
-        if record.get("box") is not None
-        else record
-        for record in records
-    ]
+@dataclass(frozen=True)
+class _Side:
+    """The lesions of truth or prediction in the order of the image file.
+
+    Attributes
+    ----------
+    instances : ndarray of int
+        Instance map.
+    labels : dict of int to int
+        Value of the class of each lesion.
+    boxes, scores
+        See :class:`~detseg3d.reporting.pictures.case_view.LesionMap`.
+    """
+
+    instances: AnyIntArray
+    labels: Mapping[int, int]
+    boxes: Mapping[int, Box]
+    scores: Mapping[int, float]
+
+    def lesion_map(self, names: Mapping[int, str]) -> LesionMap:
+        """Return the lesions with the names of their classes."""
+        classes = {number: names.get(value, f"label {value}") for number, value in self.labels.items()}
+        return LesionMap(self.instances, classes, self.boxes, self.scores)
 
 
-def _instance_map(prediction: Path, instances: bool) -> tuple[Path | None, str]:
-    """The instance map that goes with a prediction, if there is one, and the name of the case."""
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the label files that belong to an image."""
+
+    image_file: Path
+    geometry: Geometry
+    label_format: LabelFormat
+
+    def read_prediction(
+        self, prediction: Path, map_file: Path | None, case_id: str, rois: str | Path | None
+    ) -> tuple[_Side, dict[int, str]]:
+        """Return the predicted lesions, and the names of the classes that the RoI file states."""
+        file = map_file or prediction
+        label, geometry = read_label(self.label_format.source(file).oriented_like(self.geometry), self.label_format)
+        check_same_grid(self.geometry, geometry, (self.image_file, file), "image and prediction")
+        if map_file is None:
+            if rois is not None:
+                raise DetSeg3DError(
+                    "boxes and scores belong to the lesions of an instance map, and the prediction is a mask",
+                    file=prediction,
+                    remedy="give instances/CASE as --pred, or give --instances if this file is an instance map",
+                )
+            return self._components(label, prediction), {}
+        roi_file = _find_roi_file(map_file, case_id, rois)
+        logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
+        records = [] if roi_file is None else read_roi_lesions(roi_file)
+        side = _Side(
+            self._stored(label),
+            {record["id"]: record["label"] for record in records},
+            self._boxes(records, geometry),
+            {record["id"]: record["score"] for record in records if record["score"] is not None},
+        )
+        return side, {r["label"]: r["class"] for r in records if isinstance(r.get("class"), str)}
+
+    def read_truth(self, file: Path, image: ImageSource, instances: bool) -> _Side:
+        """Return the true lesions."""
+        label, geometry = read_label(
+            self.label_format.source(file).oriented_like(self.geometry), self.label_format, image
+        )
+        check_same_grid(self.geometry, geometry, (self.image_file, file), "image and label")
+        if not (instances or self.label_format.truth_instances):
+            return self._components(label, file)
+        classes = self.label_format.instance_classes
+        labels: dict[int, int] = {}
+        if classes is not None:
+            lesions = lesions_from_instances(label, file, classes)
+            labels = {number: classes.values[index] for number, index in lesions.classes.items()}
+        return _Side(self._stored(label), labels, {}, {})
+
+    def _components(self, label: AnyIntArray, file: Path) -> _Side:
+        """Return the connected components of a mask as lesions."""
+        values = sorted(label_values(label))
+        if not values:
+            return _Side(self._stored(label), {}, {}, {})
+        lesions = lesions_from_semantic(label, values, file)
+        labels = {number: values[index] for number, index in lesions.classes.items()}
+        return _Side(self._stored(lesions.instances), labels, {}, {})
+
+    def _stored(self, label: AnyIntArray) -> AnyIntArray:
+        """Return a volume in the order in which the image file stores its axes."""
+        stored: AnyIntArray = self.geometry.stored_order.to_stored(label)
+        return stored
+
+    def _boxes(self, records: Sequence[Mapping[str, Any]], geometry: Geometry) -> dict[int, Box]:
+        """Return the boxes in voxels of the image file. The RoI file states them in voxels of the prediction file."""
+        own, order = geometry.stored_order, self.geometry.stored_order
+        return {
+            record["id"]: order.box_to_stored(own.box_to_canonical(record["box"]))
+            for record in records
+            if record.get("box") is not None
+        }
+
+
+def _find_instance_map(prediction: Path, instances: bool) -> tuple[Path | None, str]:
+    """Return the instance map that belongs to a prediction, if it exists, and the name of the case."""
     case_id = strip_ending(prediction)
     if instances or PredictionFolder.holding_instances(prediction) is not None:
         return prediction, case_id
@@ -145,24 +204,9 @@ def _instance_map(prediction: Path, instances: bool) -> tuple[Path | None, str]:
     return next((path for path in beside if path.is_file()), None), case_id
 
 
-def _roi_file(map_file: Path, case_id: str, rois: str | Path | None) -> Path | None:
+def _find_roi_file(map_file: Path, case_id: str, rois: str | Path | None) -> Path | None:
     if rois is not None:
         return Path(rois)
     folders = (map_file.parent.parent, map_file.parent)
     candidates = (PredictionFolder(folder).record(case_id) for folder in folders)
     return next((path for path in candidates if path.is_file()), None)
-
-
-def _components(label: AnyIntArray, file: Path) -> tuple[AnyIntArray, dict[int, int]]:
-    """The lesions of a mask, and the value that each has in it."""
-    values = sorted(label_values(label))
-    if not values:
-        return label, {}
-    lesions = lesions_from_semantic(label, values, file)
-    return lesions.instances, {number: values[index] for number, index in lesions.classes.items()}
-
-
-def _class_names(form: LabelFormat, records: Sequence[Mapping[str, Any]] | None) -> dict[int, str]:
-    """What the values of the labels are called: by dataset.json, else by the RoI file."""
-    names = {record["label"]: record["class"] for record in records or () if isinstance(record.get("class"), str)}
-    return {**names, **{value: name for name, value in (form.classes or {}).items()}}

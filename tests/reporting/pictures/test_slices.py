@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.reporting.pictures.case_view import LesionMap
 from detseg3d.reporting.pictures.findings import collect_findings
 from detseg3d.reporting.pictures.slices import (
-    View,
+    SlicePlane,
+    TurnedCase,
     best_slice,
     busiest_slice,
-    clip_region,
     intensity_window,
     outline_segments,
     tile_axis,
@@ -24,8 +25,8 @@ from detseg3d.reporting.pictures.slices import (
 )
 
 
-def view(truth: npt.NDArray[Any], predictions: npt.NDArray[Any] | None = None, spacing: Any = (1, 1, 1)) -> View:
-    return View(np.zeros(truth.shape, np.float32), spacing, truth, predictions, StoredOrder(truth.shape))
+def turned(truth: npt.NDArray[Any], prediction: npt.NDArray[Any] | None = None, spacing: Any = (1, 1, 1)) -> TurnedCase:
+    return TurnedCase(np.zeros(truth.shape, np.float32), spacing, truth, prediction, StoredOrder(truth.shape))
 
 
 @given(arrays(np.int64, (3, 4), elements=st.integers(0, 2)))
@@ -48,26 +49,26 @@ def test_the_busiest_slice_has_the_most_lesions_not_the_most_voxels() -> None:
     truth = np.zeros((3, 6, 6), np.int64)
     truth[0] = 9
     truth[2, 0, 0], truth[2, 3, 3] = 1, 2
-    assert busiest_slice(view(truth), 0) == 2
+    assert busiest_slice(turned(truth), 0) == 2
 
 
 def test_without_lesions_the_middle_is_shown() -> None:
-    assert busiest_slice(view(np.zeros((7, 2, 2), np.int64)), 0) == 3
+    assert busiest_slice(turned(np.zeros((7, 2, 2), np.int64)), 0) == 3
 
 
 def test_a_lesion_is_shown_where_truth_and_prediction_meet() -> None:
     truth, prediction = np.zeros((2, 5, 4, 4), np.int64)
     truth[0:3, 0, 0], truth[0, :3, :3] = 1, 1  # largest on slice 0, where nothing was predicted
     prediction[2:5, 0, 0] = 1
-    (one,) = collect_findings((1, 1, 1), prediction, None, truth)
-    assert best_slice(view(truth, prediction), 0, one) == 2
+    (finding,) = collect_findings((1, 1, 1), LesionMap(truth), LesionMap(prediction))
+    assert best_slice(turned(truth, prediction), 0, finding) == 2
 
 
 def test_a_missed_lesion_is_shown_where_it_is_largest() -> None:
     truth = np.zeros((5, 4, 4), np.int64)
     truth[1:4, 0, 0], truth[3, :3, :3] = 1, 1
-    (one,) = collect_findings((1, 1, 1), None, None, truth)
-    assert best_slice(view(truth), 0, one) == 3
+    (finding,) = collect_findings((1, 1, 1), LesionMap(truth), None)
+    assert best_slice(turned(truth), 0, finding) == 3
 
 
 @pytest.mark.parametrize(("spacing", "axis"), [((1, 1, 1), 0), ((3, 1, 1), 0), ((1, 3, 1), 1), ((1.2, 1, 1.4), 0)])
@@ -77,15 +78,26 @@ def test_tiles_cross_the_coarse_axis(spacing: tuple[float, float, float], axis: 
 
 @pytest.mark.parametrize("start", [0, 50, 99])
 def test_a_tile_is_square_in_millimetres_holds_the_lesion_and_stays_inside(start: int) -> None:
-    seen = view(np.zeros((3, 100, 100), np.int64), spacing=(1.0, 2.0, 0.5))
-    (top, bottom), (left, right) = tile_region(seen, 0, (0, start, start, 1, start + 1, start + 1))
+    case = turned(np.zeros((3, 100, 100), np.int64), spacing=(1.0, 2.0, 0.5))
+    (top, bottom), (left, right) = tile_region(case, 0, (0, start, start, 1, start + 1, start + 1))
     assert (bottom - top) * 2.0 == pytest.approx((right - left) * 0.5)
     assert top <= start < start + 1 <= bottom <= 100
     assert left <= start < start + 1 <= right <= 100
 
 
 def test_a_tile_larger_than_the_image_is_clipped() -> None:
-    assert clip_region((5, 9), ((-2.5, 7.5), (1.2, 4.0))) == ((0, 5), (1, 4))
+    plane = SlicePlane(turned(np.zeros((3, 5, 9), np.int64)), 0, 1, ((-2.5, 7.5), (1.2, 4.0)))
+    assert plane.limits == ((0, 5), (1, 4))
+    assert plane.take(plane.case.image).shape == (5, 3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plane_takes_its_slice_with_its_scale(axis: int) -> None:
+    volume = np.arange(24).reshape(2, 3, 4)
+    plane = SlicePlane(turned(volume, spacing=(2.0, 3.0, 5.0)), axis, 1)
+    assert np.array_equal(plane.take(volume), np.take(volume, 1, axis))
+    assert plane.shape == np.take(volume, 1, axis).shape
+    assert plane.scale == [(3.0, 5.0), (2.0, 5.0), (2.0, 3.0)][axis]
 
 
 def test_air_does_not_darken_the_picture() -> None:

@@ -13,9 +13,16 @@ from detseg3d.reporting.pictures.training_curves import draw_progress, plot_prog
 def epoch(number: int, phase: str = "windows", **losses: float) -> dict[str, Any]:
     losses = {"heatmap": 1 / number, "segmentation": 0.5, "total": 1 / number + 0.5} | losses
     return {
-        "kind": "epoch", "epoch": number, "step": number * 10, "seconds": number * 60.0, "learning_rate": 0.001,
-        "phase": phase, "losses": losses, "data_seconds": 1.0, "compute_seconds": 9.0,
-    }  # fmt: skip
+        "kind": "epoch",
+        "epoch": number,
+        "step": number * 10,
+        "seconds": number * 60.0,
+        "learning_rate": 0.001,
+        "phase": phase,
+        "losses": losses,
+        "data_seconds": 1.0,
+        "compute_seconds": 9.0,
+    }
 
 
 def validation(number: int, f1: float | None) -> dict[str, Any]:
@@ -44,7 +51,7 @@ def test_a_picture_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tail", ['{"kind": "epoch", "epo', '{"kind"', "\n\n", "null\n", "[1]\n", '{"kind": "epoch"}\n']
 )
-def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path, tail: str) -> None:
+def test_an_incomplete_line_is_left_out(tmp_path: Path, tail: str) -> None:
     assert len(read_training_log(write([epoch(1), epoch(2)], tmp_path / "log.jsonl", tail))) == 2
 
 
@@ -83,10 +90,11 @@ def test_the_title_names_the_best_validation() -> None:
         [{"kind": "something else", "epoch": 1}],
     ],
 )
-def test_anything_may_be_missing(records: list[dict[str, Any]]) -> None:
+def test_every_entry_may_be_missing(records: list[dict[str, Any]]) -> None:
     draw_progress(records).canvas.draw()
 
 
 def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="the training log cannot be read"):
+    with pytest.raises(DetSeg3DError) as error:
         plot_progress(tmp_path / "nothing.jsonl", tmp_path / "progress.png")
+    assert error.value.file == tmp_path / "nothing.jsonl"

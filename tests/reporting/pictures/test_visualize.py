@@ -12,7 +12,8 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.images import write_image
 from detseg3d.reporting.pictures import overlay, visualize
-from detseg3d.reporting.pictures.findings import FALSE_POSITIVE, MISSED, Finding, collect_findings
+from detseg3d.reporting.pictures.case_view import CaseView, LesionMap
+from detseg3d.reporting.pictures.findings import Finding, Outcome, collect_findings
 from detseg3d.reporting.pictures.overlay import draw_case
 from detseg3d.reporting.pictures.visualize import visualize_files
 from detseg3d.system.files import write_json
@@ -38,16 +39,21 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What is handed to the drawing."""
-    calls: list[tuple[Any, ...]] = []
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[CaseView]:
+    """The cases that were drawn."""
+    cases: list[CaseView] = []
 
-    def record(*arguments: Any, **keywords: Any) -> Any:
-        calls.append(arguments)
-        return draw_case(*arguments, **keywords)
+    def record(case: CaseView, maximum: int) -> Any:
+        cases.append(case)
+        return draw_case(case, maximum)
 
     monkeypatch.setattr(visualize, "draw_case", record)
-    return calls
+    return cases
+
+
+def sides(case: CaseView) -> tuple[LesionMap, LesionMap]:
+    assert case.truth is not None and case.prediction is not None
+    return case.truth, case.prediction
 
 
 def add_layout(files: dict[str, Path]) -> None:
@@ -59,46 +65,47 @@ def add_layout(files: dict[str, Path]) -> None:
     write_json({"lesions": lesions}, folder / "rois" / "c.json")
 
 
-def test_a_plain_mask_is_drawn(files: dict[str, Path], drawn: list[tuple[Any, ...]]) -> None:
+def test_a_plain_mask_is_drawn(files: dict[str, Path], drawn: list[CaseView]) -> None:
     visualize_files(**files)
     assert files["output"].read_bytes().startswith(b"\x89PNG")
-    _, spacing, predicted, records, truth = drawn[0]
-    assert (spacing, predicted.max(), records, truth.max()) == ((2.0, 1.0, 1.0), 1, None, 1)
+    truth, prediction = sides(drawn[0])
+    assert drawn[0].spacing == (2.0, 1.0, 1.0) and drawn[0].title == "c"
+    assert (truth.instances.max(), prediction.instances.max(), prediction.scores) == (1, 1, {})
 
 
 @pytest.mark.parametrize("given", ["c.nii.gz", "instances/c.nii.gz"])
 def test_instances_and_scores_beside_the_mask_are_used(
-    files: dict[str, Path], drawn: list[tuple[Any, ...]], given: str
+    files: dict[str, Path], drawn: list[CaseView], given: str
 ) -> None:
     add_layout(files)
     visualize_files(**{**files, "prediction": files["prediction"].parent / given})
-    _, _, predicted, records, _ = drawn[0]
-    assert predicted.max() == 2
-    assert [record["score"] for record in records] == [0.5, 0.5]
+    _, prediction = sides(drawn[0])
+    assert prediction.instances.max() == 2 and prediction.scores == {1: 0.5, 2: 0.5}
 
 
-def test_the_roi_file_can_be_given(files: dict[str, Path], drawn: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_the_roi_file_can_be_given(files: dict[str, Path], drawn: list[CaseView], tmp_path: Path) -> None:
     add_layout(files)
     write_json({"lesions": []}, tmp_path / "other.json")
     visualize_files(**files, rois=tmp_path / "other.json")
-    assert drawn[0][3] == []
+    assert sides(drawn[0])[1].scores == {}
 
 
 def test_a_roi_file_without_instance_map_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     write_json({"lesions": []}, tmp_path / "other.json")
-    with pytest.raises(DetSeg3DError, match="belong to the lesions of an instance map"):
+    with pytest.raises(DetSeg3DError) as error:
         visualize_files(**files, rois=tmp_path / "other.json")
+    assert error.value.file == files["prediction"] and "--instances" in error.value.remedy
 
 
 def test_labels_are_instance_maps_where_dataset_json_says_so(
-    files: dict[str, Path], drawn: list[tuple[Any, ...]], tmp_path: Path
+    files: dict[str, Path], drawn: list[CaseView], tmp_path: Path
 ) -> None:
     label = np.zeros(SHAPE, np.uint8)
     label[1, 2:4, 2:4], label[1, 2:4, 4:6] = 5, 6
     save(label, files["label"])
     write_json({"labels": {"background": 0, "lesion": 1}, "instances": True}, tmp_path / "dataset.json")
     visualize_files(**files)
-    assert set(np.unique(drawn[0][4])) == {0, 5, 6}
+    assert set(np.unique(sides(drawn[0])[0].instances)) == {0, 5, 6}
 
 
 @pytest.mark.parametrize("layout", [False, True])
@@ -119,26 +126,29 @@ def test_a_lesion_of_another_class_is_not_found(
         add_layout(files)
     write_json({"labels": {"background": 0, "a": 1, "b": 2}}, files["output"].parent / "dataset.json")
     visualize_files(**files)
-    statuses = [(MISSED, "b"), *[(FALSE_POSITIVE, "a")] * 2] if layout else [(MISSED, "a"), (FALSE_POSITIVE, "b")]
-    assert [(one.status, one.class_name) for one in findings] == statuses
+    missed, false = Outcome.MISSED, Outcome.FALSE_POSITIVE
+    expected = [(missed, "b"), (false, "a"), (false, "a")] if layout else [(missed, "a"), (false, "b")]
+    assert [(finding.outcome, finding.class_name) for finding in findings] == expected
 
 
-def test_without_a_label_everything_predicted_is_shown(files: dict[str, Path], drawn: list[tuple[Any, ...]]) -> None:
+def test_without_a_label_everything_predicted_is_shown(files: dict[str, Path], drawn: list[CaseView]) -> None:
     del files["label"]
     visualize_files(**files)
-    assert drawn[0][4] is None
+    assert drawn[0].truth is None
 
 
 @pytest.mark.parametrize("which", ["prediction", "label"])
 def test_files_of_another_grid_are_refused(files: dict[str, Path], which: str) -> None:
     save(np.zeros(SHAPE, np.uint8), files[which], (2.0, 1.0, 3.0))
-    with pytest.raises(DetSeg3DError, match=f"image and {which} are not on the same grid: spacing"):
+    with pytest.raises(DetSeg3DError) as error:
         visualize_files(**files)
+    assert error.value.file == files[which]
 
 
 def test_an_unknown_picture_format_is_refused(files: dict[str, Path]) -> None:
-    with pytest.raises(DetSeg3DError, match="unknown picture format"):
+    with pytest.raises(DetSeg3DError) as error:
         visualize_files(**{**files, "output": Path("picture.docx")})
+    assert error.value.file == Path("picture.docx") and error.value.expected == ".png or .pdf or .svg"
 
 
 DIRECTIONS = {
@@ -164,7 +174,7 @@ def save_in_order(canonical: npt.NDArray[Any], path: Path, axes: str) -> StoredO
 
 @pytest.mark.parametrize("axes", [("SPL", "RIP", "SAR"), ("RIP", "LSA", "SPL"), ("SAR", "SAR", "LSA")])
 def test_files_in_different_orders_are_drawn_in_one(
-    tmp_path: Path, drawn: list[tuple[Any, ...]], axes: tuple[str, str, str]
+    tmp_path: Path, drawn: list[CaseView], axes: tuple[str, str, str]
 ) -> None:
     instances = np.zeros((5, 9, 12), np.uint16)
     instances[1:3, 2:4, 2:6], instances[3, 6, 9] = 1, 2
@@ -182,11 +192,12 @@ def test_files_in_different_orders_are_drawn_in_one(
     visualize_files(
         tmp_path / "c_0000.nii.gz", folder / "c.nii.gz", tmp_path / "c.png", label=tmp_path / "labels/c.nii.gz"
     )
-    shown, _, predicted, records, truth = drawn[0]
-    own = StoredOrder.from_axes(axes[0], shown.shape)
-    np.testing.assert_array_equal(own.to_canonical(shown), image)  # in the order of the image's file
-    np.testing.assert_array_equal(predicted > 0, truth > 0)
-    for record in records:
-        z0, y0, x0, z1, y1, x1 = (int(edge) for edge in record["box"])
-        assert (predicted[z0:z1, y0:y1, x0:x1] == record["id"]).all()
-        assert (predicted == record["id"]).sum() == (z1 - z0) * (y1 - y0) * (x1 - x0)
+    truth, prediction = sides(drawn[0])
+    own = StoredOrder.from_axes(axes[0], drawn[0].image.shape)
+    np.testing.assert_array_equal(own.to_canonical(drawn[0].image), image)  # in the order of the image file
+    np.testing.assert_array_equal(prediction.instances > 0, truth.instances > 0)
+    assert list(prediction.boxes) == [1, 2]
+    for number, box in prediction.boxes.items():
+        z0, y0, x0, z1, y1, x1 = (int(edge) for edge in box)
+        assert (prediction.instances[z0:z1, y0:y1, x0:x1] == number).all()
+        assert (prediction.instances == number).sum() == (z1 - z0) * (y1 - y0) * (x1 - x0)
