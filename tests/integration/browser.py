@@ -1,4 +1,4 @@
-"""Chromium, driven by a script that is added to a copy of a report."""
+"""Drive Chromium with a script that is added to a copy of a report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FLAGS = [
 ATTACK = "<img src=x onerror=alert(1)>"
 UPSIDE_DOWN = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 SHAPE = (10, 24, 24)
-# The worst case's lesions: z, y, x of the corner, size.
+# The lesions of the worst case: corner (z, y, x) and size.
 LARGE, MISSED = ((2, 4, 14), 8), ((7, 16, 3), 3)
 
 WATCH = """
@@ -44,15 +44,15 @@ window.alert = () => { seen.alerts += 1; };
 
 ACT = """
 const box = document.getElementById("viewer-box");
-const until = async (true_yet) => {
-  for (let tries = 0; tries < 400 && !true_yet(); tries += 1) await new Promise((r) => setTimeout(r, 25));
-  if (!true_yet()) throw new Error(`waited in vain for ${true_yet}`);
+const until = async (condition) => {
+  for (let tries = 0; tries < 400 && !condition(); tries += 1) await new Promise((r) => setTimeout(r, 25));
+  if (!condition()) throw new Error(`this did not become true: ${condition}`);
 };
 const pause = () => new Promise((r) => setTimeout(r, 50)); // without a screen there are no animation frames
 const panel = () => box.querySelector("[data-panel]:not([hidden])");
 const rows = () => Array.from(panel().querySelectorAll("[data-point]"));
 const picture = (place = 0) => box.querySelectorAll("canvas")[place].toDataURL();
-const has = (hex) => { // lines are thin and blend with what is below, which is grey
+const has = (hex) => { // a line is thin, so its colour blends with the grey picture below
   const wanted = [1, 3, 5].map((from) => parseInt(hex.slice(from, from + 2), 16));
   const canvas = box.querySelector("canvas");
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -213,7 +213,7 @@ TRY_CONTROLS = """
 
 
 def with_script(report: Path, script: str) -> Path:
-    """A copy of the report that watches itself and runs the script."""
+    """Return a copy of the report that records its errors and runs the script."""
     colors = {"TRUTH": TRUTH_COLOR, "PREDICTION": PREDICTION_COLOR, "BOX": BOX_COLOR}
     for word, color in colors.items():
         script = script.replace(f'"{word}"', f'"{color}"')
@@ -226,17 +226,17 @@ def with_script(report: Path, script: str) -> Path:
 
 
 def browse(page: Path, folder: Path, *flags: str) -> str:
-    """What Chromium prints; its profile is new every time."""
+    """Open a page in Chromium with a new profile, and return what Chromium prints."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    return done.stdout.decode("utf-8")
+    result = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    return result.stdout.decode("utf-8")
 
 
 def look(report: Path, script: str, folder: Path, *flags: str) -> dict[str, Any]:
-    """Open the report, run the script, and return what it saw."""
+    """Open the report, run the script, and return what the script recorded."""
     dumped = browse(with_script(report, script), folder, "--dump-dom", "--virtual-time-budget=30000", *flags)
     found = re.search(r'<pre id="seen">(.*?)</pre>', dumped, re.DOTALL)
-    assert found is not None, "the script did not come to its end"
+    assert found is not None, "the script did not finish"
     result: dict[str, Any] = json.loads(html.unescape(found[1]))
     return result

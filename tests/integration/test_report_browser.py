@@ -1,8 +1,8 @@
-"""The report in a browser: opened from disk, clicked, measured.
+"""Tests of the report in a browser.
 
-Chromium is driven by a script that is added to a copy of the report: it watches for errors from the beginning, does
-what a reader would do, and leaves what it saw in the page, which Chromium prints. So a page is opened once and asked
-many things.
+Chromium opens a copy of the report to which a script was added. The script records errors from the beginning, does what
+a reader would do, and writes what it saw into the page, which Chromium prints. So a page is opened only once for many
+tests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three scans that are stored upside down; the worst bears a name that attacks the page."""
+    """Write three scans that are stored upside down. The name of the worst one attacks the page."""
     folder = tmp_path_factory.mktemp("cases")
     random = np.random.default_rng(0)
     for name, missed in ((ATTACK, True), ("better", False), ("healthy", False)):
@@ -65,7 +65,7 @@ def make_report(root: Path, name: str = "report.html") -> Path:
 
 @pytest.fixture(scope="module")
 def seen(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Everything that a reader meets on the way through the report."""
+    """Return what a reader sees who goes through the whole report."""
     return look(make_report(root), READ, tmp_path_factory.mktemp("browser"))
 
 
@@ -73,13 +73,13 @@ def point(text: str) -> list[float]:
     return [float(value) for value in text.split()]
 
 
-def test_nothing_goes_wrong_and_nothing_is_fetched(seen: dict[str, Any]) -> None:
+def test_the_page_has_no_errors_and_loads_nothing(seen: dict[str, Any]) -> None:
     assert (seen["errors"], seen["requests"]) == ([], [])
     assert seen["note"] == ""
 
 
-def test_the_watch_notices_what_goes_wrong(root: Path, tmp_path: Path) -> None:
-    """The check above can fail: an error, a request and an attack are all seen."""
+def test_errors_requests_and_attacks_are_recorded(root: Path, tmp_path: Path) -> None:
+    """Show that the test above can fail: the script records an error, a request and an attack."""
     report = make_report(root, "damaged.html")
     text = report.read_text(encoding="utf-8")
     damage = '<img src="https://example.invalid/x.png"><script>alert(1); throw new Error("broken");</script>'
@@ -94,14 +94,14 @@ def test_a_hostile_name_stays_a_name(seen: dict[str, Any]) -> None:
     assert (seen["alerts"], seen["images"]) == (0, 0)
 
 
-def test_a_lesion_in_the_table_leads_the_crosshair_to_it(seen: dict[str, Any]) -> None:
+def test_a_click_on_a_lesion_moves_the_crosshair_to_it(seen: dict[str, Any]) -> None:
     assert [lesion["outcome"] for lesion in seen["lesions"]] == ["found", "missed"]
     for lesion in seen["lesions"]:
         assert point(lesion["point"]) == point(lesion["target"]) and lesion["current"] == "current"
     assert seen["lesions"][1]["changed"]
 
 
-def test_the_crosshair_is_where_the_lesion_is_in_the_file(seen: dict[str, Any]) -> None:
+def test_the_readout_states_the_voxel_of_the_lesion_in_the_file(seen: dict[str, Any]) -> None:
     for lesion, ((z, y, x), size) in zip(seen["lesions"], (LARGE, MISSED), strict=True):
         depth = max(size // 2, 1)
         middle = (z + depth // 2, y + size // 2, x + size // 2)
@@ -111,7 +111,7 @@ def test_the_crosshair_is_where_the_lesion_is_in_the_file(seen: dict[str, Any]) 
 def test_outlines_and_boxes_are_drawn_in_their_colours(seen: dict[str, Any]) -> None:
     found, missed = (lesion["colors"] for lesion in seen["lesions"])
     assert all(count > 20 for count in found)
-    assert missed[0] > 20 and missed[1] == missed[2] == 0  # what was missed has neither prediction nor box
+    assert missed[0] > 20 and missed[1] == missed[2] == 0  # a missed lesion has neither prediction nor box
 
 
 @pytest.mark.parametrize("layer", ["truth", "prediction", "boxes"])
@@ -136,7 +136,7 @@ def test_a_click_above_the_middle_goes_to_the_head(seen: dict[str, Any]) -> None
     assert point(seen["above"])[0] > SHAPE[0] / 2
 
 
-def test_a_box_is_seen_on_its_slices_only(seen: dict[str, Any]) -> None:
+def test_a_box_is_drawn_only_on_its_slices(seen: dict[str, Any]) -> None:
     (z, _, _), size = LARGE
     expected = [z <= number < z + size // 2 for number in range(SHAPE[0])]
     assert seen["slices"] == expected[::-1]  # the first slice shown is the lowest, and the file runs downwards
@@ -146,7 +146,7 @@ def test_contrast_changes_the_picture(seen: dict[str, Any]) -> None:
     assert seen["brighter"] is True
 
 
-def test_another_case_is_shown_with_its_lesions(seen: dict[str, Any]) -> None:
+def test_another_scan_is_shown_with_its_lesions(seen: dict[str, Any]) -> None:
     assert seen["second"] == {
         "selected": "true",
         "title": "better 2 of 2 lesions found, 0 false positives (any overlap)",
@@ -159,19 +159,19 @@ def test_a_click_on_a_column_sorts_the_table(seen: dict[str, Any]) -> None:
     assert len(set(rising)) == 3 and rising == sorted(rising, key=float) and falling == rising[::-1]
 
 
-def test_cases_without_a_figure_come_last(seen: dict[str, Any]) -> None:
+def test_scans_without_a_value_come_last(seen: dict[str, Any]) -> None:
     assert seen["found"] == ["1", "2", "–"]
 
 
-def test_a_case_can_be_searched_for(seen: dict[str, Any]) -> None:
+def test_a_scan_can_be_searched_by_name(seen: dict[str, Any]) -> None:
     assert seen["filtered"] == [ATTACK]
 
 
-def test_everything_is_open_on_paper(seen: dict[str, Any]) -> None:
+def test_printing_opens_all_folded_parts(seen: dict[str, Any]) -> None:
     assert seen["folded"] == 0
 
 
-def test_the_page_can_be_looked_at(root: Path, seen: dict[str, Any], tmp_path: Path) -> None:
+def test_a_screenshot_of_the_page_is_not_blank(root: Path, seen: dict[str, Any], tmp_path: Path) -> None:
     picture = tmp_path / "report.png"
     browse(root / "report.html", tmp_path, f"--screenshot={picture}", "--virtual-time-budget=10000")
     pixels = matplotlib.image.imread(picture)
@@ -180,7 +180,7 @@ def test_the_page_can_be_looked_at(root: Path, seen: dict[str, Any], tmp_path: P
 
 @pytest.fixture(scope="module")
 def tried(root: Path, seen: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the controls of the pictures do; ``seen`` has written the report."""
+    """Return what the controls of the pictures do. The fixture ``seen`` has written the report."""
     noticed = look(root / "report.html", TRY_CONTROLS, tmp_path_factory.mktemp("browser"))
     assert noticed["errors"] == []
     return noticed
