@@ -28,6 +28,7 @@ from detseg3d.data.formats.nifti import read_nifti, read_nifti_geometry, write_n
 from detseg3d.data.formats.npy import npy_geometry, read_npy
 from detseg3d.data.formats.nrrd import nrrd_geometry, read_nrrd, read_nrrd_header, write_nrrd
 from detseg3d.data.formats.slicer_segmentation import place_on_grid, read_segmentation, segments_of
+from detseg3d.data.image import Image
 from detseg3d.data.image_source import ImageSource
 from detseg3d.system.files import atomic_path
 
@@ -66,7 +67,7 @@ def strip_ending(name: str | Path) -> str:
     return text if ending is None else text[: -len(ending)]
 
 
-def read_image(source: str | Path | ImageSource) -> tuple[Array, Geometry]:
+def read_image(source: str | Path | ImageSource) -> Image:
     """Read one volume.
 
     Parameters
@@ -76,18 +77,25 @@ def read_image(source: str | Path | ImageSource) -> tuple[Array, Geometry]:
 
     Returns
     -------
-    array : ndarray, shape ``(Z, Y, X)``
-        In canonical order and in the file's data type, C-contiguous.
-    geometry : Geometry
-        Of the canonical array. Its ``stored_order`` is that of the file.
+    Image
+        ``array`` has shape ``(Z, Y, X)``, canonical order and the data type of the file, and is C-contiguous.
+        ``geometry.stored_order`` is the axis order of the file.
 
     Raises
     ------
     DetSeg3DError
         If the file is missing, unreadable, of an unknown format, or not a single-valued 3D volume.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_image(np.zeros((8, 32, 32), np.int16), Geometry((8, 32, 32), (3, 1, 1)), f"{folder}/scan.nii.gz")
+    ...     read_image(f"{folder}/scan.nii.gz")
+    Image(8×32×32 voxels of 3×1×1 mm, int16)
     """
     array, geometry = _read_view(ImageSource.of(source))
-    return np.ascontiguousarray(array), geometry
+    return Image(np.ascontiguousarray(array), geometry)
 
 
 def read_geometry(source: str | Path | ImageSource) -> Geometry:

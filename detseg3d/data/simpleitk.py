@@ -15,11 +15,12 @@ import SimpleITK
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.image import Image
 
 __all__ = ["from_simpleitk", "to_simpleitk"]
 
 
-def from_simpleitk(image: SimpleITK.Image) -> tuple[npt.NDArray[Any], Geometry]:
+def from_simpleitk(image: SimpleITK.Image) -> Image:
     """Return the voxels of a SimpleITK image in canonical order, and where they lie.
 
     Parameters
@@ -29,12 +30,10 @@ def from_simpleitk(image: SimpleITK.Image) -> tuple[npt.NDArray[Any], Geometry]:
 
     Returns
     -------
-    array : ndarray, shape ``(Z, Y, X)``
-        A copy in the data type of the image. z runs towards Superior, y towards Posterior, x towards Left, as nearly
-        as the axes of the image allow.
-    geometry : Geometry
-        Of ``array``; :func:`to_simpleitk` and :func:`~detseg3d.data.images.write_image` use it to go back to the order
-        of the image.
+    Image
+        ``array`` has shape ``(Z, Y, X)``. It is a copy in canonical order and in the data type of the image.
+        :func:`to_simpleitk` and :func:`~detseg3d.data.images.write_image` use ``geometry`` to restore the axis order of
+        the image.
 
     Raises
     ------
@@ -63,7 +62,7 @@ def from_simpleitk(image: SimpleITK.Image) -> tuple[npt.NDArray[Any], Geometry]:
     depth, height, width = array.shape
     stored = Geometry((depth, height, width), (z, y, x), image.GetOrigin(), image.GetDirection())
     geometry = stored.canonical()
-    return np.ascontiguousarray(geometry.stored_order.to_canonical(array)), geometry
+    return Image(np.ascontiguousarray(geometry.stored_order.to_canonical(array)), geometry)
 
 
 def to_simpleitk(array: npt.NDArray[Any], geometry: Geometry) -> SimpleITK.Image:

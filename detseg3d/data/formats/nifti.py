@@ -34,7 +34,7 @@ from detseg3d.data.formats.endings import HEAD_BYTES, describe_content, wrong_co
 from detseg3d.data.formats.errors import not_a_volume, not_numbers, unreadable
 from detseg3d.system.files import open_regular_file
 
-__all__ = ["read_nifti", "read_nifti_geometry", "write_nifti"]
+__all__ = ["geometry_of_affine", "read_nifti", "read_nifti_geometry", "write_nifti"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _file_geometry(header: Any, path: Path) -> Geometry:
     """Return the geometry that a header states with the header itself, and warn if it contradicts itself."""
     affine = np.asarray(header.get_best_affine(), np.float64)
     x, y, z = (int(size) for size in header.get_data_shape()[:3])
-    geometry = _placed(header, affine, (z, y, x))
+    geometry = geometry_of_affine(header, affine, (z, y, x))
     if geometry is None:
         raise DetSeg3DError(
             "the affine of the image is singular or not finite: it places the voxels nowhere",
@@ -191,7 +191,7 @@ def _warn(path: Path, caveat: str) -> None:
     logger.warning("%s: %s", path, caveat)
 
 
-def _placed(header: Any, affine: FloatArray, shape: tuple[int, int, int]) -> Geometry | None:
+def geometry_of_affine(header: Any, affine: FloatArray, shape: tuple[int, int, int]) -> Geometry | None:
     """Return the geometry of an affine from voxel ``(x, y, z)`` to RAS; ``None`` if it is singular or not finite."""
     if not np.isfinite(affine).all():
         return None
@@ -242,7 +242,7 @@ def _caveat(header: Any, geometry: Geometry) -> str:
     unsheared = replace(geometry, affine=None)
     if qform_code:
         try:
-            other = _placed(header, np.asarray(header.get_qform(), np.float64), geometry.shape)
+            other = geometry_of_affine(header, np.asarray(header.get_qform(), np.float64), geometry.shape)
         except Exception as error:  # a quaternion longer than 1, a negative pixdim
             return f"the qform is not valid ({error}); the sform is used"
         if other is None:
@@ -307,7 +307,9 @@ def _copied_header(array: Array, geometry: Geometry) -> Any:
     for name in _GEOMETRY_FIELDS:
         header[name] = source[name]
     header["pixdim"][:4] = source["pixdim"][:4]
-    return header if _placed(header, np.asarray(header.get_best_affine()), geometry.shape) == geometry else None
+    return (
+        header if geometry_of_affine(header, np.asarray(header.get_best_affine()), geometry.shape) == geometry else None
+    )
 
 
 def _new_header(array: Array, geometry: Geometry) -> Any:
