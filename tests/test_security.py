@@ -42,8 +42,6 @@ FORBIDDEN_IMPORTS = {
     *("joblib", "yaml", "tarfile", "huggingface_hub", "wandb"),
 }
 ALLOWED = {
-    # It sends functions and results between a process and its own workers, through a pipe.
-    ("detseg3d/system/workers.py", "pickle.loads"),
     # It starts this interpreter, which decodes DICOM frames: a decoder that ends its process costs one series.
     ("detseg3d/data/formats/dicom/encapsulated.py", "import subprocess"),
     # It calls malloc_trim of the C library, which takes a number.

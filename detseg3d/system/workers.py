@@ -1,29 +1,36 @@
-"""Run one function over many cases on this machine, in worker processes that may fail one by one.
+"""Run one function over many cases, in this process or in worker processes.
 
-A process pool of the standard library gives up altogether when one worker is killed and cannot say which case it had.
-Here each worker has a pipe of its own, so the death of a worker is an error of its case, a new worker takes its place
-and the other cases go on.
+Pebble starts, watches and stops the worker processes. Each worker process has a Pebble pool of its own: the workers of
+one pool share one pipe, and a worker that is killed while it writes to the pipe leaves half a message, which stops the
+whole pool. With a pool for each worker, the death of a worker is an error of its case only; a new worker replaces it.
+
+Two things are done here because Pebble does not offer them. Log records of the workers reach the loggers of this
+process. A worker that ends with exit code 0 in the middle of a case is reported, whereas Pebble alone would wait for it
+forever.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import logging.handlers
 import multiprocessing
 import os
-import pickle  # nosec B403  # between our own processes only; no file is ever unpickled
 import signal
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, Final, Generic, TypeVar, cast
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Final, Generic, TypeVar
 
+from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
@@ -36,14 +43,27 @@ __all__ = ["CaseResult", "describe_failures", "is_bar_shown", "release_frames", 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-_SIGKILL: Final = getattr(signal, "SIGKILL", 9)  # Windows has none, and no exit code of it
+_Outcome = tuple[Any, Exception | None, str]
+"""Value, error and traceback of a case."""
+
+_SIGKILL: Final = getattr(signal, "SIGKILL", 9)  # Windows does not define it and never reports it
+_SECONDS_BETWEEN_CHECKS: Final = 1.0
 
 
 @dataclass(frozen=True)
 class CaseResult(Generic[Item, Value]):
-    """What became of one case: ``value`` if ``error`` is ``None``.
+    """Result of one case.
 
-    ``error`` has the type and message of the exception raised by the case; ``traceback`` says where.
+    Attributes
+    ----------
+    item : object
+        The case.
+    value : object or None
+        Return value of the function; ``None`` if the case failed.
+    error : Exception or None
+        The exception that the case raised, with its type and message; ``None`` if the case succeeded.
+    traceback : str
+        Where the exception was raised.
     """
 
     item: Item
@@ -58,13 +78,13 @@ def run_cases(
     run: Run = Run(),
     description: str = "",
 ) -> list[CaseResult[Item, Value]]:
-    """Call ``function`` on each item; a case that fails does not stop the others.
+    """Call a function on each item; a case that fails does not stop the others.
 
     Parameters
     ----------
     function : callable
-        Takes one item. With worker processes it must be importable (no lambda, no nested function; a
-        ``functools.partial`` of an importable function will do), and items and values must be picklable.
+        Takes one item. With worker processes, ``function`` must be importable: not a lambda and not a nested function,
+        but possibly a ``functools.partial`` of an importable function. Items and return values must be picklable.
     items : sequence
         The cases.
     run : Run, optional
@@ -104,21 +124,34 @@ def run_cases(
 
 
 def is_bar_shown(wanted: bool) -> bool:
-    """Whether a progress bar is ``wanted`` and there is a terminal to draw it on.
+    """Return whether a progress bar is drawn: it is ``wanted`` and there is a terminal.
 
     Examples
     --------
     >>> is_bar_shown(False)
     False
     """
-    # Python has no standard error where the caller closed it, and none in a program of Windows without a console.
+    # sys.stderr is None or closed if the caller closed it, and None in a Windows program without a console.
     return wanted and sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def describe_failures(
     results: Sequence[CaseResult[Any, Any]], name: Callable[[Any], str] = str, limit: int = 20
 ) -> str:
-    """One line per failed case (empty if none failed), for an error message or the log; ``limit`` cases at most.
+    """Return one line per failed case, for an error message or the log.
+
+    Parameters
+    ----------
+    results : sequence of CaseResult
+    name : callable, optional
+        Returns the name of an item.
+    limit : int, optional
+        Maximum number of cases that are described.
+
+    Returns
+    -------
+    str
+        Empty if no case failed.
 
     Examples
     --------
@@ -136,6 +169,17 @@ def describe_failures(
     return "\n".join(lines)
 
 
+def release_frames(error: BaseException | None) -> None:
+    """Release the local variables, such as arrays, that the traceback of a handled error keeps alive."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+# -- In this process ---------------------------------------------------------------------------------------------------
+
+
 def _run_here(
     function: Callable[[Item], Value], items: Sequence[Item]
 ) -> Iterator[tuple[int, CaseResult[Item, Value]]]:
@@ -145,184 +189,193 @@ def _run_here(
             yield index, CaseResult(item, value=function(item))
         except Exception as error:
             raise_again()
-            result: CaseResult[Item, Value] = CaseResult(item, error=_plain(error), traceback=traceback.format_exc())
+            result: CaseResult[Item, Value] = CaseResult(
+                item, error=_translated(error), traceback=traceback.format_exc()
+            )
             release_frames(error)
             yield index, result
 
 
+# -- In worker processes: the side of this process ---------------------------------------------------------------------
+
+
 class _Worker:
-    """A process and the case it works on. Started by spawning: a fork of a process with torch's threads may hang."""
+    """One worker process in a Pebble pool of its own.
 
-    def __init__(self, function: bytes, threads: int) -> None:
+    Worker processes are spawned: a fork of a process in which torch runs threads may hang.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that the libraries in the worker may use.
+    """
+
+    def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, remote = context.Pipe()
+        reader, self._log_writer = context.Pipe(duplex=False)
         level = logging.getLogger("detseg3d").getEffectiveLevel()
-        self.process: BaseProcess = context.Process(target=_work, args=(remote, function, threads, level), daemon=True)
-        with without_interrupt():  # before the worker can ignore it: importing takes it seconds
-            self.process.start()
-        remote.close()  # with the last copy in the worker, its death ends the connection
-        self.index: int | None = None
-        self.ready = False
+        self._pool = ProcessPool(
+            max_workers=1,
+            initializer=_initialize_worker,
+            initargs=(self._log_writer, threads, level),
+            context=context,
+        )
+        self._log_thread = threading.Thread(target=_forward_records, args=(reader,), daemon=True)
+        self._log_thread.start()
 
-    def give(self, index: int, item: Any) -> Exception | None:
-        """Hand over a case; an error means that the item cannot be sent."""
-        self.index = index
-        try:
-            self.connection.send(item)
-        except OSError:
-            pass  # the worker died just now; its connection reports that
-        except Exception as error:  # not picklable
-            self.index = None
-            return error
-        return None
+    def schedule(self, function: Callable[[Any], Any], item: Any) -> Future[_Outcome]:
+        """Hand over a case; the first case starts the process."""
+        # The process inherits the blocked signal. It can ignore the signal by itself only after its slow imports.
+        with without_interrupt():
+            future: Future[_Outcome] = self._pool.schedule(_run_item, (function, item))
+        # From here on, only the worker can write log records. Its end therefore closes the connection. Pebble cannot
+        # pass the closed connection to a replacement, so it reports the worker even if the exit code is 0.
+        self._log_writer.close()
+        return future
 
-    def obituary(self) -> DetSeg3DError:
-        """Say how the process ended, once it has."""
-        self.process.join()
-        code = self.process.exitcode or 0
-        if code == -_SIGKILL:
-            how, remedy = "was killed by the system (SIGKILL)", "most often memory ran out: use fewer processes (-np)"
-        elif code < 0:
-            how, remedy = f"crashed with {signal.Signals(-code).name}", "run the case alone with -np 0 to see more"
-        else:
-            how, remedy = f"ended with exit code {code}", "run the case alone with -np 0 to see more"
-        return DetSeg3DError(f"the worker process {how}", remedy=remedy)
+    @property
+    def is_running(self) -> bool:
+        """Whether the pool can still finish the case."""
+        return bool(self._pool.active)
 
     def stop(self) -> None:
-        """End the process: an idle one leaves by itself when the connection is closed, a busy one is terminated."""
-        self.connection.close()
-        if self.index is None and self.ready:
-            self.process.join(timeout=2)
-        self.process.terminate()
-        self.process.join()
+        """End the process, whatever it does, and pass on its last log records."""
+        self._pool.stop()
+        self._pool.join()
+        self._log_writer.close()
+        self._log_thread.join()
 
 
 def _run_in_workers(
     function: Callable[[Item], Value], items: Sequence[Item], num_workers: int
 ) -> Iterator[tuple[int, CaseResult[Item, Value]]]:
-    waiting = deque(range(len(items)))
-    # Pickled here so that the worker can limit its threads before the libraries of the function are loaded.
-    pickled = pickle.dumps(function)
     threads = max(1, (os.cpu_count() or 1) // max(1, num_workers))
+    waiting = deque(range(len(items)))
     workers: list[_Worker] = []
-    any_ready = False
+    idle: list[_Worker] = []
+    busy: dict[Future[_Outcome], tuple[_Worker, int]] = {}
+    any_started = False
     try:
-        while waiting or any(worker.index is not None for worker in workers):
-            while len(workers) < num_workers and len(waiting) > sum(worker.index is None for worker in workers):
-                workers.append(_Worker(pickled, threads))
-            for worker in workers:
-                while worker.index is None and waiting:
-                    index = waiting.popleft()
-                    error = worker.give(index, items[index])
-                    if error is not None:
-                        yield index, CaseResult(items[index], error=error)
-            for worker in _speaking(workers):
-                try:
-                    kind, *content = worker.connection.recv()
-                except (EOFError, OSError):
+        while waiting or busy:
+            while waiting and len(busy) < num_workers:
+                if not idle:
+                    workers.append(_Worker(threads))
+                    idle.append(workers[-1])
+                worker, index = idle.pop(), waiting.popleft()
+                busy[worker.schedule(function, items[index])] = worker, index
+            finished, unfinished = wait(busy, _SECONDS_BETWEEN_CHECKS, FIRST_COMPLETED)
+            # A defect inside the pool could leave a case without an answer.
+            stuck = {future for future in unfinished if not busy[future][0].is_running and not future.done()}
+            for future in (*finished, *stuck):
+                worker, index = busy.pop(future)
+                error = BrokenProcessPool() if future in stuck else future.exception()
+                if error is None:
+                    any_started = True
+                    idle.append(worker)
+                    yield index, CaseResult(items[index], *future.result())
+                elif isinstance(error, (ProcessExpired, BrokenProcessPool)):
                     workers.remove(worker)
-                    error = worker.obituary()
-                    if not (worker.ready or any_ready):
-                        raise _cannot_start(error) from None
-                    if worker.index is not None:
-                        yield worker.index, CaseResult(items[worker.index], error=error)
-                    continue
-                if kind == "ready":
-                    worker.ready = any_ready = True
-                elif kind == "log":
-                    logging.getLogger(content[0].name).handle(content[0])
-                else:
-                    done, worker.index = worker.index, None
-                    assert done is not None
-                    yield done, CaseResult(items[done], *content)
+                    worker.stop()
+                    any_started |= isinstance(error, ProcessExpired)
+                    if not any_started:
+                        raise _start_error() from None
+                    yield index, CaseResult(items[index], error=_exit_error(getattr(error, "exitcode", None)))
+                else:  # the item cannot be pickled
+                    idle.append(worker)
+                    yield index, CaseResult(items[index], error=_portable(error))
     finally:
         for worker in workers:
             worker.stop()
 
 
-def _speaking(workers: Sequence[_Worker]) -> list[_Worker]:
-    """Wait until a busy worker has sent something or died. Idle ones are of no interest."""
-    busy = {worker.connection: worker for worker in workers if worker.index is not None}
-    # No check of the type: on Windows they are connections of another class.
-    return [busy[cast("Connection", connection)] for connection in wait(list(busy))] if busy else []
+def _forward_records(reader: Connection) -> None:
+    """Pass the log records of a worker to the loggers of this process until the worker ends."""
+    with reader, suppress(EOFError, OSError):
+        while True:
+            record = reader.recv()
+            logging.getLogger(record.name).handle(record)
 
 
-def _cannot_start(error: DetSeg3DError) -> DetSeg3DError:
+def _exit_error(exit_code: int | None) -> DetSeg3DError:
+    """Return the error of a case whose worker process ended; Pebble does not report the exit code 0 (``None``)."""
+    if exit_code == -_SIGKILL:
+        return DetSeg3DError(
+            "the system killed the worker process",
+            value="SIGKILL",
+            remedy="use fewer processes (-np): the usual reason is too little memory",
+        )
+    if exit_code is not None and exit_code < 0:
+        how = signal.Signals(-exit_code).name
+    else:
+        how = "exit code 0" if exit_code is None else f"exit code {exit_code}"
     return DetSeg3DError(
-        f"worker processes cannot be started: {error.problem}; see the output above for the reason",
-        remedy="in a script of your own, call this under `if __name__ == '__main__':`, or use Run(processes=0)",
+        "the worker process ended before the case was finished",
+        value=how,
+        remedy="run the case alone with -np 0 to see more",
     )
 
 
-class _SendRecords(logging.handlers.QueueHandler):
-    """Passes log records to the parent process, which knows where they should go."""
+def _start_error() -> DetSeg3DError:
+    return DetSeg3DError(
+        "worker processes cannot be started; the output above gives the reason",
+        remedy="in a script, make this call below `if __name__ == '__main__':`, or use Run(processes=0)",
+    )
 
-    def __init__(self, send: Callable[[tuple[Any, ...]], None]) -> None:
+
+# -- In worker processes: the side of the worker -----------------------------------------------------------------------
+
+
+class _SendRecords(logging.handlers.QueueHandler):
+    """Sends log records to the parent process."""
+
+    def __init__(self, connection: Connection) -> None:
         super().__init__(None)  # type: ignore[arg-type]  # enqueue below needs no queue
-        self._send = send
+        self._connection = connection
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        self._send(("log", record))
+        self._connection.send(record)
 
 
-def _work(connection: Connection, pickled: bytes, threads: int, log_level: int) -> None:
-    """Serve cases until the parent closes the connection; runs in the worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+def _initialize_worker(log_writer: Connection, threads: int, log_level: int) -> None:
+    """Prepare the worker process before it loads the libraries of the function."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler would wait for compiled code to return
     end_with_parent()
     _limit_threads(threads)
-    lock = threading.Lock()
-
-    def send(message: tuple[Any, ...]) -> None:
-        with lock:
-            connection.send(message)
-
     package = logging.getLogger("detseg3d")
     package.setLevel(log_level)
-    package.addHandler(_SendRecords(send))
+    package.addHandler(_SendRecords(log_writer))
     package.propagate = False
-    function = pickle.loads(pickled)  # noqa: S301  # nosec B301  # from our own parent process, through a pipe
-    send(("ready",))
-    with suppress(EOFError, OSError):  # the parent closed the connection or is gone
-        while True:
-            _answer(send, function, connection.recv())
 
 
-def _answer(send: Callable[[tuple[Any, ...]], None], function: Callable[[Any], Any], item: Any) -> None:
-    message: tuple[Any, ...]
+def _run_item(function: Callable[[Any], Any], item: Any) -> _Outcome:
+    """Call the function; the outcome can be pickled."""
     try:
-        message = ("result", function(item), None, "")
+        value = function(item)
+        ForkingPickler.dumps(value)
+    except SystemExit as error:
+        return None, _portable(error), traceback.format_exc()
     except Exception as error:
-        message = ("result", None, _portable(_plain(error)), traceback.format_exc())
+        outcome = None, _portable(_translated(error)), traceback.format_exc()
         release_frames(error)
-    try:
-        send(message)
-    except OSError:  # the parent is gone
-        raise
-    except Exception as error:  # the value is not picklable
-        send(("result", None, _portable(error), traceback.format_exc()))
+        return outcome
+    return value, None, ""
 
 
-def _plain(error: Exception) -> Exception:
-    """``error``, or what it means if it is one of the many errors for memory that was not granted."""
+def _translated(error: Exception) -> Exception:
+    """Return ``error``, or an out-of-memory error if ``error`` is one of the many that report missing memory."""
     return out_of_memory(error) if is_out_of_memory(error) else error
 
 
-def release_frames(error: BaseException | None) -> None:
-    """Let go of the local variables, arrays among them, that the traceback of a handled error still holds."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
-def _portable(error: Exception) -> Exception:
-    """``error`` itself if it survives pickling, else an error that says the same."""
+def _portable(error: BaseException) -> Exception:
+    """Return ``error`` if it can be pickled and restored, else a RuntimeError with its type and message."""
     try:
-        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # nosec B301  # made in this very line
-        survives = type(copy) is type(error) and str(copy) == str(error)
+        ForkingPickler.dumps(error)
+        restored = copy.copy(error)  # calls the constructor as unpickling would
+        if isinstance(error, Exception) and type(restored) is type(error) and str(restored) == str(error):
+            return error
     except Exception:
-        survives = False
-    return error if survives else RuntimeError(f"{type(error).__name__}: {error}")
+        logging.getLogger(__name__).debug("an error of type %s cannot be pickled", type(error).__name__)
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _limit_threads(threads: int) -> None:
@@ -330,7 +383,8 @@ def _limit_threads(threads: int) -> None:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     for name in (*names, "NUMEXPR_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    # With more, blosc2 puts the blocks of an array in the order in which they are done: no two files would be the same.
+    # With several threads, blosc2 stores the blocks of an array in the order in which the threads finish. The same
+    # array would then give different files.
     os.environ.setdefault("BLOSC_NTHREADS", "1")
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -32,7 +32,7 @@ def sleep(path):
     time.sleep(60)
 if __name__ == "__main__":
     parser = create_parser("tool", "", "")
-    sys.exit(run_command(parser, lambda options: run_cases(sleep, sys.argv[1:], 2) and CommandResult(), []))
+    sys.exit(run_command(parser, lambda options: run_cases(sleep, sys.argv[1:], Run(2)) and CommandResult(), []))
 """
 
 
