@@ -1,4 +1,4 @@
-"""``detseg3d_consolidate``: pool the folds, calibrate the scores, choose the operating point, write the report."""
+"""``detseg3d_consolidate``: pool the folds, choose the operating point and write the cross-validation report."""
 
 from __future__ import annotations
 
@@ -17,43 +17,48 @@ __all__ = ["build_parser", "main"]
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Pool the validation predictions of the trained folds, each case as the fold predicted it that did
-not see it. Calibrates the lesion scores, chooses the thresholds that detseg3d_predict uses from
-then on (operating_point.json beside the folds), says at which stage lesions are lost, and writes
-the cross-validation report. The networks are not run again.
+Pool the validation predictions of the trained folds, calibrate the lesion scores and choose the
+thresholds. detseg3d_predict then uses these thresholds (operating_point.json beside the folds). The
+command also counts at which stage lesions are lost, and writes the cross-validation report. The
+networks do not run again.
 
-Without a target the thresholds are those of the highest lesion F1 (IoU of 0.1 or more, pooled over
-all lesions), if they gain more than noise over the plan's thresholds: in 95 % of resampled patients,
-on folds that had no say in the choice. Otherwise the plan's thresholds are kept, and this is said.
+Without a target, the thresholds maximise the lesion F1 (IoU of 0.1 or more, pooled over all
+lesions). They replace the thresholds in the plans only if they improve F1 in 95 % of resampled
+patients, measured on folds that were not used for the choice.
 
-The figures to quote are cross-fitted: the scans of each fold are judged at the thresholds that the
-other folds chose. A single fold has no cross-fitted figures.
+Quote the cross-fitted metrics: the scans of each fold are evaluated at the thresholds that the other
+folds chose. A single fold has no cross-fitted metrics.
 
-Writes RESULTS/DatasetXXX_Name/cross_validation: the cross-fitted masks and boxes, their
+Output in RESULTS/DatasetXXX_Name/cross_validation: the cross-fitted masks and boxes, their
 evaluation (metrics.json, metrics.csv, metrics.md, and lesions.csv with every true and predicted
-lesion), consolidation.json and report.html. What an earlier run wrote there is replaced.
+lesion), consolidation.json and report.html. The files of an earlier run are replaced.
 
-A case that failed in its fold's validation, or whose masks cannot be written, is reported, the others
-go on, and the exit code is 1. A label or candidates that cannot be read would change the choice: all
-such are named, and nothing is written."""
+If a case failed in the validation of its fold, or its masks cannot be written, the other cases are
+evaluated and the exit code is 1. If labels or candidates cannot be read, the command names them and
+writes nothing, because they would change the choice."""
 
 EXAMPLE = """\
 detseg3d_consolidate 101
 detseg3d_consolidate 101 -f 0 1 2 --target_fp 2
-detseg3d_predict -i scans -o masks -d 101      # uses what was chosen"""
+detseg3d_predict -i scans -o masks -d 101      # uses the new thresholds"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_consolidate``."""
     parser = create_parser("detseg3d_consolidate", DESCRIPTION, EXAMPLE)
     parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
-    parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="default: all numbered folds that are there")
+    parser.add_argument(
+        "-f", "--folds", nargs="+", metavar="F", help="folds to pool (default: all trained folds with a number)"
+    )
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
-        "--target_recall", type=fraction, metavar="R", help="highest precision at this lesion recall or more"
+        "--target_recall", type=fraction, metavar="R", help="choose the highest precision at this lesion recall or more"
     )
     target.add_argument(
-        "--target_fp", type=positive_float, metavar="N", help="highest recall at N false positives per scan or fewer"
+        "--target_fp",
+        type=positive_float,
+        metavar="N",
+        help="choose the highest recall at N false positives per scan or fewer",
     )
     add_processes_flag(parser)
     add_root_flags(parser, "raw", "results")

@@ -1,4 +1,4 @@
-"""``detseg3d_convert``: two plain folders become a data set."""
+"""``detseg3d_convert``: make a data set from a folder of images and a folder of labels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["build_parser", "main"]
 _DATASET = re.compile(r"Dataset\d{3,}_.+")
 
 _DESCRIPTION = """\
-Make a data set of a folder of images and a folder of labels.
+Make a data set from a folder of images and a folder of labels.
 
-Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … for several channels; the label of a case is
-named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder of DICOM files per image.
-Files are copied, and written anew only where the formats differ; the originals are never changed. The result has
-nnU-Net's layout:
-OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
+Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … if there are several channels. The label of a
+case is named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder of DICOM files per image.
+
+Files are copied; they are converted only if their formats differ. The originals are never changed. The result has the
+layout of nnU-Net: OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
 
 _EXAMPLE = """\
 detseg3d_convert --image_dir scans --label_dir masks --output_dir raw --dataset_name Dataset001_Liver
@@ -39,17 +39,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--output_dir",
         required=True,
         metavar="FOLDER",
-        help="the data set becomes a subfolder of it; or DatasetXXX_Name",
+        help="folder that will contain the data set, or the folder DatasetXXX_Name itself",
     )
     parser.add_argument(
         "--dataset_name",
         metavar="NAME",
-        help="DatasetXXX_Name; without it that of --output_dir if it has one, else Dataset001_Converted",
+        help="DatasetXXX_Name (default: the name in --output_dir, else Dataset001_Converted)",
     )
     parser.add_argument(
-        "--test_split", type=fraction, default=0.0, metavar="SHARE", help="share of the cases held out for testing"
+        "--test_split",
+        type=fraction,
+        default=0.0,
+        metavar="FRACTION",
+        help="fraction of the cases that become test cases",
     )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="draws the held-out cases")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="random seed for the choice of the test cases")
     parser.add_argument(
         "--channel_names",
         nargs="+",
@@ -78,8 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CHANNEL",
         help="channels of --channel_names whose PET DICOM is converted to SUV by body weight",
     )
-    parser.add_argument("--instances", action="store_true", help="labels are instance maps: each value is one lesion")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set that this command made before")
+    parser.add_argument(
+        "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier data set of this command")
     add_processes_flag(parser)
     return parser
 

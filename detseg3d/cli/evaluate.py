@@ -1,4 +1,4 @@
-"""``detseg3d_evaluate``: compare folders of predictions with the truth."""
+"""``detseg3d_evaluate``: compare folders of predictions with labels."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ __all__ = ["build_parser", "main"]
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Compare predicted masks with labels, whoever made the predictions. Prints the figures, and writes
-metrics.json (everything), metrics.csv (a row per case), lesions.csv (a row per lesion) and
-metrics.md, all in the labels' own geometry.
+Compare predicted masks of any program with labels. The command prints the metrics and writes
+metrics.json (all results), metrics.csv (one row per case), lesions.csv (one row per lesion) and
+metrics.md. Metrics are computed on the grid of the labels.
 
-Lesions of a mask are its connected components (26 neighbours), class by class. If the folder of
-predictions has a subfolder `instances`, as detseg3d_predict writes it, lesions come from there,
-and their classes and scores from `rois`; a mask, instance map and RoI file that disagree are an
-error. Classes come from the dataset.json in or above the folder of labels or in that of the
-predictions; without one, each value but 0 is a class.
+The lesions of a mask are the connected components (26 neighbours) of each class. If the folder of
+predictions has a subfolder `instances`, as detseg3d_predict writes it, the lesions come from there,
+and their classes and scores from `rois`. A mask, instance map and RoI file that contradict each
+other are an error. The classes come from the dataset.json in or above the folder of labels or of
+predictions. Without a dataset.json, each value except 0 is a class.
 
-The main figures match lesions and predictions one to one with IoU >= 0.1. Beside them stand those
-at IoU >= 0.5 and at any overlap, where a lesion is found if a prediction shares a voxel with it.
-A case without lesions in truth and prediction has Dice 1 and is counted apart. Predictions with
-scores also get FROC curves and average precision. Intervals are a bootstrap over patients
-(`patients` in dataset.json, else cases). Definitions and sources: docs/reference/metrics.md.
+The main metrics match lesions and predictions one to one at IoU >= 0.1. The output also contains
+the metrics at IoU >= 0.5 and at any overlap (at least one shared voxel). If a case has neither true
+nor predicted lesions, its Dice is 1, and it is counted separately. Predictions with scores also get
+FROC curves and average precision. Confidence intervals are a bootstrap over patients (`patients` in
+dataset.json, else cases). Definitions and sources are in docs/reference/metrics.md.
 
-Give -pred more than once to compare systems: each difference comes with its paired interval.
+To compare systems, give -pred several times. Each difference gets a paired confidence interval.
 
-Systems without lesions: --probabilities reads a probability map per case (nnU-Net's CASE.npz, or
-images of one class) and makes lesions with scores; --sweep also looks for the best threshold,
-smallest size and score, as a fair baseline needs it. --boxes evaluates boxes instead of masks
-(a CSV, rois/CASE.json, or exported boxes of nnDetection).
+Other kinds of predictions: --probabilities reads one probability map per case (CASE.npz of nnU-Net,
+or images of one class) and makes lesions with scores. --sweep also chooses the threshold, the
+smallest size and the score, as a fair baseline needs it. --boxes evaluates boxes instead of masks
+(a CSV file, rois/CASE.json, or exported boxes of nnDetection).
 
---preset adds the figures of a challenge under its own rules.
+--preset adds the metrics of a challenge under its own rules.
 
-Cases that only one side has, whose geometry differs, or that are stored with other values than the
-rest are named and left out; the exit code is then 1, and the figures of all others are written
-nevertheless."""
+A case is left out and named if only one side has it, if the geometries differ, or if its stored
+values differ from those of the other cases. The exit code is then 1, and the metrics of all other
+cases are written."""
 
 EXAMPLE = """\
 detseg3d_evaluate -gt data/raw/Dataset999_Example/labelsTs -pred predictions -o evaluation
@@ -82,53 +82,55 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="[NAME=]FOLDER",
-        help="predictions, named like the labels; more than once to compare systems",
+        help="predictions with the file names of the labels; repeat the flag to compare systems",
     )
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help="folder for the results; a name that ends with .json: only that file"
-    )
+    parser.add_argument("-o", "--output", metavar="OUT", help="folder of the results, or one file that ends with .json")
     _add_kind_flags(parser)
     _add_variant_flags(parser)
     report = parser.add_argument_group("report")
-    report.add_argument("--report", action="store_true", help="write report.html, to be opened in a browser")
-    report.add_argument("--images", metavar="FOLDER", help="the scans, CASE_0000…, for the viewer in the report")
+    report.add_argument("--report", action="store_true", help="also write report.html for a browser")
+    report.add_argument("--images", metavar="FOLDER", help="folder of the scans (CASE_0000…) that the report shows")
     add_processes_flag(parser)
     return parser
 
 
 def _add_kind_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what the predictions are (default: masks, or what detseg3d_predict wrote)")
+    group = parser.add_argument_group("kind of predictions (default: masks, or the output of detseg3d_predict)")
     kind = group.add_mutually_exclusive_group()
     kind.add_argument(
         "--instances",
         nargs="?",
         choices=("both", "truth", "predictions"),
         const="both",
-        help="instance maps: each value but 0 is one lesion; truth or predictions: the files of that side only "
-        "(without a word: all files)",
+        help="instance maps, in which each value except 0 is one lesion; give `truth` or `predictions` if only one "
+        "side has instance maps",
     )
     kind.add_argument("--probabilities", action="store_true", help="probability maps")
     kind.add_argument("--boxes", action="store_true", help="boxes")
     group.add_argument(
-        "--threshold", type=fraction, default=0.5, metavar="P", help="of probability maps (default: %(default)s)"
+        "--threshold",
+        type=fraction,
+        default=0.5,
+        metavar="P",
+        help="threshold of probability maps (default: %(default)s)",
     )
     group.add_argument(
         "--min_size",
         type=non_negative_float,
         default=0.0,
         metavar="MM3",
-        help="leave out components of probability maps under this volume (default: %(default)s)",
+        help="smallest volume of a component of a probability map (default: %(default)s)",
     )
     group.add_argument(
         "--score",
         choices=("max", "mean", "p95"),
         default="max",
-        help="score of a component: highest, mean or 95th percentile of its probability (default: %(default)s)",
+        help="score of a component: maximum, mean or 95th percentile of its probabilities (default: %(default)s)",
     )
     group.add_argument(
         "--sweep",
         action="store_true",
-        help="choose threshold, smallest size and score on these cases, and say what that is worth on cases left out",
+        help="choose threshold, smallest size and score on these cases, and estimate the result on other cases",
     )
     group.add_argument(
         "--objective",
@@ -136,43 +138,51 @@ def _add_kind_flags(parser: argparse.ArgumentParser) -> None:
             f"{figure}_{criterion}" for figure in ("ap", "f1") for criterion in ("any", "iou_0.1", "iou_0.5")
         ),
         default="ap_iou_0.1",
-        help="what a sweep maximises: average precision or lesion F1 (default: %(default)s)",
+        help="metric that the sweep maximises: average precision or lesion F1 (default: %(default)s)",
     )
     group.add_argument(
         "--network_spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="boxes of nnDetection: millimetres per voxel at which its network worked",
+        help="spacing of the network of nnDetection in mm, for its boxes",
     )
 
 
 def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("variants of the metrics")
     group.add_argument(
-        "--nsd_tolerance", type=positive_float, default=1.0, metavar="MM", help="of the surface Dice (default: 1 mm)"
+        "--nsd_tolerance",
+        type=positive_float,
+        default=1.0,
+        metavar="MM",
+        help="tolerance of the surface Dice (default: 1 mm)",
     )
     group.add_argument(
         "--lesionwise",
         choices=("metastases", "glioma"),
-        help="BraTS challenge of 2023 whose lesion-wise Dice is computed (default: metastases)",
+        help="BraTS challenge of 2023 that defines the lesion-wise Dice (default: metastases)",
     )
     group.add_argument(
         "--preset",
         choices=("brats2024-mets", "brats2026-mets", "picai", "panoptica"),
         help="also compute the metrics of this challenge or program by its own rules (docs/reference/metrics.md)",
     )
-    group.add_argument("--no_hd95", action="store_true", help="leave out distances between surfaces")
+    group.add_argument("--no_hd95", action="store_true", help="do not compute distances between surfaces")
     group.add_argument(
-        "--bootstrap", type=non_negative_int, default=1000, metavar="N", help="resamples; 0: none (default: 1000)"
+        "--bootstrap",
+        type=non_negative_int,
+        default=1000,
+        metavar="N",
+        help="number of bootstrap resamples; 0 computes no intervals (default: 1000)",
     )
-    group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of the bootstrap")
+    group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="random seed of the bootstrap")
     group.add_argument(
         "--spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="millimetres per voxel of .npy files; without it, what dataset.json says, else 1 1 1",
+        help="voxel spacing of .npy files in mm (default: from dataset.json, else 1 1 1)",
     )
 
 
@@ -185,10 +195,10 @@ def _run(options: argparse.Namespace) -> CommandResult:
     systems = _systems(options.predictions)
     if options.report and (options.boxes or options.output is None or options.output.endswith(".json")):
         raise DetSeg3DError(
-            "the report is written for masks and into a folder", value=options.output, remedy="give -o FOLDER"
+            "the report needs masks and an output folder", value=options.output, remedy="give -o FOLDER"
         )
     if options.boxes and options.preset is not None:
-        raise DetSeg3DError("presets are for masks, not for boxes", value=f"--preset {options.preset}")
+        raise DetSeg3DError("presets cannot evaluate boxes", value=f"--preset {options.preset}")
     if options.boxes:
         return _run_boxes(options, systems)
     from detseg3d.evaluation.folders import evaluate_folders, evaluate_systems
@@ -213,7 +223,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
 
 def _exit_code(problems: int) -> int:
-    """Of an evaluation; says on stderr if cases are missing from its figures, for the table may have gone to a file."""
+    """Return the exit code of an evaluation, and log the number of failed cases."""
     if problems:
         logger.error("%d case(s) could not be evaluated; see the table", problems)
         return EXIT_FAILURE
@@ -221,7 +231,7 @@ def _exit_code(problems: int) -> int:
 
 
 def _systems(predictions: Sequence[str]) -> dict[str, Path]:
-    """Names and folders; a folder without a name is called as it is."""
+    """Return the folder of each system by name; the default name is that of the folder."""
     systems: dict[str, Path] = {}
     for text in predictions:
         name, separator, folder = text.partition("=")
@@ -229,7 +239,7 @@ def _systems(predictions: Sequence[str]) -> dict[str, Path]:
             name, folder = Path(text).absolute().name, text
         if not name or name in systems:
             raise DetSeg3DError(
-                "each folder of predictions needs a name of its own", value=text, remedy="give -pred NAME=FOLDER"
+                "two folders of predictions have the same name", value=text, remedy="give -pred NAME=FOLDER"
             )
         systems[name] = Path(folder)
     return systems
@@ -263,7 +273,7 @@ def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
     preset = None if options.preset is None else Preset(options.preset)
     if preset is Preset.BRATS2024_METS and options.lesionwise is not None:
         raise DetSeg3DError(
-            "--preset brats2024-mets says how the lesion-wise Dice is computed",
+            "--preset brats2024-mets defines the lesion-wise Dice",
             value=f"--lesionwise {options.lesionwise}",
         )
     rule = GLIOMA if options.lesionwise == "glioma" else METASTASES
@@ -278,14 +288,14 @@ def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
 
 
 def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: LabelFormat) -> Any:
-    """The rule that a sweep chooses for the only system."""
+    """Return the best rule for components of the probability maps of the only system."""
     from detseg3d.data.labels import read_patients
     from detseg3d.evaluation.probabilities.components import ComponentRule
     from detseg3d.evaluation.probabilities.sweep import format_sweep, sweep_probability_maps
     from detseg3d.system.files import write_json
 
     if len(systems) > 1:
-        raise DetSeg3DError("a sweep is for one system", value=list(systems), remedy="give one -pred with --sweep")
+        raise DetSeg3DError("a sweep takes one system", value=list(systems), remedy="give one -pred with --sweep")
     swept = sweep_probability_maps(
         options.ground_truth,
         *systems.values(),
@@ -342,7 +352,7 @@ def _write(
         return
     if options.output.endswith(".json"):
         write_json(result, options.output)
-        logger.info("all figures are in %s", options.output)
+        logger.info("wrote all metrics to %s", options.output)
         return
     written = write_evaluation(result, options.output)
     if options.report:

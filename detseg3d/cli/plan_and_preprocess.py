@@ -1,4 +1,4 @@
-"""``detseg3d_plan_and_preprocess``: from raw data sets to everything the training needs."""
+"""``detseg3d_plan_and_preprocess``: measure data sets, plan the networks and preprocess the cases."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ __all__ = ["build_parser", "format_summary", "main"]
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Measure data sets, plan everything from grids to networks, make the folds, and preprocess the cases.
-Reads RAW/DatasetXXX_Name, writes PREPROCESSED/DatasetXXX_Name: dataset_fingerprint.json (what was
-measured), plans.json (what follows from it, and why; may be edited), splits_final.json (the folds) and
-cases/ (the preprocessed cases). A run that was stopped goes on where it stopped.
-With --from_fingerprint, plans for other settings are made without images, in seconds."""
+Measure data sets, plan the networks and their training, make the folds, and preprocess the cases.
+
+Input: RAW/DatasetXXX_Name. Output in PREPROCESSED/DatasetXXX_Name: dataset_fingerprint.json (the
+measurements), plans.json (all decisions with their reasons; you may edit it), splits_final.json
+(the folds) and cases/ (the preprocessed cases).
+
+If the command is interrupted, start it again: it continues with the remaining cases.
+--from_fingerprint plans for other settings in seconds, without reading images."""
 
 EXAMPLE = """\
 detseg3d_plan_and_preprocess -d 101 --verify
@@ -47,21 +50,21 @@ detseg3d_plan_and_preprocess --from_fingerprint dataset_fingerprint.json --memor
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_plan_and_preprocess``."""
     parser = create_parser("detseg3d_plan_and_preprocess", DESCRIPTION, EXAMPLE)
-    parser.add_dataset("data sets: number, name or folder name", several=True, instead="from_fingerprint")
+    parser.add_dataset("data sets, each by number, name or folder name", several=True, instead="from_fingerprint")
     parser.add_argument(
         "--from_fingerprint",
         metavar="FILE",
-        help="plan from this dataset_fingerprint.json alone, instead of a data set: no image is read or preprocessed",
+        help="plan from this dataset_fingerprint.json instead of a data set; no image is read or preprocessed",
     )
     parser.add_argument(
         "--verify",
         "--verify_dataset_integrity",
         action="store_true",
-        help="check every file first; all problems in one table",
+        help="check every file first, and print all problems in one table",
     )
-    parser.add_argument("--no_pp", action="store_true", help="plan only, do not preprocess")
+    parser.add_argument("--no_pp", action="store_true", help="plan, but do not preprocess")
     add_processes_flag(parser)
-    parser.add_argument("--clean", action="store_true", help="remove earlier results of these data sets first")
+    parser.add_argument("--clean", action="store_true", help="first remove earlier results of these data sets")
     add_root_flags(parser, "raw", "preprocessed")
     plan = parser.add_argument_group("planning")
     plan.add_argument(
@@ -69,29 +72,35 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_float,
         default=8.0,
         metavar="GB",
-        help="memory that training may take, of the GPU if there is one",
+        help="memory limit of the training (GPU memory if there is a GPU)",
     )
-    add_precision_flag(
-        plan, Precision.AUTO, "the memory is planned for it, and the training computes in it (default: auto)"
-    )
+    add_precision_flag(plan, Precision.AUTO, "used for memory planning and for training (default: auto)")
     plan.add_argument(
         "--inference_gb",
         type=positive_float,
         default=2.0,
         metavar="GB",
-        help="memory that the prediction of a whole volume may take above its input; more allows a finer grid",
+        help="memory limit for the prediction of a whole volume, not counting the input; more allows a finer grid",
     )
     plan.add_argument(
-        "--roi_size", type=positive_int, metavar="N", help="samples of a RoI along the finest axis, instead of the rule"
+        "--roi_size",
+        type=positive_int,
+        metavar="N",
+        help="number of samples of an RoI along the finest axis, instead of the planned number",
     )
     plan.add_argument("--order", type=int, choices=(1, 3), default=1, help="interpolation of images: 1 linear, 3 cubic")
-    plan.add_argument("--instances", action="store_true", help="labels are instance maps: each value one lesion")
-    plan.add_argument("--keep_plans", action="store_true", help="use the plans.json that is there, edited by hand")
-    split = parser.add_argument_group("splits (those that are there are kept unless one of these is given)")
-    split.add_argument(
-        "--val_split", type=fraction, metavar="SHARE", help="one seeded split, such as 0.2, instead of five folds"
+    plan.add_argument(
+        "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
     )
-    split.add_argument("--seed", type=non_negative_int, metavar="N", help="seed of the splits")
+    plan.add_argument("--keep_plans", action="store_true", help="use the existing, edited plans.json")
+    split = parser.add_argument_group("folds (existing folds are kept unless one of these flags is given)")
+    split.add_argument(
+        "--val_split",
+        type=fraction,
+        metavar="FRACTION",
+        help="one random split with this validation fraction, such as 0.2, instead of five folds",
+    )
+    split.add_argument("--seed", type=non_negative_int, metavar="N", help="random seed of the folds")
     return parser
 
 
@@ -136,7 +145,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         except DetSeg3DError as error:
             if len(folders) == 1:
                 raise
-            # One bad data set must not cost the others their night.
+            # An error in one data set must not stop the others.
             show(f"{folder.name}: error: {error}", error=True)
             failed.append(folder.name)
     if failed:
@@ -156,12 +165,12 @@ def _summary(prepared: PreparedDataset) -> dict[str, Any]:
 
 
 def _check_combination(options: argparse.Namespace) -> None:
-    """Refuse flags that have nothing to work on.
+    """Check that --from_fingerprint is not combined with flags that need images.
 
     Raises
     ------
     DetSeg3DError
-        If a flag needs images and there is a fingerprint alone.
+        If it is.
     """
     if options.from_fingerprint is None:
         return
@@ -175,15 +184,15 @@ def _check_combination(options: argparse.Namespace) -> None:
     refused = [flag for flag, value in given.items() if value]
     if refused:
         raise DetSeg3DError(
-            f"--from_fingerprint does not go with {', '.join(refused)}",
+            f"--from_fingerprint cannot be combined with {', '.join(refused)}",
             value=options.from_fingerprint,
-            expected="a fingerprint alone: it says what the data set is, and nothing else is read",
+            expected="only flags that need no images",
             remedy=f"leave out either --from_fingerprint or {', '.join(refused)}",
         )
 
 
 def format_summary(prepared: PreparedDataset) -> str:
-    """Return the decisions of the plan, for people to read."""
+    """Return the decisions of the plans as text."""
     plans = prepared.plans
     lines = ["", plans.dataset_name, "=" * len(plans.dataset_name)]
     for decision in plans.decisions:

@@ -1,4 +1,4 @@
-"""``detseg3d_predict``: masks, boxes and scores for a folder of scans."""
+"""``detseg3d_predict``: predict masks, boxes and scores of the lesions in scans."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_predict``."""
     parser = create_parser(
         "detseg3d_predict",
-        "Find and outline the lesions of every scan of a folder with the folds of a trained model. For each case:\n"
-        "CASE (semantic mask), instances/CASE (one number per lesion), rois/CASE.json (boxes, scores, sizes; also the\n"
-        "candidates that were not accepted); lesions.csv and cases.csv for the folder. Masks have the geometry and\n"
-        "format of the input. A scan that is unlike the training scans is predicted, and a warning names the reason.\n"
-        "A case that fails is reported, the others go on, and the exit code is 1.\n"
-        "For one scan, -o may be a file (.nii.gz .nii .mha .mhd .nrrd .npy): the semantic mask is written to it, in\n"
-        "the format of its ending, and nothing else.",
+        "Find and outline the lesions of every scan of a folder with the folds of a trained model.\n\n"
+        "Output for each case: CASE (semantic mask), instances/CASE (one number per lesion) and rois/CASE.json\n"
+        "(boxes, scores and sizes of the lesions, and the rejected candidates). Output for the folder: lesions.csv\n"
+        "and cases.csv. Masks have the geometry and the format of the input.\n\n"
+        "A scan that differs from the training scans is predicted, and a warning names the difference. If a case\n"
+        "fails, the other cases are predicted and the exit code is 1.\n\n"
+        "If the input is one scan, -o may be a file (.nii.gz .nii .mha .mhd .nrrd .npy). The command then writes only\n"
+        "the semantic mask, in the format of the file name.",
         "detseg3d_predict -i scans -o masks -d 101 -f 0 1 2 3 4\n"
         "detseg3d_predict -i scan.nii.gz -o masks -m results/Dataset101_SynthMS -f 0 --disable_tta\n"
         "detseg3d_predict -i scan.nii.gz -o mask.nii.gz -d 101",
     )
-    parser.add_argument("-i", "--input", required=True, metavar="PATH", help="file, folder of files, or DICOM folder")
+    parser.add_argument("-i", "--input", required=True, metavar="PATH", help="scan, folder of scans, or DICOM folder")
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         type=Path,
         metavar="PATH",
-        help="folder for the results; or, for one scan, the file of its mask alone, such as mask.nii.gz",
+        help="folder of the results; or, if the input is one scan, the file of its mask, such as mask.nii.gz",
     )
     _add_model_flags(parser)
     _add_prediction_flags(parser)
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_model_flags(parser: CommandParser) -> None:
-    parser.add_dataset("number or name of the data set that the model was trained on", required=False)
+    parser.add_dataset("number or name of the training data set", required=False)
     model = parser.add_argument_group("model")
     model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="folder of the model, instead of DATASET")
     model.add_argument(
@@ -63,7 +64,7 @@ def _add_model_flags(parser: CommandParser) -> None:
         "--folds",
         nargs="+",
         metavar="F",
-        help="folds to average; default: all that are trained, without fold all if there are others",
+        help="folds to average (default: all trained folds; fold `all` only if it is the only one)",
     )
     model.add_argument(
         "-chk",
@@ -71,76 +72,89 @@ def _add_model_flags(parser: CommandParser) -> None:
         type=own_word,
         choices=("final", "best"),
         default="final",
-        help="weights of the end of the training, or the best that were validated on its way",
+        help="weights from the end of the training, or the weights with the best validation result",
     )
     model.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
     )
 
 
 def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("prediction")
-    how.add_argument("--candidate_threshold", type=fraction, metavar="P", help="lowest Stage 1 score of a candidate")
+    how.add_argument(
+        "--candidate_threshold",
+        type=fraction,
+        metavar="P",
+        help="lowest Stage 1 score of a candidate, instead of the value in the plans",
+    )
     how.add_argument(
         "--score_threshold",
         type=fraction,
         metavar="P",
-        help="leave out lesions below (calibrated after detseg3d_consolidate, whose scan threshold it sets aside)",
+        help="lowest score of a lesion; after detseg3d_consolidate, scores are calibrated, and this value replaces the "
+        "scan threshold as well",
     )
     how.add_argument(
         "--plan_thresholds",
         action="store_true",
-        help="the plan's thresholds and raw scores, even if detseg3d_consolidate has chosen better ones",
+        help="use the thresholds in the plans and uncalibrated scores, and ignore the result of detseg3d_consolidate",
     )
-    add_precision_flag(how, Precision.AUTO, "it may be another than in training (default: auto)")
-    how.add_argument("--disable_tta", action="store_true", help="no averaging over flips: about twice as fast")
-    how.add_argument("--save_probabilities", action="store_true", help="also write the classes' probabilities/CASE.npz")
+    add_precision_flag(how, Precision.AUTO, "it may differ from the training (default: auto)")
+    how.add_argument(
+        "--disable_tta", action="store_true", help="do not average over flipped copies; about twice as fast"
+    )
+    how.add_argument(
+        "--save_probabilities", action="store_true", help="also write the class probabilities, probabilities/CASE.npz"
+    )
     how.add_argument(
         "--save_candidates",
         action="store_true",
-        help="also write candidates/CASE.npz: the mask of every candidate, accepted or not",
+        help="also write the masks of all candidates, including rejected ones, candidates/CASE.npz",
     )
     how.add_argument(
         "--memory_gb",
         type=positive_float,
         metavar="GB",
-        help="memory that a scan may take; a larger one is refused. Default: what is free when its turn comes",
+        help="memory limit for one scan; a scan that needs more is refused (default: the free memory)",
     )
     how.add_argument(
         "--spacing",
         nargs=3,
         type=positive_float,
         metavar=("Z", "Y", "X"),
-        help="millimetres per voxel of .npy files; without it, what the plans say (default_spacing), else 1 1 1",
+        help="voxel spacing of .npy files in mm (default: default_spacing of the plans, else 1 1 1)",
     )
     how.add_argument(
         "--series",
         nargs="+",
         default=[],
         metavar="SERIES",
-        help="of DICOM folders: SeriesInstanceUID, number or description of the series to read; one for all channels, "
-        "or one per channel from one folder",
+        help="series to read from DICOM folders: SeriesInstanceUID, number or description; either one series for all "
+        "channels, or one series per channel from the same folder",
     )
     how.add_argument(
         "--suv",
         nargs="+",
         default=[],
         metavar="CHANNEL",
-        help="channels whose PET DICOM is converted to SUV by body weight, besides those that the plans name",
+        help="PET channels to convert from DICOM to SUV (body weight), in addition to those in the plans",
     )
-    existing = how.add_mutually_exclusive_group()
-    existing.add_argument("--continue_prediction", action="store_true", help="skip cases whose result is complete")
-    existing.add_argument("--overwrite", action="store_true", help="predict all cases again (this is the default)")
+    how.add_argument("--continue_prediction", action="store_true", help="skip cases with complete results")
     how.add_argument(
         "-num_parts",
         "--num_parts",
         type=positive_int,
         default=1,
         metavar="N",
-        help="share the cases among N processes",
+        help="number of processes that share the cases",
     )
     how.add_argument(
-        "-part_id", "--part_id", type=non_negative_int, default=0, metavar="K", help="which part this process does"
+        "-part_id",
+        "--part_id",
+        type=non_negative_int,
+        default=0,
+        metavar="K",
+        help="part of this process, from 0 to N-1",
     )
 
 
@@ -156,10 +170,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.inference.model_folder import model_plans
 
     if (options.model is None) == (options.dataset is None):
-        raise DetSeg3DError("which model?", remedy="give either -d DATASET or -m MODEL_FOLDER")
+        raise DetSeg3DError("no model is selected, or two", remedy="give either -d DATASET or -m MODEL_FOLDER")
     if options.part_id >= options.num_parts:
-        raise DetSeg3DError("--part_id counts from 0", value=options.part_id, expected=f"0 to {options.num_parts - 1}")
-    # Input and output are looked at before torch is imported and the model is loaded, which takes longest.
+        raise DetSeg3DError(
+            "--part_id is out of range", value=options.part_id, expected=f"0 to {options.num_parts - 1}"
+        )
+    # Input and output are checked first, because importing torch and loading the model take longest.
     check_input(options.input)
     folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
     plans = model_plans(folder, options.folds, options.checkpoint)
@@ -189,7 +205,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     if single:
         for case in cases:
             predictor.predict_file(case, options.output, input_options)
-            show(f"mask written to {options.output}; for instances, boxes and scores give a folder after -o")
+            show(f"wrote the mask {options.output}; a folder after -o also receives instances, boxes and scores")
         return CommandResult({"output": str(options.output), "cases": written, "failed": []})
     failures = predictor.predict_files(
         cases,
@@ -213,12 +229,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
 
 def _single_file(options: argparse.Namespace, case_count: int) -> bool:
-    """Whether the output is one mask file, and not a folder.
+    """Return True if the output is one mask file and False if it is a folder.
 
     Raises
     ------
     DetSeg3DError
-        If a file cannot hold what is asked for.
+        If one file cannot hold the requested results.
     """
     from detseg3d.data.formats.endings import unread_format
     from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending
@@ -229,10 +245,10 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
     if file_ending(output) is None:
         if unread_format(output) is not None:
             raise DetSeg3DError(
-                "masks are not written in this format",
+                "masks cannot be written in this format",
                 file=output,
                 expected=f"one of {' '.join(SUPPORTED_ENDINGS)}, or a folder",
-                remedy="give the mask another ending after -o",
+                remedy="change the ending of the file after -o",
             )
         return False
     if case_count != 1:

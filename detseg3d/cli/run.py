@@ -1,4 +1,4 @@
-"""``detseg3d_run``: everything, for somebody with two folders."""
+"""``detseg3d_run``: train and evaluate a model on a folder of images and a folder of labels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ from detseg3d.core.precision import Precision
 __all__ = ["build_parser", "main"]
 
 DESCRIPTION = """\
-From a folder of images and a folder of labels to a trained and evaluated model, in one go: convert,
-verify, plan, preprocess, train on 80 % of the cases, then predict, evaluate and draw the 20 % held
-out. Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, ... for several channels;
-the label of a case is CASE.nii.gz, with 0 as background and each other value as a class of lesions.
+Train and evaluate a model on a folder of images and a folder of labels. The command converts,
+verifies, plans and preprocesses the cases, and trains on 80 % of them. It predicts, evaluates and
+draws the other 20 %.
 
-Writes to OUTPUT_DIR: report.html, metrics.json, pictures/, results/ (the model, for
-detseg3d_predict -m; held-out predictions are in fold_0/validation), preprocessed/ (with
+Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, ... if there are several
+channels. The label of a case is named CASE.nii.gz; 0 is background, and each other value is a
+class of lesions.
+
+Output in OUTPUT_DIR: report.html, metrics.json, pictures/, results/ (the model for
+detseg3d_predict -m; predictions of the test cases are in fold_0/validation), preprocessed/ (with
 plans.json) and raw/.
+
 For cross-validation, use detseg3d_convert, detseg3d_plan_and_preprocess and detseg3d_train."""
 
 EXAMPLE = """\
@@ -44,15 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = create_parser("detseg3d_run", DESCRIPTION, EXAMPLE)
     parser.add_argument("--image_dir", required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument("--label_dir", required=True, metavar="FOLDER", help="folder of labels")
-    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="folder for everything that is made")
-    parser.add_argument("--c", action="store_true", help="go on with an experiment that was interrupted")
+    parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="folder of all results")
+    parser.add_argument("--c", action="store_true", help="continue an interrupted experiment")
     data = parser.add_argument_group("data")
-    data.add_argument("--val_split", type=fraction, default=0.2, metavar="SHARE", help="share of cases held out")
+    data.add_argument(
+        "--val_split", type=fraction, default=0.2, metavar="FRACTION", help="fraction of the cases that are test cases"
+    )
     data.add_argument(
         "--channel_names",
         nargs="+",
         metavar="NAME",
-        help="one per channel; CT, nothing longer, is for Hounsfield units",
+        help="one name per channel; use exactly CT for images in Hounsfield units",
     )
     data.add_argument("--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE")
     data.add_argument(
@@ -60,37 +66,49 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="mm per voxel of .npy files; else 1 1 1",
+        help="voxel spacing of .npy files in mm (default: 1 1 1)",
     )
-    data.add_argument("--instances", action="store_true", help="labels are instance maps: each value is one lesion")
-    training = parser.add_argument_group("training; without a flag, as planned")
+    data.add_argument(
+        "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
+    )
+    training = parser.add_argument_group("training (instead of the values in the plans)")
     add_length_flags(training)
-    training.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
-    training.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
-    training.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 32")
-    training.add_argument("--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory it may take")
+    training.add_argument("--batch_size", type=positive_int, metavar="N", help="number of windows or volumes per step")
+    training.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate of the schedule")
+    training.add_argument(
+        "--roi_size", type=positive_int, metavar="N", help="edge length of the RoI cube in samples, such as 32"
+    )
+    training.add_argument(
+        "--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory limit of the training"
+    )
     training.add_argument(
         "--inference_gb",
         type=positive_float,
         default=2.0,
         metavar="GB",
-        help="memory that the prediction of a whole volume may take above its input",
+        help="memory limit for the prediction of a whole volume, not counting the input",
     )
-    add_precision_flag(training, None, "planned for and computed in (default: auto; with --c, as before)")
+    add_precision_flag(training, None, "used for planning and computing (default: auto; with --c, the earlier value)")
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--seed",
         type=non_negative_int,
         metavar="N",
-        help="of split and training; default: 0; with --c, as before",
+        help="random seed of split and training (default: 0; with --c, the earlier value)",
     )
     machine.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
     )
     machine.add_argument(
-        "--num_workers", type=non_negative_int, default=0, metavar="N", help="processes that prepare training windows"
+        "--num_workers",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="number of processes that prepare training windows",
     )
-    machine.add_argument("--pictures", type=non_negative_int, default=12, metavar="N", help="most cases drawn")
+    machine.add_argument(
+        "--pictures", type=non_negative_int, default=12, metavar="N", help="maximum number of cases to draw"
+    )
     add_processes_flag(parser)
     return parser
 
@@ -142,7 +160,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         ),
     )
     show(format_evaluation(experiment.evaluation))
-    show(f"figures:     {experiment.metrics}")
+    show(f"metrics:     {experiment.metrics}")
     show(f"predictions: {experiment.predictions}")
     if experiment.pictures:
         show(f"pictures:    {experiment.pictures[0].parent}")

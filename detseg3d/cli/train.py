@@ -21,7 +21,6 @@ from detseg3d.cli.arguments import (
 from detseg3d.cli.parser import own_word
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
-from detseg3d.core.nnunet import answer_flag
 from detseg3d.data.folders import ModelFolder, PreparedFolder
 
 __all__ = ["build_parser", "main"]
@@ -33,12 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_train``."""
     parser = create_parser(
         "detseg3d_train",
-        "Train the detector and the segmenter together on one fold of a preprocessed data set, then predict and\n"
-        "evaluate the fold's validation cases. Writes RESULTS/DatasetXXX_Name/fold_FOLD: weights, checkpoint, log,\n"
-        "progress.png and validation/. What is not set here is read from plans.json.\n"
-        "A fold that holds a training is refused: --c goes on with it, --overwrite trains it anew (in new_fold_FOLD,\n"
-        "which takes the place of fold_FOLD when its model is complete).\n"
-        "A validation case that fails is named, the others go on, and the exit code is 1.",
+        "Train the detector and the segmenter together on one fold of a preprocessed data set. Then predict and\n"
+        "evaluate the validation cases of the fold.\n\n"
+        "Output: RESULTS/DatasetXXX_Name/fold_FOLD with weights, checkpoint, log, progress.png and validation/.\n"
+        "Settings that are not given here are read from plans.json.\n\n"
+        "If the fold is already trained, the command stops. --c continues the training. --overwrite trains again in\n"
+        "new_fold_FOLD, which replaces fold_FOLD when its model is complete.\n\n"
+        "If a validation case fails, the other cases are evaluated and the exit code is 1.",
         "detseg3d_train 101 0\ndetseg3d_train 101 0 --steps 20000\n"
         "detseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
         "detseg3d_train 101 0 --overwrite\n"
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "fold",
         type=own_word,
         metavar="FOLD",
-        help="0 to 4, a fold of your own splits_final.json, or all: every case trains, and is validated, too",
+        help="0 to 4, another fold in splits_final.json, or `all`: all cases are training and validation cases",
     )
     _add_schedule_flags(parser)
     _add_run_flags(parser)
@@ -58,34 +58,36 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
-    schedule = parser.add_argument_group("training, instead of the plan's values")
+    schedule = parser.add_argument_group("training (instead of the values in the plans)")
     add_length_flags(schedule)
-    schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="windows or volumes a step")
-    schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate")
-    schedule.add_argument("--roi_size", type=positive_int, metavar="N", help="edge of the RoI cube, such as 24 or 32")
+    schedule.add_argument("--batch_size", type=positive_int, metavar="N", help="number of windows or volumes per step")
+    schedule.add_argument("--lr", type=positive_float, metavar="RATE", help="highest learning rate of the schedule")
+    schedule.add_argument(
+        "--roi_size", type=positive_int, metavar="N", help="edge length of the RoI cube in samples, such as 24 or 32"
+    )
     schedule.add_argument(
         "--hard_negative_threshold",
         type=fraction,
         metavar="P",
-        help="proposals above it that hit no lesion are negatives",
+        help="candidates with this score or more that hit no lesion train Stage 2 as negative examples",
     )
     schedule.add_argument(
         "--mask_loss_weight", type=positive_float, metavar="L", help="weight of the segmentation loss"
     )
-    add_precision_flag(schedule, None, "default: what the plan says, which is auto unless it was changed")
-    schedule.add_argument("--val_every", type=positive_int, metavar="N", help="epochs from one validation to the next")
-    schedule.add_argument("--whole_volume", action="store_true", help="whole volumes from the start, no windows")
+    add_precision_flag(schedule, None, "default: the value in the plans, usually auto")
+    schedule.add_argument("--val_every", type=positive_int, metavar="N", help="number of epochs between validations")
+    schedule.add_argument("--whole_volume", action="store_true", help="train on whole volumes only, without windows")
     schedule.add_argument(
         "--mirror_axes",
         type=mirror_axes,
         metavar="AXES",
-        help="flip windows, and copies at inference, along these: letters such as x or zyx, or none",
+        help="axes for flips in training and inference: letters such as x or zyx, or none",
     )
     schedule.add_argument(
         "--disable_tta",
         action="store_true",
         default=None,
-        help="validate and predict without mirrored copies: about twice as fast",
+        help="validate and predict without flipped copies; about twice as fast",
     )
 
 
@@ -95,35 +97,39 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     begin.add_argument(
         "--c",
         action="store_true",
-        help="go on from the last checkpoint, with its settings and time limit; without one, start",
+        help="continue from the last checkpoint with its settings and its time limit; start if there is no checkpoint",
     )
     begin.add_argument(
         "--overwrite",
         action="store_true",
-        help="train a fold anew that is trained or begun; its files stay until the new model is complete",
+        help="train a fold again; the files of the earlier training remain until the new model is complete",
     )
-    run.add_argument("--npz", action="store_true", help="without effect, accepted as nnU-Net has it")
-    run.add_argument("--val", action="store_true", help="only predict and evaluate the validation cases again")
+    run.add_argument("--val", action="store_true", help="do not train; predict and evaluate the validation cases again")
     run.add_argument(
         "-pretrained_weights",
         "--pretrained_weights",
         type=Path,
         metavar="FILE",
-        help="model_*.safetensors to start from, of whatever plan: what does the same work is taken over, and the log "
-        "says what; the plans.json of that training must lie beside it",
+        help="model_*.safetensors with initial weights; its plans may differ. Modules of the same function are copied, "
+        "and the log lists them. The plans.json of that model must be in the same folder",
     )
-    run.add_argument("--seed", type=non_negative_int, metavar="N", help="default: 0; with --c, that of the checkpoint")
     run.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: cuda if there is one"
+        "--seed",
+        type=non_negative_int,
+        metavar="N",
+        help="random seed (default: 0; with --c, the seed of the checkpoint)",
+    )
+    run.add_argument(
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
     )
     run.add_argument(
         "--num_workers",
         type=non_negative_int,
         metavar="N",
-        help="processes that prepare windows; default: 0 on a CPU, whose cores the training needs, else up to 4",
+        help="number of processes that prepare windows (default: 0 on a CPU, else up to 4)",
     )
     run.add_argument(
-        "--tensorboard", action="store_true", help="write fold_FOLD/tensorboard, too (needs the extra track)"
+        "--tensorboard", action="store_true", help="also write fold_FOLD/tensorboard; install the extra `track` first"
     )
 
 
@@ -141,8 +147,6 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.training.distributed import join_processes, leave_processes
     from detseg3d.training.options import TrainingOptions
 
-    if options.npz:
-        logger.info("%s", answer_flag("--npz"))
     preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
     paths = FoldPaths(
         raw=resolve_dataset(raw_root(options.raw), preprocessed.name),

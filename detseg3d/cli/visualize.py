@@ -1,4 +1,4 @@
-"""``detseg3d_visualize``: a picture of what was found and what was missed."""
+"""``detseg3d_visualize``: draw the lesions of a case: found, missed and false positive."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = ["build_parser", "main"]
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Draw a case: three slices through the whole scan and, for each lesion found, each one missed and
-each false positive (up to --max_lesions, errors first), the slice on which it is largest, with the
-outlines of truth and prediction, the predicted box and its score.
+Draw a case: three slices through the whole scan, and one slice for each lesion. The lesion slices show
+found lesions, missed lesions and false positives, errors first, up to --max_lesions. Each slice is
+the one on which the lesion is largest. It shows the outlines of truth and prediction, the predicted
+box and its score.
 
-Without --label, everything that was predicted is shown. Of a mask written by detseg3d_predict,
-lesions, boxes and scores are read from `instances` and `rois` beside it; the lesions of any other
-mask are its connected components."""
+Without --label, the picture shows all predicted lesions. For a mask of detseg3d_predict, lesions,
+boxes and scores are read from `instances` and `rois` in the same folder. For any other mask, the
+lesions are its connected components."""
 
 EXAMPLE = """\
 detseg3d_visualize --image imagesTs/case_0000.nii.gz --pred predictions/case.nii.gz \\
@@ -31,26 +32,30 @@ detseg3d_visualize --image imagesTs/case_0000.nii.gz --pred predictions/case.nii
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_visualize``."""
     parser = create_parser("detseg3d_visualize", DESCRIPTION, EXAMPLE)
-    parser.add_argument("--image", required=True, metavar="FILE", help="the scan, one channel; or a DICOM folder")
-    parser.add_argument("--pred", required=True, metavar="FILE", help="predicted mask or instance map")
-    parser.add_argument("--label", metavar="FILE", help="the truth: mask, or instance map if its dataset.json says so")
     parser.add_argument(
-        "--rois", metavar="JSON", help="boxes and scores; not needed if they are in rois/ beside --pred"
+        "--image", required=True, metavar="FILE", help="one channel of the scan: a file or a DICOM folder"
     )
+    parser.add_argument("--pred", required=True, metavar="FILE", help="predicted mask or instance map")
+    parser.add_argument(
+        "--label", metavar="FILE", help="label: a mask, or an instance map if its dataset.json declares instance maps"
+    )
+    parser.add_argument("--rois", metavar="JSON", help="boxes and scores (default: rois/CASE.json beside --pred)")
     parser.add_argument("--output", required=True, metavar="FILE", help="picture to write: .png, .pdf or .svg")
     parser.add_argument(
         "--series",
         metavar="SERIES",
-        help="of a DICOM folder: SeriesInstanceUID, number or description",
+        help="series to read from a DICOM folder: SeriesInstanceUID, number or description",
     )
     parser.add_argument("--instances", action="store_true", help="prediction and label are instance maps")
-    parser.add_argument("--max_lesions", type=positive_int, default=12, metavar="N", help="most lesions shown")
+    parser.add_argument(
+        "--max_lesions", type=positive_int, default=12, metavar="N", help="maximum number of lesions to draw"
+    )
     parser.add_argument(
         "--spacing",
         type=positive_float,
         nargs=3,
         metavar=("Z", "Y", "X"),
-        help="millimetres per voxel of .npy files; without it, what the dataset.json of --label says, else 1 1 1",
+        help="voxel spacing of .npy files in mm (default: from the dataset.json of --label, else 1 1 1)",
     )
     return parser
 

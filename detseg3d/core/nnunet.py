@@ -82,7 +82,7 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`--npz`",
-        "not needed, and accepted by `detseg3d_train` without effect: what the cross-validation needs is always stored",
+        "not needed: `detseg3d_train` always stores the data of the cross-validation. Leave the flag out",
         flags=("--npz",),
     ),
     Counterpart("`--c`, `--val`", "the same"),

@@ -26,6 +26,7 @@ NEEDED = {
     "visualize": "--image a --pred b --output c",
     "export_model": "1 -o a.zip",
     "install_model": "a.zip",
+    "completion": "bash",
 }
 NNUNET_FLAGS = sorted({flag for line in COUNTERPARTS for flag in line.flags})
 
@@ -84,7 +85,7 @@ def test_every_flag_of_nnunet_is_known_or_answered(command: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("word", ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"])
-@pytest.mark.parametrize("line", ["101 {} 0", "{} 101 0", "-d 101 {} 0 --npz", "--epochs 3 101 {} 0 --c"])
+@pytest.mark.parametrize("line", ["101 {} 0", "{} 101 0", "-d 101 {} 0 --val", "--epochs 3 101 {} 0 --c"])
 def test_a_configuration_of_nnunet_is_answered(word: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(parser_of("train"), line.format(word).split(), capsys)
     assert f"nnU-Net's {word} has no counterpart" in said

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from detseg3d.cli.arguments import create_parser
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, run_command
+from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
 
@@ -224,3 +226,34 @@ def test_names_are_utf_8_in_every_locale_and_the_terminal_keeps_its_encoding(
         )
         assert done.returncode == 7, done.stderr
         assert done.stdout.strip() == b"utf-8 " + seen.encode() + b" " + letter
+
+
+def test_json_prints_one_object_to_stdout_and_text_to_stderr(
+    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(options: argparse.Namespace) -> CommandResult:
+        show("a table for people")
+        return CommandResult({"cases": ["a", "b"]}, exit_code=1)
+
+    assert run_command(parser, work, ["--json"]) == 1
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["command"] == "detseg3d_test" and document["exit_code"] == 1
+    assert document["result"] == {"cases": ["a", "b"]} and document["error"] is None
+    assert "a table for people" in shown.err
+
+
+def test_json_gives_the_fields_of_an_error(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: argparse.Namespace) -> CommandResult:
+        raise DetSeg3DError("the fold does not exist", file="splits.json", value=9, expected="0 to 4", remedy="choose")
+
+    assert run_command(parser, fail, ["--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"] == {
+        "problem": "the fold does not exist",
+        "file": "splits.json",
+        "value": "9",
+        "expected": "0 to 4",
+        "remedy": "choose",
+    }
+    assert document["exit_code"] == 1

@@ -85,11 +85,11 @@ def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None
     assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
 
 
-def test_flags_of_nnunet_without_a_meaning_are_noted(
-    prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(prepared, "--npz", "--val", results=results) == 0
-    assert "--npz is here: not needed" in capsys.readouterr().err
+def test_a_flag_of_nnunet_without_a_meaning_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["101", "0", "--npz"])
+    assert stop.value.code == 2
+    assert "detseg3d_train always stores the data of the cross-validation" in capsys.readouterr().err
 
 
 @pytest.fixture
