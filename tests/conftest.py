@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> P
     from tests.scans import train_model
 
     return train_model(tmp_path_factory.mktemp("results") / "Dataset001_Tiny", tiny_plans)
+
+
+@pytest.fixture(scope="session")
+def whole_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with all that training and consolidation leave beside its folds; read it only."""
+    from tests.shared_models import complete_model
+
+    return complete_model(tmp_path_factory.mktemp("theirs") / "Dataset001_Tiny", tiny_model)
+
+
+@pytest.fixture(scope="session")
+def model_file(whole_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole model as one file."""
+    from detseg3d.pipeline.exchange import export_model
+
+    path = tmp_path_factory.mktemp("model_file") / "model.safetensors"
+    export_model(whole_model, path)
+    return path
+
+
+@pytest.fixture
+def own_model(whole_model: Path, tmp_path: Path) -> Path:
+    """A copy of the whole model to change, alone in its folder."""
+    return Path(shutil.copytree(whole_model, tmp_path / "own" / whole_model.name))
 
 
 @pytest.fixture

@@ -1,31 +1,33 @@
-"""Model folders with all that belongs to a model, and archives of them with something changed."""
+"""Model folders with all that belongs to a model, and model files with something changed."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
+from detseg3d.inference.model_file import model_checksum
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
-from detseg3d.pipeline.model_archive import MANIFEST
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.files import write_json
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.reporting.html.factory import SHAPE, cube, evaluate, save_case
 
 SECRET = "MüllerAnna19610412"
-"""Name of a case and a patient: nothing that is handed on may say it."""
+"""Name of a case and a patient: nothing that is handed on may hold it."""
 
 
 def complete_model(folder: Path, tiny_model: Path) -> Path:
-    """A copy of the tiny model, with everything that training and consolidation leave beside its folds."""
+    """Copy the tiny model, with everything that training and consolidation leave beside its folds."""
     for fold in ("fold_0", "fold_1"):
         (folder / fold / "validation").mkdir(parents=True)
         for name in (
@@ -70,37 +72,55 @@ def complete_model(folder: Path, tiny_model: Path) -> Path:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Content of all files of a folder, by name."""
+    """Return the content of all files of a folder, by name."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def edit(name: str, **changes: object) -> Callable[[dict[str, bytes]], None]:
-    """A change of entries of a JSON file."""
+def edit(name: str, **changes: object) -> Callable[[ModelContent], None]:
+    """Return a change of entries of a JSON document."""
 
-    def change(files: dict[str, bytes]) -> None:
-        files[name] = json.dumps({**json.loads(files[name]), **changes}).encode()
+    def change(content: ModelContent) -> None:
+        content.documents[name] = json.dumps({**json.loads(content.documents[name]), **changes})
 
     return change
 
 
-def absurd(files: dict[str, bytes]) -> None:
-    """A change of the plans: channels that no machine has memory for."""
+def with_absurd_plans(content: ModelContent) -> None:
+    """Ask for channels that no machine has memory for."""
     for name in ("fold_0/plans.json", "fold_1/plans.json"):
-        data = json.loads(files[name])
+        data = json.loads(content.documents[name])
         data["stage1"]["channels"] = [8, 10**9]
-        files[name] = json.dumps(data).encode()
+        content.documents[name] = json.dumps(data)
 
 
-def changed_archive(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    """The archive with other files, and a manifest that describes them rightly: the change is all that is wrong."""
-    with zipfile.ZipFile(source) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    manifest = json.loads(files.pop(MANIFEST))
-    change(files)
-    manifest["files"] = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-    }
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, data in {**files, MANIFEST: json.dumps(manifest).encode()}.items():
-            archive.writestr(name, data)
-    return target
+@dataclass
+class ModelContent:
+    """What a model file holds, to be changed."""
+
+    name: str
+    documents: dict[str, str]
+    tensors: dict[str, torch.Tensor]
+
+    def write(self, path: Path, **description: object) -> Path:
+        """Write the content with a right checksum, whatever it is; ``description`` replaces entries of that."""
+        own = {"format": "DetSeg3D model", "version": 1, "name": self.name, "made_with": "0.1.0"}
+        own["sha256"] = model_checksum(self.documents, self.tensors.items())
+        metadata = {**self.documents, "detseg3d": json.dumps({**own, **description})}
+        save_file(self.tensors, str(path), metadata=metadata)
+        return path
+
+
+def read_content(path: Path) -> ModelContent:
+    """Read a model file with the library alone."""
+    with safe_open(str(path), framework="pt") as file:
+        metadata = dict(file.metadata())
+        description = json.loads(metadata.pop("detseg3d"))
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    return ModelContent(description["name"], metadata, tensors)
+
+
+def changed_model(source: Path, target: Path, change: Callable[[ModelContent], object]) -> Path:
+    """Write the model file with a change and a right checksum: the change is all that is wrong."""
+    content = read_content(source)
+    change(content)
+    return content.write(target)

@@ -175,8 +175,8 @@ def test_every_command_works_without_a_network(tmp_path: Path) -> None:
             ["consolidate", "999", "-f", "0", *folders("raw", "results"), *short],
             ["visualize", "--image", str(images / f"{case}_0000.nii.gz"), "--pred", str(found / f"{case}.nii.gz"),
              "--output", str(tmp_path / "picture.png")],
-            ["export_model", "999", "-o", str(tmp_path / "model.zip"), *folders("results")],
-            ["install_model", str(tmp_path / "model.zip"), "--results", str(tmp_path / "elsewhere")],
+            ["export_model", "999", "-o", str(tmp_path / "model.safetensors"), *folders("results")],
+            ["install_model", str(tmp_path / "model.safetensors"), "--results", str(tmp_path / "elsewhere")],
         ]
     )  # fmt: skip
     codes = [line.split() for line in printed.splitlines() if len(line.split()) == 2 and line[-1].isdigit()]

@@ -126,6 +126,15 @@ def _archive(_name: str, content: bytes, draw: random.Random) -> Mutant:
     return mutate_zip(content, draw, lambda name, data: _any(name, data, draw))
 
 
+def _model_file(_name: str, content: bytes, draw: random.Random) -> Mutant:
+    """Change a safetensors file: its header, which is JSON, or any of its bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    if draw.random() < 0.5:
+        return mutate_bytes(content, draw, 0, draw.choice((400, end, len(content))))
+    header = mutate_json(content[8:end], draw)
+    return replace(header, content=len(header.content).to_bytes(8, "little") + header.content + content[end:])
+
+
 _MODEL = f"results/{NAME}"
 _RAW = f"raw/{NAME}"
 _PREDICT = ("-m", _MODEL, "-f", "0", "-device", "cpu", "--no_progress", "-o", "out")
@@ -203,8 +212,8 @@ TARGETS: Final[tuple[Target, ...]] = (
            (_RAW, _PREPROCESSED, _MODEL), (*_TRAIN, "--results", "results", "--c"), f"{_FOLD}/validation", _bytes),
     Target("weights -> predict", "archives and weights", 10, (f"{_FOLD}/model_final.safetensors",),
            (_MODEL, "images/nii.gz"), _PREDICT_SCAN, "out", _bytes),
-    Target("model.zip -> install_model", "archives and weights", 12, ("model.zip",), (),
-           ("install_model", "model.zip", "--results", "out"), "out", _archive),
+    Target("model.safetensors -> install_model", "archives and weights", 12, ("model.safetensors",), (),
+           ("install_model", "model.safetensors", "--results", "out"), "out", _model_file),
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ _BOXES = f"case,z0,y0,x0,z1,y1,x1,score\n{CASE},1,2,3,8,9,10,0.9\nheld_out_002,1
 
 
 def build(folder: Path) -> None:
-    """Fill an empty folder: ``raw``, ``preprocessed``, ``results``, ``predictions``, ``model.zip``, ``images``."""
+    """Fill an empty folder with data, a trained model, predictions, a model file and images of all formats."""
     prepare(folder)
     splits = folder / "preprocessed" / NAME / "splits_final.json"
     first, second, third, *_ = json.loads(splits.read_text(encoding="utf-8"))[0]["train"]
@@ -51,7 +51,7 @@ def build(folder: Path) -> None:
     run(folder, ("consolidate", "999", "-f", "0", *raw, *trained[2:], "-np", "0", *quiet))
     scans = ("-i", f"raw/{NAME}/imagesTs", "-d", "999", "-f", "0", "-device", "cpu", *trained[2:], *quiet)
     run(folder, ("predict", *scans, "-o", "predictions", "--save_probabilities"))
-    run(folder, ("export_model", "999", "-o", "model.zip", *trained[2:]))
+    run(folder, ("export_model", "999", "-o", "model.safetensors", *trained[2:]))
     write_text(_BOXES, folder / "boxes.csv")
     _write_images(folder / "images", *read_image(folder / "raw" / NAME / "imagesTs" / f"{CASE}_0000.nii.gz"))
 

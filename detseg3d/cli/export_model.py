@@ -1,4 +1,4 @@
-"""``detseg3d_export_model``: a trained model as one file, to hand on."""
+"""``detseg3d_export_model``: write a trained model as one file, to hand on."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_export_model``."""
     parser = create_parser(
         "detseg3d_export_model",
-        "Write a trained model as one zip file, for detseg3d_install_model: weights and plans of the folds, and where\n"
-        "they are there the operating point, dataset.json, what was measured of the data set, and the figures of the\n"
-        "cross-validation; with size and SHA-256 of each file. It holds no image, and no name or figure of a single\n"
-        "case. A model that is not complete is refused.",
-        "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.zip\n"
-        "detseg3d_install_model lesions.zip --results elsewhere/results",
+        "Write a trained model as one safetensors file. The file holds the weights and plans of the folds and, if\n"
+        "they exist, the operating point, dataset.json, the fingerprint of the data set and the metrics of the\n"
+        "cross-validation. It holds no image, and no name or metric of a single case. A model that is not complete\n"
+        "is refused. detseg3d_predict -m reads the file; detseg3d_install_model puts the model among the results.",
+        "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.safetensors\n"
+        "detseg3d_predict -i scans -o masks -m lesions.safetensors",
     )
     parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the .zip file to write")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help="the .safetensors file to write"
+    )
     parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to export; default: as detseg3d_predict")
     add_root_flags(parser, "results")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_command(build_parser(), _run, arguments)
 
 
@@ -41,11 +43,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.pipeline.exchange import export_model
 
     folder = resolve_dataset(results_root(options.results), options.dataset)
-    manifest = export_model(folder, options.output, options.folds)
-    for name, entry in manifest.files.items():
-        show(f"{entry.bytes:>12}  {name}")
-    show(f"wrote {options.output}: {manifest.name}, {options.output.stat().st_size} bytes")
-    return CommandResult({"file": str(options.output), "model": manifest.name})
+    exported = export_model(folder, options.output, options.folds)
+    name = exported.description.name
+    show(f"weights:   {' '.join(exported.folds)}")
+    show(f"documents: {' '.join(exported.documents)}")
+    show(f"wrote {options.output}: {name}, {options.output.stat().st_size} bytes")
+    return CommandResult({"file": str(options.output), "model": name, "sha256": exported.description.sha256})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``detseg3d_install_model``: a model that somebody handed on, checked and put among the results."""
+"""``detseg3d_install_model``: check a model file and put the model among the results."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_install_model``."""
     parser = create_parser(
         "detseg3d_install_model",
-        "Unpack a model that detseg3d_export_model wrote and put it among the results, where detseg3d_predict finds\n"
-        "it. The file may come from anybody: a model is data, never code, and everything in the file is checked\n"
-        "before it is taken for a model. It is there as a whole, or not at all.",
-        "detseg3d_install_model lesions.zip --results data/results\n"
-        "detseg3d_install_model lesions.zip --name Dataset901_Theirs\n"
+        "Unpack a model file that detseg3d_export_model wrote and put the model among the results, where\n"
+        "detseg3d_predict finds it. The file may come from anybody: a model is data, never code, and everything in\n"
+        "the file is checked first. The model is installed as a whole or not at all.",
+        "detseg3d_install_model lesions.safetensors --results data/results\n"
+        "detseg3d_install_model lesions.safetensors --name Dataset901_Theirs\n"
         "detseg3d_predict -i scans -o masks -d 901",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the .zip file")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the .safetensors file")
     parser.add_argument("--name", metavar="DatasetXXX_Name", help="install it under this name instead of its own")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="take the place of a model of this name; unless that was installed, too, it is kept beside it",
+        help="replace an earlier model of this name; it is kept beside the new one unless it was installed, too",
     )
     add_root_flags(parser, "results")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_command(build_parser(), _run, arguments)
 
 
@@ -44,13 +44,13 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.roots import results_root
     from detseg3d.pipeline.exchange import install_model
 
-    done = install_model(options.file, results_root(options.results), options.name, options.overwrite)
-    if done.kept is not None:
-        show(f"the model that was there is kept as {done.kept}")
-    show(f"installed {done.folder}, fold(s) {' '.join(done.folds)}")
-    show(f"use it with: detseg3d_predict -i scans -o masks -m {done.folder}")
-    kept = None if done.kept is None else str(done.kept)
-    return CommandResult({"folder": str(done.folder), "folds": list(done.folds), "replaced_model": kept})
+    installed = install_model(options.file, results_root(options.results), options.name, options.overwrite)
+    if installed.kept is not None:
+        show(f"the earlier model is kept as {installed.kept}")
+    show(f"installed {installed.folder}, fold(s) {' '.join(installed.folds)}")
+    show(f"use it with: detseg3d_predict -i scans -o masks -m {installed.folder}")
+    kept = None if installed.kept is None else str(installed.kept)
+    return CommandResult({"folder": str(installed.folder), "folds": list(installed.folds), "replaced_model": kept})
 
 
 if __name__ == "__main__":

@@ -58,7 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_model_flags(parser: CommandParser) -> None:
     parser.add_dataset("number or name of the training data set", required=False)
     model = parser.add_argument_group("model")
-    model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="folder of the model, instead of DATASET")
+    model.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        metavar="PATH",
+        help="folder of the model, or a file that detseg3d_export_model wrote, instead of DATASET",
+    )
     model.add_argument(
         "-f",
         "--folds",
@@ -164,20 +170,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
-    from detseg3d.data.dataset import check_input, list_inputs
+    from detseg3d.data.dataset import check_input
     from detseg3d.data.roots import resolve_dataset, results_root
-    from detseg3d.inference.input_options import InputOptions
-    from detseg3d.inference.model_folder import model_plans
 
     if (options.model is None) == (options.dataset is None):
-        raise DetSeg3DError("no model is selected, or two", remedy="give either -d DATASET or -m MODEL_FOLDER")
+        raise DetSeg3DError("no model is selected, or two", remedy="give either -d DATASET or -m MODEL")
     if options.part_id >= options.num_parts:
         raise DetSeg3DError(
             "--part_id is out of range", value=options.part_id, expected=f"0 to {options.num_parts - 1}"
         )
     # Input and output are checked first, because importing torch and loading the model take longest.
     check_input(options.input)
-    folder = options.model or resolve_dataset(results_root(options.results), options.dataset)
+    model = options.model or resolve_dataset(results_root(options.results), options.dataset)
+    if not model.is_file():
+        return _predict(options, model)
+    from detseg3d.inference.model_file import opened_model
+
+    with opened_model(model) as folder:
+        return _predict(options, folder)
+
+
+def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
+    """Predict with the model in ``folder``."""
+    from detseg3d.data.dataset import list_inputs
+    from detseg3d.inference.input_options import InputOptions
+    from detseg3d.inference.model_folder import model_plans
+
     plans = model_plans(folder, options.folds, options.checkpoint)
     spacing = None if options.spacing is None else tuple(options.spacing)
     input_options = InputOptions(spacing, tuple(options.series), tuple(options.suv))

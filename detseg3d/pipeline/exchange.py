@@ -1,41 +1,44 @@
-"""Models that are handed on: a trained model into one file, and a file from anybody into a model that can be used.
+"""Hand on a trained model as one file, and install a model file that anybody may have made.
 
-A model is data and never code. What is handed on says nothing of single cases: their names, and the figures of each of
-them, stay behind. What comes in is taken for a model only after everything in it was checked.
+A model is data and never code. A model that is handed on names no case: names of cases and patients, and the metrics of
+single cases, stay behind. A file that comes in becomes a model only after everything in it was checked.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from detseg3d import __version__
+from pydantic import BaseModel, ConfigDict, Field
+
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import read_description
 from detseg3d.data.folders import ModelFolder
+from detseg3d.inference.model_file import (
+    MODEL_ENDING,
+    ModelDescription,
+    check_model_name,
+    unpack_model,
+    write_model,
+)
 from detseg3d.inference.model_folder import fold_folders, load_reference, same_network
 from detseg3d.inference.operating_point import load_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import check_weights, load_weights
-from detseg3d.pipeline.model_archive import MANIFEST, Manifest, check_shared_name, unpack_archive, write_archive
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.files import read_json, remove_stale, replace_folder, temporary_beside, write_json
 
-__all__ = ["Installed", "check_model_folder", "export_model", "install_model"]
+__all__ = ["ExportedModel", "InstalledModel", "check_model_folder", "export_model", "install_model"]
 
-logger = logging.getLogger(__name__)
-
-METRICS = ModelFolder(Path()).cross_validation_evaluation.metrics.as_posix()
-_CHECKPOINTS = ("final", "best")
-_MOST_JSON_BYTES = 64 << 20
-# What is handed on of each file; other entries may name cases, patients and folders.
+INSTALLATION = "installation.json"
+_MAX_JSON_BYTES = 64 << 20
+# The entries of each file that are handed on. Other entries may name cases, patients and folders.
 _SHARED_OF_DATASET = (
     *("name", "description", "reference", "licence", "license", "release", "channel_names", "modality", "labels"),
     *("file_ending", "instances", "default_spacing", "suv", "numTraining"),
@@ -47,7 +50,28 @@ _SHARED_OF_METRICS = ("class_labels", "options", "summary", "intervals", "cross_
 # -- Export ------------------------------------------------------------------------------------------------------------
 
 
-def export_model(model_folder: str | Path, output: str | Path, folds: Sequence[str | int] | None = None) -> Manifest:
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model file that was written.
+
+    Attributes
+    ----------
+    description : ModelDescription
+        Name and checksum.
+    folds : tuple of str
+        Names of their folders: ``fold_0``, ``fold_1``, …
+    documents : tuple of str
+        Names of the JSON documents in the file.
+    """
+
+    description: ModelDescription
+    folds: tuple[str, ...]
+    documents: tuple[str, ...]
+
+
+def export_model(
+    model_folder: str | Path, output: str | Path, folds: Sequence[str | int] | None = None
+) -> ExportedModel:
     """Write a trained model as one file.
 
     Parameters
@@ -55,85 +79,86 @@ def export_model(model_folder: str | Path, output: str | Path, folds: Sequence[s
     model_folder : path
         ``results/DatasetXXX_Name``.
     output : path
-        ``.zip``; an earlier file is replaced.
+        ``.safetensors``; an earlier file is replaced.
     folds : sequence, optional
-        Default: all that are trained, without the one of all cases if there are others.
+        By default all trained folds; ``fold_all`` only if there are no others.
 
     Returns
     -------
-    Manifest
-        What was written.
+    ExportedModel
 
     Raises
     ------
     DetSeg3DError
-        If the model is not complete: a fold or its weights are missing, do not fit their plans or those of the other
-        folds, or the operating point was chosen with other weights.
+        If the model is not complete: a fold or its weights are missing, the weights do not fit their plans, the plans
+        of the folds give different networks, or the operating point was chosen with other weights.
     """
     folder, output = Path(model_folder), Path(output)
-    if output.suffix.lower() != ".zip":
-        raise DetSeg3DError("a model is exported as a zip file", file=output, expected="a name that ends in .zip")
-    check_shared_name(folder.name)
+    if output.suffix.lower() != MODEL_ENDING:
+        raise DetSeg3DError(
+            "a model is exported as a safetensors file", file=output, expected=f"a name that ends in {MODEL_ENDING}"
+        )
+    check_model_name(folder.name)
     chosen = fold_folders(folder, folds, "final")
     check_model_folder(folder, [fold.name for fold in chosen])
-    files: dict[str, Path | bytes] = {}
-    for fold in chosen:
-        for file in (fold.plans, fold.appearance):
-            files[file.relative_to(folder).as_posix()] = file
-        for checkpoint in _CHECKPOINTS:
-            weights = fold.weights(checkpoint)
-            if weights.is_file():
-                files[weights.relative_to(folder).as_posix()] = weights
     model = ModelFolder(folder)
+    contents = {file: read_json(file, _MAX_JSON_BYTES) for fold in chosen for file in (fold.plans, fold.appearance)}
     for file in (model.plans, model.operating_point):
         if file.is_file():
-            files[file.name] = file
+            contents[file] = read_json(file, _MAX_JSON_BYTES)
     for file, entries in (
         (model.dataset_json, _SHARED_OF_DATASET),
         (model.fingerprint, _SHARED_OF_FINGERPRINT),
         (model.cross_validation_evaluation.metrics, _SHARED_OF_METRICS),
     ):
         if file.is_file():
-            files[file.relative_to(folder).as_posix()] = _without_cases(file, entries)
-    return write_archive(output, folder.name, __version__, files)
+            contents[file] = _without_cases(file, entries)
+    documents = {file.relative_to(folder).as_posix(): _json_text(file, data) for file, data in contents.items()}
+    weights = {fold.path.name: fold.final_weights for fold in chosen}
+    description = write_model(output, folder.name, documents, weights)
+    return ExportedModel(description, tuple(weights), tuple(sorted(documents)))
 
 
-def _without_cases(file: Path, entries: Sequence[str]) -> bytes:
-    """These entries of a JSON file, as JSON."""
+def _without_cases(file: Path, entries: Sequence[str]) -> dict[str, Any]:
+    """Return these entries of a JSON file."""
     data = read_json(file)
     kept = {name: data[name] for name in entries if name in data}
     if file == ModelFolder(file.parent).fingerprint:
         kept["cases"] = {}
         summary = kept.get("summary")
         if isinstance(summary, dict) and isinstance(summary.get("cases_without_lesions"), list):
-            # The list names them; how many there are is what matters.
+            # The list names the cases. Only their number is handed on.
             kept["summary"] = {**summary, "cases_without_lesions": len(summary["cases_without_lesions"])}
+    return kept
+
+
+def _json_text(file: Path, data: object) -> str:
     try:
-        return (json.dumps(kept, indent=1, allow_nan=False) + "\n").encode()
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
     except ValueError as error:
-        raise DetSeg3DError("the file holds NaN or infinity, which is no JSON", file=file) from error
+        raise DetSeg3DError("the file holds NaN or infinity, which is not valid in JSON", file=file) from error
 
 
 # -- Checks ------------------------------------------------------------------------------------------------------------
 
 
 def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
-    """Check that a folder holds a model that can be used, and that all that lies beside its folds is in order.
+    """Check that a folder holds a complete model.
 
-    Plans are within their limits and those of all folds give the same network; weights are compared with it before
-    memory is taken, then loaded; each fold says what its training scans look like; the operating point belongs to these
-    weights; dataset.json, fingerprint and metrics are what they are named.
+    The plans of all folds are within their limits and give the same network. The weights of each fold are compared with
+    this network before memory is taken, then loaded. Each fold states the appearance of its training scans. The
+    operating point belongs to these weights. dataset.json, fingerprint and metrics have the expected content.
 
     Parameters
     ----------
     folder : Path
     folds : sequence of str
-        Names of the folds, such as ``"0"``.
+        Their names, such as ``"0"``.
 
     Raises
     ------
     DetSeg3DError
-        Of the first thing that is wrong.
+        For the first problem.
     """
     first: Plans | None = None
     model = ModelFolder(folder)
@@ -147,11 +172,8 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
                 file=fold.plans,
                 remedy=f"leave this fold out with -f, or train it with the plans of {model.fold(folds[0]).path.name}",
             )
-        for checkpoint in _CHECKPOINTS:
-            weights = fold.weights(checkpoint)
-            if checkpoint == "final" or weights.is_file():
-                check_weights(plans, weights)
-                load_weights(DetSeg3D(plans), weights)
+        check_weights(plans, fold.final_weights)
+        load_weights(DetSeg3D(plans), fold.final_weights)
         load_reference(fold, plans)
     assert first is not None, "a model has at least one fold"
     if model.plans.is_file():
@@ -164,14 +186,9 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
 
 def _check_operating_point(model: ModelFolder, folds: Sequence[str]) -> None:
     point = load_operating_point(model.path)
-    chosen = [] if point is None else [model.fold(name) for name in folds]
-    changed = [
-        fold.path.name
-        for fold in chosen
-        if point is not None
-        and fold.path.name in point.weights
-        and weights_digest(fold.final_weights) != point.weights[fold.path.name]
-    ]
+    digests = {} if point is None else point.weights
+    chosen = [fold for fold in map(model.fold, folds) if fold.path.name in digests]
+    changed = [fold.path.name for fold in chosen if weights_digest(fold.final_weights) != digests[fold.path.name]]
     if changed:
         raise DetSeg3DError(
             "the operating point was chosen with other weights",
@@ -201,14 +218,14 @@ def _check_json(file: Path, fits: Callable[[Mapping[str, Any]], bool]) -> None:
         return
     data = read_json(file)
     if not isinstance(data, dict) or not fits(data):
-        raise DetSeg3DError("the file is not what its name says", file=file, remedy="remove or restore it")
+        raise DetSeg3DError("the content of the file does not fit its name", file=file, remedy="remove or restore it")
 
 
 # -- Installation ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstalledModel:
     """A model that was installed.
 
     Attributes
@@ -217,7 +234,7 @@ class Installed:
     folds : tuple of str
         Names of the folds: ``0``, ``1``, …
     kept : Path or None
-        Where the model lies that was there before, if it was not just an earlier installation.
+        New place of the earlier model of this name; ``None`` if there was none, or if it was only another installation.
     """
 
     folder: Path
@@ -225,46 +242,55 @@ class Installed:
     kept: Path | None = None
 
 
+class _Installation(BaseModel):
+    """Record of an installation, to tell later whether the model was worked on since."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: ModelDescription
+    files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]  # SHA-256 by name
+
+
 def install_model(
-    archive: str | Path, results: str | Path, name: str | None = None, overwrite: bool = False
-) -> Installed:
-    """Unpack a model that anybody may have made, check all of it, and put it among the results.
+    file: str | Path, results: str | Path, name: str | None = None, overwrite: bool = False
+) -> InstalledModel:
+    """Unpack a model file that anybody may have made, check all of it, and put the model among the results.
 
     The model appears under its name as a whole or not at all, whenever the process is stopped.
 
     Parameters
     ----------
-    archive : path
+    file : path
         From :func:`export_model`.
     results : path
         Folder of the results.
     name : str, optional
-        ``DatasetXXX_Name``, instead of the name that the archive says.
+        ``DatasetXXX_Name``; by default the name that the file states.
     overwrite : bool, optional
-        Take the place of a model of that name. One that was installed is removed, if nothing was added to it; any
-        other is kept as ``replaced_DatasetXXX_Name``.
+        Replace an earlier model of this name. If the earlier model was installed and not changed since, it is removed.
+        Otherwise it is kept as ``replaced_DatasetXXX_Name``.
 
     Raises
     ------
     DetSeg3DError
-        If the archive is refused (see :func:`~detseg3d.pipeline.model_archive.unpack_archive`), what it holds is no
-        model
-        (see :func:`check_model_folder`), or there is a model of that name.
+        If the file is refused (see :func:`~detseg3d.inference.model_file.unpack_model`), its content is not a complete
+        model (see :func:`check_model_folder`), or there is an earlier model of this name.
     """
-    archive, results = Path(archive), Path(results)
+    file, results = Path(file), Path(results)
     if name is not None:
-        check_shared_name(name)
+        check_model_name(name)
         _require_free(results / name, overwrite)
     _make_folder(results)
-    remove_stale(results)  # what an installation that was killed has left
+    remove_stale(results)  # what a killed installation has left
     temporary = temporary_beside(results / "model")
     try:
         temporary.mkdir()
-        manifest = unpack_archive(archive, temporary)
-        target = results / (name or manifest.name)
+        description = unpack_model(file, temporary)
+        target = results / (name or description.name)
         _require_free(target, overwrite)
-        folds = _check_unpacked(temporary, archive)
-        write_json(manifest.model_dump(mode="json"), temporary / MANIFEST)
+        folds = _check_unpacked(temporary, file)
+        record = _Installation(model=description, files=_digests(temporary))
+        write_json(record.model_dump(mode="json"), temporary / INSTALLATION)
         kept = _put_in_place(temporary, target)
     except OSError as error:
         raise DetSeg3DError(
@@ -274,7 +300,7 @@ def install_model(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Installed(target, tuple(folds), kept)
+    return InstalledModel(target, tuple(folds), kept)
 
 
 def _make_folder(folder: Path) -> None:
@@ -287,45 +313,45 @@ def _make_folder(folder: Path) -> None:
 def _require_free(target: Path, overwrite: bool) -> None:
     if os.path.lexists(target) and not overwrite:
         raise DetSeg3DError(
-            "there is a model of this name",
+            "there is an earlier model of this name",
             file=target,
-            remedy="choose another name with --name, or let it take its place with --overwrite",
+            remedy="choose another name with --name, or replace the earlier model with --overwrite",
         )
 
 
-def _check_unpacked(folder: Path, archive: Path) -> list[str]:
-    """Names of the folds, after all of the model was checked; errors name the file of the archive."""
+def _check_unpacked(folder: Path, file: Path) -> list[str]:
+    """Check all of an unpacked model and return the names of its folds; errors name the model file."""
     try:
-        numbers = [fold.name for fold in ModelFolder(folder).folds()]
-        folds = [path.name for path in fold_folders(folder, numbers, "final")]
+        folds = [fold.name for fold in ModelFolder(folder).folds()]
         check_model_folder(folder, folds)
     except DetSeg3DError as error:
         inside = "" if error.file in (None, folder) else f"{Path(str(error.file)).relative_to(folder).as_posix()}: "
         raise DetSeg3DError(
-            f"what the model file holds is refused: {inside}{error.problem}",
-            file=archive,
+            f"the content of the model file is refused: {inside}{error.problem}",
+            file=file,
             value=error.value,
             expected=error.expected,
-            remedy="ask whoever made it for a file that detseg3d_export_model wrote",
+            remedy="ask its author for a file that detseg3d_export_model wrote",
         ) from error
     return folds
 
 
 def _put_in_place(temporary: Path, target: Path) -> Path | None:
-    """Rename the new model to its name, and before that the old one to another; where the old one is kept."""
+    """Rename the new model to its name, and the earlier one aside before; return where the earlier one is kept."""
     if not os.path.lexists(target):
         temporary.rename(target)
         return None
-    worthless = _is_untouched(target)
+    can_be_installed_again = _is_unchanged_installation(target)
     aside = _unused(target.with_name(f"replaced_{target.name}"))
     replace_folder(target, temporary, aside)
-    if not worthless:
+    if not can_be_installed_again:
         return aside
     shutil.rmtree(aside, ignore_errors=True)
     return None
 
 
 def _unused(path: Path) -> Path:
+    """Return ``path``, or the first of ``path_2``, ``path_3``, … that does not exist."""
     number = 1
     candidate = path
     while os.path.lexists(candidate):
@@ -334,13 +360,16 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
-def _is_untouched(folder: Path) -> bool:
-    """Whether a folder holds an installed model and nothing else: then its file can be installed again."""
+def _is_unchanged_installation(folder: Path) -> bool:
+    """Return whether a folder holds an installed model, no file of which was added, removed or changed since."""
     try:
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST, _MOST_JSON_BYTES))
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-        return set(files) == {*manifest.files, MANIFEST} and all(
-            weights_digest(files[name]) == entry.sha256 for name, entry in manifest.files.items()
-        )
+        record = _Installation.model_validate(read_json(folder / INSTALLATION, _MAX_JSON_BYTES))
+        return _digests(folder) == record.files
     except (DetSeg3DError, ValueError, OSError):
         return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a folder but the record of its installation, by name."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    return {name: weights_digest(path) for name, path in sorted(files.items()) if name != INSTALLATION}

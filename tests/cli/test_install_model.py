@@ -11,8 +11,8 @@ from tests.scans import make_scan
 
 
 @pytest.fixture(scope="module")
-def archive(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archive") / "m.zip"
+def model_file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "m.safetensors"
     assert export_model.main(["Tiny", "-o", str(path), "--results", str(tiny_model.parent)]) == 0
     return path
 
@@ -23,35 +23,36 @@ def predicted(scan: Path, output: Path, *words: str) -> dict[str, bytes]:
     return {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
-def test_an_installed_model_predicts_the_very_files_of_the_exported_one(
-    tiny_model: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_installed_model_and_the_file_itself_predict_the_very_files_of_the_exported_model(
+    tiny_model: Path, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"
-    assert install_model.main([str(archive), "--results", str(results), "--name", "Dataset901_Theirs"]) == 0
+    assert install_model.main([str(model_file), "--results", str(results), "--name", "Dataset901_Theirs"]) == 0
     printed = capsys.readouterr().out
     assert f"installed {results / 'Dataset901_Theirs'}, fold(s) 0 1" in printed
     image = make_scan(101)[0]
     write_image(image, Geometry(image.shape), tmp_path / "scan.nii.gz")
     first = predicted(tmp_path / "scan.nii.gz", tmp_path / "first", "-m", str(tiny_model))
     second = predicted(tmp_path / "scan.nii.gz", tmp_path / "second", "-d", "901", "--results", str(results))
-    assert len(first) == 6 and first == second
+    straight = predicted(tmp_path / "scan.nii.gz", tmp_path / "straight", "-m", str(model_file))
+    assert len(first) == 6 and first == second == straight
 
 
 def test_a_name_that_is_taken_is_an_error_without_overwrite(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [str(archive), "--results", str(tmp_path)]
+    words = [str(model_file), "--results", str(tmp_path)]
     assert install_model.main(words) == 0
     assert install_model.main(words) == 1
-    assert "there is a model of this name" in capsys.readouterr().err
+    assert "there is an earlier model of this name" in capsys.readouterr().err
     (tmp_path / "Dataset001_Tiny" / "notes.txt").write_text("mine", encoding="utf-8")
     assert install_model.main([*words, "--overwrite"]) == 0
     assert f"kept as {tmp_path / 'replaced_Dataset001_Tiny'}" in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_model_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "m.zip").write_bytes(b"#!/bin/sh\nrm -rf ~\n")
-    assert install_model.main([str(tmp_path / "m.zip"), "--results", str(tmp_path / "results")]) == 1
+def test_a_file_that_is_not_a_model_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"#!/bin/sh\nrm -rf ~\n")
+    assert install_model.main([str(tmp_path / "m.safetensors"), "--results", str(tmp_path / "results")]) == 1
     error = capsys.readouterr().err
-    assert "the model file is refused: it does not end as a zip file does" in error and "Traceback" not in error
+    assert "the weights cannot be read" in error and "Traceback" not in error
     assert list((tmp_path / "results").iterdir()) == []

@@ -24,8 +24,8 @@ NEEDED = {
     "predict": "-i a -o b -m c",
     "evaluate": "-gt a -pred b",
     "visualize": "--image a --pred b --output c",
-    "export_model": "1 -o a.zip",
-    "install_model": "a.zip",
+    "export_model": "1 -o a.safetensors",
+    "install_model": "a.safetensors",
     "completion": "bash",
 }
 NNUNET_FLAGS = sorted({flag for line in COUNTERPARTS for flag in line.flags})
@@ -118,8 +118,8 @@ def test_several_data_sets_are_planned(line: str) -> None:
     [
         ("consolidate", "{} -f 0 1"),
         ("consolidate", "-f 0 1 -d {}"),
-        ("export_model", "-o a.zip {}"),
-        ("export_model", "-o a.zip -d {}"),
+        ("export_model", "-o a.safetensors {}"),
+        ("export_model", "-o a.safetensors -d {}"),
         ("predict", "{} -i a -o b"),
         ("predict", "-i a -o b -d {} -f 0 1"),
         ("plan_and_preprocess", "{}"),
@@ -140,7 +140,7 @@ def test_a_data_set_is_not_given_twice(command: str, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("command", ["train", "consolidate", "export_model", "plan_and_preprocess"])
 def test_a_data_set_is_needed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    needed = {"train": "0", "export_model": "-o a.zip"}.get(command, "")
+    needed = {"train": "0", "export_model": "-o a.safetensors"}.get(command, "")
     assert "which data set" in refusal(parser_of(command), needed.split(), capsys)
 
 

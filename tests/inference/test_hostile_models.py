@@ -137,7 +137,7 @@ def test_a_sparse_file_of_huge_weights_is_refused_unread(model: Path, refusal: C
         os.truncate(path, 8 + len(block) + 2**42)
     except OSError:
         pytest.skip("the file system has no files of that size")
-    assert "the weights do not fit the plans" in refusal()
+    assert str(path) in refusal()
 
 
 @pytest.mark.usefixtures("no_network")
@@ -161,7 +161,7 @@ def test_weights_that_are_missing_are_refused(model: Path, refusal: Callable[[],
 
 def test_weights_that_are_no_numbers_are_refused(model: Path, refusal: Callable[[], str]) -> None:
     edit_weights(model, lambda tensors: tensors[first_name(tensors)].fill_(float("nan")))
-    assert "hold values that are no finite numbers" in refusal()
+    assert "hold NaN or infinity" in refusal()
 
 
 @pytest.mark.usefixtures("no_network")

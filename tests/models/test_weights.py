@@ -94,8 +94,9 @@ def test_weights_that_are_no_numbers_are_refused_and_change_nothing(tmp_path: Pa
     with torch.no_grad():
         spoiled.bias[1] = value
     save_weights(spoiled, tmp_path / "w")
-    with pytest.raises(DetSeg3DError, match=r"(?s)1 of the weights hold values that are no finite numbers.*\['bias'\]"):
+    with pytest.raises(DetSeg3DError) as caught:
         load_weights(model, tmp_path / "w")
+    assert (caught.value.file, caught.value.value) == (tmp_path / "w", ["bias"])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

@@ -15,7 +15,7 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.roots import find_datasets
 from detseg3d.pipeline.exchange import install_model
-from tests.shared_models import absurd, changed_archive, edit, everything
+from tests.shared_models import changed_model, edit, everything, with_absurd_plans
 
 NAME = "Dataset001_Tiny"
 
@@ -23,26 +23,27 @@ NAME = "Dataset001_Tiny"
 # -- What is there already ---------------------------------------------------------------------------------------------
 
 
-def test_a_model_of_the_same_name_is_not_touched(own_model: Path, archive: Path) -> None:
+def test_a_model_of_the_same_name_is_not_touched(own_model: Path, model_file: Path) -> None:
     before = everything(own_model)
-    with pytest.raises(DetSeg3DError, match=r"(?s)there is a model of this name.*--name.*--overwrite"):
-        install_model(archive, own_model.parent)
+    with pytest.raises(DetSeg3DError) as caught:
+        install_model(model_file, own_model.parent)
+    assert caught.value.file == own_model and "--overwrite" in str(caught.value.remedy)
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
-def test_a_training_of_ones_own_is_kept_when_its_name_is_taken(own_model: Path, archive: Path) -> None:
+def test_a_training_of_ones_own_is_kept_when_its_name_is_taken(own_model: Path, model_file: Path) -> None:
     before = everything(own_model)
-    done = install_model(archive, own_model.parent, overwrite=True)
+    done = install_model(model_file, own_model.parent, overwrite=True)
     assert done.kept == own_model.parent / f"replaced_{NAME}"
     assert everything(done.kept) == before
-    assert find_datasets(own_model.parent) == [done.folder] and (done.folder / "manifest.json").is_file()
+    assert find_datasets(own_model.parent) == [done.folder] and (done.folder / "installation.json").is_file()
 
 
-def test_an_installed_model_gives_way_to_the_next(archive: Path, tmp_path: Path) -> None:
-    install_model(archive, tmp_path)
-    newer = changed_archive(archive, tmp_path / "newer.zip", edit("dataset.json", description="newer"))
+def test_an_installed_model_gives_way_to_the_next(model_file: Path, tmp_path: Path) -> None:
+    install_model(model_file, tmp_path)
+    newer = changed_model(model_file, tmp_path / "newer.safetensors", edit("dataset.json", description="newer"))
     assert install_model(newer, tmp_path, overwrite=True).kept is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, "newer.zip"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, "newer.safetensors"]
     assert json.loads((tmp_path / NAME / "dataset.json").read_text(encoding="utf-8"))["description"] == "newer"
 
 
@@ -56,25 +57,28 @@ def change_a_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", [add_a_file, change_a_file])
 def test_an_installed_model_that_was_worked_on_is_kept(
-    archive: Path, tmp_path: Path, change: Callable[[Path], None]
+    model_file: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    change(install_model(archive, tmp_path).folder)
-    first = install_model(archive, tmp_path, overwrite=True)
+    change(install_model(model_file, tmp_path).folder)
+    first = install_model(model_file, tmp_path, overwrite=True)
     change(first.folder)
-    second = install_model(archive, tmp_path, overwrite=True)
+    second = install_model(model_file, tmp_path, overwrite=True)
     assert (first.kept, second.kept) == (tmp_path / f"replaced_{NAME}", tmp_path / f"replaced_{NAME}_2")
 
 
-def test_a_refused_file_does_not_touch_what_it_was_to_replace(own_model: Path, archive: Path, tmp_path: Path) -> None:
+def test_a_refused_file_does_not_touch_what_it_was_to_replace(
+    own_model: Path, model_file: Path, tmp_path: Path
+) -> None:
     before = everything(own_model)
-    hostile = changed_archive(archive, tmp_path / "hostile.zip", absurd)
-    with pytest.raises(DetSeg3DError, match="is refused"):
+    hostile = changed_model(model_file, tmp_path / "hostile.safetensors", with_absurd_plans)
+    with pytest.raises(DetSeg3DError) as caught:
         install_model(hostile, own_model.parent, overwrite=True)
+    assert caught.value.file == hostile
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
 def test_a_failure_at_the_very_end_puts_the_model_back(
-    own_model: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+    own_model: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, rename = everything(own_model), Path.rename
 
@@ -85,14 +89,14 @@ def test_a_failure_at_the_very_end_puts_the_model_back(
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(DetSeg3DError, match="cannot be installed: No space left"):
-        install_model(archive, own_model.parent, overwrite=True)
+        install_model(model_file, own_model.parent, overwrite=True)
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
 # Where a process is killed in the middle of an installation: the function, and the call of it that does not return.
 KILLED_IN = {
-    "the first file": ("detseg3d.pipeline.model_archive", "_unpack", 1),
-    "the last file": ("detseg3d.pipeline.model_archive", "_unpack", 9),
+    "the first fold": ("detseg3d.inference.model_file", "save_tensors", 1),
+    "the last fold": ("detseg3d.inference.model_file", "save_tensors", 2),
     "the checks": ("detseg3d.pipeline.exchange", "check_model_folder", 1),
     "the last step": ("detseg3d.pipeline.exchange", "_put_in_place", 1),
     "between the names": ("pathlib", "Path.rename", 2),
@@ -100,7 +104,6 @@ KILLED_IN = {
 KILL = """
 import functools, importlib, json, os, signal, sys
 from detseg3d.cli import install_model
-from detseg3d.pipeline import exchange as share_model
 for home, name, last, words in json.loads(sys.argv[1]):
     child = os.fork()
     if child:
@@ -120,7 +123,7 @@ for home, name, last, words in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def killed(archive: Path, whole_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def killed(model_file: Path, whole_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """For each moment the results folder, with a model that was to be replaced, after the installer was killed."""
     if not hasattr(os, "fork"):
         pytest.skip("the system has no fork")
@@ -128,7 +131,7 @@ def killed(archive: Path, whole_model: Path, tmp_path_factory: pytest.TempPathFa
     jobs = []
     for moment, folder in folders.items():
         shutil.copytree(whole_model, folder / NAME)
-        jobs.append((*KILLED_IN[moment], [str(archive), "--results", str(folder), "--overwrite"]))
+        jobs.append((*KILLED_IN[moment], [str(model_file), "--results", str(folder), "--overwrite"]))
     words = [sys.executable, "-c", KILL, json.dumps(jobs)]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
@@ -146,9 +149,9 @@ def test_a_killed_installation_leaves_the_model_that_was_there(
 
 
 def test_a_model_is_not_lost_if_the_process_is_killed_between_the_two_names(
-    killed: dict[str, Path], whole_model: Path, archive: Path
+    killed: dict[str, Path], whole_model: Path, model_file: Path
 ) -> None:
     folder = killed["between the names"]
     assert find_datasets(folder) == []
     assert everything(folder / f"replaced_{NAME}") == everything(whole_model)
-    assert install_model(archive, folder).folder == folder / NAME
+    assert install_model(model_file, folder).folder == folder / NAME
