@@ -194,12 +194,8 @@ TEXTS = {
     "InferencePlan.detection_weight": (
         "Weight *w* of Stage 1 in the score: heatmap^w × RoI score^(1 − w). 0.5 gives the geometric mean."
     ),
-    "InferencePlan.minimum_detached_part_mm3": (
-        "Smallest volume (mm³) of a detached part that counts as a lesion. Used only if `join_touching` is set. "
-        "Planned: the volume that 99 % of the training lesions reach."
-    ),
     "InferencePlan.join_touching": (
-        "Masks of a class that lie in one component are one lesion, and detached parts of a mask are several. "
+        "Each connected component of the masks of a class is one lesion, and detached parts are background. "
         "Planned if the labels do not number the lesions."
     ),
     "InferencePlan.mirror_axes": "Axes of the mirrored copies, among those of the training.",

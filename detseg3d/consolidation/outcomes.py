@@ -1,8 +1,8 @@
 """What becomes of a case's candidates under given thresholds, without making the masks of the whole volume.
 
 A group of candidates is merged once for each set of members and each mask threshold; what its lesions overlap is
-remembered. Raising the score threshold by a step changes few groups, so the next setting costs little, and leaving out
-small lesions costs nothing.
+remembered. Raising the growth threshold by a step changes few groups, so the next setting costs little. Raising the
+score threshold, and leaving out small lesions, costs nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,12 @@ from detseg3d.system.workers import describe_failures, run_cases
 
 __all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
 
-GroupKey = tuple[float, tuple[int, ...], int]
+GroupKey = tuple[float, tuple[int, ...]]
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 _OUTLINED_IOU = 0.1
 _CANDIDATE_THRESHOLDS = tuple(field for field in THRESHOLD_FIELDS if field.stage is ThresholdStage.CANDIDATES)
-_MASK_THRESHOLDS = tuple(field for field in THRESHOLD_FIELDS if field.stage is ThresholdStage.MASKS)
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ class CaseOutcomes:
         is_lesion = self.scores >= inference.score_threshold
         smallest = inference.minimum_volume_mm3 / math.prod(self.candidates.spacing)
         groups = [members for members in split_groups(taking_part, self._touching) if is_lesion[members].any()]
-        found = [self._of_group(members, int(is_lesion[members].sum()), inference) for members in groups]
+        found = [self._of_group(members, inference.mask_threshold) for members in groups]
         certain = [lesion for group in found for lesion in group if lesion.score >= inference.score_threshold]
         lesions = [lesion for lesion in certain if lesion.voxels >= smallest - 1e-6]
         return lesions if any(lesion.score >= inference.scan_threshold for lesion in lesions) else []
@@ -209,14 +208,13 @@ class CaseOutcomes:
         table = OverlapTable(truth, prediction, *np.array(pairs, np.int64).reshape(-1, 3).T)
         return len(match_one_to_one(table, _OUTLINED_IOU))
 
-    def _of_group(self, members: IntArray, lesions: int, inference: InferencePlan) -> tuple[LesionOutcome, ...]:
-        """Where the ``lesions`` best of the members are lesions, and the others may extend them."""
-        key = (inference.mask_threshold, tuple(members.tolist()), lesions)
+    def _of_group(self, members: IntArray, mask_threshold: float) -> tuple[LesionOutcome, ...]:
+        """Return the lesions of a group of candidates, before any threshold on score or size."""
+        key = (mask_threshold, tuple(members.tolist()))
         if key in self._known:
             return self._known[key]
         if key not in self.new:
-            thresholds = {field.name: field.value(inference) for field in _MASK_THRESHOLDS}
-            rule = self._plans.inference.model_copy(update=thresholds)
+            rule = self._plans.inference.model_copy(update={"mask_threshold": mask_threshold})
             plans = self._plans.model_copy(update={"inference": rule})
             self.new[key] = self._overlaps(self.candidates.merge_group(members, plans))
         return self.new[key]

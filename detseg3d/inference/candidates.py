@@ -200,33 +200,34 @@ class Candidates:
         return pasted
 
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
-        """Masks and lesions of some candidates, of whatever size, and whatever the other candidates of the scan are.
+        """Merge some candidates; no threshold on score or size is applied to the resulting lesions.
 
-        On its own voxels what :meth:`merge` makes of all candidates together, and the parts of masks that score too low
-        to be lesions of their own.
+        If all ``members`` take part in :meth:`merge` as well, its masks of these lesions are the same, voxel by voxel.
 
         Parameters
         ----------
         members : ndarray of int64
-            Indices; no RoI of theirs reaches into a voxel that another candidate's RoI reaches into, or beside it.
+            Indices of candidates. Their RoIs must neither overlap nor touch the RoIs of other candidates.
         plans : Plans
 
         Returns
         -------
         MergedGroup or None
-            ``None`` for candidates without any RoI in the volume.
+            ``None`` if no RoI of the members lies in the volume.
         """
-        mine = [(place, roi) for place, member in enumerate(members.tolist()) for roi in self._pasted(member)]
-        corners = np.array([roi.corners for _, roi in mine if roi.probability.size])
+        rois = [(place, roi) for place, member in enumerate(members.tolist()) for roi in self._pasted(member)]
+        corners = np.array([roi.corners for _, roi in rois if roi.probability.size])
         if not len(corners):
             return None
         low, high = corners[:, :3].min(axis=0), corners[:, 3:].max(axis=0)
         offset = np.tile(low, 2).astype(np.float64)
         found = Detections(self.found.boxes[members] - offset, self.found.scores[members], self.found.classes[members])
-        everything = plans.inference.model_copy(update={"minimum_volume_mm3": 0.0, "scan_threshold": 0.0})
-        rule = plans.model_copy(update={"inference": everything})
-        moved = [roi.seen_from(low, place) for place, roi in mine]
-        merged = merge_pasted(found, moved, tuple(high - low), rule, self.spacing, all_parts=True)
+        unlimited = plans.inference.model_copy(
+            update={"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "scan_threshold": 0.0}
+        )
+        rule = plans.model_copy(update={"inference": unlimited})
+        shifted = [roi.seen_from(low, place) for place, roi in rois]
+        merged = merge_pasted(found, shifted, tuple(high - low), rule, self.spacing)
         lesions = [
             replace(
                 lesion,
@@ -236,7 +237,7 @@ class Candidates:
             )
             for lesion in merged.lesions
         ]
-        return MergedGroup(box_slices([*low, *high]), replace(merged, lesions=lesions))
+        return MergedGroup(box_slices((*low, *high)), replace(merged, lesions=lesions))
 
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
         """Masks and lesions; see :func:`detseg3d.models.merging.merge.merge_rois`."""

@@ -41,7 +41,7 @@ def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: Inference
 
     Examples
     --------
-    >>> from detseg3d.planning.plans import InferencePlan
+    >>> from detseg3d.planning.sections import InferencePlan
     >>> outcomes = {"a": CaseOutcome(0, 0.5, 0.21), "b": CaseOutcome(0, 0.3, 0.12)}
     >>> print(explain_no_lesions(outcomes, InferencePlan(score_threshold=0.4)).split(":")[0])
     no lesion in any of 2 scan(s)

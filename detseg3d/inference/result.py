@@ -120,9 +120,7 @@ def describe_case(
                 "diameter_mm": (6 * volume / math.pi) ** (1 / 3),
             }
         )
-    # A candidate may have several lesions, parts of its mask. The best is written last, so it is the one that is named.
-    best_last = reversed(merged.lesions)
-    accepted = {index: lesion.id for lesion in best_last for index in (lesion.candidate, *lesion.joined)}
+    accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}
     candidates = []
     for index in range(len(found)):
         candidates.append(

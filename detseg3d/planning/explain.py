@@ -433,10 +433,6 @@ def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
     if plans.inference.join_touching:
         count = summary["lesions"]
         reason = f"the labels do not number their {count} lesions: a lesion is what is connected (26 neighbours)"
-        if plans.inference.minimum_detached_part_mm3:
-            reason += (
-                f"; a part apart is one from {plans.inference.minimum_detached_part_mm3:.3g} mm³, as 99 % of them are"
-            )
         decisions.append(Decision(name="touching masks", value="joined", reason=reason))
     missing = [name for name, count in summary["lesions_per_class"].items() if count == 0]
     empty = summary["cases_without_lesions"]

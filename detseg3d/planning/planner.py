@@ -24,7 +24,7 @@ from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.rules.ct_window import ct_window
 from detseg3d.planning.rules.grids import choose_fine_spacing, planned_volumes
-from detseg3d.planning.rules.inference_limits import choose_candidate_limit, smallest_lesion
+from detseg3d.planning.rules.inference_limits import choose_candidate_limit
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
 from detseg3d.planning.rules.rois import (
     choose_min_rois_per_window,
@@ -141,9 +141,7 @@ def plan_dataset(
             roi=roi,
             stage2=stage2,
             training=training,
-            inference=_plan_inference(
-                lesions, [scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes
-            ),
+            inference=_plan_inference([scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes),
             num_channels=len(dataset.channel_names),
             class_names=dataset.class_names,
             budget=Budget(memory_gb, inference_gb, precision),
@@ -205,7 +203,6 @@ def _scans_of(cases: dict[str, Any], fine: Spacing) -> list[Scan]:
 
 
 def _plan_inference(
-    lesions: _Lesions,
     cases: Sequence[CaseLesions],
     suppression: Suppression,
     roi: RoiPlan,
@@ -221,8 +218,6 @@ def _plan_inference(
         suppression_distance=suppression.distance,
         suppression_iou=suppression.iou,
         join_touching=not dataset.instances,
-        # What lies apart from a mask is more often a crumb than the smallest lesion ever seen.
-        minimum_detached_part_mm3=0.0 if dataset.instances else smallest_lesion(lesions.volumes),
         mirror_axes=mirror_axes,
         roi_batch_size=choose_roi_batch(roi.size),
     )

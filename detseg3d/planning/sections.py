@@ -242,9 +242,6 @@ class InferencePlan(Thresholds):
     detection_weight: Fraction = Field(
         default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
     )
-    minimum_detached_part_mm3: float = Field(
-        default=0.0, ge=0, description="of a part apart to be a lesion, if masks join"
-    )
     join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
     mirror_axes: Axes = Field(default=(0, 1, 2), description="of the mirrored copies, each flipped in training, too")
     roi_batch_size: Count = 16

@@ -56,17 +56,6 @@ def prediction(plans: Plans) -> CasePrediction:
     return describe_case(merged, found, GEOMETRY, plans)
 
 
-def test_a_candidate_of_several_lesions_names_the_best(plans: Plans) -> None:
-    found = Detections(np.array([[0, 0, 0, 1, 1, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
-    lesions = [
-        Lesion(1, 0, 0.8, 0.8, 0.8, (0.0, 0.0, 0.0, 1.0, 1.0, 2.0), 2, candidate=0),
-        Lesion(2, 0, 0.6, 0.8, 0.8, (0.0, 0.0, 3.0, 1.0, 1.0, 4.0), 1, candidate=0),
-    ]
-    instances = np.zeros(GEOMETRY.shape, np.uint16)
-    merged = Merged(instances.astype(np.uint8), instances, lesions, np.array([0.8]), np.array([0.8]))
-    assert [entry["lesion"] for entry in describe_case(merged, found, GEOMETRY, plans).candidates] == [1]
-
-
 def in_world(z: float, y: float, x: float) -> list[float]:
     """Position of voxel edges in the world, as SimpleITK has it: it counts voxel centres."""
     image = SimpleITK.Image(10, 9, 8, SimpleITK.sitkUInt8)

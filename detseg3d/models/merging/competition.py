@@ -1,6 +1,8 @@
-"""Which lesion has which voxel where RoIs overlap: the average decides whether any, the strongest claim decides which.
+"""Competition: which candidate owns each voxel if RoIs overlap.
 
-Voxels do not depend on each other, so a large part is looked at in slices: memory is that of a few million voxels.
+The averaged probability decides whether a voxel belongs to any lesion. The strongest claim decides to which one.
+
+Voxels do not depend on each other. A large volume is processed in slabs, so the memory is that of a few million voxels.
 """
 
 from __future__ import annotations
@@ -18,66 +20,61 @@ from detseg3d.models.merging.paste import PastedRoi, RoiPrediction
 
 __all__ = ["Competition"]
 
-# An instance that keeps less than this of its own mask in its box was outlined before by a stronger one: a duplicate.
-_KEPT_SHARE = 0.3
-# The sums of so many voxels are kept at a time, six numbers each.
-_BLOCK_VOXELS = 2**21
+# A candidate that keeps less than this fraction of its own mask is a duplicate: a stronger candidate outlines the same
+# lesion.
+_KEPT_FRACTION = 0.3
+# Voxels of a slab. Six numbers per voxel are held at a time.
+_SLAB_VOXELS = 2**21
 
 Window = tuple[slice, slice, slice]
 
 
 class Competition:
-    """The map of who owns which voxel, and the RoIs that compete for it.
+    """The RoIs that compete for the voxels of a volume, and the map of owners.
 
     Parameters
     ----------
     owner : ndarray of unsigned int, shape ``(Z, Y, X)``
-        Zeros; filled with the number of the candidate that owns a voxel, from 1, in place.
+        Zeros. The number of the candidate that owns each voxel, from 1, is written into it.
     rois : sequence of PastedRoi
-        All that take part.
-    found : Detections
-        The candidates.
+        All RoIs that take part.
+    candidates : Detections
     scores : ndarray of float64, shape ``(N,)``
-        Of the candidates.
+        Final scores of the candidates.
     mask_threshold : float
-
-    Attributes
-    ----------
-    certainty : ndarray of float16, shape ``(Z, Y, X)``
-        The averaged probability of each voxel that is owned; what others hold means nothing.
+        Lowest averaged probability of a voxel that is owned.
     """
 
     def __init__(
         self,
         owner: npt.NDArray[np.unsignedinteger[Any]],
         rois: Sequence[PastedRoi],
-        found: Detections,
+        candidates: Detections,
         scores: npt.NDArray[np.float64],
         mask_threshold: float,
     ) -> None:
         self.owner = owner
-        self.rois = _keep_fine_lesions(rois, found, mask_threshold)
-        self.found = found
+        self.rois = _keep_fine_lesions(rois, candidates, mask_threshold)
+        self.candidates = candidates
         self.scores = scores
         self.mask_threshold = mask_threshold
-        self.certainty = np.zeros(owner.shape, np.float16)
         self.regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
-        self.candidates = np.array([roi.candidate for roi in rois], np.int64)
-        self.taking_part = np.all(self.regions[:, 3:] > self.regions[:, :3], axis=1)
+        self.candidate_of = np.array([roi.candidate for roi in rois], np.int64)
+        self.is_active = np.all(self.regions[:, 3:] > self.regions[:, :3], axis=1)
 
     def assign_all(self, maps: npt.NDArray[np.float16] | None) -> None:
-        """Give every voxel to a lesion or to none.
+        """Give every voxel to a candidate or to the background.
 
         Parameters
         ----------
         maps : ndarray of float16, shape ``(K, Z, Y, X)``, or None
-            Filled in place with the averaged probability of each class; voxels that no RoI of the class covers stay as
-            they are.
+            The averaged probability of each class is written into it. Voxels that no RoI of the class covers keep their
+            values.
         """
-        everyone = np.flatnonzero(self.taking_part)
-        if len(everyone):
-            for window in _blocks(self.regions[everyone]):
-                self._assign(window, everyone, maps)
+        active = np.flatnonzero(self.is_active)
+        if len(active):
+            for window in _slabs(self.regions[active]):
+                self._assign(window, active, maps)
 
     def _assign(
         self,
@@ -86,122 +83,125 @@ class Competition:
         maps: npt.NDArray[np.float16] | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        """Give the voxels of a window (of these only the ``allowed`` ones) to the RoIs of a group."""
-        part = self.owner[window]
-        claim = np.zeros(part.shape, np.float32)
-        classes = self.found.classes[self.candidates[group]]
-        for label in np.unique(classes):
-            weighted, total, best = (np.zeros(part.shape, np.float32) for _ in range(3))
-            nearest = np.zeros(part.shape, part.dtype)
-            for index in group[classes == label].tolist():
+        """Give the voxels of a window to the RoIs of a group; only the ``allowed`` voxels, if given."""
+        owner = self.owner[window]
+        strongest_of_all = np.zeros(owner.shape, np.float32)  # claim of the owner, over the classes seen so far
+        classes = self.candidates.classes[self.candidate_of[group]]
+        for class_index in np.unique(classes):
+            claims, weights, strongest = (np.zeros(owner.shape, np.float32) for _ in range(3))
+            claimant = np.zeros(owner.shape, owner.dtype)
+            for index in group[classes == class_index].tolist():
                 roi = self.rois[index]
-                here, there = _common(roi.region, window)
-                weight = roi.closeness(there) * np.float32(self.scores[roi.candidate])
-                strength = weight * roi.probability[there].astype(np.float32)
-                weighted[here] += strength
-                total[here] += weight
-                stronger = strength > best[here]
-                np.copyto(best[here], strength, where=stronger)
-                np.copyto(nearest[here], part.dtype.type(roi.candidate + 1), where=stronger)
-            inside = (weighted >= np.float32(self.mask_threshold) * total) & (best > claim)
+                in_window, in_roi = _common(roi.region, window)
+                # A poor RoI, or the border of an RoI, must not halve the probability of a good one.
+                weight = roi.closeness(in_roi) * np.float32(self.scores[roi.candidate])
+                claim = weight * roi.probability[in_roi].astype(np.float32)
+                claims[in_window] += claim
+                weights[in_window] += weight
+                is_stronger = claim > strongest[in_window]
+                np.copyto(strongest[in_window], claim, where=is_stronger)
+                np.copyto(claimant[in_window], owner.dtype.type(roi.candidate + 1), where=is_stronger)
+            # The weighted mean is compared without a division. Between classes the stronger claim wins.
+            is_won = (claims >= np.float32(self.mask_threshold) * weights) & (strongest > strongest_of_all)
             if maps is not None:
-                covered = total > 0
-                maps[label][window][covered] = weighted[covered] / total[covered]
+                covered = weights > 0
+                maps[class_index][window][covered] = claims[covered] / weights[covered]
             if allowed is not None:
-                inside &= allowed
-            np.copyto(claim, best, where=inside)
-            np.copyto(part, nearest, where=inside)
-            self.certainty[window][inside] = weighted[inside] / total[inside]
+                is_won &= allowed
+            np.copyto(strongest_of_all, strongest, where=is_won)
+            np.copyto(owner, claimant, where=is_won)
 
     def drop_duplicates(self) -> None:
-        """Take the duplicates out, the weakest first.
+        """Remove the duplicates, the lowest score first.
 
-        The voxels of a duplicate are merged again without it. Were they left empty, the lesion it repeats would have a
-        hole; were all duplicates taken out at once, those that share a lesion evenly would take it with them.
+        The voxels of a duplicate are given away again without it, so that its lesion does not get a hole. Duplicates
+        are removed one by one. If several share a lesion evenly, removing all of them together would lose the lesion.
         """
         names, voxels = np.unique(self.owner[self.owner > 0], return_counts=True)
         count = dict(zip((names.astype(np.int64) - 1).tolist(), voxels.tolist(), strict=True))
         for candidate in sorted(count, key=lambda index: (self.scores[index], -index)):
-            mine = self.candidates == candidate
-            own = self.regions[mine & self.taking_part]
+            is_own = self.candidate_of == candidate
+            own = self.regions[is_own & self.is_active]
             low, high = own[:, :3].min(axis=0), own[:, 3:].max(axis=0)
             meets = np.all((self.regions[:, :3] < high) & (self.regions[:, 3:] > low), axis=1)
-            heirs = np.flatnonzero(meets & ~mine & self.taking_part)
-            if len(heirs) == 0 or count[candidate] >= _KEPT_SHARE * self._own_voxels(candidate):
+            neighbours = np.flatnonzero(meets & ~is_own & self.is_active)
+            # Without neighbours nobody can have taken its voxels.
+            if len(neighbours) == 0 or count[candidate] >= _KEPT_FRACTION * self._own_voxels(candidate):
                 continue
-            self.taking_part &= ~mine
-            for window in _blocks(own):
-                part = self.owner[window]
-                free = part == candidate + 1
-                part[free] = 0
-                self._assign(window, heirs, allowed=free)
-                names, voxels = np.unique(part[free], return_counts=True)
+            self.is_active &= ~is_own
+            for window in _slabs(own):
+                owner = self.owner[window]
+                is_free = owner == candidate + 1
+                owner[is_free] = 0
+                self._assign(window, neighbours, allowed=is_free)
+                # A neighbour that gains these voxels is less likely to be a duplicate itself.
+                names, voxels = np.unique(owner[is_free], return_counts=True)
                 for name, gained in zip(names.tolist(), voxels.tolist(), strict=True):
                     if name:
                         count[name - 1] = count.get(name - 1, 0) + gained
 
     def _own_voxels(self, candidate: int) -> float:
-        """Voxels of a candidate's own mask before the lesions compete, estimated on its RoI samples.
+        """Return the voxels of a candidate's own mask before the competition, estimated from its RoI samples.
 
-        Only those in the detected box count. Around a small lesion an RoI may show and outline a large neighbour, or
-        the repeated border of the volume: what others get of these does not make the small lesion a duplicate.
+        Only voxels in the detected box count. The RoI of a small lesion may also show and outline a large neighbour, or
+        the repeated border of the volume. If others get these voxels, the small lesion is still not a duplicate.
         """
-        mine = [self.rois[index].prediction for index in np.flatnonzero(self.candidates == candidate).tolist()]
-        return _own_voxels(mine, self.found.boxes[candidate], self.mask_threshold)
+        own = [self.rois[index].prediction for index in np.flatnonzero(self.candidate_of == candidate).tolist()]
+        return _own_voxels(own, self.candidates.boxes[candidate], self.mask_threshold)
 
 
-def _keep_fine_lesions(rois: Sequence[PastedRoi], found: Detections, threshold: float) -> list[PastedRoi]:
-    """A lesion that is finer than the voxels keeps the voxel that it covers most, as labels do when they are resampled.
+def _keep_fine_lesions(rois: Sequence[PastedRoi], candidates: Detections, threshold: float) -> list[PastedRoi]:
+    """Let a lesion that is finer than the voxels keep the voxel that it covers most.
 
-    Such a lesion may be certain on the samples of its RoI and below the threshold on every voxel. Without this it would
-    leave nothing.
+    The mask of such a lesion may reach the threshold on the samples of its RoI and on no voxel. The lesion would leave
+    nothing. Labels keep such a lesion in the same way when they are resampled.
     """
-    of_candidate: dict[int, list[int]] = {}
+    rois_of: dict[int, list[int]] = {}
     for index, roi in enumerate(rois):
-        of_candidate.setdefault(roi.candidate, []).append(index)
-    kept = list(rois)
-    for candidate, mine in of_candidate.items():
-        if any(rois[index].probability.max(initial=0) >= threshold for index in mine):
+        rois_of.setdefault(roi.candidate, []).append(index)
+    result = list(rois)
+    for candidate, own in rois_of.items():
+        if any(rois[index].probability.max(initial=0) >= threshold for index in own):
             continue
-        covered = [_most_covered(rois[index], found.boxes[candidate], threshold) for index in mine]
-        best = max(range(len(mine)), key=lambda place: covered[place].samples)
+        covered = [_most_covered(rois[index], candidates.boxes[candidate], threshold) for index in own]
+        best = max(range(len(own)), key=lambda place: covered[place].samples)
         if covered[best].samples > 0:
-            probability = rois[mine[best]].probability.copy()
+            probability = rois[own[best]].probability.copy()
             probability[covered[best].voxel] = covered[best].probability
-            kept[mine[best]] = rois[mine[best]]._replace(probability=probability)
-    return kept
+            result[own[best]] = rois[own[best]]._replace(probability=probability)
+    return result
 
 
 class _Covered(NamedTuple):
-    """The voxel that a mask covers most, seen from the region of its RoI, by how many samples, and how certainly."""
+    """The voxel that a mask covers most."""
 
-    voxel: tuple[int, int, int]
-    samples: float
-    probability: float
+    voxel: tuple[int, int, int]  # counted from the first voxel of the RoI's region
+    samples: float  # samples of the mask in the voxel
+    probability: float  # highest probability of the RoI
 
 
 def _most_covered(roi: PastedRoi, box: npt.NDArray[np.floating[Any]], threshold: float) -> _Covered:
-    """The voxel with most samples of ``threshold`` or more in the detected box; none if it has 0 samples."""
+    """Return the voxel with most samples that reach ``threshold`` in the detected box; it may have 0 samples."""
     prediction = roi.prediction
     depth, height, width = prediction.probability.shape
     shares = [axis[0] for axis in box_shares(box[None], prediction.roi[None], (depth, height, width))]
     z, y, x = shares
     probability = prediction.probability.float().numpy()
-    certain = np.where(probability >= threshold, z[:, None, None] * y[:, None] * x, 0)
-    # From samples to the voxels in which they lie, along one axis after the other.
+    samples_inside = np.where(probability >= threshold, z[:, None, None] * y[:, None] * x, 0)
+    # Count the samples of each voxel, along one axis after the other.
     for axis, voxels in enumerate(roi.region):
         low, high, samples = prediction.roi[axis], prediction.roi[axis + 3], probability.shape[axis]
         voxel = np.floor(sample_positions(low, high, samples)).astype(np.int64)
         lies_in = (np.arange(voxels.start, voxels.stop)[:, None] == voxel).astype(np.float32)
-        certain = np.moveaxis(np.tensordot(lies_in, certain, axes=(1, axis)), 0, axis)
-    if certain.size == 0:
+        samples_inside = np.moveaxis(np.tensordot(lies_in, samples_inside, axes=(1, axis)), 0, axis)
+    if samples_inside.size == 0:
         return _Covered((0, 0, 0), 0.0, 0.0)
-    first, second, third = np.unravel_index(int(certain.argmax()), certain.shape)
-    return _Covered((int(first), int(second), int(third)), float(certain.max()), float(probability.max()))
+    first, second, third = np.unravel_index(int(samples_inside.argmax()), samples_inside.shape)
+    return _Covered((int(first), int(second), int(third)), float(samples_inside.max()), float(probability.max()))
 
 
 def _own_voxels(predictions: Sequence[RoiPrediction], box: npt.NDArray[np.floating[Any]], threshold: float) -> float:
-    """Voxels in ``box`` that the RoIs of one candidate outline; where they overlap each counts its share."""
+    """Return the voxels in ``box`` that the RoIs of one candidate outline. Overlaps of RoIs count once."""
     rois = np.array([prediction.roi for prediction in predictions])
     total = 0.0
     for prediction in predictions:
@@ -210,19 +210,22 @@ def _own_voxels(predictions: Sequence[RoiPrediction], box: npt.NDArray[np.floati
         within = [np.flatnonzero(axis) for axis in shares]
         if not all(len(axis) for axis in within):
             continue
-        shares = [share / _showing(rois, prediction.roi, axis, len(share)) for axis, share in enumerate(shares)]
-        part = tuple(slice(axis[0], axis[-1] + 1) for axis in within)
-        z, y, x = (axis[voxels] for axis, voxels in zip(shares, part, strict=True))
-        mask = (prediction.probability.numpy()[part] >= threshold).astype(np.float32)
+        shares = [share / _covering(rois, prediction.roi, axis, len(share)) for axis, share in enumerate(shares)]
+        window = tuple(slice(axis[0], axis[-1] + 1) for axis in within)
+        z, y, x = (axis[voxels] for axis, voxels in zip(shares, window, strict=True))
+        mask = (prediction.probability.numpy()[window] >= threshold).astype(np.float32)
         voxels_per_sample = float(np.prod(prediction.roi[3:] - prediction.roi[:3])) / prediction.probability.numel()
         total += float(mask @ x @ y @ z) * voxels_per_sample
     return total
 
 
-def _showing(
+def _covering(
     rois: npt.NDArray[np.floating[Any]], roi: npt.NDArray[np.floating[Any]], axis: int, samples: int
 ) -> npt.NDArray[np.float32]:
-    """How many of a candidate's RoIs, which divide each axis for itself, show the samples of one of them along it."""
+    """For each sample of an RoI along ``axis``, count the RoIs of the same candidate that cover it.
+
+    The RoIs of a candidate form a grid of tiles, so each axis can be counted alone.
+    """
     spans = np.unique(rois[:, [axis, axis + 3]].round(4), axis=0)
     points = roi[axis] + (np.arange(samples) + 0.5) / samples * (roi[axis + 3] - roi[axis])
     inside = (points >= spans[:, :1]) & (points < spans[:, 1:])
@@ -230,21 +233,21 @@ def _showing(
 
 
 def _common(region: Window, window: Window) -> tuple[Window, Window]:
-    """What a region and a window have in common: seen from the window, and seen from the region."""
-    low = [max(mine.start, other.start) for mine, other in zip(region, window, strict=True)]
+    """Return the overlap of a region and a window, in coordinates of the window and in those of the region."""
+    low = [max(a.start, b.start) for a, b in zip(region, window, strict=True)]
     high = [max(first, min(a.stop, b.stop)) for first, a, b in zip(low, region, window, strict=True)]
 
-    def seen_from(origin: Window) -> Window:
+    def relative_to(origin: Window) -> Window:
         z, y, x = (slice(a - axis.start, b - axis.start) for a, b, axis in zip(low, high, origin, strict=True))
         return z, y, x
 
-    return seen_from(window), seen_from(region)
+    return relative_to(window), relative_to(region)
 
 
-def _blocks(regions: npt.NDArray[np.int64]) -> Iterator[Window]:
-    """The box that holds all regions, in slices that are not too large: no voxel depends on another."""
+def _slabs(regions: npt.NDArray[np.int64]) -> Iterator[Window]:
+    """Divide the box around all regions into slabs along z that are not too large."""
     low, high = regions[:, :3].min(axis=0), regions[:, 3:].max(axis=0)
-    thickness = max(1, _BLOCK_VOXELS // int(np.prod((high - low)[1:])))
+    thickness = max(1, _SLAB_VOXELS // int(np.prod((high - low)[1:])))
     for first in range(int(low[0]), int(high[0]), thickness):
         end = min(first + thickness, int(high[0]))
         yield box_slices([first, *low[1:], end, *high[1:]])

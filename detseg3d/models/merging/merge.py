@@ -1,30 +1,32 @@
-"""Putting the RoI masks back into the volume: overlaps averaged, every voxel given to the lesion that claims it most.
+"""Merging: from the masks of RoIs to the lesions of a volume.
 
-:mod:`~detseg3d.models.merging.competition` gives the voxels away; here lesions are made of them.
+1. Each voxel goes to the candidate with the strongest claim, or to the background
+   (:mod:`~detseg3d.models.merging.competition`).
+2. The voxels become lesions: connected components if the plan joins masks that touch
+   (:mod:`~detseg3d.models.merging.connected`), otherwise the voxels of each candidate.
+3. Lesions that score too low or are too small are left out. The others are numbered by falling score.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.boxes import box_slices, boxes_from_instances
 from detseg3d.core.neighbours import neighbour_groups
 from detseg3d.core.roi import paste_region
 from detseg3d.models.merging.competition import Competition
+from detseg3d.models.merging.connected import LesionDraft, connected_lesions
 from detseg3d.models.merging.decode import Detections
-from detseg3d.models.merging.fragments import LoosePart, join_touching, split_parts
 from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions, region_corners
-from detseg3d.models.merging.scores import candidate_roi_scores, combine_scores, lowest_score
+from detseg3d.models.merging.scores import CandidateScores, lowest_score
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.sections import InferencePlan
 
 __all__ = [
     "Lesion",
@@ -38,14 +40,30 @@ logger = logging.getLogger(__name__)
 
 OwnerMap = npt.NDArray[np.unsignedinteger[Any]]
 
+# A lesion of exactly the smallest allowed volume must not be lost to rounding.
+_VOXEL_TOLERANCE = 1e-6
+
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion of the result. Box and voxels are those of its mask on the output grid.
+    """One lesion of a merged volume.
 
-    The scores are those of ``candidate``; ``joined`` are those whose masks touch its own and became part of it, also
-    such as are too weak to be lesions themselves. A part of a mask that lies apart from the rest is a lesion of the
-    same candidate, and its ``score`` at most as high; see :func:`merge_rois`.
+    Attributes
+    ----------
+    id : int
+        Its value in the instance map, from 1; the best score has 1.
+    class_index : int
+    score, detection_score, roi_score : float
+        Scores of ``candidate``: both stages combined, Stage 1, Stage 2.
+    box : tuple of 6 floats
+        ``z0 y0 x0 z1 y1 x1`` of the mask, in voxel edges of the output grid.
+    voxels : int
+        Size of the mask on the output grid.
+    candidate : int
+        Index of the candidate that gives the lesion its class and scores.
+    joined : tuple of int
+        Indices of the other candidates whose masks became part of this lesion, including candidates that score too low
+        to be lesions themselves.
     """
 
     id: int
@@ -61,315 +79,250 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Merged:
-    """Segmentation of one volume.
+    """The segmentation of one volume.
 
-    ``semantic`` is uint8 ``(Z, Y, X)`` (uint16 for labels beyond 255), ``instances`` uint16 or uint32; the probability
-    maps, if wanted, are float16 ``(K, Z, Y, X)``.
+    Attributes
+    ----------
+    semantic : ndarray of uint8 (uint16 for labels beyond 255), shape ``(Z, Y, X)``
+        Label of each voxel's class; 0 is background.
+    instances : ndarray of uint16 (uint32 beyond 65 535 lesions), shape ``(Z, Y, X)``
+        Number of the lesion of each voxel; 0 is background.
+    lesions : list of Lesion
+        Best score first.
+    scores, roi_scores : ndarray of float64, shape ``(N,)``
+        Combined score and RoI score of every candidate, accepted or not.
+    probabilities : ndarray of float16, shape ``(K, Z, Y, X)``, or None
+        Averaged lesion probability of each class.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
     instances: npt.NDArray[np.unsignedinteger[Any]]
     lesions: list[Lesion]
-    scores: npt.NDArray[np.float64]  # final score of every candidate
+    scores: npt.NDArray[np.float64]
     roi_scores: npt.NDArray[np.float64]
     probabilities: npt.NDArray[np.float16] | None = None
 
 
 def merge_rois(
-    found: Detections,
+    candidates: Detections,
     predictions: Sequence[RoiPrediction],
     shape: Sequence[int],
     plans: Plans,
     spacing: Sequence[float] | None = None,
     keep_probabilities: bool = False,
 ) -> Merged:
-    """Merge the RoIs of a volume's candidates.
+    """Merge the RoIs of a volume's candidates into lesions.
 
-    Of each voxel, the probabilities of all RoIs of a class that cover it are averaged with the weight score × closeness
-    to the RoI's centre, so that a poor RoI or the rim of one cannot halve a good one. A voxel whose average reaches
-    ``mask_threshold`` belongs to the lesion with the strongest claim (weight × probability); between classes, too, the
-    stronger claim decides.
+    The probabilities of all RoIs of a class that cover a voxel are averaged. The weight of an RoI is its score times
+    the closeness of the voxel to the RoI's centre, so that a poor RoI, or the border of an RoI, cannot halve the
+    probability of a good one. A voxel whose average reaches ``mask_threshold`` belongs to the candidate with the
+    strongest claim (weight × probability). Between classes the stronger claim decides, too.
 
-    Candidates of ``plans.inference.score_threshold`` or more are lesions. Where the plan says so (``join_touching``),
-    masks of a class that mainly lie in one connected part are one lesion, with the best score. Then candidates from
-    ``growth_threshold`` on take part as well: the own box of a large lesion often has a low score, though it outlines
-    what the boxes of its parts do not reach. Their masks extend the lesions that they touch, and are none themselves.
-    And what is not connected is not one lesion: an RoI shows what lies around its lesion, and its mask may outline a
-    neighbour, too. The largest part is the lesion; each other one is a lesion of its own if it reaches
-    ``score_threshold`` and is not smaller than ``minimum_detached_part_mm3``: its score is that of the lesion times
-    the highest probability in it, before calibration.
+    If the plan sets ``join_touching``, each 26-connected component of a class is one lesion, with the score of the best
+    candidate whose mask lies mainly in it. A component in which no candidate mainly lies is background. Candidates from
+    ``growth_threshold`` on take part: the box of a whole large lesion often scores low, but its mask covers what the
+    boxes of the lesion's pieces do not reach. A component is kept if its score reaches ``score_threshold`` (hysteresis,
+    as in Canny 1986). If the plan does not set ``join_touching``, each candidate that reaches ``score_threshold`` is
+    one lesion.
 
     Parameters
     ----------
-    found : Detections
-        The candidates.
+    candidates : Detections
     predictions : sequence of RoiPrediction
-        Placed on the output grid.
+        RoIs of the candidates, on the output grid.
     shape : sequence of 3 ints
-        Shape of the output grid.
+        Shape ``(Z, Y, X)`` of the output grid.
     plans : Plans
     spacing : sequence of 3 floats, optional
-        Of the output grid, mm; the plan's fine spacing by default.
+        Spacing ``(z, y, x)`` of the output grid in mm; by default the fine spacing of the plan.
     keep_probabilities : bool
-        Also return the averaged lesion probability of every class, a map of the whole volume each.
+        Also return the averaged probability of every class. Each is a map of the whole volume.
 
     Returns
     -------
     Merged
-        On the output grid, lesions by falling score.
+        On the output grid.
     """
-    scores = _scores(found, predictions, plans)
-    taking_part = [p for p in predictions if scores.final[p.candidate] >= lowest_score(plans.inference)]
-    rois = [
-        _Placed(p.candidate, region_corners(paste_region(p.roi, shape)), partial(_paste_one, p, shape))
-        for p in taking_part
-    ]
-    return _merge(found, scores, rois, shape, plans, spacing, keep_probabilities)
+    scores = CandidateScores.of(candidates, predictions, plans.inference)
+    rule = _MergeRule(candidates, scores, plans, math.prod(spacing or plans.fine_spacing))
+    canvas = _Canvas.empty(shape, len(candidates), plans.num_classes if keep_probabilities else 0)
+    corners = [region_corners(paste_region(prediction.roi, shape)) for prediction in predictions]
+    for group in rule.groups(corners, [prediction.candidate for prediction in predictions]):
+        # Pasted RoIs take much memory, so those of one group at a time are held.
+        _merge_group(canvas, rule, paste_predictions([predictions[index] for index in group], shape))
+    return _collect(canvas, rule)
 
 
 def merge_pasted(
-    found: Detections,
+    candidates: Detections,
     pasted: Sequence[PastedRoi],
     shape: Sequence[int],
     plans: Plans,
     spacing: Sequence[float] | None = None,
-    all_parts: bool = False,
 ) -> Merged:
-    """:func:`merge_rois` of RoIs that lie in the volume already, for who merges the same ones many times.
+    """Merge RoIs that are pasted already, for callers that merge the same RoIs many times.
 
     Parameters
     ----------
-    found : Detections
+    candidates : Detections
     pasted : sequence of PastedRoi
         From :func:`~detseg3d.models.merging.paste.paste_predictions`.
     shape, plans, spacing
-        As there.
-    all_parts : bool, optional
-        Also keep the parts of masks that score too low to be lesions of their own, if they are not too small.
+        As in :func:`merge_rois`.
 
     Returns
     -------
     Merged
-        Without probability maps.
+        As from :func:`merge_rois`, without probability maps.
     """
-    scores = _scores(found, [roi.prediction for roi in pasted], plans)
-    taking_part = [roi for roi in pasted if scores.final[roi.candidate] >= lowest_score(plans.inference)]
-    rois = [_Placed(roi.candidate, roi.corners, partial(_itself, roi)) for roi in taking_part]
-    return _merge(found, scores, rois, shape, plans, spacing, all_parts=all_parts)
-
-
-class _Placed(NamedTuple):
-    """An RoI that takes part; it is pasted with its group and dropped with it."""
-
-    candidate: int
-    corners: tuple[int, ...]
-    paste: Callable[[], PastedRoi]
-
-
-def _paste_one(prediction: RoiPrediction, shape: Sequence[int]) -> PastedRoi:
-    return paste_predictions([prediction], shape)[0]
-
-
-def _itself(roi: PastedRoi) -> PastedRoi:
-    return roi
-
-
-class _Scores(NamedTuple):
-    """Of every candidate."""
-
-    final: npt.NDArray[np.float64]
-    roi: npt.NDArray[np.float64]
-
-
-def _scores(found: Detections, predictions: Sequence[RoiPrediction], plans: Plans) -> _Scores:
-    inference = plans.inference
-    roi = candidate_roi_scores(len(found), predictions)
-    return _Scores(combine_scores(found.scores, roi, inference.calibration, inference.detection_weight), roi)
-
-
-def _merge(
-    found: Detections,
-    scores: _Scores,
-    rois: Sequence[_Placed],
-    shape: Sequence[int],
-    plans: Plans,
-    spacing: Sequence[float] | None,
-    keep_probabilities: bool = False,
-    all_parts: bool = False,
-) -> Merged:
-    """Merge those that take part, group by group: RoIs that do not meet have nothing to do with each other.
-
-    The memory is that of the largest group's RoIs, not of all.
-    """
-    owner = np.zeros(tuple(shape), np.uint32 if len(found) > 65_534 else np.uint16)  # candidate + 1
-    maps = np.zeros((plans.num_classes, *shape), np.float16) if keep_probabilities else None
-    joined: dict[int, tuple[int, ...]] = {}
-    loose: list[LoosePart] = []  # part i has the number len(found) + 1 + i
-    regions = np.array([roi.corners for roi in rois], np.int64).reshape(-1, 6)
-    strong = scores.final[[roi.candidate for roi in rois]] >= plans.inference.score_threshold
-    shown = np.flatnonzero(np.all(regions[:, 3:] > regions[:, :3], axis=1))
-    for group in (shown[members] for members in neighbour_groups(regions[shown])):
-        if not strong[group].any():
-            continue  # nothing to extend
-        low, high = regions[group, :3].min(axis=0), regions[group, 3:].max(axis=0)
-        window = tuple(slice(int(first), int(end)) for first, end in zip(low, high, strict=True))
-        moved = Detections(found.boxes - np.tile(low, 2), found.scores, found.classes)
-        part = _Part(moved, scores.final, plans, (*(high - low).tolist(),), owner.dtype, keep_probabilities)
-        own, part_maps, part_joined, part_loose = part.merge(
-            [rois[i].paste().seen_from(low, rois[i].candidate) for i in group.tolist()], len(found) + 1 + len(loose)
-        )
-        loose += part_loose
-        owner = owner.astype(np.promote_types(owner.dtype, own.dtype), copy=False)
-        # Other groups may reach into the window.
-        np.copyto(owner[window], own, where=own > 0)
-        joined |= part_joined
-        if maps is not None and part_maps is not None:
-            np.copyto(maps[(slice(None), *window)], part_maps, where=part_maps > 0)
-    names, boxes = boxes_from_instances(owner)
-    voxel_volume = math.prod(plans.fine_spacing if spacing is None else spacing)
-    result = _collect(owner, names, boxes, joined, loose, found, scores, plans, voxel_volume, all_parts)
-    return replace(result, probabilities=maps)
+    scores = CandidateScores.of(candidates, [roi.prediction for roi in pasted], plans.inference)
+    rule = _MergeRule(candidates, scores, plans, math.prod(spacing or plans.fine_spacing))
+    canvas = _Canvas.empty(shape, len(candidates))
+    for group in rule.groups([roi.corners for roi in pasted], [roi.candidate for roi in pasted]):
+        _merge_group(canvas, rule, [pasted[index] for index in group])
+    return _collect(canvas, rule)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A part of the volume, its candidates and their final scores; boxes and RoIs are seen from its corner."""
+class _MergeRule:
+    """The candidates of a volume, their scores, and the plan and voxel volume (mm³) by which they are merged."""
 
-    found: Detections
-    scores: npt.NDArray[np.float64]
+    candidates: Detections
+    scores: CandidateScores
     plans: Plans
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    keep_probabilities: bool
+    voxel_volume: float
 
-    def merge(
-        self, rois: Sequence[PastedRoi], first_number: int
-    ) -> tuple[OwnerMap, npt.NDArray[np.float16] | None, dict[int, tuple[int, ...]], list[LoosePart]]:
-        """Who owns which voxel, the probability maps if they are wanted, who was joined to whom, and the loose parts.
+    def groups(self, corners: Sequence[Sequence[int]], owners: Sequence[int]) -> list[list[int]]:
+        """Group the RoIs that influence each other; RoIs that take no part are left out.
 
-        An owner is a candidate + 1 or, from ``first_number``, a loose part.
+        Parameters
+        ----------
+        corners : sequence of 6 ints
+            First voxel and end of each RoI's region, ``z0 y0 x0 z1 y1 x1``.
+        owners : sequence of int
+            Candidate of each RoI.
         """
-        accepted = [roi for roi in rois if self.scores[roi.candidate] >= self.plans.inference.score_threshold]
-        owner, certainty, maps = self._compete(accepted)
-        if not self.plans.inference.join_touching:
-            return owner, maps, {}, []
-        if len(accepted) == len(rois):
-            joined = self._join(owner, self.scores)
-            owner, loose = split_parts(owner, certainty, first_number)
-            return owner, maps, joined, loose
-        # One that has lost every voxel to stronger ones is no lesion, however high its score.
-        is_lesion = np.zeros(len(self.scores), np.bool_)
-        is_lesion[np.unique(owner[owner > 0]).astype(np.int64) - 1] = True
-        wide, wide_certainty, wide_maps = self._compete(rois)
-        np.copyto(wide, owner, where=owner > 0)  # what the lesions have, they keep
-        np.copyto(wide_certainty, certainty, where=owner > 0)
-        joined = self._join(wide, np.where(is_lesion, self.scores, -1.0))
-        lookup = np.arange(len(self.scores) + 1, dtype=self.dtype)
-        for heir, others in joined.items():
-            lookup[np.array(others) + 1] = heir + 1
-        # A part in which no lesion mainly lies is none; a crumb of one that lies there stays with its own.
-        none = ~np.concatenate([[True], is_lesion])[wide]
-        wide[none] = lookup[owner[none]]
-        if (none & (owner > 0)).any():
-            self._join(wide, self.scores)  # such crumbs may touch each other
-        if maps is not None and wide_maps is not None:
-            np.copyto(maps, wide_maps, where=(wide > 0) & (owner == 0))
-        wide, loose = split_parts(wide, wide_certainty, first_number)
-        return wide, maps, {heir: others for heir, others in joined.items() if is_lesion[heir]}, loose
+        inference = self.plans.inference
+        regions = np.array(corners, np.int64).reshape(-1, 6)
+        score = self.scores.final[np.array(owners, np.int64)]
+        is_shown = np.all(regions[:, 3:] > regions[:, :3], axis=1)
+        taking_part = np.flatnonzero(is_shown & (score >= lowest_score(inference)))
+        groups = [taking_part[members] for members in neighbour_groups(regions[taking_part])]
+        # A group without a candidate that reaches the score threshold has no lesion.
+        return [group.tolist() for group in groups if (score[group] >= inference.score_threshold).any()]
 
-    def _compete(
-        self, rois: Sequence[PastedRoi]
-    ) -> tuple[OwnerMap, npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
-        owner = np.zeros(self.shape, self.dtype)
-        maps = np.zeros((self.plans.num_classes, *self.shape), np.float16) if self.keep_probabilities else None
-        competition = Competition(owner, rois, self.found, self.scores, self.plans.inference.mask_threshold)
-        competition.assign_all(maps)
+
+@dataclass
+class _Canvas:
+    """The volume while lesions are put into it, group by group."""
+
+    numbers: OwnerMap  # draft i has the number i + 1
+    probabilities: npt.NDArray[np.float16] | None
+    drafts: list[LesionDraft] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], candidates: int, probability_maps: int = 0) -> _Canvas:
+        maps = np.zeros((probability_maps, *shape), np.float16) if probability_maps else None
+        # There are never more lesions than candidates.
+        return cls(np.zeros(tuple(shape), np.uint32 if candidates >= 2**16 else np.uint16), maps)
+
+    def add(self, window: tuple[slice, slice, slice], lesions: npt.NDArray[Any], drafts: Sequence[LesionDraft]) -> None:
+        """Number the lesions of a window, counted from 1 there, after those that are in the volume already."""
+        first = len(self.drafts)
+        self.drafts += drafts
+        # Only the lesions are written: RoIs of other groups may reach into the window.
+        np.copyto(self.numbers[window], (lesions + first).astype(self.numbers.dtype), where=lesions > 0)
+
+
+def _merge_group(canvas: _Canvas, rule: _MergeRule, rois: Sequence[PastedRoi]) -> None:
+    """Make lesions of RoIs that influence each other, and put them into the volume."""
+    corners = np.array([roi.corners for roi in rois])
+    low, high = corners[:, :3].min(axis=0), corners[:, 3:].max(axis=0)
+    window = box_slices((*low, *high))
+    owner = np.zeros(tuple(high - low), canvas.numbers.dtype)
+    maps = None
+    if canvas.probabilities is not None:
+        maps = np.zeros((len(canvas.probabilities), *owner.shape), np.float16)
+
+    # From here on all coordinates are relative to the window.
+    shifted = Detections(rule.candidates.boxes - np.tile(low, 2), rule.candidates.scores, rule.candidates.classes)
+    inside = [roi.seen_from(low, roi.candidate) for roi in rois]
+    competition = Competition(owner, inside, shifted, rule.scores.final, rule.plans.inference.mask_threshold)
+    competition.assign_all(maps)
+    if rule.plans.inference.join_touching:
+        # Duplicates need no care: they touch the lesion that they repeat and become part of it.
+        lesions, drafts = connected_lesions(owner, rule.candidates.classes, rule.scores.final)
+    else:
         competition.drop_duplicates()
-        return owner, competition.certainty, maps
-
-    def _join(self, owner: OwnerMap, scores: npt.NDArray[np.float64]) -> dict[int, tuple[int, ...]]:
-        names, boxes = boxes_from_instances(owner)
-        return join_touching(owner, names, boxes, self.found.classes, scores)
-
-
-def _part_scores(
-    loose: Sequence[LoosePart], found: Detections, scores: _Scores, inference: InferencePlan
-) -> npt.NDArray[np.float64]:
-    """The score of the lesion whose part each is, times its highest probability, calibrated."""
-    candidates = np.array([part.candidate for part in loose], np.int64)
-    certainty = np.array([part.certainty for part in loose])
-    return combine_scores(
-        found.scores[candidates], scores.roi[candidates], inference.calibration, inference.detection_weight, certainty
-    )
+        lesions, drafts = _lesion_per_candidate(owner, rule.scores)
+    canvas.add(window, lesions, drafts)
+    if canvas.probabilities is not None and maps is not None:
+        np.copyto(canvas.probabilities[(slice(None), *window)], maps, where=maps > 0)
 
 
-def _collect(
-    owner: npt.NDArray[np.unsignedinteger[Any]],
-    names: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.floating[Any]],
-    joined: Mapping[int, tuple[int, ...]],
-    loose: Sequence[LoosePart],
-    found: Detections,
-    scores: _Scores,
-    plans: Plans,
-    voxel_volume: float,
-    all_parts: bool,
-) -> Merged:
-    """Leave out the too small, and all of a scan without a certain one; number by score, and make the two maps.
+def _lesion_per_candidate(owner: OwnerMap, scores: CandidateScores) -> tuple[OwnerMap, list[LesionDraft]]:
+    """Make a lesion of the voxels of each candidate."""
+    names = np.unique(owner[owner > 0]).astype(np.int64)
+    lookup = np.zeros(int(names.max(initial=0)) + 1, owner.dtype)
+    lookup[names] = np.arange(1, len(names) + 1)
+    return lookup[owner], [LesionDraft(int(name) - 1, float(scores.final[name - 1])) for name in names]
 
-    ``names`` (candidate + 1, or loose part) and ``boxes`` are those of the masks in ``owner``.
-    """
-    inference, count = plans.inference, len(found) + len(loose)
-    candidate_of = np.concatenate([np.arange(len(found)), [part.candidate for part in loose]]).astype(np.int64)
-    score_of = np.concatenate([scores.final, _part_scores(loose, found, scores, inference)])
-    voxels = np.bincount(owner[owner > 0], minlength=count + 1) if len(names) else np.zeros(count + 1, int)
-    lowest, smallest = (
-        -1.0 if all_parts else inference.score_threshold,
-        inference.minimum_detached_part_mm3 / voxel_volume,
-    )
-    is_lesion = (score_of[names - 1] >= lowest) & (voxels[names] >= smallest - 1e-6)
-    certain = np.flatnonzero((names <= len(found)) | is_lesion).tolist()
-    if len(certain) < len(names):
-        logger.debug("%d part(s) of masks left out for their scores or sizes", len(names) - len(certain))
-    minimum = inference.minimum_volume_mm3 / voxel_volume
-    large = [i for i in certain if voxels[names[i]] >= minimum - 1e-6]
-    if len(large) < len(certain):
+
+def _collect(canvas: _Canvas, rule: _MergeRule) -> Merged:
+    """Leave out lesions that score too low or are too small; number the others and make the result."""
+    inference, drafts = rule.plans.inference, canvas.drafts
+    voxels = np.bincount(canvas.numbers.ravel(), minlength=len(drafts) + 1)[1:]
+    score = np.array([draft.score for draft in drafts])
+
+    kept = score >= inference.score_threshold
+    if canvas.probabilities is not None:
+        # A lesion below the score threshold is background in the maps as well, so that maps and masks agree.
+        canvas.probabilities[:, np.append(False, ~kept)[canvas.numbers]] = 0
+    is_large = voxels >= inference.minimum_volume_mm3 / rule.voxel_volume - _VOXEL_TOLERANCE
+    if (kept & ~is_large).any():
         # Nothing vanishes silently.
+        logger.info("%d lesion(s) smaller than %g mm³ left out", (kept & ~is_large).sum(), inference.minimum_volume_mm3)
+    # Best score first; of equal scores the better candidate first.
+    order = sorted(np.flatnonzero(kept & is_large).tolist(), key=lambda i: (-score[i], drafts[i].candidate))
+    if order and score[order[0]] < inference.scan_threshold:
         logger.info(
-            "%d lesion(s) smaller than %g mm³ left out", len(certain) - len(large), inference.minimum_volume_mm3
+            "%d lesion(s) left out, none of them with a score of %.3g or more", len(order), inference.scan_threshold
         )
-    order = sorted(large, key=lambda i: (-score_of[names[i] - 1], names[i]))
-    if order and score_of[names[order[0]] - 1] < inference.scan_threshold:
-        lowest = inference.scan_threshold
-        logger.info("%d lesion(s) left out, none of them with a score of %.3g or more", len(order), lowest)
         order = []
-    lookup = np.zeros(count + 1, np.uint32)
-    label_of = np.zeros(count + 1, np.uint8 if max(plans.class_labels) < 256 else np.uint16)
-    lesions: list[Lesion] = []
-    for i in order:
-        number = int(names[i])
-        candidate = int(candidate_of[number - 1])
-        lookup[number] = len(lesions) + 1
-        label_of[number] = plans.class_labels[int(found.classes[candidate])]
+    return _result(canvas, rule, order)
+
+
+def _result(canvas: _Canvas, rule: _MergeRule, order: Sequence[int]) -> Merged:
+    """Return the lesions ``order`` (indices of drafts), numbered from 1 in this order."""
+    lookup: OwnerMap = np.zeros(len(canvas.drafts) + 1, np.uint32 if len(order) > 65_535 else np.uint16)
+    lookup[np.array(order, np.int64) + 1] = np.arange(1, len(order) + 1)
+    instances: OwnerMap = lookup[canvas.numbers]
+    voxels = np.bincount(instances.ravel(), minlength=len(order) + 1)
+    _, boxes = boxes_from_instances(instances)
+    class_label: OwnerMap = np.zeros(len(order) + 1, np.uint8 if max(rule.plans.class_labels) < 256 else np.uint16)
+    lesions = []
+    for number, index in enumerate(order, start=1):
+        draft = canvas.drafts[index]
+        class_index = int(rule.candidates.classes[draft.candidate])
+        class_label[number] = rule.plans.class_labels[class_index]
         lesions.append(
             Lesion(
-                len(lesions) + 1,
-                int(found.classes[candidate]),
-                float(score_of[number - 1]),
-                float(found.scores[candidate]),
-                float(scores.roi[candidate]),
-                tuple(float(value) for value in boxes[i]),
-                int(voxels[number]),
-                candidate,
-                joined.get(candidate, ()) if number <= len(found) else (),
+                id=number,
+                class_index=class_index,
+                score=draft.score,
+                detection_score=float(rule.candidates.scores[draft.candidate]),
+                roi_score=float(rule.scores.roi[draft.candidate]),
+                box=tuple(float(value) for value in boxes[number - 1]),
+                voxels=int(voxels[number]),
+                candidate=draft.candidate,
+                joined=draft.joined,
             )
         )
-    dtype = np.uint32 if len(lesions) > 65_535 else np.uint16
-    return Merged(label_of[owner], lookup.astype(dtype)[owner], lesions, scores.final, scores.roi)
+    return Merged(class_label[instances], instances, lesions, rule.scores.final, rule.scores.roi, canvas.probabilities)
 
 
 def roi_info(merged: Merged, plans: Plans) -> list[dict[str, Any]]:
-    """The lesions of a result as plain dicts, for people and JSON."""
+    """Return the lesions of a result as plain dicts, for people and JSON."""
     return [
         {
             "id": lesion.id,

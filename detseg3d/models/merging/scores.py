@@ -1,17 +1,41 @@
-"""The score of a candidate: what both stages say of it, and from where on it counts."""
+"""The score of a candidate: both stages combined, and the lowest score that takes part in the merging."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.sections import InferencePlan
 
-__all__ = ["candidate_roi_scores", "combine_scores", "lowest_score"]
+__all__ = ["CandidateScores", "candidate_roi_scores", "combine_scores", "lowest_score"]
+
+
+class CandidateScores(NamedTuple):
+    """Scores of every candidate.
+
+    Attributes
+    ----------
+    final : ndarray of float64, shape ``(N,)``
+        Combined score of both stages, calibrated if the plan has a calibration.
+    roi : ndarray of float64, shape ``(N,)``
+        RoI score of Stage 2.
+    """
+
+    final: npt.NDArray[np.float64]
+    roi: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, candidates: Detections, predictions: Sequence[RoiPrediction], inference: InferencePlan
+    ) -> CandidateScores:
+        """Combine the scores of ``candidates`` with those of their RoIs, as ``inference`` says."""
+        roi = candidate_roi_scores(len(candidates), predictions)
+        return cls(combine_scores(candidates.scores, roi, inference.calibration, inference.detection_weight), roi)
 
 
 def combine_scores(
@@ -19,19 +43,21 @@ def combine_scores(
     roi: npt.NDArray[np.floating[Any]],
     calibration: Sequence[tuple[float, float]] = (),
     detection_weight: float = 0.5,
-    certainty: npt.NDArray[np.floating[Any]] | float = 1.0,
 ) -> npt.NDArray[np.float64]:
-    """One score per candidate: the weighted geometric mean of what both stages say, calibrated if the plan can.
+    """Combine the scores of both stages: their weighted geometric mean, calibrated.
 
     Parameters
     ----------
     detection, roi : ndarray, shape ``(N,)``
+        Scores of Stage 1 and Stage 2, from 0 to 1.
     calibration : sequence of (score, probability)
-        Ascending points, joined by straight lines; without any the score stays as it is.
+        Points in ascending order, joined by straight lines. Without any point, the score is not calibrated.
     detection_weight : float, optional
-        Exponent of the detection score; that of the RoI score is the rest up to 1.
-    certainty : ndarray, shape ``(N,)``, or float, optional
-        Factor before the calibration.
+        Exponent of the detection score. The exponent of the RoI score is ``1 - detection_weight``.
+
+    Returns
+    -------
+    ndarray of float64, shape ``(N,)``
 
     Examples
     --------
@@ -43,7 +69,6 @@ def combine_scores(
     scores: npt.NDArray[np.float64] = np.asarray(detection, np.float64) ** detection_weight * np.asarray(
         roi, np.float64
     ) ** (1 - detection_weight)
-    scores = scores * certainty
     if calibration:
         points, probabilities = zip(*calibration, strict=True)
         scores = np.interp(scores, points, probabilities)
@@ -51,7 +76,10 @@ def combine_scores(
 
 
 def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> npt.NDArray[np.float64]:
-    """RoI score of each candidate: the best of its RoIs, since a tile at the rim of a large lesion may show little."""
+    """Return the RoI score of each of ``count`` candidates: the best score of its RoIs.
+
+    The best one counts, because an RoI at the border of a large lesion may show little of the lesion.
+    """
     scores = np.zeros(count)
     for prediction in predictions:
         scores[prediction.candidate] = max(scores[prediction.candidate], prediction.score)
@@ -59,7 +87,9 @@ def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> np
 
 
 def lowest_score(inference: InferencePlan) -> float:
-    """Score from which candidates take part in the merging: as lesions or, where masks join, to extend lesions.
+    """Return the lowest score of a candidate that takes part in the merging.
+
+    If masks are joined, candidates from the growth threshold on take part: they extend the lesions that they touch.
 
     Examples
     --------

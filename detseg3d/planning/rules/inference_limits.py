@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["CandidateLimit", "choose_candidate_limit", "smallest_lesion"]
+__all__ = ["CandidateLimit", "choose_candidate_limit"]
 
 
 CANDIDATES_PER_LESION = 4
@@ -63,22 +62,3 @@ def choose_candidate_limit(
     # An organ that is full of lesions may fill a smaller scan than those of the training.
     fewest = max(MIN_CANDIDATES, fullest)
     return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MOST_IN_PLANS), min(most, _MOST_IN_PLANS))
-
-
-def smallest_lesion(volumes: npt.ArrayLike) -> float:
-    """Volume that 99 % of the lesions reach, since one in a hundred may be a slip of the labels; 0 without any.
-
-    Of up to a hundred lesions it is the smallest.
-
-    Parameters
-    ----------
-    volumes : array_like, shape ``(N,)``
-        In any unit.
-
-    Examples
-    --------
-    >>> smallest_lesion([1.0] + [3.0] * 200), smallest_lesion([])
-    (3.0, 0.0)
-    """
-    values = np.asarray(volumes, np.float64)
-    return float(np.percentile(values, 1, method="lower")) if len(values) else 0.0

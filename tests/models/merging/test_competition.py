@@ -62,7 +62,7 @@ def test_slices_of_a_volume_give_what_the_whole_gives(seed: int, classes: int, m
     maps, sliced = (np.zeros((classes, *random_candidates(seed).shape), np.float16) for _ in range(2))
     whole = owners(seed, classes, maps)
     assert all(map_of_class.any() for map_of_class in maps)
-    monkeypatch.setattr(competition, "_BLOCK_VOXELS", 200)
+    monkeypatch.setattr(competition, "_SLAB_VOXELS", 200)
     np.testing.assert_array_equal(owners(seed, classes, sliced), whole)
     np.testing.assert_array_equal(sliced, maps)
 
@@ -81,7 +81,7 @@ def competition_of(predictions: list[RoiPrediction], scores: list[float], boxes:
 
 @pytest.mark.parametrize("block", [2**21, 3])
 def test_a_duplicate_in_several_slices_is_dropped(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(competition, "_BLOCK_VOXELS", block)
+    monkeypatch.setattr(competition, "_SLAB_VOXELS", block)
     strong, repeated = column(0, 0, [0] * 2 + [1] * 10 + [0] * 4), column(1, 4, [0] * 2 + [1] * 8 + [0] * 6)
     run = competition_of([strong, repeated], [0.9, 0.5], [[2, 0, 0, 12, 1, 1], [6, 0, 0, 14, 1, 1]], 20)
     run.assign_all(None)

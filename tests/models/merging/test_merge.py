@@ -227,17 +227,15 @@ def test_touching_masks_of_two_classes_stay_apart(two_classes: Plans) -> None:
     assert [lesion.joined for lesion in merged.lesions] == [(), (), ()]
 
 
-def test_a_crumb_does_not_join_lesions_that_are_far_apart(tiny_plans: Plans) -> None:
+def test_a_fragment_does_not_join_lesions_that_are_far_apart(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"join_touching": True})
-    near = line(2, 0, [0, 1, 1, 1], 1.0)
-    far = line(8, 1, [0, 0, 0, 0, 0, 0, 1, 1, 1, 0], 0.81)
-    crumb = far._replace(probability=far.probability.clone())
-    crumb.probability[0, 0, 0] = 1  # its first voxel, at 8
-    apart = merge_lines(plans, [1.0, 0.9], [near, crumb])
-    assert apart.instances[0, 0, :17].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 3, 0, 0, 0, 0, 0, 2, 2, 2]
-    touching = merge_lines(plans, [1.0, 0.9], [near._replace(roi=near.roi + np.float32([0, 0, 2, 0, 0, 2])), crumb])
-    assert touching.instances[0, 0, :17].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2]
-    assert [lesion.joined for lesion in touching.lesions] == [(), ()]
+    near = line(4, 0, [0, 1, 1, 1], 1.0)
+    far = line(
+        8, 1, [1, 0, 0, 0, 0, 0, 1, 1, 1, 0], 0.81
+    )  # the first voxel is a fragment that touches the other lesion
+    merged = merge_lines(plans, [1.0, 0.9], [near, far])
+    assert merged.instances[0, 0, :17].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2]
+    assert [lesion.joined for lesion in merged.lesions] == [(), ()]
 
 
 def test_a_joined_lesion_is_as_large_as_its_parts_together(tiny_plans: Plans) -> None:
@@ -275,20 +273,9 @@ def test_nothing_extends_a_lesion_unless_the_plan_says_so(tiny_plans: Plans, fur
     assert merged.instances[0, 0].tolist() == [0, 1, 1, 1] + [0] * 12
 
 
-def test_extending_takes_no_voxel_from_a_lesion(tiny_plans: Plans) -> None:
-    # The weak candidate says that nothing is there; alone it would halve the strong one's probability.
-    unsure = [line(0, 0, [0, 0.55, 0.55, 0], 0.36), line(0, 1, [0, 0, 0, 0, 1, 1], 0.16)]
-    merged = merge_lines(grown(tiny_plans), [1.0, 1.0], unsure, 8)
-    assert merged.instances[0, 0, :4].tolist() == [0, 1, 1, 0]
-
-
-def test_a_candidate_that_lost_every_voxel_is_not_made_a_lesion_by_weak_ones(tiny_plans: Plans) -> None:
-    unsure = line(0, 0, [0.45] * 6, 0.36)  # its average is below the mask threshold, unless a weak one lifts it
-    weak = line(2, 1, [1, 1, 1, 0, 0, 0, 0, 0, 0], 0.16)
-    boxes = [[0, 0, 0, 1, 1, 6], [0, 0, 2, 1, 1, 5]]
-    for growth in (0.3, 0.5):
-        plans = grown(tiny_plans, growth_threshold=growth)
-        assert merge_lines(plans, [1.0, 1.0], [unsure, weak], 16, boxes=boxes).lesions == []
+def test_weak_candidates_alone_are_not_a_lesion(tiny_plans: Plans) -> None:
+    weak = [line(0, 0, [1, 1, 1], 0.16), line(2, 1, [1, 1, 1], 0.16)]
+    assert merge_lines(grown(tiny_plans), [1.0, 1.0], weak, 8).lesions == []
 
 
 def test_weak_candidates_between_two_lesions_make_them_one(tiny_plans: Plans) -> None:
@@ -304,7 +291,8 @@ def test_the_probabilities_reach_as_far_as_the_extended_lesion(tiny_plans: Plans
 
 
 def test_a_weak_candidate_of_another_class_extends_nothing(two_classes: Plans) -> None:
-    merged = merge_lines(grown(two_classes), [1.0, 1.0, 1.0], EXTENDED, 16, classes=[0, 1, 1])
+    rois = [line(0, 0, [0, 1, 1, 1, 0, 0], 0.64), line(4, 1, [1, 1, 1, 1], 0.16)]
+    merged = merge_lines(grown(two_classes), [1.0, 1.0], rois, 16, classes=[0, 1])
     assert merged.semantic[0, 0].tolist() == [0, 2, 2, 2] + [0] * 12
 
 
