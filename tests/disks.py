@@ -37,8 +37,9 @@ def read_only(disk: Path) -> Iterator[None]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder but the filler, by relative path."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "filler"]
+    """All files below a folder but the filler and the records of runs, which have times, by relative path."""
+    omitted = {"filler", "run.json", "run.log"}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in omitted]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -11,6 +11,7 @@ from detseg3d.cli.arguments import add_processes_flag, add_root_flags, create_pa
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.data.folders import ModelFolder
+from detseg3d.system.run_record import RunTarget
 
 __all__ = ["build_parser", "main"]
 
@@ -67,7 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(build_parser(), _run, arguments)
+    return run_command(build_parser(), _run, arguments, _record_target)
+
+
+def _record_target(options: argparse.Namespace) -> RunTarget | None:
+    """Return the folder of the pooled predictions."""
+    from detseg3d.data.roots import resolve_dataset, results_root
+
+    model = ModelFolder(resolve_dataset(results_root(options.results), options.dataset))
+    folds = [model.fold(name) for name in options.folds] if options.folds else model.folds()
+    inputs = {
+        "model": [file for fold in folds for file in (fold.plans, fold.final_weights)],
+        "candidates": [fold.validation.candidates_folder for fold in folds],
+    }
+    return RunTarget(model.cross_validation.path, None, inputs)
 
 
 def _run(options: argparse.Namespace) -> CommandResult:

@@ -22,6 +22,7 @@ from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import EvaluationFolder
+from detseg3d.system.run_record import RunTarget
 
 if TYPE_CHECKING:
     from detseg3d.data.labels import LabelFormat
@@ -188,7 +189,21 @@ def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_command(build_parser(), _run, arguments)
+    return run_command(build_parser(), _run, arguments, _record_target)
+
+
+def _record_target(options: argparse.Namespace) -> RunTarget | None:
+    """Return the folder of the evaluation; ``None`` if the results are only shown or written to a single file."""
+    if options.output is None or options.output.endswith(".json"):
+        return None
+    systems = _systems(options.predictions)
+    inputs = {"truth": [Path(options.ground_truth)]} | {
+        f"predictions {name}": [Path(path)] for name, path in systems.items()
+    }
+    folder = Path(options.output)
+    # A folder of predictions has the record of the prediction already.
+    is_shared = any(folder.resolve() == Path(path).resolve() for path in systems.values())
+    return RunTarget(folder, options.seed, inputs, "evaluation_run" if is_shared else "run")
 
 
 def _run(options: argparse.Namespace) -> CommandResult:

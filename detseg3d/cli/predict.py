@@ -20,6 +20,7 @@ from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
+from detseg3d.system.run_record import RunTarget
 
 __all__ = ["build_parser", "main"]
 
@@ -166,7 +167,27 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(build_parser(), _run, arguments)
+    return run_command(build_parser(), _run, arguments, _record_target)
+
+
+def _record_target(options: argparse.Namespace) -> RunTarget | None:
+    """Return the folder of the predictions; ``None`` if a single mask is written."""
+    from detseg3d.data.folders import ModelFolder
+    from detseg3d.data.roots import resolve_dataset, results_root
+
+    if options.model is None and options.dataset is None:
+        return None
+    model = Path(options.model or resolve_dataset(results_root(options.results), options.dataset))
+    files = [model]
+    if model.is_dir():
+        parts = ModelFolder(model)
+        folds = [parts.fold(name) for name in options.folds] if options.folds else parts.folds()
+        files = [file for fold in folds for file in (fold.plans, fold.weights(options.checkpoint))]
+        files.append(parts.operating_point)
+    # The processes of --num_parts write to the same folder.
+    name = "run" if options.num_parts == 1 else f"run_part_{options.part_id}"
+    inputs = {"images": [Path(options.input)], "model": files}
+    return RunTarget(Path(options.output), None, inputs, name)
 
 
 def _run(options: argparse.Namespace) -> CommandResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from detseg3d.cli.arguments import (
     add_length_flags,
@@ -19,6 +20,7 @@ from detseg3d.cli.arguments import (
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.precision import Precision
+from detseg3d.system.run_record import RunTarget
 
 __all__ = ["build_parser", "main"]
 
@@ -115,7 +117,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_command(build_parser(), _run, arguments)
+    return run_command(build_parser(), _run, arguments, _record_target)
+
+
+def _record_target(options: argparse.Namespace) -> RunTarget | None:
+    """Return the output folder."""
+    inputs = {"images": [Path(options.image_dir)], "labels": [Path(options.label_dir)]}
+    return RunTarget(Path(options.output_dir), options.seed or 0, inputs)
 
 
 def _run(options: argparse.Namespace) -> CommandResult:

@@ -15,6 +15,7 @@ from detseg3d import __version__
 from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
+from detseg3d.system.run_record import RunRecorder, RunTarget, recorded_run
 from detseg3d.system.signals import Interruption, interruptible, raise_again
 
 __all__ = [
@@ -87,6 +88,7 @@ def run_command(
     parser: argparse.ArgumentParser,
     function: Callable[[argparse.Namespace], CommandResult],
     arguments: Sequence[str] | None = None,
+    record: Callable[[argparse.Namespace], RunTarget | None] | None = None,
 ) -> int:
     """Parse a command line, call ``function`` and return the exit code.
 
@@ -101,6 +103,9 @@ def run_command(
         Receives the parsed arguments and returns a :class:`CommandResult`.
     arguments : sequence of str, optional
         Words of the command line without the command; ``sys.argv`` by default.
+    record : callable, optional
+        Returns where the record of the run is written, see :func:`~detseg3d.system.run_record.recorded_run`. By
+        default none is written.
 
     Returns
     -------
@@ -110,9 +115,17 @@ def run_command(
     """
     if arguments is None:
         use_utf8()
+    words = (parser.prog, *(sys.argv[1:] if arguments is None else arguments))
+    parsed: list[argparse.Namespace] = []
+
+    def target() -> RunTarget | None:
+        return record(parsed[0]) if record is not None and parsed else None
+
     try:
-        with interruptible(), terminal():
-            return _run(parser, function, arguments)
+        # The record is written outside `interruptible`, so that it is written after a signal, too.
+        with recorded_run(words, target) as recorder, interruptible(), terminal():
+            parsed.append(parser.parse_args(arguments))
+            return _run(parser, function, parsed[0], recorder)
     except Interruption as interruption:
         show(f"{parser.prog}: interrupted ({interruption})", error=True)
         return EXIT_SIGNAL + interruption.number
@@ -128,9 +141,9 @@ def run_command(
 def _run(
     parser: argparse.ArgumentParser,
     function: Callable[[argparse.Namespace], CommandResult],
-    arguments: Sequence[str] | None,
+    options: argparse.Namespace,
+    recorder: RunRecorder,
 ) -> int:
-    options = parser.parse_args(arguments)
     if options.verbose:
         logging.getLogger("detseg3d").setLevel(logging.DEBUG)
     error: DetSeg3DError | None = None
@@ -148,6 +161,7 @@ def _run(
         logger.debug("traceback of the error:", exc_info=True)
         show(f"{parser.prog}: error: {error}", error=True)
         result = CommandResult(exit_code=EXIT_FAILURE)
+    recorder.exit_code, recorder.error = result.exit_code, error
     if options.json:
         show(_as_json(parser.prog, result, error))
     return result.exit_code

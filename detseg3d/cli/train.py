@@ -22,6 +22,7 @@ from detseg3d.cli.parser import own_word
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.data.folders import ModelFolder, PreparedFolder
+from detseg3d.system.run_record import RunTarget
 
 __all__ = ["build_parser", "main"]
 
@@ -135,7 +136,28 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(build_parser(), _run, arguments)
+    return run_command(build_parser(), _run, arguments, _record_target)
+
+
+def _record_target(options: argparse.Namespace) -> RunTarget | None:
+    """Return the fold's folder, or the folder of its validation with ``--val``. Only the main process writes."""
+    from detseg3d.data.roots import preprocessed_root, resolve_dataset, results_root
+    from detseg3d.training.distributed import is_main_process
+
+    if not is_main_process():
+        return None
+    prepared = PreparedFolder(resolve_dataset(preprocessed_root(options.preprocessed), options.dataset))
+    model = ModelFolder(results_root(options.results) / prepared.path.name)
+    # A training with --overwrite that has not finished lies in a folder of its own.
+    unfinished = model.replacement(options.fold)
+    fold = unfinished if unfinished.path.is_dir() else model.fold(options.fold)
+    inputs: dict[str, list[Path]] = {"data": [prepared.dataset_json, prepared.fingerprint, prepared.splits]}
+    if options.val:
+        inputs["model"] = [fold.plans, fold.final_weights]
+        return RunTarget(fold.validation.path, None, inputs)
+    if options.pretrained_weights is not None:
+        inputs["pretrained_weights"] = [options.pretrained_weights]
+    return RunTarget(fold.path, options.seed or 0, inputs)
 
 
 def _run(options: argparse.Namespace) -> CommandResult:

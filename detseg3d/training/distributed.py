@@ -14,6 +14,7 @@ __all__ = [
     "any_process",
     "average_gradients",
     "broadcast_from_main",
+    "is_main_process",
     "join_processes",
     "leave_processes",
 ]
@@ -65,6 +66,14 @@ def join_processes(device: torch.device) -> tuple[DistributedContext, torch.devi
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     return DistributedContext(distributed.get_rank(), distributed.get_world_size()), device
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the first one of its machine, or the only one.
+
+    Unlike :attr:`DistributedContext.is_main`, this does not need the connection between the processes.
+    """
+    return not distributed.is_torchelastic_launched() or distributed.get_node_local_rank() == 0
 
 
 def leave_processes(context: DistributedContext) -> None:

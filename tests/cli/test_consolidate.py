@@ -46,7 +46,7 @@ def test_it_prints_the_figures_and_writes_everything(root: Path, capsys: pytest.
     written = {str(path.relative_to(model)) for path in model.rglob("*.*") if "fold_" not in str(path)}
     cases = {f"{folder}{case}" for case in "ab" for folder in ("rois/", "instances/", "")}
     assert {f"cross_validation/{name}.{'json' if 'rois' in name else 'mha'}" for name in cases} <= written
-    reports = {f"cross_validation/{name}" for name in ("consolidation.json", "metrics.json", "report.html")}
+    reports = {f"cross_validation/{name}" for name in ("consolidation.json", "metrics.json", "report.html", "run.json")}
     assert reports | {"operating_point.json"} <= written
 
 

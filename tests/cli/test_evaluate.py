@@ -60,7 +60,7 @@ def test_a_wrong_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_folder_gets_all_tables(folders: list[str], tmp_path: Path) -> None:
     assert main([*folders, "-o", str(tmp_path / "out"), "--bootstrap", "10"]) == 0
-    names = {"metrics.json", "metrics.csv", "lesions.csv", "metrics.md"}
+    names = {"metrics.json", "metrics.csv", "lesions.csv", "metrics.md", "run.json", "run.log"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 

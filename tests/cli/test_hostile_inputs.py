@@ -68,6 +68,8 @@ def test_a_linked_scan_is_read_and_written_under_the_name_of_the_link(
         "instances",
         "lesions.csv",
         "rois",
+        "run.json",
+        "run.log",
     ]
     assert victim.read_bytes() == before and list(victim.parent.iterdir()) == [victim]
 

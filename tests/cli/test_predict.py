@@ -37,8 +37,8 @@ def test_every_scan_of_a_folder_is_predicted(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_model, scans, tmp_path) == 0
-    tables = {"cases.csv", "lesions.csv"}
-    assert {path.name for path in tmp_path.glob("*.*")} == {f"{c}.mha" for c in "abcde"} | tables
+    others = {"cases.csv", "lesions.csv", "run.json", "run.log"}
+    assert {path.name for path in tmp_path.glob("*.*")} == {f"{c}.mha" for c in "abcde"} | others
     assert {path.stem for path in (tmp_path / "rois").iterdir()} == set("abcde")
     assert f"5 of 5 case(s) written to {tmp_path}" in capsys.readouterr().out
 
@@ -77,10 +77,12 @@ def test_parts_into_one_folder_give_what_one_run_gives(tiny_model: Path, scans: 
     run(tiny_model, scans, tmp_path / "whole")
     for part in ("0", "1"):
         run(tiny_model, scans, tmp_path / "parts", "--num_parts", "2", "--part_id", part)
-    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*")]
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*") if path.stem != "run"]
     assert len(files) == 17
     for file in files:
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    records = sorted(path.name for path in (tmp_path / "parts").glob("run*.json"))
+    assert records == ["run_part_0.json", "run_part_1.json"]
 
 
 def test_parts_count_from_zero(

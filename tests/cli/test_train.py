@@ -70,6 +70,8 @@ def test_the_fold_is_complete(trained: Path) -> None:
         "model_final.safetensors",
         "plans.json",
         "progress.png",
+        "run.json",
+        "run.log",
         "training_log.jsonl",
         "validation",
     ]
