@@ -5,7 +5,10 @@ The blocks run as they stand, in a real shell. Only what decides about time is r
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +19,9 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+import detseg3d
 from detseg3d.cli.commands import COMMANDS, Command
-from detseg3d.cli.main import main as detseg3d
+from detseg3d.cli.main import main as run_detseg3d
 from tests.data.formats.dicom.builders import SeriesBuilder
 from tests.documents import Runner, blocks_of
 
@@ -77,8 +81,8 @@ TINY: dict[str, Any] = {
         "score_threshold": 0.01,
         "growth_threshold": 0.01,
         "mask_threshold": 0.3,
-        "min_candidates": 8,
-        "max_candidates": 8,
+        "min_candidates": 4,
+        "max_candidates": 4,
     },
 }
 
@@ -155,7 +159,7 @@ def run_page(page: Path, folder: Path, scratch: Path, variables: Mapping[str, st
 def together(words: Sequence[str]) -> int:
     """The command ``detseg3d``, whose sub-commands are quick, too."""
     command = next((command for command in COMMANDS if words and command.name == words[0]), None)
-    return detseg3d(words) if command is None else quick(command)(words[1:])
+    return run_detseg3d(words) if command is None else quick(command)(words[1:])
 
 
 def quick(command: Command) -> Callable[[Sequence[str]], int]:
@@ -189,3 +193,13 @@ def test_the_notebook_runs(first_run: Path) -> None:
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(first_run)}}).execute()
     assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
+
+
+def test_the_site_is_built_without_warnings_and_shows_every_public_name(tmp_path: Path) -> None:
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    page = (tmp_path / "reference" / "python_api" / "index.html").read_text(encoding="utf-8")
+    public = set(detseg3d.__all__) - {"__version__"}
+    assert {name for name in public if f'id="detseg3d.{name}"' not in page} == set()

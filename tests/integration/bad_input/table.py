@@ -44,43 +44,43 @@ Row = tuple[str, str, str]
 INTRODUCTION = """\
 # Bad input, and how it ends
 
-Each line was tried by a test: `tests/integration/bad_input` makes the file, runs the command and compares the outcome
-with what stands here. The last column is a result, or what the error message says first; every message goes on with the
-file, the value found and what to do. The exit code is 1 wherever a case or the whole command failed. Where one case
-fails (`predict`, `evaluate`, the validation of `train`), the others go on; `plan_and_preprocess` looks at all, names
+Each line was tried by a test. `tests/integration/bad_input` makes the file, runs the command and compares the outcome
+with this page. The last column is a result, or the beginning of the error message; every message continues with the
+file, the value found and the remedy. The exit code is 1 if a case or the whole command failed. If one case fails
+(`predict`, `evaluate`, the validation of `train`), the others go on. `plan_and_preprocess` looks at all cases, names
 those that failed, and stops if they could not be measured.
 
-What was decided:
+The rules:
 
-- **Labels stored as floating point** are rounded where every value is within 0.001 of a whole number, in all commands
-  alike, and refused otherwise.
+- **Labels stored as floating point** are rounded if every value is within 0.001 of a whole number, in all commands, and
+  refused otherwise.
 - **Axes** may be stored in any order and direction: they are brought to those of the patient, and results go back.
-- **NIfTI files that state two places** are read with a warning that names both. The sform decides if its code is above
-  0, then the qform, then `pixdim`.
-- **Geometry of channels and labels** may differ by rounding: 0.01 % of the spacing, a hundredth of a voxel of the
+- **NIfTI files that state two positions** are read with a warning that names both. The sform decides if its code is
+  above 0, then the qform, then `pixdim`.
+- **The geometry of channels and labels** may differ by rounding: 0.01 % of the spacing, a hundredth of a voxel of the
   origin, 0.001 of the direction.
-- **Voxels** may be integers or floating point of any size and byte order. Complex ones and colours are refused. `.npy`
-  files are never unpickled.
+- **Voxels** may be integers or floating point of any size and byte order. Complex numbers and colours are refused.
+  `.npy` files are never unpickled.
 - **Damaged files** are refused, never read in part: the checksums of `.nii.gz`, of compressed `.mha` and of `.nrrd` are
   compared, and a file must have as many voxels as its header states. Up to 64 KiB behind the voxels are ignored.
-- **Much more than the voxels** is not read: a file that goes on for more than 64 KiB behind them, or begins with
-  thousands of empty compressed parts, is refused after as much work as its header asks for.
-- **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits, more than 100 levels and a key that
-  stands twice in one object are refused.
-- **Splits** of one's own may name neither a case twice nor a case on both sides; a file that is replaced because its
-  cases are gone is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning.
-- **A fingerprint** that is damaged, edited or of another version is measured again if the images are there.
+- **A file with much more than its voxels** is refused: more than 64 KiB behind them, or thousands of empty compressed
+  parts in front. The work until then is bounded by the header.
+- **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits, more than 100 levels and a repeated
+  key in one object are refused.
+- **Your own splits** may name neither a case twice nor a case on both sides. A file that is replaced because its cases
+  do not exist any more is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning.
+- **A fingerprint** that is damaged, edited or of another version is measured again if the images exist.
   `--from_fingerprint` refuses such a file and names the field.
-- **MetaImage and NRRD** are read by strict readers of this package: some headers end the process of ITK, and
-  others make any file of the machine voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in
-  the folder of the header; lists and patterns of files are refused.
-- **DICOM** gives one volume or an error that lists the series ([the rules](../how_to/dicom.md)). A slice that is
-  empty, cut off, or smaller than rows × columns is an error by its name, the first and the last included.
+- **MetaImage and NRRD** are read by strict readers of this package: some headers crash ITK, and others turn any file of
+  the machine into voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in the folder of the
+  header. Lists and patterns of files are refused.
+- **DICOM** gives one volume or an error that lists the series ([the rules](../how_to/dicom.md)). A slice that is empty,
+  cut off, or smaller than rows × columns is an error by its name, including the first and the last slice.
 - **A file of another format** than its name says is refused, and the error names the format. Named pipes, sockets,
-  devices and folders where a file belongs are refused at once.
+  devices, and folders in place of a file are refused without waiting.
 
-Beyond this list the readers are fuzzed: `pytest tests/integration/bad_input/test_fuzz.py --hypothesis-profile=fuzz`,
-and the commands: `python -m benchmarks.fuzz` ([security.md](security.md) has the figures).
+Beyond this list, random changes of files test the readers (`pytest tests/integration/bad_input/test_fuzz.py
+--hypothesis-profile=fuzz`) and the commands (`python -m benchmarks.fuzz`; [Security](security.md) has the numbers).
 """
 
 # Tests that are no row of a table: what they try, the command, how it ends, the test.
