@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from detseg3d.core.arrays import Array
-from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry, check_spacing
 from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.data.folders import RawFolder
-from detseg3d.data.images import read_channels, read_geometry, read_label
-from detseg3d.data.instance_classes import InstanceClasses, class_indices
+from detseg3d.data.images import read_channels, read_geometry
+from detseg3d.data.instance_classes import InstanceClasses
+from detseg3d.data.labels import LabelFormat, read_label, true_lesions
 from detseg3d.system.memory import require_memory
 
 __all__ = ["check_finite", "read_case", "source_digest"]
@@ -49,29 +49,15 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
             file=RawFolder(dataset.folder).training_labels / f"{case.case_id}{dataset.file_ending}",
             remedy="add the label, all 0 for a scan without lesions, or move the image to imagesTs",
         )
-    names = None if dataset.instances else dataset.labels
-    label, label_geometry = read_label(case.label, names, case.images[0])
+    label_format = LabelFormat.of_dataset(dataset)
+    label, label_geometry = read_label(case.label, label_format, case.images[0])
     differences = geometry.difference(label_geometry)
     if differences:
         raise DetSeg3DError(
             "the label does not lie on the image's grid: " + "; ".join(differences), file=case.label.path
         )
-    if dataset.instances:
-        class_of = None
-        if dataset.instance_classes is not None:
-            numbers = np.unique(label[label != 0]).tolist()
-            class_of = class_indices(numbers, dataset.instance_classes, case.label.path, case.case_id)
-        instances, classes = instances_from_instance_map(label, class_of)
-    else:
-        unknown = sorted(set(np.unique(label).tolist()) - {0, *dataset.class_labels})
-        if unknown:
-            raise DetSeg3DError(
-                "the label has values that dataset.json does not name",
-                file=case.label.path,
-                value=unknown[:10],
-                expected=f"0 or one of {list(dataset.class_labels)}",
-            )
-        instances, classes = instances_from_semantic(label, dataset.class_labels)
+    lesions = true_lesions(label, case.label.path, label_format, case_id=case.case_id)
+    instances, classes = lesions.renumbered()
     return images, geometry, instances, classes
 
 

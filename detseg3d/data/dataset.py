@@ -271,7 +271,7 @@ def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[
     """
     data = read_json(file, _MOST_BYTES)
     if not isinstance(data, dict):
-        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
+        raise DetSeg3DError("dataset.json does not hold an object", file=file, value=type(data).__name__)
     return data, parse_channel_names(data, file), parse_labels(data, file)
 
 

@@ -40,7 +40,7 @@ __all__ = [
     "read_channels",
     "read_geometry",
     "read_image",
-    "read_label",
+    "read_label_array",
     "strip_ending",
     "write_image",
 ]
@@ -187,7 +187,7 @@ def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
         target[:] = array
 
 
-def read_label(
+def read_label_array(
     source: str | Path | ImageSource,
     names: Mapping[str, int] | None = None,
     beside: str | Path | ImageSource | None = None,

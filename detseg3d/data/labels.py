@@ -1,4 +1,4 @@
-"""Label files of any kind as instance maps: semantic masks, instance maps, and the layout of ``detseg3d_predict``."""
+"""Label files as lesions: semantic masks, instance maps, and the files that ``detseg3d_predict`` writes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from detseg3d.core.arrays import AnyIntArray, Spacing
-from detseg3d.core.components import instances_from_semantic
+from detseg3d.core.arrays import AnyIntArray, IntArray, Spacing, as_triple
+from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.dataset import RawDataset
 from detseg3d.data.dataset_json import parse_default_spacing, parse_labels, parse_patients
 from detseg3d.data.folders import RawFolder
 from detseg3d.data.image_source import ImageSource
-from detseg3d.data.images import file_ending
-from detseg3d.data.images import read_label as read_whole_numbers
+from detseg3d.data.images import file_ending, read_label_array
 from detseg3d.data.instance_classes import InstanceClasses, class_indices, parse_instance_classes
 from detseg3d.system.files import read_json
 
 __all__ = [
     "LabelFormat",
     "Lesions",
+    "TrueLesions",
     "check_same_grid",
     "common_label_format",
     "label_values",
+    "lesion_classes",
     "lesions_from_instances",
     "lesions_from_semantic",
     "read_label",
@@ -36,25 +38,29 @@ __all__ = [
     "read_patients",
     "read_roi_lesions",
     "read_roi_order",
+    "read_true_lesions",
+    "true_lesions",
 ]
 
 logger = logging.getLogger(__name__)
 
+_MAX_LISTED_VALUES = 5
+
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """How label files are to be read.
+    """Meaning of the values in label files.
 
     Attributes
     ----------
     classes : dict of str to int, or None
-        Value of each lesion class in the files; ``None``: every value but 0 is a class, named ``label 1``, …
+        Value of each lesion class in the files. With ``None``, every value except 0 is a class, named ``label 1``, …
     truth_instances, prediction_instances : bool
         The files are instance maps: every value is one lesion.
     instance_classes : InstanceClasses or None
-        Where the classes of the lesions of instance maps are stated; ``None``: all are of the first class.
+        Source of the classes of the lesions in instance maps. With ``None``, all lesions have the first class.
     default_spacing : 3 floats or None
-        Voxel size ``(z, y, x)`` in mm of ``.npy`` files, which store none; ``None``: 1 mm.
+        Voxel size ``(z, y, x)`` in mm of ``.npy`` files, which store none. ``None`` means 1 mm.
     """
 
     classes: Mapping[str, int] | None = None
@@ -63,6 +69,16 @@ class LabelFormat:
     default_spacing: Spacing | None = None
     instance_classes: InstanceClasses | None = None
 
+    @classmethod
+    def of_dataset(cls, dataset: RawDataset) -> LabelFormat:
+        """Return the format of the training labels of a raw data set."""
+        return cls(
+            {name: dataset.labels[name] for name in dataset.class_names},
+            truth_instances=dataset.instances,
+            default_spacing=dataset.default_spacing,
+            instance_classes=dataset.instance_classes,
+        )
+
     def source(self, path: Path) -> ImageSource:
         """Return the source of a file that belongs to these labels, with the spacing of ``.npy`` files."""
         return ImageSource(path, self.default_spacing)
@@ -70,40 +86,94 @@ class LabelFormat:
 
 @dataclass(frozen=True)
 class Lesions:
-    """An instance map and what is known of its lesions, by id."""
+    """Lesions of one case.
+
+    Attributes
+    ----------
+    instances : ndarray of int, shape ``(Z, Y, X)``
+        Instance map: 0 is background, each lesion has its own number.
+    classes : dict of int to int
+        Class index of each lesion, by its number.
+    scores : dict of int to float, or None
+        Score of each lesion, by its number; ``None`` for lesions without scores.
+    """
 
     instances: AnyIntArray
     classes: Mapping[int, int]
     scores: Mapping[int, float] | None = None
 
+    def renumbered(self) -> tuple[AnyIntArray, IntArray]:
+        """Return the lesions with consecutive numbers.
+
+        Returns
+        -------
+        instances : ndarray of int32, shape ``(Z, Y, X)``
+            Lesions are ``1..N`` in ascending order of their former numbers.
+        classes : ndarray of int64, shape ``(N,)``
+            Class index of lesions ``1..N``.
+        """
+        consecutive = list(self.classes) == list(range(1, len(self.classes) + 1))
+        if consecutive and self.instances.dtype == np.int32:
+            return self.instances, np.array(list(self.classes.values()), np.int64)
+        return instances_from_instance_map(self.instances, self.classes)
+
+
+@dataclass(frozen=True)
+class TrueLesions:
+    """Lesions of one label file.
+
+    Attributes
+    ----------
+    lesions : Lesions
+        Their classes are indices into ``names`` and ``values``.
+    names : tuple of str
+        Names of the classes.
+    values : tuple of int
+        Values of the classes in the file.
+    geometry : Geometry
+    """
+
+    lesions: Lesions
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    geometry: Geometry
+
+
+# -- The format of labels ----------------------------------------------------------------------------------------------
+
 
 def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | None = None) -> LabelFormat:
-    """Classes and kind of the labels from a dataset.json, if there is one.
+    """Read the meaning of label values from a dataset.json, if there is one.
 
-    Looked for in ``truth_folder``, the folder above it (``labelsTr`` lies beside dataset.json) and
-    ``prediction_folder``. Without one, every value but 0 is a class.
+    The file is searched in ``truth_folder``, in the folder above it (``labelsTr`` lies beside dataset.json), then in
+    ``prediction_folder``. Without a dataset.json, every value except 0 is a class.
 
-    The dataset.json of the predictions is that of the training of some program. If it cannot be used, for example
-    because it names regions or a value to ignore, a warning says so, and every value but 0 is a class.
+    The dataset.json of predictions was written by the program that made them. If that file cannot be used, for example
+    because it names regions or a value to ignore, a warning is logged and every value except 0 is a class.
+
+    Parameters
+    ----------
+    truth_folder : path
+        Folder of the labels.
+    prediction_folder : path, optional
 
     Raises
     ------
     DetSeg3DError
-        If the dataset.json of the labels does not state them as :func:`~detseg3d.data.dataset.load_raw_dataset`
-        needs them.
+        If the dataset.json of the labels cannot be used (see :func:`~detseg3d.data.dataset.load_raw_dataset`).
     """
-    file = _description(truth_folder)
+    file = _find_description(truth_folder)
     if file is not None:
-        return _format_stated(file)
+        return _stated_format(file)
     file = None if prediction_folder is None else _description_in(Path(prediction_folder))
     if file is None:
         return LabelFormat()
     try:
-        return _format_stated(file)
+        return _stated_format(file)
     except DetSeg3DError as error:
         logger.warning(
-            "%s is not used (%s): every value of the labels and of the predictions is taken for a class. To name the "
-            "classes, put a dataset.json beside the labels",
+            "%s is not used (%s): every value of labels and predictions counts as a class. To name the classes, put a "
+            "dataset.json beside the labels",
             file,
             error.problem,
         )
@@ -111,32 +181,34 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
 
 
 def common_label_format(truth_folder: str | Path, prediction_folders: Sequence[str | Path]) -> LabelFormat:
-    """The label format of a comparison: that of the first folder of predictions with a dataset.json that can be used.
+    """Return the label format for a comparison of several folders of predictions.
+
+    It is the format of the first folder of predictions for which a usable dataset.json is found.
 
     Raises
     ------
     DetSeg3DError
         If the dataset.json files of two folders of predictions give one class two values.
     """
-    stated = {Path(folder): read_label_format(truth_folder, folder) for folder in prediction_folders}
-    stated = {folder: form for folder, form in stated.items() if form.classes is not None}
+    formats = {Path(folder): read_label_format(truth_folder, folder) for folder in prediction_folders}
+    formats = {folder: label_format for folder, label_format in formats.items() if label_format.classes is not None}
     values: dict[str, tuple[int, Path]] = {}
-    for folder, form in stated.items():
-        for name, value in (form.classes or {}).items():
+    for folder, label_format in formats.items():
+        for name, value in (label_format.classes or {}).items():
             known, first = values.setdefault(name, (value, folder))
             if known != value:
                 raise DetSeg3DError(
-                    f"the dataset.json files of two folders of predictions give the class {name} two values",
+                    f"the dataset.json files of two folders of predictions give the class {name} different values",
                     file=RawFolder(folder).dataset_json,
                     value=value,
                     expected=f"{known}, as in {first}",
-                    remedy="store both predictions alike, and put one dataset.json beside the labels",
+                    remedy="store both predictions with the same values, and put one dataset.json beside the labels",
                 )
-    return next(iter(stated.values()), LabelFormat())
+    return next(iter(formats.values()), LabelFormat())
 
 
-def _format_stated(file: Path) -> LabelFormat:
-    data = _content(file)
+def _stated_format(file: Path) -> LabelFormat:
+    data = _read_description(file)
     labels, instances = parse_labels(data, file), data.get("instances") is True
     classes = {name: value for name, value in labels.items() if value != 0}
     return LabelFormat(
@@ -148,28 +220,31 @@ def _format_stated(file: Path) -> LabelFormat:
 
 
 def read_patients(truth_folder: str | Path) -> dict[str, str]:
-    """Patient of each case, from the optional ``patients`` of the dataset.json in or above the folder of labels.
+    """Read the patient of each case from the dataset.json in or above the folder of labels.
 
-    Cases that it does not name are patients of their own, and left out here.
+    Returns
+    -------
+    dict of str to str
+        Content of the optional entry ``patients``. A case that is missing here is a patient of its own.
 
     Raises
     ------
     DetSeg3DError
-        If ``patients`` is not a name or number for each case.
+        If ``patients`` does not give a name or number for each case that it lists.
     """
-    file = _description(truth_folder)
-    return {} if file is None else parse_patients(_content(file), file)
+    file = _find_description(truth_folder)
+    return {} if file is None else parse_patients(_read_description(file), file)
 
 
-def _content(file: Path) -> dict[str, Any]:
+def _read_description(file: Path) -> dict[str, Any]:
     data = read_json(file)
     if not isinstance(data, dict):
-        raise DetSeg3DError("dataset.json must be an object", file=file, value=type(data).__name__)
+        raise DetSeg3DError("dataset.json does not hold an object", file=file, value=type(data).__name__)
     return data
 
 
-def _description(truth_folder: str | Path) -> Path | None:
-    """The dataset.json that goes with labels: in their folder or in that above."""
+def _find_description(truth_folder: str | Path) -> Path | None:
+    """Return the dataset.json in the folder of labels or in the folder above it."""
     folder = Path(truth_folder)
     return _description_in(folder) or _description_in(folder.absolute().parent)
 
@@ -179,22 +254,36 @@ def _description_in(folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
+# -- Label files -------------------------------------------------------------------------------------------------------
+
+
 def read_label(
-    source: Path | ImageSource, form: LabelFormat, beside: Path | ImageSource | None = None
+    source: Path | ImageSource, label_format: LabelFormat, reference: Path | ImageSource | None = None
 ) -> tuple[AnyIntArray, Geometry]:
-    """Read a label file as integers, whatever type it is stored in.
+    """Read a label file as whole numbers from 0, whatever number type it is stored in.
 
     Parameters
     ----------
     source : Path or ImageSource
-        A path is read with the spacing of ``form``.
-    form : LabelFormat
-    beside : Path or ImageSource, optional
-        A file on the grid that the label should have. A segmentation that 3D Slicer cropped is put on this grid.
+        A path is read with the spacing of ``label_format``.
+    label_format : LabelFormat
+    reference : Path or ImageSource, optional
+        A file on the expected grid. A segmentation that 3D Slicer cropped is put on this grid.
+
+    Returns
+    -------
+    label : ndarray of int, shape ``(Z, Y, X)``
+        In canonical order.
+    geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file cannot be read or holds values that are negative or not whole numbers.
     """
-    names = None if form.truth_instances else form.classes
-    source = source if isinstance(source, ImageSource) else form.source(source)
-    label, geometry = read_whole_numbers(source, names, beside)
+    names = None if label_format.truth_instances else label_format.classes
+    source = source if isinstance(source, ImageSource) else label_format.source(source)
+    label, geometry = read_label_array(source, names, reference)
     if label.dtype.kind != "u" and label.min() < 0:
         raise DetSeg3DError(
             "the label file holds negative values",
@@ -205,18 +294,113 @@ def read_label(
     return label, geometry
 
 
-def check_same_grid(reference: Geometry, other: Geometry, files: tuple[Path, Path], what: str) -> None:
-    """Raise a :class:`DetSeg3DError` that says what differs, if two volumes do not lie on the same grid.
+def read_true_lesions(
+    source: Path | ImageSource, label_format: LabelFormat, reference: Path | ImageSource | None = None
+) -> TrueLesions:
+    """Read a label file as lesions.
 
-    ``files`` are those of ``reference`` and ``other``; ``.npy`` files say nothing about their place, so with these only
-    the size can be compared. ``what`` names the two, as in ``truth and prediction``.
+    Parameters
+    ----------
+    source, label_format, reference
+        See :func:`read_label`. Without ``label_format.classes``, the classes are the values that occur in the file.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file cannot be read or its lesions cannot be told (see :func:`true_lesions`).
+    """
+    label, geometry = read_label(source, label_format, reference)
+    file = source.path if isinstance(source, ImageSource) else source
+    classes: Mapping[str, int]
+    if label_format.classes is not None:
+        classes = label_format.classes
+    elif label_format.truth_instances:
+        classes = {"lesion": 1}
+    else:
+        classes = {f"label {value}": value for value in sorted(label_values(label))}
+    values = tuple(classes.values())
+    return TrueLesions(true_lesions(label, file, label_format, values), tuple(classes), values, geometry)
+
+
+def true_lesions(
+    label: AnyIntArray,
+    file: Path,
+    label_format: LabelFormat,
+    class_values: Sequence[int] | None = None,
+    case_id: str | None = None,
+) -> Lesions:
+    """Return the lesions of a label: those of an instance map, or the connected components of a mask.
+
+    Parameters
+    ----------
+    label : ndarray of int, shape ``(Z, Y, X)``
+        From :func:`read_label`.
+    file : Path
+        The label file, for messages and for the classes of instance maps.
+    label_format : LabelFormat
+    class_values : sequence of int, optional
+        Value of each class in a mask; by default the values of ``label_format.classes``.
+    case_id : str, optional
+        By default the name of the file without its ending.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a mask has a value that is not one of the classes, or if the classes of an instance map do not fit its
+        lesions.
+    """
+    if label_format.truth_instances:
+        return lesions_from_instances(label, file, label_format.instance_classes, case_id)
+    if class_values is None:
+        class_values = list((label_format.classes or {}).values())
+    return lesions_from_semantic(label, class_values, file)
+
+
+def lesion_classes(
+    label: AnyIntArray, file: Path, label_format: LabelFormat, case_id: str | None = None
+) -> frozenset[int]:
+    """Return the class indices that occur in a label, without looking for the connected components of a mask.
+
+    Parameters
+    ----------
+    label, file, label_format, case_id
+        See :func:`true_lesions`. ``label_format.classes`` must be known.
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`true_lesions`.
+    """
+    if label_format.truth_instances:
+        classes = class_indices(sorted(label_values(label)), label_format.instance_classes, file, case_id)
+        return frozenset(classes.values())
+    values = list((label_format.classes or {}).values())
+    return frozenset(values.index(value) for value in _check_values(label, values, file))
+
+
+def check_same_grid(reference: Geometry, other: Geometry, files: tuple[Path, Path], description: str) -> None:
+    """Raise if two volumes do not lie on the same grid.
+
+    Parameters
+    ----------
+    reference, other : Geometry
+    files : pair of Path
+        Files of ``reference`` and ``other``. ``.npy`` files do not state their position, so with these files only the
+        sizes are compared.
+    description : str
+        Names both volumes in the message, for example ``truth and prediction``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If size, spacing, origin or direction differ.
     """
     differences = reference.difference(other)
     if ".npy" in {file_ending(file) for file in files}:
         differences = [difference for difference in differences if difference.startswith("size")]
     if differences:
         raise DetSeg3DError(
-            f"{what} are not on the same grid: " + "; ".join(differences),
+            f"{description} are not on the same grid: " + "; ".join(differences),
             file=files[1],
             expected=f"the grid of {files[0]}",
             remedy="resample one of them to the grid of the other, labels by nearest neighbour",
@@ -224,55 +408,87 @@ def check_same_grid(reference: Geometry, other: Geometry, files: tuple[Path, Pat
 
 
 def label_values(label: AnyIntArray) -> set[int]:
-    """All values but 0. Only the foreground is sorted, which is most often a small part."""
-    return set(np.unique(label[label != 0]).tolist())
+    """Return all values of a label except 0."""
+    return set(np.unique(label[label != 0]).tolist())  # only the foreground is sorted: usually a small part
 
 
 def lesions_from_semantic(label: AnyIntArray, values: Sequence[int], file: Path) -> Lesions:
-    """Lesions of a mask: 26-connected components of each class; ``values`` are the classes' values in the file."""
-    unknown = sorted(label_values(label) - set(values))
-    if unknown:
-        raise DetSeg3DError(
-            "the file holds labels that dataset.json does not name",
-            file=file,
-            value=unknown[:10],
-            expected=f"0 or one of {list(values)}",
-            remedy="store the file with these values; if these are instance maps, use --instances",
-        )
+    """Return the lesions of a mask: the 26-connected components of each class.
+
+    Parameters
+    ----------
+    label : ndarray of int, shape ``(Z, Y, X)``
+    values : sequence of int
+        Value of each class in the file.
+    file : Path
+        For messages.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the mask has another value.
+    """
+    _check_values(label, values, file)
     instances, classes = instances_from_semantic(label, values)
     return Lesions(instances, dict(enumerate(classes.tolist(), start=1)))
+
+
+def _check_values(label: AnyIntArray, values: Sequence[int], file: Path) -> set[int]:
+    """Return the values of a mask except 0; raise if one of them is not in ``values``."""
+    found = label_values(label)
+    unknown = sorted(found - set(values))
+    if unknown:
+        counts = {value: int(np.count_nonzero(label == value)) for value in unknown[:_MAX_LISTED_VALUES]}
+        listed = [f"{value} ({count} voxel{'' if count == 1 else 's'})" for value, count in counts.items()]
+        raise DetSeg3DError(
+            "the label has values that dataset.json does not name",
+            file=file,
+            value=", ".join(listed) + (", …" if len(unknown) > _MAX_LISTED_VALUES else ""),
+            expected=f"0 or one of {list(values)}",
+            remedy="store the file with these values; if it is an instance map, use --instances",
+        )
+    return found
 
 
 def lesions_from_instances(
     label: AnyIntArray, file: Path, classes: InstanceClasses | None = None, case_id: str | None = None
 ) -> Lesions:
-    """Lesions of an instance map with the numbers that they have in the file.
+    """Return the lesions of an instance map, with the numbers that they have in the file.
 
     Parameters
     ----------
     label : ndarray of int, shape ``(Z, Y, X)``
     file : Path
-        Of the map.
+        The instance map.
     classes : InstanceClasses, optional
-        Where the classes of its lesions are stated; by default all are of the first class.
+        Source of the classes of the lesions; by default all lesions have the first class.
     case_id : str, optional
         By default the name of the file without its ending.
 
     Raises
     ------
     DetSeg3DError
-        If a lesion has no class, or a class is stated for a lesion that is not there.
+        If a lesion has no class, or a class is stated for a lesion that does not exist.
     """
     return Lesions(label, class_indices(sorted(label_values(label)), classes, file, case_id))
 
 
+# -- Records of predictions --------------------------------------------------------------------------------------------
+
+
 def read_roi_lesions(file: Path) -> list[dict[str, Any]]:
-    """The lesions of ``rois/CASE.json``: all that is stated of each; ``id``, ``label`` and ``score`` are always there.
+    """Read the lesions of ``rois/CASE.json``.
+
+    Returns
+    -------
+    list of dict
+        All that the file states of each lesion. ``id``, ``label`` and ``score`` (a number or ``None``) are always
+        present; ``box`` is, if present, a list of 6 floats.
 
     Raises
     ------
     DetSeg3DError
-        If the file is not as ``detseg3d_predict`` writes it.
+        If the file differs from what ``detseg3d_predict`` writes.
     """
     try:
         lesions = []
@@ -286,7 +502,7 @@ def read_roi_lesions(file: Path) -> list[dict[str, Any]]:
             lesions.append({**entry, **checked})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DetSeg3DError(
-            f"the RoI file is not as detseg3d_predict writes it ({type(error).__name__}: {error})",
+            f"the RoI file differs from what detseg3d_predict writes ({type(error).__name__}: {error})",
             file=file,
             expected='"lesions": a list of entries with "id", "label", "score" and "box"',
         ) from error
@@ -294,23 +510,27 @@ def read_roi_lesions(file: Path) -> list[dict[str, Any]]:
 
 
 def read_roi_order(file: Path) -> StoredOrder | None:
-    """The order of the masks that the boxes of ``rois/CASE.json`` belong to; ``None`` if the file does not state it.
+    """Read the stored order of the masks to which the boxes of ``rois/CASE.json`` belong.
+
+    Returns
+    -------
+    StoredOrder or None
+        ``None`` if the file does not state an order.
 
     Raises
     ------
     DetSeg3DError
-        If the file states what is no order.
+        If the stated order is not valid.
     """
     record = read_json(file)
     if not isinstance(record, dict) or "axes" not in record:
         return None
     try:
-        z, y, x = (int(size) for size in record["shape"])
-        return StoredOrder.from_axes(str(record["axes"]), (z, y, x))
+        return StoredOrder.from_axes(str(record["axes"]), as_triple(map(int, record["shape"])))
     except (KeyError, TypeError, ValueError) as error:
         raise DetSeg3DError(
             "the RoI file does not state the order of its axes",
             file=file,
             value=record["axes"],
-            expected='"axes": where z, y and x run to, such as "SPL", and "shape"',
+            expected='"axes": the directions of z, y and x, such as "SPL", and "shape"',
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from detseg3d.core.intensities import (
 from detseg3d.data.dataset import RawCase, RawDataset, cases_without_images
 from detseg3d.data.folders import RawFolder
 from detseg3d.data.image_source import ImageSource
-from detseg3d.data.images import file_ending, read_image, read_label
-from detseg3d.data.instance_classes import InstanceClasses, class_indices
+from detseg3d.data.images import file_ending, read_image
+from detseg3d.data.labels import LabelFormat, lesion_classes, read_label
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
@@ -50,11 +50,7 @@ class _Rules:
     """What the cases of a data set must satisfy."""
 
     schemes: tuple[Scheme, ...]  # of the channels
-    names: Mapping[str, int] | None
-    values: frozenset[int]
-    class_labels: tuple[int, ...]
-    instances: bool
-    instance_classes: InstanceClasses | None
+    label_format: LabelFormat
 
 
 @dataclass(frozen=True)
@@ -90,11 +86,7 @@ def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> lis
     """
     rules = _Rules(
         schemes=tuple(channel_scheme(name) for name in dataset.channel_names),
-        names=None if dataset.instances else dataset.labels,
-        values=frozenset(dataset.labels.values()),
-        class_labels=tuple(dataset.class_labels),
-        instances=dataset.instances,
-        instance_classes=dataset.instance_classes,
+        label_format=LabelFormat.of_dataset(dataset),
     )
     function = functools.partial(_verify_case, rules=rules)
     problems: list[Problem] = []
@@ -211,36 +203,20 @@ def _label_problems(
     file = case.label.path
     try:
         # An image that cannot be read has a problem of its own.
-        label, geometry = read_label(case.label, rules.names, grid_image)
+        label, geometry = read_label(case.label, rules.label_format, grid_image)
     except DetSeg3DError as error:
         return [Problem(case.case_id, file, _brief(error))], None
-    found = [] if grid is None or grid_image is None else _moved(grid, geometry, grid_image.name)
-    contradictions = _contradictions(case, file, geometry)
-    values, counts = np.unique(label, return_counts=True)
-    wrong = values < 0
-    if not rules.instances:
-        wrong |= ~np.isin(values, sorted(rules.values))
-    if wrong.any():
-        listing = [f"{v} ({_count(int(n), 'voxel')})" for v, n in zip(values[wrong], counts[wrong], strict=True)]
-        kind = (
-            "negative values in an instance map" if rules.instances else "label values that dataset.json does not name"
-        )
-        found.append(f"{kind}: {', '.join(listing[:5])}" + (" and more" if len(listing) > 5 else ""))
+    problems = _contradictions(case, file, geometry)
+    if grid is not None and grid_image is not None:
+        problems += [Problem(case.case_id, file, what) for what in _moved(grid, geometry, grid_image.name)]
     same = "says nothing but the label: a label may lie among the images"
-    copies = [
+    problems += [
         Problem(case.case_id, path, same, stops=False) for path, array in images if is_image_of_label(array, label)
     ]
-    problems = [*contradictions, *copies, *(Problem(case.case_id, file, what) for what in found)]
-    if wrong.any():
-        return problems, None
-    ids = values[values > 0].tolist()
-    if not rules.instances:
-        return problems, frozenset(rules.class_labels.index(value) for value in ids)
     try:
-        return problems, frozenset(class_indices(ids, rules.instance_classes, file, case.case_id).values())
+        return problems, lesion_classes(label, file, rules.label_format, case.case_id)
     except DetSeg3DError as error:
-        stated_in = file if rules.instance_classes is None else rules.instance_classes.source_of(file)
-        return [*problems, Problem(case.case_id, stated_in, _brief(error))], None
+        return [*problems, Problem(case.case_id, error.file or file, _brief(error))], None
 
 
 def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:

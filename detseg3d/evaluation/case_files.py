@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
 from detseg3d.core.names import normal_name
 from detseg3d.data.images import file_ending, strip_ending
 from detseg3d.data.labels import (
     LabelFormat,
-    Lesions,
     label_values,
-    lesions_from_instances,
-    lesions_from_semantic,
     read_label,
 )
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = [
-    "TrueLesions",
     "common_cases",
     "describe_problem",
     "files_by_case",
     "image_case",
     "only_class",
-    "read_true_lesions",
     "roi_case",
 ]
-
-
-@dataclass(frozen=True)
-class TrueLesions:
-    """The lesions of one label file.
-
-    Attributes
-    ----------
-    lesions : Lesions
-        Classes are indices into ``names`` and ``values``.
-    names : tuple of str
-    values : tuple of int
-        What the classes are called, and their values in the file.
-    geometry : Geometry
-    """
-
-    lesions: Lesions
-    names: tuple[str, ...]
-    values: tuple[int, ...]
-    geometry: Geometry
 
 
 def image_case(path: Path) -> str | None:
@@ -162,38 +135,6 @@ def describe_problem(case_id: str, error: Exception | None) -> dict[str, str]:
     """Why a case failed, as an entry of ``problems``: the message, and the kind of error if nobody foresaw it."""
     known = isinstance(error, DetSeg3DError)
     return {"case": case_id, "problem": str(error) if known else f"{type(error).__name__}: {error}"}
-
-
-def read_true_lesions(file: Path, form: LabelFormat, beside: Path | None = None) -> TrueLesions:
-    """Read a label file as lesions.
-
-    Parameters
-    ----------
-    file : path
-    form : LabelFormat
-        Without ``classes`` every value of the file is a class, named ``label 1``, …; with ``truth_instances`` the file
-        is an instance map.
-    beside : path, optional
-        The prediction: a segmentation that 3D Slicer cropped is put on its grid.
-
-    Raises
-    ------
-    DetSeg3DError
-        If the file cannot be read or holds labels that ``form`` does not name.
-    """
-    label, geometry = read_label(file, form, beside)
-    classes: Mapping[str, int]
-    if form.classes is not None:
-        classes = form.classes
-    elif form.truth_instances:
-        classes = {"lesion": 1}
-    else:
-        classes = {f"label {value}": value for value in sorted(label_values(label))}
-    if form.truth_instances:
-        lesions = lesions_from_instances(label, file, form.instance_classes)
-    else:
-        lesions = lesions_from_semantic(label, list(classes.values()), file)
-    return TrueLesions(lesions, tuple(classes), tuple(classes.values()), geometry)
 
 
 def only_class(files: Sequence[Path], form: LabelFormat, run: Run = Run()) -> int:

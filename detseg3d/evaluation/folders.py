@@ -27,6 +27,7 @@ from detseg3d.data.labels import (
     read_label_format,
     read_patients,
     read_roi_lesions,
+    true_lesions,
 )
 from detseg3d.evaluation.case import evaluate_case
 from detseg3d.evaluation.case_files import (
@@ -367,10 +368,7 @@ def _evaluate_files(form: LabelFormat, options: EvaluationOptions, single_class:
             prediction = lesions_from_instances(label, files.prediction, stated)
         else:
             prediction, mask = lesions_from_semantic(label, values, files.prediction), label
-    if form.truth_instances:
-        truth = lesions_from_instances(truth_label, files.truth, form.instance_classes, files.case_id)
-    else:
-        truth = lesions_from_semantic(truth_label, values, files.truth)
+    truth = true_lesions(truth_label, files.truth, form, values, files.case_id)
     metrics = evaluate_case(
         files.case_id,
         truth.instances,

@@ -32,9 +32,8 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_geometry
 from detseg3d.data.labels import (
     LabelFormat,
-    lesions_from_instances,
-    lesions_from_semantic,
     read_label,
+    true_lesions,
 )
 from detseg3d.evaluation.scores.calibration import (
     apply_calibration,
@@ -279,10 +278,7 @@ def _prepare_case(
             value=int(classes.max()),
             expected=f"one of {', '.join(plans.class_names)} (0 to {plans.num_classes - 1})",
         )
-    if plans.instances:
-        lesions = lesions_from_instances(label, case.label, form.instance_classes, case.case_id)
-    else:
-        lesions = lesions_from_semantic(label, plans.class_labels, case.label)
+    lesions = true_lesions(label, case.label, form, case_id=case.case_id)
     truth = CaseTruth.of(lesions, candidates.spacing)
     outcomes = CaseOutcomes(candidates, truth, plans).lesions(plans.inference)
     return PreparedCase(case, truth), [(lesion.score, bool(lesion.hits)) for lesion in outcomes]

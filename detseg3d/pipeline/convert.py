@@ -25,7 +25,7 @@ from detseg3d.data.formats.metaimage import is_whole_metaimage
 from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import read_segments
 from detseg3d.data.image_source import ImageSource
-from detseg3d.data.images import file_ending, read_geometry, read_image, read_label, write_image
+from detseg3d.data.images import file_ending, read_geometry, read_image, read_label_array, write_image
 from detseg3d.data.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
 from detseg3d.data.roots import check_case_id, check_dataset_name
 from detseg3d.system.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
@@ -301,7 +301,7 @@ def _segment_values(
 
 def _values_of(case: RawCase, names: Mapping[str, int] | None) -> dict[int, int]:
     assert case.label is not None
-    label, _ = read_label(case.label, names)
+    label, _ = read_label_array(case.label, names)
     values, counts = np.unique(label, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
@@ -414,7 +414,7 @@ def _place_case(job: _Job) -> None:
     if job.instance_classes is not None:
         write_json(instance_class_record(job.instance_classes.of_case(label_source.path)), labels / f"{case_id}.json")
     if file_ending(label_source.path) == ".nrrd" and read_segments(label_source.path):
-        label, geometry = read_label(label_source, job.segment_values, job.case.images[0])
+        label, geometry = read_label_array(label_source, job.segment_values, job.case.images[0])
         write_image(label, geometry, labels / f"{case_id}{ending}")
         return
     # A label without a place of its own (.npy) lies where its image lies.

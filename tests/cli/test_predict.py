@@ -14,7 +14,7 @@ import pytest
 from detseg3d.cli import predict
 from detseg3d.core.geometry import Geometry
 from detseg3d.data import dataset as raw_dataset
-from detseg3d.data.images import read_image, read_label, strip_ending, write_image
+from detseg3d.data.images import read_image, read_label_array, strip_ending, write_image
 from tests.scans import make_scan
 
 
@@ -351,7 +351,7 @@ def test_scans_whose_names_are_not_text_cost_no_other_scan(tiny_model: Path, sca
         assert strip_ending(file).encode("ascii", "backslashreplace") in done.stderr
     for file in set(files) & written:
         expected = read_image(tmp_path / "out" / "a_good.mha")[0]
-        assert np.array_equal(read_label(tmp_path / "out" / file)[0], expected)
+        assert np.array_equal(read_label_array(tmp_path / "out" / file)[0], expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")

@@ -17,7 +17,7 @@ from detseg3d.data.images import (
     read_channels,
     read_geometry,
     read_image,
-    read_label,
+    read_label_array,
     strip_ending,
     write_image,
 )
@@ -313,7 +313,7 @@ def test_a_channel_shifted_by_rounding_passes(tmp_path: Path) -> None:
 
 def test_float_labels_near_whole_numbers_are_rounded(tmp_path: Path) -> None:
     write_image(np.array([[[0, 0.9999, 2.0005]]], np.float32), Geometry((1, 1, 3)), tmp_path / "a.nii.gz")
-    label, _ = read_label(tmp_path / "a.nii.gz")
+    label, _ = read_label_array(tmp_path / "a.nii.gz")
     assert label.dtype == np.int32
     assert label[0, 0].tolist() == [0, 1, 2]
 
@@ -322,12 +322,12 @@ def test_float_labels_near_whole_numbers_are_rounded(tmp_path: Path) -> None:
 def test_float_labels_off_whole_numbers_are_refused(tmp_path: Path, value: float) -> None:
     write_image(np.array([[[0, value, 1]]], np.float32), Geometry((1, 1, 3)), tmp_path / "a.nii.gz")
     with pytest.raises(DetSeg3DError, match=r"1 voxel\(s\) of the label are no whole numbers"):
-        read_label(tmp_path / "a.nii.gz")
+        read_label_array(tmp_path / "a.nii.gz")
 
 
 def test_integer_labels_keep_their_type_and_instance_numbers_beyond_16_bits(tmp_path: Path) -> None:
     write_image(np.array([[[0, 70000]]], np.uint32), Geometry((1, 1, 2)), tmp_path / "a.nii.gz")
-    label, _ = read_label(tmp_path / "a.nii.gz")
+    label, _ = read_label_array(tmp_path / "a.nii.gz")
     assert label.dtype == np.uint32
     assert int(label.max()) == 70000
 

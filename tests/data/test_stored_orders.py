@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.image_source import ImageSource
-from detseg3d.data.images import read_channels, read_geometry, read_image, read_label, write_image
+from detseg3d.data.images import read_channels, read_geometry, read_image, read_label_array, write_image
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 VOLUME = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)  # x, y, z
@@ -126,7 +126,7 @@ def test_channels_and_labels_may_be_stored_in_different_orders(tmp_path: Path) -
     images, geometry = read_channels(files)
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[0], images[2])
-    label, label_geometry = read_label(files[1])
+    label, label_geometry = read_label_array(files[1])
     np.testing.assert_array_equal(label, images[0])
     assert geometry.difference(label_geometry) == []
 

@@ -149,7 +149,7 @@ def test_an_unknown_label_value_is_counted(folder: Path) -> None:
     label = LABEL.copy()
     label[0, 0, :3] = 7
     write_image(label, GRID, folder / "labelsTr/b.nii.gz")
-    assert only(folder).what == "label values that dataset.json does not name: 7 (3 voxels)"
+    assert only(folder).what == "the label has values that dataset.json does not name: 7 (3 voxels)"
 
 
 def test_labels_that_are_no_whole_numbers(folder: Path) -> None:
@@ -164,7 +164,7 @@ def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> No
     write_image(LABEL.astype(np.int32) * 70000, GRID, folder / "labelsTr/a.nii.gz")
     assert problems(folder) == []
     write_image(LABEL.astype(np.int32) * -2, GRID, folder / "labelsTr/a.nii.gz")
-    assert only(folder).what == "negative values in an instance map: -2 (1 voxel)"
+    assert only(folder).what == "the label file holds negative values: -2"
 
 
 def test_the_same_image_in_two_cases(folder: Path) -> None:
@@ -198,7 +198,7 @@ def test_all_problems_come_in_one_table(folder: Path) -> None:
         "3 problems in 2 cases",
         "case  file           problem",
         "a     a_0001.nii.gz  channel 1 is missing",
-        "a     a.nii.gz       label values that dataset.json does not name: 3 (1 voxel)",
+        "a     a.nii.gz       the label has values that dataset.json does not name: 3 (1 voxel)",
         "c                    there is no label for this case",
     ]
 

@@ -15,7 +15,6 @@ from detseg3d.evaluation.case_files import (
     files_by_case,
     image_case,
     only_class,
-    read_true_lesions,
 )
 from detseg3d.system.run import Run
 
@@ -73,29 +72,6 @@ def label(path: Path, *values: int) -> Path:
     array[0, 0, : len(values)] = values
     write_image(array, Geometry(array.shape, (2.0, 1.0, 1.0)), path)
     return path
-
-
-def test_true_lesions_are_components_of_each_class(tmp_path: Path) -> None:
-    form = LabelFormat({"rim": 2, "core": 1})
-    truth = read_true_lesions(label(tmp_path / "a.nii.gz", 1, 2, 0, 2), form)
-    assert (truth.names, truth.values, truth.geometry.spacing) == (("rim", "core"), (2, 1), (2.0, 1.0, 1.0))
-    assert sorted(truth.lesions.classes.values()) == [0, 0, 1]
-
-
-def test_without_classes_each_value_is_one(tmp_path: Path) -> None:
-    truth = read_true_lesions(label(tmp_path / "a.nii.gz", 4, 0, 2), LabelFormat())
-    assert (truth.names, truth.values) == (("label 2", "label 4"), (2, 4))
-    assert read_true_lesions(label(tmp_path / "b.nii.gz"), LabelFormat()).values == ()
-
-
-def test_an_instance_map_keeps_touching_lesions_apart(tmp_path: Path) -> None:
-    truth = read_true_lesions(label(tmp_path / "a.nii.gz", 7, 9), LabelFormat(truth_instances=True))
-    assert (truth.names, dict(truth.lesions.classes)) == (("lesion",), {7: 0, 9: 0})
-
-
-def test_a_label_that_is_not_named_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match=r"labels that dataset\.json does not name"):
-        read_true_lesions(label(tmp_path / "a.nii.gz", 3), LabelFormat({"lesion": 1}))
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tu
     [
         (volume(1), (2.0, 1.0, 1.5), "spacing"),
         (volume(1)[:2], SPACING, "size"),
-        (volume(7), SPACING, "labels that dataset.json does not name"),
+        (volume(7), SPACING, "values that dataset.json does not name"),
         (volume(1).astype(np.float32) / 2, SPACING, "no whole numbers"),
         (-volume(1).astype(np.int16), SPACING, "negative values"),
     ],
@@ -353,7 +353,7 @@ def test_one_case_stored_with_255_is_named_and_the_others_go_on(folders: tuple[P
 def test_with_a_dataset_json_values_that_it_does_not_name_are_a_problem(folders: tuple[Path, Path]) -> None:
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
     save(volume(255, 255), folders[0] / "a.nii.gz")
-    assert "[255]" in problems(evaluate_folders(*folders))["a"]
+    assert "255 (2 voxels)" in problems(evaluate_folders(*folders))["a"]
 
 
 def test_instance_maps_without_the_flag_are_refused_with_it(folders: tuple[Path, Path]) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.case_store import CaseStore
-from detseg3d.data.images import read_image, read_label, write_image
+from detseg3d.data.images import read_image, read_label_array, write_image
 from detseg3d.models.weights import load_weights, save_weights
 from detseg3d.system.native import escape_name, native_path, unescape_name
 
@@ -92,7 +92,7 @@ def test_a_volume_whose_name_is_not_text_is_read_or_refused_by_name(tmp_path: Pa
     path = tmp_path / f"{name}{ending}"
     write_image(array, Geometry(array.shape), path)
     try:
-        found = read_label(path)[0]
+        found = read_label_array(path)[0]
     except DetSeg3DError as error:
         assert error.file == path
     else:

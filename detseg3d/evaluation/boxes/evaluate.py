@@ -16,7 +16,7 @@ import numpy.typing as npt
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
-from detseg3d.data.labels import LabelFormat, read_label_format
+from detseg3d.data.labels import LabelFormat, read_label_format, read_true_lesions
 from detseg3d.evaluation.boxes.files import BoxFolder, CaseBoxes, read_boxes
 from detseg3d.evaluation.boxes.matching import scored_case_from_boxes
 from detseg3d.evaluation.case_files import (
@@ -24,7 +24,6 @@ from detseg3d.evaluation.case_files import (
     describe_problem,
     files_by_case,
     image_case,
-    read_true_lesions,
 )
 from detseg3d.evaluation.remarks import interval_note, left_out, too_few
 from detseg3d.evaluation.scores.froc import FROC_RATES, ScoredCase, add_scored, score_summary

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
-from detseg3d.data.labels import LabelFormat, read_label_format
+from detseg3d.data.labels import LabelFormat, read_label_format, read_true_lesions
 from detseg3d.evaluation.case import detect
 from detseg3d.evaluation.case_files import (
     common_cases,
@@ -30,7 +30,6 @@ from detseg3d.evaluation.case_files import (
     files_by_case,
     image_case,
     only_class,
-    read_true_lesions,
 )
 from detseg3d.evaluation.matching import OverlapTable, overlap_table
 from detseg3d.evaluation.metrics import CRITERIA, HEADLINE, DetectionCounts

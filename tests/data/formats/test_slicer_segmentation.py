@@ -14,7 +14,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import Segment, place_on_grid, read_segments
-from detseg3d.data.images import read_image, read_label, write_image
+from detseg3d.data.images import read_image, read_label_array, write_image
 from detseg3d.data.verify import verify_dataset
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.pipeline.convert import convert_folders
@@ -76,7 +76,7 @@ def read_stored(
     path: Path, names: Mapping[str, int] | None = None, beside: Path | None = None
 ) -> tuple[np.ndarray, Geometry]:
     """A label in the order of its file, ``(z, y, x)``."""
-    label, geometry = read_label(path, names=names, beside=beside)
+    label, geometry = read_label_array(path, names=names, beside=beside)
     return geometry.stored_order.to_stored(label), geometry.as_stored()
 
 
@@ -121,7 +121,7 @@ def test_layers_of_different_values_need_no_names(tmp_path: Path) -> None:
 def test_values_beyond_eight_bits(tmp_path: Path) -> None:
     array = FIRST.astype(np.uint16) * 70 + SECOND.astype(np.uint16) * 300
     file = write_segmentation(tmp_path / "a.nrrd", array, [("a", 70, 0), ("b", 300, 0)])
-    label, _ = read_label(file)
+    label, _ = read_label_array(file)
     assert (label.dtype, int(label.max())) == (np.uint16, 300)
 
 
@@ -141,7 +141,7 @@ def test_what_a_label_cannot_hold_is_refused(
 ) -> None:
     file = write_segmentation(tmp_path / "a.seg.nrrd", array, segments)
     with pytest.raises(DetSeg3DError) as error:
-        read_label(file, names=names)
+        read_label_array(file, names=names)
     assert (error.value.file, error.value.value) == (file, value)
     assert error.value.remedy or error.value.expected
 
@@ -156,7 +156,7 @@ def test_segments_that_overlap_are_one_if_their_label_is(tmp_path: Path) -> None
 def test_impossible_segments_are_refused(tmp_path: Path, value: str, layer: str) -> None:
     file = write_segmentation(tmp_path / "a.nrrd", FIRST, [("a", value, layer)])  # type: ignore[list-item]
     with pytest.raises(DetSeg3DError) as error:
-        read_label(file)
+        read_label_array(file)
     assert error.value.file == file
 
 

@@ -206,7 +206,7 @@ def test_the_table_of_lesions_that_predict_writes_is_a_table_of_boxes(tmp_path: 
         ({"box": None}, "no box or no score"),
         ({"label": 7}, "unknown class"),
         ({"box": [4, 2, 3, 1, 5, 6]}, "ends before it begins"),
-        ({"box": BOX[:4]}, "not as detseg3d_predict writes it"),
+        ({"box": BOX[:4]}, "differs from what detseg3d_predict writes"),
     ],
 )
 def test_a_wrong_roi_file_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

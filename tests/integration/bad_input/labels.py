@@ -74,9 +74,9 @@ def huge_value(array: np.ndarray) -> np.ndarray:
 
 
 OFF_GRID = ("the label does not lie on the image's grid: ", "truth and prediction are not on the same grid: ")
-UNKNOWN = ("the label has values that dataset.json does not name", "the file holds labels that dataset.json")
+UNKNOWN = ("the label has values that dataset.json does not name",) * 2
 FRACTION = "voxel(s) of the label are no whole numbers"
-NEGATIVE = ("the label has values that dataset.json does not name", "the label file holds negative values")
+NEGATIVE = ("the label file holds negative values",) * 2
 
 LABELS = (
     BadLabel("no lesion", label(np.zeros_like)),

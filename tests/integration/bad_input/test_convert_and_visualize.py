@@ -124,7 +124,7 @@ def test_an_odd_scan_is_drawn_with_what_lies_on_it(files: Path, image: BadImage)
 
 ROI_FILES: list[tuple[str, bytes, str]] = [
     ("rois JSON that is empty", b"", "the file is not valid JSON"),
-    ("rois JSON of another form", b'{"lesions": [1]}', "the RoI file is not as detseg3d_predict writes it"),
+    ("rois JSON of another form", b'{"lesions": [1]}', "the RoI file differs from what detseg3d_predict writes"),
     ("rois JSON with infinite edges", b'{"lesions": [{"id": 1, "label": 1, "box": [1e999]}]}', "the file is not valid"),
 ]
 

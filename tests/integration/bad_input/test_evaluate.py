@@ -99,13 +99,13 @@ LESION = {"id": 1, "label": 1, "score": 0.5, "box": [0, 0, 0, 1, 1, 1]}
 ROIS: list[tuple[str, str, str]] = [
     ("rois JSON that is empty", "", "the file is not valid JSON"),
     ("rois JSON that is truncated", '{"lesions": [', "the file is not valid JSON"),
-    ("rois JSON that is a list", "[]", "the RoI file is not as detseg3d_predict writes it"),
-    ("rois JSON without lesions", "{}", "the RoI file is not as detseg3d_predict writes it"),
-    ("rois JSON with null", '{"lesions": [null]}', "the RoI file is not as detseg3d_predict writes it"),
+    ("rois JSON that is a list", "[]", "the RoI file differs from what detseg3d_predict writes"),
+    ("rois JSON without lesions", "{}", "the RoI file differs from what detseg3d_predict writes"),
+    ("rois JSON with null", '{"lesions": [null]}', "the RoI file differs from what detseg3d_predict writes"),
     ("rois JSON without the lesion", '{"lesions": []}', "lesions of the instance map are not in the RoI file"),
     ("rois JSON with a score of NaN", '{"lesions": [{"id": 1, "label": 1, "score": NaN}]}', "the file is not valid"),
     ("rois JSON with a huge number", f'{{"lesions": [{{"id": {"1" * 400}}}]}}', "the file is not valid JSON"),
-    ("rois JSON with a text for a box", json.dumps({"lesions": [{**LESION, "box": "x"}]}), "the RoI file is not as"),
+    ("rois JSON with a text for a box", json.dumps({"lesions": [{**LESION, "box": "x"}]}), "the RoI file differs"),
     (
         "rois JSON of a lesion that is not there",
         json.dumps({"lesions": [LESION, {**LESION, "id": 2}]}),
@@ -141,7 +141,7 @@ def test_a_broken_roi_file_is_named_and_the_others_are_judged(
 
 
 FORMS: list[tuple[str, Any, str]] = [
-    ("dataset.json that is a list", [], "dataset.json must be an object"),
+    ("dataset.json that is a list", [], "dataset.json does not hold an object"),
     ("labels that are a list", {"labels": [0, 1]}, '"labels" is missing or no object'),
     (
         "default_spacing that is a number",
