@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_geometry, read_image, write_image
 
 ARRAY = np.random.default_rng(0).integers(0, 99, (8, 9, 10)).astype(np.int16)
@@ -306,10 +308,11 @@ def test_npy_of_another_byte_order_or_layout_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, 1, np.nan)])
-def test_an_impossible_spacing_of_npy_files_is_refused(tmp_path: Path, spacing: tuple[float, ...]) -> None:
+def test_an_impossible_spacing_of_npy_files_is_refused(tmp_path: Path, spacing: Spacing) -> None:
     np.save(tmp_path / "a.npy", ARRAY)
-    with pytest.raises(DetSeg3DError, match=r"spacing given for \.npy files"):
-        read_image(tmp_path / "a.npy", spacing)
+    with pytest.raises(DetSeg3DError) as caught:
+        read_image(ImageSource(tmp_path / "a.npy", spacing))
+    assert (caught.value.file, caught.value.value) == (tmp_path / "a.npy", spacing)
 
 
 def test_an_image_without_voxels_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import (
     file_ending,
     read_channels,
@@ -221,7 +222,7 @@ def test_the_header_alone_gives_the_same_geometry(tmp_path: Path, ending: str) -
 def test_npy_has_spacing_1_or_the_given_one(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", ARRAY)
     assert read_image(tmp_path / "a.npy")[1] == Geometry(SHAPE)
-    assert read_image(tmp_path / "a.npy", (3, 2, 1))[1] == Geometry(SHAPE, (3.0, 2.0, 1.0))
+    assert read_image(ImageSource(tmp_path / "a.npy", (3.0, 2.0, 1.0)))[1] == Geometry(SHAPE, (3.0, 2.0, 1.0))
 
 
 def test_npy_of_objects_is_never_unpickled(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ _INPUT_BYTES = 1 << 18
 _OUTPUT_BYTES = 1 << 20
 # Writers of many members (bgzip) put 64 KiB into each. A member of less than this costs more than its bytes are worth.
 _MEMBER_BYTES = 1 << 10
-_FREE_MEMBERS = 1000
+_MAX_SMALL_MEMBERS = 1000
 # Unpacking cannot give more than this for each byte.
 _DEFLATE_LIMIT = 1032
 _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "zlib": zlib.MAX_WBITS | 32}
@@ -146,7 +146,7 @@ class Stream:
                 f"more than {SLACK_BYTES} bytes follow the voxels: the header states another size than the data have"
             )
 
-    def most_bytes(self) -> float:
+    def max_bytes(self) -> float:
         """At least as many bytes as can still come: by the size of the file, before memory is taken for them."""
         left = _left(self.source)
         if self.encoding == "raw":
@@ -154,8 +154,8 @@ class Stream:
         # A bzip2 block of some 40 bytes may hold 45 MB of zeros: no limit worth stating.
         return math.inf if self.encoding == "bzip2" else (self.source.tell() + left) * _DEFLATE_LIMIT
 
-    def _next(self, most: int) -> bytes:
-        """Up to ``most`` of the next unpacked bytes; none at the end of the stream."""
+    def _next(self, count: int) -> bytes:
+        """Up to ``count`` of the next unpacked bytes; none at the end of the stream."""
         while not self._waiting:
             unpacker = self._unpacker
             assert unpacker is not None
@@ -164,13 +164,13 @@ class Stream:
                 if not rest.strip(b"\0"):  # padding, or the end
                     return b""
                 self._members += 1
-                if self._members > _FREE_MEMBERS + self._taken // _MEMBER_BYTES:
+                if self._members > _MAX_SMALL_MEMBERS + self._taken // _MEMBER_BYTES:
                     raise ValueError(f"it begins with {self._members - 1} compressed parts that hold next to nothing")
                 self._unpacker = _unpacker(self.encoding)
                 self._waiting = self._unpacker.feed(rest)
             else:
                 self._waiting = self._unpack()
-        piece, self._waiting = self._waiting[:most], self._waiting[most:]
+        piece, self._waiting = self._waiting[:count], self._waiting[count:]
         self._taken += len(piece)
         return piece
 
@@ -248,7 +248,7 @@ def read_stream(
     [1, 2]
     """
     needed = count * dtype.itemsize
-    if needed + skip > stream.most_bytes():
+    if needed + skip > stream.max_bytes():
         raise EOFError(_too_few(needed))
     while skip > 0:
         passed = len(stream.read(min(skip, _OUTPUT_BYTES)))

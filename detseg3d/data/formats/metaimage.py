@@ -160,7 +160,7 @@ def metaimage_geometry(path: Path) -> Geometry:
         with open_regular_file(header.data) as handle:
             handle.seek(header.start)
             needed = math.prod(header.geometry.shape) * header.dtype.itemsize
-            if needed > open_stream(handle, "zlib" if header.compressed else "raw").most_bytes():
+            if needed > open_stream(handle, "zlib" if header.compressed else "raw").max_bytes():
                 raise EOFError(f"its header claims more voxels than the file holds ({needed} bytes)")
     except (OSError, EOFError) as error:
         raise damaged(path, str(error)) from error

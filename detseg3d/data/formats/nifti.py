@@ -47,13 +47,13 @@ _GEOMETRY_FIELDS = (
 # NIfTI's xyzt_units as powers of ten of a millimetre; 0 is "unknown", which everybody takes for mm.
 _UNIT_EXPONENT = {0: 0, 1: 3, 2: 0, 3: -3}
 # More than the largest extensions of a header; so much is unpacked in half a second.
-_MOST_OFFSET_BYTES = 1 << 28
+_MAX_OFFSET_BYTES = 1 << 28
 _SINGULAR = 1e-6
 _SHEARED = 1e-6
 # The columns of a sform are rounded three times, and some programs compute them in single precision.
 _NORM_ROUNDING = 2 * FLOAT32_ROUNDING
 _SAME_SPACING = 8 * FLOAT32_ROUNDING
-_LARGEST_NIFTI_1 = 32767
+_MAX_NIFTI_1_SIZE = 32767
 _MASK_COMPRESSION = 1  # ten times as fast as 9, and masks are small anyway
 
 
@@ -81,7 +81,7 @@ def read_nifti(path: Path) -> tuple[Array, Geometry]:
     with _reading(path) as (header, stream):
         geometry = _file_geometry(header, path)
         offset = header.get_data_offset()
-        if offset > _MOST_OFFSET_BYTES:
+        if offset > _MAX_OFFSET_BYTES:
             raise ValueError(f"its voxels begin {offset} bytes behind the header")
         skip = offset - header.sizeof_hdr
         flat = read_stream(stream, header.get_data_dtype(), math.prod(geometry.shape), skip)
@@ -108,7 +108,7 @@ def _reading(path: Path) -> Iterator[tuple[Any, Stream]]:
             stream = open_stream(handle, "gzip" if compressed else "raw")
             header = _read_header(stream, path)
             needed = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-            if needed > stream.most_bytes():
+            if needed > stream.max_bytes():
                 raise EOFError("its header claims more voxels than the file holds")
             yield header, stream
     except DetSeg3DError:
@@ -313,7 +313,7 @@ def _copied_header(array: Array, geometry: Geometry) -> Any:
 
 
 def _new_header(array: Array, geometry: Geometry) -> Any:
-    header = _blank_header("nifti1" if max(array.shape) <= _LARGEST_NIFTI_1 else "nifti2", array)
+    header = _blank_header("nifti1" if max(array.shape) <= _MAX_NIFTI_1_SIZE else "nifti2", array)
     header.set_xyzt_units("mm")
     matrix, offset = geometry.index_to_world()
     affine = np.eye(4)
@@ -327,7 +327,7 @@ def _new_header(array: Array, geometry: Geometry) -> Any:
 
 
 def _blank_header(kind: str, array: Array) -> Any:
-    if kind not in ("nifti1", "nifti2") or (kind == "nifti1" and max(array.shape) > _LARGEST_NIFTI_1):
+    if kind not in ("nifti1", "nifti2") or (kind == "nifti1" and max(array.shape) > _MAX_NIFTI_1_SIZE):
         return None
     header = nibabel.Nifti2Header() if kind == "nifti2" else nibabel.Nifti1Header()
     header.set_data_dtype(array.dtype)

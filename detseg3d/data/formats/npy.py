@@ -26,7 +26,7 @@ __all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
 
 
 # Headers of plain arrays have 118 bytes; NumPy itself takes no more than 10 000 characters.
-_MOST_HEADER_BYTES = 1 << 14
+_MAX_HEADER_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def npy_geometry(source: ImageSource) -> Geometry:
         with open_regular_file(path) as handle:
             header = _read_header(path, handle)
             handle.seek(header.end)
-            if math.prod(header.shape) * header.dtype.itemsize > open_stream(handle, "raw").most_bytes():
+            if math.prod(header.shape) * header.dtype.itemsize > open_stream(handle, "raw").max_bytes():
                 raise EOFError("its header claims more voxels than the file holds")
     except (OSError, EOFError) as error:
         raise unreadable(path, error) from error
@@ -104,7 +104,7 @@ def read_array_header(stream: IO[bytes]) -> ArrayHeader:
         raise ValueError("it does not begin as an array of numbers does")
     length_bytes = stream.read(2 if start[6] == 1 else 4)
     length = int.from_bytes(length_bytes, "little")
-    if length > _MOST_HEADER_BYTES:
+    if length > _MAX_HEADER_BYTES:
         raise ValueError(f"its header of {length} bytes is longer than any should be")
     whole = io.BytesIO(length_bytes + stream.read(length))
     read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0

@@ -111,8 +111,8 @@ _FIELDS = {
 _SPELLINGS = {spelling: field for field, spellings in _FIELDS.items() for spelling in spellings}
 _VECTOR = re.compile(r"\(([^()]*)\)|none", re.IGNORECASE)
 _NORM_ROUNDING = 1e-12
-_MOST_SKIPPED_LINES = 10_000
-_MOST_SKIPPED_BYTES = 1 << 24
+_MAX_SKIPPED_LINES = 10_000
+_MAX_SKIPPED_BYTES = 1 << 24
 _BLOCK = 1 << 20
 _COMPRESSION_LEVEL = 2
 
@@ -267,7 +267,7 @@ def _check_size(header: NrrdHeader, grid: _Grid) -> None:
     try:
         with open_regular_file(file) as handle:
             handle.seek(start)
-            if needed > open_stream(handle, encoding).most_bytes():
+            if needed > open_stream(handle, encoding).max_bytes():
                 raise EOFError(f"its header claims more voxels than the file holds ({needed} bytes)")
     except (OSError, EOFError) as error:
         raise damaged(header.path, str(error)) from error
@@ -284,7 +284,7 @@ def _read_voxels(header: NrrdHeader, grid: _Grid) -> Array:
         with open_regular_file(file) as handle:
             handle.seek(start)
             for _ in range(lines):
-                if not handle.readline(_MOST_SKIPPED_BYTES).endswith(b"\n"):
+                if not handle.readline(_MAX_SKIPPED_BYTES).endswith(b"\n"):
                     raise EOFError('it has fewer lines than "line skip" states')
             stream = open_stream(handle, encoding)
             if skip == -1:
@@ -298,7 +298,7 @@ def _read_voxels(header: NrrdHeader, grid: _Grid) -> Array:
 
 
 def _seek_last(stream: Stream, handle: io.BufferedIOBase, needed: int) -> None:
-    if needed > stream.most_bytes():
+    if needed > stream.max_bytes():
         raise EOFError(f"its header claims more voxels than the file holds ({needed} bytes)")
     handle.seek(-needed, 2)
 
@@ -310,7 +310,7 @@ def _skips(header: NrrdHeader, encoding: Encoding) -> tuple[int, int]:
     skip = -1 if text == "-1" else parse_count(header.path, "byte skip", text)
     if skip == -1 and encoding != "raw":
         raise damaged(header.path, '"byte skip: -1" does not go with compressed voxels')
-    if lines > _MOST_SKIPPED_LINES or (encoding != "raw" and skip > _MOST_SKIPPED_BYTES):
+    if lines > _MAX_SKIPPED_LINES or (encoding != "raw" and skip > _MAX_SKIPPED_BYTES):
         raise damaged(header.path, "it asks to skip more than any file needs", f"{lines} lines, {skip} bytes")
     return lines, skip
 

@@ -22,8 +22,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 
 __all__ = [
-    "MOST_HEADER_BYTES",
-    "MOST_LINES",
+    "MAX_HEADER_BYTES",
+    "MAX_HEADER_LINES",
     "damaged",
     "data_file",
     "make_geometry",
@@ -33,23 +33,23 @@ __all__ = [
     "read_header_lines",
 ]
 
-MOST_HEADER_BYTES: Final = 1 << 20
-MOST_LINES: Final = 10_000
-_LONGEST_LINE = 1 << 18
-_LONGEST_NUMBER = 64
+MAX_HEADER_BYTES: Final = 1 << 20
+MAX_HEADER_LINES: Final = 10_000
+_MAX_LINE_BYTES = 1 << 18
+_MAX_NUMBER_CHARACTERS = 64
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
-_MOST_AXES = 16
+_MAX_AXES = 16
 # 17 TB: more than any machine holds, and less than what overflows a computation of sizes.
-_MOST_VOXELS = 1 << 44
+_MAX_VOXELS = 1 << 44
 # Directions are written with as few as four decimals; beyond this they are not rounded but sheared.
 _RIGHT_ANGLE_TOLERANCE = 1e-4
 _SINGULAR = 1e-6
 
 
-def damaged(path: Path, what: str, value: object = None, remedy: str | None = None) -> DetSeg3DError:
+def damaged(path: Path, problem: str, value: object = None, remedy: str | None = None) -> DetSeg3DError:
     """The error for a header that states what cannot be, or what is not read."""
     return DetSeg3DError(
-        f"the image cannot be read: {what}",
+        f"the image cannot be read: {problem}",
         file=path,
         value=value[:80] if isinstance(value, str) else value,
         remedy=remedy or "restore the file; it may be damaged",
@@ -62,16 +62,16 @@ def read_header_lines(handle: io.BufferedIOBase, path: Path) -> Iterator[bytes]:
     Raises
     ------
     DetSeg3DError
-        If the header is longer than :data:`MOST_HEADER_BYTES`, has more than :data:`MOST_LINES` lines, or one line is
-        longer than 256 KiB.
+        If the header is longer than :data:`MAX_HEADER_BYTES`, has more than :data:`MAX_HEADER_LINES` lines, or has a
+        line longer than 256 KiB.
     """
     total = 0
-    for _ in range(MOST_LINES):
-        line = handle.readline(_LONGEST_LINE)
+    for _ in range(MAX_HEADER_LINES):
+        line = handle.readline(_MAX_LINE_BYTES)
         if not line:
             return
         total += len(line)
-        if total > MOST_HEADER_BYTES or len(line) == _LONGEST_LINE:
+        if total > MAX_HEADER_BYTES or len(line) == _MAX_LINE_BYTES:
             break
         yield line.rstrip(b"\r\n")
     raise damaged(path, "its header is longer than any header should be", f"more than {total} bytes")
@@ -87,7 +87,7 @@ def parse_count(path: Path, name: str, text: str) -> int:
 def parse_numbers(path: Path, name: str, text: str, count: int | None = None) -> tuple[float, ...]:
     """Finite numbers, separated by spaces; ``count`` of them if that is given."""
     words = text.split()
-    if not all(len(word) <= _LONGEST_NUMBER and _NUMBER.fullmatch(word) for word in words):
+    if not all(len(word) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(word) for word in words):
         raise damaged(path, f"{name} holds something other than a finite number", text)
     numbers = tuple(float(word) for word in words)
     if not all(math.isfinite(number) for number in numbers):
@@ -106,11 +106,11 @@ def parse_sizes(path: Path, name: str, text: str, axes: int) -> tuple[int, ...]:
         If there are not as many as axes, or their product is impossible.
     """
     words = text.split()
-    fits = 1 <= axes <= _MOST_AXES and len(words) == axes and all(re.fullmatch(r"[0-9]{1,9}", word) for word in words)
+    fits = 1 <= axes <= _MAX_AXES and len(words) == axes and all(re.fullmatch(r"[0-9]{1,9}", word) for word in words)
     sizes = tuple(int(word) for word in words) if fits else ()
     if not fits or 0 in sizes:
         raise damaged(path, f"{name} does not state a size for each of {axes} axes", text)
-    if math.prod(sizes) > _MOST_VOXELS:
+    if math.prod(sizes) > _MAX_VOXELS:
         raise damaged(path, "it claims an impossible size", sizes)
     return sizes
 

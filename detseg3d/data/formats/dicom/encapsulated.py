@@ -84,41 +84,41 @@ class FrameDecoder:
         if header.transfer_syntax == RLELossless:
             yield from decode_frames(header, indices)
             return
-        process = self._started()
+        process = self._start()
         assert process.stdin is not None
         job = json.dumps({"path": str(header.path), "indices": list(indices)})
         try:
             process.stdin.write(job.encode() + b"\n")
             process.stdin.flush()
         except OSError as error:
-            raise self._died(header) from error
+            raise self._decoder_failure(header) from error
         for _ in indices:
-            yield self._answer(header, process)
+            yield self._receive_frame(header, process)
 
-    def _answer(self, header: DicomHeader, process: subprocess.Popen[bytes]) -> Array:
+    def _receive_frame(self, header: DicomHeader, process: subprocess.Popen[bytes]) -> Array:
         assert process.stdout is not None
         watchdog = threading.Timer(self._seconds, process.kill)
         watchdog.start()
         try:
             line = process.stdout.readline()
             if not line.endswith(b"\n"):
-                raise self._died(header)
+                raise self._decoder_failure(header)
             try:
                 answer = json.loads(line)
             except ValueError as error:
-                raise self._died(header) from error
+                raise self._decoder_failure(header) from error
             if "error" in answer:
                 raise damaged(header.path, str(answer["error"]))
             dtype, shape = np.dtype(answer["dtype"]), tuple(answer["shape"])
             size = int(np.prod(shape)) * dtype.itemsize
             data = process.stdout.read(size)
             if len(data) != size:
-                raise self._died(header)
+                raise self._decoder_failure(header)
             return np.frombuffer(data, dtype).reshape(shape)
         finally:
             watchdog.cancel()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(  # nosec B603
                 [sys.executable, "-c", _CHILD, json.dumps(sys.path)],
@@ -128,7 +128,7 @@ class FrameDecoder:
             )
         return self._process
 
-    def _died(self, header: DicomHeader) -> DetSeg3DError:
+    def _decoder_failure(self, header: DicomHeader) -> DetSeg3DError:
         code = self._process.wait() if self._process is not None else None
         self._stop()
         return damaged(header.path, f"its decoder ended with code {code} or took more than {self._seconds:g} s")
@@ -170,7 +170,7 @@ def decode_frames(header: DicomHeader, indices: Sequence[int]) -> Iterator[Array
         with open_regular_file(header.path) as handle, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = dcmread(handle, force=True)
-        _complete(dataset)
+        _add_defaults(dataset)
         frames = _checked_frames(header, dataset)
         if header.transfer_syntax == JPEGExtended12Bit and header.count("BitsStored", 16) > 8:
             arrays: Iterator[Array] = (_decode_with_gdcm(header, frames[index]) for index in indices)
@@ -231,7 +231,7 @@ def _decode_with_gdcm(header: DicomHeader, frame: bytes) -> Array:
     return np.frombuffer(data, _decoded_type(header)).reshape(rows, columns)
 
 
-def _complete(dataset: Dataset) -> None:
+def _add_defaults(dataset: Dataset) -> None:
     """Attributes that the decoders demand and that this reader has defaults for."""
     if "SamplesPerPixel" not in dataset:
         dataset.SamplesPerPixel = 1

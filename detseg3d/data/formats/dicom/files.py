@@ -14,7 +14,7 @@ from detseg3d.system.files import check_regular_file, open_regular_file
 
 __all__ = [
     "DICOM_ENDINGS",
-    "MOST_FILES",
+    "MAX_FILES",
     "DicomFiles",
     "find_dicom_files",
     "first_dicom_file",
@@ -22,8 +22,8 @@ __all__ = [
     "is_dicom_folder",
 ]
 
-MOST_FILES = 100_000
-_DEEPEST_FOLDER = 16
+MAX_FILES = 100_000
+_MAX_FOLDER_DEPTH = 16
 
 DICOM_ENDINGS = frozenset({".dcm", ".dicom", ".dic", ".dc3", ".ima"})
 # Files of these kinds lie beside slices in exports, on discs and after conversions. They are never opened.
@@ -122,7 +122,7 @@ def find_dicom_files(folder: Path) -> DicomFiles:
     ------
     DetSeg3DError
         If a file could be meant as a slice but is not a DICOM object, an entry is not a regular file (a pipe, a
-        device), or there are more than :data:`MOST_FILES` files.
+        device), or there are more than :data:`MAX_FILES` files.
     """
     found: list[Path] = []
     doubtful: list[Path] = []
@@ -183,22 +183,22 @@ def _walk(folder: Path) -> Iterator[Path]:
         below = []
         for entry in _entries(current):
             count += 1
-            if count > MOST_FILES:
+            if count > MAX_FILES:
                 raise DetSeg3DError(
                     "the folder holds too many files for a DICOM series",
                     file=folder,
-                    value=f"more than {MOST_FILES}",
+                    value=f"more than {MAX_FILES}",
                     remedy="give the folder of one series or one study",
                 )
             if not entry.is_dir():
                 yield entry
-            elif depth < _DEEPEST_FOLDER:
+            elif depth < _MAX_FOLDER_DEPTH:
                 below.append((entry, depth + 1))
             else:
                 raise DetSeg3DError(
                     "the folders are nested too deeply",
                     file=entry,
-                    expected=f"at most {_DEEPEST_FOLDER} levels",
+                    expected=f"at most {_MAX_FOLDER_DEPTH} levels",
                     remedy="give the folder of one series or one study",
                 )
         waiting.extend(reversed(below))

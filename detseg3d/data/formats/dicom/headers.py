@@ -23,8 +23,8 @@ from detseg3d.system.files import open_regular_file
 
 __all__ = ["DicomHeader", "PixelElement", "damaged", "inflate", "read_header"]
 
-_MOST_HEADER_BYTES = 256 << 20  # 50 000 frames have functional groups of about 60 MB
-_MOST_INFLATED_HEADER_BYTES = 16 << 20
+_MAX_HEADER_BYTES = 256 << 20  # 50 000 frames have functional groups of about 60 MB
+_MAX_INFLATED_HEADER_BYTES = 16 << 20
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_ELEMENTS = {0x7FE00010: "PixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00008: "FloatPixelData"}
 
@@ -153,10 +153,10 @@ class DicomHeader:
         return max(self.count("NumberOfFrames", 1), 1)
 
 
-def damaged(path: Path, what: str) -> DetSeg3DError:
+def damaged(path: Path, problem: str) -> DetSeg3DError:
     """Return the error for a DICOM object that is cut off or damaged."""
     return DetSeg3DError(
-        f"the DICOM file is damaged or cut off: {what}",
+        f"the DICOM file is damaged or cut off: {problem}",
         file=path,
         expected="a whole DICOM object",
         remedy="export or copy the file again",
@@ -183,7 +183,7 @@ def read_header(path: Path) -> DicomHeader:
             if head[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in head:
                 return _read_deflated(path)
             dataset = dcmread(
-                handle, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size=_MOST_HEADER_BYTES
+                handle, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size=_MAX_HEADER_BYTES
             )
             _check_deferred(path, dataset)
             implicit, little = dataset.original_encoding
@@ -208,7 +208,7 @@ def _check_deferred(path: Path, dataset: Dataset) -> None:
     for tag in tuple(dataset.keys()):
         element: Any = dataset.get_item(tag)
         if element.value is None and isinstance(element, RawDataElement) and element.length:
-            raise damaged(path, f"element {BaseTag(tag)} takes more than {_MOST_HEADER_BYTES >> 20} MB")
+            raise damaged(path, f"element {BaseTag(tag)} takes more than {_MAX_HEADER_BYTES >> 20} MB")
 
 
 def _values_are_whole(dataset: Dataset) -> bool:
@@ -248,7 +248,7 @@ def _pixel_element(handle: BinaryIO, size: int, implicit: bool, little: bool) ->
 
 
 def _read_deflated(path: Path) -> DicomHeader:
-    raw, _ = inflate(path, _MOST_INFLATED_HEADER_BYTES)
+    raw, _ = inflate(path, _MAX_INFLATED_HEADER_BYTES)
     source = io.BytesIO(raw)
     dataset = read_dataset(
         source,
@@ -266,8 +266,8 @@ def _read_deflated(path: Path) -> DicomHeader:
     return DicomHeader(path, dataset, DeflatedExplicitVRLittleEndian, True, pixels)
 
 
-def inflate(path: Path, most_bytes: int) -> tuple[bytes, bool]:
-    """Inflate the data set of a deflated DICOM file, ``most_bytes`` at the most.
+def inflate(path: Path, max_bytes: int) -> tuple[bytes, bool]:
+    """Inflate the data set of a deflated DICOM file, ``max_bytes`` at the most.
 
     Returns
     -------
@@ -285,11 +285,11 @@ def inflate(path: Path, most_bytes: int) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         total = 0
         try:
-            while total < most_bytes and not inflater.eof:
+            while total < max_bytes and not inflater.eof:
                 block = inflater.unconsumed_tail or handle.read(1 << 20)
                 if not block:
                     break
-                part = inflater.decompress(block, most_bytes - total)
+                part = inflater.decompress(block, max_bytes - total)
                 parts.append(part)
                 total += len(part)
         except zlib.error as error:

@@ -46,17 +46,17 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
         If the objects do not make one volume, or a file is damaged. The message lists the series of the folder.
     """
     with disable_value_validation():  # pydicom warns of values that break a rule; the reader checks what it uses
-        series = _chosen(source)
+        series = _select_series(source)
         assert series.layout is not None
         frames = [series.frames[index] for index in series.layout.order]
         factor = suv_factor([frame.header for frame in frames]) if source.suv else None
-        return read_values(frames, factor), _identified(series)
+        return read_values(frames, factor), _identified_geometry(series)
 
 
 def read_dicom_geometry(source: ImageSource) -> Geometry:
     """Like :func:`read_dicom`, without the voxels: headers are read, and the size of each file is compared."""
     with disable_value_validation():
-        return _identified(_chosen(source))
+        return _identified_geometry(_select_series(source))
 
 
 def share_series(folders: Iterable[Path]) -> bool:
@@ -93,11 +93,11 @@ def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
     return found
 
 
-def _chosen(source: ImageSource) -> Series:
-    return choose_series(_described(source.path), source.series)
+def _select_series(source: ImageSource) -> Series:
+    return choose_series(_describe(source.path), source.series)
 
 
-def _described(path: Path) -> DicomFolder:
+def _describe(path: Path) -> DicomFolder:
     if path.is_dir():
         files = find_dicom_files(path)
         return describe_folder(path, [read_header(file) for file in files.paths], files.other_count)
@@ -112,7 +112,7 @@ def _described(path: Path) -> DicomFolder:
     return describe_folder(path, [header])
 
 
-def _identified(series: Series) -> Geometry:
+def _identified_geometry(series: Series) -> Geometry:
     assert series.layout is not None
     frames = [series.frames[index] for index in series.layout.order]
     first = frames[0].header

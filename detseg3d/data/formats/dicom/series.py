@@ -28,7 +28,7 @@ _STANDARD_ROOT = "1.2.840.10008."
 _DIRECTORY = "1.2.840.10008.1.3.10"
 # Objects with pixels that mark or draw on images instead of being one.
 _NO_IMAGES = frozenset({"SEG", "PR", "KO", "AU", "DOC", "RTSTRUCT", "RTPLAN", "SR", "REG", "FID", "PLAN"})
-_MOST_NAMED = 20
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,11 @@ def describe_folder(folder: Path, headers: Sequence[DicomHeader], other_file_cou
             others[kind] += 1
     series, repeated, localizers = [], 0, 0
     for (patient, study, uid), members in groups.items():
-        found, repeated_here, localizers_here = _series(patient, study, uid, members)
-        series.append(found)
+        one_series, repeated_here, localizers_here = _series(patient, study, uid, members)
+        series.append(one_series)
         repeated += repeated_here
         localizers += localizers_here
-    series.sort(key=lambda one: (one.patient_id, one.study_uid, _as_number(one.number), one.uid))
+    series.sort(key=lambda entry: (entry.patient_id, entry.study_uid, _as_number(entry.number), entry.uid))
     return DicomFolder(folder, tuple(series), tuple(sorted(others.items())), repeated, localizers, other_file_count)
 
 
@@ -240,10 +240,10 @@ def _series(patient: str, study: str, uid: str, members: Sequence[DicomHeader]) 
         is_localizer=not slices,
         is_derived=all(header.image_type()[:1] == ("DERIVED",) for header in headers),
     )
-    return _laid_out(series), repeated, localizers
+    return _with_layout(series), repeated, localizers
 
 
-def _laid_out(series: Series) -> Series:
+def _with_layout(series: Series) -> Series:
     sizes = Counter(_size(header) for header in series.headers)
     (rows, columns), _ = sizes.most_common(1)[0]
     series = replace(series, rows=rows, columns=columns)
@@ -252,7 +252,7 @@ def _laid_out(series: Series) -> Series:
         return replace(series, error=damaged(cut[0].path, "it ends before its pixels"))
     colours = [header for header in series.headers if is_colour(header)]
     if colours:
-        return replace(series, refusal=_in_colour(colours[0]))
+        return replace(series, refusal=_colour_refusal(colours[0]))
     try:
         frames = tuple(frame for header in series.headers for frame in frames_of(header))
         layout = lay_out(frames, rows, columns)
@@ -264,8 +264,8 @@ def _laid_out(series: Series) -> Series:
         return replace(series, error=error)
     series = replace(series, frames=frames)
     if len(sizes) > 1:
-        found = " and ".join(f"{count} of {size[1]}×{size[0]}" for size, count in sizes.most_common(3))
-        return replace(series, refusal=_several_sizes(found))
+        sizes_found = " and ".join(f"{count} of {size[1]}×{size[0]}" for size, count in sizes.most_common(3))
+        return replace(series, refusal=_size_refusal(sizes_found))
     return replace(series, refusal=layout) if isinstance(layout, Refusal) else replace(series, layout=layout)
 
 
@@ -274,7 +274,7 @@ def _size(header: DicomHeader) -> tuple[int, int]:
     return header.count("Rows", 0), header.count("Columns", 0)
 
 
-def _in_colour(header: DicomHeader) -> Refusal:
+def _colour_refusal(header: DicomHeader) -> Refusal:
     return Refusal(
         "colour images",
         "the images of the DICOM series are in colour",
@@ -285,11 +285,11 @@ def _in_colour(header: DicomHeader) -> Refusal:
     )
 
 
-def _several_sizes(found: str) -> Refusal:
+def _size_refusal(sizes: str) -> Refusal:
     return Refusal(
         "images of several sizes",
         "the images of the DICOM series differ in size: they are not of one volume",
-        f"{found} columns × rows",
+        f"{sizes} columns × rows",
         "one number of rows and columns",
         "remove what does not belong to the series, or export it again",
         is_broken=True,
@@ -321,7 +321,7 @@ def _as_number(text: str) -> tuple[int, str]:
     return (int(text), "") if text.isdecimal() and len(text) < 12 else (1 << 40, text)
 
 
-def choose_series(found: DicomFolder, choice: str | None = None) -> Series:
+def choose_series(content: DicomFolder, choice: str | None = None) -> Series:
     """Return the series that is meant.
 
     With ``choice``, it is the series of that SeriesInstanceUID, SeriesNumber or SeriesDescription (capitals do not
@@ -334,57 +334,59 @@ def choose_series(found: DicomFolder, choice: str | None = None) -> Series:
     DetSeg3DError
         If no series or several can be meant, or the one that is meant is not a volume. The message lists all series.
     """
-    table = series_table(found)
-    if not found.series:
+    table = series_table(content)
+    if not content.series:
         raise DetSeg3DError(
-            "the folder holds no DICOM series of images" if found.folder.is_dir() else "the file holds no DICOM image",
-            file=found.folder,
-            value=_other_text(found) or None,
+            "the folder holds no DICOM series of images"
+            if content.folder.is_dir()
+            else "the file holds no DICOM image",
+            file=content.folder,
+            value=_other_text(content) or None,
             expected="the slices of a series",
             remedy="give an image file or a folder of DICOM files",
         )
     if choice is not None:
-        chosen = _named(found, choice, table)
-    elif len(found.series) == 1:
-        chosen = found.series[0]
+        chosen = _series_by_choice(content, choice, table)
+    elif len(content.series) == 1:
+        chosen = content.series[0]
     else:
-        chosen = _only_candidate(found, table)
+        chosen = _only_candidate(content, table)
     if not chosen.is_readable:
-        raise chosen.failure(found.folder, table)
-    _tell(found, chosen, logging.WARNING if choice is None else logging.INFO)
+        raise chosen.failure(content.folder, table)
+    _log_choice(content, chosen, logging.WARNING if choice is None else logging.INFO)
     return chosen
 
 
-def _named(found: DicomFolder, choice: str, table: str) -> Series:
+def _series_by_choice(content: DicomFolder, choice: str, table: str) -> Series:
     wanted = choice.strip()
     for matches in (
-        [series for series in found.series if series.uid == wanted],
-        [series for series in found.series if series.number == wanted],
-        [series for series in found.series if series.description.casefold() == wanted.casefold()],
+        [series for series in content.series if series.uid == wanted],
+        [series for series in content.series if series.number == wanted],
+        [series for series in content.series if series.description.casefold() == wanted.casefold()],
     ):
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise DetSeg3DError(
                 f"{len(matches)} series of the folder answer to this choice\n{table}",
-                file=found.folder,
+                file=content.folder,
                 value=choice,
                 expected="the SeriesInstanceUID of one of them: " + ", ".join(series.uid for series in matches),
                 remedy="give the SeriesInstanceUID with --series",
             )
     raise DetSeg3DError(
         f"the folder holds no such DICOM series\n{table}",
-        file=found.folder,
+        file=content.folder,
         value=choice,
         expected="the SeriesInstanceUID, number or description of a series of the table",
         remedy="choose one with --series",
     )
 
 
-def _only_candidate(found: DicomFolder, table: str) -> Series:
+def _only_candidate(content: DicomFolder, table: str) -> Series:
     primary = [
         series
-        for series in found.series
+        for series in content.series
         if (series.is_readable or series.is_broken) and not series.is_localizer and series.modality != "RTDOSE"
     ]
     several = [series for series in primary if len(series.frames) != 1]  # a single slice is a scout or a screenshot
@@ -397,36 +399,36 @@ def _only_candidate(found: DicomFolder, table: str) -> Series:
         kinds = "of which some are damaged or incomplete" if broken else "which can all be read"
         problem = f"the folder holds {len(candidates)} DICOM series that may be meant, {kinds}"
     else:
-        problem = f"none of the {len(found.series)} DICOM series of the folder is a volume that can be read alone"
+        problem = f"none of the {len(content.series)} DICOM series of the folder is a volume that can be read alone"
     raise DetSeg3DError(
         f"{problem}\n{table}",
-        file=found.folder,
-        value=f"{len(found.series)} series",
+        file=content.folder,
+        value=f"{len(content.series)} series",
         expected="exactly one series that can be read",
         remedy="choose one with --series UID, NUMBER or DESCRIPTION, or put it in a folder of its own",
     )
 
 
-def _tell(found: DicomFolder, chosen: Series, level: int) -> None:
+def _log_choice(content: DicomFolder, chosen: Series, level: int) -> None:
     """Log what was left out: nothing is skipped without a word."""
-    others = [series for series in found.series if series is not chosen]
+    others = [series for series in content.series if series is not chosen]
     if others:
-        listing = "; ".join(f"{_name(series)}: {series.status}" for series in others[:_MOST_NAMED])
-        logger.log(level, "%s: read %s; not read: %s", found.folder, _name(chosen), listing)
-    skipped = [f"{count} {kind}" for kind, count in found.other_objects]
-    if found.localizer_count:
-        skipped.append(f"{found.localizer_count} localizer image(s) of the series")
-    if found.repeated_count:
-        skipped.append(f"{found.repeated_count} repeated file(s)")
-    if found.other_file_count:
-        skipped.append(f"{found.other_file_count} file(s) that are not DICOM")
+        listing = "; ".join(f"{_name(series)}: {series.status}" for series in others[:_MAX_LISTED])
+        logger.log(level, "%s: read %s; not read: %s", content.folder, _name(chosen), listing)
+    skipped = [f"{count} {kind}" for kind, count in content.other_objects]
+    if content.localizer_count:
+        skipped.append(f"{content.localizer_count} localizer image(s) of the series")
+    if content.repeated_count:
+        skipped.append(f"{content.repeated_count} repeated file(s)")
+    if content.other_file_count:
+        skipped.append(f"{content.other_file_count} file(s) that are not DICOM")
     if skipped:
-        logger.info("%s: skipped %s", found.folder, ", ".join(skipped))
+        logger.info("%s: skipped %s", content.folder, ", ".join(skipped))
     lossy = sum(_is_lossy(header) for header in chosen.headers)
     if lossy:
         logger.warning(
             "%s: %d of %d image(s) were compressed with loss; their values are not those of the scanner",
-            found.folder,
+            content.folder,
             lossy,
             len(chosen.headers),
         )
@@ -444,10 +446,10 @@ def _name(series: Series) -> str:
     return f"{number} ({series.description})" if series.description else number
 
 
-def series_table(found: DicomFolder) -> str:
+def series_table(content: DicomFolder) -> str:
     """All series of a folder as a table: number, description, modality, slices, size, spacing, and what they are."""
     rows = [("number", "description", "modality", "slices", "size", "spacing (mm)", "")]
-    for series in found.series[:_MOST_NAMED]:
+    for series in content.series[:_MAX_LISTED]:
         spacing = ""
         if series.layout is not None:
             spacing = "×".join(f"{value:g}" for value in series.layout.geometry.spacing[::-1])
@@ -461,12 +463,12 @@ def series_table(found: DicomFolder) -> str:
     lines = [
         "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    if len(found.series) > _MOST_NAMED:
-        lines.append(f"    … and {len(found.series) - _MOST_NAMED} more series")
-    if found.other_objects:
-        lines.append(f"    beside them: {_other_text(found)}")
+    if len(content.series) > _MAX_LISTED:
+        lines.append(f"    … and {len(content.series) - _MAX_LISTED} more series")
+    if content.other_objects:
+        lines.append(f"    beside them: {_other_text(content)}")
     return "\n".join(lines)
 
 
-def _other_text(found: DicomFolder) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in found.other_objects)
+def _other_text(content: DicomFolder) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in content.other_objects)

@@ -18,9 +18,9 @@ from detseg3d.data.formats.dicom.headers import DicomHeader
 __all__ = ["suv_factor"]
 
 _GRAMS = 1000.0
-_HEAVIEST = 700.0  # kg; beyond, the weight is stated in grams
-_LEAST_DOSE = 1e5  # Bq; below, the dose is stated in another unit, most often MBq
-_LONGEST_WAIT = 12 * 3600.0  # s between injection and scan
+_MAX_WEIGHT_KG = 700.0  # kg; beyond, the weight is stated in grams
+_MIN_DOSE_BQ = 1e5  # Bq; below, the dose is stated in another unit, most often MBq
+_MAX_WAIT_SECONDS = 12 * 3600.0  # s between injection and scan
 _PHILIPS_CREATOR = "Philips PET Private Group"
 _REMEDY = "export the PET series with these attributes, convert it to SUV with another program, or leave out SUV"
 
@@ -60,7 +60,7 @@ def _factor(header: DicomHeader, headers: Sequence[DicomHeader]) -> float:
         raise _refused(
             header, "the unit of the PET series does not allow SUV", units or None, "Units BQML, GML or CNTS"
         )
-    return _needed(header, "PatientWeight", most=_HEAVIEST) * _GRAMS / _remaining_dose(header, headers)
+    return _needed(header, "PatientWeight", maximum=_MAX_WEIGHT_KG) * _GRAMS / _remaining_dose(header, headers)
 
 
 def _philips_factor(header: DicomHeader) -> float:
@@ -106,7 +106,7 @@ def _remaining_dose(header: DicomHeader, headers: Sequence[DicomHeader]) -> floa
             "one item in RadiopharmaceuticalInformationSequence",
         )
     source = sources[0]
-    dose = _needed(header, "RadionuclideTotalDose", source, least=_LEAST_DOSE)
+    dose = _needed(header, "RadionuclideTotalDose", source, minimum=_MIN_DOSE_BQ)
     decay = header.text("DecayCorrection").upper()
     if decay == "ADMIN":
         return dose
@@ -118,17 +118,17 @@ def _remaining_dose(header: DicomHeader, headers: Sequence[DicomHeader]) -> floa
             "DecayCorrection START or ADMIN",
         )
     half_life = _needed(header, "RadionuclideHalfLife", source)
-    waited = _seconds_to_scan(header, source, headers)
-    return float(dose * 2 ** (-waited / half_life))
+    elapsed = _seconds_to_scan(header, source, headers)
+    return float(dose * 2 ** (-elapsed / half_life))
 
 
 def _needed(
-    header: DicomHeader, keyword: str, source: Dataset | None = None, *, least: float = 0.0, most: float = 1e15
+    header: DicomHeader, keyword: str, source: Dataset | None = None, *, minimum: float = 0.0, maximum: float = 1e15
 ) -> float:
     value = header.number(keyword, source)
-    if value is None or not least < value <= most:
-        limits = "a number above 0" if least == 0 else f"more than {least:g}"
-        limits += f" and at most {most:g}" if most < 1e15 else ""
+    if value is None or not minimum < value <= maximum:
+        limits = "a number above 0" if minimum == 0 else f"more than {minimum:g}"
+        limits += f" and at most {maximum:g}" if maximum < 1e15 else ""
         raise _refused(header, f"SUV need {keyword}", value, f"{keyword}, {limits}")
     return value
 
@@ -137,7 +137,7 @@ def _seconds_to_scan(header: DicomHeader, source: Dataset, headers: Sequence[Dic
     scan = _scan_start(header, headers)
     exact = _moment(str(source.get("RadiopharmaceuticalStartDateTime") or ""))
     if exact is not None:
-        waited = (scan - exact).total_seconds()
+        elapsed = (scan - exact).total_seconds()
     else:
         time = _moment(f"{scan:%Y%m%d}{source.get('RadiopharmaceuticalStartTime') or ''}")
         if time is None or not source.get("RadiopharmaceuticalStartTime"):
@@ -147,17 +147,17 @@ def _seconds_to_scan(header: DicomHeader, source: Dataset, headers: Sequence[Dic
                 None,
                 "RadiopharmaceuticalStartDateTime or RadiopharmaceuticalStartTime",
             )
-        waited = (scan - time).total_seconds()
-        if waited < 0:  # injected before midnight
-            waited += 24 * 3600.0
-    if not 0 <= waited <= _LONGEST_WAIT:
+        elapsed = (scan - time).total_seconds()
+        if elapsed < 0:  # injected before midnight
+            elapsed += 24 * 3600.0
+    if not 0 <= elapsed <= _MAX_WAIT_SECONDS:
         raise _refused(
             header,
             "the time between injection and PET scan cannot be right",
-            f"{waited / 3600:.4g} hours",
-            f"0 to {_LONGEST_WAIT / 3600:g} hours",
+            f"{elapsed / 3600:.4g} hours",
+            f"0 to {_MAX_WAIT_SECONDS / 3600:g} hours",
         )
-    return waited
+    return elapsed
 
 
 def _scan_start(header: DicomHeader, headers: Sequence[DicomHeader]) -> dt.datetime:

@@ -25,12 +25,12 @@ GAP_TOLERANCE = 0.1
 # Where every single gap is within the tolerance, small errors may add up to half a gap.
 _DRIFT_TOLERANCE = 0.5
 # How far a slice may lie beside the first one, in voxels of the plane: beyond, the stack leans (gantry tilt).
-_LEAN_TOLERANCE = 0.5
+_TILT_TOLERANCE = 0.5
 # Two frames closer than this part of a millimetre have one position.
 _SAME_PLACE = 1e-3
 _COSINE_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-4
-_MOST_NAMED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def lay_out(frames: Sequence[Frame], rows: int, columns: int) -> Layout | Refusa
             is_broken=True,
         )
     row_spacing, column_spacing = frames[0].pixel_spacing or (0.0, 0.0)
-    refusal = _leaning(frames, places[order], direction, min(row_spacing, column_spacing))
+    refusal = _tilted(frames, places[order], direction, min(row_spacing, column_spacing))
     if refusal is not None:
         return refusal
     x, y, z = (float(value) for value in places[order[0]])
@@ -140,7 +140,7 @@ def _without_place(frames: Sequence[Frame]) -> Refusal | None:
     without = sum(frame.position is None or frame.orientation is None for frame in frames)
     modality = frames[0].header.text("Modality") or "unknown modality"
     return Refusal(
-        f"{_what_it_is(modality, frames[0].header.image_type())}: no positions",
+        f"{_describe_modality(modality, frames[0].header.image_type())}: no positions",
         f"the images of the DICOM series do not say where they lie in the patient ({modality})",
         f"{without} of {len(frames)} frames without ImagePositionPatient or ImageOrientationPatient",
         "slices with positions, as CT, MR and PET have them",
@@ -149,7 +149,7 @@ def _without_place(frames: Sequence[Frame]) -> Refusal | None:
     )
 
 
-def _what_it_is(modality: str, image_type: Sequence[str]) -> str:
+def _describe_modality(modality: str, image_type: Sequence[str]) -> str:
     if modality in ("CR", "DX", "MG", "XA", "RF", "PX", "IO"):
         return "projection images"
     if modality in ("US", "IVUS", "ES", "GM", "XC", "SM", "OP"):
@@ -208,19 +208,19 @@ def _several_spacings(frames: Sequence[Frame]) -> Refusal | None:
     array = np.asarray(spacings, np.float64)
     if (np.abs(array - array[0]) > _SPACING_TOLERANCE * array[0]).any():
         listing = sorted({(float(row), float(column)) for row, column in array})
-        return _mixture("PixelSpacing", " and ".join(f"{a:g}×{b:g} mm" for a, b in listing[:_MOST_NAMED]))
+        return _mixture("PixelSpacing", " and ".join(f"{a:g}×{b:g} mm" for a, b in listing[:_MAX_LISTED]))
     frame_uids = {frame.header.text("FrameOfReferenceUID") for frame in frames}
     if len(frame_uids) > 1:
         return _mixture("FrameOfReferenceUID", f"{len(frame_uids)} frames of reference")
     return None
 
 
-def _mixture(what: str, found: str) -> Refusal:
+def _mixture(attribute: str, values: str) -> Refusal:
     return Refusal(
-        f"a mixture: {what} differs",
-        f"the slices of the DICOM series differ in {what}: they are not of one volume",
-        found,
-        f"one {what}",
+        f"a mixture: {attribute} differs",
+        f"the slices of the DICOM series differ in {attribute}: they are not of one volume",
+        values,
+        f"one {attribute}",
         "separate the images that belong together, for instance with dcm2niix, and give one of the volumes",
         is_broken=True,
     )
@@ -249,7 +249,7 @@ def _repeated_places(frames: Sequence[Frame], along: FloatArray, order: npt.NDAr
     most = max(counts)
     twice = [frames[group[-1]] for group in groups if len(group) > 1]
     if not names and len(twice) < len(groups):
-        files = ", ".join(_frame_name(frame) for frame in twice[:_MOST_NAMED])
+        files = ", ".join(_frame_name(frame) for frame in twice[:_MAX_LISTED])
         return Refusal(
             "slices doubled",
             "slices of the DICOM series lie at the same position: they are doubled, under different identifiers",
@@ -275,7 +275,7 @@ def _differing(frames: Sequence[Frame], groups: Sequence[Sequence[int]]) -> list
     """Names of the acquisition values that tell the frames of one place apart, the most telling first."""
     names: list[str] = []
     for part in ("acquisition", "explanations"):
-        for group in groups[: 2 * _MOST_NAMED]:
+        for group in groups[: 2 * _MAX_LISTED]:
             values: dict[str, set[str | float]] = {}
             for index in group:
                 for name, value in getattr(frames[index], part):
@@ -300,7 +300,7 @@ def _several_acquisitions(frames: Sequence[Frame], order: npt.NDArray[np.intp]) 
         differs = spread > ACQUISITION_TOLERANCE * max(abs(value) for value in numbers) if numbers else False
         if differs or len(texts) > 1:
             listing = texts or [f"{value:g}" for value in sorted(set(numbers))]
-            return _mixture(name, " and ".join(listing[:_MOST_NAMED]))
+            return _mixture(name, " and ".join(listing[:_MAX_LISTED]))
     slopes = {frame.scaling.source for frame in frames if frame.scaling is not None}
     scaled = any(frame.scaling not in (None, _identity(frame)) for frame in frames)
     if len(slopes) > 1 and scaled:
@@ -342,11 +342,11 @@ def _uneven(frames: Sequence[Frame], along: FloatArray, order: npt.NDArray[np.in
     )
 
 
-def _leaning(frames: Sequence[Frame], places: FloatArray, direction: FloatArray, pixel: float) -> Refusal | None:
+def _tilted(frames: Sequence[Frame], places: FloatArray, direction: FloatArray, pixel: float) -> Refusal | None:
     steps = places - places[0]
     beside = steps - np.outer(steps @ direction[:, 2], direction[:, 2])
     farthest = float(np.linalg.norm(beside, axis=1).max())
-    if farthest <= _LEAN_TOLERANCE * pixel:
+    if farthest <= _TILT_TOLERANCE * pixel:
         return None
     tilt = frames[0].header.number("GantryDetectorTilt")
     stated = f"; GantryDetectorTilt is {tilt:g} degrees" if tilt else ""
@@ -354,7 +354,7 @@ def _leaning(frames: Sequence[Frame], places: FloatArray, direction: FloatArray,
         "slices not stacked at right angles (gantry tilt)",
         "the slices of the DICOM series are not stacked at right angles, as with a tilted gantry",
         f"a slice lies {farthest:.4g} mm beside the first{stated}",
-        f"at most {_LEAN_TOLERANCE * pixel:.4g} mm, half a voxel",
+        f"at most {_TILT_TOLERANCE * pixel:.4g} mm, half a voxel",
         "straighten the series first, for instance with dcm2niix",
         is_broken=True,
     )

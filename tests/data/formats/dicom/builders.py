@@ -125,15 +125,15 @@ def enhanced(
     array: Array,
     positions: Sequence[Sequence[float]],
     *,
-    spacing: tuple[float, float] = (0.75, 0.5),
     thickness: float = 2.5,
-    orientation: Sequence[float] = AXIAL,
     sop_class: str = ENHANCED_MR,
     name: str = "enhanced",
     per_frame: Sequence[dict[str, Dataset]] | None = None,
-    shared: dict[str, Dataset] | None = None,
 ) -> FileDataset:
-    """An object with the frames of ``array`` at ``positions``; functional groups by keyword of their sequence."""
+    """Return an axial object with the frames of ``array`` at ``positions``, 0.75 × 0.5 mm within the plane.
+
+    ``per_frame`` gives further functional groups of each frame, by the keywords of their sequences.
+    """
     dataset = new_object(sop_class, name)
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid("study"), uid(name)
     dataset.FrameOfReferenceUID = uid("frame")
@@ -141,9 +141,8 @@ def enhanced(
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     set_pixels(dataset, array)
     groups = {
-        "PixelMeasuresSequence": item(PixelSpacing=list(spacing), SliceThickness=thickness),
-        "PlaneOrientationSequence": item(ImageOrientationPatient=list(orientation)),
-        **(shared or {}),
+        "PixelMeasuresSequence": item(PixelSpacing=[0.75, 0.5], SliceThickness=thickness),
+        "PlaneOrientationSequence": item(ImageOrientationPatient=list(AXIAL)),
     }
     dataset.SharedFunctionalGroupsSequence = DicomSequence([functional_groups(groups)])
     own = []

@@ -120,7 +120,7 @@ def test_links_that_lead_nowhere_or_in_a_circle(tmp_path: Path) -> None:
 
 def test_the_number_of_files_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SeriesBuilder(ARRAY).write(tmp_path)
-    monkeypatch.setattr(files, "MOST_FILES", 5)
+    monkeypatch.setattr(files, "MAX_FILES", 5)
     with pytest.raises(DetSeg3DError) as caught:
         read_image(tmp_path)
     assert caught.value.value == "more than 5"
