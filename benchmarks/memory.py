@@ -34,7 +34,8 @@ from detseg3d.data.folders import FoldFolder
 from detseg3d.inference.memory import network_bytes
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
+from detseg3d.planning.fingerprint import CaseFingerprint, DatasetFacts, Fingerprint, LesionRecord
+from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summarize
 from detseg3d.planning.memory import GIGABYTE, NetworkPlan, Region, planned_training_bytes
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, preprocessing_hash
@@ -84,24 +85,35 @@ def planned(kind: Kind, precision: Precision) -> Plans:
         cases=(RawCase.of_files("case", [Path(f"case_{index:04d}.nii.gz") for index in range(kind.channels)]),),
     )
     size = np.multiply(kind.shape, kind.spacing)
-    lesions = [
-        {"class": index % kind.classes, "voxels": 10, "volume_mm3": edge**3,
-         "extents_mm": np.minimum([edge] * 3, size).tolist(), "diameter_mm": edge,
-         "center_mm": (size * (0.1 + 0.8 * index / (8 * kind.classes))).tolist(), "nearest_mm": None}
+    lesions = tuple(
+        LesionRecord(
+            class_index=index % kind.classes,
+            voxels=10,
+            volume_mm3=edge**3,
+            extents_mm=tuple(np.minimum([edge] * 3, size).tolist()),
+            diameter_mm=edge,
+            center_mm=tuple((size * (0.1 + 0.8 * index / (8 * kind.classes))).tolist()),
+        )
         for index, edge in enumerate(kind.edges * 2 * kind.classes)
-    ]  # fmt: skip
-    case = {
-        "spacing": list(kind.spacing),
-        "shape": list(kind.shape),
-        "crop_box": [0, 0, 0, *kind.shape],
-        "cropped_shape": list(kind.shape),
-        "intensity": [],
-        "lesions": lesions,
-    }
+    )
     values = np.arange(100.0)
-    cases = {"case": case}
-    summary = summarize(cases, [[{"body": values, "lesions": values}] * kind.channels], channels, names)
-    fingerprint = {"version": FINGERPRINT_VERSION, "cases": cases, "summary": summary}
+    samples = [[ChannelSamples(values, values)] * kind.channels]
+    case = CaseFingerprint(
+        source="none",
+        patient="case",
+        spacing=kind.spacing,
+        shape=kind.shape,
+        crop_box=(0, 0, 0, *kind.shape),
+        cropped_shape=kind.shape,
+        intensity=pool_intensities(samples),
+        lesions=lesions,
+    )
+    fingerprint = Fingerprint(
+        dataset_name=dataset.name,
+        dataset=DatasetFacts.of(dataset),
+        cases={"case": case},
+        summary=summarize({"case": case}, samples, names),
+    )
     return plan_dataset(fingerprint, dataset, memory_gb=100.0, precision=precision)
 
 

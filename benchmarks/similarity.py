@@ -30,7 +30,7 @@ from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.appearance.measures import Kind
 from detseg3d.planning.appearance.scan import ScanAppearance, measure_appearance
 from detseg3d.planning.appearance.training import TrainingAppearance
-from detseg3d.planning.fingerprint import measure_dataset
+from detseg3d.planning.measuring import measure_dataset
 from detseg3d.planning.planner import choose_normalization
 from detseg3d.planning.sections import ChannelNormalization, ZScoreNormalization
 from detseg3d.system.run import Run
@@ -177,8 +177,8 @@ def folds_of(count: int) -> list[npt.NDArray[np.int64]]:
 def open_set(folder: Path) -> Set:
     raw = load_raw_dataset(folder)
     fingerprint = measure_dataset(raw, Run(0, show_progress=False))
-    looks = [ScanAppearance.model_validate(case["appearance"]) for case in fingerprint["cases"].values()]
-    normalization = choose_normalization(fingerprint["summary"], raw.channel_names)
+    looks = [scan.appearance for scan in fingerprint.scans if scan.appearance is not None]
+    normalization = choose_normalization(fingerprint.summary.intensity, raw.channel_names)
     return Set(raw.name, normalization, raw.channel_names, looks, folds_of(len(looks)), lambda index: read(raw, index))
 
 

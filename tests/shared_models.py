@@ -17,6 +17,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.inference.model_file import model_checksum
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
+from detseg3d.planning.fingerprint_file import save_fingerprint
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.files import write_json
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
@@ -56,7 +57,7 @@ def complete_model(folder: Path, tiny_model: Path) -> Path:
     cases = (SECRET, f"{SECRET}_healthy")  # as the program itself measures and evaluates them
     shapes, spacings = [(20, 30, 30)] * 2, [(1.0, 1.0, 1.0)] * 2
     fingerprint = make_fingerprint(make_dataset(cases), shapes, spacings, [cubes([3, 5]), []])
-    write_json({**fingerprint, "dataset": {"labels": labels}}, folder / "dataset_fingerprint.json")
+    save_fingerprint(fingerprint, folder / "dataset_fingerprint.json")
     evaluated = folder.with_name(f"evaluated_{SECRET}")
     for case, edge in zip(cases, (4, 0), strict=True):
         truth, prediction = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint16)

@@ -15,7 +15,15 @@ from scipy.spatial import cKDTree
 from benchmarks.survey.model import Kind, LesionClass, Placement, Scans
 from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.data.dataset import RawCase, RawDataset
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
+from detseg3d.planning.fingerprint import (
+    CaseFingerprint,
+    ChannelIntensities,
+    DatasetFacts,
+    Fingerprint,
+    LesionRecord,
+    ScanFingerprint,
+)
+from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summarize
 
 __all__ = ["describe", "draw_fingerprint"]
 
@@ -44,39 +52,42 @@ def describe(kind: Kind) -> RawDataset:
     return RawDataset(Path(name), name, channels, labels, ".nii.gz", cases, kind.instances)
 
 
-def draw_fingerprint(kind: Kind, unit: float = 1.0) -> dict[str, Any]:
-    """The content of the ``dataset_fingerprint.json`` of such a data set.
+def draw_fingerprint(kind: Kind, unit: float = 1.0) -> Fingerprint:
+    """Draw the fingerprint of a data set of this kind.
 
     Parameters
     ----------
     kind : Kind
     unit : float, optional
-        All lengths are multiplied by it: the same data set, written in another unit of length.
+        Factor for all lengths: the same data set, written in another unit of length.
 
     Returns
     -------
-    dict
+    Fingerprint
         The same for each call.
     """
     dataset = describe(kind)
-    geometries = _geometries(kind)
-    cases: dict[str, Any] = {}
-    for index, (case, scans) in enumerate(zip(dataset.cases, geometries, strict=True)):
-        random = np.random.default_rng([zlib.crc32(kind.name.encode()), index])
-        cases[case.case_id] = _case_record(kind, scans, random, unit)
-    samples = [_intensity_samples(kind, any(record["lesions"] for record in cases.values()))]
-    intensity = summarize({}, samples, dataset.channel_names, dataset.class_names)["intensity"]
-    for record in cases.values():
-        record["intensity"] = [
-            {"body": channel["body"], "lesions": channel["lesions"] if record["lesions"] else None}
-            for channel in intensity.values()
-        ]
-    return {
-        "version": FINGERPRINT_VERSION,
-        "dataset_name": dataset.name,
-        "cases": cases,
-        "summary": summarize(cases, samples, dataset.channel_names, dataset.class_names),
+    scans = {
+        case.case_id: _draw_scan(kind, geometry, np.random.default_rng([zlib.crc32(kind.name.encode()), index]), unit)
+        for index, (case, geometry) in enumerate(zip(dataset.cases, _geometries(kind), strict=True))
     }
+    samples = [_intensity_samples(kind, any(scan.lesions for scan in scans.values()))]
+    intensity = pool_intensities(samples)
+    healthy = tuple(ChannelIntensities(body=channel.body, lesions=None) for channel in intensity)
+    cases = {
+        name: CaseFingerprint(
+            source="none",
+            patient=dataset.patient_of(name),
+            **{**dict(scan), "intensity": intensity if scan.lesions else healthy},
+        )
+        for name, scan in scans.items()
+    }
+    return Fingerprint(
+        dataset_name=dataset.name,
+        dataset=DatasetFacts.of(dataset),
+        cases=cases,
+        summary=summarize(cases, samples, dataset.class_names),
+    )
 
 
 def _geometries(kind: Kind) -> list[Scans]:
@@ -89,7 +100,7 @@ def _geometries(kind: Kind) -> list[Scans]:
     return [kind.scans[int(index)] for index in np.searchsorted(shares, places)]
 
 
-def _case_record(kind: Kind, scans: Scans, random: np.random.Generator, unit: float) -> dict[str, Any]:
+def _draw_scan(kind: Kind, scans: Scans, random: np.random.Generator, unit: float) -> ScanFingerprint:
     deviation = random.standard_normal(3) * scans.spread
     in_plane = float(np.exp(deviation[1] / 2))
     spacing = np.array(scans.spacing) * (np.exp(deviation[0]), in_plane, in_plane)
@@ -97,20 +108,15 @@ def _case_record(kind: Kind, scans: Scans, random: np.random.Generator, unit: fl
     shape = np.array((slices, *scans.shape[1:]))
     cropped = np.maximum(1, np.rint(shape * scans.body)).astype(int)
     start = (shape - cropped) // 2
-    lesions = [
-        record
-        for drawn in _draw_lesions(kind, cropped * spacing, spacing, random)
-        for record in _lesion_records(drawn, spacing, cropped, unit)
-    ]
-    _add_nearest(lesions)
-    return {
-        "source": "none",
-        "spacing": (spacing * unit).tolist(),
-        "shape": shape.tolist(),
-        "crop_box": [*start.tolist(), *(start + cropped).tolist()],
-        "cropped_shape": cropped.tolist(),
-        "lesions": lesions,
-    }
+    drawn = _draw_lesions(kind, cropped * spacing, spacing, random)
+    (z, y, x), (size_z, size_y, size_x) = start.tolist(), cropped.tolist()
+    return ScanFingerprint(
+        spacing=tuple((spacing * unit).tolist()),
+        shape=tuple(shape.tolist()),
+        crop_box=(z, y, x, z + size_z, y + size_y, x + size_x),
+        cropped_shape=(size_z, size_y, size_x),
+        lesions=_with_nearest([lesion for group in drawn for lesion in _lesion_records(group, spacing, cropped, unit)]),
+    )
 
 
 def _draw_lesions(kind: Kind, size: AnyFloatArray, spacing: AnyFloatArray, random: np.random.Generator) -> list[_Drawn]:
@@ -225,7 +231,7 @@ def _ordered(
 
 def _lesion_records(
     drawn: _Drawn, spacing: AnyFloatArray, shape: npt.NDArray[np.integer[Any]], unit: float
-) -> list[dict[str, Any]]:
+) -> list[LesionRecord]:
     """The boxes on the scan's voxels, with the volume of an ellipsoid."""
     voxels = np.clip(np.rint(drawn.extents / spacing), 1, shape)
     start = np.clip(np.rint((drawn.centers - drawn.extents / 2) / spacing), 0, shape - voxels)
@@ -233,33 +239,35 @@ def _lesion_records(
     extents, centers = voxels * spacing * unit, (start + voxels / 2) * spacing * unit
     volumes = counts * spacing.prod() * unit**3
     return [
-        {
-            "class": drawn.label,
-            "voxels": int(counts[row]),
-            "volume_mm3": float(volumes[row]),
-            "extents_mm": extents[row].tolist(),
-            "diameter_mm": float((6 * volumes[row] / np.pi) ** (1 / 3)),
-            "center_mm": centers[row].tolist(),
-            "nearest_mm": None,
-        }
+        LesionRecord(
+            class_index=drawn.label,
+            voxels=int(counts[row]),
+            volume_mm3=float(volumes[row]),
+            extents_mm=tuple(extents[row].tolist()),
+            diameter_mm=float((6 * volumes[row] / np.pi) ** (1 / 3)),
+            center_mm=tuple(centers[row].tolist()),
+        )
         for row in range(len(extents))
     ]
 
 
-def _add_nearest(lesions: Sequence[dict[str, Any]]) -> None:
+def _with_nearest(lesions: Sequence[LesionRecord]) -> tuple[LesionRecord, ...]:
+    """Return the lesions with the distance to the nearest other lesion."""
     if len(lesions) < 2:
-        return
-    centers = np.array([lesion["center_mm"] for lesion in lesions])
-    for lesion, distance in zip(lesions, cKDTree(centers).query(centers, k=2)[0][:, 1], strict=True):
-        lesion["nearest_mm"] = float(distance)
+        return tuple(lesions)
+    centers = np.array([lesion.center_mm for lesion in lesions])
+    distances = cKDTree(centers).query(centers, k=2)[0][:, 1].tolist()
+    return tuple(
+        lesion.model_copy(update={"nearest_mm": distance}) for lesion, distance in zip(lesions, distances, strict=True)
+    )
 
 
-def _intensity_samples(kind: Kind, lesions: bool) -> list[dict[str, AnyFloatArray]]:
+def _intensity_samples(kind: Kind, lesions: bool) -> list[ChannelSamples]:
     random = np.random.default_rng(zlib.crc32(kind.name.encode()))
     samples = []
     for modality in kind.channels:
         mean, deviation, lesion_mean, lesion_deviation = modality.value
         body = mean + deviation * random.standard_normal(_SAMPLES)
         inside = lesion_mean + lesion_deviation * random.standard_normal(_SAMPLES if lesions else 0)
-        samples.append({"body": body.astype(np.float32), "lesions": inside.astype(np.float32)})
+        samples.append(ChannelSamples(body.astype(np.float32), inside.astype(np.float32)))
     return samples

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from benchmarks.survey.fingerprints import describe, draw_fingerprint
 from benchmarks.survey.model import Kind, Rule
 from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.tiles import tile_boxes
+from detseg3d.planning.fingerprint import CaseFingerprint, Fingerprint
 from detseg3d.planning.memory import inference_limit_gb
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
@@ -27,7 +28,6 @@ __all__ = [
     "check",
     "check_outlier",
     "check_scale",
-    "lesion_extents",
     "limited",
     "nnunet_spacing",
     "plan_kind",
@@ -45,14 +45,13 @@ ONE_ROI_VOXELS = 48.0  # a lesion of so many voxels along each axis fits in one 
 MOST_ROIS = 64  # of a larger one: four along each axis
 GRID_TOLERANCE = 0.06  # one step of the spacings that the planner tries
 _LEAST_CASES_FOR_OUTLIERS = 20
-_LENGTHS = {"spacing", "extents_mm", "center_mm", "diameter_mm", "nearest_mm", "longest_edge_mm"}
 
 
 class PlannedKind(NamedTuple):
     """A kind of data set, its fingerprint, its plans, and the processor seconds that planning took."""
 
     kind: Kind
-    fingerprint: dict[str, Any]
+    fingerprint: Fingerprint
     plans: Plans
     seconds: float
 
@@ -78,23 +77,17 @@ def plan_kind(kind: Kind) -> PlannedKind:
     return PlannedKind(kind, fingerprint, plans, time.process_time() - start)
 
 
-def lesion_extents(fingerprint: dict[str, Any]) -> AnyFloatArray:
-    """Edges of all lesions' boxes in mm, shape ``(N, 3)``."""
-    edges = [lesion["extents_mm"] for case in fingerprint["cases"].values() for lesion in case["lesions"]]
-    return np.array(edges, np.float64).reshape(-1, 3)
-
-
-def nnunet_spacing(fingerprint: dict[str, Any]) -> tuple[float, float, float]:
+def nnunet_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
     """The spacing that nnU-Net's published rule gives for the full resolution.
 
     The median of each axis. If one axis is over 3 times coarser than the others and has less than a third of their
     voxels, that axis takes its 10th percentile, but not below the coarser of the others (Isensee et al., Nature
     Methods 2021, and the default experiment planner of nnU-Net 2).
     """
-    cases = list(fingerprint["cases"].values())
-    spacings = np.array([case["spacing"] for case in cases], np.float64)
+    cases = fingerprint.scans
+    spacings = np.array([case.spacing for case in cases], np.float64)
     target = np.percentile(spacings, 50, axis=0)
-    shape = np.percentile(np.array([case["cropped_shape"] for case in cases], np.float64), 50, axis=0)
+    shape = np.percentile(np.array([case.cropped_shape for case in cases], np.float64), 50, axis=0)
     worst = int(target.argmax())
     others = [axis for axis in range(3) if axis != worst]
     coarser = float(target[others].max())
@@ -123,24 +116,25 @@ def check(planned: PlannedKind) -> list[Violation]:
 
 def check_outlier(planned: PlannedKind) -> list[Violation]:
     """Plan again with one scan more, of nine times the volume and without a lesion: the grid must stay."""
-    cases = planned.fingerprint["cases"]
+    cases = planned.fingerprint.cases
     if len(cases) < _LEAST_CASES_FOR_OUTLIERS:
         return []
-    largest = max(cases.values(), key=lambda case: math.prod(case["cropped_shape"]) * math.prod(case["spacing"]))
+    largest = max(cases.values(), key=lambda case: math.prod(case.cropped_shape) * math.prod(case.spacing))
     # Of the planned spacing, so that it changes no median.
     spacing = planned.plans.fine_spacing
-    edges = [n * old / new for n, old, new in zip(largest["cropped_shape"], largest["spacing"], spacing, strict=True)]
-    shape = [max(1, math.ceil(factor * n)) for factor, n in zip((4, 1.5, 1.5), edges, strict=True)]
-    added = {
-        **largest,
-        "spacing": list(spacing),
-        "shape": shape,
-        "cropped_shape": shape,
-        "crop_box": [0, 0, 0, *shape],
-        "lesions": [],
-    }
-    summary = {**planned.fingerprint["summary"], "cases": len(cases) + 1}
-    fingerprint = {**planned.fingerprint, "cases": {**cases, "outlier": added}, "summary": summary}
+    edges = [n * old / new for n, old, new in zip(largest.cropped_shape, largest.spacing, spacing, strict=True)]
+    shape = tuple(max(1, math.ceil(factor * n)) for factor, n in zip((4, 1.5, 1.5), edges, strict=True))
+    outlier = largest.model_copy(
+        update={
+            "spacing": spacing,
+            "shape": shape,
+            "cropped_shape": shape,
+            "crop_box": (0, 0, 0, *shape),
+            "lesions": (),
+        }
+    )
+    summary = planned.fingerprint.summary.model_copy(update={"cases": len(cases) + 1})
+    fingerprint = planned.fingerprint.model_copy(update={"cases": {**cases, "outlier": outlier}, "summary": summary})
     plans = plan_dataset(fingerprint, describe(planned.kind))
     before, after = planned.plans.detection_spacing, plans.detection_spacing
     if np.allclose(before, after, rtol=GRID_TOLERANCE, atol=0):
@@ -172,16 +166,33 @@ def _alike(first: Plans, second: Plans) -> bool:
     return len(windows[0]) == len(windows[1]) and np.allclose(windows[0], windows[1], rtol=0.25)
 
 
-def _in_unit(value: Any, unit: float, factor: float = 1.0) -> Any:
-    """A fingerprint with all lengths multiplied by ``unit``, and all volumes by its cube."""
-    if isinstance(value, dict):
-        return {
-            name: _in_unit(entry, unit, unit if name in _LENGTHS else unit**3 if name == "volume_mm3" else factor)
-            for name, entry in value.items()
-        }
-    if isinstance(value, list):
-        return [_in_unit(entry, unit, factor) for entry in value]
-    return value * factor if factor != 1 and isinstance(value, (int, float)) else value
+def _in_unit(fingerprint: Fingerprint, unit: float) -> Fingerprint:
+    """Return a fingerprint with all lengths multiplied by ``unit`` and all volumes by its cube.
+
+    The percentiles of the summary stay as they are, because the planner does not read them.
+    """
+
+    def scale(lengths: Sequence[float]) -> tuple[float, ...]:
+        return tuple(length * unit for length in lengths)
+
+    def scale_case(case: CaseFingerprint) -> CaseFingerprint:
+        lesions = tuple(
+            lesion.model_copy(
+                update={
+                    "volume_mm3": lesion.volume_mm3 * unit**3,
+                    "extents_mm": scale(lesion.extents_mm),
+                    "diameter_mm": lesion.diameter_mm * unit,
+                    "center_mm": scale(lesion.center_mm),
+                    "nearest_mm": None if lesion.nearest_mm is None else lesion.nearest_mm * unit,
+                }
+            )
+            for lesion in case.lesions
+        )
+        return case.model_copy(update={"spacing": scale(case.spacing), "lesions": lesions})
+
+    return fingerprint.model_copy(
+        update={"cases": {name: scale_case(case) for name, case in fingerprint.cases.items()}}
+    )
 
 
 def _text(values: Sequence[float]) -> str:
@@ -202,7 +213,7 @@ def _bound(planned: PlannedKind) -> str | None:
 
 
 def _smallest_cell(planned: PlannedKind) -> str | None:
-    extents = lesion_extents(planned.fingerprint)
+    extents = planned.fingerprint.lesion_extents
     if len(extents) == 0:
         return None
     span = float(np.percentile((extents / _cells(planned.plans)[0]).max(axis=1), 5))
@@ -210,7 +221,7 @@ def _smallest_cell(planned: PlannedKind) -> str | None:
 
 
 def _levels(planned: PlannedKind) -> str | None:
-    plans, extents = planned.plans, lesion_extents(planned.fingerprint)
+    plans, extents = planned.plans, planned.fingerprint.lesion_extents
     if len(extents) == 0:
         return None
     cells, voxel = _cells(plans), np.array(plans.detection_spacing)
@@ -230,7 +241,7 @@ def _levels(planned: PlannedKind) -> str | None:
 
 
 def _magnification(planned: PlannedKind) -> str | None:
-    plans, extents = planned.plans, lesion_extents(planned.fingerprint)
+    plans, extents = planned.plans, planned.fingerprint.lesion_extents
     if len(extents) == 0:
         return None
     voxels = extents / np.array(plans.fine_spacing)
@@ -276,8 +287,8 @@ def _steps(planned: PlannedKind) -> str | None:
 
 def _candidates(planned: PlannedKind) -> str | None:
     inference = planned.plans.inference
-    for name, record in planned.fingerprint["cases"].items():
-        case = case_lesions(record)
+    for name, scan in planned.fingerprint.cases.items():
+        case = case_lesions(scan)
         limit = inference.candidate_limit(case.volume)
         if limit < len(case):
             return f"{limit} candidates for {len(case)} lesions in scan {name}"

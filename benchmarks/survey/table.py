@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from benchmarks.survey.model import Rule
-from benchmarks.survey.rules import PlannedKind, Violation, lesion_extents, nnunet_spacing
+from benchmarks.survey.rules import PlannedKind, Violation, nnunet_spacing
 from detseg3d.planning.recall_bound import case_lesions
 
 __all__ = ["Row", "explain_rules", "make_row", "write_table"]
@@ -35,11 +35,11 @@ HEADER: Row = (
 
 def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
     """The row of one kind, in the order of the table's columns."""
-    plans, cases = planned.plans, list(planned.fingerprint["cases"].values())
-    counts = [len(case["lesions"]) for case in cases]
+    plans, cases = planned.plans, planned.fingerprint.scans
+    counts = [len(case.lesions) for case in cases]
     fine = np.array(plans.fine_spacing)
     cells = np.array(plans.cell_sizes()) * fine
-    extents = lesion_extents(planned.fingerprint)
+    extents = planned.fingerprint.lesion_extents
     smallest = f"{np.percentile((extents / cells[0]).max(axis=1), 5):.1f}" if len(extents) else "–"
     broken = [
         f"({violation.rule.name.lower()})" if planned.kind.is_exempt(violation.rule) else violation.rule.name.lower()
@@ -49,7 +49,7 @@ def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
         planned.kind.name,
         str(len(cases)),
         f"{sum(counts)}, {max(counts)}",
-        _times(np.median([case["spacing"] for case in cases], axis=0)),
+        _times(np.median([case.spacing for case in cases], axis=0)),
         "×".join(map(str, plans.planned_shape)),
         _times(nnunet_spacing(planned.fingerprint)),
         _times(plans.detection_spacing),

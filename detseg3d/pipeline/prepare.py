@@ -17,8 +17,9 @@ from detseg3d.data.cases import source_digest
 from detseg3d.data.dataset import RawDataset, as_instance_maps, load_raw_dataset
 from detseg3d.data.folders import PreparedFolder, RawFolder
 from detseg3d.data.verify import format_problems, verify_dataset
-from detseg3d.planning.fingerprint import measure_dataset
-from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
+from detseg3d.planning.fingerprint import DatasetFacts, Fingerprint
+from detseg3d.planning.fingerprint_file import describe_dataset, load_fingerprint, save_fingerprint
+from detseg3d.planning.measuring import measure_dataset
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.planning.splits import (
@@ -268,30 +269,28 @@ def _clean(folder: PreparedFolder) -> None:
         shutil.rmtree(folder.cases)
 
 
-def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> dict[str, Any]:
+def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> Fingerprint:
     """The fingerprint, measured anew unless the stored one is of exactly these files and labels."""
-    facts = DatasetFacts.of(raw).model_dump(mode="json")
+    facts = DatasetFacts.of(raw)
     stored = _stored_fingerprint(file)
     if stored is not None and _is_up_to_date(stored, facts, raw):
         logger.info("%s: the fingerprint is up to date", raw.name)
-        cases = {name: {**case, "patient": raw.patient_of(name)} for name, case in stored["cases"].items()}
-        fingerprint = {**stored, "dataset": facts, "cases": cases}
+        cases = {name: case.model_copy(update={"patient": raw.patient_of(name)}) for name, case in stored.cases.items()}
+        fingerprint = stored.model_copy(update={"cases": cases})
         if fingerprint != stored:  # patients are not measured
             save_fingerprint(fingerprint, file)
         return fingerprint
-    fingerprint = {**measure_dataset(raw, options.run), "dataset": facts}
+    fingerprint = measure_dataset(raw, options.run)
     save_fingerprint(fingerprint, file)
     return fingerprint
 
 
-def _is_up_to_date(stored: dict[str, Any], facts: dict[str, Any], raw: RawDataset) -> bool:
+def _is_up_to_date(stored: Fingerprint, facts: DatasetFacts, raw: RawDataset) -> bool:
     sources = {case.case_id: source_digest(case, raw.instance_classes) for case in raw.cases}
-    return bool(stored["dataset"] == facts) and sources == {
-        name: case["source"] for name, case in stored["cases"].items()
-    }
+    return stored.dataset == facts and sources == {name: case.source for name, case in stored.cases.items()}
 
 
-def _stored_fingerprint(file: Path) -> dict[str, Any] | None:
+def _stored_fingerprint(file: Path) -> Fingerprint | None:
     """What was measured before; ``None`` if nothing was, or if the file is damaged, edited or of another version."""
     if not file.exists():
         return None
@@ -302,7 +301,7 @@ def _stored_fingerprint(file: Path) -> dict[str, Any] | None:
     return None
 
 
-def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> Plans:
+def _plan(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> Plans:
     if options.keep_plans:
         plans = load_plans(file)
         kept = (plans.channel_names, plans.class_labels, plans.instances)
@@ -333,20 +332,20 @@ def _plan(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pre
     return plans
 
 
-def lesion_loads(fingerprint: dict[str, Any]) -> dict[str, float]:
+def lesion_loads(fingerprint: Fingerprint) -> dict[str, float]:
     """Rank of each case by its number of lesions, then by their volume: what the folds are balanced by.
 
     Cases without a lesion all rank 0.
     """
     measured = {
-        name: (len(case["lesions"]), sum(lesion["volume_mm3"] for lesion in case["lesions"]))
-        for name, case in fingerprint["cases"].items()
+        name: (len(case.lesions), sum(lesion.volume_mm3 for lesion in case.lesions))
+        for name, case in fingerprint.cases.items()
     }
     order = sorted(set(measured.values()) | {(0, 0)})
     return {name: float(order.index(load)) for name, load in measured.items()}
 
 
-def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: PrepareOptions) -> list[Split]:
+def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> list[Split]:
     """Splits that are there may be the user's own: kept, unless options ask for others or cases are gone."""
     cases = [case.case_id for case in raw.cases]
     loads = lesion_loads(fingerprint)
@@ -360,8 +359,7 @@ def _split(raw: RawDataset, fingerprint: dict[str, Any], file: Path, options: Pr
     seed = {} if options.seed is None else {"seed": options.seed}
     if options.val_split is None:
         classes = {
-            name: frozenset(lesion["class"] for lesion in case["lesions"])
-            for name, case in fingerprint["cases"].items()
+            name: frozenset(lesion.class_index for lesion in case.lesions) for name, case in fingerprint.cases.items()
         }
         splits = make_splits(cases, patients, loads, classes=classes, **seed)
     else:

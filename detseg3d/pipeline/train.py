@@ -21,7 +21,7 @@ from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import clear_cases
 from detseg3d.pipeline.prepare import cases_in_use
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
-from detseg3d.planning.fingerprint import load_appearances
+from detseg3d.planning.fingerprint_file import load_appearances
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
 from detseg3d.planning.rules.length import choose_val_every

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,12 @@ import numpy.typing as npt
 from detseg3d.core.arrays import Spacing, Triple, format_shape, format_spacing
 from detseg3d.core.precision import Precision
 from detseg3d.planning.detection_grid import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
+from detseg3d.planning.fingerprint import ChannelIntensities, Fingerprint, IntensityStatistics, ScanFingerprint
 from detseg3d.planning.mirroring import ClassOrder
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, lesions_in_cells_of_other_classes
 from detseg3d.planning.rules.backbone import FINE_UP_TO_CELLS
-from detseg3d.planning.rules.ct_window import clipped_share
+from detseg3d.planning.rules.ct_window import clipped_fraction
 from detseg3d.planning.rules.curriculum import WINDOW_EDGES
 from detseg3d.planning.rules.grids import ANISOTROPY, OUTLIER_VOLUME, SPARE_VOLUME, long_axes
 from detseg3d.planning.rules.heads import LEVEL_CELLS, assign_levels, lesion_spans
@@ -54,11 +54,11 @@ def explain_fine(spacings: Sequence[Sequence[float]], fine: Spacing) -> Decision
     return Decision(name="fine spacing", value=format_spacing(fine), reason=reason)
 
 
-def explain_volume(cases: Sequence[dict[str, Any]], choice: Choice, needs: Requirements) -> list[Decision]:
+def explain_volume(cases: Sequence[ScanFingerprint], choice: Choice, needs: Requirements) -> list[Decision]:
     """The planned volume, and which scans are larger."""
     volume, chosen = choice.chosen.volume, choice.chosen
-    shapes = np.array([case["shape"] for case in cases], float)
-    kept = np.array([case["cropped_shape"] for case in cases], float).prod(axis=1) / shapes.prod(axis=1)
+    shapes = np.array([case.shape for case in cases], float)
+    kept = np.array([case.cropped_shape for case in cases], float).prod(axis=1) / shapes.prod(axis=1)
     reason = "99th percentile" if volume.percentile == 100 else f"{volume.percentile}th percentile"
     reason += " of each axis"
     if volume.outliers:
@@ -113,13 +113,13 @@ def _scans(count: int) -> str:
 
 
 def explain_normalization(
-    normalization: Sequence[ChannelNormalization], channel_names: Sequence[str], summary: dict[str, Any]
+    normalization: Sequence[ChannelNormalization], channel_names: Sequence[str], intensity: Sequence[ChannelIntensities]
 ) -> list[Decision]:
-    """How each channel is normalised; ``summary`` is that of the fingerprint."""
+    """Explain how each channel is normalised; ``intensity`` is that of the fingerprint's summary."""
     decisions = []
     for index, (chosen, name) in enumerate(zip(normalization, channel_names, strict=True)):
         if chosen.scheme == "ct":
-            reason = _explain_window(chosen, summary["intensity"][f"{index}_{name}"])
+            reason = _explain_window(chosen, intensity[index])
         elif chosen.scheme == "none":
             reason = "the channel's name asks for it"
         else:
@@ -131,24 +131,29 @@ def explain_normalization(
     return decisions + _doubtful_names(normalization, channel_names)
 
 
-def _explain_window(chosen: CtNormalization, measured: dict[str, Any]) -> str:
-    """The window of a CT, where it comes from, and how much of the body it clips."""
-    lesions, body = measured["lesions"], measured["body"]
-    of_lesions = lesions is not None and chosen.lower <= lesions["p0.5"] and lesions["p99.5"] <= chosen.upper
-    source = "0.5th to 99.5th percentile in the body, since lesions say too little"
-    if of_lesions and (chosen.lower, chosen.upper) == (lesions["p0.5"], lesions["p99.5"]):
-        source = "0.5th to 99.5th percentile in lesions"
-    elif of_lesions and (chosen.lower, chosen.upper) != (body["p0.5"], body["p99.5"]):
-        clipped = clipped_share(body, lesions["p0.5"], lesions["p99.5"])
-        source = (
-            f"that of the lesions, [{lesions['p0.5']:.0f}, {lesions['p99.5']:.0f}], would clip {clipped:.0%} of the "
-            "body, so it is widened to the body's quartiles"
-        )
+def _explain_window(chosen: CtNormalization, measured: ChannelIntensities) -> str:
+    """Explain where the window of a CT comes from, and which share of the body it clips."""
+    lesions, body = _central_range(measured.lesions), _central_range(measured.body)
+    source = "from the 0.5th to the 99.5th percentile of the body, because the lesions do not determine a window"
+    if lesions is not None and chosen.lower <= lesions[0] and lesions[1] <= chosen.upper:
+        if (chosen.lower, chosen.upper) == lesions:
+            source = "from the 0.5th to the 99.5th percentile of the lesions"
+        elif (chosen.lower, chosen.upper) != body and measured.body is not None:
+            clipped = clipped_fraction(measured.body, *lesions)
+            source = (
+                f"the range of the lesions, [{lesions[0]:.0f}, {lesions[1]:.0f}], would clip {clipped:.0%} of the "
+                "body, so the window also contains the quartiles of the body"
+            )
+    clipped = 0.0 if measured.body is None else clipped_fraction(measured.body, chosen.lower, chosen.upper)
     return (
-        f"Hounsfield units are absolute: clipped to [{chosen.lower:.0f}, {chosen.upper:.0f}] ({source}), which clips "
-        f"{clipped_share(body, chosen.lower, chosen.upper):.0%} of the body; mean {chosen.mean:.1f}, standard "
-        f"deviation {chosen.std:.1f}"
+        f"Hounsfield units have an absolute scale. The window is [{chosen.lower:.0f}, {chosen.upper:.0f}] ({source}). "
+        f"It clips {clipped:.0%} of the body. The mean is {chosen.mean:.1f}, the standard deviation {chosen.std:.1f}"
     )
+
+
+def _central_range(region: IntensityStatistics | None) -> tuple[float, float] | None:
+    """Return the percentiles 0.5 and 99.5 of a region."""
+    return None if region is None else (region.percentiles[0.5], region.percentiles[99.5])
 
 
 def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_names: Sequence[str]) -> Decision:
@@ -421,40 +426,40 @@ def explain_suppression(suppression: Suppression) -> Decision:
     return Decision(name="suppression", value=value, reason=reason)
 
 
-def explain_data(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
+def explain_data(fingerprint: Fingerprint, plans: Plans) -> list[Decision]:
     """Warnings about the data, and what the classes mean."""
-    summary = fingerprint["summary"]
+    summary = fingerprint.summary
     decisions = []
     if len(plans.class_names) > 1:
-        counts = ", ".join(f"{name}: {count}" for name, count in summary["lesions_per_class"].items())
+        counts = ", ".join(f"{name}: {count}" for name, count in summary.lesions_per_class.items())
         decisions.append(
             Decision(name="classes", value=f"{len(plans.class_names)}, a class per lesion", reason=f"lesions {counts}")
         )
     if plans.inference.join_touching:
-        count = summary["lesions"]
+        count = summary.lesions
         reason = f"the labels do not number their {count} lesions: a lesion is what is connected (26 neighbours)"
         decisions.append(Decision(name="touching masks", value="joined", reason=reason))
-    missing = [name for name, count in summary["lesions_per_class"].items() if count == 0]
-    empty = summary["cases_without_lesions"]
-    if summary["lesions"] == 0:
-        message = f"none of the {summary['cases']} cases has a lesion: sizes are guesses and training learns no lesion"
+    missing = [name for name, count in summary.lesions_per_class.items() if count == 0]
+    empty = summary.cases_without_lesions
+    if summary.lesions == 0:
+        message = f"none of the {summary.cases} cases has a lesion: sizes are guesses and training learns no lesion"
         decisions.append(Decision(name="warning", value="no lesions", reason=message))
     elif missing:
         message = f"no training case has a lesion of class {', '.join(missing)}: it cannot be learned"
         decisions.append(Decision(name="warning", value="class without lesions", reason=message))
     decisions += _doubtful_cases(fingerprint, plans)
-    if empty and summary["lesions"]:
-        reason = f"{len(empty)} of {summary['cases']} cases have no lesion; they train and count as negatives"
+    if empty and summary.lesions:
+        reason = f"{len(empty)} of {summary.cases} cases have no lesion; they train and count as negatives"
         decisions.append(Decision(name="cases without lesions", value=str(len(empty)), reason=reason))
     return decisions
 
 
-def _doubtful_cases(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]:
+def _doubtful_cases(fingerprint: Fingerprint, plans: Plans) -> list[Decision]:
     """Warnings about classes in few cases, and about images that say nothing or too much."""
-    cases = fingerprint["cases"]
+    cases = fingerprint.cases
     found = []
     folds = min(FOLDS, len(cases))
-    present = [{lesion["class"] for lesion in case["lesions"]} for case in cases.values()]
+    present = [{lesion.class_index for lesion in case.lesions} for case in cases.values()]
     for index, name in enumerate(plans.class_names):
         count = sum(index in classes for classes in present)
         if 0 < count < folds:
@@ -464,13 +469,13 @@ def _doubtful_cases(fingerprint: dict[str, Any], plans: Plans) -> list[Decision]
             )
             found.append(("class in few cases", reason))
     for index, name in enumerate(plans.channel_names):
-        faults = {case: record.get("degenerate", ())[index : index + 1] for case, record in cases.items()}
+        faults = {case: record.degenerate[index : index + 1] for case, record in cases.items()}
         named = {case: fault[0] for case, fault in faults.items() if fault and fault[0]}
         if named:
             case, fault = next(iter(named.items()))
             reason = f"channel {name} says nothing in {_some(list(named))}; in {case} {fault}"
             found.append(("channel without content", reason))
-    labels = [case for case, record in cases.items() if record.get("image_is_label")]
+    labels = [case for case, record in cases.items() if record.image_is_label]
     if labels:
         reason = f"the image says nothing but the label in {_some(labels)}: a label may lie among the images"
         found.append(("image equal to its label", reason))

@@ -1,290 +1,330 @@
-"""What is measured of a data set before anything is planned: grids, intensities and every lesion."""
+"""The fingerprint: everything that is measured of a data set before the planner decides anything.
+
+The fingerprint is stored as ``dataset_fingerprint.json`` (:mod:`detseg3d.planning.fingerprint_file`). All classes are
+immutable pydantic models, and every value is checked when the file is read. Lengths are millimetres, axes are
+``(z, y, x)``.
+"""
 
 from __future__ import annotations
 
-import logging
-import zlib
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
-from scipy.spatial import cKDTree
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
-from detseg3d.core.arrays import Array
-from detseg3d.core.body import body_box, body_mask, channel_mask, plausible_range, tissue_mask
-from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.geometry import Geometry
-from detseg3d.core.intensities import Scheme, channel_scheme, degeneration_of_scan, is_image_of_label
-from detseg3d.data.cases import read_case, source_digest
-from detseg3d.data.dataset import RawCase, RawDataset
-from detseg3d.planning.appearance.scan import ScanAppearance, measure_appearance
-from detseg3d.system.files import read_json
-from detseg3d.system.run import Run
-from detseg3d.system.workers import describe_failures, run_cases
+from detseg3d.core.arrays import FloatArray, IntArray
+from detseg3d.data.dataset import RawDataset
+from detseg3d.planning.appearance.scan import ScanAppearance
+from detseg3d.planning.limits import FiniteFloat
 
-__all__ = ["FINGERPRINT_VERSION", "load_appearances", "measure_case", "measure_dataset", "percentiles", "summarize"]
+__all__ = [
+    "FINGERPRINT_VERSION",
+    "CaseFingerprint",
+    "ChannelIntensities",
+    "DatasetFacts",
+    "Fingerprint",
+    "FingerprintSummary",
+    "IntensityStatistics",
+    "LesionRecord",
+    "PercentilesPerAxis",
+    "ScanFingerprint",
+    "percentiles",
+    "percentiles_per_axis",
+]
+
+FINGERPRINT_VERSION: Final = 4
+
+PERCENTILES: Final = (0.0, 0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 100.0)
+"""The percentiles that are stored of every distribution; 0 is the minimum, 100 the maximum."""
+
+Percentiles = dict[float, FiniteFloat]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NumberOf = Annotated[int, Field(ge=0)]
+Edge = Annotated[int, Field(ge=1, le=1_000_000)]
+Lengths = tuple[Positive, Positive, Positive]
+Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Shape = tuple[Edge, Edge, Edge]
 
 
-logger = logging.getLogger(__name__)
-
-
-FINGERPRINT_VERSION = 3
-
-
-_PERCENTILES = (0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5)
-
-
-# Voxels drawn per case, channel and region for the intensity percentiles over the set: each case weighs the same.
-_SAMPLES = 10_000
-
-
-_PERCENTILE_VALUES = 1_000_000
-
-
-def measure_case(
-    images: Array, geometry: Geometry, instances: Array, classes: Array, seed: int = 0, schemes: Sequence[Scheme] = ()
-) -> tuple[dict[str, Any], list[dict[str, Array]]]:
-    """Measure one case.
+def percentiles(values: npt.ArrayLike) -> Percentiles:
+    """Return the percentiles of values, by percentile.
 
     Parameters
     ----------
-    images : ndarray, shape ``(C, Z, Y, X)``
-    geometry : Geometry
-        Of the images.
-    instances : ndarray of int, shape ``(Z, Y, X)``
-    classes : ndarray of int, shape ``(N,)``
-    seed : int, optional
-        For drawing the intensity samples.
-    schemes : sequence of str, optional
-        How each channel is normalised; z-score by default.
+    values : array_like
 
     Returns
     -------
-    record : dict
-        JSON-ready: ``spacing``, ``shape``, ``crop_box``, ``cropped_shape``, ``intensity`` (per channel ``body`` and
-        ``lesions``, the latter ``None`` without lesions), ``degenerate`` (per channel, why it says nothing
-        after normalisation, in words, or ``None``), ``image_is_label``, ``appearance`` (a
-        :class:`~detseg3d.planning.appearance.scan.ScanAppearance`) and ``lesions`` (a record each, see
-        :func:`_measure_lesions`).
-    samples : list of dict
-        Per channel up to 10 000 intensities of ``body`` and of ``lesions``, for percentiles over the set.
-    """
-    random = np.random.default_rng(seed)
-    spacing = geometry.spacing
-    mask = body_mask(images)
-    box = body_box(images, mask)
-    foreground = instances > 0
-    intensity, samples, degenerate = [], [], []
-    zscore: Scheme = "zscore"
-    for channel, scheme in zip(images, schemes or [zscore] * len(images), strict=True):
-        inside = channel_mask(channel, mask)
-        body = tissue_mask(channel, inside)
-        regions = {"body": channel.ravel() if body is None else channel[body], "lesions": channel[foreground]}
-        intensity.append({name: _statistics(values) for name, values in regions.items()})
-        samples.append({name: _draw(values, random) for name, values in regions.items()})
-        degenerate.append(degeneration_of_scan(channel, scheme, inside))
-    record = {
-        "spacing": [float(length) for length in spacing],
-        "shape": list(instances.shape),
-        "crop_box": list(box),
-        "cropped_shape": [box[axis + 3] - box[axis] for axis in range(3)],
-        "intensity": intensity,
-        "degenerate": degenerate,
-        "image_is_label": any(is_image_of_label(channel, instances) for channel in images),
-        "appearance": measure_appearance(images, geometry, box).model_dump(mode="json"),
-        "lesions": _measure_lesions(instances, classes, spacing, box),
-    }
-    return record, samples
-
-
-def _draw(values: Array, random: np.random.Generator) -> Array:
-    if len(values) <= _SAMPLES:
-        return values.astype(np.float32)
-    drawn: Array = values[random.integers(0, len(values), _SAMPLES)].astype(np.float32)
-    return drawn
-
-
-def _statistics(values: Array) -> dict[str, float] | None:
-    if values.size == 0:
-        return None
-    # A million values, evenly spread, give percentiles as good as the hundred million of a whole CT.
-    some = values[:: max(1, values.size // _PERCENTILE_VALUES)]
-    spread = percentiles(some)
-    limits = {"min": float(values.min()), "max": float(values.max())}
-    low, high = plausible_range(some)
-    if values.min() < low or values.max() > high:
-        values = values[(values >= low) & (values <= high)]  # else a few outliers would set the scale of a CT
-    result = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
-    return {**result, **spread, **limits}
-
-
-def percentiles(values: npt.ArrayLike) -> dict[str, float]:
-    """Minimum, percentiles and maximum as a JSON-ready dict; empty for no values.
+    dict of float to float
+        One entry for each of :data:`PERCENTILES`. Empty if there are no values.
 
     Examples
     --------
-    >>> percentiles([1, 2, 3])["p50"], percentiles([])
+    >>> percentiles([1, 2, 3])[50], percentiles([])
     (2.0, {})
     """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         return {}
-    found = np.percentile(array, (0, *_PERCENTILES, 100))
-    names = ("min", *(f"p{percentile:g}" for percentile in _PERCENTILES), "max")
-    return {name: float(value) for name, value in zip(names, found, strict=True)}
+    return dict(zip(PERCENTILES, np.percentile(array, PERCENTILES).tolist(), strict=True))
 
 
-def _measure_lesions(
-    instances: Array, classes: Array, spacing: tuple[float, float, float], box: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """Per lesion: class, voxels, volume, extents of the box, equivalent diameter, centre and nearest other centre.
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Lengths are in mm, axes ``(z, y, x)``. The centre is that of the box, counted from the crop's edge: it is what the
-    detector has to find.
+
+class PercentilesPerAxis(_Record):
+    """Percentiles of lengths or numbers of voxels along each axis."""
+
+    z: Percentiles
+    y: Percentiles
+    x: Percentiles
+
+
+def percentiles_per_axis(values: npt.ArrayLike) -> PercentilesPerAxis:
+    """Return the percentiles of values along each axis.
+
+    Parameters
+    ----------
+    values : array_like, shape ``(N, 3)``
     """
-    ids, boxes = boxes_from_instances(instances)
-    if len(ids) == 0:
-        return []
-    unit = np.asarray(spacing)
-    voxels = np.bincount(instances[instances > 0], minlength=int(ids.max()) + 1)[ids]
-    volumes = voxels * unit.prod()
-    extents = (boxes[:, 3:] - boxes[:, :3]) * unit
-    centers = ((boxes[:, 3:] + boxes[:, :3]) / 2 - np.asarray(box[:3])) * unit
-    nearest: list[float | None] = [None] * len(ids)
-    if len(ids) > 1:
-        nearest = [float(d) for d in cKDTree(centers).query(centers, k=2)[0][:, 1]]
-    return [
-        {
-            "class": int(classes[lesion - 1]),
-            "voxels": int(voxels[row]),
-            "volume_mm3": float(volumes[row]),
-            "extents_mm": extents[row].tolist(),
-            "diameter_mm": float((6 * volumes[row] / np.pi) ** (1 / 3)),
-            "center_mm": centers[row].tolist(),
-            "nearest_mm": nearest[row],
-        }
-        for row, lesion in enumerate(ids)
-    ]
-
-
-def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2)) -> dict[str, Any]:
-    """Measure all training cases.
-
-    Returns
-    -------
-    dict
-        The content of ``dataset_fingerprint.json``: ``version``, ``dataset_name``, ``cases`` (a record each, see
-        :func:`measure_case`, with the patient) and ``summary`` (see :func:`summarize`). The same for any number of
-        processes.
-
-    Raises
-    ------
-    DetSeg3DError
-        If a case cannot be measured; all such cases are named.
-    """
-    results = run_cases(partial(_measure, dataset=dataset), dataset.cases, run, "fingerprint")
-    failures = describe_failures(results, lambda case: str(case.case_id))
-    if failures:
-        raise DetSeg3DError(
-            f"{sum(result.error is not None for result in results)} of {len(results)} case(s) cannot be measured:\n"
-            + failures,
-            file=dataset.folder,
-            remedy="mend or remove these cases; --verify lists everything that is wrong with a data set",
-        )
-    cases, samples = {}, []
-    for result in results:
-        assert result.value is not None
-        record, drawn = result.value
-        case = result.item
-        cases[case.case_id] = {
-            "source": source_digest(case, dataset.instance_classes),
-            "patient": dataset.patient_of(case.case_id),
-            **record,
-        }
-        samples.append(drawn)
-    return {
-        "version": FINGERPRINT_VERSION,
-        "dataset_name": dataset.name,
-        "cases": cases,
-        "summary": summarize(cases, samples, dataset.channel_names, dataset.class_names),
-    }
-
-
-def load_appearances(file: str | Path, cases: Sequence[str]) -> list[ScanAppearance]:
-    """What these cases look like, from the ``dataset_fingerprint.json`` of their data set.
-
-    Raises
-    ------
-    DetSeg3DError
-        If the file is missing, is one of another version, or does not hold one of the cases.
-    """
-    fingerprint = read_json(file)
-    measured = fingerprint.get("cases") if isinstance(fingerprint, dict) else None
-    remedy = "run detseg3d_plan_and_preprocess for this data set"
-    if not isinstance(measured, dict) or fingerprint.get("version") != FINGERPRINT_VERSION:
-        raise DetSeg3DError(
-            "the file is not a fingerprint of this version", file=file, expected=str(FINGERPRINT_VERSION), remedy=remedy
-        )
-    missing = [case for case in cases if case not in measured]
-    if missing:
-        raise DetSeg3DError("the fingerprint does not hold these cases", file=file, value=missing[:5], remedy=remedy)
-    try:
-        return [ScanAppearance.model_validate(measured[case]["appearance"]) for case in cases]
-    except (ValidationError, KeyError, TypeError) as error:
-        raise DetSeg3DError(
-            "the fingerprint does not say what the scans look like", file=file, remedy=f"{remedy}, with --clean"
-        ) from error
-
-
-def _measure(case: RawCase, dataset: RawDataset) -> tuple[dict[str, Any], list[dict[str, Array]]]:
-    schemes = [channel_scheme(name) for name in dataset.channel_names]
-    return measure_case(
-        *read_case(case, dataset), schemes=schemes, seed=zlib.crc32(case.case_id.encode("utf-8", "surrogateescape"))
-    )
-
-
-def summarize(
-    cases: dict[str, dict[str, Any]],
-    samples: list[list[dict[str, Array]]],
-    channel_names: tuple[str, ...],
-    class_names: tuple[str, ...],
-) -> dict[str, Any]:
-    """Percentiles over the set of everything measured per case and per lesion."""
-    lesions = [lesion for record in cases.values() for lesion in record["lesions"]]
-    counts = [len(record["lesions"]) for record in cases.values()]
-    extents = np.array([lesion["extents_mm"] for lesion in lesions]).reshape(-1, 3)
-    intensity = {}
-    for index, name in enumerate(channel_names):
-        pooled = {region: [drawn[index][region] for drawn in samples] for region in ("body", "lesions")}
-        intensity[f"{index}_{name}"] = {
-            region: _statistics(np.concatenate(values) if values else np.zeros(0)) for region, values in pooled.items()
-        }
-    return {
-        "cases": len(cases),
-        "cases_without_lesions": [case_id for case_id, record in cases.items() if not record["lesions"]],
-        "lesions": len(lesions),
-        "lesions_per_class": {
-            name: sum(lesion["class"] == index for lesion in lesions) for index, name in enumerate(class_names)
-        },
-        "lesions_per_case": percentiles(counts),
-        "spacing": _per_axis([record["spacing"] for record in cases.values()]),
-        "shape": _per_axis([record["shape"] for record in cases.values()]),
-        "cropped_shape": _per_axis([record["cropped_shape"] for record in cases.values()]),
-        "volume_mm3": percentiles([lesion["volume_mm3"] for lesion in lesions]),
-        "voxels": percentiles([lesion["voxels"] for lesion in lesions]),
-        "extents_mm": _per_axis(extents),
-        "longest_edge_mm": percentiles(extents.max(axis=1, initial=0) if len(extents) else []),
-        "diameter_mm": percentiles([lesion["diameter_mm"] for lesion in lesions]),
-        "nearest_mm": percentiles([d for lesion in lesions if (d := lesion["nearest_mm"]) is not None]),
-        "intensity": intensity,
-    }
-
-
-def _per_axis(values: npt.ArrayLike) -> dict[str, dict[str, float]]:
     array = np.asarray(values, dtype=np.float64).reshape(-1, 3)
-    return {axis: percentiles(array[:, index]) for index, axis in enumerate("zyx")}
+    return PercentilesPerAxis(z=percentiles(array[:, 0]), y=percentiles(array[:, 1]), x=percentiles(array[:, 2]))
+
+
+class LesionRecord(_Record):
+    """One lesion of a training case, as measured on the grid of its scan.
+
+    Attributes
+    ----------
+    class_index : int
+        Class, from 0.
+    voxels : int
+    volume_mm3 : float
+    extents_mm : 3 floats
+        Edges of the lesion's box.
+    diameter_mm : float
+        Diameter of a ball with the same volume.
+    center_mm : 3 floats
+        Centre of the lesion's box, from the corner of the crop to the body. This is what the detector has to find.
+    nearest_mm : float or None
+        Distance from this centre to the nearest centre of another lesion. ``None`` if the case has one lesion.
+    """
+
+    class_index: NumberOf
+    voxels: Annotated[int, Field(ge=1)]
+    volume_mm3: Positive
+    extents_mm: Lengths
+    diameter_mm: Positive
+    center_mm: Point
+    nearest_mm: NonNegative | None = None
+
+
+class IntensityStatistics(_Record):
+    """Distribution of the intensities of a region, in the units of the files.
+
+    Attributes
+    ----------
+    mean, std : float
+        Without outliers, see :func:`detseg3d.core.body.plausible_range`.
+    percentiles : dict of float to float
+        All voxels count. The keys are those of :data:`PERCENTILES`.
+    """
+
+    mean: FiniteFloat
+    std: NonNegative
+    percentiles: Percentiles
+
+
+class ChannelIntensities(_Record):
+    """Intensities of one channel in the body and in the lesions; ``None`` for a region without voxels."""
+
+    body: IntensityStatistics | None
+    lesions: IntensityStatistics | None
+
+
+class ScanFingerprint(_Record):
+    """What is measured of the images and the label of one case.
+
+    Attributes
+    ----------
+    spacing : 3 floats
+    shape : 3 ints
+        Voxels of the scan.
+    crop_box : 6 ints
+        The box around the body, ``z0 y0 x0 z1 y1 x1`` in voxel edges.
+    cropped_shape : 3 ints
+        Voxels of ``crop_box``.
+    intensity : tuple of ChannelIntensities
+        One for each channel.
+    degenerate : tuple of str or None
+        For each channel, why it carries no information after normalisation, in words. ``None`` if it does carry some.
+    image_is_label : bool
+        Whether an image holds the label and nothing else.
+    appearance : ScanAppearance or None
+        What new scans are compared with. ``None`` in a fingerprint that was not measured but made up.
+    lesions : tuple of LesionRecord
+    """
+
+    spacing: Lengths
+    shape: Shape
+    crop_box: tuple[int, int, int, int, int, int]
+    cropped_shape: Shape
+    intensity: tuple[ChannelIntensities, ...] = ()
+    degenerate: tuple[str | None, ...] = ()
+    image_is_label: bool = False
+    appearance: ScanAppearance | None = None
+    lesions: tuple[LesionRecord, ...] = ()
+
+    @property
+    def lesion_classes(self) -> IntArray:
+        """Class of each lesion, from 0, shape ``(N,)``."""
+        return np.array([lesion.class_index for lesion in self.lesions], np.int64)
+
+    @property
+    def lesion_extents(self) -> FloatArray:
+        """Edges of each lesion's box in mm, shape ``(N, 3)``."""
+        return np.array([lesion.extents_mm for lesion in self.lesions], np.float64).reshape(-1, 3)
+
+    @property
+    def lesion_centers(self) -> FloatArray:
+        """Centre of each lesion's box in mm from the corner of the crop, shape ``(N, 3)``."""
+        return np.array([lesion.center_mm for lesion in self.lesions], np.float64).reshape(-1, 3)
+
+    @model_validator(mode="after")
+    def _crop_lies_in_the_volume(self) -> Self:
+        for axis in range(3):
+            start, stop = self.crop_box[axis], self.crop_box[axis + 3]
+            if not 0 <= start < stop <= self.shape[axis] or stop - start != self.cropped_shape[axis]:
+                raise ValueError("crop_box must lie within shape and have the edges cropped_shape")
+        return self
+
+
+class CaseFingerprint(ScanFingerprint):
+    """What is measured of one case, and where it comes from.
+
+    Attributes
+    ----------
+    source : str
+        Digest of the files and classes of the case, see :func:`detseg3d.data.cases.source_digest`.
+    patient : str
+        Cases of one patient are never divided between training and validation.
+    """
+
+    source: str
+    patient: str
+
+
+class DatasetFacts(_Record):
+    """The entries of dataset.json that plans depend on."""
+
+    channel_names: Annotated[tuple[str, ...], Field(min_length=1)]
+    labels: dict[str, Annotated[int, Field(ge=0, le=65_535)]]
+    file_ending: str
+    instances: bool
+    default_spacing: Lengths | None
+    suv_channels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: RawDataset) -> DatasetFacts:
+        """Return the facts about a raw data set."""
+        return cls(
+            channel_names=dataset.channel_names,
+            labels=dataset.labels,
+            file_ending=dataset.file_ending,
+            instances=dataset.instances,
+            default_spacing=dataset.default_spacing,
+            suv_channels=dataset.suv_channels,
+        )
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> DatasetFacts:
+        if len(set(self.labels.values())) != len(self.labels) or 0 not in self.labels.values() or len(self.labels) < 2:
+            raise ValueError("labels must be different, 0 for the background and at least one lesion class")
+        return self
+
+
+class FingerprintSummary(_Record):
+    """Distributions over all cases and lesions of the data set.
+
+    Attributes
+    ----------
+    cases : int
+    cases_without_lesions : tuple of str
+    lesions : int
+    lesions_per_class : dict of str to int
+    lesions_per_case : dict of float to float
+        Percentiles over the cases.
+    spacing, shape, cropped_shape : PercentilesPerAxis
+        Over the cases.
+    volume_mm3, voxels, longest_edge_mm, diameter_mm, nearest_mm : dict of float to float
+        Percentiles over the lesions.
+    extents_mm : PercentilesPerAxis
+        Over the lesions.
+    intensity : tuple of ChannelIntensities
+        One for each channel. Every case has the same weight.
+    """
+
+    cases: Annotated[int, Field(ge=1)]
+    cases_without_lesions: tuple[str, ...]
+    lesions: NumberOf
+    lesions_per_class: dict[str, NumberOf]
+    lesions_per_case: Percentiles
+    spacing: PercentilesPerAxis
+    shape: PercentilesPerAxis
+    cropped_shape: PercentilesPerAxis
+    volume_mm3: Percentiles
+    voxels: Percentiles
+    extents_mm: PercentilesPerAxis
+    longest_edge_mm: Percentiles
+    diameter_mm: Percentiles
+    nearest_mm: Percentiles
+    intensity: tuple[ChannelIntensities, ...]
+
+
+class Fingerprint(_Record):
+    """Everything that is measured of a data set.
+
+    Attributes
+    ----------
+    version : int
+    dataset_name : str
+    dataset : DatasetFacts
+    cases : dict of str to CaseFingerprint
+    summary : FingerprintSummary
+    """
+
+    version: Literal[4] = FINGERPRINT_VERSION
+    dataset_name: Annotated[str, Field(min_length=1)]
+    dataset: DatasetFacts
+    cases: Annotated[dict[str, CaseFingerprint], Field(min_length=1)]
+    summary: FingerprintSummary
+
+    @property
+    def scans(self) -> Sequence[CaseFingerprint]:
+        """The cases without their names, in the order of ``cases``."""
+        return tuple(self.cases.values())
+
+    @property
+    def lesion_extents(self) -> FloatArray:
+        """Edges of the boxes of all lesions in mm, shape ``(N, 3)``."""
+        return np.concatenate([np.zeros((0, 3)), *(case.lesion_extents for case in self.scans)])
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Fingerprint:
+        classes, channels = len(self.dataset.labels) - 1, len(self.dataset.channel_names)
+        for name, case in self.cases.items():
+            if any(lesion.class_index >= classes for lesion in case.lesions):
+                raise ValueError(f"cases.{name}.lesions: a class from 0 to {classes - 1} is expected")
+            if len(case.intensity) != channels:
+                raise ValueError(f"cases.{name}.intensity: {channels} channel(s) are expected")
+        lesions = sum(len(case.lesions) for case in self.cases.values())
+        if (self.summary.cases, self.summary.lesions) != (len(self.cases), lesions):
+            raise ValueError(f"summary: {len(self.cases)} cases and {lesions} lesions are expected")
+        if len(self.summary.intensity) != channels:
+            raise ValueError(f"summary.intensity: {channels} channel(s) are expected")
+        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawDataset
 from detseg3d.planning import explain
 from detseg3d.planning.detection_grid import Budget, Requirements, Scan, choose_detection
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
+from detseg3d.planning.fingerprint import ChannelIntensities, Fingerprint
 from detseg3d.planning.memory import INFERENCE_GB
 from detseg3d.planning.mirroring import find_class_orders, undirected_axes
 from detseg3d.planning.plans import Plans
@@ -51,22 +51,8 @@ from detseg3d.planning.sections import (
 __all__ = ["choose_normalization", "plan_dataset"]
 
 
-@dataclass(frozen=True)
-class _Lesions:
-    """The lesions of the set as arrays, one entry per case. Lengths in mm, axes ``(z, y, x)``."""
-
-    centers: list[npt.NDArray[np.float64]]
-    extents: list[npt.NDArray[np.float64]]
-    classes: list[npt.NDArray[np.int64]]
-    volumes: npt.NDArray[np.float64]  # mm³, of all cases
-
-    @property
-    def all_extents(self) -> npt.NDArray[np.float64]:
-        return np.concatenate([*self.extents, np.zeros((0, 3))])
-
-
 def plan_dataset(
-    fingerprint: dict[str, Any],
+    fingerprint: Fingerprint,
     dataset: RawDataset,
     memory_gb: float = 8.0,
     roi_size: int | Sequence[int] | None = None,
@@ -78,8 +64,7 @@ def plan_dataset(
 
     Parameters
     ----------
-    fingerprint : dict
-        From :func:`detseg3d.planning.fingerprint.measure_dataset`.
+    fingerprint : Fingerprint
     dataset : RawDataset
         For names, labels and file ending.
     memory_gb : float, optional
@@ -101,27 +86,26 @@ def plan_dataset(
     Raises
     ------
     DetSeg3DError
-        If no detection grid fits into ``memory_gb`` and ``inference_gb``, a spacing is below a nanometre or above a
-        kilometre, or the fingerprint is not one of this version.
+        If no detection grid fits into ``memory_gb`` and ``inference_gb``, or if a spacing is below a nanometre or above
+        a kilometre.
 
     Examples
     --------
     >>> plans = plan_dataset(measure_dataset(dataset), dataset)      # doctest: +SKIP
     >>> print(plans.decisions[0].reason)                            # doctest: +SKIP
     """
-    cases = _cases_of(fingerprint)
-    for name, case in cases.items():
-        check_spacing(case["spacing"], name)
-    lesions = _gather_lesions(list(cases.values()))
-    extents = lesions.all_extents
+    for name, case in fingerprint.cases.items():
+        check_spacing(case.spacing, name)
+    cases = fingerprint.scans
+    extents = fingerprint.lesion_extents
     decisions: list[Decision] = []
-    spacings = [case["spacing"] for case in cases.values()]
-    fine = choose_fine_spacing(spacings, [case["shape"] for case in cases.values()])
+    spacings = [case.spacing for case in cases]
+    fine = choose_fine_spacing(spacings, [case.shape for case in cases])
     decisions.append(explain.explain_fine(spacings, fine))
-    scans = _scans_of(cases, fine)
-    orders = find_class_orders(lesions.centers, lesions.classes)
+    scans = _scans_of(fingerprint, fine)
+    orders = find_class_orders([case.lesion_centers for case in cases], [case.lesion_classes for case in cases])
     mirror_axes = undirected_axes(orders)
-    normalization = choose_normalization(fingerprint["summary"], dataset.channel_names)
+    normalization = choose_normalization(fingerprint.summary.intensity, dataset.channel_names)
     steps = choose_steps(len(cases), len(extents))
     suppression = choose_suppression([scan.lesions for scan in scans], fine)
 
@@ -157,8 +141,8 @@ def plan_dataset(
         again = choose_detection(needs, [choice.chosen.volume])
         choice = replace(again, largest=choice.largest, forgone=choice.forgone)
     detection = choice.chosen
-    decisions += explain.explain_volume(list(cases.values()), choice, needs)
-    decisions += explain.explain_normalization(normalization, dataset.channel_names, fingerprint["summary"])
+    decisions += explain.explain_volume(cases, choice, needs)
+    decisions += explain.explain_normalization(normalization, dataset.channel_names, fingerprint.summary.intensity)
     decisions += reasons
     decisions.append(explain.explain_precision(precision))
     decisions.append(explain.explain_detection(choice, needs))
@@ -191,13 +175,13 @@ def plan_dataset(
     return plans.evolve(decisions=[decision.model_dump() for decision in decisions])
 
 
-def _scans_of(cases: dict[str, Any], fine: Spacing) -> list[Scan]:
+def _scans_of(fingerprint: Fingerprint, fine: Spacing) -> list[Scan]:
     """The scans on the fine grid; each keeps its own size and spacing for people."""
     scans = []
-    for name, case in cases.items():
-        voxels = np.asarray(case["cropped_shape"], float) * np.asarray(case["spacing"]) / np.asarray(fine)
+    for name, case in fingerprint.cases.items():
+        voxels = np.asarray(case.cropped_shape, float) * np.asarray(case.spacing) / np.asarray(fine)
         z, y, x = (max(1, int(n)) for n in np.rint(voxels))
-        header = f"{format_shape(case['cropped_shape'])} voxels of {format_spacing(case['spacing'])}"
+        header = f"{format_shape(case.cropped_shape)} voxels of {format_spacing(case.spacing)}"
         scans.append(Scan(name, header, (z, y, x), case_lesions(case)))
     return scans
 
@@ -237,29 +221,9 @@ def _identity(dataset: RawDataset) -> dict[str, Any]:
     }
 
 
-def _cases_of(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    cases = fingerprint.get("cases")
-    if fingerprint.get("version") != FINGERPRINT_VERSION or not cases:
-        raise DetSeg3DError(
-            "the fingerprint cannot be used",
-            value=f"version {fingerprint.get('version')}, {len(cases or ())} cases",
-            expected=f"version {FINGERPRINT_VERSION} and at least one case",
-            remedy="run detseg3d_plan_and_preprocess with --clean",
-        )
-    assert isinstance(cases, dict)
-    return cases
-
-
-def _gather_lesions(cases: Sequence[dict[str, Any]]) -> _Lesions:
-    def collect(key: str) -> list[npt.NDArray[np.float64]]:
-        return [np.array([lesion[key] for lesion in case["lesions"]], float).reshape(-1, 3) for case in cases]
-
-    classes = [np.array([lesion["class"] for lesion in case["lesions"]], np.int64) for case in cases]
-    volumes = np.array([lesion["volume_mm3"] for case in cases for lesion in case["lesions"]], float)
-    return _Lesions(collect("center_mm"), collect("extents_mm"), classes, volumes)
-
-
-def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) -> list[ChannelNormalization]:
+def choose_normalization(
+    intensity: Sequence[ChannelIntensities], channel_names: Sequence[str]
+) -> list[ChannelNormalization]:
     """CT is clipped to a window that holds the lesions of the set, others are scaled by their own z-score.
 
     The channel's name decides, see :func:`detseg3d.core.intensities.channel_scheme`; for the window see
@@ -267,17 +231,17 @@ def choose_normalization(summary: dict[str, Any], channel_names: Sequence[str]) 
 
     Parameters
     ----------
-    summary : dict
-        Of the fingerprint.
+    intensity : sequence of ChannelIntensities
+        Of each channel over the data set, from the fingerprint's summary.
     channel_names : sequence of str
     """
     chosen: list[ChannelNormalization] = []
-    for index, name in enumerate(channel_names):
+    for channel, name in zip(intensity, channel_names, strict=True):
         scheme = channel_scheme(name)
         if scheme == "none":
             chosen.append(NoNormalization())
         elif scheme == "ct":
-            chosen.append(ct_window(summary["intensity"][f"{index}_{name}"]))
+            chosen.append(ct_window(channel))
         else:
             chosen.append(ZScoreNormalization())
     return chosen

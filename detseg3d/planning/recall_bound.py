@@ -15,9 +15,8 @@ the result with the drawn targets, :func:`detseg3d.models.merging.decode.decode`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from detseg3d.core.boxes import (
 )
 from detseg3d.core.nms import Suppression, suppress
 from detseg3d.core.size_classes import size_classes
+from detseg3d.planning.fingerprint import ScanFingerprint
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.heads import assign_levels
 from detseg3d.planning.sections import GroupRecall, InferencePlan, RecallBound
@@ -110,35 +110,36 @@ class DetectionLevels:
         assert len(self.upper_sizes) == len(self.cells) - 1
 
 
-def case_lesions(record: Mapping[str, Any]) -> CaseLesions:
-    """The lesions of a case of the fingerprint.
+def case_lesions(scan: ScanFingerprint) -> CaseLesions:
+    """Return the lesions of a case of the fingerprint.
 
-    Preprocessing grows the crop to the body until it holds all lesions, and so does this function.
+    Preprocessing enlarges the crop to the body until it contains all lesions, and so does this function.
 
     Parameters
     ----------
-    record : mapping
-        From :func:`detseg3d.planning.fingerprint.measure_case`.
+    scan : ScanFingerprint
 
     Examples
     --------
-    >>> lesion = {"class": 0, "voxels": 8, "center_mm": [-1.0, 4.0, 4.0], "extents_mm": [2.0, 2.0, 2.0]}
-    >>> case = case_lesions({"spacing": [1, 1, 1], "cropped_shape": [8, 8, 8], "lesions": [lesion]})
+    >>> from detseg3d.planning.fingerprint import LesionRecord
+    >>> lesion = LesionRecord(class_index=0, voxels=8, volume_mm3=8, extents_mm=(2, 2, 2), diameter_mm=2.5,
+    ...                       center_mm=(-1, 4, 4))
+    >>> scan = ScanFingerprint(spacing=(1, 1, 1), shape=(9, 8, 8), crop_box=(1, 0, 0, 9, 8, 8), cropped_shape=(8, 8, 8),
+    ...                        lesions=(lesion,))
+    >>> case = case_lesions(scan)
     >>> case.extent, case.centers.tolist()
     ((10.0, 8.0, 8.0), [[1.0, 4.0, 4.0]])
     """
-    lesions = record["lesions"]
-    centers = np.array([lesion["center_mm"] for lesion in lesions], np.float64).reshape(-1, 3)
-    extents = np.array([lesion["extents_mm"] for lesion in lesions], np.float64).reshape(-1, 3)
-    size = np.asarray(record["cropped_shape"], np.float64) * np.asarray(record["spacing"], np.float64)
+    centers, extents = scan.lesion_centers, scan.lesion_extents
+    size = np.asarray(scan.cropped_shape, np.float64) * np.asarray(scan.spacing, np.float64)
     low = np.minimum((centers - extents / 2).min(axis=0, initial=0), 0)
     z, y, x = (np.maximum((centers + extents / 2).max(axis=0, initial=0), size) - low).tolist()
     return CaseLesions(
         (z, y, x),
         centers - low,
         extents,
-        np.array([lesion["class"] for lesion in lesions], np.int64),
-        np.array([lesion["voxels"] for lesion in lesions], np.int64),
+        scan.lesion_classes,
+        np.array([lesion.voxels for lesion in scan.lesions], np.int64),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from detseg3d.cli import train
 from detseg3d.planning.appearance.training import TrainingAppearance, load_training_appearance
-from detseg3d.planning.fingerprint import load_appearances
+from detseg3d.planning.fingerprint_file import load_appearances
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.files import write_json
 from tests.scans import prepare, write_dataset

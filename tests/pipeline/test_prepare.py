@@ -12,6 +12,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.pipeline.prepare import PrepareOptions, lesion_loads, prepare_dataset
 from detseg3d.planning.plans import load_plans
 from detseg3d.system.run import Run
+from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.preprocessing.factory import make_scan, write_dataset, write_volume
 
 QUIET = PrepareOptions(run=Run(0, show_progress=False))
@@ -213,13 +214,10 @@ def test_a_set_without_any_lesion_is_prepared(tmp_path: Path, caplog: pytest.Log
 
 
 def test_loads_rank_by_number_then_volume() -> None:
-    cases = {
-        "none": {"lesions": []},
-        "two": {"lesions": [{"volume_mm3": 1.0}] * 2},
-        "large": {"lesions": [{"volume_mm3": 100.0}]},
-        "small": {"lesions": [{"volume_mm3": 1.0}]},
-    }
-    assert lesion_loads({"cases": cases}) == {"none": 0, "small": 1, "large": 2, "two": 3}
+    dataset = make_dataset(["none", "two", "large", "small"])
+    lesions = [[], cubes([1, 1]), cubes([5]), cubes([1])]
+    fingerprint = make_fingerprint(dataset, [(50, 50, 90)] * 4, [(1, 1, 1)] * 4, lesions)
+    assert lesion_loads(fingerprint) == {"none": 0, "small": 1, "large": 2, "two": 3}
 
 
 def test_splits_in_another_normal_form_are_kept_under_the_names_of_the_data_set(tmp_path: Path) -> None:

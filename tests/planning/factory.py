@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from detseg3d.data.dataset import RawCase, RawDataset
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, summarize
+from detseg3d.planning.fingerprint import CaseFingerprint, DatasetFacts, Fingerprint, LesionRecord
+from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summarize
 
 Lesion = tuple[int, Sequence[float], Sequence[float]]  # class, extents mm, centre mm
 
@@ -31,37 +31,39 @@ def make_fingerprint(
     spacings: Sequence[Sequence[float]],
     lesions: Sequence[Sequence[Lesion]],
     intensities: Sequence[float] = (0.0, 50.0, 100.0),
-) -> dict[str, Any]:
+) -> Fingerprint:
     cases = {}
     samples = []
     for case, shape, spacing, found in zip(dataset.cases, shapes, spacings, lesions, strict=True):
-        cases[case.case_id] = {
-            "spacing": list(spacing),
-            "shape": list(shape),
-            "crop_box": [0, 0, 0, *shape],
-            "cropped_shape": list(shape),
-            "intensity": [],
-            "lesions": [
-                {
-                    "class": label,
-                    "voxels": 10,
-                    "volume_mm3": float(np.prod(extents)),
-                    "extents_mm": list(extents),
-                    "diameter_mm": float(max(extents)),
-                    "center_mm": list(center),
-                    "nearest_mm": None,
-                }
-                for label, extents, center in found
-            ],
-        }
         values = np.asarray(intensities, float)
-        samples.append([{"body": values, "lesions": values if found else values[:0]} for _ in dataset.channel_names])
-    return {
-        "version": FINGERPRINT_VERSION,
-        "dataset_name": dataset.name,
-        "cases": cases,
-        "summary": summarize(cases, samples, dataset.channel_names, dataset.class_names),
-    }
+        drawn = [ChannelSamples(values, values if found else values[:0]) for _ in dataset.channel_names]
+        samples.append(drawn)
+        cases[case.case_id] = CaseFingerprint(
+            source="none",
+            patient=case.case_id,
+            spacing=tuple(spacing),
+            shape=tuple(shape),
+            crop_box=(0, 0, 0, *shape),
+            cropped_shape=tuple(shape),
+            intensity=pool_intensities([drawn]),
+            lesions=tuple(
+                LesionRecord(
+                    class_index=label,
+                    voxels=10,
+                    volume_mm3=float(np.prod(extents)),
+                    extents_mm=tuple(extents),
+                    diameter_mm=float(max(extents)),
+                    center_mm=tuple(center),
+                )
+                for label, extents, center in found
+            ),
+        )
+    return Fingerprint(
+        dataset_name=dataset.name,
+        dataset=DatasetFacts.of(dataset),
+        cases=cases,
+        summary=summarize(cases, samples, dataset.class_names),
+    )
 
 
 def cubes(edges: Sequence[float], distance: float = 30.0, label: int = 0) -> list[Lesion]:

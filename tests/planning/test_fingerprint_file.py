@@ -11,19 +11,18 @@ from benchmarks.survey.fingerprints import describe, draw_fingerprint
 from benchmarks.survey.kinds_stress import STRESS_KINDS
 from benchmarks.survey.model import Kind
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
-from detseg3d.planning.fingerprint_file import DatasetFacts, describe_dataset, load_fingerprint, save_fingerprint
+from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, DatasetFacts
+from detseg3d.planning.fingerprint_file import describe_dataset, load_fingerprint, save_fingerprint
 from detseg3d.planning.planner import plan_dataset
 
 FOUR_CASES = next(kind for kind in STRESS_KINDS if kind.name == "four_cases")
 
 
-def complete_fingerprint(kind: Kind = FOUR_CASES) -> dict[str, Any]:
-    dataset = replace(describe(kind), default_spacing=(3.0, 1.0, 1.0), patients={"case_0001": "p"})
+def complete_fingerprint(kind: Kind = FOUR_CASES) -> Fingerprint:
     fingerprint = draw_fingerprint(kind)
-    cases = {name: {**record, "patient": dataset.patient_of(name)} for name, record in fingerprint["cases"].items()}
-    facts = DatasetFacts.of(dataset).model_dump(mode="json")
-    return json.loads(json.dumps({**fingerprint, "cases": cases, "dataset": facts}))
+    facts = DatasetFacts.of(replace(describe(kind), default_spacing=(3.0, 1.0, 1.0)))
+    second = fingerprint.cases["case_0001"].model_copy(update={"patient": "p"})
+    return fingerprint.model_copy(update={"cases": {**fingerprint.cases, "case_0001": second}, "dataset": facts})
 
 
 def refusal(content: Any, file: Path) -> DetSeg3DError:
@@ -64,7 +63,7 @@ def test_plans_from_the_file_are_those_from_the_data_set(tmp_path: Path) -> None
         (("cases", "case_0001", "shape"), "big", "cases.case_0001.shape"),
         (("cases", "case_0001", "crop_box"), [0, 0, 0, 999, 999, 999], "cases.case_0001: crop_box"),
         (("cases", "case_0001", "intensity"), [], "cases.case_0001.intensity"),
-        (("cases", "case_0001", "lesions", 0, "class"), 7, "cases.case_0001.lesions"),
+        (("cases", "case_0001", "lesions", 0, "class_index"), 7, "cases.case_0001.lesions"),
         (("cases", "case_0001", "lesions", 0, "extents_mm"), None, "cases.case_0001.lesions.0.extents_mm"),
         (("cases", "case_0001"), 3, "cases.case_0001"),
         (("cases",), {}, "cases"),
@@ -73,7 +72,7 @@ def test_plans_from_the_file_are_those_from_the_data_set(tmp_path: Path) -> None
         (("dataset", "channel_names"), [], "dataset.channel_names"),
         (("dataset",), None, "dataset"),
         (("summary", "lesions"), 100, "summary"),
-        (("summary", "intensity"), {}, "summary.intensity"),
+        (("summary", "intensity"), [], "summary.intensity"),
         (("dataset_name",), "", "dataset_name"),
         (("version",), FINGERPRINT_VERSION - 1, "version"),
         (("version",), FINGERPRINT_VERSION + 1, "version"),

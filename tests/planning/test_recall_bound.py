@@ -13,6 +13,7 @@ from detseg3d.core.boxes import boxes_from_centers_and_sizes
 from detseg3d.models.merging.decode import DenseLevel, decode, suppression_of
 from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
+from detseg3d.planning.fingerprint import LesionRecord, ScanFingerprint
 from detseg3d.planning.recall_bound import (
     CaseLesions,
     DetectionLevels,
@@ -192,11 +193,15 @@ def test_a_lesion_is_smaller_than_a_cell_along_the_pooled_axes_only() -> None:
 
 
 def test_a_lesion_that_reaches_out_of_the_crop_widens_it() -> None:
-    lesions = [
-        {"class": 0, "voxels": 8, "center_mm": center, "extents_mm": [2.0, 2.0, 2.0]}
-        for center in ([-3.0, 4.0, 4.0], [4.0, 4.0, 9.0])
-    ]
-    case = case_lesions({"spacing": [2, 1, 1], "cropped_shape": [4, 8, 8], "lesions": lesions})
+    lesions = tuple(
+        LesionRecord(class_index=0, voxels=8, volume_mm3=8, extents_mm=(2, 2, 2), diameter_mm=2.5, center_mm=center)
+        for center in ((-3, 4, 4), (4, 4, 9))
+    )
+    case = case_lesions(
+        ScanFingerprint(
+            spacing=(2, 1, 1), shape=(8, 9, 10), crop_box=(2, 0, 0, 6, 8, 8), cropped_shape=(4, 8, 8), lesions=lesions
+        )
+    )
     assert case.extent == (12, 8, 10)
     assert case.centers.tolist() == [[1, 4, 4], [8, 4, 9]]
 

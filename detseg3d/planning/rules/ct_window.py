@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.planning.fingerprint import ChannelIntensities, IntensityStatistics
 from detseg3d.planning.sections import CtNormalization
 
-__all__ = ["clipped_share", "ct_window"]
+__all__ = ["clipped_fraction", "ct_window"]
 
 # Hounsfield units; lesions of a few voxels, or of one value, do not say where a scan may be cut off.
 _NARROWEST = 10.0
 # Share of the body that may be clipped. Beyond, the detector cannot tell where in the body it is.
-_MOST_CLIPPED = 0.5
+_MAX_CLIPPED = 0.5
 # Levels at which a distribution is sampled that is known by its percentiles.
 _LEVELS = (np.arange(1000) + 0.5) / 1000
 
 
-def ct_window(measured: Mapping[str, Any]) -> CtNormalization:
+def ct_window(measured: ChannelIntensities) -> CtNormalization:
     """Window and scale of a CT channel.
 
     The window goes from the 0.5th to the 99.5th percentile in the lesions of the set, as in nnU-Net. Where the lesions
@@ -32,8 +29,8 @@ def ct_window(measured: Mapping[str, Any]) -> CtNormalization:
 
     Parameters
     ----------
-    measured : mapping
-        ``body`` and ``lesions`` (or ``None``) of the fingerprint's summary: ``mean``, ``std`` and percentiles.
+    measured : ChannelIntensities
+        Of the fingerprint's summary.
 
     Returns
     -------
@@ -42,52 +39,56 @@ def ct_window(measured: Mapping[str, Any]) -> CtNormalization:
 
     Examples
     --------
-    >>> aneurysms = {"mean": 108.0, "std": 14.0, "p0.5": 75.0, "p99.5": 141.0}
-    >>> body = {"mean": 0.0, "std": 60.0, "p0.5": -110.0, "p25": -60.0, "p50": 30.0, "p75": 50.0, "p99.5": 300.0}
-    >>> window = ct_window({"lesions": aneurysms, "body": body})
+    >>> aneurysms = IntensityStatistics(mean=108, std=14, percentiles={0.5: 75, 99.5: 141})
+    >>> body = IntensityStatistics(mean=0, std=60, percentiles={0.5: -110, 25: -60, 50: 30, 75: 50, 99.5: 300})
+    >>> window = ct_window(ChannelIntensities(lesions=aneurysms, body=body))
     >>> window.lower, window.upper
     (-60.0, 141.0)
     """
-    body, lesions = measured["body"], measured["lesions"]
-    if lesions is None or (body and lesions["p99.5"] - lesions["p0.5"] < _NARROWEST):
-        return _window(body["p0.5"], body["p99.5"], body["mean"], body["std"])
-    lower, upper = lesions["p0.5"], lesions["p99.5"]
-    if not body or clipped_share(body, lower, upper) <= _MOST_CLIPPED:
-        return _window(lower, upper, lesions["mean"], lesions["std"])
+    body, lesions = measured.body, measured.lesions
+    if lesions is None or (body and lesions.percentiles[99.5] - lesions.percentiles[0.5] < _NARROWEST):
+        assert body is not None, "a data set with scans has voxels"
+        return _window(body.percentiles[0.5], body.percentiles[99.5], body)
+    lower, upper = lesions.percentiles[0.5], lesions.percentiles[99.5]
+    if body is None or clipped_fraction(body, lower, upper) <= _MAX_CLIPPED:
+        return _window(lower, upper, lesions)
     first, third = (float(value) for value in _quantiles(body, np.array([0.25, 0.75])))
     lower, upper = min(lower, first), max(upper, third)
-    parts = [_quantiles(figures, _LEVELS).clip(lower, upper) for figures in (lesions, body)]
+    parts = [_quantiles(region, _LEVELS).clip(lower, upper) for region in (lesions, body)]
     both = np.concatenate(parts)
-    return _window(lower, upper, float(both.mean()), float(both.std()))
+    return _normalization(lower, upper, float(both.mean()), float(both.std()))
 
 
-def _window(lower: float, upper: float, mean: float, std: float) -> CtNormalization:
+def _window(lower: float, upper: float, region: IntensityStatistics) -> CtNormalization:
+    """Return a window with the mean and standard deviation of a region."""
+    return _normalization(lower, upper, region.mean, region.std)
+
+
+def _normalization(lower: float, upper: float, mean: float, std: float) -> CtNormalization:
     if upper <= lower:  # a set of one intensity
         lower, upper = lower - 0.5, upper + 0.5
     return CtNormalization(mean=mean, std=max(std, 1e-3), lower=lower, upper=upper)
 
 
-def clipped_share(figures: Mapping[str, float], lower: float, upper: float) -> float:
+def clipped_fraction(region: IntensityStatistics, lower: float, upper: float) -> float:
     """Share of the voxels that lie outside a window.
 
     Parameters
     ----------
-    figures : mapping
-        Percentiles of the intensities, ``p25`` and so on; ``min`` and ``max`` where they are known.
+    region : IntensityStatistics
     lower, upper : float
 
     Examples
     --------
-    >>> round(clipped_share({"min": 0.0, "p50": 50.0, "max": 100.0}, 10.0, 60.0), 3)
+    >>> body = IntensityStatistics(mean=50, std=30, percentiles={0: 0, 50: 50, 100: 100})
+    >>> round(clipped_fraction(body, 10, 60), 3)
     0.5
     """
-    values = _quantiles(figures, _LEVELS)
+    values = _quantiles(region, _LEVELS)
     return float(np.mean((values < lower) | (values > upper)))
 
 
-def _quantiles(figures: Mapping[str, float], levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Quantiles at ``levels`` from percentiles, joined by straight lines."""
-    known = {0.0: figures.get("min", math.nan), 1.0: figures.get("max", math.nan)}
-    known |= {float(name[1:]) / 100: value for name, value in figures.items() if name[0] == "p" and name[1:2].isdigit()}
-    points = sorted((level, value) for level, value in known.items() if not math.isnan(value))
-    return np.interp(levels, [level for level, _ in points], [value for _, value in points])
+def _quantiles(region: IntensityStatistics, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Interpolate the quantiles at ``levels`` (0 to 1) linearly between the known percentiles."""
+    known = sorted(region.percentiles.items())
+    return np.interp(levels, [percent / 100 for percent, _ in known], [value for _, value in known])

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.survey.kinds import KINDS
 from benchmarks.survey.model import Kind, Rule
 from benchmarks.survey.rules import PlannedKind, check, check_outlier, check_scale, limited, nnunet_spacing, plan_kind
+from tests.planning.factory import make_dataset, make_fingerprint
 
 # Sets are cut to so many scans: the whole sets are planned by python -m benchmarks.survey.
 MOST_CASES = 40
@@ -113,7 +114,6 @@ def test_a_low_bound_and_a_slow_plan_are_found(usual: PlannedKind) -> None:
 def test_the_rule_of_nnunet(
     spacings: list[tuple[float, ...]], shape: tuple[int, ...], expected: tuple[float, ...]
 ) -> None:
-    cases = {
-        str(index): {"spacing": list(spacing), "cropped_shape": list(shape)} for index, spacing in enumerate(spacings)
-    }
-    assert nnunet_spacing({"cases": cases}) == pytest.approx(expected)
+    dataset = make_dataset([str(index) for index in range(len(spacings))])
+    fingerprint = make_fingerprint(dataset, [shape] * len(spacings), spacings, [[]] * len(spacings))
+    assert nnunet_spacing(fingerprint) == pytest.approx(expected)

@@ -3,12 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg3d.planning.fingerprint import percentiles
-from detseg3d.planning.rules.ct_window import clipped_share, ct_window
+from detseg3d.planning.fingerprint import ChannelIntensities, IntensityStatistics, percentiles
+from detseg3d.planning.rules.ct_window import clipped_fraction, ct_window
+from detseg3d.planning.sections import CtNormalization
 
 
-def figures(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "std": float(values.std()), **percentiles(values)}
+def statistics(values: np.ndarray) -> IntensityStatistics:
+    return IntensityStatistics(mean=float(values.mean()), std=float(values.std()), percentiles=percentiles(values))
+
+
+def window_of(lesions: np.ndarray | None, body: np.ndarray) -> CtNormalization:
+    return ct_window(
+        ChannelIntensities(lesions=None if lesions is None else statistics(lesions), body=statistics(body))
+    )
 
 
 RANDOM = np.random.default_rng(0)
@@ -17,7 +24,7 @@ BODY = np.concatenate([RANDOM.normal(-100, 20, 3000), RANDOM.normal(40, 30, 5000
 
 def test_a_window_that_holds_most_of_the_body_is_that_of_the_lesions() -> None:
     lesions = RANDOM.normal(20, 100, 5000)
-    window = ct_window({"lesions": figures(lesions), "body": figures(BODY)})
+    window = window_of(lesions, BODY)
     low, high = np.percentile(lesions, (0.5, 99.5))
     assert (window.lower, window.upper) == pytest.approx((low, high))
     assert (window.mean, window.std) == pytest.approx((lesions.mean(), lesions.std()))
@@ -27,27 +34,28 @@ def test_a_window_that_holds_most_of_the_body_is_that_of_the_lesions() -> None:
 def test_a_window_that_clips_most_of_the_body_is_widened_to_its_quartiles(center: float, spread: float) -> None:
     lesions = RANDOM.normal(center, spread, 5000)
     low, high = np.percentile(lesions, (0.5, 99.5))
-    assert clipped_share(figures(BODY), low, high) > 0.5
-    window = ct_window({"lesions": figures(lesions), "body": figures(BODY)})
+    assert clipped_fraction(statistics(BODY), low, high) > 0.5
+    window = window_of(lesions, BODY)
     first, third = np.percentile(BODY, (25, 75))
     assert (window.lower, window.upper) == pytest.approx((min(low, first), max(high, third)))
-    assert clipped_share(figures(BODY), window.lower, window.upper) <= 0.51
+    assert clipped_fraction(statistics(BODY), window.lower, window.upper) <= 0.51
     both = np.concatenate([lesions, RANDOM.choice(BODY, 5000)]).clip(window.lower, window.upper)
     assert (window.mean, window.std) == pytest.approx((both.mean(), both.std()), rel=0.05, abs=3)
 
 
 @pytest.mark.parametrize("lesions", [None, np.full(50, 35.0)])
 def test_without_lesions_that_say_anything_the_window_is_the_body_s(lesions: np.ndarray | None) -> None:
-    window = ct_window({"lesions": None if lesions is None else figures(lesions), "body": figures(BODY)})
+    window = window_of(lesions, BODY)
     assert (window.lower, window.upper) == pytest.approx(tuple(np.percentile(BODY, (0.5, 99.5))))
 
 
 def test_a_set_of_one_intensity_has_a_window() -> None:
-    same = figures(np.full(50, -1000.0))
-    window = ct_window({"lesions": None, "body": same})
+    window = window_of(None, np.full(50, -1000.0))
     assert window.lower < -1000 < window.upper
 
 
-def test_the_clipped_share_is_that_of_the_voxels() -> None:
+def test_the_clipped_fraction_is_that_of_the_voxels() -> None:
     for low, high in ((-50, 100), (75, 141), (-2000, 2000), (400, 500)):
-        assert clipped_share(figures(BODY), low, high) == pytest.approx(np.mean((low > BODY) | (high < BODY)), abs=0.03)
+        assert clipped_fraction(statistics(BODY), low, high) == pytest.approx(
+            np.mean((low > BODY) | (high < BODY)), abs=0.03
+        )

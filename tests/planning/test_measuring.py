@@ -12,7 +12,9 @@ from detseg3d.data.cases import read_case
 from detseg3d.data.dataset import RawCase, RawDataset, load_raw_dataset
 from detseg3d.data.images import write_image
 from detseg3d.planning.appearance.scan import measure_appearance
-from detseg3d.planning.fingerprint import load_appearances, measure_case, measure_dataset, percentiles
+from detseg3d.planning.fingerprint import Fingerprint, percentiles
+from detseg3d.planning.fingerprint_file import load_appearances, save_fingerprint
+from detseg3d.planning.measuring import measure_case, measure_dataset
 from detseg3d.system.files import write_json
 from detseg3d.system.run import Run
 from tests.preprocessing.factory import write_dataset
@@ -31,84 +33,85 @@ def two_lesions() -> tuple[np.ndarray, np.ndarray]:
 def test_lesions_are_measured_in_millimetres() -> None:
     images, instances = two_lesions()
     record, _ = measure_case(images, Geometry(images.shape[1:], (3.0, 1.0, 0.5)), instances, np.array([1, 0]))
-    first, second = record["lesions"]
-    assert (first["class"], second["class"]) == (1, 0)
-    assert (first["voxels"], second["voxels"]) == (1, 24)
-    assert (first["volume_mm3"], second["volume_mm3"]) == (1.5, 36.0)
-    assert second["extents_mm"] == [9.0, 4.0, 1.0]
-    assert first["center_mm"] == [2.5 * 3, 2.5, 1.25]  # from the edge of the crop, which begins at voxel 2
-    assert first["diameter_mm"] == pytest.approx((6 * 1.5 / np.pi) ** (1 / 3))
+    first, second = record.lesions
+    assert (first.class_index, second.class_index) == (1, 0)
+    assert (first.voxels, second.voxels) == (1, 24)
+    assert (first.volume_mm3, second.volume_mm3) == (1.5, 36.0)
+    assert second.extents_mm == (9.0, 4.0, 1.0)
+    assert first.center_mm == (2.5 * 3, 2.5, 1.25)  # from the edge of the crop, which begins at voxel 2
+    assert first.diameter_mm == pytest.approx((6 * 1.5 / np.pi) ** (1 / 3))
     wanted = np.linalg.norm([(11.5 - 4.5) * 3, 12 - 4.5, (11 - 4.5) * 0.5])
-    assert first["nearest_mm"] == second["nearest_mm"] == pytest.approx(wanted)
+    assert first.nearest_mm == second.nearest_mm == pytest.approx(wanted)
 
 
 def test_crop_and_intensities() -> None:
     images, instances = two_lesions()
     record, samples = measure_case(images, Geometry(images.shape[1:]), instances, np.array([0, 0]))
-    assert record["crop_box"] == [2, 2, 2, 18, 18, 18]
-    assert record["cropped_shape"] == [16, 16, 16]
-    lesions = record["intensity"][0]["lesions"]
-    assert lesions["mean"] == pytest.approx((150 + 24 * 200) / 25)
-    assert (lesions["min"], lesions["max"]) == (150, 200)
-    assert record["intensity"][0]["body"]["min"] == 100
-    assert len(samples[0]["lesions"]) == 25
-    assert len(samples[0]["body"]) == 16**3
+    assert record.crop_box == (2, 2, 2, 18, 18, 18)
+    assert record.cropped_shape == (16, 16, 16)
+    lesions = record.intensity[0].lesions
+    assert lesions.mean == pytest.approx((150 + 24 * 200) / 25)
+    assert (lesions.percentiles[0], lesions.percentiles[100]) == (150, 200)
+    assert record.intensity[0].body.percentiles[0] == 100
+    assert len(samples[0].lesions) == 25
+    assert len(samples[0].body) == 16**3
 
 
 def test_case_without_lesions() -> None:
     images, instances = two_lesions()
     record, samples = measure_case(images, Geometry(images.shape[1:]), instances * 0, np.zeros(0, int))
-    assert record["lesions"] == []
-    assert record["intensity"][0]["lesions"] is None
-    assert len(samples[0]["lesions"]) == 0
+    assert record.lesions == ()
+    assert record.intensity[0].lesions is None
+    assert len(samples[0].lesions) == 0
 
 
 def test_a_lone_lesion_has_no_neighbour() -> None:
     images, instances = two_lesions()
     record, _ = measure_case(images, Geometry(images.shape[1:]), np.where(instances == 1, 1, 0), np.array([0]))
-    assert record["lesions"][0]["nearest_mm"] is None
+    assert record.lesions[0].nearest_mm is None
 
 
 def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detseg3d.planning.fingerprint._SAMPLES", 100)
-    monkeypatch.setattr("detseg3d.planning.fingerprint._PERCENTILE_VALUES", 1000)
+    monkeypatch.setattr("detseg3d.planning.measuring._SAMPLES", 100)
+    monkeypatch.setattr("detseg3d.planning.measuring._PERCENTILE_VALUES", 1000)
     images = np.random.default_rng(0).normal(500, 50, (1, 20, 20, 20)).astype(np.float32)
     images[0, 7, 7, 7] = 5000
     record, samples = measure_case(
         images, Geometry(images.shape[1:]), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3
     )
-    body = record["intensity"][0]["body"]
-    assert body["max"] == 5000
-    assert body["p50"] == pytest.approx(500, abs=10)
-    assert len(samples[0]["body"]) == 100
+    body = record.intensity[0].body
+    assert body is not None and body.percentiles[100] == 5000
+    assert body.percentiles[50] == pytest.approx(500, abs=10)
+    assert len(samples[0].body) == 100
     again = measure_case(
         images, Geometry(images.shape[1:]), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3
     )[1]
-    assert np.array_equal(samples[0]["body"], again[0]["body"])
+    assert np.array_equal(samples[0].body, again[0].body)
 
 
 def test_data_set_is_summed_up(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path, lesions=(3, 0, 5, 2), spacing=(2, 1, 1)))
     fingerprint = measure_dataset(raw, Run(0, show_progress=False))
-    summary = fingerprint["summary"]
-    assert (summary["cases"], summary["lesions"]) == (4, 10)
-    assert summary["cases_without_lesions"] == ["case1"]
-    assert summary["lesions_per_class"] == {"lesion": 10}
-    assert summary["lesions_per_case"]["p50"] == 2.5
-    assert summary["spacing"]["z"]["p50"] == 2
-    assert summary["longest_edge_mm"]["max"] == 6
-    assert summary["volume_mm3"]["min"] == 2
-    assert summary["intensity"]["0_FLAIR"]["lesions"]["mean"] > summary["intensity"]["0_FLAIR"]["body"]["mean"]
-    assert json.loads(json.dumps(fingerprint, allow_nan=False)) == fingerprint
+    summary = fingerprint.summary
+    assert (summary.cases, summary.lesions) == (4, 10)
+    assert summary.cases_without_lesions == ("case1",)
+    assert summary.lesions_per_class == {"lesion": 10}
+    assert summary.lesions_per_case[50] == 2.5
+    assert summary.spacing.z[50] == 2
+    assert summary.longest_edge_mm[100] == 6
+    assert summary.volume_mm3[0] == 2
+    [flair] = summary.intensity
+    assert flair.lesions is not None and flair.body is not None and flair.lesions.mean > flair.body.mean
+    assert Fingerprint.model_validate(json.loads(json.dumps(fingerprint.model_dump(mode="json")))) == fingerprint
 
 
 def test_set_without_lesions_is_still_json(tmp_path: Path) -> None:
     fingerprint = measure_dataset(
         load_raw_dataset(write_dataset(tmp_path, lesions=(0, 0))), Run(0, show_progress=False)
     )
-    assert fingerprint["summary"]["volume_mm3"] == {}
-    assert fingerprint["summary"]["intensity"]["0_FLAIR"]["lesions"] is None
-    json.dumps(fingerprint, allow_nan=False)
+    assert fingerprint.summary.volume_mm3 == {}
+    assert fingerprint.summary.intensity[0].lesions is None
+    json.dumps(fingerprint.model_dump(mode="json"), allow_nan=False)
 
 
 def test_failed_cases_are_all_named(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_a_case_too_large_to_be_measured_is_refused_from_its_header(tmp_path: Pa
 def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path, spacing=(2, 1, 1)))
     fingerprint = measure_dataset(raw, Run(0, show_progress=False))
-    write_json(fingerprint, tmp_path / "f.json")
+    save_fingerprint(fingerprint, tmp_path / "f.json")
     looks = load_appearances(tmp_path / "f.json", [case.case_id for case in raw.cases])
     for case, found in zip(raw.cases, looks, strict=True):
         images, geometry, _, _ = read_case(case, raw)
@@ -145,11 +148,11 @@ def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ([], "3"),
-        ({"version": 2, "cases": {"a": {}}}, "3"),
-        ({"version": 3, "cases": {"b": {}}}, None),
-        ({"version": 3, "cases": {"a": {}}}, None),
-        ({"version": 3, "cases": {"a": {"appearance": {"spacing": [1, 1, 1]}}}}, None),
+        ([], "4"),
+        ({"version": 3, "cases": {"a": {}}}, "4"),
+        ({"version": 4, "cases": {"b": {}}}, None),
+        ({"version": 4, "cases": {"a": {}}}, None),
+        ({"version": 4, "cases": {"a": {"appearance": {"spacing": [1, 1, 1]}}}}, None),
     ],
 )
 def test_a_fingerprint_that_does_not_say_it_is_an_error(tmp_path: Path, content: object, expected: str | None) -> None:
