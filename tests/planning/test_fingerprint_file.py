@@ -11,7 +11,7 @@ from benchmarks.survey.fingerprints import describe, draw_fingerprint
 from benchmarks.survey.kinds_stress import STRESS_KINDS
 from benchmarks.survey.model import Kind
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, DatasetFacts
+from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, DatasetFacts, Fingerprint
 from detseg3d.planning.fingerprint_file import describe_dataset, load_fingerprint, save_fingerprint
 from detseg3d.planning.planner import plan_dataset
 
