@@ -38,7 +38,8 @@ from pathlib import Path
 import torch
 
 from detseg3d.planning.plans import load_plans, save_plans
-from detseg3d.system.files import write_json, write_text
+from detseg3d.system.files import write_text
+from detseg3d.system.json_files import write_json
 from detseg3d.training import trainer
 
 NAME = "Dataset999_Example"

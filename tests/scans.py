@@ -16,7 +16,7 @@ from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.preprocessing.case import preprocess_case
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
 SHAPE = (30, 36, 33)

@@ -19,7 +19,7 @@ from detseg3d.inference.model_file import model_checksum
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.planning.fingerprint_file import save_fingerprint
 from detseg3d.planning.sections import InferencePlan
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.reporting.html.factory import SHAPE, cube, evaluate, save_case
 

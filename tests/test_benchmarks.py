@@ -15,7 +15,7 @@ from detseg3d.data.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.planning.factory import cubes, make_dataset, make_fingerprint
 from tests.training.factory import write_case
 

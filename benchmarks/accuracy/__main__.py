@@ -30,7 +30,8 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.pipeline.train import load_fold
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.device import resolve_device
-from detseg3d.system.files import read_json, write_json, write_text
+from detseg3d.system.files import write_text
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.training.options import TrainingData, TrainingOptions
 from detseg3d.training.trainer import Trainer
 

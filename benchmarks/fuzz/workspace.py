@@ -15,7 +15,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from benchmarks.soak import NAME, prepare, run
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image, write_image
-from detseg3d.system.files import write_json, write_text
+from detseg3d.system.files import write_text
+from detseg3d.system.json_files import write_json
 
 __all__ = ["CASE", "IMAGE_FORMATS", "NAME", "build"]
 

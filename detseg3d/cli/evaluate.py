@@ -307,7 +307,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
     from detseg3d.data.labels import read_patients
     from detseg3d.evaluation.probabilities.components import ComponentRule
     from detseg3d.evaluation.probabilities.sweep import format_sweep, sweep_probability_maps
-    from detseg3d.system.files import write_json
+    from detseg3d.system.json_files import write_json
 
     if len(systems) > 1:
         raise DetSeg3DError("a sweep takes one system", value=list(systems), remedy="give one -pred with --sweep")
@@ -330,7 +330,8 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: L
 def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> CommandResult:
     from detseg3d.data.labels import read_patients
     from detseg3d.evaluation.boxes.evaluate import evaluate_boxes, format_box_evaluation
-    from detseg3d.system.files import write_json, write_text
+    from detseg3d.system.files import write_text
+    from detseg3d.system.json_files import write_json
 
     if len(systems) > 1:
         raise DetSeg3DError("boxes are evaluated one system at a time", value=list(systems))
@@ -361,7 +362,7 @@ def _write(
     options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
 ) -> None:
     from detseg3d.evaluation.output import write_evaluation
-    from detseg3d.system.files import write_json
+    from detseg3d.system.json_files import write_json
 
     if options.output is None:
         return

@@ -19,7 +19,7 @@ from detseg3d.inference.model_folder import same_network
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS, ThresholdStage
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 __all__ = ["ValidatedFolds", "load_validated_folds"]
 

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.intensities import LARGEST_VALUE
 from detseg3d.data.roots import check_case_id
-from detseg3d.system.files import atomic_files, atomic_path, read_json, remove_files, write_json
+from detseg3d.system.files import atomic_files, atomic_path, remove_files
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.native import escape_name, native_path, unescape_name
 from detseg3d.system.signals import raise_again

@@ -36,7 +36,8 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending, is_dicom_folder, strip_ending
 from detseg3d.data.instance_classes import InstanceClasses, parse_instance_classes
 from detseg3d.data.roots import check_case_id
-from detseg3d.system.files import check_regular_file, open_regular_file, read_json
+from detseg3d.system.files import check_regular_file, open_regular_file
+from detseg3d.system.json_files import read_json
 
 __all__ = [
     "RawCase",

@@ -16,7 +16,8 @@ from typing import Any, Final
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.data.images import strip_ending
-from detseg3d.system.files import read_bounded, read_json
+from detseg3d.system.files import read_bounded
+from detseg3d.system.json_files import read_json
 
 __all__ = ["InstanceClasses", "class_indices", "instance_class_record", "parse_instance_classes"]
 

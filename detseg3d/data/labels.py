@@ -21,7 +21,7 @@ from detseg3d.data.folders import RawFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, read_label_array
 from detseg3d.data.instance_classes import InstanceClasses, class_indices, parse_instance_classes
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 __all__ = [
     "LabelFormat",

@@ -11,7 +11,8 @@ from typing import Any
 from detseg3d.data.folders import EvaluationFolder
 from detseg3d.evaluation.metrics import CRITERIA, HEADLINE
 from detseg3d.evaluation.table import format_evaluation
-from detseg3d.system.files import write_json, write_text
+from detseg3d.system.files import write_text
+from detseg3d.system.json_files import write_json
 
 __all__ = ["case_rows", "lesion_rows", "write_evaluation"]
 

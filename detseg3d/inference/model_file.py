@@ -43,7 +43,8 @@ from detseg3d.models.weights import (
     save_tensors,
 )
 from detseg3d.planning.plans import Plans, load_plans
-from detseg3d.system.files import atomic_path, open_regular_file, parse_json, write_text
+from detseg3d.system.files import atomic_path, open_regular_file, write_text
+from detseg3d.system.json_files import parse_json
 from detseg3d.system.native import native_path
 
 __all__ = [

@@ -16,7 +16,8 @@ from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.planning.plans import MOST_PLANS_BYTES, Plans
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import Thresholds
-from detseg3d.system.files import open_regular_file, read_json, write_json
+from detseg3d.system.files import open_regular_file
+from detseg3d.system.json_files import read_json, write_json
 
 __all__ = [
     "ChoiceFigures",

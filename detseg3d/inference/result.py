@@ -25,7 +25,8 @@ from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
 from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.plans import Plans
-from detseg3d.system.files import atomic_files, atomic_path, read_json, remove_files, write_json, write_text
+from detseg3d.system.files import atomic_files, atomic_path, remove_files, write_text
+from detseg3d.system.json_files import read_json, write_json
 
 __all__ = [
     "CasePrediction",

@@ -48,7 +48,8 @@ from detseg3d.inference.result import clear_cases, describe_case, write_case
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.thresholds import Thresholds
-from detseg3d.system.files import remove_files, write_json
+from detseg3d.system.files import remove_files
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 

@@ -28,7 +28,8 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, read_geometry, read_image, read_label_array, write_image
 from detseg3d.data.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
 from detseg3d.data.roots import check_case_id, check_dataset_name
-from detseg3d.system.files import copy_file, read_json, remove_stale, replace_folder, temporary_beside, write_json
+from detseg3d.system.files import copy_file, remove_stale, replace_folder, temporary_beside
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 

@@ -32,7 +32,8 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import check_weights, load_weights
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans
-from detseg3d.system.files import read_json, remove_stale, replace_folder, temporary_beside, write_json
+from detseg3d.system.files import remove_stale, replace_folder, temporary_beside
+from detseg3d.system.json_files import read_json, write_json
 
 __all__ = ["ExportedModel", "InstalledModel", "check_model_folder", "export_model", "install_model"]
 

@@ -32,7 +32,7 @@ from detseg3d.planning.splits import (
 )
 from detseg3d.preprocessing.dataset import preprocess_dataset, replaced_cases
 from detseg3d.system.device import choose_precision, resolve_device
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.lock import locked
 from detseg3d.system.run import Run
 

@@ -29,7 +29,8 @@ from detseg3d.planning.rules.rois import requested_roi_size
 from detseg3d.planning.rules.segmenter import stage2_plan
 from detseg3d.planning.splits import load_splits
 from detseg3d.system.device import compute_in
-from detseg3d.system.files import copy_file, remove_files, replace_folder, temporary_beside, write_json
+from detseg3d.system.files import copy_file, remove_files, replace_folder, temporary_beside
+from detseg3d.system.json_files import write_json
 from detseg3d.system.lock import locked
 from detseg3d.system.memory import release_freed_memory, require_memory
 from detseg3d.system.run import Run

@@ -19,7 +19,7 @@ from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.data.roots import check_case_id
 from detseg3d.planning.appearance.scan import ScanAppearance
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION, Fingerprint
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 
 __all__ = ["describe_dataset", "load_appearances", "load_fingerprint", "save_fingerprint"]
 

@@ -32,7 +32,7 @@ from detseg3d.planning.sections import (
     TrainingPlan,
     Triple,
 )
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 
 __all__ = [
     "MOST_PLANS_BYTES",

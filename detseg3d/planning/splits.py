@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 __all__ = [
     "FOLDS",

@@ -11,7 +11,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.folders import RawFolder
 from detseg3d.data.images import write_image
 from detseg3d.synthetic.phantom import Shape, simulate_case
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import logging
-import math
 import os
 import platform
 import re
@@ -22,14 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.native import escape_name
 from detseg3d.system.signals import raise_again
 
 __all__ = [
-    "MOST_JSON_BYTES",
     "atomic_files",
     "atomic_path",
     "check_writable",
@@ -37,20 +33,14 @@ __all__ = [
     "copy_file",
     "is_process_gone",
     "open_regular_file",
-    "parse_json",
     "read_bounded",
-    "read_json",
     "remove_files",
     "remove_stale",
     "replace_folder",
     "temporary_beside",
-    "write_json",
     "write_text",
     "writer_name",
 ]
-
-MOST_JSON_BYTES: Final = 1 << 30
-"""More than the figures of the largest data set take."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +52,6 @@ _STALE_SECONDS = 24 * 3600
 _numbers = itertools.count()
 _swept: set[Path] = set()
 
-# Messages that quote a value, and writing it again, need a level of recursion for each level of nesting.
-_DEEPEST = 100
-# Digits and sign of numbers that may fit 64 bits; Python refuses those of thousands of digits with an error of its own.
-_LONGEST_INTEGER = 20
 _PIECE_BYTES = 1 << 18
 
 
@@ -358,14 +344,6 @@ def write_text(text: str, path: str | Path) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(data: Any, path: str | Path) -> None:
-    """Write ``data`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
-    text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
-    if not _is_unicode(text):  # a file name that is no proper text, as Linux allows: only escaped it can be kept
-        text = json.dumps(data, indent=1, allow_nan=False)
-    write_text(text + "\n", path)
-
-
 def open_regular_file(path: str | Path) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for one that is not.
 
@@ -472,122 +450,3 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
             remedy="check where it comes from",
         )
     return b"".join(pieces)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
-    """Read a JSON file; a byte order mark, as editors on Windows write it, is tolerated.
-
-    What comes back can be written again by :func:`write_json`, and its numbers fit 64 bits. An object that has the same
-    key twice is refused: two readers could take different values from it.
-
-    Parameters
-    ----------
-    path : path
-    most_bytes : int, optional
-        A larger file is refused before it fills the memory; less than the default where a stranger wrote it.
-
-    Raises
-    ------
-    DetSeg3DError
-        If the file is missing, unreadable, too large or not JSON, holds NaN, infinity, a number too large to compute
-        with or a key twice in one object, is nested too deep, or there is not enough memory to read it.
-    """
-    path = Path(path)
-    try:
-        text = read_bounded(path, most_bytes).decode("utf-8-sig")
-        data = parse_json(text)
-    except FileNotFoundError as error:
-        raise DetSeg3DError("the file does not exist", file=path, remedy="check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DetSeg3DError(f"the file cannot be read: {error}", file=path) from error
-    except (ValueError, RecursionError) as error:
-        raise DetSeg3DError(
-            f"the file is not valid JSON: {error}", file=path, remedy="mend or restore the file"
-        ) from error
-    except MemoryError as error:
-        raise DetSeg3DError(
-            "there is not enough memory to read the file",
-            file=path,
-            value=f"{path.stat().st_size} bytes",
-            remedy="free memory, or raise the limit of the process (ulimit -v)",
-        ) from error
-    if _is_deeper(data, _DEEPEST):
-        raise DetSeg3DError(f"the file is nested deeper than {_DEEPEST} levels", file=path, remedy="restore the file")
-    return data
-
-
-def parse_json(text: str) -> Any:
-    """Parse JSON strictly: no NaN, no infinity, no number beyond 64 bits, no key twice in one object.
-
-    Raises
-    ------
-    ValueError
-        If ``text`` is not such JSON.
-    RecursionError
-        If it is nested far too deep.
-
-    Examples
-    --------
-    >>> parse_json('{"a": 1}')
-    {'a': 1}
-    >>> parse_json('{"a": 1, "a": 2}')
-    Traceback (most recent call last):
-        ...
-    ValueError: the key 'a' stands twice in one object
-    """
-    return json.loads(
-        text, parse_int=_integer, parse_float=_real, parse_constant=_no_constant, object_pairs_hook=_without_repetition
-    )
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"the key {key[:80]!r} stands twice in one object")
-            seen.add(key)
-    return data
-
-
-def _integer(text: str) -> int:
-    value = int(text) if len(text) <= _LONGEST_INTEGER else 1 << 63
-    if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"the number {text[:20]}… is too large")
-    return value
-
-
-def _real(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
-
-
-def _is_deeper(data: Any, limit: int) -> bool:
-    """Whether lists and objects are nested deeper; level by level, since recursion is what depth would break."""
-    level = [data]
-    for _ in range(limit + 1):
-        children: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                children += node.values()
-            elif isinstance(node, list):
-                children += node
-        if not children:
-            return False
-        level = children
-    return True

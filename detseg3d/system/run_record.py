@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.system.files import read_bounded, read_json, write_json, write_text
+from detseg3d.system.files import read_bounded, write_text
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.signals import Interruption
 
 if sys.platform != "win32":

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.system.files import parse_json, read_bounded, write_text
+from detseg3d.system.files import read_bounded, write_text
+from detseg3d.system.json_files import parse_json
 from detseg3d.system.workers import is_bar_shown
 from detseg3d.training.state import LossValues
 from detseg3d.training.validation import ValidationResult

@@ -12,7 +12,7 @@ from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline import consolidate as consolidate_module
 from detseg3d.planning.plans import Plans
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
 from tests.scans import make_scan, write_dataset
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detseg3d.cli import example
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 SMALL = ["--num_cases", "2", "--num_test", "1", "--shape", "20", "24", "24", "--spacing", "3", "1", "1", "-np", "0"]
 

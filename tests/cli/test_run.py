@@ -7,7 +7,7 @@ import pytest
 from detseg3d.cli import run
 from detseg3d.inference.predictor import Predictor
 from detseg3d.synthetic.dataset import write_example_dataset
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from detseg3d.cli import train
 from detseg3d.planning.appearance.training import TrainingAppearance, load_training_appearance
 from detseg3d.planning.fingerprint_file import load_appearances
 from detseg3d.planning.plans import Plans, load_plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.scans import prepare, write_dataset
 
 FOLDERS = ("raw", "preprocessed", "results")

@@ -20,7 +20,7 @@ from detseg3d.inference.candidates import Candidates, save_candidates
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.plans import Plans, save_plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 Box = tuple[int, int, int, int, int, int]
 SHAPE = (24, 26, 28)

@@ -12,7 +12,7 @@ from detseg3d.consolidation.folds import ValidatedFolds, load_validated_folds
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.planning.plans import Plans, save_plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.consolidation.factory import NAME, Blob, write_fold, write_raw
 
 BLOBS = [Blob((4, 4, 4, 7, 7, 7), 0.9, 0.9)]

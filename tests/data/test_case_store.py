@@ -9,7 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(size=(2, 70, 90, 75)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.dataset_json import MOST_NAMES, parse_channel_names, parse_labels
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 FILE = Path("dataset.json")
 

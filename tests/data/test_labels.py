@@ -18,7 +18,7 @@ from detseg3d.data.labels import (
     read_true_lesions,
     true_lesions,
 )
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 
 @pytest.mark.parametrize(

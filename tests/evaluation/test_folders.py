@@ -14,7 +14,7 @@ from detseg3d.data.images import write_image
 from detseg3d.evaluation.folders import EvaluationOptions, LabelFormat, evaluate_folders
 from detseg3d.evaluation.output import case_rows
 from detseg3d.evaluation.probabilities.components import ComponentRule
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
 SPACING = (2.0, 1.0, 1.0)

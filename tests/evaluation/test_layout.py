@@ -12,7 +12,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat, Lesions
 from detseg3d.evaluation.layout import LayoutFiles, lesions_from_layout
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 GRID = Geometry((2, 3, 8), (2.0, 1.0, 1.0))
 FORM = LabelFormat({"core": 1, "rim": 2})

@@ -15,7 +15,7 @@ from detseg3d.evaluation.boxes.evaluate import evaluate_boxes
 from detseg3d.evaluation.folders import EvaluationOptions, evaluate_folders
 from detseg3d.evaluation.probabilities.components import ComponentRule
 from detseg3d.evaluation.probabilities.maps import read_probability_map
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]

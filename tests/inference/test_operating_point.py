@@ -20,7 +20,7 @@ from detseg3d.inference.operating_point import (
 )
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 
 CHOSEN = InferencePlan(
     candidate_threshold=0.2,

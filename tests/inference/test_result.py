@@ -25,7 +25,8 @@ from detseg3d.inference.result import (
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Lesion, Merged
 from detseg3d.planning.plans import Plans
-from detseg3d.system.files import read_json, write_text
+from detseg3d.system.files import write_text
+from detseg3d.system.json_files import read_json
 
 TURN = (0.0, -1.0, 0.0, 0.6, 0.0, -0.8, 0.8, 0.0, 0.6)  # orthonormal, not axis-aligned
 AXES = "ARS"  # by hand: z runs most to the front (-.8), y to the right (-1), x to the head (.8)

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK
 
 from detseg3d.cli import plan_and_preprocess, predict, train
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 NAME = "Dataset007_Thin"
 CASES = 4

@@ -14,7 +14,7 @@ import SimpleITK
 
 from detseg3d.cli import consolidate, convert, evaluate, plan_and_preprocess, predict, train
 from detseg3d.data.case_store import CaseStore
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 LABELS = {"background": 0, "dark": 1, "bright": 2}
 CASES = 6

@@ -14,7 +14,7 @@ import SimpleITK
 
 from detseg3d.cli import evaluate, example, plan_and_preprocess, predict, train, visualize
 from detseg3d.planning.plans import load_plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.scans import make_scan
 
 TURN = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)

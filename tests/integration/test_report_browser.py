@@ -16,7 +16,7 @@ import pytest
 
 from detseg3d.reporting.html.case_files import PredictedBox
 from detseg3d.reporting.html.report import ReportInput, write_report
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 from tests.integration.browser import (
     ATTACK,
     CHROMIUM,

@@ -21,7 +21,7 @@ from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.pipeline import consolidate as consolidate_module
 from detseg3d.pipeline.consolidate import Consolidated, ScoredLesions, consolidate, describe_calibration
 from detseg3d.planning.plans import Plans
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.run import Run
 from tests.consolidation.factory import (
     NAME,

@@ -15,7 +15,7 @@ from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.pipeline.consolidate import Consolidated, consolidate
 from detseg3d.pipeline.consolidation_report import format_consolidation, report_consolidation
 from detseg3d.planning.plans import Plans
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.run import Run
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
 

@@ -11,7 +11,7 @@ from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.images import read_channels, read_geometry, read_image, write_image
 from detseg3d.data.verify import verify_dataset
 from detseg3d.pipeline.convert import convert_folders
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 from detseg3d.system.run import Run
 from tests.data.formats.dicom.builders import MR, PET, SeriesBuilder
 

@@ -18,7 +18,7 @@ from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import load_training_appearance
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans, save_plans
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 from detseg3d.training.distributed import DistributedContext
 from detseg3d.training.options import TrainingData, TrainingOptions
 from detseg3d.training.trainer import Trainer

@@ -15,7 +15,7 @@ from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.fingerprint import Fingerprint, percentiles
 from detseg3d.planning.fingerprint_file import load_appearances, save_fingerprint
 from detseg3d.planning.measuring import measure_case, measure_dataset
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from tests.preprocessing.factory import write_dataset
 

@@ -17,7 +17,7 @@ from detseg3d.planning.splits import (
     make_splits,
     warn_of_folds_without_lesions,
 )
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 
 @st.composite

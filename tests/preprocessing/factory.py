@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK
 
 from detseg3d.planning.plans import Plans, parse_plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 
 def make_plans(**changes: Any) -> Plans:

@@ -9,7 +9,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.images import read_image
 from detseg3d.synthetic import dataset as synthetic
 from detseg3d.synthetic.dataset import write_example_dataset
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 
 @pytest.fixture(scope="module")

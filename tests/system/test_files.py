@@ -21,12 +21,11 @@ from detseg3d.system.files import (
     copy_file,
     open_regular_file,
     read_bounded,
-    read_json,
     remove_files,
     remove_stale,
-    write_json,
     write_text,
 )
+from detseg3d.system.json_files import read_json
 
 
 def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
@@ -62,36 +61,6 @@ def test_an_impossible_folder_is_an_error_with_the_target_named(tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(DetSeg3DError, match=r"cannot be written(.|\n)*file/a\.txt"):
         write_text("x", tmp_path / "file" / "a.txt")
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
-    data = {"a": [1, 2.5, None], "ü": "x"}
-    write_json(data, tmp_path / "a.json")
-    assert read_json(tmp_path / "a.json") == data
-
-
-def test_nan_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json({"a": float("nan")}, tmp_path / "a.json")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="does not exist"):
-        read_json(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DetSeg3DError, match="not valid JSON"):
-        read_json(tmp_path / "a.json")
-    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DetSeg3DError, match="cannot be read"):
-        read_json(tmp_path / "a.json")
-
-
-def test_json_is_readable_text_and_keeps_names_that_are_no_unicode(tmp_path: Path) -> None:
-    write_json({"size": "2×3"}, tmp_path / "a.json")
-    assert "2×3" in (tmp_path / "a.json").read_text(encoding="utf-8")
-    write_json({"name": "\udc80"}, tmp_path / "b.json")
-    assert read_json(tmp_path / "b.json") == {"name": "\udc80"}
 
 
 # -- What killed processes leave behind --------------------------------------------------------------------------------
@@ -236,53 +205,11 @@ def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) ->
             read_json(path, most_bytes=100)
 
 
-@pytest.mark.parametrize("content", [b"9" * 5000, b"[" * 100_000, b"{", b"NaN,"])
-def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "data.json").write_bytes(content)
-    with pytest.raises(DetSeg3DError, match="not valid JSON"):
-        read_json(tmp_path / "data.json")
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.json")
     with pytest.raises(DetSeg3DError, match="this is not a regular file"):
         read_json(tmp_path / "data.json")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": NaN}', "NaN is no JSON"),
-        ("[-Infinity]", "-Infinity is no JSON"),
-        ("[1e999]", "1e999 is too large"),
-        ("[9223372036854775808]", "9223372036854775808… is too large"),
-        (f"[{'1' * 30}]", "1111… is too large"),
-        (f"[{'1' * 5000}]", "1111… is too large"),  # Python itself refuses these with an error of its own
-        ("[" * 101 + "1" + "]" * 101, "nested deeper than 100 levels"),
-        ("[" * 100_000, "not valid JSON"),
-        ('{"a": 1} x', "not valid JSON"),
-        ("{'a': 1}", "not valid JSON"),
-    ],
-)
-def test_json_that_could_not_be_worked_with_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DetSeg3DError, match=message) as error:
-        read_json(tmp_path / "a.json")
-    assert error.value.file == tmp_path / "a.json"
-
-
-def test_what_is_read_can_be_written_again(tmp_path: Path) -> None:
-    text = "[" * 100 + "-9223372036854775808, 9223372036854775807, 1e-999, 1e308" + "]" * 100
-    (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    data = read_json(tmp_path / "a.json")
-    write_json(data, tmp_path / "b.json")
-    assert read_json(tmp_path / "b.json") == data
-
-
-def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
-    assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
@@ -359,19 +286,6 @@ def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> 
 # -- Little memory, doubled keys, text that is no text -----------------------------------------------------------------
 
 
-def test_memory_that_does_not_suffice_is_an_error_with_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_memory(_path: Path, _most_bytes: int) -> bytes:
-        raise MemoryError
-
-    (tmp_path / "a.json").write_text("[1, 2]", encoding="utf-8")
-    monkeypatch.setattr("detseg3d.system.files.read_bounded", without_memory)
-    with pytest.raises(DetSeg3DError) as caught:
-        read_json(tmp_path / "a.json")
-    assert (caught.value.file, caught.value.value) == (tmp_path / "a.json", "6 bytes")
-
-
 @pytest.mark.parametrize("most", [0, 1, 5, 6, 7, 3 << 20])
 def test_reading_stops_at_the_limit_also_where_the_size_is_not_known(tmp_path: Path, most: int) -> None:
     (tmp_path / "a").write_bytes(b"abcdef")
@@ -386,17 +300,6 @@ def test_reading_stops_at_the_limit_also_where_the_size_is_not_known(tmp_path: P
                 read_bounded(Path("/proc/self/status"), most)
         else:
             assert read_bounded(Path("/proc/self/status"), most).startswith(b"Name:")
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [('{"labels": {}, "labels": {"a": 1}}', "labels"), ('[{"b": {"id": 1, "x": 2, "id": 1}}]', "id")],
-)
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
-    (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DetSeg3DError, match=f"'{key}'") as caught:
-        read_json(tmp_path / "a.json")
-    assert caught.value.file == tmp_path / "a.json"
 
 
 @pytest.mark.parametrize("text", ["lesion \ud800", "\udcff\udcfe", "ä \udfff 𝄞"])

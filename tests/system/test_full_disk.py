@@ -21,7 +21,7 @@ from detseg3d.inference.candidates import Candidates, save_candidates
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.weights import save_weights
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.training.log import TrainingLog
 from detseg3d.training.state import Progress, save_checkpoint
 from tests.disks import contents, filled, litter, read_only

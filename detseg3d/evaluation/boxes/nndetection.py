@@ -27,7 +27,8 @@ import numpy.typing as npt
 
 from detseg3d.core.arrays import FloatArray
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.system.files import open_regular_file, read_json
+from detseg3d.system.files import open_regular_file
+from detseg3d.system.json_files import read_json
 
 __all__ = ["EXPORT_RECIPE", "edges_from_nndetection", "pickles_only", "read_nndetection_boxes"]
 

@@ -36,7 +36,7 @@ from detseg3d.planning.appearance.measures import (
 from detseg3d.planning.appearance.scan import FrozenModel, ScanAppearance
 from detseg3d.planning.limits import Count
 from detseg3d.planning.sections import ChannelNormalization
-from detseg3d.system.files import read_json, write_json
+from detseg3d.system.json_files import read_json, write_json
 
 __all__ = ["MeasureReference", "TrainingAppearance", "load_training_appearance", "save_training_appearance"]
 

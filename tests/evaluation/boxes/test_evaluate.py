@@ -13,7 +13,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.boxes.evaluate import BOX_CRITERIA, evaluate_boxes, format_box_evaluation, true_boxes
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
 SHAPE = (8, 20, 20)

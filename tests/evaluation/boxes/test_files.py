@@ -9,7 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.boxes.files import BoxFolder, class_name, read_box_table, read_boxes
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 HEADER = "case,z0,y0,x0,z1,y1,x1,score"
 BOX = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from detseg3d.core.boxes import boxes_from_instances, iou_matrix
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.boxes.nndetection import EXPORT_RECIPE, edges_from_nndetection, read_nndetection_boxes
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 BOX = [4.0, 5.0, 7.0, 9.0, 6.0, 8.0]  # the lesion with the indices z 5..6, y 6..8, x 7
 EDGES = [5.0, 6.0, 7.0, 7.0, 9.0, 8.0]

@@ -18,7 +18,7 @@ from detseg3d.evaluation.probabilities.components import ComponentRule, lesions_
 from detseg3d.evaluation.probabilities.maps import read_probability_map
 from detseg3d.evaluation.probabilities.sweep import OBJECTIVES, SweepGrid, format_sweep, sweep_probability_maps
 from detseg3d.evaluation.scores.froc import average_precision, scored_case
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
 SHAPE = (6, 10, 12)

@@ -11,7 +11,7 @@ import pytest
 from detseg3d.cli import convert, visualize
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image, write_image
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.integration.bad_input.images import IMAGES, UNREADABLE, BadImage, content, plain, write_images
 from tests.integration.bad_input.labels import LABEL, LABELS, SCAN
 from tests.integration.bad_input.running import Run, run

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from detseg3d.cli import plan_and_preprocess
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.integration.bad_input.images import plain
 from tests.integration.bad_input.labels import LABEL
 from tests.integration.bad_input.running import run

@@ -12,7 +12,7 @@ import pytest
 from detseg3d.cli import evaluate
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.integration.bad_input.images import UNREADABLE, write_images
 from tests.integration.bad_input.labels import GOOD, LABEL, LABELS, BadLabel
 from tests.integration.bad_input.running import Run, run

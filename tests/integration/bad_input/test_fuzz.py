@@ -30,7 +30,7 @@ from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.planning.plans import load_plans, parse_plans, save_plans
 from detseg3d.planning.splits import load_splits
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from detseg3d.training.sampling import CaseTable
 from tests.conftest import TINY_PLANS

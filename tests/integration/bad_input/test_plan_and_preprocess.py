@@ -12,7 +12,7 @@ from detseg3d.cli import plan_and_preprocess
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.case_store import CaseStore
 from detseg3d.data.images import read_image, write_image
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.integration.bad_input.images import IMAGES, UNREADABLE, USABLE, BadImage, write_images
 from tests.integration.bad_input.labels import GOOD, LABELS, SCAN
 from tests.integration.bad_input.running import Run, run

@@ -12,7 +12,7 @@ import pytest
 
 from detseg3d.cli import train
 from detseg3d.planning.plans import PLANS_VERSION, Plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.integration.bad_input.running import Run, run
 from tests.scans import prepare, write_dataset
 

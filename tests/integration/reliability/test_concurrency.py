@@ -13,7 +13,7 @@ import pytest
 from detseg3d.cli import plan_and_preprocess, predict, train
 from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans, load_plans, save_plans
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from tests.disks import contents, litter
 from tests.integration.reliability.commands import finish, lasting, start
 from tests.scans import prepare, write_dataset

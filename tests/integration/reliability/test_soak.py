@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg3d.system.files import read_json
+from detseg3d.system.json_files import read_json
 
 ROOT = Path(__file__).parents[3]
 

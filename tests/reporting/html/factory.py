@@ -16,7 +16,7 @@ from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.reporting.html.case_files import CaseFiles, PredictedBox
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
 SHAPE = (8, 16, 16)

@@ -7,7 +7,7 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.image_source import ImageSource
 from detseg3d.reporting.html.case_files import PredictedBox, find_case_files
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 
 def touch(*files: Path) -> None:

@@ -16,7 +16,7 @@ from detseg3d.reporting.pictures.case_view import CaseView, LesionMap
 from detseg3d.reporting.pictures.findings import Finding, Outcome, collect_findings
 from detseg3d.reporting.pictures.overlay import draw_case
 from detseg3d.reporting.pictures.visualize import visualize_files
-from detseg3d.system.files import write_json
+from detseg3d.system.json_files import write_json
 
 SHAPE = (4, 12, 12)
 
