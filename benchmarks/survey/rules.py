@@ -20,7 +20,7 @@ from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import case_lesions
 from detseg3d.planning.rules.heads import assign_levels
-from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
+from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS
 
 __all__ = [
     "PlannedKind",
@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 
-LEAST_BOUND = 0.99
-MOST_SECONDS = 5.0  # of the processor, which may be shared; most plans take less than 0.5
+MIN_BOUND = 0.99
+MAX_SECONDS = 5.0  # of the processor, which may be shared; most plans take less than 0.5
 SPANS = (1.0, 16.0)  # cells of its level that a lesion spans, along the pooled axes
 LEVEL_SHARE = 0.9  # of a level's lesions that do
 ROI_PERCENTILES = (5, 50, 75)
-LEAST_SAMPLES = 8.0  # along a lesion's longest edge, or 1.6 for each voxel of it
+MIN_SAMPLES = 8.0  # along a lesion's longest edge, or 1.6 for each voxel of it
 SAMPLES_PER_VOXEL = 1.6
 ONE_ROI_VOXELS = 48.0  # a lesion of so many voxels along each axis fits in one RoI
-MOST_ROIS = 64  # of a larger one: four along each axis
+MAX_ROIS = 64  # of a larger one: four along each axis
 GRID_TOLERANCE = 0.06  # one step of the spacings that the planner tries
-_LEAST_CASES_FOR_OUTLIERS = 20
+_MIN_CASES_FOR_OUTLIERS = 20
 
 
 class PlannedKind(NamedTuple):
@@ -117,7 +117,7 @@ def check(planned: PlannedKind) -> list[Violation]:
 def check_outlier(planned: PlannedKind) -> list[Violation]:
     """Plan again with one scan more, of nine times the volume and without a lesion: the grid must stay."""
     cases = planned.fingerprint.cases
-    if len(cases) < _LEAST_CASES_FOR_OUTLIERS:
+    if len(cases) < _MIN_CASES_FOR_OUTLIERS:
         return []
     largest = max(cases.values(), key=lambda case: math.prod(case.cropped_shape) * math.prod(case.spacing))
     # Of the planned spacing, so that it changes no median.
@@ -206,7 +206,7 @@ def _cells(plans: Plans) -> AnyFloatArray:
 
 def _bound(planned: PlannedKind) -> str | None:
     bound = planned.plans.recall_bound
-    if bound.bound >= LEAST_BOUND:
+    if bound.bound >= MIN_BOUND:
         return None
     lost = f"below a cell {bound.lost_below_cell}, same cell {bound.lost_same_cell}, suppressed {bound.lost_suppressed}"
     return f"{bound.bound:.4f} of {bound.lesions} lesions; lost: {lost}, over the limit {bound.lost_over_limit}"
@@ -251,12 +251,12 @@ def _magnification(planned: PlannedKind) -> str | None:
         edges = voxels[order[round(percentile / 100 * (len(order) - 1))]]
         box = np.concatenate([np.zeros(3), edges])[None]
         tiles, _ = tile_boxes(box, plans.roi.margin, minimum, plans.roi.size, plans.roi.max_scale)
-        if len(tiles) > (1 if edges.max() <= ONE_ROI_VOXELS else MOST_ROIS):
+        if len(tiles) > (1 if edges.max() <= ONE_ROI_VOXELS else MAX_ROIS):
             return f"the {percentile}th percentile lesion of {_text(edges)} voxels takes {len(tiles)} RoIs"
         window = tiles[0, 3:] - tiles[0, :3]
         longest = int(edges.argmax())
         samples = edges[longest] / window[longest] * plans.roi.size[longest]
-        wanted = min(LEAST_SAMPLES, SAMPLES_PER_VOXEL * edges[longest], float(plans.roi.size[longest]))
+        wanted = min(MIN_SAMPLES, SAMPLES_PER_VOXEL * edges[longest], float(plans.roi.size[longest]))
         if samples < 0.95 * wanted:
             return f"{samples:.1f} samples for a lesion of {edges[longest]:.1f} voxels (percentile {percentile})"
     return None
@@ -282,7 +282,7 @@ def _memory(planned: PlannedKind) -> str | None:
 
 def _steps(planned: PlannedKind) -> str | None:
     steps = planned.plans.training.steps
-    return None if FEWEST_STEPS <= steps <= MOST_STEPS else f"{steps} steps"
+    return None if MIN_STEPS <= steps <= MAX_STEPS else f"{steps} steps"
 
 
 def _candidates(planned: PlannedKind) -> str | None:
@@ -296,4 +296,4 @@ def _candidates(planned: PlannedKind) -> str | None:
 
 
 def _time(planned: PlannedKind) -> str | None:
-    return None if planned.seconds <= MOST_SECONDS else f"{planned.seconds:.1f} s"
+    return None if planned.seconds <= MAX_SECONDS else f"{planned.seconds:.1f} s"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
-from detseg3d.planning.plans import MOST_PLANS_BYTES, Plans
+from detseg3d.planning.plans import MAX_PLANS_BYTES, Plans
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.files import open_regular_file
@@ -146,7 +146,7 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
         return None
     remedy = "run detseg3d_consolidate again, or delete the file to use the plan's thresholds"
     try:
-        return OperatingPoint.model_validate(read_json(path, MOST_PLANS_BYTES))
+        return OperatingPoint.model_validate(read_json(path, MAX_PLANS_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         raise DetSeg3DError(

@@ -46,10 +46,10 @@ from detseg3d.planning.sections import (
 )
 
 __all__ = [
-    "LEAST_GAIN",
+    "MIN_GAIN",
     "Budget",
     "Choice",
-    "Detection",
+    "GridOption",
     "Limit",
     "Reach",
     "Requirements",
@@ -61,11 +61,11 @@ __all__ = [
 ]
 
 
-LEAST_GAIN = 0.01
+MIN_GAIN = 0.01
 """What an option must gain in :attr:`Reach.score` over the simpler one to be taken: as if 2 % of the lesions spanned
 half a cell before and a whole one now. A head at full resolution makes a training step about four times as long
 (docs/research_log), and a smaller planned volume cuts scans into parts."""
-COARSER_FOR_A_FULL_HEAD = math.sqrt(2)
+MAX_COARSENING_FOR_FULL_HEAD = math.sqrt(2)
 """A head at full resolution may have so many times longer voxels than the grid without one: its cells still become
 shorter by the same factor, since they are voxels and not two of them."""
 
@@ -137,7 +137,7 @@ _NO_LESIONS = Reach(1.0, 1.0, RecallBound(lesions=0, found=0, bound=1.0))
 
 
 @dataclass(frozen=True)
-class Detection:
+class GridOption:
     """A detection grid with its detector, the memory they take in GB, and the lesions they reach."""
 
     spacing: Spacing
@@ -211,14 +211,14 @@ class Requirements:
 class Choice:
     """The option that was chosen, and those that say why."""
 
-    chosen: Detection
-    wanted: Detection  # on the same grid, with a fine stage if small lesions ask for one
-    finest: Detection  # on the fine grid, the cheapest
-    refused: Detection | None  # the cheapest of its kind on a finer grid, which does not fit; None on the fine grid
-    without_head: Detection  # without a head at full resolution
-    full_head: Detection | None  # with one, if it was tried
-    largest: Detection  # for the largest planned volume
-    forgone: Detection | None = None  # for a smaller volume: would reach more, but larger scans could not be predicted
+    chosen: GridOption
+    wanted: GridOption  # on the same grid, with a fine stage if small lesions ask for one
+    finest: GridOption  # on the fine grid, the cheapest
+    refused: GridOption | None  # the cheapest of its kind on a finer grid, which does not fit; None on the fine grid
+    without_head: GridOption  # without a head at full resolution
+    full_head: GridOption | None  # with one, if it was tried
+    largest: GridOption  # for the largest planned volume
+    forgone: GridOption | None = None  # for a smaller volume: would reach more, but larger scans could not be predicted
 
     def limit(self, budget: Budget) -> Limit:
         """The memory limit that forbids a finer grid."""
@@ -245,14 +245,14 @@ def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> C
         If no detection grid fits for the largest planned volume.
     """
     largest = _choose_grid(needs, volumes[0])
-    if isinstance(largest, Detection):
+    if isinstance(largest, GridOption):
         raise _no_grid(needs, largest)
     best = largest
     for volume in volumes[1:]:
-        if best.chosen.reach.score > 1 - LEAST_GAIN:
+        if best.chosen.reach.score > 1 - MIN_GAIN:
             break
         other = _choose_grid(needs, volume)
-        if isinstance(other, Detection) or other.chosen.reach.score < best.chosen.reach.score + LEAST_GAIN:
+        if isinstance(other, GridOption) or other.chosen.reach.score < best.chosen.reach.score + MIN_GAIN:
             continue
         if _can_predict_usual_scans(needs, other.chosen):
             best = replace(other, largest=largest.chosen)
@@ -261,7 +261,7 @@ def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> C
     return best
 
 
-def _can_predict_usual_scans(needs: Requirements, option: Detection) -> bool:
+def _can_predict_usual_scans(needs: Requirements, option: GridOption) -> bool:
     """Whether all scans but the outliers can be predicted within the larger of the two memory limits."""
     usual = sorted(needs.scans, key=lambda scan: scan.voxels)
     shape = usual[len(usual) - 1 - option.volume.outliers].shape
@@ -269,7 +269,7 @@ def _can_predict_usual_scans(needs: Requirements, option: Detection) -> bool:
     return prediction_gb(needs, option, shape) <= allowed
 
 
-def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | Detection:
+def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | GridOption:
     """The option for one planned volume; if none fits, the cheapest that was tried."""
     finest = refused = None
     for spacing in coarser_spacings(needs.fine, volume.shape):
@@ -279,17 +279,17 @@ def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | Detecti
         if fitting:
             base = replace(fitting[0], reach=reach_of(needs, fitting[0]))
             choice = Choice(base, variants[0], finest, refused, base, None, base)
-            return choice if base.reach.score > 1 - LEAST_GAIN else _with_full_head(needs, choice)
+            return choice if base.reach.score > 1 - MIN_GAIN else _with_full_head(needs, choice)
         refused = variants[-1]
     assert refused is not None
     return refused
 
 
-def _variants(needs: Requirements, volume: PlannedVolume, spacing: Spacing) -> Iterator[Detection]:
+def _variants(needs: Requirements, volume: PlannedVolume, spacing: Spacing) -> Iterator[GridOption]:
     """Detectors for one grid, the most wanted first: where lesions are small, with a fine stage and without."""
     extents = needs.extents
     stage1 = stage1_plan(spacing, _detection_shape(needs, volume.shape, spacing), extents)
-    plain = Detection(spacing, volume, stage1, _curriculum(needs, volume, spacing, stage1))
+    plain = GridOption(spacing, volume, stage1, _curriculum(needs, volume, spacing, stage1))
     if wants_fine_stage(stage1, spacing, extents):
         yield replace(plain, stage1=add_fine_stage(stage1), fine_stage=True)
     yield plain
@@ -304,19 +304,19 @@ def _with_full_head(needs: Requirements, choice: Choice) -> Choice:
         ratios = [new / old for new, old in zip(spacing, base.spacing, strict=True)]
         if min(ratios) < 1 - 1e-6:
             continue
-        if max(ratios) > COARSER_FOR_A_FULL_HEAD:
+        if max(ratios) > MAX_COARSENING_FOR_FULL_HEAD:
             break
         shape = _detection_shape(needs, base.volume.shape, spacing)
         plain = stage1_plan(spacing, shape, needs.extents)
         stage1 = add_full_head(plain, spacing, needs.extents)
         curriculum = _curriculum(needs, base.volume, spacing, stage1)
-        option = _assess(needs, Detection(spacing, base.volume, stage1, curriculum, fine_stage=True))
+        option = _assess(needs, GridOption(spacing, base.volume, stage1, curriculum, fine_stage=True))
         fits = option.refused_by(needs.budget) is Limit.NONE
         if fits or tried is None:
             option = replace(option, reach=reach_of(needs, option))
             tried = tried or option  # the finest
         if fits:
-            if option.reach.score < base.reach.score + LEAST_GAIN:
+            if option.reach.score < base.reach.score + MIN_GAIN:
                 return replace(choice, full_head=option)
             refused = choice.refused if tried is option else tried
             return replace(choice, chosen=option, full_head=option, refused=refused)
@@ -324,7 +324,7 @@ def _with_full_head(needs: Requirements, choice: Choice) -> Choice:
 
 
 def _detection_shape(needs: Requirements, shape: Sequence[int], spacing: Spacing) -> list[int]:
-    """Detection voxels of a volume of ``shape`` fine voxels."""
+    """GridOption voxels of a volume of ``shape`` fine voxels."""
     scale = [d / f for d, f in zip(spacing, needs.fine, strict=True)]
     return [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(shape, scale, strict=True)]
 
@@ -339,13 +339,13 @@ def _curriculum(
     return choose_curriculum(spacing, scale, stage1.cumulative_stride(len(stage1.strides) - 1), volume.shape, large)
 
 
-def _with_boxes_per_class(needs: Requirements, option: Detection) -> Detection:
+def _with_boxes_per_class(needs: Requirements, option: GridOption) -> GridOption:
     """The option with a box for each class in a cell, if the data hold lesions of two classes that share a cell."""
     shared = lesions_in_cells_of_other_classes([scan.lesions for scan in needs.scans], option.levels(needs.fine))
     return replace(option, stage1=option.stage1.model_copy(update={"boxes_per_class": shared > 0}))
 
 
-def _assess(needs: Requirements, option: Detection) -> Detection:
+def _assess(needs: Requirements, option: GridOption) -> GridOption:
     """The option with the boxes that its cells need and the memory that its training and its prediction take."""
     option = _with_boxes_per_class(needs, option)
     shape = option.volume.shape
@@ -360,13 +360,13 @@ def _assess(needs: Requirements, option: Detection) -> Detection:
     )
 
 
-def prediction_gb(needs: Requirements, option: Detection, shape: Sequence[int]) -> float:
+def prediction_gb(needs: Requirements, option: GridOption, shape: Sequence[int]) -> float:
     """GB above the input that an option takes to predict a scan of ``shape`` fine voxels."""
     cells = _detection_shape(needs, shape, option.spacing)
     return inference_bytes(_network(needs, option), Region(cells, math.prod(shape))) / GIGABYTE
 
 
-def _network(needs: Requirements, option: Detection) -> NetworkPlan:
+def _network(needs: Requirements, option: GridOption) -> NetworkPlan:
     return NetworkPlan(
         option.stage1, needs.stage2, needs.roi, needs.num_channels, len(needs.class_names), needs.budget.precision
     )
@@ -376,7 +376,7 @@ def _limit_gb(needs: Requirements, shape: Sequence[int]) -> float:
     return inference_limit_gb(math.prod(shape), needs.num_channels, needs.budget.inference_gb)
 
 
-def reach_of(needs: Requirements, option: Detection) -> Reach:
+def reach_of(needs: Requirements, option: GridOption) -> Reach:
     """How well the lesions fit the cells of an option."""
     extents = needs.extents
     cases = [scan.lesions for scan in needs.scans]
@@ -387,7 +387,7 @@ def reach_of(needs: Requirements, option: Detection) -> Reach:
     return Reach(float(np.mean(spans >= 1 - 1e-6)), float(np.minimum(spans, 1.0).mean()), bound)
 
 
-def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatArray:
+def level_spans(fine: Spacing, option: GridOption, extents: FloatArray) -> FloatArray:
     """Count the cells that each lesion spans on the level that takes it.
 
     See :func:`detseg3d.planning.rules.heads.lesion_spans`.
@@ -396,7 +396,7 @@ def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatA
     ----------
     fine : 3 floats
         Fine spacing in mm.
-    option : Detection
+    option : GridOption
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
     """
@@ -409,7 +409,7 @@ def level_spans(fine: Spacing, option: Detection, extents: FloatArray) -> FloatA
     return spans
 
 
-def _no_grid(needs: Requirements, coarsest: Detection) -> DetSeg3DError:
+def _no_grid(needs: Requirements, coarsest: GridOption) -> DetSeg3DError:
     """Names the largest scan: a spacing that is wrong by orders of magnitude shows there."""
     scan = max(needs.scans, key=lambda scan: scan.voxels)
     limit = coarsest.refused_by(needs.budget)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detseg3d.core.arrays import Spacing, Triple, format_shape, format_spacing
 from detseg3d.core.precision import Precision
-from detseg3d.planning.detection_grid import LEAST_GAIN, Budget, Choice, Detection, Limit, Requirements, prediction_gb
+from detseg3d.planning.detection_grid import MIN_GAIN, Budget, Choice, GridOption, Limit, Requirements, prediction_gb
 from detseg3d.planning.fingerprint import ChannelIntensities, Fingerprint, IntensityStatistics, ScanFingerprint
 from detseg3d.planning.mirroring import ClassOrder
 from detseg3d.planning.plans import Plans
@@ -21,8 +21,8 @@ from detseg3d.planning.rules.curriculum import WINDOW_EDGES
 from detseg3d.planning.rules.grids import ANISOTROPY, OUTLIER_VOLUME, SPARE_VOLUME, long_axes
 from detseg3d.planning.rules.heads import LEVEL_CELLS, assign_levels, lesion_spans
 from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION
-from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS
-from detseg3d.planning.rules.rois import MINIMUM_VOXELS
+from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS
+from detseg3d.planning.rules.rois import MIN_EXTENT_VOXELS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
 from detseg3d.planning.sections import (
     ChannelNormalization,
@@ -35,7 +35,7 @@ from detseg3d.planning.sections import (
 )
 from detseg3d.planning.splits import FOLDS
 
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 _AXES = ("z (inferior to superior)", "y (anterior to posterior)", "x (right to left)")
 
@@ -84,9 +84,9 @@ def explain_volume(cases: Sequence[ScanFingerprint], choice: Choice, needs: Requ
     decisions = [Decision(name="planned volume", value=format_shape(volume.shape) + " fine voxels", reason=reason)]
     larger = sorted((scan for scan in needs.scans if volume.cuts(scan.shape)), key=lambda scan: -scan.voxels)
     if larger:
-        names = ", ".join(f"{scan.name} ({scan.header})" for scan in larger[:_MOST_NAMES])
-        if len(larger) > _MOST_NAMES:
-            names += f" and {len(larger) - _MOST_NAMES} more"
+        names = ", ".join(f"{scan.name} ({scan.header})" for scan in larger[:_MAX_NAMES])
+        if len(larger) > _MAX_NAMES:
+            names += f" and {len(larger) - _MAX_NAMES} more"
         most = prediction_gb(needs, chosen, larger[0].shape)
         reason = (
             f"over {SPARE_VOLUME - 1:.0%} more voxels than the planned volume: {names}. Where training shows "
@@ -190,7 +190,7 @@ def explain_stage2(roi: RoiPlan, stage2: Stage2Plan, fine: Spacing, largest: Tri
     flat = [axis for axis, k in zip("zyx", stage2.kernels[0], strict=True) if k == 1 and "zyx".index(axis) in long]
     reason = (
         f"a RoI is a box grown by {roi.margin:.0%} a side and at least {format_spacing(roi.minimum_extent)}, "
-        f"{MINIMUM_VOXELS} voxels of the finest axis: small lesions are magnified"
+        f"{MIN_EXTENT_VOXELS} voxels of the finest axis: small lesions are magnified"
     )
     if flat:
         reason += (
@@ -223,7 +223,7 @@ def explain_detection(choice: Choice, needs: Requirements) -> Decision:
     return Decision(name="detection spacing", value=format_spacing(chosen.spacing), reason=reason)
 
 
-def _memory(option: Detection, budget: Budget) -> str:
+def _memory(option: GridOption, budget: Budget) -> str:
     return (
         f"{option.training_gb:.2g} GB to train (budget {budget.training_gb:g}) and {option.inference_gb:.2g} GB to "
         f"predict (limit {option.inference_limit_gb:.2g} above the input)"
@@ -241,7 +241,7 @@ def _explain_fine_stage(choice: Choice, needs: Requirements) -> Decision:
             name=name,
             value=f"{chosen.stage1.channels[0]} channels at full resolution, with a head",
             reason=f"{_reach(chosen)}; without the head, on a grid of {format_spacing(choice.without_head.spacing)}, "
-            f"{_reach(choice.without_head)}: a gain of {LEAST_GAIN:g} in the product is worth the longer training step",
+            f"{_reach(choice.without_head)}: a gain of {MIN_GAIN:g} in the product is worth the longer training step",
         )
     cell = chosen.stem_cell()
     median = float(np.median(lesion_spans(extents, cell, chosen.spacing)))
@@ -266,11 +266,11 @@ def _why_no_full_head(choice: Choice, needs: Requirements) -> str:
     limit = tried.refused_by(needs.budget)
     full = f"with a head at full resolution on a grid of {format_spacing(tried.spacing)}, {_reach(tried)}"
     if limit is Limit.NONE:
-        return f"{_reach(chosen)}; {full}: the product gains less than {LEAST_GAIN:g}"
+        return f"{_reach(chosen)}; {full}: the product gains less than {MIN_GAIN:g}"
     return f"{_reach(chosen)}; {full}, but it would take {_memory(tried, needs.budget)}: {limit.value} forbids it"
 
 
-def _reach(option: Detection) -> str:
+def _reach(option: GridOption) -> str:
     reach = option.reach
     return (
         f"{reach.spanning:.1%} of the lesions span a cell of their level, a lesion covers {reach.coverage:.3f} of a "
@@ -322,7 +322,7 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     return [fine_stage, strides, levels, *_explain_boxes(choice.chosen, needs)]
 
 
-def _explain_boxes(option: Detection, needs: Requirements) -> list[Decision]:
+def _explain_boxes(option: GridOption, needs: Requirements) -> list[Decision]:
     """Why each class has a box of its own in a cell, if it has."""
     if not option.stage1.boxes_per_class:
         return []
@@ -392,8 +392,8 @@ def explain_length(training: TrainingPlan, cases: int, lesions: int) -> Decision
     return Decision(
         name="length of training",
         value=f"{training.steps} steps ({training.epochs} epochs of {training.steps_per_epoch})",
-        reason=f"{cases} cases and {lesions} lesions: 1000 times the root of their sum, from {FEWEST_STEPS} to "
-        f"{MOST_STEPS}; detseg3d_train says how many hours that takes, and --max_minutes fits it in less",
+        reason=f"{cases} cases and {lesions} lesions: 1000 times the root of their sum, from {MIN_STEPS} to "
+        f"{MAX_STEPS}; detseg3d_train says how many hours that takes, and --max_minutes fits it in less",
     )
 
 

@@ -18,13 +18,13 @@ __all__ = [
     "FiniteFloat",
     "Kernel",
     "Length",
-    "MOST_STAGES",
+    "MAX_STAGES",
     "RoiLength",
     "Stride",
 ]
 
 
-MOST_STAGES: Final = 12
+MAX_STAGES: Final = 12
 
 
 def _odd(value: int) -> int:

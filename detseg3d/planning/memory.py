@@ -50,10 +50,10 @@ MAPS_STAGE2_INFERENCE = 6
 
 
 # The allocator keeps holes between blocks, and kernels take buffers: this share of the maps, up to so many bytes.
-OVERHEAD_SHARE = 0.4
+OVERHEAD_FRACTION = 0.4
 
 
-MOST_OVERHEAD = 0.2e9
+MAX_OVERHEAD = 0.2e9
 
 
 # Logits, targets and what the losses keep in float32: for each probability of a cell, and for each value of its boxes,
@@ -215,7 +215,7 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
         + _detection_input_bytes(network, cells)
         + region.fine_voxels * (network.num_channels * IMAGE_BYTES + LABEL_BYTES)
     )
-    return BASE_TRAINING + min(OVERHEAD_SHARE * batch_size * maps, MOST_OVERHEAD) + batch_size * per_volume
+    return BASE_TRAINING + min(OVERHEAD_FRACTION * batch_size * maps, MAX_OVERHEAD) + batch_size * per_volume
 
 
 def planned_training_bytes(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 __all__ = ["ClassOrder", "find_class_orders", "undirected_axes"]
 
 # Ten scans that all agree do so by chance in one of 500 pairs and axes; a few exceptions may be mistakes of the labels.
-_LEAST_SCANS = 10
+_MIN_SCANS = 10
 _AGREEMENT = 0.95
 
 
@@ -80,7 +80,7 @@ def find_class_orders(
         for axis in range(3):
             forward, back = sum(d[axis] > 0 for d in apart), sum(d[axis] < 0 for d in apart)
             agreeing = int(max(forward, back))
-            if len(apart) >= _LEAST_SCANS and agreeing >= _AGREEMENT * len(apart):
+            if len(apart) >= _MIN_SCANS and agreeing >= _AGREEMENT * len(apart):
                 pair = (first, second) if forward >= back else (second, first)
                 orders.append(ClassOrder(axis, *pair, len(apart), agreeing))
     best = {order.axis: order for order in sorted(orders, key=lambda order: order.agreeing)}

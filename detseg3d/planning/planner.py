@@ -197,8 +197,8 @@ def _plan_inference(
     limit = choose_candidate_limit([len(case) for case in cases], [case.volume for case in cases], roi.size)
     return InferencePlan(
         candidate_density=limit.density,
-        min_candidates=limit.fewest,
-        max_candidates=limit.most,
+        min_candidates=limit.minimum,
+        max_candidates=limit.maximum,
         suppression_distance=suppression.distance,
         suppression_iou=suppression.iou,
         join_touching=not dataset.instances,

@@ -35,7 +35,7 @@ from detseg3d.planning.sections import (
 from detseg3d.system.json_files import read_json, write_json
 
 __all__ = [
-    "MOST_PLANS_BYTES",
+    "MAX_PLANS_BYTES",
     "PLANS_VERSION",
     "Plans",
     "load_plans",
@@ -48,15 +48,15 @@ __all__ = [
 PLANS_VERSION: Final = 4
 
 
-MOST_PLANS_BYTES: Final = 16 << 20
+MAX_PLANS_BYTES: Final = 16 << 20
 """Size of a plans.json. What the planner writes has some kilobytes."""
 
 
-MOST_PARAMETERS: Final = 500_000_000
+MAX_PARAMETERS: Final = 500_000_000
 """Weights of both stages together: 2 GB. Planned networks have some millions."""
-MOST_STRIDE: Final = 256  # of all stages together: volumes are padded to a multiple of it
-MOST_ROI_SAMPLES: Final = 2**28  # of a batch of RoIs; planned ones have some millions
-MOST_ROI_VOXELS: Final = 512  # fine voxels along an axis of the smallest RoI
+MAX_STRIDE: Final = 256  # of all stages together: volumes are padded to a multiple of it
+MAX_ROI_SAMPLES: Final = 2**28  # of a batch of RoIs; planned ones have some millions
+MAX_ROI_VOXELS: Final = 512  # fine voxels along an axis of the smallest RoI
 
 
 def check_limits(plans: Plans) -> None:
@@ -69,21 +69,21 @@ def check_limits(plans: Plans) -> None:
         what no training did.
     """
     total = [math.prod(stride[axis] for stride in plans.stage1.strides) for axis in range(3)]
-    if max(total) > MOST_STRIDE:
-        raise ValueError(f"the strides of Stage 1 multiply to {total}, at most {MOST_STRIDE} per axis is supported")
+    if max(total) > MAX_STRIDE:
+        raise ValueError(f"the strides of Stage 1 multiply to {total}, at most {MAX_STRIDE} per axis is supported")
     size = plans.roi.size
     pooled = [math.prod(stride[axis] for stride in plans.stage2.strides) for axis in range(3)]
     if any(n < factor for n, factor in zip(size, pooled, strict=True)):
         raise ValueError(f"the strides of Stage 2 multiply to {pooled}, which leaves nothing of an RoI of {list(size)}")
     samples = math.prod(size) * plans.inference.roi_batch_size
-    if samples > MOST_ROI_SAMPLES:
+    if samples > MAX_ROI_SAMPLES:
         raise ValueError(
             f"a batch of {plans.inference.roi_batch_size} RoIs of {list(size)} has {samples} samples, at most "
-            f"{MOST_ROI_SAMPLES} are supported"
+            f"{MAX_ROI_SAMPLES} are supported"
         )
     extents = [mm / spacing for mm, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)]
-    if max(extents) > MOST_ROI_VOXELS:
-        raise ValueError(f"roi.minimum_extent is {max(extents):.4g} fine voxels, at most {MOST_ROI_VOXELS} may be")
+    if max(extents) > MAX_ROI_VOXELS:
+        raise ValueError(f"roi.minimum_extent is {max(extents):.4g} fine voxels, at most {MAX_ROI_VOXELS} may be")
     if plans.stage2.context_attention and plans.stage2.channels[-1] % 4:
         raise ValueError("context attention has 4 heads: the last of the channels of Stage 2 must be a multiple of 4")
     if not set(plans.inference.mirror_axes) <= set(plans.training.mirror_axes):
@@ -92,8 +92,8 @@ def check_limits(plans: Plans) -> None:
             f"{list(plans.training.mirror_axes)}: a network that never saw flipped scans misreads them"
         )
     parameters = parameter_count(plans.stage1, plans.stage2, plans.num_channels, plans.num_classes)
-    if parameters > MOST_PARAMETERS:
-        raise ValueError(f"the network would have {parameters} weights, at most {MOST_PARAMETERS} are supported")
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(f"the network would have {parameters} weights, at most {MAX_PARAMETERS} are supported")
 
 
 class Plans(StrictModel):
@@ -228,7 +228,7 @@ def _short(value: Any, limit: int = 80) -> str:
 
 def load_plans(path: str | Path) -> Plans:
     """Read and validate a plans.json; see :func:`parse_plans` for the errors."""
-    return parse_plans(read_json(path, MOST_PLANS_BYTES), file=path)
+    return parse_plans(read_json(path, MAX_PLANS_BYTES), file=path)
 
 
 def save_plans(plans: Plans, path: str | Path) -> None:

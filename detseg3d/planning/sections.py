@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detseg3d.core.precision import Precision
 from detseg3d.planning.limits import (
-    MOST_STAGES,
+    MAX_STAGES,
     Axes,
     AxisLength,
     Channels,
@@ -21,7 +21,7 @@ from detseg3d.planning.limits import (
     RoiLength,
     Stride,
 )
-from detseg3d.planning.rules.length import FEWEST_STEPS, STEPS_PER_EPOCH
+from detseg3d.planning.rules.length import MIN_STEPS, STEPS_PER_EPOCH
 from detseg3d.planning.thresholds import NO_GROWTH, Thresholds
 
 __all__ = [
@@ -113,10 +113,10 @@ class Stage1Plan(StrictModel):
     are ``(z, y, x)``.
     """
 
-    channels: tuple[Channels, ...] = Field(min_length=1, max_length=MOST_STAGES)
-    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MOST_STAGES)
-    kernels: tuple[Kernels, ...] = Field(min_length=1, max_length=MOST_STAGES)
-    blocks: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(min_length=1, max_length=MOST_STAGES)
+    channels: tuple[Channels, ...] = Field(min_length=1, max_length=MAX_STAGES)
+    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MAX_STAGES)
+    kernels: tuple[Kernels, ...] = Field(min_length=1, max_length=MAX_STAGES)
+    blocks: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(min_length=1, max_length=MAX_STAGES)
     fpn_channels: Channels
     head_stages: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         min_length=1, description="backbone stages that carry a detection head, finest first"
@@ -165,9 +165,9 @@ class RoiPlan(StrictModel):
 class Stage2Plan(StrictModel):
     """The RoI U-Net; ``strides[i]`` leads from scale ``i`` to the next coarser scale ``i + 1``."""
 
-    channels: tuple[Channels, ...] = Field(min_length=2, max_length=MOST_STAGES)
-    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MOST_STAGES)
-    kernels: tuple[Kernels, ...] = Field(min_length=2, max_length=MOST_STAGES)
+    channels: tuple[Channels, ...] = Field(min_length=2, max_length=MAX_STAGES)
+    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MAX_STAGES)
+    kernels: tuple[Kernels, ...] = Field(min_length=2, max_length=MAX_STAGES)
     feature_channels: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=16, description="channels of live Stage 1 features given to each RoI; 0 cuts the two stages apart"
     )
@@ -190,7 +190,7 @@ class CurriculumPhase(StrictModel):
 class TrainingPlan(StrictModel):
     """Defaults of the training; flags of ``detseg3d_train`` set some of them."""
 
-    steps: Count = FEWEST_STEPS
+    steps: Count = MIN_STEPS
     steps_per_epoch: Count = STEPS_PER_EPOCH
     batch_size: Count = 1
     max_windows_per_case: Count = 16

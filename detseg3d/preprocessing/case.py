@@ -39,7 +39,7 @@ IntBox = tuple[int, int, int, int, int, int]
 
 
 # Of a case on the fine grid, all channels together: 16 GB. A wrong spacing, in a header or in the plans, asks for more.
-MOST_VALUES = 1 << 32
+MAX_VALUES = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,12 @@ def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plan
 
 
 def _check_size(transform: CaseTransform, plans: Plans) -> None:
-    if math.prod(transform.fine_shape) * plans.num_channels > MOST_VALUES:
+    if math.prod(transform.fine_shape) * plans.num_channels > MAX_VALUES:
         raise DetSeg3DError(
             "the scan is too large on the grid of the plans",
             value=f"{transform.fine_shape} voxels of {plans.fine_spacing} mm, from {transform.crop_shape} of "
             f"{transform.original_spacing} mm",
-            expected=f"at most {MOST_VALUES} values",
+            expected=f"at most {MAX_VALUES} values",
             remedy="check the spacing in the header of the image and fine_spacing in plans.json",
         )
 

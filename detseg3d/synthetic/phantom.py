@@ -31,8 +31,8 @@ Shape = tuple[int, int, int]
 # Intensities before gain, bias field and noise.
 AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0
 TEXTURE, NOISE = 4.0, 4.0
-MEDIAN_DIAMETER, DIAMETER_SPREAD, LARGEST_DIAMETER = 7.0, 0.7, 40.0  # voxels; the spread is that of the logarithm
-MEAN_LESIONS, MOST_LESIONS = 14.0, 24
+MEDIAN_DIAMETER, DIAMETER_SPREAD, MAX_DIAMETER = 7.0, 0.7, 40.0  # voxels; the spread is that of the logarithm
+MEAN_LESIONS, MAX_LESIONS = 14.0, 24
 CUBE = np.ones((3, 3, 3), bool)  # neighbours that share a face, an edge or a corner
 
 
@@ -210,8 +210,8 @@ def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> 
     random = canvas.random
     label = np.zeros(canvas.shape, np.uint8)
     unit = float(canvas.spacing.min())
-    largest = min(LARGEST_DIAMETER * unit, 0.42 * float(canvas.size.min()))
-    count = int(np.clip(random.poisson(MEAN_LESIONS), 1, MOST_LESIONS))
+    largest = min(MAX_DIAMETER * unit, 0.42 * float(canvas.size.min()))
+    count = int(np.clip(random.poisson(MEAN_LESIONS), 1, MAX_LESIONS))
     diameters = np.exp(random.normal(np.log(MEDIAN_DIAMETER * unit), DIAMETER_SPREAD, count)).clip(unit, largest)
     free = tissue & ~taken
     for diameter in np.sort(diameters)[::-1]:  # the large ones first, while there is room

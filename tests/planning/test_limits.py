@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.plans import MOST_PARAMETERS, parse_plans
+from detseg3d.planning.plans import MAX_PARAMETERS, parse_plans
 
 HUGE = 10**9
 
@@ -80,7 +80,7 @@ DEEP = {
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("stage1", WIDE, rf"the network would have \d{{10}} weights, at most {MOST_PARAMETERS} are supported"),
+        ("stage1", WIDE, rf"the network would have \d{{10}} weights, at most {MAX_PARAMETERS} are supported"),
         ("stage1", DEEP, r"the strides of Stage 1 multiply to \[512, 8, 8\], at most 256"),
         ("roi", {"size": [512, 512, 512]}, r"a batch of 16 RoIs of \[512, 512, 512\] has 2147483648 samples"),
         ("roi", {"minimum_extent": [10, 10, 1000]}, "roi.minimum_extent is 1000 fine voxels, at most 512"),

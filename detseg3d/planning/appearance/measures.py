@@ -38,7 +38,7 @@ __all__ = [
 Figure = Annotated[float, Field(ge=-1e100, le=1e100)]
 Axis = Literal["z", "y", "x"]
 # Noise below this share of the tissue's standard deviation is none, for a network.
-_LEAST_NOISE = 0.01
+_MIN_NOISE = 0.01
 # Correlations beyond it count as equal. Fisher's z would magnify differences that mean nothing.
 _SAME_LAYOUT = 0.8
 
@@ -189,7 +189,7 @@ def _measure_channel(index: int, channel: ChannelAppearance, plan: ChannelNormal
             measured[MeasureKey(Kind.DETAIL, index, axis)] = detail
     if channel.noise is not None:
         unit = plan.std if plan.scheme == "ct" else (channel.std or 1.0) if plan.scheme == "zscore" else 1.0
-        measured[MeasureKey(Kind.NOISE, index)] = max(channel.noise, _LEAST_NOISE * channel.std) / unit
+        measured[MeasureKey(Kind.NOISE, index)] = max(channel.noise, _MIN_NOISE * channel.std) / unit
     return measured
 
 

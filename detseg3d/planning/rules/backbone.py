@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detseg3d.core.arrays import AnyFloatArray, Spacing, Triple
-from detseg3d.planning.rules.grids import SMALLEST_MAP, finest_spacing
+from detseg3d.planning.rules.grids import MIN_CELLS, finest_spacing
 from detseg3d.planning.rules.heads import LEVEL_CELLS, choose_levels, lesion_spans
 from detseg3d.planning.sections import Stage1Plan
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 POOLING_RATIO = 2.0  # an axis is pooled while its spacing is at most this many times the finest
-LARGEST_COARSEST_MAP = 12  # another stage follows while an axis has more cells than this
+MAX_COARSEST_MAP = 12  # another stage follows while an axis has more cells than this
 MAX_STAGES = 5
 TINY_VOLUME = 64
 # Multiples of 32 fill the matrix units of CPUs and GPUs: 32 channels at the finest stage cost what 24 do.
@@ -82,7 +82,7 @@ def _pooling_limit(spacing: Sequence[float], shape: Sequence[int]) -> float:
 
 def _axes_to_pool(spacing: Sequence[float], shape: Sequence[int]) -> list[bool]:
     limit = _pooling_limit(spacing, shape)
-    return [length <= limit and n >= 2 * SMALLEST_MAP for length, n in zip(spacing, shape, strict=True)]
+    return [length <= limit and n >= 2 * MIN_CELLS for length, n in zip(spacing, shape, strict=True)]
 
 
 def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Strides:
@@ -114,7 +114,7 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
         kernels.append((kz, ky, kx))
         current = [length * factor for length, factor in zip(current, stride, strict=True)]
         size = [math.ceil(n / factor) for n, factor in zip(size, stride, strict=True)]
-        if len(strides) == MAX_STAGES or max(size) <= LARGEST_COARSEST_MAP:
+        if len(strides) == MAX_STAGES or max(size) <= MAX_COARSEST_MAP:
             break
     return Strides(tuple(strides), tuple(kernels), (size[0], size[1], size[2]), (current[0], current[1], current[2]))
 

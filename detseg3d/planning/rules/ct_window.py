@@ -11,7 +11,7 @@ from detseg3d.planning.sections import CtNormalization
 __all__ = ["clipped_fraction", "ct_window"]
 
 # Hounsfield units; lesions of a few voxels, or of one value, do not say where a scan may be cut off.
-_NARROWEST = 10.0
+_MIN_WINDOW = 10.0
 # Share of the body that may be clipped. Beyond, the detector cannot tell where in the body it is.
 _MAX_CLIPPED = 0.5
 # Levels at which a distribution is sampled that is known by its percentiles.
@@ -46,7 +46,7 @@ def ct_window(measured: ChannelIntensities) -> CtNormalization:
     (-60.0, 141.0)
     """
     body, lesions = measured.body, measured.lesions
-    if lesions is None or (body and lesions.percentiles[99.5] - lesions.percentiles[0.5] < _NARROWEST):
+    if lesions is None or (body and lesions.percentiles[99.5] - lesions.percentiles[0.5] < _MIN_WINDOW):
         assert body is not None, "a data set with scans has voxels"
         return _window(body.percentiles[0.5], body.percentiles[99.5], body)
     lower, upper = lesions.percentiles[0.5], lesions.percentiles[99.5]

@@ -13,7 +13,7 @@ from detseg3d.core.arrays import Spacing, Triple
 
 __all__ = [
     "PlannedVolume",
-    "SMALLEST_MAP",
+    "MIN_CELLS",
     "SPARE_VOLUME",
     "choose_fine_spacing",
     "coarser_spacings",
@@ -24,7 +24,7 @@ __all__ = [
 
 
 ANISOTROPY = 3.0  # an axis this many times coarser than the next takes its 10th percentile
-SMALLEST_MAP = 4  # no axis is pooled below this many cells
+MIN_CELLS = 4  # no axis is pooled below this many cells
 SPARE_VOLUME = 1.1  # a scan of so many times the planned voxels is still trained whole
 OUTLIER_VOLUME = 3.0  # a scan of more than so many times the 90th percentile's voxels is not planned for
 SCANS_WITH_OUTLIERS = 10  # the least number of scans among which one may be called an outlier
@@ -130,7 +130,7 @@ def long_axes(shape: Sequence[int]) -> list[int]:
     >>> long_axes((3, 384, 384)), long_axes((448, 448, 15)), long_axes((4, 4, 4))
     ([1, 2], [0, 1, 2], [0, 1, 2])
     """
-    return [axis for axis, n in enumerate(shape) if n >= 2 * SMALLEST_MAP] or [0, 1, 2]
+    return [axis for axis, n in enumerate(shape) if n >= 2 * MIN_CELLS] or [0, 1, 2]
 
 
 def finest_spacing(spacing: Sequence[float], shape: Sequence[int]) -> float:

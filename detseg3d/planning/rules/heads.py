@@ -16,7 +16,7 @@ __all__ = ["LEVEL_CELLS", "LevelChoice", "assign_levels", "choose_levels", "lesi
 LEVEL_CELLS = (2.0, 8.0)  # a level takes lesions that span so many of its cells
 # A head needs examples: a level that would get fewer (or a smaller share) leaves them to its neighbour.
 LESIONS_PER_LEVEL = 5
-SHARE_PER_LEVEL = 0.005
+FRACTION_PER_LEVEL = 0.005
 
 
 class LevelChoice(NamedTuple):
@@ -95,7 +95,7 @@ def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spac
     upper = [_upper_size(cell, stride) for cell, stride in zip(cells, strides, strict=True)]
     stages = assign_levels(edges, upper[:-1])
     counts = np.bincount(stages, minlength=len(cells))
-    wanted = max(LESIONS_PER_LEVEL, SHARE_PER_LEVEL * len(edges))
+    wanted = max(LESIONS_PER_LEVEL, FRACTION_PER_LEVEL * len(edges))
     kept = [stage for stage in range(len(cells)) if counts[stage] >= wanted] or [int(counts.argmax())]
     small = edges[stages < kept[0]]
     if len(small):

@@ -17,16 +17,16 @@ MIN_CANDIDATES = 100
 _COVERED_BY_FLOOR = MIN_CANDIDATES // CANDIDATES_PER_LESION
 # The masks of all candidates of a scan stay in memory until they are merged.
 CANDIDATE_MASKS_BYTES = 1e9
-_MOST_CANDIDATES = (1000, 20_000)
-_MOST_IN_PLANS = 100_000
+_CANDIDATE_CEILINGS = (1000, 20_000)
+_MAX_IN_PLANS = 100_000
 
 
 class CandidateLimit(NamedTuple):
-    """How many candidates a scan may have: ``density`` for each mm³, but from ``fewest`` to ``most``."""
+    """How many candidates a scan may have: ``density`` for each mm³, but from ``minimum`` to ``maximum``."""
 
     density: float
-    fewest: int
-    most: int
+    minimum: int
+    maximum: int
 
 
 def choose_candidate_limit(
@@ -48,9 +48,9 @@ def choose_candidate_limit(
     Examples
     --------
     >>> choose_candidate_limit([0, 1, 1], [1e6] * 3, (32, 32, 32))
-    CandidateLimit(density=4e-06, fewest=100, most=15258)
+    CandidateLimit(density=4e-06, minimum=100, maximum=15258)
     >>> choose_candidate_limit([75, 60], [1e4, 1e4], (24, 24, 24))
-    CandidateLimit(density=0.03, fewest=100, most=20000)
+    CandidateLimit(density=0.03, minimum=100, maximum=20000)
     """
     counts, sizes = np.asarray(lesions_per_case, np.float64), np.asarray(volumes, np.float64)
     # A lesion or two in a scan that is small by accident say nothing about how dense lesions are.
@@ -58,7 +58,7 @@ def choose_candidate_limit(
     density = CANDIDATES_PER_LESION * float((counts / usual).max(initial=0))
     fullest = int(counts.max(initial=0))
     affordable = int(CANDIDATE_MASKS_BYTES / (2 * math.prod(roi_size)))
-    most = max(min(max(affordable, _MOST_CANDIDATES[0]), _MOST_CANDIDATES[1]), 2 * fullest)
+    most = max(min(max(affordable, _CANDIDATE_CEILINGS[0]), _CANDIDATE_CEILINGS[1]), 2 * fullest)
     # An organ that is full of lesions may fill a smaller scan than those of the training.
     fewest = max(MIN_CANDIDATES, fullest)
-    return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MOST_IN_PLANS), min(most, _MOST_IN_PLANS))
+    return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MAX_IN_PLANS), min(most, _MAX_IN_PLANS))

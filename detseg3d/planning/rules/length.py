@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["FEWEST_STEPS", "MOST_STEPS", "STEPS_PER_EPOCH", "VALIDATIONS", "choose_steps", "choose_val_every"]
+__all__ = ["MIN_STEPS", "MAX_STEPS", "STEPS_PER_EPOCH", "VALIDATIONS", "choose_steps", "choose_val_every"]
 
 STEPS_PER_EPOCH = 250
 """As in nnU-Net (Isensee et al. 2021)."""
 
-FEWEST_STEPS, MOST_STEPS = 5_000, 100_000
+MIN_STEPS, MAX_STEPS = 5_000, 100_000
 VALIDATIONS = 10
 """During a short training. A long one is validated every ten epochs."""
 
 _PER_ROOT = 1_000
-_MOST_EPOCHS_BETWEEN = 10
+_MAX_EPOCHS_BETWEEN = 10
 
 
 def choose_steps(cases: int, lesions: int) -> int:
@@ -39,7 +39,7 @@ def choose_steps(cases: int, lesions: int) -> int:
     >>> choose_steps(1, 3), choose_steps(40, 1765), choose_steps(10_000, 20_000)
     (5000, 42500, 100000)
     """
-    steps = min(max(_PER_ROOT * math.sqrt(cases + lesions), FEWEST_STEPS), MOST_STEPS)
+    steps = min(max(_PER_ROOT * math.sqrt(cases + lesions), MIN_STEPS), MAX_STEPS)
     return STEPS_PER_EPOCH * round(steps / STEPS_PER_EPOCH)
 
 
@@ -56,4 +56,4 @@ def choose_val_every(epochs: int) -> int:
     >>> choose_val_every(4), choose_val_every(20), choose_val_every(150)
     (1, 2, 10)
     """
-    return min(max(epochs // VALIDATIONS, 1), _MOST_EPOCHS_BETWEEN)
+    return min(max(epochs // VALIDATIONS, 1), _MAX_EPOCHS_BETWEEN)

@@ -12,7 +12,7 @@ from detseg3d.planning.rules.grids import finest_spacing
 from detseg3d.planning.sections import RoiPlan, TrainingPlan
 
 __all__ = [
-    "SMALLEST_POOLED",
+    "MIN_POOLED_SAMPLES",
     "choose_min_rois_per_window",
     "choose_roi_batch",
     "choose_roi_edge",
@@ -31,10 +31,10 @@ __all__ = [
 ROI_EDGES = ((12.0, 24), (25.0, 32), (45.0, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
-MINIMUM_VOXELS = 12
-MINIMUM_SLICES = 3
-MOST_ROI_SAMPLES = 32 * 24**3  # of a window's RoIs in all, unless the plan asks for more of them: they take memory
-SMALLEST_POOLED = 8
+MIN_EXTENT_VOXELS = 12
+MIN_EXTENT_SLICES = 3
+MAX_ROI_SAMPLES = 32 * 24**3  # of a window's RoIs in all, unless the plan asks for more of them: they take memory
+MIN_POOLED_SAMPLES = 8
 
 
 def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
@@ -79,7 +79,7 @@ def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
     for spacing, voxels in zip(fine_spacing, shape, strict=True):
         samples = edge if spacing < SAME_SPACING * finest else max(8, 4 * round(edge * finest / spacing / 4))
         # Stage 2 halves an even number of samples; an axis shorter than 8 is not halved.
-        size.append(min(samples, max(4, voxels if voxels < SMALLEST_POOLED else voxels // 4 * 4)))
+        size.append(min(samples, max(4, voxels if voxels < MIN_POOLED_SAMPLES else voxels // 4 * 4)))
     z, y, x = size
     return z, y, x
 
@@ -94,7 +94,7 @@ def requested_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Tripl
     >>> requested_roi_size(32, (1, 1, 1), (20, 20, 20)), requested_roi_size(32, (1, 1, 1), (1, 512, 512))
     ((32, 32, 32), (4, 32, 32))
     """
-    z, y, x = (voxels if voxels < SMALLEST_POOLED else max(voxels, edge) for voxels in shape)
+    z, y, x = (voxels if voxels < MIN_POOLED_SAMPLES else max(voxels, edge) for voxels in shape)
     return choose_roi_size(edge, fine_spacing, (z, y, x))
 
 
@@ -145,7 +145,7 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
     >>> [rois_of_window(training, (24, 24, 24), edge**3) for edge in (48, 96, 128, 512)]
     [4, 8, 19, 32]
     """
-    samples = min(training.roi_voxel_fraction * voxels, MOST_ROI_SAMPLES)
+    samples = min(training.roi_voxel_fraction * voxels, MAX_ROI_SAMPLES)
     return max(training.min_rois_per_window, round(samples / math.prod(size)))
 
 
@@ -162,9 +162,9 @@ def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
     >>> roi_plan((4, 32, 32), (1.0, 1.0, 1.0)).minimum_extent
     (4.0, 12.0, 12.0)
     """
-    shortest = MINIMUM_VOXELS * finest_spacing(fine_spacing, size)
+    shortest = MIN_EXTENT_VOXELS * finest_spacing(fine_spacing, size)
     z, y, x = (
-        float(f"{min(max(shortest, MINIMUM_SLICES * spacing), samples * spacing):.5g}")
+        float(f"{min(max(shortest, MIN_EXTENT_SLICES * spacing), samples * spacing):.5g}")
         for samples, spacing in zip(size, fine_spacing, strict=True)
     )
     return RoiPlan(size=size, margin=0.3, minimum_extent=(z, y, x))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detseg3d.core.arrays import Spacing, Triple
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.planning.rules.rois import SMALLEST_POOLED
+from detseg3d.planning.rules.rois import MIN_POOLED_SAMPLES
 from detseg3d.planning.sections import Stage2Plan
 
 __all__ = ["stage2_plan"]
@@ -53,13 +53,13 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
         raise DetSeg3DError(
             "an RoI of this size cannot be halved along any axis",
             value=size,
-            expected=f"an even number of samples, at least {SMALLEST_POOLED}, along the finest axis",
+            expected=f"an even number of samples, at least {MIN_POOLED_SAMPLES}, along the finest axis",
         )
     return Stage2Plan(channels=STAGE2_CHANNELS[: len(kernels)], strides=tuple(strides), kernels=tuple(kernels))
 
 
 def _can_be_halved(samples: int) -> bool:
-    return samples >= SMALLEST_POOLED and samples % 2 == 0
+    return samples >= MIN_POOLED_SAMPLES and samples % 2 == 0
 
 
 def _pooling_limit(spacing: Sequence[float], samples: Sequence[int]) -> float:

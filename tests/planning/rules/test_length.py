@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg3d.planning.rules.length import FEWEST_STEPS, MOST_STEPS, STEPS_PER_EPOCH, choose_steps, choose_val_every
+from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS, STEPS_PER_EPOCH, choose_steps, choose_val_every
 
 
 @given(st.integers(1, 100_000), st.integers(0, 1_000_000))
 def test_steps_are_whole_epochs_within_the_range(cases: int, lesions: int) -> None:
     steps = choose_steps(cases, lesions)
-    assert FEWEST_STEPS <= steps <= MOST_STEPS
+    assert MIN_STEPS <= steps <= MAX_STEPS
     assert steps % STEPS_PER_EPOCH == 0
 
 
@@ -26,7 +26,7 @@ def test_four_times_the_data_take_twice_the_steps() -> None:
 
 @pytest.mark.parametrize(("cases", "lesions"), [(1, 0), (1, 4), (5, 20)])
 def test_few_cases_have_the_fewest_steps(cases: int, lesions: int) -> None:
-    assert choose_steps(cases, lesions) == FEWEST_STEPS
+    assert choose_steps(cases, lesions) == MIN_STEPS
 
 
 @pytest.mark.parametrize(("epochs", "every"), [(1, 1), (9, 1), (10, 1), (20, 2), (99, 9), (100, 10), (4000, 10)])
