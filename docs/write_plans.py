@@ -188,6 +188,11 @@ TEXTS = {
         "`fp16` (CUDA only) or `fp32`."
     ),
     "TrainingPlan.precision_used": "Precision in which the training computed; the training writes it.",
+    "TrainingPlan.network": (
+        "Custom network, `module:function`; `detseg3d_train --network` sets it. `null`: DetSeg3D. The name is never "
+        "imported unless the command names it as well."
+    ),
+    "TrainingPlan.mask_loss": "Custom mask loss, `module:function`; `detseg3d_train --loss` sets it.",
     "InferencePlan.candidate_density": "Number of candidates that a scan may have per mm³ of its volume.",
     "InferencePlan.min_candidates": "Number of candidates that a scan may have, however small it is.",
     "InferencePlan.max_candidates": "Number of candidates that a scan may have at most, however large it is.",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_precision_flag,
@@ -21,6 +22,10 @@ from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.system.run_record import RunTarget
+
+if TYPE_CHECKING:
+    from detseg3d.models.detseg import DetSeg3D
+    from detseg3d.planning.plans import Plans
 
 __all__ = ["build_parser", "main"]
 
@@ -80,6 +85,11 @@ def _add_model_flags(parser: CommandParser) -> None:
         choices=("final", "best"),
         default="final",
         help="weights from the end of the training, or the weights with the best validation result",
+    )
+    model.add_argument(
+        "--network",
+        metavar="MODULE:FUNCTION",
+        help="function that makes the network, if the model was trained with --network; its code is run",
     )
     model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
@@ -207,8 +217,18 @@ def _run(options: argparse.Namespace) -> CommandResult:
         return _predict(options, model)
     from detseg3d.inference.model_file import opened_model
 
-    with opened_model(model) as folder:
+    with opened_model(model, _network_builder(options)) as folder:
         return _predict(options, folder)
+
+
+def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]:
+    """Return the function that makes the networks of the model."""
+    from detseg3d.models.custom import CustomCode
+    from detseg3d.models.detseg import DetSeg3D
+
+    custom = CustomCode(options.network)
+    custom.check()
+    return DetSeg3D if options.network is None else custom.build
 
 
 def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
@@ -239,6 +259,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         score_threshold=options.score_threshold,
         use_operating_point=not options.plan_thresholds,
         memory_gb=options.memory_gb,
+        build_model=_network_builder(options),
     )
     written = [case.case_id for case in cases]
     if single:

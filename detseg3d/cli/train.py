@@ -115,6 +115,14 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "and the log lists them. The plans.json of that model must be in the same folder",
     )
     run.add_argument(
+        "--network",
+        metavar="MODULE:FUNCTION",
+        help="function that makes the network of the plans; its module is installed or in the current folder",
+    )
+    run.add_argument(
+        "--loss", metavar="MODULE:FUNCTION", help="loss of the masks; repeat --network and --loss with --c and --val"
+    )
+    run.add_argument(
         "--seed",
         type=non_negative_int,
         metavar="N",
@@ -164,6 +172,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
     from detseg3d.evaluation.table import format_evaluation
+    from detseg3d.models.custom import CustomCode
+    from detseg3d.models.detseg import DetSeg3D
     from detseg3d.pipeline.train import FoldPaths, run_fold
     from detseg3d.system.device import default_workers, resolve_device
     from detseg3d.training.distributed import join_processes, leave_processes
@@ -175,6 +185,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
         preprocessed=PreparedFolder(preprocessed),
         model=ModelFolder(results_root(options.results) / preprocessed.name),
     )
+    custom = CustomCode(options.network, options.loss)
+    custom.check()
     processes, device = join_processes(resolve_device(options.device))
     training = TrainingOptions(
         device=device,
@@ -187,6 +199,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         show_progress=not options.no_progress and processes.is_main,
         tensorboard=options.tensorboard,
         distributed=processes,
+        build_model=DetSeg3D if custom == CustomCode() else custom.build,
     )
     overrides = {
         "steps": options.steps,
@@ -200,6 +213,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
         "mirror_axes": options.mirror_axes,
         "disable_tta": options.disable_tta,
         "precision": options.precision,
+        "network": options.network,
+        "mask_loss": options.loss,
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
     leave_processes(processes)

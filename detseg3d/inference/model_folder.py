@@ -100,7 +100,7 @@ def load_reference(fold: FoldFolder, plans: Plans) -> TrainingAppearance:
 
 
 def same_network(first: Plans, second: Plans) -> bool:
-    """Whether two plans give networks that may be averaged."""
+    """Return True if two plans give networks whose outputs may be averaged."""
     free = {
         "training",
         "inference",
@@ -110,7 +110,8 @@ def same_network(first: Plans, second: Plans) -> bool:
         "inference_budget_gb",
         "default_spacing",
     }
-    return first.model_dump(exclude=free) == second.model_dump(exclude=free)
+    equal_plans = first.model_dump(exclude=free) == second.model_dump(exclude=free)
+    return equal_plans and first.training.network == second.training.network
 
 
 def restrict_mirroring(plans: Plans, others: Sequence[Plans]) -> Plans:

@@ -40,6 +40,7 @@ from detseg3d.inference.result import (
     write_case,
     write_tables,
 )
+from detseg3d.models.custom import check_network_is_named
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.ensemble import DetectOptions, GridImages, detect, segment_rois
 from detseg3d.models.merging.decode import Detections
@@ -162,6 +163,8 @@ class Predictor:
                     file=fold.plans,
                     remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].path.name}",
                 )
+            if build_model is DetSeg3D:
+                check_network_is_named(own)
             # Before a network of that size is made.
             check_weights(own, fold.weights(checkpoint), build_model)
             model = build_model(own)

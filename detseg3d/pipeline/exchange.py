@@ -173,8 +173,10 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
                 file=fold.plans,
                 remedy=f"leave this fold out with -f, or train it with the plans of {model.fold(folds[0]).path.name}",
             )
-        check_weights(plans, fold.final_weights)
-        load_weights(DetSeg3D(plans), fold.final_weights)
+        # The shapes of a custom network are known only to its code, which is not run here.
+        if plans.training.network is None:
+            check_weights(plans, fold.final_weights)
+            load_weights(DetSeg3D(plans), fold.final_weights)
         load_reference(fold, plans)
     assert first is not None, "a model has at least one fold"
     if model.plans.is_file():

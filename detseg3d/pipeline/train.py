@@ -19,6 +19,7 @@ from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import clear_cases
+from detseg3d.models.detseg import DetSeg3D
 from detseg3d.pipeline.prepare import cases_in_use
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.fingerprint_file import load_appearances
@@ -164,6 +165,7 @@ def run_fold(
         resumed = options.resume and folder.checkpoint.exists()
         source = folder.plans if resumed else paths.preprocessed.plans
         plans = apply_overrides(load_plans(source), overrides, whole_volume)
+        _check_custom_code(plans, load_plans(source), options)
         store = CaseStore(paths.preprocessed.cases, preprocessing_hash(plans))
         _check_store(store, plans, [*train_cases, *val_cases])
         if options.distributed.is_main:
@@ -190,6 +192,23 @@ def _fold_in_use(paths: FoldPaths, name: str, purpose: str, options: TrainingOpt
         yield
 
 
+def _check_custom_code(plans: Plans, recorded: Plans, options: TrainingOptions) -> None:
+    """Raise an error if the training to be resumed used a network or a loss that this command does not name."""
+    if options.build_model is not DetSeg3D and plans.training.network is None and plans.training.mask_loss is None:
+        return  # a function that was passed in Python has no name to be recorded
+    for flag, name, before in (
+        ("--network", plans.training.network, recorded.training.network),
+        ("--loss", plans.training.mask_loss, recorded.training.mask_loss),
+    ):
+        is_missing = name is not None and options.build_model is DetSeg3D
+        if is_missing or (before is not None and name != before):
+            raise DetSeg3DError(
+                "the plans record custom code, which is not named in this command",
+                value=before or name,
+                remedy=f"if you trust that code, name it with {flag} {before or name}",
+            )
+
+
 def _precision_of_validation(overrides: Mapping[str, Any], fold: FoldFolder) -> Precision:
     """What is asked for, else what the training of the fold was asked to compute in."""
     asked: Precision | None = overrides.get("precision")
@@ -202,7 +221,11 @@ def _warn_of_settings(
     overrides: Mapping[str, Any], whole_volume: bool, fold: FoldFolder, options: TrainingOptions
 ) -> None:
     others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes, "overwrite": options.overwrite}
-    settings = {name: value for name, value in {**overrides, **others}.items() if name != "precision"}
+    settings = {
+        name: value
+        for name, value in {**overrides, **others}.items()
+        if name not in ("precision", "network", "mask_loss")
+    }
     given = [name for name, value in settings.items() if value is not None and value is not False]
     if given:
         logger.warning("nothing is trained, so without effect: %s; %s decides", ", ".join(given), fold.plans)

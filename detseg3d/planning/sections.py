@@ -217,6 +217,13 @@ class TrainingPlan(StrictModel):
     precision_used: Precision | None = Field(
         default=None, description="written by a training: what auto meant there, or what it fell back to"
     )
+    network: str | None = Field(
+        default=None,
+        description="Custom network, `module:function`; `detseg3d_train --network` sets it.",
+    )
+    mask_loss: str | None = Field(
+        default=None, description="Custom mask loss, `module:function`; `detseg3d_train --loss` sets it."
+    )
 
     @property
     def epochs(self) -> int:
