@@ -16,7 +16,7 @@ from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.run_record import RunRecorder, RunTarget, recorded_run
-from detseg3d.system.signals import Interruption, interruptible, raise_again
+from detseg3d.system.signals import Interruption, interruptible, raise_if_interrupted
 
 __all__ = [
     "EXIT_FAILURE",
@@ -154,7 +154,7 @@ def _run(
     except BrokenPipeError:
         raise
     except Exception as exception:
-        raise_again()
+        raise_if_interrupted()
         error = _user_error(exception)
         if error is None:
             raise

@@ -11,7 +11,7 @@ FLOAT32_ROUNDING = 2.0**-24
 
 # Of a number in double precision that was computed in a few steps, or written with 15 digits.
 _DOUBLE_ROUNDING = 1e-12
-_MOST_DIGITS = 9  # a number in single precision needs no more
+_MAX_DIGITS = 9  # a number in single precision needs no more
 
 
 def decimal_of_float32(value: float | np.floating) -> float:  # type: ignore[type-arg]
@@ -81,7 +81,7 @@ def nearby_decimal(value: float, relative_error: float) -> float:
     >>> nearby_decimal(1.1999999602, 1e-7), nearby_decimal(0.48828124999999, 1e-12), nearby_decimal(1 / 3, 1e-12)
     (1.2, 0.48828125, 0.3333333333333333)
     """
-    for digits in range(1, _MOST_DIGITS + 1):
+    for digits in range(1, _MAX_DIGITS + 1):
         rounded = float(f"{value:.{digits}g}")
         if abs(rounded - value) <= relative_error * abs(value):
             return rounded

@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["DetSeg3DError"]
 
-_LONGEST_VALUE = 2000
+_MAX_VALUE_LENGTH = 2000
 
 
 class DetSeg3DError(Exception):
@@ -68,4 +68,4 @@ class DetSeg3DError(Exception):
 
 def _short(text: str) -> str:
     """Cut what no terminal should be flooded with: a file can hold a list of a million entries."""
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}… ({len(text)} characters)"
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}… ({len(text)} characters)"

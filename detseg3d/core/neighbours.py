@@ -20,7 +20,7 @@ __all__ = ["neighbour_groups", "neighbour_matrix", "split_groups"]
 
 
 # Pairs that are held at a time.
-_MOST_PAIRS = 2**17
+_MAX_PAIRS = 2**17
 
 
 def neighbour_groups(boxes: npt.ArrayLike) -> list[IntArray]:
@@ -54,7 +54,7 @@ def neighbour_groups(boxes: npt.ArrayLike) -> list[IntArray]:
         others = others[label[others] != label[index]]
         pairs.append(np.stack([np.full(len(others), index), others]))
         held += len(others)
-        if held > _MOST_PAIRS:
+        if held > _MAX_PAIRS:
             label = _merge_labels(label, pairs)
             pairs, held = [], 0
     return _by_label(_merge_labels(label, pairs))
@@ -92,7 +92,7 @@ def neighbour_matrix(boxes: npt.ArrayLike, owners: IntArray, count: int) -> csr_
         named[owners[others]] = True  # many boxes may be of few owners
         fresh.append(owners[index] * count + np.flatnonzero(named))
         held += len(fresh[-1])
-        if held > _MOST_PAIRS:
+        if held > _MAX_PAIRS:
             known = np.unique(np.concatenate([known, *fresh]))
             fresh, held = [], 0
     first, second = np.divmod(np.unique(np.concatenate([known, *fresh])), max(count, 1))

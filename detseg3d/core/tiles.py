@@ -13,10 +13,10 @@ from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["MOST_TILES", "rois_from_boxes", "tile_boxes"]
+__all__ = ["MAX_TILES", "rois_from_boxes", "tile_boxes"]
 
 
-MOST_TILES = 200_000
+MAX_TILES = 200_000
 """RoIs of one volume. Stage 2 would work on so many for hours."""
 
 
@@ -73,7 +73,7 @@ def tile_boxes(
     Raises
     ------
     DetSeg3DError
-        If it takes more than :data:`MOST_TILES`, which would fill the memory.
+        If it takes more than :data:`MAX_TILES`, which would fill the memory.
 
     Examples
     --------
@@ -87,11 +87,11 @@ def tile_boxes(
     for index, roi in enumerate(whole):
         starts_and_ends = []
         counts = _tile_counts(roi, size, max_scale)
-        if len(tiles) + math.prod(counts) > MOST_TILES:
+        if len(tiles) + math.prod(counts) > MAX_TILES:
             raise DetSeg3DError(
                 "the boxes would be covered by too many RoIs",
                 value=f"{len(tiles) + math.prod(counts)} for {index + 1} of {len(whole)} boxes",
-                expected=f"at most {MOST_TILES}",
+                expected=f"at most {MAX_TILES}",
                 remedy="raise the detection threshold, or roi.max_scale or roi.size in plans.json",
             )
         for axis, count in enumerate(counts):

@@ -27,12 +27,12 @@ from detseg3d.system.files import atomic_files, atomic_path, remove_files
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.native import escape_name, native_path, unescape_name
-from detseg3d.system.signals import raise_again
+from detseg3d.system.signals import raise_if_interrupted
 
 __all__ = ["CaseStore", "StoredArray", "StoredCase", "class_of_id"]
 
 _CHUNK = 64
-_MOST_CLASSES = 1 << 15
+_MAX_CLASSES = 1 << 15
 
 # zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
 # several readers work at the same time.
@@ -107,7 +107,7 @@ class StoredArray:
         return values
 
     def _unreadable(self, error: Exception) -> Exception:
-        raise_again()
+        raise_if_interrupted()
         if is_out_of_memory(error):
             return out_of_memory(error)
         # blosc2 raises many types for a damaged file; some come without words.
@@ -344,7 +344,7 @@ def _is_lesion(entry: Any, shape: list[int]) -> bool:
         type(number) is int
         and 0 < number <= math.prod(shape)
         and type(lesion_class) is int
-        and 0 <= lesion_class < _MOST_CLASSES
+        and 0 <= lesion_class < _MAX_CLASSES
         and isinstance(box, list)
         and len(box) == 6
         and all(type(edge) in (int, float) and abs(edge) < 1 << 20 for edge in box)

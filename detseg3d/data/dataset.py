@@ -54,7 +54,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_MOST_BYTES = 64 << 20  # a dataset.json may list its cases
+_MAX_BYTES = 64 << 20  # a dataset.json may list its cases
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
@@ -270,7 +270,7 @@ def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[
     DetSeg3DError
         If the file is missing or does not say what is needed.
     """
-    data = read_json(file, _MOST_BYTES)
+    data = read_json(file, _MAX_BYTES)
     if not isinstance(data, dict):
         raise DetSeg3DError("dataset.json does not hold an object", file=file, value=type(data).__name__)
     return data, parse_channel_names(data, file), parse_labels(data, file)

@@ -14,7 +14,7 @@ from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = [
-    "MOST_NAMES",
+    "MAX_NAMES",
     "parse_channel_names",
     "parse_labels",
     "parse_default_spacing",
@@ -22,12 +22,12 @@ __all__ = [
     "parse_suv_channels",
 ]
 
-MOST_NAMES: Final = 1000
+MAX_NAMES: Final = 1000
 """Of channels, and of labels; plans have the same limit."""
 
 # Python refuses to convert texts of thousands of digits; no label needs this many.
-_LONGEST_NUMBER = 19
-_LONGEST_NAME = 1000
+_MAX_NUMBER_LENGTH = 19
+_MAX_NAME_LENGTH = 1000
 
 
 def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
@@ -48,12 +48,12 @@ def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
 
 def _check_count(value: Any, entry: str, file: Path) -> None:
     """Refuse an entry of a million names before anything is done with them."""
-    if isinstance(value, (dict, list)) and len(value) > MOST_NAMES:
+    if isinstance(value, (dict, list)) and len(value) > MAX_NAMES:
         raise DetSeg3DError(
             f'"{entry}" has too many entries',
             file=file,
             value=f"{len(value)} entries",
-            expected=f"at most {MOST_NAMES}",
+            expected=f"at most {MAX_NAMES}",
         )
 
 
@@ -61,19 +61,19 @@ def _name(value: Any, file: Path) -> str:
     """The name of a channel or a label: text that every file and every terminal can hold."""
     text = str(value)
     lone = any("\ud800" <= character <= "\udfff" for character in text)
-    if lone or len(text) > _LONGEST_NAME:
+    if lone or len(text) > _MAX_NAME_LENGTH:
         raise DetSeg3DError(
             "a name has lone surrogates, which are not characters" if lone else "a name is too long",
             file=file,
             value=text[:80],
-            expected=f"at most {_LONGEST_NAME} characters of Unicode",
+            expected=f"at most {_MAX_NAME_LENGTH} characters of Unicode",
             remedy="write another name",
         )
     return text
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdecimal() and len(text) < _LONGEST_NUMBER else -1
+    return int(text) if text.isdecimal() and len(text) < _MAX_NUMBER_LENGTH else -1
 
 
 def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
@@ -116,7 +116,7 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return int(value) if value.isdecimal() and len(value) < _LONGEST_NUMBER else None
+        return int(value) if value.isdecimal() and len(value) < _MAX_NUMBER_LENGTH else None
     return int(value) if isinstance(value, (int, float)) and value == int(value) else None
 
 

@@ -21,12 +21,12 @@ from detseg3d.system.json_files import read_json
 
 __all__ = ["InstanceClasses", "class_indices", "instance_class_record", "parse_instance_classes"]
 
-MOST_BYTES: Final = 64 << 20
+MAX_BYTES: Final = 64 << 20
 """Size of a table, or of a JSON file."""
 
 _COLUMNS = ("case", "instance", "class")
-_MOST_SHOWN = 10
-_LONGEST_NUMBER = 19  # digits; Python refuses to convert thousands of them
+_MAX_SHOWN = 10
+_MAX_NUMBER_LENGTH = 19  # digits; Python refuses to convert thousands of them
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def class_indices(
     stated = classes.of_case(label, case_id)
     without, absent = sorted(set(numbers) - set(stated)), sorted(set(stated) - set(numbers))
     parts = [
-        f"{what} {', '.join(map(str, some[:_MOST_SHOWN]))}{', …' if len(some) > _MOST_SHOWN else ''}"
+        f"{what} {', '.join(map(str, some[:_MAX_SHOWN]))}{', …' if len(some) > _MAX_SHOWN else ''}"
         for what, some in (("without a class:", without), ("with a class, but not in the map:", absent))
         if some
     ]
@@ -261,7 +261,7 @@ def _entries(content: object, file: Path, where: str) -> list[_Entry]:
 
 
 def _read_json(file: Path) -> list[_Entry]:
-    data = read_json(file, MOST_BYTES)
+    data = read_json(file, MAX_BYTES)
     if not isinstance(data, dict) or "instances" not in data:
         raise DetSeg3DError(
             'the file does not state "instances"', file=file, expected='{"instances": {"1": 0, "2": 1}}'
@@ -271,7 +271,7 @@ def _read_json(file: Path) -> list[_Entry]:
 
 def _read_csv(file: Path) -> list[tuple[str, list[_Entry]]]:
     try:
-        text = read_bounded(file, MOST_BYTES).decode("utf-8-sig")
+        text = read_bounded(file, MAX_BYTES).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = [name.strip() for name in reader.fieldnames or ()]
         if not set(_COLUMNS) <= set(columns):
@@ -288,7 +288,7 @@ def _read_csv(file: Path) -> list[tuple[str, list[_Entry]]]:
     short = [line for line, cells in rows if not all(cell is not None and cell.strip() for cell in cells)]
     if short:
         raise DetSeg3DError(
-            "lines of the table lack an entry", file=file, value=short[:_MOST_SHOWN], expected="case, instance, class"
+            "lines of the table lack an entry", file=file, value=short[:_MAX_SHOWN], expected="case, instance, class"
         )
     return [(case.strip(), [_Entry(instance.strip(), label.strip())]) for _, (case, instance, label) in rows]
 
@@ -298,12 +298,12 @@ def _whole(value: object) -> int | None:
         return None
     if isinstance(value, str):
         text = value.strip()
-        return int(text) if text.isdecimal() and len(text) < _LONGEST_NUMBER else None
+        return int(text) if text.isdecimal() and len(text) < _MAX_NUMBER_LENGTH else None
     if isinstance(value, (int, float)) and value == int(value):
         return int(value)
     return None
 
 
 def _shown(problems: Sequence[str]) -> str:
-    more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
-    return "; ".join(problems[:_MOST_SHOWN]) + more
+    more = f"; and {len(problems) - _MAX_SHOWN} more" if len(problems) > _MAX_SHOWN else ""
+    return "; ".join(problems[:_MAX_SHOWN]) + more

@@ -55,7 +55,7 @@ from detseg3d.preprocessing.case import CaseTransform, preprocess_case
 from detseg3d.system.device import precision_in_use, resolve_device
 from detseg3d.system.files import check_writable, remove_files
 from detseg3d.system.memory import is_out_of_memory, out_of_memory, require_memory
-from detseg3d.system.signals import raise_again
+from detseg3d.system.signals import raise_if_interrupted
 from detseg3d.system.workers import is_bar_shown, release_frames
 
 __all__ = ["Predictor"]
@@ -422,10 +422,10 @@ class Predictor:
                 check_inputs_stay([image.path for image in case.images], case.case_id, folder, own_ending)
                 outcome = self._predict_file(case, folder, own_ending, options, save_probabilities, save_candidates)
             except DetSeg3DError as error:
-                raise_again()
+                raise_if_interrupted()
                 failures[case.case_id] = str(error)
             except Exception as error:
-                raise_again()
+                raise_if_interrupted()
                 # A scan nobody foresaw must not cost the results of the others.
                 logger.debug("%s failed", case.case_id, exc_info=True)
                 failures[case.case_id] = _reason(error)
@@ -468,10 +468,10 @@ class Predictor:
             result = self.describe(candidates, geometry, similarity=similarity)
             write_image(result.semantic, result.geometry, path)
         except DetSeg3DError:
-            raise_again()
+            raise_if_interrupted()
             raise
         except Exception as error:
-            raise_again()
+            raise_if_interrupted()
             raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0].path) from error
         logger.info("%s: %d lesion(s)", case.case_id, len(result.lesions))
         self._warn_of_limit(result, case.case_id)

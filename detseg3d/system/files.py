@@ -23,7 +23,7 @@ from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.native import escape_name
-from detseg3d.system.signals import raise_again
+from detseg3d.system.signals import raise_if_interrupted
 
 __all__ = [
     "atomic_files",
@@ -81,7 +81,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 temporary.chmod(permissions)  # some libraries write files that their user alone can read
         with open(temporary, "r+b") as handle:  # Windows flushes only what is open for writing
             os.fsync(handle.fileno())
-        raise_again()  # what was made after a library had swallowed an interrupt may not be what it should
+        raise_if_interrupted()  # what was made after a library had swallowed an interrupt may not be what it should
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
@@ -122,7 +122,7 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
         for place in moves.values():
             place.parent.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        raise_again()
+        raise_if_interrupted()
         target.unlink(missing_ok=True)
         for path, place in moves.items():
             path.replace(place)
@@ -420,8 +420,8 @@ def _require_regular(mode: int, path: Path) -> None:
         )
 
 
-def read_bounded(path: Path, most_bytes: int) -> bytes:
-    """Read a file of at most ``most_bytes`` bytes.
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Read a file of at most ``max_bytes`` bytes.
 
     Raises
     ------
@@ -435,8 +435,8 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         # Python reserves the memory for all bytes that are asked for, so the file's own size bounds the request. A file
         # that grows, or a file of /proc whose size is given as 0, is read on in small pieces.
         size = os.fstat(handle.fileno()).st_size
-        wanted = min(size, most_bytes) + 1
-        left = most_bytes + 1
+        wanted = min(size, max_bytes) + 1
+        left = max_bytes + 1
         while left and (piece := handle.read(min(wanted, left))):
             pieces.append(piece)
             left -= len(piece)
@@ -445,8 +445,8 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         raise DetSeg3DError(
             "the file is larger than any of its kind should be",
             file=path,
-            value=f"{max(size, most_bytes + 1)} bytes or more",
-            expected=f"at most {most_bytes}",
+            value=f"{max(size, max_bytes + 1)} bytes or more",
+            expected=f"at most {max_bytes}",
             remedy="check where it comes from",
         )
     return b"".join(pieces)

@@ -16,9 +16,9 @@ MAX_JSON_BYTES: Final = 1 << 30
 """More than the figures of the largest data set take."""
 
 # Messages that quote a value, and writing it again, need a level of recursion for each level of nesting.
-_DEEPEST = 100
+_MAX_DEPTH = 100
 # Digits and sign of numbers that may fit 64 bits; Python refuses those of thousands of digits with an error of its own.
-_LONGEST_INTEGER = 20
+_MAX_INTEGER_LENGTH = 20
 
 
 def write_json(data: Any, path: str | Path) -> None:
@@ -37,7 +37,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON file; a byte order mark, as editors on Windows write it, is tolerated.
 
     What comes back can be written again by :func:`write_json`, and its numbers fit 64 bits. An object that has the same
@@ -46,7 +46,7 @@ def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
     Parameters
     ----------
     path : path
-    most_bytes : int, optional
+    max_bytes : int, optional
         A larger file is refused before it fills the memory; less than the default where a stranger wrote it.
 
     Raises
@@ -57,7 +57,7 @@ def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
     """
     path = Path(path)
     try:
-        text = read_bounded(path, most_bytes).decode("utf-8-sig")
+        text = read_bounded(path, max_bytes).decode("utf-8-sig")
         data = parse_json(text)
     except FileNotFoundError as error:
         raise DetSeg3DError("the file does not exist", file=path, remedy="check the path") from error
@@ -74,8 +74,8 @@ def read_json(path: str | Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
             value=f"{path.stat().st_size} bytes",
             remedy="free memory, or raise the limit of the process (ulimit -v)",
         ) from error
-    if _is_deeper(data, _DEEPEST):
-        raise DetSeg3DError(f"the file is nested deeper than {_DEEPEST} levels", file=path, remedy="restore the file")
+    if _is_deeper(data, _MAX_DEPTH):
+        raise DetSeg3DError(f"the file is nested deeper than {_MAX_DEPTH} levels", file=path, remedy="restore the file")
     return data
 
 
@@ -115,7 +115,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    value = int(text) if len(text) <= _LONGEST_INTEGER else 1 << 63
+    value = int(text) if len(text) <= _MAX_INTEGER_LENGTH else 1 << 63
     if not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"the number {text[:20]}… is too large")
     return value

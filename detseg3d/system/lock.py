@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TRIES = 0.2
 # Taking a shared lock, or giving it back, needs the whole lock for a moment: it is free a moment later.
 _TRIES = 4
-_MOST_BYTES = 1 << 16  # of the notes about holders
+_MAX_BYTES = 1 << 16  # of the notes about holders
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
@@ -200,7 +200,7 @@ def _holders(descriptor: int) -> list[Holder]:
     """Those noted in the file, but for processes of this machine that have ended."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     found = []
-    for line in os.read(descriptor, _MOST_BYTES).splitlines():
+    for line in os.read(descriptor, _MAX_BYTES).splitlines():
         with suppress(ValueError, TypeError, RecursionError):
             data: Any = json.loads(line)
             holder = Holder(**data)

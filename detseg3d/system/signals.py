@@ -19,11 +19,11 @@ from typing import Any
 __all__ = [
     "Interruption",
     "Postponed",
-    "end_with_parent",
-    "follow_parent",
+    "exit_with_parent",
+    "ignore_signals_in_worker",
     "interruptible",
     "postponed",
-    "raise_again",
+    "raise_if_interrupted",
     "without_interrupt",
 ]
 
@@ -53,7 +53,7 @@ class Postponed:
 _contexts: list[Postponed] = []
 
 
-def raise_again() -> None:
+def raise_if_interrupted() -> None:
     """Raise the :class:`Interruption` that a library may have turned into an error of its own, or swallowed.
 
     An exception that a signal raises can come up inside a library's compiled code, which may not let it through. Code
@@ -146,14 +146,14 @@ def without_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def follow_parent() -> None:
+def ignore_signals_in_worker() -> None:
     """In a worker process: leave the signals, which a whole group of processes may get, to the parent."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    exit_with_parent()
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """In a worker process: end at once when the parent process is gone, however it ended."""
     parent = multiprocessing.parent_process()
     if parent is None:

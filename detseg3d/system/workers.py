@@ -36,7 +36,7 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.run import Run
-from detseg3d.system.signals import end_with_parent, raise_again, without_interrupt
+from detseg3d.system.signals import exit_with_parent, raise_if_interrupted, without_interrupt
 
 __all__ = ["CaseResult", "describe_failures", "is_bar_shown", "release_frames", "run_cases"]
 
@@ -184,11 +184,11 @@ def _run_here(
     function: Callable[[Item], Value], items: Sequence[Item]
 ) -> Iterator[tuple[int, CaseResult[Item, Value]]]:
     for index, item in enumerate(items):
-        raise_again()
+        raise_if_interrupted()
         try:
             yield index, CaseResult(item, value=function(item))
         except Exception as error:
-            raise_again()
+            raise_if_interrupted()
             result: CaseResult[Item, Value] = CaseResult(
                 item, error=_translated(error), traceback=traceback.format_exc()
             )
@@ -339,7 +339,7 @@ class _SendRecords(logging.handlers.QueueHandler):
 def _initialize_worker(log_writer: Connection, threads: int, log_level: int) -> None:
     """Prepare the worker process before it loads the libraries of the function."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler would wait for compiled code to return
-    end_with_parent()
+    exit_with_parent()
     _limit_threads(threads)
     package = logging.getLogger("detseg3d")
     package.setLevel(log_level)

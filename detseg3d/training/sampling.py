@@ -25,7 +25,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore, StoredCase, class_of_id
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.grids import SPARE_VOLUME
-from detseg3d.system.signals import follow_parent
+from detseg3d.system.signals import ignore_signals_in_worker
 from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
 from detseg3d.training.distributed import DistributedContext
 
@@ -331,7 +331,7 @@ class _WorkerLoader(SlimDataLoaderBase):  # type: ignore[misc]
 
     def generate_train_batch(self) -> dict[str, Any]:
         if not self.started:
-            follow_parent()
+            ignore_signals_in_worker()
             # One thread: the training needs the cores, and the threads of OpenMP do not survive a fork.
             torch.set_num_threads(1)
             self.next_step += self.thread_id

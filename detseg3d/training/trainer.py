@@ -25,7 +25,7 @@ from detseg3d.reporting.pictures.training_curves import plot_progress
 from detseg3d.system.device import autocast, compute_in
 from detseg3d.system.files import remove_files
 from detseg3d.system.memory import release_freed_memory
-from detseg3d.system.signals import Interruption, postponed, raise_again
+from detseg3d.system.signals import Interruption, postponed, raise_if_interrupted
 from detseg3d.training.distributed import any_process, average_gradients, broadcast_from_main
 from detseg3d.training.log import EpochRecord, TrainingLog, ValidationRecord, describe_seconds, progress_bar
 from detseg3d.training.optimizer import set_learning_rate
@@ -505,7 +505,7 @@ class Trainer:
         try:
             self.draw_curves()
         except Exception as error:  # the training continues without its picture
-            raise_again()
+            raise_if_interrupted()
             logger.warning("progress.png cannot be drawn: %s", error)
         seconds = clock() - started
         progress.validation_seconds += seconds

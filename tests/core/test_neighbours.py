@@ -67,7 +67,7 @@ def test_what_is_held_at_a_time_does_not_change_the_result(monkeypatch: pytest.M
     random = np.random.default_rng(5)
     boxes, owners = crowd(random, 300, 60, 9), random.integers(0, 40, 300)
     groups, near = neighbour_groups(boxes), neighbour_matrix(boxes, owners, 40).toarray()
-    monkeypatch.setattr(neighbours, "_MOST_PAIRS", 3)
+    monkeypatch.setattr(neighbours, "_MAX_PAIRS", 3)
     assert [group.tolist() for group in neighbour_groups(boxes)] == [group.tolist() for group in groups]
     np.testing.assert_array_equal(neighbour_matrix(boxes, owners, 40).toarray(), near)
 

@@ -9,7 +9,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
-from detseg3d.data.dataset_json import MOST_NAMES, parse_channel_names, parse_labels
+from detseg3d.data.dataset_json import MAX_NAMES, parse_channel_names, parse_labels
 from detseg3d.system.json_files import write_json
 
 FILE = Path("dataset.json")
@@ -22,9 +22,9 @@ def many(count: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("parse", [parse_channel_names, parse_labels])
 def test_as_many_names_as_plans_may_have_are_taken_and_not_one_more(parse: Callable[..., Any]) -> None:
-    assert len(parse(many(MOST_NAMES), FILE)) == MOST_NAMES
+    assert len(parse(many(MAX_NAMES), FILE)) == MAX_NAMES
     with pytest.raises(DetSeg3DError) as caught:
-        parse(many(MOST_NAMES + 1), FILE)
+        parse(many(MAX_NAMES + 1), FILE)
     assert (caught.value.file, caught.value.value) == (FILE, "1001 entries")
 
 

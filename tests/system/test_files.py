@@ -199,10 +199,10 @@ def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) ->
     path = tmp_path / "data.json"
     path.write_bytes(b"1".ljust(size))
     if size <= 100:
-        assert read_json(path, most_bytes=100) == 1
+        assert read_json(path, max_bytes=100) == 1
     else:
         with pytest.raises(DetSeg3DError, match=r"(?s)larger than any of its kind.*101 bytes.*at most 100"):
-            read_json(path, most_bytes=100)
+            read_json(path, max_bytes=100)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

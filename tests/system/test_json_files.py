@@ -83,7 +83,7 @@ def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
 def test_memory_that_does_not_suffice_is_an_error_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_memory(_path: Path, _most_bytes: int) -> bytes:
+    def without_memory(_path: Path, _max_bytes: int) -> bytes:
         raise MemoryError
 
     (tmp_path / "a.json").write_text("[1, 2]", encoding="utf-8")
