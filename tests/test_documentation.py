@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import detseg3d
 from detseg3d.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -91,3 +92,18 @@ def test_the_modules_that_the_concepts_name_exist() -> None:
     assert len(named) > 15
     roots = (ROOT / "detseg3d", ROOT)
     assert [name for name in sorted(named) if not any((root / name).is_file() for root in roots)] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_citation_states_the_version_of_the_package() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {detseg3d.__version__}\n" in text
+
+
+def test_fragments_of_the_changelog_have_known_types() -> None:
+    names = [file.name for file in (ROOT / "changes").iterdir() if file.name not in ("README.md", ".gitkeep")]
+    kinds = ("added", "changed", "removed", "fixed", "security")
+    assert [name for name in names if not re.fullmatch(rf".+\.({'|'.join(kinds)})(\.\d+)?\.md", name)] == []
