@@ -40,28 +40,12 @@ def _once_each(axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
-
-
 Stride = Annotated[int, Field(ge=1, le=16)]
-
-
 Kernel = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
-
-
 RoiLength = Annotated[int, Field(ge=4, le=512)]
-
-
 AxisLength = Annotated[int, Field(ge=1, le=100_000)]
-
-
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
 # Millimetres. Spacings are a nanometre to a kilometre (core/geometry.py), an extent is several of them.
 Length = Annotated[float, Field(ge=1e-7, le=1e9, allow_inf_nan=False)]
-
-
 Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(_once_each)]  # 0 is z
-
-
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]

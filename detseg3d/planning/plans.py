@@ -103,40 +103,122 @@ class Plans(StrictModel):
     anterior-posterior, x is right-left.
     """
 
-    version: Literal[4] = PLANS_VERSION
-    dataset_name: str
-    file_ending: str
-    channel_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
-    class_names: tuple[str, ...] = Field(min_length=1, max_length=1000)
-    class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(description="values in the label files")
-    instances: bool = Field(default=False, description="labels are instance maps: each value is one lesion")
+    version: Literal[4] = Field(
+        default=PLANS_VERSION,
+        description="Version of the format. Files of another version are refused.",
+    )
+    dataset_name: str = Field(
+        description="Name of the data set, `DatasetXXX_Name`.",
+    )
+    file_ending: str = Field(
+        description="Ending of the image files, as in dataset.json.",
+    )
+    channel_names: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Names of the channels, as in dataset.json.",
+    )
+    class_names: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Names of the lesion classes.",
+    )
+    class_labels: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
+        description="Value of each class in the label files.",
+    )
+    instances: bool = Field(
+        default=False,
+        description="The labels are instance maps: each value is one lesion.",
+    )
     axes: Literal["SPL"] = Field(
-        default="SPL", description="where z, y and x run to: Superior, Posterior, Left; scans are brought to this order"
+        default="SPL",
+        description=(
+            "Directions of z, y and x: always `SPL` (Superior, Posterior, Left). Scans are reordered to these axes."
+        ),
     )
     default_spacing: Spacing | None = Field(
-        default=None, description="voxel size (z, y, x) in mm of .npy files, which store none; None: 1 mm"
+        default=None,
+        description="Voxel size (z, y, x) in mm of `.npy` files, which store none. null: 1 mm.",
     )
-    suv_channels: tuple[str, ...] = Field(default=(), description="channels in SUV; PET in DICOM is converted")
-    normalization: tuple[ChannelNormalization, ...] = Field(min_length=1)
-    crop_to_body: bool = True
-    fine_spacing: Spacing
-    detection_spacing: Spacing
-    planned_shape: Triple = Field(description="planned volume, in fine voxels")
-    interpolation_order: Literal[1, 3] = 1
-    stage1: Stage1Plan
-    roi: RoiPlan
-    stage2: Stage2Plan
-    training: TrainingPlan
-    inference: InferencePlan
-    training_budget_gb: PositiveFloat = 8.0
-    inference_budget_gb: PositiveFloat = 2.0
+    suv_channels: tuple[str, ...] = Field(
+        default=(),
+        description="Channels whose values are SUV. PET in DICOM is converted, also in predictions.",
+    )
+    normalization: tuple[ChannelNormalization, ...] = Field(
+        min_length=1,
+        description=(
+            "For each channel a `scheme`. `zscore`: mean and standard deviation inside the body of the scan, "
+            "without padding, air and outliers; outliers are cut off. `ct`: clip to `lower` and `upper`, "
+            "subtract `mean`, divide by `std`, all measured on the data set. `none`: the values as they are."
+        ),
+    )
+    crop_to_body: bool = Field(
+        default=True,
+        description="Empty surroundings of the body are cut away before resampling.",
+    )
+    fine_spacing: Spacing = Field(
+        description="Spacing (z, y, x) in mm of the fine grid, on which lesions are outlined.",
+    )
+    detection_spacing: Spacing = Field(
+        description=(
+            "Spacing (z, y, x) in mm of the detection grid, on which lesions are detected. It is equal to the "
+            "fine spacing or coarser."
+        ),
+    )
+    planned_shape: Triple = Field(
+        description=(
+            "Volume (z, y, x) in fine voxels for which the memory is planned. Training shows only parts of scans "
+            "that have over a tenth more voxels."
+        ),
+    )
+    interpolation_order: Literal[1, 3] = Field(
+        default=1,
+        description="Interpolation of the images: 1 is linear, 3 is cubic.",
+    )
+    stage1: Stage1Plan = Field(
+        description="Plan of the detector.",
+    )
+    roi: RoiPlan = Field(
+        description="Plan of the RoIs.",
+    )
+    stage2: Stage2Plan = Field(
+        description="Plan of the segmenter.",
+    )
+    training: TrainingPlan = Field(
+        description="Plan of the training.",
+    )
+    inference: InferencePlan = Field(
+        description="Plan of the inference.",
+    )
+    training_budget_gb: PositiveFloat = Field(
+        default=8.0,
+        description="Memory in GB that the training may use (`--memory_gb`).",
+    )
+    inference_budget_gb: PositiveFloat = Field(
+        default=2.0,
+        description="Memory in GB that a prediction may use above its input (`--inference_gb`).",
+    )
     memory_precision: Precision = Field(
-        default=Precision.BF16, description="of the feature maps that the predicted memory is for"
+        default=Precision.BF16,
+        description="Precision of the feature maps (`bf16`, `fp16`, `fp32`) that the predicted memory is for.",
     )
-    predicted_training_gb: Annotated[float, Field(ge=0)] = 0.0
-    predicted_inference_gb: Annotated[float, Field(ge=0)] = 0.0
-    recall_bound: RecallBound
-    decisions: tuple[Decision, ...] = ()
+    predicted_training_gb: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="Memory in GB that the training is expected to use.",
+    )
+    predicted_inference_gb: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description=(
+            "Memory in GB that the prediction of a volume of `planned_shape` is expected to use above its input."
+        ),
+    )
+    recall_bound: RecallBound = Field(
+        description="What a perfect Stage 1 finds of the training lesions.",
+    )
+    decisions: tuple[Decision, ...] = Field(
+        default=(),
+        description="Each choice of the planner with its reason. No program reads them.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Plans:

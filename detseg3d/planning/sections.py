@@ -63,9 +63,15 @@ class StrictModel(BaseModel):
 class Decision(StrictModel):
     """One choice of the planner and the figures behind it, for people to read."""
 
-    name: str
-    value: str
-    reason: str
+    name: str = Field(
+        description="Name of the choice.",
+    )
+    value: str = Field(
+        description="What was chosen.",
+    )
+    reason: str = Field(
+        description="Reason of the choice, with the measurements behind it.",
+    )
 
 
 class CtNormalization(StrictModel):
@@ -75,10 +81,18 @@ class CtNormalization(StrictModel):
     """
 
     scheme: Literal["ct"] = "ct"
-    mean: FiniteFloat
-    std: PositiveFloat
-    lower: FiniteFloat
-    upper: FiniteFloat
+    mean: FiniteFloat = Field(
+        description="Mean in Hounsfield units that is subtracted.",
+    )
+    std: PositiveFloat = Field(
+        description="Standard deviation in Hounsfield units that values are divided by.",
+    )
+    lower: FiniteFloat = Field(
+        description="Values below this one, in Hounsfield units, are clipped.",
+    )
+    upper: FiniteFloat = Field(
+        description="Values above this one, in Hounsfield units, are clipped.",
+    )
 
     @model_validator(mode="after")
     def _window_is_not_empty(self) -> CtNormalization:
@@ -113,20 +127,48 @@ class Stage1Plan(StrictModel):
     are ``(z, y, x)``.
     """
 
-    channels: tuple[Channels, ...] = Field(min_length=1, max_length=MAX_STAGES)
-    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MAX_STAGES)
-    kernels: tuple[Kernels, ...] = Field(min_length=1, max_length=MAX_STAGES)
-    blocks: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(min_length=1, max_length=MAX_STAGES)
-    fpn_channels: Channels
+    channels: tuple[Channels, ...] = Field(
+        min_length=1,
+        max_length=MAX_STAGES,
+        description="Number of channels of each stage of the backbone.",
+    )
+    strides: tuple[Strides, ...] = Field(
+        min_length=1,
+        max_length=MAX_STAGES,
+        description=(
+            "Stride (z, y, x) of the first convolution of each stage. The first stride above 1 belongs to the "
+            "stem. A stage of stride 1 in front of the stem is the fine stage."
+        ),
+    )
+    kernels: tuple[Kernels, ...] = Field(
+        min_length=1,
+        max_length=MAX_STAGES,
+        description="Kernel size (z, y, x) of each stage of the backbone.",
+    )
+    blocks: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(
+        min_length=1,
+        max_length=MAX_STAGES,
+        description="Number of residual blocks of each stage of the backbone.",
+    )
+    fpn_channels: Channels = Field(
+        description="Number of channels of the feature pyramid and of the heads.",
+    )
     head_stages: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        min_length=1, description="backbone stages that carry a detection head, finest first"
+        min_length=1,
+        description="Indices of the backbone stages that have a detection head, finest first.",
     )
     level_max_sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(
-        description="between neighbouring levels: the largest lesion (edges z, y, x in mm) that the finer level takes"
+        description=(
+            "For each pair of neighbouring levels, the largest lesion that the finer level takes: edges (z, y, "
+            "x) in mm."
+        ),
     )
     boxes_per_class: bool = Field(
         default=False,
-        description="each class has a box of its own in a cell; planned where lesions of two classes share one",
+        description=(
+            "Each class has its own box in every cell. Planned if lesions of two classes have their centres in "
+            "one cell, such as a core inside its oedema."
+        ),
     )
 
     @model_validator(mode="after")
@@ -154,24 +196,56 @@ class Stage1Plan(StrictModel):
 class RoiPlan(StrictModel):
     """How a box becomes the cube that Stage 2 sees."""
 
-    size: tuple[RoiLength, RoiLength, RoiLength]
-    margin: Annotated[float, Field(ge=0, le=2)] = 0.3
-    minimum_extent: Spacing = Field(description="millimetres (z, y, x): smaller boxes are seen with this much context")
+    size: tuple[RoiLength, RoiLength, RoiLength] = Field(
+        description="Number of samples (z, y, x) of the cube in which Stage 2 sees a lesion.",
+    )
+    margin: Annotated[float, Field(ge=0, le=2)] = Field(
+        default=0.3,
+        description="Fraction of its size by which a box is enlarged on each side.",
+    )
+    minimum_extent: Spacing = Field(
+        description=(
+            "Smallest extent (z, y, x) in mm that an RoI shows. Small lesions are therefore magnified and shown "
+            "with their surroundings."
+        ),
+    )
     max_scale: float = Field(
-        default=1.5, ge=0.25, le=16, description="fine voxels per RoI sample beyond which a box is covered by several"
+        default=1.5,
+        ge=0.25,
+        le=16,
+        description="Largest number of fine voxels per sample. A box that would need more is covered by several RoIs.",
     )
 
 
 class Stage2Plan(StrictModel):
     """The RoI U-Net; ``strides[i]`` leads from scale ``i`` to the next coarser scale ``i + 1``."""
 
-    channels: tuple[Channels, ...] = Field(min_length=2, max_length=MAX_STAGES)
-    strides: tuple[Strides, ...] = Field(min_length=1, max_length=MAX_STAGES)
-    kernels: tuple[Kernels, ...] = Field(min_length=2, max_length=MAX_STAGES)
-    feature_channels: Annotated[int, Field(ge=0, le=4096)] = Field(
-        default=16, description="channels of live Stage 1 features given to each RoI; 0 cuts the two stages apart"
+    channels: tuple[Channels, ...] = Field(
+        min_length=2,
+        max_length=MAX_STAGES,
+        description="Number of channels of each scale of the U-Net, finest first.",
     )
-    context_attention: bool = False
+    strides: tuple[Strides, ...] = Field(
+        min_length=1,
+        max_length=MAX_STAGES,
+        description="Stride (z, y, x) from each scale to the next coarser scale.",
+    )
+    kernels: tuple[Kernels, ...] = Field(
+        min_length=2,
+        max_length=MAX_STAGES,
+        description="Kernel size (z, y, x) of each scale.",
+    )
+    feature_channels: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=16,
+        description=(
+            "Number of channels of Stage 1 features that each RoI gets. 0: Stage 2 gets no features, and the two "
+            "stages share nothing."
+        ),
+    )
+    context_attention: bool = Field(
+        default=False,
+        description="RoIs attend to the coarse feature map of the whole volume.",
+    )
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Stage2Plan:
@@ -183,46 +257,141 @@ class Stage2Plan(StrictModel):
 class CurriculumPhase(StrictModel):
     """A share of the training time on windows of one size, in fine voxels; ``None`` stands for whole volumes."""
 
-    fraction: Annotated[float, Field(gt=0, le=1)]
-    window: Triple | None
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Fraction of the training time.",
+    )
+    window: Triple | None = Field(
+        description="Edges (z, y, x) of the windows in voxels of the fine grid. null: whole volumes.",
+    )
 
 
 class TrainingPlan(StrictModel):
     """Defaults of the training; flags of ``detseg3d_train`` set some of them."""
 
-    steps: Count = MIN_STEPS
-    steps_per_epoch: Count = STEPS_PER_EPOCH
-    batch_size: Count = 1
-    max_windows_per_case: Count = 16
-    learning_rate: PositiveFloat = 4e-3
-    muon_lr_factor: Annotated[float, Field(ge=0, le=100)] = 2.5
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup_fraction: Fraction = 0.02
-    gradient_clip: PositiveFloat = 12.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    mask_loss_weight: Annotated[float, Field(ge=0)] = 1.0
-    score_loss_weight: Annotated[float, Field(ge=0)] = 0.25
-    empty_roi_weight: float = Field(default=0.25, ge=0, description="in the masks' loss; with a lesion it weighs 1")
-    hard_negative_threshold: Fraction = 0.3
-    min_rois_per_window: Count = 4
-    roi_voxel_fraction: Fraction = Field(
-        default=0.125, description="more RoIs, up to this share of the window in samples"
+    steps: Count = Field(
+        default=MIN_STEPS,
+        description="Length of the training in steps of the optimiser.",
     )
-    positive_roi_fraction: Fraction = Field(default=0.5, description="share of the RoIs of a step that hold a lesion")
-    augmentation_factor: float = Field(default=1.0, ge=0, le=2, description="how often windows are more than flipped")
-    mirror_axes: Axes = Field(default=(0, 1, 2), description="along which windows are flipped, 0 is z; none: ()")
-    curriculum: tuple[CurriculumPhase, ...] = Field(min_length=1)
-    val_every: Count = 10
-    precision: Precision = Field(default=Precision.AUTO, description="of the feature maps; auto: what is fast here")
+    steps_per_epoch: Count = Field(
+        default=STEPS_PER_EPOCH,
+        description="Number of steps between two records in the log. A checkpoint is written after each epoch.",
+    )
+    batch_size: Count = Field(
+        default=1,
+        description="Number of windows in a step.",
+    )
+    max_windows_per_case: Count = Field(
+        default=16,
+        description=(
+            "A phase with small windows has as many times the steps of its fraction as a typical scan has "
+            "windows, but at most this many times."
+        ),
+    )
+    learning_rate: PositiveFloat = Field(
+        default=4e-3,
+        description="Highest learning rate of AdamW. The rate rises linearly and then falls like a cosine.",
+    )
+    muon_lr_factor: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=2.5,
+        description=(
+            "Learning rate of Muon, which trains the kernels of the convolutions, as a multiple of "
+            "`learning_rate`. 0: AdamW trains everything."
+        ),
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=1e-4,
+        description="Weight decay of both optimisers.",
+    )
+    warmup_fraction: Fraction = Field(
+        default=0.02,
+        description="Fraction of the training during which the learning rate rises.",
+    )
+    gradient_clip: PositiveFloat = Field(
+        default=12.0,
+        description="Largest norm of the gradient. A longer gradient is scaled down to it.",
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.998,
+        description=(
+            "Moving average of the weights, over about 1 / (1 - `ema_decay`) steps and never over more than 3 % "
+            "of the training. 0: no average."
+        ),
+    )
+    mask_loss_weight: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="Weight of the mask loss in the total loss.",
+    )
+    score_loss_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.25,
+        description="Weight of the loss of the RoI score in the total loss.",
+    )
+    empty_roi_weight: float = Field(
+        default=0.25,
+        ge=0,
+        description="Weight, in the mask loss, of an RoI that contains no lesion. RoIs with a lesion have weight 1.",
+    )
+    hard_negative_threshold: Fraction = Field(
+        default=0.3,
+        description="Candidates with a higher score that hit no lesion are hard negatives of Stage 2.",
+    )
+    min_rois_per_window: Count = Field(
+        default=4,
+        description="Smallest number of RoIs that a step draws from a window or a volume.",
+    )
+    roi_voxel_fraction: Fraction = Field(
+        default=0.125,
+        description=(
+            "A larger window gets more RoIs, up to 32, until their samples add up to this fraction of its voxels."
+        ),
+    )
+    positive_roi_fraction: Fraction = Field(
+        default=0.5,
+        description="Fraction of the RoIs of a step that contain a lesion.",
+    )
+    augmentation_factor: float = Field(
+        default=1.0,
+        ge=0,
+        le=2,
+        description=(
+            "How often windows are rotated, scaled and changed in intensity, as a factor. 0: windows are only flipped."
+        ),
+    )
+    mirror_axes: Axes = Field(
+        default=(0, 1, 2),
+        description=(
+            "Axes along which half of the windows are flipped; 0 is z. Planned: axes along which no two classes "
+            "keep an order in 95 % of ten scans or more."
+        ),
+    )
+    curriculum: tuple[CurriculumPhase, ...] = Field(
+        min_length=1,
+        description="Phases of the training, in their order. Each phase has its own window size.",
+    )
+    val_every: Count = Field(
+        default=10,
+        description="Number of epochs from one validation to the next.",
+    )
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description=(
+            "Precision of the feature maps: `auto` (half precision if the hardware has it, otherwise `fp32`), "
+            "`bf16`, `fp16` (CUDA only) or `fp32`."
+        ),
+    )
     precision_used: Precision | None = Field(
-        default=None, description="written by a training: what auto meant there, or what it fell back to"
+        default=None,
+        description="Precision in which the training computed. The training writes this field.",
     )
     network: str | None = Field(
         default=None,
-        description="Custom network, `module:function`; `detseg3d_train --network` sets it.",
+        description=(
+            "Custom network, `module:function`; `detseg3d_train --network` sets it. `null`: DetSeg3D. The name "
+            "is never imported unless the command names it as well."
+        ),
     )
     mask_loss: str | None = Field(
-        default=None, description="Custom mask loss, `module:function`; `detseg3d_train --loss` sets it."
+        default=None,
+        description="Custom mask loss, `module:function`; `detseg3d_train --loss` sets it.",
     )
 
     @property
@@ -242,23 +411,61 @@ class InferencePlan(Thresholds):
     """Settings of the inference: the thresholds, and what they are applied to."""
 
     candidate_density: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="candidates that a scan may have for each mm³ of its volume"
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Number of candidates that a scan may have per mm³ of its volume.",
     )
-    min_candidates: CandidateCount = Field(default=100, description="so many a scan may have, however small it is")
-    max_candidates: CandidateCount = Field(default=1000, description="more no scan may have, however large it is")
+    min_candidates: CandidateCount = Field(
+        default=100,
+        description="Number of candidates that a scan may have, however small it is.",
+    )
+    max_candidates: CandidateCount = Field(
+        default=1000,
+        description="Number of candidates that a scan may have at most, however large it is.",
+    )
     detection_weight: Fraction = Field(
-        default=0.5, description="of Stage 1 in the score: heatmap^w × RoI score^(1 - w); 0.5 is the geometric mean"
+        default=0.5,
+        description="Weight *w* of Stage 1 in the score: heatmap^w × RoI score^(1 − w). 0.5 gives the geometric mean.",
     )
-    join_touching: bool = Field(default=False, description="masks of a class that are connected are one lesion")
-    mirror_axes: Axes = Field(default=(0, 1, 2), description="of the mirrored copies, each flipped in training, too")
-    roi_batch_size: Count = 16
+    join_touching: bool = Field(
+        default=False,
+        description=(
+            "Each connected component of the masks of a class is one lesion, and detached parts are background. "
+            "Planned if the labels do not number the lesions."
+        ),
+    )
+    mirror_axes: Axes = Field(
+        default=(0, 1, 2),
+        description=(
+            "Axes of the mirrored copies of test-time augmentation; 0 is z. They must be among the axes of the "
+            "training."
+        ),
+    )
+    roi_batch_size: Count = Field(
+        default=16,
+        description=(
+            "Number of RoIs that Stage 2 processes together. Planned: 16 RoIs of up to 32³ samples, fewer larger ones."
+        ),
+    )
     calibration: tuple[tuple[Fraction, Fraction], ...] = Field(
         default=(),
-        description="from score to the observed share of true lesions, joined by straight lines; empty: none",
+        description=(
+            "Points that map a score to the observed fraction of true lesions, joined by straight lines. Empty "
+            "until `detseg3d_consolidate` has fitted them."
+        ),
     )
-    calibration_base_rate: Fraction = Field(default=0.5, description="share of lesions among all that was predicted")
+    calibration_base_rate: Fraction = Field(
+        default=0.5,
+        description="Fraction of true lesions among all predictions of the cross-validation.",
+    )
     calibration_variance: float = Field(
-        default=0.0, ge=0, description="of the log-odds of a single network's score, within lesions and within others"
+        default=0.0,
+        ge=0,
+        description=(
+            "Variance of the log-odds of the score of a single network, within true lesions and within false "
+            "positives. It adapts the calibration of one network to an ensemble."
+        ),
     )
 
     @property
@@ -294,9 +501,15 @@ class InferencePlan(Thresholds):
 class GroupRecall(StrictModel):
     """Recall of a perfect Stage 1 on some of the training lesions: those of a class, or of a size."""
 
-    name: str
-    lesions: Annotated[int, Field(ge=0)]
-    found: Annotated[int, Field(ge=0)]
+    name: str = Field(
+        description="Name of the class or of the size class.",
+    )
+    lesions: Annotated[int, Field(ge=0)] = Field(
+        description="Number of training lesions in the group.",
+    )
+    found: Annotated[int, Field(ge=0)] = Field(
+        description="Number of these lesions that a perfect Stage 1 finds.",
+    )
 
     @property
     def bound(self) -> float:
@@ -311,18 +524,55 @@ class RecallBound(StrictModel):
     ``lost_suppressed`` and ``lost_over_limit``. See :func:`detseg3d.planning.recall_bound.recall_bound`.
     """
 
-    lesions: Annotated[int, Field(ge=0)]
-    found: Annotated[int, Field(ge=0)]
-    found_below_cell: int = Field(default=0, ge=0, description="found, but smaller than one cell of their level")
-    lost_below_cell: int = Field(
-        default=0, ge=0, description="lost: smaller than a cell, and another lesion has the cell"
+    lesions: Annotated[int, Field(ge=0)] = Field(
+        description="Number of lesions of the training cases.",
     )
-    lost_same_cell: int = Field(default=0, ge=0, description="lost: of a cell or more, and another lesion has the cell")
-    lost_suppressed: int = Field(default=0, ge=0, description="lost: taken for a duplicate of another lesion")
-    lost_over_limit: int = Field(default=0, ge=0, description="lost: more lesions than candidates in the scan")
-    by_class: tuple[GroupRecall, ...] = ()
-    by_size: tuple[GroupRecall, ...] = Field(default=(), description="by voxels of a lesion in its scan")
-    bound: Fraction = Field(description="share of the lesions that is found; 1 without any lesion")
+    found: Annotated[int, Field(ge=0)] = Field(
+        description=(
+            "Number of lesions that a perfect Stage 1 finds. Its output are the training targets, decoded and "
+            "matched as planned."
+        ),
+    )
+    found_below_cell: int = Field(
+        default=0,
+        ge=0,
+        description="Number of found lesions that are smaller than a cell of their level. A network learns them badly.",
+    )
+    lost_below_cell: int = Field(
+        default=0,
+        ge=0,
+        description="Number of lost lesions that are smaller than a cell and share their cell with another lesion.",
+    )
+    lost_same_cell: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Number of lost lesions that are as large as a cell or larger and share their cell with another lesion."
+        ),
+    )
+    lost_suppressed: int = Field(
+        default=0,
+        ge=0,
+        description="Number of lost lesions that the suppression takes for duplicates of another lesion.",
+    )
+    lost_over_limit: int = Field(
+        default=0,
+        ge=0,
+        description="Number of lost lesions beyond the limit of candidates of their scan.",
+    )
+    by_class: tuple[GroupRecall, ...] = Field(
+        default=(),
+        description="The numbers of lesions and of found lesions of each class.",
+    )
+    by_size: tuple[GroupRecall, ...] = Field(
+        default=(),
+        description=(
+            "The numbers of lesions and of found lesions of each size class, by the voxels of a lesion in its scan."
+        ),
+    )
+    bound: Fraction = Field(
+        description="Fraction of the lesions that a perfect Stage 1 finds; 1 if there is no lesion.",
+    )
 
     @model_validator(mode="after")
     def _every_lesion_is_counted_once(self) -> RecallBound:
