@@ -1,4 +1,4 @@
-"""Where the networks run, and in which precision."""
+"""Device and precision of the networks."""
 
 from __future__ import annotations
 
@@ -27,22 +27,27 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _HALF = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-# On a CPU float16 would be emulated as well, and more often overflow than bfloat16: there is nothing to gain.
+# On a CPU, float16 is not offered: it would be emulated and overflows more easily than bfloat16.
 _POSSIBLE = {
     "cuda": (Precision.BF16, Precision.FP16, Precision.FP32),
     "cpu": (Precision.BF16, Precision.FP32),
 }
-# What this process was told to compute in, by type of device (cpu, cuda).
+# Precision that was chosen in this process, by type of device (cpu, cuda).
 _IN_USE: dict[str, Precision] = {}
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device called ``name`` (``cpu``, ``cuda``, ``cuda:1``, ``mps``); by default CUDA where there is one.
+    """Return the device with a name; by default CUDA if it is available, else the CPU.
+
+    Parameters
+    ----------
+    name : str or None
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``, …
 
     Raises
     ------
     DetSeg3DError
-        If there is no such device here.
+        If the name is unknown or the device is not available.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,34 +61,33 @@ def resolve_device(name: str | None) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(device.type, False):
-        raise DetSeg3DError("this device is not available here", value=name, remedy="use -device cpu")
+        raise DetSeg3DError("the device is not available on this machine", value=name, remedy="use -device cpu")
     return device
 
 
 def default_workers(device: torch.device) -> int:
-    """Processes that prepare training windows: none on a CPU, up to 4 beside an accelerator.
+    """Return the number of processes that prepare training windows: 0 on a CPU, up to 4 with an accelerator.
 
-    Reading a window takes 2 % of a training step on a CPU, and a busy process beside it slows every parallel operation
-    of the training down.
+    On a CPU, reading a window takes only 2 % of a training step, and a second busy process slows down the training.
     """
     return 0 if device.type == "cpu" else max(0, min(4, (os.cpu_count() or 1) - 1))
 
 
 @functools.cache
 def has_fast_bfloat16() -> bool:
-    """Whether convolutions on this CPU compute in bfloat16 by the processor's own instructions.
+    """Return whether convolutions on this CPU use the processor's bfloat16 instructions.
 
-    The processor's flags do not decide that: oneDNN may be limited to older instructions (``ONEDNN_MAX_CPU_ISA``), or
-    be switched off, and then emulates bfloat16, up to 100 times as slowly. So a small product is computed. The
-    instructions for bfloat16 (AVX512-BF16, AMX) replace results below the smallest normal float32 by zero. Emulations
-    compute in float32 and keep them.
+    The flags of the processor are not sufficient. If oneDNN is switched off or limited to older instructions
+    (``ONEDNN_MAX_CPU_ISA``), bfloat16 is emulated, up to 100 times slower. A small product is computed to find out: the
+    bfloat16 instructions (AVX512-BF16, AMX) replace results below the smallest normal float32 by zero, whereas
+    emulations compute in float32 and keep such results.
     """
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
     tiny, small = torch.tensor(2.0**-120), torch.tensor(2.0**-10)
-    if float(tiny * small) == 0:  # torch.set_flush_denormal is on: emulations give zero, too
+    if float(tiny * small) == 0:  # torch.set_flush_denormal is on, so emulations give zero as well
         return True
-    # 32 products of 2^-130 each, whose sum 2^-125 is a normal number.
+    # The sum of 32 products of 2^-130 is 2^-125, a normal number. It is zero only if each product was set to zero.
     image = tiny.expand(1, 32, 4, 4, 4).bfloat16().contiguous(memory_format=torch.channels_last_3d)
     kernel = small.expand(32, 32, 1, 1, 1).bfloat16().contiguous()
     with torch.no_grad():
@@ -91,10 +95,10 @@ def has_fast_bfloat16() -> bool:
 
 
 def choose_precision(device: torch.device, wanted: Precision = Precision.AUTO) -> Precision:
-    """What networks compute in on ``device`` if ``wanted`` is asked for; nothing is changed.
+    """Return the precision that networks on a device use if ``wanted`` is requested; this changes nothing.
 
-    ``AUTO`` is bfloat16 on CUDA from Ampere on and on CPUs that really compute in it (:func:`has_fast_bfloat16`),
-    float16 on older CUDA devices, float32 on all others.
+    ``AUTO`` means bfloat16 on CUDA devices from Ampere on and on CPUs with fast bfloat16 (:func:`has_fast_bfloat16`),
+    float16 on older CUDA devices, and float32 on all others.
 
     Parameters
     ----------
@@ -109,15 +113,15 @@ def choose_precision(device: torch.device, wanted: Precision = Precision.AUTO) -
     Raises
     ------
     DetSeg3DError
-        If DetSeg3D does not compute in that precision on this type of device: float16 on anything but CUDA, bfloat16
-        on anything but CUDA and CPUs.
+        If the precision is not offered on this type of device: float16 is offered on CUDA only, bfloat16 on CUDA and
+        CPUs.
     """
     if wanted is Precision.AUTO:
         return _fastest_precision(device)
     possible = _POSSIBLE.get(device.type, (Precision.FP32,))
     if wanted not in possible:
         raise DetSeg3DError(
-            f"networks do not compute in {wanted} on this type of device",
+            f"the precision {wanted} is not offered on this type of device",
             value=f"--precision {wanted} on {device.type}",
             expected=" or ".join(map(str, (Precision.AUTO, *possible))),
             remedy="use --precision auto",
@@ -127,17 +131,16 @@ def choose_precision(device: torch.device, wanted: Precision = Precision.AUTO) -
 
 def _fastest_precision(device: torch.device) -> Precision:
     if device.type == "cuda":
-        # The question is asked of the current device.
+        # `is_bf16_supported` checks the current device, so make `device` current.
         with nullcontext() if device.index is None else torch.cuda.device(device):
             return Precision.BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP16
     return Precision.BF16 if device.type == "cpu" and has_fast_bfloat16() else Precision.FP32
 
 
 def compute_in(device: torch.device, wanted: Precision = Precision.AUTO) -> Precision:
-    """Let networks on this type of device compute in ``wanted`` from now on, in this process.
+    """Set the precision of networks on this type of device for the rest of this process.
 
-    Training, validation and prediction follow. bfloat16 that the device only emulates is allowed; a warning says how
-    slow it is here.
+    It applies to training, validation and prediction. Emulated bfloat16 is allowed; a warning states how slow it is.
 
     Parameters
     ----------
@@ -147,12 +150,12 @@ def compute_in(device: torch.device, wanted: Precision = Precision.AUTO) -> Prec
     Returns
     -------
     Precision
-        What they compute in; never ``AUTO``.
+        The chosen precision; never ``AUTO``.
 
     Raises
     ------
     DetSeg3DError
-        If the device does not compute in it, see :func:`choose_precision`.
+        If the precision is not offered on the device; see :func:`choose_precision`.
     """
     chosen = choose_precision(device, wanted)
     if chosen is Precision.BF16 and wanted is chosen and _fastest_precision(device) is not chosen:
@@ -166,17 +169,17 @@ def compute_in(device: torch.device, wanted: Precision = Precision.AUTO) -> Prec
 
 
 def precision_in_use(device: torch.device) -> Precision:
-    """What networks on ``device`` compute in, after :func:`compute_in` or by itself; never ``AUTO``."""
+    """Return the precision of networks on a device: as set by :func:`compute_in`, or the default; never ``AUTO``."""
     return choose_precision(device, _IN_USE.get(device.type, Precision.AUTO))
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The half precision that networks on ``device`` compute in; None for float32. See :func:`precision_in_use`."""
+    """Return the half-precision type that networks on a device use, or ``None`` for float32."""
     return _HALF.get(precision_in_use(device))
 
 
 def _slowness(device: torch.device, dtype: torch.dtype) -> float:
-    """Time of a convolution in ``dtype`` divided by its time in float32, on ``device``."""
+    """Return the time of a convolution in ``dtype`` divided by its time in float32."""
     seconds = []
     image = torch.randn(2, 32, 8, 16, 16, device=device).contiguous(memory_format=torch.channels_last_3d)
     kernel = torch.randn(32, 32, 3, 3, 3, device=device)
@@ -184,7 +187,7 @@ def _slowness(device: torch.device, dtype: torch.dtype) -> float:
         tries = []
         for _ in range(3):
             started = time.perf_counter()
-            # To read a number waits for the device.
+            # Reading a number waits until the device has finished.
             float(torch.conv3d(image.to(kind), kernel.to(kind), padding=1).flatten()[0])
             tries.append(time.perf_counter() - started)
         seconds.append(min(tries))
@@ -192,6 +195,6 @@ def _slowness(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Mixed precision on ``device``, unless networks compute in float32 there; see :func:`precision_in_use`."""
+    """Return a context of mixed precision on a device; without effect if networks there use float32."""
     dtype = autocast_dtype(device)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

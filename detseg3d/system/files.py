@@ -1,7 +1,8 @@
-"""Atomic writes: a file is either whole or not there, whatever happens to the process that writes it.
+"""Atomic writes and safe reads of files.
 
-Until it is whole, a file has a temporary name that begins with a dot and says who writes it. A process that is killed
-leaves it behind; the next process that writes into the folder removes it.
+A file is either complete or absent, even if the process that writes it is killed. While a file is being written, it has
+a temporary name that begins with a dot and identifies the writing process. If that process is killed, the next process
+that writes into the folder removes the temporary file.
 """
 
 from __future__ import annotations
@@ -44,24 +45,30 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Writer, process, number within the process, target.
+# Groups: writer, process. They are followed by a number within the process and the name of the target.
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-\d+\.partial\..+", re.DOTALL)
-# Of a process elsewhere nobody here can say whether it lives; no file of ours takes a day to write.
+# This machine cannot tell whether a process on another machine still runs. No file takes a day to write.
 _STALE_SECONDS = 24 * 3600
 
 _numbers = itertools.count()
-_swept: set[Path] = set()
+_prepared_folders: set[Path] = set()
 
 _PIECE_BYTES = 1 << 18
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on leaving without an error it takes the place of ``path``.
+    """Yield a temporary path beside ``path``; without an error, the temporary file then replaces ``path``.
 
-    The temporary name keeps all suffixes of the target (writers choose the format by it), begins with a dot and is
-    unique per process, so two processes writing the same file never mix. The first write of a process into a folder
-    removes what killed processes left there. The permissions of the file follow the umask, whatever the writer sets.
+    The temporary name keeps all suffixes of the target, by which libraries choose the format. It begins with a dot and
+    is unique per process, so two processes that write the same file do not mix their data. The first write of a process
+    into a folder removes the temporary files of killed processes. The permissions of the file follow the umask, even if
+    the library that writes the file sets others.
+
+    Parameters
+    ----------
+    path : path
+        The file to write. Missing folders are created.
 
     Raises
     ------
@@ -71,49 +78,50 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     temporary = temporary_beside(target)
     try:
-        _enter(target.parent)
-        temporary.touch()  # the system says best why it cannot be done; many a library keeps that to itself
-        permissions = stat.S_IMODE(temporary.stat().st_mode)  # as the umask says
+        _prepare_folder(target.parent)
+        temporary.touch()  # fails with the reason of the system, which many libraries hide
+        permissions = stat.S_IMODE(temporary.stat().st_mode)  # those of the umask
         temporary.unlink()
         yield temporary
         if stat.S_IMODE(temporary.stat().st_mode) != permissions:
-            with suppress(OSError):  # a file system may have permissions of its own
-                temporary.chmod(permissions)  # some libraries write files that their user alone can read
-        with open(temporary, "r+b") as handle:  # Windows flushes only what is open for writing
+            with suppress(OSError):  # some file systems have fixed permissions
+                temporary.chmod(permissions)  # some libraries write files that only their user can read
+        with open(temporary, "r+b") as handle:  # Windows flushes only files that are open for writing
             os.fsync(handle.fileno())
-        raise_if_interrupted()  # what was made after a library had swallowed an interrupt may not be what it should
+        raise_if_interrupted()  # if a library hid an interruption, the file may be incomplete
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise _not_written("the file", target, error) from error
+        raise _write_error("the file", target, error) from error
     finally:
-        with suppress(OSError):  # a parent that is a file has no such temporary file either
+        with suppress(OSError):  # fails if the parent is not a folder; then there is no temporary file
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
-    """Yield a temporary folder; on leaving without an error its files take their places in ``folder``, all or none.
+    """Yield a temporary folder; without an error, its files are then moved into ``folder``, either all or none.
 
-    The file ``record`` says that the others are there and belong together: the earlier one goes first, the new one
-    comes last. Before that moment nothing of an earlier result is touched, so a full disk costs nothing.
+    The file ``record`` certifies that the other files are complete and belong together. Its earlier version is removed
+    first, its new version is moved last. Earlier results stay untouched until all new files are written, so a full disk
+    costs no earlier result.
 
     Parameters
     ----------
     folder : path
     record : str
-        Path relative to ``folder``.
+        Path of the certifying file, relative to ``folder``.
 
     Raises
     ------
     DetSeg3DError
-        If a file cannot be written.
+        If a file cannot be written. The error names the final path, not the temporary one.
     """
     folder = Path(folder)
     target = folder / record
     temporary = temporary_beside(folder / target.name)
     try:
-        _enter(temporary.parent)
+        _prepare_folder(temporary.parent)
         temporary.mkdir()
         yield temporary
         last = temporary / record
@@ -131,7 +139,7 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
         last.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise _not_written("the files", target, error) from error
+        raise _write_error("the files", target, error) from error
     except DetSeg3DError as error:
         if error.file is None or temporary not in error.file.parents:
             raise
@@ -144,50 +152,63 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise before a long computation whose results could not be written.
+    """Raise if no file can be written into a folder; call this before a long computation.
+
+    Parameters
+    ----------
+    folder : path
+        Created if it is missing.
 
     Raises
     ------
     DetSeg3DError
-        If the folder cannot be made, or no file in it.
+        If the folder or a file in it cannot be created.
     """
     folder = Path(folder)
     temporary = temporary_beside(folder / "probe")
     try:
-        _enter(folder)
+        _prepare_folder(folder)
         temporary.touch()
         temporary.unlink()
     except OSError as error:
         raise DetSeg3DError(
-            f"nothing can be written to this folder: {error.strerror or error}",
+            f"no file can be written to this folder: {error.strerror or error}",
             file=folder,
-            remedy="check its permissions, or choose another one",
+            remedy="check the permissions of the folder, or choose another folder",
         ) from error
 
 
-def _not_written(what: str, target: Path, error: OSError) -> DetSeg3DError:
+def _write_error(subject: str, target: Path, error: OSError) -> DetSeg3DError:
     return DetSeg3DError(
-        f"{what} cannot be written: {error.strerror or error}",
+        f"{subject} cannot be written: {error.strerror or error}",
         file=target,
         remedy="check free space and write permission of the folder",
     )
 
 
-def _enter(folder: Path) -> None:
-    """Make the folder of a file; before the first one, remove what killed processes left there."""
+def _prepare_folder(folder: Path) -> None:
+    """Create a folder; before the first write of this process, remove the temporary files of killed processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    if folder not in _swept:
-        _swept.add(folder)
+    if folder not in _prepared_folders:
+        _prepared_folders.add(folder)
         remove_stale(folder)
 
 
 def temporary_beside(target: Path) -> Path:
-    """A hidden name in the folder of ``target`` that no other process uses, that says whose it is, and that is text."""
+    """Return a hidden path in the folder of ``target`` that is unique and identifies this process."""
     return target.with_name(f".{writer_name()}-{os.getpid()}-{next(_numbers)}.partial.{escape_name(target.name)}")
 
 
 def replace_folder(target: Path, new: Path, aside: Path) -> None:
-    """Rename ``new`` to ``target``, which goes ``aside`` first and comes back if that fails; OSError if either does."""
+    """Move the folder ``target`` to ``aside`` and the folder ``new`` to ``target``.
+
+    If the second move fails, ``target`` is moved back.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be moved.
+    """
     target.rename(aside)
     try:
         new.rename(target)
@@ -198,17 +219,17 @@ def replace_folder(target: Path, new: Path, aside: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in ``folder`` whose writers are gone.
+    """Remove the temporary files in a folder that no process is writing any more.
 
-    Those are files of processes of this machine that no longer run, and of other machines if nobody has touched them
-    for a day. What cannot be removed stays: it is hidden, and nothing reads it.
+    These are files of processes on this machine that have ended, and files of other machines that were not changed for
+    a day. A file that cannot be removed stays; it is hidden, and nothing reads it.
     """
     with suppress(OSError):
         for entry in list(folder.iterdir()):
             match = _TEMPORARY.fullmatch(entry.name)
             if match is None or not _is_stale(match.group(1), int(match.group(2)), entry):
                 continue
-            logger.debug("removing what a stopped run left behind: %s", entry)
+            logger.debug("removing a temporary file of a stopped process: %s", entry)
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
@@ -222,18 +243,19 @@ def _is_stale(writer: str, process: int, entry: Path) -> bool:
         return gone
     try:
         return time.time() - entry.lstat().st_mtime > _STALE_SECONDS
-    except OSError:  # its writer has just finished
+    except OSError:  # the file has just been completed
         return False
 
 
 def is_process_gone(writer: str, process: int) -> bool | None:
-    """Whether a process has ended; ``None`` if nobody here can say.
+    """Return whether a process has ended, or ``None`` if this process cannot tell.
 
     Parameters
     ----------
     writer : str
-        From :func:`writer_name`, as the process called it.
+        Result of :func:`writer_name` in that process.
     process : int
+        Process number.
 
     Examples
     --------
@@ -247,13 +269,13 @@ def is_process_gone(writer: str, process: int) -> bool | None:
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        return None  # it runs, under another user
+        return None  # the process runs as another user
     return False
 
 
 @functools.cache
 def writer_name() -> str:
-    """Names the set of processes among which a process number means one process: a machine, or a container on it."""
+    """Return a name for the machine or container in which process numbers are unique."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
@@ -262,7 +284,7 @@ def writer_name() -> str:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a renaming last through a power cut, where the system offers that."""
+    """Make a renaming in a folder survive a power cut, on systems that support it."""
     if os.name != "posix":
         return
     with suppress(OSError):
@@ -274,9 +296,9 @@ def _flush_folder(folder: Path) -> None:
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:
-    """Copy the content of a file, atomically; the copy and the source never change each other.
+    """Copy the content of a file atomically; later changes of one file do not affect the other.
 
-    A file system that can share blocks until one of two files is changed (btrfs, XFS) copies at once.
+    On a file system that shares unchanged blocks between files (btrfs, XFS), the copy takes no time and no space.
 
     Raises
     ------
@@ -298,7 +320,7 @@ def copy_file(source: str | Path, target: str | Path) -> None:
 
 
 def _copy_by_system(source: int, target: int) -> bool:
-    """Let the system copy an open file into another, as it does best; ``False`` if it cannot."""
+    """Let the system copy an open file into another one; return ``False`` if the system cannot do it."""
     if not hasattr(os, "copy_file_range"):
         return False
     left = os.fstat(source).st_size
@@ -306,7 +328,7 @@ def _copy_by_system(source: int, target: int) -> bool:
         while left > 0:
             copied = os.copy_file_range(source, target, left)
             if copied == 0:
-                return False  # not every file system knows how much there is
+                return False  # some file systems report a wrong size
             left -= copied
     except OSError:
         return False
@@ -314,12 +336,12 @@ def _copy_by_system(source: int, target: int) -> bool:
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove files, where they are there.
+    """Remove files; files that do not exist are skipped.
 
     Raises
     ------
     DetSeg3DError
-        If one cannot be removed.
+        If a file cannot be removed.
     """
     for path in paths:
         try:
@@ -335,21 +357,21 @@ def remove_files(*paths: Path) -> None:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    r"""Write ``text`` as UTF-8, atomically.
+    r"""Write ``text`` atomically as UTF-8.
 
-    A lone surrogate is not a character, so UTF-8 has no bytes for it. It is written as ``\udc80``. Python makes lone
-    surrogates of the bytes of a file name that is not valid text.
+    UTF-8 cannot store a lone surrogate, so it is written as text, for example ``\udc80``. Python uses lone surrogates for
+    the bytes of a file name that is not valid text.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def open_regular_file(path: str | Path) -> BufferedReader:
-    """Open a regular file for reading, without ever waiting for one that is not.
+    """Open a regular file for reading; refuse pipes, sockets and devices without waiting for them.
 
-    A named pipe blocks the process that opens it, a device may have no end, and opening some devices has an effect.
-    All readers of files that may come from other people open them here. What is opened is looked at twice, before and
-    after opening, so a file that is exchanged in between is found.
+    Opening a named pipe blocks the process, reading a device may never end, and opening some devices has side effects.
+    All readers of files that may come from other people therefore use this function. The kind of file is checked before
+    and after opening, in case the file is exchanged in between.
 
     Parameters
     ----------
@@ -359,14 +381,14 @@ def open_regular_file(path: str | Path) -> BufferedReader:
     Returns
     -------
     BufferedReader
-        Use it as a context.
+        To be used in a ``with`` statement.
 
     Raises
     ------
     DetSeg3DError
-        If it is a folder, a named pipe, a socket or a device.
+        If the path is a folder, a named pipe, a socket or a device.
     OSError
-        If it does not exist or cannot be opened.
+        If the file does not exist or cannot be opened.
 
     Examples
     --------
@@ -387,14 +409,14 @@ def open_regular_file(path: str | Path) -> BufferedReader:
 
 
 def check_regular_file(path: str | Path) -> None:
-    """Raise if ``path`` is not a regular file; for libraries that open files themselves.
+    """Raise if a path is not a regular file; for libraries that open files themselves.
 
     Raises
     ------
     DetSeg3DError
-        If it is a folder, a named pipe, a socket or a device.
+        If the path is a folder, a named pipe, a socket or a device.
     OSError
-        If it does not exist.
+        If the path does not exist.
     """
     path = Path(path)
     _require_regular(path.stat().st_mode, path)
@@ -412,7 +434,7 @@ _KINDS_OF_FILES = {
 def _require_regular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         raise DetSeg3DError(
-            "this is not a regular file",
+            "the path is not a regular file",
             file=path,
             value=_KINDS_OF_FILES.get(stat.S_IFMT(mode), "a file of another kind"),
             expected="a regular file",
@@ -421,19 +443,19 @@ def _require_regular(mode: int, path: Path) -> None:
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Read a file of at most ``max_bytes`` bytes.
+    """Read a whole file that has at most ``max_bytes`` bytes.
 
     Raises
     ------
     DetSeg3DError
-        If it has more, or is not a regular file.
+        If the file is larger or not a regular file.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with open_regular_file(path) as handle:
         pieces = []
-        # Python reserves the memory for all bytes that are asked for, so the file's own size bounds the request. A file
-        # that grows, or a file of /proc whose size is given as 0, is read on in small pieces.
+        # Python allocates memory for all requested bytes, so the first request is limited to the size of the file. The
+        # rest of a growing file, or of a /proc file whose stated size is 0, is read in small pieces.
         size = os.fstat(handle.fileno()).st_size
         wanted = min(size, max_bytes) + 1
         left = max_bytes + 1
@@ -443,10 +465,10 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             wanted = _PIECE_BYTES
     if not left:
         raise DetSeg3DError(
-            "the file is larger than any of its kind should be",
+            "the file is too large for a file of its kind",
             file=path,
             value=f"{max(size, max_bytes + 1)} bytes or more",
             expected=f"at most {max_bytes}",
-            remedy="check where it comes from",
+            remedy="check the origin of the file",
         )
     return b"".join(pieces)

@@ -1,4 +1,4 @@
-"""JSON files, checked strictly when they are read and written atomically."""
+"""Strict reading and atomic writing of JSON files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from detseg3d.system.files import read_bounded, write_text
 __all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "write_json"]
 
 MAX_JSON_BYTES: Final = 1 << 30
-"""More than the figures of the largest data set take."""
+"""Maximum size of a JSON file. The results of the largest data sets are smaller."""
 
-# Messages that quote a value, and writing it again, need a level of recursion for each level of nesting.
+# Writing a value, or quoting it in a message, needs one level of recursion for each level of nesting.
 _MAX_DEPTH = 100
-# Digits and sign of numbers that may fit 64 bits; Python refuses those of thousands of digits with an error of its own.
+# Digits and sign of a number that may fit into 64 bits. Python itself raises another error for thousands of digits.
 _MAX_INTEGER_LENGTH = 20
 
 
 def write_json(data: Any, path: str | Path) -> None:
-    """Write ``data`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write ``data`` atomically as indented JSON.
+
+    Raises
+    ------
+    ValueError
+        If ``data`` holds NaN or infinity, which JSON does not have.
+    DetSeg3DError
+        If the file cannot be written.
+    """
     text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
-    if not _is_unicode(text):  # a file name that is no proper text, as Linux allows: only escaped it can be kept
+    if not _is_unicode(text):  # file names on Linux may hold bytes that are not text; JSON keeps them as escapes
         text = json.dumps(data, indent=1, allow_nan=False)
     write_text(text + "\n", path)
 
@@ -38,22 +46,22 @@ def _is_unicode(text: str) -> bool:
 
 
 def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Read a JSON file; a byte order mark, as editors on Windows write it, is tolerated.
+    """Read a JSON file, with or without a byte order mark.
 
-    What comes back can be written again by :func:`write_json`, and its numbers fit 64 bits. An object that has the same
-    key twice is refused: two readers could take different values from it.
+    The result can be written again by :func:`write_json`, and its numbers fit into 64 bits. An object with a repeated
+    key is refused, because two programs could read different values from it.
 
     Parameters
     ----------
     path : path
     max_bytes : int, optional
-        A larger file is refused before it fills the memory; less than the default where a stranger wrote it.
+        A larger file is refused before it fills the memory. Choose a small limit for files of unknown origin.
 
     Raises
     ------
     DetSeg3DError
-        If the file is missing, unreadable, too large or not JSON, holds NaN, infinity, a number too large to compute
-        with or a key twice in one object, is nested too deep, or there is not enough memory to read it.
+        If the file is missing, unreadable, too large or not valid JSON; if it holds NaN, infinity, a number beyond 64
+        bits or a repeated key; if it is nested more than 100 levels deep; or if there is not enough memory to read it.
     """
     path = Path(path)
     try:
@@ -65,7 +73,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise DetSeg3DError(f"the file cannot be read: {error}", file=path) from error
     except (ValueError, RecursionError) as error:
         raise DetSeg3DError(
-            f"the file is not valid JSON: {error}", file=path, remedy="mend or restore the file"
+            f"the file is not valid JSON: {error}", file=path, remedy="correct or restore the file"
         ) from error
     except MemoryError as error:
         raise DetSeg3DError(
@@ -80,14 +88,14 @@ def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON strictly: no NaN, no infinity, no number beyond 64 bits, no key twice in one object.
+    """Parse JSON strictly: without NaN, infinity, numbers beyond 64 bits and repeated keys.
 
     Raises
     ------
     ValueError
-        If ``text`` is not such JSON.
+        If ``text`` is not JSON or breaks one of these rules.
     RecursionError
-        If it is nested far too deep.
+        If ``text`` is nested far too deep.
 
     Examples
     --------
@@ -96,7 +104,7 @@ def parse_json(text: str) -> Any:
     >>> parse_json('{"a": 1, "a": 2}')
     Traceback (most recent call last):
         ...
-    ValueError: the key 'a' stands twice in one object
+    ValueError: the key 'a' is repeated in one object
     """
     return json.loads(
         text, parse_int=_integer, parse_float=_real, parse_constant=_no_constant, object_pairs_hook=_without_repetition
@@ -109,7 +117,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {key[:80]!r} stands twice in one object")
+                raise ValueError(f"the key {key[:80]!r} is repeated in one object")
             seen.add(key)
     return data
 
@@ -129,11 +137,11 @@ def _real(text: str) -> float:
 
 
 def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not allowed in JSON")
 
 
 def _is_deeper(data: Any, limit: int) -> bool:
-    """Whether lists and objects are nested deeper; level by level, since recursion is what depth would break."""
+    """Return whether lists and objects are nested deeper than ``limit`` levels, without recursion."""
     level = [data]
     for _ in range(limit + 1):
         children: list[Any] = []

@@ -1,12 +1,12 @@
-"""Locks that processes hold on a folder while they work there; the system releases them if a process dies.
+"""Locks that a process holds on a folder while it works there.
 
-The lock is one of the operating system on a hidden file (``flock``; byte ranges on Windows), so a file that a killed
-process left behind locks nothing. It holds between the processes of one machine. Between machines it holds where the
-file system passes it on: NFS from version 4 (or with its lock manager) and most cluster file systems do. Where there
-are no locks, or the folder cannot be written, the work goes on without one, and a message says so.
+A lock is an operating-system lock on a hidden file (``flock``; byte ranges on Windows). The system releases it when the
+process ends, so a file that a killed process left behind locks nothing. The lock works between the processes of one
+machine. Between machines it works if the file system supports it, as NFS from version 4 and most cluster file systems
+do. If locks are not available or the folder is read-only, the work continues without a lock and a message is logged.
 
-filelock, which PyTorch brings along, has no shared locks that die with their process, and it turns to locks that
-outlive their process where the system has none.
+The package filelock is not used: it has no shared locks that end with their process. On systems without locks it uses
+files that remain when their process is killed.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ __all__ = ["Holder", "locked"]
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_TRIES = 0.2
-# Taking a shared lock, or giving it back, needs the whole lock for a moment: it is free a moment later.
+# Acquiring or releasing a shared lock needs the exclusive lock for a moment, so one failed attempt proves nothing.
 _TRIES = 4
-_MAX_BYTES = 1 << 16  # of the notes about holders
+_MAX_BYTES = 1 << 16  # of the list of holders
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """Process that holds a lock.
 
     Attributes
     ----------
     purpose : str
-        What the process does, as a participle: ``"training fold 0"``.
+        Activity of the process, as a participle: ``"training fold 0"``.
     process : int
-        Its number.
+        Process number.
     host : str
         Name of the machine.
     since : str
         Date and time in UTC, ISO 8601.
     writer : str
-        Names the set of processes among which ``process`` is unique.
+        Machine or container in which ``process`` is unique, from :func:`~detseg3d.system.files.writer_name`.
     """
 
     purpose: str
@@ -68,33 +68,33 @@ class Holder:
 
     @classmethod
     def here(cls, purpose: str) -> Holder:
-        """Describe the process that runs, from now on."""
+        """Describe this process as a holder from now on."""
         now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds")
         return cls(purpose, os.getpid(), platform.node(), now, writer_name())
 
 
 @contextmanager
 def locked(file: Path, purpose: str, problem: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a lock while the context lasts.
+    """Hold a lock during the context.
 
     Parameters
     ----------
     file : Path
-        The lock's file, hidden, in the folder that the lock is for, which is made if it is missing. The last holder
-        removes the file, and with it folders that were made for it and are empty.
+        The hidden lock file, in the folder that is locked. A missing folder is created. The last holder removes the
+        file, and the created folders if they are empty.
     purpose : str
-        What this process does, as a participle: ``"training fold 0"``.
+        Activity of this process, as a participle: ``"training fold 0"``.
     problem : str
-        The error's first line where another process holds the lock.
+        First line of the error if another process holds the lock.
     shared : bool, optional
-        Others that ask for a shared lock get it, too; otherwise nobody else gets any.
+        Several processes may hold a shared lock at the same time. A lock that is not shared excludes all others.
     wait : bool, optional
-        Wait for the lock. The log then says for whom.
+        Wait until the lock is free, and log the holders.
 
     Raises
     ------
     DetSeg3DError
-        If another process holds the lock, and ``wait`` is false. The error's value names the holder.
+        If another process holds the lock and ``wait`` is false. ``value`` names the holders.
 
     Examples
     --------
@@ -115,22 +115,22 @@ def locked(file: Path, purpose: str, problem: str, *, shared: bool = False, wait
             if descriptor is not None:
                 _release(file, descriptor, shared)
     finally:
-        with suppress(OSError):  # nobody has written anything there, or somebody has
+        with suppress(OSError):  # a folder that is not empty stays
             for folder in made:
                 folder.rmdir()
 
 
 def _acquire(file: Path, holder: Holder, problem: str, shared: bool, wait: bool) -> int | None:
-    """The descriptor of the locked file; ``None`` where there are no locks."""
-    told = False
+    """Return the descriptor of the locked file, or ``None`` if locks are not available."""
+    logged = False
     tries = _TRIES
     while True:
         descriptor = _open(file)
         if descriptor is None:
             return None
         try:
-            taken = _try(descriptor, holder, shared)
-            # The last holder removes the file: the one opened may not be the one that others open from now on.
+            taken = _try_lock(descriptor, holder, shared)
+            # The last holder removes the file. The opened file may therefore differ from the one that others open now.
             if taken and os.path.samestat(os.fstat(descriptor), file.stat()):
                 return descriptor
             others = [] if taken else _holders(descriptor)
@@ -147,29 +147,29 @@ def _acquire(file: Path, holder: Holder, problem: str, shared: bool, wait: bool)
         os.close(descriptor)
         if taken:
             continue
-        who = "; ".join(map(str, others)) or "a process that has left no note"
+        holders = "; ".join(map(str, others)) or "an unknown process"
         tries -= 1
         if not wait and tries == 0:
             raise DetSeg3DError(
-                problem, file=file.parent, value=who, remedy="wait until this process has ended, or end it"
+                problem, file=file.parent, value=holders, remedy="wait until this process has ended, or end it"
             )
-        if wait and not told:
-            logger.info("%s: waiting for %s", file.parent, who)
-            told = True
+        if wait and not logged:
+            logger.info("%s: waiting for %s", file.parent, holders)
+            logged = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def _release(file: Path, descriptor: int, shared: bool) -> None:
     with suppress(OSError):
-        if not shared or _lock(descriptor, shared=False):  # else others hold it still
+        if not shared or _lock(descriptor, shared=False):  # otherwise others still hold it
             file.unlink(missing_ok=True)
     with suppress(OSError):
-        _unlock(descriptor)  # closing is not enough where a forked process has the file open, too
+        _unlock(descriptor)  # closing is not enough if a forked process has the file open
     os.close(descriptor)
 
 
 def _open(file: Path) -> int | None:
-    """Open the lock's file; for reading only where it cannot be written; ``None`` where it cannot be opened."""
+    """Open the lock file, read-only if it cannot be written; return ``None`` if it cannot be opened."""
     flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -181,11 +181,11 @@ def _open(file: Path) -> int | None:
         return None
 
 
-def _try(descriptor: int, holder: Holder, shared: bool) -> bool:
-    """Take the lock if it is free, and note who has it."""
+def _try_lock(descriptor: int, holder: Holder, shared: bool) -> bool:
+    """Take the lock if it is free, and add the holder to the list; return whether the lock was taken."""
     alone = _lock(descriptor, shared=False)
     if alone:
-        with suppress(OSError):  # opened for reading
+        with suppress(OSError):  # the file may be open for reading only
             os.ftruncate(descriptor, 0)
     elif not shared:
         return False
@@ -197,7 +197,7 @@ def _try(descriptor: int, holder: Holder, shared: bool) -> bool:
 
 
 def _holders(descriptor: int) -> list[Holder]:
-    """Those noted in the file, but for processes of this machine that have ended."""
+    """Read the list of holders, without processes of this machine that have ended."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     found = []
     for line in os.read(descriptor, _MAX_BYTES).splitlines():
@@ -212,7 +212,8 @@ def _holders(descriptor: int) -> list[Holder]:
 if sys.platform == "win32":
     import msvcrt
 
-    # Far beyond the notes, which could not be read else. A shared lock is one of these bytes, an exclusive one is all.
+    # Bytes far behind the list of holders, because locked bytes cannot be read. A shared lock takes one of these bytes,
+    # an exclusive lock takes all of them.
     _FIRST_BYTE, _SLOTS = 1 << 30, 256
 
     def _lock(descriptor: int, shared: bool) -> bool:
@@ -235,7 +236,7 @@ else:
     import fcntl
 
     def _lock(descriptor: int, shared: bool) -> bool:
-        """Take or convert the lock; whether it was free."""
+        """Take or convert the lock; return whether it was free."""
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:

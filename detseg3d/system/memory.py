@@ -1,7 +1,7 @@
-"""How much memory there is, asked before much of it is taken.
+"""Check of the available memory before a large allocation.
 
-Linux grants more memory than there is and then kills the process that uses it, with all the cases it still had to do.
-So what a case needs is estimated from its header and compared with what is free.
+Linux grants more memory than exists and later kills the process that uses it, together with all its remaining cases.
+The memory that a case needs is therefore estimated from its header and compared with the available memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["available_bytes", "is_out_of_memory", "out_of_memory", "release_free
 
 _GIGABYTE = 1e9
 
-# PyTorch, ITK and the loader of libraries have no type of their own for this error: only their words tell.
+# PyTorch, ITK and the library loader raise general errors when memory is missing; only the message identifies them.
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad.?alloc|failed to map segment"
     r"|unable to allocate|memory allocation|failed to allocate|can't start new thread",
@@ -33,20 +33,20 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process can still get: free memory and swap, within the limits that hold for it.
+    """Return the memory that this process can still allocate.
 
-    Those are the limits of its control groups, and that of its address space (``ulimit -v``). Of the latter all counts
-    that the process has asked for, also what it has given back since.
+    It is the free memory and swap, reduced by the limits of the control groups and of the address space
+    (``ulimit -v``). The address space counts all memory that the process has reserved, even if it was released since.
 
     Parameters
     ----------
     root : Path, optional
-        Where ``proc`` and ``sys`` lie.
+        Folder that holds ``proc`` and ``sys``.
 
     Returns
     -------
     int or None
-        Bytes; ``None`` where the system does not tell (anything but Linux).
+        Bytes; ``None`` on systems other than Linux.
     """
     try:
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -58,7 +58,7 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
 
 def _free_addresses(root: Path) -> Iterator[int]:
-    """What the limit of the address space leaves, if there is such a limit."""
+    """Yield the bytes that the limit of the address space leaves, if there is such a limit."""
     if sys.platform == "win32":
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -70,7 +70,7 @@ def _free_addresses(root: Path) -> Iterator[int]:
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:
-    """What each control group of this process leaves, from the innermost outwards; version 2, then version 1."""
+    """Yield the bytes that each control group of this process leaves, from the innermost to the outermost."""
     groups = []
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -83,40 +83,42 @@ def _free_in_groups(root: Path) -> Iterator[int]:
     for top, path, limit, used, reclaimable in groups:
         inner = top / path.lstrip("/")
         for folder in (inner, *inner.parents):
-            # Inside a container the path may be the host's; the limits then stand at the top. "max" is no limit.
+            # In a container, the path may be that of the host, and the limits are those of the top folder. The value
+            # "max" means no limit and raises a ValueError here.
             with suppress(OSError, ValueError, KeyError):
-                most = int((folder / limit).read_text(encoding="ascii"))
+                maximum = int((folder / limit).read_text(encoding="ascii"))
                 counts = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
                 cached = {name: int(value) for name, value in (line.split() for line in counts)}
-                taken = int((folder / used).read_text(encoding="ascii"))
-                yield most - taken + cached[reclaimable]
+                used_bytes = int((folder / used).read_text(encoding="ascii"))
+                yield maximum - used_bytes + cached[reclaimable]
             if folder == top:
                 break
 
 
-def require_memory(needed: float, what: str, *, allowed_gb: float | None = None, remedy: str | None = None) -> None:
-    """Raise before memory is taken that is not there.
+def require_memory(needed: float, subject: str, *, allowed_gb: float | None = None, remedy: str | None = None) -> None:
+    """Raise if a computation needs more memory than is available.
 
     Parameters
     ----------
     needed : float
         Bytes.
-    what : str
-        What needs them, as the subject of a sentence.
+    subject : str
+        What needs the memory, as the subject of the error message.
     allowed_gb : float, optional
-        Instead of what is free.
+        Limit in GB (10⁹ bytes) that replaces the available memory.
     remedy : str, optional
+        Replaces the usual remedy.
 
     Raises
     ------
     DetSeg3DError
-        If ``needed`` is more than that. Where the system does not tell what is free, everything is allowed.
+        If ``needed`` exceeds the limit. If the available memory is unknown, nothing is raised.
     """
     free = available_bytes() if allowed_gb is None else allowed_gb * _GIGABYTE
     if free is None or needed <= free:
         return
     raise DetSeg3DError(
-        f"{what} needs about {needed / _GIGABYTE:.3g} GB of memory",
+        f"{subject} needs about {needed / _GIGABYTE:.3g} GB of memory",
         expected=f"at most {free / _GIGABYTE:.3g} GB, " + ("which are free" if allowed_gb is None else "as allowed"),
         remedy=remedy or "use a machine with more memory or fewer processes (-np), or crop the scan",
     )
@@ -124,7 +126,7 @@ def require_memory(needed: float, what: str, *, allowed_gb: float | None = None,
 
 @functools.cache
 def _trim_function() -> Callable[[int], int] | None:
-    """``malloc_trim`` of the GNU C library; ``None`` where there is another C library."""
+    """Return ``malloc_trim`` of the GNU C library, or ``None`` with another C library."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -135,22 +137,23 @@ def _trim_function() -> Callable[[int], int] | None:
 
 
 def release_freed_memory() -> bool:
-    """Give memory back to the system that this process has freed and its C library keeps.
+    """Return memory to the system that this process has freed but its C library still holds.
 
-    Between blocks of many sizes the library keeps holes, which grow for hours. A training on windows of 48³ took
-    0.18 GB more after 120 steps than after 20, and as much as at its beginning when this was called every 20 steps.
+    With blocks of many sizes, the C library keeps growing gaps between the blocks. A training on windows of 48³ voxels
+    used 0.18 GB more after 120 steps than after 20 steps. With a call of this function every 20 steps, the memory did
+    not grow.
 
     Returns
     -------
     bool
-        Whether anything was given back; False where the C library has no such function.
+        Whether memory was returned. False if the C library does not offer the function.
     """
     trim = _trim_function()
     return trim is not None and bool(trim(0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the system, or a limit of the process, did not grant memory.
+    """Return whether an error was caused by missing memory or by a memory limit of the process.
 
     Examples
     --------
@@ -166,13 +169,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, (RuntimeError, ImportError, OSError)):
         return False
     text = str(error)
-    # oneDNN has these words for every reason; where the address space is limited, that is the reason.
+    # oneDNN uses this message for every failure. If the address space is limited, the limit is the likely reason.
     limited = "could not create a primitive" in text and any(True for _ in _free_addresses(Path("/")))
     return limited or bool(_OUT_OF_MEMORY.search(text))
 
 
 def out_of_memory(error: BaseException) -> DetSeg3DError:
-    """The same error in words that a user can act on."""
+    """Return an error with a remedy for an error that :func:`is_out_of_memory` recognises."""
     return DetSeg3DError(
         "there is not enough memory",
         value=str(error).strip() or None,

@@ -1,7 +1,7 @@
-r"""File names for libraries written in C, C++ and Rust, which take a name as UTF-8 only.
+r"""File names for libraries written in C, C++ and Rust, which accept UTF-8 only.
 
-Linux allows any bytes in a name. Python keeps bytes that are not text as lone surrogates (``"m\udcfcller"``). What a
-library makes of them ranges from an error to the end of the process.
+Linux allows any bytes in a name. Python stores bytes that are not text as lone surrogates (``"m\udcfcller"``). Such a
+name makes some libraries raise an error and others crash the process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ _open_folders: dict[Path, int] = {}
 
 
 def escape_name(name: str) -> str:
-    r"""A name of our own files in which bytes that are not UTF-8 are written out; other names stay as they are.
+    r"""Return a file name in which bytes that are not UTF-8 are written as ``\xNN``.
 
     Parameters
     ----------
     name : str
-        Without a backslash, so that two names never become one.
+        Must not hold a backslash; otherwise two names could become one.
+
+    Returns
+    -------
+    str
+        ``name`` itself if it is valid text.
 
     Examples
     --------
@@ -36,7 +41,7 @@ def escape_name(name: str) -> str:
 
 
 def unescape_name(name: str) -> str:
-    r"""The inverse of :func:`escape_name`.
+    r"""Return the name that :func:`escape_name` has escaped.
 
     Examples
     --------
@@ -48,20 +53,20 @@ def unescape_name(name: str) -> str:
 
 
 def native_path(path: str | Path) -> str:
-    """The name of a file as a library takes it, for reading and for writing.
+    """Return a path in UTF-8 that a library can open, for reading and for writing.
 
-    Where a folder above the file has a name that is not UTF-8, the folder is opened, and the path leads through the
-    open folder. The folder stays open as long as the process lives: a library may read from a file later.
+    If the name of a folder in the path is not UTF-8, the folder is opened and the result leads through the open folder.
+    The folder stays open until the process ends, because a library may read the file later.
 
     Parameters
     ----------
     path : path
-        The name of the file itself is UTF-8; see :func:`escape_name`.
+        The name of the file itself must be UTF-8; see :func:`escape_name`.
 
     Raises
     ------
     DetSeg3DError
-        If the name of the file is not UTF-8, or that of the folder is not and the system has no way round.
+        If the name of the file is not UTF-8, or if the name of a folder is not UTF-8 and the system has no ``/proc``.
 
     Examples
     --------
@@ -70,7 +75,7 @@ def native_path(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        return os.fsencode(path).decode("utf-8")  # also right where the locale has another encoding than the names
+        return os.fsencode(path).decode("utf-8")  # correct even if the encoding of the locale differs from the names
     except UnicodeError:
         pass
     try:
@@ -80,14 +85,14 @@ def native_path(path: str | Path) -> str:
     except UnicodeError:
         pass
     raise DetSeg3DError(
-        "the name of this file is not UTF-8, and a library that is needed here takes no other names",
+        "the name of the file is not UTF-8, and a library that reads or writes it accepts no other names",
         file=path,
         remedy="rename the file, or the folders above it",
     )
 
 
 def _open_folder(folder: Path) -> int:
-    """The number of the open folder; another one if a new folder has taken its place."""
+    """Return the descriptor of the open folder; open it again if another folder has replaced it."""
     number = _open_folders.get(folder)
     if number is None or not os.path.samestat(os.fstat(number), os.stat(folder)):  # noqa: PTH116  # beside os.fstat
         number = _open_folders[folder] = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""Ctrl-C, a scheduler's SIGTERM and a terminal's SIGHUP end a command in order, and a training between two steps.
+"""Orderly end of a command after Ctrl-C (SIGINT), SIGTERM of a scheduler or SIGHUP of a terminal.
 
-They raise a ``KeyboardInterrupt`` in the main thread, so that temporary files are removed and worker processes end on
-the way out. Where an exception at any moment would tear something apart, :func:`postponed` holds it back.
+A signal raises a ``KeyboardInterrupt`` in the main thread, so temporary files are removed and worker processes end.
+:func:`postponed` delays the exception in code that must not stop halfway, for example during a training step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 
 class Interruption(KeyboardInterrupt):
-    """The process was asked to end by the signal ``number``."""
+    """Exception raised when a signal asks the process to end.
+
+    Parameters
+    ----------
+    number : int
+        Number of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -39,25 +45,25 @@ class Interruption(KeyboardInterrupt):
 
 
 class Postponed:
-    """The signal that has come, if any; what :func:`postponed` yields."""
+    """State of :func:`postponed`: the number of the signal that arrived, or ``None``."""
 
     number: int | None = None
 
     def check(self) -> None:
-        """Raise the :class:`Interruption` that was held back."""
+        """Raise the delayed :class:`Interruption`, if a signal has arrived."""
         if self.number is not None:
             raise Interruption(self.number)
 
 
-# The contexts of `interruptible` that are entered.
+# The active contexts of `interruptible`.
 _contexts: list[Postponed] = []
 
 
 def raise_if_interrupted() -> None:
-    """Raise the :class:`Interruption` that a library may have turned into an error of its own, or swallowed.
+    """Raise :class:`Interruption` if a signal has arrived but its exception was lost.
 
-    An exception that a signal raises can come up inside a library's compiled code, which may not let it through. Code
-    that goes on after an error it did not foresee calls this first, and so does a loop over cases.
+    A signal can raise its exception inside a library, which may turn the exception into another error or drop it. Call
+    this function in a loop over cases, and before code that continues after an unexpected error.
     """
     for context in _contexts:
         context.check()
@@ -65,10 +71,10 @@ def raise_if_interrupted() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While the context lasts, the signals raise :class:`Interruption` in this process's main thread.
+    """Let signals raise :class:`Interruption` in the main thread of this process.
 
-    An error that follows a signal is taken for its consequence: :class:`Interruption` is raised in its place. Processes
-    that are forked from this one ignore Ctrl-C and die of the other signals, unless they see to it themselves.
+    If any error is raised after a signal, :class:`Interruption` replaces the error. Forked processes ignore SIGINT and
+    are killed by the other signals, unless they install handlers.
     """
     state = Postponed()
 
@@ -91,10 +97,10 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Postponed]:
-    """Hold the signals back until somebody asks for them (:meth:`Postponed.check`) or the context ends.
+    """Delay signals until :meth:`Postponed.check` is called or the context ends.
 
-    A second Ctrl-C does not wait; signals of other kinds may come in pairs, as from torchrun, without any hurry.
-    Outside the main thread, where Python handles no signals, nothing changes.
+    A second Ctrl-C raises :class:`Interruption` immediately. Other signals do not: launchers such as torchrun send them
+    in pairs. Outside the main thread the context has no effect, because Python handles signals in the main thread only.
     """
     state = Postponed()
 
@@ -118,13 +124,13 @@ def _handling(handler: Any) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
             handler(number, frame)
-        elif number != signal.SIGINT:  # in a fork of ours; of Ctrl-C, which all processes get, its parent decides
+        elif number != signal.SIGINT:  # a forked process; Ctrl-C reaches all processes, and the parent reacts to it
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    # What is ignored stays so: nohup asks for it, and shells do for SIGINT of what they start in the background.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heard}
+    # A signal that is ignored stays ignored: nohup ignores SIGHUP, and shells ignore SIGINT for background jobs.
+    handled_signals = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in handled_signals}
     try:
         yield
     finally:
@@ -134,11 +140,11 @@ def _handling(handler: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_interrupt() -> Iterator[None]:
-    """Processes started in this context never see the terminal's Ctrl-C: their parent decides what it means."""
+    """Protect processes that are started in this context from Ctrl-C; their parent process reacts to it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # started with the first process, it would let the signal through again
+    resource_tracker.ensure_running()  # if started inside the context, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -147,14 +153,14 @@ def without_interrupt() -> Iterator[None]:
 
 
 def ignore_signals_in_worker() -> None:
-    """In a worker process: leave the signals, which a whole group of processes may get, to the parent."""
+    """Ignore signals in a worker process; the parent process, which receives them as well, reacts to them."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()
 
 
 def exit_with_parent() -> None:
-    """In a worker process: end at once when the parent process is gone, however it ended."""
+    """End this worker process as soon as its parent process has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -97,7 +97,7 @@ def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dic
         ({"instances": "yes"}, '"instances" must be true or false'),
         ({"instances": True, "labels": {"background": 0, "a": 1, "b": 2}, "instance_classes": 3}, "instance_classes"),
         ({"default_spacing": [1, 2]}, '"default_spacing" must be three positive numbers'),
-        ({"default_spacing": [1, 2, float("nan")]}, "NaN is no JSON"),
+        ({"default_spacing": [1, 2, float("nan")]}, "NaN is not allowed in JSON"),
         ({"default_spacing": [1, 2, -3]}, '"default_spacing" must be three positive numbers'),
         ({"default_spacing": 1}, '"default_spacing" must be three positive numbers'),
         ({"patients": ["x"]}, '"patients" must map'),

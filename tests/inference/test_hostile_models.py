@@ -89,7 +89,7 @@ def first_name(tensors: dict[str, torch.Tensor]) -> str:
         ("stage2", {"channels": [8, 10**12]}, "stage2.channels.1"),
         ("roi", {"size": [10**6, 16, 16]}, "roi.size.0"),
         ("inference", {"max_candidates": 10**12}, "inference.max_candidates"),
-        ("inference", {"candidate_threshold": float("nan")}, "NaN is no JSON"),
+        ("inference", {"candidate_threshold": float("nan")}, "NaN is not allowed in JSON"),
     ],
 )
 @pytest.mark.usefixtures("no_network")
@@ -173,7 +173,7 @@ def test_weights_that_are_no_numbers_are_refused(model: Path, refusal: Callable[
         (b"[" * 100_000, "not valid JSON"),
         (b"9" * 10_000, "not valid JSON"),
         (b"\xff\xfe", "cannot be read"),
-        (b" " * (17 << 20) + b"{}", "larger than any of its kind"),
+        (b" " * (17 << 20) + b"{}", "too large for a file of its kind"),
         (b"[]", "the plans have 1 problem(s)"),
     ],
 )

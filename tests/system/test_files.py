@@ -201,14 +201,14 @@ def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) ->
     if size <= 100:
         assert read_json(path, max_bytes=100) == 1
     else:
-        with pytest.raises(DetSeg3DError, match=r"(?s)larger than any of its kind.*101 bytes.*at most 100"):
+        with pytest.raises(DetSeg3DError, match=r"(?s)too large for a file of its kind.*101 bytes.*at most 100"):
             read_json(path, max_bytes=100)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.json")
-    with pytest.raises(DetSeg3DError, match="this is not a regular file"):
+    with pytest.raises(DetSeg3DError, match="the path is not a regular file"):
         read_json(tmp_path / "data.json")
 
 
@@ -216,7 +216,7 @@ def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> 
     check_writable(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(DetSeg3DError, match="nothing can be written to this folder"):
+    with pytest.raises(DetSeg3DError, match="no file can be written to this folder"):
         check_writable(tmp_path / "file")
 
 

@@ -8,7 +8,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.json_files import read_json, write_json
 
 
-def test_json_round_trip(tmp_path: Path) -> None:
+def test_written_json_is_read_back(tmp_path: Path) -> None:
     data = {"a": [1, 2.5, None], "ü": "x"}
     write_json(data, tmp_path / "a.json")
     assert read_json(tmp_path / "a.json") == data
@@ -20,7 +20,7 @@ def test_nan_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
+def test_missing_invalid_and_unreadable_files_give_different_errors(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="does not exist"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
@@ -31,7 +31,7 @@ def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
 
 
-def test_json_is_readable_text_and_keeps_names_that_are_no_unicode(tmp_path: Path) -> None:
+def test_json_is_readable_text_and_keeps_names_that_are_not_unicode(tmp_path: Path) -> None:
     write_json({"size": "2×3"}, tmp_path / "a.json")
     assert "2×3" in (tmp_path / "a.json").read_text(encoding="utf-8")
     write_json({"name": "\udc80"}, tmp_path / "b.json")
@@ -39,7 +39,7 @@ def test_json_is_readable_text_and_keeps_names_that_are_no_unicode(tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [b"9" * 5000, b"[" * 100_000, b"{", b"NaN,"])
-def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.json").write_bytes(content)
     with pytest.raises(DetSeg3DError, match="not valid JSON"):
         read_json(tmp_path / "data.json")
@@ -48,8 +48,8 @@ def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": NaN}', "NaN is no JSON"),
-        ("[-Infinity]", "-Infinity is no JSON"),
+        ('{"a": NaN}', "NaN is not allowed"),
+        ("[-Infinity]", "-Infinity is not allowed"),
         ("[1e999]", "1e999 is too large"),
         ("[9223372036854775808]", "9223372036854775808… is too large"),
         (f"[{'1' * 30}]", "1111… is too large"),
@@ -60,14 +60,14 @@ def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
         ("{'a': 1}", "not valid JSON"),
     ],
 )
-def test_json_that_could_not_be_worked_with_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_json_beyond_the_limits_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=message) as error:
         read_json(tmp_path / "a.json")
     assert error.value.file == tmp_path / "a.json"
 
 
-def test_what_is_read_can_be_written_again(tmp_path: Path) -> None:
+def test_json_at_the_limits_can_be_written_again(tmp_path: Path) -> None:
     text = "[" * 100 + "-9223372036854775808, 9223372036854775807, 1e-999, 1e308" + "]" * 100
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     data = read_json(tmp_path / "a.json")
@@ -80,9 +80,7 @@ def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
-def test_memory_that_does_not_suffice_is_an_error_with_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_memory_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_memory(_path: Path, _max_bytes: int) -> bytes:
         raise MemoryError
 
@@ -97,7 +95,7 @@ def test_memory_that_does_not_suffice_is_an_error_with_the_file(
     ("text", "key"),
     [('{"labels": {}, "labels": {"a": 1}}', "labels"), ('[{"b": {"id": 1, "x": 2, "id": 1}}]', "id")],
 )
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+def test_a_repeated_key_is_refused(tmp_path: Path, text: str, key: str) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=f"'{key}'") as caught:
         read_json(tmp_path / "a.json")

@@ -66,7 +66,7 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
     (
         "a named pipe, a socket or a device as image, label, data file or model file",
         "waited for ever",
-        "`this is not a regular file`",
+        "`the path is not a regular file`",
         test_files,
         "test_special_files_are_refused_at_once",
     ),

@@ -133,7 +133,7 @@ def test_an_odd_description_is_understood(folder: Path, tmp_path: Path, content:
 def test_no_description_and_a_folder_in_its_place(folder: Path, tmp_path: Path) -> None:
     assert plan(tmp_path).error.startswith("the file does not exist")
     (folder / "dataset.json").mkdir()
-    assert plan(tmp_path).error.startswith("this is not a regular file")
+    assert plan(tmp_path).error.startswith("the path is not a regular file")
 
 
 def test_a_link_that_leads_to_itself(folder: Path, tmp_path: Path) -> None:

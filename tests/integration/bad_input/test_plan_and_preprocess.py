@@ -241,7 +241,7 @@ def test_an_edited_fingerprint_and_broken_plans(tmp_path: Path) -> None:
         done = plan(tmp_path, "--keep_plans")
         assert done.code == 1 and message in done.error and str(folder / "plans.json") in done.error
     (folder / "plans.json").write_text(json.dumps({**plans, "training_budget_gb": float("nan")}), encoding="utf-8")
-    assert "NaN is no JSON" in plan(tmp_path, "--keep_plans").error
+    assert "NaN is not allowed in JSON" in plan(tmp_path, "--keep_plans").error
 
 
 @pytest.mark.parametrize("image", [image for image in NIFTI if image.used], ids=lambda image: image.name)

@@ -50,7 +50,7 @@ def test_predicting_onto_a_read_only_disk_keeps_what_is_there(
     with read_only(small_disk):
         assert run_predict(raw, tiny_model, output) == 1
         errors = capsys.readouterr().err
-        assert "nothing can be written to this folder: Read-only file system" in errors
+        assert "no file can be written to this folder: Read-only file system" in errors
         assert "case0" not in errors  # it was not predicted in vain
     assert contents(output) == before
 
