@@ -1,11 +1,12 @@
-"""Read and write volumes: NIfTI, MetaImage, NRRD, NumPy and DICOM series, with their place in the patient.
+"""Read and write volumes with their geometry: NIfTI, MetaImage, NRRD, NumPy and DICOM series.
 
-Arrays are ``(Z, Y, X)`` in the canonical order: z runs towards Superior, y towards Posterior, x towards Left, as nearly
-as the axes of the file allow. Files in any order of the axes are brought there by a permutation and flips, and are
-written in their own order again. A ``.npy`` file does not state a direction and is taken to be in canonical order.
+Arrays have the shape ``(Z, Y, X)`` in canonical order: z runs towards Superior, y towards Posterior, x towards Left, as
+nearly as the axes of the file allow. The reader brings files in any axis order to canonical order by a permutation and
+flips. The writer restores the axis order of the file. A ``.npy`` file does not state a direction and is assumed to be
+in canonical order.
 
-What is written with the :class:`Geometry` of a file that was read has the same geometry as that file *to the bit*: the
-lines and fields that state it are copied, because computing them again would round them.
+A result that is written with the :class:`Geometry` of a scan in the same format has the same geometry as the scan *to
+the bit*. For this the header fields of the scan are copied, because computing them again would round them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ LABEL_TOLERANCE = 1e-3
 
 
 def strip_ending(name: str | Path) -> str:
-    """File name without folder and supported ending, and without ``.seg`` of segmentations of 3D Slicer.
+    """Return a file name without folder and supported ending, and without the ``.seg`` of 3D Slicer.
 
     Examples
     --------
@@ -73,7 +74,8 @@ def read_image(source: str | Path | ImageSource) -> Image:
     Parameters
     ----------
     source : path or ImageSource
-        A file with one of :data:`SUPPORTED_ENDINGS`, a folder of DICOM files, or a DICOM file with several frames.
+        A file with one of the endings :data:`SUPPORTED_ENDINGS`, a folder of DICOM files, or a DICOM file with several
+        frames.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def read_image(source: str | Path | ImageSource) -> Image:
     Raises
     ------
     DetSeg3DError
-        If the file is missing, unreadable, of an unknown format, or not a single-valued 3D volume.
+        If the file is missing or damaged, has an unknown format, or is not a 3D volume with one value per voxel.
 
     Examples
     --------
@@ -99,7 +101,18 @@ def read_image(source: str | Path | ImageSource) -> Image:
 
 
 def read_geometry(source: str | Path | ImageSource) -> Geometry:
-    """Like :func:`read_image` without reading the voxels."""
+    """Read the geometry of a volume, in canonical order, without its voxels.
+
+    Parameters
+    ----------
+    source : path or ImageSource
+        As in :func:`read_image`.
+
+    Raises
+    ------
+    DetSeg3DError
+        As :func:`read_image`. Damage of the voxels is not found.
+    """
     source = ImageSource.of(source)
     path, kind = source.path, _kind(source)
     if kind == ".npy":
@@ -116,20 +129,20 @@ def read_geometry(source: str | Path | ImageSource) -> Geometry:
 
 
 def _read_view(source: ImageSource) -> tuple[Array, Geometry]:
-    """Read a volume as a view in canonical order: whoever converts it anyway need not copy it twice."""
+    """Read a volume as a view in canonical order, so that a caller who converts it copies it only once."""
     array, stored = _read_stored(source)
     geometry = stored.canonical()
     return geometry.stored_order.to_canonical(array), geometry
 
 
 def _read_stored(source: ImageSource) -> tuple[Array, Geometry]:
-    """Read a volume in the order of the file."""
+    """Read a volume in the axis order of the file."""
     path, kind = source.path, _kind(source)
     if kind == ".npy":
         return read_npy(source)
     if kind == "dicom":
         from detseg3d.data.formats.dicom.reader import (
-            read_dicom,  # pydicom takes half a second that other formats do without
+            read_dicom,  # imported here because importing pydicom takes half a second
         )
 
         return read_dicom(source)
@@ -151,13 +164,13 @@ def read_channels(sources: Sequence[str | Path | ImageSource]) -> tuple[npt.NDAr
     images : ndarray of float32, shape ``(C, Z, Y, X)``
         In canonical order. The files may store the channels in different orders.
     geometry : Geometry
-        Of the first channel, with the DICOM series of all of them.
+        Geometry of the first channel, with the DICOM identifiers of all channels.
 
     Raises
     ------
     DetSeg3DError
-        If a channel cannot be read or lies elsewhere than the first (beyond the tolerance of
-        :meth:`Geometry.difference`).
+        If a channel cannot be read, or its geometry differs from that of the first channel by more than the tolerance
+        of :meth:`Geometry.difference`.
     """
     if not sources:
         raise ValueError("a case needs at least one channel")
@@ -183,7 +196,7 @@ def read_channels(sources: Sequence[str | Path | ImageSource]) -> tuple[npt.NDAr
 
 
 def _put(array: Array, target: npt.NDArray[np.float32]) -> None:
-    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+    with np.errstate(over="ignore"):  # values beyond single precision become infinite, which later checks refuse
         target[:] = array
 
 
@@ -194,8 +207,8 @@ def read_label_array(
 ) -> tuple[npt.NDArray[Any], Geometry]:
     """Read a label or instance map as whole numbers.
 
-    Files that store labels as floating point are accepted while every value is within 0.001 of a whole number.
-    Segmentations of 3D Slicer are read as :mod:`detseg3d.data.formats.slicer_segmentation` says.
+    Labels stored as floating point are accepted if every value is within 0.001 of a whole number. Segmentations of 3D
+    Slicer are read by the rules of :mod:`detseg3d.data.formats.slicer_segmentation`.
 
     Parameters
     ----------
@@ -204,7 +217,7 @@ def read_label_array(
     names : mapping of str to int, optional
         Value of each label by its name, for segments of 3D Slicer.
     beside : path or ImageSource, optional
-        An image that belongs to the label. A segmentation that 3D Slicer cropped is put on its grid.
+        The image that the label belongs to. If 3D Slicer cropped the label, it is put on the grid of this image.
 
     Returns
     -------
@@ -215,7 +228,7 @@ def read_label_array(
     Raises
     ------
     DetSeg3DError
-        As :func:`read_image`, or if a value is NaN, infinite or no whole number.
+        As :func:`read_image`, or if a value is NaN, infinite or not a whole number.
     """
     source = ImageSource.of(source)
     array, geometry = _read_any_label(source, names, beside)
@@ -224,12 +237,12 @@ def read_label_array(
     if array.dtype.kind in "iu":
         return array, geometry
     rounded = np.rint(array)
-    # "not within" instead of "beyond" counts NaN as well; infinity minus infinity is NaN.
+    # "not (difference <= limit)" is true for NaN as well, and infinity minus infinity is NaN.
     with np.errstate(invalid="ignore"):
         wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)
     if wrong.any():
         raise DetSeg3DError(
-            f"{int(wrong.sum())} voxel(s) of the label are no whole numbers",
+            f"{int(wrong.sum())} voxel(s) of the label are not whole numbers",
             file=source.path,
             value=[float(value) for value in np.unique(array[wrong])[:3]],
             expected=f"whole numbers (a deviation of {LABEL_TOLERANCE:g} is rounded away)",
@@ -255,15 +268,15 @@ def _read_any_label(
 
 
 def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
-    """Write a volume atomically, in the format that the ending of ``path`` names.
+    """Write a volume atomically, in the format of the ending of ``path``.
 
     Parameters
     ----------
     array : ndarray, shape ``(Z, Y, X)``
-        bool is written as uint8 and float16 as float32, which the formats lack.
+        The formats have neither bool nor float16: bool is written as uint8 and float16 as float32.
     geometry : Geometry
-        Its shape must be the array's. The file is written in the order of the file that ``geometry`` was read from,
-        whose place it has to the bit if the format is the same.
+        Its shape must be that of the array. If ``geometry`` was read from a file, the new file has the axis order of
+        that file, and in the same format also the same geometry to the bit.
     path : path
 
     Raises
@@ -293,7 +306,7 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
 
 
 def _kind(source: ImageSource) -> str:
-    """Return the format: a supported ending or ``dicom``."""
+    """Return the format of an image: a supported ending or ``dicom``."""
     kind = _kind_of_path(source.path)
     if kind != "dicom" and source.series is not None:
         raise DetSeg3DError(

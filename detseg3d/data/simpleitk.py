@@ -1,8 +1,7 @@
-"""Images of SimpleITK in memory: to the arrays and geometries of this package, and back.
+"""Convert images of SimpleITK in memory to the arrays and geometries of this package, and back.
 
-Files are read by the readers of this package (:mod:`detseg3d.data.images`). These two functions serve programs that
-hold
-a scan as a SimpleITK image already, or want results as one.
+Files are read by the readers of this package (:mod:`detseg3d.data.images`). The two functions here serve programs that
+already hold a scan as a SimpleITK image, or that need results as one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __all__ = ["from_simpleitk", "to_simpleitk"]
 
 
 def from_simpleitk(image: SimpleITK.Image) -> Image:
-    """Return the voxels of a SimpleITK image in canonical order, and where they lie.
+    """Return the voxels of a SimpleITK image in canonical order, and their geometry.
 
     Parameters
     ----------
@@ -71,7 +70,7 @@ def to_simpleitk(array: npt.NDArray[Any], geometry: Geometry) -> SimpleITK.Image
     Parameters
     ----------
     array : ndarray, shape ``(Z, Y, X)``
-        In canonical order; bool becomes uint8 and float16 float32, which SimpleITK does not have.
+        In canonical order. SimpleITK has neither bool nor float16: bool becomes uint8 and float16 becomes float32.
     geometry : Geometry
         Of ``array``.
 

@@ -156,7 +156,7 @@ def test_labels_that_are_no_whole_numbers(folder: Path) -> None:
     write_image(LABEL * np.float32(0.5), GRID, folder / "labelsTr/b.nii.gz")
     write_image(LABEL * np.float32(0.9999), GRID, folder / "labelsTr/c.nii.gz")  # rounded away
     assert only(folder).case_id == "b"
-    assert only(folder).what == "1 voxel(s) of the label are no whole numbers: [0.5]"
+    assert only(folder).what == "1 voxel(s) of the label are not whole numbers: [0.5]"
 
 
 def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> None:

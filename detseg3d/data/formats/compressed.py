@@ -1,8 +1,8 @@
-"""Voxels from raw and compressed streams: never more work than a header asks for, and checksums always compared.
+"""Read voxels from raw and compressed streams, with limited work and with checksums compared.
 
-The caller states how many bytes it needs. They go into memory of exactly that size, and only a block of a megabyte is
-held beside it. A stream may hold up to :data:`SLACK_BYTES` more than the voxels, because some writers pad their files.
-Beyond that the file is refused: its header states a wrong size, or it was made to keep the reader busy.
+The caller states how many bytes it needs. Memory of exactly this size is allocated, and a block of one megabyte in
+addition. A stream may hold up to :data:`SLACK_BYTES` more than the voxels, because some writers pad their files. A file
+with more bytes is refused: its header states a wrong size, or the file was made to keep the reader busy.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ import numpy.typing as npt
 __all__ = ["SLACK_BYTES", "Encoding", "open_stream", "read_stream"]
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
-"""``gzip`` may have several members; ``zlib`` may be either of zlib and gzip, as MetaImage has it."""
+"""``gzip`` may have several members. ``zlib`` stands for zlib or gzip, as in MetaImage."""
 
 SLACK_BYTES: Final = 1 << 16
-"""Bytes behind the voxels that are tolerated: in the unpacked stream, and again in the file."""
+"""Number of tolerated bytes after the voxels: in the unpacked stream, and again in the file."""
 
 _INPUT_BYTES = 1 << 18
 _OUTPUT_BYTES = 1 << 20
-# Writers of many members (bgzip) put 64 KiB into each. A member of less than this costs more than its bytes are worth.
+# Writers of many members (bgzip) put 64 KiB into each. Members smaller than this cost time and hold almost no bytes, so
+# their number is limited.
 _MEMBER_BYTES = 1 << 10
 _MAX_SMALL_MEMBERS = 1000
-# Unpacking cannot give more than this for each byte.
+# Deflate cannot unpack one byte to more bytes than this.
 _DEFLATE_LIMIT = 1032
 _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "zlib": zlib.MAX_WBITS | 32}
 
 
 class _Unpacker(Protocol):
-    """What :mod:`zlib` and :mod:`bz2` have in common once their input is kept for them."""
+    """Common interface of the decompressors of :mod:`zlib` and :mod:`bz2`."""
 
     @property
     def eof(self) -> bool: ...
@@ -49,7 +50,7 @@ class _Unpacker(Protocol):
 
 
 class _Deflated:
-    """A zlib or gzip member; :mod:`zlib` compares the checksum, and for gzip the length, at its end."""
+    """Decompressor of a zlib or gzip member. At its end :mod:`zlib` compares the checksum, and for gzip the length."""
 
     def __init__(self, window_bits: int) -> None:
         self._object = zlib.decompressobj(window_bits)
@@ -68,7 +69,7 @@ class _Deflated:
 
 
 class _Bzipped:
-    """A bzip2 stream; :mod:`bz2` compares the checksum of every block and of the stream."""
+    """Decompressor of a bzip2 stream. :mod:`bz2` compares the checksum of every block and of the stream."""
 
     def __init__(self) -> None:
         self._object = bz2.BZ2Decompressor()
@@ -87,17 +88,17 @@ class _Bzipped:
 
 @dataclass
 class Stream:
-    """The unpacked bytes of a file, from one position on; see :func:`open_stream`."""
+    """Unpacked bytes of a file from a position on; see :func:`open_stream`."""
 
     source: io.BufferedIOBase
     encoding: Encoding
     _unpacker: _Unpacker | None = None
-    _waiting: bytes = b""  # unpacked and not yet taken
+    _waiting: bytes = b""  # unpacked and not yet returned
     _taken: int = 0
     _members: int = field(default=1)
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes; fewer only at the end of the stream."""
+        """Return the next ``count`` bytes; fewer only at the end of the stream."""
         if self.encoding == "raw":
             return self.source.read(count)
         parts = []
@@ -107,7 +108,7 @@ class Stream:
         return b"".join(parts)
 
     def fill(self, target: memoryview) -> int:
-        """Fill ``target``; returns how many bytes there were."""
+        """Fill ``target`` with the next bytes and return their number."""
         done = 0
         if self.encoding == "raw":
             while done < len(target) and (count := self.source.readinto(target[done:])):
@@ -119,14 +120,17 @@ class Stream:
         return done
 
     def position(self) -> int:
-        """Position in the file behind what was unpacked so far; exact at the end of a compressed part."""
+        """Return the position in the file after the bytes unpacked so far; exact at the end of a member."""
         unused = 0 if self._unpacker is None else len(self._unpacker.unused_data)
         return self.source.tell() - unused
 
     def finish(self, alone: bool = True) -> None:
-        """Go to the end of what holds the last byte taken, so that its checksum is compared; look for too much behind.
+        """Unpack the current member to its end, so that its checksum is compared, and check that few bytes follow.
 
-        ``alone`` may be false where raw voxels share their file with others.
+        Parameters
+        ----------
+        alone : bool, optional
+            Whether nothing else should follow in the file. False if raw voxels share their file with other data.
 
         Raises
         ------
@@ -147,15 +151,15 @@ class Stream:
             )
 
     def max_bytes(self) -> float:
-        """At least as many bytes as can still come: by the size of the file, before memory is taken for them."""
+        """Return an upper limit of the bytes still to come, computed from the size of the file without unpacking."""
         left = _left(self.source)
         if self.encoding == "raw":
             return left
-        # A bzip2 block of some 40 bytes may hold 45 MB of zeros: no limit worth stating.
+        # A bzip2 block of some 40 bytes may hold 45 MB of zeros, so the size of the file is not a useful limit.
         return math.inf if self.encoding == "bzip2" else (self.source.tell() + left) * _DEFLATE_LIMIT
 
     def _next(self, count: int) -> bytes:
-        """Up to ``count`` of the next unpacked bytes; none at the end of the stream."""
+        """Return up to ``count`` of the next unpacked bytes; no bytes at the end of the stream."""
         while not self._waiting:
             unpacker = self._unpacker
             assert unpacker is not None
@@ -165,7 +169,7 @@ class Stream:
                     return b""
                 self._members += 1
                 if self._members > _MAX_SMALL_MEMBERS + self._taken // _MEMBER_BYTES:
-                    raise ValueError(f"it begins with {self._members - 1} compressed parts that hold next to nothing")
+                    raise ValueError(f"it begins with {self._members - 1} compressed parts that hold almost no bytes")
                 self._unpacker = _unpacker(self.encoding)
                 self._waiting = self._unpacker.feed(rest)
             else:
@@ -175,14 +179,14 @@ class Stream:
         return piece
 
     def _unpack(self) -> bytes:
-        """The next bytes of a member that has not ended; none only where a piece of it adds no bytes, or it ends."""
+        """Unpack the next bytes of the current member; may return no bytes although the member has not ended."""
         assert self._unpacker is not None
         piece = self._unpacker.feed(b"")
         if piece or self._unpacker.eof:
             return piece
         data = self.source.read(_INPUT_BYTES)
         if not data:
-            raise EOFError("the compressed data end before their end is marked: the file is cut off")
+            raise EOFError("the compressed data have no end mark: the file is cut off")
         return self._unpacker.feed(data)
 
 
@@ -191,12 +195,12 @@ def _unpacker(encoding: Encoding) -> _Unpacker:
 
 
 def open_stream(source: io.BufferedIOBase, encoding: Encoding) -> Stream:
-    """The unpacked bytes of ``source`` from its present position on.
+    """Return a stream of the unpacked bytes of ``source``, from its current position on.
 
     Parameters
     ----------
     source : io.BufferedIOBase
-        A regular file that was opened for reading.
+        A regular file, open for reading.
     encoding : {"raw", "gzip", "zlib", "bzip2"}
 
     Returns
@@ -214,20 +218,20 @@ def open_stream(source: io.BufferedIOBase, encoding: Encoding) -> Stream:
 def read_stream(
     stream: Stream, dtype: np.dtype[Any], count: int, skip: int = 0, alone: bool = True
 ) -> npt.NDArray[Any]:
-    """Read ``count`` voxels, compare the checksum of all that holds them, and check that little follows.
+    """Read voxels, compare the checksums of their data, and check that few bytes follow.
 
     Parameters
     ----------
     stream : Stream
         Of :func:`open_stream`.
     dtype : dtype
-        Of the voxels, in the file's byte order.
+        Data type of the voxels, in the byte order of the file.
     count : int
         Number of voxels.
     skip : int, optional
         Bytes of the unpacked stream before the voxels.
     alone : bool, optional
-        Whether nothing but the voxels should be there, apart from :data:`SLACK_BYTES`.
+        Whether only :data:`SLACK_BYTES` may follow the voxels.
 
     Returns
     -------
@@ -237,7 +241,7 @@ def read_stream(
     Raises
     ------
     EOFError, ValueError, OSError, zlib.error
-        If the stream is damaged, holds fewer voxels, or far more.
+        If the stream is damaged, or holds too few or far too many bytes.
     MemoryError
         If the voxels do not fit in memory.
 
@@ -269,7 +273,7 @@ def _too_few(needed: int) -> str:
 
 
 def _left(source: io.BufferedIOBase) -> int:
-    """Bytes between the position of a file and its end."""
+    """Return the number of bytes from the current position of a file to its end."""
     here = source.tell()
     end = source.seek(0, os.SEEK_END)
     source.seek(here)

@@ -1,6 +1,6 @@
-"""Image formats by name and by content: which are read, which are not, and what a file is in truth.
+"""Image formats by file name and by content: which formats are read, and which format a file really has.
 
-A file is read as the format that its ending names. If its first bytes are those of another format, the error names that
+A file is read in the format that its ending names. If its first bytes belong to another format, the error names that
 format.
 """
 
@@ -26,7 +26,7 @@ __all__ = [
 SUPPORTED_ENDINGS: Final = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".npy")
 
 HEAD_BYTES: Final = 540
-"""As many first bytes as :func:`describe_content` looks at."""
+"""Number of first bytes that :func:`describe_content` needs."""
 
 _SLICER_SEGMENTATION = ".seg.nrrd"
 
@@ -95,12 +95,12 @@ _MAGIC = (
     (b"MATLAB 5.0", "MATLAB"),
 )
 _TEXT_STARTS = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<?xml", "XML"), (b"{", "JSON"))
-# Length of a NIfTI header as the number that a header begins with, in both byte orders.
+# A NIfTI header begins with its own length. The keys are that number in both byte orders.
 _NIFTI_SIZES = {struct.pack(f"{order}i", size): size for size in (348, 540) for order in "<>"}
 
 
 def file_ending(name: str | Path) -> str | None:
-    """The supported ending of a file name (``".nii.gz"``), or ``None``; capitals are tolerated.
+    """Return the supported ending of a file name (``".nii.gz"``), or ``None``. Upper and lower case are equal.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def file_ending(name: str | Path) -> str | None:
 
 
 def segmentation_stem(name: str | Path) -> str | None:
-    """Name without ``.seg.nrrd``, the ending that 3D Slicer gives segmentations; ``None`` for other files.
+    """Return the name without ``.seg.nrrd``, the ending of segmentations of 3D Slicer; ``None`` for other files.
 
     Examples
     --------
@@ -125,7 +125,9 @@ def segmentation_stem(name: str | Path) -> str | None:
 
 
 def unread_format(name: str | Path) -> DetSeg3DError | None:
-    """The error for an image of a known format that is not read, with the way to convert it; ``None`` for other names.
+    """Return the error for an image of a known format that is not supported; ``None`` for other names.
+
+    The remedy of the error says how to convert the image.
 
     Examples
     --------
@@ -154,14 +156,14 @@ def _unread(name: str | Path) -> tuple[str, str] | None:
 
 
 def unread_images(folder: Path) -> list[Path]:
-    """Files of a folder that are images by their endings, but of formats that are not read; hidden ones left out."""
+    """Return the files of a folder whose endings name image formats that are not supported, without hidden files."""
     return sorted(
         entry for entry in folder.iterdir() if not entry.name.startswith(".") and _unread(entry.name) is not None
     )
 
 
 def describe_content(head: bytes) -> str | None:
-    """What a file is by its first bytes; ``None`` if nothing is known of them.
+    """Return a description of a file by its first bytes; ``None`` if they are not known.
 
     Parameters
     ----------
@@ -194,16 +196,16 @@ def describe_content(head: bytes) -> str | None:
 
 
 def wrong_content(head: bytes, expected: str, path: Path) -> DetSeg3DError:
-    """The error for a file whose first bytes are not those of the format that its name says.
+    """Return the error for a file whose first bytes do not belong to the format that its name states.
 
     Parameters
     ----------
     head : bytes
         As for :func:`describe_content`.
     expected : str
-        The format that the file should have, for people.
+        Name of the format that the file should have.
     path : Path
-        For the message.
+        The file that the message names.
     """
     content = describe_content(head)
     if content is None:

@@ -1,4 +1,4 @@
-"""Errors that all readers of images have in common."""
+"""Errors that several readers of images raise."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def unreadable(path: Path, error: Exception) -> DetSeg3DError:
 
 
 def not_a_volume(path: Path, size: Sequence[int], components: int = 1) -> DetSeg3DError:
-    """Return the error for a 2D, 4D or colour image."""
-    what = f"{len(size)}D, size {tuple(size)}" + (f", {components} values a voxel" if components > 1 else "")
+    """Return the error for a 2D, 4D or colour image of this size, with this number of values per voxel."""
+    description = f"{len(size)}D, size {tuple(size)}" + (f", {components} values a voxel" if components > 1 else "")
     return DetSeg3DError(
         "the image is not a 3D volume of single values",
         file=path,
-        value=what,
-        expected="three axes, one value a voxel",
+        value=description,
+        expected="three axes, one value per voxel",
         remedy="split channels or time points into one file each (CASE_0000, CASE_0001, …)",
     )
 
 
 def not_numbers(path: Path, dtype: object) -> DetSeg3DError:
-    """Return the error for voxels that are complex or no numbers at all."""
+    """Return the error for voxels that are complex numbers, or not numbers."""
     return DetSeg3DError(
-        "the voxels are no real numbers",
+        "the voxels are not real numbers",
         file=path,
         value=str(dtype),
         expected="integers or floating point",

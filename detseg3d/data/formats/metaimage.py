@@ -1,14 +1,16 @@
-"""MetaImage files (.mha; .mhd with the voxels in a second file), read and written by this package.
+"""Read and write MetaImage files: .mha, and .mhd with the voxels in a second file.
 
-The format is that of ITK's MetaIO (https://itk.org/Wiki/MetaIO/Documentation). What it leaves open:
+The format is that of ITK's MetaIO (https://itk.org/Wiki/MetaIO/Documentation). The documentation leaves some questions
+open. This reader decides them as follows:
 
-- Rows of ``TransformMatrix`` (also ``Rotation``, ``Orientation``) are the directions of the axes, so the matrix is the
-  transpose of SimpleITK's direction. ``Offset``, ``Position`` and ``Origin`` mean the same; LPS, as in DICOM.
-- ``ElementSpacing`` is the spacing; ``ElementSize`` counts only where there is no ``ElementSpacing``.
+- The rows of ``TransformMatrix`` (also ``Rotation``, ``Orientation``) are the directions of the axes, so the matrix is
+  the transpose of SimpleITK's direction. ``Offset``, ``Position`` and ``Origin`` have the same meaning, in LPS as in
+  DICOM.
+- ``ElementSpacing`` is the spacing. ``ElementSize`` is used only if ``ElementSpacing`` is missing.
 - ``AnatomicalOrientation``, ``CenterOfRotation`` and fields of other programs are not used, as in ITK.
-- ``CompressedDataSize`` is not trusted: the compressed voxels say themselves where they end, and have a checksum.
-- A fourth and further axis may be there if its size is 1.
-- Text voxels, several files, several values a voxel and an intensity function are refused by name.
+- ``CompressedDataSize`` is not trusted: the compressed voxels mark their own end, and have a checksum.
+- Further axes after the third are accepted if their size is 1.
+- Voxels as text, several files, several values per voxel and an intensity function are refused. The error names them.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 _FIELD = re.compile(r"\s*([^=:]*?)\s*[=:]\s*(.*?)\s*", re.DOTALL)
-# The last line of a header; in a .mha the voxels follow.
+# The last line of a header. In a .mha file the voxels follow.
 _LAST = "ElementDataFile"
 _ORIGINS = ("Offset", "Position", "Origin")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
@@ -75,7 +77,7 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
-    "MET_LONG": "i4",  # four bytes on every machine, as MetaIO has it
+    "MET_LONG": "i4",  # four bytes on every machine, as in MetaIO
     "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8",
@@ -91,12 +93,12 @@ _TYPE_NAMES = {"i1": "MET_CHAR", "u1": "MET_UCHAR", "i2": "MET_SHORT", "u2": "ME
 }
 _UNIT_TOLERANCE = 1e-3
 _BLOCK = 1 << 20
-_COMPRESSION_LEVEL = 2  # MetaIO's own
+_COMPRESSION_LEVEL = 2  # as in MetaIO
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a MetaImage states, checked."""
+    """Content of the header of a MetaImage file, checked."""
 
     geometry: Geometry
     dtype: np.dtype[Any]
@@ -123,21 +125,22 @@ def read_metaimage(path: Path) -> tuple[Array, Geometry]:
     Raises
     ------
     DetSeg3DError
-        If the header is damaged or states what is not read, the voxels are damaged, or the file has fewer or far more.
+        If the header is damaged or not supported, the voxels are damaged, or the file has too few or far too many
+        bytes.
     """
     header = _read_header(path)
     try:
         with open_regular_file(header.data) as handle:
             return _voxels(header, handle, path).reshape(header.geometry.shape), header.geometry
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        what = "the compressed voxels are damaged: " if isinstance(error, zlib.error) else ""
-        raise damaged(path, f"{what}{error}") from error
+        prefix = "the compressed voxels are damaged: " if isinstance(error, zlib.error) else ""
+        raise damaged(path, f"{prefix}{error}") from error
     except MemoryError as error:
         raise unreadable(path, error) from error
 
 
 def is_whole_metaimage(path: Path) -> bool:
-    """Whether the voxels of a MetaImage follow its header in the same file.
+    """Return whether the voxels of a MetaImage file follow its header in the same file.
 
     Raises
     ------
@@ -148,7 +151,7 @@ def is_whole_metaimage(path: Path) -> bool:
 
 
 def metaimage_geometry(path: Path) -> Geometry:
-    """The place of a .mha or .mhd file; of the voxels only the size of uncompressed ones is checked.
+    """Read the geometry of a .mha or .mhd file without its voxels. The size of uncompressed voxels is checked.
 
     Raises
     ------
@@ -170,7 +173,7 @@ def metaimage_geometry(path: Path) -> Geometry:
 def _voxels(header: _Header, handle: io.BufferedIOBase, path: Path) -> Array:
     count = math.prod(header.geometry.shape)
     if header.header_bytes == -1:
-        # The voxels are the last bytes of the file, whatever precedes them.
+        # HeaderSize -1 means that the voxels are the last bytes of the file.
         size = handle.seek(0, 2)
         if count * header.dtype.itemsize > size - header.start:
             raise EOFError(f"its header claims more voxels than the file holds ({size} bytes)")
@@ -178,12 +181,12 @@ def _voxels(header: _Header, handle: io.BufferedIOBase, path: Path) -> Array:
     else:
         handle.seek(header.start)
     stream = open_stream(handle, "zlib" if header.compressed else "raw")
-    # A header that points into its data file may share it with others.
+    # If HeaderSize points into the data file, other data may follow the voxels.
     voxels = read_stream(stream, header.dtype, count, alone=header.header_bytes <= 0)
     taken = stream.position() - header.start
     if header.compressed_bytes not in (None, 0, taken):
         logger.warning(
-            "%s: CompressedDataSize is %d, but the voxels take %d bytes; their checksum is right",
+            "%s: CompressedDataSize is %d, but the voxels take %d bytes; their checksum is correct",
             path,
             header.compressed_bytes,
             taken,
@@ -207,7 +210,7 @@ def _read_header(path: Path) -> _Header:
 
 
 def _fields(handle: io.BufferedIOBase, path: Path) -> Iterator[tuple[str, str]]:
-    """Name and value of each line, the last one of the header included."""
+    """Yield name and value of each line of the header, including the last line."""
     seen = set()
     for line in read_header_lines(handle, path):
         match = _FIELD.fullmatch(line.decode("utf-8", "surrogateescape"))
@@ -215,14 +218,14 @@ def _fields(handle: io.BufferedIOBase, path: Path) -> Iterator[tuple[str, str]]:
             continue
         name, value = match.groups()
         if name not in _KNOWN and name.upper() in _KNOWN_IN_CAPITALS:
-            raise damaged(path, f"{_KNOWN_IN_CAPITALS[name.upper()]} is spelled in another way", name)
+            raise damaged(path, f"{_KNOWN_IN_CAPITALS[name.upper()]} has another spelling", name)
         if name in seen and name in _KNOWN:
             raise damaged(path, f"it states {name} twice", value)
         seen.add(name)
         yield name, value
         if name == _LAST:
             return
-    raise damaged(path, f"there is no line {_LAST}")
+    raise damaged(path, f"the line {_LAST} is missing")
 
 
 def _check(path: Path, fields: Mapping[str, str], end: int) -> _Header:
@@ -256,7 +259,7 @@ def _check(path: Path, fields: Mapping[str, str], end: int) -> _Header:
 
 
 def _stated_bytes(path: Path, text: str) -> int:
-    # Some versions of MetaIO wrote large ones as 1.5e+09.
+    # Some versions of MetaIO wrote large sizes as 1.5e+09.
     return int(parse_numbers(path, "CompressedDataSize", text, 1)[0])
 
 
@@ -278,7 +281,7 @@ def _check_intensities(path: Path, fields: Mapping[str, str]) -> None:
 def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype[Any]:
     code = _TYPES.get(fields["ElementType"])
     if code is None:
-        raise damaged(path, "ElementType is not one that is read", fields["ElementType"], f"one of {' '.join(_TYPES)}")
+        raise damaged(path, "ElementType is not supported", fields["ElementType"], f"one of {' '.join(_TYPES)}")
     orders = {_flag(path, fields, name) for name in _BYTE_ORDERS if name in fields}
     if len(orders) > 1:
         raise damaged(path, f"{' and '.join(_BYTE_ORDERS)} contradict each other")
@@ -289,7 +292,7 @@ def _geometry(path: Path, fields: Mapping[str, str]) -> Geometry:
     axes = parse_count(path, "NDims", fields["NDims"])
     sizes = parse_sizes(path, "DimSize", fields["DimSize"], axes)
     channels = parse_count(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
-    # Some converters write a fourth axis of length 1: still one volume.
+    # Some converters write a fourth axis of length 1. The file still holds one volume.
     if axes < 3 or channels != 1 or any(size != 1 for size in sizes[3:]):
         raise not_a_volume(path, sizes, channels)
     if fields.get("DistanceUnits", "mm") not in ("mm", "?", "", "unknown"):
@@ -305,7 +308,7 @@ def _geometry(path: Path, fields: Mapping[str, str]) -> Geometry:
     numbers, _ = _alternative(path, fields, _MATRICES, axes * axes, identity, equal=True)
     rows = np.asarray(numbers).reshape(axes, axes)
     if np.abs(rows[:3, 3:]).max(initial=0) > _UNIT_TOLERANCE:
-        raise damaged(path, "its directions turn a spatial axis into one that is not", rows.tolist())
+        raise damaged(path, "its directions mix a spatial axis with another axis", rows.tolist())
     direction = rows[:3, :3].T
     if np.abs(np.linalg.norm(direction, axis=0) - 1).max() > _UNIT_TOLERANCE:
         raise damaged(path, "its directions are not of length 1", rows.tolist(), "write the image again")
@@ -323,7 +326,10 @@ def _geometry(path: Path, fields: Mapping[str, str]) -> Geometry:
 def _alternative(
     path: Path, fields: Mapping[str, str], names: tuple[str, ...], count: int, default: str, equal: bool = False
 ) -> tuple[tuple[float, ...], str]:
-    """The numbers of the first of several names that is there, and their text; ``equal`` if all must agree."""
+    """Return the numbers of the first existing field of ``names``, and their text.
+
+    With ``equal``, all existing fields must state the same numbers.
+    """
     texts = [(name, fields[name]) for name in names if name in fields]
     found = [parse_numbers(path, name, text, count) for name, text in texts]
     if equal and len(set(found)) > 1:
@@ -332,16 +338,17 @@ def _alternative(
 
 
 def write_metaimage(array: Array, geometry: Geometry, path: Path) -> None:
-    """Write a .mha file, or a .mhd file and its .zraw beside it, atomically; voxels are compressed.
+    """Write a .mha file, or a .mhd file and a .zraw file, atomically and with compressed voxels.
 
-    The header of a .mhd goes first when replaced and comes last, so it is never half true.
+    When a .mhd file is replaced, the old header is removed first and the new header is written last. So a header never
+    stands beside the voxels of another image.
 
     Parameters
     ----------
     array : ndarray, shape ``(Z, Y, X)``
         Integers or floating point, in the machine's byte order.
     geometry : Geometry
-        A sheared grid is written with its directions, which are then not at right angles.
+        A sheared grid is written with directions that are not at right angles.
     path : Path
 
     Raises
@@ -356,7 +363,7 @@ def write_metaimage(array: Array, geometry: Geometry, path: Path) -> None:
             handle.write(_header_text(array, geometry, size, "LOCAL").encode("ascii"))
             handle.writelines(blocks)
         return
-    voxels = path.with_name(escape_name(path.stem) + ".zraw")  # the header names it, as text
+    voxels = path.with_name(escape_name(path.stem) + ".zraw")  # the header states this name as text
     with atomic_path(voxels) as temporary, open(temporary, "wb") as handle:
         handle.writelines(blocks)
     path.unlink(missing_ok=True)
@@ -378,7 +385,7 @@ def _header_text(array: Array, geometry: Geometry, size: int, data: str) -> str:
     if kind == "metaimage":
         fields = dict(line.split(" = ", 1) for line in native.decode("ascii").split("\n"))
         counts = {"NDims": "3", "DimSize": " ".join(map(str, array.shape[::-1]))}
-        # Only where it states this very geometry: that may have been changed since it was read.
+        # Copy the native lines only if they state this geometry, which may have been changed since it was read.
         if _geometry(Path(data), fields | counts) == geometry:
             lines = native.decode("ascii").split("\n")
     return "\n".join(

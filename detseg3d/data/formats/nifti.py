@@ -1,11 +1,11 @@
-"""NIfTI files: where their voxels are, reading and writing, through nibabel alone.
+"""Read and write NIfTI files with nibabel.
 
-A NIfTI file can state the place of its voxels up to three times: as a matrix (sform), as a rotation with an offset
-(qform) and as the spacing alone (pixdim). One rule decides, the rule of nibabel: the sform if ``sform_code`` is above
-0, else the qform if ``qform_code`` is above 0, else ``pixdim``. A file whose statements disagree is named in a warning.
+A NIfTI file can state its geometry up to three times: as a matrix (sform), as a rotation with an offset (qform), and as
+the spacing alone (pixdim). The rule of nibabel decides which one is used: the sform if ``sform_code`` is above 0, else
+the qform if ``qform_code`` is above 0, else ``pixdim``. If the statements disagree, a warning names the file.
 
-NIfTI stores lengths in single precision, so a spacing of 1.2 mm is 1.2000000477 in the file. The spacing read is the
-decimal that was meant.
+NIfTI stores lengths in single precision, so a spacing of 1.2 mm is 1.2000000477 in the file. The reader returns the
+decimal number that the writer meant.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ __all__ = ["geometry_of_affine", "read_nifti", "read_nifti_geometry", "write_nif
 logger = logging.getLogger(__name__)
 
 
-# Fields of a NIfTI header that say where the voxels are; all others describe the data.
+# The fields of a NIfTI header that state the geometry. All other fields describe the data.
 _GEOMETRY_FIELDS = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
-# NIfTI's xyzt_units as powers of ten of a millimetre; 0 is "unknown", which everybody takes for mm.
+# NIfTI's xyzt_units as powers of ten of a millimetre. 0 is "unknown", which all programs read as mm.
 _UNIT_EXPONENT = {0: 0, 1: 3, 2: 0, 3: -3}
-# More than the largest extensions of a header; so much is unpacked in half a second.
+# More than the largest extensions of a header have. Unpacking this many bytes takes half a second.
 _MAX_OFFSET_BYTES = 1 << 28
 _SINGULAR = 1e-6
 _SHEARED = 1e-6
-# The columns of a sform are rounded three times, and some programs compute them in single precision.
+# The norm of a column of the sform sums three rounded numbers, and some programs compute in single precision.
 _NORM_ROUNDING = 2 * FLOAT32_ROUNDING
 _SAME_SPACING = 8 * FLOAT32_ROUNDING
 _MAX_NIFTI_1_SIZE = 32767
-_MASK_COMPRESSION = 1  # ten times as fast as 9, and masks are small anyway
+_MASK_COMPRESSION = 1  # ten times as fast as level 9, and masks are small at every level
 
 
 def read_nifti(path: Path) -> tuple[Array, Geometry]:
@@ -75,29 +75,29 @@ def read_nifti(path: Path) -> tuple[Array, Geometry]:
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read, does not hold a 3D volume of real numbers, ends before its voxels do, fails its
-        checksum, or does not say where its voxels are.
+        If the file cannot be read, does not hold a 3D volume of real numbers, has too few voxels, has a wrong checksum,
+        or states a geometry that is not valid.
     """
     with _reading(path) as (header, stream):
         geometry = _file_geometry(header, path)
         offset = header.get_data_offset()
         if offset > _MAX_OFFSET_BYTES:
-            raise ValueError(f"its voxels begin {offset} bytes behind the header")
+            raise ValueError(f"its voxels begin {offset} bytes after the header")
         skip = offset - header.sizeof_hdr
         flat = read_stream(stream, header.get_data_dtype(), math.prod(geometry.shape), skip)
-    # The first axis of the file is the fastest, so this is its order: nothing is copied.
+    # The first axis of the file varies fastest, so reshaping to (Z, Y, X) copies nothing.
     return _scaled(flat.reshape(geometry.shape), header), geometry
 
 
 def read_nifti_geometry(path: Path) -> Geometry:
-    """Read where the voxels of a NIfTI file are, without the voxels; see :func:`read_nifti`."""
+    """Read the geometry of a NIfTI file without its voxels; see :func:`read_nifti`."""
     with _reading(path) as (header, _):
         return _file_geometry(header, path)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[tuple[Any, Stream]]:
-    """The header of a NIfTI file, checked, and its bytes from behind the header on; whatever fails is one error."""
+    """Open a NIfTI file: yield its checked header and the stream after the header, and turn all errors into one."""
     compressed = path.name.lower().endswith(".gz")
     try:
         with open_regular_file(path) as handle:
@@ -113,12 +113,12 @@ def _reading(path: Path) -> Iterator[tuple[Any, Stream]]:
             yield header, stream
     except DetSeg3DError:
         raise
-    except Exception as error:  # nibabel has many types for what is wrong with a header
+    except Exception as error:  # nibabel raises many types of errors for a wrong header
         raise unreadable(path, error) from error
 
 
 def _read_header(stream: Stream, path: Path) -> Any:
-    """The header at the beginning of a stream, of exactly whose bytes it leaves the stream behind."""
+    """Read and check the header. The stream is then at the first byte after the header."""
     start = stream.read(nibabel.Nifti1Header.sizeof_hdr)
     second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the length of a NIfTI-2 header
     kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
@@ -126,7 +126,7 @@ def _read_header(stream: Stream, path: Path) -> Any:
     if len(block) < kind.sizeof_hdr or describe_content(block) != "NIfTI (.nii)":
         raise wrong_content(block, "NIfTI", path)
     header = kind(block)
-    # Some converters write a fourth axis of length 1: still one volume.
+    # Some converters write a fourth axis of length 1. The file still holds one volume.
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1 or dtype.fields:
         raise not_a_volume(path, shape, len(dtype.fields or "1"))
@@ -137,7 +137,7 @@ def _read_header(stream: Stream, path: Path) -> Any:
 
 
 def _check_spacing(header: Any, path: Path) -> None:
-    """Refuse a spacing that is not positive where nothing else states one: nibabel makes 1 mm of 0."""
+    """Refuse a spacing that is not positive if the header has no sform: nibabel would replace 0 by 1 mm."""
     spacing = header["pixdim"][1:4]
     if header["sform_code"] == 0 and not (spacing > 0).all():  # NaN included
         raise DetSeg3DError(
@@ -150,13 +150,13 @@ def _check_spacing(header: Any, path: Path) -> None:
 
 
 def _scaled(voxels: Array, header: Any) -> Array:
-    """The values that the voxels stand for: themselves, or float32 if the header scales them."""
+    """Apply the slope and intercept of the header; the result is float32 unless they are 1 and 0."""
     slope, intercept = header.get_slope_inter()
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if (slope, intercept) == (1, 0):
         return voxels
     values = np.empty(voxels.shape, np.float32)
-    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+    with np.errstate(over="ignore"):  # values beyond single precision become infinite, which later checks refuse
         for target, source in zip(values, voxels, strict=True):  # slice by slice: the scaling is done in float64
             target[:] = apply_read_scaling(source, slope, intercept)
     return values
@@ -166,13 +166,13 @@ def _scaled(voxels: Array, header: Any) -> Array:
 
 
 def _file_geometry(header: Any, path: Path) -> Geometry:
-    """Return the geometry that a header states with the header itself, and warn if it contradicts itself."""
+    """Return the geometry that a header states, with the header attached, and warn if the header contradicts itself."""
     affine = np.asarray(header.get_best_affine(), np.float64)
     x, y, z = (int(size) for size in header.get_data_shape()[:3])
     geometry = geometry_of_affine(header, affine, (z, y, x))
     if geometry is None:
         raise DetSeg3DError(
-            "the affine of the image is singular or not finite: it places the voxels nowhere",
+            "the affine of the image is singular or not finite",
             file=path,
             value=affine.tolist(),
             remedy="write the image again with a valid affine",
@@ -187,7 +187,7 @@ def _file_geometry(header: Any, path: Path) -> Geometry:
 
 @functools.lru_cache(maxsize=100_000)
 def _warn(path: Path, caveat: str) -> None:
-    """Warn of a file once, however often it is read."""
+    """Log a warning about a file only once, even if the file is read several times."""
     logger.warning("%s: %s", path, caveat)
 
 
@@ -199,7 +199,7 @@ def geometry_of_affine(header: Any, affine: FloatArray, shape: tuple[int, int, i
     affine = affine * np.array([[-unit], [-unit], [unit], [1.0]])  # RAS to LPS, millimetres
     matrix = affine[:3, :3]
     norms = np.linalg.norm(matrix, axis=0)
-    # The volume that unit steps along the axes span; the volume of a voxel may be tiny in microscopy.
+    # The determinant of the unit vectors, not of the matrix: in microscopy the volume of a voxel is tiny.
     if not norms.all() or abs(np.linalg.det(matrix / norms)) < _SINGULAR:
         return None
     unit_axes = matrix / norms
@@ -221,22 +221,22 @@ def _exponent(header: Any) -> int:
 
 
 def _pixdim(header: Any) -> list[float]:
-    """Return the spacing ``(x, y, z)`` of ``pixdim``, the decimals in millimetres."""
+    """Return the spacing ``(x, y, z)`` in ``pixdim`` as decimal numbers, in mm."""
     exponent = _exponent(header)
     lengths = [decimal_of_float32(length) for length in header["pixdim"][1:4]]
     return [float(Decimal(repr(length)).scaleb(exponent)) if exponent else length for length in lengths]
 
 
 def _spacing(norm: float, pixdim: float) -> float:
-    """Return the decimal that a length of the affine means: that of ``pixdim`` if both agree within rounding."""
+    """Return the decimal number that a length of the affine means: ``pixdim`` if both agree within rounding."""
     return pixdim if abs(norm - pixdim) <= _SAME_SPACING * norm else nearby_decimal(norm, _NORM_ROUNDING)
 
 
 def _caveat(header: Any, geometry: Geometry) -> str:
-    """Say why the place of a file may not be the one that was meant; empty if the file is consistent."""
+    """Return the reason why the geometry may not be the intended one; an empty text if the file is consistent."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if not sform_code and not qform_code:
-        return "qform_code and sform_code are 0, so only pixdim says where the voxels are"
+        return "qform_code and sform_code are 0, so only pixdim states the geometry"
     if not sform_code:
         return ""
     unsheared = replace(geometry, affine=None)
@@ -268,12 +268,12 @@ def write_nifti(array: Array, geometry: Geometry, path: Path, compressed: bool) 
     Parameters
     ----------
     array : ndarray, shape ``(Z, Y, X)``
-        C-contiguous, of the machine's byte order, of a type that NIfTI has.
+        C-contiguous, in the byte order of the machine, in a data type that NIfTI has.
     geometry : Geometry
-        Its ``native_header`` is copied if it is of a NIfTI file and of the same place.
+        Its ``native_header`` is copied if it is the header of a NIfTI file and states the same geometry.
     path : Path
     compressed : bool
-        Whether the file is compressed, whatever its name.
+        Whether to compress with gzip, independent of the file name.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def write_nifti(array: Array, geometry: Geometry, path: Path, compressed: bool) 
     header["vox_offset"] = size
     with open(path, "wb") as plain:
         if compressed:
-            # Neither name nor time: the same mask is the same file.
+            # Without file name and time in the gzip header, equal masks give equal files.
             with gzip.GzipFile("", "wb", _MASK_COMPRESSION, plain, mtime=0) as handle:
                 handle.write(header.binaryblock + bytes(4))
                 handle.write(array.data)
@@ -298,7 +298,7 @@ def write_nifti(array: Array, geometry: Geometry, path: Path, compressed: bool) 
 
 
 def _copied_header(array: Array, geometry: Geometry) -> Any:
-    """Return a header with the geometric fields of the native one; ``None`` if they mean another place."""
+    """Return a header with the geometric fields of the native header; ``None`` if they state another geometry."""
     kind, block = geometry.native_header or ("", b"")
     header = _blank_header(kind, array)
     if header is None:

@@ -1,6 +1,7 @@
-"""Volumes in .npy files: plain arrays that say nothing of where they lie.
+"""Read volumes from .npy files, which store an array without spacing, origin or direction.
 
-The voxels are read, never mapped: a mapped file that its writer cuts short ends the process (SIGBUS).
+The voxels are read into memory. The file is not mapped into memory: if another program shortens a mapped file, the
+operating system ends this process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from detseg3d.system.files import open_regular_file
 __all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
 
 
-# Headers of plain arrays have 118 bytes; NumPy itself takes no more than 10 000 characters.
+# Headers of plain arrays have 118 bytes. NumPy accepts at most 10 000 characters.
 _MAX_HEADER_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What the header of a .npy stream states."""
+    """Content of the header of a .npy stream."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -40,7 +41,7 @@ class ArrayHeader:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a .npy file states, checked."""
+    """Content of the header of a .npy file, checked."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -89,38 +90,38 @@ def npy_geometry(source: ImageSource) -> Geometry:
 
 
 def read_array_header(stream: IO[bytes]) -> ArrayHeader:
-    """Read the header of a .npy stream, which is left behind it.
+    """Read the header of a .npy stream. The stream is then at the first voxel.
 
-    NumPy's own function takes memory for a header of any length before it looks at it.
+    NumPy's own function allocates memory for a header of any length before it checks the content.
 
     Raises
     ------
     ValueError
-        If it is not a header, is longer than the header of an array of numbers, or the array holds Python objects,
-        which are never unpickled.
+        If the stream does not begin with a header, the header is longer than that of an array of numbers, or the array
+        holds Python objects. Objects are never unpickled.
     """
     start = stream.read(8)
     if not start.startswith(b"\x93NUMPY") or tuple(start[6:]) not in ((1, 0), (2, 0)):  # 3.0 is for named fields
-        raise ValueError("it does not begin as an array of numbers does")
+        raise ValueError("it does not begin like an array of numbers")
     length_bytes = stream.read(2 if start[6] == 1 else 4)
     length = int.from_bytes(length_bytes, "little")
     if length > _MAX_HEADER_BYTES:
-        raise ValueError(f"its header of {length} bytes is longer than any should be")
+        raise ValueError(f"its header of {length} bytes is longer than that of an array of numbers")
     whole = io.BytesIO(length_bytes + stream.read(length))
     read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
     try:
         shape, fortran_order, dtype = read(whole)
-    except Exception as error:  # the header is parsed as Python, which fails in a dozen ways
+    except Exception as error:  # NumPy parses the header as Python, which raises many types of errors
         raise ValueError(f"its header is damaged: {error}") from error
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
+        raise ValueError("it holds Python objects, and objects are never unpickled")
     return ArrayHeader(shape, fortran_order, dtype)
 
 
 def _read_header(path: Path, handle: io.BufferedReader) -> _Header:
     head = handle.read(HEAD_BYTES)
     if head.startswith(b"PK"):
-        raise DetSeg3DError("the file is an archive of arrays, not one array", file=path, remedy="use numpy.save")
+        raise DetSeg3DError("the file is an archive of several arrays", file=path, remedy="use numpy.save")
     if not head.startswith(b"\x93NUMPY"):
         raise wrong_content(head, "a NumPy array (.npy)", path)
     handle.seek(0)

@@ -1,16 +1,17 @@
-"""NRRD files (.nrrd), read and written by this package.
+"""Read and write NRRD files (.nrrd).
 
-The format is that of Teem (https://teem.sourceforge.net/nrrd/format.html). What it leaves open:
+The format is that of Teem (https://teem.sourceforge.net/nrrd/format.html). The definition leaves some questions open.
+This reader decides them as follows:
 
-- ``space`` may be LPS, RAS or LAS, by any of their names, also with ``-time``. Without one, and for ``scanner-xyz`` and
-  ``3D-right-handed``, LPS is assumed as in ITK, with a warning; ``3D-left-handed`` is refused.
-- Without ``space directions`` the axes are those of the space, at the ``spacings``, which are 1 mm if not stated.
+- ``space`` may be LPS, RAS or LAS, in any of their spellings, also with ``-time``. If ``space`` is missing, or is
+  ``scanner-xyz`` or ``3D-right-handed``, LPS is assumed as in ITK, with a warning. ``3D-left-handed`` is refused.
+- Without ``space directions`` the axes are those of the space. The spacing is ``spacings``, or 1 mm.
 - An axis whose direction is ``none`` is not spatial. It must have one entry, except in a segmentation of 3D Slicer
   (:mod:`detseg3d.data.formats.slicer_segmentation`).
-- ``measurement frame``, ``content``, ``min``, ``max`` and the like are not used. Unknown fields are refused, as in
-  Teem: a misspelled ``spacings`` would otherwise be 1 mm.
-- Voxels are ``raw``, ``gzip`` or ``bzip2``; ``text`` and ``hex`` are refused. Checksums are compared.
-- A data file of its own is read from the folder of the header; lists and patterns of files are refused.
+- ``measurement frame``, ``content``, ``min``, ``max`` and similar fields are not used. Unknown fields are refused, as
+  in Teem: a misspelled ``spacings`` would otherwise mean 1 mm.
+- Voxels are ``raw``, ``gzip`` or ``bzip2``. ``text`` and ``hex`` are refused. Checksums are compared.
+- A separate data file must lie in the folder of the header. Lists and patterns of files are refused.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _TYPES = {
 }
 _CODES = {name: code for code, names in _TYPES.items() for name in names}
 _ENCODINGS: dict[str, Encoding] = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-# Sign of x and y on the way to LPS.
+# Signs of x and y that convert a space to LPS.
 _SPACES = {
     "right-anterior-superior": (-1.0, -1.0),
     "left-anterior-superior": (1.0, -1.0),
@@ -75,7 +76,7 @@ _SPACES = {
 _SPACES |= {"".join(word[0] for word in name.split("-")): signs for name, signs in _SPACES.items()}
 _UNANATOMICAL = ("scanner-xyz", "3d-right-handed", "3dr")
 _TIME_SUFFIXES = ("-time", "t")
-# Each field with the spellings that Teem knows.
+# The spellings of each field that Teem accepts.
 _FIELDS = {
     "axis maxs": ("axis maxs", "axismaxs"),
     "axis mins": ("axis mins", "axismins"),
@@ -119,17 +120,17 @@ _COMPRESSION_LEVEL = 2
 
 @dataclass(frozen=True)
 class NrrdHeader:
-    """What the header of a NRRD file states.
+    """Content of the header of a NRRD file.
 
     Attributes
     ----------
     path : Path
     fields : mapping of str to str
-        The fields of the format, by their usual spelling.
+        The fields of the format, under their usual spelling.
     pairs : mapping of str to str
-        The ``key:=value`` pairs that programs add, as they stand in the file.
+        The ``key:=value`` pairs that programs add, unchanged.
     end : int
-        Position in the file behind the header.
+        Position in the file after the header.
     """
 
     path: Path
@@ -139,13 +140,13 @@ class NrrdHeader:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the voxels follow in the same file."""
+        """Whether the voxels follow the header in the same file."""
         return "data file" not in self.fields
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The axes of a file: the size of all, the number of entries of those that are not spatial, and the place."""
+    """Axes of a file: all sizes, the number of volumes (layers) on the axis that is not spatial, and the geometry."""
 
     sizes: tuple[int, ...]
     layers: int
@@ -159,7 +160,7 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     Raises
     ------
     DetSeg3DError
-        If it is not NRRD, too long, or has a line that is not one of the format.
+        If the file is not NRRD, or its header is too long or has a line that the format does not define.
     """
     try:
         with open_regular_file(path) as handle:
@@ -189,12 +190,12 @@ def _parse_lines(path: Path, handle: io.BufferedIOBase) -> NrrdHeader:
             continue
         field = _SPELLINGS.get(name.strip().lower())
         if not colon or field is None:
-            raise damaged(path, "its header has a line that is not one of the format", line)
+            raise damaged(path, "its header has a line that the format does not define", line)
         if field in fields:
             raise damaged(path, f'it states "{field}" twice', value.strip())
         fields[field] = value.strip()
     if "data file" not in fields:
-        raise damaged(path, "its header has no end")
+        raise damaged(path, "its header does not end")
     return NrrdHeader(path, fields, pairs, handle.tell())
 
 
@@ -214,7 +215,8 @@ def read_nrrd(path: Path) -> tuple[Array, Geometry]:
     Raises
     ------
     DetSeg3DError
-        If the header is damaged or states what is not read, the voxels are damaged, or the file has fewer or far more.
+        If the header is damaged or not supported, the voxels are damaged, or the file has too few or far too many
+        bytes.
     """
     header = read_nrrd_header(path)
     grid = _volume(header)
@@ -222,7 +224,7 @@ def read_nrrd(path: Path) -> tuple[Array, Geometry]:
 
 
 def read_nrrd_layers(header: NrrdHeader) -> tuple[Array, Geometry]:
-    """Read a .nrrd file with one volume or several on one grid, as :func:`read_nrrd` does.
+    """Read a .nrrd file with one or several volumes on one grid.
 
     Returns
     -------
@@ -237,7 +239,7 @@ def read_nrrd_layers(header: NrrdHeader) -> tuple[Array, Geometry]:
 
 
 def nrrd_geometry(path: Path) -> Geometry:
-    """The place of a .nrrd file; of the voxels only the size of uncompressed ones is checked.
+    """Read the geometry of a .nrrd file without its voxels. The size of uncompressed voxels is checked.
 
     Raises
     ------
@@ -291,8 +293,8 @@ def _read_voxels(header: NrrdHeader, grid: _Grid) -> Array:
                 _seek_last(stream, handle, count * dtype.itemsize)
             return read_stream(stream, dtype, count, max(skip, 0), alone=skip <= 0 and lines == 0)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        what = "the compressed voxels are damaged: " if encoding != "raw" and not isinstance(error, EOFError) else ""
-        raise damaged(header.path, f"{what}{error}") from error
+        prefix = "the compressed voxels are damaged: " if encoding != "raw" and not isinstance(error, EOFError) else ""
+        raise damaged(header.path, f"{prefix}{error}") from error
     except MemoryError as error:
         raise unreadable(header.path, error) from error
 
@@ -304,14 +306,17 @@ def _seek_last(stream: Stream, handle: io.BufferedIOBase, needed: int) -> None:
 
 
 def _skips(header: NrrdHeader, encoding: Encoding) -> tuple[int, int]:
-    """Lines to pass over in the file, then bytes in the unpacked data; -1 bytes: the voxels are the last ones."""
+    """Return the number of lines to skip in the file, and then of bytes in the unpacked data.
+
+    -1 bytes means that the voxels are the last bytes of the file.
+    """
     lines = parse_count(header.path, "line skip", header.fields.get("line skip", "0"))
     text = header.fields.get("byte skip", "0")
     skip = -1 if text == "-1" else parse_count(header.path, "byte skip", text)
     if skip == -1 and encoding != "raw":
         raise damaged(header.path, '"byte skip: -1" does not go with compressed voxels')
     if lines > _MAX_SKIPPED_LINES or (encoding != "raw" and skip > _MAX_SKIPPED_BYTES):
-        raise damaged(header.path, "it asks to skip more than any file needs", f"{lines} lines, {skip} bytes")
+        raise damaged(header.path, "it skips more lines or bytes than any file needs", f"{lines} lines, {skip} bytes")
     return lines, skip
 
 
@@ -326,7 +331,7 @@ def _encoding(header: NrrdHeader) -> Encoding:
     text = _required(header, "encoding")
     encoding = _ENCODINGS.get(text.lower())
     if encoding is None:
-        raise damaged(header.path, "its encoding is not read", text, "save it with the encoding gzip or raw")
+        raise damaged(header.path, "its encoding is not supported", text, "save it with the encoding gzip or raw")
     return encoding
 
 
@@ -334,7 +339,7 @@ def _dtype(header: NrrdHeader) -> np.dtype[Any]:
     text = _required(header, "type")
     code = _CODES.get(text.lower())
     if code is None:
-        raise damaged(header.path, "its type is not one that is read", text, "save it as integers or floating point")
+        raise damaged(header.path, "its type is not supported", text, "save it as integers or floating point")
     order = header.fields.get("endian", "little" if code[1] == "1" else "").lower()
     if order not in ("little", "big"):
         raise damaged(header.path, "it does not state whether its byte order is little or big", order or None)
@@ -347,7 +352,7 @@ def _required(header: NrrdHeader, field: str) -> str:
     return header.fields[field]
 
 
-# -- Place -------------------------------------------------------------------------------------------------------------
+# -- Geometry ----------------------------------------------------------------------------------------------------------
 
 
 def _grid(header: NrrdHeader) -> _Grid:
@@ -385,7 +390,7 @@ def _grid(header: NrrdHeader) -> _Grid:
 def _directions(
     header: NrrdHeader, axes: int
 ) -> tuple[list[int], tuple[float, ...], npt.NDArray[np.float64], list[str]]:
-    """Spatial axes, their spacing, their directions in columns, and the lines that state all this."""
+    """Return the spatial axes, their spacing, their directions in columns, and the header lines that state them."""
     path, text = header.path, header.fields["space directions"]
     if "spacings" in header.fields:
         raise damaged(path, '"space directions" and "spacings" are both stated', header.fields["spacings"])
@@ -403,7 +408,7 @@ def _directions(
     spatial = list(vectors)
     matrix = np.asarray([vectors[axis][:3] for axis in spatial], np.float64).reshape(-1, 3)
     if any(any(vector[3:]) for vector in vectors.values()):
-        raise damaged(path, "a spatial axis runs along the time", text)
+        raise damaged(path, "a spatial axis has a component along the time", text)
     norms = [math.sqrt(x * x + y * y + z * z) for x, y, z in matrix.tolist()]
     if len(spatial) == 3 and not all(norms):
         raise damaged(path, "its spacing is not positive", text, "write the image again with its true spacing")
@@ -411,7 +416,7 @@ def _directions(
     native = [*_space_lines(header), "space directions: " + " ".join(tokens[axis] for axis in spatial)]
     if "space origin" in header.fields:
         native.append(f"space origin: {header.fields['space origin']}")
-    # A norm of products is rounded in its last digits.
+    # The last digits of the norms are rounding errors.
     spacing = tuple(nearby_decimal(meant_decimal(norm), _NORM_ROUNDING) for norm in norms)
     return spatial, spacing, direction.T, native
 
@@ -434,7 +439,7 @@ def _space_dimension(header: NrrdHeader) -> int:
 
 
 def _space(header: NrrdHeader) -> tuple[str, bool]:
-    """The space in small letters without its time, and whether it has one."""
+    """Return the space in lower case without its time suffix, and whether it has one."""
     text = header.fields.get("space", "").lower()
     for suffix in _TIME_SUFFIXES:
         name = text.removesuffix(suffix)
@@ -451,21 +456,21 @@ def _signs(header: NrrdHeader) -> tuple[float, float]:
         return 1.0, 1.0
     raise damaged(
         header.path,
-        "its space is not one that is read",
+        "its space is not supported",
         header.fields["space"],
         "state left-posterior-superior, right-anterior-superior or left-anterior-superior",
     )
 
 
-@functools.lru_cache(maxsize=10_000)  # once for each file
+@functools.lru_cache(maxsize=10_000)  # one warning for each file
 def _warn_of_space(path: Path, stated: str) -> None:
-    logger.warning("%s states %s: its axes are taken for left, posterior, superior of the patient", path, stated)
+    logger.warning("%s states %s: its axes are assumed to run to left, posterior, superior", path, stated)
 
 
 def _spacings(
     header: NrrdHeader, sizes: tuple[int, ...]
 ) -> tuple[list[int], tuple[float, ...], npt.NDArray[np.float64], list[str]]:
-    """As :func:`_directions`, for a file without directions."""
+    """Return the same as :func:`_directions`, for a file without directions."""
     path, fields = header.path, header.fields
     if "space" in fields or "space dimension" in fields:
         raise damaged(path, '"space" needs "space directions"', list(fields), "write the image again")
@@ -490,7 +495,7 @@ def _spacings(
 
 
 def _origin(header: NrrdHeader, spatial: list[int], spacing: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    """Centre of the first voxel in the file's own space."""
+    """Return the centre of the first voxel in the space of the file."""
     path, fields = header.path, header.fields
     if "space directions" in fields:
         text = fields.get("space origin")
@@ -512,7 +517,7 @@ def _origin(header: NrrdHeader, spatial: list[int], spacing: tuple[float, ...]) 
     for axis, length in zip(spatial, spacing, strict=True):
         [start] = parse_numbers(path, "axis mins", mins[axis], 1) if mins[axis].lower() != "nan" else (math.nan,)
         at_node = axis < len(centerings) and centerings[axis] == "node"
-        # A cell begins half a voxel before its centre.
+        # With cell centering the minimum is the edge of the first voxel, half a voxel before its centre.
         values.append(0.0 if math.isnan(start) else start + (0.0 if at_node else length / 2))
     return np.asarray(values)
 
@@ -521,15 +526,15 @@ def _origin(header: NrrdHeader, spatial: list[int], spacing: tuple[float, ...]) 
 
 
 def write_nrrd(array: Array, geometry: Geometry, path: Path) -> None:
-    """Write a .nrrd file, atomically; voxels are compressed with gzip.
+    """Write a .nrrd file atomically, with gzip compression.
 
     Parameters
     ----------
     array : ndarray, shape ``(Z, Y, X)``
         Integers or floating point, in the machine's byte order.
     geometry : Geometry
-        One that was read from a NRRD file is written with the lines of that file, since directions are stored
-        multiplied by the spacing, and computing them again would round them.
+        If it was read from a NRRD file, the header lines of that file are copied. NRRD stores directions multiplied by
+        the spacing, and computing them again would round them.
     path : Path
 
     Raises
@@ -550,16 +555,16 @@ def _header_lines(array: Array, geometry: Geometry) -> Iterator[str]:
     code = array.dtype.str[1:]
     general = ["NRRD0004", f"type: {_TYPES[code][-1]}", "dimension: 3"]
     general.append(f"sizes: {' '.join(str(size) for size in array.shape[::-1])}")
-    place = _computed_lines(geometry)
+    geometry_lines = _computed_lines(geometry)
     kind, native = geometry.native_header or ("", b"")
     if kind == "nrrd":
         lines = native.decode("utf-8", "surrogateescape").split("\n")
         fields = dict(line.split(": ", 1) for line in [*general[1:], *lines])
-        # Only where they state this very geometry: that may have been changed since it was read.
+        # Copy the native lines only if they state this geometry, which may have been changed since it was read.
         if _grid(NrrdHeader(Path("header"), fields, {}, 0)).geometry == geometry:
-            place = lines
+            geometry_lines = lines
     yield from general
-    yield from place
+    yield from geometry_lines
     yield "kinds: domain domain domain"
     yield f"endian: {sys.byteorder}"
     yield "encoding: gzip"

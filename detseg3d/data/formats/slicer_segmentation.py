@@ -1,13 +1,14 @@
-"""Segmentations of 3D Slicer (.seg.nrrd) as labels.
+"""Read segmentations of 3D Slicer (.seg.nrrd) as labels.
 
 3D Slicer stores a segmentation as a label map, and the name, label value and layer of each segment in the header.
-Segments that overlap lie in several layers, on a fourth axis. The volume is most often cropped to the segments.
+Overlapping segments are stored in several layers, along a fourth axis. The volume is usually cropped to the segments.
 
-- **Values.** With names of labels (of ``dataset.json``) and segments that are all named so, each segment gets the value
-  of its name: label values count the segments of one file, so they may differ from file to file. If no segment has the
-  name of a label, the label values of the file are taken. If only some have, the file is refused.
-- **Layers** become one label. A voxel in two segments of different values is an error, since a label cannot hold both.
-- **Cropped** volumes are put on the grid of the image, if they lie on its voxels.
+- **Values.** The label values in a file number the segments of this file, so they may differ between files. If
+  ``dataset.json`` names the labels and every segment has the name of a label, each segment gets the value of its name.
+  If no segment has the name of a label, the label values of the file are used. If only some have, the file is refused.
+- **Layers** become one label. A voxel in two segments with different values is an error, because a label has one value
+  per voxel.
+- **Cropped** volumes are put on the grid of the image if their voxels coincide with voxels of the image.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["Segment", "place_on_grid", "read_segmentation", "read_segments", "se
 
 _KEY = re.compile(r"Segment([0-9]{1,5})_(Name|LabelValue|Layer|ID)")
 _BACKGROUND = "background"
-# How far the voxels of a cropped segmentation may lie beside those of the image, in voxels.
+# Largest distance between a voxel of a cropped segmentation and a voxel of the image, in voxels.
 _ON_VOXELS = 0.01
 
 
@@ -43,28 +44,28 @@ class Segment:
 
 
 def read_segments(path: Path) -> tuple[Segment, ...]:
-    """The segments of a .nrrd file, in their order; none if it is not a segmentation of 3D Slicer.
+    """Read the segments of a .nrrd file, in their order; an empty tuple if it is not a segmentation of 3D Slicer.
 
     Raises
     ------
     DetSeg3DError
-        If the header cannot be read, or states a segment that is not possible.
+        If the header cannot be read, or states an impossible segment.
     """
     return segments_of(read_nrrd_header(path))
 
 
 def segments_of(header: NrrdHeader) -> tuple[Segment, ...]:
-    """As :func:`read_segments`, from a header that was read."""
-    found: dict[int, dict[str, str]] = {}
+    """Return the segments that a header states; see :func:`read_segments`."""
+    stated: dict[int, dict[str, str]] = {}
     for key, value in header.pairs.items():
         match = _KEY.fullmatch(key)
         if match is not None:
-            found.setdefault(int(match[1]), {})[match[2]] = value.strip()
+            stated.setdefault(int(match[1]), {})[match[2]] = value.strip()
     segments = []
-    # Before version 4.11 each segment had a volume of its own, of zeros and ones.
-    own_layers = not any("Layer" in entry or "LabelValue" in entry for entry in found.values())
-    for place, number in enumerate(sorted(found)):
-        entry = found[number]
+    # Before version 4.11 of 3D Slicer each segment had a separate volume of zeros and ones.
+    own_layers = not any("Layer" in entry or "LabelValue" in entry for entry in stated.values())
+    for place, number in enumerate(sorted(stated)):
+        entry = stated[number]
         value, layer = entry.get("LabelValue", "1"), entry.get("Layer", str(place if own_layers else 0))
         if not re.fullmatch("[0-9]{1,9}", value) or int(value) == 0 or not re.fullmatch("[0-9]{1,5}", layer):
             raise DetSeg3DError(
@@ -84,7 +85,7 @@ def read_segmentation(header: NrrdHeader, names: Mapping[str, int] | None = None
     Parameters
     ----------
     header : NrrdHeader
-        Of a file for which :func:`segments_of` finds segments.
+        Header of a file with segments, see :func:`segments_of`.
     names : mapping of str to int, optional
         Value of each label by its name.
 
@@ -97,8 +98,8 @@ def read_segmentation(header: NrrdHeader, names: Mapping[str, int] | None = None
     Raises
     ------
     DetSeg3DError
-        If the voxels cannot be read, only some names are those of labels, two segments cannot be told apart or overlap,
-        or voxels belong to no segment.
+        If the voxels cannot be read, only some segments have the name of a label, two segments have the same value or
+        overlap, or voxels do not belong to a segment.
     """
     segments = segments_of(header)
     values = _values(header.path, segments, names)
@@ -107,17 +108,19 @@ def read_segmentation(header: NrrdHeader, names: Mapping[str, int] | None = None
     largest = max(values)
     label = np.zeros(geometry.shape, np.uint8 if largest < 1 << 8 else np.uint16 if largest < 1 << 16 else np.uint32)
     for number, layer in enumerate(layers):
-        there = [(segment, value) for segment, value in zip(segments, values, strict=True) if segment.layer == number]
-        unknown = sorted(set(np.unique(layer).tolist()) - {0, *(segment.value for segment, _ in there)})
+        in_layer = [
+            (segment, value) for segment, value in zip(segments, values, strict=True) if segment.layer == number
+        ]
+        unknown = sorted(set(np.unique(layer).tolist()) - {0, *(segment.value for segment, _ in in_layer)})
         if unknown:
             raise DetSeg3DError(
-                "the segmentation has voxels that belong to no segment",
+                "the segmentation has voxels that do not belong to a segment",
                 file=header.path,
                 value=unknown[:10],
-                expected=f"one of {[segment.value for segment, _ in there]}",
+                expected=f"one of {[segment.value for segment, _ in in_layer]}",
                 remedy="save the segmentation again in 3D Slicer",
             )
-        for segment, value in there:
+        for segment, value in in_layer:
             mask = layer == segment.value
             _check_overlap(header.path, segment, value, label[mask])
             label[mask] = value
@@ -125,7 +128,7 @@ def read_segmentation(header: NrrdHeader, names: Mapping[str, int] | None = None
 
 
 def _values(path: Path, segments: Sequence[Segment], names: Mapping[str, int] | None) -> list[int]:
-    """The value of each segment in the label."""
+    """Return the value of each segment in the label."""
     by_name = {name.strip().casefold(): value for name, value in (names or {}).items() if name != _BACKGROUND}
     keys = [segment.name.strip().casefold() for segment in segments]
     fitting = [key in by_name for key in keys]
@@ -133,7 +136,7 @@ def _values(path: Path, segments: Sequence[Segment], names: Mapping[str, int] | 
         return [by_name[key] for key in keys]
     if any(fitting):
         raise DetSeg3DError(
-            "some segments have the name of a label and others have not",
+            "only some segments have the name of a label",
             file=path,
             value=[segment.name for segment in segments][:20],
             expected=f"names among {list(names or ())}",
@@ -157,7 +160,7 @@ def _check_layers(path: Path, segments: Sequence[Segment], layers: Array) -> Non
     missing = sorted({segment.layer for segment in segments if segment.layer >= len(layers)})
     if missing:
         raise DetSeg3DError(
-            "the segmentation names layers that are not there",
+            "the segmentation names layers that do not exist",
             file=path,
             value=missing[:10],
             expected=f"layers from 0 to {len(layers) - 1}",
@@ -169,16 +172,16 @@ def _check_overlap(path: Path, segment: Segment, value: int, covered: Array) -> 
     others = covered[(covered != 0) & (covered != value)]
     if others.size:
         raise DetSeg3DError(
-            "segments overlap, and a label holds one value in each voxel",
+            "segments overlap, but a label has one value per voxel",
             file=path,
-            value=f"{others.size} voxel(s) of {segment.name} lie in other segments, too",
-            remedy="let the segments not overlap in 3D Slicer (Masking: overwrite other segments), or export them as a "
+            value=f"{others.size} voxel(s) of {segment.name} are also in other segments",
+            remedy="remove the overlap in 3D Slicer (Masking: overwrite other segments), or export the segments as a "
             "label map",
         )
 
 
 def place_on_grid(label: Array, geometry: Geometry, grid: Geometry, path: Path) -> tuple[Array, Geometry]:
-    """Put a cropped label on the grid of its image: zeros where it says nothing.
+    """Put a cropped label on the grid of its image, with zeros outside the cropped volume.
 
     Parameters
     ----------
@@ -188,18 +191,18 @@ def place_on_grid(label: Array, geometry: Geometry, grid: Geometry, path: Path) 
     grid : Geometry
         Of the image.
     path : Path
-        For messages.
+        The file that messages name.
 
     Returns
     -------
     label : ndarray, shape ``grid.shape``
-        As it was, if it does not lie on the voxels of the grid: the caller compares the two geometries.
+        Unchanged if its voxels do not coincide with voxels of the grid. The caller then compares the two geometries.
     geometry : Geometry
 
     Raises
     ------
     DetSeg3DError
-        If it lies on the voxels of the grid and a voxel other than 0 lies outside.
+        If its voxels coincide with voxels of the grid, and a voxel other than 0 lies outside the grid.
 
     Examples
     --------
@@ -208,7 +211,7 @@ def place_on_grid(label: Array, geometry: Geometry, grid: Geometry, path: Path) 
     >>> label.tolist()
     [[[0, 0, 1, 0]]]
     """
-    # Compared as if both had one size and one origin: spacing, direction and shear remain.
+    # With the size and origin of the grid, only spacing, direction and shear can differ.
     moved = Geometry(grid.shape, geometry.spacing, grid.origin, geometry.direction, _moved(geometry, grid))
     if grid.difference(moved):
         return label, geometry
@@ -223,10 +226,10 @@ def place_on_grid(label: Array, geometry: Geometry, grid: Geometry, path: Path) 
     result[target] = label[inside]
     if np.count_nonzero(result) != np.count_nonzero(label):
         raise DetSeg3DError(
-            "the segmentation has voxels outside of the image",
+            "the segmentation has voxels outside the image",
             file=path,
             value=f"{np.count_nonzero(label) - np.count_nonzero(result)} voxel(s)",
-            expected="segments inside of the image",
+            expected="segments inside the image",
             remedy="check that image and segmentation belong together",
         )
     return result, grid

@@ -1,9 +1,9 @@
-"""What the text headers of MetaImage and NRRD have in common: limits, numbers, the data file, the place of the voxels.
+"""Shared parts of the readers of MetaImage and NRRD: limits of the header, numbers, the data file, the geometry.
 
-Both formats are read by this package itself. ITK trusts their headers: it uses file names as patterns for ``printf``,
-copies lines into buffers of fixed size, and opens any file of the machine as voxels. pynrrd bounds neither the header
-nor the voxels, and MetaImage has no other library. Everything here is bounded before it is parsed, and what is not
-understood is refused.
+Both formats have text headers. This package reads them itself, because the libraries trust the headers: ITK uses file
+names as patterns for ``printf``, copies lines into buffers of fixed size, and opens any file of the machine as voxels.
+pynrrd limits neither the size of the header nor that of the voxels. MetaImage has no other library. Here every length
+is limited before the text is parsed, and a header that is not understood is refused.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _MAX_LINE_BYTES = 1 << 18
 _MAX_NUMBER_CHARACTERS = 64
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
 _MAX_AXES = 16
-# 17 TB: more than any machine holds, and less than what overflows a computation of sizes.
+# 17 TB: more than the memory of any machine, and small enough that products of sizes do not overflow.
 _MAX_VOXELS = 1 << 44
-# Directions are written with as few as four decimals; beyond this they are not rounded but sheared.
+# Directions are written with as few as four decimals. A larger deviation is not rounding: the grid is sheared.
 _RIGHT_ANGLE_TOLERANCE = 1e-4
 _SINGULAR = 1e-6
 
 
 def damaged(path: Path, problem: str, value: object = None, remedy: str | None = None) -> DetSeg3DError:
-    """The error for a header that states what cannot be, or what is not read."""
+    """Return the error for a header whose content is impossible or not supported."""
     return DetSeg3DError(
         f"the image cannot be read: {problem}",
         file=path,
@@ -57,7 +57,7 @@ def damaged(path: Path, problem: str, value: object = None, remedy: str | None =
 
 
 def read_header_lines(handle: io.BufferedIOBase, path: Path) -> Iterator[bytes]:
-    """The lines of a header one by one, without their ends.
+    """Yield the lines of a header, without their line ends.
 
     Raises
     ------
@@ -78,32 +78,32 @@ def read_header_lines(handle: io.BufferedIOBase, path: Path) -> Iterator[bytes]:
 
 
 def parse_count(path: Path, name: str, text: str) -> int:
-    """A whole number of 0 or more, of at most 18 digits."""
+    """Parse a whole number of at least 0 with at most 18 digits."""
     if re.fullmatch(r"[0-9]{1,18}", text) is None:
         raise damaged(path, f"{name} is not a count", text)
     return int(text)
 
 
 def parse_numbers(path: Path, name: str, text: str, count: int | None = None) -> tuple[float, ...]:
-    """Finite numbers, separated by spaces; ``count`` of them if that is given."""
+    """Parse finite numbers separated by spaces; with ``count``, exactly so many numbers."""
     words = text.split()
     if not all(len(word) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(word) for word in words):
-        raise damaged(path, f"{name} holds something other than a finite number", text)
+        raise damaged(path, f"{name} has an entry that is not a finite number", text)
     numbers = tuple(float(word) for word in words)
     if not all(math.isfinite(number) for number in numbers):
-        raise damaged(path, f"{name} holds something other than a finite number", text)
+        raise damaged(path, f"{name} has an entry that is not a finite number", text)
     if count is not None and len(numbers) != count:
         raise damaged(path, f"{name} needs {count} numbers", text)
     return numbers
 
 
 def parse_sizes(path: Path, name: str, text: str, axes: int) -> tuple[int, ...]:
-    """Voxels along each axis, the fastest first, all of them positive.
+    """Parse the number of voxels along each axis, the fastest axis first.
 
     Raises
     ------
     DetSeg3DError
-        If there are not as many as axes, or their product is impossible.
+        If a number is not positive, the number of sizes is not that of the axes, or the product is impossible.
     """
     words = text.split()
     fits = 1 <= axes <= _MAX_AXES and len(words) == axes and all(re.fullmatch(r"[0-9]{1,9}", word) for word in words)
@@ -116,22 +116,24 @@ def parse_sizes(path: Path, name: str, text: str, axes: int) -> tuple[int, ...]:
 
 
 def data_file(header: Path, name: str, field: str) -> Path:
-    """The file with the voxels that a header names: a plain file name, in the folder of the header.
+    """Return the path of the voxel file that a header names.
 
-    A header may come from a stranger. Were it free to name a path, any file that the user can read would become voxels.
+    The voxel file must lie in the folder of the header. Headers are not trusted: with any path allowed, a header from
+    a stranger could turn every file that the user can read into voxels.
 
     Parameters
     ----------
     header : Path
+        The header file.
     name : str
-        As the header states it.
+        Name of the voxel file, as the header states it.
     field : str
-        Of the header, for messages.
+        Field of the header that states the name; messages repeat it.
 
     Raises
     ------
     DetSeg3DError
-        If the name has a folder in it, is a list or a pattern of files, leads out of the folder as a symbolic link, or
+        If the name contains a folder, is a list or a pattern of files, or is a symbolic link out of the folder; or if
         the file does not exist or is the header itself.
     """
     file = header.parent / name if name and "\0" not in name else header.parent
@@ -145,7 +147,7 @@ def data_file(header: Path, name: str, field: str) -> Path:
     if name.split()[0].upper() in ("LIST", "SLICES") or ("%" in name and not file.exists()):
         raise damaged(
             header,
-            f"{field} is a list or a pattern of several files, which are not read",
+            f"{field} is a list or a pattern of several files, which is not supported",
             name,
             "save the image as one file, for example with SimpleITK or 3D Slicer",
         )
@@ -173,12 +175,12 @@ def make_geometry(
     origin: Sequence[float],
     native_header: tuple[str, bytes],
 ) -> Geometry:
-    """The place of a volume. Axes that are not at right angles make a sheared grid, which keeps its ``affine``.
+    """Return the geometry of a volume. If its axes are not at right angles, the geometry keeps the ``affine``.
 
     Parameters
     ----------
     path : Path
-        For messages.
+        The file that messages name.
     sizes : 3 ints
         Voxels ``(x, y, z)``.
     spacing : 3 floats
@@ -198,7 +200,7 @@ def make_geometry(
     if not all(length > 0 for length in spacing):
         raise damaged(path, "its spacing is not positive", list(spacing), "write the image again with its true spacing")
     if not abs(np.linalg.det(direction)) > _SINGULAR:
-        raise damaged(path, "its directions span no volume", direction.tolist(), "write the image again")
+        raise damaged(path, "its directions do not span a volume", direction.tolist(), "write the image again")
     affine = None
     if np.abs(direction.T @ direction - np.eye(3)).max() > _RIGHT_ANGLE_TOLERANCE:
         matrix = np.eye(4)
@@ -217,4 +219,4 @@ def make_geometry(
             native_header=native_header,
         )
     except ValueError as error:
-        raise damaged(path, f"it states an impossible place: {error}") from error
+        raise damaged(path, f"it states an impossible geometry: {error}") from error

@@ -238,7 +238,7 @@ def test_a_space_that_is_not_anatomical_is_taken_for_lps_with_a_warning(
 ) -> None:
     write(file, ("space: left-posterior-superior", lines))
     assert_as_itk(file)
-    assert "are taken for left, posterior, superior" in caplog.text
+    assert "are assumed to run to left, posterior, superior" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_compressed_data_far_longer_than_the_voxels_take_neither_memory_nor_time
 
 def test_a_million_empty_parts_are_an_error(file: Path) -> None:
     write(file, ("encoding: raw", "encoding: gzip"), voxels=gzip.compress(b"") * 100_000 + gzip.compress(VOXELS))
-    assert "hold next to nothing" in refusal(file).problem
+    assert "hold almost no bytes" in refusal(file).problem
 
 
 def test_a_header_that_claims_terabytes_takes_no_memory(file: Path) -> None:

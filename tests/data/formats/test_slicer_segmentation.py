@@ -69,7 +69,7 @@ def cropped(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return array[window], np.asarray(ORIGIN) + low @ AXES
 
 
-OVERLAP = "4 voxel(s) of b lie in other segments, too"
+OVERLAP = "4 voxel(s) of b are also in other segments"
 
 
 def read_stored(

@@ -265,7 +265,7 @@ IMAGES = (
     BadImage("4D", ".nii.gz", nifti(np.stack([SCAN, SCAN])), NO_VOLUME),
     BadImage("RGB", ".mha", colour(3), NO_VOLUME),
     BadImage("RGBA", ".nrrd", colour(4), NO_VOLUME),
-    BadImage("complex", ".nii.gz", nifti(SCAN.astype(np.complex64)), "the voxels are no real numbers"),
+    BadImage("complex", ".nii.gz", nifti(SCAN.astype(np.complex64)), "the voxels are not real numbers"),
     BadImage("pickled npy", ".npy", pickled, DAMAGED),
     BadImage("npz named npy", ".npy", archive, "the file is an archive of arrays"),
     BadImage("symlink loop", ".nii.gz", lambda path: path.symlink_to(path), "the image does not exist"),

@@ -75,7 +75,7 @@ def huge_value(array: np.ndarray) -> np.ndarray:
 
 OFF_GRID = ("the label does not lie on the image's grid: ", "truth and prediction are not on the same grid: ")
 UNKNOWN = ("the label has values that dataset.json does not name",) * 2
-FRACTION = "voxel(s) of the label are no whole numbers"
+FRACTION = "voxel(s) of the label are not whole numbers"
 NEGATIVE = ("the label file holds negative values",) * 2
 
 LABELS = (
@@ -97,7 +97,7 @@ LABELS = (
     BadLabel("label shifted by a voxel", label(lambda a: a, origin=(1.0, 0.0, 0.0)), *(f"{t}origin" for t in OFF_GRID)),
     BadLabel("label of a rounded spacing", label(lambda a: a, spacing=(1.00001, 1.0, 1.0))),
     BadLabel("label of another spacing", label(lambda a: a, spacing=(1.01, 1.0, 1.0)), *(f"{t}sp" for t in OFF_GRID)),
-    BadLabel("complex label", images.nifti(SCAN.astype(np.complex64)), "the voxels are no real numbers"),
+    BadLabel("complex label", images.nifti(SCAN.astype(np.complex64)), "the voxels are not real numbers"),
     BadLabel("truncated label", images.cut(0.3), "the image cannot be read"),
     BadLabel("2D label", images.nifti(LABEL[0]), "the image is not a 3D volume"),
     BadLabel("empty label file", images.content(b""), "the image cannot be read"),
