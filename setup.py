@@ -76,10 +76,10 @@ EXTRAS = {
 
 def read_version() -> str:
     """Return ``__version__`` of the package without importing it: its dependencies may not be there yet."""
-    text = (ROOT / "detseg3d" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "detseg3d" / "core" / "version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
-        raise RuntimeError("detseg3d/__init__.py does not state __version__")
+        raise RuntimeError("detseg3d/core/version.py does not state __version__")
     return match.group(1)
 
 

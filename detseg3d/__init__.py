@@ -1,19 +1,21 @@
-"""DetSeg3D: find every lesion in a 3D medical scan, however small, and outline each one.
+"""DetSeg3D: find every lesion in a 3D medical scan, and outline each one.
 
-The public names are loaded on first use, so that ``import detseg3d`` and ``-h`` of every command stay quick:
+The names in ``__all__`` are the public Python interface. They are imported at first use, so that ``import detseg3d``
+and ``-h`` of every command take no time.
 
-``DetSeg3D``
-    The two-stage network, built from plans: ``model(image, mode="test")``.
-``Predictor``
-    A trained model with its preprocessing: ``Predictor.from_model_folder(...)``.
-``load_plans``
-    Read and validate a ``plans.json``.
-``evaluate_arrays``
-    Every metric of a predicted mask against a true one: ``evaluate_arrays(truth, prediction, spacing)``.
-``from_simpleitk``, ``to_simpleitk``
-    A SimpleITK image as an array with its geometry, and back.
-``DetSeg3DError``
-    Raised for everything that a user can cause and mend.
+Predict and evaluate
+    :func:`predict`, :func:`predict_folder`, :class:`Predictor`, :class:`Prediction`, :func:`evaluate`,
+    :func:`evaluate_folders`, :func:`draw`.
+Train
+    :func:`convert`, :func:`plan`, :func:`train`, :func:`consolidate`, :func:`write_example_dataset`,
+    :func:`export_model`, :func:`install_model`, :class:`PrepareOptions`, :class:`TrainingOptions`.
+Images
+    :class:`Image`, :func:`read_image`, :func:`write_image`, :func:`as_image`, :func:`to_simpleitk`,
+    :func:`to_nibabel`.
+Plans and networks
+    :class:`Plans`, :func:`load_plans`, :class:`DetSeg3D`.
+Errors
+    :class:`DetSeg3DError`, raised for every problem that a user can solve.
 """
 
 from __future__ import annotations
@@ -21,43 +23,96 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from detseg3d.core.errors import DetSeg3DError
-    from detseg3d.data.simpleitk import from_simpleitk, to_simpleitk
-    from detseg3d.evaluation.arrays import evaluate_arrays
-    from detseg3d.inference.predictor import Predictor
-    from detseg3d.models.detseg import DetSeg3D
-    from detseg3d.planning.plans import load_plans
+from detseg3d.core.version import __version__
 
-__version__ = "0.2.0"
+if TYPE_CHECKING:
+    from detseg3d.api.drawing import draw
+    from detseg3d.api.evaluation import evaluate
+    from detseg3d.api.images import as_image
+    from detseg3d.api.prediction import predict, predict_folder
+    from detseg3d.api.training import consolidate, plan, train
+    from detseg3d.core.errors import DetSeg3DError
+    from detseg3d.data.image import Image
+    from detseg3d.data.images import read_image, write_image
+    from detseg3d.data.nibabel import to_nibabel
+    from detseg3d.data.simpleitk import to_simpleitk
+    from detseg3d.evaluation.folders import evaluate_folders
+    from detseg3d.inference.predictor import Predictor
+    from detseg3d.inference.result import CasePrediction as Prediction
+    from detseg3d.models.detseg import DetSeg3D
+    from detseg3d.pipeline.convert import convert_folders as convert
+    from detseg3d.pipeline.exchange import export_model, install_model
+    from detseg3d.pipeline.prepare import PrepareOptions
+    from detseg3d.planning.plans import Plans, load_plans
+    from detseg3d.synthetic.dataset import write_example_dataset
+    from detseg3d.training.options import TrainingOptions
+
 __all__ = [
     "DetSeg3D",
     "DetSeg3DError",
+    "Image",
+    "Plans",
+    "Prediction",
     "Predictor",
+    "PrepareOptions",
+    "TrainingOptions",
     "__version__",
-    "evaluate_arrays",
-    "from_simpleitk",
+    "as_image",
+    "consolidate",
+    "convert",
+    "draw",
+    "evaluate",
+    "evaluate_folders",
+    "export_model",
+    "install_model",
     "load_plans",
+    "plan",
+    "predict",
+    "predict_folder",
+    "read_image",
+    "to_nibabel",
     "to_simpleitk",
+    "train",
+    "write_example_dataset",
+    "write_image",
 ]
 
-# As strings, not import statements: the layers below may import this package without pulling in those above them.
+# Module and name of each public name. They are strings because imports would load torch for every command.
 _HOMES = {
-    "DetSeg3D": "detseg3d.models.detseg",
-    "DetSeg3DError": "detseg3d.core.errors",
-    "Predictor": "detseg3d.inference.predictor",
-    "evaluate_arrays": "detseg3d.evaluation.arrays",
-    "from_simpleitk": "detseg3d.data.simpleitk",
-    "load_plans": "detseg3d.planning.plans",
-    "to_simpleitk": "detseg3d.data.simpleitk",
+    "DetSeg3D": ("detseg3d.models.detseg", "DetSeg3D"),
+    "DetSeg3DError": ("detseg3d.core.errors", "DetSeg3DError"),
+    "Image": ("detseg3d.data.image", "Image"),
+    "Plans": ("detseg3d.planning.plans", "Plans"),
+    "Prediction": ("detseg3d.inference.result", "CasePrediction"),
+    "Predictor": ("detseg3d.inference.predictor", "Predictor"),
+    "PrepareOptions": ("detseg3d.pipeline.prepare", "PrepareOptions"),
+    "TrainingOptions": ("detseg3d.training.options", "TrainingOptions"),
+    "as_image": ("detseg3d.api.images", "as_image"),
+    "consolidate": ("detseg3d.api.training", "consolidate"),
+    "convert": ("detseg3d.pipeline.convert", "convert_folders"),
+    "draw": ("detseg3d.api.drawing", "draw"),
+    "evaluate": ("detseg3d.api.evaluation", "evaluate"),
+    "evaluate_folders": ("detseg3d.evaluation.folders", "evaluate_folders"),
+    "export_model": ("detseg3d.pipeline.exchange", "export_model"),
+    "install_model": ("detseg3d.pipeline.exchange", "install_model"),
+    "load_plans": ("detseg3d.planning.plans", "load_plans"),
+    "plan": ("detseg3d.api.training", "plan"),
+    "predict": ("detseg3d.api.prediction", "predict"),
+    "predict_folder": ("detseg3d.api.prediction", "predict_folder"),
+    "read_image": ("detseg3d.data.images", "read_image"),
+    "to_nibabel": ("detseg3d.data.nibabel", "to_nibabel"),
+    "to_simpleitk": ("detseg3d.data.simpleitk", "to_simpleitk"),
+    "train": ("detseg3d.api.training", "train"),
+    "write_example_dataset": ("detseg3d.synthetic.dataset", "write_example_dataset"),
+    "write_image": ("detseg3d.data.images", "write_image"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module 'detseg3d' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    module, original = _HOMES[name]
+    return getattr(importlib.import_module(module), original)
 
 
 def __dir__() -> list[str]:

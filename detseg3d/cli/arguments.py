@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from detseg3d import __version__
 from detseg3d.cli.parser import CommandParser
 from detseg3d.core.precision import Precision
+from detseg3d.core.version import __version__
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH
 from detseg3d.system.run import Run
 

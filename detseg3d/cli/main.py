@@ -7,9 +7,9 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from detseg3d import __version__
 from detseg3d.cli.commands import COMMANDS
 from detseg3d.cli.terminal import show, use_utf8
+from detseg3d.core.version import __version__
 
 __all__ = ["build_parser", "main"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from detseg3d import __version__
 from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.version import __version__
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.run_record import RunRecorder, RunTarget, recorded_run
 from detseg3d.system.signals import Interruption, interruptible, raise_if_interrupted

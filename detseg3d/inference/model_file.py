@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from detseg3d import __version__
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.version import __version__
 from detseg3d.data.folders import FoldFolder
 from detseg3d.data.roots import check_dataset_name
 from detseg3d.inference.operating_point import load_operating_point, save_operating_point, weights_digest
