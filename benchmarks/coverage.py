@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detseg3d.core.arrays import FloatArray, IntArray
-from detseg3d.evaluation.intervals import headline_intervals, paired_comparison, weighted_figures
-from detseg3d.evaluation.metrics import CRITERIA, HEADLINE, CaseMetrics, ClassMetrics, DetectionCounts, PanopticCounts
+from detseg3d.evaluation.by_class import ByClass
+from detseg3d.evaluation.intervals import estimate_metrics, paired_comparison, weighted_metrics
+from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, ClassMetrics, Criterion, DetectionCounts, PanopticCounts
 from detseg3d.evaluation.scores.froc import ScoredCase
 from detseg3d.evaluation.scores.score_intervals import score_intervals
 
@@ -124,14 +125,14 @@ def cases_of(drawn: Drawn, random: np.random.Generator | None) -> list[CaseMetri
         metrics = ClassMetrics(
             *voxels,
             int(drawn.dice[index] * sum(voxels) / 2),
-            dict.fromkeys(CRITERIA, counts),
+            dict.fromkeys(Criterion, counts),
             PanopticCounts(truth, found + false, found, 0.7 * found),
         )
-        scored = {}
+        scored = None
         if random is not None:
             hits, misses = random.beta(4, 2, found), random.beta(2, 3, false)
             record = ScoredCase(str(index), np.append(hits, np.full(truth - found, -np.inf)), hits, misses)
-            scored = {"all": dict.fromkeys(CRITERIA, record)}
+            scored = ByClass(dict.fromkeys(Criterion, record), {})
         cases.append(CaseMetrics(str(index), (1.0, 1.0, 1.0), 1.0, {"lesion": metrics}, (), scored=scored))
     return cases
 
@@ -139,7 +140,7 @@ def cases_of(drawn: Drawn, random: np.random.Generator | None) -> list[CaseMetri
 def true_values(kind: Kind, seed: int) -> dict[str, float]:
     """The figures of very many patients."""
     random = np.random.default_rng(seed)
-    figures = weighted_figures(cases_of(kind.draw(random, _PATIENTS), random), np.ones((1, _PATIENTS)))
+    figures = weighted_metrics(cases_of(kind.draw(random, _PATIENTS), random), np.ones((1, _PATIENTS)))
     return {name: float(figures[name].values[0]) for name in FIGURES}
 
 
@@ -154,12 +155,14 @@ def coverage(
     for study in range(studies):
         random = np.random.default_rng((seed, patients, study))
         cases = cases_of(kind.draw(random, patients), random)
-        intervals = headline_intervals([replace(case, scored={}) for case in cases], samples, study)
+        intervals = estimate_metrics([replace(case, scored=None) for case in cases], samples, study)
         # The same interval as that of a whole evaluation, for one criterion and not for three.
-        curves = score_intervals([case.scored["all"][HEADLINE] for case in cases], samples, study)
+        curves = score_intervals(
+            [case.scored.overall[HEADLINE] for case in cases if case.scored is not None], samples, study
+        )
         for name in FIGURES:
-            around = curves["average_precision"] if name.startswith("ap_") else intervals[name]
-            low, high = around["low"], around["high"]
+            around = curves.average_precision if name.startswith("ap_") else intervals[name]
+            low, high = around.low, around.high
             if low is not None and high is not None:
                 held[name].append(low <= truth[name] <= high)
                 widths[name].append(high - low)
@@ -182,7 +185,7 @@ def false_alarms(kind: Kind, patients: int, studies: int, samples: int, seed: in
         second = Drawn(first.truth, found, again.false_positives, dice)
         compared = paired_comparison(cases_of(first, None), cases_of(second, None), samples, study)
         for name in PAIRED:
-            low, high = compared[name]["low"], compared[name]["high"]
+            low, high = compared[name].low, compared[name].high
             alarms[name].append(low is not None and high is not None and not low <= 0 <= high)
     return {name: float(np.mean(values)) for name, values in alarms.items()}
 

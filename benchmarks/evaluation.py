@@ -192,11 +192,11 @@ def main() -> None:
         serve()
         return
     # Late, as the other interpreter runs this file without DetSeg3D.
-    from detseg3d.evaluation.case import evaluate_case
-    from detseg3d.evaluation.definitions.per_case import FigureRule
-    from detseg3d.evaluation.intervals import headline_intervals
+    from detseg3d.evaluation.case import as_lesions, evaluate_case
+    from detseg3d.evaluation.definitions.outlines import MetricVariants
+    from detseg3d.evaluation.intervals import estimate_metrics
 
-    rule = FigureRule(tolerance_mm=TOLERANCE_MM, hd95=False)
+    variants = MetricVariants(tolerance_mm=TOLERANCE_MM, distances=False)
     oracle = Oracle(options.oracle_python)
     found = ", ".join(f"{name} {version}" for name, version in oracle.libraries.items())
     print(f"{options.pairs} pairs of {options.side}³ with {options.lesions} lesions; beside: {found or 'nothing'}")
@@ -207,10 +207,10 @@ def main() -> None:
             # The first pair is small and not counted: libraries load parts of themselves when they are first used.
             side, lesions = (options.side, options.lesions) if index >= 0 else (48, 8)
             truth, prediction, scores = make_pair(index + 1, side, lesions)
-            pair = str(index), truth, prediction, SPACING
+            pair = str(index), as_lesions(truth), as_lesions(prediction, scores=scores), SPACING
             taken = {}
-            taken["DetSeg3D (counts)"], _ = seconds(evaluate_case, *pair, prediction_scores=scores)
-            taken[ALL], case = seconds(evaluate_case, *pair, prediction_scores=scores, figures=rule)
+            taken["DetSeg3D (counts)"], _ = seconds(evaluate_case, *pair)
+            taken[ALL], case = seconds(evaluate_case, *pair, variants=variants)
             if oracle.libraries:
                 np.savez(Path(folder) / "pair.npz", truth=truth, prediction=prediction)
                 taken |= oracle.time(Path(folder) / "pair.npz")
@@ -224,7 +224,7 @@ def main() -> None:
                     times[name].append(value)
     oracle.close()
     report(times)
-    bootstrap, _ = seconds(headline_intervals, cases)
+    bootstrap, _ = seconds(estimate_metrics, cases)
     print(f"bootstrap of all figures, 1000 resamples of {len(cases)} cases: {bootstrap:.1f} s")
 
 

@@ -65,7 +65,7 @@ def complete_model(folder: Path, tiny_model: Path) -> Path:
         cube(prediction, (4, 4, 5), edge, 1)
         save_case(evaluated, case, np.ones(SHAPE, np.float32), truth, prediction)
     write_image(np.zeros(SHAPE, np.uint8), Geometry(SHAPE), evaluated / "labels" / f"{SECRET}_forgotten.nii.gz")
-    write_json(evaluate(evaluated), folder / "cross_validation" / "metrics.json")
+    write_json(evaluate(evaluated).to_json(), folder / "cross_validation" / "metrics.json")
     weights = {fold: weights_digest(folder / fold / "model_final.safetensors") for fold in ("fold_0", "fold_1")}
     point = OperatingPoint(inference=InferencePlan(score_threshold=0.123), objective="F1", weights=weights)
     save_operating_point(point, folder)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from detseg3d.data.case_store import CaseStore
-from detseg3d.evaluation.case import summarize
 from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.metrics import Criterion
 from detseg3d.evaluation.scores.calibration import expected_calibration_error
 from detseg3d.evaluation.scores.froc import ScoredCase, average_precision, froc_curve, recall_at_rates, scored_case
+from detseg3d.evaluation.summary import summarize
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merging.merge import Merged
 from detseg3d.models.weights import load_weights
@@ -55,24 +56,24 @@ def judge(
         scored.append(low_case)
         scores += [*low_case.true_positive_scores, *low_case.false_positive_scores]
         correct += [True] * len(low_case.true_positive_scores) + [False] * len(low_case.false_positive_scores)
-    summary = summarize(cases)
-    pooled = summary["lesions"]["any"]
+    group = summarize(cases).overall
+    pooled = group.detection[Criterion.ANY]
     rates = recall_at_rates(froc_curve(scored), _RATES)
-    small = summary["recall_by_size"]["voxels"][0]
+    small = group.recall_by_size.voxels[0].detection[Criterion.ANY]
     return {
-        "f1": pooled["f1"],
+        "f1": pooled.f1,
         "best_f1": _best_f1(scored),
         "ap": average_precision(scored),
-        "recall": pooled["recall"],
-        "precision": pooled["precision"],
-        "fp": pooled["false_positives"] / len(cases),
-        "small": small["recall_any"],
+        "recall": pooled.recall,
+        "precision": pooled.precision,
+        "fp": pooled.false_positives / len(cases),
+        "small": small.recall,
         "dice": float(np.mean([case.dice for case in cases])),
-        "pq": summary["panoptic"]["pq"],
+        "pq": group.panoptic.pq,
         "stage1": hits / lesions if lesions else 1.0,
         "bound": plans.recall_bound.bound,
         "ece": expected_calibration_error(np.array(scores), np.array(correct)) if scores else None,
-        **{f"recall@{rate:g}": float(row["recall"] or 0) for rate, row in zip(_RATES, rates, strict=True)},
+        **{f"recall@{rate:g}": point.recall for rate, point in zip(_RATES, rates, strict=True)},
     }
 
 

@@ -98,14 +98,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
     result = report_consolidation(done, raw, run)
     show(format_cross_validation(done.report, result))
     show(f"wrote {ModelFolder(model).operating_point} and {done.predictions}")
-    failed = {*done.failures, *(problem["case"] for problem in result["problems"])}
+    failed = {*done.failures, *(problem.case_id for problem in result.problems)}
     if failed:
         logger.error("%d case(s) failed: %s", len(failed), ", ".join(sorted(failed)))
     data = {
         "operating_point": str(ModelFolder(model).operating_point),
         "folder": str(done.predictions),
         "consolidation": done.report,
-        "evaluation": result,
+        "evaluation": result.to_json(),
         "failed": sorted(failed),
     }
     return CommandResult(data, EXIT_FAILURE if failed else EXIT_SUCCESS)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_processes_flag,
@@ -26,7 +26,9 @@ from detseg3d.system.run_record import RunTarget
 
 if TYPE_CHECKING:
     from detseg3d.data.labels import LabelFormat
-    from detseg3d.evaluation.folders import EvaluationOptions
+    from detseg3d.evaluation.options import EvaluationOptions
+    from detseg3d.evaluation.probabilities.components import ComponentRule
+    from detseg3d.evaluation.result import EvaluationResult, SystemsResult
 
 __all__ = ["build_parser", "main"]
 
@@ -217,24 +219,24 @@ def _run(options: argparse.Namespace) -> CommandResult:
     if options.boxes:
         return _run_boxes(options, systems)
     from detseg3d.evaluation.folders import evaluate_folders, evaluate_systems
-    from detseg3d.evaluation.table import format_evaluation
+    from detseg3d.evaluation.options import EvaluationInput
+    from detseg3d.reporting.text.evaluation import format_evaluation
 
-    form, how = _label_format(options, systems), _evaluation_options(options)
-    common: dict[str, Any] = {
-        "label_format": form,
-        "run": run_of(options),
-    }
+    label_format, evaluation_options = _label_format(options, systems), _evaluation_options(options)
     if options.sweep:
-        how = replace(how, components=_run_sweep(options, systems, form))
+        evaluation_options = replace(evaluation_options, components=_run_sweep(options, systems, label_format))
+    result: EvaluationResult | SystemsResult
     if len(systems) == 1:
-        result = evaluate_folders(options.ground_truth, *systems.values(), options=how, **common)
-        parts = [result]
+        [folder] = systems.values()
+        given = EvaluationInput(options.ground_truth, folder, label_format)
+        single = evaluate_folders(given, evaluation_options, run_of(options))
+        result, parts = single, [single]
     else:
-        result = evaluate_systems(options.ground_truth, systems, options=how, **common)
-        parts = list(result["systems"].values())
-    _write(options, result, systems, form)
+        several = evaluate_systems(options.ground_truth, systems, label_format, evaluation_options, run_of(options))
+        result, parts = several, list(several.systems.values())
+    _write(options, result, systems, label_format)
     show(format_evaluation(result))
-    return CommandResult(result, _exit_code(sum(len(part["problems"]) for part in parts)))
+    return CommandResult(result.to_json(), _exit_code(sum(len(part.problems) for part in parts)))
 
 
 def _exit_code(problems: int) -> int:
@@ -280,9 +282,9 @@ def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> L
 
 def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
     from detseg3d.evaluation.definitions.lesionwise import BRATS2024_METS, GLIOMA, METASTASES
-    from detseg3d.evaluation.definitions.per_case import FigureRule
+    from detseg3d.evaluation.definitions.outlines import MetricVariants
     from detseg3d.evaluation.definitions.presets import Preset
-    from detseg3d.evaluation.folders import EvaluationOptions
+    from detseg3d.evaluation.options import EvaluationOptions
     from detseg3d.evaluation.probabilities.components import ComponentRule
 
     preset = None if options.preset is None else Preset(options.preset)
@@ -295,96 +297,101 @@ def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
     rule = BRATS2024_METS if preset is Preset.BRATS2024_METS else rule
     maps = options.probabilities or options.sweep
     return EvaluationOptions(
-        figures=FigureRule(options.nsd_tolerance, rule, not options.no_hd95, preset),
+        variants=MetricVariants(options.nsd_tolerance, rule, not options.no_hd95, preset),
         samples=options.bootstrap,
         seed=options.seed,
         components=ComponentRule(options.threshold, options.min_size, options.score) if maps else None,
     )
 
 
-def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], form: LabelFormat) -> Any:
+def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], label_format: LabelFormat) -> ComponentRule:
     """Return the best rule for components of the probability maps of the only system."""
     from detseg3d.data.labels import read_patients
-    from detseg3d.evaluation.probabilities.components import ComponentRule
-    from detseg3d.evaluation.probabilities.sweep import format_sweep, sweep_probability_maps
+    from detseg3d.evaluation.options import EvaluationInput
+    from detseg3d.evaluation.probabilities.sweep import SweepGrid, SweepObjective, sweep_probability_maps
+    from detseg3d.reporting.text.sweep import format_sweep
     from detseg3d.system.json_files import write_json
 
     if len(systems) > 1:
         raise DetSeg3DError("a sweep takes one system", value=list(systems), remedy="give one -pred with --sweep")
-    swept = sweep_probability_maps(
-        options.ground_truth,
-        *systems.values(),
-        label_format=form,
-        objective=options.objective,
+    [folder] = systems.values()
+    result = sweep_probability_maps(
+        EvaluationInput(options.ground_truth, folder, label_format),
+        SweepGrid(objective=SweepObjective(options.objective)),
         groups=read_patients(options.ground_truth),
         seed=options.seed,
         run=run_of(options),
     )
     if options.output is not None and not options.output.endswith(".json"):
-        write_json(swept, EvaluationFolder(Path(options.output)).sweep)
-    show(format_sweep(swept) + "\n")
-    chosen = swept["chosen"]
-    return ComponentRule(chosen["threshold"], chosen["minimum_volume_mm3"], chosen["score"])
+        write_json(result.to_json(), EvaluationFolder(Path(options.output)).sweep)
+    show(format_sweep(result) + "\n")
+    return result.chosen.rule
 
 
 def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> CommandResult:
     from detseg3d.data.labels import read_patients
-    from detseg3d.evaluation.boxes.evaluate import evaluate_boxes, format_box_evaluation
+    from detseg3d.evaluation.boxes.evaluate import BoxInput, evaluate_boxes
+    from detseg3d.reporting.text.boxes import format_box_evaluation
     from detseg3d.system.files import write_text
     from detseg3d.system.json_files import write_json
 
     if len(systems) > 1:
         raise DetSeg3DError("boxes are evaluated one system at a time", value=list(systems))
     truth = Path(options.ground_truth)
+    [prediction] = systems.values()
+    label_format = _label_format(options, systems) if truth.is_dir() else None
     result = evaluate_boxes(
-        truth,
-        *systems.values(),
-        label_format=_label_format(options, systems) if truth.is_dir() else None,
-        network_spacing=options.network_spacing,
+        BoxInput(truth, prediction, label_format, options.network_spacing),
         groups=read_patients(truth),
         samples=options.bootstrap,
         seed=options.seed,
         run=run_of(options),
     )
-    for warning in result["warnings"]:
-        logger.warning("%s: %s", warning["case"], warning["warning"])
+    for warning in result.warnings:
+        logger.warning("%s: %s", warning.case_id, warning.problem)
     text = format_box_evaluation(result)
     if options.output is not None:
         file = Path(options.output)
-        write_json(result, file if file.suffix == ".json" else EvaluationFolder(file).metrics)
+        write_json(result.to_json(), file if file.suffix == ".json" else EvaluationFolder(file).metrics)
         if file.suffix != ".json":
             write_text(text + "\n", EvaluationFolder(file).text)
     show(text)
-    return CommandResult(result, _exit_code(len(result["problems"])))
+    return CommandResult(result.to_json(), _exit_code(len(result.problems)))
 
 
 def _write(
-    options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
+    options: argparse.Namespace,
+    result: EvaluationResult | SystemsResult,
+    systems: Mapping[str, Path],
+    label_format: LabelFormat,
 ) -> None:
-    from detseg3d.evaluation.output import write_evaluation
+    from detseg3d.reporting.text.evaluation_files import write_evaluation
     from detseg3d.system.json_files import write_json
 
     if options.output is None:
         return
     if options.output.endswith(".json"):
-        write_json(result, options.output)
+        write_json(result.to_json(), options.output)
         logger.info("wrote all metrics to %s", options.output)
         return
     written = write_evaluation(result, options.output)
     if options.report:
-        written.append(_write_report(options, result, systems, form))
+        written.append(_write_report(options, result, systems, label_format))
     logger.info("wrote %s", ", ".join(str(path) for path in written))
 
 
 def _write_report(
-    options: argparse.Namespace, result: Mapping[str, Any], systems: Mapping[str, Path], form: LabelFormat
+    options: argparse.Namespace,
+    result: EvaluationResult | SystemsResult,
+    systems: Mapping[str, Path],
+    label_format: LabelFormat,
 ) -> Path:
     from detseg3d.reporting.html.case_files import find_case_files
     from detseg3d.reporting.html.report import ReportInput, write_report
 
     cases = []
     if options.images is not None:
-        cases = find_case_files(form.source(Path(options.images)), options.ground_truth, systems)
+        cases = find_case_files(label_format.source(Path(options.images)), options.ground_truth, systems)
     return write_report(EvaluationFolder(Path(options.output)).report, ReportInput(result, cases=tuple(cases)))
 
 

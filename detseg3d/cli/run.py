@@ -129,8 +129,8 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.cli.convert import parse_labels
-    from detseg3d.evaluation.table import format_evaluation
     from detseg3d.pipeline.run import ExperimentOptions, run_experiment
+    from detseg3d.reporting.text.evaluation import format_evaluation
     from detseg3d.system.device import resolve_device
     from detseg3d.training.options import TrainingOptions
 

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
@@ -17,6 +17,9 @@ from detseg3d.core.version import __version__
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.run_record import RunRecorder, RunTarget, recorded_run
 from detseg3d.system.signals import Interruption, interruptible, raise_if_interrupted
+
+if TYPE_CHECKING:
+    from detseg3d.evaluation.result import EvaluationResult
 
 __all__ = [
     "EXIT_FAILURE",
@@ -69,15 +72,15 @@ def require_docstrings() -> None:
         )
 
 
-def evaluation_exit_code(result: Mapping[str, Any]) -> int:
+def evaluation_exit_code(result: EvaluationResult | None) -> int:
     """Return the exit code of a command that evaluated a model, and log the names of failed cases.
 
     Parameters
     ----------
-    result : dict
-        From :func:`~detseg3d.evaluation.folders.evaluate_folders`; empty if no case was evaluated.
+    result : EvaluationResult or None
+        From :func:`~detseg3d.evaluation.folders.evaluate_folders`; ``None`` if there was no case to evaluate.
     """
-    failed = sorted({problem["case"] for problem in result.get("problems", ())})
+    failed = [] if result is None else sorted({problem.case_id for problem in result.problems})
     if not failed:
         return EXIT_SUCCESS
     logger.error("%d validation case(s) could not be evaluated, see above: %s", len(failed), ", ".join(failed))

@@ -171,10 +171,10 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
-    from detseg3d.evaluation.table import format_evaluation
     from detseg3d.models.custom import CustomCode
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.pipeline.train import FoldPaths, run_fold
+    from detseg3d.reporting.text.evaluation import format_evaluation
     from detseg3d.system.device import default_workers, resolve_device
     from detseg3d.training.distributed import join_processes, leave_processes
     from detseg3d.training.options import TrainingOptions
@@ -218,11 +218,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
     }
     result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
     leave_processes(processes)
-    if result:
+    if result is not None:
         show(format_evaluation(result))
     if processes.is_main:
         show(f"wrote {paths.model.fold(options.fold).path}")
-    data = {"folder": str(paths.model.fold(options.fold).path), "evaluation": result or None}
+    data = {
+        "folder": str(paths.model.fold(options.fold).path),
+        "evaluation": None if result is None else result.to_json(),
+    }
     return CommandResult(data, evaluation_exit_code(result))
 
 

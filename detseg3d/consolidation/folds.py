@@ -159,7 +159,7 @@ def _cases_of_fold(model_folder: Path, name: str) -> tuple[list[str], dict[str, 
     try:
         record = read_json(summary)
         validated = [str(case["case_id"]) for case in record["cases"]]
-        problems = {str(entry["case"]): str(entry["problem"]) for entry in record["problems"]}
+        problems = {str(entry["case_id"]): str(entry["problem"]) for entry in record["problems"]}
     except (KeyError, TypeError) as error:
         raise DetSeg3DError(
             f"the summary of the validation cannot be understood ({type(error).__name__}: {error})",

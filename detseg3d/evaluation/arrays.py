@@ -1,4 +1,4 @@
-"""Evaluate one case from arrays: masks whose connected components are the lesions."""
+"""Evaluate one case from mask arrays. The connected components of the masks are the lesions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import AnyIntArray
+from detseg3d.core.arrays import AnyIntArray, Spacing
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.case import evaluate_case
-from detseg3d.evaluation.definitions.per_case import FigureRule
+from detseg3d.evaluation.case import as_lesions, evaluate_case
+from detseg3d.evaluation.definitions.outlines import MetricVariants
 from detseg3d.evaluation.metrics import CaseMetrics
 
 __all__ = ["evaluate_arrays"]
@@ -24,12 +24,12 @@ def evaluate_arrays(
     *,
     classes: Mapping[str, int] | None = None,
     scores: npt.ArrayLike | None = None,
-    figures: FigureRule | None = None,
+    variants: MetricVariants | None = None,
     case_id: str = "case",
 ) -> CaseMetrics:
-    """Compare a predicted with a true mask. The lesions are the 26-connected components of each class.
+    """Compare a predicted mask with a true mask. The lesions are the 26-connected components of each class.
 
-    For instance maps, whose values are numbers of lesions, use :func:`~detseg3d.evaluation.case.evaluate_case`.
+    For instance maps, in which each value is one lesion, use :func:`~detseg3d.evaluation.case.evaluate_case`.
 
     Parameters
     ----------
@@ -38,25 +38,25 @@ def evaluate_arrays(
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     classes : dict of str to int, optional
-        Name and value of each class. It may be left out if both masks have one value besides 0, the same one.
+        Name and value of each class. May be omitted if both masks use the same single value besides 0.
     scores : array_like of float, shape ``(Z, Y, X)``, optional
-        For example the probability of a lesion. The score of a predicted lesion is the highest value in it. Scores give
-        the records for FROC and average precision.
-    figures : FigureRule, optional
-        Variants of the surface and lesion-wise figures; all of them are computed.
+        For example the probability of a lesion. The score of a predicted lesion is the highest value in it. With
+        scores, the result has the records for FROC and average precision.
+    variants : MetricVariants, optional
+        Variants of the surface and lesion-wise metrics, which are always computed.
     case_id : str, optional
-        Name of the case in the records.
+        Name of the case in the result.
 
     Returns
     -------
     CaseMetrics
-        :func:`~detseg3d.evaluation.summary.summarize` adds up those of several cases.
+        :func:`~detseg3d.evaluation.summary.summarize` adds up several cases.
 
     Raises
     ------
     DetSeg3DError
-        If the arrays are not two volumes of one shape, hold fractions, NaN or negative numbers, if ``spacing`` is not
-        three positive numbers, or if it is ambiguous what the values mean.
+        If the arrays are not two volumes of one shape or contain fractions, NaN or negative numbers, if ``spacing`` is
+        not three positive numbers, or if the meaning of the values is ambiguous.
 
     Examples
     --------
@@ -64,31 +64,27 @@ def evaluate_arrays(
     >>> truth[1:3, 1:3, 1:3] = truth[5:7, 5:7, 5:7] = True
     >>> prediction[1:3, 1:3, 1:4] = True
     >>> case = evaluate_arrays(truth, prediction, spacing=(3.0, 1.0, 1.0))
-    >>> case.overall.detection["any"].recall, round(case.dice, 3), case.figures["all"].hd95_mm > 1
+    >>> case.overall.detection["any"].recall, round(case.dice, 3), case.outlines.overall.hd95_mm > 1
     (0.5, 0.571, True)
     """
-    volumes = {"truth": _whole_numbers(truth, "truth"), "prediction": _whole_numbers(prediction, "prediction")}
-    shapes = {side: volume.shape for side, volume in volumes.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 3 for shape in shapes.values()):
+    true_mask, predicted_mask = _whole_numbers(truth, "truth"), _whole_numbers(prediction, "prediction")
+    if true_mask.shape != predicted_mask.shape or true_mask.ndim != 3:
         raise DetSeg3DError(
             "truth and prediction are not two volumes of one shape",
-            value=shapes,
+            value={"truth": true_mask.shape, "prediction": predicted_mask.shape},
             expected="two arrays (Z, Y, X)",
         )
-    z, y, x = _checked_spacing(spacing)
-    names = _classes({side: _values(volume) for side, volume in volumes.items()}, classes)
-    lesions = {side: instances_from_semantic(volume, list(names.values())) for side, volume in volumes.items()}
-    (true_map, true_classes), (predicted_map, predicted_classes) = lesions["truth"], lesions["prediction"]
+    checked_spacing = _checked_spacing(spacing)
+    names = _classes(_values(true_mask), _values(predicted_mask), classes)
+    true_map, true_classes = instances_from_semantic(true_mask, list(names.values()))
+    predicted_map, predicted_classes = instances_from_semantic(predicted_mask, list(names.values()))
     return evaluate_case(
         case_id,
-        true_map,
-        predicted_map,
-        (z, y, x),
-        truth_classes=true_classes,
-        prediction_classes=predicted_classes,
-        prediction_scores=None if scores is None else _highest(scores, predicted_map),
+        as_lesions(true_map, true_classes),
+        as_lesions(predicted_map, predicted_classes, None if scores is None else _highest(scores, predicted_map)),
+        checked_spacing,
         class_names=list(names),
-        figures=FigureRule() if figures is None else figures,
+        variants=MetricVariants() if variants is None else variants,
     )
 
 
@@ -113,7 +109,7 @@ def _whole_numbers(values: npt.ArrayLike, side: str) -> AnyIntArray:
     return array
 
 
-def _checked_spacing(spacing: Sequence[float]) -> tuple[float, float, float]:
+def _checked_spacing(spacing: Sequence[float]) -> Spacing:
     values = np.asarray(spacing, np.float64)
     if values.shape != (3,) or not np.all(np.isfinite(values)) or np.any(values <= 0):
         raise DetSeg3DError(
@@ -127,17 +123,17 @@ def _values(volume: AnyIntArray) -> set[int]:
     return set(np.unique(volume[volume != 0]).tolist())
 
 
-def _classes(found: Mapping[str, set[int]], classes: Mapping[str, int] | None) -> dict[str, int]:
-    """Name and value of each class."""
-    every = found["truth"] | found["prediction"]
+def _classes(truth: set[int], prediction: set[int], classes: Mapping[str, int] | None) -> dict[str, int]:
+    """Return name and value of each class, from the values in the masks and the classes that the caller named."""
+    found = {"truth": truth, "prediction": prediction}
     if classes is None:
-        if len(every) <= 1:
-            return {"lesion": min(every, default=1)}
-        single = all(len(values) == 1 for values in found.values())
+        if len(truth | prediction) <= 1:
+            return {"lesion": min(truth | prediction, default=1)}
+        single = len(truth) == len(prediction) == 1
         raise DetSeg3DError(
             "truth and prediction mark the lesions with different values"
             if single
-            else "it is ambiguous what several values mean: classes, or numbers of lesions",
+            else "the meaning of several values is ambiguous: classes, or numbers of lesions",
             value={side: sorted(values)[:10] for side, values in found.items()},
             expected="one value besides 0, the same one in both",
             remedy='name the classes: classes={"core": 1, "rim": 2}; or use evaluate_case if each value is one lesion',
@@ -148,7 +144,7 @@ def _classes(found: Mapping[str, set[int]], classes: Mapping[str, int] | None) -
     unknown = {side: sorted(values - set(named.values()))[:10] for side, values in found.items()}
     if any(unknown.values()):
         raise DetSeg3DError(
-            "there are values that no class has",
+            "the masks have values that belong to no class",
             value={side: values for side, values in unknown.items() if values},
             expected=f"0 or one of {sorted(named.values())}",
             remedy="name all classes; use evaluate_case if each value is one lesion",
@@ -157,11 +153,11 @@ def _classes(found: Mapping[str, set[int]], classes: Mapping[str, int] | None) -
 
 
 def _highest(scores: npt.ArrayLike, instances: AnyIntArray) -> list[float]:
-    """The highest score in each lesion ``1..N``."""
+    """Return the highest score in each of the lesions ``1..N``."""
     values = np.asarray(scores, np.float64)
     if values.shape != instances.shape:
         raise DetSeg3DError(
-            "scores and prediction differ in shape", value=values.shape, expected=f"shape {instances.shape}"
+            "scores and prediction have different shapes", value=values.shape, expected=f"shape {instances.shape}"
         )
     inside = instances > 0
     if not np.all(np.isfinite(values[inside])):

@@ -1,18 +1,21 @@
-"""Lesion metrics of one case, from two instance maps: pure, without files, used by training and evaluation alike."""
+"""Metrics of one case, computed from two instance maps without reading files. Training and evaluation share them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import BoolArray, IntArray
-from detseg3d.evaluation.definitions.per_case import CaseFigures, FigureRule, case_figures, preset_result
-from detseg3d.evaluation.definitions.presets import PresetInput
+from detseg3d.core.arrays import AnyIntArray, BoolArray, FloatArray, IntArray, Spacing, as_spacing
+from detseg3d.data.labels import Lesions
+from detseg3d.evaluation.by_class import ByClass
+from detseg3d.evaluation.definitions.outlines import MetricVariants, combine_outlines, measure_outlines
+from detseg3d.evaluation.definitions.presets import PresetInput, PresetResult, preset_case
 from detseg3d.evaluation.matching import (
     InstanceTable,
     OverlapTable,
@@ -22,155 +25,255 @@ from detseg3d.evaluation.matching import (
     overlap_table,
 )
 from detseg3d.evaluation.metrics import (
-    CRITERIA,
     CaseMetrics,
     ClassMetrics,
+    Criterion,
     DetectionCounts,
-    LesionRecord,
+    LesionMetrics,
     PanopticCounts,
 )
 from detseg3d.evaluation.scores.froc import ScoredCase, add_scored, scored_case
-from detseg3d.evaluation.summary import summarize
 
-__all__ = ["class_metrics", "detect", "evaluate_case", "panoptic_counts", "summarize"]
+__all__ = ["as_lesions", "class_metrics", "detect", "detection_counts", "evaluate_case", "panoptic_counts"]
 
 logger = logging.getLogger(__name__)
 
-Value = TypeVar("Value", int, float)
-PerLesion = Mapping[int, Value] | Sequence[Value] | npt.NDArray[Any]
+
+def as_lesions(
+    instances: AnyIntArray,
+    classes: Mapping[int, int] | Sequence[int] | IntArray | None = None,
+    scores: Mapping[int, float] | Sequence[float] | FloatArray | None = None,
+) -> Lesions:
+    """Return an instance map with the classes and scores of its lesions.
+
+    Parameters
+    ----------
+    instances : ndarray of int, shape ``(Z, Y, X)``
+        Instance map: 0 is background, every other value is one lesion.
+    classes : sequence or dict, optional
+        Class index of each lesion: a sequence for the ids ``1..N``, or a dict from id to class index. By default every
+        lesion has class index 0.
+    scores : sequence or dict, optional
+        Score of each lesion, in the same form.
+
+    Examples
+    --------
+    >>> as_lesions(np.array([[[0, 1, 2]]]), scores=[0.9, 0.4]).scores
+    {1: 0.9, 2: 0.4}
+    """
+    if classes is None:
+        classes = dict.fromkeys(np.unique(instances[instances != 0]).tolist(), 0)
+    return Lesions(instances, _by_id(classes), None if scores is None else _by_id(scores))
+
+
+def _by_id(values: Mapping[int, Any] | Sequence[Any] | npt.NDArray[Any]) -> Mapping[int, Any]:
+    return values if isinstance(values, Mapping) else dict(enumerate(np.asarray(values).tolist(), start=1))
+
+
+@dataclass(frozen=True)
+class _CasePair:
+    """Both sides of a case with the overlaps of their lesions, and the class and score of each lesion of the table."""
+
+    case_id: str
+    truth: AnyIntArray
+    prediction: AnyIntArray
+    spacing: Spacing
+    voxel_volume_mm3: float
+    table: OverlapTable
+    truth_classes: IntArray
+    prediction_classes: IntArray
+    scores: FloatArray | None
+
+    def of_class(self, index: int) -> PresetInput:
+        """Return the lesions of one class."""
+        is_truth, is_predicted = self.truth_classes == index, self.prediction_classes == index
+        return PresetInput(
+            _keep(self.truth, self.table.truth.ids, is_truth),
+            _keep(self.prediction, self.table.prediction.ids, is_predicted),
+            self.table.select(is_truth, is_predicted),
+            None if self.scores is None else self.scores[is_predicted],
+            self.spacing,
+            self.voxel_volume_mm3,
+        )
+
+
+def _keep(instances: AnyIntArray, ids: IntArray, kept: BoolArray) -> AnyIntArray:
+    """Return the instance map with only some of its lesions. The map itself is returned if all of them stay."""
+    if kept.all():
+        return instances
+    if not kept.any():
+        return np.zeros_like(instances)
+    result: AnyIntArray = np.where(np.isin(instances, ids[~kept]), 0, instances)
+    return result
 
 
 def evaluate_case(
     case_id: str,
-    truth: npt.NDArray[np.integer[Any]],
-    prediction: npt.NDArray[np.integer[Any]],
+    truth: Lesions,
+    prediction: Lesions,
     spacing: Sequence[float],
     *,
-    truth_classes: PerLesion[int] | None = None,
-    prediction_classes: PerLesion[int] | None = None,
-    prediction_scores: PerLesion[float] | None = None,
     class_names: Sequence[str] | None = None,
-    figures: FigureRule | None = None,
-    voxel_volume: float | None = None,
+    variants: MetricVariants | None = None,
+    voxel_volume_mm3: float | None = None,
 ) -> CaseMetrics:
-    """Compare a predicted with a true instance map. For masks use :func:`~detseg3d.evaluation.arrays.evaluate_arrays`.
+    """Compare predicted with true lesions. For masks use :func:`~detseg3d.evaluation.arrays.evaluate_arrays`.
 
-    Lesions are compared within their class. Definitions: :func:`detect`, :func:`panoptic_counts` and
-    :class:`~detseg3d.evaluation.metrics.ClassMetrics`.
+    Lesions are compared within their class. See :func:`detect`, :func:`panoptic_counts` and
+    :class:`~detseg3d.evaluation.metrics.ClassMetrics` for the definitions.
 
     Parameters
     ----------
     case_id : str
-        Name, for the records.
-    truth, prediction : ndarray of int, shape ``(Z, Y, X)``
-        Instance maps on one grid: 0 is background, every other value is one lesion, however many pieces it has. A
-        warning is logged if both have no value but 1, in several pieces, as masks would.
+        Name of the case in the result.
+    truth, prediction : Lesions
+        Instance maps on one grid, with the class index of each lesion; see :func:`as_lesions`. Every value but 0 is one
+        lesion, also if it consists of several pieces. A warning is logged if both maps have only the value 1, in
+        several pieces, because they may be masks. If the prediction has scores, the result has records for FROC and
+        average precision.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
-    truth_classes, prediction_classes : sequence or dict, optional
-        Class index of each lesion: a sequence for ids ``1..N`` or a dict from id to class index. All 0 by default.
-    prediction_scores : sequence or dict, optional
-        Score of each predicted lesion, likewise; from them the records for FROC and average precision follow.
     class_names : sequence of str, optional
-        Name of each class index; ``lesion`` if there is but one class, else ``class 0``, ``class 1``, …
-    figures : FigureRule, optional
-        Also compute what takes more than counting: surface and lesion-wise figures.
-    voxel_volume : float, optional
-        Of one voxel in mm³, which is less than the product of the spacing if the grid is sheared; by default that.
+        Name of each class index. By default ``lesion`` for a single class, else ``class 0``, ``class 1``, …
+    variants : MetricVariants, optional
+        Also compute the metrics that take more than counting: surface and lesion-wise metrics.
+    voxel_volume_mm3 : float, optional
+        Volume of one voxel; by default the product of the spacing. On a sheared grid it is smaller than this product.
 
     Raises
     ------
     ValueError
-        If the shapes differ, or a lesion has no class, or a class no name; or if an array is of type bool, which is a
-        mask.
+        If the shapes differ, a lesion has no class, a class has no name, or an array is of type bool, which is a mask.
 
     Examples
     --------
     >>> truth, prediction = np.zeros((2, 1, 4, 4), np.int32)
     >>> truth[0, 0, 0:2], truth[0, 3, 3] = 1, 2
     >>> prediction[0, 0, 0:2] = 1
-    >>> case = evaluate_case("a", truth, prediction, (3.0, 1.0, 1.0))
-    >>> case.overall.detection["any"].recall, case.overall.detection["any"].precision, round(case.dice, 3)
+    >>> case = evaluate_case("a", as_lesions(truth), as_lesions(prediction), (3.0, 1.0, 1.0))
+    >>> found = case.overall.detection[Criterion.ANY]
+    >>> found.recall, found.precision, round(case.dice, 3)
     (0.5, 1.0, 0.8)
     """
-    z, y, x = (float(value) for value in spacing)
-    volume = z * y * x if voxel_volume is None else voxel_volume
-    table = overlap_table(truth, prediction)
-    _check_not_masks((truth, prediction), table)
-    class_of_truth = _per_lesion(table.truth, truth_classes, "true", "class")
-    class_of_prediction = _per_lesion(table.prediction, prediction_classes, "predicted", "class")
-    scores = None
-    if prediction_scores is not None:
-        scores = _per_lesion(table.prediction, prediction_scores, "predicted", "score")
-    names = _names(class_names, class_of_truth, class_of_prediction)
-    table = table.keep(class_of_truth[table.truth_index] == class_of_prediction[table.prediction_index])
-    parts = {
-        name: (table.select(class_of_truth == index, class_of_prediction == index), class_of_prediction == index)
-        for index, name in enumerate(names)
-    }
-    true_names, predicted_names = ([names[int(index)] for index in of] for of in (class_of_truth, class_of_prediction))
-    lesions = (
-        *_records(case_id, "truth", table, true_names, None, volume),
-        *_records(case_id, "prediction", table, predicted_names, scores, volume),
-    )
-    more: dict[str, CaseFigures] = {}
-    if figures is not None:
-        of_truth = dict(zip(table.truth.ids.tolist(), class_of_truth.tolist(), strict=True))
-        of_prediction = dict(zip(table.prediction.ids.tolist(), class_of_prediction.tolist(), strict=True))
-        more = case_figures(truth, prediction, of_truth, of_prediction, names, (z, y, x), figures, volume)
-    preset = None
-    if figures is not None and figures.preset is not None:
-        given = PresetInput(truth, prediction, table, scores, (z, y, x), volume)
-        preset = preset_result(figures.preset, given, class_of_truth, class_of_prediction, names)
+    pair = _pair(case_id, truth, prediction, as_spacing(spacing), voxel_volume_mm3)
+    names = _class_names(class_names, pair.truth_classes, pair.prediction_classes)
+    lesions = (*_lesion_metrics(pair, "truth", names), *_lesion_metrics(pair, "prediction", names))
+    counts: dict[str, ClassMetrics] = {}
+    outlines = {}
+    presets = {}
+    scored: dict[str, dict[Criterion, ScoredCase]] = {}
+    for index, name in enumerate(names):
+        part = pair.of_class(index)
+        counts[name] = class_metrics(part.table)
+        if part.scores is not None:
+            scored[name] = _scored(case_id, part.table, part.scores)
+        if variants is not None:
+            outlines[name] = measure_outlines(
+                part.truth, part.prediction, pair.spacing, variants, pair.voxel_volume_mm3
+            )
+            if variants.preset is not None:
+                presets[name] = preset_case(variants.preset, part)
     return CaseMetrics(
+        case_id=case_id,
+        spacing=pair.spacing,
+        voxel_volume_mm3=pair.voxel_volume_mm3,
+        classes=counts,
+        lesions=lesions,
+        outlines=None
+        if variants is None
+        else ByClass(
+            combine_outlines(list(outlines.values()), variants.distances),
+            {name: part.metrics for name, part in outlines.items()},
+        ),
+        preset=None if variants is None or variants.preset is None else PresetResult(variants.preset, presets),
+        scored=None if pair.scores is None else ByClass(_scored_overall(case_id, scored), scored),
+    )
+
+
+def _pair(
+    case_id: str, truth: Lesions, prediction: Lesions, spacing: Spacing, voxel_volume_mm3: float | None
+) -> _CasePair:
+    table = overlap_table(truth.instances, prediction.instances)
+    _check_not_masks((truth.instances, prediction.instances), table)
+    truth_classes = _per_lesion(table.truth, truth.classes, "true lesion(s) of the instance map have no class")
+    prediction_classes = _per_lesion(
+        table.prediction, prediction.classes, "predicted lesion(s) of the instance map have no class"
+    )
+    scores = None
+    if prediction.scores is not None:
+        problem = "predicted lesion(s) of the instance map have no score"
+        scores = _per_lesion(table.prediction, prediction.scores, problem).astype(np.float64)
+    z, y, x = spacing
+    return _CasePair(
         case_id,
-        (z, y, x),
-        volume,
-        {name: class_metrics(part) for name, (part, _) in parts.items()},
-        lesions,
-        more,
-        {} if scores is None else _scored(case_id, parts, scores),
-        preset,
+        truth.instances,
+        prediction.instances,
+        spacing,
+        z * y * x if voxel_volume_mm3 is None else voxel_volume_mm3,
+        # Lesions of different classes never match.
+        table.keep(truth_classes[table.truth_index] == prediction_classes[table.prediction_index]),
+        truth_classes.astype(np.int64),
+        prediction_classes.astype(np.int64),
+        scores,
     )
 
 
 def _check_not_masks(maps: Sequence[npt.NDArray[Any]], table: OverlapTable) -> None:
+    """Raise for bool arrays; warn if integer arrays look like masks."""
     if any(map_.dtype == np.bool_ for map_ in maps):
         raise ValueError("an array of type bool is a mask, not an instance map; use evaluate_arrays")
     ids = {*table.truth.ids.tolist(), *table.prediction.ids.tolist()}
     if ids == {1} and any(int(cc3d.connected_components(map_ != 0, connectivity=26).max()) > 1 for map_ in maps):
         logger.warning(
-            "truth and prediction have no value but 1, in several pieces, and were taken for one lesion each; if they "
+            "truth and prediction have only the value 1, in several pieces, and each was taken for one lesion; if they "
             "are masks, use evaluate_arrays"
         )
 
 
-def _scored(
-    case_id: str, parts: Mapping[str, tuple[OverlapTable, BoolArray]], scores: npt.NDArray[np.float64]
-) -> dict[str, dict[str, ScoredCase]]:
-    """Records of each class and of all together, for every criterion."""
-    result = {
-        name: {
-            criterion: scored_case(case_id, table, scores[members], minimum_iou)
-            for criterion, minimum_iou in CRITERIA.items()
-        }
-        for name, (table, members) in parts.items()
+def _per_lesion(table: InstanceTable, values: Mapping[int, Any], problem: str) -> npt.NDArray[Any]:
+    """Return the value of each lesion of the table."""
+    ids = table.ids.tolist()
+    missing = [number for number in ids if number not in values]
+    if missing:
+        raise ValueError(f"{len(missing)} {problem}: {', '.join(map(str, missing[:5]))}")
+    return np.array([values[number] for number in ids])
+
+
+def _class_names(class_names: Sequence[str] | None, *classes: IntArray) -> list[str]:
+    """Return the name of each class index, and check that the indices that occur have names."""
+    used = [int(values.max()) for values in classes if len(values)]
+    count = max(used, default=0) + 1
+    if class_names is None:
+        return ["lesion"] if count == 1 else [f"class {index}" for index in range(count)]
+    lowest = min((int(values.min()) for values in classes if len(values)), default=0)
+    if used and (count > len(class_names) or lowest < 0):
+        raise ValueError(f"class indices reach from {lowest} to {count - 1}, but the classes are {list(class_names)}")
+    return list(class_names)
+
+
+def _scored(case_id: str, table: OverlapTable, scores: FloatArray) -> dict[Criterion, ScoredCase]:
+    return {criterion: scored_case(case_id, table, scores, criterion.minimum_iou) for criterion in Criterion}
+
+
+def _scored_overall(case_id: str, classes: Mapping[str, Mapping[Criterion, ScoredCase]]) -> dict[Criterion, ScoredCase]:
+    """Return the records of all classes together. A case may have no class at all."""
+    return {
+        criterion: add_scored([ScoredCase.empty(case_id), *(part[criterion] for part in classes.values())])
+        for criterion in Criterion
     }
-    nothing = ScoredCase(case_id, *(np.zeros(0) for _ in range(3)))  # a case may have no class at all
-    result["all"] = {name: add_scored([nothing, *(part[name] for part in result.values())]) for name in CRITERIA}
-    return result
 
 
 def detect(table: OverlapTable, minimum_iou: float | None) -> tuple[BoolArray, BoolArray]:
-    """Which true lesions are found and which predicted ones are true positives.
+    """Return which true lesions are found and which predicted lesions are true positives.
 
     Parameters
     ----------
     table : OverlapTable
     minimum_iou : float or None
-        ``None``: *any overlap*. A true lesion is found if any predicted lesion shares at least one voxel with it; a
+        ``None``: *any overlap*. A true lesion is found if any predicted lesion shares at least one voxel with it. A
         predicted lesion is a true positive if it shares at least one voxel with any true lesion. Recall is counted over
-        true lesions, precision over predicted ones, F1 is their harmonic mean. One prediction may find several lesions.
+        true lesions, precision over predicted lesions, and F1 is their harmonic mean. One prediction may find several
+        lesions.
 
         A number: *one-to-one* with at least this IoU, by the Hungarian method, see
         :func:`~detseg3d.evaluation.matching.match_one_to_one`. Duplicates are false positives.
@@ -189,8 +292,19 @@ def detect(table: OverlapTable, minimum_iou: float | None) -> tuple[BoolArray, B
     return found, true_positive
 
 
+def detection_counts(table: OverlapTable, minimum_iou: float | None) -> DetectionCounts:
+    """Return the numbers of found lesions and true positives; see :func:`detect`."""
+    found, true_positive = detect(table, minimum_iou)
+    return DetectionCounts(
+        len(table.truth),
+        int(np.count_nonzero(found)),
+        len(table.prediction),
+        int(np.count_nonzero(true_positive)),
+    )
+
+
 def panoptic_counts(table: OverlapTable) -> PanopticCounts:
-    """Matches with IoU above 0.5 for the panoptic quality; see :class:`PanopticCounts`."""
+    """Return the counts of matches with an IoU above 0.5; see :class:`PanopticCounts`."""
     iou = table.iou
     matched = iou > 0.5
     return PanopticCounts(
@@ -199,76 +313,39 @@ def panoptic_counts(table: OverlapTable) -> PanopticCounts:
 
 
 def class_metrics(table: OverlapTable) -> ClassMetrics:
-    """All counts of one class, whose lesions and overlaps ``table`` holds."""
-    detection = {}
-    for name, minimum_iou in CRITERIA.items():
-        found, true_positive = detect(table, minimum_iou)
-        detection[name] = DetectionCounts(
-            len(table.truth),
-            int(np.count_nonzero(found)),
-            len(table.prediction),
-            int(np.count_nonzero(true_positive)),
-        )
+    """Return all counts of one class from the lesions of this class and their overlaps."""
     return ClassMetrics(
         int(table.truth.voxels.sum()),
         int(table.prediction.voxels.sum()),
         int(table.intersection.sum()),
-        detection,
+        {criterion: detection_counts(table, criterion.minimum_iou) for criterion in Criterion},
         panoptic_counts(table),
     )
 
 
-def _per_lesion(table: InstanceTable, values: PerLesion[Any] | None, which: str, what: str) -> npt.NDArray[Any]:
-    """The value of each lesion of the table; all 0 without any."""
-    if values is None:
-        return np.zeros(len(table), np.int64)
-    ids = table.ids.tolist()
-    known = values if isinstance(values, Mapping) else dict(enumerate(np.asarray(values).tolist(), start=1))
-    missing = [number for number in ids if number not in known]
-    if missing:
-        shown = ", ".join(str(number) for number in missing[:5])
-        raise ValueError(f"{len(missing)} {which} lesion(s) of the instance map have no {what}: {shown}")
-    return np.array([known[number] for number in ids], np.int64 if what == "class" else np.float64)
-
-
-def _names(class_names: Sequence[str] | None, *classes: IntArray) -> list[str]:
-    used = [int(values.max()) for values in classes if len(values)]
-    count = max(used, default=0) + 1
-    if class_names is None:
-        return ["lesion"] if count == 1 else [f"class {index}" for index in range(count)]
-    lowest = min((int(values.min()) for values in classes if len(values)), default=0)
-    if used and (count > len(class_names) or lowest < 0):
-        raise ValueError(f"class indices reach from {lowest} to {count - 1}, but the classes are {list(class_names)}")
-    return list(class_names)
-
-
-def _records(
-    case_id: str,
-    kind: str,
-    table: OverlapTable,
-    class_names: Sequence[str],
-    scores: npt.NDArray[np.float64] | None,
-    voxel_volume: float,
-) -> Iterator[LesionRecord]:
-    side = 0 if kind == "truth" else 1
+def _lesion_metrics(pair: _CasePair, kind: str, class_names: Sequence[str]) -> Iterator[LesionMetrics]:
+    """Yield the metrics of each lesion of one side."""
+    table, side = pair.table, 0 if kind == "truth" else 1
     own, other = (table.truth, table.prediction) if side == 0 else (table.prediction, table.truth)
+    classes = pair.truth_classes if side == 0 else pair.prediction_classes
     partner_index = table.prediction_index if side == 0 else table.truth_index
-    matched = {name: detect(table, minimum_iou)[side] for name, minimum_iou in CRITERIA.items()}
+    scores = None if side == 0 else pair.scores
+    matched = {criterion: detect(table, criterion.minimum_iou)[side] for criterion in Criterion}
     best, iou, dice = best_overlaps(table)[side], table.iou, table.dice
     for index in range(len(own)):
-        pair = int(best[index])
+        overlap = int(best[index])
         z, y, x = own.centers[index].tolist()
-        yield LesionRecord(
-            case_id=case_id,
+        yield LesionMetrics(
+            case_id=pair.case_id,
             kind=kind,
             id=int(own.ids[index]),
-            class_name=class_names[index],
+            class_name=class_names[classes[index]],
             voxels=int(own.voxels[index]),
-            volume_mm3=float(own.voxels[index] * voxel_volume),
+            volume_mm3=float(own.voxels[index] * pair.voxel_volume_mm3),
             center=(z, y, x),
-            matched={name: bool(values[index]) for name, values in matched.items()},
-            partner=int(other.ids[partner_index[pair]]) if pair >= 0 else None,
-            iou=float(iou[pair]) if pair >= 0 else 0.0,
-            dice=float(dice[pair]) if pair >= 0 else 0.0,
+            matched={criterion: bool(values[index]) for criterion, values in matched.items()},
+            partner=int(other.ids[partner_index[overlap]]) if overlap >= 0 else None,
+            iou=float(iou[overlap]) if overlap >= 0 else 0.0,
+            dice=float(dice[overlap]) if overlap >= 0 else 0.0,
             score=None if scores is None else float(scores[index]),
         )

@@ -1,8 +1,9 @@
-"""Which cases two folders have in common, and the true lesions of a label file."""
+"""Files of a folder by case, and the cases that two folders have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,45 +15,68 @@ from detseg3d.data.labels import (
     label_values,
     read_label,
 )
+from detseg3d.system.json_records import JsonRecord
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
 __all__ = [
+    "CaseProblem",
     "common_cases",
-    "describe_problem",
     "files_by_case",
     "image_case",
-    "only_class",
+    "infer_single_class",
     "roi_case",
 ]
 
 
+@dataclass(frozen=True)
+class CaseProblem(JsonRecord):
+    """A case that could not be evaluated, and the reason.
+
+    Attributes
+    ----------
+    case_id : str
+    problem : str
+        The reason, for people.
+    """
+
+    case_id: str
+    problem: str
+
+    @classmethod
+    def of(cls, case_id: str, error: Exception | None) -> CaseProblem:
+        """Return the problem of a case that failed with an error. The type of an unexpected error is named."""
+        is_known = isinstance(error, DetSeg3DError)
+        return cls(case_id, str(error) if is_known else f"{type(error).__name__}: {error}")
+
+
 def image_case(path: Path) -> str | None:
-    """The case of an image file, by its name without ending; ``None`` for other files."""
+    """Return the case of an image file, which is its name without the ending; ``None`` for other files."""
     return None if file_ending(path) is None else strip_ending(path)
 
 
 def roi_case(path: Path) -> str | None:
-    """The case of a RoI file, ``CASE.json``; ``None`` for other files."""
+    """Return the case of a RoI file ``CASE.json``; ``None`` for other files."""
     return path.name.removesuffix(".json") if path.name.endswith(".json") else None
 
 
 def files_by_case(
-    folder: Path, what: str, case_of: Callable[[Path], str | None], problems: list[dict[str, str]]
+    folder: Path, description: str, case_of: Callable[[Path], str | None], problems: list[CaseProblem]
 ) -> dict[str, Path]:
-    """Files of a folder by case. A case with several files is added to ``problems`` and left out: none is guessed.
+    """Return the files of a folder by case.
 
-    Names that differ in their Unicode normal form only are those of one case.
+    A case with several files is added to ``problems`` and left out. Names that differ only in their Unicode normal form
+    belong to one case.
 
     Parameters
     ----------
     folder : path
-    what : str
-        What the files are, for messages.
+    description : str
+        Description of the files for messages, such as ``truth``.
     case_of : callable
-        Gives the case of a file, ``None`` if it is of no interest. Hidden files are never asked for.
-    problems : list
-        Grows by ``{"case", "problem"}``.
+        Function that returns the case of a file, or ``None`` for a file to be skipped. Hidden files are always skipped.
+    problems : list of CaseProblem
+        New problems are appended.
 
     Raises
     ------
@@ -60,24 +84,24 @@ def files_by_case(
         If the folder does not exist.
     """
     if not folder.is_dir():
-        raise DetSeg3DError(f"the folder of the {what} does not exist", file=folder, remedy="check the path")
-    found: dict[str, list[tuple[str, Path]]] = {}
+        raise DetSeg3DError(f"the folder of the {description} does not exist", file=folder, remedy="check the path")
+    files: dict[str, list[tuple[str, Path]]] = {}
     for path in sorted(folder.iterdir()):
-        # A pipe or a device counts as well: reading it says what it is.
-        there = path.exists() and not path.is_dir() and not path.name.startswith(".")
-        case_id = case_of(path) if there else None
+        # Pipes and devices are kept: reading such a file gives a clear error.
+        is_file = path.exists() and not path.is_dir() and not path.name.startswith(".")
+        case_id = case_of(path) if is_file else None
         if case_id is not None:
-            found.setdefault(normal_name(case_id), []).append((case_id, path))
+            files.setdefault(normal_name(case_id), []).append((case_id, path))
     single = {}
-    for (case_id, path), *others in found.values():
+    for (case_id, path), *others in files.values():
         if not others:
             single[case_id] = path
             continue
-        names = [name.name for name in (path, *(other for _, other in others))]
-        alike = len({normal_name(name) for name in names}) < len(names)
-        shown = ", ".join(map(ascii, names) if alike else names)
-        shown += " (they differ in their Unicode normal form only)" if alike else ""
-        problems.append({"case": case_id, "problem": f"the {what} has several files: {shown}"})
+        names = [path.name, *(other.name for _, other in others)]
+        look_equal = len({normal_name(name) for name in names}) < len(names)
+        listed = ", ".join(map(ascii, names) if look_equal else names)
+        listed += " (they differ only in their Unicode normal form)" if look_equal else ""
+        problems.append(CaseProblem(case_id, f"the {description} has several files: {listed}"))
     return single
 
 
@@ -85,40 +109,38 @@ def common_cases(
     truths: Collection[str],
     predictions: Collection[str],
     places: tuple[Path, Path],
-    problems: list[dict[str, str]],
+    problems: list[CaseProblem],
     cases: Sequence[str] | None = None,
     hint: str = "",
 ) -> list[str]:
-    """The cases that both sides have, in order; what only one has is added to ``problems``.
+    """Return the cases that both sides have, in order. Cases of one side only are added to ``problems``.
 
     Parameters
     ----------
     truths, predictions : collection of str
-        Cases of either side.
+        Cases of each side.
     places : pair of paths
-        Where they come from, for messages.
-    problems : list
-        Grows by ``{"case", "problem"}``; a case that is named there already is not named again.
+        Folders or files of truth and prediction, for messages.
+    problems : list of CaseProblem
+        New problems are appended. A case that already has a problem gets no second one.
     cases : sequence of str, optional
-        Only these; by default all of ``truths``.
+        Use these cases only; by default all of ``truths``.
     hint : str, optional
-        Added to what is said of a prediction without a label.
+        Text to be added to the problem of a prediction without a label.
 
     Raises
     ------
     DetSeg3DError
-        If there is none.
+        If there is no common case.
     """
-    named = {normal_name(problem["case"]) for problem in problems}
+    named = {normal_name(problem.case_id) for problem in problems}
     wanted = set(truths) if cases is None else set(cases)
     missing = [(case_id, f"no label in {places[0]}") for case_id in wanted - set(truths)]
     missing += [(case_id, f"no prediction in {places[1]}") for case_id in (wanted & set(truths)) - set(predictions)]
     if cases is None:
         extra = set(predictions) - set(truths)
         missing += [(case_id, f"a prediction, but no label in {places[0]}{hint}") for case_id in extra]
-    problems += [
-        {"case": case_id, "problem": text} for case_id, text in sorted(missing) if normal_name(case_id) not in named
-    ]
+    problems += [CaseProblem(case_id, text) for case_id, text in sorted(missing) if normal_name(case_id) not in named]
     common = sorted(wanted & set(truths) & set(predictions))
     if not common:
         raise DetSeg3DError(
@@ -131,34 +153,29 @@ def common_cases(
     return common
 
 
-def describe_problem(case_id: str, error: Exception | None) -> dict[str, str]:
-    """Why a case failed, as an entry of ``problems``: the message, and the kind of error if nobody foresaw it."""
-    known = isinstance(error, DetSeg3DError)
-    return {"case": case_id, "problem": str(error) if known else f"{type(error).__name__}: {error}"}
-
-
-def only_class(files: Sequence[Path], form: LabelFormat, run: Run = Run()) -> int:
-    """Value of the class that a probability map of one class is of, where no dataset.json says so.
+def infer_single_class(files: Sequence[Path], label_format: LabelFormat, run: Run = Run()) -> int:
+    """Return the label value that a probability map of one class stands for, if no dataset.json states it.
 
     Parameters
     ----------
     files : sequence of path
-        All labels of the set. One that cannot be read is passed over: that is a problem of its case.
-    form : LabelFormat
+        All labels of the set. A file that cannot be read is skipped, because it is reported as a problem of its case.
+    label_format : LabelFormat
     run : Run, optional
 
     Returns
     -------
     int
-        The only value but 0 of all labels; 1 if there are several or none, or ``form`` says what a value means.
+        The only value but 0 of all labels. If there are several values or none, or if ``label_format`` states what a
+        value means: 1.
     """
-    if form.classes is not None or form.truth_instances:
+    if label_format.classes is not None or label_format.truth_instances:
         return 1
-    found: set[int] = set()
-    for case in run_cases(partial(_values_of_label, form), files, run, "reading labels"):
-        found |= case.value or set()
-    return found.pop() if len(found) == 1 else 1
+    values: set[int] = set()
+    for result in run_cases(partial(_values_of_label, label_format), files, run, "reading labels"):
+        values |= result.value or set()
+    return values.pop() if len(values) == 1 else 1
 
 
-def _values_of_label(form: LabelFormat, file: Path) -> set[int]:
-    return label_values(read_label(file, form)[0])
+def _values_of_label(label_format: LabelFormat, file: Path) -> set[int]:
+    return label_values(read_label(file, label_format)[0])

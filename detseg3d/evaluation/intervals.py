@@ -1,35 +1,42 @@
-"""Headline figures of a set of cases with bootstrap intervals, and the paired comparison of two sets of predictions.
+"""Main metrics of a set of cases with bootstrap intervals, and the paired comparison of two sets of predictions.
 
-Every figure is a function of weights per case, so that a thousand resamples are a few matrix products.
+Every metric is a function of one weight per case, so that a thousand resamples are a few matrix products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from detseg3d.core.arrays import FloatArray
-from detseg3d.evaluation.definitions.per_case import SURFACE_FIGURES
-from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, PanopticCounts
+from detseg3d.evaluation.definitions.outlines import SURFACE_METRICS
+from detseg3d.evaluation.metrics import CaseMetrics, Criterion, DetectionCounts, PanopticCounts
 from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.scores.score_intervals import weighted_scores
+from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["WeightedFigure", "headline_intervals", "paired_comparison", "weighted_figures"]
+__all__ = [
+    "MetricDifference",
+    "MetricEstimate",
+    "WeightedMetric",
+    "estimate_metrics",
+    "paired_comparison",
+    "weighted_metrics",
+]
 
 
 @dataclass(frozen=True)
-class WeightedFigure:
-    """One figure under each row of weights.
+class WeightedMetric:
+    """One metric under each row of weights.
 
     Attributes
     ----------
     values : ndarray of float64, shape ``(S,)``
-        NaN where the figure is undefined.
+        NaN in a row in which the metric is undefined.
     of_case : ndarray of float64, shape ``(N,)``
-        What each case adds to the denominator: its lesions, its predictions, or 1 for a mean over cases.
+        Contribution of each case to the denominator: its lesions, its predictions, or 1 for a mean over cases.
     scale : Scale
     """
 
@@ -38,8 +45,57 @@ class WeightedFigure:
     scale: Scale
 
 
-def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedFigure]:
-    """Every headline figure under each row of weights.
+@dataclass(frozen=True)
+class MetricEstimate(JsonRecord):
+    """Value of a metric with its 95 % interval.
+
+    Attributes
+    ----------
+    value : float or None
+        ``None`` if the metric is undefined.
+    low, high : float or None
+        ``None`` if no interval can be given.
+    left_out : int
+        Resamples in which the metric is undefined.
+    patients : int
+        Patients that the metric rests on: patients with lesions for recall, all patients for Dice.
+    scans : int or None
+        Scans that the metric rests on; ``None`` if unknown.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    left_out: int = 0
+    patients: int = 0
+    scans: int | None = None
+
+
+@dataclass(frozen=True)
+class MetricDifference(JsonRecord):
+    """Paired difference of a metric between two systems with its 95 % interval.
+
+    Attributes
+    ----------
+    first, second, difference : float or None
+        Value of each system on the common cases, and ``second - first``.
+    low, high : float or None
+        Interval of the difference; ``None`` if no interval can be given.
+    left_out, patients : int
+        As in :class:`MetricEstimate`.
+    """
+
+    first: float | None
+    second: float | None
+    difference: float | None
+    low: float | None = None
+    high: float | None = None
+    left_out: int = 0
+    patients: int = 0
+
+
+def weighted_metrics(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedMetric]:
+    """Return every main metric under each row of weights.
 
     Parameters
     ----------
@@ -49,148 +105,160 @@ def weighted_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[
 
     Returns
     -------
-    dict of str to WeightedFigure
-        Pooled over lesions: ``recall_…``, ``precision_…``, ``f1_…``, ``fp_per_scan_…``, ``ap_…`` and ``cpm_…`` for each
-        of :data:`~detseg3d.evaluation.metrics.CRITERIA`, ``pq``, ``sq``, ``rq`` and ``lesionwise_dice``. Means over
-        cases: ``dice``, :data:`~detseg3d.evaluation.definitions.per_case.SURFACE_FIGURES` (these also
-        ``…_with_lesions``) and
-        ``cc_dice``. Those that were not computed are left out. Without any true lesion the pooled figures are undefined
-        (NaN), except for the false positives per scan and the precision; the precision is undefined without any
-        prediction.
+    dict of str to WeightedMetric
+        Pooled over lesions, for each :class:`~detseg3d.evaluation.metrics.Criterion`: ``recall_…``, ``precision_…``,
+        ``f1_…``, ``fp_per_scan_…``, ``ap_…`` and ``cpm_…``; further ``pq``, ``sq``, ``rq`` and ``lesionwise_dice``.
+        Means over cases: ``dice``, :data:`~detseg3d.evaluation.definitions.outlines.SURFACE_METRICS`, the same as
+        ``…_with_lesions``, and ``cc_dice``. Metrics that were not computed are left out.
+
+    Notes
+    -----
+    Without a true lesion the pooled metrics are undefined (NaN), except the false positives per scan and the precision.
+    The precision is undefined without predictions.
     """
     overall = [case.overall for case in cases]
-    scans = np.ones(len(cases))
-    result: dict[str, WeightedFigure] = {}
-    for name in CRITERIA:
-        counts = [case.detection[name] for case in overall]
-        truth, found, predictions, hits = (
-            np.array([getattr(c, part) for c in counts], np.float64)
-            for part in ("truth", "found", "predictions", "true_positives")
-        )
-        recall, precision = _ratio(weights @ found, weights @ truth), _ratio(weights @ hits, weights @ predictions)
-        # Nothing was predicted: the precision says nothing, but nothing was found, either.
-        both = recall + np.nan_to_num(precision)
-        f1 = np.where(both > 0, 2 * recall * np.nan_to_num(precision) / np.where(both > 0, both, 1.0), 0.0 * recall)
-        result[f"recall_{name}"] = WeightedFigure(recall, truth, Scale.SHARE)
-        result[f"precision_{name}"] = WeightedFigure(precision, predictions, Scale.SHARE)
-        result[f"f1_{name}"] = WeightedFigure(f1, truth + predictions, Scale.SHARE)
-        result[f"fp_per_scan_{name}"] = WeightedFigure(
-            _ratio(weights @ (predictions - hits), weights @ scans), scans, Scale.COUNT
-        )
-    result |= _panoptic_figures([case.panoptic for case in overall], weights)
+    result: dict[str, WeightedMetric] = {}
+    for criterion in Criterion:
+        result |= _detection_metrics([case.detection[criterion] for case in overall], weights, criterion)
+    result |= _panoptic_metrics([case.panoptic for case in overall], weights)
     dice, present = np.array([c.dice for c in cases]), np.array([float(c.has_lesions) for c in overall])
-    result["dice"] = WeightedFigure(_mean(weights, dice, scans), scans, Scale.SHARE)
-    result["dice_with_lesions"] = WeightedFigure(_mean(weights, dice, present), present, Scale.SHARE)
-    result.update(_case_figures(cases, weights))
-    result.update(_score_figures(cases, weights))
-    return result
+    scans = np.ones(len(cases))
+    result |= {
+        "dice": WeightedMetric(_mean(weights, dice, scans), scans, Scale.SHARE),
+        "dice_with_lesions": WeightedMetric(_mean(weights, dice, present), present, Scale.SHARE),
+    }
+    return result | _outline_metrics(cases, weights) | _score_metrics(cases, weights)
 
 
-def _panoptic_figures(counts: Sequence[PanopticCounts], weights: FloatArray) -> dict[str, WeightedFigure]:
-    truth, predictions, matches, overlap = (
-        np.array([getattr(c, part) for c in counts], np.float64)
-        for part in ("truth", "predictions", "matches", "iou_sum")
+def _detection_metrics(
+    counts: Sequence[DetectionCounts], weights: FloatArray, criterion: Criterion
+) -> dict[str, WeightedMetric]:
+    truth, found, predictions, true_positives = (
+        np.array([getattr(c, name) for c in counts], np.float64)
+        for name in ("truth", "found", "predictions", "true_positives")
     )
-    sides = truth + predictions
-    # As for recall, a resample without true lesions says nothing about the quality of finding them.
-    total = np.where(weights @ truth > 0, weights @ sides, 0.0)
+    scans = np.ones(len(counts))
+    recall = _ratio(weights @ found, weights @ truth)
+    precision = _ratio(weights @ true_positives, weights @ predictions)
+    # Without predictions the precision is undefined, but F1 is not: nothing was found, so F1 is 0.
+    both = recall + np.nan_to_num(precision)
+    f1 = np.where(both > 0, 2 * recall * np.nan_to_num(precision) / np.where(both > 0, both, 1.0), 0.0 * recall)
+    per_scan = _ratio(weights @ (predictions - true_positives), weights @ scans)
     return {
-        "pq": WeightedFigure(_ratio(2 * (weights @ overlap), total), sides, Scale.SHARE),
-        "rq": WeightedFigure(_ratio(2 * (weights @ matches), total), sides, Scale.SHARE),
-        "sq": WeightedFigure(_ratio(weights @ overlap, weights @ matches), matches, Scale.SHARE),
+        f"recall_{criterion}": WeightedMetric(recall, truth, Scale.SHARE),
+        f"precision_{criterion}": WeightedMetric(precision, predictions, Scale.SHARE),
+        f"f1_{criterion}": WeightedMetric(f1, truth + predictions, Scale.SHARE),
+        f"fp_per_scan_{criterion}": WeightedMetric(per_scan, scans, Scale.COUNT),
     }
 
 
-def _case_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedFigure]:
-    figures = [case.figures.get("all") for case in cases]
-    if not cases or any(entry is None for entry in figures):
+def _panoptic_metrics(counts: Sequence[PanopticCounts], weights: FloatArray) -> dict[str, WeightedMetric]:
+    truth, predictions, matches, overlap = (
+        np.array([getattr(c, name) for c in counts], np.float64)
+        for name in ("truth", "predictions", "matches", "iou_sum")
+    )
+    sides = truth + predictions
+    # As for recall, a resample without true lesions says nothing about the quality of finding lesions.
+    total = np.where(weights @ truth > 0, weights @ sides, 0.0)
+    return {
+        "pq": WeightedMetric(_ratio(2 * (weights @ overlap), total), sides, Scale.SHARE),
+        "rq": WeightedMetric(_ratio(2 * (weights @ matches), total), sides, Scale.SHARE),
+        "sq": WeightedMetric(_ratio(weights @ overlap, weights @ matches), matches, Scale.SHARE),
+    }
+
+
+def _outline_metrics(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedMetric]:
+    outlines = [case.outlines.overall for case in cases if case.outlines is not None]
+    if not cases or len(outlines) < len(cases):
         return {}
     result = {}
     present = np.array([float(case.overall.has_lesions) for case in cases])
-    for name in (*SURFACE_FIGURES, "cc_dice"):
-        values = [getattr(entry, name) for entry in figures]
+    for name in (*SURFACE_METRICS, "cc_dice"):
+        values = [getattr(entry, name) for entry in outlines]
         known = np.array([float(value is not None) for value in values])
         if known.any():
             scale = Scale.AMOUNT if name.endswith("_mm") else Scale.SHARE
             numbers = np.array([0.0 if value is None else value for value in values])
-            result[name] = WeightedFigure(_mean(weights, numbers, known), known, scale)
-            if name in SURFACE_FIGURES:  # also over the cases with lesions: a false positive may outweigh them all
+            result[name] = WeightedMetric(_mean(weights, numbers, known), known, scale)
+            if name in SURFACE_METRICS:
+                # One false positive in a scan without lesions can outweigh all scans with lesions.
                 with_lesions = known * present
-                result[f"{name}_with_lesions"] = WeightedFigure(
-                    _mean(weights, numbers, with_lesions), with_lesions, scale
-                )
-    parts = [entry.lesionwise for entry in figures if entry is not None]
+                values_with_lesions = _mean(weights, numbers, with_lesions)
+                result[f"{name}_with_lesions"] = WeightedMetric(values_with_lesions, with_lesions, scale)
+    parts = [entry.lesionwise for entry in outlines]
     truth = np.array([part.truth for part in parts], np.float64)
-    asked = truth + [part.false_positives for part in parts]
-    total = np.where(weights @ truth > 0, weights @ asked, 0.0)
+    counted = truth + [part.false_positives for part in parts]
+    total = np.where(weights @ truth > 0, weights @ counted, 0.0)
     dice = _ratio(weights @ np.array([part.dice_sum for part in parts], np.float64), total)
-    result["lesionwise_dice"] = WeightedFigure(dice, asked, Scale.SHARE)
-    return result
+    return result | {"lesionwise_dice": WeightedMetric(dice, counted, Scale.SHARE)}
 
 
-def _score_figures(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedFigure]:
-    """Average precision and CPM, if every case has scores."""
-    if not cases or any("all" not in case.scored for case in cases):
+def _score_metrics(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedMetric]:
+    """Return average precision and CPM, if every case has scores."""
+    scored = [case.scored.overall for case in cases if case.scored is not None]
+    if not cases or len(scored) < len(cases):
         return {}
     result = {}
-    for name in CRITERIA:
-        records = [case.scored["all"][name] for case in cases]
+    for criterion in Criterion:
+        records = [of_case[criterion] for of_case in scored]
         curves = weighted_scores(records, weights)
         truth = np.array([len(record.truth_scores) for record in records], np.float64)
-        result[f"ap_{name}"] = WeightedFigure(curves["average_precision"], truth, Scale.SHARE)
-        result[f"cpm_{name}"] = WeightedFigure(curves["cpm"], truth, Scale.SHARE)
+        result[f"ap_{criterion}"] = WeightedMetric(curves.average_precision, truth, Scale.SHARE)
+        result[f"cpm_{criterion}"] = WeightedMetric(curves.cpm, truth, Scale.SHARE)
     return result
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """NaN where there is nothing to divide by."""
+    """Return ``part / whole``, and NaN where ``whole`` is 0."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
 
 
 def _mean(weights: FloatArray, values: FloatArray, known: FloatArray) -> FloatArray:
+    """Return the weighted mean over the known values."""
     return _ratio(weights @ (values * known), weights @ known)
 
 
-def headline_intervals(
+def estimate_metrics(
     cases: Sequence[CaseMetrics],
     samples: int = 1000,
     seed: int = 0,
     groups: Sequence[str] | None = None,
     level: float = 0.95,
-) -> dict[str, dict[str, float | None]]:
-    """Each headline figure with its patient-level bootstrap interval.
+) -> dict[str, MetricEstimate]:
+    """Return each main metric with its patient-level bootstrap interval.
 
     Parameters
     ----------
     cases : sequence of CaseMetrics
     samples : int, optional
-        Resamples; 0 gives no intervals (``None``).
+        Number of resamples; 0 gives no intervals (``None``).
     seed : int, optional
     groups : sequence of str, optional
-        Patient of each case.
+        Patient of each case. By default each case is a patient.
     level : float, optional
+        Confidence level, 0 to 1.
 
     Returns
     -------
-    dict
-        Of each figure of :func:`weighted_figures` its ``value``, ``low`` and ``high`` (see
-        :func:`~detseg3d.evaluation.scores.bootstrap.interval`), ``left_out`` (resamples in which it is undefined),
-        ``patients`` and ``scans`` (those that it rests on: with lesions for recall, all for Dice).
+    dict of str to MetricEstimate
+        By the keys of :func:`weighted_metrics`. See :func:`~detseg3d.evaluation.scores.bootstrap.interval` for the
+        interval.
     """
     if not cases:
         return {}
-    figures = weighted_figures(cases, _point_and_resamples(len(cases), samples, seed, groups))
+    metrics = weighted_metrics(cases, _point_and_resamples(len(cases), samples, seed, groups))
     result = {}
-    for name, figure in figures.items():
-        rests_on = contributions(figure.of_case, groups)
-        around = interval(figure.values[1:], figure.values[0], rests_on, figure.scale, level)
-        scans = int(np.count_nonzero(figure.of_case))
-        result[name] = {"value": _plain(figure.values[0]), **around.to_dict(), "scans": scans}
+    for name, metric in metrics.items():
+        rests_on = contributions(metric.of_case, groups)
+        around = interval(metric.values[1:], metric.values[0], rests_on, metric.scale, level)
+        scans = int(np.count_nonzero(metric.of_case))
+        value = _finite(metric.values[0])
+        result[name] = MetricEstimate(value, around.low, around.high, around.left_out, around.patients, scans)
     return result
 
 
 def _point_and_resamples(num_cases: int, samples: int, seed: int, groups: Sequence[str] | None) -> FloatArray:
-    """Weights: every case once in the first row, then the resamples."""
+    """Return weights: every case once in the first row, then the resamples."""
     return np.vstack([np.ones((1, num_cases)), bootstrap_weights(num_cases, samples, seed, groups)])
 
 
@@ -201,33 +269,33 @@ def paired_comparison(
     seed: int = 0,
     groups: Mapping[str, str] | None = None,
     level: float = 0.95,
-) -> dict[str, dict[str, float | None]]:
-    """Difference ``second - first`` of each figure, on the cases that both have, with the interval of the difference.
+) -> dict[str, MetricDifference]:
+    """Return the difference ``second - first`` of each metric on the common cases, with its interval.
 
-    Both are resampled alike, so that what makes a case hard for both cancels out.
+    Both systems are resampled together, so that the difficulty of a case cancels out.
 
     Parameters
     ----------
     first, second : sequence of CaseMetrics
     samples, seed, level : optional
-        As :func:`headline_intervals`.
+        As in :func:`estimate_metrics`.
     groups : dict of str to str, optional
-        Patient of each case.
+        Patient of each case. By default each case is a patient.
 
     Returns
     -------
-    dict
-        ``first``, ``second``, ``difference``, ``low``, ``high``, ``left_out`` and ``patients`` of each figure that both
-        have.
+    dict of str to MetricDifference
+        For each metric that both systems have.
     """
-    mine, other = ({case.case_id: case for case in cases} for cases in (first, second))
-    common = sorted(set(mine) & set(other))
+    first_cases, second_cases = ({case.case_id: case for case in cases} for cases in (first, second))
+    common = sorted(set(first_cases) & set(second_cases))
     if not common:
         return {}
     patients = None if groups is None else [groups.get(case_id, case_id) for case_id in common]
     weights = _point_and_resamples(len(common), samples, seed, patients)
     before, after = (
-        weighted_figures([cases_by_id[case_id] for case_id in common], weights) for cases_by_id in (mine, other)
+        weighted_metrics([cases_by_id[case_id] for case_id in common], weights)
+        for cases_by_id in (first_cases, second_cases)
     )
     result = {}
     for name in before:
@@ -237,14 +305,18 @@ def paired_comparison(
             scale = Scale.DIFFERENCE_OF_SHARES if a.scale is Scale.SHARE else Scale.DIFFERENCE
             rests_on = contributions(a.of_case + b.of_case, patients)
             around = interval(difference[1:], difference[0], rests_on, scale, level)
-            result[name] = {
-                "first": _plain(a.values[0]),
-                "second": _plain(b.values[0]),
-                "difference": _plain(difference[0]),
-                **around.to_dict(),
-            }
+            result[name] = MetricDifference(
+                _finite(a.values[0]),
+                _finite(b.values[0]),
+                _finite(difference[0]),
+                around.low,
+                around.high,
+                around.left_out,
+                around.patients,
+            )
     return result
 
 
-def _plain(value: Any) -> float | None:
+def _finite(value: float) -> float | None:
+    """Return the value as a Python float, or ``None`` if it is NaN."""
     return float(value) if np.isfinite(value) else None

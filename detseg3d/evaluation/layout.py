@@ -1,8 +1,8 @@
-"""Predictions as ``detseg3d_predict`` writes them: a mask, an instance map and a RoI file, which must agree."""
+"""Predictions as ``detseg3d_predict`` writes them: a mask, an instance map and a RoI file that must agree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,16 @@ __all__ = ["LayoutFiles", "check_mask", "lesions_from_layout"]
 
 @dataclass(frozen=True)
 class LayoutFiles:
-    """The files of one predicted case.
+    """Files of one predicted case.
 
     Attributes
     ----------
     instances : Path
-        ``instances/CASE.nii.gz``.
+        Instance map, ``instances/CASE.nii.gz``.
     rois : Path or None
-        ``rois/CASE.json``.
+        RoI file, ``rois/CASE.json``.
     mask : Path or None
-        ``CASE.nii.gz``; ``None`` if there is no such file.
+        Mask, ``CASE.nii.gz``; ``None`` if there is no such file.
     """
 
     instances: Path
@@ -48,50 +48,48 @@ def lesions_from_layout(
     instances: AnyIntArray,
     geometry: Geometry,
     files: LayoutFiles,
-    names: Sequence[str],
-    values: Sequence[int],
-    form: LabelFormat,
+    classes: Mapping[str, int],
+    label_format: LabelFormat,
 ) -> Lesions:
-    """Lesions with the classes and scores of the RoI file, if mask, instance map and RoI file agree.
+    """Return lesions with the classes and scores of the RoI file, and check that mask, map and RoI file agree.
 
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
     geometry : Geometry
-        Content of ``files.instances``.
+        Content of the file ``files.instances``.
     files : LayoutFiles
-    names : sequence of str
-    values : sequence of int
-        Of the classes.
-    form : LabelFormat
-        How the mask is read.
+    classes : dict of str to int
+        Value of each class in label files.
+    label_format : LabelFormat
+        Format of the mask.
 
     Returns
     -------
     Lesions
-        Classes are indices into ``values``.
+        Classes are positions in ``classes``.
 
     Raises
     ------
     DetSeg3DError
-        If the RoI file names other lesions than the instance map holds, states another number of voxels, or an unknown
-        class; or if the mask has other voxels or other classes.
+        If the RoI file and the instance map have different lesions or different numbers of voxels, if the RoI file has
+        an unknown class, or if the mask has other voxels or other classes.
     """
-    ids = label_values(instances)
+    values, ids = list(classes.values()), label_values(instances)
     if files.rois is None:
-        stated = None if form.instance_classes is None else form.instance_classes.beside_maps()
+        stated = None if label_format.instance_classes is None else label_format.instance_classes.beside_maps()
         if stated is not None and stated.source_of(files.instances).is_file():
             numbered = lesions_from_instances(instances, files.instances, stated)
             values_of = {number: values[index] for number, index in numbered.classes.items()}
-            _check_mask_file(instances, geometry, files, values_of, form)
+            _check_mask_file(instances, geometry, files, values_of, label_format)
             return numbered
         if len(values) > 1 and ids:
             raise DetSeg3DError(
-                "without a RoI file the classes of the predicted lesions are not known",
+                "without a RoI file the classes of the predicted lesions are unknown",
                 file=files.instances,
-                expected=f"a RoI file in rois/, as there are {len(values)} classes: {', '.join(names)}",
+                expected=f"a RoI file in rois/, because there are {len(values)} classes: {', '.join(classes)}",
             )
-        _check_mask_file(instances, geometry, files, None, form)
+        _check_mask_file(instances, geometry, files, None, label_format)
         return lesions_from_instances(instances, files.instances)
     lesions = _lesions_by_id(files.rois)
     _check_ids(instances, ids, lesions, files.instances, files.rois)
@@ -101,17 +99,17 @@ def lesions_from_layout(
             "unknown label in the RoI file", file=files.rois, value=unknown, expected=f"one of {values}"
         )
     labels = {number: lesions[number]["label"] for number in ids}
-    _check_mask_file(instances, geometry, files, labels, form)
-    classes = {number: values.index(label) for number, label in labels.items()}
+    _check_mask_file(instances, geometry, files, labels, label_format)
+    class_of = {number: values.index(label) for number, label in labels.items()}
     scores = {number: lesions[number]["score"] for number in ids}
-    return Lesions(instances, classes, None if None in scores.values() else scores)
+    return Lesions(instances, class_of, None if None in scores.values() else scores)
 
 
 def _lesions_by_id(rois: Path) -> dict[int, dict[str, Any]]:
     lesions: dict[int, dict[str, Any]] = {}
     for lesion in read_roi_lesions(rois):
         if lesion["id"] in lesions:
-            raise DetSeg3DError("the RoI file states a lesion twice", file=rois, value=lesion["id"])
+            raise DetSeg3DError("the RoI file contains a lesion twice", file=rois, value=lesion["id"])
         lesions[lesion["id"]] = lesion
     return lesions
 
@@ -137,7 +135,7 @@ def _check_ids(
     if wrong:
         number = min(wrong)
         raise DetSeg3DError(
-            "the RoI file and the instance map differ: a lesion has another number of voxels",
+            "a lesion has different numbers of voxels in the RoI file and in the instance map",
             file=rois,
             value=f"lesion {number}: {wrong[number]} voxels",
             expected=f"{counted[number]} voxels, as in {place}",
@@ -150,11 +148,11 @@ def _check_mask_file(
     geometry: Geometry,
     files: LayoutFiles,
     labels: Mapping[int, int] | None,
-    form: LabelFormat,
+    label_format: LabelFormat,
 ) -> None:
     if files.mask is None:
         return
-    mask, own = read_label(form.source(files.mask).oriented_like(geometry), form)
+    mask, own = read_label(label_format.source(files.mask).oriented_like(geometry), label_format)
     check_same_grid(geometry, own, (files.instances, files.mask), "mask and instance map of the prediction")
     check_mask(mask, instances, labels, files.mask, files.instances)
 
@@ -162,20 +160,20 @@ def _check_mask_file(
 def check_mask(
     mask: AnyIntArray, instances: AnyIntArray, labels: Mapping[int, int] | None, mask_file: Path, instance_file: Path
 ) -> None:
-    """Raise if a mask and an instance map of one prediction do not say the same.
+    """Raise if a mask and an instance map of one prediction differ.
 
     Parameters
     ----------
     mask, instances : ndarray of int, shape ``(Z, Y, X)``
     labels : dict of int to int, or None
-        Value that each lesion has in the mask; ``None`` if that is not known.
+        Value of each lesion in the mask; ``None`` if unknown.
     mask_file, instance_file : Path
-        For the message.
+        Files, for the message.
 
     Raises
     ------
     DetSeg3DError
-        It states in how many voxels they differ.
+        The message says in how many voxels they differ.
     """
     inside, marked = mask != 0, instances != 0
     only_mask, only_map = (

@@ -1,29 +1,61 @@
-"""What is known about one evaluated case: counts that can be added up, rates that follow from them, and lesion records.
+"""Types that hold what is known about one evaluated case: counts, rates that follow from counts, and lesions.
 
-Rates never are NaN. A rate whose denominator is zero is 1.0 if the other side is empty, too (nothing was there and
-nothing was claimed), and 0.0 otherwise; the counts beside it tell which.
+A rate is never NaN. If its denominator is zero, the rate is 1.0 if the other side is empty, too (there was nothing and
+nothing was predicted), and 0.0 otherwise. The counts beside the rate tell which of these it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import reduce
 from operator import add
-from typing import Any
 
-from detseg3d.evaluation.definitions.per_case import CaseFigures
+from detseg3d.core.arrays import Spacing
+from detseg3d.evaluation.by_class import ByClass
+from detseg3d.evaluation.definitions.outlines import OutlineMetrics
 from detseg3d.evaluation.definitions.presets import PresetResult
 from detseg3d.evaluation.definitions.voxels import dice_from_counts
 from detseg3d.evaluation.scores.froc import ScoredCase
+from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["CRITERIA", "HEADLINE", "CaseMetrics", "ClassMetrics", "DetectionCounts", "LesionRecord", "PanopticCounts"]
+__all__ = [
+    "HEADLINE",
+    "CaseMetrics",
+    "ClassMetrics",
+    "Criterion",
+    "DetectionCounts",
+    "LesionMetrics",
+    "PanopticCounts",
+]
 
-CRITERIA: dict[str, float | None] = {"iou_0.1": 0.1, "any": None, "iou_0.5": 0.5}
-"""When a lesion counts as detected: at any overlap (not one-to-one), or matched one-to-one with at least this IoU."""
 
-HEADLINE = "iou_0.1"
-"""The criterion of the main figures. At any overlap, a larger mask finds more lesions whatever it outlines."""
+class Criterion(StrEnum):
+    """When a lesion counts as detected. The value is the name of the criterion in files."""
+
+    IOU_01 = "iou_0.1"
+    """Matched one-to-one with an IoU of 0.1 or more."""
+    ANY = "any"
+    """At least one voxel in common. This is not one-to-one: one prediction may detect several lesions."""
+    IOU_05 = "iou_0.5"
+    """Matched one-to-one with an IoU of 0.5 or more."""
+
+    @property
+    def minimum_iou(self) -> float | None:
+        """IoU that a match needs; ``None`` for any overlap."""
+        if self is Criterion.ANY:
+            return None
+        return 0.1 if self is Criterion.IOU_01 else 0.5
+
+    @property
+    def label(self) -> str:
+        """Name of the criterion in texts."""
+        return "any overlap" if self is Criterion.ANY else f"IoU ≥ {self.minimum_iou}"
+
+
+HEADLINE = Criterion.IOU_01
+"""Criterion of the main metrics. At any overlap, a mask that is too large finds more lesions than an exact one."""
 
 
 def _rate(part: float, whole: float, other_side: int) -> float:
@@ -33,12 +65,24 @@ def _rate(part: float, whole: float, other_side: int) -> float:
 
 
 @dataclass(frozen=True)
-class DetectionCounts:
-    """Lesions found and missed under one criterion.
+class DetectionCounts(JsonRecord):
+    """Numbers of lesions found and missed under one criterion.
 
-    ``found`` of ``truth`` true lesions and ``true_positives`` of ``predictions`` predicted ones. Under a one-to-one
-    criterion the two are equal; at any overlap they are counted on their own sides.
+    Under a one-to-one criterion ``found`` equals ``true_positives``. At any overlap each is counted on its own side.
+
+    Attributes
+    ----------
+    truth : int
+        True lesions.
+    found : int
+        True lesions that were detected.
+    predictions : int
+        Predicted lesions.
+    true_positives : int
+        Predicted lesions that detect a true lesion.
     """
+
+    JSON_PROPERTIES = ("recall", "precision", "f1", "missed", "false_positives")
 
     truth: int = 0
     found: int = 0
@@ -47,12 +91,12 @@ class DetectionCounts:
 
     @property
     def missed(self) -> int:
-        """True lesions not found."""
+        """Number of true lesions that were not found."""
         return self.truth - self.found
 
     @property
     def false_positives(self) -> int:
-        """Predicted lesions that are none."""
+        """Number of predicted lesions that detect no true lesion."""
         return self.predictions - self.true_positives
 
     @property
@@ -67,7 +111,7 @@ class DetectionCounts:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where both are 0."""
+        """Harmonic mean of precision and recall; 0 if both are 0."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total else 0.0
 
@@ -79,26 +123,27 @@ class DetectionCounts:
             self.true_positives + other.true_positives,
         )
 
-    def to_dict(self) -> dict[str, float]:
-        """Rates and counts, for JSON."""
-        return {
-            "recall": self.recall,
-            "precision": self.precision,
-            "f1": self.f1,
-            "truth": self.truth,
-            "found": self.found,
-            "predictions": self.predictions,
-            "true_positives": self.true_positives,
-            "false_positives": self.false_positives,
-        }
-
 
 @dataclass(frozen=True)
-class PanopticCounts:
-    """Panoptic quality: Kirillov et al. (2019), "Panoptic Segmentation", CVPR, https://arxiv.org/abs/1801.00868.
+class PanopticCounts(JsonRecord):
+    """Counts of the panoptic quality.
 
-    Pairs with IoU *above* 0.5 match; such matches are unique without any choice. ``pq = sq * rq``.
+    Pairs with an IoU *above* 0.5 match. Each lesion has at most one such partner, so there is nothing to choose.
+
+    Attributes
+    ----------
+    truth, predictions : int
+        Lesions on each side.
+    matches : int
+    iou_sum : float
+        Sum of the IoU of the matches.
+
+    References
+    ----------
+    Kirillov et al. (2019), "Panoptic Segmentation", CVPR, https://arxiv.org/abs/1801.00868.
     """
+
+    JSON_PROPERTIES = ("pq", "sq", "rq")
 
     truth: int = 0
     predictions: int = 0
@@ -107,7 +152,7 @@ class PanopticCounts:
 
     @property
     def pq(self) -> float:
-        """Sum of the matches' IoU over matches + half the misses + half the false positives."""
+        """Panoptic quality: IoU sum / (matches + half of the misses + half of the false positives) = ``sq * rq``."""
         return _rate(2 * self.iou_sum, self.truth + self.predictions, 0)
 
     @property
@@ -117,7 +162,7 @@ class PanopticCounts:
 
     @property
     def rq(self) -> float:
-        """Recognition quality: the F1 of the matches."""
+        """Recognition quality: F1 of the matches."""
         return _rate(2 * self.matches, self.truth + self.predictions, 0)
 
     def __add__(self, other: PanopticCounts) -> PanopticCounts:
@@ -128,33 +173,39 @@ class PanopticCounts:
             self.iou_sum + other.iou_sum,
         )
 
-    def to_dict(self) -> dict[str, float]:
-        """Rates and counts, for JSON."""
-        return {"pq": self.pq, "sq": self.sq, "rq": self.rq, "matches": self.matches, "iou_sum": self.iou_sum}
 
-
-def _no_detections() -> dict[str, DetectionCounts]:
-    return {name: DetectionCounts() for name in CRITERIA}
+def _no_detections() -> dict[Criterion, DetectionCounts]:
+    return {criterion: DetectionCounts() for criterion in Criterion}
 
 
 @dataclass(frozen=True)
-class ClassMetrics:
-    """Counts of one class in one case, or of several classes or cases added up. The default is: nothing there."""
+class ClassMetrics(JsonRecord):
+    """Counts of one class in one case, or the sum over several classes or cases. The default: nothing on either side.
+
+    Attributes
+    ----------
+    truth_voxels, prediction_voxels, intersection_voxels : int
+        Voxels of the true and of the predicted lesions, and voxels in both.
+    detection : dict of Criterion to DetectionCounts
+    panoptic : PanopticCounts
+    """
+
+    JSON_PROPERTIES = ("dice", "is_empty")
 
     truth_voxels: int = 0
     prediction_voxels: int = 0
     intersection_voxels: int = 0
-    detection: Mapping[str, DetectionCounts] = field(default_factory=_no_detections)
+    detection: Mapping[Criterion, DetectionCounts] = field(default_factory=_no_detections)
     panoptic: PanopticCounts = PanopticCounts()
 
     @property
     def dice(self) -> float:
-        """Dice of all voxels; 1.0 where truth and prediction are both empty."""
+        """Dice of all voxels; 1.0 if truth and prediction are both empty."""
         return dice_from_counts(self.intersection_voxels, self.truth_voxels, self.prediction_voxels)
 
     @property
     def has_lesions(self) -> bool:
-        """Whether the truth has any."""
+        """Whether the truth has a lesion."""
         return self.truth_voxels > 0
 
     @property
@@ -167,25 +218,14 @@ class ClassMetrics:
             self.truth_voxels + other.truth_voxels,
             self.prediction_voxels + other.prediction_voxels,
             self.intersection_voxels + other.intersection_voxels,
-            {name: self.detection[name] + other.detection[name] for name in CRITERIA},
+            {criterion: self.detection[criterion] + other.detection[criterion] for criterion in Criterion},
             self.panoptic + other.panoptic,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Rates and counts, for JSON."""
-        return {
-            "dice": self.dice,
-            "empty": self.is_empty,
-            "truth_voxels": self.truth_voxels,
-            "prediction_voxels": self.prediction_voxels,
-            "lesions": {name: counts.to_dict() for name, counts in self.detection.items()},
-            "panoptic": self.panoptic.to_dict(),
-        }
-
 
 @dataclass(frozen=True)
-class LesionRecord:
-    """One true or predicted lesion and what became of it.
+class LesionMetrics(JsonRecord):
+    """One true or predicted lesion, and whether it was detected.
 
     Attributes
     ----------
@@ -198,16 +238,17 @@ class LesionRecord:
     voxels : int
     volume_mm3 : float
     center : tuple of 3 floats
-        Centre of mass ``(z, y, x)``, voxel edges: of the arrays that were compared, or of the label file as stored if
-        files were compared.
-    matched : dict of str to bool
-        For each of :data:`CRITERIA`: whether this true lesion was found, or this predicted one is a true positive.
+        Centre of mass ``(z, y, x)`` in voxel edges (the centre of voxel 0 is 0.5). If arrays were compared, the axes
+        are those of the arrays; if files were compared, those of the label file as it is stored.
+    matched : dict of Criterion to bool
+        Whether this true lesion was found, or whether this predicted lesion is a true positive.
     partner : int or None
-        The lesion of the other side and the same class with the highest IoU; ``None`` if none overlaps.
+        Value of the lesion with the highest IoU among those of the same class on the other side; ``None`` if no lesion
+        overlaps.
     iou, dice : float
-        With the partner; 0 without one.
+        Overlap with the partner; 0 without a partner.
     score : float or None
-        Of a predicted lesion, if it has one.
+        Score of a predicted lesion; ``None`` for true lesions and for predictions without scores.
     """
 
     case_id: str
@@ -217,73 +258,58 @@ class LesionRecord:
     voxels: int
     volume_mm3: float
     center: tuple[float, float, float]
-    matched: Mapping[str, bool]
+    matched: Mapping[Criterion, bool]
     partner: int | None
     iou: float
     dice: float
     score: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**values, "center": list(self.center), "matched": dict(self.matched)}
+    @property
+    def is_true(self) -> bool:
+        """Whether this is a lesion of the truth, not of the prediction."""
+        return self.kind == "truth"
 
 
 @dataclass(frozen=True)
-class CaseMetrics:
-    """One evaluated case.
+class CaseMetrics(JsonRecord):
+    """Everything that was measured in one case.
 
     Attributes
     ----------
     case_id : str
     spacing : tuple of 3 floats
         Millimetres ``(z, y, x)``.
-    voxel_volume : float
-        Of one voxel, mm³.
+    voxel_volume_mm3 : float
+        Volume of one voxel.
     classes : dict of str to ClassMetrics
-    lesions : tuple of LesionRecord
+    lesions : tuple of LesionMetrics
         True lesions, then predicted ones.
-    figures : dict of str to CaseFigures
-        By class, and of all classes under ``all``; empty if they were not asked for.
-    scored : dict of str to dict of str to ScoredCase
-        By class, and of all classes under ``all``, for each of :data:`CRITERIA`; empty if the predictions have no
-        scores.
+    outlines : ByClass of OutlineMetrics, or None
+        Metrics of the surfaces and lesion-wise metrics; ``None`` if they were not requested.
     preset : PresetResult or None
-        What the figures of a challenge need, if they were asked for.
+        What the metrics of a challenge need; ``None`` if no preset was requested.
+    scored : ByClass of dict of Criterion to ScoredCase, or None
+        Scores of the found lesions and of the true and false positives, for the curves over the score threshold;
+        ``None`` if the predictions have no scores. Not part of the JSON.
     """
 
+    JSON_PROPERTIES = ("overall",)
+
     case_id: str
-    spacing: tuple[float, float, float]
-    voxel_volume: float
+    spacing: Spacing
+    voxel_volume_mm3: float
     classes: Mapping[str, ClassMetrics]
-    lesions: tuple[LesionRecord, ...]
-    figures: Mapping[str, CaseFigures] = field(default_factory=dict)
-    scored: Mapping[str, Mapping[str, ScoredCase]] = field(default_factory=dict)
+    lesions: tuple[LesionMetrics, ...]
+    outlines: ByClass[OutlineMetrics] | None = None
     preset: PresetResult | None = None
+    scored: ByClass[Mapping[Criterion, ScoredCase]] | None = field(default=None, metadata={"json": False})
 
     @property
     def overall(self) -> ClassMetrics:
-        """The classes added up: a lesion of the wrong class is a miss of one and a false positive of the other."""
+        """Sum over the classes. A lesion of the wrong class is a miss in one class and a false positive in another."""
         return reduce(add, self.classes.values(), ClassMetrics())
 
     @property
     def dice(self) -> float:
-        """Dice over the voxels of all classes, of which only those of the right class count as common."""
+        """Dice over the voxels of all classes. Only voxels of the right class count as common."""
         return self.overall.dice
-
-    def to_dict(self) -> dict[str, Any]:
-        """Metrics without the lesion records, for JSON."""
-        result = {
-            "case_id": self.case_id,
-            "spacing": list(self.spacing),
-            "voxel_volume_mm3": self.voxel_volume,
-            **self.overall.to_dict(),
-        }
-        result["classes"] = {name: metrics.to_dict() for name, metrics in self.classes.items()}
-        if self.figures:
-            result["figures"] = self.figures["all"].to_dict()
-            for name, part in result["classes"].items():
-                part["figures"] = self.figures[name].to_dict()
-        if self.preset is not None:
-            result["preset"] = self.preset.to_dict()
-        return result

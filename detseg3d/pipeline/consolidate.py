@@ -301,7 +301,7 @@ def describe_calibration(scored: ScoredLesions) -> dict[str, Any]:
     return {
         name: {
             "ece": expected_calibration_error(scores, scored.is_lesion),
-            "bins": reliability_bins(scores, scored.is_lesion),
+            "bins": [entry.to_json() for entry in reliability_bins(scores, scored.is_lesion)],
         }
         for name, scores in (("before", scored.scores), ("after", calibrated))
     }

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, PredictionFolder
 from detseg3d.evaluation.folders import evaluate_folders
-from detseg3d.evaluation.output import write_evaluation
-from detseg3d.evaluation.table import format_evaluation, markdown_table
+from detseg3d.evaluation.intervals import MetricEstimate
+from detseg3d.evaluation.options import EvaluationInput
+from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.inference.operating_point import ChoiceFigures
 from detseg3d.pipeline.consolidate import Consolidated
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS
 from detseg3d.reporting.html.case_files import find_case_files
 from detseg3d.reporting.html.report import ReportInput, write_report
+from detseg3d.reporting.text.evaluation import format_estimate, format_evaluation
+from detseg3d.reporting.text.evaluation_files import write_evaluation
+from detseg3d.reporting.text.markdown import markdown_table
 from detseg3d.system.files import write_text
+from detseg3d.system.json_records import plain
 from detseg3d.system.run import Run
 
 __all__ = ["CrossValidationFigures", "format_consolidation", "format_cross_validation", "report_consolidation"]
@@ -34,20 +39,19 @@ class CrossValidationFigures:
         Where the thresholds come from at which the evaluated predictions were made.
     remark : str
         The same in words.
-    headline : dict or None
-        ``value``, ``low`` and ``high`` of each figure of the evaluation; ``None`` if the thresholds were chosen on the
-        same scans.
+    headline : dict of str to MetricEstimate, or None
+        Main metrics of the evaluation; ``None`` if the thresholds were chosen on the same scans.
     figures : ChoiceFigures or None
         Cross-fitted, chosen and judged on the same scans, and of the plan.
     """
 
     predicted_at_thresholds_of: ThresholdOrigin
     remark: str
-    headline: Mapping[str, Mapping[str, float | None]] | None
+    headline: Mapping[str, MetricEstimate] | None
     figures: ChoiceFigures | None
 
 
-def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) -> dict[str, Any]:
+def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) -> EvaluationResult:
     """Evaluate the pooled predictions and write the figures and ``report.html`` beside them.
 
     Parameters
@@ -59,9 +63,8 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
 
     Returns
     -------
-    dict
-        What :func:`~detseg3d.evaluation.folders.evaluate_folders` returned, and ``cross_validation``, see
-        :class:`CrossValidationFigures`.
+    EvaluationResult
+        The file ``metrics.json`` also has ``cross_validation``, see :class:`CrossValidationFigures`.
     """
     raw = Path(raw)
     dataset = load_raw_dataset(raw)
@@ -69,20 +72,13 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
     cases = done.cases or sorted(
         path.stem for path in PredictionFolder(done.predictions).records_folder.glob("[!.]*.json")
     )
-    result = evaluate_folders(
-        raw,
-        done.predictions,
-        label_format=done.label_format,
-        cases=cases,
-        truth_files=dataset.label_files,
-        run=run,
-    )
+    given = EvaluationInput(raw, done.predictions, done.label_format, cases, dataset.label_files)
+    result = evaluate_folders(given, run=run)
     origin = ThresholdOrigin(done.report["operating_point"]["predicted_at_thresholds_of"])
     record = CrossValidationFigures(
-        origin, origin.remark, result["intervals"] if origin.is_honest else None, done.point.figures
+        origin, origin.remark, result.estimates if origin.is_honest else None, done.point.figures
     )
-    result = {**result, "cross_validation": asdict(record)}
-    write_evaluation(result, done.predictions)
+    write_evaluation(result, done.predictions, {"cross_validation": plain(record)})
     write_text(format_cross_validation(done.report, result) + "\n", EvaluationFolder(done.predictions).text)
     files = find_case_files(
         {case.case_id: case.images[0] for case in dataset.cases},
@@ -94,20 +90,20 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
     return result
 
 
-def format_cross_validation(report: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def format_cross_validation(report: Mapping[str, Any], result: EvaluationResult) -> str:
     """All of a cross-validation as Markdown: the headline, the evaluation, and what was chosen.
 
     Parameters
     ----------
     report : dict
         ``report`` of :class:`~detseg3d.pipeline.consolidate.Consolidated`.
-    result : dict
+    result : EvaluationResult
         From :func:`report_consolidation`.
     """
     return "\n\n".join((_headline(report, result), format_evaluation(result), format_consolidation(report)))
 
 
-def _headline(report: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _headline(report: Mapping[str, Any], result: EvaluationResult) -> str:
     """The figures to quote, with intervals; and below them the figures that were chosen on the same scans."""
     point = report["operating_point"]
     origin = ThresholdOrigin(point["predicted_at_thresholds_of"])
@@ -117,8 +113,8 @@ def _headline(report: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         "dice": "Dice",
         "pq": "panoptic quality",
     }
-    known = result["intervals"] if origin.is_honest else {}
-    rows = [(text, _with_interval(known.get(name))) for name, text in names.items()]
+    known = result.estimates if origin.is_honest else {}
+    rows = [(text, format_estimate(known.get(name))) for name, text in names.items()]
     parts = [
         "## Cross-validation",
         f"**{origin.remark}**" if origin.is_honest else f"**Warning.** {origin.remark}",
@@ -128,13 +124,6 @@ def _headline(report: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     if not origin.is_honest:
         parts.append("Everything below was chosen and judged on the same scans.")
     return "\n\n".join(parts)
-
-
-def _with_interval(entry: Mapping[str, float | None] | None) -> str:
-    if entry is None or entry["value"] is None:
-        return "–"
-    text = f"{entry['value']:.3f}"
-    return text if entry["low"] is None else f"{text} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
 _FIGURES = {

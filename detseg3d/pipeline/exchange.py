@@ -45,7 +45,7 @@ _SHARED_OF_DATASET = (
     *("file_ending", "instances", "default_spacing", "suv", "numTraining"),
 )
 _SHARED_OF_FINGERPRINT = ("version", "dataset_name", "summary", "dataset")
-_SHARED_OF_METRICS = ("class_labels", "options", "summary", "intervals", "cross_validation")
+_SHARED_OF_METRICS = ("class_labels", "options", "summary", "estimates", "cross_validation")
 
 
 # -- Export ------------------------------------------------------------------------------------------------------------

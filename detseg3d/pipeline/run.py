@@ -14,13 +14,14 @@ from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, ModelFolder, PreparedFolder, RawFolder
 from detseg3d.data.image_source import ImageSource
-from detseg3d.evaluation.output import write_evaluation
+from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.convert import convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
 from detseg3d.reporting.html.case_files import find_case_files
 from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.pictures.visualize import visualize_files
+from detseg3d.reporting.text.evaluation_files import write_evaluation
 from detseg3d.system.run import Run
 from detseg3d.training.options import TrainingOptions
 
@@ -88,7 +89,7 @@ class Experiment:
     metrics : Path
         Their evaluation as JSON.
     pictures : tuple of Path
-    evaluation : dict
+    evaluation : EvaluationResult
         The content of ``metrics``.
     """
 
@@ -96,7 +97,7 @@ class Experiment:
     predictions: Path
     metrics: Path
     pictures: tuple[Path, ...]
-    evaluation: dict[str, Any]
+    evaluation: EvaluationResult
 
 
 def run_experiment(
@@ -134,6 +135,7 @@ def run_experiment(
     logger.info("%d cases train, %d are held out", len(prepared.splits[int(FOLD)]["train"]), len(held_out))
     paths = FoldPaths(raw_folder, PreparedFolder(prepared.folder), ModelFolder(output / "results" / raw_folder.name))
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
+    assert evaluation is not None, "cases were held out"
     predictions = paths.model.fold(FOLD).validation.path
     write_evaluation(evaluation, output)
     raw, evaluated = load_raw_dataset(raw_folder), EvaluationFolder(output)

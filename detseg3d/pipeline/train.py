@@ -17,6 +17,8 @@ from detseg3d.data.case_store import CaseStore
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.evaluation.folders import evaluate_folders
+from detseg3d.evaluation.options import EvaluationInput
+from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import clear_cases
 from detseg3d.models.detseg import DetSeg3D
@@ -130,7 +132,7 @@ def run_fold(
     overrides: Mapping[str, Any],
     whole_volume: bool = False,
     validation_only: bool = False,
-) -> dict[str, Any]:
+) -> EvaluationResult | None:
     """Train a fold and predict and evaluate its validation cases with the inference code.
 
     A fold that holds a training is kept. With ``options.overwrite`` a new training is written to a folder beside it,
@@ -138,9 +140,8 @@ def run_fold(
 
     Returns
     -------
-    dict
-        The evaluation (:func:`~detseg3d.evaluation.folders.evaluate_folders`), also written to
-        ``validation/summary.json``; empty without validation cases.
+    EvaluationResult or None
+        The evaluation, also written to ``validation/summary.json``; ``None`` without validation cases.
 
     Raises
     ------
@@ -156,7 +157,7 @@ def run_fold(
         if validation_only:
             _warn_of_settings(overrides, whole_volume, paths.model.fold(name), options)
             if not options.distributed.is_main:
-                return {}
+                return None
             _describe_if_missing(paths, train_cases, paths.model.fold(name))
             compute_in(options.device, _precision_of_validation(overrides, paths.model.fold(name)))
             return validate_fold(paths, name, val_cases, options)
@@ -175,7 +176,7 @@ def run_fold(
         Trainer(plans, TrainingData(store, train_cases, val_cases), folder, options).run()
         release_freed_memory()  # the prediction comes on top
         if not options.distributed.is_main:
-            return {}
+            return None
         if folder != paths.model.fold(name):
             _take_place(folder.path, paths.model.fold(name).path)
         return validate_fold(paths, name, val_cases, options)
@@ -346,12 +347,12 @@ def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:
         )
 
 
-def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: TrainingOptions) -> dict[str, Any]:
+def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: TrainingOptions) -> EvaluationResult | None:
     """Predict the validation cases of a fold from their raw images and compare them with their labels."""
     raw = load_raw_dataset(paths.raw)
     chosen = [case for case in raw.cases if case.case_id in set(cases)]
     if not chosen:
-        return {}
+        return None
     validation = paths.model.fold(name).validation
     folder = validation.path
     # The plan's thresholds: an operating point was chosen on just these cases.
@@ -373,15 +374,10 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
         save_candidates=True,
         show_progress=options.show_progress,
     )
-    result = evaluate_folders(
-        paths.raw,
-        folder,
-        label_format=label_format_of(predictor.plans, raw),
-        cases=[case.case_id for case in chosen],
-        truth_files=raw.label_files,
-        run=Run(show_progress=options.show_progress),
-    )
-    write_json(result, validation.summary)
+    label_format = label_format_of(predictor.plans, raw)
+    given = EvaluationInput(paths.raw, folder, label_format, [case.case_id for case in chosen], raw.label_files)
+    result = evaluate_folders(given, run=Run(show_progress=options.show_progress))
+    write_json(result.to_json(), validation.summary)
     store = CaseStore(paths.preprocessed.cases)
     write_json(
         outline_true_boxes(predictor, store, [case.case_id for case in chosen if case.case_id not in failures]),

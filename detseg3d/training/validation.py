@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.data.case_store import CaseStore, class_of_id
-from detseg3d.evaluation.case import evaluate_case
+from detseg3d.evaluation.case import as_lesions, evaluate_case
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, DetectionCounts
+from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, Criterion, DetectionCounts
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merging.decode import Detections
@@ -151,11 +151,9 @@ class InferredCase:
         merged = self.merge(plans)
         return evaluate_case(
             self.case_id,
-            self.instances,
-            merged.instances.astype(np.int64),
+            as_lesions(self.instances, self.class_of_id[1:]),
+            as_lesions(merged.instances.astype(np.int64), [lesion.class_index for lesion in merged.lesions]),
             plans.fine_spacing,
-            truth_classes=self.class_of_id[1:],
-            prediction_classes=np.array([lesion.class_index for lesion in merged.lesions], np.int64),
         )
 
 
@@ -211,7 +209,7 @@ def validate(
         hits, lesions = hits + case_hits, lesions + case_lesions
     model.train(was_training)
     matched, touched = (
-        sum((case.overall.detection[name] for case in cases), DetectionCounts()) for name in (HEADLINE, "any")
+        sum((case.overall.detection[name] for case in cases), DetectionCounts()) for name in (HEADLINE, Criterion.ANY)
     )
     if lesions == 0:
         return ValidationResult(matched, touched, None, None)

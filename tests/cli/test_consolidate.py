@@ -115,7 +115,7 @@ def test_a_mask_that_cannot_be_written_makes_the_exit_code_1(
 
 
 def test_a_case_whose_validation_failed_makes_the_exit_code_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = {"cases": [{"case_id": "b"}], "problems": [{"case": "a", "problem": "no prediction in validation"}]}
+    summary = {"cases": [{"case_id": "b"}], "problems": [{"case_id": "a", "problem": "no prediction in validation"}]}
     write_json(summary, root / "results" / NAME / "fold_1" / "validation" / "summary.json")
     assert run(root, folds=("1",)) == 1
     assert "a failed: validation of fold 1: no prediction in validation" in capsys.readouterr().err

@@ -11,6 +11,11 @@ import pytest
 from detseg3d.cli.evaluate import main
 
 
+def metrics(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return data
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> list[str]:
     volume = np.zeros((4, 4, 4), np.uint8)
@@ -26,12 +31,20 @@ def test_it_prints_a_table_and_writes_json(
 ) -> None:
     assert main([*folders, "-o", str(tmp_path / "out" / "metrics.json")]) == 0
     assert "| all |     1 |       1 |           1.000 |  1.000 |     1.000 |" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["summary"]["dice"]["mean"] == 1.0
+    assert (
+        json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["summary"]["overall"]["dice"][
+            "mean"
+        ]
+        == 1.0
+    )
 
 
 def test_the_spacing_of_arrays_can_be_given(folders: list[str], tmp_path: Path) -> None:
     main([*folders, "--spacing", "3", "1", "1", "-o", str(tmp_path / "metrics.json")])
-    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["lesions"][0]["volume_mm3"] == 24.0
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["cases"][0]["lesions"][0]["volume_mm3"]
+        == 24.0
+    )
 
 
 def test_a_missing_case_is_named_and_the_exit_code_says_so(
@@ -48,7 +61,7 @@ def test_instances_reads_both_sides_as_instance_maps(folders: list[str], tmp_pat
     two[1:3, 1:3, 1], two[1:3, 1:3, 2] = 1, 2
     np.save(tmp_path / "truth" / "case.npy", two)
     assert main([*folders, "--instances", "-o", str(tmp_path / "metrics.json")]) == 0
-    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]["lesions"]
+    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]["overall"]["detection"]
     assert (figures["any"]["truth"], figures["any"]["predictions"]) == (2, 1)
     assert (figures["any"]["found"], figures["iou_0.5"]["found"]) == (2, 1)
 
@@ -71,7 +84,7 @@ def test_systems_are_named_and_compared(folders: list[str], tmp_path: Path, caps
     assert main([*folders, "-pred", f"nothing={other}", "-o", str(tmp_path / "both.json"), "--bootstrap", "10"]) == 0
     result = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))
     assert list(result["systems"]) == ["pred", "nothing"]
-    assert result["comparisons"][0]["figures"]["recall_iou_0.1"]["difference"] == -1.0
+    assert result["comparisons"][0]["differences"]["recall_iou_0.1"]["difference"] == -1.0
     assert "nothing − pred" in capsys.readouterr().out
 
 
@@ -84,7 +97,7 @@ def test_systems_with_different_scans_are_warned_of(
     np.save(tmp_path / "other" / "case.npy", np.ones((4, 4, 4), np.uint8))
     assert main([*folders, "-pred", str(tmp_path / "other"), "--bootstrap", "0"]) == 1
     warned = capsys.readouterr().err
-    assert "evaluated on different scans" in warned and "Without: pred hard." in warned
+    assert "pred was not evaluated on 1 scan(s) of the other systems: hard" in warned
 
 
 def test_two_folders_of_one_name_are_refused(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +118,11 @@ def maps(folders: list[str], tmp_path: Path) -> list[str]:
 def test_probability_maps_become_lesions_with_scores(maps: list[str], tmp_path: Path) -> None:
     assert main([*maps, "--probabilities"]) == 0
     result = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    scores = {lesion["matched"]["any"]: lesion["score"] for lesion in result["lesions"] if lesion["kind"] != "truth"}
+    scores = {
+        lesion["matched"]["any"]: lesion["score"]
+        for lesion in result["cases"][0]["lesions"]
+        if lesion["kind"] != "truth"
+    }
     assert scores == {True: pytest.approx(0.9), False: pytest.approx(0.6)}
     assert result["summary"]["scores"]["any"]["average_precision"] == 1.0
 
@@ -114,9 +131,7 @@ def test_the_threshold_of_a_sweep_is_used(maps: list[str], tmp_path: Path) -> No
     assert main([*maps, "--sweep"]) == 0
     swept = json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))
     result = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    assert result["options"]["components"] == {
-        name: swept["chosen"][name] for name in ("threshold", "minimum_volume_mm3", "score")
-    }
+    assert result["options"]["components"] == swept["chosen"]["rule"]
 
 
 def test_boxes_are_evaluated_as_boxes(folders: list[str], tmp_path: Path) -> None:
@@ -159,7 +174,9 @@ def test_instances_may_be_those_of_one_side(
     two[1:3, 1:3, 1], two[1:3, 1:3, 2] = 7, 9
     np.save(tmp_path / ("truth" if side == "truth" else "pred") / "case.npy", two)
     assert main([*folders, "--instances", side, "-o", str(tmp_path / "metrics.json")]) == 0
-    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]["lesions"]["any"]
+    figures = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]["overall"]["detection"][
+        "any"
+    ]
     assert (figures["truth"], figures["predictions"]) == found
 
 
@@ -187,8 +204,8 @@ def test_a_preset_adds_its_figures(
     assert main([*folders, "--preset", preset, "-o", str(tmp_path / "metrics.json")]) == 0
     assert f"### Preset {preset}" in capsys.readouterr().out
     result = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert result["summary"]["preset"]["name"] == result["options"]["figures"]["preset"] == preset
-    assert result["options"]["figures"]["lesionwise"]["area_weighted"] == (preset == "brats2024-mets")
+    assert result["summary"]["preset"]["preset"] == result["options"]["variants"]["preset"] == preset
+    assert result["options"]["variants"]["lesionwise"]["area_weighted"] == (preset == "brats2024-mets")
 
 
 @pytest.mark.parametrize("extra", [["--lesionwise", "glioma"], ["--boxes"]])

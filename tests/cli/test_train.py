@@ -211,7 +211,10 @@ def test_healthy_cases_alone_train(prepared: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "--epochs=1") == 0
     validation = tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "validation"
     assert (
-        json.loads((validation / "summary.json").read_text(encoding="utf-8"))["summary"]["lesions"]["any"]["truth"] == 0
+        json.loads((validation / "summary.json").read_text(encoding="utf-8"))["summary"]["overall"]["detection"]["any"][
+            "truth"
+        ]
+        == 0
     )
 
 

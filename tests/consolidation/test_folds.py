@@ -109,7 +109,7 @@ def test_what_an_earlier_validation_left_is_not_pooled(root: Path, caplog: pytes
 
 
 def test_cases_whose_validation_failed_are_reported(root: Path) -> None:
-    problems = [{"case": "c", "problem": "no prediction in validation"}]
+    problems = [{"case_id": "c", "problem": "no prediction in validation"}]
     summary = {"cases": [{"case_id": "a"}, {"case_id": "d"}], "problems": problems}
     write_json(summary, fold(root, "0") / "validation" / "summary.json")
     found = load(root, 0)

@@ -9,7 +9,6 @@ import pytest
 from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import Lesions, lesions_from_semantic
-from detseg3d.evaluation.case import evaluate_case
 from detseg3d.inference.candidates import Candidates
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
@@ -23,6 +22,7 @@ from tests.consolidation.factory import (
     random_candidates,
     random_label,
 )
+from tests.evaluations import evaluate_maps
 
 ONE = (1.0, 1.0, 1.0)
 CALIBRATION = ((0.0, 0.0), (0.3, 0.05), (0.6, 0.7), (1.0, 1.0))
@@ -69,7 +69,7 @@ def thresholds(plans: Plans) -> list[InferencePlan]:
 def count_whole_masks(candidates: Candidates, truth: Lesions, plans: Plans) -> CaseCounts:
     """The same by way of the masks of the whole volume and the evaluation of a case."""
     merged = candidates.admitted(plans.inference).merge(plans)
-    metrics = evaluate_case(
+    metrics = evaluate_maps(
         "case",
         truth.instances,
         merged.instances,

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from detseg3d.core.arrays import IntArray
-from detseg3d.evaluation.case import evaluate_case
-from detseg3d.evaluation.definitions.per_case import FigureRule
-from detseg3d.evaluation.intervals import weighted_figures
+from detseg3d.evaluation.definitions.outlines import MetricVariants
+from detseg3d.evaluation.intervals import weighted_metrics
 from detseg3d.evaluation.metrics import CaseMetrics
+from tests.evaluations import evaluate_maps
 
 SPACING = (2.0, 1.0, 0.5)
 
 
-SIZES_AND_DISTANCES = FigureRule(tolerance_mm=0.6)
+SIZES_AND_DISTANCES = MetricVariants(tolerance_mm=0.6)
 
 
 COHORT = (
@@ -35,14 +35,14 @@ def line(*values: int) -> IntArray:
 
 
 def evaluate(truth: IntArray, prediction: IntArray, name: str = "case", **keywords: Any) -> CaseMetrics:
-    return evaluate_case(name, truth, prediction, SPACING, **{"figures": SIZES_AND_DISTANCES, **keywords})
+    return evaluate_maps(name, truth, prediction, SPACING, **{"variants": SIZES_AND_DISTANCES, **keywords})
 
 
 def evaluate_at(truth: IntArray, prediction: IntArray, spacing: Sequence[float]) -> CaseMetrics:
     """Without surfaces."""
-    return evaluate_case("case", truth, prediction, spacing)
+    return evaluate_maps("case", truth, prediction, spacing)
 
 
 def figures_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
     """Every case once."""
-    return {name: float(figure.values[0]) for name, figure in weighted_figures(cases, np.ones((1, len(cases)))).items()}
+    return {name: float(figure.values[0]) for name, figure in weighted_metrics(cases, np.ones((1, len(cases)))).items()}

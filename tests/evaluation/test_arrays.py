@@ -10,10 +10,11 @@ import pytest
 import detseg3d
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.arrays import evaluate_arrays
-from detseg3d.evaluation.case import evaluate_case
 from detseg3d.evaluation.definitions.lesionwise import GLIOMA
-from detseg3d.evaluation.definitions.per_case import FigureRule
+from detseg3d.evaluation.definitions.outlines import MetricVariants
+from detseg3d.evaluation.metrics import Criterion
 from detseg3d.evaluation.summary import summarize
+from tests.evaluations import evaluate_maps
 
 SPACING = (3.0, 1.0, 0.5)
 
@@ -39,12 +40,13 @@ def test_components_are_lesions_whatever_the_type(dtype: Any) -> None:
 
 def test_every_figure_is_there() -> None:
     case = evaluate_arrays(TRUTH, PREDICTION, SPACING, scores=volume(0.2, 0.9, 0, 0, 0, 0, 0.4, 0, 0, 0.6, dtype=float))
-    figures = case.figures["all"]
-    assert all(value is not None for value in figures.to_dict().values())
+    assert case.outlines is not None
+    assert all(value is not None for value in case.outlines.overall.to_json().values())
     scores = [lesion.score for lesion in case.lesions if lesion.kind == "prediction"]
     assert scores == [0.9, 0.4, 0.6]
     summary = summarize([case])
-    assert summary["scores"]["any"]["average_precision"] == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
+    assert summary.scores is not None
+    assert summary.scores[Criterion.ANY].average_precision == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
 
 
 def test_any_number_may_stand_for_the_lesions() -> None:
@@ -64,8 +66,9 @@ def test_classes_are_connected_and_compared_one_by_one() -> None:
 
 
 def test_variants_of_figures_and_the_name_are_passed_on() -> None:
-    case = evaluate_arrays(TRUTH, PREDICTION, SPACING, figures=FigureRule(lesionwise=GLIOMA), case_id="x")
-    assert case.figures["all"].lesionwise.truth == 0  # nothing is above 50 mm³
+    case = evaluate_arrays(TRUTH, PREDICTION, SPACING, variants=MetricVariants(lesionwise=GLIOMA), case_id="x")
+    assert case.outlines is not None
+    assert case.outlines.overall.lesionwise.truth == 0  # nothing is above 50 mm³
     assert {case.case_id, *(lesion.case_id for lesion in case.lesions)} == {"x"}
 
 
@@ -81,7 +84,7 @@ def test_nothing_on_either_side_is_a_case() -> None:
         (volume(1, 0, 2, 0, 3), volume(1), {}, "ambiguous"),
         (volume(1, 2), volume(2, 1), {}, "ambiguous"),
         (volume(255), volume(1), {}, "different values"),
-        (volume(1), volume(1, 7), {"classes": {"lesion": 1}}, "values that no class has"),
+        (volume(1), volume(1, 7), {"classes": {"lesion": 1}}, "values that belong to no class"),
         (volume(1), volume(1), {"classes": {"a": 1, "b": 1}}, "values of the classes"),
         (volume(1), volume(1), {"classes": {}}, "values of the classes"),
         (volume(0.5, dtype=float), volume(1), {}, "whole numbers"),
@@ -90,7 +93,7 @@ def test_nothing_on_either_side_is_a_case() -> None:
         (volume(1)[:1], volume(1), {}, "not two volumes"),
         (volume(1)[None], volume(1)[None], {}, "not two volumes"),
         (volume(1), np.full((2, 3, 12), "1"), {}, "does not hold numbers"),
-        (volume(1), volume(1), {"scores": np.zeros((2, 3))}, "differ in shape"),
+        (volume(1), volume(1), {"scores": np.zeros((2, 3))}, "different shapes"),
         (volume(1), volume(1), {"scores": volume(np.nan, dtype=float)}, "NaN or infinite"),
     ],
 )
@@ -110,10 +113,10 @@ def test_the_spacing_must_be_usable(spacing: tuple[float, ...]) -> None:
 
 def test_masks_are_not_taken_for_instance_maps(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="evaluate_arrays"):
-        evaluate_case("a", TRUTH.astype(bool), PREDICTION.astype(bool), SPACING)
+        evaluate_maps("a", TRUTH.astype(bool), PREDICTION.astype(bool), SPACING)
     with caplog.at_level(logging.WARNING):
-        evaluate_case("a", volume(1, 1), volume(0, 1), SPACING)
-        evaluate_case("a", volume(1, 0, 2), volume(1, 0, 1), SPACING)
+        evaluate_maps("a", volume(1, 1), volume(0, 1), SPACING)
+        evaluate_maps("a", volume(1, 0, 2), volume(1, 0, 1), SPACING)
         assert not caplog.records
-        evaluate_case("a", TRUTH, PREDICTION, SPACING)
+        evaluate_maps("a", TRUTH, PREDICTION, SPACING)
     assert "evaluate_arrays" in caplog.text

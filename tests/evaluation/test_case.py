@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detseg3d.core.arrays import IntArray
-from detseg3d.evaluation.case import evaluate_case, panoptic_counts
+from detseg3d.evaluation.case import panoptic_counts
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics, DetectionCounts
+from detseg3d.evaluation.metrics import CaseMetrics, Criterion, DetectionCounts
+from tests.evaluations import evaluate_maps
 
 SPACING = (2.0, 1.0, 0.5)
 small_maps = arrays(np.int64, (2, 4, 4), elements=st.integers(0, 4))
@@ -22,7 +23,7 @@ def line(*values: int) -> IntArray:
 
 
 def evaluate(truth: IntArray, prediction: IntArray, **keywords: Any) -> CaseMetrics:
-    return evaluate_case("case", truth, prediction, SPACING, **keywords)
+    return evaluate_maps("case", truth, prediction, SPACING, **keywords)
 
 
 def test_recall_counts_truth_and_precision_counts_predictions() -> None:
@@ -65,7 +66,7 @@ def test_empty_sides_have_defined_rates(
     truth: tuple[int, ...], prediction: tuple[int, ...], rates: tuple[float, ...]
 ) -> None:
     case = evaluate(line(*truth), line(*prediction))
-    for criterion in CRITERIA:
+    for criterion in Criterion:
         counts = case.overall.detection[criterion]
         assert (counts.recall, counts.precision, counts.f1, case.dice, case.overall.panoptic.pq) == rates
 
@@ -124,19 +125,19 @@ def test_a_class_without_a_name_is_refused() -> None:
 @given(small_maps, small_maps, st.permutations(range(1, 5)))
 def test_renumbering_lesions_changes_nothing(truth: IntArray, prediction: IntArray, order: list[int]) -> None:
     numbers = np.array([0, *(1000 * number for number in order)])
-    assert evaluate(truth, prediction).to_dict() == evaluate(truth, numbers[prediction]).to_dict()
+    assert evaluate(truth, prediction).classes == evaluate(truth, numbers[prediction]).classes
 
 
 @given(small_maps, small_maps, st.sampled_from([(0,), (1,), (0, 2)]))
 def test_flipping_both_changes_nothing(truth: IntArray, prediction: IntArray, axes: tuple[int, ...]) -> None:
     flipped = evaluate(np.flip(truth, axes), np.flip(prediction, axes))
-    assert flipped.to_dict() == evaluate(truth, prediction).to_dict()
+    assert flipped.classes == evaluate(truth, prediction).classes
 
 
 @given(small_maps, small_maps)
 def test_swapping_truth_and_prediction_swaps_recall_and_precision(truth: IntArray, prediction: IntArray) -> None:
     there, back = evaluate(truth, prediction).overall, evaluate(prediction, truth).overall
-    for criterion in CRITERIA:
+    for criterion in Criterion:
         assert there.detection[criterion].recall == back.detection[criterion].precision
     assert there.dice == back.dice
 

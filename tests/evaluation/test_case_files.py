@@ -10,11 +10,11 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.case_files import (
+    CaseProblem,
     common_cases,
-    describe_problem,
     files_by_case,
     image_case,
-    only_class,
+    infer_single_class,
 )
 from detseg3d.system.run import Run
 
@@ -32,9 +32,9 @@ def test_files_are_found_by_case_and_hidden_or_foreign_ones_are_not(tmp_path: Pa
 def test_two_files_of_a_case_are_not_guessed_between(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "a.mha"):
         (tmp_path / name).touch()
-    problems: list[dict[str, str]] = []
+    problems: list[CaseProblem] = []
     assert files_by_case(tmp_path, "truth", image_case, problems) == {}
-    assert problems == [{"case": "a", "problem": "the truth has several files: a.mha, a.nii.gz"}]
+    assert problems == [CaseProblem("a", "the truth has several files: a.mha, a.nii.gz")]
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -43,18 +43,18 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_only_one_side_has_is_named_once() -> None:
-    problems = [{"case": "d", "problem": "broken"}]
+    problems = [CaseProblem("d", "broken")]
     assert common_cases(["a", "b", "d"], ["b", "c"], PLACES, problems, hint="!") == ["b"]
     assert problems[1:] == [
-        {"case": "a", "problem": "no prediction in boxes"},
-        {"case": "c", "problem": "a prediction, but no label in labels!"},
+        CaseProblem("a", "no prediction in boxes"),
+        CaseProblem("c", "a prediction, but no label in labels!"),
     ]
 
 
 def test_of_the_cases_asked_for_only_those_are_missed() -> None:
-    problems: list[dict[str, str]] = []
+    problems: list[CaseProblem] = []
     assert common_cases(["a", "b"], ["b", "c"], PLACES, problems, ["b", "ghost"]) == ["b"]
-    assert problems == [{"case": "ghost", "problem": "no label in labels"}]
+    assert problems == [CaseProblem("ghost", "no label in labels")]
 
 
 def test_sides_without_a_common_case_are_refused() -> None:
@@ -63,8 +63,8 @@ def test_sides_without_a_common_case_are_refused() -> None:
 
 
 def test_an_unforeseen_error_is_described_with_its_kind() -> None:
-    assert describe_problem("a", KeyError("x")) == {"case": "a", "problem": "KeyError: 'x'"}
-    assert describe_problem("a", DetSeg3DError("bad", value=3))["problem"] == "bad\n  found:    3"
+    assert CaseProblem.of("a", KeyError("x")) == CaseProblem("a", "KeyError: 'x'")
+    assert CaseProblem.of("a", DetSeg3DError("bad", value=3)).problem == "bad\n  found:    3"
 
 
 def label(path: Path, *values: int) -> Path:
@@ -84,10 +84,10 @@ def label(path: Path, *values: int) -> Path:
         ((255, 0), LabelFormat(truth_instances=True), 1),
     ],
 )
-def test_the_only_class_is_that_of_all_labels(
+def test_the_single_class_is_that_of_all_labels(
     tmp_path: Path, values: tuple[int, ...], form: LabelFormat, expected: int
 ) -> None:
     for value in values:
         write_image(np.full((1, 1, 2), value, np.uint8), Geometry((1, 1, 2)), tmp_path / f"{value}.nii.gz")
     files = [tmp_path / f"{value}.nii.gz" for value in values]
-    assert only_class([*files, tmp_path / "missing.nii.gz"], form, run=Run(show_progress=False)) == expected
+    assert infer_single_class([*files, tmp_path / "missing.nii.gz"], form, run=Run(show_progress=False)) == expected

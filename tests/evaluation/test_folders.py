@@ -11,11 +11,15 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
-from detseg3d.evaluation.folders import EvaluationOptions, LabelFormat, evaluate_folders
-from detseg3d.evaluation.output import case_rows
+from detseg3d.data.labels import LabelFormat
+from detseg3d.evaluation.metrics import Criterion
+from detseg3d.evaluation.options import EvaluationOptions
 from detseg3d.evaluation.probabilities.components import ComponentRule
+from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.reporting.text.evaluation_files import case_rows
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
+from tests.evaluations import evaluate_pair
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -54,24 +58,24 @@ def add_layout(prediction: Path, case: str, instances: npt.NDArray[Any], lesions
     write_json({"case_id": case, "lesions": lesions}, prediction / "rois" / f"{case}.json")
 
 
-def counts(result: dict[str, Any]) -> tuple[int, int, int, int]:
-    figures = result["summary"]["lesions"]["any"]
-    return figures["truth"], figures["found"], figures["predictions"], figures["true_positives"]
+def counts(result: EvaluationResult) -> tuple[int, int, int, int]:
+    pooled = result.summary.overall.detection[Criterion.ANY]
+    return pooled.truth, pooled.found, pooled.predictions, pooled.true_positives
 
 
-def problems(result: dict[str, Any]) -> dict[str, str]:
-    return {problem["case"]: problem["problem"] for problem in result["problems"]}
+def problems(result: EvaluationResult) -> dict[str, str]:
+    return {problem.case_id: problem.problem for problem in result.problems}
 
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_plain_masks_are_split_into_components(folders: tuple[Path, Path], processes: int) -> None:
-    result = evaluate_folders(*folders, run=Run(processes, show_progress=False))
+    result = evaluate_pair(*folders, run=Run(processes, show_progress=False))
     assert counts(result) == (2, 1, 2, 1)
-    assert result["problems"] == []
-    assert [case["case_id"] for case in result["cases"]] == ["a", "b"]
-    assert result["cases"][0]["dice"] == pytest.approx(2 / 5)
-    assert [lesion["volume_mm3"] for lesion in result["lesions"]] == [4.0, 2.0, 2.0, 2.0]
-    json.dumps(result, allow_nan=False)
+    assert result.problems == ()
+    assert [case.case_id for case in result.cases] == ["a", "b"]
+    assert result.cases[0].dice == pytest.approx(2 / 5)
+    assert [lesion.volume_mm3 for lesion in result.lesions] == [4.0, 2.0, 2.0, 2.0]
+    assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
 
 
 @pytest.mark.parametrize("maps", [False, True])
@@ -82,10 +86,10 @@ def test_volumes_of_a_sheared_grid_are_those_of_its_cells(folders: tuple[Path, P
     for folder in folders:
         write_image(volume(1, 1, dtype=np.float32), geometry, folder / "a.nii.gz")
     components = ComponentRule(minimum_volume_mm3=6.1) if maps else None
-    result = evaluate_folders(*folders, cases=["a"], options=EvaluationOptions(components=components))
-    assert [lesion["volume_mm3"] for lesion in result["lesions"]] == [pytest.approx(6)] * (1 if maps else 2)
+    result = evaluate_pair(*folders, cases=["a"], options=EvaluationOptions(components=components))
+    assert [lesion.volume_mm3 for lesion in result.lesions] == [pytest.approx(6)] * (1 if maps else 2)
     assert case_rows(result)[0]["truth_mm3"] == pytest.approx(6)
-    assert result["summary"]["recall_by_size"]["quantile"][0]["to"] == pytest.approx(6)
+    assert result.summary.overall.recall_by_size.quantile[0].high == pytest.approx(6)
 
 
 def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -93,17 +97,17 @@ def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> 
     files = {"a": tmp_path / "elsewhere" / "rater1.nii.gz", "b": truth / "b.nii.gz"}
     files["a"].parent.mkdir()
     (truth / "a.nii.gz").rename(files["a"])
-    result = evaluate_folders(tmp_path / "nowhere", prediction, truth_files=files, run=Run(show_progress=False))
-    assert counts(result) == (2, 1, 2, 1) and result["problems"] == []
+    result = evaluate_pair(tmp_path / "nowhere", prediction, truth_files=files, run=Run(show_progress=False))
+    assert counts(result) == (2, 1, 2, 1) and result.problems == ()
 
 
 def test_touching_instances_of_our_layout_stay_apart_and_bring_their_scores(folders: tuple[Path, Path]) -> None:
     entries = [{"id": 3, "label": 1, "score": 0.9}, {"id": 700, "label": 1, "score": 0.2}]
     add_layout(folders[1], "a", volume(3, 700, dtype=np.uint16), entries)
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert counts(result) == (2, 1, 2, 2)
-    assert [(one["id"], one["score"]) for one in result["lesions"] if one["kind"] == "prediction"] == [
+    assert [(one.id, one.score) for one in result.lesions if not one.is_true] == [
         (3, 0.9),
         (700, 0.2),
     ]
@@ -111,53 +115,53 @@ def test_touching_instances_of_our_layout_stay_apart_and_bring_their_scores(fold
 
 def test_a_mask_without_instance_map_is_named(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
-    assert "no instance map" in problems(evaluate_folders(*folders))["b"]
+    assert "no instance map" in problems(evaluate_pair(*folders))["b"]
 
 
 def test_a_case_without_its_roi_file_does_not_cost_the_others_their_scores(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
     add_instances(folders[1], "b", volume(dtype=np.uint16))
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert "no rois/b.json" in problems(result)["b"]
-    assert result["summary"]["cases"] == 1 and result["summary"]["scores"] is not None
+    assert result.summary.cases == 1 and result.summary.scores is not None
 
 
 def test_a_lesion_missing_in_the_roi_file_is_a_problem(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [])
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
-    assert "are not in the RoI file" in problems(evaluate_folders(*folders))["a"]
+    assert "are not in the RoI file" in problems(evaluate_pair(*folders))["a"]
 
 
 def test_a_broken_roi_file_is_named(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3}])
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
-    assert "a.json" in problems(evaluate_folders(*folders))["a"]
+    assert "a.json" in problems(evaluate_pair(*folders))["a"]
 
 
 def test_without_a_roi_file_a_single_class_is_clear(folders: tuple[Path, Path]) -> None:
     for case in "ab":
         add_instances(folders[1], case, volume(5 * (case == "a"), dtype=np.uint16))
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert counts(result) == (2, 1, 1, 1)
-    assert result["lesions"][-1]["score"] is None
+    assert result.lesions[-1].score is None
 
 
 def test_without_a_roi_file_several_classes_are_not(folders: tuple[Path, Path]) -> None:
     for case in "ab":
         add_instances(folders[1], case, volume(5 * (case == "a"), dtype=np.uint16))
     write_json({"labels": {"background": 0, "core": 1, "rim": 2}}, folders[0].parent / "dataset.json")
-    assert "without a RoI file the classes" in problems(evaluate_folders(*folders))["a"]
+    assert "without a RoI file the classes" in problems(evaluate_pair(*folders))["a"]
 
 
 def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tuple[Path, Path]) -> None:
     save(volume(1), folders[0] / "only_truth.nii.gz")
     save(volume(1), folders[1] / "only_prediction.nii.gz")
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert problems(result).keys() == {"only_truth", "only_prediction"}
     assert "no prediction in" in problems(result)["only_truth"]
     assert "no label in" in problems(result)["only_prediction"]
-    assert result["summary"]["cases"] == 2
+    assert result.summary.cases == 2
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tu
         (volume(1), (2.0, 1.0, 1.5), "spacing"),
         (volume(1)[:2], SPACING, "size"),
         (volume(7), SPACING, "values that dataset.json does not name"),
-        (volume(1).astype(np.float32) / 2, SPACING, "no whole numbers"),
+        (volume(1).astype(np.float32) / 2, SPACING, "whole numbers"),
         (-volume(1).astype(np.int16), SPACING, "negative values"),
     ],
 )
@@ -175,68 +179,68 @@ def test_a_case_that_does_not_fit_is_named_and_the_rest_goes_on(
 ) -> None:
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
     save(array, folders[1] / "a.nii.gz", spacing)
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert message in problems(result)["a"]
     assert "a.nii.gz" in problems(result)["a"]
-    assert [case["case_id"] for case in result["cases"]] == ["b"]
+    assert [case.case_id for case in result.cases] == ["b"]
 
 
 def test_an_unreadable_file_is_named(folders: tuple[Path, Path]) -> None:
     (folders[1] / "a.nii.gz").write_bytes(b"no image")
-    assert "a.nii.gz" in problems(evaluate_folders(*folders))["a"]
+    assert "a.nii.gz" in problems(evaluate_pair(*folders))["a"]
 
 
 def test_two_files_of_a_case_are_not_guessed_between(folders: tuple[Path, Path]) -> None:
     save(volume(1), folders[1] / "a.mha")
-    assert problems(evaluate_folders(*folders)) == {"a": "the prediction has several files: a.mha, a.nii.gz"}
+    assert problems(evaluate_pair(*folders)) == {"a": "the prediction has several files: a.mha, a.nii.gz"}
 
 
 def test_file_endings_may_differ_and_arrays_have_no_geometry(folders: tuple[Path, Path]) -> None:
     (folders[1] / "a.nii.gz").unlink()
     np.save(folders[1] / "a.npy", volume(1).astype(bool))
-    result = evaluate_folders(*folders)
-    assert result["problems"] == []
+    result = evaluate_pair(*folders)
+    assert result.problems == ()
     assert counts(result) == (2, 1, 1, 1)
 
 
 def test_whole_numbers_stored_as_floats_are_labels(folders: tuple[Path, Path]) -> None:
     save(volume(1).astype(np.float64), folders[1] / "a.nii.gz")
-    assert counts(evaluate_folders(*folders)) == (2, 1, 1, 1)
+    assert counts(evaluate_pair(*folders)) == (2, 1, 1, 1)
 
 
 def test_instance_maps_are_not_split_or_joined(folders: tuple[Path, Path]) -> None:
     save(volume(1, 2, 0, 2, dtype=np.uint16), folders[0] / "a.nii.gz")
     save(volume(900, 0, 0, 0, dtype=np.uint16), folders[1] / "a.nii.gz")
     form = LabelFormat(truth_instances=True, prediction_instances=True)
-    assert counts(evaluate_folders(*folders, label_format=form)) == (2, 1, 1, 1)
+    assert counts(evaluate_pair(*folders, label_format=form)) == (2, 1, 1, 1)
 
 
 def test_dataset_json_says_that_labels_are_instance_maps(folders: tuple[Path, Path]) -> None:
     save(volume(1, 2, 0, 2, dtype=np.uint16), folders[0] / "a.nii.gz")
     write_json({"labels": {"background": 0, "lesion": 1}, "instances": True}, folders[0].parent / "dataset.json")
-    assert counts(evaluate_folders(*folders)) == (2, 1, 2, 1)
+    assert counts(evaluate_pair(*folders)) == (2, 1, 2, 1)
 
 
 def test_classes_are_named_by_dataset_json(folders: tuple[Path, Path]) -> None:
     write_json({"labels": {"background": 0, "core": 1, "rim": 2}}, folders[0].parent / "dataset.json")
     save(volume(2, 0, 0, 1), folders[1] / "a.nii.gz")
-    classes = evaluate_folders(*folders)["summary"]["classes"]
+    classes = evaluate_pair(*folders).summary.classes
     assert list(classes) == ["core", "rim"]
-    assert classes["core"]["lesions"]["any"]["found"] == 1
-    assert classes["rim"]["lesions"]["any"]["false_positives"] == 1
+    assert classes["core"].detection["any"].found == 1
+    assert classes["rim"].detection["any"].false_positives == 1
 
 
 def test_without_dataset_json_each_value_is_a_class(folders: tuple[Path, Path]) -> None:
     save(volume(2, 0, 0, 1), folders[1] / "a.nii.gz")
-    classes = evaluate_folders(*folders)["summary"]["classes"]
+    classes = evaluate_pair(*folders).summary.classes
     assert list(classes) == ["label 1", "label 2"]
-    assert classes["label 2"]["dice"]["empty_cases"] == 1
+    assert classes["label 2"].dice.empty_cases == 1
 
 
 def test_without_dataset_json_an_empty_scan_adds_no_class(folders: tuple[Path, Path]) -> None:
     for folder in folders:
         save(volume(2), folder / "a.nii.gz")
-    assert list(evaluate_folders(*folders)["summary"]["classes"]) == ["label 2"]
+    assert list(evaluate_pair(*folders).summary.classes) == ["label 2"]
 
 
 @pytest.mark.parametrize("rois", [False, True])
@@ -247,28 +251,30 @@ def test_without_dataset_json_an_empty_scan_of_our_layout_adds_no_class(folders:
         add_layout(folders[1], case, volume(case == "a", dtype=np.uint16), lesions)
         if not rois:
             (folders[1] / "rois" / f"{case}.json").unlink()
-    summary = evaluate_folders(*folders)["summary"]
-    assert list(summary["classes"]) == ["label 2"]
-    assert (summary["scores"] is not None) == rois
+    summary = evaluate_pair(*folders).summary
+    assert list(summary.classes) == ["label 2"]
+    assert (summary.scores is not None) == rois
 
 
 def test_without_dataset_json_lesions_without_roi_file_in_an_empty_scan_are_false(folders: tuple[Path, Path]) -> None:
     for case in "ab":
         add_instances(folders[1], case, volume(5, dtype=np.uint16))
-    assert counts(evaluate_folders(*folders)) == (2, 1, 2, 1)
+    assert counts(evaluate_pair(*folders)) == (2, 1, 2, 1)
 
 
-def test_without_dataset_json_a_probability_map_is_of_the_only_class_of_the_labels(folders: tuple[Path, Path]) -> None:
+def test_without_dataset_json_a_probability_map_is_of_the_only_class_of_the_labels(
+    folders: tuple[Path, Path],
+) -> None:
     save(volume(255), folders[0] / "a.nii.gz")
     for case in "ab":
         save(volume(case == "a", dtype=np.float32), folders[1] / f"{case}.nii.gz")
-    assert counts(evaluate_folders(*folders, options=EvaluationOptions(components=ComponentRule()))) == (1, 1, 1, 1)
+    assert counts(evaluate_pair(*folders, options=EvaluationOptions(components=ComponentRule()))) == (1, 1, 1, 1)
 
 
 def test_without_dataset_json_truth_and_predictions_need_a_label_in_common(folders: tuple[Path, Path]) -> None:
     save(volume(255), folders[0] / "a.nii.gz")
     with pytest.raises(DetSeg3DError, match="no label in common") as caught:
-        evaluate_folders(*folders)
+        evaluate_pair(*folders)
     assert "found:    ['label 1']" in str(caught.value) and "some of ['label 255']" in str(caught.value)
 
 
@@ -283,7 +289,7 @@ def test_without_dataset_json_truth_and_predictions_need_a_label_in_common(folde
 def test_labels_that_are_not_supported_are_refused(folders: tuple[Path, Path], labels: Any, message: str) -> None:
     write_json({"labels": labels}, folders[0].parent / "dataset.json")
     with pytest.raises(DetSeg3DError, match=message):
-        evaluate_folders(*folders)
+        evaluate_pair(*folders)
 
 
 @pytest.mark.parametrize(
@@ -293,67 +299,67 @@ def test_labels_that_the_planning_understands_are_understood(
     folders: tuple[Path, Path], labels: dict[str, Any]
 ) -> None:
     write_json({"labels": labels, "patients": {"a": 7}}, folders[0].parent / "dataset.json")
-    assert list(evaluate_folders(*folders)["summary"]["classes"]) == ["core", "rim"]
+    assert list(evaluate_pair(*folders).summary.classes) == ["core", "rim"]
 
 
 def test_patients_are_counted_and_not_cases(folders: tuple[Path, Path]) -> None:
     write_json({"labels": {"background": 0, "a": 1}, "patients": {"a": 7, "b": 7}}, folders[0].parent / "dataset.json")
-    assert evaluate_folders(*folders)["patients"] == 1
+    assert evaluate_pair(*folders).patients == 1
 
 
 @pytest.mark.parametrize("spacing", [[1, 2], 3, [0, 1, 1], "1 1 1"])
 def test_a_spacing_that_is_none_is_refused(folders: tuple[Path, Path], spacing: Any) -> None:
     write_json({"labels": {"background": 0, "a": 1}, "default_spacing": spacing}, folders[0].parent / "dataset.json")
     with pytest.raises(DetSeg3DError, match='"default_spacing" must be three positive numbers'):
-        evaluate_folders(*folders)
+        evaluate_pair(*folders)
 
 
 def test_nearly_whole_numbers_are_rounded_as_in_the_training(folders: tuple[Path, Path]) -> None:
     save(volume(1).astype(np.float32) * np.float32(0.9999), folders[1] / "a.nii.gz")
-    assert evaluate_folders(*folders)["problems"] == []
+    assert evaluate_pair(*folders).problems == ()
 
 
 def test_only_the_cases_asked_for_are_evaluated(folders: tuple[Path, Path]) -> None:
     save(volume(1), folders[0] / "training_case.nii.gz")
-    result = evaluate_folders(*folders, cases=["a", "ghost"])
-    assert result["summary"]["cases"] == 1
+    result = evaluate_pair(*folders, cases=["a", "ghost"])
+    assert result.summary.cases == 1
     assert problems(result).keys() == {"ghost"}
 
 
 def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     save(volume(1), tmp_path / "other" / "c.nii.gz")
     with pytest.raises(DetSeg3DError, match="no case in common"):
-        evaluate_folders(folders[0], tmp_path / "other")
+        evaluate_pair(folders[0], tmp_path / "other")
 
 
 def test_a_folder_that_is_not_there_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="the folder of the prediction does not exist"):
-        evaluate_folders(folders[0], tmp_path / "nowhere")
+        evaluate_pair(folders[0], tmp_path / "nowhere")
 
 
 def test_an_edited_mask_is_a_problem_of_its_case(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, 3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
     save(volume(1), folders[1] / "a.nii.gz")
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert "differ" in problems(result)["a"] and "a.nii.gz" in problems(result)["a"]
-    assert [case["case_id"] for case in result["cases"]] == ["b"]
+    assert [case.case_id for case in result.cases] == ["b"]
 
 
 def test_one_case_stored_with_255_is_named_and_the_others_go_on(folders: tuple[Path, Path]) -> None:
     save(volume(255, 255), folders[1] / "b.nii.gz")
     save(volume(1), folders[0] / "c.nii.gz")
     save(volume(1), folders[1] / "c.nii.gz")
-    result = evaluate_folders(*folders)
+    result = evaluate_pair(*folders)
     assert problems(result).keys() == {"b"} and "255" in problems(result)["b"]
-    assert list(result["summary"]["classes"]) == ["label 1"]
-    assert [case["case_id"] for case in result["cases"]] == ["a", "c"]
+    assert list(result.summary.classes) == ["label 1"]
+    assert [case.case_id for case in result.cases] == ["a", "c"]
 
 
 def test_with_a_dataset_json_values_that_it_does_not_name_are_a_problem(folders: tuple[Path, Path]) -> None:
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
     save(volume(255, 255), folders[0] / "a.nii.gz")
-    assert "255 (2 voxels)" in problems(evaluate_folders(*folders))["a"]
+    assert "255 (2 voxels)" in problems(evaluate_pair(*folders))["a"]
 
 
 def test_instance_maps_without_the_flag_are_refused_with_it(folders: tuple[Path, Path]) -> None:
@@ -361,10 +367,10 @@ def test_instance_maps_without_the_flag_are_refused_with_it(folders: tuple[Path,
         save(volume(1, 0, 2, 0, 3), folders[0] / f"{case}.nii.gz")
         save(volume(order[0], 0, order[1], 0, order[2]), folders[1] / f"{case}.nii.gz")
     with pytest.raises(DetSeg3DError) as caught:
-        evaluate_folders(*folders)
+        evaluate_pair(*folders)
     assert "--instances" in str(caught.value.remedy)
     form = LabelFormat(truth_instances=True, prediction_instances=True)
-    assert counts(evaluate_folders(*folders, label_format=form)) == (6, 6, 6, 6)
+    assert counts(evaluate_pair(*folders, label_format=form)) == (6, 6, 6, 6)
 
 
 def test_names_in_two_normal_forms_are_one_case(folders: tuple[Path, Path]) -> None:
@@ -375,15 +381,15 @@ def test_names_in_two_normal_forms_are_one_case(folders: tuple[Path, Path]) -> N
     for case in "ab":
         add_layout(folders[1], case, volume(dtype=np.uint16), [])
     (folders[1] / "rois" / f"{composed}.json").rename(folders[1] / "rois" / f"{decomposed}.json")
-    result = evaluate_folders(*folders)
-    assert result["problems"] == []
-    assert [case["case_id"] for case in result["cases"]] == ["a", "b", decomposed]
-    assert evaluate_folders(*folders, cases=[composed])["cases"][0]["case_id"] == composed
+    result = evaluate_pair(*folders)
+    assert result.problems == ()
+    assert [case.case_id for case in result.cases] == ["a", "b", decomposed]
+    assert evaluate_pair(*folders, cases=[composed]).cases[0].case_id == composed
 
 
 def test_two_files_of_one_side_that_differ_in_the_normal_form_are_a_problem(folders: tuple[Path, Path]) -> None:
     for name in ("\u00fc", "u\u0308"):
         save(volume(1), folders[1] / f"{name}.nii.gz")
     save(volume(1), folders[0] / "\u00fc.nii.gz")
-    found = problems(evaluate_folders(*folders))
+    found = problems(evaluate_pair(*folders))
     assert len(found) == 1 and "normal form" in next(iter(found.values()))

@@ -9,18 +9,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from detseg3d.evaluation.case import evaluate_case
-from detseg3d.evaluation.definitions.per_case import SURFACE_FIGURES, FigureRule
-from detseg3d.evaluation.intervals import weighted_figures
+from detseg3d.evaluation.definitions.outlines import SURFACE_METRICS, MetricVariants
+from detseg3d.evaluation.intervals import weighted_metrics
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.evaluation.metrics import CRITERIA, CaseMetrics
+from detseg3d.evaluation.metrics import CaseMetrics, Criterion
+from detseg3d.evaluation.result import Summary
 from detseg3d.evaluation.scores.froc import average_precision, cpm, froc_curve
 from detseg3d.evaluation.summary import summarize
 from tests.evaluation.cohort import COHORT, SIZES_AND_DISTANCES, IntArray, evaluate, figures_of, line
 from tests.evaluation.golden.cases import evaluated
+from tests.evaluations import evaluate_maps
 
 small_maps = arrays(np.int64, (2, 4, 4), elements=st.integers(0, 4))
-_MEANS = (*SURFACE_FIGURES, *(f"{name}_with_lesions" for name in SURFACE_FIGURES), "cc_dice")
 
 distinct_scores = st.permutations([0.2, 0.4, 0.6, 0.8])
 
@@ -47,24 +47,30 @@ cohorts = st.lists(drawn_cases(), min_size=1, max_size=4)
 # Against the summary, and against duplicating cases
 
 
-def of_summary(summary: Mapping[str, Any]) -> dict[str, float | None]:
-    """The same figures by another way; undefined where the summary gives 0 or 1 by definition."""
+def of_summary(summary: Summary) -> dict[str, float | None]:
+    """Return the same metrics from a summary; undefined if the summary gives 0 or 1 by convention."""
     result: dict[str, float | None] = {}
-    counts = summary["lesions"]["any"]
-    lesions, predictions = counts["truth"] > 0, counts["predictions"] > 0
-    for name in CRITERIA:
-        for rate, known in (("recall", lesions), ("precision", predictions), ("f1", lesions)):
-            result[f"{rate}_{name}"] = summary["lesions"][name][rate] if known else None
-        if summary["scores"] is not None:
-            result[f"ap_{name}"] = summary["scores"][name]["average_precision"] if lesions else None
-            result[f"cpm_{name}"] = summary["scores"][name]["cpm"] if lesions else None
-        result[f"fp_per_scan_{name}"] = summary["false_positives"][name]["per_scan"]
-    result |= {name: summary["panoptic"][name] if lesions else None for name in ("pq", "rq")}
-    result["sq"] = summary["panoptic"]["sq"] if summary["panoptic"]["matches"] else None
-    result |= {"dice": summary["dice"]["mean"], "dice_with_lesions": summary["dice"]["mean_with_lesions"]}
-    result |= {name: summary[name] for name in _MEANS if name in summary}
-    if "lesionwise" in summary:
-        result["lesionwise_dice"] = summary["lesionwise"]["dice"] if summary["lesionwise"]["truth"] else None
+    group, scores, outlines = summary.overall, summary.scores, summary.overall.outlines
+    lesions, predictions = group.true_lesions > 0, group.predicted_lesions > 0
+    for name in Criterion:
+        rates = group.detection[name]
+        result |= {
+            f"recall_{name}": rates.recall if lesions else None,
+            f"precision_{name}": rates.precision if predictions else None,
+            f"f1_{name}": rates.f1 if lesions else None,
+            f"fp_per_scan_{name}": rates.false_positives_per_scan,
+        }
+        if scores is not None:
+            result[f"ap_{name}"] = scores[name].average_precision if lesions else None
+            result[f"cpm_{name}"] = scores[name].cpm if lesions else None
+    result |= {"pq": group.panoptic.pq if lesions else None, "rq": group.panoptic.rq if lesions else None}
+    result["sq"] = group.panoptic.sq if group.panoptic.matches else None
+    result |= {"dice": group.dice.mean, "dice_with_lesions": group.dice.mean_with_lesions}
+    if outlines is not None:
+        result |= {name: getattr(outlines.mean, name) for name in SURFACE_METRICS}
+        result |= {f"{name}_with_lesions": getattr(outlines.mean_with_lesions, name) for name in SURFACE_METRICS}
+        result["cc_dice"] = outlines.cc_dice
+        result["lesionwise_dice"] = outlines.lesionwise.dice if outlines.lesionwise.truth else None
     return result
 
 
@@ -94,7 +100,7 @@ def test_figures_with_equal_weights_are_those_of_the_summary_whatever_the_cases(
 def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: list[list[int]]) -> None:
     weights = np.array(rows, float)[:, : len(cases)]
     assume(np.all(weights.sum(axis=1) > 0))
-    figures = weighted_figures(cases, weights)
+    figures = weighted_metrics(cases, weights)
     for row, counts in enumerate(weights.astype(int).tolist()):
         copies = [case for case, count in zip(cases, counts, strict=True) for _ in range(count)]
         assert same({name: figure.values[row] for name, figure in figures.items()}, of_summary(summarize(copies)))
@@ -103,11 +109,14 @@ def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: li
 def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
     cases = [evaluated(name) for name in COHORT]
     weights = np.random.default_rng(0).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=50)
-    figures = weighted_figures(cases, weights.astype(float))
+    figures = weighted_metrics(cases, weights.astype(float))
     for row, counts in enumerate(weights.tolist()):
-        for name in CRITERIA:
+        for name in Criterion:
             records = [
-                case.scored["all"][name] for case, count in zip(cases, counts, strict=True) for _ in range(count)
+                case.scored.overall[name]
+                for case, count in zip(cases, counts, strict=True)
+                for _ in range(count)
+                if case.scored is not None
             ]
             assert figures[f"ap_{name}"].values[row] == pytest.approx(average_precision(records), abs=1e-12)
             assert figures[f"cpm_{name}"].values[row] == pytest.approx(cpm(froc_curve(records)), abs=1e-12)
@@ -136,18 +145,18 @@ def test_figures_by_hand() -> None:
 
 
 def test_what_was_not_computed_is_left_out() -> None:
-    with_all, without = evaluate(line(1), line(1), prediction_scores=[0.5]), evaluate(line(1), line(1), figures=None)
+    with_all, without = evaluate(line(1), line(1), prediction_scores=[0.5]), evaluate(line(1), line(1), variants=None)
     assert {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any", "cpm_iou_0.5"} <= set(figures_of([with_all]))
     for cases in ([without], [with_all, without]):
         names = set(figures_of(cases))
         assert not names & {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any"}
         assert {"recall_any", "dice", "pq"} <= names
-    assert "hd95_mm" not in figures_of([evaluate(line(1), line(1), figures=FigureRule(hd95=False))])
+    assert "hd95_mm" not in figures_of([evaluate(line(1), line(1), variants=MetricVariants(distances=False))])
 
 
 def test_dice_over_cases_with_lesions_is_undefined_without_any() -> None:
     cases = [evaluate(line(1, 0), line(1, 0)), evaluate(line(0, 0), line(0, 0))]
-    figures = weighted_figures(cases, np.array([[1.0, 1.0], [0.0, 2.0]]))
+    figures = weighted_metrics(cases, np.array([[1.0, 1.0], [0.0, 2.0]]))
     assert figures["dice_with_lesions"].values.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
     assert figures["dice"].values.tolist() == [1.0, 1.0]
 
@@ -158,7 +167,7 @@ def test_lesion_figures_are_undefined_where_no_lesion_is_drawn_and_precision_whe
         evaluate(line(*[0] * 6), line(*[1] * 5, 0), prediction_scores=[0.5]),
         evaluate(line(*[0] * 6), line(*[0] * 6), prediction_scores=[]),
     ]
-    figures = weighted_figures(cases, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    figures = weighted_metrics(cases, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
     of_lesions = ("recall_iou_0.1", "f1_iou_0.1", "ap_any", "cpm_iou_0.5", "pq", "rq", "lesionwise_dice")
     for name in of_lesions:
         assert figures[name].values.tolist() == pytest.approx([1.0, np.nan, np.nan], nan_ok=True), name
@@ -209,13 +218,13 @@ def test_turning_volumes_and_spacing_together_changes_nothing() -> None:
     random = np.random.default_rng(0)
     truth, prediction = random.integers(0, 4, size=(2, 4, 5, 6))
     here = evaluate(truth, prediction, prediction_scores=[0.3, 0.2, 0.9])
-    there = evaluate_case(
+    there = evaluate_maps(
         "case",
         truth.transpose(2, 0, 1),
         prediction.transpose(2, 0, 1),
         (0.5, 2.0, 1.0),
         prediction_scores=[0.3, 0.2, 0.9],
-        figures=SIZES_AND_DISTANCES,
+        variants=SIZES_AND_DISTANCES,
     )
     assert same(figures_of([there]), figures_of([here]))
 
@@ -236,7 +245,7 @@ def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases
         assert after.pop(name) == pytest.approx((before.pop(name) * count + 1) / (count + 1))
     for name in ("hd95_mm", "assd_mm", "hd95_area_mm"):
         assert after.pop(name) == pytest.approx(before.pop(name) * count / (count + 1))
-    for name in CRITERIA:
+    for name in Criterion:
         scans = after.pop(f"fp_per_scan_{name}"), before.pop(f"fp_per_scan_{name}")
         assert scans[0] == pytest.approx(scans[1] * count / (count + 1))
         cpm_after, cpm_before = after.pop(f"cpm_{name}"), before.pop(f"cpm_{name}")

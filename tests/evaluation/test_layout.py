@@ -39,7 +39,7 @@ def read(
     if mask is not None:
         files = LayoutFiles(files.instances, files.rois, folder / "m.nii.gz")
         write_image(mask, GRID, folder / "m.nii.gz")
-    return lesions_from_layout(instances, GRID, files, ["core", "rim"], [1, 2], FORM)
+    return lesions_from_layout(instances, GRID, files, {"core": 1, "rim": 2}, FORM)
 
 
 @pytest.mark.parametrize("mask", [MASK, None])
@@ -71,14 +71,14 @@ def test_without_a_roi_file_the_foreground_is_compared(tmp_path: Path) -> None:
     files = LayoutFiles(tmp_path / "i.nii.gz", None, tmp_path / "m.nii.gz")
     write_image(volume(1), GRID, tmp_path / "m.nii.gz")
     with pytest.raises(DetSeg3DError, match="differ"):
-        lesions_from_layout(volume(5, 5), GRID, files, ["lesion"], [1], LabelFormat())
+        lesions_from_layout(volume(5, 5), GRID, files, {"lesion": 1}, LabelFormat())
 
 
 def test_a_mask_on_another_grid_is_an_error(tmp_path: Path) -> None:
     write_image(MASK, Geometry(GRID.shape, (2.0, 1.0, 1.5)), tmp_path / "m.nii.gz")
     files = LayoutFiles(tmp_path / "i.nii.gz", None, tmp_path / "m.nii.gz")
     with pytest.raises(DetSeg3DError, match="not on the same grid"):
-        lesions_from_layout(volume(5), GRID, files, ["lesion"], [1], LabelFormat())
+        lesions_from_layout(volume(5), GRID, files, {"lesion": 1}, LabelFormat())
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_mask_on_another_grid_is_an_error(tmp_path: Path) -> None:
     [
         (LESIONS[:1], "not in the RoI file", [9]),
         ([*LESIONS, {"id": 12, "label": 1, "score": 0.1}], "not in the instance map", [12]),
-        ([LESIONS[0], {**LESIONS[1], "voxels": 3}], "another number of voxels", "lesion 9: 3 voxels"),
-        ([*LESIONS, LESIONS[0]], "states a lesion twice", 3),
+        ([LESIONS[0], {**LESIONS[1], "voxels": 3}], "different numbers of voxels", "lesion 9: 3 voxels"),
+        ([*LESIONS, LESIONS[0]], "contains a lesion twice", 3),
         ([LESIONS[0], {**LESIONS[1], "label": 7}], "unknown label", [7]),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_lesion_as_large_as_a_limit_in_mm3_is_in_the_upper_bin(
     truth[:] = 1
     case = evaluate_at(truth, truth, tuple(single(value) for value in spacing) if header else spacing)
     rows = recall_by_size(case.lesions[:1], lambda lesion: lesion.volume_mm3, VOLUME_EDGES, "mm³")
-    assert [row["from"] for row in rows if row["lesions"]] == [30]
+    assert [row.low for row in rows if row.lesions] == [30]
 
 
 @pytest.mark.parametrize("spacing", [(5.0, 0.5, 0.4), (0.8, 1.25, 1.0)])

@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import json
 
-from detseg3d.evaluation.metrics import CaseMetrics, ClassMetrics, DetectionCounts, LesionRecord, PanopticCounts
+import pytest
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.metrics import (
+    CaseMetrics,
+    ClassMetrics,
+    Criterion,
+    DetectionCounts,
+    LesionMetrics,
+    PanopticCounts,
+)
 
 
 def test_counts_add_up() -> None:
@@ -14,7 +24,7 @@ def test_a_class_that_a_case_has_not_is_empty() -> None:
     nothing = ClassMetrics()
     assert nothing.is_empty
     assert nothing.dice == 1.0
-    assert nothing.detection["any"].f1 == 1.0
+    assert nothing.detection[Criterion.ANY].f1 == 1.0
 
 
 def test_adding_nothing_changes_nothing() -> None:
@@ -22,7 +32,19 @@ def test_adding_nothing_changes_nothing() -> None:
     assert something + ClassMetrics() == something
 
 
-def test_dictionaries_are_json_without_nan() -> None:
-    record = LesionRecord("a", "truth", 1, "lesion", 3, 3.0, (0.5, 0.5, 0.5), {"any": True}, None, 0.0, 0.0)
-    case = CaseMetrics("a", (1.0, 1.0, 1.0), 1.0, {"lesion": ClassMetrics()}, (record,))
-    json.dumps([case.to_dict(), record.to_dict()], allow_nan=False)
+def test_a_case_survives_the_way_through_json() -> None:
+    matched = {Criterion.IOU_01: False, Criterion.ANY: True, Criterion.IOU_05: False}
+    lesion = LesionMetrics("a", "truth", 1, "lesion", 3, 3.0, (0.5, 0.5, 0.5), matched, None, 0.0, 0.0)
+    case = CaseMetrics("a", (1.0, 1.0, 1.0), 1.0, {"lesion": ClassMetrics()}, (lesion,))
+    text = json.dumps(case.to_json(), allow_nan=False)
+    assert CaseMetrics.from_json(json.loads(text)) == case
+
+
+def test_json_has_the_rates_beside_the_counts() -> None:
+    assert DetectionCounts(4, 3, 2, 1).to_json()["recall"] == 0.75
+
+
+def test_data_of_another_kind_are_refused_with_the_place_of_the_error() -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        DetectionCounts.from_json({"truth": "many"})
+    assert str(caught.value.value).startswith("truth:")

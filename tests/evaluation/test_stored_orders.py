@@ -11,12 +11,13 @@ import pytest
 
 from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.images import read_geometry, read_image
-from detseg3d.evaluation.boxes.evaluate import evaluate_boxes
-from detseg3d.evaluation.folders import EvaluationOptions, evaluate_folders
+from detseg3d.evaluation.boxes.evaluate import BoxCriterion, BoxInput, evaluate_boxes
+from detseg3d.evaluation.options import EvaluationOptions
 from detseg3d.evaluation.probabilities.components import ComponentRule
 from detseg3d.evaluation.probabilities.maps import read_probability_map
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
+from tests.evaluations import evaluate_pair
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SPACING = np.array([0.5, 1.0, 2.0])  # x, y, z
@@ -76,21 +77,21 @@ def save_rois(path: Path, index: int) -> None:
 def test_masks_are_compared_in_the_patient(tmp_path: Path, truth: int, prediction: int) -> None:
     save(tmp_path / "truth/a.nii", TRUTH, truth)
     save(tmp_path / "pred/a.nii", (FOUND > 0).astype(np.uint8), prediction)
-    result = evaluate_folders(tmp_path / "truth", tmp_path / "pred", run=Run(show_progress=False))
+    result = evaluate_pair(tmp_path / "truth", tmp_path / "pred", run=Run(show_progress=False))
     expected = 2 * np.sum((TRUTH > 0) & (FOUND > 0)) / (np.sum(TRUTH > 0) + np.sum(FOUND > 0))
-    assert result["problems"] == [] and result["cases"][0]["dice"] == pytest.approx(expected)
+    assert result.problems == () and result.cases[0].dice == pytest.approx(expected)
     save(tmp_path / "truth0/a.nii", TRUTH, 0)
     save(tmp_path / "pred0/a.nii", (FOUND > 0).astype(np.uint8), 0)
-    straight = evaluate_folders(tmp_path / "truth0", tmp_path / "pred0", run=Run(show_progress=False))
-    assert result["summary"] == straight["summary"]
+    straight = evaluate_pair(tmp_path / "truth0", tmp_path / "pred0", run=Run(show_progress=False))
+    assert result.summary == straight.summary
 
 
 @pytest.mark.parametrize(("truth", "prediction"), PAIRS)
 def test_centres_count_the_voxels_of_the_label_file(tmp_path: Path, truth: int, prediction: int) -> None:
     save(tmp_path / "truth/a.nii", TRUTH, truth)
     save(tmp_path / "pred/a.nii", (FOUND > 0).astype(np.uint8), prediction)
-    lesions = evaluate_folders(tmp_path / "truth", tmp_path / "pred", run=Run(show_progress=False))["lesions"]
-    found = sorted(lesion["center"] for lesion in lesions if lesion["kind"] == "truth")
+    lesions = evaluate_pair(tmp_path / "truth", tmp_path / "pred", run=Run(show_progress=False)).lesions
+    found = sorted(lesion.center for lesion in lesions if lesion.is_true)
     parts = np.where(np.arange(12)[:, None, None] < 5, TRUTH, 2 * TRUTH)  # the two lesions apart
     turned = stored(parts, truth)[0].transpose(2, 1, 0)
     expected = sorted((np.argwhere(turned == number).mean(axis=0) + 0.5).tolist() for number in (1, 2))
@@ -105,9 +106,9 @@ def test_an_array_beside_a_file_has_the_order_of_that_file(tmp_path: Path, truth
     save(tmp_path / "both/a.nii", mask, truth)
     pairs = (("nifti", "array"), ("array", "nifti"), ("nifti", "both"))
     results = [
-        evaluate_folders(tmp_path / first, tmp_path / second, run=Run(show_progress=False)) for first, second in pairs
+        evaluate_pair(tmp_path / first, tmp_path / second, run=Run(show_progress=False)) for first, second in pairs
     ]
-    assert len({result["cases"][0]["dice"] for result in results}) == 1
+    assert len({result.cases[0].dice for result in results}) == 1
 
 
 @pytest.mark.parametrize(("truth", "prediction"), PAIRS)
@@ -116,11 +117,11 @@ def test_boxes_of_a_prediction_find_the_lesions_of_a_label_in_another_order(
 ) -> None:
     save(tmp_path / "truth/a.nii", TRUTH, truth)
     save_rois(tmp_path / "pred/rois/a.json", prediction)
-    result = evaluate_boxes(tmp_path / "truth", tmp_path / "pred", samples=0, run=Run(show_progress=False))
-    assert result["warnings"] == [] and result["problems"] == []
+    result = evaluate_boxes(BoxInput(tmp_path / "truth", tmp_path / "pred"), samples=0, run=Run(show_progress=False))
+    assert result.warnings == () and result.problems == ()
     # By hand: the first box is exact; the second shares 12 of 32 and 24 voxels, IoU 12 / 44.
-    assert result["cases"][0]["criteria"]["iou_0.5"]["found"] == 1
-    assert result["cases"][0]["criteria"]["iou_0.1"]["found"] == 2
+    assert result.cases[0].criteria[BoxCriterion.IOU_05].found == 1
+    assert result.cases[0].criteria[BoxCriterion.IOU_01].found == 2
 
 
 @pytest.mark.parametrize("truth", [0, 13, 40])
@@ -128,10 +129,12 @@ def test_boxes_of_a_table_count_the_voxels_of_the_label_file(tmp_path: Path, tru
     save(tmp_path / "truth/a.nii", TRUTH, truth)
     rows = [",".join(map(str, ("a", *box, 0.5))) for box in boxes_of(FOUND, truth).values()]
     (tmp_path / "boxes.csv").write_text("\n".join(["case,z0,y0,x0,z1,y1,x1,score", *rows]), encoding="utf-8")
-    result = evaluate_boxes(tmp_path / "truth", tmp_path / "boxes.csv", samples=0, run=Run(show_progress=False))
-    assert result["warnings"] == []
-    assert result["cases"][0]["criteria"]["iou_0.5"]["found"] == 1
-    assert result["cases"][0]["criteria"]["iou_0.1"]["found"] == 2
+    result = evaluate_boxes(
+        BoxInput(tmp_path / "truth", tmp_path / "boxes.csv"), samples=0, run=Run(show_progress=False)
+    )
+    assert result.warnings == ()
+    assert result.cases[0].criteria[BoxCriterion.IOU_05].found == 1
+    assert result.cases[0].criteria[BoxCriterion.IOU_01].found == 2
 
 
 @pytest.mark.parametrize(("truth", "prediction"), PAIRS)
@@ -163,9 +166,9 @@ def test_own_maps_are_evaluated_against_labels_in_another_order(tmp_path: Path) 
     lesion = stored((FOUND > 0).astype(np.float16), 29)[0].transpose(2, 1, 0)
     np.savez_compressed(tmp_path / "pred/probabilities/a.npz", probabilities=lesion[None])
     options = EvaluationOptions(components=ComponentRule(), samples=0)
-    result = evaluate_folders(tmp_path / "truth", tmp_path / "pred", options=options, run=Run(show_progress=False))
+    result = evaluate_pair(tmp_path / "truth", tmp_path / "pred", options=options, run=Run(show_progress=False))
     expected = 2 * np.sum((TRUTH > 0) & (FOUND > 0)) / (np.sum(TRUTH > 0) + np.sum(FOUND > 0))
-    assert result["problems"] == [] and result["cases"][0]["dice"] == pytest.approx(expected)
+    assert result.problems == () and result.cases[0].dice == pytest.approx(expected)
 
 
 def test_the_helper_of_these_tests_stores_one_volume_in_all_orders(tmp_path: Path) -> None:

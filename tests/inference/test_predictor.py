@@ -39,14 +39,14 @@ def test_lesions_are_found_and_outlined(result: CasePrediction) -> None:
 def test_the_maps_agree_with_each_other_and_with_the_list(result: CasePrediction) -> None:
     np.testing.assert_array_equal(result.semantic > 0, result.instances > 0)
     ids, boxes = boxes_from_instances(result.instances)
-    assert ids.tolist() == [lesion["id"] for lesion in result.lesions] == [1, 2, 3, 4]
+    assert ids.tolist() == [lesion.id for lesion in result.lesions] == [1, 2, 3, 4]
     for lesion, box in zip(result.lesions, boxes, strict=True):
         assert lesion["box"] == box.tolist()
         assert lesion["voxels"] == np.count_nonzero(result.instances == lesion["id"])
 
 
 def test_the_best_lesion_comes_first(result: CasePrediction) -> None:
-    scores = [lesion["score"] for lesion in result.lesions]
+    scores = [lesion.score for lesion in result.lesions]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -311,7 +311,7 @@ def test_the_operating_point_of_the_model_is_used(consolidated: Path, result: Ca
     assert predictor.plans.inference.candidate_threshold == 0.2
     again = predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0))
     expected = [lesion["score"] / 2 for lesion in result.lesions if lesion["score"] / 2 >= 0.3]
-    assert expected and [lesion["score"] for lesion in again.lesions] == pytest.approx(expected, rel=1e-6)
+    assert expected and [lesion.score for lesion in again.lesions] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_plan_can_be_kept(consolidated: Path, predictor: Predictor) -> None:

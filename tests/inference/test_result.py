@@ -81,8 +81,8 @@ def test_a_lesion_says_how_large_it_is(prediction: CasePrediction) -> None:
 
 
 def test_a_lesion_says_where_it_is_in_voxels(prediction: CasePrediction) -> None:
-    assert prediction.lesions[0]["box"] == [1, 2, 3, 3, 6, 4]
-    assert prediction.lesions[0]["center"] == [2, 4, 3.5]
+    assert prediction.lesions[0].box == [1, 2, 3, 3, 6, 4]
+    assert prediction.lesions[0].center == [2, 4, 3.5]
 
 
 def test_a_lesion_says_where_it_is_in_the_world(prediction: CasePrediction) -> None:

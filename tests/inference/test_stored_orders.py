@@ -13,11 +13,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
+from tests.evaluations import evaluate_pair
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SPACING = np.array([0.8, 1.0, 1.5])  # x, y, z: an axis that is taken for another one is resampled wrongly
@@ -129,10 +129,10 @@ def test_truth_and_prediction_may_be_stored_in_different_orders(untrained: Predi
     expected = as_first(tmp_path / "out/instances/c0.nii", *ORDERS[0])
     for number, index in enumerate((0, 21, 47)):  # not the orders of the predictions
         save(tmp_path / f"truth/c{number}.nii", (expected > 0).astype(np.uint8), "oblique", *ORDERS[index])
-    result = evaluate_folders(tmp_path / "truth", tmp_path / "out", run=Run(show_progress=False))
-    assert result["problems"] == []
-    assert [case["dice"] for case in result["cases"]] == [1.0, 1.0, 1.0]
-    for lesion in (entry for entry in result["lesions"] if entry["kind"] == "truth"):
+    result = evaluate_pair(tmp_path / "truth", tmp_path / "out", run=Run(show_progress=False))
+    assert result.problems == []
+    assert [case["dice"] for case in result.cases] == [1.0, 1.0, 1.0]
+    for lesion in (entry for entry in result.lesions if entry["kind"] == "truth"):
         truth = np.asarray(nibabel.load(tmp_path / f"truth/{lesion['case_id']}.nii").dataobj).transpose(2, 1, 0)
         assert all(0 <= place <= size for place, size in zip(lesion["center"], truth.shape, strict=True))
 

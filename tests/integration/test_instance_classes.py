@@ -163,7 +163,7 @@ def test_a_prediction_is_evaluated_by_class_with_its_records_and_without(trained
     first, second = (json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("a.json", "b.json"))
     assert set(first["summary"]["classes"]) == {"dark", "bright"}
     for name in ("dark", "bright"):
-        counts = [result["summary"]["classes"][name]["lesions"] for result in (first, second)]
+        counts = [result["summary"]["classes"][name]["detection"] for result in (first, second)]
         assert counts[0] == counts[1]
 
 
@@ -181,7 +181,7 @@ def test_the_truth_as_a_prediction_is_perfect_and_with_exchanged_classes_finds_n
         assert evaluate.main([*words, "-o", str(tmp_path / "m.json")]) == 0
         metrics = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
         for name in ("dark", "bright"):
-            figures = metrics["summary"]["classes"][name]["lesions"]["iou_0.1"]
+            figures = metrics["summary"]["classes"][name]["detection"]["iou_0.1"]
             assert (figures["truth"], figures["found"]) == (8, 0 if exchanged else 8)
 
 

@@ -200,7 +200,7 @@ def test_two_channels_two_classes_and_thick_slices(tmp_path: Path) -> None:
 def test_scans_without_any_lesion(tmp_path: Path) -> None:
     write_data(tmp_path, "Dataset003_Healthy", ".nii.gz", lesions=0)
     done = Pipeline(tmp_path).run("Healthy", 0.02, ".nii.gz")
-    assert done.metrics["summary"]["lesions"]["any"]["truth"] == 0
+    assert done.metrics["summary"]["overall"]["detection"]["any"]["truth"] == 0
     assert len(done.metrics["cases"]) == 2
     json.dumps(done.metrics, allow_nan=False)
 
@@ -226,4 +226,4 @@ def test_instance_maps(tmp_path: Path) -> None:
         changed.CopyInformation(image)
         SimpleITK.WriteImage(changed, str(path))
     done = Pipeline(tmp_path).run("005", 0.02, ".nii.gz")
-    assert done.metrics["summary"]["lesions"]["any"]["truth"] == 4
+    assert done.metrics["summary"]["overall"]["detection"]["any"]["truth"] == 4

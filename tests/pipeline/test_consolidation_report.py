@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from detseg3d.consolidation.attribution import PERFECT
-from detseg3d.evaluation.folders import evaluate_folders
+from detseg3d.evaluation.metrics import Criterion
+from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.consolidate import Consolidated, consolidate
 from detseg3d.pipeline.consolidation_report import format_consolidation, report_consolidation
 from detseg3d.planning.plans import Plans
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.run import Run
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
+from tests.evaluations import evaluate_pair
 
 A: Box = (4, 4, 4, 7, 7, 7)
 B: Box = (16, 4, 4, 19, 7, 7)
@@ -42,38 +44,38 @@ def done(root: Path) -> Consolidated:
 
 
 @pytest.fixture(scope="module")
-def result(root: Path, done: Consolidated) -> dict[str, Any]:
+def result(root: Path, done: Consolidated) -> EvaluationResult:
     return report_consolidation(done, root / "raw" / NAME, run=Run(show_progress=False))
 
 
 # -- Figures -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_pooled_predictions_are_evaluated(root: Path, done: Consolidated, result: dict[str, Any]) -> None:
-    assert [case["case_id"] for case in result["cases"]] == ["a", "b", "c", "e"] and result["problems"] == []
-    lesions = result["summary"]["lesions"]["any"]
-    assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (8, 7, 7)
+def test_the_pooled_predictions_are_evaluated(root: Path, done: Consolidated, result: EvaluationResult) -> None:
+    assert [case.case_id for case in result.cases] == ["a", "b", "c", "e"] and result.problems == ()
+    lesions = result.summary.overall.detection[Criterion.ANY]
+    assert (lesions.truth, lesions.found, lesions.predictions) == (8, 7, 7)
     # As anybody would evaluate the folder, to the digit.
-    again = evaluate_folders(
+    again = evaluate_pair(
         root / "raw" / NAME / "labelsTr", done.predictions, cases=["a", "b", "c", "e"], run=Run(show_progress=False)
     )
-    assert again["summary"] == result["summary"]
+    assert again.summary == result.summary
 
 
-def test_evaluation_and_search_count_alike(done: Consolidated, result: dict[str, Any]) -> None:
+def test_evaluation_and_search_count_alike(done: Consolidated, result: EvaluationResult) -> None:
     """Of the cross-fitted masks: each fold at the thresholds that the other chose."""
-    figures, summary = done.report["operating_point"]["figures"]["cross_fitted"], result["summary"]
+    figures, summary = done.report["operating_point"]["figures"]["cross_fitted"], result.summary
     for name in ("f1", "recall", "precision"):
-        assert summary["lesions"]["any"][name] == pytest.approx(figures[f"{name}_any"])
-        assert summary["lesions"]["iou_0.1"][name] == pytest.approx(figures[f"{name}_iou_0_1"])
+        assert getattr(summary.overall.detection[Criterion.ANY], name) == pytest.approx(figures[f"{name}_any"])
+        assert getattr(summary.overall.detection[Criterion.IOU_01], name) == pytest.approx(figures[f"{name}_iou_0_1"])
     for criterion in ("any", "iou_0.1"):
         counted = figures[f"fp_per_scan_{criterion.replace('.', '_')}"]
-        assert summary["false_positives"][criterion]["per_scan"] == pytest.approx(counted)
-    assert summary["dice"]["mean"] == pytest.approx(figures["dice"])
+        assert summary.overall.detection[Criterion(criterion)].false_positives_per_scan == pytest.approx(counted)
+    assert summary.overall.dice.mean == pytest.approx(figures["dice"])
 
 
-def test_figures_and_report_lie_beside_the_predictions(done: Consolidated, result: dict[str, Any]) -> None:
-    assert read_json(done.predictions / "metrics.json")["summary"] == result["summary"]
+def test_figures_and_report_lie_beside_the_predictions(done: Consolidated, result: EvaluationResult) -> None:
+    assert read_json(done.predictions / "metrics.json")["summary"] == result.summary.to_json()
     assert "cross-validation" in (done.predictions / "report.html").read_text(encoding="utf-8")
 
 
@@ -83,8 +85,8 @@ def test_a_pooled_case_without_masks_is_missing(done: Consolidated, root: Path, 
     for name in ("b.mha", "instances/b.mha", "rois/b.json"):
         (folder / name).unlink()
     result = report_consolidation(replace(done, predictions=folder), root / "raw" / NAME, run=Run(show_progress=False))
-    assert {problem["case"] for problem in result["problems"]} == {"b"}
-    assert [entry["case_id"] for entry in result["cases"]] == ["a", "c", "e"]
+    assert {problem.case_id for problem in result.problems} == {"b"}
+    assert [entry.case_id for entry in result.cases] == ["a", "c", "e"]
 
 
 def test_labels_are_evaluated_as_the_plans_read_them(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -94,8 +96,8 @@ def test_labels_are_evaluated_as_the_plans_read_them(tmp_path: Path, tiny_plans:
     raw = tmp_path / "raw" / NAME
     done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
     result = report_consolidation(done, raw, run=Run(show_progress=False))
-    assert result["problems"] == []
-    assert result["summary"]["lesions"]["any"]["found"] == 2
+    assert result.problems == ()
+    assert result.summary.overall.detection[Criterion.ANY].found == 2
 
 
 def test_files_that_the_description_lists_are_evaluated_and_shown(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -108,7 +110,7 @@ def test_files_that_the_description_lists_are_evaluated_and_shown(tmp_path: Path
     write_fold(tmp_path, "0", {"a": [Blob(A, 0.9, 0.9)]}, tiny_plans)
     done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
     result = report_consolidation(done, raw, run=Run(show_progress=False))
-    assert result["problems"] == [] and result["summary"]["lesions"]["any"]["found"] == 1
+    assert result.problems == () and result.summary.overall.detection[Criterion.ANY].found == 1
     assert 'id="viewer-box"' in (done.predictions / "report.html").read_text(encoding="utf-8")
 
 
@@ -134,15 +136,16 @@ def test_the_choice_stands_beside_the_plan(done: Consolidated) -> None:
     assert cells(text, "lowest mask probability of a voxel") == ["0.5", "0.5"]
 
 
-def test_the_headline_is_cross_fitted_and_comes_first(done: Consolidated, result: dict[str, Any]) -> None:
+def test_the_headline_is_cross_fitted_and_comes_first(done: Consolidated, result: EvaluationResult) -> None:
     text = (done.predictions / "metrics.md").read_text(encoding="utf-8")
     first, then = text.split("###", 1)
     assert "Cross-fitted: the scans of each fold are judged at the thresholds that the other folds chose" in first
     assert cells(first, "F1 (IoU ≥ 0.1)")[0].startswith("0.933 [") and "### Operating point" in then
     record = read_json(done.predictions / "metrics.json")["cross_validation"]
     assert record["predicted_at_thresholds_of"] == "other folds"
-    assert record["headline"]["f1_iou_0.1"] == result["intervals"]["f1_iou_0.1"]
-    interval = [result["intervals"]["f1_iou_0.1"][name] for name in ("low", "high")]
+    assert record["headline"]["f1_iou_0.1"] == result.estimates["f1_iou_0.1"].to_json()
+    estimate = result.estimates["f1_iou_0.1"]
+    interval = [estimate.low, estimate.high]
     assert record["figures"]["cross_fitted_f1_interval"] == pytest.approx(interval)
     assert record["figures"] == json.loads(json.dumps(asdict(done.point.figures)))
     page = (done.predictions / "report.html").read_text(encoding="utf-8")
@@ -167,8 +170,9 @@ def test_figures_of_a_plan_that_is_kept_are_a_headline(tmp_path: Path, tiny_plan
     raw = write_raw(tmp_path, dict.fromkeys("abcd", (filled(A) > 0).astype(np.uint8)))
     write_fold(tmp_path, "0", {case: [Blob(A, 0.9, 0.9)] for case in "abcd"}, tiny_plans)
     done = consolidate(raw, tmp_path / "results" / NAME, [0], run=Run(show_progress=False))
-    result = report_consolidation(done, raw, run=Run(show_progress=False))
-    assert result["cross_validation"]["predicted_at_thresholds_of"] == "plan" and done.point.plan_kept
+    report_consolidation(done, raw, run=Run(show_progress=False))
+    record = read_json(done.predictions / "metrics.json")["cross_validation"]
+    assert record["predicted_at_thresholds_of"] == "plan" and done.point.plan_kept
     first = (done.predictions / "metrics.md").read_text(encoding="utf-8").split("###")[0]
     assert "no others gained more than noise" in first and cells(first, "F1 (IoU ≥ 0.1)")[0].startswith("1.000")
 

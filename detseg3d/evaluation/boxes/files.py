@@ -33,7 +33,7 @@ from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.labels import read_roi_lesions, read_roi_order
 from detseg3d.evaluation.boxes.nndetection import pickles_only, read_nndetection_boxes
-from detseg3d.evaluation.case_files import describe_problem, files_by_case
+from detseg3d.evaluation.case_files import CaseProblem, files_by_case
 from detseg3d.system.files import read_bounded
 
 __all__ = ["EDGES", "BoxFolder", "CaseBoxes", "class_name", "read_box_table", "read_boxes"]
@@ -89,14 +89,14 @@ class BoxFolder:
         What was read, for people.
     one_file : bool
         All cases come from one file, so a case that is not in it has no boxes; otherwise its file is missing.
-    problems : list of dict
-        ``{"case", "problem"}`` of cases whose file cannot be read.
+    problems : list of CaseProblem
+        Cases whose file cannot be read.
     """
 
     cases: Mapping[str, CaseBoxes]
     source: str
     one_file: bool
-    problems: list[dict[str, str]] = field(default_factory=list)
+    problems: list[CaseProblem] = field(default_factory=list)
 
 
 def class_name(text: str | int, class_labels: Mapping[str, int] | None) -> str | None:
@@ -150,7 +150,7 @@ def read_boxes(
         return BoxFolder(read_box_table(path, class_labels, scores=scores), str(path), True)
     if not path.is_dir():
         raise DetSeg3DError("there is no such CSV file or folder of boxes", file=path, remedy="check the path")
-    problems: list[dict[str, str]] = []
+    problems: list[CaseProblem] = []
     readers: list[tuple[Path, Callable[[Path], str | None], Callable[[Path], CaseBoxes]]] = [
         (
             PredictionFolder(path).records_folder,
@@ -188,16 +188,16 @@ def _case(path: Path, endings: Sequence[str]) -> str | None:
 
 
 def _read_all(
-    files: Mapping[str, Path], folder: Path, read: Callable[[Path], CaseBoxes], problems: list[dict[str, str]]
+    files: Mapping[str, Path], folder: Path, read: Callable[[Path], CaseBoxes], problems: list[CaseProblem]
 ) -> BoxFolder:
     cases = {}
     for case_id, file in files.items():
         try:
             cases[case_id] = read(file)
         except DetSeg3DError as error:
-            problems.append(describe_problem(case_id, error))
+            problems.append(CaseProblem.of(case_id, error))
     if files and not cases:
-        first = problems[-len(files)]["problem"]
+        first = problems[-len(files)].problem
         raise DetSeg3DError(f"none of the {len(files)} file(s) of boxes can be read; the first problem: {first}")
     return BoxFolder(cases, str(folder), False, problems)
 

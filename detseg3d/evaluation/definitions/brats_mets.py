@@ -20,6 +20,7 @@ from scipy import ndimage
 from detseg3d.evaluation.definitions.surfaces import directed_distances
 from detseg3d.evaluation.limits import reaches, within
 from detseg3d.evaluation.matching import match_by_sum, overlap_table
+from detseg3d.system.json_records import JsonRecord
 
 __all__ = ["LARGE_MM3", "MINIMUM_DICE", "PENALTY_MM", "SizeCounts", "Mets2026Case", "mets2026_case"]
 
@@ -37,7 +38,7 @@ _PER_MATCH = 1e-6
 
 
 @dataclass(frozen=True)
-class SizeCounts:
+class SizeCounts(JsonRecord):
     """True lesions found and missed, and false positives.
 
     Attributes
@@ -68,7 +69,7 @@ class SizeCounts:
 
 
 @dataclass(frozen=True)
-class Mets2026Case:
+class Mets2026Case(JsonRecord):
     """One class of one case. The default is: nothing there.
 
     Attributes

@@ -1,4 +1,4 @@
-"""Lesion-wise Dice and Hausdorff distance as the BraTS challenges define them since 2023."""
+"""Lesion-wise Dice and Hausdorff distance as the BraTS challenges have defined them since 2023."""
 
 from __future__ import annotations
 
@@ -16,54 +16,66 @@ from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.evaluation.definitions.surface_elements import area_surface_metrics
 from detseg3d.evaluation.definitions.surfaces import surface_metrics
 from detseg3d.evaluation.limits import exceeds
+from detseg3d.system.json_records import JsonRecord
 
 __all__ = ["BRATS2024_METS", "GLIOMA", "METASTASES", "LesionwiseCounts", "LesionwiseRule", "lesionwise_scores"]
 
 
 @dataclass(frozen=True)
-class LesionwiseRule:
-    """What distinguishes the challenges.
+class LesionwiseRule(JsonRecord):
+    """Parameters in which the challenges differ.
 
     Attributes
     ----------
     dilation : int
-        True components that touch after so many dilations (18 neighbours) are one lesion.
-    smallest_mm3 : float
-        True lesions of this volume or less are not asked for; who finds them is not punished.
+        True components that touch after this number of dilations (18 neighbours) are one lesion.
+    ignored_mm3 : float
+        True lesions of this volume or less do not count. A prediction that finds such a lesion is not a false positive.
     penalty_mm : float
-        Distance of a lesion that is missed or falsely found.
+        Distance of a missed lesion and of a false positive.
     dilate_prediction : bool
-        Predicted components that touch after the same dilations are one, too.
-    smallest_predicted_voxels : int
-        Predicted components with so many voxels or fewer are left out.
+        Predicted components that touch after the same dilations are one component, too.
+    ignored_predicted_voxels : int
+        Predicted components with at most this number of voxels are left out.
     area_weighted : bool
-        HD95 is weighted by area, see :mod:`~detseg3d.evaluation.definitions.surface_elements`.
+        Weight HD95 by area, see :mod:`~detseg3d.evaluation.definitions.surface_elements`.
     """
 
     dilation: int = 1
-    smallest_mm3: float = 2.0
+    ignored_mm3: float = 2.0
     penalty_mm: float = 374.0
     dilate_prediction: bool = False
-    smallest_predicted_voxels: int = 0
+    ignored_predicted_voxels: int = 0
     area_weighted: bool = False
 
 
 METASTASES = LesionwiseRule()
-"""BraTS-METS: lesions are small, so little is merged and little is left out."""
+"""BraTS-METS. The lesions are small, so few are merged and few are left out."""
 
-BRATS2024_METS = LesionwiseRule(dilate_prediction=True, smallest_predicted_voxels=2, area_weighted=True)
+BRATS2024_METS = LesionwiseRule(dilate_prediction=True, ignored_predicted_voxels=2, area_weighted=True)
 """BraTS-METS 2024: https://github.com/rachitsaluja/BraTS-2024-Metrics, ``metrics_MET.py`` of commit b04e5a0."""
 
-GLIOMA = LesionwiseRule(dilation=3, smallest_mm3=50.0)
-"""BraTS for gliomas."""
+GLIOMA = LesionwiseRule(dilation=3, ignored_mm3=50.0)
+"""BraTS for gliomas, https://github.com/rachitsaluja/BraTS-2023-Metrics."""
 
 
 @dataclass(frozen=True)
-class LesionwiseCounts:
-    """Sums over the lesions of one class in one case, or of several added up.
+class LesionwiseCounts(JsonRecord):
+    """Sums over the lesions of one class in one case, or over several classes or cases.
 
-    ``hd95_sum`` holds the penalties of missed and of false lesions; ``None`` if distances were not computed.
+    Attributes
+    ----------
+    truth : int
+        True lesions that count.
+    missed, false_positives : int
+    dice_sum : float
+        Sum of Dice over the true lesions that count.
+    hd95_sum : float or None
+        Sum of HD95 in mm, with the penalties of missed lesions and false positives; ``None`` if distances were not
+        computed.
     """
+
+    JSON_PROPERTIES = ("dice", "hd95_mm")
 
     truth: int = 0
     missed: int = 0
@@ -73,13 +85,13 @@ class LesionwiseCounts:
 
     @property
     def dice(self) -> float:
-        """Sum of Dice over true lesions and false positives; 1.0 if there is neither."""
+        """``dice_sum / (truth + false_positives)``; 1.0 if both are 0."""
         count = self.truth + self.false_positives
         return self.dice_sum / count if count else 1.0
 
     @property
     def hd95_mm(self) -> float | None:
-        """Mean distance over true lesions and false positives; 0.0 if there is neither."""
+        """Mean distance over true lesions and false positives; 0.0 if there are none of both."""
         count = self.truth + self.false_positives
         if self.hd95_sum is None:
             return None
@@ -102,36 +114,44 @@ def lesionwise_scores(
     spacing: Sequence[float],
     rule: LesionwiseRule = METASTASES,
     hd95: bool = True,
-    voxel_volume: float | None = None,
+    voxel_volume_mm3: float | None = None,
 ) -> LesionwiseCounts:
-    """Dice and HD95 of every lesion with all that was predicted near it; false positives score 0.
+    """Compare every true lesion with everything that was predicted near it.
 
-    Definition of the BraTS 2023 challenges (https://github.com/rachitsaluja/BraTS-2023-Metrics). The truth is dilated
-    and its 26-connected components taken; true voxels in one of them are one lesion. All predicted components that
-    touch the dilated lesion are its prediction together. Predicted components that touch none are false positives. A
-    component that touches several lesions is compared with each. HD95 is that of
-    :func:`~detseg3d.evaluation.definitions.surfaces.surface_metrics`, unless the rule weighs it by area, as the
-    challenge does.
+    The truth is dilated. True voxels in one 26-connected component of the dilated truth are one lesion. All predicted
+    components that touch the dilated lesion together are its prediction. A predicted component that touches several
+    lesions is compared with each of them. A predicted component that touches no lesion is a false positive; its Dice is
+    0. HD95 is that of :func:`~detseg3d.evaluation.definitions.surfaces.surface_metrics`, unless the rule weights it by
+    area, as the challenge does.
 
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Masks of one class: every value but 0 is inside, and instances are not told apart.
+        Masks of one class. Every value but 0 is inside; different values are not distinguished.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     rule : LesionwiseRule, optional
     hd95 : bool, optional
         Compute distances, too.
-    voxel_volume : float, optional
-        Of one voxel in mm³; by default the product of the spacing.
+    voxel_volume_mm3 : float, optional
+        Volume of one voxel; by default the product of the spacing.
 
     Returns
     -------
     LesionwiseCounts
 
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    References
+    ----------
+    Evaluation program of the BraTS 2023 challenges, https://github.com/rachitsaluja/BraTS-2023-Metrics.
+
     Examples
     --------
-    One lesion is half covered, another is missed, and there is one false positive:
+    One lesion is half covered, another lesion is missed, and there is one false positive:
 
     >>> truth, prediction = np.zeros((2, 1, 1, 30))
     >>> truth[0, 0, 0:4], truth[0, 0, 10:13], prediction[0, 0, 2:6], prediction[0, 0, 20:25] = 1, 1, 1, 1
@@ -148,7 +168,7 @@ def lesionwise_scores(
         _dilate(prediction, rule.dilation) if rule.dilate_prediction else prediction, connectivity=26
     )
     parts[~prediction] = 0
-    small = np.bincount(parts.ravel()) <= rule.smallest_predicted_voxels
+    small = np.bincount(parts.ravel()) <= rule.ignored_predicted_voxels
     small[0] = False
     if small.any():
         parts[small[parts]] = 0
@@ -160,39 +180,39 @@ def lesionwise_scores(
     common = np.bincount(lesions[prediction & truth], minlength=len(lesion_voxels))
     covering = np.bincount(pairs[:, 0], weights=part_voxels[pairs[:, 1]], minlength=len(lesion_voxels))
     dice = 2 * common / np.maximum(lesion_voxels + covering, 1)
-    volume = math.prod(spacing) if voxel_volume is None else voxel_volume
-    asked = exceeds(lesion_voxels * volume, rule.smallest_mm3)
-    asked[0] = False
+    volume = math.prod(spacing) if voxel_volume_mm3 is None else voxel_volume_mm3
+    counted = exceeds(lesion_voxels * volume, rule.ignored_mm3)
+    counted[0] = False
     false_positives = int(np.count_nonzero(part_voxels[1:])) - len(np.unique(pairs[:, 1]))
     distances = None
     if hd95:
         distances = false_positives * rule.penalty_mm
         of_lesions, of_parts = (dict(zip(*boxes_from_instances(numbers), strict=True)) for numbers in (lesions, parts))
-        for number in np.flatnonzero(asked).tolist():
+        for number in np.flatnonzero(counted).tolist():
             own = pairs[pairs[:, 0] == number, 1]
             if len(own) == 0:
                 distances += rule.penalty_mm
                 continue
             boxes = np.array([of_lesions[number], *(of_parts[part] for part in own.tolist())]).astype(int)
             low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
-            # Not the whole volume: it would be read once for every lesion.
+            # Work in the box around lesion and prediction. The whole volume would be read once for every lesion.
             region = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             predicted = np.isin(parts[region], own)
             measure = area_surface_metrics if rule.area_weighted else surface_metrics
             distances += measure(lesions[region] == number, predicted, spacing).hd95_mm
     return LesionwiseCounts(
-        truth=int(asked.sum()),
-        missed=int((asked & (covering == 0)).sum()),
+        truth=int(counted.sum()),
+        missed=int((counted & (covering == 0)).sum()),
         false_positives=false_positives,
-        dice_sum=float(dice[asked].sum()),
+        dice_sum=float(dice[counted].sum()),
         hd95_sum=distances,
     )
 
 
 def _dilate(mask: BoolArray, iterations: int) -> BoolArray:
-    """Dilation by the 18 voxels that share a face or an edge, each time."""
+    """Dilate a mask by the 18 neighbours that share a face or an edge, as often as ``iterations`` says."""
     for _ in range(iterations):
-        # The neighbourhood is the union of the squares of 3 by 3 in the three planes, and a square is two lines.
+        # The 18-neighbourhood is the union of 3 × 3 squares in the three planes. A square is a dilation along two axes.
         along_z, along_y = _dilate_line(mask, 0), _dilate_line(mask, 1)
         mask = _dilate_line(along_z, 1) | _dilate_line(along_z, 2) | _dilate_line(along_y, 2)
     return mask

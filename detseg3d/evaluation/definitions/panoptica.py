@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from detseg3d.evaluation.definitions.surfaces import surface_metrics
 from detseg3d.evaluation.matching import overlap_table
+from detseg3d.system.json_records import JsonRecord
 
 __all__ = ["PanopticaCase", "panoptica_case"]
 
@@ -23,7 +24,7 @@ MINIMUM_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class PanopticaCase:
+class PanopticaCase(JsonRecord):
     """One class of one case. The default is: nothing there.
 
     Attributes

@@ -12,6 +12,7 @@ import numpy as np
 
 from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.matching import OverlapTable, match_by_sum
+from detseg3d.system.json_records import JsonRecord
 
 __all__ = ["PicaiCase", "PicaiScores", "picai_case", "picai_scores"]
 
@@ -21,7 +22,7 @@ _PER_MATCH = 1.0
 
 
 @dataclass(frozen=True)
-class PicaiCase:
+class PicaiCase(JsonRecord):
     """One class of one case. The default is: nothing there.
 
     Attributes

@@ -1,4 +1,4 @@
-"""The figures of challenges and of other programs, under their own rules.
+"""The metrics of challenges and of other programs, under their own rules.
 
 docs/reference/metrics.md states each rule and where it is published.
 """
@@ -6,28 +6,27 @@ docs/reference/metrics.md states each rule and where it is published.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from detseg3d.core.arrays import FloatArray
+from detseg3d.core.arrays import AnyIntArray, FloatArray, Spacing
 from detseg3d.evaluation.definitions.brats_mets import Mets2026Case, SizeCounts, mets2026_case
 from detseg3d.evaluation.definitions.lesionwise import BRATS2024_METS, LesionwiseCounts, lesionwise_scores
 from detseg3d.evaluation.definitions.panoptica import PanopticaCase, panoptica_case
 from detseg3d.evaluation.definitions.picai import PicaiCase, picai_case, picai_scores
 from detseg3d.evaluation.matching import OverlapTable
+from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["Preset", "PresetCase", "PresetFigure", "PresetInput", "PresetResult", "preset_case", "preset_figures"]
+__all__ = ["Preset", "PresetCase", "PresetMetric", "PresetInput", "PresetResult", "preset_case", "preset_metrics"]
 
 
 PresetCase = LesionwiseCounts | Mets2026Case | PicaiCase | PanopticaCase
 
 
 class Preset(StrEnum):
-    """Whose rules are followed."""
+    """Challenges and programs whose rules are available."""
 
     BRATS2024_METS = "brats2024-mets"
     BRATS2026_METS = "brats2026-mets"
@@ -37,53 +36,49 @@ class Preset(StrEnum):
 
 @dataclass(frozen=True)
 class PresetInput:
-    """One class of one case.
+    """Lesions of one class in one case, on both sides.
 
     Attributes
     ----------
     truth, prediction : ndarray of int, shape ``(Z, Y, X)``
         Instance maps of the lesions of this class.
     table : OverlapTable
-        Of these lesions.
+        Overlaps of these lesions.
     scores : ndarray of float64, shape ``(P,)``, or None
-        Of the predicted lesions.
+        Scores of the predicted lesions.
     spacing : tuple of 3 floats
         Millimetres ``(z, y, x)``.
-    voxel_volume : float
-        mm³.
+    voxel_volume_mm3 : float
+        Volume of one voxel.
     """
 
-    truth: npt.NDArray[Any]
-    prediction: npt.NDArray[Any]
+    truth: AnyIntArray
+    prediction: AnyIntArray
     table: OverlapTable
     scores: FloatArray | None
-    spacing: tuple[float, float, float]
-    voxel_volume: float
+    spacing: Spacing
+    voxel_volume_mm3: float
 
 
 @dataclass(frozen=True)
-class PresetResult:
-    """What a preset needs to know of one case, by class."""
+class PresetResult(JsonRecord):
+    """Counts of one case from which the metrics of a preset follow, by class."""
 
     preset: Preset
     classes: Mapping[str, PresetCase]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"name": str(self.preset), "classes": {name: asdict(case) for name, case in self.classes.items()}}
-
 
 @dataclass(frozen=True)
-class PresetFigure:
-    """One figure of a set of cases.
+class PresetMetric(JsonRecord):
+    """One metric of a set of cases.
 
     Attributes
     ----------
     key : str
-        What the original calls it.
+        Name of the metric in the original program.
     title : str
     value : float or None
-        ``None`` if it is undefined.
+        ``None`` if the metric is undefined.
     """
 
     key: str
@@ -92,30 +87,33 @@ class PresetFigure:
 
 
 def preset_case(preset: Preset, given: PresetInput) -> PresetCase:
-    """Count what the figures of a preset need. Masks are those of all lesions of the class together."""
+    """Return the counts of one case from which the metrics of a preset follow.
+
+    Presets that compare masks take all lesions of the class together.
+    """
     if preset is Preset.PICAI:
         return picai_case(given.table, given.scores)
     if preset is Preset.PANOPTICA:
         return panoptica_case(given.truth, given.prediction, given.spacing)
     if preset is Preset.BRATS2026_METS:
-        return mets2026_case(given.truth, given.prediction, given.spacing, given.voxel_volume)
+        return mets2026_case(given.truth, given.prediction, given.spacing, given.voxel_volume_mm3)
     return lesionwise_scores(
-        given.truth, given.prediction, given.spacing, BRATS2024_METS, voxel_volume=given.voxel_volume
+        given.truth, given.prediction, given.spacing, BRATS2024_METS, voxel_volume_mm3=given.voxel_volume_mm3
     )
 
 
-def preset_figures(preset: Preset, cases: Sequence[PresetCase | None]) -> tuple[PresetFigure, ...]:
-    """The figures of one class.
+def preset_metrics(preset: Preset, cases: Sequence[PresetCase | None]) -> tuple[PresetMetric, ...]:
+    """Return the metrics of one class.
 
     Parameters
     ----------
     preset : Preset
     cases : sequence of PresetCase or None
-        ``None``: the case has nothing of this class on either side.
+        ``None`` for a case that has the class on neither side.
 
     Examples
     --------
-    >>> [(figure.key, figure.value) for figure in preset_figures(Preset.BRATS2024_METS, [None])]
+    >>> [(metric.key, metric.value) for metric in preset_metrics(Preset.BRATS2024_METS, [None])]
     [('LesionWise_Score_Dice', 1.0), ('LesionWise_Score_HD95', 0.0)]
     """
     if preset is Preset.PICAI:
@@ -128,23 +126,23 @@ def preset_figures(preset: Preset, cases: Sequence[PresetCase | None]) -> tuple[
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Over those that are defined."""
+    """Return the mean over the values that are defined."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _mets2024(cases: Sequence[LesionwiseCounts]) -> tuple[PresetFigure, ...]:
+def _mets2024(cases: Sequence[LesionwiseCounts]) -> tuple[PresetMetric, ...]:
     return (
-        PresetFigure("LesionWise_Score_Dice", "lesion-wise Dice", _mean(case.dice for case in cases)),
-        PresetFigure("LesionWise_Score_HD95", "lesion-wise HD95 (mm)", _mean(case.hd95_mm for case in cases)),
+        PresetMetric("LesionWise_Score_Dice", "lesion-wise Dice", _mean(case.dice for case in cases)),
+        PresetMetric("LesionWise_Score_HD95", "lesion-wise HD95 (mm)", _mean(case.hd95_mm for case in cases)),
     )
 
 
-def _mets2026(cases: Sequence[Mets2026Case]) -> tuple[PresetFigure, ...]:
-    figures = [
-        PresetFigure("lesionwise_dsc_mean", "lesion-wise Dice, from 27 mm³", _mean(case.dice for case in cases)),
-        PresetFigure("lesionwise_nsd_mean", "lesion-wise NSD, from 27 mm³", _mean(case.nsd for case in cases)),
-        PresetFigure(
+def _mets2026(cases: Sequence[Mets2026Case]) -> tuple[PresetMetric, ...]:
+    metrics = [
+        PresetMetric("lesionwise_dsc_mean", "lesion-wise Dice, from 27 mm³", _mean(case.dice for case in cases)),
+        PresetMetric("lesionwise_nsd_mean", "lesion-wise NSD, from 27 mm³", _mean(case.nsd for case in cases)),
+        PresetMetric(
             "lesionwise_hd95_mean", "lesion-wise HD95 (mm), from 27 mm³", _mean(case.hd95_mm for case in cases)
         ),
     ]
@@ -154,34 +152,34 @@ def _mets2026(cases: Sequence[Mets2026Case]) -> tuple[PresetFigure, ...]:
         ("all_instance", "all lesions", [case.matched for case in cases]),
     ):
         known = [entry for entry in counts if entry is not None]
-        figures += [
-            PresetFigure(
+        metrics += [
+            PresetMetric(
                 f"{key}_f1", f"F1, {title}", _mean(entry.f1 for entry in known if entry != SizeCounts(0, 0, 0))
             ),
-            PresetFigure(f"{key}_tp", f"found per case, {title}", _mean(entry.found for entry in known)),
-            PresetFigure(f"{key}_fn", f"missed per case, {title}", _mean(entry.missed for entry in known)),
-            PresetFigure(
+            PresetMetric(f"{key}_tp", f"found per case, {title}", _mean(entry.found for entry in known)),
+            PresetMetric(f"{key}_fn", f"missed per case, {title}", _mean(entry.missed for entry in known)),
+            PresetMetric(
                 f"{key}_fp", f"false positives per case, {title}", _mean(entry.false_positives for entry in known)
             ),
         ]
-    return tuple(figures)
+    return tuple(metrics)
 
 
-def _picai(cases: Sequence[PicaiCase]) -> tuple[PresetFigure, ...]:
+def _picai(cases: Sequence[PicaiCase]) -> tuple[PresetMetric, ...]:
     scores = picai_scores(cases)
     return (
-        PresetFigure("score", "ranking score", scores.ranking),
-        PresetFigure("AP", "average precision of lesions", scores.average_precision),
-        PresetFigure("AUROC", "AUROC of cases", scores.auroc),
+        PresetMetric("score", "ranking score", scores.ranking),
+        PresetMetric("AP", "average precision of lesions", scores.average_precision),
+        PresetMetric("AUROC", "AUROC of cases", scores.auroc),
     )
 
 
-def _panoptica(cases: Sequence[PanopticaCase]) -> tuple[PresetFigure, ...]:
+def _panoptica(cases: Sequence[PanopticaCase]) -> tuple[PresetMetric, ...]:
     return (
-        PresetFigure("pq", "panoptic quality", _mean(case.pq for case in cases)),
-        PresetFigure("sq", "segmentation quality (IoU)", _mean(case.sq for case in cases)),
-        PresetFigure("rq", "recognition quality", _mean(case.rq for case in cases)),
-        PresetFigure("pq_dsc", "panoptic quality with Dice", _mean(case.pq_dice for case in cases)),
-        PresetFigure("sq_dsc", "segmentation quality (Dice)", _mean(case.sq_dice for case in cases)),
-        PresetFigure("sq_assd", "average surface distance (mm)", _mean(case.sq_masd_mm for case in cases)),
+        PresetMetric("pq", "panoptic quality", _mean(case.pq for case in cases)),
+        PresetMetric("sq", "segmentation quality (IoU)", _mean(case.sq for case in cases)),
+        PresetMetric("rq", "recognition quality", _mean(case.rq for case in cases)),
+        PresetMetric("pq_dsc", "panoptic quality with Dice", _mean(case.pq_dice for case in cases)),
+        PresetMetric("sq_dsc", "segmentation quality (Dice)", _mean(case.sq_dice for case in cases)),
+        PresetMetric("sq_assd", "average surface distance (mm)", _mean(case.sq_masd_mm for case in cases)),
     )

@@ -26,7 +26,7 @@ from detseg3d.data.formats.npy import read_array_header
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, read_geometry, read_image
 from detseg3d.data.labels import check_same_grid
-from detseg3d.evaluation.case_files import files_by_case, image_case
+from detseg3d.evaluation.case_files import CaseProblem, files_by_case, image_case
 from detseg3d.system.files import open_regular_file
 
 __all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_map"]
@@ -62,7 +62,7 @@ class ProbabilityMap:
     class_values: tuple[int, ...]
 
 
-def probability_files(folder: str | Path, problems: list[dict[str, str]]) -> dict[str, Path]:
+def probability_files(folder: str | Path, problems: list[CaseProblem]) -> dict[str, Path]:
     """The probability maps of a folder, by case.
 
     Looked for, in this order: ``probabilities/CASE.npz``, as ``detseg3d_predict --save_probabilities`` writes them;
@@ -71,8 +71,8 @@ def probability_files(folder: str | Path, problems: list[dict[str, str]]) -> dic
     Parameters
     ----------
     folder : path
-    problems : list
-        Grows by ``{"case", "problem"}`` for each case of which there are several maps.
+    problems : list of CaseProblem
+        A problem is appended for each case with several maps.
 
     Raises
     ------

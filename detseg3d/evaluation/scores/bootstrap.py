@@ -1,8 +1,9 @@
-"""Intervals by resampling patients: a patient is drawn or left out with all of its lesions.
+"""Bootstrap intervals by resampling patients: a patient is drawn or left out with all of its lesions.
 
-Percentiles of the resamples are too narrow for the few patients of most studies. The resamples therefore only give the
-standard error; the interval is that of Student's t on a scale where the error is about symmetric (the logit of a share,
-the logarithm of a count). ``benchmarks/coverage.py`` measures how often such an interval holds the true value.
+The percentiles of the resamples give too narrow intervals for the few patients of most studies. The resamples therefore
+only give the standard error. The interval is that of Student's t on a scale on which the error is about symmetric: the
+logit of a share, the logarithm of a count. ``benchmarks/coverage.py`` measures how often such an interval contains the
+true value.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from detseg3d.core.arrays import FloatArray
+from detseg3d.system.json_records import JsonRecord
 
 __all__ = [
     "Contributions",
@@ -30,19 +31,19 @@ __all__ = [
 ]
 
 
-_FEWEST_DEGREES = 0.5
-_SAME = 1e-12
+_MIN_DEGREES = 0.5  # of freedom
+_EQUAL = 1e-12  # resamples that differ by no more than this are equal but for rounding
 
 
 class Scale(Enum):
-    """The values that a figure can have; its interval keeps within them."""
+    """Range of values that a metric can take. Its interval stays within this range."""
 
     SHARE = "share"
     """Between 0 and 1."""
     COUNT = "count"
     """Events per scan, 0 or more."""
     AMOUNT = "amount"
-    """0 or more, without an upper limit: millimetres."""
+    """0 or more, without an upper limit, for example millimetres."""
     DIFFERENCE_OF_SHARES = "difference of shares"
     """Between -1 and 1."""
     DIFFERENCE = "difference"
@@ -51,19 +52,23 @@ class Scale(Enum):
 
 @dataclass(frozen=True)
 class Contributions:
-    """How many patients a figure rests on.
+    """Number of patients that a metric rests on.
 
     Attributes
     ----------
     patients : int
-        Patients that have something which the figure counts: for recall, patients with lesions.
+        Patients that add to the denominator of the metric: for recall, patients with lesions.
     effective : float
-        As many patients with equally much of it would differ as much: (sum of w)² / (sum of w²), where w is what a
-        patient contributes (Kish 1965, "Survey Sampling"). One patient with most of the lesions makes it small.
+        Effective number of patients, (sum of w)² / (sum of w²), with the contribution w of each patient. It is small if
+        one patient has most of the lesions.
     leverage : float
-        Mean share of a patient in the figure, (sum of w³) / (sum of w² times sum of w); 1 / n for n patients that
-        contribute alike. A figure lies nearer to patients with a large share than it should, so that the resamples
-        differ too little by the factor sqrt(1 - leverage).
+        Mean share of a patient in the metric, (sum of w³) / (sum of w² times sum of w); 1 / n for n patients that
+        contribute equally. A metric is drawn towards patients with a large share, so that the resamples vary too little
+        by the factor sqrt(1 - leverage).
+
+    References
+    ----------
+    Kish (1965), "Survey Sampling", for the effective number.
     """
 
     patients: int
@@ -72,17 +77,17 @@ class Contributions:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Where the true value lies with the stated confidence.
+class Interval(JsonRecord):
+    """Confidence interval of a metric.
 
     Attributes
     ----------
     low, high : float or None
         ``None`` if no interval can be given.
     left_out : int
-        Resamples in which the figure is undefined, such as recall where no patient with lesions was drawn.
+        Number of resamples in which the metric is undefined, such as the recall if no patient with lesions was drawn.
     patients : int
-        Patients that the figure rests on; see :class:`Contributions`.
+        Patients that the metric rests on; see :class:`Contributions`.
     """
 
     low: float | None
@@ -90,30 +95,35 @@ class Interval:
     left_out: int
     patients: int
 
-    def to_dict(self) -> dict[str, float | None]:
-        """For JSON."""
-        return {"low": self.low, "high": self.high, "left_out": self.left_out, "patients": self.patients}
-
 
 def bootstrap_weights(
     num_cases: int, samples: int = 1000, seed: int = 0, groups: Sequence[str] | None = None
 ) -> FloatArray:
-    """How often each case is drawn in each resample, with replacement.
+    """Draw how often each case is in each resample, with replacement.
 
-    Efron and Tibshirani (1993), "An Introduction to the Bootstrap". A statistic that is a sum over cases becomes one
-    product with this matrix.
+    A statistic that is a sum over cases becomes one product with this matrix.
 
     Parameters
     ----------
     num_cases : int
     samples : int, optional
+        Number of resamples.
     seed : int, optional
     groups : sequence of str, optional
-        Patient of each case; cases of one patient are drawn together. By default each case is a patient.
+        Patient of each case. The cases of a patient are drawn together. By default each case is a patient.
 
     Returns
     -------
     ndarray of float64, shape ``(samples, num_cases)``
+
+    Raises
+    ------
+    ValueError
+        If the number of groups is not ``num_cases``.
+
+    References
+    ----------
+    Efron and Tibshirani (1993), "An Introduction to the Bootstrap".
 
     Examples
     --------
@@ -133,12 +143,12 @@ def bootstrap_weights(
 
 
 def contributions(of_case: npt.ArrayLike, groups: Sequence[str] | None = None) -> Contributions:
-    """Add up what the cases of each patient contribute to a figure.
+    """Add up what the cases of each patient contribute to a metric.
 
     Parameters
     ----------
     of_case : array_like of float, shape ``(N,)``
-        What each case adds to the denominator: its lesions, its predictions, or 1 for a mean over cases.
+        Contribution of each case to the denominator: its lesions, its predictions, or 1 for a mean over cases.
     groups : sequence of str, optional
         Patient of each case. By default each case is a patient.
 
@@ -160,32 +170,41 @@ def contributions(of_case: npt.ArrayLike, groups: Sequence[str] | None = None) -
 
 
 def interval(
-    resampled: npt.NDArray[Any], point: float, rests_on: Contributions, scale: Scale, level: float = 0.95
+    resampled: FloatArray, point: float, rests_on: Contributions, scale: Scale, level: float = 0.95
 ) -> Interval:
-    """Interval of a figure from its values under resamples of the patients.
+    """Return the interval of a metric from its values under resamples of the patients.
 
     Parameters
     ----------
     resampled : ndarray of float, shape ``(S,)``
-        NaN where the figure is undefined; such a resample is left out.
+        NaN in a resample in which the metric is undefined. Such a resample is left out.
     point : float
-        The figure itself.
+        Value of the metric without resampling.
     rests_on : Contributions
     scale : Scale
     level : float, optional
+        Confidence level, 0 to 1.
 
     Returns
     -------
     Interval
-        Around ``point``: Student's t with ``rests_on.effective - 1`` degrees of freedom times the standard error of the
-        resamples, on the logit scale of a share and the logarithmic scale of a count. The standard error is divided by
-        sqrt(1 - leverage); of n patients that contribute alike this is sqrt((n - 1) / n), as Hesterberg (2015), "What
-        teachers should know about the bootstrap", The American Statistician 69, has it. Where all resamples agree, they
-        say nothing about the error, and the interval is exact: see :func:`_of_agreement`.
+        Around ``point``.
+
+    Notes
+    -----
+    The half width is Student's t with ``rests_on.effective - 1`` degrees of freedom times the standard error of the
+    resamples, on the logit scale of a share and on the logarithmic scale of a count. The standard error is divided by
+    sqrt(1 - leverage). For n patients that contribute equally, this factor is sqrt((n - 1) / n), as in Hesterberg
+    (2015). If all resamples agree, they say nothing about the error. Then the limits are exact: see
+    :func:`_exact_limits`.
+
+    References
+    ----------
+    Hesterberg (2015), "What teachers should know about the bootstrap", The American Statistician 69.
 
     Examples
     --------
-    Ten patients in whom every lesion was found: the share of patients with a miss may still be as high as 31 %.
+    Every lesion of ten patients was found. The share of patients with a miss may still be as high as 31 %.
 
     >>> found = interval(np.ones(1000), 1.0, contributions(np.ones(10)), Scale.SHARE)
     >>> round(found.low, 3), found.high
@@ -195,7 +214,7 @@ def interval(
     left_out = len(resampled) - len(known)
     if len(known) == 0 or not np.isfinite(point):
         return Interval(None, None, left_out, rests_on.patients)
-    agree = bool(np.ptp(known) <= _SAME * max(1.0, abs(point)))
+    agree = bool(np.ptp(known) <= _EQUAL * max(1.0, abs(point)))
     error = 0.0 if agree else float(np.std(known))
     return Interval(*_limits(float(point), error, rests_on, scale, level), left_out, rests_on.patients)
 
@@ -203,18 +222,24 @@ def interval(
 def pooled_share_interval(
     part: npt.ArrayLike, whole: npt.ArrayLike, groups: Sequence[str] | None = None, level: float = 0.95
 ) -> Interval:
-    """Interval of the sum of ``part`` over the sum of ``whole``, as that of :func:`interval` without resampling.
+    """Return the interval of a ratio of sums, ``part`` over ``whole``, without resampling.
 
-    The standard error is that of the linearised ratio, which the bootstrap approaches with many resamples (Cochran
-    1977, "Sampling Techniques", chapter 6).
+    The standard error is that of the linearised ratio, to which the bootstrap converges with many resamples. All else
+    is as in :func:`interval`.
 
     Parameters
     ----------
     part, whole : array_like of float, shape ``(N,)``
-        Of each case or lesion: for recall, 1 if it was found, and 1.
+        Numerator and denominator of each case or lesion. For the recall of lesions: whether the lesion was found (1 or
+        0), and 1.
     groups : sequence of str, optional
-        Patient of each of them. By default each is of another patient.
+        Patient of each case or lesion. By default each belongs to another patient.
     level : float, optional
+        Confidence level, 0 to 1.
+
+    References
+    ----------
+    Cochran (1977), "Sampling Techniques", chapter 6.
 
     Examples
     --------
@@ -232,33 +257,33 @@ def pooled_share_interval(
         _, member = np.unique(np.asarray(groups), return_inverse=True)
         residual = np.asarray(np.bincount(member, weights=residual), np.float64)
     error = float(np.sqrt((residual**2).sum()) / wholes.sum())
-    error = 0.0 if error <= _SAME else error
+    error = 0.0 if error <= _EQUAL else error
     return Interval(*_limits(point, error, rests_on, Scale.SHARE, level), 0, rests_on.patients)
 
 
 def _limits(
     point: float, error: float, rests_on: Contributions, scale: Scale, level: float
 ) -> tuple[float | None, float | None]:
-    """The limits for a standard error, which is 0 if all patients agree."""
+    """Return the limits for a standard error. An error of 0 means that all patients agree."""
     if rests_on.patients == 0:
         return None, None
     if error == 0:
-        return _of_agreement(point, rests_on.patients, scale, level)
+        return _exact_limits(point, rests_on.patients, scale, level)
     if rests_on.patients < 2:
         return None, None
-    degrees = max(rests_on.effective - 1, _FEWEST_DEGREES)
+    degrees = max(rests_on.effective - 1, _MIN_DEGREES)
     reach = error / math.sqrt(1 - rests_on.leverage) * float(stats.t.ppf((1 + level) / 2, degrees))
     return _around(point, reach, scale)
 
 
 def _around(point: float, reach: float, scale: Scale) -> tuple[float | None, float | None]:
-    """``point`` less and more ``reach``, on the scale where the error is about symmetric."""
+    """Return the limits at the distance ``reach`` from ``point``, on the scale on which the error is symmetric."""
     if scale is Scale.DIFFERENCE:
         return point - reach, point + reach
     if scale is Scale.DIFFERENCE_OF_SHARES:
         return max(point - reach, -1.0), min(point + reach, 1.0)
     if point <= 0 or (scale is Scale.SHARE and point >= 1):
-        return None, None  # the resamples differ, but the figure is at the end of its scale
+        return None, None  # the resamples differ, although the metric is at the end of its scale
     if scale is Scale.SHARE:
         logit = math.log(point / (1 - point))
         reach = reach / (point * (1 - point))  # the derivative of the logit is 1 / (p (1 - p))
@@ -268,14 +293,18 @@ def _around(point: float, reach: float, scale: Scale) -> tuple[float | None, flo
     return point / factor, point * factor
 
 
-def _of_agreement(point: float, patients: int, scale: Scale, level: float) -> tuple[float | None, float | None]:
-    """Exact limits where all patients agree.
+def _exact_limits(point: float, patients: int, scale: Scale, level: float) -> tuple[float | None, float | None]:
+    """Return exact limits for the case that all patients agree.
 
-    Of n patients that all agree, a share of up to 1 - a^(1/n) of all patients may be otherwise, where a = (1 - level) /
-    2 (Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial",
-    Biometrika 26). For a share these others are taken to be as far away as can be: of n patients without a failure the
-    interval is [a^(1/n), 1]. A count has the exact limits of a Poisson number of events (Garwood 1936, "Fiducial limits
-    for the Poisson distribution", Biometrika 28). An amount has no upper limit, so it has no interval.
+    If n patients agree, up to the share 1 - a^(1/n) of all patients may still differ, with a = (1 - level) / 2. For a
+    share, those other patients are assumed to be at the far end of the scale: if none of n patients shows a failure,
+    the interval is [a^(1/n), 1]. A count has the exact limits of a Poisson number of events. An amount has no upper
+    limit, so it has no interval.
+
+    References
+    ----------
+    Share: Clopper and Pearson (1934), "The use of confidence or fiducial limits illustrated in the case of the
+    binomial", Biometrika 26. Count: Garwood (1936), "Fiducial limits for the Poisson distribution", Biometrika 28.
     """
     rest = (1 - level) / 2
     agreeing = rest ** (1 / patients)

@@ -1,19 +1,20 @@
-"""Calibrated scores of several networks together, from a calibration that was learnt on one network at a time.
+"""Calibration of the mean score of several networks, from a calibration that was fitted on single networks.
 
-A cross-validation shows each case to one network only, so its calibration belongs to the scores of single networks.
-These are noisy readings of how much a place looks like a lesion. Averaged over several networks the noise is less, and
-the same score is worth more: a mean of calibrated probabilities is too timid (Ranjan and Gneiting 2010, "Combining
-probability forecasts", J. R. Stat. Soc. B).
+In a cross-validation each case is seen by one network only, so the calibration belongs to the scores of single
+networks. Such a score is a noisy measurement of how much a candidate looks like a lesion. The mean over several
+networks has less noise, so the same mean score is stronger evidence: a mean of calibrated probabilities is too cautious
+(Ranjan and Gneiting 2010, "Combining probability forecasts", J. R. Stat. Soc. B).
 
-The model is that of linear discriminant analysis with errors of measurement (Carroll et al. 2006, "Measurement error in
-nonlinear models", chapter 3). On the scale of log-odds, the scores of lesions and of false positives scatter around two
-means, with the variance ``V`` within either kind. A part ``s`` of this variance is a single network's own. The mean of
-``n`` networks has the variance ``V - s (1 - 1/n)``, and the slope of the log-odds of being a lesion is inverse to the
-variance. It turns around the place where a score says nothing, where the probability is the base rate.
+The model is linear discriminant analysis with measurement errors (Carroll et al. 2006, "Measurement error in nonlinear
+models", chapter 3). On the scale of log-odds, the scores of lesions and of false positives scatter around two means,
+with the variance ``V`` within each kind. A part ``s`` of this variance differs from network to network. The mean of
+``n`` networks has the variance ``V - s (1 - 1/n)``. The slope of the log-odds of being a lesion is inverse to the
+variance. The line turns around the point at which the probability is the base rate, because there a score carries no
+information.
 
 A mean of probabilities is nearer to 1/2 than the mean on the scale of log-odds, by the factor ``1 / sqrt(1 + π s / 8)``
-of the log-odds (MacKay 1992, "The evidence framework applied to classification networks"). Where scores were averaged
-as probabilities, the map undoes that first.
+of the log-odds (MacKay 1992, "The evidence framework applied to classification networks"). If scores were averaged as
+probabilities, the calibration undoes this first.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from detseg3d.evaluation.scores.calibration import apply_calibration
 __all__ = ["ScoreSpread", "calibration_of_several", "variance_between"]
 
 
-_LARGEST_SLOPE = 4.0
-_STEPS = 48  # points at which the new map is evaluated beside the old ones
-_GAP = 1e-9
+_MAX_SLOPE = 4.0
+_STEPS = 48  # the new calibration gets so many additional, evenly spaced knots
+_GAP = 1e-9  # minimum between neighbouring knots, so that calibration keeps the order of the scores
 
 
 @dataclass(frozen=True)
 class ScoreSpread:
-    """What a cross-validation knows of the scores of single networks.
+    """Spread of the scores of single networks, measured in a cross-validation.
 
     Attributes
     ----------
     base_rate : float
-        Share of the predicted lesions that are lesions, whatever their score.
+        Share of lesions among the predicted lesions of any score.
     variance : float
-        Variance of the log-odds of the raw score within lesions and within false positives, pooled; 0: not known.
+        Variance of the log-odds of the raw score within lesions and within false positives, pooled; 0 if unknown.
     """
 
     base_rate: float = 0.5
@@ -54,7 +55,7 @@ class ScoreSpread:
 
     @classmethod
     def of(cls, scores: npt.ArrayLike, is_lesion: npt.ArrayLike) -> ScoreSpread:
-        """Measure it on raw scores and whether each is a lesion, both of shape ``(N,)``."""
+        """Return the spread of raw scores; ``is_lesion`` says which of the ``N`` scores belong to a lesion."""
         odds, truth = log_odds(np.asarray(scores, np.float64)), np.asarray(is_lesion, np.bool_)
         kinds = [odds[truth], odds[~truth]]
         if min(map(len, kinds)) < 2:
@@ -64,17 +65,17 @@ class ScoreSpread:
 
 
 def variance_between(scores: FloatArray) -> float:
-    """Variance between networks of the log-odds of a score, mean over candidates.
+    """Return the variance of the log-odds of a score between networks, averaged over candidates.
 
     Parameters
     ----------
     scores : ndarray of float64, shape ``(M, N)``
-        Raw score of each of M networks for each of N candidates.
+        Raw scores of M networks for N candidates.
 
     Returns
     -------
     float
-        0 for a single network, and without candidates.
+        0 for a single network, and if there are no candidates.
     """
     networks, candidates = scores.shape
     if networks < 2 or candidates == 0:
@@ -89,24 +90,25 @@ def calibration_of_several(
     networks: int,
     as_probability: float = 0.0,
 ) -> tuple[tuple[float, float], ...]:
-    """The calibration for the mean of the scores of several networks.
+    """Return the calibration for the mean score of several networks.
 
     Parameters
     ----------
     knots : sequence of (score, probability)
-        The calibration of single networks.
+        Calibration of single networks.
     spread : ScoreSpread
     between : float
-        From :func:`variance_between`.
+        Variance between networks, from :func:`variance_between`.
     networks : int
+        Number of networks.
     as_probability : float, optional
-        Share of the score that was averaged as a probability, and not by log-odds: the weight of Stage 1, whose
-        heatmaps are averaged.
+        Weight of the part of the score that was averaged as a probability, not as log-odds. This is the weight of the
+        Stage 1 score, because the heatmaps are averaged.
 
     Returns
     -------
     tuple of (score, probability)
-        ``knots`` themselves if nothing is known of the spread, or for a single network.
+        ``knots`` unchanged for a single network or if the spread is unknown.
 
     Examples
     --------
@@ -116,7 +118,7 @@ def calibration_of_several(
     """
     if networks < 2 or spread.variance < _GAP or between <= 0 or len(knots) < 2:
         return tuple(knots)
-    left = max(spread.variance - between * (1 - 1 / networks), spread.variance / _LARGEST_SLOPE)
+    left = max(spread.variance - between * (1 - 1 / networks), spread.variance / _MAX_SLOPE)
     slope = spread.variance / left
     places = np.unique([*(score for score, _ in knots), *np.linspace(0, 1, _STEPS + 1)])
     places = places[(places > _GAP) & (places < 1 - _GAP)]
@@ -126,7 +128,7 @@ def calibration_of_several(
     odds = centre + slope * (log_odds(apply_calibration(knots, by_log_odds)) - centre)
     points = [(0.0, 0.0)]
     for place, probability in zip(places.tolist(), from_log_odds(odds).tolist(), strict=True):
-        # The scale of log-odds ends: beyond, what was in order stays in order.
+        # Log-odds are cut off at both ends. Beyond, the knots rise by the minimum gap, so that the order is kept.
         height = max(probability, points[-1][1] + _GAP)
         if place > points[-1][0] + _GAP and height < 1 - _GAP:
             points.append((place, height))

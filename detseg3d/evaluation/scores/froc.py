@@ -1,24 +1,30 @@
-"""Curves over the score threshold: FROC, precision and recall, and the numbers read off them.
+"""Curves over the score threshold: FROC and precision–recall, and the metrics that are read off them.
 
-One record per case says at which score each true lesion is first found and what score each true and each false
-prediction has. From this every threshold follows, whatever the criterion was.
+One record per case states the score at which each true lesion is first found, and the score of each true positive and
+of each false positive. The counts at any threshold follow from these records, whatever the criterion was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import FloatArray
+from detseg3d.core.arrays import FloatArray, IntArray
+from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.matching import OverlapTable
+from detseg3d.system.json_records import JsonRecord
 
 __all__ = [
     "FROC_RATES",
+    "ClassScores",
     "FrocCurve",
+    "FrocCurvePoints",
+    "FrocPoint",
+    "PrecisionRecallPoints",
+    "ScoreSummary",
     "ScoredCase",
     "add_scored",
     "average_precision",
@@ -33,22 +39,22 @@ __all__ = [
 
 
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""False positives per scan at which LUNA16 reads the recall."""
+"""False positives per scan at which the challenge LUNA16 reads the recall."""
 
-_CURVE_POINTS = 200
+_MAX_CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
-class ScoredCase:
-    """What the scores of one case's predictions are worth.
+class ScoredCase(JsonRecord):
+    """Scores of the found lesions and of the predictions of one case, under one criterion.
 
     Attributes
     ----------
     case_id : str
     truth_scores : ndarray of float64, shape ``(T,)``
-        For each true lesion the highest score at which it is found; ``-inf`` if it never is.
+        For each true lesion the highest score threshold at which it is found; ``-inf`` if it is never found.
     true_positive_scores, false_positive_scores : ndarray of float64
-        Scores of the predicted lesions.
+        Scores of the predicted lesions of each kind.
     """
 
     case_id: str
@@ -56,9 +62,14 @@ class ScoredCase:
     true_positive_scores: FloatArray
     false_positive_scores: FloatArray
 
+    @classmethod
+    def empty(cls, case_id: str) -> ScoredCase:
+        """Return the record of a case without any lesion on either side."""
+        return cls(case_id, np.zeros(0), np.zeros(0), np.zeros(0))
+
 
 def scored_case(case_id: str, table: OverlapTable, scores: npt.ArrayLike, minimum_iou: float | None) -> ScoredCase:
-    """The record of one case from its overlaps.
+    """Return the record of one case from its overlaps.
 
     Parameters
     ----------
@@ -66,11 +77,12 @@ def scored_case(case_id: str, table: OverlapTable, scores: npt.ArrayLike, minimu
     table : OverlapTable
         Pairs of equal class only.
     scores : array_like of float, shape ``(P,)``
-        Of the predicted lesions, in the table's order.
+        Scores of the predicted lesions, in the order of the table.
     minimum_iou : float or None
-        ``None``: any overlap; a prediction may find several lesions and a lesion be found by several predictions.
-        A number: in descending order of score each prediction takes, of the true lesions still free, the one of
-        highest IoU, at least this (as COCO does; of equal scores the pair of higher IoU comes first).
+        ``None``: any overlap. A prediction may find several lesions, and several predictions may find one lesion.
+        A number: each prediction, in descending order of score, takes the true lesion with the highest IoU among those
+        that are still free and have at least this IoU, as COCO does. Of equal scores, the pair with the higher IoU
+        comes first.
 
     Examples
     --------
@@ -102,15 +114,27 @@ def scored_case(case_id: str, table: OverlapTable, scores: npt.ArrayLike, minimu
 def match_scored(
     case_id: str,
     scores: FloatArray,
-    truths: int,
-    truth_index: npt.NDArray[np.int64],
-    prediction_index: npt.NDArray[np.int64],
+    num_truths: int,
+    truth_index: IntArray,
+    prediction_index: IntArray,
     quality: FloatArray,
 ) -> ScoredCase:
-    """Predictions in descending order of score take the best free lesion among their pairs."""
-    found = np.full(truths, -np.inf)
+    """Match predictions and true lesions greedily, one-to-one, in descending order of score.
+
+    Parameters
+    ----------
+    case_id : str
+    scores : ndarray of float64, shape ``(P,)``
+    num_truths : int
+        Number of true lesions.
+    truth_index, prediction_index : ndarray of int64, shape ``(K,)``
+        The pairs that may match.
+    quality : ndarray of float64, shape ``(K,)``
+        Quality of each pair, higher is better. Each prediction takes the free lesion of its best pair.
+    """
+    found = np.full(num_truths, -np.inf)
     hit = np.zeros(len(scores), np.bool_)
-    # Scores that saturate tie often: then the best overlap goes first, not the lowest number.
+    # Saturated scores often tie. Then the best overlap goes first, not the lowest index.
     order = np.lexsort((truth_index, prediction_index, -quality, -scores[prediction_index]))
     for pair in order.tolist():
         truth, prediction = int(truth_index[pair]), int(prediction_index[pair])
@@ -121,7 +145,7 @@ def match_scored(
 
 
 def add_scored(parts: Sequence[ScoredCase]) -> ScoredCase:
-    """Several classes of one case as one record; classes have been matched apart."""
+    """Concatenate records, for example of the classes of one case, which were matched separately."""
     return ScoredCase(
         parts[0].case_id if parts else "",
         *(
@@ -132,15 +156,34 @@ def add_scored(parts: Sequence[ScoredCase]) -> ScoredCase:
 
 
 @dataclass(frozen=True)
+class FrocPoint(JsonRecord):
+    """The recall at a number of false positives per scan.
+
+    Attributes
+    ----------
+    fp_per_scan : float
+        Highest allowed number of false positives per scan.
+    recall : float
+    threshold : float or None
+        Score threshold with this recall; ``None`` if no threshold gives so few false positives.
+    """
+
+    fp_per_scan: float
+    recall: float
+    threshold: float | None
+
+
+@dataclass(frozen=True)
 class FrocCurve:
-    """Recall against false positives per scan; one point per distinct score, highest threshold first.
+    """Recall against false positives per scan, one point per distinct score, highest threshold first.
 
     Attributes
     ----------
     thresholds, false_positives_per_scan, recall : ndarray of float64, shape ``(N,)``
-        All predictions with a score of at least the threshold count. Without any prediction the arrays are empty.
+        Each point counts all predictions with a score of at least the threshold. Without predictions the arrays are
+        empty.
     empty_recall : float
-        Recall of no prediction at all: 0, or 1 if there is no true lesion either.
+        Recall if nothing is predicted: 0, or 1 if there is no true lesion either.
     """
 
     thresholds: FloatArray
@@ -150,15 +193,24 @@ class FrocCurve:
 
 
 def froc_curve(cases: Sequence[ScoredCase]) -> FrocCurve:
-    """Free-response ROC, pooled over all lesions of all cases.
+    """Return the free-response ROC curve, pooled over the lesions of all cases.
 
-    Bunch et al. (1977), "A free-response approach to the measurement and characterization of radiographic-observer
-    performance", SPIE 127. Predictions of equal score come and go together. Lesion-free cases count as scans.
+    Predictions of equal score enter at the same point of the curve. Cases without lesions count as scans.
 
     Parameters
     ----------
     cases : sequence of ScoredCase
         At least one.
+
+    Raises
+    ------
+    ValueError
+        If there is no case.
+
+    References
+    ----------
+    Bunch et al. (1977), "A free-response approach to the measurement and characterization of radiographic-observer
+    performance", SPIE 127.
     """
     if not cases:
         raise ValueError("a FROC curve needs at least one case")
@@ -174,57 +226,59 @@ def _pool(cases: Sequence[ScoredCase]) -> tuple[FloatArray, FloatArray, FloatArr
 
 
 def _at_least(scores: FloatArray, thresholds: FloatArray) -> FloatArray:
-    """How many scores reach each threshold."""
+    """Return how many scores reach each threshold."""
     ascending = np.sort(scores)
     return (len(scores) - np.searchsorted(ascending, thresholds, side="left")).astype(np.float64)
 
 
-def recall_at_rates(curve: FrocCurve, rates: Sequence[float] = FROC_RATES) -> list[dict[str, float | None]]:
-    """The highest recall with no more than each number of false positives per scan, and the threshold that gives it.
+def recall_at_rates(curve: FrocCurve, rates: Sequence[float] = FROC_RATES) -> tuple[FrocPoint, ...]:
+    """Return the highest recall with at most each number of false positives per scan.
 
-    The curve is a step function and is not interpolated. Where it ends before a rate is reached, its last point holds:
-    a detector with few false positives is not punished for having no more.
+    The curve is a step function and is not interpolated. If it ends before a rate is reached, its last point holds: a
+    detector with few false positives is not punished for having no more of them.
+
+    Parameters
+    ----------
+    curve : FrocCurve
+    rates : sequence of float, optional
+        False positives per scan.
 
     Returns
     -------
-    list of dict
-        ``fp_per_scan``, ``recall``, and ``threshold``, ``None`` where no threshold gives so few false positives.
+    tuple of FrocPoint
+        One per rate.
     """
-    rows: list[dict[str, float | None]] = []
+    points = []
     for rate in rates:
         allowed = np.flatnonzero(curve.false_positives_per_scan <= rate + 1e-12)
         if len(allowed) == 0:
-            rows.append({"fp_per_scan": float(rate), "recall": curve.empty_recall, "threshold": None})
+            points.append(FrocPoint(float(rate), curve.empty_recall, None))
             continue
         last = int(allowed[-1])
-        # The highest threshold among those of equal recall: no false positive more than needed.
+        # Of the thresholds with equal recall the highest: no more false positives than needed.
         first = int(np.searchsorted(curve.recall, curve.recall[last]))
-        rows.append(
-            {
-                "fp_per_scan": float(rate),
-                "recall": float(curve.recall[last]),
-                "threshold": float(curve.thresholds[first]),
-            }
-        )
-    return rows
+        points.append(FrocPoint(float(rate), float(curve.recall[last]), float(curve.thresholds[first])))
+    return tuple(points)
 
 
 def cpm(curve: FrocCurve) -> float:
-    """Competition performance metric: mean recall at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan.
+    """Return the competition performance metric: the mean recall at :data:`FROC_RATES`.
 
+    References
+    ----------
     Setio et al. (2017), "Validation, comparison, and combination of algorithms for automatic detection of pulmonary
     nodules in computed tomography images: the LUNA16 challenge", Medical Image Analysis 42.
     """
-    return float(np.mean([row["recall"] for row in recall_at_rates(curve)]))
+    return float(np.mean([point.recall for point in recall_at_rates(curve)]))
 
 
 def precision_recall_curve(cases: Sequence[ScoredCase]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Recall, precision and threshold, one point per distinct score, highest threshold first.
+    """Return recall, precision and threshold, one point per distinct score, highest threshold first.
 
     Returns
     -------
     recall, precision, thresholds : ndarray of float64, shape ``(N,)``
-        Recall over true lesions, precision over predictions.
+        Recall is counted over true lesions, precision over predictions.
     """
     truth, hits, misses = _pool(cases)
     thresholds = np.unique(np.concatenate([hits, misses]))[::-1]
@@ -235,10 +289,15 @@ def precision_recall_curve(cases: Sequence[ScoredCase]) -> tuple[FloatArray, Flo
 
 
 def average_precision(cases: Sequence[ScoredCase]) -> float:
-    """Area under the precision–recall curve, with precision made non-increasing; every point counts.
+    """Return the area under the precision–recall curve.
 
-    Everingham et al. (2010), "The PASCAL Visual Object Classes Challenge", IJCV 88, as revised that year: all points
-    instead of eleven (or COCO's 101). 1.0 if there is neither a true lesion nor a prediction, 0.0 if only predictions.
+    The precision is first made non-increasing, and every point of the curve counts. The value is 1.0 if there is
+    neither a true lesion nor a prediction, and 0.0 if there are only predictions.
+
+    References
+    ----------
+    Everingham et al. (2010), "The PASCAL Visual Object Classes Challenge", IJCV 88, as revised in that year: all points
+    of the curve instead of eleven (COCO takes 101).
 
     Examples
     --------
@@ -251,58 +310,94 @@ def average_precision(cases: Sequence[ScoredCase]) -> float:
         return 0.0 if len(misses) else 1.0
     _, precision, thresholds = precision_recall_curve(cases)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    # Whole lesions are added up, not shares, so that a perfect detector has 1.0 and not 0.9999999999999999.
+    # The sum runs over whole lesions, not over shares, so that a perfect detector has 1.0, not 0.9999999999999999.
     return float(np.sum(np.diff(_at_least(truth, thresholds), prepend=0.0) * envelope) / len(truth))
 
 
-def score_summary(scored: Mapping[str, Mapping[str, Sequence[ScoredCase]]]) -> dict[str, Any]:
-    """FROC, CPM and AP for every criterion, ready for JSON.
+@dataclass(frozen=True)
+class FrocCurvePoints(JsonRecord):
+    """Points of a FROC curve for drawing, highest threshold first; at most 200."""
+
+    fp_per_scan: tuple[float, ...]
+    recall: tuple[float, ...]
+    threshold: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PrecisionRecallPoints(JsonRecord):
+    """Points of a precision–recall curve for drawing, highest threshold first; at most 200."""
+
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+    threshold: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ClassScores(JsonRecord):
+    """Average precision and CPM of one class."""
+
+    average_precision: float
+    cpm: float
+
+
+@dataclass(frozen=True)
+class ScoreSummary(JsonRecord):
+    """Everything that is read off the curves over the score threshold, under one criterion.
+
+    Attributes
+    ----------
+    average_precision, cpm : float
+        All classes added up.
+    mean_average_precision : float or None
+        Mean over the classes that occur in the truth; ``None`` if no class does. A class without a true lesion says
+        nothing about recall and is not averaged in.
+    classes : dict of str to ClassScores
+    froc : tuple of FrocPoint
+        Recall and threshold at :data:`FROC_RATES`.
+    froc_curve : FrocCurvePoints
+    pr_curve : PrecisionRecallPoints
+    """
+
+    average_precision: float
+    cpm: float
+    mean_average_precision: float | None
+    classes: Mapping[str, ClassScores]
+    froc: tuple[FrocPoint, ...]
+    froc_curve: FrocCurvePoints
+    pr_curve: PrecisionRecallPoints
+
+
+def score_summary(scored: ByClass[Sequence[ScoredCase]]) -> ScoreSummary:
+    """Return FROC, CPM and average precision under one criterion.
 
     Parameters
     ----------
-    scored : dict
-        Class name, or ``all`` for all classes added up, to criterion to the records of all cases.
-
-    Returns
-    -------
-    dict
-        Per criterion: ``average_precision``, ``cpm``, ``froc`` (recall and threshold at the rates of
-        :data:`FROC_RATES`), ``froc_curve`` and ``pr_curve`` (thinned to 200 points), ``classes`` (the first two for
-        each class) and ``map``, the mean average precision of the classes that occur in the truth; ``None`` if none
-        does. A class without any true lesion says nothing about recall and is not averaged in.
+    scored : ByClass of sequence of ScoredCase
+        The records of all cases, for all classes together and for each class.
     """
-    result = {}
-    for criterion, cases in scored["all"].items():
-        curve = froc_curve(cases)
-        recall, precision, thresholds = precision_recall_curve(cases)
-        classes = {name: of_class[criterion] for name, of_class in scored.items() if name != "all"}
-        of_truth = [
-            average_precision(parts) for parts in classes.values() if any(len(part.truth_scores) for part in parts)
-        ]
-        kept = _thin(len(curve.thresholds))
-        result[criterion] = {
-            "average_precision": average_precision(cases),
-            "cpm": cpm(curve),
-            "map": float(np.mean(of_truth)) if of_truth else None,
-            "classes": {
-                name: {"average_precision": average_precision(parts), "cpm": cpm(froc_curve(parts))}
-                for name, parts in classes.items()
-            },
-            "froc": recall_at_rates(curve),
-            "froc_curve": {
-                "fp_per_scan": curve.false_positives_per_scan[kept].tolist(),
-                "recall": curve.recall[kept].tolist(),
-                "threshold": curve.thresholds[kept].tolist(),
-            },
-            "pr_curve": {
-                "recall": recall[kept].tolist(),
-                "precision": precision[kept].tolist(),
-                "threshold": thresholds[kept].tolist(),
-            },
-        }
-    return result
+    cases = scored.overall
+    curve = froc_curve(cases)
+    recall, precision, thresholds = precision_recall_curve(cases)
+    of_class = {name: average_precision(parts) for name, parts in scored.classes.items()}
+    of_truth = [of_class[name] for name, parts in scored.classes.items() if any(len(p.truth_scores) for p in parts)]
+    kept = _thin(len(curve.thresholds))
+    return ScoreSummary(
+        average_precision=average_precision(cases),
+        cpm=cpm(curve),
+        mean_average_precision=float(np.mean(of_truth)) if of_truth else None,
+        classes={name: ClassScores(of_class[name], cpm(froc_curve(parts))) for name, parts in scored.classes.items()},
+        froc=recall_at_rates(curve),
+        froc_curve=FrocCurvePoints(
+            tuple(curve.false_positives_per_scan[kept].tolist()),
+            tuple(curve.recall[kept].tolist()),
+            tuple(curve.thresholds[kept].tolist()),
+        ),
+        pr_curve=PrecisionRecallPoints(
+            tuple(recall[kept].tolist()), tuple(precision[kept].tolist()), tuple(thresholds[kept].tolist())
+        ),
+    )
 
 
-def _thin(count: int) -> npt.NDArray[np.int64]:
-    """At most 200 of ``count`` points, both ends among them."""
-    return np.unique(np.linspace(0, max(count - 1, 0), min(count, _CURVE_POINTS)).round().astype(np.int64))
+def _thin(count: int) -> IntArray:
+    """Return at most 200 of ``count`` indices, evenly spread, with both ends."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, _MAX_CURVE_POINTS)).round().astype(np.int64))

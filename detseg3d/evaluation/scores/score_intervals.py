@@ -1,48 +1,60 @@
-"""Bootstrap intervals of what is read off FROC and precision–recall curves, for any number of predictions."""
+"""Bootstrap intervals of the metrics that are read off FROC and precision–recall curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from detseg3d.core.arrays import FloatArray, IntArray
-from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
+from detseg3d.evaluation.scores.bootstrap import Interval, Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.scores.froc import FROC_RATES, ScoredCase
+from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["score_intervals", "weighted_scores"]
+__all__ = ["ScoreIntervals", "WeightedScores", "score_intervals", "weighted_scores"]
 
 
 _PARTS = ("truth_scores", "true_positive_scores", "false_positive_scores")
-_NUMBERS_AT_ONCE = 2_000_000
+# Resamples are worked off in blocks of so many numbers, so that memory does not grow with predictions times resamples.
+_MAX_NUMBERS_AT_ONCE = 2_000_000
 
 
-def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> dict[str, FloatArray]:
-    """Average precision, CPM and recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`, under weights.
+@dataclass(frozen=True)
+class WeightedScores:
+    """Metrics of the curves under each row of weights. All are NaN in a row in which no true lesion was drawn.
 
-    With whole weights the figures are those that :mod:`detseg3d.evaluation.scores.froc` gives for the cases repeated
-    so often.
-    Memory does not grow with predictions times resamples.
+    Attributes
+    ----------
+    average_precision, cpm : ndarray of float64, shape ``(S,)``
+    recall : ndarray of float64, shape ``(S, 7)``
+        At each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
+    """
+
+    average_precision: FloatArray
+    cpm: FloatArray
+    recall: FloatArray
+
+
+def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> WeightedScores:
+    """Return average precision, CPM and the recalls of a FROC curve under each row of weights.
+
+    If all weights are whole numbers, the metrics equal those that :mod:`detseg3d.evaluation.scores.froc` gives for a
+    list in which each case is repeated as often as its weight says.
 
     Parameters
     ----------
     cases : sequence of ScoredCase
     weights : ndarray of float64, shape ``(S, N)``
         How often each case counts.
-
-    Returns
-    -------
-    dict of str to ndarray of float64
-        ``average_precision`` and ``cpm``, shape ``(S,)``; ``recall``, shape ``(S, 7)``. NaN where no true lesion was
-        drawn.
     """
     lengths = [[len(getattr(case, name)) for case in cases] for name in _PARTS]
     scores = [np.concatenate([np.zeros(0), *(getattr(case, name) for case in cases)]) for name in _PARTS]
     owners = [np.repeat(np.arange(len(cases)), length) for length in lengths]
     thresholds = np.unique(np.concatenate(scores[1:]))[::-1]
     orders = [np.argsort(-part, kind="stable") for part in scores]
-    # How many of each kind reach each threshold, highest threshold first: where to read the sums of their weights.
+    # Number of scores of each kind that reach each threshold, highest threshold first. These are the positions at which
+    # the cumulative sums of the weights are read.
     reached = [
         np.searchsorted(-part[order], -thresholds, side="right") for part, order in zip(scores, orders, strict=True)
     ]
@@ -50,7 +62,7 @@ def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> dict[st
     truths = weights @ np.asarray(lengths[0], np.float64)
     precision_area = np.zeros(len(weights))
     recall_at = np.zeros((len(weights), len(FROC_RATES)))
-    step = max(1, _NUMBERS_AT_ONCE // max(len(thresholds), *(len(part) for part in scores), 1))
+    step = max(1, _MAX_NUMBERS_AT_ONCE // max(len(thresholds), *(len(part) for part in scores), 1))
     for start in range(0, len(weights) if len(thresholds) else 0, step):
         rows = slice(start, start + step)
         found, hits, misses = (_sums(weights[rows], owner, ends) for owner, ends in zip(members, reached, strict=True))
@@ -60,20 +72,36 @@ def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> dict[st
         precision_area[rows] = np.sum(np.diff(recall, prepend=0.0, axis=1) * envelope, axis=1)
         per_scan = misses / np.maximum(weights[rows].sum(axis=1), 1e-300)[:, None]
         for place, rate in enumerate(FROC_RATES):
-            # Both only grow along the curve, so the last point within the rate has the highest recall.
+            # False positives and recall only grow along the curve: the last point within the rate has the best recall.
             allowed = np.count_nonzero(per_scan <= rate + 1e-12, axis=1)
             last = np.take_along_axis(recall, np.maximum(allowed - 1, 0)[:, None], axis=1)[:, 0]
             recall_at[rows, place] = np.where(allowed > 0, last, 0.0)
     undefined = truths <= 0
     precision_area[undefined], recall_at[undefined] = np.nan, np.nan
-    return {"average_precision": precision_area, "cpm": recall_at.mean(axis=1), "recall": recall_at}
+    return WeightedScores(precision_area, recall_at.mean(axis=1), recall_at)
 
 
 def _sums(weights: FloatArray, owner: IntArray, ends: IntArray) -> FloatArray:
-    """Sum of the weights of the first ``ends`` members, shape ``(S, len(ends))``."""
+    """Return the sum of the weights of the first ``ends`` members, shape ``(S, len(ends))``."""
     total = np.zeros((len(weights), len(owner) + 1))
     np.cumsum(weights[:, owner], axis=1, out=total[:, 1:])
     return total[:, ends]
+
+
+@dataclass(frozen=True)
+class ScoreIntervals(JsonRecord):
+    """Intervals of what is read off the curves over the score threshold.
+
+    Attributes
+    ----------
+    average_precision, cpm : Interval
+    froc : tuple of Interval
+        Of the recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
+    """
+
+    average_precision: Interval
+    cpm: Interval
+    froc: tuple[Interval, ...]
 
 
 def score_intervals(
@@ -82,43 +110,39 @@ def score_intervals(
     seed: int = 0,
     groups: Sequence[str] | None = None,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """Patient-level bootstrap intervals of average precision, CPM and the recalls of a FROC curve.
+) -> ScoreIntervals:
+    """Return patient-level bootstrap intervals of average precision, CPM and the recalls of a FROC curve.
 
     Parameters
     ----------
     cases : sequence of ScoredCase
     samples : int, optional
-        Resamples; 0 gives no intervals (``None``).
+        Number of resamples; 0 gives no intervals (``None``).
     seed : int, optional
     groups : sequence of str, optional
-        Patient of each case.
+        Patient of each case. By default each case is a patient.
     level : float, optional
+        Confidence level, 0 to 1.
 
     Returns
     -------
-    dict
-        ``average_precision`` and ``cpm``: ``low``, ``high``, ``left_out`` (resamples without any true lesion) and
-        ``patients`` (those with lesions), see :func:`~detseg3d.evaluation.scores.bootstrap.interval`; ``froc``: the
-        same with
-        ``fp_per_scan`` for each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
+    ScoreIntervals
+        ``left_out`` of an interval counts the resamples without a true lesion, ``patients`` the patients with lesions.
 
     Examples
     --------
     >>> case = ScoredCase("a", np.array([0.9]), np.array([0.9]), np.array([0.5]))
-    >>> ends = score_intervals([case, case])["average_precision"]
-    >>> round(ends["low"], 3), ends["high"]
+    >>> around = score_intervals([case, case]).average_precision
+    >>> round(around.low, 3), around.high
     (0.158, 1.0)
     """
     weights = np.vstack([np.ones((1, len(cases))), bootstrap_weights(len(cases), samples, seed, groups)])
     drawn = weighted_scores(cases, weights)
     rests_on = contributions([len(case.truth_scores) for case in cases], groups)
 
-    def ends(values: FloatArray) -> dict[str, float | None]:
-        return interval(values[1:], values[0], rests_on, Scale.SHARE, level).to_dict()
+    def around(values: FloatArray) -> Interval:
+        return interval(values[1:], values[0], rests_on, Scale.SHARE, level)
 
-    return {
-        "average_precision": ends(drawn["average_precision"]),
-        "cpm": ends(drawn["cpm"]),
-        "froc": [{"fp_per_scan": rate, **ends(drawn["recall"][:, place])} for place, rate in enumerate(FROC_RATES)],
-    }
+    return ScoreIntervals(
+        around(drawn.average_precision), around(drawn.cpm), tuple(around(recall) for recall in drawn.recall.T)
+    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.metrics import HEADLINE
+from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, DetectionCounts
 from detseg3d.reporting.html.case_files import CaseFiles
-from detseg3d.reporting.html.figures import Evaluated, dig
+from detseg3d.reporting.html.evaluated import Evaluated
 from detseg3d.reporting.html.volumes import ViewerVolumes, fit_volumes, load_volumes
 
 __all__ = ["ChosenCase", "UnreadableCase", "ViewerContent", "choose_cases", "read_cases"]
@@ -27,45 +26,46 @@ class ChosenCase:
     files : CaseFiles
     rank : str
         ``worst`` or ``best``.
-    case : dict
-        Metrics of the case: its entry in ``result["cases"]``.
-    lesions : tuple of dict
-        Lesions of the case: its entries in ``result["lesions"]``.
+    case : CaseMetrics
+        Metrics of the case, with its lesions.
     system : str
         Name of the system that made the prediction; empty if there is only one system.
     """
 
     files: CaseFiles
     rank: str
-    case: Mapping[str, Any]
-    lesions: tuple[Mapping[str, Any], ...]
+    case: CaseMetrics
     system: str = ""
 
     @property
     def is_lesion_free(self) -> bool:
         """Whether the case has no true lesion."""
-        return not dig(self.case, "lesions", HEADLINE, "truth")
+        return self.counts.truth == 0
+
+    @property
+    def counts(self) -> DetectionCounts:
+        """Detection counts under the main criterion."""
+        return self.case.overall.detection[HEADLINE]
 
     @property
     def f1(self) -> float:
         """Lesion F1 of the case."""
-        return float(dig(self.case, "lesions", HEADLINE, "f1") or 0.0)
+        return self.counts.f1
 
     @property
     def dice(self) -> float:
         """Dice of the case."""
-        return float(dig(self.case, "dice") or 0.0)
+        return self.case.dice
 
     @property
     def true_lesions(self) -> int:
         """Number of true lesions."""
-        return int(dig(self.case, "lesions", HEADLINE, "truth") or 0)
+        return self.counts.truth
 
     @property
     def errors(self) -> int:
         """Number of missed lesions and false positives."""
-        counts = dig(self.case, "lesions", HEADLINE) or {}
-        return int(counts.get("truth", 0) - counts.get("found", 0) + counts.get("false_positives", 0))
+        return self.counts.missed + self.counts.false_positives
 
 
 @dataclass(frozen=True)
@@ -117,19 +117,15 @@ def choose_cases(evaluated: Evaluated, files: Sequence[CaseFiles], worst: int, b
     list of ChosenCase
         The worst cases first, then the best.
     """
-    cases: dict[tuple[str, str], Mapping[str, Any]] = {}
-    lesions: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    cases: dict[tuple[str, str], CaseMetrics] = {}
     for name, result in evaluated.results.items():
-        cases.update({(name, case["case_id"]): case for case in result.get("cases") or ()})
-        for lesion in result.get("lesions") or ():
-            lesions.setdefault((name, lesion["case_id"]), []).append(lesion)
+        cases.update({(name, case.case_id): case for case in result.cases})
     candidates = []
     for entry in files:
         system = next(iter(evaluated.results)) if entry.system is None else entry.system
         case = cases.get((system, entry.case_id))
         if case is not None:
-            own = lesions.get((system, entry.case_id), ())
-            candidates.append(ChosenCase(entry, "worst", case, tuple(own), system))
+            candidates.append(ChosenCase(entry, "worst", case, system))
     candidates.sort(key=lambda case: (case.is_lesion_free, case.f1, case.dice, -case.errors, case.files.case_id))
     # With few cases, half of them are the worst, so that no case is shown twice.
     lowest = candidates[: min(worst, len(candidates) - len(candidates) // 2)]

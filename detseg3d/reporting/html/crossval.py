@@ -11,7 +11,7 @@ from markupsafe import Markup
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS
 from detseg3d.reporting.html.charts import Line, fraction_axis, legend, line_chart
-from detseg3d.reporting.html.figures import dig
+from detseg3d.reporting.html.evaluated import get_nested
 from detseg3d.reporting.html.formatting import DASH, number
 from detseg3d.reporting.html.rendering import render
 
@@ -75,8 +75,8 @@ def operating_point_section(consolidation: Mapping[str, Any]) -> Markup:
         thresholds=[
             _ThresholdRow(
                 field.label_with_unit,
-                dig(point, "thresholds_of_the_plan", field.name),
-                dig(point, "thresholds", field.name),
+                get_nested(point, "thresholds_of_the_plan", field.name),
+                get_nested(point, "thresholds", field.name),
             )
             for field in THRESHOLD_FIELDS
         ],
@@ -94,7 +94,7 @@ def _remarks(consolidation: Mapping[str, Any]) -> list[str]:
     if smallest:
         text = f"Predicted lesions under {number(smallest, 1)} mm³ are left out"
         if point.get("f1_without_minimum") is not None:
-            f1 = dig(point, "figures", "chosen_on_the_same_scans", "f1_iou_0_1")
+            f1 = get_nested(point, "figures", "chosen_on_the_same_scans", "f1_iou_0_1")
             text += f" (F1 {number(f1, 3)}, without this rule {number(point['f1_without_minimum'], 3)})"
         if point.get("true_lesions_below_minimum") is not None:
             small, all_ = (number(point.get(key), 0) for key in ("true_lesions_below_minimum", "true_lesions"))
@@ -123,8 +123,8 @@ def _choice_metrics(point: Mapping[str, Any], remark: str = "", warn: bool = Fal
         ("plan", "with the thresholds of the plan"),
         ("chosen_on_the_same_scans", "chosen and judged on the same scans"),
     ):
-        metrics = dig(point, "figures", key)
-        rows.append(_Row(name, tuple(number(dig(metrics, metric), digits) for metric, _, digits in _METRICS)))
+        metrics = get_nested(point, "figures", key)
+        rows.append(_Row(name, tuple(number(get_nested(metrics, metric), digits) for metric, _, digits in _METRICS)))
     header = ["thresholds (IoU ≥ 0.1)", *(title for _, title, _ in _METRICS)]
     return render("choice_metrics", remark=remark, warn=warn, header=header, rows=rows)
 
@@ -144,9 +144,9 @@ def calibration_section(calibration: Mapping[str, Any], folds: int) -> Markup:
     """Return the reliability diagram and table: the observed fraction of lesions against the score."""
     lines, names = [], []
     for style, (key, name) in enumerate((("before", "raw score"), ("after", "calibrated score"))):
-        rows = [row for row in dig(calibration, key, "bins") or () if row.get("count")]
+        rows = [row for row in get_nested(calibration, key, "bins") or () if row.get("count")]
         lines.append(_reliability_line(name, rows, style))
-        names.append((style, f"{name}, calibration error {number(dig(calibration, key, 'ece'), 3)}"))
+        names.append((style, f"{name}, calibration error {number(get_nested(calibration, key, 'ece'), 3)}"))
     chart = line_chart(
         lines,
         fraction_axis("score"),
@@ -154,9 +154,9 @@ def calibration_section(calibration: Mapping[str, Any], folds: int) -> Markup:
         "Reliability: observed fraction of lesions against the score, before and after calibration",
         diagonal=True,
     )
-    before, after = (dig(calibration, key, "bins") or [] for key in ("before", "after"))
+    before, after = (get_nested(calibration, key, "bins") or [] for key in ("before", "after"))
     table = [
-        _ReliabilityRow(f"{number(left['from'], 1)} to {number(left['to'], 1)}", (left, right))
+        _ReliabilityRow(f"{number(left['low'], 1)} to {number(left['high'], 1)}", (left, right))
         for left, right in zip(before, after, strict=True)
     ]
     return render("calibration", folds=folds, legend=legend(names), chart=chart, rows=table)
@@ -191,7 +191,7 @@ def stage_section(attribution: Mapping[str, Any]) -> Markup:
     """Return the recall after each stage, over all lesions and by size, and the Dice of Stage 2 in the true boxes."""
     bins = [row for row in attribution["by_size"] if row["lesions"]]
     rows = [
-        _StageRow(stage["stage"], stage["recall"], tuple(dig(row, "stages", stage["stage"]) for row in bins))
+        _StageRow(stage["stage"], stage["recall"], tuple(get_nested(row, "stages", stage["stage"]) for row in bins))
         for stage in attribution["stages"]
     ]
     outlines = attribution.get("stage2_true_boxes") or {}

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from markupsafe import Markup
 
-from detseg3d.evaluation.metrics import HEADLINE
-from detseg3d.evaluation.remarks import few_scans_for_froc
-from detseg3d.evaluation.scores.froc import FROC_RATES
+from detseg3d.evaluation.metrics import HEADLINE, Criterion
+from detseg3d.evaluation.result import SizeBin
+from detseg3d.evaluation.scores.froc import FROC_RATES, ScoreSummary
 from detseg3d.reporting.html.charts import Bars, Line, bar_chart, fraction_axis, froc_axis, legend, line_chart
-from detseg3d.reporting.html.figures import CRITERION_NAMES, Evaluated, dig
+from detseg3d.reporting.html.evaluated import Evaluated
 from detseg3d.reporting.html.formatting import DASH, number, sphere_diameter
 from detseg3d.reporting.html.rendering import render
+from detseg3d.reporting.text.remarks import describe_few_scans
 
 __all__ = ["curve_section", "size_section"]
 
@@ -58,22 +58,22 @@ class _FrocTable:
 
 def curve_section(evaluated: Evaluated) -> Markup:
     """Return the FROC and precision–recall curves and the FROC table, or a sentence if there are no scores."""
-    scores = {name: dig(r, "summary", "scores") for name, r in evaluated.results.items()}
+    scores = {name: r.summary.scores for name, r in evaluated.results.items()}
     known = {name: entry for name, entry in scores.items() if entry}
     reason = ""
     if not known:
         reason = "The predictions have no scores. Without scores there is no threshold to vary and no curve to draw."
-    elif not any(dig(r, "summary", "lesions", "any", "truth") for r in evaluated.results.values()):
+    elif not any(r.summary.overall.true_lesions for r in evaluated.results.values()):
         reason = "No scan has a true lesion. Without true lesions there is no recall to draw."
     if reason:
         return render("curves", reason=reason)
-    few = few_scans_for_froc(min(dig(r, "summary", "cases") or 0 for r in evaluated.results.values()), FROC_RATES)
+    few = describe_few_scans(min(r.summary.cases for r in evaluated.results.values()), FROC_RATES)
     if evaluated.several:
-        criteria = [_charts_of_systems(scores, criterion) for criterion in CRITERION_NAMES]
-        tables = [_froc_table({CRITERION_NAMES[HEADLINE]: entry[HEADLINE]}, system) for system, entry in known.items()]
+        criteria = [_charts_of_systems(scores, criterion) for criterion in Criterion]
+        tables = [_froc_table({HEADLINE.label: entry[HEADLINE]}, system) for system, entry in known.items()]
     else:
         [only] = known.values()
-        named = {name: only[criterion] for criterion, name in CRITERION_NAMES.items() if criterion in only}
+        named = {criterion.label: only[criterion] for criterion in Criterion}
         criteria = [_charts(named, {name: index for index, name in enumerate(named)}, HEADLINE, "")]
         tables = [_froc_table(named, "")]
     return render(
@@ -86,19 +86,21 @@ def curve_section(evaluated: Evaluated) -> Markup:
     )
 
 
-def _charts_of_systems(scores: Mapping[str, Any], criterion: str) -> _Charts:
-    series = {system: entry[criterion] for system, entry in scores.items() if entry and criterion in entry}
+def _charts_of_systems(scores: Mapping[str, Mapping[Criterion, ScoreSummary] | None], criterion: Criterion) -> _Charts:
+    series = {system: entry[criterion] for system, entry in scores.items() if entry}
     styles = {system: list(scores).index(system) for system in series}
-    return _charts(series, styles, criterion, f" ({CRITERION_NAMES[criterion]})")
+    return _charts(series, styles, criterion, f" ({criterion.label})")
 
 
-def _charts(series: Mapping[str, Mapping[str, Any]], styles: Mapping[str, int], criterion: str, suffix: str) -> _Charts:
+def _charts(
+    series: Mapping[str, ScoreSummary], styles: Mapping[str, int], criterion: Criterion, suffix: str
+) -> _Charts:
     froc = [_froc_line(name, entry, styles[name]) for name, entry in series.items()]
     ranked = [_precision_line(name, entry, styles[name]) for name, entry in series.items()]
     recall, precision = fraction_axis("recall"), fraction_axis("precision")
     names = ", ".join(series)
     return _Charts(
-        criterion=CRITERION_NAMES[criterion],
+        criterion=criterion.label,
         suffix=suffix,
         folded=criterion != HEADLINE,
         legend=legend([(styles[name], name) for name in series]),
@@ -107,24 +109,22 @@ def _charts(series: Mapping[str, Mapping[str, Any]], styles: Mapping[str, int], 
     )
 
 
-def _froc_line(name: str, entry: Mapping[str, Any], style: int) -> Line:
+def _froc_line(name: str, entry: ScoreSummary, style: int) -> Line:
     """Return a curve of steps: between two thresholds nothing is gained, and after the last one nothing is lost."""
-    curve = entry["froc_curve"]
-    steps = _steps([(0.0, 0.0), *zip(curve["fp_per_scan"], curve["recall"], strict=True)])
+    curve = entry.froc_curve
+    steps = _steps([(0.0, 0.0), *zip(curve.fp_per_scan, curve.recall, strict=True)])
     axis = froc_axis()
     # The axis begins at 1/16: the curve enters it with the highest recall at fewer false positives.
     first = max(recall for rate, recall in steps if rate <= axis.low)
     points = [(axis.low, first), *((rate, recall) for rate, recall in steps if axis.low < rate <= axis.high)]
     points.append((axis.high, points[-1][1]))
     marks = []
-    for row in entry["froc"]:
-        if row["recall"] is None:
-            continue
-        rate = _as_fraction(row["fp_per_scan"])
-        text = f"{name}: recall {number(row['recall'])} at {rate} false positives per scan or fewer"
-        if row["threshold"] is not None:
-            text += f", score {number(row['threshold'], 3)} or more"
-        marks.append((float(row["fp_per_scan"]), float(row["recall"]), text))
+    for point in entry.froc:
+        rate = _as_fraction(point.fp_per_scan)
+        text = f"{name}: recall {number(point.recall)} at {rate} false positives per scan or fewer"
+        if point.threshold is not None:
+            text += f", score {number(point.threshold, 3)} or more"
+        marks.append((point.fp_per_scan, point.recall, text))
     return Line(name, tuple(points), style, tuple(marks))
 
 
@@ -136,9 +136,8 @@ def _steps(points: Sequence[Point]) -> list[Point]:
     return result
 
 
-def _precision_line(name: str, entry: Mapping[str, Any], style: int) -> Line:
-    curve = entry["pr_curve"]
-    points = tuple(zip(curve["recall"], curve["precision"], strict=True))
+def _precision_line(name: str, entry: ScoreSummary, style: int) -> Line:
+    points = tuple(zip(entry.pr_curve.recall, entry.pr_curve.precision, strict=True))
     marks: tuple[tuple[float, float, str], ...] = ()
     if points:
         recall, precision = points[-1]
@@ -147,14 +146,14 @@ def _precision_line(name: str, entry: Mapping[str, Any], style: int) -> Line:
     return Line(name, points, style, marks)
 
 
-def _froc_table(entries: Mapping[str, Mapping[str, Any]], system: str) -> _FrocTable:
-    rates = tuple(_as_fraction(row["fp_per_scan"]) for row in next(iter(entries.values()))["froc"])
+def _froc_table(entries: Mapping[str, ScoreSummary], system: str) -> _FrocTable:
+    rates = tuple(_as_fraction(point.fp_per_scan) for point in next(iter(entries.values())).froc)
     rows = tuple(
         _FrocRow(
             name,
-            tuple(row["recall"] for row in entry["froc"]),
-            tuple(row["threshold"] for row in entry["froc"]),
-            entry.get("cpm"),
+            tuple(point.recall for point in entry.froc),
+            tuple(point.threshold for point in entry.froc),
+            entry.cpm,
         )
         for name, entry in entries.items()
     )
@@ -199,58 +198,67 @@ def size_section(evaluated: Evaluated) -> Markup:
     tables = []
     for kind, title, axis in _SIZES:
         rows = {
-            name: [row for row in dig(r, "summary", "recall_by_size", kind) or () if row["lesions"]]
+            name: [row for row in getattr(r.summary.overall.recall_by_size, kind) if row.lesions]
             for name, r in evaluated.results.items()
         }
         if any(rows.values()):
             systems = tuple((name, tuple(_size_row(row, kind) for row in entries)) for name, entries in rows.items())
             tables.append(_SizeTable(title, *_size_chart(rows, kind, axis, evaluated.several), systems))
-    recalls = [f"recall, {name}" for name in CRITERION_NAMES.values()]
-    header = ["size", "true lesions", f"found, {CRITERION_NAMES[HEADLINE]}", *recalls, "mean Dice"]
+    recalls = [f"recall, {criterion.label}" for criterion in Criterion]
+    header = ["size", "true lesions", f"found, {HEADLINE.label}", *recalls, "mean Dice"]
     return render("sizes", tables=tables, header=header)
 
 
-def _size_row(row: Mapping[str, Any], kind: str) -> _SizeRow:
-    values = (row[key] for key in (*(f"recall_{name}" for name in CRITERION_NAMES), "dice"))
-    cells = (number(row["lesions"], 0), number(row[f"found_{HEADLINE}"], 0), *(number(value) for value in values))
-    return _SizeRow(row["bin"], _diameters(row) if kind == "mm3" else "", cells)
+def _size_row(row: SizeBin, kind: str) -> _SizeRow:
+    cells = (
+        number(row.lesions, 0),
+        number(row.detection[HEADLINE].found, 0),
+        *(number(row.detection[criterion].recall) for criterion in Criterion),
+        number(row.dice),
+    )
+    return _SizeRow(row.name, _diameters(row) if kind == "mm3" else "", cells)
 
 
-def _size_chart(
-    tables: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, axis: str, several: bool
-) -> tuple[Markup, Markup]:
+def _size_chart(tables: Mapping[str, Sequence[SizeBin]], kind: str, axis: str, several: bool) -> tuple[Markup, Markup]:
     """Return legend and chart: one series for each system, or for each criterion of a single system."""
     # Systems may lack different scans. The axis states the largest number of lesions, and a bar states its own number.
-    every = sorted((row for table in tables.values() for row in table), key=lambda row: row["lesions"])
-    rows = list({row["bin"]: row for row in every}.values())
-    rows.sort(key=lambda row: row["from"])
-    bins = [(_short_bin(row, kind), f"n = {row['lesions']}") for row in rows]
+    every = sorted((row for table in tables.values() for row in table), key=lambda row: row.lesions)
+    rows = list({row.name: row for row in every}.values())
+    rows.sort(key=lambda row: row.low)
+    bins = [(_short_bin(row, kind), f"n = {row.lesions}") for row in rows]
     if several:
         series = [_bars(name, rows, table, HEADLINE, n) for n, (name, table) in enumerate(tables.items())]
     else:
         [table] = tables.values()
-        series = [_bars(name, rows, table, criterion, n) for n, (criterion, name) in enumerate(CRITERION_NAMES.items())]
+        series = [_bars(criterion.label, rows, table, criterion, n) for n, criterion in enumerate(Criterion)]
     chart = bar_chart(series, bins, axis, fraction_axis("recall"), f"Recall by {axis}")
     return legend([(bars.style, bars.name) for bars in series], "bar"), chart
 
 
-def _bars(
-    name: str, rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], criterion: str, style: int
-) -> Bars:
-    own = {row["bin"]: row for row in table}
-    values = [dig(own, row["bin"], f"recall_{criterion}") for row in rows]
-    limits = [[dig(own, row["bin"], f"{end}_{criterion}") for end in ("low", "high")] for row in rows]
-    intervals = [None if low is None or high is None else (low, high) for low, high in limits]
-    counts = tuple(dig(own, row["bin"], "lesions") or 0 for row in rows)
-    return Bars(name, tuple(values), tuple(intervals), style, counts)
+def _bars(name: str, rows: Sequence[SizeBin], table: Sequence[SizeBin], criterion: Criterion, style: int) -> Bars:
+    """Return the bars of one series. A bin that the series does not have is empty."""
+    by_name = {row.name: row for row in table}
+    values: list[float | None] = []
+    intervals: list[tuple[float, float] | None] = []
+    counts = []
+    for row in rows:
+        entry = by_name.get(row.name)
+        found = None if entry is None else entry.detection[criterion]
+        values.append(None if found is None else found.recall)
+        if found is None or found.low is None or found.high is None:
+            intervals.append(None)
+        else:
+            intervals.append((found.low, found.high))
+        counts.append(0 if entry is None else entry.lesions)
+    return Bars(name, tuple(values), tuple(intervals), style, tuple(counts))
 
 
-def _short_bin(row: Mapping[str, Any], kind: str) -> str:
-    low, high = float(row["from"]), row["to" if kind == "quantile" else "below"]
-    if kind == "quantile":
-        return _size(low) if low == high else f"{_size(low)}{DASH}{_size(high)}"
+def _short_bin(row: SizeBin, kind: str) -> str:
+    low, high = row.low, row.high
     if high is None:
         return f"≥ {_size(low)}"
+    if kind == "quantile" and low == high:
+        return _size(low)
     return f"< {_size(high)}" if low == 0 else f"{_size(low)}{DASH}{_size(high)}"
 
 
@@ -261,9 +269,9 @@ def _size(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _diameters(row: Mapping[str, Any]) -> str:
+def _diameters(row: SizeBin) -> str:
     """Return a bin as diameters of spheres, because readers know lesions by their diameters."""
-    low, high = row["from"], row["below"]
+    low, high = row.low, row.high
     if high is None:
         return f"diameter {_diameter(low)} mm or more"
     if low == 0:

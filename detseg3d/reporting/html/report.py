@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from detseg3d.evaluation.remarks import HD95_PENALTY, different_scans, interval_note, left_out, too_few
+from detseg3d.evaluation.result import EvaluationResult, SystemsResult
 from detseg3d.reporting.html.case_files import CaseFiles
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, read_cases
 from detseg3d.reporting.html.crossval import (
@@ -23,10 +23,17 @@ from detseg3d.reporting.html.crossval import (
     stage_section,
 )
 from detseg3d.reporting.html.curves import curve_section, size_section
-from detseg3d.reporting.html.figures import Evaluated, dig
+from detseg3d.reporting.html.evaluated import Evaluated
 from detseg3d.reporting.html.rendering import render
 from detseg3d.reporting.html.tables import case_table, class_table, key_metrics, metric_table, problem_list
 from detseg3d.reporting.html.viewer import COLORS, viewer_section
+from detseg3d.reporting.text.remarks import (
+    HD95_PENALTY,
+    describe_different_scans,
+    describe_few_patients,
+    describe_intervals,
+    describe_left_out,
+)
 from detseg3d.system.files import write_text
 
 __all__ = ["MAX_BYTES", "ReportInput", "write_report"]
@@ -51,7 +58,7 @@ class ReportInput:
 
     Attributes
     ----------
-    result : dict
+    result : EvaluationResult or SystemsResult
         Result of :func:`~detseg3d.evaluation.folders.evaluate_folders`, or of
         :func:`~detseg3d.evaluation.folders.evaluate_systems` to compare several systems.
     consolidation : dict, optional
@@ -65,7 +72,7 @@ class ReportInput:
         Largest number of cases in the viewer.
     """
 
-    result: Mapping[str, Any]
+    result: EvaluationResult | SystemsResult
     consolidation: Mapping[str, Any] | None = None
     cases: tuple[CaseFiles, ...] = ()
     title: str = "Lesion detection and segmentation"
@@ -153,13 +160,9 @@ def _asset(name: str) -> str:
 
 def _facts(report: ReportInput, evaluated: Evaluated) -> list[tuple[str, str]]:
     """Return the folders and the date that the head of the page states."""
-    facts = []
-    truth = evaluated.first.get("truth_folder")
-    if truth:
-        facts.append(("Truth", truth))
+    facts = [("Truth", evaluated.first.truth_folder)]
     for name, result in evaluated.results.items():
-        if result.get("prediction_folder"):
-            facts.append((name or "Predictions", result["prediction_folder"]))
+        facts.append((name or "Predictions", result.prediction_folder))
     if report.date:
         facts.append(("", report.date))
     return facts
@@ -168,7 +171,7 @@ def _facts(report: ReportInput, evaluated: Evaluated) -> list[tuple[str, str]]:
 def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> list[_Section]:
     """Return the sections of the page in their order. What the input does not contain has no section."""
     shown = [case.files.case_id for case in content.cases]
-    problems = sum(len(result.get("problems") or ()) for result in evaluated.results.values())
+    problems = sum(len(result.problems) for result in evaluated.results.values())
     sections = [("metrics", "Metrics", _metrics(report, evaluated))]
     if report.cases:
         sections.append(("viewer", "Worst and best scans", viewer_section(content)))
@@ -198,25 +201,25 @@ def _cross_validation(consolidation: Mapping[str, Any]) -> list[tuple[str, str, 
 
 
 def _metrics(report: ReportInput, evaluated: Evaluated) -> Markup:
-    differ = different_scans(evaluated.results)
+    differ = describe_different_scans(evaluated.systems)
     consolidation = report.consolidation or {}
     notes, few = [], ""
-    if any(dig(result, "intervals", "dice", "low") is not None for result in evaluated.results.values()):
-        patients = {name: result.get("patients") for name, result in evaluated.results.items()}
-        intervals = [result.get("intervals") or {} for result in evaluated.results.values()]
-        notes += [note for note in (interval_note(patients), left_out(intervals)) if note]
-        few = too_few(intervals)
+    estimates = [entry for result in evaluated.results.values() for entry in result.estimates.values()]
+    if any(entry.low is not None for entry in estimates):
+        patients = {name: result.patients for name, result in evaluated.results.items()}
+        notes += [note for note in (describe_intervals(patients), describe_left_out(estimates)) if note]
+        few = describe_few_patients(estimates)
     if evaluated.comparisons:
         notes.append(
             "Differences are paired: both systems are compared on the same scans. A difference is called better or "
             "worse if its interval does not contain 0."
         )
     for name, result in evaluated.results.items():
-        free = dig(result, "summary", "false_positives", "lesion_free") or {}
-        if free.get("scans"):
+        free = result.summary.overall.lesion_free
+        if free.scans:
             notes.append(
-                f"{f'{name}: scans' if name else 'Scans'} without lesions: {free['scans']}, of which "
-                f"{free.get('scans_without_false_positives')} without a false positive."
+                f"{f'{name}: scans' if name else 'Scans'} without lesions: {free.scans}, of which "
+                f"{free.scans_without_false_positives} without a false positive."
             )
     return render(
         "metrics",

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
-from detseg3d.evaluation.metrics import HEADLINE
-from detseg3d.evaluation.remarks import measured
+from detseg3d.evaluation.catalogue import (
+    Better,
+    MetricGroup,
+    MetricSpec,
+    Needs,
+    estimate_of,
+    metric_spec,
+    shown_metrics,
+)
+from detseg3d.evaluation.intervals import MetricEstimate
+from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, Criterion
+from detseg3d.evaluation.result import ClassMeans, Comparison, Group
 from detseg3d.reporting.html.charts import interval_strip
-from detseg3d.reporting.html.figures import CRITERION_NAMES, FIGURES, GROUPS, Estimate, Evaluated, Figure, dig, estimate
+from detseg3d.reporting.html.evaluated import Evaluated
 from detseg3d.reporting.html.formatting import DASH, interval, number
 from detseg3d.reporting.html.rendering import render
 
 __all__ = ["Tile", "case_table", "class_table", "key_metrics", "metric_table", "problem_list"]
 
-_KEY_METRICS = {
-    "f1_iou_0.1": "Lesion F1 at IoU ≥ 0.1",
-    "recall_iou_0.1": "Recall (sensitivity) at IoU ≥ 0.1",
-    "precision_iou_0.1": "Precision at IoU ≥ 0.1",
-    "fp_per_scan_iou_0.1": "FP per scan at IoU ≥ 0.1",
-    "dice": "Dice",
-}
+_KEY_METRICS = (f"f1_{HEADLINE}", f"recall_{HEADLINE}", f"precision_{HEADLINE}", f"fp_per_scan_{HEADLINE}", "dice")
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,29 @@ class _Difference:
 
 
 @dataclass(frozen=True)
+class _Estimate:
+    """The value of a metric with its interval as text, and the number of scans it rests on."""
+
+    value: float | None
+    interval: str
+    scans: int | None
+
+    @classmethod
+    def of(cls, estimate: MetricEstimate, digits: int) -> _Estimate:
+        """Return an estimate with so many digits after the point."""
+        if estimate.value is None:
+            return cls(None, "", None)
+        return cls(estimate.value, interval(estimate.low, estimate.high, digits), estimate.scans)
+
+
+@dataclass(frozen=True)
 class _MetricRow:
     """A row of the table of metrics: an estimate of each system, and the differences of each two systems."""
 
     name: str
     meaning: str
     digits: int
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[_Estimate, ...]
     strip: Markup
     differences: tuple[_Difference | None, ...]
 
@@ -87,34 +106,30 @@ def key_metrics(evaluated: Evaluated) -> list[Tile]:
     if evaluated.several:
         return []
     result = evaluated.first
-    summary = result.get("summary") or {}
-    free = dig(summary, "false_positives", "lesion_free", "scans")
+    group = result.summary.overall
+    free = group.lesion_free.scans
     tiles = [
-        Tile("scans", number(summary.get("cases"), 0), f"{number(free, 0)} without lesions" if free else ""),
-        Tile("true lesions", number(dig(summary, "lesions", "any", "truth"), 0), _found(summary)),
+        Tile("scans", number(result.summary.cases, 0), f"{number(free, 0)} without lesions" if free else ""),
+        Tile("true lesions", number(group.true_lesions, 0), _found(group)),
     ]
-    for metric in FIGURES:
-        if metric.key in _KEY_METRICS:
-            known = estimate(result, metric)
-            value = number(known.value, metric.digits)
-            tiles.append(Tile(_KEY_METRICS[metric.key], value, known.interval(metric.digits)))
+    for spec in map(metric_spec, _KEY_METRICS):
+        known = _Estimate.of(estimate_of(result, spec), spec.digits)
+        tiles.append(Tile(spec.label, number(known.value, spec.digits), known.interval))
     return tiles
 
 
-def _found(summary: Mapping[str, Any]) -> str:
-    if not dig(summary, "lesions", HEADLINE, "truth"):
-        return ""
-    return f"{number(dig(summary, 'lesions', HEADLINE, 'found'), 0)} found at {CRITERION_NAMES[HEADLINE]}"
+def _found(group: Group) -> str:
+    return f"{number(group.headline.found, 0)} found at {HEADLINE.label}" if group.true_lesions else ""
 
 
 def metric_table(evaluated: Evaluated) -> Markup:
     """Return the table of all metrics with intervals, for each system, and of the differences between systems."""
     groups = []
-    for name in GROUPS:
-        rows = tuple(_metric_row(evaluated, metric) for metric in FIGURES if _is_shown(evaluated, metric, name))
+    for group in MetricGroup:
+        rows = tuple(_metric_row(evaluated, spec) for spec in shown_metrics(group) if _is_shown(evaluated, spec))
         if rows:
-            groups.append(_Group(name, rows))
-    columns = [*evaluated.results, *(f"{pair['second']} − {pair['first']}" for pair in evaluated.comparisons)]
+            groups.append(_Group(group, rows))
+    columns = [*evaluated.results, *(f"{pair.second} − {pair.first}" for pair in evaluated.comparisons)]
     return render(
         "metric_table",
         several=evaluated.several,
@@ -127,56 +142,55 @@ def metric_table(evaluated: Evaluated) -> Markup:
 
 def _sizes(evaluated: Evaluated) -> list[tuple[str, list[_Cell]]]:
     """Return the rows with the numbers of scans and true lesions. A single system has them in its tiles."""
-    summaries = [result.get("summary") for result in evaluated.results.values()]
-    scans = [_Cell(number(dig(summary, "cases"), 0), True) for summary in summaries]
-    lesions = [_Cell(number(dig(summary, "lesions", "any", "truth"), 0), True) for summary in summaries]
-    common = [_Cell(f"{number(pair.get('cases'), 0)} in both", False) for pair in evaluated.comparisons]
+    summaries = [result.summary for result in evaluated.results.values()]
+    scans = [_Cell(number(summary.cases, 0), True) for summary in summaries]
+    lesions = [_Cell(number(summary.overall.true_lesions, 0), True) for summary in summaries]
+    common = [_Cell(f"{number(pair.cases, 0)} in both", False) for pair in evaluated.comparisons]
     return [("Scans", scans + common), ("True lesions", lesions + [_Cell(DASH, False) for _ in common])]
 
 
-def _is_shown(evaluated: Evaluated, metric: Figure, group: str) -> bool:
-    """Return False if a metric belongs to another group, was not requested, or needs scores and there are none."""
-    if metric.group != group:
+def _is_shown(evaluated: Evaluated, spec: MetricSpec) -> bool:
+    """Return False if a metric was not requested, or if it needs scores and no system has scores."""
+    results = evaluated.results.values()
+    if spec.group is MetricGroup.RANKING and all(result.summary.scores is None for result in results):
         return False
-    if group == GROUPS[-1] and not any(dig(r, "summary", "scores") for r in evaluated.results.values()):
-        return False
-    return bool(metric.needs) or any(
-        estimate(result, metric).value is not None for result in evaluated.results.values()
-    )
+    return spec.needs is not Needs.NOTHING or any(estimate_of(result, spec).value is not None for result in results)
 
 
-def _metric_row(evaluated: Evaluated, metric: Figure) -> _MetricRow:
-    estimates = tuple(estimate(result, metric) for result in evaluated.results.values())
+def _metric_row(evaluated: Evaluated, spec: MetricSpec) -> _MetricRow:
+    estimates = [estimate_of(result, spec) for result in evaluated.results.values()]
     first = estimates[0]
     return _MetricRow(
-        _name_with_options(metric, evaluated),
-        metric.meaning,
-        metric.digits,
-        estimates,
-        interval_strip(first.value, first.low, first.high) if metric.share else Markup(),
-        tuple(_difference(pair, metric) for pair in evaluated.comparisons),
+        _name_with_options(spec, evaluated),
+        spec.definition,
+        spec.digits,
+        tuple(_Estimate.of(estimate, spec.digits) for estimate in estimates),
+        interval_strip(first.value, first.low, first.high) if spec.is_share else Markup(),
+        tuple(_difference(pair, spec) for pair in evaluated.comparisons),
     )
 
 
-def _name_with_options(metric: Figure, evaluated: Evaluated) -> str:
-    """Return the name of a metric, with the tolerance if the metric has one."""
-    tolerance = dig(evaluated.first, "options", "figures", "tolerance_mm")
-    return f"{metric.name}, {tolerance:g} mm" if metric.key == "nsd" and tolerance is not None else metric.name
+def _name_with_options(spec: MetricSpec, evaluated: Evaluated) -> str:
+    """Return the name of a metric with its unit, and with the tolerance if the metric has one."""
+    variants = evaluated.first.options.variants
+    if spec.key == "nsd" and variants is not None:
+        return f"{spec.label}, {variants.tolerance_mm:g} mm"
+    return spec.label_with_unit
 
 
-def _difference(comparison: Mapping[str, Any], metric: Figure) -> _Difference | None:
-    entry = dig(comparison, "figures", metric.key) or {}
-    difference, low, high = (entry.get(name) for name in ("difference", "low", "high"))
-    if difference is None:
+def _difference(comparison: Comparison, spec: MetricSpec) -> _Difference | None:
+    entry = comparison.differences.get(spec.key)
+    if entry is None or entry.difference is None:
         return None
+    difference, low, high = entry.difference, entry.low, entry.high
     # One digit more than the metric: with a limit of 0.00, readers could not see whether the interval contains 0.
-    digits = metric.digits + 1
+    digits = spec.digits + 1
     text = number(difference, digits)
     if difference > 0 and any(digit in text for digit in "123456789"):
         text = f"+{text}"
     verdict = ""
-    if low is not None and high is not None and (low > 0 or high < 0) and metric.lower_is_better is not None:
-        verdict = "better" if (difference < 0) == metric.lower_is_better else "worse"
+    if low is not None and high is not None and (low > 0 or high < 0) and spec.better is not Better.NEAR_ZERO:
+        verdict = "better" if (difference < 0) == (spec.better is Better.LOWER) else "worse"
     return _Difference(text, interval(low, high, digits), verdict)
 
 
@@ -207,52 +221,45 @@ class _ClassRow:
 
 def class_table(evaluated: Evaluated) -> Markup:
     """Return the table of the main metrics by class; empty if there is only one class."""
-    names = list(dict.fromkeys(name for r in evaluated.results.values() for name in dig(r, "summary", "classes") or {}))
+    names = list(dict.fromkeys(name for r in evaluated.results.values() for name in r.summary.classes))
     if len(names) < 2:
         return Markup()
     rows = []
     for name in names:
         for system, result in evaluated.results.items():
-            group = dig(result, "summary", "classes", name)
+            group = result.summary.classes.get(name)
             if group is not None:
                 rows.append(_ClassRow(name, system, _class_cells(group)))
     for system, result in evaluated.results.items():
-        means = dig(result, "summary", "class_mean")
-        if means is not None:
-            rows.append(_ClassRow(f"mean of {number(means.get('classes'), 0)} classes", system, _mean_cells(means)))
+        means = result.summary.class_mean
+        rows.append(_ClassRow(f"mean of {number(means.classes, 0)} classes", system, _mean_cells(means)))
     return render("class_table", header=_CLASS_HEADER, rows=rows)
 
 
-def _class_cells(group: Mapping[str, Any]) -> tuple[str, ...]:
-    found = dig(group, "lesions", HEADLINE) or {}
+def _class_cells(group: Group) -> tuple[str, ...]:
     shown = (
-        (found.get("f1"), "either"),
-        (found.get("recall"), "truth"),
-        (found.get("precision"), "predictions"),
-        (dig(group, "lesions", "any", "f1"), "either"),
-        (dig(group, "lesions", "iou_0.5", "f1"), "either"),
-        (dig(group, "panoptic", "pq"), "either"),
-        (dig(group, "dice", "mean"), "either"),
+        (group.headline.f1, Needs.EITHER),
+        (group.headline.recall, Needs.TRUTH),
+        (group.headline.precision, Needs.PREDICTIONS),
+        (group.detection[Criterion.ANY].f1, Needs.EITHER),
+        (group.detection[Criterion.IOU_05].f1, Needs.EITHER),
+        (group.panoptic.pq, Needs.EITHER),
+        (group.dice.mean, Needs.EITHER),
     )
-    cells = (number(value) if measured(group, needs) else DASH for value, needs in shown)
-    return number(found.get("truth"), 0), *cells, number(dig(group, "dice", "cases"), 0)
+    cells = (number(value) if needs.are_met(group) else DASH for value, needs in shown)
+    return number(group.true_lesions, 0), *cells, number(group.dice.cases, 0)
 
 
-def _mean_cells(means: Mapping[str, Any]) -> tuple[str, ...]:
+def _mean_cells(means: ClassMeans) -> tuple[str, ...]:
     """Return the means over the classes that the truth has."""
-    f1 = [number(means.get(f"f1_{name}")) for name in ("iou_0.1", "any", "iou_0.5")]
-    return DASH, f1[0], DASH, DASH, *f1[1:], number(means.get("pq")), number(means.get("dice")), DASH
+    f1, f1_any, f1_half = (number(means.f1[criterion]) for criterion in Criterion)
+    return DASH, f1, DASH, DASH, f1_any, f1_half, number(means.pq), number(means.dice), DASH
 
 
 # -- Scans -------------------------------------------------------------------------------------------------------------
 
 _CASE_TITLES = ("found", "false positives", "F1 at IoU ≥ 0.1", "Dice")
-_CASE_FIGURES = (
-    ("nsd", "NSD", 2),
-    ("hd95_mm", "HD95 (mm)", 1),
-    ("cc_dice", "CC-Dice", 2),
-    ("lesionwise_dice", "lesion-wise Dice", 2),
-)
+_OUTLINE_TITLES = ("NSD", "HD95 (mm)", "CC-Dice", "lesion-wise Dice")
 
 
 @dataclass(frozen=True)
@@ -281,37 +288,45 @@ def case_table(evaluated: Evaluated, shown: Sequence[str] = ()) -> Markup:
     shown : sequence of str
         Cases that the viewer shows. Their names are links to the viewer.
     """
-    systems = [{case["case_id"]: case for case in r.get("cases") or ()} for r in evaluated.results.values()]
-    figures: list[tuple[str, str, int]] = []
-    if not evaluated.several:
-        figures = [
-            entry
-            for entry in _CASE_FIGURES
-            if any(dig(c, "figures", entry[0]) is not None for c in systems[0].values())
-        ]
+    systems = [{case.case_id: case for case in r.cases} for r in evaluated.results.values()]
+    with_outlines = not evaluated.several and any(case.outlines is not None for case in evaluated.first.cases)
     rows = []
     for name in sorted({name for cases in systems for name in cases}):
         first = next(cases[name] for cases in systems if name in cases)
-        cells = [_Number(dig(first, "lesions", "any", "truth"), 0)]
+        cells = [_Number(first.overall.detection[HEADLINE].truth, 0)]
         for cases in systems:
-            cells += _case_cells(cases.get(name), figures)
+            cells += _case_cells(cases.get(name))
+            cells += _outline_cells(cases.get(name)) if with_outlines else []
         rows.append(_CaseRow(name, name in shown, tuple(cells)))
     return render(
         "cases",
         rows=rows,
         systems=list(evaluated.results) if evaluated.several else [],
-        titles=[*_CASE_TITLES, *(title for _, title, _ in figures)],
+        titles=[*_CASE_TITLES, *(_OUTLINE_TITLES if with_outlines else ())],
     )
 
 
-def _case_cells(case: Mapping[str, Any] | None, figures: Sequence[tuple[str, str, int]]) -> list[_Number]:
-    found = dig(case, "lesions", HEADLINE) or {}
+def _case_cells(case: CaseMetrics | None) -> list[_Number]:
+    if case is None:
+        return [_Number(None)] * len(_CASE_TITLES)
+    counts = case.overall.detection[HEADLINE]
     return [
-        _Number(found.get("found") if found.get("truth") else None, 0),
-        _Number(found.get("false_positives"), 0),
-        _Number(found.get("f1")),
-        _Number(dig(case, "dice")),
-        *(_Number(dig(case, "figures", key), digits) for key, _, digits in figures),
+        _Number(counts.found if counts.truth else None, 0),
+        _Number(counts.false_positives, 0),
+        _Number(counts.f1),
+        _Number(case.dice),
+    ]
+
+
+def _outline_cells(case: CaseMetrics | None) -> list[_Number]:
+    if case is None or case.outlines is None:
+        return [_Number(None)] * len(_OUTLINE_TITLES)
+    outlines = case.outlines.overall
+    return [
+        _Number(outlines.nsd),
+        _Number(outlines.hd95_mm, 1),
+        _Number(outlines.cc_dice),
+        _Number(outlines.lesionwise.dice),
     ]
 
 
@@ -331,7 +346,7 @@ def problem_list(evaluated: Evaluated) -> Markup:
     """Return the list of the scans that could not be evaluated, by reason: many scans often have the same reason."""
     cases: dict[tuple[str, str], list[str]] = {}
     for system, result in evaluated.results.items():
-        for problem in result.get("problems") or ():
-            cases.setdefault((system, str(problem["problem"])), []).append(str(problem["case"]))
+        for problem in result.problems:
+            cases.setdefault((system, problem.problem), []).append(problem.case_id)
     reasons = [_Reason(system, text, tuple(names)) for (system, text), names in cases.items()]
     return render("problems", reasons=reasons)

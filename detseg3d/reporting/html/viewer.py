@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from detseg3d.evaluation.metrics import Criterion, LesionMetrics
 from detseg3d.reporting.html.cases import ChosenCase, ViewerContent
-from detseg3d.reporting.html.figures import dig
 from detseg3d.reporting.html.formatting import number, sphere_diameter
 from detseg3d.reporting.html.rendering import render
 from detseg3d.reporting.html.volumes import ViewerVolumes
@@ -86,18 +86,18 @@ def viewer_section(content: ViewerContent) -> Markup:
 
 
 def _describe_case(case: ChosenCase, volumes: ViewerVolumes) -> _Case:
-    counts = dig(case.case, "lesions", "any") or {}
+    counts = case.case.overall.detection[Criterion.ANY]
     return _Case(
         case_id=case.files.case_id,
         rank=case.rank,
         system=case.system,
         f1=case.f1,
         dice=case.dice,
-        found=counts.get("found", 0),
-        true_lesions=counts.get("truth", 0),
-        false_positives=counts.get("false_positives", 0),
-        several_classes=len({entry["class_name"] for entry in case.lesions}) > 1,
-        lesions=_lesion_rows(case.lesions, volumes),
+        found=counts.found,
+        true_lesions=counts.truth,
+        false_positives=counts.false_positives,
+        several_classes=len({entry.class_name for entry in case.case.lesions}) > 1,
+        lesions=_lesion_rows(case.case.lesions, volumes),
         window=volumes.window,
         reduced=volumes.reduced,
         voxels=volumes.encoded,
@@ -132,38 +132,40 @@ def _script_data(case: ChosenCase, volumes: ViewerVolumes) -> dict[str, Any]:
     }
 
 
-def _lesion_rows(lesions: Sequence[Mapping[str, Any]], volumes: ViewerVolumes) -> tuple[_LesionRow, ...]:
+def _lesion_rows(lesions: Sequence[LesionMetrics], volumes: ViewerVolumes) -> tuple[_LesionRow, ...]:
     """Return the true lesions, largest first, then the other predictions, highest score first."""
-    truths = sorted((e for e in lesions if e["kind"] == "truth"), key=lambda e: (-e["volume_mm3"], e["id"]))
-    predictions = [entry for entry in lesions if entry["kind"] == "prediction"]
-    scores = {entry["id"]: entry.get("score") for entry in predictions}
-    finds = Counter(entry["partner"] for entry in truths if entry["partner"] is not None)
+    truths = sorted(
+        (lesion for lesion in lesions if lesion.is_true), key=lambda lesion: (-lesion.volume_mm3, lesion.id)
+    )
+    predictions = [lesion for lesion in lesions if not lesion.is_true]
+    scores = {lesion.id: lesion.score for lesion in predictions}
+    finds = Counter(lesion.partner for lesion in truths if lesion.partner is not None)
     rows = []
-    for entry in truths:
-        partner = entry["partner"]
-        if entry["matched"]["any"]:
-            rows.append(_lesion_row(entry, "found", scores.get(partner), volumes, sharing=finds[partner] - 1))
+    for lesion in truths:
+        if lesion.partner is None:
+            rows.append(_lesion_row(lesion, "missed", None, volumes))
         else:
-            rows.append(_lesion_row(entry, "missed", scores.get(partner), volumes))
-    others = [entry for entry in predictions if entry["id"] not in finds]
-    for entry in sorted(others, key=lambda e: (-(e.get("score") or 0.0), e["id"])):
-        outcome = "found again" if entry["matched"]["any"] else "false positive"
-        rows.append(_lesion_row(entry, outcome, entry.get("score"), volumes))
+            score, sharing = scores.get(lesion.partner), finds[lesion.partner] - 1
+            rows.append(_lesion_row(lesion, "found", score, volumes, sharing))
+    others = [lesion for lesion in predictions if lesion.id not in finds]
+    for lesion in sorted(others, key=lambda lesion: (-(lesion.score or 0.0), lesion.id)):
+        outcome = "found again" if lesion.matched[Criterion.ANY] else "false positive"
+        rows.append(_lesion_row(lesion, outcome, lesion.score, volumes))
     return tuple(rows)
 
 
 def _lesion_row(
-    lesion: Mapping[str, Any], outcome: str, score: float | None, volumes: ViewerVolumes, sharing: int = 0
+    lesion: LesionMetrics, outcome: str, score: float | None, volumes: ViewerVolumes, sharing: int = 0
 ) -> _LesionRow:
     has_partner = outcome in ("found", "found again")
     return _LesionRow(
         outcome=outcome,
-        class_name=lesion["class_name"],
-        volume_mm3=lesion["volume_mm3"],
-        diameter_mm=sphere_diameter(lesion["volume_mm3"]),
-        dice=lesion["dice"] if has_partner else None,
-        iou=lesion["iou"] if has_partner else None,
+        class_name=lesion.class_name,
+        volume_mm3=lesion.volume_mm3,
+        diameter_mm=sphere_diameter(lesion.volume_mm3),
+        dice=lesion.dice if has_partner else None,
+        iou=lesion.iou if has_partner else None,
         score=score,
         sharing=max(sharing, 0),
-        point=tuple(round(value, 2) for value in volumes.place(lesion["center"])),
+        point=tuple(round(value, 2) for value in volumes.place(lesion.center)),
     )

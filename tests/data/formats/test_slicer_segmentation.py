@@ -16,9 +16,9 @@ from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import Segment, place_on_grid, read_segments
 from detseg3d.data.images import read_image, read_label_array, write_image
 from detseg3d.data.verify import verify_dataset
-from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.pipeline.convert import convert_folders
 from detseg3d.system.run import Run
+from tests.evaluations import evaluate_pair
 
 # (x, y, z), as Slicer and pynrrd have it.
 SHAPE = (8, 7, 6)
@@ -280,9 +280,9 @@ def test_cropped_segmentations_are_evaluated_as_truth(tmp_path: Path) -> None:
     write_folders(tmp_path, [[("lesion", 1)]])
     _, geometry = read_image(tmp_path / "images/c0.nrrd")
     write_image(geometry.stored_order.to_canonical(FIRST.T), geometry, tmp_path / "predictions/c0.nrrd")
-    result = evaluate_folders(tmp_path / "labels", tmp_path / "predictions", run=Run(show_progress=False))
-    assert not result["problems"]
-    assert [case["case_id"] for case in result["cases"]] == ["c0"]
+    result = evaluate_pair(tmp_path / "labels", tmp_path / "predictions", run=Run(show_progress=False))
+    assert not result.problems
+    assert [case.case_id for case in result.cases] == ["c0"]
 
 
 def test_the_header_is_read_once_and_bounded(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_table_of_another_case_or_in_disorder_is_a_problem_of_its_case(tmp_pat
     table(tmp_path, HEADER, "b,1,2,3,4,5,6,0.5", name="b.csv")
     result = read_boxes(tmp_path)
     assert list(result.cases) == ["b"]
-    assert "line 2, column case: 'b' in the file of 'a'" in result.problems[0]["problem"]
+    assert "line 2, column case: 'b' in the file of 'a'" in result.problems[0].problem
 
 
 def test_if_no_file_can_be_read_the_reason_is_given(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_nndetection_counts_classes_from_0_in_the_order_of_the_labels(tmp_path: 
     assert [boxes.classes for boxes in read_boxes(tmp_path).cases.values()] == [("label 1",), ("label 2",)]
     few = read_boxes(tmp_path, {"core": 1})
     assert list(few.cases) == ["a"]
-    assert "unknown class" in few.problems[0]["problem"]
+    assert "unknown class" in few.problems[0].problem
 
 
 class Trap:

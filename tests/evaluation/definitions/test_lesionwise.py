@@ -22,7 +22,7 @@ from detseg3d.evaluation.definitions.surface_elements import area_surface_metric
 from detseg3d.evaluation.definitions.surfaces import surface_metrics
 
 SPACING = (1.0, 1.0, 1.0)
-EVERYTHING = LesionwiseRule(dilation=1, smallest_mm3=0.0)
+EVERYTHING = LesionwiseRule(dilation=1, ignored_mm3=0.0)
 sparse = arrays(np.int64, (4, 6, 7), elements=st.sampled_from([0] * 9 + [1]))
 
 
@@ -40,7 +40,7 @@ def naive(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], rule: Lesionwis
         widened = binary_dilation(prediction, wide, iterations=rule.dilation)
     parts = np.where(prediction > 0, label(widened, full)[0], 0)
     for part in np.unique(parts[parts > 0]):
-        if (parts == part).sum() <= rule.smallest_predicted_voxels:
+        if (parts == part).sum() <= rule.ignored_predicted_voxels:
             parts[parts == part] = 0
     number_of_parts = len(np.unique(parts[parts > 0]))
     touched: set[int] = set()
@@ -50,7 +50,7 @@ def naive(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], rule: Lesionwis
         own = set(np.unique(parts[zones == zone]).tolist()) - {0}
         touched |= own
         predicted = np.isin(parts, list(own))
-        if lesion.sum() > rule.smallest_mm3:
+        if lesion.sum() > rule.ignored_mm3:
             scores.append(2 * (lesion & predicted).sum() / (lesion.sum() + predicted.sum()))
     return len(scores), number_of_parts - len(touched), float(sum(scores))
 
@@ -65,7 +65,7 @@ def test_it_agrees_with_the_procedure_lesion_by_lesion(
     dilate_prediction: bool,
     voxels: int,
 ) -> None:
-    rule = LesionwiseRule(dilation, smallest, dilate_prediction=dilate_prediction, smallest_predicted_voxels=voxels)
+    rule = LesionwiseRule(dilation, smallest, dilate_prediction=dilate_prediction, ignored_predicted_voxels=voxels)
     counts = lesionwise_scores(truth, prediction, SPACING, rule)
     expected = naive(truth, prediction, rule)
     assert (counts.truth, counts.false_positives, counts.dice_sum) == pytest.approx(expected)

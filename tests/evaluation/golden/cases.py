@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.evaluation.case import evaluate_case
-from detseg3d.evaluation.definitions.per_case import FigureRule
+from detseg3d.evaluation.definitions.outlines import MetricVariants
 from detseg3d.evaluation.metrics import CaseMetrics
+from tests.evaluations import evaluate_maps
 
 FOLDER = Path(__file__).parent
 IntArray = npt.NDArray[np.int32]
@@ -65,10 +65,10 @@ def answers() -> dict[str, Any]:
 
 
 @cache
-def evaluated(name: str, hd95: bool = True) -> CaseMetrics:
+def evaluated(name: str, distances: bool = True) -> CaseMetrics:
     """Our evaluation of a golden case, with everything."""
     case = golden_cases()[name]
-    return evaluate_case(
+    return evaluate_maps(
         name,
         case.truth,
         case.prediction,
@@ -77,5 +77,5 @@ def evaluated(name: str, hd95: bool = True) -> CaseMetrics:
         prediction_classes=case.prediction_classes,
         prediction_scores=case.scores,
         class_names=case.class_names,
-        figures=FigureRule(hd95=hd95),
+        variants=MetricVariants(distances=distances),
     )

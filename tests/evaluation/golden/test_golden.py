@@ -16,9 +16,9 @@ import pytest
 from detseg3d.evaluation.definitions.cc_dice import cc_dice_by_lesion
 from detseg3d.evaluation.definitions.lesionwise import GLIOMA, METASTASES, lesionwise_scores
 from detseg3d.evaluation.definitions.surfaces import surface_metrics
-from detseg3d.evaluation.intervals import weighted_figures
+from detseg3d.evaluation.intervals import weighted_metrics
 from detseg3d.evaluation.matching import match_one_to_one, overlap_table
-from detseg3d.evaluation.metrics import CRITERIA, DetectionCounts
+from detseg3d.evaluation.metrics import Criterion, DetectionCounts
 from detseg3d.evaluation.scores.froc import (
     cpm,
     froc_curve,
@@ -37,7 +37,7 @@ where_both_have_lesions = pytest.mark.parametrize(("name", "index"), BOTH)
 
 DISTANCES = ("hd95_mm", "assd_mm", "hd95_area_mm")
 ZERO_IS_BEST = (
-    *(f"fp_per_scan_{name}" for name in CRITERIA),
+    *(f"fp_per_scan_{name}" for name in Criterion),
     *DISTANCES,
     *(f"{name}_with_lesions" for name in DISTANCES),
 )
@@ -84,11 +84,11 @@ def test_empty_sides_have_figures_where_monai_has_none() -> None:
     for name, index in NEITHER:
         theirs = answer_to(name, index)["monai"]
         assert (theirs["dice_ignoring_empty"], theirs["hd95"], theirs["nsd"]) == ("nan", "nan", "nan")
-        ours = evaluated(name).figures[f"class {index}"]
+        ours = evaluated(name).outlines.classes[f"class {index}"]
         assert (ours.nsd, ours.hd95_mm, ours.cc_dice, ours.lesionwise.dice) == (1.0, 0.0, 1.0, 1.0)
     for name in ("empty_truth", "empty_prediction"):
         assert answer_to(name, 0)["monai"]["hd95"] == "nan"
-        ours = evaluated(name).figures["all"]
+        ours = evaluated(name).outlines.overall
         # The diagonal of 32³ voxels of 1 mm.
         assert (ours.nsd, ours.cc_dice) == (0.0, 0.0)
         assert ours.hd95_mm == pytest.approx(32 * 3**0.5)
@@ -97,7 +97,7 @@ def test_empty_sides_have_figures_where_monai_has_none() -> None:
 
 def test_figures_by_area_are_those_of_surface_distance_and_ours_come_near() -> None:
     for name in ("ball", "ball_thick"):
-        ours, theirs = evaluated(name).figures["all"], answer_to(name, 0)["surface_distance"]
+        ours, theirs = evaluated(name).outlines.overall, answer_to(name, 0)["surface_distance"]
         assert (ours.nsd_area, ours.hd95_area_mm) == (double(theirs["nsd"]), double(theirs["hd95"]))
         # Voxels of the surface that count alike, instead of surface elements on the corners between voxels.
         assert ours.hd95_mm == pytest.approx(theirs["hd95"], abs=0.5)
@@ -175,7 +175,7 @@ def test_more_than_255_lesions_are_counted() -> None:
     assert case.overall.detection["any"] == DetectionCounts(343, 336, 336, 336)
     assert case.overall.detection["iou_0.1"] == DetectionCounts(343, 336, 336, 336)
     assert case.overall.detection["iou_0.5"] == DetectionCounts(343, 336 - shifted, 336, 336 - shifted)
-    assert case.figures["all"].cc_dice == pytest.approx((336 - shifted + shifted * 0.5) / 343)
+    assert case.outlines.overall.cc_dice == pytest.approx((336 - shifted + shifted * 0.5) / 343)
 
 
 def test_touching_lesions_stay_two_where_the_maps_say_so() -> None:
@@ -276,7 +276,7 @@ def test_cc_dice_is_that_of_cc_metrics(name: str, index: int) -> None:
 def test_cc_dice_of_equally_near_lesions_by_hand() -> None:
     # Two cubes of 27 voxels; a rod from one to the other has 2 voxels in each and 7 between, of which one is halfway;
     # of 12 stray voxels 4 are nearer to each and 4 halfway.
-    assert evaluated("equally_near").figures["all"].cc_dice == pytest.approx(2 * 2 / (27 + 2 + 3.5 + 6))
+    assert evaluated("equally_near").outlines.overall.cc_dice == pytest.approx(2 * 2 / (27 + 2 + 3.5 + 6))
 
 
 # All together
@@ -285,19 +285,20 @@ def test_cc_dice_of_equally_near_lesions_by_hand() -> None:
 @pytest.mark.parametrize("names", [["perfect"], ["perfect", "perfect_two", "perfect_of_two_classes"]])
 def test_a_perfect_detector_has_one_everywhere(names: list[str]) -> None:
     cases = [evaluated(name) for name in names]
-    figures = weighted_figures(cases, np.ones((1, len(cases))))
+    figures = weighted_metrics(cases, np.ones((1, len(cases))))
     assert len(figures) >= 22
     for name, figure in figures.items():
         assert figure.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
-    scores = summarize(cases)["scores"]
-    for criterion in ("any", "iou_0.1", "iou_0.5"):
-        assert [scores[criterion][key] for key in ("average_precision", "cpm", "map")] == [1.0, 1.0, 1.0]
-        assert {row["recall"] for row in scores[criterion]["froc"]} == {1.0}
+    scores = summarize(cases).scores
+    assert scores is not None
+    for entry in scores.values():
+        assert (entry.average_precision, entry.cpm, entry.mean_average_precision) == (1.0, 1.0, 1.0)
+        assert {point.recall for point in entry.froc} == {1.0}
 
 
 def test_healthy_scans_do_not_make_a_perfect_detector_less_perfect() -> None:
     cases = [evaluated(name) for name in ("perfect", "empty_both")]
-    figures = weighted_figures(cases, np.ones((1, 2)))
+    figures = weighted_metrics(cases, np.ones((1, 2)))
     for name, figure in figures.items():
         assert figure.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
     assert cpm(froc_curve(records(["perfect", "empty_both"], 0.1))) == 1.0
@@ -305,22 +306,22 @@ def test_healthy_scans_do_not_make_a_perfect_detector_less_perfect() -> None:
 
 @pytest.mark.parametrize("name", golden_cases())
 def test_every_figure_is_a_number(name: str) -> None:
-    overall, lesionwise = evaluated(name).overall, evaluated(name).figures["all"].lesionwise
+    overall, lesionwise = evaluated(name).overall, evaluated(name).outlines.overall.lesionwise
     needs = {
         "precision": overall.detection["any"].predictions,
         "sq": overall.panoptic.matches,
         "lesionwise": lesionwise.truth,
         **dict.fromkeys(("recall", "f1", "pq", "rq", "ap", "cpm"), overall.detection["any"].truth),
     }
-    for key, figure in weighted_figures([evaluated(name)], np.ones((1, 1))).items():
+    for key, figure in weighted_metrics([evaluated(name)], np.ones((1, 1))).items():
         known = overall.has_lesions if key.endswith("_with_lesions") else needs.get(key.split("_")[0], 1) > 0
         assert np.isfinite(figure.values[0]) == known, key
 
 
 def test_without_distances_the_other_figures_are_the_same() -> None:
-    whole, part = evaluated("ordinary"), evaluated("ordinary", hd95=False)
-    assert part.figures["all"].hd95_mm is None
-    assert (part.figures["all"].nsd, part.figures["all"].lesionwise.dice) == (
-        whole.figures["all"].nsd,
-        whole.figures["all"].lesionwise.dice,
+    whole, part = evaluated("ordinary"), evaluated("ordinary", distances=False)
+    assert part.outlines.overall.hd95_mm is None
+    assert (part.outlines.overall.nsd, part.outlines.overall.lesionwise.dice) == (
+        whole.outlines.overall.nsd,
+        whole.outlines.overall.lesionwise.dice,
     )

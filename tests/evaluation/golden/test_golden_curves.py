@@ -8,6 +8,7 @@ import pytest
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.evaluation.boxes.matching import scored_case_from_boxes
 from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.metrics import HEADLINE
 from detseg3d.evaluation.scores.froc import (
     ScoredCase,
     average_precision,
@@ -140,11 +141,14 @@ def test_mean_average_precision_leaves_out_absent_classes_where_monai_averages_m
     perfect = summarize([evaluated("perfect_of_two_classes")])
     assert theirs["perfect_of_two_classes"]["monai_coco"]["AP_IoU_0.10_MaxDet_1000"] == 0.0
     assert theirs["absent_class"]["monai_coco"]["AP_IoU_0.50_MaxDet_1000"] < 0
-    assert [perfect["scores"][criterion]["map"] for criterion in ("any", "iou_0.1", "iou_0.5")] == [1.0, 1.0, 1.0]
+    assert perfect.scores is not None
+    assert {scores.mean_average_precision for scores in perfect.scores.values()} == {1.0}
     for name in ("absent_class", "absent_class_predicted"):
-        scores = summarize([evaluated(name)])["scores"]["iou_0.1"]
-        of_class = [scores["classes"][f"class {index}"]["average_precision"] for index in range(2)]
-        assert scores["map"] == pytest.approx(np.mean(of_class))
+        summary = summarize([evaluated(name)])
+        assert summary.scores is not None
+        scores = summary.scores[HEADLINE]
+        of_class = [scores.classes[f"class {index}"].average_precision for index in range(2)]
+        assert scores.mean_average_precision == pytest.approx(np.mean(of_class))
 
 
 def test_ties_come_together_where_monai_takes_them_in_the_order_of_the_cases() -> None:
@@ -171,7 +175,7 @@ def test_more_than_eight_false_positives_per_scan(ours_first: bool) -> None:
     curve = froc_curve([record])
     assert curve.false_positives_per_scan[-1] == 20
     assert curve.recall[-1] == 1.0
-    assert [row["recall"] for row in recall_at_rates(curve, (1 / 8, 8, 19, 20))] == (
+    assert [row.recall for row in recall_at_rates(curve, (1 / 8, 8, 19, 20))] == (
         [1.0] * 4 if ours_first else [0.0, 0.0, 0.0, 1.0]
     )
     assert average_precision([record]) == pytest.approx(1.0 if ours_first else 1 / 21)

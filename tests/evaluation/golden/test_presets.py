@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from detseg3d.evaluation.definitions.presets import Preset, PresetFigure, PresetInput, preset_case, preset_figures
+from detseg3d.evaluation.definitions.presets import Preset, PresetInput, PresetMetric, preset_case, preset_metrics
 from detseg3d.evaluation.matching import overlap_table
 from tests.evaluation.golden.answers import double
 from tests.evaluation.golden.cases import FOLDER, golden_cases
@@ -40,7 +40,7 @@ def given(name: str) -> PresetInput:
     return PresetInput(lesions, parts, table, scores[table.prediction.ids], (1.0, 1.0, 1.0), 1.0)
 
 
-def check(figures: tuple[PresetFigure, ...], answer: dict[str, float | None]) -> None:
+def check(figures: tuple[PresetMetric, ...], answer: dict[str, float | None]) -> None:
     assert {figure.key for figure in figures} == set(answer)
     for figure in figures:
         expected = answer[figure.key]
@@ -50,7 +50,7 @@ def check(figures: tuple[PresetFigure, ...], answer: dict[str, float | None]) ->
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("preset", [Preset.BRATS2026_METS, Preset.PANOPTICA])
 def test_figures_of_a_case_are_those_of_the_original(preset: Preset, name: str) -> None:
-    check(preset_figures(preset, [preset_case(preset, given(name))]), answers_to(preset, name))
+    check(preset_metrics(preset, [preset_case(preset, given(name))]), answers_to(preset, name))
 
 
 def answers_to(preset: Preset, name: str) -> dict[str, float | None]:
@@ -60,4 +60,4 @@ def answers_to(preset: Preset, name: str) -> dict[str, float | None]:
 
 def test_figures_of_all_cases_together_are_those_of_picai_eval() -> None:
     cases = [preset_case(Preset.PICAI, given(name)) for name in presets()["cases"]]
-    check(preset_figures(Preset.PICAI, cases), presets()["picai"])
+    check(preset_metrics(Preset.PICAI, cases), presets()["picai"])

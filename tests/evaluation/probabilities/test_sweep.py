@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat, lesions_from_semantic
-from detseg3d.evaluation.folders import evaluate_case
 from detseg3d.evaluation.matching import overlap_table
+from detseg3d.evaluation.metrics import Criterion
+from detseg3d.evaluation.options import EvaluationInput
 from detseg3d.evaluation.probabilities.components import ComponentRule, lesions_from_probabilities
 from detseg3d.evaluation.probabilities.maps import read_probability_map
-from detseg3d.evaluation.probabilities.sweep import OBJECTIVES, SweepGrid, format_sweep, sweep_probability_maps
+from detseg3d.evaluation.probabilities.sweep import (
+    SweepGrid,
+    SweepMetrics,
+    SweepObjective,
+    SweepResult,
+    sweep_probability_maps,
+)
 from detseg3d.evaluation.scores.froc import average_precision, scored_case
+from detseg3d.reporting.text.sweep import format_sweep
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
+from tests.evaluations import evaluate_maps
 
 SHAPE = (6, 10, 12)
 GEOMETRY = Geometry(SHAPE, (2.0, 1.0, 0.5))  # a voxel is 1 mm³
@@ -57,83 +67,95 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sweep(folder: Path, **options: Any) -> dict[str, Any]:
-    return sweep_probability_maps(
-        folder / "labels", folder / "maps", **{"grid": GRID, "run": Run(show_progress=False), **options}
-    )
+def sweep(
+    folder: Path, label_format: LabelFormat | None = None, cases: list[str] | None = None, **options: Any
+) -> SweepResult:
+    given = EvaluationInput(folder / "labels", folder / "maps", label_format, cases)
+    return sweep_probability_maps(given, **{"grid": GRID, "run": Run(show_progress=False), **options})
+
+
+AP, F1_ANY = SweepObjective.AP_IOU_01, SweepObjective.F1_ANY
+
+
+def values_of(metrics: SweepMetrics) -> dict[str, float]:
+    return {**metrics.objectives, "fp_per_scan": metrics.fp_per_scan}
 
 
 def one_by_one(folder: Path, rule: ComponentRule, numbers: list[int]) -> dict[str, float]:
-    """The figures of one setting, by making its lesions and evaluating them as any others."""
+    """Return the metrics of one setting, computed from its lesions like those of any other prediction."""
     metrics, records = [], []
     for number in numbers:
         truth = lesions_from_semantic(scan(number)[0], [1], Path("truth"))
         map_ = read_probability_map(folder / "maps" / f"case{number}.npz", GEOMETRY, "truth", [1])
         lesions = lesions_from_probabilities(map_, GEOMETRY.spacing, rule)
         assert lesions.scores is not None
-        metrics.append(evaluate_case(str(number), truth.instances, lesions.instances, GEOMETRY.spacing).overall)
+        metrics.append(evaluate_maps(str(number), truth.instances, lesions.instances, GEOMETRY.spacing).overall)
         scores = [lesions.scores[i] for i in sorted(lesions.scores)]
         records.append(scored_case(str(number), overlap_table(truth.instances, lesions.instances), scores, 0.1))
     total = sum(metrics[1:], start=metrics[0])
     return {
-        "ap_iou_0.1": average_precision(records),
+        AP: average_precision(records),
         **{f"f1_{name}": counts.f1 for name, counts in total.detection.items()},
-        "fp_per_scan_iou_0.1": total.detection["iou_0.1"].false_positives / len(numbers),
+        "fp_per_scan": total.detection["iou_0.1"].false_positives / len(numbers),
     }
-
-
-def rule_of(row: dict[str, Any]) -> ComponentRule:
-    return ComponentRule(row["threshold"], row["minimum_volume_mm3"], row["score"])
 
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_each_row_is_what_its_setting_gives_by_itself(folder: Path, processes: int) -> None:
     result = sweep(folder, run=Run(processes))
-    assert [rule_of(row) for row in result["rows"]] == GRID.rules()
-    assert len({row["ap_iou_0.1"] for row in result["rows"]}) > 9  # else the comparison would show little
-    for row in result["rows"]:
-        expected = one_by_one(folder, rule_of(row), list(range(6)))
-        assert {key: row[key] for key in expected} == pytest.approx(expected)
-    json.dumps(result, allow_nan=False)
+    assert [row.rule for row in result.rows] == GRID.rules()
+    assert len({row.metrics.objectives[AP] for row in result.rows}) > 9  # otherwise the comparison shows little
+    for row in result.rows:
+        expected = one_by_one(folder, row.rule, list(range(6)))
+        assert {key: values_of(row.metrics)[key] for key in expected} == pytest.approx(expected)
+    assert SweepResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_best_row_is_chosen(folder: Path, objective: str) -> None:
-    result = sweep(folder, objective=objective)
-    assert result["chosen"][objective] == max(row[objective] for row in result["rows"])
-    assert result["chosen"][objective] > result["default"][objective]
-    assert result["default"] in result["rows"]
+@pytest.mark.parametrize("objective", SweepObjective)
+def test_the_best_row_is_chosen(folder: Path, objective: SweepObjective) -> None:
+    result = sweep(folder, grid=replace(GRID, objective=objective))
+    chosen = result.chosen.metrics.objectives[objective]
+    assert chosen == max(row.metrics.objectives[objective] for row in result.rows)
+    assert chosen > result.default.metrics.objectives[objective]
+    assert result.default in result.rows
+
+
+@pytest.mark.parametrize("objective", SweepObjective)
+def test_an_objective_is_a_metric_under_a_criterion(objective: SweepObjective) -> None:
+    metric = "ap" if objective.is_average_precision else "f1"
+    assert objective == f"{metric}_{objective.criterion}" and objective.criterion in Criterion
 
 
 def test_cross_fitting_chooses_without_the_cases_that_it_judges(folder: Path) -> None:
-    fitted = sweep(folder, num_groups=3)["cross_fitted"]
+    fitted = sweep(folder, num_groups=3).cross_fitted
+    assert fitted is not None
     records = []
-    assert sorted(case for group in fitted["groups"] for case in group["cases"]) == [f"case{n}" for n in range(6)]
-    for group in fitted["groups"]:
-        inside = [int(name[-1]) for name in group["cases"]]
+    assert sorted(case for group in fitted.groups for case in group.cases) == [f"case{n}" for n in range(6)]
+    for group in fitted.groups:
+        inside = [int(name[-1]) for name in group.cases]
         others = [number for number in range(6) if number not in inside]
-        value_of = {rule: one_by_one(folder, rule, others)["ap_iou_0.1"] for rule in GRID.rules()}
-        assert value_of[rule_of(group)] == pytest.approx(max(value_of.values()))
+        value_of = {rule: one_by_one(folder, rule, others)[AP] for rule in GRID.rules()}
+        assert value_of[group.rule] == pytest.approx(max(value_of.values()))
         for number in inside:
             map_ = read_probability_map(folder / "maps" / f"case{number}.npz", GEOMETRY, "truth", [1])
-            lesions = lesions_from_probabilities(map_, GEOMETRY.spacing, rule_of(group))
+            lesions = lesions_from_probabilities(map_, GEOMETRY.spacing, group.rule)
             truth = lesions_from_semantic(scan(number)[0], [1], Path("truth")).instances
             table = overlap_table(truth, lesions.instances)
             records.append(scored_case(str(number), table, list((lesions.scores or {}).values()), 0.1))
-    assert fitted["ap_iou_0.1"] == pytest.approx(average_precision(records))
+    assert fitted.metrics.objectives[AP] == pytest.approx(average_precision(records))
 
 
 def test_the_cases_of_a_patient_are_in_one_group(folder: Path) -> None:
     patients = {f"case{number}": "twice" if number in (1, 4) else f"p{number}" for number in range(6)}
-    groups = [group["cases"] for group in sweep(folder, groups=patients)["cross_fitted"]["groups"]]
-    assert len(groups) == 5
-    assert ["case1", "case4"] in groups
+    fitted = sweep(folder, groups=patients).cross_fitted
+    assert fitted is not None and len(fitted.groups) == 5
+    assert ("case1", "case4") in [group.cases for group in fitted.groups]
 
 
 def test_one_patient_alone_gives_no_cross_fitted_figure(folder: Path) -> None:
     result = sweep(folder, cases=["case0"])
-    assert result["cross_fitted"] is None
-    assert "nothing honest" in format_sweep(result)
+    assert result.cross_fitted is None
+    assert "single patient" in format_sweep(result)
 
 
 def test_of_equals_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -> None:
@@ -144,8 +166,8 @@ def test_of_equals_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -> N
     save(tmp_path, "b", (truth, sure))
     grid = SweepGrid((0.3, 0.6), (0.0, 1.0), ("mean", "max"), ComponentRule(0.6, 1.0, "mean"))
     result = sweep(tmp_path, grid=grid)
-    assert rule_of(result["chosen"]) == grid.default
-    assert {row["ap_iou_0.5"] for row in result["rows"]} == {1.0}
+    assert result.chosen.rule == grid.default
+    assert {row.metrics.objectives[SweepObjective.AP_IOU_05] for row in result.rows} == {1.0}
 
 
 def test_a_worse_default_gives_way_to_the_nearest_of_the_best(tmp_path: Path) -> None:
@@ -154,14 +176,14 @@ def test_a_worse_default_gives_way_to_the_nearest_of_the_best(tmp_path: Path) ->
     map_ = np.stack([1 - 0.65 * truth, 0.65 * truth]).astype(np.float16)
     save(tmp_path, "a", (truth, map_))
     grid = SweepGrid((0.2, 0.4, 0.6, 0.8), (0.0,), ("max",), ComponentRule(0.8))
-    assert sweep(tmp_path, grid=grid)["chosen"]["threshold"] == 0.6
+    assert sweep(tmp_path, grid=grid).chosen.rule.threshold == 0.6
 
 
 def test_without_dataset_json_a_map_is_of_the_only_class_of_the_labels(tmp_path: Path) -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:3, 1:3, 1:3] = 1
     save(tmp_path, "a", (255 * truth, np.stack([1 - truth, truth]).astype(np.float16)))
-    assert sweep(tmp_path)["chosen"]["f1_any"] == 1.0
+    assert sweep(tmp_path).chosen.metrics.objectives[F1_ANY] == 1.0
 
 
 def test_the_smallest_volume_is_that_of_the_cells_of_a_sheared_grid(tmp_path: Path) -> None:
@@ -170,8 +192,12 @@ def test_the_smallest_volume_is_that_of_the_cells_of_a_sheared_grid(tmp_path: Pa
     affine = (1.0, 0, 0, 0, 0, 1.0, 1.25, 0, 0, 0, 3.0, 0, 0, 0, 0, 1)  # cells of 3 mm³, steps of 3.25, 1 and 1 mm
     geometry = Geometry(SHAPE, (3.25, 1.0, 1.0), affine=affine)
     save(tmp_path, "a", (truth, np.stack([1 - truth, truth]).astype(np.float16)), geometry)
-    rows = sweep(tmp_path, grid=SweepGrid((0.5,), (5.9, 6.1), ("max",)))["rows"]
-    assert {row["minimum_volume_mm3"]: row["f1_any"] for row in rows} == {0.0: 1.0, 5.9: 1.0, 6.1: 0.0}
+    rows = sweep(tmp_path, grid=SweepGrid((0.5,), (5.9, 6.1), ("max",))).rows
+    assert {row.rule.minimum_volume_mm3: row.metrics.objectives[F1_ANY] for row in rows} == {
+        0.0: 1.0,
+        5.9: 1.0,
+        6.1: 0.0,
+    }
 
 
 def test_the_default_is_always_among_the_settings() -> None:
@@ -189,9 +215,9 @@ def test_classes_are_matched_by_their_label_value(tmp_path: Path) -> None:
     swapped[0] = 1 - swapped[1:].sum(axis=0)
     save(tmp_path, "a", (truth, swapped))
     for form in (LabelFormat({"rim": 2, "core": 1}), LabelFormat()):
-        row = sweep(tmp_path, label_format=form)["default"]
-        assert row["f1_any"] == 0.5
-        assert row["ap_any"] == 0.5
+        row = sweep(tmp_path, label_format=form).default
+        assert row.metrics.objectives[F1_ANY] == 0.5
+        assert row.metrics.objectives[SweepObjective.AP_ANY] == 0.5
 
 
 def test_a_lesion_far_from_everything_in_the_map_is_missed(tmp_path: Path) -> None:
@@ -200,16 +226,17 @@ def test_a_lesion_far_from_everything_in_the_map_is_missed(tmp_path: Path) -> No
     map_ = np.stack([1 - truth, truth]).astype(np.float16)
     truth[5, 9, 11] = 1
     save(tmp_path, "a", (truth, map_))
-    assert {row["ap_any"] for row in sweep(tmp_path)["rows"] if row["minimum_volume_mm3"] == 0} == {0.5}
+    rows = [row for row in sweep(tmp_path).rows if row.rule.minimum_volume_mm3 == 0]
+    assert {row.metrics.objectives[SweepObjective.AP_ANY] for row in rows} == {0.5}
 
 
 def test_lesion_free_cases_count_as_scans(folder: Path) -> None:
-    before = sweep(folder)["default"]
+    before = sweep(folder).default.metrics
     empty = np.zeros(SHAPE, np.uint8), np.stack([np.ones(SHAPE), np.zeros(SHAPE)]).astype(np.float16)
     save(folder, "empty", empty)
-    after = sweep(folder)["default"]
-    assert after["fp_per_scan_iou_0.1"] == pytest.approx(before["fp_per_scan_iou_0.1"] * 6 / 7)
-    assert {key: after[key] for key in OBJECTIVES} == {key: before[key] for key in OBJECTIVES}
+    after = sweep(folder).default.metrics
+    assert after.fp_per_scan == pytest.approx(before.fp_per_scan * 6 / 7)
+    assert after.objectives == before.objectives
 
 
 def test_what_cannot_be_evaluated_is_named_and_the_rest_goes_on(folder: Path) -> None:
@@ -217,10 +244,10 @@ def test_what_cannot_be_evaluated_is_named_and_the_rest_goes_on(folder: Path) ->
     (folder / "maps" / "case1.npz").unlink()
     np.savez(folder / "maps" / "extra.npz", probabilities=scan(0)[1])
     result = sweep(folder)
-    problems = {problem["case"]: problem["problem"] for problem in result["problems"]}
+    problems = {problem.case_id: problem.problem for problem in result.problems}
     assert list(problems) == ["case0", "case1", "extra"]
     assert "cannot be read" in problems["case0"]
-    assert result["cases"] == 4
+    assert result.cases == 4
 
 
 def test_if_nothing_can_be_evaluated_the_reason_is_given(folder: Path) -> None:
@@ -230,13 +257,10 @@ def test_if_nothing_can_be_evaluated_the_reason_is_given(folder: Path) -> None:
         sweep(folder)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"objective": "dice"}, "unknown objective"), ({"num_groups": 1}, "at least two groups")],
-)
-def test_options_that_make_no_sense_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DetSeg3DError, match=message):
-        sweep(folder, **options)
+def test_a_single_group_for_the_cross_fitting_is_refused(folder: Path) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        sweep(folder, num_groups=1)
+    assert caught.value.value == 1
 
 
 def test_a_grid_with_an_impossible_value_is_refused() -> None:
@@ -247,6 +271,7 @@ def test_a_grid_with_an_impossible_value_is_refused() -> None:
 def test_the_table_has_the_three_figures_and_the_caveat(folder: Path) -> None:
     result = sweep(folder)
     text = format_sweep(result)
-    for row in ("default", "chosen", "cross_fitted"):
-        assert f"{result[row]['ap_iou_0.1']:.3f}" in text
+    assert result.cross_fitted is not None
+    for metrics in (result.default.metrics, result.chosen.metrics, result.cross_fitted.metrics):
+        assert f"{metrics.objectives[AP]:.3f}" in text
     assert "optimistic" in text

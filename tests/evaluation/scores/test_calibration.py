@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detseg3d.evaluation.scores.calibration import (
+    ReliabilityBin,
     apply_calibration,
     expected_calibration_error,
     fit_calibration,
@@ -62,7 +63,7 @@ def test_no_score_leaves_scores_as_they_are() -> None:
 
 @pytest.mark.parametrize(("scores", "hits"), [([0.5], [1, 0]), ([[0.5]], [[1]])])
 def test_every_score_needs_an_outcome(scores: list, hits: list) -> None:
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(ValueError, match="not two equal lists"):
         fit_calibration(scores, hits)
 
 
@@ -101,14 +102,14 @@ def test_the_blocks_that_differ_least_are_joined_when_there_are_too_many() -> No
     scores = [0.2] * 4 + [0.3] * 4 + [0.8] * 4
     hits = [0] * 4 + [1, 0, 0, 0] + [1] * 4
     assert len(fit_calibration(scores, hits)) == 5
-    knots = fit_calibration(scores, hits, most_knots=4)  # shares of 0 and 1/4 become 1/8, not 1/4 and 1 become 5/8
+    knots = fit_calibration(scores, hits, max_knots=4)  # shares of 0 and 1/4 become 1/8, not 1/4 and 1 become 5/8
     assert np.allclose(knots, [(0, 0), (0.25, 1.5 / 9), (0.8, 4.5 / 5), (1, 1)])
 
 
 def test_there_are_64_knots_at_most() -> None:
     scores = np.linspace(0.01, 0.99, 20_000)
     hits = np.random.default_rng(0).random(20_000) < scores
-    assert len(fit_calibration(scores, hits, most_knots=1000)) > 64 == len(fit_calibration(scores, hits))
+    assert len(fit_calibration(scores, hits, max_knots=1000)) > 64 == len(fit_calibration(scores, hits))
 
 
 # -- What it is good for -----------------------------------------------------------------------------------------------
@@ -151,22 +152,18 @@ def test_overconfident_scores_are_put_right_on_other_data() -> None:
 
 
 def test_bins_by_hand() -> None:
-    rows = reliability_bins([0.0, 0.1, 0.5, 0.6, 1.0], [0, 1, 1, 0, 1], bins=2)
-    assert rows == [
-        {"from": 0.0, "to": 0.5, "count": 2, "mean_score": pytest.approx(0.05), "observed": 0.5},
-        {"from": 0.5, "to": 1.0, "count": 3, "mean_score": pytest.approx(0.7), "observed": pytest.approx(2 / 3)},
-    ]
+    lower, upper = reliability_bins([0.0, 0.1, 0.5, 0.6, 1.0], [0, 1, 1, 0, 1], bins=2)
+    assert lower == ReliabilityBin(0.0, 0.5, 2, pytest.approx(0.05), 0.5)
+    assert upper == ReliabilityBin(0.5, 1.0, 3, pytest.approx(0.7), pytest.approx(2 / 3))
 
 
 def test_an_empty_bin_says_nothing() -> None:
-    assert reliability_bins([0.9], [1])[0] == {
-        "from": 0.0, "to": 0.1, "count": 0, "mean_score": None, "observed": None,
-    }  # fmt: skip
+    assert reliability_bins([0.9], [1])[0] == ReliabilityBin(0.0, 0.1, 0, None, None)
 
 
 def test_every_score_is_in_one_bin() -> None:
     scores = np.arange(101) / 100
-    assert [row["count"] for row in reliability_bins(scores, np.ones(101))] == [10] * 9 + [11]
+    assert [row.count for row in reliability_bins(scores, np.ones(101))] == [10] * 9 + [11]
 
 
 def test_the_error_by_hand() -> None:

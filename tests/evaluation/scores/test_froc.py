@@ -12,6 +12,7 @@ from detseg3d.core.arrays import IntArray
 from detseg3d.evaluation.matching import OverlapTable, overlap_table
 from detseg3d.evaluation.scores.froc import (
     FROC_RATES,
+    FrocPoint,
     ScoredCase,
     add_scored,
     average_precision,
@@ -153,9 +154,9 @@ def test_a_froc_curve_by_hand() -> None:
 def test_recall_at_rates_by_hand() -> None:
     curve = froc_curve([record([0.9, 0.6], [0.8]), record([0.3, MISSED], [0.6])])
     rows = recall_at_rates(curve, (0.25, 0.5, 1.0, 8.0))
-    assert [row["recall"] for row in rows] == [0.25, 0.25, 0.75, 0.75]
+    assert [row.recall for row in rows] == [0.25, 0.25, 0.75, 0.75]
     # At half a false positive .9 gives the same recall with none.
-    assert [row["threshold"] for row in rows] == [0.9, 0.9, 0.3, 0.3]
+    assert [row.threshold for row in rows] == [0.9, 0.9, 0.3, 0.3]
     assert cpm(curve) == pytest.approx((0.25 + 0.25 + 0.25 + 4 * 0.75) / 7)
 
 
@@ -166,20 +167,20 @@ def test_cpm_is_read_at_the_rates_of_luna16() -> None:
 def test_a_rate_is_reached_though_its_division_is_not_exact() -> None:
     # 3 false positives in 30 scans are .1 per scan.
     cases = [record([0.5], [0.9] if index < 3 else []) for index in range(30)]
-    assert recall_at_rates(froc_curve(cases), (0.1,))[0]["recall"] == 1.0
+    assert recall_at_rates(froc_curve(cases), (0.1,))[0].recall == 1.0
 
 
 def test_false_positives_above_all_hits_leave_no_threshold() -> None:
     curve = froc_curve([record([0.5], [0.9, 0.8])])
-    assert recall_at_rates(curve, (1.0,)) == [{"fp_per_scan": 1.0, "recall": 0.0, "threshold": 0.9}]
-    assert recall_at_rates(curve, (0.5,)) == [{"fp_per_scan": 0.5, "recall": 0.0, "threshold": None}]
+    assert recall_at_rates(curve, (1.0,)) == (FrocPoint(1.0, 0.0, 0.9),)
+    assert recall_at_rates(curve, (0.5,)) == (FrocPoint(0.5, 0.0, None),)
 
 
 def test_a_hit_and_a_false_positive_of_equal_score_are_not_told_apart() -> None:
     curve = froc_curve([record([0.5], [0.5])])
     assert (curve.false_positives_per_scan.tolist(), curve.recall.tolist()) == ([1.0], [1.0])
-    assert recall_at_rates(curve, (0.5, 1.0))[0]["recall"] == 0.0
-    assert recall_at_rates(curve, (0.5, 1.0))[1]["recall"] == 1.0
+    assert recall_at_rates(curve, (0.5, 1.0))[0].recall == 0.0
+    assert recall_at_rates(curve, (0.5, 1.0))[1].recall == 1.0
 
 
 @pytest.mark.parametrize(
@@ -290,9 +291,9 @@ def test_cpm_and_average_precision_by_brute_force(cases: list[ScoredCase]) -> No
 @given(some_cases)
 def test_the_threshold_given_for_a_rate_gives_its_recall(cases: list[ScoredCase]) -> None:
     for row in recall_at_rates(froc_curve(cases)):
-        if row["threshold"] is not None and row["fp_per_scan"] is not None:
-            recall, _, rate = at_threshold(cases, row["threshold"])
-            assert recall == row["recall"]
-            assert rate <= row["fp_per_scan"]
-            higher = [t for t in all_thresholds(cases) if t > row["threshold"]]
+        if row.threshold is not None and row.fp_per_scan is not None:
+            recall, _, rate = at_threshold(cases, row.threshold)
+            assert recall == row.recall
+            assert rate <= row.fp_per_scan
+            higher = [t for t in all_thresholds(cases) if t > row.threshold]
             assert all(at_threshold(cases, t)[0] < recall for t in higher)

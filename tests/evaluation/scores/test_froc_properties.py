@@ -9,10 +9,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.scores.froc import (
     FROC_RATES,
+    ClassScores,
     FrocCurve,
+    FrocPoint,
     ScoredCase,
+    ScoreSummary,
     add_scored,
     average_precision,
     cpm,
@@ -25,7 +29,7 @@ from tests.evaluation.scored import MISSED, record, some_cases, tenths
 
 def figures_of(cases: Sequence[ScoredCase]) -> tuple[float, float, list[float | None]]:
     curve = froc_curve(cases)
-    return average_precision(cases), cpm(curve), [row["recall"] for row in recall_at_rates(curve)]
+    return average_precision(cases), cpm(curve), [row.recall for row in recall_at_rates(curve)]
 
 
 @given(some_cases, st.sampled_from([np.cbrt, np.exp, lambda s: 1 / (1 + np.exp(-5 * s)), lambda s: 1000 * s - 7]))
@@ -78,43 +82,42 @@ def test_a_perfect_detector_has_one_exactly(scores: list[list[float]]) -> None:
     assert figures_of(cases) == (1.0, 1.0, [1.0] * len(FROC_RATES))
 
 
-def summary_of(**classes: list[ScoredCase]) -> Any:
-    everything = [add_scored(list(parts)) for parts in zip(*classes.values(), strict=True)]
-    groups = {"all": {"any": everything}} | {name: {"any": cases} for name, cases in classes.items()}
-    return score_summary(groups)["any"]
+def summary_of(**classes: list[ScoredCase]) -> ScoreSummary:
+    overall = [add_scored(list(parts)) for parts in zip(*classes.values(), strict=True)]
+    return score_summary(ByClass(overall, classes))
 
 
 def test_mean_average_precision_is_over_the_classes_that_occur() -> None:
     found, missed = [record([0.9])], [record([MISSED])]
-    assert summary_of(a=found, b=missed)["map"] == 0.5
-    assert summary_of(a=found, b=[record([])])["map"] == 1.0
+    assert summary_of(a=found, b=missed).mean_average_precision == 0.5
+    assert summary_of(a=found, b=[record([])]).mean_average_precision == 1.0
     # Predictions of a class that does not occur cost the pooled average precision, not the mean of the others.
     predicted = summary_of(a=found, b=[record([], [0.95])])
-    assert (predicted["map"], predicted["average_precision"]) == (1.0, 0.5)
-    assert summary_of(a=[record([])])["map"] is None
+    assert (predicted.mean_average_precision, predicted.average_precision) == (1.0, 0.5)
+    assert summary_of(a=[record([])]).mean_average_precision is None
 
 
 def test_the_summary_states_recall_and_threshold_at_each_rate() -> None:
     summary = summary_of(a=[record([0.9, MISSED], [0.4])])
-    assert [row["fp_per_scan"] for row in summary["froc"]] == list(FROC_RATES)
-    assert summary["froc"][0] == {"fp_per_scan": 0.125, "recall": 0.5, "threshold": 0.9}
-    assert summary["classes"] == {"a": {"average_precision": 0.5, "cpm": 0.5}}
+    assert [row.fp_per_scan for row in summary.froc] == list(FROC_RATES)
+    assert summary.froc[0] == FrocPoint(fp_per_scan=0.125, recall=0.5, threshold=0.9)
+    assert summary.classes == {"a": ClassScores(average_precision=0.5, cpm=0.5)}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 5000])
 def test_long_curves_are_thinned_and_keep_both_ends(count: int) -> None:
     scores = np.linspace(1, 0.1, count).tolist()
-    curve = summary_of(a=[record(scores[::2], scores[1::2])])["froc_curve"]
-    thresholds = curve["threshold"]
+    curve = summary_of(a=[record(scores[::2], scores[1::2])]).froc_curve
+    thresholds = list(curve.threshold)
     assert len(thresholds) == min(count, 200)
     assert thresholds == sorted(set(thresholds), reverse=True)
     if count:
         assert (thresholds[0], thresholds[-1]) == (scores[0], scores[-1])
-        assert curve["recall"][-1] == 1.0
+        assert curve.recall[-1] == 1.0
 
 
 def test_a_curve_without_predictions_is_empty() -> None:
     curve = froc_curve([record([MISSED])])
     assert isinstance(curve, FrocCurve)
     assert len(curve.thresholds) == len(curve.recall) == 0
-    assert {(row["recall"], row["threshold"]) for row in recall_at_rates(curve)} == {(0.0, None)}
+    assert {(row.recall, row.threshold) for row in recall_at_rates(curve)} == {(0.0, None)}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.evaluation.scores import score_intervals as module
-from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contributions, interval
+from detseg3d.evaluation.scores.bootstrap import Interval, Scale, bootstrap_weights, contributions, interval
 from detseg3d.evaluation.scores.froc import ScoredCase, average_precision, cpm, froc_curve, recall_at_rates
 from detseg3d.evaluation.scores.score_intervals import score_intervals, weighted_scores
 
@@ -26,13 +26,13 @@ def test_whole_weights_are_cases_repeated_so_often(records: list[ScoredCase], we
     drawn = [case for case, weight in zip(records, weights, strict=False) for _ in range(weight)]
     figures = weighted_scores(records, np.array([weights[: len(records)]], float))
     if not any(len(case.truth_scores) for case in drawn):
-        assert np.isnan(figures["average_precision"][0])
-        assert np.isnan(figures["recall"]).all()
+        assert np.isnan(figures.average_precision[0])
+        assert np.isnan(figures.recall).all()
         return
     curve = froc_curve(drawn)
-    assert figures["average_precision"][0] == pytest.approx(average_precision(drawn))
-    assert figures["cpm"][0] == pytest.approx(cpm(curve))
-    assert figures["recall"][0].tolist() == pytest.approx([row["recall"] for row in recall_at_rates(curve)])
+    assert figures.average_precision[0] == pytest.approx(average_precision(drawn))
+    assert figures.cpm[0] == pytest.approx(cpm(curve))
+    assert figures.recall[0].tolist() == pytest.approx([row.recall for row in recall_at_rates(curve)])
 
 
 def many() -> list[ScoredCase]:
@@ -49,57 +49,57 @@ def test_the_interval_holds_the_figure_and_is_that_of_the_resamples() -> None:
     values = []
     for weights in bootstrap_weights(20, 200, 3).astype(int):
         values.append(average_precision([case for case, w in zip(records, weights, strict=True) for _ in range(w)]))
-    ends = result["average_precision"]
+    ends = result.average_precision
     around = interval(
         np.array(values),
         average_precision(records),
         contributions([len(case.truth_scores) for case in records]),
         Scale.SHARE,
     )
-    assert ends == pytest.approx(around.to_dict())
-    assert ends["low"] < average_precision(records) < ends["high"]
-    for row, point in zip(result["froc"], recall_at_rates(froc_curve(records)), strict=True):
-        assert row["fp_per_scan"] == point["fp_per_scan"]
-        assert row["low"] <= point["recall"] <= row["high"]
+    assert (ends.low, ends.high) == pytest.approx((around.low, around.high))
+    assert (ends.left_out, ends.patients) == (around.left_out, around.patients)
+    assert ends.low < average_precision(records) < ends.high
+    for limits, point in zip(result.froc, recall_at_rates(froc_curve(records)), strict=True):
+        assert limits.low <= point.recall <= limits.high
 
 
 def test_working_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     records, weights = many(), bootstrap_weights(20, 30)
     whole = weighted_scores(records, weights)
-    monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 1000)
+    monkeypatch.setattr(module, "_MAX_NUMBERS_AT_ONCE", 1000)
     parts = weighted_scores(records, weights)
-    for name, values in whole.items():
-        np.testing.assert_array_equal(parts[name], values)
+    np.testing.assert_array_equal(parts.average_precision, whole.average_precision)
+    np.testing.assert_array_equal(parts.cpm, whole.cpm)
+    np.testing.assert_array_equal(parts.recall, whole.recall)
 
 
 def test_cases_of_a_patient_are_drawn_together() -> None:
     good, bad = record([0.9], [], 0), record([], [0.5], 1)
-    apart = score_intervals([good, bad] * 4, samples=200)["average_precision"]
-    together = score_intervals([good, bad] * 4, samples=200, groups=["one"] * 8)["average_precision"]
+    apart = score_intervals([good, bad] * 4, samples=200).average_precision
+    together = score_intervals([good, bad] * 4, samples=200, groups=["one"] * 8).average_precision
     # One patient alone says next to nothing of others.
-    assert (together["patients"], together["low"], together["high"]) == (
+    assert (together.patients, together.low, together.high) == (
         1,
         pytest.approx(0.0125),
         pytest.approx(0.9875),
     )
-    assert apart["patients"] == 8
-    assert together["low"] < apart["low"] < apart["high"] < together["high"]
+    assert apart.patients == 8
+    assert together.low < apart.low < apart.high < together.high
 
 
 def test_without_lesions_or_resamples_there_is_no_interval() -> None:
-    nothing = {"low": None, "high": None}
-    assert score_intervals([record([], [0.5], 0)])["average_precision"] == {**nothing, "left_out": 1000, "patients": 0}
-    assert score_intervals([record([0.5], [], 0)], samples=0)["cpm"] == {**nothing, "left_out": 0, "patients": 1}
+    assert score_intervals([record([], [0.5], 0)]).average_precision == Interval(None, None, 1000, 0)
+    assert score_intervals([record([0.5], [], 0)], samples=0).cpm == Interval(None, None, 0, 1)
 
 
 def test_resamples_without_lesions_are_left_out_and_counted() -> None:
     # Eight of ten patients have no lesions; they are drawn alone in .8^10 = 11 % of the resamples.
-    ends = score_intervals([record([0.9], [], 1)] * 2 + [record([], [0.5], 0)] * 8, samples=2000)["average_precision"]
-    assert ends["left_out"] == pytest.approx(0.107 * 2000, abs=50)
-    assert ends["patients"] == 2
-    assert 0 < ends["low"] < 0.5 < ends["high"] < 1
+    ends = score_intervals([record([0.9], [], 1)] * 2 + [record([], [0.5], 0)] * 8, samples=2000).average_precision
+    assert ends.left_out == pytest.approx(0.107 * 2000, abs=50)
+    assert ends.patients == 2
+    assert 0 < ends.low < 0.5 < ends.high < 1
 
 
 def test_a_detector_that_says_nothing_has_no_recall() -> None:
-    ends = score_intervals([record([], [], 2)] * 10)["average_precision"]
-    assert (ends["low"], ends["high"]) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))
+    ends = score_intervals([record([], [], 2)] * 10).average_precision
+    assert (ends.low, ends.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))

@@ -28,7 +28,7 @@ def judge(truth: Path, prediction: Path, *words: object) -> Run:
 
 def problems(file: Path) -> dict[str, str]:
     found = json.loads(file.read_text(encoding="utf-8"))["problems"]
-    return {problem["case"]: problem["problem"] for problem in found}
+    return {problem["case_id"]: problem["problem"] for problem in found}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_more_than_65535_instances_are_compared(tmp_path: Path) -> None:
     write_image(crowded, Geometry(crowded.shape), tmp_path / "pred" / "a.nii.gz")
     done = judge(tmp_path / "labels", tmp_path / "pred", "--instances", "--no_hd95", "-o", tmp_path / "m.json")
     assert done.code == 0
-    counts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["summary"]["lesions"]["any"]
+    counts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["summary"]["overall"]["detection"]["any"]
     assert (counts["truth"], counts["found"], counts["false_positives"]) == (41**3, 41**3 - 1, 0)
 
 
@@ -91,8 +91,8 @@ def test_instance_numbers_with_holes_are_compared(tmp_path: Path) -> None:
                 label.write(tmp_path / folder / f"{label.case_id}.nii.gz")
     done = judge(tmp_path / "labels", tmp_path / "pred", "--instances", "-o", tmp_path / "m.json")
     assert done.code == 0
-    summary = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["summary"]
-    assert (summary["lesions"]["any"]["truth"], summary["lesions"]["any"]["found"]) == (5, 5)
+    counts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["summary"]["overall"]["detection"]["any"]
+    assert (counts["truth"], counts["found"]) == (5, 5)
 
 
 LESION = {"id": 1, "label": 1, "score": 0.5, "box": [0, 0, 0, 1, 1, 1]}

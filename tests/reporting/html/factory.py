@@ -15,6 +15,8 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
 from detseg3d.evaluation.folders import evaluate_folders
+from detseg3d.evaluation.options import EvaluationInput
+from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.reporting.html.case_files import CaseFiles, PredictedBox
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
@@ -82,10 +84,10 @@ def save_case(
     write_json({"lesions": lesions}, root / "predictions" / "rois" / f"{name}.json")
 
 
-def evaluate(root: Path) -> dict[str, Any]:
+def evaluate(root: Path) -> EvaluationResult:
     """The result of the predictions under ``root``."""
-    form = LabelFormat({"lesion": 1})
-    return evaluate_folders(root / "labels", root / "predictions", label_format=form, run=Run(show_progress=False))
+    given = EvaluationInput(root / "labels", root / "predictions", LabelFormat({"lesion": 1}))
+    return evaluate_folders(given, run=Run(show_progress=False))
 
 
 def case_files(root: Path, name: str, boxes: Sequence[PredictedBox] = (), system: str | None = None) -> CaseFiles:
@@ -112,8 +114,8 @@ def consolidation(folds: int = 5) -> dict[str, Any]:
     }
     figures = {"f1_iou_0_1": 0.7, "recall_iou_0_1": 0.8, "precision_iou_0_1": 0.625, "fp_per_scan_iou_0_1": 1.5}
     figures |= {"f1_any": 0.75, "dice": 0.6, "found_iou_0_1": 40, "predictions": 48}
-    empty = {"from": 0.0, "to": 0.5, "count": 0, "mean_score": None, "observed": None}
-    full = {"from": 0.5, "to": 1.0, "count": 8, "mean_score": 0.8, "observed": 0.5}
+    empty = {"low": 0.0, "high": 0.5, "count": 0, "mean_score": None, "observed": None}
+    full = {"low": 0.5, "high": 1.0, "count": 8, "mean_score": 0.8, "observed": 0.5}
     stages = ("Stage 1, stored candidates", "in the final mask")
     return {
         "dataset": "Dataset101_Example",

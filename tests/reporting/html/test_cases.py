@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from detseg3d.data.image_source import ImageSource
+from detseg3d.evaluation.metrics import CaseMetrics, ClassMetrics, Criterion, DetectionCounts
+from detseg3d.evaluation.result import SystemsResult
 from detseg3d.reporting.html.case_files import CaseFiles
 from detseg3d.reporting.html.cases import UnreadableCase, choose_cases, read_cases
-from detseg3d.reporting.html.figures import Evaluated
+from detseg3d.reporting.html.evaluated import Evaluated
+from tests.evaluations import result_of
 from tests.reporting.html.factory import case_files, evaluate, write_cases
 
 NAMES = ("bad", "good", "healthy", "middle")
@@ -26,14 +29,18 @@ def evaluated(root: Path) -> Evaluated:
     return Evaluated.of(evaluate(root))
 
 
-def case(case_id: str, f1: float, dice: float, truth: int = 4, found: int = 2, false: int = 0) -> dict[str, Any]:
-    counts = {"f1": f1, "truth": truth, "found": found, "false_positives": false}
-    return {"case_id": case_id, "dice": dice, "lesions": {"iou_0.1": counts, "any": counts}}
+def case(case_id: str, f1: float, dice: float, truth: int = 10, false: int | None = None) -> CaseMetrics:
+    """A case with this F1 and Dice; as many false positives as misses unless ``false`` says otherwise."""
+    found = round(truth * f1)
+    counts = DetectionCounts(truth, found, found + (truth - found if false is None else false), found)
+    voxels = 1000 if truth or counts.predictions else 0
+    metrics = ClassMetrics(voxels * (truth > 0), voxels, round(voxels * dice), dict.fromkeys(Criterion, counts))
+    return CaseMetrics(case_id, (1.0, 1.0, 1.0), 1.0, {"lesion": metrics}, ())
 
 
-def chosen(cases: list[dict[str, Any]], worst: int = 1, best: int = 1) -> list[tuple[str, str]]:
-    files = [CaseFiles(entry["case_id"], IMAGE) for entry in cases]
-    picked = choose_cases(Evaluated.of({"cases": cases}), files, worst, best)
+def chosen(cases: list[CaseMetrics], worst: int = 1, best: int = 1) -> list[tuple[str, str]]:
+    files = [CaseFiles(entry.case_id, IMAGE) for entry in cases]
+    picked = choose_cases(Evaluated.of(result_of(cases)), files, worst, best)
     return [(shown.files.case_id, shown.rank) for shown in picked]
 
 
@@ -44,11 +51,11 @@ def test_the_ends_of_the_ranking_are_chosen() -> None:
 
 def test_dice_decides_where_f1_is_equal_and_then_the_number_of_errors() -> None:
     assert chosen([case("a", 0.5, 0.5), case("b", 0.5, 0.4)]) == [("b", "worst"), ("a", "best")]
-    assert chosen([case("a", 0.0, 0.0, found=0, false=1), case("b", 0.0, 0.0, found=0, false=3)])[0][0] == "b"
+    assert chosen([case("a", 0.0, 0.0, false=1), case("b", 0.0, 0.0, false=3)])[0][0] == "b"
 
 
 def test_scans_without_lesions_are_neither_best_nor_worst_if_there_are_others() -> None:
-    cases = [case("empty", 1.0, 1.0, truth=0, found=0), case("false", 0.0, 0.0, truth=0, found=0, false=1)]
+    cases = [case("empty", 1.0, 1.0, truth=0), case("false", 0.0, 0.0, truth=0, false=1)]
     cases += [case("a", 0.5, 0.5), case("b", 0.4, 0.5)]
     assert chosen(cases) == [("b", "worst"), ("a", "best")]
 
@@ -67,8 +74,8 @@ def test_cases_without_files_or_figures_are_left_out(evaluated: Evaluated) -> No
 
 
 def test_files_may_belong_to_another_system(evaluated: Evaluated) -> None:
-    other = {**evaluated.first, "cases": [case("good", 0.0, 0.0)]}
-    both = Evaluated.of({"systems": {"mine": evaluated.first, "other": other}})
+    other = replace(evaluated.first, cases=(case("good", 0.0, 0.0),))
+    both = Evaluated.of(SystemsResult({"mine": evaluated.first, "other": other}))
     files = [
         CaseFiles("good", IMAGE),
         CaseFiles("good", IMAGE, system="other"),

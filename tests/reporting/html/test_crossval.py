@@ -88,7 +88,8 @@ def test_cases_that_failed_are_named() -> None:
 
 def test_the_reliability_of_both_scores_is_drawn_and_listed() -> None:
     scores, truth = [0.05, 0.95, 0.95, 0.45], [0, 1, 0, 1]
-    both = {"ece": expected_calibration_error(scores, truth), "bins": reliability_bins(scores, truth)}
+    bins = [entry.to_json() for entry in reliability_bins(scores, truth)]
+    both = {"ece": expected_calibration_error(scores, truth), "bins": bins}
     page = Page(calibration_section(json.loads(json.dumps({"before": both, "after": both})), folds=5))
     marks = [title["text"] for mark in page.find("g", class_="mark") for title in page.find("title", within=mark)]
     assert "raw score: 2 predictions with a mean score of 0.95; 0.50 are lesions" in marks

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 
 from detseg3d.data.image_source import ImageSource
-from detseg3d.evaluation.folders import LabelFormat, evaluate_folders
-from detseg3d.evaluation.summary import summarize
+from detseg3d.data.labels import LabelFormat
+from detseg3d.evaluation.case_files import CaseProblem
+from detseg3d.evaluation.folders import evaluate_folders
+from detseg3d.evaluation.metrics import CaseMetrics
+from detseg3d.evaluation.options import EvaluationInput
+from detseg3d.evaluation.result import Comparison, EvaluationResult, RecallBySize, SystemsResult
 from detseg3d.reporting.html import report as html_report
 from detseg3d.reporting.html.case_files import CaseFiles, PredictedBox
 from detseg3d.reporting.html.formatting import DASH
 from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
 from detseg3d.system.run import Run
+from tests.evaluations import result_of
 from tests.reporting.html.factory import (
     SHAPE,
     TWO,
@@ -40,11 +45,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(root: Path) -> dict[str, Any]:
+def result(root: Path) -> EvaluationResult:
     return evaluate(root)
 
 
-def write(path: Path, result: dict[str, Any], **options: Any) -> Page:
+def write(path: Path, result: EvaluationResult | SystemsResult, **options: Any) -> Page:
     return Page(write_report(path / "report.html", ReportInput(result, **options)).read_text(encoding="utf-8"))
 
 
@@ -52,7 +57,7 @@ def sections(page: Page) -> list[str]:
     return [entry["attributes"]["id"] for entry in page.find("section")]
 
 
-def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     files = tuple(case_files(root, name) for name in NAMES)
     page = write(tmp_path, result, consolidation=consolidation(), cases=files)
     expected = "metrics viewer curves sizes operating-point calibration stages cases problems reading"
@@ -62,11 +67,11 @@ def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, resul
     ]
 
 
-def test_what_is_not_given_has_no_section(tmp_path: Path, result: dict[str, Any]) -> None:
+def test_what_is_not_given_has_no_section(tmp_path: Path, result: EvaluationResult) -> None:
     assert not {"viewer", "operating-point", "calibration", "stages"} & set(sections(write(tmp_path, result)))
 
 
-def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     files = tuple(case_files(root, name) for name in NAMES)
     page = write(tmp_path, result, consolidation=consolidation(), cases=files)
     ids = [entry["attributes"]["id"] for entry in page.elements if "id" in entry["attributes"]]
@@ -75,7 +80,7 @@ def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path,
         assert {e["attributes"][name] for e in page.elements if name in e["attributes"]} <= set(ids)
 
 
-def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     text = write_report(tmp_path / "r.html", ReportInput(result, cases=(case_files(root, "bad"),))).read_text(
         encoding="utf-8"
     )
@@ -90,25 +95,40 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: di
     assert sources == {"'none'", "'unsafe-inline'"}
 
 
-def test_the_policy_comes_before_anything_that_it_could_forbid(tmp_path: Path, result: dict[str, Any]) -> None:
+def test_the_policy_comes_before_anything_that_it_could_forbid(tmp_path: Path, result: EvaluationResult) -> None:
     tags = [entry["tag"] for entry in write(tmp_path, result).elements]
     assert tags[:4] == ["html", "head", "meta", "meta"] and "script" not in tags[:4]
+
+
+def make_hostile(result: EvaluationResult) -> EvaluationResult:
+    """Return the result with markup in every text."""
+
+    def named(case: CaseMetrics) -> CaseMetrics:
+        name = case.case_id.replace("bad", ATTACK).replace("good", ESCAPE)
+        lesions = [replace(e, case_id=name, class_name=ATTACK if e.is_true else ESCAPE) for e in case.lesions]
+        return replace(case, case_id=name, lesions=tuple(lesions))
+
+    group = result.summary.overall
+    sizes = group.recall_by_size
+    bins = RecallBySize(
+        *(tuple(replace(e, name=ATTACK) for e in bins) for bins in (sizes.voxels, sizes.mm3, sizes.quantile))
+    )
+    overall = replace(group, recall_by_size=bins)
+    summary = replace(result.summary, overall=overall, classes=dict.fromkeys((ATTACK, ESCAPE), group))
+    return replace(
+        result,
+        truth_folder=ESCAPE,
+        prediction_folder=ESCAPE,
+        summary=summary,
+        cases=tuple(map(named, result.cases)),
+        problems=(CaseProblem(ATTACK, ESCAPE),),
+    )
 
 
 def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
     root = write_cases(tmp_path, ("bad", "good"))
     result = evaluate(root)
-    hostile = copy.deepcopy(result)
-    for entry in [*hostile["cases"], *hostile["lesions"]]:
-        entry["case_id"] = entry["case_id"].replace("bad", ATTACK).replace("good", ESCAPE)
-    for entry in hostile["lesions"]:
-        entry["class_name"] = ATTACK if entry["kind"] == "truth" else ESCAPE
-    hostile["problems"] = [{"case": ATTACK, "problem": ESCAPE}]
-    hostile["prediction_folder"] = hostile["truth_folder"] = ESCAPE
-    hostile["summary"]["classes"] = dict.fromkeys((ATTACK, ESCAPE), result["summary"]["classes"]["lesion"])
-    for table in hostile["summary"]["recall_by_size"].values():
-        for row in table:
-            row["bin"] = ATTACK
+    hostile = make_hostile(result)
     files = tuple(
         CaseFiles(name, ImageSource(file), boxes=(PredictedBox((0, 0, 0, 1, 1, 1), 0.5),))
         for name, file in ((ATTACK, root / "images" / "bad_0000.nii.gz"), (ESCAPE, root / ESCAPE[2:]))
@@ -116,7 +136,7 @@ def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
     data = consolidation()
     data["operating_point"]["objective"] = ESCAPE
     data["attribution"]["stages"][0]["stage"] = ATTACK
-    systems = {"systems": {ATTACK: hostile, ESCAPE: hostile}, "comparisons": [{"first": ATTACK, "second": ESCAPE}]}
+    systems = SystemsResult({ATTACK: hostile, ESCAPE: hostile}, (Comparison(ATTACK, ESCAPE, 2, {}),))
     for page in (
         write(tmp_path, hostile, consolidation=data, cases=files, title=ESCAPE, date=ATTACK),
         write(tmp_path, systems, cases=files, title=ATTACK),
@@ -127,14 +147,14 @@ def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
         assert ATTACK in page.visible and ESCAPE in page.visible
 
 
-def test_equal_input_gives_an_equal_file(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
+def test_equal_input_gives_an_equal_file(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     files = tuple(case_files(root, name) for name in NAMES)
     report = ReportInput(result, cases=files, date="2024-05-01")
     first, second = (write_report(tmp_path / f"{n}.html", report).read_bytes() for n in range(2))
     assert first == second and b"2024-05-01" in first
 
 
-def test_colours_are_those_of_the_pictures(tmp_path: Path, result: dict[str, Any]) -> None:
+def test_colours_are_those_of_the_pictures(tmp_path: Path, result: EvaluationResult) -> None:
     style = write(tmp_path, result).find("style")[0]["text"]
     assert style.strip().startswith(
         f":root {{ --truth: {TRUTH_COLOR}; --prediction: {PREDICTION_COLOR}; --boxes: {BOX_COLOR}; }}"
@@ -155,36 +175,35 @@ def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None
     save_case(tmp_path, "a", np.ones(SHAPE, np.float32), truth, np.zeros(SHAPE, np.uint16))
     page = write(tmp_path, evaluate(tmp_path), cases=(case_files(tmp_path, "a"),))
     tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
-    assert tiles[3].startswith("Recall (sensitivity) at IoU ≥ 0.10.00") and tiles[4] == f"Precision at IoU ≥ 0.1{DASH}"
+    assert tiles[3].startswith("Lesion recall at IoU ≥ 0.10.00")
+    assert tiles[4] == f"Lesion precision at IoU ≥ 0.1{DASH}"
     assert "0 of 1 lesion found, 0 false positives" in page.visible
 
 
-def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, result: dict[str, Any]) -> None:
-    plain = {name: {**entry, "low": None, "high": None} for name, entry in result["intervals"].items()}
+def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, result: EvaluationResult) -> None:
+    plain = {name: replace(entry, low=None, high=None) for name, entry in result.estimates.items()}
     assert "bootstrap over 4 patients." in write(tmp_path, result).visible
-    assert "bootstrap" not in write(tmp_path, {**result, "intervals": plain}).visible
+    assert "bootstrap" not in write(tmp_path, replace(result, estimates=plain)).visible
 
 
 @pytest.mark.parametrize(("patients", "warned"), [(4, True), (5, False)])
 def test_intervals_of_few_patients_are_not_to_be_trusted(
-    tmp_path: Path, result: dict[str, Any], patients: int, warned: bool
+    tmp_path: Path, result: EvaluationResult, patients: int, warned: bool
 ) -> None:
-    intervals = {name: {**entry, "patients": patients} for name, entry in result["intervals"].items()}
-    warnings = write(tmp_path, {**result, "intervals": intervals}).find("p", class_="warn")
+    estimates = {name: replace(entry, patients=patients) for name, entry in result.estimates.items()}
+    warnings = write(tmp_path, replace(result, estimates=estimates)).find("p", class_="warn")
     assert ["rest on fewer than 5 patients (here 4)" in entry["text"] for entry in warnings] == [True] * warned
 
 
-def test_no_case_at_all_is_a_page_too(tmp_path: Path, result: dict[str, Any]) -> None:
-    nothing = {**result, "summary": summarize([]), "intervals": {}, "cases": [], "lesions": []}
-    nothing["problems"] = [{"case": "a", "problem": "no prediction"}]
-    page = write(tmp_path, nothing)
+def test_no_case_at_all_is_a_page_too(tmp_path: Path) -> None:
+    page = write(tmp_path, result_of([], problems=(CaseProblem("a", "no prediction"),)))
     assert "No scan was evaluated" in page.visible and "Not evaluated: 1" in page.visible
     tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
     assert f"Lesion F1 at IoU ≥ 0.1{DASH}" in tiles and "1.00" not in page.visible
 
 
 def test_the_viewer_gives_way_until_the_file_is_small_enough(
-    tmp_path: Path, root: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, root: Path, result: EvaluationResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(html_report, "_LESION_TABLE_BYTES", 30_000)
     files = tuple(case_files(root, name) for name in NAMES)
@@ -197,45 +216,41 @@ def test_the_viewer_gives_way_until_the_file_is_small_enough(
 
 
 def test_a_limit_that_cannot_be_kept_is_reported(
-    tmp_path: Path, result: dict[str, Any], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, result: EvaluationResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_report(tmp_path / "r.html", ReportInput(result), max_bytes=1000)
     assert "there are very many cases or lesions" in caplog.text
 
 
-def test_systems_are_compared_in_one_page(tmp_path: Path, result: dict[str, Any]) -> None:
-    both = {
-        "systems": {"mine": result, "other": result},
-        "comparisons": [{"first": "mine", "second": "other", "figures": {}}],
-    }
-    page = write(tmp_path, both)
+def test_systems_are_compared_in_one_page(tmp_path: Path, result: EvaluationResult) -> None:
+    page = write(tmp_path, SystemsResult({"mine": result, "other": result}, (Comparison("mine", "other", 4, {}),)))
     heads = [cell["text"] for cell in page.find("th", within=page.find("table", class_="headline")[0], scope="col")]
     assert heads == ["", "mine", "other", "other − mine"]
     assert page.find("ul", class_="tiles") == []
 
 
-def test_clean_scans_are_those_of_each_system(tmp_path: Path, result: dict[str, Any]) -> None:
-    other = copy.deepcopy(result)
-    other["summary"]["false_positives"]["lesion_free"]["scans_without_false_positives"] = 0
-    text = write(tmp_path, {"systems": {"mine": result, "other": other}}).visible
+def test_clean_scans_are_those_of_each_system(tmp_path: Path, result: EvaluationResult) -> None:
+    overall = result.summary.overall
+    dirty = replace(overall, lesion_free=replace(overall.lesion_free, scans_without_false_positives=0))
+    other = replace(result, summary=replace(result.summary, overall=dirty))
+    text = write(tmp_path, SystemsResult({"mine": result, "other": other})).visible
     assert "mine: scans without lesions: 1, of which 1 without a false positive." in text
     assert "other: scans without lesions: 1, of which 0 without a false positive." in text
     assert "Scans without lesions: 1, of which 1 without" in write(tmp_path, result).visible
 
 
-def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path, result: dict[str, Any]) -> None:
-    form = LabelFormat({"lesion": 1})
-    folders = (root / "labels", root / "predictions")
-    fewer = evaluate_folders(*folders, label_format=form, cases=["good"], run=Run(show_progress=False))
-    compared = [{"first": "mine", "second": "other", "cases": 1, "figures": {}}]
-    page = write(tmp_path, {"systems": {"mine": result, "other": fewer}, "comparisons": compared})
+def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
+    given = EvaluationInput(root / "labels", root / "predictions", LabelFormat({"lesion": 1}), cases=["good"])
+    fewer = evaluate_folders(given, run=Run(show_progress=False))
+    pair = (Comparison("mine", "other", 1, {}),)
+    page = write(tmp_path, SystemsResult({"mine": result, "other": fewer}, pair))
     assert "Without: other bad, healthy, middle." in page.find("p", class_="warn")[0]["text"]
     rows = page.rows(page.find("table", class_="headline")[0])
     assert rows[1:3] == [["Scans", "4", "1", "1 in both"], ["True lesions", "6", "2", DASH]]
     titles = [title["text"] for group in page.find("g", class_="bar") for title in page.find("title", within=group)]
     assert titles[:2] == ["mine, 30–100: 0.67 (n = 6)", "other, 30–100: 1.00 (n = 2)"]
     assert "n = 6" in [entry["text"] for entry in page.find("text")]
-    same = write(tmp_path, {"systems": {"mine": result, "other": result}})
+    same = write(tmp_path, SystemsResult({"mine": result, "other": result}))
     assert "different scans" not in same.visible
 
 
@@ -245,6 +260,6 @@ def test_scripts_and_styles_cannot_end_their_element(name: str) -> None:
     assert text and not re.search(r"</(script|style)|<!--", text, re.IGNORECASE)
 
 
-def test_a_file_name_that_is_not_text_can_be_written(tmp_path: Path, result: dict[str, Any]) -> None:
-    page = write(tmp_path, {**result, "truth_folder": "a\udcff"})
+def test_a_file_name_that_is_not_text_can_be_written(tmp_path: Path, result: EvaluationResult) -> None:
+    page = write(tmp_path, replace(result, truth_folder="a\udcff"))
     assert page.find("code")[0]["text"] == "a?"

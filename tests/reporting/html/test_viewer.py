@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detseg3d.evaluation.metrics import Criterion, LesionMetrics
 from detseg3d.reporting.html.case_files import PredictedBox
 from detseg3d.reporting.html.cases import UnreadableCase, ViewerContent, choose_cases, read_cases
-from detseg3d.reporting.html.figures import Evaluated
+from detseg3d.reporting.html.evaluated import Evaluated
 from detseg3d.reporting.html.formatting import DASH
 from detseg3d.reporting.html.viewer import viewer_section
 from tests.reporting.html.factory import TWO, Page, case_files, evaluate, write_cases
@@ -30,6 +32,17 @@ def evaluated(root: Path) -> Evaluated:
 def section(root: Path, evaluated: Evaluated, name: str, **options: Any) -> Page:
     chosen = choose_cases(evaluated, [case_files(root, name, **options)], 1, 0)
     return Page(viewer_section(read_cases(chosen, PLENTY)))
+
+
+def lesions_of(evaluated: Evaluated, name: str) -> list[LesionMetrics]:
+    return [lesion for lesion in evaluated.first.lesions if lesion.case_id == name]
+
+
+def with_lesions(evaluated: Evaluated, name: str, lesions: list[LesionMetrics]) -> Evaluated:
+    cases = tuple(
+        replace(case, lesions=tuple(lesions)) if case.case_id == name else case for case in evaluated.first.cases
+    )
+    return Evaluated.of(replace(evaluated.first, cases=cases))
 
 
 def settings(page: Page) -> Any:
@@ -58,29 +71,28 @@ def test_a_row_knows_where_its_lesion_is(root: Path, evaluated: Evaluated) -> No
 
 
 def test_a_second_prediction_in_a_lesion_is_no_false_positive(evaluated: Evaluated, root: Path) -> None:
-    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "bad"]
-    lesions.append(
-        {**lesions[-1], "id": 9, "matched": {"any": True}, "partner": 1, "iou": 0.1, "dice": 0.2, "score": None}
-    )
-    page = section(root, Evaluated.of({**evaluated.first, "lesions": lesions}), "bad")
+    lesions = lesions_of(evaluated, "bad")
+    matched = dict.fromkeys(Criterion, True)
+    again = replace(lesions[-1], id=9, matched=matched, partner=1, iou=0.1, dice=0.2, score=None)
+    page = section(root, with_lesions(evaluated, "bad", [*lesions, again]), "bad")
     rows = page.rows(page.find("table", class_="lesions")[0])
     assert [row[1] for row in rows[1:]] == ["found", "missed", "false positive", "found again"]
     assert rows[-1][4:] == ["0.20", "0.10", DASH]
 
 
 def test_lesions_that_one_prediction_finds_say_so(evaluated: Evaluated, root: Path) -> None:
-    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "good"]
-    lesions = [{**entry, "partner": 1} for entry in lesions if entry["kind"] == "truth" or entry["id"] == 1]
+    lesions = [
+        replace(lesion, partner=1) for lesion in lesions_of(evaluated, "good") if lesion.is_true or lesion.id == 1
+    ]
     for several, told in ((lesions, "foundshares its prediction with 1 other lesion"), (lesions[1:], "found")):
-        page = section(root, Evaluated.of({**evaluated.first, "lesions": several}), "good")
+        page = section(root, with_lesions(evaluated, "good", several), "good")
         rows = page.rows(page.find("table", class_="lesions")[0])[1:]
         assert [row[1] for row in rows] == [told] * (len(several) - 1)
 
 
 def test_several_classes_have_a_column(evaluated: Evaluated, root: Path) -> None:
-    lesions = [dict(entry) for entry in evaluated.first["lesions"] if entry["case_id"] == "bad"]
-    lesions[0]["class_name"] = "<core>"
-    page = section(root, Evaluated.of({**evaluated.first, "lesions": lesions}), "bad")
+    first, *others = lesions_of(evaluated, "bad")
+    page = section(root, with_lesions(evaluated, "bad", [replace(first, class_name="<core>"), *others]), "bad")
     rows = page.rows(page.find("table", class_="lesions")[0])
     assert [row[2] for row in rows] == ["class", "<core>", "lesion", "lesion"]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
-from detseg3d.evaluation.folders import EvaluationOptions, evaluate_folders, evaluate_systems
-from detseg3d.evaluation.output import write_evaluation
+from detseg3d.evaluation.folders import evaluate_systems
+from detseg3d.evaluation.options import EvaluationOptions
+from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.reporting.text.evaluation_files import write_evaluation
 from detseg3d.system.run import Run
+from tests.evaluations import evaluate_pair
 
 QUICK = EvaluationOptions(samples=20)
 
@@ -35,7 +39,7 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    result = evaluate_folders(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
+    result = evaluate_pair(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
     written = write_evaluation(result, tmp_path / "out")
     assert [path.name for path in written] == ["metrics.json", "metrics.csv", "lesions.csv", "metrics.md"]
     (case,) = read(tmp_path / "out" / "metrics.csv")
@@ -54,9 +58,12 @@ def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: 
 
 
 def test_the_complete_figures_are_json(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    result = evaluate_folders(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
+    result = evaluate_pair(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
     write_evaluation(result, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == result
+    data = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    read_back = EvaluationResult.from_json(data)
+    assert read_back == replace(result, cases=read_back.cases)
+    assert read_back.lesions == result.lesions
 
 
 def test_several_systems_have_a_column_that_names_them(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -71,15 +78,15 @@ def test_several_systems_have_a_column_that_names_them(folders: tuple[Path, Path
 def test_systems_are_compared_with_an_interval(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     truth, half, whole = folders
     result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, run=Run(show_progress=False))
-    (comparison,) = result["comparisons"]
-    assert (comparison["first"], comparison["second"], comparison["cases"]) == ("half", "whole", 1)
+    (comparison,) = result.comparisons
+    assert (comparison.first, comparison.second, comparison.cases) == ("half", "whole", 1)
     # One case: every resample is the same; of other patients it says next to nothing.
-    entry = comparison["figures"]["recall_iou_0.1"]
-    assert (entry["first"], entry["second"], entry["difference"], entry["patients"]) == (0.5, 1.0, 0.5, 1)
-    assert (entry["low"], entry["high"]) == pytest.approx((0.5 * 0.025 - 0.975, 0.5 * 0.025 + 0.975))
+    entry = comparison.differences["recall_iou_0.1"]
+    assert (entry.first, entry.second, entry.difference, entry.patients) == (0.5, 1.0, 0.5, 1)
+    assert (entry.low, entry.high) == pytest.approx((0.5 * 0.025 - 0.975, 0.5 * 0.025 + 0.975))
     write_evaluation(result, tmp_path)
     text = (tmp_path / "metrics.md").read_text(encoding="utf-8")
-    assert "whole − half" in text and f"+0.500 [{entry['low']:+.3f}, {entry['high']:+.3f}]" in text
+    assert "whole − half" in text and f"+0.500 [{entry.low:+.3f}, {entry.high:+.3f}]" in text
 
 
 def test_an_evaluation_without_cases_with_lesions_is_written(tmp_path: Path) -> None:
@@ -87,7 +94,7 @@ def test_an_evaluation_without_cases_with_lesions_is_written(tmp_path: Path) -> 
     for name in ("truth", "pred"):
         write_image(empty, Geometry((2, 2, 2), (1.0, 1.0, 1.0)), tmp_path / name / "a.nii.gz")
     write_evaluation(
-        evaluate_folders(tmp_path / "truth", tmp_path / "pred", options=QUICK, run=Run(show_progress=False)),
+        evaluate_pair(tmp_path / "truth", tmp_path / "pred", options=QUICK, run=Run(show_progress=False)),
         tmp_path / "out",
     )
     assert [row["dice"] for row in read(tmp_path / "out" / "metrics.csv")] == ["1.0"]

@@ -1,0 +1,471 @@
+"""Types that hold the result of an evaluation: metrics of a set of cases, their intervals, and the single cases.
+
+Everything is a frozen dataclass with ``to_json`` and ``from_json``, see
+:class:`~detseg3d.system.json_records.JsonRecord`. No value is NaN: ``None`` stands for a mean over nothing, and for
+every metric if there is no case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detseg3d.evaluation.case_files import CaseProblem
+from detseg3d.evaluation.definitions.agreement import VolumeAgreement
+from detseg3d.evaluation.definitions.presets import Preset, PresetMetric
+from detseg3d.evaluation.intervals import MetricDifference, MetricEstimate
+from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, Criterion, LesionMetrics
+from detseg3d.evaluation.options import EvaluationOptions
+from detseg3d.evaluation.scores.froc import ScoreSummary
+from detseg3d.system.json_records import JsonRecord
+
+__all__ = [
+    "ClassMeans",
+    "Comparison",
+    "DetectionMeans",
+    "DetectionSummary",
+    "DiceSummary",
+    "EvaluationResult",
+    "FalsePositives",
+    "Group",
+    "LesionwiseSummary",
+    "OutlineMeans",
+    "OutlineSummary",
+    "PanopticMeans",
+    "PanopticSummary",
+    "PresetSummary",
+    "RecallBySize",
+    "SizeBin",
+    "SizeRecall",
+    "Summary",
+    "SystemsResult",
+]
+
+
+@dataclass(frozen=True)
+class DiceSummary(JsonRecord):
+    """Dice of a set of cases.
+
+    Attributes
+    ----------
+    mean : float or None
+        Mean over the ``cases`` that are counted. For all classes together these are all cases; a case without lesions
+        in truth and prediction has 1.0. Within a class, a case that has the class neither in the truth nor in the
+        prediction is not counted, as in nnU-Net: otherwise a rare class that is never found would have a Dice near 1.
+    cases : int
+    mean_with_lesions : float or None
+        Mean over the ``cases_with_lesions``.
+    cases_with_lesions : int
+        Cases with a lesion in the truth.
+    empty_cases : int
+        Cases without lesions in truth and prediction.
+    pooled : float or None
+        Dice over the voxels of all cases.
+    """
+
+    mean: float | None
+    cases: int
+    mean_with_lesions: float | None
+    cases_with_lesions: int
+    empty_cases: int
+    pooled: float | None
+
+
+@dataclass(frozen=True)
+class DetectionMeans(JsonRecord):
+    """Means over cases of the detection metrics.
+
+    Attributes
+    ----------
+    recall : float or None
+        Mean over cases with true lesions.
+    precision : float or None
+        Mean over cases with predicted lesions.
+    f1 : float or None
+        Mean over the cases that :class:`DiceSummary` counts.
+    """
+
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class DetectionSummary(JsonRecord):
+    """Detection of lesions under one criterion. Rates are pooled: the lesions of all cases are added up first.
+
+    Attributes
+    ----------
+    recall, precision, f1 : float or None
+        ``None`` if there is no case.
+    truth, found, predictions, true_positives, false_positives : int
+        See :class:`~detseg3d.evaluation.metrics.DetectionCounts`.
+    false_positives_per_scan : float or None
+    mean_over_cases : DetectionMeans
+    """
+
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    truth: int
+    found: int
+    predictions: int
+    true_positives: int
+    false_positives: int
+    false_positives_per_scan: float | None
+    mean_over_cases: DetectionMeans
+
+
+@dataclass(frozen=True)
+class FalsePositives(JsonRecord):
+    """False positives in the scans without a true lesion (within a class: of that class).
+
+    In such a scan every predicted lesion is a false positive under every criterion.
+
+    Attributes
+    ----------
+    scans : int
+    total : int
+    per_scan : float or None
+    scans_without_false_positives : int
+    """
+
+    scans: int
+    total: int
+    per_scan: float | None
+    scans_without_false_positives: int
+
+
+@dataclass(frozen=True)
+class PanopticMeans(JsonRecord):
+    """Means over cases of the panoptic quality and its two factors."""
+
+    pq: float | None
+    sq: float | None
+    rq: float | None
+
+
+@dataclass(frozen=True)
+class PanopticSummary(JsonRecord):
+    """Panoptic quality, pooled over the lesions of all cases.
+
+    Attributes
+    ----------
+    pq, sq, rq : float or None
+        See :class:`~detseg3d.evaluation.metrics.PanopticCounts`; ``None`` if there is no case.
+    matches : int
+    iou_sum : float
+    mean_over_cases : PanopticMeans
+    """
+
+    pq: float | None
+    sq: float | None
+    rq: float | None
+    matches: int
+    iou_sum: float
+    mean_over_cases: PanopticMeans
+
+
+@dataclass(frozen=True)
+class SizeRecall(JsonRecord):
+    """Recall of the lesions of one size bin under one criterion.
+
+    Attributes
+    ----------
+    found : int
+    recall : float or None
+        ``None`` in an empty bin.
+    low, high : float or None
+        95 % interval of the recall, by patients.
+    """
+
+    found: int
+    recall: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class SizeBin(JsonRecord):
+    """True lesions of one range of sizes.
+
+    Attributes
+    ----------
+    name : str
+        Range in words, with the unit.
+    low : float
+        Smallest size; for quantiles the size of the smallest lesion in the bin.
+    high : float or None
+        Size from which on lesions belong to the next bin; ``None`` if the bin has no end. For quantiles the size of the
+        largest lesion in the bin.
+    lesions : int
+    detection : dict of Criterion to SizeRecall
+    dice : float or None
+        Mean Dice of the lesions with the prediction that overlaps best; 0 for a missed lesion.
+    """
+
+    name: str
+    low: float
+    high: float | None
+    lesions: int
+    detection: Mapping[Criterion, SizeRecall]
+    dice: float | None
+
+
+@dataclass(frozen=True)
+class RecallBySize(JsonRecord):
+    """Recall by the size of the true lesion.
+
+    Attributes
+    ----------
+    voxels, mm3 : tuple of SizeBin
+        Fixed bins by number of voxels and by volume.
+    quantile : tuple of SizeBin
+        About equal shares of the lesions by volume, smallest first; no bin is empty.
+    """
+
+    voxels: tuple[SizeBin, ...]
+    mm3: tuple[SizeBin, ...]
+    quantile: tuple[SizeBin, ...]
+
+
+@dataclass(frozen=True)
+class OutlineMeans(JsonRecord):
+    """Means over cases of the surface metrics.
+
+    See :class:`~detseg3d.evaluation.definitions.outlines.OutlineMetrics`.
+    """
+
+    nsd: float | None
+    hd95_mm: float | None
+    assd_mm: float | None
+    nsd_area: float | None
+    hd95_area_mm: float | None
+
+
+@dataclass(frozen=True)
+class LesionwiseSummary(JsonRecord):
+    """Lesion-wise Dice and HD95 of the BraTS challenges, pooled over the lesions of all cases.
+
+    Attributes
+    ----------
+    dice, hd95_mm : float or None
+    truth, missed, false_positives : int
+    dice_mean_over_cases : float or None
+    """
+
+    dice: float | None
+    hd95_mm: float | None
+    truth: int
+    missed: int
+    false_positives: int
+    dice_mean_over_cases: float | None
+
+
+@dataclass(frozen=True)
+class OutlineSummary(JsonRecord):
+    """Surface metrics and lesion-wise metrics of a set of cases.
+
+    Attributes
+    ----------
+    mean : OutlineMeans
+        Over the cases that :class:`DiceSummary` counts.
+    mean_with_lesions : OutlineMeans
+        Over the cases with lesions in the truth. One false positive in a scan without lesions costs the diagonal of the
+        volume as HD95, which this mean leaves out.
+    cc_dice : float or None
+    lesionwise : LesionwiseSummary
+    """
+
+    mean: OutlineMeans
+    mean_with_lesions: OutlineMeans
+    cc_dice: float | None
+    lesionwise: LesionwiseSummary
+
+
+@dataclass(frozen=True)
+class Group(JsonRecord):
+    """Metrics of a set of cases, for all classes together or for one class.
+
+    Attributes
+    ----------
+    scans : int
+        Number of cases.
+    dice : DiceSummary
+    detection : dict of Criterion to DetectionSummary
+    lesion_free : FalsePositives
+    panoptic : PanopticSummary
+    recall_by_size : RecallBySize
+    volume_agreement : VolumeAgreement
+    outlines : OutlineSummary or None
+        ``None`` if these metrics were not requested.
+    """
+
+    scans: int
+    dice: DiceSummary
+    detection: Mapping[Criterion, DetectionSummary]
+    lesion_free: FalsePositives
+    panoptic: PanopticSummary
+    recall_by_size: RecallBySize
+    volume_agreement: VolumeAgreement
+    outlines: OutlineSummary | None = None
+
+    @property
+    def headline(self) -> DetectionSummary:
+        """Detection under the main criterion, IoU ≥ 0.1."""
+        return self.detection[HEADLINE]
+
+    @property
+    def true_lesions(self) -> int:
+        """Number of true lesions."""
+        return self.headline.truth
+
+    @property
+    def predicted_lesions(self) -> int:
+        """Number of predicted lesions."""
+        return self.headline.predictions
+
+
+@dataclass(frozen=True)
+class ClassMeans(JsonRecord):
+    """Means over the classes that occur in the truth, each with the cases that count within the class.
+
+    Attributes
+    ----------
+    classes : int
+        Number of these classes.
+    dice, dice_with_lesions : float or None
+    f1 : dict of Criterion to (float or None)
+        Mean of the pooled F1.
+    pq : float or None
+    outlines : OutlineMeans or None
+    cc_dice : float or None
+    """
+
+    classes: int
+    dice: float | None
+    dice_with_lesions: float | None
+    f1: Mapping[Criterion, float | None]
+    pq: float | None
+    outlines: OutlineMeans | None = None
+    cc_dice: float | None = None
+
+
+@dataclass(frozen=True)
+class PresetSummary(JsonRecord):
+    """Metrics of a challenge or of another program under its own rules.
+
+    Attributes
+    ----------
+    preset : Preset
+    classes : dict of str to tuple of PresetMetric
+        By the name of the class. All classes have the same metrics in the same order.
+    """
+
+    preset: Preset
+    classes: Mapping[str, tuple[PresetMetric, ...]]
+
+
+@dataclass(frozen=True)
+class Summary(JsonRecord):
+    """Metrics of a set of cases.
+
+    Attributes
+    ----------
+    cases : int
+        Number of cases.
+    overall : Group
+        All classes together.
+    classes : dict of str to Group
+    class_mean : ClassMeans
+    scores : dict of Criterion to ScoreSummary, or None
+        FROC, CPM and average precision; ``None`` unless every case has scores.
+    preset : PresetSummary or None
+        ``None`` unless every case has the metrics of the same preset.
+    """
+
+    cases: int
+    overall: Group
+    classes: Mapping[str, Group]
+    class_mean: ClassMeans
+    scores: Mapping[Criterion, ScoreSummary] | None = None
+    preset: PresetSummary | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationResult(JsonRecord):
+    """Result of the evaluation of one system.
+
+    Attributes
+    ----------
+    truth_folder, prediction_folder : str
+    class_labels : dict of str to int, or None
+        Value of each class in the label files; ``None`` if no dataset.json names the classes.
+    options : EvaluationOptions
+    summary : Summary
+    patients : int
+        Number of patients.
+    estimates : dict of str to MetricEstimate
+        Main metrics with their intervals, by the key of the metric in
+        :data:`~detseg3d.evaluation.catalogue.CATALOGUE`.
+    cases : tuple of CaseMetrics
+        In the order of their names.
+    problems : tuple of CaseProblem
+        Cases that could not be evaluated. They are in no metric.
+    """
+
+    truth_folder: str
+    prediction_folder: str
+    class_labels: Mapping[str, int] | None
+    options: EvaluationOptions
+    summary: Summary
+    patients: int
+    estimates: Mapping[str, MetricEstimate]
+    cases: tuple[CaseMetrics, ...]
+    problems: tuple[CaseProblem, ...] = ()
+
+    @property
+    def lesions(self) -> tuple[LesionMetrics, ...]:
+        """True and predicted lesions of all cases."""
+        return tuple(lesion for case in self.cases for lesion in case.lesions)
+
+
+@dataclass(frozen=True)
+class Comparison(JsonRecord):
+    """Paired comparison of two systems on the cases that both have.
+
+    Attributes
+    ----------
+    first, second : str
+        Names of the systems.
+    cases : int
+        Number of cases that both systems have.
+    differences : dict of str to MetricDifference
+        ``second - first`` of each metric, by the key of the metric.
+    """
+
+    first: str
+    second: str
+    cases: int
+    differences: Mapping[str, MetricDifference]
+
+
+@dataclass(frozen=True)
+class SystemsResult(JsonRecord):
+    """Results of several systems on the same labels, and the comparison of each pair of systems.
+
+    Attributes
+    ----------
+    systems : dict of str to EvaluationResult
+    comparisons : tuple of Comparison
+    """
+
+    systems: Mapping[str, EvaluationResult]
+    comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def missing_scans(self) -> dict[str, tuple[str, ...]]:
+        """Scans that a system lacks although another system has them, by system; only systems that lack a scan."""
+        scans = {name: {case.case_id for case in result.cases} for name, result in self.systems.items()}
+        every = set().union(*scans.values())
+        return {name: tuple(sorted(every - own)) for name, own in scans.items() if own != every}
