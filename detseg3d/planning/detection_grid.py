@@ -1,7 +1,7 @@
-"""Which detection grid and which detector: the options, what each needs and reaches, and the rule that chooses.
+"""Choose the detection grid and the detector.
 
-An option is a planned volume, a detection grid, and the strides and heads of the detector. The rule compares options by
-the memory that they need and by how well the lesions fit their cells.
+An option is a planned volume, a detection grid, and the strides and heads of the detector. Options are compared by the
+memory that they need and by how well the lesions fit their cells.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ __all__ = [
 
 
 MIN_GAIN = 0.01
-"""What an option must gain in :attr:`Reach.score` over the simpler one to be taken: as if 2 % of the lesions spanned
-half a cell before and a whole one now. A head at full resolution makes a training step about four times as long
-(docs/research_log), and a smaller planned volume cuts scans into parts."""
+"""Smallest gain in :attr:`Reach.score` for which a more expensive option is taken. The gain is .01 if, for example, 2 %
+of the lesions spanned half a cell before and span a whole cell now. A head at full resolution makes a training step
+about four times as long (docs/research_log), and a smaller planned volume cuts scans into parts."""
 MAX_COARSENING_FOR_FULL_HEAD = math.sqrt(2)
-"""A head at full resolution may have so many times longer voxels than the grid without one: its cells still become
-shorter by the same factor, since they are voxels and not two of them."""
+"""Largest ratio between the voxels of a grid with a head at full resolution and those of the grid without this head.
+Cells of the head are single voxels instead of two, so they are still shorter by the same ratio."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory in GB that a training step may take, and the prediction of a planned volume above its input.
+    """Memory in GB that a training step may use, and memory that a prediction may use above its input.
 
     ``precision`` is that of the feature maps in both, not ``AUTO``.
     """
@@ -83,7 +83,7 @@ class Budget:
 
 
 class Limit(Enum):
-    """Which of the two memories refuses an option."""
+    """The memory limit that an option exceeds."""
 
     NONE = "neither memory limit"
     TRAINING = "the memory for training"
@@ -93,7 +93,7 @@ class Limit(Enum):
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan of the training set: name, size and spacing for people, fine voxels, lesions."""
+    """A training scan: name, size and spacing as text, shape in fine voxels, lesions."""
 
     name: str
     header: str
@@ -117,8 +117,8 @@ class Reach:
     spanning : float
         Share of the lesions that span at least one cell.
     coverage : float
-        Mean over the lesions of the share of a cell that each spans, at most 1: a smaller cell counts even where it is
-        not small enough yet.
+        Mean over the lesions of the fraction of a cell that each lesion spans, at most 1. Smaller cells raise it even
+        if they are still larger than the lesion.
     bound : RecallBound
         What a perfect Stage 1 finds.
     """
@@ -129,7 +129,7 @@ class Reach:
 
     @property
     def score(self) -> float:
-        """What options are compared by: coverage times recall bound, since both must be high."""
+        """The number by which options are compared: coverage times recall bound, because both must be high."""
         return self.coverage * self.bound.bound
 
 
@@ -138,7 +138,7 @@ _NO_LESIONS = Reach(1.0, 1.0, RecallBound(lesions=0, found=0, bound=1.0))
 
 @dataclass(frozen=True)
 class GridOption:
-    """A detection grid with its detector, the memory they take in GB, and the lesions they reach."""
+    """A detection grid with its detector, the memory that they need in GB, and how well the lesions fit them."""
 
     spacing: Spacing
     volume: PlannedVolume
@@ -157,7 +157,7 @@ class GridOption:
 
     @property
     def stem_stride(self) -> Triple:
-        """Stride of the stage in front of which a fine stage may be."""
+        """Stride of the stem, which comes after the fine stage if there is one."""
         return self.stage1.strides[int(self.fine_stage)]
 
     def stem_cell(self) -> tuple[float, ...]:
@@ -172,13 +172,13 @@ class GridOption:
         ]
 
     def levels(self, fine_spacing: Spacing) -> DetectionLevels:
-        """The cells of the heads."""
+        """Return the cells of the heads."""
         cells = self.cells()
         heads = tuple((cells[stage][0], cells[stage][1], cells[stage][2]) for stage in self.stage1.head_stages)
         return DetectionLevels(fine_spacing, heads, self.stage1.level_max_sizes, self.stage1.boxes_per_class)
 
     def refused_by(self, budget: Budget) -> Limit:
-        """The limit that the option exceeds."""
+        """Return the limit that the option exceeds."""
         training, prediction = self.training_gb > budget.training_gb, self.inference_gb > self.inference_limit_gb
         if training and prediction:
             return Limit.BOTH
@@ -189,7 +189,7 @@ class GridOption:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What every option has to serve: the scans, the later stages of the pipeline, the memory."""
+    """Requirements of every option: the scans, the settings of the later stages, and the memory limits."""
 
     scans: Sequence[Scan]
     fine: Spacing
@@ -209,29 +209,30 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Choice:
-    """The option that was chosen, and those that say why."""
+    """The option that was chosen, and the options that explain the choice."""
 
     chosen: GridOption
-    wanted: GridOption  # on the same grid, with a fine stage if small lesions ask for one
-    finest: GridOption  # on the fine grid, the cheapest
-    refused: GridOption | None  # the cheapest of its kind on a finer grid, which does not fit; None on the fine grid
-    without_head: GridOption  # without a head at full resolution
-    full_head: GridOption | None  # with one, if it was tried
-    largest: GridOption  # for the largest planned volume
-    forgone: GridOption | None = None  # for a smaller volume: would reach more, but larger scans could not be predicted
+    wanted: GridOption  # on the same grid, with a fine stage if the lesions are small
+    finest: GridOption  # the cheapest option on the fine grid
+    refused: GridOption | None  # the cheapest option on the next finer grid, which needs too much memory, if any
+    without_head: GridOption  # the option without a head at full resolution
+    full_head: GridOption | None  # the option with such a head, if it was tried
+    largest: GridOption  # the option for the largest planned volume
+    forgone: GridOption | None = None  # better, for a smaller volume, but larger scans could not be predicted with it
 
     def limit(self, budget: Budget) -> Limit:
-        """The memory limit that forbids a finer grid."""
+        """Return the memory limit that forbids a finer grid."""
         return Limit.NONE if self.refused is None else self.refused.refused_by(budget)
 
 
 def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> Choice:
-    """The option for the data set.
+    """Choose the option for the data set.
 
-    For a planned volume it is the finest detection grid that fits into the memory, with a fine stage where small
-    lesions ask for one and it fits, too. Two more are compared with it by :attr:`Reach.score`, and one is taken if its
-    score is higher by at least .01: a head at full resolution, and a smaller planned volume. A smaller volume is only
-    taken if the larger scans can still be predicted within the larger of the two memory limits.
+    For each planned volume, the candidate is the finest detection grid that fits into the memory. It has a fine stage
+    if the lesions are small and the stage fits into the memory. Two variants are compared with it by
+    :attr:`Reach.score` and replace it if their score is higher by at least .01: a head at full resolution, and a
+    smaller planned volume. A smaller volume is taken only if the larger scans can still be predicted within the larger
+    of the two memory limits.
 
     Parameters
     ----------
@@ -262,7 +263,7 @@ def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> C
 
 
 def _can_predict_usual_scans(needs: Requirements, option: GridOption) -> bool:
-    """Whether all scans but the outliers can be predicted within the larger of the two memory limits."""
+    """Return whether all scans except outliers can be predicted within the larger of the two memory limits."""
     usual = sorted(needs.scans, key=lambda scan: scan.voxels)
     shape = usual[len(usual) - 1 - option.volume.outliers].shape
     allowed = max(needs.budget.training_gb, _limit_gb(needs, shape))
@@ -270,7 +271,7 @@ def _can_predict_usual_scans(needs: Requirements, option: GridOption) -> bool:
 
 
 def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | GridOption:
-    """The option for one planned volume; if none fits, the cheapest that was tried."""
+    """Return the choice for one planned volume, or the cheapest option that was tried if no option fits."""
     finest = refused = None
     for spacing in coarser_spacings(needs.fine, volume.shape):
         variants = [_assess(needs, option) for option in _variants(needs, volume, spacing)]
@@ -286,7 +287,7 @@ def _choose_grid(needs: Requirements, volume: PlannedVolume) -> Choice | GridOpt
 
 
 def _variants(needs: Requirements, volume: PlannedVolume, spacing: Spacing) -> Iterator[GridOption]:
-    """Detectors for one grid, the most wanted first: where lesions are small, with a fine stage and without."""
+    """Yield the detectors for one grid, the preferred one first: with a fine stage (if lesions are small), without."""
     extents = needs.extents
     stage1 = stage1_plan(spacing, _detection_shape(needs, volume.shape, spacing), extents)
     plain = GridOption(spacing, volume, stage1, _curriculum(needs, volume, spacing, stage1))
@@ -296,7 +297,7 @@ def _variants(needs: Requirements, volume: PlannedVolume, spacing: Spacing) -> I
 
 
 def _with_full_head(needs: Requirements, choice: Choice) -> Choice:
-    """The choice with a head at full resolution, if that reaches more; the finest grid on which it fits."""
+    """Return the choice with a head at full resolution on the finest grid that fits, if this option is better."""
     base, tried = choice.chosen, None
     if base.full_head:
         return choice
@@ -340,13 +341,13 @@ def _curriculum(
 
 
 def _with_boxes_per_class(needs: Requirements, option: GridOption) -> GridOption:
-    """The option with a box for each class in a cell, if the data hold lesions of two classes that share a cell."""
+    """Return the option with a box for each class if lesions of two classes share a cell in the data."""
     shared = lesions_in_cells_of_other_classes([scan.lesions for scan in needs.scans], option.levels(needs.fine))
     return replace(option, stage1=option.stage1.model_copy(update={"boxes_per_class": shared > 0}))
 
 
 def _assess(needs: Requirements, option: GridOption) -> GridOption:
-    """The option with the boxes that its cells need and the memory that its training and its prediction take."""
+    """Return the option with the boxes of its cells and the memory of its training and prediction."""
     option = _with_boxes_per_class(needs, option)
     shape = option.volume.shape
     scale = [d / f for d, f in zip(option.spacing, needs.fine, strict=True)]
@@ -361,7 +362,7 @@ def _assess(needs: Requirements, option: GridOption) -> GridOption:
 
 
 def prediction_gb(needs: Requirements, option: GridOption, shape: Sequence[int]) -> float:
-    """GB above the input that an option takes to predict a scan of ``shape`` fine voxels."""
+    """Return the memory in GB above the input for predicting a scan of ``shape`` fine voxels."""
     cells = _detection_shape(needs, shape, option.spacing)
     return inference_bytes(_network(needs, option), Region(cells, math.prod(shape))) / GIGABYTE
 
@@ -377,7 +378,7 @@ def _limit_gb(needs: Requirements, shape: Sequence[int]) -> float:
 
 
 def reach_of(needs: Requirements, option: GridOption) -> Reach:
-    """How well the lesions fit the cells of an option."""
+    """Measure how well the lesions fit the cells of an option."""
     extents = needs.extents
     cases = [scan.lesions for scan in needs.scans]
     bound = recall_bound(cases, option.levels(needs.fine), needs.inference, needs.class_names)
@@ -410,7 +411,7 @@ def level_spans(fine: Spacing, option: GridOption, extents: FloatArray) -> Float
 
 
 def _no_grid(needs: Requirements, coarsest: GridOption) -> DetSeg3DError:
-    """Names the largest scan: a spacing that is wrong by orders of magnitude shows there."""
+    """Return the error that no grid fits. It names the largest scan, whose spacing may be wrong."""
     scan = max(needs.scans, key=lambda scan: scan.voxels)
     limit = coarsest.refused_by(needs.budget)
     flags = {
@@ -421,9 +422,9 @@ def _no_grid(needs: Requirements, coarsest: GridOption) -> DetSeg3DError:
     }
     grid = "×".join(f"{length:.3g}" for length in coarsest.spacing)
     return DetSeg3DError(
-        f"no detection grid fits into {needs.budget.training_gb:g} GB: the coarsest tried, {grid} mm, needs "
+        f"no detection grid fits into {needs.budget.training_gb:g} GB: the coarsest grid, {grid} mm, needs "
         f"{coarsest.training_gb:.1f} GB to train and {coarsest.inference_gb:.1f} GB to predict (limit "
         f"{coarsest.inference_limit_gb:.1f})",
         value=f"the largest scan, {scan.name}: {scan.header}",
-        remedy=f"correct that scan's spacing if it is wrong; otherwise raise {flags[limit]}",
+        remedy=f"correct the spacing of this scan if it is wrong; otherwise raise {flags[limit]}",
     )

@@ -1,4 +1,4 @@
-"""The planner: fingerprint in, plans out, each decision with the figures behind it. Needs no GPU."""
+"""Plan the pipeline of a data set from its fingerprint. Each decision is stored with its reason."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ def plan_dataset(
     dataset : RawDataset
         For names, labels and file ending.
     memory_gb : float, optional
-        Memory that training may take.
+        Memory in GB that the training may use.
     roi_size : int or 3 ints, optional
-        Overrides the planned RoI: samples along the finest axis, or per axis.
+        Samples of an RoI along the finest axis, or along each axis, instead of the planned ones.
     interpolation_order : {1, 3}, optional
         Interpolation of images: linear or cubic.
     inference_gb : float, optional
-        Memory that the prediction of a planned volume may take above its input. The image and the masks on the fine
-        grid are always allowed, and 1 GB more.
+        Memory in GB that the prediction of a planned volume may use above its input. The image and the masks on the
+        fine grid, and 1 GB more, are always allowed.
     precision : Precision, optional
-        Of the feature maps: what both memories are planned for. Not ``AUTO``.
+        Precision of the feature maps for which both memories are planned. Not ``AUTO``.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def plan_dataset(
     suppression = choose_suppression([scan.lesions for scan in scans], fine)
 
     def require(volume: Triple) -> tuple[Requirements, list[Decision]]:
-        """What every option serves, with an RoI that fits into a planned volume, and why that RoI."""
+        """Return what every option must serve for a planned volume, and the reasons for its RoI."""
         roi, stage2, reasons = _plan_rois(extents, fine, volume, roi_size)
         training = TrainingPlan(
             steps=steps,
@@ -136,7 +136,7 @@ def plan_dataset(
     needs, reasons = require(volumes[0].shape)
     choice = choose_detection(needs, volumes)
     if choice.chosen.volume != volumes[0]:
-        # A smaller volume may have room for smaller RoIs only. They take no more memory, so its grid still fits.
+        # A smaller volume may have room for smaller RoIs only. They need no more memory, so the grid still fits.
         needs, reasons = require(choice.chosen.volume.shape)
         again = choose_detection(needs, [choice.chosen.volume])
         choice = replace(again, largest=choice.largest, forgone=choice.forgone)
@@ -176,7 +176,7 @@ def plan_dataset(
 
 
 def _scans_of(fingerprint: Fingerprint, fine: Spacing) -> list[Scan]:
-    """The scans on the fine grid; each keeps its own size and spacing for people."""
+    """Return the scans with their shape on the fine grid. Size and spacing of the file stay for messages."""
     scans = []
     for name, case in fingerprint.cases.items():
         voxels = np.asarray(case.cropped_shape, float) * np.asarray(case.spacing) / np.asarray(fine)
@@ -193,7 +193,7 @@ def _plan_inference(
     dataset: RawDataset,
     mirror_axes: tuple[int, ...],
 ) -> InferencePlan:
-    """Room for the fullest scan; where labels do not number their lesions, a lesion is what is connected."""
+    """Plan the inference. If the labels do not number their lesions, a lesion is a connected component."""
     limit = choose_candidate_limit([len(case) for case in cases], [case.volume for case in cases], roi.size)
     return InferencePlan(
         candidate_density=limit.density,
@@ -208,7 +208,7 @@ def _plan_inference(
 
 
 def _identity(dataset: RawDataset) -> dict[str, Any]:
-    """What the plans repeat of the data set, so that they say by themselves what goes in and what comes out."""
+    """Return the facts about the data set that the plans repeat, so that plans are complete without dataset.json."""
     return {
         "dataset_name": dataset.name,
         "file_ending": dataset.file_ending,
@@ -224,10 +224,10 @@ def _identity(dataset: RawDataset) -> dict[str, Any]:
 def choose_normalization(
     intensity: Sequence[ChannelIntensities], channel_names: Sequence[str]
 ) -> list[ChannelNormalization]:
-    """CT is clipped to a window that holds the lesions of the set, others are scaled by their own z-score.
+    """Choose how each channel is normalised.
 
-    The channel's name decides, see :func:`detseg3d.core.intensities.channel_scheme`; for the window see
-    :func:`detseg3d.planning.rules.ct_window.ct_window`.
+    The name of the channel decides, see :func:`detseg3d.core.intensities.channel_scheme`. A CT is clipped to a window
+    that contains the lesions of the data set, see :func:`detseg3d.planning.rules.ct_window.ct_window`.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def choose_normalization(
 def _plan_rois(
     extents: npt.NDArray[np.float64], fine: Spacing, largest: Triple, override: int | Sequence[int] | None
 ) -> tuple[RoiPlan, Stage2Plan, list[Decision]]:
-    """The RoI, the network that reads it, and why; ``largest`` is the planned volume in fine voxels."""
+    """Return the RoI, its network and the reasons; ``largest`` is the planned volume in fine voxels."""
     size, reason = _roi_size(extents, fine, largest, override)
     roi, stage2 = roi_plan(size, fine), stage2_plan(size, fine)
     decision = Decision(name="RoI size", value=format_shape(size), reason=reason)
@@ -260,27 +260,25 @@ def _plan_rois(
 def _roi_size(
     extents: npt.NDArray[np.float64], fine: Spacing, largest: Triple, override: int | Sequence[int] | None
 ) -> tuple[Triple, str]:
+    """Return the samples of an RoI and the reason."""
     voxels = (extents / np.asarray(fine)).max(axis=1) if len(extents) else np.zeros(0)
     edge, large = choose_roi_edge(voxels)
-    figures = "no lesion to measure"
+    reason = "There is no lesion to measure."
     if len(voxels):
-        most = float(np.percentile(voxels, 95))
-        figures = f"75 % of the lesions span up to {large:.1f} fine voxels, 95 % up to {most:.1f}"
+        reason = f"75 % of the lesions span up to {large:.1f} fine voxels, 95 % up to {float(np.percentile(voxels, 95)):.1f}."
     if override is None:
         size = choose_roi_size(edge, fine, largest)
         if len(set(size)) > 1:
-            figures += f"; fewer along axes with coarser spacing ({format_spacing(fine)})"
+            reason += f" Axes with coarser spacing get fewer samples ({format_spacing(fine)})."
         if size != choose_roi_size(edge, fine, (edge, edge, edge)):
-            figures += f"; no more than the planned volume has voxels ({format_shape(largest)}), but at least 4"
-        return size, figures
+            reason += f" No axis has more samples than the planned volume has voxels ({format_shape(largest)}), or 4."
+        return size, reason
     if isinstance(override, int):
         size = requested_roi_size(override, fine, largest)
     else:
         z, y, x = (int(n) for n in override)
         size = (z, y, x)
     if min(size) < 4 or max(size) > 128:
-        raise DetSeg3DError("the RoI size is out of range", value=override, expected="4 to 128 samples an axis")
-    return (
-        size,
-        f"chosen by the user; {figures}, the rule says {format_shape(choose_roi_size(edge, fine, largest))}",
-    )
+        raise DetSeg3DError("the RoI size is out of range", value=override, expected="4 to 128 samples along each axis")
+    planned = format_shape(choose_roi_size(edge, fine, largest))
+    return size, f"The user chose this size. {reason} The planner would choose {planned}."

@@ -67,8 +67,8 @@ def test_anisotropic_scan_is_not_pooled_across_slices_at_first() -> None:
     assert plans.stage1.kernels[:2] == ((1, 3, 3),) * 2
     assert plans.roi.size[0] < plans.roi.size[1]
     assert plans.stage2.strides[0] == (1, 2, 2)
-    assert "axis z is over 2x coarser" in why(plans, "Stage 1 strides")
-    assert "fewer along axes with coarser spacing" in why(plans, "RoI size")
+    assert "Axis z is over 2x coarser" in why(plans, "Stage 1 strides")
+    assert "Axes with coarser spacing get fewer samples" in why(plans, "RoI size")
     assert "4.2x coarser than the next" in why(plans, "fine spacing")
 
 
@@ -78,7 +78,7 @@ def test_large_ct_is_detected_on_a_coarser_grid_that_fits() -> None:
     assert plans.fine_spacing == (1, 0.7, 0.7)
     assert plans.predicted_training_gb <= 8
     assert plans.predicted_inference_gb <= 2
-    assert "on the fine grid (1×0.7×0.7 mm) the planned volume 300×512×512 would need" in why(
+    assert "On the fine grid (1×0.7×0.7 mm), the planned volume 300×512×512 would need" in why(
         plans, "detection spacing"
     )
 
@@ -98,7 +98,7 @@ def test_a_volume_that_takes_most_of_two_gigabytes_itself_can_be_planned(
 def test_few_slices_are_said_never_to_be_pooled() -> None:
     plans = plan((4, 320, 320), (5, 0.7, 0.7))
     assert {stride[0] for stride in plans.stage1.strides} == {1}
-    assert "axis z (4) has too few voxels to be pooled" in why(plans, "Stage 1 strides")
+    assert "Axis z (4) has too few voxels to be pooled" in why(plans, "Stage 1 strides")
 
 
 def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
@@ -110,10 +110,12 @@ def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     assert poor.detection_spacing[0] > 1
     assert poor.predicted_training_gb <= 1.2
     assert poor.training_budget_gb == 1.2
-    assert "finds 10 of 10 training lesions; lost: none; 5 of the lesions found are smaller" in why(
+    assert "finds 10 of 10 training lesions. Lost lesions: none. 5 of the found lesions are smaller" in why(
         poor, "recall bound"
     )
-    assert "where 2 are wanted: the memory allows no finer grid (see detection spacing)" in why(poor, "recall bound")
+    assert "It should span 2 cells. The memory allows no finer grid (see detection spacing)" in why(
+        poor, "recall bound"
+    )
     assert (poor.recall_bound.bound, poor.recall_bound.found_below_cell, rich.recall_bound.found_below_cell) == (
         1.0,
         5,
@@ -125,7 +127,7 @@ def test_small_lesions_get_a_stage_at_full_resolution() -> None:
     plans = plan(edges=[8.0] * 5)
     assert plans.stage1.strides[0] == (1, 1, 1) and plans.stage1.head_stages[0] == 1
     assert why(plans, "fine stage").startswith(
-        "8 channels at full resolution: the median lesion spans 4 cells of the stem (2×2×2 mm), at most 4"
+        "8 channels at full resolution: The median lesion spans 4 cells of the stem (2×2×2 mm), at most 4"
     )
 
 
@@ -133,7 +135,7 @@ def test_larger_lesions_do_without() -> None:
     plans = plan(edges=[8.5] * 5)
     assert plans.stage1.strides[0] == (2, 2, 2) and plans.stage1.head_stages[0] == 0
     assert why(plans, "fine stage").startswith(
-        "none: the median lesion spans 4.2 cells of the stem (2×2×2 mm), more than 4"
+        "none: The median lesion spans 4.2 cells of the stem (2×2×2 mm), more than 4"
     )
 
 
@@ -142,11 +144,13 @@ def test_a_fine_stage_is_not_worth_a_coarser_grid() -> None:
     assert rich.stage1.strides[0] == (1, 1, 1) and poor.stage1.strides[0] == (2, 2, 2)
     assert rich.detection_spacing == poor.detection_spacing == (1, 1, 1)
     assert rich.predicted_training_gb > 4 >= poor.predicted_training_gb
-    assert "at most 4, but with such a stage it would take 5.6 GB to train (budget 4)" in why(poor, "fine stage")
+    assert "at most 4. But with such a stage the network would need 5.6 GB to train (budget 4)" in why(
+        poor, "fine stage"
+    )
 
 
 def test_a_plan_without_lesions_has_no_fine_stage() -> None:
-    assert why(plan(edges=[]), "fine stage") == "none: no lesion to measure"
+    assert why(plan(edges=[]), "fine stage") == "none: There is no lesion to measure."
 
 
 def test_the_finest_grid_that_fits_is_taken() -> None:
@@ -170,7 +174,7 @@ def test_large_lesions_get_a_larger_roi() -> None:
 def test_roi_size_may_be_overridden(override: Any, size: tuple[int, int, int]) -> None:
     plans = plan(roi_size=override)
     assert plans.roi.size == size
-    assert "chosen by the user" in why(plans, "RoI size")
+    assert "The user chose this size" in why(plans, "RoI size")
 
 
 @pytest.mark.parametrize("override", [2, 200, (32, 32, 500)])
@@ -207,7 +211,7 @@ def test_other_channels_are_z_scored_one_by_one() -> None:
 def test_a_channel_that_may_be_a_ct_is_warned_of(name: str) -> None:
     plans = plan(channels=("T1", name))
     assert plans.normalization[1].scheme == "zscore"
-    assert f'channel 1 is called "{name}"' in why(plans, "warning")
+    assert f'Channel 1 is called "{name}"' in why(plans, "warning")
     assert "rename it to CT in dataset.json" in why(plans, "warning")
 
 
@@ -219,8 +223,8 @@ def test_a_class_in_fewer_cases_than_folds_is_warned_of() -> None:
     dataset = make_dataset(case_ids=tuple("abcdef"), classes=("common", "rare"))
     lesions = [cubes(SMALL)] * 5 + [cubes(SMALL) + cubes([6.0], label=1)]
     plans = plan_dataset(make_fingerprint(dataset, [(90, 90, 90)] * 6, [(1, 1, 1)] * 6, lesions), dataset)
-    assert "class rare is in 1 of 6 cases, fewer than the 5 folds" in why(plans, "warning")
-    assert "class common" not in why(plans, "warning")
+    assert "Class rare is in 1 of 6 cases, fewer than the 5 folds" in why(plans, "warning")
+    assert "Class common" not in why(plans, "warning")
 
 
 def test_images_that_say_nothing_or_only_the_label_are_warned_of() -> None:
@@ -229,7 +233,7 @@ def test_images_that_say_nothing_or_only_the_label_are_warned_of() -> None:
     second = fingerprint.cases["b"].model_copy(update={"degenerate": ("it is constant",), "image_is_label": True})
     fingerprint = fingerprint.model_copy(update={"cases": {**fingerprint.cases, "b": second}})
     text = why(plan_dataset(fingerprint, dataset), "warning")
-    assert "channel FLAIR says nothing in 1 case (b); in b it is constant" in text
+    assert "Channel FLAIR carries no information in 1 case (b). In b, it is constant" in text
     assert "nothing but the label in 1 case (b)" in text
 
 
@@ -252,7 +256,7 @@ def test_set_without_lesions_plans_with_a_warning() -> None:
     assert plans.roi.size == (32, 32, 32)
     assert plans.stage1.head_stages == (0,)
     assert plans.normalization[0].upper > 0  # from the body
-    assert "none of the 2 cases has a lesion" in why(plans, "warning")
+    assert "None of the 2 cases has a lesion" in why(plans, "warning")
 
 
 @pytest.mark.parametrize(("high", "upper"), [(40.0, 400.0), (90.0, 90.0)])
@@ -269,7 +273,7 @@ def test_class_without_lesions_is_warned_of() -> None:
     plans = plan_dataset(make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, lesions), dataset)
     assert plans.class_names == ("core", "edema")
     assert plans.class_labels == (1, 2)
-    assert "no training case has a lesion of class edema" in why(plans, "warning")
+    assert "No training case has a lesion of class edema" in why(plans, "warning")
     assert "core: 20, edema: 0" in why(plans, "classes")
 
 
@@ -284,13 +288,13 @@ def plan_two_classes(*orders: bool) -> Plans:
 def test_scans_whose_classes_keep_an_order_are_not_mirrored_along_it() -> None:
     plans = plan_two_classes(*[True] * 12)
     assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1)
-    assert "along x (right to left), head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
+    assert "Along x (right to left), head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
 
 
 def test_scans_without_an_order_are_mirrored_along_all_axes() -> None:
     for plans in (plan_two_classes(*[True, False] * 6), plan(edges=SMALL)):
         assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1, 2)
-        assert "nothing says that an axis has a direction" in why(plans, "mirroring")
+        assert "so no axis has a direction" in why(plans, "mirroring")
 
 
 @pytest.mark.parametrize("numbered", [False, True])
@@ -315,8 +319,8 @@ def test_every_decision_gives_figures() -> None:
 def test_tiny_volume_of_tiny_lesions_is_detected_at_full_resolution() -> None:
     plans = plan((40, 40, 40), edges=[2.0] * 10)
     assert plans.stage1.strides[0] == (1, 1, 1)
-    assert "stem stride 1" in why(plans, "Stage 1 strides")
-    assert "(1×1×1 mm), which has full resolution itself" in why(plans, "fine stage")
+    assert "The stride of the stem is 1" in why(plans, "Stage 1 strides")
+    assert "(1×1×1 mm). The stem already has full resolution" in why(plans, "fine stage")
     assert [phase.window for phase in plans.training.curriculum] == [None]
 
 
