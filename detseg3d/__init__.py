@@ -5,7 +5,7 @@ and ``-h`` of every command take no time.
 
 Predict and evaluate
     :func:`predict`, :func:`predict_folder`, :class:`Predictor`, :class:`Prediction`, :func:`evaluate`,
-    :func:`evaluate_folders`, :func:`draw`.
+    :func:`evaluate_folders`, :class:`EvaluationInput`, :func:`draw`.
 Train
     :func:`convert`, :func:`plan`, :func:`train`, :func:`consolidate`, :func:`write_example_dataset`,
     :func:`export_model`, :func:`install_model`, :class:`PrepareOptions`, :class:`TrainingOptions`.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from detseg3d.data.nibabel import to_nibabel
     from detseg3d.data.simpleitk import to_simpleitk
     from detseg3d.evaluation.folders import evaluate_folders
+    from detseg3d.evaluation.options import EvaluationInput
     from detseg3d.inference.predictor import Predictor
     from detseg3d.inference.result import CasePrediction as Prediction
     from detseg3d.models.detseg import DetSeg3D
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DetSeg3D",
     "DetSeg3DError",
+    "EvaluationInput",
     "Image",
     "Plans",
     "Prediction",
@@ -81,6 +83,7 @@ __all__ = [
 _HOMES = {
     "DetSeg3D": ("detseg3d.models.detseg", "DetSeg3D"),
     "DetSeg3DError": ("detseg3d.core.errors", "DetSeg3DError"),
+    "EvaluationInput": ("detseg3d.evaluation.options", "EvaluationInput"),
     "Image": ("detseg3d.data.image", "Image"),
     "Plans": ("detseg3d.planning.plans", "Plans"),
     "Prediction": ("detseg3d.inference.result", "CasePrediction"),

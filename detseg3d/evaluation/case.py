@@ -16,6 +16,7 @@ from detseg3d.data.labels import Lesions
 from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.definitions.outlines import MetricVariants, combine_outlines, measure_outlines
 from detseg3d.evaluation.definitions.presets import PresetInput, PresetResult, preset_case
+from detseg3d.evaluation.definitions.shape import lesion_shapes
 from detseg3d.evaluation.matching import (
     InstanceTable,
     OverlapTable,
@@ -136,7 +137,8 @@ def evaluate_case(
     class_names : sequence of str, optional
         Name of each class index. By default ``lesion`` for a single class, else ``class 0``, ``class 1``, …
     variants : MetricVariants, optional
-        Also compute the metrics that take more than counting: surface and lesion-wise metrics.
+        Also compute the metrics that take more than counting: surface and lesion-wise metrics, and the shape of each
+        lesion.
     voxel_volume_mm3 : float, optional
         Volume of one voxel; by default the product of the spacing. On a sheared grid it is smaller than this product.
 
@@ -157,7 +159,11 @@ def evaluate_case(
     """
     pair = _pair(case_id, truth, prediction, as_spacing(spacing), voxel_volume_mm3)
     names = _class_names(class_names, pair.truth_classes, pair.prediction_classes)
-    lesions = (*_lesion_metrics(pair, "truth", names), *_lesion_metrics(pair, "prediction", names))
+    with_shapes = variants is not None
+    lesions = (
+        *_lesion_metrics(pair, "truth", names, with_shapes),
+        *_lesion_metrics(pair, "prediction", names, with_shapes),
+    )
     counts: dict[str, ClassMetrics] = {}
     outlines = {}
     presets = {}
@@ -323,13 +329,17 @@ def class_metrics(table: OverlapTable) -> ClassMetrics:
     )
 
 
-def _lesion_metrics(pair: _CasePair, kind: str, class_names: Sequence[str]) -> Iterator[LesionMetrics]:
+def _lesion_metrics(
+    pair: _CasePair, kind: str, class_names: Sequence[str], with_shapes: bool
+) -> Iterator[LesionMetrics]:
     """Yield the metrics of each lesion of one side."""
     table, side = pair.table, 0 if kind == "truth" else 1
     own, other = (table.truth, table.prediction) if side == 0 else (table.prediction, table.truth)
     classes = pair.truth_classes if side == 0 else pair.prediction_classes
     partner_index = table.prediction_index if side == 0 else table.truth_index
     scores = None if side == 0 else pair.scores
+    instances = pair.truth if side == 0 else pair.prediction
+    shapes = lesion_shapes(instances, own.ids, pair.spacing) if with_shapes else None
     matched = {criterion: detect(table, criterion.minimum_iou)[side] for criterion in Criterion}
     best, iou, dice = best_overlaps(table)[side], table.iou, table.dice
     for index in range(len(own)):
@@ -348,4 +358,5 @@ def _lesion_metrics(pair: _CasePair, kind: str, class_names: Sequence[str]) -> I
             iou=float(iou[overlap]) if overlap >= 0 else 0.0,
             dice=float(dice[overlap]) if overlap >= 0 else 0.0,
             score=None if scores is None else float(scores[index]),
+            shape=None if shapes is None else shapes[index],
         )

@@ -1,9 +1,9 @@
-"""Comparisons of measured values with limits that may be met exactly.
+"""Comparisons of measured values with limits, tolerant of rounding errors.
 
-Spacings are decimal numbers such as 0.4 mm, which a computer rounds. NIfTI headers keep them in single precision, and a
-spacing taken from an oblique affine is rounded once more. Three slices of 0.4 mm then measure
-1.2000000000000002 mm or 1.2000000477 mm, although a tolerance of 1.2 mm includes them. Every limit in millimetres
-or mm³ is therefore compared by the functions of this module.
+Spacings are decimal numbers such as 0.4 mm, which a computer rounds. NIfTI headers store them in single precision, and
+a spacing from an oblique affine is rounded once more. Three slices of 0.4 mm then measure 1.2000000000000002 mm or
+1.2000000477 mm, although a tolerance of 1.2 mm includes them. Therefore every limit in mm or mm³ is compared by the
+functions of this module.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy.typing as npt
 __all__ = ["RELATIVE_TOLERANCE", "exceeds", "reaches", "within"]
 
 RELATIVE_TOLERANCE = 1e-6
-"""Relative difference up to which a value equals a limit. Single precision rounds a spacing by up to 6e-8 and the
-volume of a voxel by up to 1.8e-7."""
+"""Relative difference up to which a value counts as equal to a limit. Single precision rounds a spacing by up to 6e-8
+and the volume of a voxel by up to 1.8e-7."""
 
 Values = float | npt.NDArray[Any]
 
 
 def within(values: Values, limit: float) -> npt.NDArray[np.bool_]:
-    """Whether values are at most a limit; a value that equals the limit but for rounding is.
+    """Return whether values are at most a limit. A value that differs from the limit only by rounding is.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def within(values: Values, limit: float) -> npt.NDArray[np.bool_]:
     Returns
     -------
     ndarray of bool
-        In the shape of ``values``.
+        Same shape as ``values``.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def within(values: Values, limit: float) -> npt.NDArray[np.bool_]:
 
 
 def exceeds(values: Values, limit: float) -> npt.NDArray[np.bool_]:
-    """Whether values are above a limit; a value that equals the limit but for rounding is not.
+    """Return whether values are above a limit. A value that differs from the limit only by rounding is not.
 
     Examples
     --------
@@ -57,11 +57,11 @@ def exceeds(values: Values, limit: float) -> npt.NDArray[np.bool_]:
 
 
 def reaches(values: Values, limit: float) -> npt.NDArray[np.bool_]:
-    """Whether values are at least a limit; a value that equals the limit but for rounding is.
+    """Return whether values are at least a limit. A value that differs from the limit only by rounding is.
 
     Examples
     --------
-    >>> volume = float(np.float32(0.7)) * 10  # of ten voxels, as a NIfTI header keeps their spacing
+    >>> volume = float(np.float32(0.7)) * 10  # ten voxels with a spacing from a NIfTI header
     >>> volume >= 7, bool(reaches(volume, 7)), bool(reaches(6.99, 7))
     (False, True, False)
     """

@@ -1,7 +1,7 @@
-"""Which predicted lesion belongs to which true one: overlaps of all pairs in one pass, and matchings on them.
+"""Overlaps of all true and predicted lesions, and the matching of lesions.
 
-Everything here works on instance maps: integer arrays in which 0 is background and every other value is one lesion.
-Values need not be consecutive and may be large; a lesion may consist of several pieces.
+All functions work on instance maps: integer arrays in which 0 is background and every other value is one lesion. Values
+need not be consecutive and may be large. A lesion may consist of several pieces.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InstanceTable:
-    """The lesions of one instance map, in ascending order of their values.
+    """Lesions of one instance map, in ascending order of their values.
 
     Attributes
     ----------
     ids : ndarray of int64, shape ``(N,)``
-        Values in the map.
+        Values in the instance map.
     voxels : ndarray of int64, shape ``(N,)``
     centers : ndarray of float64, shape ``(N, 3)``
-        Centre of mass ``(z, y, x)`` in voxel edges: that of a single voxel ``i`` is ``i + 0.5``.
+        Centre of mass ``(z, y, x)`` in voxel edges: the centre of voxel ``i`` is ``i + 0.5``.
     """
 
     ids: IntArray
@@ -52,15 +52,15 @@ class InstanceTable:
 
 @dataclass(frozen=True)
 class OverlapTable:
-    """All overlapping pairs of a true and a predicted lesion; pairs without a common voxel are left out.
+    """All overlapping pairs of a true and a predicted lesion. Pairs without a common voxel are left out.
 
     Attributes
     ----------
     truth, prediction : InstanceTable
     truth_index, prediction_index : ndarray of int64, shape ``(K,)``
-        Pair ``k`` is lesion ``truth_index[k]`` of ``truth`` and ``prediction_index[k]`` of ``prediction``.
+        Pair ``k`` consists of true lesion ``truth_index[k]`` and predicted lesion ``prediction_index[k]``.
     intersection : ndarray of int64, shape ``(K,)``
-        Voxels in common, at least 1.
+        Number of common voxels, at least 1.
     """
 
     truth: InstanceTable
@@ -84,7 +84,7 @@ class OverlapTable:
         return ratio
 
     def keep(self, pairs: BoolArray) -> OverlapTable:
-        """The same lesions with only some of the pairs, for example those of equal class."""
+        """Return the same lesions with only some of the pairs, for example pairs of equal class."""
         return OverlapTable(
             self.truth,
             self.prediction,
@@ -94,7 +94,7 @@ class OverlapTable:
         )
 
     def select(self, truth: BoolArray, prediction: BoolArray) -> OverlapTable:
-        """Only some of the lesions, and the pairs among them.
+        """Return only some of the lesions, and the pairs among them.
 
         Parameters
         ----------
@@ -114,7 +114,14 @@ class OverlapTable:
 
 @dataclass(frozen=True)
 class Matches:
-    """A one-to-one matching: pair ``k`` is true lesion ``truth_index[k]`` and predicted ``prediction_index[k]``."""
+    """One-to-one matching of true and predicted lesions.
+
+    Attributes
+    ----------
+    truth_index, prediction_index : ndarray of int64, shape ``(M,)``
+        Match ``k`` consists of true lesion ``truth_index[k]`` and predicted lesion ``prediction_index[k]``.
+    iou : ndarray of float64, shape ``(M,)``
+    """
 
     truth_index: IntArray
     prediction_index: IntArray
@@ -125,9 +132,9 @@ class Matches:
 
 
 def overlap_table(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[np.integer[Any]]) -> OverlapTable:
-    """Sizes of all lesions and of all overlaps between two instance maps.
+    """Return the sizes of all lesions and of all overlaps between two instance maps.
 
-    One pass over the foreground, whatever the number of lesions; there is no limit of 255 or 65 535.
+    The function passes over the foreground once, for any number of lesions and any values.
 
     Parameters
     ----------
@@ -167,7 +174,7 @@ def overlap_table(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[n
 
 
 def _positions(sorted_values: IntArray, wanted: IntArray) -> IntArray:
-    """Where each of ``wanted`` stands in ``sorted_values``; -1 if it does not."""
+    """Return the position of each of ``wanted`` in ``sorted_values``; -1 if it is not there."""
     if len(sorted_values) == 0:
         return np.full(len(wanted), -1, np.int64)
     place = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)
@@ -175,7 +182,7 @@ def _positions(sorted_values: IntArray, wanted: IntArray) -> IntArray:
 
 
 def _instance_table(instances: npt.NDArray[np.integer[Any]]) -> tuple[InstanceTable, IntArray, IntArray]:
-    """The lesions, and of each foreground voxel its flat index and the number of its lesion in the table."""
+    """Return the lesions, and for each foreground voxel its flat index and the row of its lesion in the table."""
     flat = np.ascontiguousarray(instances).ravel()
     foreground = np.flatnonzero(flat)
     ids, numbers = np.unique(flat[foreground], return_inverse=True)
@@ -192,31 +199,42 @@ def _select(table: InstanceTable, rows: BoolArray) -> InstanceTable:
 
 
 def match_any_overlap(table: OverlapTable) -> tuple[BoolArray, BoolArray]:
-    """Which lesions touch one of the other side in at least one voxel.
+    """Return which lesions share at least one voxel with a lesion of the other side.
 
-    The criterion of most papers on small lesions. It is not one-to-one: a prediction that covers two true lesions finds
-    both and is one true positive; two predictions in one true lesion find it once and are two true positives.
+    Most papers on small lesions use this criterion. It is not one-to-one. A prediction that covers two true lesions
+    finds both and is one true positive. Two predictions in one true lesion find it once and are two true positives.
 
     Returns
     -------
     found : ndarray of bool, shape ``(T,)``
-        True lesions that some predicted lesion overlaps.
-    hit : ndarray of bool, shape ``(P,)``
-        Predicted lesions that overlap some true lesion; the others are false positives.
+        True lesions that a predicted lesion overlaps.
+    true_positive : ndarray of bool, shape ``(P,)``
+        Predicted lesions that overlap a true lesion. The others are false positives.
     """
-    found, hit = np.zeros(len(table.truth), np.bool_), np.zeros(len(table.prediction), np.bool_)
+    found, true_positive = np.zeros(len(table.truth), np.bool_), np.zeros(len(table.prediction), np.bool_)
     found[table.truth_index] = True
-    hit[table.prediction_index] = True
-    return found, hit
+    true_positive[table.prediction_index] = True
+    return found, true_positive
 
 
 def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
-    """The largest one-to-one matching among pairs with IoU ≥ ``minimum_iou``; of those, the one of highest total IoU.
+    """Return the one-to-one matching with most matches; among these, the one with the highest total IoU.
 
-    The Hungarian method. A greedy choice by IoU or score can lose matches where lesions lie close together. So can
-    picai_eval (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval), which maximises the sum of 1 + IoU: two
-    matches of IoU 1 are worth 4 there, three of IoU 0.1 only 3.3.
-    A ``minimum_iou`` of 0 admits every pair with a common voxel.
+    Parameters
+    ----------
+    table : OverlapTable
+    minimum_iou : float
+        IoU that a match needs at least; 0 admits every pair with a common voxel.
+
+    Notes
+    -----
+    The matching is computed by the Hungarian method. A greedy choice by IoU or score can lose matches if lesions lie
+    close together. So can picai_eval (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval), which maximizes
+    the sum of 1 + IoU: two matches with IoU 1 count 4 there, three matches with IoU 0.1 only 3.3.
+
+    References
+    ----------
+    Kuhn (1955), "The Hungarian method for the assignment problem", Naval Research Logistics Quarterly 2.
 
     Returns
     -------
@@ -225,7 +243,7 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
 
     Examples
     --------
-    A prediction over both true lesions counts for one of them only:
+    A prediction that covers two true lesions matches only one of them:
 
     >>> truth, prediction = np.zeros((2, 1, 1, 6), np.int32)
     >>> truth[0, 0] = [1, 1, 0, 0, 2, 2]
@@ -233,22 +251,22 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     >>> len(match_one_to_one(overlap_table(truth, prediction), 0.1))
     1
     """
-    # One more match outweighs any sum of IoUs, each of which is at most 1.
+    # Every IoU is at most 1, so this constant per match makes one more match outweigh any sum of IoUs.
     return match_by_sum(table, table.iou, minimum_iou, min(len(table.truth), len(table.prediction)) + 1)
 
 
 def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_match: float) -> Matches:
-    """The one-to-one matching with the highest sum of ``quality + per_match`` over its pairs.
+    """Return the one-to-one matching with the highest sum of ``quality + per_match`` over its pairs.
 
     Parameters
     ----------
     table : OverlapTable
     quality : ndarray of float64, shape ``(K,)``
-        Of each pair of ``table``, 0 to 1; for example its IoU.
+        Quality of each pair of ``table``, 0 to 1, for example its IoU.
     minimum : float
         Pairs of lower quality are not matched.
     per_match : float
-        What a further match is worth. With 1, as in picai_eval, two excellent matches may outweigh three poor ones.
+        Value of each match. With 1, as in picai_eval, two excellent matches may outweigh three poor matches.
 
     Returns
     -------
@@ -259,7 +277,8 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
     if len(eligible) == 0:
         return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     first, second, values = table.truth_index[eligible], table.prediction_index[eligible], quality[eligible]
-    # Overlaps form small separate groups; solving each by itself keeps 10 000 lesions from needing a 10 000² matrix.
+    # Overlapping lesions form small separate groups. Each group is solved alone, so that 10 000 lesions do not need a
+    # matrix of 10 000² numbers.
     size = len(table.truth) + len(table.prediction)
     graph = coo_array((np.ones(len(first)), (first, second + len(table.truth))), shape=(size, size))
     group = connected_components(graph, directed=False)[1][first]
@@ -274,7 +293,7 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
 
 
 def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
-    """Positions of the pairs that an optimal assignment of one group chooses."""
+    """Return the positions of the pairs that the optimal assignment of one group chooses."""
     if len(first) == 1:
         return np.zeros(1, np.int64)
     rows, row = np.unique(first, return_inverse=True)
@@ -288,17 +307,17 @@ def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
 
 
 def best_overlaps(table: OverlapTable) -> tuple[IntArray, IntArray]:
-    """For each lesion the pair in which its IoU is highest.
+    """Return for each lesion the pair with the highest IoU.
 
     Returns
     -------
     of_truth : ndarray of int64, shape ``(T,)``
-        Index into the pairs of ``table``; -1 for a lesion that overlaps nothing.
+        Index into the pairs of ``table``; -1 for a lesion without overlap.
     of_prediction : ndarray of int64, shape ``(P,)``
     """
     ascending = np.argsort(table.iou, kind="stable")
     of_truth, of_prediction = np.full(len(table.truth), -1), np.full(len(table.prediction), -1)
-    # In an assignment with repeated indices the last one stays, which is the highest.
+    # With repeated indices NumPy keeps the last assignment. The pairs ascend, so the last one has the highest IoU.
     of_truth[table.truth_index[ascending]] = ascending
     of_prediction[table.prediction_index[ascending]] = ascending
     return of_truth, of_prediction

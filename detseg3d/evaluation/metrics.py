@@ -16,6 +16,7 @@ from detseg3d.core.arrays import Spacing
 from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.definitions.outlines import OutlineMetrics
 from detseg3d.evaluation.definitions.presets import PresetResult
+from detseg3d.evaluation.definitions.shape import LesionShape
 from detseg3d.evaluation.definitions.voxels import dice_from_counts
 from detseg3d.evaluation.scores.froc import ScoredCase
 from detseg3d.system.json_records import JsonRecord
@@ -249,6 +250,8 @@ class LesionMetrics(JsonRecord):
         Overlap with the partner; 0 without a partner.
     score : float or None
         Score of a predicted lesion; ``None`` for true lesions and for predictions without scores.
+    shape : LesionShape or None
+        Long and short axis, surface area and sphericity; ``None`` if they were not requested.
     """
 
     case_id: str
@@ -263,6 +266,7 @@ class LesionMetrics(JsonRecord):
     iou: float
     dice: float
     score: float | None = None
+    shape: LesionShape | None = None
 
     @property
     def is_true(self) -> bool:

@@ -1,4 +1,4 @@
-"""On which scans the thresholds of some predictions were chosen: this decides what their figures are worth."""
+"""On which scans the thresholds of predictions were chosen. This decides how far the metrics can be trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["ThresholdOrigin"]
 
 
 class ThresholdOrigin(str, Enum):
-    """Where the thresholds of a cross-validation's predictions come from."""
+    """Source of the thresholds at which the predictions of a cross-validation were made."""
 
     OTHER_FOLDS = "other folds"
     PLAN = "plan"
@@ -16,23 +16,23 @@ class ThresholdOrigin(str, Enum):
 
     @property
     def is_honest(self) -> bool:
-        """Whether no scan had a say in the thresholds that it is judged at."""
+        """Whether no scan was used to choose the thresholds at which it is evaluated."""
         return self is not ThresholdOrigin.SAME_SCANS
 
     @property
     def remark(self) -> str:
-        """What a reader must know of figures with such thresholds, in a sentence or two.
+        """Explanation for the reader of the metrics.
 
         Examples
         --------
         >>> ThresholdOrigin.OTHER_FOLDS.remark
-        'Cross-fitted: the scans of each fold are judged at the thresholds that the other folds chose.'
+        'Cross-fitted: each fold is evaluated at the thresholds that were chosen on the other folds.'
         """
         if self is ThresholdOrigin.OTHER_FOLDS:
-            return "Cross-fitted: the scans of each fold are judged at the thresholds that the other folds chose."
+            return "Cross-fitted: each fold is evaluated at the thresholds that were chosen on the other folds."
         if self is ThresholdOrigin.PLAN:
-            return "The plan's thresholds: no others gained more than noise, so nothing was chosen on these scans."
+            return "The thresholds of the plan: no others gained more than noise, so nothing was chosen on these scans."
         return (
-            "No cross-fitted figure (–): the thresholds were chosen on the same scans that they are judged on, which "
-            "only several folds can avoid. Expect lower figures on new scans."
+            "No cross-fitted metrics (–): the thresholds were chosen and evaluated on the same scans. Only several "
+            "folds can avoid this. Expect lower metrics on new scans."
         )

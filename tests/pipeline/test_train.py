@@ -22,6 +22,7 @@ from detseg3d.system.json_files import read_json, write_json
 from detseg3d.training.distributed import DistributedContext
 from detseg3d.training.options import TrainingData, TrainingOptions
 from detseg3d.training.trainer import Trainer
+from tests.evaluations import result_of
 from tests.training.factory import write_store
 
 SPLITS = [{"train": ["c", "a"], "val": ["b"]}, {"train": ["a", "b"], "val": ["c"]}]
@@ -205,7 +206,7 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans)
     monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
-    monkeypatch.setattr(fold_module, "evaluate_folders", lambda *_, **__: {"cases": []})
+    monkeypatch.setattr(fold_module, "evaluate_folders", lambda *_, **__: result_of([]))
     with pytest.raises(DetSeg3DError, match=r"1 validation case\(s\) failed: case2"):
         run_fold(paths, "0", TrainingOptions(), {}, validation_only=True)
     assert seen == ["notes.txt", "rois/other.json"]

@@ -1,8 +1,8 @@
-"""The figures of the BraTS-METS challenge of 2026.
+"""Metrics of the BraTS-METS challenge of 2026.
 
-Definition: the package BraTS-evaluation 0.0.10 (https://github.com/BraTS/BraTS_evaluation), its ``config_mets.yaml``
-and ``parse_mets_results``, with the limits that the organisers' workflow gives it (``--vol_threshold 27
---overlap_threshold 0.2``, ``evaluation/segmentation/score.py`` of
+The definition is that of the package BraTS-evaluation 0.0.10 (https://github.com/BraTS/BraTS_evaluation), its
+``config_mets.yaml`` and ``parse_mets_results``. The limits are those of the workflow of the organizers
+(``--vol_threshold 27 --overlap_threshold 0.2``, ``evaluation/segmentation/score.py`` of
 https://github.com/Sage-Bionetworks-Challenges/brats-infra).
 """
 
@@ -25,13 +25,13 @@ from detseg3d.system.json_records import JsonRecord
 __all__ = ["LARGE_MM3", "MINIMUM_DICE", "PENALTY_MM", "SizeCounts", "Mets2026Case", "mets2026_case"]
 
 LARGE_MM3 = 27.0
-"""A true lesion of this volume or more is large."""
+"""Volume from which on a true lesion is large."""
 
 MINIMUM_DICE = 0.2
-"""A true lesion is found if its match has this Dice or more."""
+"""Dice that the match of a found lesion has at least."""
 
 PENALTY_MM = 373.0
-"""HD95 of a missed large lesion and of a false positive: the diagonal of the atlas."""
+"""HD95 of a missed large lesion and of a false positive. It is the diagonal of the atlas."""
 
 _MATCHING_DICE = 1e-6
 _PER_MATCH = 1e-6
@@ -39,13 +39,13 @@ _PER_MATCH = 1e-6
 
 @dataclass(frozen=True)
 class SizeCounts(JsonRecord):
-    """True lesions found and missed, and false positives.
+    """Numbers of true lesions found and missed, and of false positives.
 
     Attributes
     ----------
     found, missed : int
     false_positives : int
-        Predicted lesions without a match, whatever their size.
+        Predicted lesions of any size without a match.
     """
 
     found: int
@@ -54,33 +54,33 @@ class SizeCounts(JsonRecord):
 
     @property
     def precision(self) -> float:
-        """0 if nothing was found."""
+        """``found / (found + false_positives)``; 0 if nothing was found."""
         return self.found / (self.found + self.false_positives) if self.found else 0.0
 
     @property
     def recall(self) -> float:
-        """0 if nothing was found."""
+        """``found / (found + missed)``; 0 if nothing was found."""
         return self.found / (self.found + self.missed) if self.found else 0.0
 
     @property
     def f1(self) -> float:
-        """0 if nothing was found."""
+        """Harmonic mean of precision and recall; 0 if nothing was found."""
         return 2 * self.found / (2 * self.found + self.missed + self.false_positives) if self.found else 0.0
 
 
 @dataclass(frozen=True)
 class Mets2026Case(JsonRecord):
-    """One class of one case. The default is: nothing there.
+    """One class of one case. The default is a case without lesions on either side.
 
     Attributes
     ----------
     matched : SizeCounts
-        All sizes; found means matched, whatever the Dice.
+        Lesions of all sizes. A lesion counts as found if it is matched, with any Dice.
     large, small : SizeCounts or None
-        ``None`` if the truth has no lesion of that size.
+        Large and small true lesions; ``None`` if the truth has no lesion of this size.
     dice, nsd, hd95_mm : float or None
-        Means over large true lesions and false positives, which count 0 (distance: 373 mm). Of a matched lesion they
-        are those of the pair. ``None`` without a large lesion in the truth.
+        Means over large true lesions and false positives. A false positive counts 0 (distance: 373 mm). A matched
+        lesion has the values of the pair. ``None`` if the truth has no large lesion.
     """
 
     matched: SizeCounts = SizeCounts(0, 0, 0)
@@ -95,12 +95,12 @@ def mets2026_case(
     truth: npt.NDArray[Any],
     prediction: npt.NDArray[Any],
     spacing: Sequence[float],
-    voxel_volume: float,
+    voxel_volume_mm3: float,
 ) -> Mets2026Case:
     """Compare two masks of one class.
 
-    Lesions are the 26-connected components of the masks. They are matched one to one, so that the sum of Dice is
-    highest. NSD is the mean of the shares of both surfaces that lie within the smallest spacing of the other surface.
+    Lesions are the 26-connected components of the masks. They are matched one-to-one with the highest sum of Dice. NSD
+    is the mean of two shares: the share of each surface that lies within the smallest spacing of the other surface.
     HD95 is the 95th percentile of the distances of both surfaces together.
 
     Parameters
@@ -109,8 +109,8 @@ def mets2026_case(
         Every value but 0 is inside.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
-    voxel_volume : float
-        mm³.
+    voxel_volume_mm3 : float
+        Volume of one voxel.
 
     Examples
     --------
@@ -125,7 +125,7 @@ def mets2026_case(
     matches = match_by_sum(table, table.dice, _MATCHING_DICE, _PER_MATCH)
     partner = dict(zip(matches.truth_index.tolist(), matches.prediction_index.tolist(), strict=True))
     false_positives = len(table.prediction) - len(matches)
-    large = reaches(table.truth.voxels * voxel_volume, LARGE_MM3)
+    large = reaches(table.truth.voxels * voxel_volume_mm3, LARGE_MM3)
     dice = np.zeros(len(table.truth))
     for index, other in partner.items():
         pair = (table.truth_index == index) & (table.prediction_index == other)

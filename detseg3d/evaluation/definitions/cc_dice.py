@@ -1,4 +1,4 @@
-"""CC-Dice: each true lesion judged in the part of the volume that lies nearest to it."""
+"""CC-Dice: Dice of each true lesion in the part of the volume that is nearest to this lesion."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from detseg3d.evaluation.definitions.surfaces import surface_voxels
 __all__ = ["cc_dice", "cc_dice_by_lesion"]
 
 
-_NEIGHBOURS = 8  # candidates for ties; where all of them tie, more are looked up
-_TIE = 1e-6  # relative
+_NEIGHBOURS = 8  # candidates for ties; if all of them tie, all points at this distance are looked up
+_TIE = 1e-6  # relative difference up to which two distances are equal
 
 
 def cc_dice(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[Any], spacing: Sequence[float]) -> float:
-    """Mean of :func:`cc_dice_by_lesion`; without any true lesion 1.0 if nothing was predicted, else 0.0."""
+    """Return the mean of :func:`cc_dice_by_lesion`.
+
+    Without a true lesion it is 1.0 if nothing was predicted, and 0.0 otherwise.
+    """
     values = cc_dice_by_lesion(truth, prediction, spacing)
     if len(values) == 0:
         return 0.0 if np.any(prediction) else 1.0
@@ -30,13 +33,11 @@ def cc_dice(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[Any], s
 def cc_dice_by_lesion(
     truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[Any], spacing: Sequence[float]
 ) -> FloatArray:
-    """Dice of each true lesion with all predicted voxels that are nearer to it than to any other true lesion.
+    """Return the Dice of each true lesion with the predicted voxels that are nearest to this lesion.
 
-    Jaus et al. (2024), "Every component counts: rethinking the measure of success for medical semantic segmentation in
-    multi-instance segmentation tasks", https://arxiv.org/abs/2410.18684. No matching is needed, a small lesion weighs
-    what a large one does, and a false positive costs the lesion it lies nearest to. Distances are in millimetres; a
-    voxel that is equally near to several lesions counts for each by an equal share, so the result does not depend on
-    the order of anything.
+    No matching is needed. A small lesion counts as much as a large one. A false positive lowers the value of the
+    nearest lesion. Distances are in millimetres. A voxel with the same distance to several lesions counts for each of
+    them by an equal share, so that the result does not depend on the order of the lesions.
 
     Parameters
     ----------
@@ -52,6 +53,16 @@ def cc_dice_by_lesion(
     ndarray of float64, shape ``(T,)``
         In ascending order of the values in ``truth``.
 
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    References
+    ----------
+    Jaus et al. (2024), "Every component counts: rethinking the measure of success for medical semantic segmentation in
+    multi-instance segmentation tasks", https://arxiv.org/abs/2410.18684.
+
     Examples
     --------
     >>> truth, prediction = np.zeros((2, 1, 1, 12), np.int32)
@@ -60,7 +71,7 @@ def cc_dice_by_lesion(
     [0.667, 0.0]
     """
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} have different shapes")
     inside = np.nonzero(truth)
     ids, numbers = np.unique(truth[inside], return_inverse=True)
     if len(ids) == 0:
@@ -76,10 +87,10 @@ def cc_dice_by_lesion(
 def _nearest_shares(
     truth: npt.NDArray[Any], ids: npt.NDArray[Any], points: npt.NDArray[np.int64], scale: FloatArray
 ) -> FloatArray:
-    """How many of ``points``, voxels outside all lesions, are nearest to each lesion.
+    """Return how many of ``points``, which are voxels outside all lesions, are nearest to each lesion.
 
-    The lesion voxel nearest to a point outside is on the surface of the lesions' union: of any other, a neighbour
-    towards the point would be nearer.
+    Only surface voxels are searched. The nearest lesion voxel to a point outside is always on the surface of the union
+    of the lesions, because an inner voxel has a neighbour that is nearer to the point.
     """
     totals = np.zeros(len(ids))
     if len(points) == 0:

@@ -160,7 +160,7 @@ def lesionwise_scores(
     (2, 1, 1, 0.167)
     """
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} have different shapes")
     truth, prediction = truth != 0, prediction != 0
     zones = cc3d.connected_components(_dilate(truth, rule.dilation), connectivity=26)
     lesions = np.where(truth, zones, 0)

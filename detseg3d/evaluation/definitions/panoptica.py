@@ -1,4 +1,4 @@
-"""The figures of panoptica with its default configuration.
+"""Metrics of the program panoptica with its default configuration.
 
 Kofler et al. (2023), https://github.com/BrainLesion/panoptica, version 2.1.7: ``panoptica_evaluator_default.yaml``.
 """
@@ -25,14 +25,14 @@ MINIMUM_IOU = 0.5
 
 @dataclass(frozen=True)
 class PanopticaCase(JsonRecord):
-    """One class of one case. The default is: nothing there.
+    """One class of one case. The default is a case without lesions on either side.
 
     Attributes
     ----------
     truth, predictions : int
-        26-connected components of the masks.
+        Numbers of 26-connected components of the masks.
     iou, dice, masd_mm : tuple of float
-        Of each match. What panoptica calls ASSD is the mean of both directed means, here ``masd_mm``.
+        Values of each match. The distance that panoptica calls ASSD is the mean of both directed means, ``masd_mm``.
     """
 
     truth: int = 0
@@ -43,7 +43,7 @@ class PanopticaCase(JsonRecord):
 
     @property
     def rq(self) -> float | None:
-        """Recognition quality, the F1 of the matches; ``None`` if there is nothing on either side."""
+        """Recognition quality, the F1 of the matches; ``None`` if there are no lesions on either side."""
         sides = self.truth + self.predictions
         return 2 * len(self.iou) / sides if sides else None
 
@@ -59,7 +59,7 @@ class PanopticaCase(JsonRecord):
 
     @property
     def sq_masd_mm(self) -> float | None:
-        """Mean distance of the matches; ``None`` without a match, for which panoptica has infinity."""
+        """Mean distance of the matches; ``None`` without a match, for which panoptica returns infinity."""
         return float(np.mean(self.masd_mm)) if self.masd_mm else None
 
     @property
@@ -81,7 +81,7 @@ class PanopticaCase(JsonRecord):
 def panoptica_case(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float]) -> PanopticaCase:
     """Compare two masks of one class.
 
-    Pairs with an IoU of 0.5 or more match, highest IoU first, one to one.
+    Pairs with an IoU of 0.5 or more are matched one-to-one, in descending order of IoU.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The figures of the PI-CAI challenge, as its package picai_eval 1.4.13 computes them.
+"""Metrics of the PI-CAI challenge, as its package picai_eval 1.4.13 computes them.
 
 Saha et al. (2022), https://github.com/DIAGNijmegen/picai_eval, ``eval.py`` and ``metrics.py``.
 """
@@ -23,16 +23,17 @@ _PER_MATCH = 1.0
 
 @dataclass(frozen=True)
 class PicaiCase(JsonRecord):
-    """One class of one case. The default is: nothing there.
+    """One class of one case. The default is a case without lesions on either side.
 
     Attributes
     ----------
     lesions : int
-        True lesions.
+        Number of true lesions.
     true_positives, false_positives : tuple of float
-        Scores of the predictions that count. A prediction without a match that overlaps a lesion enough does not.
+        Scores of the predictions that count. A prediction without a match does not count if it overlaps a lesion with
+        the minimum IoU.
     highest : float
-        Score of the case: the highest of all its predictions, 0 without any.
+        Score of the case: the highest score of its predictions; 0 without predictions.
     """
 
     lesions: int = 0
@@ -43,14 +44,15 @@ class PicaiCase(JsonRecord):
 
 @dataclass(frozen=True)
 class PicaiScores:
-    """Figures of a set of cases.
+    """Metrics of a set of cases.
 
     Attributes
     ----------
     average_precision : float or None
-        Area under the precision–recall curve of the lesions, as steps; ``None`` without a true lesion.
+        Area under the step-shaped precision–recall curve of the lesions; ``None`` without a true lesion.
     auroc : float or None
-        Of the scores of the cases: those with lesions against those without; ``None`` if there is but one kind.
+        Area under the ROC curve that separates cases with lesions from cases without by the scores of the cases;
+        ``None`` if there is only one kind of case.
     """
 
     average_precision: float | None
@@ -58,7 +60,7 @@ class PicaiScores:
 
     @property
     def ranking(self) -> float | None:
-        """The mean of both, by which the challenge ranks."""
+        """Mean of both metrics, by which the challenge ranks."""
         if self.average_precision is None or self.auroc is None:
             return None
         return (self.average_precision + self.auroc) / 2
@@ -67,13 +69,13 @@ class PicaiScores:
 def picai_case(table: OverlapTable, scores: FloatArray | None) -> PicaiCase:
     """Match predictions and lesions of one class.
 
-    A match has an IoU of 0.1 or more, and the sum of 1 + IoU over all matches is highest.
+    A match has an IoU of 0.1 or more. The matching has the highest sum of 1 + IoU.
 
     Parameters
     ----------
     table : OverlapTable
     scores : ndarray of float64, shape ``(P,)``, or None
-        Of the predicted lesions; ``None``: all 1, as picai_eval has it for a mask.
+        Scores of the predicted lesions; ``None``: all scores are 1, as in picai_eval for a mask.
     """
     values = np.ones(len(table.prediction)) if scores is None else scores
     matched = np.zeros(len(table.prediction), np.bool_)
@@ -89,7 +91,7 @@ def picai_case(table: OverlapTable, scores: FloatArray | None) -> PicaiCase:
 
 
 def picai_scores(cases: Sequence[PicaiCase]) -> PicaiScores:
-    """Average precision of the lesions and AUROC of the cases.
+    """Return the average precision of the lesions and the AUROC of the cases.
 
     Examples
     --------
@@ -115,7 +117,7 @@ def _average_precision(cases: Sequence[PicaiCase]) -> float | None:
         for name in ("true_positives", "false_positives")
     )
     thresholds = np.unique(np.concatenate([hits, misses]))[::-1]
-    thresholds = thresholds[thresholds > 0]  # a prediction of score 0 is none
+    thresholds = thresholds[thresholds > 0]  # a prediction with score 0 does not count
     found, false = (np.array([np.count_nonzero(part >= value) for value in thresholds]) for part in (hits, misses))
     if len(thresholds) == 0:
         return 0.0

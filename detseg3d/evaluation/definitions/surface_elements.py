@@ -1,10 +1,12 @@
-"""Agreement of two surfaces where every piece of surface counts by its area.
+"""Agreement of two surfaces in which every piece of surface counts by its area.
 
 A surface runs between the voxels. Eight voxels lie around each corner of the voxel grid. If some of them are inside the
-mask and some outside, a piece of the surface passes between them: the triangles of marching cubes for that pattern.
-Each corner stands for its piece, with the area of the triangles, and distances run from corner to corner. This is the
-definition of Nikolov et al. (2021), "Clinically applicable segmentation of head and neck anatomy for radiotherapy",
-JMIR 23(7), and of their library surface-distance, https://github.com/google-deepmind/surface-distance.
+mask and others outside, a piece of the surface passes between them: the triangles of marching cubes for this pattern.
+Each corner represents its piece, with the area of the triangles. Distances run from corner to corner.
+
+This is the definition of Nikolov et al. (2021), "Clinically applicable segmentation of head and neck anatomy for
+radiotherapy", JMIR 23(7), and of their library surface-distance, https://github.com/google-deepmind/surface-distance.
+The library is not used because it stores distances of the whole volume, while this module measures surface points only.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ _SHARE = 0.95
 
 @dataclass(frozen=True)
 class SurfaceElements:
-    """The surface of a mask in pieces.
+    """Surface of a mask in pieces.
 
     Attributes
     ----------
     points : ndarray of float64, shape ``(N, 3)``
         Corners of the voxel grid ``(z, y, x)`` in millimetres.
     areas : ndarray of float64, shape ``(N,)``
-        Of the piece of surface around each corner, mm².
+        Area of the piece of surface around each corner in mm².
     """
 
     points: FloatArray
@@ -54,7 +56,8 @@ class AreaSurfaceMetrics:
     nsd : float
         Share of the area of both surfaces that lies within the tolerance of the other surface, 0 to 1.
     hd95_mm : float
-        The larger of two distances. Of each surface, 95 % of the area lies within that distance of the other surface.
+        The larger of two distances, one for each surface: 95 % of the area of the surface lies within this distance of
+        the other surface.
     """
 
     nsd: float
@@ -63,14 +66,15 @@ class AreaSurfaceMetrics:
 
 @cache
 def _triangle_normals() -> tuple[FloatArray, ...]:
-    """For each pattern of eight voxels the vectors that are normal to its triangles and as long as their area."""
+    """Return for each pattern of eight voxels the normal vectors of its triangles, with the area as their length."""
     from skimage.measure import marching_cubes
 
     nothing = np.zeros((0, 3))
     normals = []
     for pattern in range(_PATTERNS):
         inside = [pattern >> (7 - corner) & 1 for corner in range(8)]
-        # The side with fewer voxels is taken for the inside: of it, voxels that meet in an edge or a corner are apart.
+        # Treat the side with fewer voxels as inside. Voxels of this side that meet only in an edge or corner are not
+        # connected, as in the library.
         few = inside if sum(inside) <= 4 else [1 - value for value in inside]
         if not any(few):
             normals.append(nothing)
@@ -83,7 +87,7 @@ def _triangle_normals() -> tuple[FloatArray, ...]:
 
 
 def element_areas(spacing: Sequence[float]) -> FloatArray:
-    """Area of the piece of surface around a corner, for each pattern of the eight voxels there.
+    """Return the area of the piece of surface around a corner for each pattern of its eight voxels.
 
     Parameters
     ----------
@@ -93,12 +97,12 @@ def element_areas(spacing: Sequence[float]) -> FloatArray:
     Returns
     -------
     ndarray of float64, shape ``(256,)``
-        mm². A pattern is a number of eight bits, one for each voxel: the highest is that of the voxel before the corner
-        on all axes, the lowest that of the voxel behind it; x runs fastest.
+        Areas in mm². A pattern is a number of eight bits, one for each voxel. The highest bit belongs to the voxel
+        before the corner on all axes, the lowest bit to the voxel behind the corner; x runs fastest.
 
     Examples
     --------
-    A plane between four voxels and four voxels has the area of the side of a voxel:
+    A plane that separates four voxels from four voxels has the area of one side of a voxel:
 
     >>> float(element_areas((3.0, 2.0, 1.0))[0b11110000])
     2.0
@@ -109,7 +113,7 @@ def element_areas(spacing: Sequence[float]) -> FloatArray:
 
 
 def surface_elements(mask: npt.NDArray[Any], spacing: Sequence[float]) -> SurfaceElements:
-    """The surface of a mask in pieces. What lies beyond the volume is outside.
+    """Return the surface of a mask in pieces. Everything beyond the volume is outside.
 
     Parameters
     ----------
@@ -140,10 +144,9 @@ def surface_elements(mask: npt.NDArray[Any], spacing: Sequence[float]) -> Surfac
 def area_surface_metrics(
     truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float], tolerance_mm: float = 1.0
 ) -> AreaSurfaceMetrics:
-    """Normalised surface Dice and 95th percentile Hausdorff distance, weighted by area.
+    """Return surface Dice and 95th percentile Hausdorff distance, weighted by area.
 
-    Both masks empty: NSD 1, distance 0. One empty: NSD 0, and for the distance the diagonal of the volume, as in
-    :func:`~detseg3d.evaluation.definitions.surfaces.surface_metrics`.
+    Empty masks are treated as in :func:`~detseg3d.evaluation.definitions.surfaces.surface_metrics`.
 
     Parameters
     ----------
@@ -168,7 +171,7 @@ def area_surface_metrics(
     (0.925, 4.0)
     """
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} have different shapes")
     region = common_bounds(truth, prediction)
     first, second = (surface_elements(mask[region], spacing) for mask in (truth, prediction))
     if len(first.points) == 0 and len(second.points) == 0:
@@ -186,9 +189,10 @@ def area_surface_metrics(
 
 
 def _distance_of_share(distances: FloatArray, areas: FloatArray) -> float:
-    """The smallest of the distances within which 95 % of the area lies.
+    """Return the smallest distance within which 95 % of the area lies.
 
-    Summed up in the order of the library surface-distance, so that a share of exactly 95 % is rounded as it is there.
+    The areas are summed in the order of the library surface-distance, so that a share of exactly 95 % is rounded as in
+    the library.
     """
     order = np.lexsort((areas, distances))
     reached = np.searchsorted(np.cumsum(areas[order]) / np.sum(areas[order]), _SHARE)

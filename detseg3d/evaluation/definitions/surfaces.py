@@ -1,8 +1,8 @@
 """Distances between the surfaces of two masks, in millimetres.
 
-The surface of a mask is its voxels that have a neighbour outside it through one of their six faces; what lies beyond
-the volume is outside. Distances are between voxel centres, from nearest-neighbour trees of the surface voxels alone, so
-the effort follows the lesions and not the volume.
+The surface of a mask consists of the voxels that have a face neighbour outside the mask. Everything beyond the volume
+is outside. Distances are measured between voxel centres. They come from nearest-neighbour trees of the surface voxels,
+so the effort depends on the size of the lesions, not on the size of the volume.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class SurfaceMetrics:
     Attributes
     ----------
     nsd : float
-        Normalised surface Dice, 0 to 1: the share of both surfaces that lies within the tolerance of the other one.
+        Normalised surface Dice, 0 to 1: share of both surfaces that lies within the tolerance of the other surface.
     hd95_mm : float
-        95th percentile of the Hausdorff distance: the larger of the two directed percentiles.
+        95th percentile of the Hausdorff distance: the larger of the percentiles of both directions.
     assd_mm : float
-        Average symmetric surface distance: the mean over the surface voxels of both masks together.
+        Average symmetric surface distance: mean over the surface voxels of both masks together.
     masd_mm : float
-        Mean average surface distance: the mean over the surface voxels of each mask, and then the mean of the two.
+        Mean average surface distance: mean over the surface voxels of each mask, then the mean of both.
     """
 
     nsd: float
@@ -44,7 +44,7 @@ class SurfaceMetrics:
 
 
 def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
-    """Indices of the voxels of a mask that have one of their six neighbours outside it.
+    """Return the indices of the voxels of a mask that have a face neighbour outside it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
 
     Examples
     --------
-    All voxels of a cube of 3 but the one in its middle:
+    All voxels of a cube of 3³ except the middle one:
 
     >>> len(surface_voxels(np.ones((3, 3, 3))))
     26
@@ -75,18 +75,10 @@ def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
 def surface_metrics(
     truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float], tolerance_mm: float = 1.0
 ) -> SurfaceMetrics:
-    """Normalised surface Dice, 95th percentile Hausdorff distance and average surface distances of two masks.
+    """Return surface Dice, 95th percentile Hausdorff distance and average surface distances of two masks.
 
-    NSD: Nikolov et al. (2021), "Clinically applicable segmentation of head and neck anatomy for radiotherapy",
-    JMIR 23(7); here each surface voxel counts alike, where the authors weigh surface elements by their area (see
-    :func:`~detseg3d.evaluation.definitions.surface_elements.area_surface_metrics`). HD95:
-    Huttenlocher et al. (1993), "Comparing images using the Hausdorff distance", TPAMI 15(9), with the percentile of
-    each direction (linear between ranks) and then the larger, as in Maier-Hein et al. (2024), "Metrics reloaded",
-    Nature Methods 21. ASSD and MASD: as defined there. MONAI's symmetric average distance is the ASSD. What medpy and
-    panoptica call ASSD is the MASD.
-
-    Both masks empty: NSD 1, distances 0. One empty: NSD 0, and for the distances, which have no value, the diagonal of
-    the volume, so that nothing is gained by predicting nothing.
+    If both masks are empty, NSD is 1 and the distances are 0. If only one mask is empty, NSD is 0 and the distances are
+    the diagonal of the volume, so that an empty prediction gains nothing.
 
     Parameters
     ----------
@@ -101,6 +93,19 @@ def surface_metrics(
     ------
     ValueError
         If the shapes differ.
+
+    Notes
+    -----
+    Each surface voxel counts equally. Nikolov et al. weight surface elements by their area, see
+    :func:`~detseg3d.evaluation.definitions.surface_elements.area_surface_metrics`. HD95 takes the percentile of each
+    direction, linear between ranks, and then the larger one. The symmetric average distance of MONAI is the ASSD. The
+    distance that medpy and panoptica call ASSD is the MASD.
+
+    References
+    ----------
+    NSD: Nikolov et al. (2021), "Clinically applicable segmentation of head and neck anatomy for radiotherapy", JMIR
+    23(7). HD95: Huttenlocher et al. (1993), "Comparing images using the Hausdorff distance", TPAMI 15(9). Percentile,
+    ASSD and MASD: Maier-Hein et al. (2024), "Metrics reloaded", Nature Methods 21.
 
     Examples
     --------
@@ -128,7 +133,7 @@ def surface_metrics(
 def directed_distances(
     truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float]
 ) -> tuple[FloatArray, FloatArray]:
-    """Distance of each surface voxel of a mask to the nearest one of the other mask, in millimetres.
+    """Return the distance in mm of each surface voxel of a mask to the nearest one of the other mask.
 
     Parameters
     ----------
@@ -148,7 +153,7 @@ def directed_distances(
         If the shapes differ.
     """
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} have different shapes")
     scale = np.asarray(spacing, np.float64)
     region = common_bounds(truth, prediction)
     first, second = (surface_voxels(mask[region]) * scale for mask in (truth, prediction))
@@ -158,7 +163,7 @@ def directed_distances(
 
 
 def common_bounds(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[slice, slice, slice]:
-    """The box that holds both masks; what is cut off is empty, so surfaces stay what they are."""
+    """Return the box that contains both masks. Everything outside is empty, so cropping keeps the surfaces."""
     slices = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)

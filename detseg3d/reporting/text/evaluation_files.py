@@ -81,12 +81,16 @@ def _case_row(case: CaseMetrics) -> Row:
 
 
 def lesion_rows(result: EvaluationResult | SystemsResult) -> list[Row]:
-    """Return one row per true and per predicted lesion, and per system if there are several."""
+    """Return one row per true and per predicted lesion, and per system if there are several.
+
+    Columns: size, shape, position, matching and score.
+    """
     return [{**system, **_lesion_row(lesion)} for system, part in _systems(result) for lesion in part.lesions]
 
 
 def _lesion_row(lesion: LesionMetrics) -> Row:
     z, y, x = lesion.center
+    shape = lesion.shape
     row: Row = {
         "case": lesion.case_id,
         "kind": lesion.kind,
@@ -94,6 +98,10 @@ def _lesion_row(lesion: LesionMetrics) -> Row:
         "class_name": lesion.class_name,
         "voxels": lesion.voxels,
         "volume_mm3": lesion.volume_mm3,
+        "long_axis_mm": None if shape is None else shape.long_axis_mm,
+        "short_axis_mm": None if shape is None else shape.short_axis_mm,
+        "surface_mm2": None if shape is None else shape.surface_mm2,
+        "sphericity": None if shape is None else shape.sphericity,
         "center_z": z,
         "center_y": y,
         "center_x": x,

@@ -72,5 +72,5 @@ def test_without_lesions_only_an_empty_prediction_is_right() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="different shapes"):
         cc_dice(np.zeros((1, 1, 1), np.int64), np.zeros((1, 1, 2)), SPACING)

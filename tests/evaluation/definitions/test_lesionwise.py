@@ -128,7 +128,7 @@ def test_counts_add_up() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="different shapes"):
         lesionwise_scores(line(1), line(1, 0), SPACING)
 
 

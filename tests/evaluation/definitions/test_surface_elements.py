@@ -115,5 +115,5 @@ def test_empty_masks_are_defined() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="different shapes"):
         area_surface_metrics(np.zeros((1, 2, 3)), np.zeros((1, 2, 4)), (1.0, 1.0, 1.0))

@@ -69,7 +69,7 @@ def test_empty_masks_are_defined() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="different shapes"):
         surface_metrics(np.zeros((1, 1, 1)), np.zeros((1, 1, 2)), SPACING)
 
 

@@ -55,6 +55,10 @@ def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: 
         ("prediction", "1", "1", ""),
     ]
     assert [row["center_x"] for row in lesions] == ["1.0", "5.0", "0.5"]
+    # Lesions of 2 x 1 x 1 mm and a single voxel of 2 x 1 x 0.5 mm; a cuboid of edge L has an axis of 1.291 L.
+    axes = [(float(row["long_axis_mm"]), float(row["short_axis_mm"])) for row in lesions]
+    assert axes == [pytest.approx((2 * 1.291, edge * 1.291), rel=1e-3) for edge in (1, 1, 0.5)]
+    assert all(float(row["surface_mm2"]) > 0 and 0 < float(row["sphericity"]) <= 1 for row in lesions)
 
 
 def test_the_complete_figures_are_json(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
