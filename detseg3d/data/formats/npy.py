@@ -121,7 +121,7 @@ def read_array_header(stream: IO[bytes]) -> ArrayHeader:
 def _read_header(path: Path, handle: io.BufferedReader) -> _Header:
     head = handle.read(HEAD_BYTES)
     if head.startswith(b"PK"):
-        raise DetSeg3DError("the file is an archive of several arrays", file=path, remedy="use numpy.save")
+        raise DetSeg3DError("the file is an archive of arrays, not a single array", file=path, remedy="use numpy.save")
     if not head.startswith(b"\x93NUMPY"):
         raise wrong_content(head, "a NumPy array (.npy)", path)
     handle.seek(0)

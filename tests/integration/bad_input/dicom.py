@@ -54,7 +54,7 @@ DICOM: list[tuple[str, str, str, ModuleType, str]] = [
     (
         "a slice sent twice under another identifier",
         "`not evenly spaced`",
-        "`they are doubled`, naming the slice",
+        "`they are repeated`, naming the slice",
         test_reader,
         "test_a_slice_sent_twice_under_another_identifier_is_named",
     ),

@@ -240,7 +240,7 @@ IMAGES = (
     BadImage("gzip without its last bytes", ".nii.gz", cut(0.9999), DAMAGED),
     BadImage("gzip with a changed byte", ".nii.gz", changed_byte, DAMAGED),
     BadImage("truncated nii", ".nii", cut(0.5), f"{DAMAGED}: its header claims more voxels than the file holds"),
-    BadImage("truncated mha", ".mha", cut(0.5), f"{DAMAGED}: the compressed data end before"),
+    BadImage("truncated mha", ".mha", cut(0.5), f"{DAMAGED}: the compressed data have no end mark"),
     BadImage("mha with a changed byte", ".mha", changed_byte, f"{DAMAGED}: the compressed voxels are damaged"),
     BadImage("truncated nrrd", ".nrrd", cut(0.5), DAMAGED),
     BadImage("truncated npy", ".npy", cut(0.5), DAMAGED),

@@ -1,8 +1,7 @@
-"""DICOM: objects in folders are found, grouped into series, checked against what they say, and read as volumes.
+"""Find DICOM objects in folders, group them into series, check their headers, and read them as volumes.
 
-Only what needs no DICOM library is imported here. :mod:`detseg3d.data.formats.dicom.reader`, which does, is imported
-by those who
-read DICOM.
+This package imports only modules that need no DICOM library. Import :mod:`detseg3d.data.formats.dicom.reader` where
+DICOM is read: it imports pydicom.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Decode compressed pixel data: RLE here, JPEG, JPEG-LS and JPEG 2000 in a process of their own.
+"""Decode compressed pixel data: RLE in this process; JPEG, JPEG-LS and JPEG 2000 in a separate process.
 
-Decoders of JPEG are compiled libraries. On damaged data they can end the process, or never return, which must not cost
-the other cases. A decoder process that ends or takes too long is an error of its file.
+Decoders of JPEG are compiled libraries. Damaged data can make them end the process or run forever. In a separate
+process they cannot affect other cases: if the decoder process ends or takes too long, only its file has an error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["FrameDecoder", "decode_frames", "serve"]
 _HTJ2K = {UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203)}
 _DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 _SECONDS_PER_FRAME = 60.0
-# The child takes the search path of this process, wherever it was started from.
+# The decoder process gets the module search path of this process.
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from detseg3d.data.formats.dicom.encapsulated import serve; serve()"
@@ -51,9 +51,9 @@ _CHILD = (
 
 
 class FrameDecoder:
-    """Decodes the frames of compressed objects, one decoder process for all of a series.
+    """Decoder of the frames of compressed objects, with one decoder process for a whole series.
 
-    Use it as a context; the process starts when it is first needed.
+    Use it as a context manager. The process starts when it is first needed.
 
     Examples
     --------
@@ -74,12 +74,12 @@ class FrameDecoder:
         self._stop()
 
     def frames(self, header: DicomHeader, indices: Sequence[int]) -> Iterator[Array]:
-        """Stored values ``(Y, X)`` of the frames with these indices.
+        """Yield the stored values ``(Y, X)`` of the frames with these indices.
 
         Raises
         ------
         DetSeg3DError
-            If a frame is missing, cut off, or of another size than the header says, or its decoder fails.
+            If a frame is missing, cut off, or has another size than the header states, or if the decoder fails.
         """
         if header.transfer_syntax == RLELossless:
             yield from decode_frames(header, indices)
@@ -145,9 +145,9 @@ class FrameDecoder:
 
 
 def serve() -> None:
-    """Answer the jobs that come on standard input, until it ends: what the decoder process does."""
+    """Decode the frames that jobs on standard input ask for, until the input ends. The decoder process runs this."""
     output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a decoder prints must not come between the answers
+    os.dup2(2, 1)  # text that a decoder prints must not mix with the answers
     for line in sys.stdin.buffer:
         job = json.loads(line)
         try:
@@ -164,7 +164,7 @@ def serve() -> None:
 
 
 def decode_frames(header: DicomHeader, indices: Sequence[int]) -> Iterator[Array]:
-    """Stored values ``(Y, X)`` of frames, decoded in this process. See :meth:`FrameDecoder.frames`."""
+    """Decode frames in this process and yield their stored values ``(Y, X)``; see :meth:`FrameDecoder.frames`."""
     shape = (header.count("Rows", 0), header.count("Columns", 0))
     try:
         with open_regular_file(header.path) as handle, warnings.catch_warnings():
@@ -182,7 +182,7 @@ def decode_frames(header: DicomHeader, indices: Sequence[int]) -> Iterator[Array
             yield array.astype(_decoded_type(header), copy=False)
     except (DetSeg3DError, MemoryError, GeneratorExit):
         raise
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise many types of errors
         text = str(error).replace("\n", " ")
         raise damaged(header.path, f"its pixels cannot be decoded ({type(error).__name__}: {text})") from error
 
@@ -201,14 +201,14 @@ def _decode_with_pydicom(header: DicomHeader, dataset: Dataset, indices: Sequenc
 
 
 def _plugin(syntax: UID, available: Sequence[str]) -> str:
-    """Name of the decoder that is used. GDCM is the only one for lossless JPEG, and the last for the rest."""
+    """Return the name of the decoder to use: GDCM for lossless JPEG, else the first of the list that is installed."""
     if syntax in JPEGTransferSyntaxes and syntax != JPEGBaseline8Bit:
         return "gdcm"
     return next((name for name in _DECODERS if name in available), "")
 
 
 def _decode_with_gdcm(header: DicomHeader, frame: bytes) -> Array:
-    """Decode a frame of JPEG with 12 bits, which GDCM does but pydicom does not ask it for."""
+    """Decode a frame of JPEG with 12 bits. GDCM can decode it, but pydicom does not use GDCM for it."""
     import gdcm
 
     rows, columns, bits = header.count("Rows", 0), header.count("Columns", 0), header.count("BitsStored", 16)
@@ -232,7 +232,7 @@ def _decode_with_gdcm(header: DicomHeader, frame: bytes) -> Array:
 
 
 def _add_defaults(dataset: Dataset) -> None:
-    """Attributes that the decoders demand and that this reader has defaults for."""
+    """Add default values of attributes that the decoders need."""
     if "SamplesPerPixel" not in dataset:
         dataset.SamplesPerPixel = 1
     if not dataset.get("PhotometricInterpretation"):
@@ -242,7 +242,7 @@ def _add_defaults(dataset: Dataset) -> None:
 
 
 def _checked_frames(header: DicomHeader, dataset: Dataset) -> list[bytes]:
-    """Compressed frames. Each must be there, have the size of the header, and end as its codec ends an image."""
+    """Return the compressed frames; check their number, the size stated in them, and the end mark of their codec."""
     count = header.frame_count
     found = list(generate_frames(dataset.PixelData, number_of_frames=count))
     if len(found) != count:
@@ -258,12 +258,12 @@ def _checked_frames(header: DicomHeader, dataset: Dataset) -> list[bytes]:
             raise damaged(header.path, f"compressed frame {number} is cut off")
         stated = _jpeg_2000_size(frame) if jpeg_2000 else _jpeg_size(frame)
         if stated is not None and stated != size:
-            raise damaged(header.path, f"compressed frame {number} has {stated} pixels, the header says {size}")
+            raise damaged(header.path, f"compressed frame {number} has {stated} pixels, the header states {size}")
     return found
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the frame header of JPEG or JPEG-LS; ``None`` if none is found."""
+    """Return rows and columns of the frame header of JPEG or JPEG-LS; ``None`` if it is not found."""
     position = 2
     while position + 9 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
@@ -279,7 +279,7 @@ def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_2000_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the SIZ marker of a JPEG 2000 codestream; ``None`` if none is found."""
+    """Return rows and columns of the SIZ marker of a JPEG 2000 codestream; ``None`` if it is not found."""
     start = frame.find(b"\xff\x4f\xff\x51")
     if start < 0 or len(frame) < start + 24:
         return None

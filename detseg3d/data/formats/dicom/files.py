@@ -1,6 +1,6 @@
 """Find the DICOM objects of a folder tree, and the files that should be DICOM objects but are not.
 
-The rule of what is skipped without a word is stated in :func:`find_dicom_files`.
+:func:`find_dicom_files` states which files are skipped without a message.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _OTHER_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class DicomFiles:
-    """What lies in a folder tree.
+    """Files of a folder tree.
 
     Attributes
     ----------
     paths : tuple of Path
-        Files that begin as DICOM objects do, sorted by path.
+        Files that begin like DICOM objects, sorted by path.
     other_count : int
-        Files of other kinds, which are no part of a series.
+        Number of files of other kinds.
     """
 
     paths: tuple[Path, ...]
@@ -67,7 +67,7 @@ class DicomFiles:
 
 
 def is_dicom_file(path: str | Path) -> bool:
-    """Whether a file begins as a DICOM object does, with or without the preamble, whatever its name is."""
+    """Return whether a file begins like a DICOM object, with or without the preamble. Its name does not matter."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -79,13 +79,13 @@ def is_dicom_file(path: str | Path) -> bool:
 
 
 def is_dicom_folder(path: str | Path, *, recursive: bool = True) -> bool:
-    """Whether a folder holds a DICOM object, or a file whose name says that it should be one.
+    """Return whether a folder holds a DICOM object, or a file with the name of one.
 
     Parameters
     ----------
     path : path
     recursive : bool, optional
-        Look into subfolders, too, as exports of a PACS have them (PATIENT/STUDY/SERIES).
+        Search subfolders as well, as in exports of a PACS (PATIENT/STUDY/SERIES).
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -98,21 +98,21 @@ def is_dicom_folder(path: str | Path, *, recursive: bool = True) -> bool:
 
 
 def first_dicom_file(folder: Path) -> Path | None:
-    """First file of a folder tree that begins as a DICOM object does."""
+    """Return the first file of a folder tree that begins like a DICOM object, or ``None``."""
     return next((path for path in _walk(folder) if not _is_other(path) and is_dicom_file(path)), None)
 
 
 def find_dicom_files(folder: Path) -> DicomFiles:
     """List the DICOM objects of a folder and of its subfolders.
 
-    Skipped without a word are hidden files (a dot comes first), files named as companions of series are
-    (``DICOMDIR``, ``README``, ``Thumbs.db``, …), files whose ending belongs to another format (``.json``, ``.txt``,
-    ``.nii.gz``, …), and files that neither are DICOM objects nor could be meant as such.
+    Some files are skipped without a message: hidden files (with a leading dot), usual companions of series
+    (``DICOMDIR``, ``README``, ``Thumbs.db``, …), files with the ending of another format (``.json``, ``.txt``,
+    ``.nii.gz``, …), and other files that are not DICOM objects and do not look like slices.
 
-    A file that is not a DICOM object is an error if it could be meant as a slice: its name ends in ``.dcm``,
-    ``.dicom``, ``.dic``, ``.dc3`` or ``.ima``, or it has the same ending as a DICOM object in the same folder (no
-    ending, and an ending of digits as in ``1.2.840.5``, count as one ending). An empty or overwritten slice therefore
-    never vanishes.
+    A file that looks like a slice but is not a DICOM object is an error. So an empty or overwritten slice is never
+    skipped. A file looks like a slice if its name ends in ``.dcm``, ``.dicom``, ``.dic``, ``.dc3`` or ``.ima``, or if
+    it has the same ending as a DICOM object in the same folder. Names without an ending, and names that end in digits
+    such as ``1.2.840.5``, have the same ending in this sense.
 
     Parameters
     ----------
@@ -121,8 +121,8 @@ def find_dicom_files(folder: Path) -> DicomFiles:
     Raises
     ------
     DetSeg3DError
-        If a file could be meant as a slice but is not a DICOM object, an entry is not a regular file (a pipe, a
-        device), or there are more than :data:`MAX_FILES` files.
+        If a file looks like a slice but is not a DICOM object, an entry is not a regular file (a pipe, a device), or
+        there are more than :data:`MAX_FILES` files.
     """
     found: list[Path] = []
     doubtful: list[Path] = []
@@ -132,7 +132,7 @@ def find_dicom_files(folder: Path) -> DicomFiles:
         if _is_other(path):
             other_count += 1
             continue
-        if not path.exists():  # a symbolic link that leads nowhere
+        if not path.exists():  # a broken symbolic link
             doubtful.append(path)
             continue
         check_regular_file(path)
@@ -159,11 +159,11 @@ def _is_readable_dicom(path: Path) -> bool:
 
 def _not_dicom(path: Path) -> DetSeg3DError:
     size = path.stat().st_size if path.exists() else None
-    what = "a link that leads nowhere" if size is None else "an empty file" if size == 0 else f"{size} bytes"
+    description = "a broken link" if size is None else "an empty file" if size == 0 else f"{size} bytes"
     return DetSeg3DError(
         "a file among the DICOM files is not a DICOM object: it is empty, damaged or of another kind",
         file=path,
-        value=what,
+        value=description,
         expected="a DICOM object, as its name or the files beside it suggest",
         remedy="export the series again, or move the file away if it is not a slice",
     )
@@ -223,7 +223,7 @@ def _ending(path: Path) -> str:
 
 
 def _begins_as_dicom(head: bytes) -> bool:
-    """Whether 132 bytes have the magic word, or begin with an element of group 2 or 8 as files without it do."""
+    """Return whether 132 bytes hold the word ``DICM``, or begin with an element of group 2 or 8 as files without it."""
     if head[128:132] == b"DICM":
         return True
     if len(head) < 8:

@@ -1,7 +1,7 @@
-"""What each frame of a DICOM object says about its place, its values and how it was acquired.
+"""Read position, scaling and acquisition of each frame of a DICOM object.
 
-A classic slice is an object with one frame. The frames of an enhanced object take each attribute from their own
-functional groups, else from the shared ones.
+A classic slice is an object with one frame. In an enhanced object each frame takes an attribute from its own functional
+groups, or from the shared functional groups if its own do not have the attribute.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from detseg3d.data.formats.dicom.headers import DicomHeader, damaged
 
 __all__ = ["ACQUISITION_TOLERANCE", "Frame", "Scaling", "frames_of"]
 
-# Scanners round echo and repetition times; different images differ by more.
+# Relative. Scanners round echo and repetition times; the times of different images differ by more.
 ACQUISITION_TOLERANCE = 0.05
 
-# The values that all slices of one volume share: name for messages, attribute, functional group.
+# Values that are equal in all slices of one volume: name in messages, attribute, functional group.
 _ACQUISITION = (
     ("temporal position", "TemporalPositionIdentifier", None),
     ("temporal position", "TemporalPositionIndex", "FrameContentSequence"),
@@ -44,7 +44,7 @@ _ACQUISITION = (
     ("units", "Units", None),
     ("rescale type", "RescaleType", None),
 )
-# These differ between the slices of one volume as well. They explain why a place has several frames.
+# Values that may differ between the slices of one volume. They explain why a position has several frames.
 _EXPLANATIONS = (
     ("trigger time", "TriggerTime", None),
     ("trigger time", "NominalCardiacTriggerDelayTime", "CardiacSynchronizationSequence"),
@@ -67,13 +67,13 @@ _FRAME_TYPE_GROUPS = (
 
 @dataclass(frozen=True)
 class Scaling:
-    """How stored values become values: ``stored * slope + intercept``.
+    """Conversion of stored values to values: ``stored * slope + intercept``.
 
     Attributes
     ----------
     slope, intercept : float
     source : str
-        The attribute that states them; empty if none does, and the stored values are the values.
+        The attribute that states slope and intercept; empty if there is no such attribute.
     """
 
     slope: float = 1.0
@@ -82,7 +82,7 @@ class Scaling:
 
     @property
     def is_whole(self) -> bool:
-        """Whether whole stored values stay whole."""
+        """Whether whole numbers stay whole numbers."""
         return self.slope == int(self.slope) and self.intercept == int(self.intercept)
 
 
@@ -93,21 +93,21 @@ class Frame:
     Attributes
     ----------
     header : DicomHeader
-        Of its object.
+        Header of the object.
     index : int
-        In its object, from 0.
+        Number of the frame in the object, from 0.
     position : 3 floats or None
-        Centre of the first voxel, mm LPS; ``None`` if the object states none.
+        Centre of the first voxel, mm LPS; ``None`` if the object does not state it.
     orientation : 6 floats or None
-        Direction cosines along a row and along a column.
+        Direction cosines along a row and along a column; ``None`` if not stated.
     pixel_spacing : 2 floats or None
         Between rows and between columns, mm.
     thickness, spacing_between : float or None
-        Slice thickness and spacing between slices as stated, mm.
+        Stated slice thickness and stated spacing between slices, mm.
     scaling : Scaling or None
-        ``None`` if values cannot be computed with a slope and an intercept.
+        ``None`` if the conversion is not a slope and an intercept.
     acquisition, explanations : tuple of (str, str or float)
-        Name and value of how the frame was acquired. All slices of a volume share the first.
+        Names and values that describe the acquisition. ``acquisition`` is equal in all slices of a volume.
     """
 
     header: DicomHeader
@@ -123,12 +123,12 @@ class Frame:
 
 
 def frames_of(header: DicomHeader) -> tuple[Frame, ...]:
-    """All frames of an object, in stored order.
+    """Return all frames of an object, in stored order.
 
     Raises
     ------
     DetSeg3DError
-        If an attribute cannot be understood, or the functional groups are not those of the frames.
+        If an attribute cannot be understood, or the number of functional groups is not that of the frames.
     """
     shared = next(iter(header.items("SharedFunctionalGroupsSequence")), None)
     own = header.items("PerFrameFunctionalGroupsSequence")
@@ -147,7 +147,7 @@ def frames_of(header: DicomHeader) -> tuple[Frame, ...]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Looks up attributes of one frame: own functional groups first, then shared ones, then the object."""
+    """Look-up of attributes of one frame: in its own functional groups, then in the shared ones, then in the object."""
 
     header: DicomHeader
     index: int
@@ -155,7 +155,7 @@ class _Groups:
     shared: Dataset | None
 
     def item(self, group: str | None) -> Dataset | None:
-        """Item of a functional group that this frame has."""
+        """Return the item of a functional group of this frame, or ``None``."""
         if group is None:
             return self.header.dataset
         for source in (self.own, self.shared):
@@ -166,13 +166,13 @@ class _Groups:
         return None
 
     def numbers(self, keyword: str, group: str) -> tuple[float, ...]:
-        """Numbers of an attribute, in its functional group or in the object itself."""
+        """Return the numbers of an attribute from its functional group or from the object."""
         item = self.item(group)
         found = self.header.numbers(keyword, item) if item is not None else ()
         return found or self.header.numbers(keyword)
 
     def value(self, keyword: str, group: str | None) -> str | float | None:
-        """Value of an attribute: a number if it is one, else text; ``None`` if there is none."""
+        """Return the value of an attribute as a number or text; ``None`` if the attribute is missing."""
         item = self.item(group)
         if item is None:
             return None
@@ -228,7 +228,7 @@ def _values(
 
 
 def _image_kind(groups: _Groups) -> tuple[tuple[str, str | float], ...]:
-    """Third and later values of ImageType: magnitude or phase, water or fat, axial or localizer."""
+    """Return the third and later values of ImageType: magnitude or phase, water or fat, axial or localizer."""
     values: tuple[str, ...] = ()
     for group in _FRAME_TYPE_GROUPS:
         item = groups.item(group)
@@ -239,7 +239,7 @@ def _image_kind(groups: _Groups) -> tuple[tuple[str, str | float], ...]:
 
 
 def _dimensions(header: DicomHeader) -> tuple[str, ...]:
-    """Keyword of each dimension that DimensionIndexValues counts."""
+    """Return the keyword of each dimension of DimensionIndexValues."""
     names = []
     for item in header.items("DimensionIndexSequence"):
         tag = item.get("DimensionIndexPointer")
@@ -261,9 +261,9 @@ def _dimension_values(groups: _Groups, dimensions: tuple[str, ...]) -> tuple[tup
 
 
 def _scaling(groups: _Groups) -> Scaling | None:
-    """Rescale slope and intercept; a real world value mapping only where the object has no rescale.
+    """Return the rescale slope and intercept, or the real world value mapping of an object without rescale.
 
-    Both may be stated, in different units. The rescale is what viewers show and what other readers return.
+    An object may state both, in different units. Viewers and other readers use the rescale.
     """
     header = groups.header
     if header.items("ModalityLUTSequence"):
@@ -298,7 +298,7 @@ def _real_world(groups: _Groups) -> Scaling | None:
     if not found:
         return Scaling()
     if len(found) > 1:
-        return None  # several quantities of one image
+        return None  # the image holds several quantities
     slope, intercept = found.pop()
     return _checked(header, Scaling(slope, intercept, "RealWorldValueSlope"))
 
@@ -310,16 +310,16 @@ def _checked(header: DicomHeader, scaling: Scaling) -> Scaling:
 
 
 def _frames_without_place(header: DicomHeader, count: int) -> tuple[Frame, ...]:
-    """Frames of an object that states one position at most: what its frames are, times or angles or slices, is open."""
+    """Return frames without positions: the object does not state whether they are times, angles or slices."""
     start = replace(_frame(_Groups(header, 0, None, None), ()), position=None)
     return tuple(replace(start, index=index) for index in range(count))
 
 
 def _dose_frames(header: DicomHeader, count: int) -> tuple[Frame, ...]:
-    """Frames of an RT dose: planes at offsets along the normal, or at positions of the patient's z axis.
+    """Return the frames of an RT dose: planes at offsets along the normal, or at positions along the patient's z axis.
 
-    The standard has two forms of GridFrameOffsetVector: it begins with 0 and holds offsets along the normal, or it
-    begins with the third number of ImagePositionPatient, for transverse planes, and holds positions along z.
+    The standard defines two forms of GridFrameOffsetVector. A vector that begins with 0 holds offsets along the normal.
+    For transverse planes, a vector that begins with the third number of ImagePositionPatient holds positions along z.
     """
     offsets = header.numbers("GridFrameOffsetVector")
     first = _of_length(header, "ImagePositionPatient", header.numbers("ImagePositionPatient"), 3)

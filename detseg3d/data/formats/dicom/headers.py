@@ -1,4 +1,4 @@
-"""Read the header of one DICOM object, within limits, and tell where its pixels lie."""
+"""Read the header of one DICOM object, within limits, and locate its pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detseg3d.system.files import open_regular_file
 
 __all__ = ["DicomHeader", "PixelElement", "damaged", "inflate", "read_header"]
 
-_MAX_HEADER_BYTES = 256 << 20  # 50 000 frames have functional groups of about 60 MB
+_MAX_HEADER_BYTES = 256 << 20  # the functional groups of 50 000 frames have about 60 MB
 _MAX_INFLATED_HEADER_BYTES = 16 << 20
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_ELEMENTS = {0x7FE00010: "PixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00008: "FloatPixelData"}
@@ -43,27 +43,27 @@ _KEYWORDS_TEXT = """
     SeriesType DecayCorrection CorrectedImage RadiopharmaceuticalInformationSequence DecayCorrected
     DecayCorrectionDateTime GridFrameOffsetVector DoseGridScaling DoseUnits DetectorInformationSequence
 """
-# Philips states its factor from counts to SUV in private elements.
+# Private elements in which Philips states the factor from counts to SUV.
 _PRIVATE_TAGS = (0x70530010, 0x70531000, 0x70531009)
 _TAGS: list[Any] = [Tag(keyword) for keyword in _KEYWORDS_TEXT.split()] + [Tag(tag) for tag in _PRIVATE_TAGS]
 
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Where the pixels of a DICOM object lie.
+    """Place of the pixels of a DICOM object.
 
     Attributes
     ----------
     keyword : str
         ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
     offset : int
-        Of the first byte of the value: in the file, or in the inflated data set of a deflated file.
+        Position of the first byte of the value: in the file, or in the inflated data set of a deflated file.
     length : int or None
         In bytes; ``None`` if it is encapsulated (compressed).
     available : int
-        Bytes that follow ``offset`` in the file; for a deflated file, those that the element states.
+        Number of bytes after ``offset`` in the file; for a deflated file, the number that the element states.
     is_byte_swapped : bool
-        Bytes of an 8-bit image that come in swapped pairs (big endian, VR OW).
+        Whether the bytes of an 8-bit image are stored in swapped pairs (big endian, VR OW).
     """
 
     keyword: str
@@ -75,18 +75,18 @@ class PixelElement:
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What one DICOM object says about itself, without its pixels.
+    """Header of one DICOM object, without its pixels.
 
     Attributes
     ----------
     path : Path
     dataset : pydicom.Dataset
-        The attributes that the reader uses; others are left out.
+        The attributes that the reader uses. Other attributes are left out.
     transfer_syntax : pydicom.uid.UID
     is_little_endian : bool
     pixels : PixelElement or None
     is_whole : bool
-        For an object without pixels: its last element ends where the file ends.
+        For an object without pixels: whether the last element ends at the end of the file.
     """
 
     path: Path
@@ -97,7 +97,7 @@ class DicomHeader:
     is_whole: bool = True
 
     def text(self, keyword: str) -> str:
-        """Value of an attribute as text; empty if there is none."""
+        """Return the value of an attribute as text; empty if the attribute is missing."""
         try:
             value = self.dataset.get(keyword)
         except Exception as error:
@@ -105,7 +105,7 @@ class DicomHeader:
         return "" if value is None else str(value).strip(" \0")
 
     def numbers(self, keyword: str, source: Dataset | None = None) -> tuple[float, ...]:
-        """Numbers of an attribute of ``source`` (of the object itself by default); empty if there are none."""
+        """Return the numbers of an attribute of ``source`` (default: the object); empty if the attribute is missing."""
         try:
             value = (self.dataset if source is None else source).get(keyword)
             if value is None or value == "":
@@ -116,12 +116,12 @@ class DicomHeader:
             raise damaged(self.path, f"{keyword} cannot be understood: {error}") from error
 
     def number(self, keyword: str, source: Dataset | None = None) -> float | None:
-        """First number of an attribute, or ``None``."""
+        """Return the first number of an attribute, or ``None``."""
         values = self.numbers(keyword, source)
         return values[0] if values else None
 
     def count(self, keyword: str, default: int) -> int:
-        """Whole number of an attribute, or ``default`` if there is none."""
+        """Return the whole number of an attribute, or ``default`` if the attribute is missing."""
         value = self.number(keyword)
         if value is None:
             return default
@@ -130,7 +130,7 @@ class DicomHeader:
         return int(value)
 
     def items(self, keyword: str, source: Dataset | None = None) -> tuple[Dataset, ...]:
-        """Items of a sequence; empty if there is none."""
+        """Return the items of a sequence; empty if the sequence is missing."""
         try:
             value = (self.dataset if source is None else source).get(keyword)
             return tuple(value) if value else ()
@@ -138,7 +138,7 @@ class DicomHeader:
             raise damaged(self.path, f"{keyword} cannot be understood: {error}") from error
 
     def image_type(self) -> tuple[str, ...]:
-        """Values of ImageType, in capitals."""
+        """Return the values of ImageType in upper case."""
         try:
             value = self.dataset.get("ImageType")
         except Exception as error:
@@ -149,7 +149,7 @@ class DicomHeader:
 
     @property
     def frame_count(self) -> int:
-        """Frames of the object; 1 for a classic slice."""
+        """Number of frames of the object; 1 for a classic slice."""
         return max(self.count("NumberOfFrames", 1), 1)
 
 
@@ -158,7 +158,7 @@ def damaged(path: Path, problem: str) -> DetSeg3DError:
     return DetSeg3DError(
         f"the DICOM file is damaged or cut off: {problem}",
         file=path,
-        expected="a whole DICOM object",
+        expected="a complete DICOM object",
         remedy="export or copy the file again",
     )
 
@@ -166,8 +166,8 @@ def damaged(path: Path, problem: str) -> DetSeg3DError:
 def read_header(path: Path) -> DicomHeader:
     """Read the header of a DICOM file.
 
-    Nothing is read of the pixels, and nothing of a header beyond the limits. A file without the preamble is read as
-    the data set that it begins with.
+    The pixels are not read, and a header beyond the limits is refused. A file without the preamble is read as a plain
+    data set.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def read_header(path: Path) -> DicomHeader:
     """
     try:
         with open_regular_file(path) as handle, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break a rule of the standard; what matters is checked here
+            warnings.simplefilter("ignore")  # pydicom warns of unusual values; this module checks what it uses
             size = os.fstat(handle.fileno()).st_size
             head = handle.read(2048)
             handle.seek(0)
@@ -200,7 +200,7 @@ def read_header(path: Path) -> DicomHeader:
         raise damaged(path, "its sequences are nested too deeply") from error
     except MemoryError:
         raise
-    except Exception as error:  # whatever pydicom meets in bytes that are no DICOM
+    except Exception as error:  # pydicom raises many types of errors for bytes that are not DICOM
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
@@ -212,7 +212,7 @@ def _check_deferred(path: Path, dataset: Dataset) -> None:
 
 
 def _values_are_whole(dataset: Dataset) -> bool:
-    """Whether each value has the length that its element states; a file that is cut ends in the middle of one."""
+    """Return whether each value has the length that its element states; in a truncated file the last one has not."""
     elements: Iterable[Any] = (dataset.get_item(tag) for tag in tuple(dataset.keys()))
     return all(
         element.length in (len(element.value or b""), _UNDEFINED_LENGTH)
@@ -222,7 +222,7 @@ def _values_are_whole(dataset: Dataset) -> bool:
 
 
 def _pixel_element(handle: BinaryIO, size: int, implicit: bool, little: bool) -> PixelElement | None:
-    """Element at the position of the handle, if it holds pixels."""
+    """Return the element at the position of the handle if it holds pixels."""
     order = "little" if little else "big"
     start = handle.read(12)
     if len(start) < 8:
@@ -259,7 +259,7 @@ def _read_deflated(path: Path) -> DicomHeader:
     )
     pixels = _pixel_element(source, len(raw), implicit=False, little=True)
     if pixels is not None:
-        # The rest is inflated when the pixels are read. They are compared with the sizes then.
+        # The rest is inflated when the pixels are read. Their size is checked then.
         pixels = PixelElement(pixels.keyword, pixels.offset, pixels.length, pixels.length or 0)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -267,13 +267,13 @@ def _read_deflated(path: Path) -> DicomHeader:
 
 
 def inflate(path: Path, max_bytes: int) -> tuple[bytes, bool]:
-    """Inflate the data set of a deflated DICOM file, ``max_bytes`` at the most.
+    """Inflate the data set of a deflated DICOM file, at most ``max_bytes`` bytes.
 
     Returns
     -------
     data : bytes
     is_whole : bool
-        Whether the compressed stream ended as it should.
+        Whether the compressed stream was read to its end mark.
     """
     with open_regular_file(path) as handle:
         start = handle.read(144)

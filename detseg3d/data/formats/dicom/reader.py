@@ -35,7 +35,7 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
     Returns
     -------
     array : ndarray, shape ``(Z, Y, X)``
-        Rescaled values. Slices ascend along the normal of their plane, rows and columns are as stored. See
+        Rescaled values. Slices ascend along the normal of their plane; rows and columns are in stored order. See
         :func:`~detseg3d.data.formats.dicom.values.read_values` for the data type.
     geometry : Geometry
         With the identifiers of the series in ``geometry.dicom``.
@@ -43,9 +43,9 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
     Raises
     ------
     DetSeg3DError
-        If the objects do not make one volume, or a file is damaged. The message lists the series of the folder.
+        If the objects do not form one volume, or a file is damaged. The message lists the series of the folder.
     """
-    with disable_value_validation():  # pydicom warns of values that break a rule; the reader checks what it uses
+    with disable_value_validation():  # pydicom warns of unusual values; this reader checks what it uses
         series = _select_series(source)
         assert series.layout is not None
         frames = [series.frames[index] for index in series.layout.order]
@@ -54,16 +54,16 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
 
 
 def read_dicom_geometry(source: ImageSource) -> Geometry:
-    """Like :func:`read_dicom`, without the voxels: headers are read, and the size of each file is compared."""
+    """Read the geometry of one volume without its voxels: from the headers, with the sizes of the files checked."""
     with disable_value_validation():
         return _identified_geometry(_select_series(source))
 
 
 def share_series(folders: Iterable[Path]) -> bool:
-    """Whether slices of one series lie in several of these folders, as exports with a folder per slice have them.
+    """Return whether slices of one series lie in several of these folders, as in exports with a folder per slice.
 
-    The first object of each folder is looked at: two folders share a series if these are different slices of it, at
-    different positions. Copies of a series are therefore not taken for its parts.
+    Only the first object of each folder is read. Two folders share a series if their first objects are different slices
+    of the same series, at different positions. Copies of a series do not count.
     """
     slices: dict[str, set[tuple[str, tuple[float, ...]]]] = {}
     for header in _first_headers(folders):
@@ -71,26 +71,30 @@ def share_series(folders: Iterable[Path]) -> bool:
             entry = (header.text("SOPInstanceUID"), header.numbers("ImagePositionPatient"))
             slices.setdefault(header.text("SeriesInstanceUID"), set()).add(entry)
     return any(
-        len({uid for uid, _ in found}) > 1 and len({position for _, position in found}) > 1 for found in slices.values()
+        len({uid for uid, _ in entries}) > 1 and len({position for _, position in entries}) > 1
+        for entries in slices.values()
     )
 
 
 def is_one_study(folders: Iterable[Path]) -> bool:
-    """Whether the first object of each folder is of one and the same study."""
+    """Return whether the first objects of all folders belong to the same study."""
     studies = {"" if header is None else header.text("StudyInstanceUID") for header in _first_headers(folders)}
     return len(studies) == 1 and "" not in studies
 
 
 def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
-    """Header of the first object of each folder; ``None`` if it cannot be read, which reading the case will tell."""
-    found: list[DicomHeader | None] = []
+    """Return the header of the first object of each folder; ``None`` if it cannot be read.
+
+    Reading the case later gives the error.
+    """
+    headers: list[DicomHeader | None] = []
     for folder in folders:
         try:
             path = first_dicom_file(folder)
-            found.append(None if path is None else read_header(path))
+            headers.append(None if path is None else read_header(path))
         except DetSeg3DError:
-            found.append(None)
-    return found
+            headers.append(None)
+    return headers
 
 
 def _select_series(source: ImageSource) -> Series:

@@ -1,6 +1,6 @@
-"""The series of a folder: which there are, which can be read as a volume, and which one is meant.
+"""Group the DICOM objects of a folder into series, find the series that are volumes, and choose one.
 
-A series is what patient, study and SeriesInstanceUID say together. See :func:`choose_series` for the rule of choice.
+Patient, study and SeriesInstanceUID together identify a series. :func:`choose_series` states the rule of choice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _STANDARD_ROOT = "1.2.840.10008."
 _DIRECTORY = "1.2.840.10008.1.3.10"
-# Objects with pixels that mark or draw on images instead of being one.
+# Objects that mark or draw on images. Some have pixels, but they are not images.
 _NO_IMAGES = frozenset({"SEG", "PR", "KO", "AU", "DOC", "RTSTRUCT", "RTPLAN", "SR", "REG", "FID", "PLAN"})
 _MAX_LISTED = 20
 
@@ -38,22 +38,22 @@ class Series:
     Attributes
     ----------
     patient_id, study_uid, uid : str
-        Together they name the series; the patient's number is not written anywhere.
+        Together they identify the series. The number of the patient is not written to any file or message.
     number, description, modality : str
-        As the first object states them; empty if it does not.
+        As stated by the first object; empty if not stated.
     headers : tuple of DicomHeader
         One per object, without repetitions.
     frames : tuple of Frame
         All frames of the objects; empty if they cannot be understood.
     rows, columns : int
     layout : Layout or None
-        Order and geometry if the frames make one volume.
+        Order and geometry if the frames form one volume.
     refusal : Refusal or None
-        Why they do not.
+        Reason if the frames do not form one volume.
     error : DetSeg3DError or None
-        A damaged object of this series.
+        Error of a damaged object of this series.
     is_localizer, is_derived : bool
-        Whether ImageType says so. Such a series is not read as long as another one may be meant.
+        Whether ImageType states it. Such a series is chosen only if there is no other candidate.
     """
 
     patient_id: str
@@ -79,12 +79,12 @@ class Series:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the series is meant as a volume and something is wrong with it."""
+        """Whether the series should be a volume but is damaged or incomplete."""
         return self.error is not None or (self.refusal is not None and self.refusal.is_broken)
 
     @property
     def status(self) -> str:
-        """Whether and why the series can be read, in a few words."""
+        """Short text that states whether the series can be read, or the reason why not."""
         if self.error is not None:
             return f"damaged file {self.error.file.name}" if self.error.file is not None else "damaged"
         if self.refusal is not None:
@@ -96,7 +96,7 @@ class Series:
         return "derived from other images" if self.is_derived else "can be read"
 
     def failure(self, folder: Path, table: str) -> DetSeg3DError:
-        """Return the error that says why this series cannot be read and what lies in the folder."""
+        """Return the error that states why this series cannot be read, with the table of the series of the folder."""
         if self.error is not None:
             return DetSeg3DError(
                 f"{self.error.problem}\n{table}",
@@ -117,22 +117,22 @@ class Series:
 
 @dataclass(frozen=True)
 class DicomFolder:
-    """What lies in a folder of DICOM objects.
+    """Content of a folder of DICOM objects.
 
     Attributes
     ----------
     folder : Path
         The folder, or the single file.
     series : tuple of Series
-        By study, number and identifier.
+        Sorted by study, number and identifier.
     other_objects : tuple of (str, int)
         Kind and number of the objects that are not images: SR, RTSTRUCT, presentation states, segmentations.
     repeated_count : int
-        Files that are byte for byte the same object as another one.
+        Number of files that are copies of another file, byte for byte.
     localizer_count : int
-        Localizer images left out of series that hold slices as well.
+        Number of localizer images that were left out of series with slices.
     other_file_count : int
-        Files that are not DICOM.
+        Number of files that are not DICOM.
     """
 
     folder: Path
@@ -149,15 +149,15 @@ def describe_folder(folder: Path, headers: Sequence[DicomHeader], other_file_cou
     Parameters
     ----------
     folder : path
-        For messages.
+        The folder that messages name.
     headers : sequence of DicomHeader
     other_file_count : int, optional
-        Files of the folder that are not DICOM.
+        Number of files of the folder that are not DICOM.
 
     Raises
     ------
     DetSeg3DError
-        If an object is so damaged that its series is not known.
+        If an object is so damaged that its series is unknown.
     """
     groups: dict[tuple[str, str, str], list[DicomHeader]] = {}
     others: Counter[str] = Counter()
@@ -179,10 +179,10 @@ def describe_folder(folder: Path, headers: Sequence[DicomHeader], other_file_cou
 
 
 def _kind_without_image(header: DicomHeader) -> str | None:
-    """Kind of an object that is not an image, empty for a directory of files, ``None`` for an image.
+    """Return the kind of an object that is not an image: empty for a DICOMDIR; ``None`` for an image.
 
-    An object counts as another kind only if it is whole and says of which kind it is. Everything else is an image, or
-    an image that was cut off before its pixels.
+    An object counts as another kind only if it is complete and states its kind. Everything else is an image, or an
+    image that was cut off before its pixels.
     """
     if _stated_in_meta(header) == _DIRECTORY:
         return ""
@@ -199,7 +199,7 @@ def _kind_without_image(header: DicomHeader) -> str | None:
         return modality or name
     if not header.text("SeriesInstanceUID"):
         raise damaged(header.path, "it ends before its pixels")
-    return None  # of a series that is known, so that the others can still be chosen
+    return None  # its series is known, so other series can still be chosen
 
 
 def _stated_in_meta(header: DicomHeader) -> str:
@@ -208,7 +208,7 @@ def _stated_in_meta(header: DicomHeader) -> str:
 
 
 def _series(patient: str, study: str, uid: str, members: Sequence[DicomHeader]) -> tuple[Series, int, int]:
-    """One series of its objects, the number of repeated files, and that of the localizer images left out."""
+    """Return the series of these objects, the number of repeated files, and of localizer images left out."""
     first = members[0]
     blank = Series(
         patient_id=patient,
@@ -257,7 +257,7 @@ def _with_layout(series: Series) -> Series:
         frames = tuple(frame for header in series.headers for frame in frames_of(header))
         layout = lay_out(frames, rows, columns)
         if isinstance(layout, Layout) or layout.is_broken:
-            # The pixels of a time series, or of what has no place, matter to nobody.
+            # Pixels of other data, for example time series or images without positions, are never read.
             for header in series.headers:
                 check_pixels(header)
     except DetSeg3DError as error:
@@ -270,7 +270,7 @@ def _with_layout(series: Series) -> Series:
 
 
 def _size(header: DicomHeader) -> tuple[int, int]:
-    """Rows and columns of an image; 0 if it does not state them."""
+    """Return rows and columns of an image; 0 if not stated."""
     return header.count("Rows", 0), header.count("Columns", 0)
 
 
@@ -291,13 +291,16 @@ def _size_refusal(sizes: str) -> Refusal:
         "the images of the DICOM series differ in size: they are not of one volume",
         f"{sizes} columns × rows",
         "one number of rows and columns",
-        "remove what does not belong to the series, or export it again",
+        "remove the images that do not belong to the series, or export it again",
         is_broken=True,
     )
 
 
 def _without_repetitions(members: Sequence[DicomHeader]) -> tuple[list[DicomHeader], int]:
-    """Objects without files that are the same byte for byte; the same identifier with other bytes is an error."""
+    """Return the objects without identical copies, and the number of copies.
+
+    Two different files with the same identifier are an error.
+    """
     kept: list[DicomHeader] = []
     by_uid: dict[str, DicomHeader] = {}
     for header in members:
@@ -311,7 +314,7 @@ def _without_repetitions(members: Sequence[DicomHeader]) -> tuple[list[DicomHead
                 "two files with different content have the same SOPInstanceUID",
                 file=header.path,
                 value=uid,
-                expected=f"the content of {earlier.path.name}, or an identifier of its own",
+                expected=f"the content of {earlier.path.name}, or another identifier",
                 remedy="remove one of the two files",
             )
     return kept, len(members) - len(kept)
@@ -322,17 +325,18 @@ def _as_number(text: str) -> tuple[int, str]:
 
 
 def choose_series(content: DicomFolder, choice: str | None = None) -> Series:
-    """Return the series that is meant.
+    """Return the series to read.
 
-    With ``choice``, it is the series of that SeriesInstanceUID, SeriesNumber or SeriesDescription (capitals do not
-    matter). Without, it is the only series that can be read. Series that are not volumes (a time series, images
-    without positions) do not count, nor do localizers, derived images, single slices and RT doses beside others. If a
-    series is meant as a volume but is damaged or incomplete, no other one is taken in its place.
+    ``choice`` is a SeriesInstanceUID, SeriesNumber or SeriesDescription (upper and lower case are equal). Without it,
+    the only series that can be read is chosen. Series that are not volumes, for example time series or images without
+    positions, are not candidates. Localizers, derived images, single slices and RT doses are candidates only if there
+    is no other series. A damaged or incomplete volume stays a candidate: it is never silently replaced by another
+    series.
 
     Raises
     ------
     DetSeg3DError
-        If no series or several can be meant, or the one that is meant is not a volume. The message lists all series.
+        If there is not exactly one candidate, or the chosen series is not a volume. The message lists all series.
     """
     table = series_table(content)
     if not content.series:
@@ -368,7 +372,7 @@ def _series_by_choice(content: DicomFolder, choice: str, table: str) -> Series:
             return matches[0]
         if matches:
             raise DetSeg3DError(
-                f"{len(matches)} series of the folder answer to this choice\n{table}",
+                f"{len(matches)} series of the folder match this choice\n{table}",
                 file=content.folder,
                 value=choice,
                 expected="the SeriesInstanceUID of one of them: " + ", ".join(series.uid for series in matches),
@@ -389,15 +393,15 @@ def _only_candidate(content: DicomFolder, table: str) -> Series:
         for series in content.series
         if (series.is_readable or series.is_broken) and not series.is_localizer and series.modality != "RTDOSE"
     ]
-    several = [series for series in primary if len(series.frames) != 1]  # a single slice is a scout or a screenshot
+    several = [series for series in primary if len(series.frames) != 1]  # a single slice is often a screenshot
     candidates = several or primary
     candidates = [series for series in candidates if not series.is_derived] or candidates
     if len(candidates) == 1:
         return candidates[0]
     broken = [series for series in candidates if series.is_broken]
     if candidates:
-        kinds = "of which some are damaged or incomplete" if broken else "which can all be read"
-        problem = f"the folder holds {len(candidates)} DICOM series that may be meant, {kinds}"
+        kinds = "some are damaged or incomplete" if broken else "all of them can be read"
+        problem = f"the folder holds {len(candidates)} DICOM series to choose from; {kinds}"
     else:
         problem = f"none of the {len(content.series)} DICOM series of the folder is a volume that can be read alone"
     raise DetSeg3DError(
@@ -410,7 +414,7 @@ def _only_candidate(content: DicomFolder, table: str) -> Series:
 
 
 def _log_choice(content: DicomFolder, chosen: Series, level: int) -> None:
-    """Log what was left out: nothing is skipped without a word."""
+    """Log the chosen series and everything that was left out."""
     others = [series for series in content.series if series is not chosen]
     if others:
         listing = "; ".join(f"{_name(series)}: {series.status}" for series in others[:_MAX_LISTED])
@@ -427,7 +431,7 @@ def _log_choice(content: DicomFolder, chosen: Series, level: int) -> None:
     lossy = sum(_is_lossy(header) for header in chosen.headers)
     if lossy:
         logger.warning(
-            "%s: %d of %d image(s) were compressed with loss; their values are not those of the scanner",
+            "%s: %d of %d image(s) were compressed with loss; their values differ from those of the scanner",
             content.folder,
             lossy,
             len(chosen.headers),
@@ -435,7 +439,7 @@ def _log_choice(content: DicomFolder, chosen: Series, level: int) -> None:
 
 
 def _is_lossy(header: DicomHeader) -> bool:
-    # JPEG baseline and extended, JPEG-LS near-lossless; JPEG 2000 of this kind may be lossless and says so itself.
+    # JPEG baseline and extended, and JPEG-LS near-lossless, are always lossy. JPEG 2000 states it in an attribute.
     syntax = str(header.transfer_syntax)
     always = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81)}
     return syntax in always or header.text("LossyImageCompression") == "01"
@@ -447,7 +451,7 @@ def _name(series: Series) -> str:
 
 
 def series_table(content: DicomFolder) -> str:
-    """All series of a folder as a table: number, description, modality, slices, size, spacing, and what they are."""
+    """Return a table of all series: number, description, modality, slices, size, spacing and status."""
     rows = [("number", "description", "modality", "slices", "size", "spacing (mm)", "")]
     for series in content.series[:_MAX_LISTED]:
         spacing = ""
@@ -466,7 +470,7 @@ def series_table(content: DicomFolder) -> str:
     if len(content.series) > _MAX_LISTED:
         lines.append(f"    … and {len(content.series) - _MAX_LISTED} more series")
     if content.other_objects:
-        lines.append(f"    beside them: {_other_text(content)}")
+        lines.append(f"    other objects: {_other_text(content)}")
     return "\n".join(lines)
 
 

@@ -1,8 +1,13 @@
-"""Standardised uptake values (SUV) of PET by body weight, exact or refused.
+"""Compute the factor from PET values to standardised uptake values (SUV) by body weight.
 
-Becquerel per millilitre are multiplied by the body weight and divided by the dose that was left at the time to which
-the scanner has corrected the decay. This follows the consensus of QIBA on vendor-neutral SUV: the reference is the
-series time, or the acquisition time where the series was written later.
+SUV is the activity concentration (Bq/ml) multiplied by the body weight (g) and divided by the dose (Bq) that remained
+at the time to which the scanner has corrected the decay. If the header does not allow an exact conversion, the series
+is refused.
+
+References
+----------
+Consensus of QIBA on vendor-neutral SUV: the reference time is the series time, or the acquisition time if the series
+was written later.
 """
 
 from __future__ import annotations
@@ -18,9 +23,9 @@ from detseg3d.data.formats.dicom.headers import DicomHeader
 __all__ = ["suv_factor"]
 
 _GRAMS = 1000.0
-_MAX_WEIGHT_KG = 700.0  # kg; beyond, the weight is stated in grams
-_MIN_DOSE_BQ = 1e5  # Bq; below, the dose is stated in another unit, most often MBq
-_MAX_WAIT_SECONDS = 12 * 3600.0  # s between injection and scan
+_MAX_WEIGHT_KG = 700.0  # a larger number is a weight in grams
+_MIN_DOSE_BQ = 1e5  # a smaller number is a dose in another unit, usually MBq
+_MAX_WAIT_SECONDS = 12 * 3600.0  # between injection and scan
 _PHILIPS_CREATOR = "Philips PET Private Group"
 _REMEDY = "export the PET series with these attributes, convert it to SUV with another program, or leave out SUV"
 
@@ -31,12 +36,12 @@ def suv_factor(headers: Sequence[DicomHeader]) -> float:
     Parameters
     ----------
     headers : sequence of DicomHeader
-        Of all slices. They must agree in everything that the factor is made of.
+        Headers of all slices. They must give the same factor.
 
     Raises
     ------
     DetSeg3DError
-        Naming the attribute that is missing, or whose value does not allow an exact conversion.
+        If an attribute is missing, or its value does not allow an exact conversion. The message names the attribute.
     """
     factors = {header.path: _factor(header, headers) for header in headers}
     low, high = min(factors.values()), max(factors.values())
@@ -52,7 +57,7 @@ def _factor(header: DicomHeader, headers: Sequence[DicomHeader]) -> float:
     if units == "GML":
         kind = header.text("SUVType").upper() or "BW"
         if kind != "BW":
-            raise _refused(header, "the PET series holds SUV that are not by body weight", kind, "SUVType BW")
+            raise _refused(header, "the PET series holds SUV by another quantity than body weight", kind, "SUVType BW")
         return 1.0
     if units == "CNTS":
         return _philips_factor(header)
@@ -64,7 +69,7 @@ def _factor(header: DicomHeader, headers: Sequence[DicomHeader]) -> float:
 
 
 def _philips_factor(header: DicomHeader) -> float:
-    """Philips states counts and, in a private attribute, the exact factor from counts to SUV by body weight."""
+    """Return the factor from counts to SUV by body weight, which Philips states in a private attribute."""
     dataset = header.dataset
     creator = str(dataset.get_item(0x70530010).value if 0x70530010 in dataset else "")
     if _PHILIPS_CREATOR in creator and 0x70531000 in dataset:
@@ -77,14 +82,14 @@ def _philips_factor(header: DicomHeader) -> float:
             return factor
     raise _refused(
         header,
-        "the PET series is in counts, and does not state how they become SUV",
+        "the PET series is in counts and does not state their factor to SUV",
         "Units CNTS",
         "the attribute (7053,1000) SUV Scale Factor of Philips, above 0",
     )
 
 
 def _remaining_dose(header: DicomHeader, headers: Sequence[DicomHeader]) -> float:
-    """Dose in Bq at the time to which the decay is corrected."""
+    """Return the dose in Bq at the time to which the decay is corrected."""
     corrections = {
         value.strip().upper() for value in header.text("CorrectedImage").strip("[]").replace("'", "").split(",")
     }
@@ -153,7 +158,7 @@ def _seconds_to_scan(header: DicomHeader, source: Dataset, headers: Sequence[Dic
     if not 0 <= elapsed <= _MAX_WAIT_SECONDS:
         raise _refused(
             header,
-            "the time between injection and PET scan cannot be right",
+            "the time between injection and PET scan is impossible",
             f"{elapsed / 3600:.4g} hours",
             f"0 to {_MAX_WAIT_SECONDS / 3600:g} hours",
         )
@@ -161,7 +166,7 @@ def _seconds_to_scan(header: DicomHeader, source: Dataset, headers: Sequence[Dic
 
 
 def _scan_start(header: DicomHeader, headers: Sequence[DicomHeader]) -> dt.datetime:
-    """Time to which the decay is corrected: that of the series, or of the acquisition if the series is younger."""
+    """Return the time to which the decay is corrected: the series time, or an earlier acquisition time."""
     acquired = [_acquired(other) for other in headers]
     known = [moment for moment in acquired if moment is not None]
     series = _moment(header.text("SeriesDate") + header.text("SeriesTime")) if header.text("SeriesTime") else None
@@ -192,7 +197,7 @@ def _acquired(header: DicomHeader) -> dt.datetime | None:
 
 
 def _moment(text: str) -> dt.datetime | None:
-    """Time of a DICOM date and time (``YYYYMMDDHHMMSS.ffffff``); an offset from UTC is left out."""
+    """Parse a DICOM date and time (``YYYYMMDDHHMMSS.ffffff``) without its offset from UTC; ``None`` if not valid."""
     digits = text.strip().replace(":", "")
     digits = digits.split("+")[0].split("-")[0]
     whole, _, fraction = digits.partition(".")

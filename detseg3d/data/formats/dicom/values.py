@@ -1,4 +1,4 @@
-"""Read the voxels of a volume: check the size of the pixel data, decode it, rescale each slice by its own values."""
+"""Read the voxels of a volume: check the size of the pixel data, decode it, and rescale each slice."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 
 def check_pixels(header: DicomHeader) -> None:
-    """Raise if the pixels of an object have a form that cannot be read, or the file is too short for them.
+    """Check that the pixels of an object have a supported form and that the file is long enough for them.
 
-    Nothing is read of the pixels: sizes are compared.
+    The pixels are not read.
 
     Raises
     ------
     DetSeg3DError
-        Naming the file.
+        If not. The message names the file.
     """
     pixels = header.pixels
     if pixels is None:
@@ -66,7 +66,7 @@ def check_pixels(header: DicomHeader) -> None:
 
 
 def is_colour(header: DicomHeader) -> bool:
-    """Whether an image has several samples per pixel, or a palette."""
+    """Return whether an image has several samples per pixel, or a palette."""
     if header.pixels is not None and header.pixels.keyword in _FLOATS:
         return False
     return header.count("SamplesPerPixel", 1) != 1 or header.text("PhotometricInterpretation") not in _GRAY
@@ -122,20 +122,21 @@ def read_values(frames: Sequence[Frame], factor: float | None = None) -> Array:
     Parameters
     ----------
     frames : sequence of Frame
-        In the order of the slices, all of one size.
+        In the order of the slices, all of the same size.
     factor : float, optional
         Multiplies the rescaled values (SUV).
 
     Returns
     -------
     ndarray, shape ``(Z, Y, X)``
-        float32 if a slope or an intercept is not whole or the pixels are real numbers. Else the integer type of the
-        file if it holds all values, or the first of int16, uint16, int32, uint32 and int64 that does.
+        float32 if a slope or intercept is not a whole number, the pixels are floating point, or ``factor`` is given.
+        Otherwise the integer type of the file if it can hold all values, or the first of int16, uint16, int32, uint32
+        and int64 that can.
 
     Raises
     ------
     DetSeg3DError
-        If pixels cannot be decoded, are cut off, or do not have the size that the header states.
+        If pixels cannot be decoded, are cut off, or have another size than the header states.
     """
     for frame in frames:
         if frame.scaling is None:
@@ -208,7 +209,7 @@ def _integer_type(low: int, high: int) -> np.dtype[Any]:
 
 
 def _compact(volume: Array, stored_types: set[np.dtype[Any]]) -> Array:
-    """The volume in the stored type if that holds all values, else in the smallest one that does."""
+    """Return the volume in the stored type if that can hold all values, else in the smallest type that can."""
     if volume.dtype.kind == "f":
         return volume
     low, high = int(volume.min()), int(volume.max())
@@ -229,12 +230,12 @@ def _rescaled(stored: Array, slope: float, intercept: float, factor: float | Non
         values = values * slope + intercept
     if factor is not None:
         values = values * factor
-    with np.errstate(over="ignore"):  # beyond single precision: infinite, and is refused as such
+    with np.errstate(over="ignore"):  # values beyond single precision become infinite, which later checks refuse
         return values.astype(dtype)
 
 
 def _stored_slices(frames: Sequence[Frame], decoder: FrameDecoder) -> Iterator[tuple[int, Array]]:
-    """Place in the volume and stored values ``(Y, X)`` of each frame, file by file."""
+    """Yield the index in the volume and the stored values ``(Y, X)`` of each frame, file by file."""
     by_file: dict[Path, list[int]] = {}
     for place, frame in enumerate(frames):
         by_file.setdefault(frame.header.path, []).append(place)
@@ -252,7 +253,7 @@ def _stored_slices(frames: Sequence[Frame], decoder: FrameDecoder) -> Iterator[t
             yield place, stored
     if spilled:
         logger.warning(
-            "%s: %d voxel(s) have bits beyond BitsStored, which the standard tells to ignore",
+            "%s: %d voxel(s) have bits beyond BitsStored, which are ignored as the standard demands",
             frames[0].header.path.parent,
             spilled,
         )
@@ -296,7 +297,7 @@ def _pixel_source(header: DicomHeader, pixels: PixelElement, needed: int) -> Any
 
 
 def _check_excess(header: DicomHeader, pixels: PixelElement, handle: Any, needed: int) -> None:
-    """More pixel data than the sizes need is padding only if it is zeros and shorter than a frame."""
+    """Raise if the pixel data is longer than needed, unless the excess is zeros and shorter than a frame (padding)."""
     excess = (pixels.length or 0) - needed
     if excess <= 1:
         return
@@ -307,7 +308,7 @@ def _check_excess(header: DicomHeader, pixels: PixelElement, handle: Any, needed
 
 
 def _without_unused_bits(header: DicomHeader, stored: Array) -> tuple[Array, int]:
-    """Stored values without the bits that do not belong to them, and how many voxels had such bits set."""
+    """Return the stored values without the bits beyond BitsStored, and the number of voxels with such bits."""
     if stored.dtype.kind == "f":
         return stored, 0
     allocated, bits = 8 * stored.dtype.itemsize, header.count("BitsStored", 16)

@@ -1,6 +1,6 @@
-"""Decide whether frames make one volume: one position per slice, equal gaps, one orientation, one acquisition.
+"""Decide whether frames form one volume: one position per slice, equal gaps, one orientation, one acquisition.
 
-Everything here is a pure function of the frames. The result is either a :class:`Layout` or a :class:`Refusal`.
+All functions are pure. The result is either a :class:`Layout` or a :class:`Refusal`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from detseg3d.data.formats.dicom.frames import ACQUISITION_TOLERANCE, Frame
 __all__ = ["GAP_TOLERANCE", "Layout", "Refusal", "lay_out"]
 
 
-# A tenth of the gap between slices: scanners round positions, and jitter of that size moves no lesion to another
-# slice. One missing slice of four moves the others by a quarter.
+# A tenth of the gap between slices. Scanners round positions, and an error of this size does not move a lesion to
+# another slice. One missing slice of four would move the others by a quarter.
 GAP_TOLERANCE = 0.1
-# Where every single gap is within the tolerance, small errors may add up to half a gap.
+# If every single gap is within the tolerance, small errors may add up to half a gap.
 _DRIFT_TOLERANCE = 0.5
-# How far a slice may lie beside the first one, in voxels of the plane: beyond, the stack leans (gantry tilt).
+# Largest shift of a slice within its plane against the first slice, in voxels. A larger shift is a gantry tilt.
 _TILT_TOLERANCE = 0.5
-# Two frames closer than this part of a millimetre have one position.
+# Two frames closer than this, in mm, have the same position.
 _SAME_PLACE = 1e-3
 _COSINE_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-4
@@ -35,7 +35,7 @@ _MAX_LISTED = 5
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of frames in a volume, and where the volume lies.
+    """Order of the frames in a volume, and the geometry of the volume.
 
     Attributes
     ----------
@@ -50,18 +50,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why frames do not make one volume.
+    """Reason why frames do not form one volume.
 
     Attributes
     ----------
     reason : str
-        A few words for the table of series.
-    problem, expected, remedy : str
-        For the error message.
-    value : str or None
-        What was found.
+        Short text for the table of series.
+    problem, value, expected, remedy : str
+        Fields of the error message; ``value`` may be ``None``.
     is_broken : bool
-        The series is meant as a volume and something is wrong with it. If not, it is another kind of data.
+        Whether the series should be a volume but is damaged or incomplete. Otherwise it is another kind of data.
     """
 
     reason: str
@@ -77,12 +75,12 @@ _ONE_VOLUME = "one volume: one position per slice"
 
 
 def lay_out(frames: Sequence[Frame], rows: int, columns: int) -> Layout | Refusal:
-    """Order frames along their normal and check that they make one volume.
+    """Order frames along their normal and check that they form one volume.
 
     Parameters
     ----------
     frames : sequence of Frame
-        Of one series, all ``rows`` × ``columns``.
+        Frames of one series, all of size ``rows`` × ``columns``.
     rows, columns : int
 
     Returns
@@ -126,7 +124,7 @@ def lay_out(frames: Sequence[Frame], rows: int, columns: int) -> Layout | Refusa
 
 
 def _direction(orientation: Sequence[float]) -> FloatArray:
-    """Direction matrix with the columns row direction, column direction and normal."""
+    """Return the direction matrix. Its columns are the row direction, the column direction and the normal."""
     along_row, along_column = np.asarray(orientation[:3], np.float64), np.asarray(orientation[3:], np.float64)
     along_row = along_row / np.linalg.norm(along_row)
     along_column = along_column - (along_column @ along_row) * along_row
@@ -141,10 +139,10 @@ def _without_place(frames: Sequence[Frame]) -> Refusal | None:
     modality = frames[0].header.text("Modality") or "unknown modality"
     return Refusal(
         f"{_describe_modality(modality, frames[0].header.image_type())}: no positions",
-        f"the images of the DICOM series do not say where they lie in the patient ({modality})",
+        f"the images of the DICOM series do not state their position in the patient ({modality})",
         f"{without} of {len(frames)} frames without ImagePositionPatient or ImageOrientationPatient",
         "slices with positions, as CT, MR and PET have them",
-        "give the original series; secondary captures, projections and ultrasound have no place in space",
+        "give the original series; secondary captures, projections and ultrasound have no positions",
         is_broken=without < len(frames),
     )
 
@@ -227,7 +225,7 @@ def _mixture(attribute: str, values: str) -> Refusal:
 
 
 def _repeated_places(frames: Sequence[Frame], along: FloatArray, order: npt.NDArray[np.intp]) -> Refusal:
-    """Words for frames that share positions: a time series, several images of each place, or slices sent twice."""
+    """Return the refusal of frames that share positions: time series, several volumes, or repeated slices."""
     groups: list[list[int]] = []
     for index in order:
         if groups and along[index] - along[groups[-1][0]] <= _SAME_PLACE:
@@ -239,11 +237,11 @@ def _repeated_places(frames: Sequence[Frame], along: FloatArray, order: npt.NDAr
     varies = f", which differ in {' and '.join(names[:3])}" if names else ""
     if len(groups) == 1:
         return Refusal(
-            f"{len(frames)} frames of one place (a time series)",
-            "all frames of the DICOM series lie at one place: it is a time series (cine, perfusion), not a volume",
+            f"{len(frames)} frames at one position (a time series)",
+            "all frames of the DICOM series have one position: it is a time series (cine, perfusion), not a volume",
             f"{len(frames)} frames at one position{varies}",
             _ONE_VOLUME,
-            "give a series whose slices lie beside each other",
+            "give a series of neighbouring slices",
             is_broken=False,
         )
     most = max(counts)
@@ -251,19 +249,19 @@ def _repeated_places(frames: Sequence[Frame], along: FloatArray, order: npt.NDAr
     if not names and len(twice) < len(groups):
         files = ", ".join(_frame_name(frame) for frame in twice[:_MAX_LISTED])
         return Refusal(
-            "slices doubled",
-            "slices of the DICOM series lie at the same position: they are doubled, under different identifiers",
+            "repeated slices",
+            "slices of the DICOM series have the same position: they are repeated, with different identifiers",
             f"{len(twice)} of {len(groups)} positions hold more than one slice, for example {files}",
             _ONE_VOLUME,
             "remove the slices that were sent twice, or export the series again",
             is_broken=True,
         )
-    kind = " and ".join(names[:3]) or "nothing that the headers tell"
+    kind = " and ".join(names[:3]) or "nothing that the headers state"
     regular = f"{most} frames at each of {len(groups)} positions"
     irregular = f"{min(counts)} to {most} frames at each of {len(groups)} positions"
     return Refusal(
         f"{most} volumes in one series: {kind}",
-        f"the DICOM series holds several volumes, as time points, echoes or b-values do; they differ in {kind}",
+        f"the DICOM series holds several volumes, such as time points, echoes or b-values; they differ in {kind}",
         regular if len(counts) == 1 else irregular,
         _ONE_VOLUME,
         "separate the volumes, for instance with dcm2niix, and give the one that the model was trained for",
@@ -272,7 +270,7 @@ def _repeated_places(frames: Sequence[Frame], along: FloatArray, order: npt.NDAr
 
 
 def _differing(frames: Sequence[Frame], groups: Sequence[Sequence[int]]) -> list[str]:
-    """Names of the acquisition values that tell the frames of one place apart, the most telling first."""
+    """Return the names of the acquisition values that differ between frames of one position."""
     names: list[str] = []
     for part in ("acquisition", "explanations"):
         for group in groups[: 2 * _MAX_LISTED]:
@@ -283,7 +281,7 @@ def _differing(frames: Sequence[Frame], groups: Sequence[Sequence[int]]) -> list
             names += [name for name, found in values.items() if len(found) > 1 and name not in names]
         if names:
             break
-    # A dimension tells the same as the attribute that it counts; times follow from what was varied.
+    # Times and numbers of acquisitions follow from the values that were varied, so they are named only alone.
     named = [name for name in names if name not in ("content time", "acquisition time", "acquisition number")]
     return named or names
 
@@ -344,8 +342,8 @@ def _uneven(frames: Sequence[Frame], along: FloatArray, order: npt.NDArray[np.in
 
 def _tilted(frames: Sequence[Frame], places: FloatArray, direction: FloatArray, pixel: float) -> Refusal | None:
     steps = places - places[0]
-    beside = steps - np.outer(steps @ direction[:, 2], direction[:, 2])
-    farthest = float(np.linalg.norm(beside, axis=1).max())
+    in_plane = steps - np.outer(steps @ direction[:, 2], direction[:, 2])
+    farthest = float(np.linalg.norm(in_plane, axis=1).max())
     if farthest <= _TILT_TOLERANCE * pixel:
         return None
     tilt = frames[0].header.number("GantryDetectorTilt")
@@ -353,7 +351,7 @@ def _tilted(frames: Sequence[Frame], places: FloatArray, direction: FloatArray, 
     return Refusal(
         "slices not stacked at right angles (gantry tilt)",
         "the slices of the DICOM series are not stacked at right angles, as with a tilted gantry",
-        f"a slice lies {farthest:.4g} mm beside the first{stated}",
+        f"a slice is shifted by {farthest:.4g} mm against the first{stated}",
         f"at most {_TILT_TOLERANCE * pixel:.4g} mm, half a voxel",
         "straighten the series first, for instance with dcm2niix",
         is_broken=True,
@@ -361,12 +359,12 @@ def _tilted(frames: Sequence[Frame], places: FloatArray, direction: FloatArray, 
 
 
 def _slice_spacing(frames: Sequence[Frame], along: FloatArray) -> float | None:
-    """Distance between slices, as the decimal that was meant; ``None`` for one slice that does not tell."""
+    """Return the distance between slices as a decimal number; ``None`` for a single slice that does not state it."""
     stated = [abs(value) for value in (frames[0].spacing_between, frames[0].thickness) if value]
     if len(along) == 1:
         return stated[0] if stated else None
     measured = float(along[-1] - along[0]) / (len(along) - 1)
-    # Positions are rounded. A spacing that the header states within that rounding is the one that was meant.
+    # Positions are rounded. A stated spacing that agrees within this rounding is exact, so it is used.
     near = [value for value in stated if abs(value - measured) <= _SPACING_TOLERANCE * measured]
     return near[0] if near else float(f"{measured:.7g}")
 

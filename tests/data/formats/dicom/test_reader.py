@@ -292,7 +292,7 @@ def test_a_slice_sent_twice_under_another_identifier_is_named(tmp_path: Path) ->
     builder.write(tmp_path)
     save(builder.slice(8, SOPInstanceUID=generate_uid()), tmp_path / "zz.dcm")
     error = refused(tmp_path)
-    assert "doubled" in error.problem
+    assert "repeated" in error.problem
     assert "1 of 9 positions" in str(error.value)
 
 
