@@ -265,7 +265,8 @@ def _roi_size(
     edge, large = choose_roi_edge(voxels)
     reason = "There is no lesion to measure."
     if len(voxels):
-        reason = f"75 % of the lesions span up to {large:.1f} fine voxels, 95 % up to {float(np.percentile(voxels, 95)):.1f}."
+        largest_usual = float(np.percentile(voxels, 95))
+        reason = f"75 % of the lesions span up to {large:.1f} fine voxels, 95 % up to {largest_usual:.1f}."
     if override is None:
         size = choose_roi_size(edge, fine, largest)
         if len(set(size)) > 1:

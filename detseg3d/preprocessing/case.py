@@ -1,4 +1,7 @@
-"""From a scan as it comes to what the networks see: crop, normalise, resample. The same for training and inference."""
+"""Preprocess one case: crop to the body, normalise, resample to the fine grid.
+
+Training and inference use the same function.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +41,28 @@ __all__ = [
 IntBox = tuple[int, int, int, int, int, int]
 
 
-# Of a case on the fine grid, all channels together: 16 GB. A wrong spacing, in a header or in the plans, asks for more.
+# Largest number of values of a case on the fine grid, all channels together: 16 GB. Only a wrong spacing, in a header
+# or in the plans, leads to more.
 MAX_VALUES = 1 << 32
 
 
 @dataclass(frozen=True)
 class CaseTransform:
-    """The way between the grid a case came in and the fine grid. Axes are ``(z, y, x)``.
+    """The mapping between the original grid of a case and the fine grid. Axes are ``(z, y, x)``.
 
-    The fine grid covers ``crop_box`` edge to edge, so ``fine_spacing`` may differ from the plan's by a fraction of a
-    voxel over the whole volume.
+    The fine grid covers ``crop_box`` from edge to edge. Therefore ``fine_spacing`` may differ slightly from the plans:
+    by less than a voxel over the whole volume.
+
+    Attributes
+    ----------
+    original_shape : 3 ints
+    original_spacing : 3 floats
+        In mm.
+    crop_box : 6 ints
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges of the original grid.
+    fine_shape : 3 ints
+    fine_spacing : 3 floats
+        In mm.
     """
 
     original_shape: Triple
@@ -74,26 +89,26 @@ class CaseTransform:
         return z, y, x
 
     def boxes_to_fine(self, boxes: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
-        """Boxes ``(N, 6)`` in voxel edges of the original grid to the fine grid."""
+        """Convert boxes ``(N, 6)`` from voxel edges of the original grid to voxel edges of the fine grid."""
         return scale_boxes(translate_boxes(boxes, [-edge for edge in self.crop_box[:3]]), self.scale)
 
     def boxes_to_original(self, boxes: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
-        """Inverse of :meth:`boxes_to_fine`."""
+        """Convert boxes ``(N, 6)`` from voxel edges of the fine grid to voxel edges of the original grid."""
         return translate_boxes(scale_boxes(boxes, [1 / factor for factor in self.scale]), self.crop_box[:3])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; tuples become lists."""
+        """Return the fields for JSON, with lists instead of tuples."""
         return {name: list(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CaseTransform:
-        """Inverse of :meth:`to_dict`."""
+        """Make a transform from the result of :meth:`to_dict`."""
         return cls(**{name: tuple(value) for name, value in data.items()})
 
 
 @dataclass(frozen=True)
 class DegenerateChannel:
-    """A channel of a case that says nothing after normalisation, and what is wrong with it in words."""
+    """A channel of a case that carries no information after normalisation, and the reason in words."""
 
     channel: int
     reason: str
@@ -108,10 +123,11 @@ class PreprocessedCase:
     image : ndarray of float32, shape ``(C, z, y, x)``
     instances : ndarray of int, shape ``(z, y, x)``, or None
     degenerate : tuple of DegenerateChannel
-        Channels that say nothing after normalisation.
+        Channels that carry no information after normalisation.
     lesions : list of dict
-        Per lesion ``id``, ``class`` (0-based), ``box`` (6 floats, fine voxel edges), ``voxels`` (on the fine grid),
-        ``volume_mm3`` (on the original grid: the true one) and ``rescued`` (it would have vanished in resampling).
+        For each lesion ``id``, ``class`` (from 0), ``box`` (6 floats, fine voxel edges), ``voxels`` (on the fine grid),
+        ``volume_mm3`` (true volume, on the original grid) and ``rescued`` (whether it would have vanished in
+        resampling).
     transform : CaseTransform
     """
 
@@ -123,7 +139,18 @@ class PreprocessedCase:
 
 
 def case_transform(shape: Sequence[int], spacing: Sequence[float], crop_box: IntBox, plans: Plans) -> CaseTransform:
-    """The transform of a case of ``shape`` and ``spacing``, cropped to ``crop_box``."""
+    """Return the transform of a case.
+
+    Parameters
+    ----------
+    shape : 3 ints
+        Voxels of the original grid.
+    spacing : 3 floats
+        Spacing of the original grid in mm.
+    crop_box : 6 ints
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges of the original grid.
+    plans : Plans
+    """
     crop = [crop_box[axis + 3] - crop_box[axis] for axis in range(3)]
     fine = resampled_shape(crop, spacing, plans.fine_spacing)
     z, y, x = (old * n / m for old, n, m in zip(spacing, crop, fine, strict=True))
@@ -140,28 +167,28 @@ def preprocess_case(
     classes: npt.NDArray[np.integer[Any]] | None = None,
     admit: Callable[[CaseTransform], None] | None = None,
 ) -> PreprocessedCase:
-    """Crop to the body, normalise and resample to the plan's fine grid.
+    """Crop a case to the body, normalise it and resample it to the fine grid of the plans.
 
     Parameters
     ----------
     images : ndarray, shape ``(C, Z, Y, X)``
-        As read; left unchanged.
+        As read. They are not changed.
     spacing : 3 floats
-        ``(z, y, x)`` mm.
+        ``(z, y, x)`` in mm.
     plans : Plans
     instances : ndarray of int, shape ``(Z, Y, X)``, optional
-        Truth, ids ``1..N``. The crop is widened where a lesion lies outside the body.
+        Instance map of the label, ids ``1..N``. The crop is enlarged if a lesion lies outside the body.
     classes : ndarray of int, shape ``(N,)``, optional
-        0-based class of ids ``1..N``; all 0 by default.
+        Class of the ids ``1..N``, from 0. By default all classes are 0.
     admit : callable, optional
-        Gets the transform before anything is resampled, and raises if the fine grid is too large; by default if there
-        is not the memory to fill it.
+        Called with the transform before anything is resampled. It raises an error if the fine grid is too large. By
+        default the free memory is checked.
 
     Raises
     ------
     DetSeg3DError
-        If the number of channels is not the plan's, the spacing is not positive, a voxel is NaN or infinite, or the
-        case would have too many voxels on the fine grid or takes more memory than there is.
+        If the number of channels differs from the plans, the spacing is not positive, a voxel is NaN or infinite, the
+        case would have too many voxels on the fine grid, or there is not enough memory.
     """
     _check_input(images, spacing, plans)
     mask = body_mask(images)
@@ -174,12 +201,12 @@ def preprocess_case(
     if admit is not None:
         admit(transform)
     else:
-        what = f"resampling to {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid"
-        require_memory(preprocessing_bytes(transform.fine_shape, len(images)), what)
+        purpose = f"resampling to {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid"
+        require_memory(preprocessing_bytes(transform.fine_shape, len(images)), purpose)
     cut = box_slices(box)
     normalized = torch.from_numpy(normalize(images, plans.normalization, mask, cut))
     degenerate = _degenerate(normalized.numpy(), images, mask, cut)
-    # Nothing but a list holds on to the normalised crop while it is resampled: it can be freed after the first axis.
+    # Only this list refers to the normalised crop, so its memory is freed after the first axis was resampled.
     held = [normalized]
     del normalized
     image = resample_image(held.pop(), transform.fine_shape, plans.interpolation_order).numpy()
@@ -194,7 +221,14 @@ def preprocess_case(
 
 
 def include_lesions(box: IntBox, lesion_boxes: npt.NDArray[Any]) -> IntBox:
-    """``box`` grown until it holds all ``lesion_boxes`` ``(N, 6)``: cropping must not lose a lesion.
+    """Return ``box`` enlarged until it contains all lesions, because cropping must not lose a lesion.
+
+    Parameters
+    ----------
+    box : 6 ints
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges.
+    lesion_boxes : ndarray, shape ``(N, 6)``
+        In voxel edges.
 
     Examples
     --------
@@ -215,7 +249,7 @@ def _degenerate(
     mask: npt.NDArray[np.bool_] | None,
     cut: tuple[slice, ...],
 ) -> tuple[DegenerateChannel, ...]:
-    """Channels of the normalised crop that say nothing about the body."""
+    """Return the channels of the normalised crop that carry no information about the body."""
     found = []
     for index, channel in enumerate(normalized):
         inside = channel_mask(images[index], mask)
@@ -256,7 +290,7 @@ def _lesion_table(
     voxel_mm3: float,
     rescued: set[int],
 ) -> list[dict[str, Any]]:
-    """One record per lesion of the fine grid."""
+    """Return a record for each lesion of the fine grid."""
     ids, boxes = boxes_from_instances(fine)
     count = int(ids.max(initial=0)) + 1
     fine_voxels = np.bincount(fine[fine > 0], minlength=count)
@@ -275,8 +309,14 @@ def _lesion_table(
 
 
 def preprocessing_bytes(fine_shape: Sequence[int], num_channels: int) -> float:
-    """Peak memory of resampling a case and storing it, above the case as it was read, in bytes.
+    """Return the peak memory in bytes of resampling and storing a case, above the case as it was read.
 
-    Measured: 5 to 7 bytes a fine voxel for one channel, 9 for two, and the store's half-precision copy.
+    Measured: 5 to 7 bytes per fine voxel for one channel and 9 for two, and the half-precision copy of the case store.
+
+    Parameters
+    ----------
+    fine_shape : 3 ints
+        Voxels of the case on the fine grid.
+    num_channels : int
     """
     return math.prod(fine_shape) * (num_channels * (IMAGE_BYTES + 2) + LABEL_BYTES)

@@ -30,8 +30,8 @@ def preprocess_dataset(
 ) -> list[str]:
     """Preprocess all training cases into a case store.
 
-    Cases that are there, whole and made from the same files by plans of the same hash are kept, so a run that was
-    killed goes on where it stopped. Cases that are no longer in the data set are removed from the store.
+    Complete cases in the store are kept if they were made from the same files with plans of the same hash. A run that
+    was killed therefore continues where it stopped. Cases that are no longer in the data set are removed.
 
     Parameters
     ----------
@@ -43,16 +43,16 @@ def preprocess_dataset(
     Returns
     -------
     list of str
-        The cases that were preprocessed now.
+        The cases that this call preprocessed.
 
     Raises
     ------
     DetSeg3DError
-        At the end, if cases failed: all of them are named with their reason, the others are done.
+        If cases failed. The error names all of them with their reasons. The other cases are preprocessed.
     """
     store = CaseStore(store_folder)
     for case_id in set(store.case_ids()) - {case.case_id for case in raw.cases}:
-        logger.info("case %s is no longer in the data set: removed from the store", case_id)
+        logger.info("case %s is no longer in the data set and was removed from the store", case_id)
         store.remove(case_id)
     wanted = preprocessing_hash(plans)
     todo = [case for case in raw.cases if not _is_done(case, store, wanted)]
@@ -65,52 +65,55 @@ def preprocess_dataset(
         count = sum(result.error is not None for result in results)
         raise DetSeg3DError(
             f"{count} of {len(todo)} case(s) could not be preprocessed:\n{failures}",
-            remedy="mend or remove these cases and run the same command again: finished cases are kept",
+            remedy="correct or remove these cases and run the same command again. Finished cases are kept",
         )
     outcomes = [(result.item, result.value) for result in results if result.value is not None]
     rescued = sum(outcome.rescued for _, outcome in outcomes)
     if rescued:
-        logger.info("%d lesion(s) would have vanished in resampling and keep one voxel", rescued)
+        logger.info("%d lesion(s) would have vanished in resampling. Each keeps one voxel", rescued)
     degenerate = [
         f"    {case.images[channel.channel].name} (channel {plans.channel_names[channel.channel]}): {channel.reason}"
         for case, outcome in outcomes
         for channel in outcome.degenerate
     ]
     if degenerate:
-        logger.warning("these images say nothing to the network after normalisation:\n%s", "\n".join(degenerate))
+        logger.warning("these images carry no information after normalisation:\n%s", "\n".join(degenerate))
     return [case.case_id for case in todo]
 
 
 def replaced_cases(raw: RawDataset, plans: Plans, store_folder: str | Path) -> list[str]:
-    """Cases of the store that :func:`preprocess_dataset` would write anew or remove, sorted."""
+    """Return the cases of the store that :func:`preprocess_dataset` would replace or remove, sorted."""
     store = CaseStore(store_folder)
     kept = {case.case_id for case in raw.cases if _is_done(case, store, preprocessing_hash(plans))}
     return sorted(set(store.case_ids()) - kept)
 
 
 def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
-    """Whether the store holds the case as these plans and these files make it: a corrected label must not go unseen."""
+    """Return whether the stored case was made from the current files with these plans.
+
+    A corrected label changes the digest of the files, so the case is preprocessed again.
+    """
     if not store.is_complete(case.case_id, wanted):
         return False
     try:
         store.shape_and_lesions(case.case_id)
-    except DetSeg3DError:  # the record was edited or is damaged
+    except DetSeg3DError:  # The record was edited or is damaged.
         return False
     return store.properties(case.case_id).get("source") == source_digest(case)
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What is said about a case that was preprocessed."""
+    """What is logged about a case that was preprocessed."""
 
     rescued: int  # lesions
     degenerate: tuple[DegenerateChannel, ...] = ()
 
 
 def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: Path) -> _Outcome:
-    """Preprocess one case."""
+    """Preprocess one case and write it to the store."""
     store = CaseStore(folder)
-    if _is_done(case, store, preprocessing_hash(plans)):  # by another run, since this one began
+    if _is_done(case, store, preprocessing_hash(plans)):  # Another run has finished it meanwhile.
         return _Outcome(sum(lesion["rescued"] for lesion in store.properties(case.case_id)["lesions"]))
     images, geometry, instances, classes = read_case(case, raw)
     result = preprocess_case(images, geometry.spacing, plans, instances, classes)
@@ -133,5 +136,5 @@ def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: 
 
 
 def _intensity(image: npt.NDArray[np.float32]) -> list[dict[str, float]]:
-    """Range of each normalised channel, to spot a case that normalisation did not bring into line."""
+    """Return the range of each normalised channel, which shows cases that normalisation failed on."""
     return [{"min": float(c.min()), "mean": float(c.mean(dtype=float)), "max": float(c.max())} for c in image]

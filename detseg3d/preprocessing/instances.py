@@ -1,4 +1,4 @@
-"""Resample instance maps lesion by lesion, so that none vanishes."""
+"""Resample instance maps lesion by lesion, so that no lesion vanishes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ __all__ = ["resample_instances"]
 
 
 def resample_instances(instances: Array, new_shape: Sequence[int]) -> tuple[Array, list[int]]:
-    """Resample an instance map ``(Z, Y, X)`` edge to edge to ``new_shape``.
+    """Resample an instance map from edge to edge.
 
-    Each lesion is resampled on its own, within its box, and thresholded at one half. Where two lesions claim a voxel
-    equally, the smaller one gets it. A lesion that would drop to zero voxels keeps the voxel it covers most.
+    Each lesion is resampled alone, inside its box, and thresholded at one half. If two lesions cover half of a voxel
+    each, the smaller lesion gets it. A lesion that would lose all voxels keeps the voxel that it covers most.
 
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
-        0 is background; ids need not be consecutive.
+        0 is background. The ids need not be consecutive.
     new_shape : 3 ints
+        ``(z, y, x)``.
 
     Returns
     -------
     resampled : ndarray, shape ``new_shape``, dtype of ``instances``
-        The same ids; ``instances`` itself if the shape is the same already.
+        With the same ids. This is ``instances`` if the shape does not change.
     rescued : list of int
         Ids of the lesions that would have vanished, ascending.
 
@@ -56,7 +57,7 @@ def resample_instances(instances: Array, new_shape: Sequence[int]) -> tuple[Arra
     by_size = np.argsort(-(boxes[:, 3:] - boxes[:, :3]).prod(axis=1), kind="stable")
     for index in by_size:
         region, share = _coverage(instances, int(ids[index]), boxes[index].astype(int), matrices)
-        # The tolerance treats a voxel covered by exactly one half alike on every axis, whatever float32 makes of it.
+        # With the tolerance, a voxel that is covered by exactly one half belongs to the lesion despite rounding errors.
         result[region][share >= 0.5 - 1e-5] = ids[index]
     present, counts = np.unique(result[result > 0], return_counts=True)
     voxels = dict(zip(present.tolist(), counts.tolist(), strict=True))
@@ -70,7 +71,7 @@ def resample_instances(instances: Array, new_shape: Sequence[int]) -> tuple[Arra
 def _coverage(
     instances: Array, lesion: int, box: npt.NDArray[np.int_], matrices: Sequence[npt.NDArray[np.float32]]
 ) -> tuple[tuple[slice, ...], npt.NDArray[np.float32]]:
-    """Where on the new grid the lesion can lie, and how much of each voxel there it covers."""
+    """Return the region of the new grid that a lesion can cover, and which fraction of each voxel it covers."""
     source = box_slices(box)
     share = (instances[source] == lesion).astype(np.float32)
     target = []
@@ -88,13 +89,13 @@ def _rescue(
     coverage: tuple[tuple[slice, ...], npt.NDArray[np.float32]],
     voxels: dict[int, int],
 ) -> None:
-    """Give the lesion the voxel it covers most among those that no other lesion needs to exist."""
+    """Give a lesion the voxel that it covers most, but never the last voxel of another lesion."""
     region, share = coverage
     origin = np.array([part.start for part in region])
     by_share = np.stack(np.unravel_index(np.argsort(-share, axis=None, kind="stable"), share.shape), axis=1) + origin
     target = next((voxel for voxel in by_share if voxels.get(int(result[tuple(voxel)]), 2) > 1), None)
     if target is None:
-        # Everything it covers is the last voxel of another lesion: the nearest voxel that is free will do.
+        # All voxels that the lesion covers are the last voxel of another lesion, so it gets the nearest other voxel.
         free = np.argwhere(~np.isin(result, [other for other, count in voxels.items() if count == 1]))
         target = free[np.square(free - by_share[0]).sum(axis=1).argmin()]
     loser = int(result[tuple(target)])

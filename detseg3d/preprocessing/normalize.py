@@ -1,4 +1,4 @@
-"""Bring intensities to a common scale, as the plan says channel by channel."""
+"""Normalise the intensities of each channel as planned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normalize(
     mask: npt.NDArray[np.bool_] | None = None,
     region: tuple[slice, ...] = (slice(None), slice(None), slice(None)),
 ) -> npt.NDArray[np.float32]:
-    """Normalise each channel by its plan; the input is left alone.
+    """Normalise each channel. The input is not changed.
 
     Parameters
     ----------
@@ -29,10 +29,10 @@ def normalize(
     normalization : sequence of ChannelNormalization
         One per channel.
     mask : ndarray of bool, shape ``(Z, Y, X)``, optional
-        What is not padding in some channel, for ``zscore``; by default what is not a channel's own padding. Air and
-        outliers are left out, see :func:`detseg3d.core.intensities.intensity_scale`.
+        Voxels that are not padding in some channel, used for ``zscore``. By default each channel leaves out its own
+        padding. Air and outliers are always left out, see :func:`detseg3d.core.intensities.intensity_scale`.
     region : 3 slices, optional
-        The part that is returned. The whole images set its scale.
+        The part that is returned. The scale is computed from the whole images.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def normalize(
     Raises
     ------
     DetSeg3DError
-        If a channel that is left as it is has values beyond half precision.
+        If a channel that is not normalised has values that half precision cannot store.
 
     Examples
     --------
@@ -66,12 +66,12 @@ def normalize(
 
 
 def _check_range(channel: npt.NDArray[np.float32]) -> None:
-    """Raise if values that nothing brings to a common scale do not fit the half precision of preprocessed cases."""
+    """Raise an error if a channel has values that the half precision of preprocessed cases cannot store."""
     largest = float(max(channel.max(initial=0), -channel.min(initial=0)))
     if largest > LARGEST_VALUE:
         raise DetSeg3DError(
-            "the values of a channel named noNorm, which is used as it is, are too large to be stored",
+            "a channel named noNorm, which is not normalised, has values that are too large to be stored",
             value=largest,
             expected=f"at most {LARGEST_VALUE:g}",
-            remedy="scale the images, or plan again with another name in dataset.json: then it is normalised",
+            remedy="scale the images, or give the channel another name in dataset.json and plan again",
         )

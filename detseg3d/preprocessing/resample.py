@@ -1,10 +1,10 @@
 """Resample volumes: separable, edge-aligned, with anti-aliasing when the grid becomes coarser.
 
 Both grids share the outer edges of the volume (``align_corners=False``), so a box is converted by scaling its edges.
-Each axis is one matrix product, which is exact, differentiable and quick: the peak memory is the input, the output and
-at most one volume in between. The weights are those of a triangle (linear) or a cubic kernel (Keys 1981, a = -0.5)
-which is widened when the grid becomes coarser, as in ``torch.nn.functional.interpolate(..., antialias=True)``, which
-knows images in two dimensions only: without widening, a lesion of one voxel can fall between the samples.
+Each axis is resampled by one matrix product, which is exact, differentiable and fast. The peak memory is the input, the
+output and at most one volume between them. The weights are a triangle (linear) or a cubic kernel (Keys 1981,
+a = -0.5). The kernel is widened when the grid becomes coarser, because otherwise a lesion of one voxel could lie
+between the samples. ``torch.nn.functional.interpolate(..., antialias=True)`` does the same, but only in two dimensions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK_VOXELS = 1 << 24
 def resampled_shape(
     shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
 ) -> tuple[int, int, int]:
-    """Voxels ``(z, y, x)`` at ``new_spacing`` that cover the volume best, at least one per axis.
+    """Return the shape ``(z, y, x)`` at ``new_spacing`` that fits the volume best, at least one voxel along each axis.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def resampled_shape(
 
 
 def axis_matrix(old: int, new: int, order: int = 1) -> npt.NDArray[np.float32]:
-    """Weights that resample one axis from ``old`` to ``new`` voxels.
+    """Return the weights that resample one axis from ``old`` to ``new`` voxels.
 
     Parameters
     ----------
@@ -73,14 +73,14 @@ def axis_matrix(old: int, new: int, order: int = 1) -> npt.NDArray[np.float32]:
 
 
 def _cubic(distance: npt.NDArray[np.float64], a: float = -0.5) -> npt.NDArray[np.float64]:
-    """Keys' kernel at non-negative distances."""
+    """Evaluate the cubic kernel of Keys (1981) at non-negative distances."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
 
 
 def resample_image(image: torch.Tensor, new_shape: Sequence[int], order: int = 1) -> torch.Tensor:
-    """Resample ``(C, Z, Y, X)`` to ``new_shape``, edge to edge.
+    """Resample an image from edge to edge.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def resample_image(image: torch.Tensor, new_shape: Sequence[int], order: int = 1
     Returns
     -------
     Tensor, shape ``(C, *new_shape)``
-        ``image`` itself if the shape is the same already.
+        This is ``image`` if the shape does not change.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def resample_image(image: torch.Tensor, new_shape: Sequence[int], order: int = 1
     """
     if image.ndim != 4 or len(new_shape) != 3:
         raise ValueError(f"expected an image (C, Z, Y, X) and a shape (z, y, x), found {tuple(image.shape)}")
-    # The axis that shrinks most goes first: the others then have less to do.
+    # The axis that shrinks most is resampled first, so that the other axes need less work.
     for axis in sorted(range(3), key=lambda axis: new_shape[axis] / image.shape[axis + 1]):
         if new_shape[axis] != image.shape[axis + 1]:
             matrix = torch.from_numpy(axis_matrix(image.shape[axis + 1], new_shape[axis], order))

@@ -234,7 +234,7 @@ def test_images_that_say_nothing_or_only_the_label_are_warned_of() -> None:
     fingerprint = fingerprint.model_copy(update={"cases": {**fingerprint.cases, "b": second}})
     text = why(plan_dataset(fingerprint, dataset), "warning")
     assert "Channel FLAIR carries no information in 1 case (b). In b, it is constant" in text
-    assert "nothing but the label in 1 case (b)" in text
+    assert "the label and nothing else in 1 case (b)" in text
 
 
 def test_a_window_that_would_clip_most_of_the_body_is_widened_and_explained() -> None:
