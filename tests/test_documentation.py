@@ -78,6 +78,13 @@ def test_the_page_of_plans_is_that_of_the_fields() -> None:
     assert "| . |" not in written, "a field has no description"
 
 
+def test_the_list_of_metrics_is_that_of_the_catalogue() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_metrics.py"))["page"]()
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    assert page == written, "run docs/write_metrics.py"
+    assert "`hd95_mm_with_lesions`" in page
+
+
 def test_the_site_has_every_page() -> None:
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
     shown = set(re.findall(r"[ ](\w[\w/]*\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
