@@ -154,8 +154,8 @@ def simulate(network: Network, plans: Plans, scans: int, seed: int, new: Sequenc
     cases = prepare(network, scans, folder, np.random.default_rng(seed))
     start = calibrated(plans, cases)
     sweep = search(cases, start, Objective(), run=Run(show_progress=False))
-    figures = sweep.choice_figures()
-    assert figures.cross_fitted is not None
+    metrics = sweep.choice_metrics()
+    assert metrics.cross_fitted is not None
     true = 0.0  # of the plan over itself
     if not sweep.plan_kept:
         table = CountTable(new, start, Run(0, show_progress=False))
@@ -163,9 +163,9 @@ def simulate(network: Network, plans: Plans, scans: int, seed: int, new: Sequenc
         plan, chosen = (pooled(table.counts[setting]).f1_iou_0_1 for setting in (sweep.default, sweep.chosen))
         true = chosen - plan
     return Run(
-        figures.cross_fitted.f1_iou_0_1 - figures.plan.f1_iou_0_1,
+        metrics.cross_fitted.f1_iou_0_1 - metrics.plan.f1_iou_0_1,
         true,
-        figures.chosen_on_the_same_scans.f1_iou_0_1 - figures.plan.f1_iou_0_1,
+        metrics.chosen_on_the_same_scans.f1_iou_0_1 - metrics.plan.f1_iou_0_1,
         sweep.plan_kept,
     )
 

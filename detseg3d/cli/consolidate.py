@@ -88,7 +88,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.consolidation.objective import Objective
     from detseg3d.data.roots import raw_root, resolve_dataset, results_root
     from detseg3d.pipeline.consolidate import consolidate
-    from detseg3d.pipeline.consolidation_report import format_cross_validation, report_consolidation
+    from detseg3d.pipeline.consolidation_report import report_consolidation
+    from detseg3d.reporting.text.consolidation import format_cross_validation
 
     model: Path = resolve_dataset(results_root(options.results), options.dataset)
     raw = resolve_dataset(raw_root(options.raw), model.name)
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     run = run_of(options)
     done = consolidate(raw, model, options.folds, objective, run)
     result = report_consolidation(done, raw, run)
-    show(format_cross_validation(done.report, result))
+    show(format_cross_validation(done.summary, result))
     show(f"wrote {ModelFolder(model).operating_point} and {done.predictions}")
     failed = {*done.failures, *(problem.case_id for problem in result.problems)}
     if failed:
@@ -104,7 +105,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     data = {
         "operating_point": str(ModelFolder(model).operating_point),
         "folder": str(done.predictions),
-        "consolidation": done.report,
+        "consolidation": done.summary.to_json(),
         "evaluation": result.to_json(),
         "failed": sorted(failed),
     }

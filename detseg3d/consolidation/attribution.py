@@ -14,6 +14,7 @@ from detseg3d.consolidation.cases import PreparedCase
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, for_every_case
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.size_classes import size_classes
+from detseg3d.evaluation.cross_validation import Attribution, SizeAttribution, StageRecall
 from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import VolumeTargets, volume_targets
@@ -107,7 +108,7 @@ def attribute(
     plans: Plans,
     true_boxes: Sequence[Mapping[str, Any]],
     run: Run = Run(),
-) -> dict[str, Any]:
+) -> Attribution:
     """Recall after each stage over all cases, in all and by size, and Dice of Stage 2 given the true boxes.
 
     The first row is the recall of a perfect Stage 1 on the same lesions.
@@ -123,33 +124,23 @@ def attribute(
 
     Returns
     -------
-    dict
-        Ready for JSON: ``stages`` (``stage``, ``recall``, ``found``, ``lesions``), ``by_size`` (``bin``, ``lesions``,
-        ``stages``), ``stage2_true_boxes`` (``mean``, ``by_size``).
+    Attribution
     """
     by_case = for_every_case(partial(_trace, plans), cases, lambda case: case.stored.case_id, "stages", run)
     traced = [lesion for lesions in by_case for lesion in lesions]
-    names = (PERFECT, *STAGES)
     stages = []
-    for index, stage in enumerate(names):
+    for index, stage in enumerate((PERFECT, *STAGES)):
         found = sum(_still_there(lesion)[index] for lesion in traced)
-        stages.append({"stage": stage, "recall": _share(found, len(traced)), "found": found, "lesions": len(traced)})
-    rows, outlines = [], []
+        stages.append(StageRecall(stage, _share(found, len(traced)), found, len(traced)))
+    by_size = []
     for name, low, high in size_classes():
-        members = [lesion for lesion in traced if low <= lesion.voxels < high]
-        recall = {
-            stage: _share(sum(_still_there(lesion)[index] for lesion in members), len(members))
-            for index, stage in enumerate(names)
-        }
-        rows.append({"bin": name, "lesions": len(members), "stages": recall})
+        members = [_still_there(lesion) for lesion in traced if low <= lesion.voxels < high]
+        recalls = tuple(_share(sum(kept[index] for kept in members), len(members)) for index in range(len(stages)))
         dice = [float(row["dice"]) for row in true_boxes if low <= row["voxels"] < high]
-        outlines.append({"bin": name, "lesions": len(dice), "dice": float(np.mean(dice)) if dice else None})
+        mean = float(np.mean(dice)) if dice else None
+        by_size.append(SizeAttribution(name, len(members), recalls, len(dice), mean))
     all_dice = [float(row["dice"]) for row in true_boxes]
-    return {
-        "stages": stages,
-        "by_size": rows,
-        "stage2_true_boxes": {"mean": float(np.mean(all_dice)) if all_dice else None, "by_size": outlines},
-    }
+    return Attribution(tuple(stages), tuple(by_size), float(np.mean(all_dice)) if all_dice else None)
 
 
 def _still_there(lesion: TracedLesion) -> tuple[bool, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detseg3d.consolidation.outcomes import CaseCounts
-from detseg3d.inference.operating_point import PooledFigures
+from detseg3d.evaluation.cross_validation import PooledMetrics
 
 __all__ = ["Objective", "pooled"]
 
@@ -48,7 +48,7 @@ class Objective:
         """Whether the user asked for a recall or a number of false positives."""
         return self.target_recall is not None or self.target_fp is not None
 
-    def reached(self, figures: PooledFigures) -> bool:
+    def reached(self, figures: PooledMetrics) -> bool:
         """Whether the pooled ``figures`` meet the target; the highest F1 is always met."""
         if self.target_recall is not None:
             return figures.recall_iou_0_1 >= self.target_recall
@@ -56,7 +56,7 @@ class Objective:
             return figures.fp_per_scan_iou_0_1 <= self.target_fp and figures.recall_iou_0_1 > 0
         return True
 
-    def value(self, figures: PooledFigures) -> float:
+    def value(self, figures: PooledMetrics) -> float:
         """How good the pooled ``figures`` are: comparable numbers; below 0, the nearer the better, off the target."""
         recall = figures.recall_iou_0_1
         if self.target_recall is not None:
@@ -67,12 +67,12 @@ class Objective:
             return recall if self.reached(figures) else self.target_fp - figures.fp_per_scan_iou_0_1
         return figures.f1_iou_0_1
 
-    def rank(self, figures: PooledFigures) -> tuple[float, float, float]:
+    def rank(self, figures: PooledMetrics) -> tuple[float, float, float]:
         """The value; among equals the F1 at IoU ≥ 0.1, then the Dice."""
         return self.value(figures), figures.f1_iou_0_1, figures.dice
 
 
-def pooled(counts: Sequence[CaseCounts]) -> PooledFigures:
+def pooled(counts: Sequence[CaseCounts]) -> PooledMetrics:
     """Figures over the lesions of all cases: pooled counts, and the mean Dice.
 
     Without any lesion on either side a rate is 1, and a rate over nothing is 0 otherwise, as in the evaluation.
@@ -87,7 +87,7 @@ def pooled(counts: Sequence[CaseCounts]) -> PooledFigures:
     predictions, hits = sum(c.predictions for c in counts), sum(c.true_positives for c in counts)
     matched = sum(c.outlined for c in counts)
     recall, precision = _rate(found, truth, predictions), _rate(hits, predictions, truth)
-    return PooledFigures(
+    return PooledMetrics(
         f1_iou_0_1=2 * matched / (truth + predictions) if truth + predictions else 1.0,
         recall_iou_0_1=_rate(matched, truth, predictions),
         precision_iou_0_1=_rate(matched, predictions, truth),

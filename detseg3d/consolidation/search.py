@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,9 @@ from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.gain import ONE_STANDARD_ERROR, Gain, PatientResamples, ResampledFigures
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts
+from detseg3d.evaluation.cross_validation import ChoiceMetrics, PooledMetrics, SettingMetrics
 from detseg3d.evaluation.scores.calibration import apply_calibration
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
-from detseg3d.inference.operating_point import ChoiceFigures, PooledFigures
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.thresholds import NO_GROWTH, Thresholds
 from detseg3d.system.run import Run
@@ -99,7 +98,7 @@ class Sweep:
         """The setting at which the scans of a fold are judged: the choice of the other folds, if there are any."""
         return self.chosen_without.get(fold, self.chosen)
 
-    def figures(self, setting: Thresholds) -> PooledFigures:
+    def figures(self, setting: Thresholds) -> PooledMetrics:
         """Pooled over all cases."""
         return pooled(self.counts[setting])
 
@@ -107,7 +106,7 @@ class Sweep:
         """Counts of each case at the setting that the other folds choose."""
         return [self.counts[self.setting_for(case.fold)][index] for index, case in enumerate(self.cases)]
 
-    def cross_fitted(self) -> PooledFigures | None:
+    def cross_fitted(self) -> PooledMetrics | None:
         """Pooled figures where each fold is judged at the setting that the *other* folds choose.
 
         What the choice is worth on new scans. The plan's figures if the plan is kept, since nobody chose it on these
@@ -115,16 +114,16 @@ class Sweep:
         """
         return pooled(self.cross_fitted_counts()) if self.origin.is_honest else None
 
-    def choice_figures(self) -> ChoiceFigures:
+    def choice_metrics(self) -> ChoiceMetrics:
         """Cross-fitted, chosen and judged on the same scans, and of the plan."""
         cross_fitted, interval = self.cross_fitted(), None
         if cross_fitted is not None:
             interval = PatientResamples([case.group for case in self.cases]).f1_interval(self.cross_fitted_counts())
-        return ChoiceFigures(cross_fitted, self.figures(self.chosen), self.figures(self.default), interval)
+        return ChoiceMetrics(cross_fitted, self.figures(self.chosen), self.figures(self.default), interval)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per setting, for JSON."""
-        return [{"setting": setting.values(), **asdict(self.figures(setting))} for setting in self.counts]
+    def rows(self) -> tuple[SettingMetrics, ...]:
+        """Return the metrics of each setting that was tried."""
+        return tuple(SettingMetrics(setting, self.figures(setting)) for setting in self.counts)
 
 
 # -- The search --------------------------------------------------------------------------------------------------------
@@ -245,7 +244,7 @@ class _Path:
     current: Thresholds
     joins: bool  # whether masks that touch are one lesion
     scores: list[float]
-    figures: Callable[[Thresholds], PooledFigures]
+    figures: Callable[[Thresholds], PooledMetrics]
     gain: Callable[[Thresholds, Thresholds], Gain]  # of the second over the first
     knows_healthy: bool  # whether there are enough scans without lesions to choose a scan threshold
     objective: Objective = field(default_factory=Objective)

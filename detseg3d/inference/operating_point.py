@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
+from detseg3d.evaluation.cross_validation import ChoiceMetrics
 from detseg3d.planning.plans import MAX_PLANS_BYTES, Plans
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import Thresholds
@@ -20,9 +20,7 @@ from detseg3d.system.files import open_regular_file
 from detseg3d.system.json_files import read_json, write_json
 
 __all__ = [
-    "ChoiceFigures",
     "OperatingPoint",
-    "PooledFigures",
     "apply_operating_point",
     "load_operating_point",
     "save_operating_point",
@@ -32,54 +30,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CALIBRATION = {"calibration", "calibration_base_rate", "calibration_variance"}
-
-
-@dataclass(frozen=True)
-class PooledFigures:
-    """Figures of a cross-validation at one setting of the thresholds, pooled over the lesions of all scans.
-
-    ``_iou_0_1``: a true lesion is found if it is matched one to one with an IoU of 0.1 or more, and every other
-    prediction is a false positive. ``_any``: found at any overlap. ``dice`` is the mean over scans.
-    """
-
-    f1_iou_0_1: float
-    recall_iou_0_1: float
-    precision_iou_0_1: float
-    fp_per_scan_iou_0_1: float
-    f1_any: float
-    recall_any: float
-    precision_any: float
-    fp_per_scan_any: float
-    dice: float
-    lesions: int
-    found_iou_0_1: int
-    found_any: int
-    predictions: int
-
-
-@dataclass(frozen=True)
-class ChoiceFigures:
-    """What the chosen thresholds are worth, and the plan's.
-
-    Attributes
-    ----------
-    cross_fitted : PooledFigures or None
-        The scans of each fold judged at the thresholds that the *other* folds choose. These are the figures to expect
-        on new scans. If the plan's thresholds were kept, these are the plan's figures, since nothing was chosen.
-        ``None`` if there is a single fold and thresholds were chosen on it.
-    chosen_on_the_same_scans : PooledFigures
-        Thresholds chosen on all scans and judged on the same scans: too good for new scans.
-    plan : PooledFigures
-        The plan's thresholds, which nobody chose on these scans.
-    cross_fitted_f1_interval : tuple of 2 floats or None
-        95 % interval over patients of the cross-fitted F1 at IoU ≥ 0.1; ``None`` without such a figure or with a single
-        patient.
-    """
-
-    cross_fitted: PooledFigures | None
-    chosen_on_the_same_scans: PooledFigures
-    plan: PooledFigures
-    cross_fitted_f1_interval: tuple[float, float] | None = None
 
 
 class OperatingPoint(BaseModel):
@@ -93,8 +43,8 @@ class OperatingPoint(BaseModel):
         What the thresholds were chosen for, in words.
     weights : dict of str to str
         SHA-256 of the weights of each fold they were chosen with.
-    figures : ChoiceFigures or None
-        Pooled cross-validation figures at these thresholds and at the plan's.
+    metrics : ChoiceMetrics or None
+        Pooled cross-validation metrics at these thresholds and at the thresholds of the plan.
     plan_kept : bool
         Whether the search left the plan's thresholds as they are, since no others gained more than noise.
     """
@@ -105,7 +55,7 @@ class OperatingPoint(BaseModel):
     inference: InferencePlan
     objective: str
     weights: Mapping[str, str]
-    figures: ChoiceFigures | None = None
+    metrics: ChoiceMetrics | None = None
     plan_kept: bool = False
 
     def changes(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +34,14 @@ from detseg3d.data.labels import (
     read_label,
     true_lesions,
 )
+from detseg3d.evaluation.cross_validation import (
+    CalibrationSummary,
+    ConsolidationSummary,
+    GainSummary,
+    Reliability,
+    ScanCounts,
+    ThresholdChoice,
+)
 from detseg3d.evaluation.scores.calibration import (
     apply_calibration,
     expected_calibration_error,
@@ -47,7 +54,6 @@ from detseg3d.inference.operating_point import OperatingPoint, save_operating_po
 from detseg3d.inference.result import clear_cases, describe_case, write_case
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans
-from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.files import remove_files
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
@@ -74,8 +80,8 @@ class Consolidated:
     Attributes
     ----------
     point : OperatingPoint
-    report : dict
-        For JSON and the report: ``operating_point``, ``sweep``, ``calibration``, ``attribution``, …
+    summary : ConsolidationSummary
+        The content of ``consolidation.json``.
     predictions : Path
         The cross-validated predictions, masks and boxes as ``detseg3d_predict`` would write them. The scans of each
         fold are predicted at the thresholds that the *other* folds choose; with a single fold at the operating point.
@@ -89,7 +95,7 @@ class Consolidated:
     """
 
     point: OperatingPoint
-    report: dict[str, Any]
+    summary: ConsolidationSummary
     predictions: Path
     label_format: LabelFormat
     cases: tuple[str, ...] = ()
@@ -157,41 +163,41 @@ def consolidate(
         {case.case_id for case in dataset.cases},
         run,
     )
-    report: dict[str, Any] = {
-        "dataset": model_folder.name,
-        "folds": list(found.folds),
-        "cases": len(prepared),
-        "operating_point": _describe_choice(sweep, prepared),
-        "sweep": sweep.rows(),
-        "calibration": describe_calibration(scored),
-        "attribution": stages,
-        "failures": failures,
-    }
+    summary = ConsolidationSummary(
+        dataset=model_folder.name,
+        folds=tuple(found.folds),
+        cases=len(prepared),
+        choice=_describe_choice(sweep, prepared),
+        sweep=sweep.rows(),
+        calibration=describe_calibration(scored),
+        attribution=stages,
+        failures=failures,
+    )
     point = OperatingPoint(
         inference=chosen.inference,
         objective=str(sweep.objective),
         weights=found.weights,
-        figures=sweep.choice_figures(),
+        metrics=summary.choice.metrics,
         plan_kept=sweep.plan_kept,
     )
-    write_json(report, EvaluationFolder(folder).consolidation)
+    write_json(summary.to_json(), EvaluationFolder(folder).consolidation)
     # Last: only a finished consolidation changes what is predicted.
     save_operating_point(point, model_folder)
-    _tell(sweep, report["operating_point"], failures)
-    return Consolidated(point, report, folder, form, tuple(case.case_id for case in found.cases), failures)
+    _tell(sweep, summary.choice, failures)
+    return Consolidated(point, summary, folder, form, tuple(case.case_id for case in found.cases), failures)
 
 
-def _tell(sweep: Sweep, point: Mapping[str, Any], failures: Mapping[str, str]) -> None:
+def _tell(sweep: Sweep, choice: ThresholdChoice, failures: Mapping[str, str]) -> None:
     """Log the chosen thresholds, and warn if they suppress whole scans or small lesions."""
     figures = sweep.figures(sweep.chosen)
     if sweep.plan_kept:
-        logger.info("the plan's thresholds are kept: no others gain more than noise (%s)", point["objective"])
+        logger.info("the plan's thresholds are kept: no others gain more than noise (%s)", choice.objective)
     else:
-        logger.info("operating point (%s): %s", point["objective"], sweep.chosen.describe())
-    if not point["target_reached"]:
+        logger.info("operating point (%s): %s", choice.objective, sweep.chosen.describe())
+    if not choice.target_reached:
         logger.warning(
             "no threshold gives the %s: the nearest was chosen, recall %.3f at %.2f false positives per scan",
-            point["objective"],
+            choice.objective,
             figures.recall_iou_0_1,
             figures.fp_per_scan_iou_0_1,
         )
@@ -202,20 +208,20 @@ def _tell(sweep: Sweep, point: Mapping[str, Any], failures: Mapping[str, str]) -
             "and %.3f without it; %d of %d true lesions are as small",
             smallest,
             figures.f1_iou_0_1,
-            point["f1_without_minimum"],
-            point["true_lesions_below_minimum"],
-            point["true_lesions"],
+            choice.f1_without_minimum,
+            choice.true_lesions_below_minimum,
+            choice.true_lesions,
         )
     if sweep.chosen.scan_threshold:
-        scans = point["scans"]
+        scans = choice.scans
         logger.warning(
             "a scan without a lesion of score %.3g or more will be reported without any: on these folds %d of %d scans "
             "without lesions, and %d of %d with",
             sweep.chosen.scan_threshold,
-            scans["clean"],
-            scans["without_lesions"],
-            scans["missed"],
-            scans["with_lesions"],
+            scans.clean,
+            scans.without_lesions,
+            scans.missed,
+            scans.with_lesions,
         )
     for case_id, message in failures.items():
         logger.error("%s failed: %s", case_id, message)
@@ -285,7 +291,7 @@ def _prepare_case(
     return PreparedCase(case, truth), [(lesion.score, bool(lesion.hits)) for lesion in outcomes]
 
 
-def describe_calibration(scored: ScoredLesions) -> dict[str, Any]:
+def describe_calibration(scored: ScoredLesions) -> CalibrationSummary:
     """Calibration error and reliability of the raw and of the calibrated score.
 
     ``after`` is honest: each fold's scores are calibrated by what the *other* folds showed.
@@ -298,61 +304,51 @@ def describe_calibration(scored: ScoredLesions) -> dict[str, Any]:
         calibrated[own] = apply_calibration(
             fit_calibration(scored.scores[others], scored.is_lesion[others]), scored.scores[own]
         )
-    return {
-        name: {
-            "ece": expected_calibration_error(scores, scored.is_lesion),
-            "bins": [entry.to_json() for entry in reliability_bins(scores, scored.is_lesion)],
-        }
-        for name, scores in (("before", scored.scores), ("after", calibrated))
-    }
+    return CalibrationSummary(*(_reliability(scores, scored.is_lesion) for scores in (scored.scores, calibrated)))
+
+
+def _reliability(scores: FloatArray, is_lesion: BoolArray) -> Reliability:
+    return Reliability(expected_calibration_error(scores, is_lesion), tuple(reliability_bins(scores, is_lesion)))
 
 
 # -- Results -----------------------------------------------------------------------------------------------------------
 
 
-def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> dict[str, Any]:
-    """The choice for JSON and the report; ``figures`` as in operating_point.json."""
+def _describe_choice(sweep: Sweep, cases: Sequence[PreparedCase]) -> ThresholdChoice:
+    """Return the choice with its metrics."""
     smallest = sweep.chosen.minimum_volume_mm3
     volumes = [n * math.prod(case.truth.spacing) for case in cases for n in case.truth.voxels]
     whole = sweep.chosen.evolve(minimum_volume_mm3=0.0)
-    return {
-        "objective": str(sweep.objective),
-        "target_reached": sweep.objective.reached(sweep.figures(sweep.chosen)),
-        "predicted_at_thresholds_of": sweep.origin.value,
-        "thresholds": _shown(sweep.chosen),
-        "thresholds_of_the_plan": _shown(sweep.default),
-        "thresholds_chosen_without_each_fold": {
-            fold: _shown(setting) for fold, setting in sweep.chosen_without.items()
-        },
-        "figures": asdict(sweep.choice_figures()),
-        "gain_on_other_folds": None if sweep.gain is None else _describe_gain(sweep.gain),
-        "f1_without_minimum": sweep.figures(whole).f1_iou_0_1,
-        "true_lesions": len(volumes),
-        "true_lesions_below_minimum": sum(volume < smallest for volume in volumes),
-        "scans": _scans(sweep.counts[sweep.chosen]),
-        "settings_tried": len(sweep.counts),
-    }
+    return ThresholdChoice(
+        objective=str(sweep.objective),
+        target_reached=sweep.objective.reached(sweep.figures(sweep.chosen)),
+        predicted_at_thresholds_of=sweep.origin,
+        thresholds=sweep.chosen,
+        thresholds_of_the_plan=sweep.default,
+        thresholds_chosen_without_each_fold=sweep.chosen_without,
+        metrics=sweep.choice_metrics(),
+        gain_on_other_folds=None if sweep.gain is None else _describe_gain(sweep.gain),
+        f1_without_minimum=sweep.figures(whole).f1_iou_0_1,
+        true_lesions=len(volumes),
+        true_lesions_below_minimum=sum(volume < smallest for volume in volumes),
+        scans=_count_scans(sweep.counts[sweep.chosen]),
+        settings_tried=len(sweep.counts),
+    )
 
 
-def _shown(thresholds: Thresholds) -> dict[str, float | None]:
-    """Values for JSON, ``None`` for a growth threshold that has no effect."""
-    return {**thresholds.values(), "growth_threshold": thresholds.growth_threshold if thresholds.has_growth else None}
+def _describe_gain(gain: Gain) -> GainSummary:
+    """Return a gain for JSON, in which ``None`` stands for infinity."""
+    return GainSummary(**{name: value if math.isfinite(value) else None for name, value in asdict(gain).items()})
 
 
-def _describe_gain(gain: Gain) -> dict[str, float | None]:
-    """For JSON, which knows no infinity."""
-    return {name: value if math.isfinite(value) else None for name, value in asdict(gain).items()}
-
-
-def _scans(counts: Sequence[CaseCounts]) -> dict[str, int]:
-    """Scans with and without lesions, and how many of each are reported without any."""
+def _count_scans(counts: Sequence[CaseCounts]) -> ScanCounts:
     silent = [case for case in counts if not case.predictions]
-    return {
-        "with_lesions": sum(case.truth > 0 for case in counts),
-        "missed": sum(case.truth > 0 for case in silent),
-        "without_lesions": sum(case.truth == 0 for case in counts),
-        "clean": sum(case.truth == 0 for case in silent),
-    }
+    return ScanCounts(
+        with_lesions=sum(case.truth > 0 for case in counts),
+        missed=sum(case.truth > 0 for case in silent),
+        without_lesions=sum(case.truth == 0 for case in counts),
+        clean=sum(case.truth == 0 for case in silent),
+    )
 
 
 def _write_predictions(

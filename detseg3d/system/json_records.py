@@ -95,7 +95,8 @@ def plain(value: Any) -> Any:
     Parameters
     ----------
     value : any
-        Dataclasses, mappings, sequences, enumerations, paths, NumPy numbers and plain values, nested in any way.
+        Dataclasses, pydantic models, mappings, sequences, enumerations, paths, NumPy numbers and plain values, nested
+        in any way.
 
     Examples
     --------
@@ -106,6 +107,8 @@ def plain(value: Any) -> Any:
         names = [field.name for field in fields(value) if field.metadata.get("json", True)]
         names += getattr(value, "JSON_PROPERTIES", ())
         return {name: plain(getattr(value, name)) for name in names}
+    if hasattr(value, "model_dump"):  # a pydantic model
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -108,7 +108,7 @@ def test_a_mask_that_cannot_be_written_makes_the_exit_code_1(
     assert run(root) == 1
     printed = capsys.readouterr()
     assert "b failed: OSError: the disk is full" in printed.err and "1 case(s) failed: b" in printed.err
-    assert "**Failed**, see above: b." in printed.out
+    assert "These cases failed: b." in printed.out
     folder = root / "results" / NAME / "cross_validation"
     assert (folder / "a.mha").is_file() and (folder / "metrics.json").is_file()
     assert load_operating_point(root / "results" / NAME) is not None
@@ -152,8 +152,8 @@ def test_predictions_use_what_was_chosen(
         write_json(summary, folder / "validation" / "summary.json")
     assert run(tmp_path) == 0
     report = json.loads((model / "cross_validation" / "consolidation.json").read_text(encoding="utf-8"))
-    point = report["operating_point"]
-    assert point["figures"]["plan"]["f1_iou_0_1"] > 0.8
+    point = report["choice"]
+    assert point["metrics"]["plan"]["f1_iou_0_1"] > 0.8
     assert point["predicted_at_thresholds_of"] == "plan", "so few scans tell nothing, and all are predicted alike"
     for fold, case in (("0", "case1"), ("1", "case2"), ("1", "case3")):
         predictor = Predictor.from_model_folder(model, [fold], device="cpu", use_mirroring=False)

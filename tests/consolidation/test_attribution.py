@@ -110,24 +110,23 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
     ]
     boxes = [{"voxels": 10, "dice": 0.4}, {"voxels": 14, "dice": 0.8}, {"voxels": 15, "dice": 0.9}]
     result = attribute(cases, plans, boxes, run=Run(show_progress=False))
-    assert [(row["stage"], row["found"], row["lesions"]) for row in result["stages"]] == [
+    assert [(stage.stage, stage.found, stage.lesions) for stage in result.stages] == [
         (PERFECT, 6, 6),
         (STAGES[0], 5, 6),
         (STAGES[1], 4, 6),
         (STAGES[2], 3, 6),
         (STAGES[3], 2, 6),
     ]
-    assert [row["recall"] for row in result["stages"]] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
-    small, middle, larger, *empty = result["by_size"]
-    assert (small["bin"], small["lesions"]) == ("under 15 voxels", 2)  # one never seen, one badly outlined
-    assert small["stages"] == dict(zip((PERFECT, *STAGES), (1.0, 0.5, 0.5, 0.5, 0.0), strict=True))
-    assert (middle["bin"], middle["lesions"]) == ("15 to under 50 voxels", 3)  # two found, one suppressed
-    assert middle["stages"] == pytest.approx(dict(zip((PERFECT, *STAGES), (1, 1, 2 / 3, 2 / 3, 2 / 3), strict=True)))
-    assert (larger["lesions"], larger["stages"][STAGES[2]]) == (1, 0.0)
-    assert [row["lesions"] for row in empty] == [0, 0] and set(empty[0]["stages"].values()) == {None}
-    outlines = result["stage2_true_boxes"]
-    assert outlines["mean"] == pytest.approx(0.7)
-    assert [(row["lesions"], row["dice"]) for row in outlines["by_size"]][:3] == [
+    assert [stage.recall for stage in result.stages] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    small, middle, larger, *empty = result.by_size
+    assert (small.name, small.lesions) == ("under 15 voxels", 2)  # one has no candidate, one is badly outlined
+    assert small.recalls == (1.0, 0.5, 0.5, 0.5, 0.0)
+    assert (middle.name, middle.lesions) == ("15 to under 50 voxels", 3)  # two are found, one is suppressed
+    assert middle.recalls == pytest.approx((1, 1, 2 / 3, 2 / 3, 2 / 3))
+    assert (larger.lesions, larger.recalls[1 + STAGES.index(STAGES[2])]) == (1, 0.0)
+    assert [size.lesions for size in empty] == [0, 0] and set(empty[0].recalls) == {None}
+    assert result.dice_in_true_boxes == pytest.approx(0.7)
+    assert [(size.outlined, size.dice) for size in result.by_size][:3] == [
         (2, pytest.approx(0.6)),
         (1, 0.9),
         (0, None),
@@ -137,13 +136,13 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
 def test_a_lesion_as_large_as_a_limit_belongs_to_the_larger_ones(tmp_path: Path, tiny_plans: Plans) -> None:
     truth = make_truth((4, 4, 4, 9, 7, 5), (16, 16, 16, 18, 23, 17))  # 15 and 14 voxels
     result = attribute([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], run=Run(show_progress=False))
-    assert [row["lesions"] for row in result["by_size"]] == [1, 1, 0, 0, 0]
+    assert [size.lesions for size in result.by_size] == [1, 1, 0, 0, 0]
 
 
 def test_healthy_scans_alone_have_no_recall(tmp_path: Path, tiny_plans: Plans) -> None:
     result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], run=Run(show_progress=False))
-    assert [row["recall"] for row in result["stages"]] == [None] * 5
-    assert result["stage2_true_boxes"]["mean"] is None
+    assert [stage.recall for stage in result.stages] == [None] * 5
+    assert result.dice_in_true_boxes is None
 
 
 def test_the_bound_is_that_of_the_lesions_which_are_traced(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -155,5 +154,5 @@ def test_the_bound_is_that_of_the_lesions_which_are_traced(tmp_path: Path, tiny_
     result = attribute(
         [prepare_case(tmp_path, "a", make_truth(*twins, DOUBTED), [])], tiny_plans, [], run=Run(show_progress=False)
     )
-    assert (result["stages"][0]["found"], result["stages"][0]["lesions"]) == (2, 3)
-    assert result["by_size"][0]["stages"][PERFECT] == 0.5
+    assert (result.stages[0].found, result.stages[0].lesions) == (2, 3)
+    assert result.by_size[0].recalls[0] == 0.5

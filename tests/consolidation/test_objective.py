@@ -9,8 +9,8 @@ from detseg3d.consolidation.cases import CandidateCase
 from detseg3d.consolidation.objective import Objective, pooled
 from detseg3d.consolidation.outcomes import CaseCounts
 from detseg3d.consolidation.search import Sweep
+from detseg3d.evaluation.cross_validation import PooledMetrics, SettingMetrics
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
-from detseg3d.inference.operating_point import PooledFigures
 from detseg3d.planning.thresholds import Thresholds
 
 F1 = Objective()
@@ -53,9 +53,9 @@ def test_no_case_has_figures_of_zero() -> None:
     assert pooled([]).fp_per_scan_any == pooled([]).fp_per_scan_iou_0_1 == 0.0
 
 
-def figures(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> PooledFigures:
+def figures(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> PooledMetrics:
     """At any overlap nothing is ever wrong: an objective that looked there would not tell any two apart."""
-    return PooledFigures(f1, recall, precision, fp, 1.0, 1.0, 1.0, 0.0, 0.5, 10, 5, 5, 5)
+    return PooledMetrics(f1, recall, precision, fp, 1.0, 1.0, 1.0, 0.0, 0.5, 10, 5, 5, 5)
 
 
 def test_the_highest_f1_is_that_at_an_iou_of_a_tenth() -> None:
@@ -121,20 +121,20 @@ def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
     assert (fitted.recall_iou_0_1, fitted.precision_iou_0_1) == (0.5, pytest.approx(2 / 7))
     assert (fitted.f1_iou_0_1, fitted.fp_per_scan_iou_0_1, fitted.dice) == (pytest.approx(4 / 11), 5 / 4, 0.5)
     assert (fitted.found_iou_0_1, fitted.predictions) == (2, 7)
-    figures_ = sweep.choice_figures()
+    figures_ = sweep.choice_metrics()
     assert (figures_.cross_fitted, figures_.plan) == (fitted, sweep.figures(LOW))
     assert figures_.chosen_on_the_same_scans == sweep.figures(HIGH) and sweep.figures(HIGH).recall_any == 0.75
     assert figures_.cross_fitted_f1_interval is not None
     low, high = figures_.cross_fitted_f1_interval
     assert low <= fitted.f1_iou_0_1 <= high
-    assert sweep.rows()[1] == {"setting": HIGH.values(), **asdict(sweep.figures(HIGH))}
+    assert sweep.rows()[1] == SettingMetrics(HIGH, sweep.figures(HIGH))
 
 
 def test_a_choice_on_a_single_fold_has_no_cross_fitted_figure() -> None:
     several = two_folds()
     sweep = Sweep(several.cases, several.counts, LOW, HIGH, F1)
     assert sweep.origin is ThresholdOrigin.SAME_SCANS and not sweep.plan_kept
-    figures_ = sweep.choice_figures()
+    figures_ = sweep.choice_metrics()
     assert (figures_.cross_fitted, figures_.cross_fitted_f1_interval) == (None, None)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from detseg3d.consolidation.gain import Gain
 from detseg3d.consolidation.search import _Path
-from detseg3d.inference.operating_point import PooledFigures
+from detseg3d.evaluation.cross_validation import PooledMetrics
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.thresholds import Thresholds
 
@@ -14,11 +14,11 @@ NOISE = 0.004
 """What a difference in F1 or Dice must exceed here to be more than noise."""
 
 
-def figures(f1: float, dice: float) -> PooledFigures:
-    return PooledFigures(f1, f1, f1, 1.0, 1.0, 1.0, 1.0, 0.0, dice, 10, 5, 5, 10)
+def figures(f1: float, dice: float) -> PooledMetrics:
+    return PooledMetrics(f1, f1, f1, 1.0, 1.0, 1.0, 1.0, 0.0, dice, 10, 5, 5, 10)
 
 
-def path_of(plans: Plans, now: PooledFigures, *others: PooledFigures) -> tuple[_Path, list[Thresholds]]:
+def path_of(plans: Plans, now: PooledMetrics, *others: PooledMetrics) -> tuple[_Path, list[Thresholds]]:
     """A search that holds a setting with the figures ``now``, and settings with those of the ``others``."""
     start = plans.inference.thresholds
     variants = [start.evolve(mask_threshold=0.01 * index) for index in range(1, len(others) + 1)]
@@ -26,7 +26,7 @@ def path_of(plans: Plans, now: PooledFigures, *others: PooledFigures) -> tuple[_
     return make_path(start, known), variants
 
 
-def make_path(start: Thresholds, known: dict[Thresholds, PooledFigures]) -> _Path:
+def make_path(start: Thresholds, known: dict[Thresholds, PooledMetrics]) -> _Path:
     def gain(first: Thresholds, second: Thresholds) -> Gain:
         f1, dice = known[second].f1_iou_0_1 - known[first].f1_iou_0_1, known[second].dice - known[first].dice
         return Gain(f1, f1 - NOISE, dice, dice - NOISE)
@@ -45,7 +45,7 @@ def make_path(start: Thresholds, known: dict[Thresholds, PooledFigures]) -> _Pat
         (figures(0.81, 0.65), False),
     ],
 )
-def test_a_gain_must_exceed_noise_and_what_the_dice_loses(tiny_plans: Plans, other: PooledFigures, moves: bool) -> None:
+def test_a_gain_must_exceed_noise_and_what_the_dice_loses(tiny_plans: Plans, other: PooledMetrics, moves: bool) -> None:
     path, [variant] = path_of(tiny_plans, figures(0.80, 0.70), other)
     assert (path.best([variant]) == variant) == moves
 
@@ -91,7 +91,7 @@ def test_nothing_tried_changes_nothing(tiny_plans: Plans) -> None:
         (figures(0.80, 0.703), False),  # no more than noise
     ],
 )
-def test_an_outline_costs_no_lesion(tiny_plans: Plans, other: PooledFigures, moves: bool) -> None:
+def test_an_outline_costs_no_lesion(tiny_plans: Plans, other: PooledMetrics, moves: bool) -> None:
     plan = tiny_plans.inference.thresholds.evolve(candidate_threshold=0.9)  # it finds less
     start, variant = tiny_plans.inference.thresholds, tiny_plans.inference.thresholds.evolve(mask_threshold=0.4)
     path = make_path(plan, {plan: figures(0.5, 0.5), start: figures(0.80, 0.70), variant: other})

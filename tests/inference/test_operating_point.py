@@ -9,10 +9,9 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import ModelFolder
+from detseg3d.evaluation.cross_validation import ChoiceMetrics, PooledMetrics
 from detseg3d.inference.operating_point import (
-    ChoiceFigures,
     OperatingPoint,
-    PooledFigures,
     apply_operating_point,
     load_operating_point,
     save_operating_point,
@@ -35,8 +34,8 @@ CHOSEN = InferencePlan(
     mirror_axes=(),
 )
 
-POOLED = PooledFigures(0.5, 0.5, 0.5, 1.0, 0.6, 0.6, 0.6, 0.8, 0.4, 10, 5, 6, 10)
-FIGURES = ChoiceFigures(None, replace(POOLED, f1_iou_0_1=0.7), POOLED)
+POOLED = PooledMetrics(0.5, 0.5, 0.5, 1.0, 0.6, 0.6, 0.6, 0.8, 0.4, 10, 5, 6, 10)
+METRICS = ChoiceMetrics(None, replace(POOLED, f1_iou_0_1=0.7), POOLED)
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def weights(tmp_path: Path) -> dict[str, Path]:
 def point(tmp_path: Path, weights: dict[str, Path]) -> OperatingPoint:
     """Chosen with folds 0 and 1, and saved."""
     digests = {name: weights_digest(weights[name]) for name in ("fold_0", "fold_1")}
-    point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, figures=FIGURES)
+    point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, metrics=METRICS)
     assert (
         save_operating_point(point, tmp_path)
         == ModelFolder(tmp_path).operating_point
@@ -67,8 +66,8 @@ def test_what_is_saved_comes_back(tmp_path: Path, point: OperatingPoint) -> None
 
 def test_the_figures_come_back_as_they_were(tmp_path: Path, point: OperatingPoint) -> None:
     loaded = load_operating_point(tmp_path)
-    assert loaded is not None and loaded.figures == FIGURES
-    stored = read_json(ModelFolder(tmp_path).operating_point)["figures"]
+    assert loaded is not None and loaded.metrics == METRICS
+    stored = read_json(ModelFolder(tmp_path).operating_point)["metrics"]
     assert stored["cross_fitted"] is None and stored["plan"]["f1_iou_0_1"] == 0.5
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from detseg3d.consolidation.search import search
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.images import read_geometry, read_image, write_image
+from detseg3d.evaluation.cross_validation import ConsolidationSummary, ScanCounts
 from detseg3d.evaluation.scores.calibration import apply_calibration
 from detseg3d.inference.candidates import load_candidates, save_candidates
 from detseg3d.inference.operating_point import load_operating_point
@@ -88,13 +88,13 @@ def done(root: Path) -> Consolidated:
 
 
 def test_the_operating_point_is_better_than_the_plan(done: Consolidated) -> None:
-    point = done.report["operating_point"]
-    figures, chosen = point["figures"], point["figures"]["chosen_on_the_same_scans"]
-    assert figures["plan"]["f1_iou_0_1"] == pytest.approx(2 * (5 / 6) * (5 / 9) / (5 / 6 + 5 / 9))
-    assert (chosen["precision_iou_0_1"], chosen["recall_iou_0_1"]) == (1.0, pytest.approx(5 / 6))
-    assert chosen["f1_iou_0_1"] == pytest.approx(10 / 11) and point["target_reached"]
-    assert point["thresholds"]["minimum_volume_mm3"] == 0.0
-    assert (point["true_lesions"], point["true_lesions_below_minimum"]) == (6, 0)
+    choice = done.summary.choice
+    chosen = choice.metrics.chosen_on_the_same_scans
+    assert choice.metrics.plan.f1_iou_0_1 == pytest.approx(2 * (5 / 6) * (5 / 9) / (5 / 6 + 5 / 9))
+    assert (chosen.precision_iou_0_1, chosen.recall_iou_0_1) == (1.0, pytest.approx(5 / 6))
+    assert chosen.f1_iou_0_1 == pytest.approx(10 / 11) and choice.target_reached
+    assert choice.thresholds.minimum_volume_mm3 == 0.0
+    assert (choice.true_lesions, choice.true_lesions_below_minimum) == (6, 0)
 
 
 def test_scores_are_calibrated_by_what_was_seen(done: Consolidated) -> None:
@@ -106,16 +106,16 @@ def test_scores_are_calibrated_by_what_was_seen(done: Consolidated) -> None:
 
 def test_the_threshold_of_the_plan_is_put_on_the_calibrated_scale(done: Consolidated, tiny_plans: Plans) -> None:
     threshold = apply_calibration(done.point.inference.calibration, [tiny_plans.inference.score_threshold])[0]
-    assert done.report["operating_point"]["thresholds_of_the_plan"]["score_threshold"] == threshold
+    assert done.summary.choice.thresholds_of_the_plan.score_threshold == threshold
 
 
 def test_the_operating_point_is_stored_with_the_model(root: Path, done: Consolidated) -> None:
     point = load_operating_point(root / "results" / NAME)
     assert point == done.point and point is not None
     assert set(point.weights) == {"fold_0", "fold_1"} and point.objective == "highest lesion F1 (IoU ≥ 0.1)"
-    chosen = done.report["operating_point"]["thresholds"]
+    chosen = done.summary.choice.thresholds
     for name in ("score_threshold", "candidate_threshold", "mask_threshold", "suppression_distance", "suppression_iou"):
-        assert getattr(point.inference, name) == chosen[name]
+        assert getattr(point.inference, name) == getattr(chosen, name)
 
 
 def test_the_masks_are_those_of_the_operating_point(root: Path, done: Consolidated) -> None:
@@ -131,14 +131,14 @@ def test_the_masks_are_those_of_the_operating_point(root: Path, done: Consolidat
 
 
 def test_the_report_is_written(root: Path, done: Consolidated) -> None:
-    report = read_json(root / "results" / NAME / "cross_validation" / "consolidation.json")
-    assert report == json.loads(json.dumps(done.report))
-    assert {"dataset", "folds", "cases", "operating_point", "sweep", "calibration", "attribution"} <= set(report)
-    assert (report["dataset"], report["folds"], report["cases"], report["failures"]) == (NAME, ["0", "1"], 4, {})
-    assert len(report["sweep"]) == report["operating_point"]["settings_tried"]
-    assert set(report["operating_point"]["thresholds_chosen_without_each_fold"]) == {"0", "1"}
-    assert [row["found"] for row in report["attribution"]["stages"][1:]] == [5, 5, 5, 5]
-    assert report["attribution"]["stage2_true_boxes"]["mean"] == 0.5
+    written = read_json(root / "results" / NAME / "cross_validation" / "consolidation.json")
+    summary = ConsolidationSummary.from_json(written)
+    assert summary == done.summary
+    assert (summary.dataset, summary.folds, summary.cases, summary.failures) == (NAME, ("0", "1"), 4, {})
+    assert len(summary.sweep) == summary.choice.settings_tried
+    assert set(summary.choice.thresholds_chosen_without_each_fold) == {"0", "1"}
+    assert [stage.found for stage in summary.attribution.stages[1:]] == [5, 5, 5, 5]
+    assert summary.attribution.dice_in_true_boxes == 0.5
     assert (done.cases, done.failures) == (("a", "b", "c", "healthy"), {})
 
 
@@ -155,23 +155,23 @@ def test_worker_processes_give_the_same(
     monkeypatch.setattr(count_table_module, "for_every_case", count)
     write(tmp_path, tiny_plans)
     again = run(tmp_path, run=Run(1))
-    assert (again.report, again.point) == (done.report, done.point)
+    assert (again.summary, again.point) == (done.summary, done.point)
 
 
 def test_a_target_is_served(tmp_path: Path, tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, tiny_plans)
-    point = run(tmp_path, objective=Objective(target_recall=0.5)).report["operating_point"]
-    chosen = point["figures"]["chosen_on_the_same_scans"]
-    assert chosen["recall_iou_0_1"] >= 0.5 and chosen["precision_iou_0_1"] == 1.0 and point["target_reached"]
-    assert point["objective"] == "highest precision at a lesion recall of 0.5 or more (IoU ≥ 0.1)"
+    choice = run(tmp_path, objective=Objective(target_recall=0.5)).summary.choice
+    chosen = choice.metrics.chosen_on_the_same_scans
+    assert chosen.recall_iou_0_1 >= 0.5 and chosen.precision_iou_0_1 == 1.0 and choice.target_reached
+    assert choice.objective == "highest precision at a lesion recall of 0.5 or more (IoU ≥ 0.1)"
     assert caplog.text == ""
 
 
 def test_a_target_out_of_reach_is_said(tmp_path: Path, tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, tiny_plans)
-    point = run(tmp_path, objective=Objective(target_recall=0.9)).report["operating_point"]
-    recall = point["figures"]["chosen_on_the_same_scans"]["recall_iou_0_1"]
-    assert recall == pytest.approx(5 / 6) and not point["target_reached"]
+    choice = run(tmp_path, objective=Objective(target_recall=0.9)).summary.choice
+    recall = choice.metrics.chosen_on_the_same_scans.recall_iou_0_1
+    assert recall == pytest.approx(5 / 6) and not choice.target_reached
     assert "no threshold gives the highest precision at a lesion recall of 0.9 or more" in caplog.text
     assert "recall 0.833 at 0.00 false positives per scan" in caplog.text
 
@@ -183,12 +183,12 @@ def test_a_smallest_volume_is_said_aloud(tmp_path: Path, tiny_plans: Plans, capl
     found = [blob(A, 0.9), blob(B, 0.9), blob(C, 0.9), *specks]
     write_fold(tmp_path, "0", dict.fromkeys("abc", found), tiny_plans)
     done = run(tmp_path, [0])
-    point = done.report["operating_point"]
+    choice = done.summary.choice
     # 3 of 4 lesions in 7 predictions, or in 3; the fourth is a single voxel itself.
-    assert point["thresholds"]["minimum_volume_mm3"] == 1.5 == done.point.inference.minimum_volume_mm3
-    f1 = point["figures"]["chosen_on_the_same_scans"]["f1_iou_0_1"]
-    assert (point["f1_without_minimum"], f1) == (pytest.approx(6 / 11), pytest.approx(6 / 7))
-    assert (point["true_lesions_below_minimum"], point["true_lesions"]) == (3, 12)
+    assert choice.thresholds.minimum_volume_mm3 == 1.5 == done.point.inference.minimum_volume_mm3
+    f1 = choice.metrics.chosen_on_the_same_scans.f1_iou_0_1
+    assert (choice.f1_without_minimum, f1) == (pytest.approx(6 / 11), pytest.approx(6 / 7))
+    assert (choice.true_lesions_below_minimum, choice.true_lesions) == (3, 12)
     assert "lesions under 1.5 mm³ will be left out of every prediction: on these scans the F1 is 0.857" in caplog.text
     assert "with this rule and 0.545 without it; 3 of 12 true lesions are as small" in caplog.text
 
@@ -199,10 +199,10 @@ def test_a_scan_threshold_is_said_aloud(tmp_path: Path, tiny_plans: Plans, caplo
     labels = {name: np.zeros(filled(A).shape, np.uint8) for name in healthy}
     write_raw(tmp_path, labels | {name: (filled(A, B) > 0).astype(np.uint8) for name in full})
     write_fold(tmp_path, "0", healthy | full, tiny_plans)
-    point = run(tmp_path, [0]).report["operating_point"]
-    assert point["thresholds"]["scan_threshold"] > 0.0
-    assert point["figures"]["chosen_on_the_same_scans"]["dice"] == 1.0
-    assert point["scans"] == {"with_lesions": 12, "missed": 0, "without_lesions": 4, "clean": 4}
+    choice = run(tmp_path, [0]).summary.choice
+    assert choice.thresholds.scan_threshold > 0.0
+    assert choice.metrics.chosen_on_the_same_scans.dice == 1.0
+    assert choice.scans == ScanCounts(with_lesions=12, missed=0, without_lesions=4, clean=4)
     assert "on these folds 4 of 4 scans without lesions, and 0 of 12 with" in caplog.text
 
 
@@ -219,8 +219,9 @@ def test_classes_have_their_own_labels(tmp_path: Path, tiny_plans: Plans) -> Non
     write_fold(tmp_path, "1", {"b": [blob(A, 0.8, of_class=1), blob(B, 0.85, of_class=1)]}, plans)
     done = run(tmp_path)
     # At the plan's threshold, which is kept, since two patients in two folds tell nothing.
-    figures = done.report["operating_point"]["figures"]["cross_fitted"]
-    assert (figures["found_iou_0_1"], figures["lesions"], figures["predictions"]) == (3, 4, 4)
+    metrics = done.summary.choice.metrics.cross_fitted
+    assert metrics is not None
+    assert (metrics.found_iou_0_1, metrics.lesions, metrics.predictions) == (3, 4, 4)
     np.testing.assert_array_equal(read_image(done.predictions / "a.mha")[0], label)
 
 
@@ -229,8 +230,8 @@ def test_instance_maps_are_taken_as_they_are(tmp_path: Path, tiny_plans: Plans) 
     touching: Box = (4, 4, 7, 7, 7, 9)
     write_raw(tmp_path, {"a": filled(A, touching) * 300}, instances=True)
     write_fold(tmp_path, "0", {"a": [blob(A, 0.9), blob(touching, 0.8), blob(D, 0.6)]}, plans)
-    point = run(tmp_path, [0]).report["operating_point"]
-    assert (point["true_lesions"], point["figures"]["plan"]["found_iou_0_1"]) == (2, 2)
+    choice = run(tmp_path, [0]).summary.choice
+    assert (choice.true_lesions, choice.metrics.plan.found_iou_0_1) == (2, 2)
 
 
 def test_a_calibration_of_the_plan_is_replaced(tmp_path: Path, tiny_plans: Plans, done: Consolidated) -> None:
@@ -239,7 +240,7 @@ def test_a_calibration_of_the_plan_is_replaced(tmp_path: Path, tiny_plans: Plans
     write(tmp_path, tiny_plans.evolve(inference=calibrated))
     again = run(tmp_path)
     assert again.point.inference.calibration == done.point.inference.calibration
-    assert again.report["operating_point"] == done.report["operating_point"]
+    assert again.summary.choice == done.summary.choice
 
 
 def test_arrays_have_the_spacing_of_the_data_set(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -258,8 +259,8 @@ def test_arrays_have_the_spacing_of_the_data_set(tmp_path: Path, tiny_plans: Pla
 def test_a_case_without_candidates_counts(tmp_path: Path, tiny_plans: Plans) -> None:
     write_raw(tmp_path, {"a": LABELS["a"], "b": LABELS["b"]})
     write_fold(tmp_path, "0", {"a": CASES["0"]["a"], "b": []}, tiny_plans)
-    point = run(tmp_path, [0]).report["operating_point"]
-    assert point["figures"]["plan"]["recall_iou_0_1"] == 0.5  # 2 of 4
+    choice = run(tmp_path, [0]).summary.choice
+    assert choice.metrics.plan.recall_iou_0_1 == 0.5  # 2 of 4
 
 
 # -- What goes wrong ---------------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_a_mask_that_cannot_be_written_is_reported_and_the_others_are(
 
     monkeypatch.setattr(consolidate_module, "write_case", fail)
     done = run(tmp_path)
-    assert done.failures == {"c": "OSError: the disk is full"} and done.report["failures"] == done.failures
+    assert done.failures == {"c": "OSError: the disk is full"} and done.summary.failures == done.failures
     assert done.cases == ("a", "b", "c", "healthy") and "c failed: OSError: the disk is full" in caplog.text
     masks = {path.name for folder in (".", "instances") for path in (done.predictions / folder).glob("*.mha")}
     assert masks == {"a.mha", "b.mha", "healthy.mha"}  # no half of a result
@@ -366,16 +367,16 @@ def test_an_earlier_operating_point_stays_until_a_new_one_is_found(tmp_path: Pat
 def test_each_fold_is_calibrated_by_the_others() -> None:
     """Fold a shows that 0.5 means certainty, fold b that it means nothing: by the other each is as wrong as can be."""
     scored = ScoredLesions(np.full(200, 0.5), np.arange(200) < 100, np.array(["a"] * 100 + ["b"] * 100))
-    figures = describe_calibration(scored)
-    assert figures["before"]["ece"] == pytest.approx(0.0)  # half of all
-    assert figures["after"]["ece"] == pytest.approx(100.5 / 101)
-    assert sum(row["count"] for row in figures["after"]["bins"]) == 200
+    calibration = describe_calibration(scored)
+    assert calibration.before.expected_error == pytest.approx(0.0)  # half of all
+    assert calibration.after.expected_error == pytest.approx(100.5 / 101)
+    assert sum(entry.count for entry in calibration.after.bins) == 200
 
 
 def test_a_single_fold_is_calibrated_by_itself() -> None:
     scored = ScoredLesions(np.full(100, 0.5), np.ones(100, bool), np.array(["a"] * 100))
-    figures = describe_calibration(scored)
-    assert (figures["before"]["ece"], figures["after"]["ece"]) == (0.5, pytest.approx(0.5 / 101))
+    calibration = describe_calibration(scored)
+    assert (calibration.before.expected_error, calibration.after.expected_error) == (0.5, pytest.approx(0.5 / 101))
 
 
 def test_a_plan_s_own_smallest_volume_and_scan_threshold_can_be_described(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -388,4 +389,4 @@ def test_a_plan_s_own_smallest_volume_and_scan_threshold_can_be_described(tmp_pa
     sweep = search(cases, plans, Objective(), run=Run(show_progress=False))
     assert sweep.chosen == sweep.default, "one scan without lesions is too few to search a scan threshold"
     described = consolidate_module._describe_choice(sweep, cases)
-    assert described["figures"]["plan"]["f1_iou_0_1"] == 1.0 and described["f1_without_minimum"] == pytest.approx(0.8)
+    assert described.metrics.plan.f1_iou_0_1 == 1.0 and described.f1_without_minimum == pytest.approx(0.8)

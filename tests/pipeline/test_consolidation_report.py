@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import copy
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +11,9 @@ from detseg3d.consolidation.attribution import PERFECT
 from detseg3d.evaluation.metrics import Criterion
 from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.consolidate import Consolidated, consolidate
-from detseg3d.pipeline.consolidation_report import format_consolidation, report_consolidation
+from detseg3d.pipeline.consolidation_report import report_consolidation
 from detseg3d.planning.plans import Plans
+from detseg3d.reporting.text.consolidation import format_consolidation
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.run import Run
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
@@ -62,16 +60,18 @@ def test_the_pooled_predictions_are_evaluated(root: Path, done: Consolidated, re
     assert again.summary == result.summary
 
 
-def test_evaluation_and_search_count_alike(done: Consolidated, result: EvaluationResult) -> None:
-    """Of the cross-fitted masks: each fold at the thresholds that the other chose."""
-    figures, summary = done.report["operating_point"]["figures"]["cross_fitted"], result.summary
-    for name in ("f1", "recall", "precision"):
-        assert getattr(summary.overall.detection[Criterion.ANY], name) == pytest.approx(figures[f"{name}_any"])
-        assert getattr(summary.overall.detection[Criterion.IOU_01], name) == pytest.approx(figures[f"{name}_iou_0_1"])
-    for criterion in ("any", "iou_0.1"):
-        counted = figures[f"fp_per_scan_{criterion.replace('.', '_')}"]
-        assert summary.overall.detection[Criterion(criterion)].false_positives_per_scan == pytest.approx(counted)
-    assert summary.overall.dice.mean == pytest.approx(figures["dice"])
+def test_evaluation_and_search_give_equal_metrics(done: Consolidated, result: EvaluationResult) -> None:
+    """Compare the metrics of the cross-fitted masks: each fold has the thresholds that were chosen on the other."""
+    metrics, group = done.summary.choice.metrics.cross_fitted, result.summary.overall
+    assert metrics is not None
+    any_overlap, matched = group.detection[Criterion.ANY], group.detection[Criterion.IOU_01]
+    assert (any_overlap.f1, any_overlap.recall) == pytest.approx((metrics.f1_any, metrics.recall_any))
+    assert any_overlap.precision == pytest.approx(metrics.precision_any)
+    assert any_overlap.false_positives_per_scan == pytest.approx(metrics.fp_per_scan_any)
+    assert (matched.f1, matched.recall) == pytest.approx((metrics.f1_iou_0_1, metrics.recall_iou_0_1))
+    assert matched.precision == pytest.approx(metrics.precision_iou_0_1)
+    assert matched.false_positives_per_scan == pytest.approx(metrics.fp_per_scan_iou_0_1)
+    assert group.dice.mean == pytest.approx(metrics.dice)
 
 
 def test_figures_and_report_lie_beside_the_predictions(done: Consolidated, result: EvaluationResult) -> None:
@@ -124,15 +124,20 @@ def cells(text: str, first: str) -> list[str]:
 
 
 def test_the_choice_stands_beside_the_plan(done: Consolidated) -> None:
-    text = format_consolidation(done.report)
+    text = format_consolidation(done.summary)
     assert "### Operating point: highest lesion F1 (IoU ≥ 0.1)" in text
     # F1, recall, precision, FP per scan: 7 of 8 lesions, with 4 false positives in 4 scans or without.
-    plain, chosen = cells(text, "the plan's thresholds"), cells(text, "chosen and judged on the same scans")
+    plain, chosen = cells(text, "with the thresholds of the plan"), cells(text, "chosen and judged on the same scans")
     assert plain[:4] == ["0.737", "0.875", "0.636", "1"]
     assert chosen[:4] == ["0.933", "0.875", "1", "0"]
     assert (plain[-3:-1], chosen[-3:-1]) == (["7", "11"], ["7", "7"])  # lesions found, predictions
-    assert cells(text, "cross-fitted: each fold by the choice of the others")[:4] == ["0.933", "0.875", "1", "0"]
-    assert cells(text, "smallest lesion (mm³)") == ["0", "0"]
+    assert cells(text, "cross-fitted: each fold with the thresholds chosen on the other folds")[:4] == [
+        "0.933",
+        "0.875",
+        "1",
+        "0",
+    ]
+    assert cells(text, "smallest lesion (mm³)") == ["–", "–"]
     assert cells(text, "lowest mask probability of a voxel") == ["0.5", "0.5"]
 
 
@@ -146,8 +151,8 @@ def test_the_headline_is_cross_fitted_and_comes_first(done: Consolidated, result
     assert record["headline"]["f1_iou_0.1"] == result.estimates["f1_iou_0.1"].to_json()
     estimate = result.estimates["f1_iou_0.1"]
     interval = [estimate.low, estimate.high]
-    assert record["figures"]["cross_fitted_f1_interval"] == pytest.approx(interval)
-    assert record["figures"] == json.loads(json.dumps(asdict(done.point.figures)))
+    assert record["metrics"]["cross_fitted_f1_interval"] == pytest.approx(interval)
+    assert record["metrics"] == done.summary.choice.metrics.to_json()
     page = (done.predictions / "report.html").read_text(encoding="utf-8")
     assert page.index("Cross-fitted: the scans") < page.index("chosen and judged on the same scans")
 
@@ -159,11 +164,11 @@ def test_a_choice_of_a_single_fold_has_no_headline(tmp_path: Path, tiny_plans: P
     report_consolidation(done, raw, run=Run(show_progress=False))
     record = read_json(done.predictions / "metrics.json")["cross_validation"]
     assert record["predicted_at_thresholds_of"] == "same scans"
-    assert (record["headline"], record["figures"]["cross_fitted"]) == (None, None)
-    assert record["figures"]["chosen_on_the_same_scans"]["f1_iou_0_1"] == 1.0
+    assert (record["headline"], record["metrics"]["cross_fitted"]) == (None, None)
+    assert record["metrics"]["chosen_on_the_same_scans"]["f1_iou_0_1"] == 1.0
     first = (done.predictions / "metrics.md").read_text(encoding="utf-8").split("###")[0]
     assert cells(first, "F1 (IoU ≥ 0.1)") == ["–"] and "Warning" in first
-    assert cells(first, "cross-fitted: each fold by the choice of the others") == ["–"] * 8
+    assert cells(first, "cross-fitted: each fold with the thresholds chosen on the other folds") == ["–"] * 8
 
 
 def test_figures_of_a_plan_that_is_kept_are_a_headline(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -178,54 +183,16 @@ def test_figures_of_a_plan_that_is_kept_are_a_headline(tmp_path: Path, tiny_plan
 
 
 def test_the_stages_stand_by_size(done: Consolidated) -> None:
-    text = format_consolidation(done.report)
+    text = format_consolidation(done.summary)
     assert cells(text, "stage") == ["recall", "15 to under 50 voxels"]
     assert cells(text, "Stage 1, stored candidates") == ["0.875", "0.875"]
     assert cells(text, "in the final mask") == ["0.875", "0.875"]
-    assert cells(text, "Dice of Stage 2 in true boxes") == ["0.5", "0.5"]
+    assert cells(text, "Dice of Stage 2 in the true boxes") == ["0.5", "0.5"]
     assert cells(text, PERFECT) == ["1", "1"]
     assert cells(text, "lesions") == ["8", "8"]
 
 
-def test_nothing_is_remarked_where_all_is_well(done: Consolidated) -> None:
-    text = format_consolidation(done.report)
-    assert "**" not in text and "No cross-fitted figure" not in text
-    assert "each fold's scores calibrated by the other folds" in text
-
-
-def changed(done: Consolidated, thresholds: dict[str, float] | None = None, **point: Any) -> dict[str, Any]:
-    report = copy.deepcopy(done.report)
-    report["operating_point"].update(point)
-    report["operating_point"]["thresholds"].update(thresholds or {})
-    return report
-
-
-def test_a_target_that_was_missed_is_remarked(done: Consolidated) -> None:
-    text = format_consolidation(changed(done, target_reached=False))
-    assert "**The target was not reached** by any threshold; the nearest was chosen." in text
-
-
-def test_a_smallest_volume_is_remarked(done: Consolidated) -> None:
-    point = {"f1_without_minimum": 0.8125, "true_lesions_below_minimum": 2}
-    text = format_consolidation(changed(done, {"minimum_volume_mm3": 4.5}, **point))
-    assert "**Lesions under 4.5 mm³ are left out of every prediction**: F1 0.933, without this rule 0.812" in text
-    assert "2 of 8 true lesions are as small." in text
-    assert cells(text, "smallest lesion (mm³)") == ["0", "4.5"]
-
-
-def test_a_scan_threshold_is_remarked(done: Consolidated) -> None:
-    scans = {"with_lesions": 36, "missed": 1, "without_lesions": 4, "clean": 3}
-    text = format_consolidation(changed(done, {"scan_threshold": 0.75}, scans=scans))
-    assert "**A scan without a lesion of score 0.75 or more is reported without any**: 3 of 4 scans without" in text
-    assert "and 1 of 36 with." in text
-    assert cells(text, "lowest score of the best lesion of a scan (calibrated)") == ["0", "0.75"]
-
-
-def test_a_single_fold_makes_no_claims(done: Consolidated) -> None:
-    text = format_consolidation({**changed(done, predicted_at_thresholds_of="same scans"), "folds": ["0"]})
-    assert "No cross-fitted figure" in text and "on the scores it was fitted on" in text
-    assert "calibrated by the other folds" not in text
-
-
-def test_failures_are_remarked(done: Consolidated) -> None:
-    assert "**Failed**, see above: b, c." in format_consolidation({**done.report, "failures": {"c": "x", "b": "y"}})
+def test_several_folds_calibrate_each_other_and_need_no_remark(done: Consolidated) -> None:
+    text = format_consolidation(done.summary)
+    assert "**" not in text
+    assert "The scores of each fold were calibrated with the other folds." in text

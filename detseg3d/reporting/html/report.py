@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
+from detseg3d.evaluation.cross_validation import ConsolidationSummary
 from detseg3d.evaluation.result import EvaluationResult, SystemsResult
 from detseg3d.reporting.html.case_files import CaseFiles
 from detseg3d.reporting.html.cases import ViewerContent, choose_cases, read_cases
@@ -61,8 +60,8 @@ class ReportInput:
     result : EvaluationResult or SystemsResult
         Result of :func:`~detseg3d.evaluation.folders.evaluate_folders`, or of
         :func:`~detseg3d.evaluation.folders.evaluate_systems` to compare several systems.
-    consolidation : dict, optional
-        Content of ``consolidation.json`` of a cross-validation.
+    consolidation : ConsolidationSummary, optional
+        Result of the consolidation of a cross-validation.
     cases : sequence of CaseFiles
         Cases that the viewer may show. The viewer shows the ``worst`` and the ``best`` of them.
     title : str
@@ -73,7 +72,7 @@ class ReportInput:
     """
 
     result: EvaluationResult | SystemsResult
-    consolidation: Mapping[str, Any] | None = None
+    consolidation: ConsolidationSummary | None = None
     cases: tuple[CaseFiles, ...] = ()
     title: str = "Lesion detection and segmentation"
     date: str | None = None
@@ -177,7 +176,8 @@ def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent)
         sections.append(("viewer", "Worst and best scans", viewer_section(content)))
     sections.append(("curves", "Curves over the score threshold", curve_section(evaluated)))
     sections.append(("sizes", "Recall by lesion size", size_section(evaluated)))
-    sections += _cross_validation(report.consolidation or {})
+    if report.consolidation is not None:
+        sections += _cross_validation(report.consolidation)
     sections.append(("cases", "Scans", case_table(evaluated, shown)))
     sections.append(("problems", "Not evaluated", problem_list(evaluated)))
     reading = render("reading", hd95_penalty=" ".join(HD95_PENALTY.split()))
@@ -188,21 +188,17 @@ def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent)
     ]
 
 
-def _cross_validation(consolidation: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
-    sections = []
-    if consolidation.get("operating_point"):
-        sections.append(("operating-point", "Operating point", operating_point_section(consolidation)))
-    if consolidation.get("calibration"):
-        part = calibration_section(consolidation["calibration"], len(consolidation.get("folds") or ()))
-        sections.append(("calibration", "Calibration of the score", part))
-    if consolidation.get("attribution"):
-        sections.append(("stages", "Where lesions are lost", stage_section(consolidation["attribution"])))
-    return sections
+def _cross_validation(consolidation: ConsolidationSummary) -> list[tuple[str, str, Markup]]:
+    calibration = calibration_section(consolidation.calibration, len(consolidation.folds))
+    return [
+        ("operating-point", "Operating point", operating_point_section(consolidation)),
+        ("calibration", "Calibration of the score", calibration),
+        ("stages", "Where lesions are lost", stage_section(consolidation.attribution)),
+    ]
 
 
 def _metrics(report: ReportInput, evaluated: Evaluated) -> Markup:
     differ = describe_different_scans(evaluated.systems)
-    consolidation = report.consolidation or {}
     notes, few = [], ""
     estimates = [entry for result in evaluated.results.values() for entry in result.estimates.values()]
     if any(entry.low is not None for entry in estimates):
@@ -224,7 +220,7 @@ def _metrics(report: ReportInput, evaluated: Evaluated) -> Markup:
     return render(
         "metrics",
         first_warnings=[differ] if differ else [],
-        by_origin=metrics_by_origin(consolidation) if consolidation.get("operating_point") else "",
+        by_origin="" if report.consolidation is None else metrics_by_origin(report.consolidation.choice),
         tiles=key_metrics(evaluated),
         table=metric_table(evaluated),
         notes=notes,

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.catalogue import metric_spec
 from detseg3d.system.files import atomic_path, open_regular_file
 
 __all__ = ["draw_progress", "plot_progress", "read_training_log"]
@@ -39,11 +40,7 @@ _COLORS = {
 }
 _MAIN = "f1_iou_0.1"
 _VALIDATION = {
-    _MAIN: "lesion F1 at IoU ≥ 0.1",
-    "recall_iou_0.1": "lesion recall at IoU ≥ 0.1",
-    "precision_iou_0.1": "lesion precision at IoU ≥ 0.1",
-    "f1_any": "lesion F1 at any overlap",
-    "dice": "Dice",
+    **{key: metric_spec(key).label for key in (_MAIN, "recall_iou_0.1", "precision_iou_0.1", "f1_any", "dice")},
     "stage1_recall": "Stage 1 recall",
 }
 _TIMES = (("data_seconds", "#56B4E9", "waiting for data (s)"), ("compute_seconds", "#0072B2", "computing (s)"))
@@ -139,7 +136,7 @@ def _title(epochs: Sequence[Record], validations: Sequence[Record]) -> str:
     if scored:
         best = max(scored, key=lambda record: float(record[_MAIN]))
         values = f"{best[_MAIN]:.3f} at epoch {best['epoch']}, last {scored[-1][_MAIN]:.3f}"
-        parts.append(f"best lesion F1 at IoU ≥ 0.1: {values}")
+        parts.append(f"{_VALIDATION[_MAIN]}: best {values}")
     return "  ·  ".join(parts)
 
 

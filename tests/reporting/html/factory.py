@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,24 @@ from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
+from detseg3d.evaluation.cross_validation import (
+    Attribution,
+    CalibrationSummary,
+    ChoiceMetrics,
+    ConsolidationSummary,
+    PooledMetrics,
+    Reliability,
+    ScanCounts,
+    SizeAttribution,
+    StageRecall,
+    ThresholdChoice,
+)
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.evaluation.options import EvaluationInput
 from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.evaluation.scores.calibration import ReliabilityBin
+from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.planning.thresholds import Thresholds
 from detseg3d.reporting.html.case_files import CaseFiles, PredictedBox
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
@@ -102,48 +118,65 @@ def case_files(root: Path, name: str, boxes: Sequence[PredictedBox] = (), system
     )
 
 
-def consolidation(folds: int = 5) -> dict[str, Any]:
-    """As ``consolidation.json`` has it, with figures made up."""
-    setting = {
-        "score_threshold": 0.3,
-        "candidate_threshold": 0.1,
-        "suppression_distance": 0.5,
-        "suppression_iou": 0.3,
-        "mask_threshold": 0.5,
-        "minimum_volume_mm3": 0.0,
-    }
-    figures = {"f1_iou_0_1": 0.7, "recall_iou_0_1": 0.8, "precision_iou_0_1": 0.625, "fp_per_scan_iou_0_1": 1.5}
-    figures |= {"f1_any": 0.75, "dice": 0.6, "found_iou_0_1": 40, "predictions": 48}
-    empty = {"low": 0.0, "high": 0.5, "count": 0, "mean_score": None, "observed": None}
-    full = {"low": 0.5, "high": 1.0, "count": 8, "mean_score": 0.8, "observed": 0.5}
-    stages = ("Stage 1, stored candidates", "in the final mask")
-    return {
-        "dataset": "Dataset101_Example",
-        "folds": [str(fold) for fold in range(folds)],
-        "cases": 20,
-        "operating_point": {
-            "objective": "highest lesion F1 (IoU ≥ 0.1)",
-            "target_reached": True,
-            "predicted_at_thresholds_of": "other folds" if folds > 1 else "same scans",
-            "thresholds": {**setting, "score_threshold": 0.45},
-            "thresholds_of_the_plan": setting,
-            "figures": {
-                "cross_fitted": {**figures, "f1_iou_0_1": 0.688} if folds > 1 else None,
-                "chosen_on_the_same_scans": figures,
-                "plan": {**figures, "f1_iou_0_1": 0.65},
-            },
-            "settings_tried": 48,
-        },
-        "calibration": {"before": {"ece": 0.3, "bins": [empty, full]}, "after": {"ece": 0.05, "bins": [full, empty]}},
-        "attribution": {
-            "stages": [{"stage": name, "recall": 0.9, "found": 9, "lesions": 10} for name in stages],
-            "by_size": [
-                {"bin": "under 15 voxels", "lesions": 10, "stages": dict.fromkeys(stages, 0.9)},
-                {"bin": "15 voxels or more", "lesions": 0, "stages": dict.fromkeys(stages)},
-            ],
-            "stage2_true_boxes": {"mean": 0.75, "by_size": [{"bin": "under 15 voxels", "lesions": 10, "dice": 0.75}]},
-        },
-    }
+def pooled_metrics(**changes: float) -> PooledMetrics:
+    """Return metrics that are made up."""
+    metrics = PooledMetrics(
+        f1_iou_0_1=0.7,
+        recall_iou_0_1=0.8,
+        precision_iou_0_1=0.625,
+        fp_per_scan_iou_0_1=1.5,
+        f1_any=0.75,
+        recall_any=0.85,
+        precision_any=0.7,
+        fp_per_scan_any=1.2,
+        dice=0.6,
+        lesions=50,
+        found_iou_0_1=40,
+        found_any=42,
+        predictions=48,
+    )
+    return replace(metrics, **changes)
+
+
+def consolidation(folds: int = 5) -> ConsolidationSummary:
+    """Return the summary of a consolidation whose values are made up."""
+    plan = Thresholds(score_threshold=0.3, growth_threshold=0.2)
+    empty, full = ReliabilityBin(0.0, 0.5, 0, None, None), ReliabilityBin(0.5, 1.0, 8, 0.8, 0.5)
+    return ConsolidationSummary(
+        dataset="Dataset101_Example",
+        folds=tuple(str(fold) for fold in range(folds)),
+        cases=20,
+        choice=ThresholdChoice(
+            objective="highest lesion F1 (IoU ≥ 0.1)",
+            target_reached=True,
+            predicted_at_thresholds_of=ThresholdOrigin.OTHER_FOLDS if folds > 1 else ThresholdOrigin.SAME_SCANS,
+            thresholds=plan.evolve(score_threshold=0.45),
+            thresholds_of_the_plan=plan,
+            thresholds_chosen_without_each_fold={},
+            metrics=ChoiceMetrics(
+                cross_fitted=pooled_metrics(f1_iou_0_1=0.688) if folds > 1 else None,
+                chosen_on_the_same_scans=pooled_metrics(),
+                plan=pooled_metrics(f1_iou_0_1=0.65),
+            ),
+            gain_on_other_folds=None,
+            f1_without_minimum=0.69,
+            true_lesions=80,
+            true_lesions_below_minimum=3,
+            scans=ScanCounts(with_lesions=36, missed=1, without_lesions=4, clean=3),
+            settings_tried=48,
+        ),
+        sweep=(),
+        calibration=CalibrationSummary(Reliability(0.3, (empty, full)), Reliability(0.05, (full, empty))),
+        attribution=Attribution(
+            stages=tuple(StageRecall(name, 0.9, 9, 10) for name in ("Stage 1, stored candidates", "in the final mask")),
+            by_size=(
+                SizeAttribution("under 15 voxels", 10, (0.9, 0.9), 10, 0.75),
+                SizeAttribution("15 voxels or more", 0, (None, None), 0, None),
+            ),
+            dice_in_true_boxes=0.75,
+        ),
+        failures={},
+    )
 
 
 class Page(HTMLParser):

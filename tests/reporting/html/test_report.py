@@ -134,8 +134,12 @@ def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
         for name, file in ((ATTACK, root / "images" / "bad_0000.nii.gz"), (ESCAPE, root / ESCAPE[2:]))
     )
     data = consolidation()
-    data["operating_point"]["objective"] = ESCAPE
-    data["attribution"]["stages"][0]["stage"] = ATTACK
+    stages = tuple(replace(stage, stage=ATTACK) for stage in data.attribution.stages)
+    data = replace(
+        data,
+        choice=replace(data.choice, objective=ESCAPE),
+        attribution=replace(data.attribution, stages=stages),
+    )
     systems = SystemsResult({ATTACK: hostile, ESCAPE: hostile}, (Comparison(ATTACK, ESCAPE, 2, {}),))
     for page in (
         write(tmp_path, hostile, consolidation=data, cases=files, title=ESCAPE, date=ATTACK),

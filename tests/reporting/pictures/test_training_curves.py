@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.catalogue import metric_spec
 from detseg3d.reporting.pictures.training_curves import draw_progress, plot_progress, read_training_log
 
 
@@ -59,7 +60,10 @@ def test_lines_show_what_was_logged() -> None:
     figure = draw_progress([epoch(1), epoch(2), validation(2, 0.25), epoch(3), validation(3, 0.75)])
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     assert list(lines["heatmap"].get_ydata()) == [1.0, 0.5, pytest.approx(1 / 3)]
-    assert (list(lines["lesion F1 at IoU ≥ 0.1"].get_xdata()), list(lines["lesion F1 at IoU ≥ 0.1"].get_ydata())) == (
+    assert (
+        list(lines[metric_spec("f1_iou_0.1").label].get_xdata()),
+        list(lines[metric_spec("f1_iou_0.1").label].get_ydata()),
+    ) == (
         [2, 3],
         [0.25, 0.75],
     )
@@ -67,7 +71,7 @@ def test_lines_show_what_was_logged() -> None:
         "segmentation",
         "total",
         "learning rate",
-        "lesion recall at IoU ≥ 0.1",
+        metric_spec("recall_iou_0.1").label,
         "Stage 1 recall",
         "computing (s)",
     } <= set(lines)
@@ -75,7 +79,7 @@ def test_lines_show_what_was_logged() -> None:
 
 def test_the_title_names_the_best_validation() -> None:
     figure = draw_progress([epoch(1), validation(1, 0.75), epoch(2), validation(2, 0.5)])
-    assert figure.get_suptitle() == "epoch 2  ·  2.0 min  ·  best lesion F1 at IoU ≥ 0.1: 0.750 at epoch 1, last 0.500"
+    assert figure.get_suptitle() == "epoch 2  ·  2.0 min  ·  Lesion F1 at IoU ≥ 0.1: best 0.750 at epoch 1, last 0.500"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,289 @@
+"""Types that hold the result of a consolidation: the choice of the thresholds, the calibration, and the lost lesions.
+
+Consolidation pools the validation cases of all folds, calibrates the score, and chooses thresholds. Everything is a
+frozen dataclass with ``to_json`` and ``from_json``, see :class:`~detseg3d.system.json_records.JsonRecord`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detseg3d.evaluation.scores.calibration import ReliabilityBin
+from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.planning.thresholds import Thresholds
+from detseg3d.system.json_records import JsonRecord
+
+__all__ = [
+    "Attribution",
+    "CalibrationSummary",
+    "ChoiceMetrics",
+    "ConsolidationSummary",
+    "GainSummary",
+    "PooledMetrics",
+    "Reliability",
+    "ScanCounts",
+    "SettingMetrics",
+    "SizeAttribution",
+    "StageRecall",
+    "ThresholdChoice",
+]
+
+
+# -- Metrics -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PooledMetrics(JsonRecord):
+    """Metrics of a cross-validation at one choice of thresholds, pooled over the lesions of all scans.
+
+    Names that end with ``_iou_0_1`` count a true lesion as found if it is matched one-to-one with an IoU of 0.1 or
+    more; every other prediction is a false positive. Names that end with ``_any`` count it as found at any overlap.
+    ``dice`` is the mean over scans.
+    """
+
+    f1_iou_0_1: float
+    recall_iou_0_1: float
+    precision_iou_0_1: float
+    fp_per_scan_iou_0_1: float
+    f1_any: float
+    recall_any: float
+    precision_any: float
+    fp_per_scan_any: float
+    dice: float
+    lesions: int
+    found_iou_0_1: int
+    found_any: int
+    predictions: int
+
+
+@dataclass(frozen=True)
+class ChoiceMetrics(JsonRecord):
+    """Metrics at the chosen thresholds and at the thresholds of the plan.
+
+    Attributes
+    ----------
+    cross_fitted : PooledMetrics or None
+        The scans of each fold are judged at the thresholds that were chosen on the *other* folds. Expect these metrics
+        on new scans. If the thresholds of the plan were kept, these are the metrics of the plan, because nothing was
+        chosen. ``None`` if thresholds were chosen on a single fold.
+    chosen_on_the_same_scans : PooledMetrics
+        Thresholds are chosen on all scans and judged on the same scans. New scans will have lower metrics.
+    plan : PooledMetrics
+        Metrics at the thresholds of the plan, which were not chosen on these scans.
+    cross_fitted_f1_interval : tuple of 2 floats or None
+        95 % interval over patients of the cross-fitted F1 at IoU ≥ 0.1; ``None`` without cross-fitted metrics or with a
+        single patient.
+    """
+
+    cross_fitted: PooledMetrics | None
+    chosen_on_the_same_scans: PooledMetrics
+    plan: PooledMetrics
+    cross_fitted_f1_interval: tuple[float, float] | None = None
+
+
+# -- Choice ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScanCounts(JsonRecord):
+    """Numbers of scans at the chosen thresholds.
+
+    Attributes
+    ----------
+    with_lesions : int
+        Scans with true lesions.
+    missed : int
+        Scans with true lesions that are reported without lesions.
+    without_lesions : int
+        Scans without true lesions.
+    clean : int
+        Scans without true lesions that are reported without lesions.
+    """
+
+    with_lesions: int
+    missed: int
+    without_lesions: int
+    clean: int
+
+
+@dataclass(frozen=True)
+class GainSummary(JsonRecord):
+    """Gain of the chosen thresholds over those of the plan, measured on scans that were not used for the choice.
+
+    ``None`` stands for an infinite value.
+    """
+
+    f1: float | None
+    f1_low: float | None
+    dice: float | None
+    dice_low: float | None
+
+
+@dataclass(frozen=True)
+class ThresholdChoice(JsonRecord):
+    """The choice of the thresholds.
+
+    Attributes
+    ----------
+    objective : str
+        What the thresholds were chosen for, in words.
+    target_reached : bool
+        Whether the target of recall or of false positives was reached; true without a target.
+    predicted_at_thresholds_of : ThresholdOrigin
+    thresholds : Thresholds
+    thresholds_of_the_plan : Thresholds
+    thresholds_chosen_without_each_fold : dict of str to Thresholds
+        For each fold the thresholds that were chosen on the other folds.
+    metrics : ChoiceMetrics
+    gain_on_other_folds : GainSummary or None
+    f1_without_minimum : float
+        F1 at the chosen thresholds if no lesion is dropped for its size.
+    true_lesions, true_lesions_below_minimum : int
+        Number of true lesions, and number of those that are smaller than the smallest lesion that is kept.
+    scans : ScanCounts
+    settings_tried : int
+    """
+
+    objective: str
+    target_reached: bool
+    predicted_at_thresholds_of: ThresholdOrigin
+    thresholds: Thresholds
+    thresholds_of_the_plan: Thresholds
+    thresholds_chosen_without_each_fold: Mapping[str, Thresholds]
+    metrics: ChoiceMetrics
+    gain_on_other_folds: GainSummary | None
+    f1_without_minimum: float
+    true_lesions: int
+    true_lesions_below_minimum: int
+    scans: ScanCounts
+    settings_tried: int
+
+
+@dataclass(frozen=True)
+class SettingMetrics(JsonRecord):
+    """Metrics at one of the settings that were tried."""
+
+    thresholds: Thresholds
+    metrics: PooledMetrics
+
+
+# -- Calibration -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reliability(JsonRecord):
+    """Reliability of a score.
+
+    Attributes
+    ----------
+    expected_error : float
+        Expected calibration error.
+    bins : tuple of ReliabilityBin
+    """
+
+    expected_error: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class CalibrationSummary(JsonRecord):
+    """Reliability of the raw score and of the calibrated score.
+
+    The calibrated scores of each fold come from a calibration that was fitted to the other folds. With a single fold it
+    was fitted to the same scans.
+    """
+
+    before: Reliability
+    after: Reliability
+
+
+# -- Lost lesions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageRecall(JsonRecord):
+    """Recall of all lesions after one stage.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the stage.
+    recall : float or None
+        ``None`` without lesions.
+    found, lesions : int
+    """
+
+    stage: str
+    recall: float | None
+    found: int
+    lesions: int
+
+
+@dataclass(frozen=True)
+class SizeAttribution(JsonRecord):
+    """True lesions of one range of sizes.
+
+    Attributes
+    ----------
+    name : str
+        Range in words.
+    lesions : int
+    recalls : tuple of float or None
+        Recall after each stage, in the order of the stages; ``None`` without lesions.
+    outlined : int
+        Number of lesions that Stage 2 outlined in their true boxes.
+    dice : float or None
+        Mean Dice of these outlines; ``None`` if there is none.
+    """
+
+    name: str
+    lesions: int
+    recalls: tuple[float | None, ...]
+    outlined: int
+    dice: float | None
+
+
+@dataclass(frozen=True)
+class Attribution(JsonRecord):
+    """The stages at which lesions are lost.
+
+    Attributes
+    ----------
+    stages : tuple of StageRecall
+        First a perfect Stage 1, then each stage of the inference.
+    by_size : tuple of SizeAttribution
+    dice_in_true_boxes : float or None
+        Mean Dice of Stage 2 over all lesions, given the true boxes.
+    """
+
+    stages: tuple[StageRecall, ...]
+    by_size: tuple[SizeAttribution, ...]
+    dice_in_true_boxes: float | None
+
+
+@dataclass(frozen=True)
+class ConsolidationSummary(JsonRecord):
+    """Result of a consolidation; the content of ``consolidation.json``.
+
+    Attributes
+    ----------
+    dataset : str
+    folds : tuple of str
+    cases : int
+    choice : ThresholdChoice
+    sweep : tuple of SettingMetrics
+    calibration : CalibrationSummary
+    attribution : Attribution
+    failures : dict of str to str
+        Error of each case whose masks could not be written.
+    """
+
+    dataset: str
+    folds: tuple[str, ...]
+    cases: int
+    choice: ThresholdChoice
+    sweep: tuple[SettingMetrics, ...]
+    calibration: CalibrationSummary
+    attribution: Attribution
+    failures: Mapping[str, str]

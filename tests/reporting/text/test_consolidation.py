@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from detseg3d.evaluation.cross_validation import ConsolidationSummary
+from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.reporting.text.consolidation import describe_consolidation, format_consolidation
+from detseg3d.reporting.text.markdown import DASH
+from tests.reporting.html.factory import consolidation
+
+
+def changed(thresholds: dict[str, float] | None = None, **choice: Any) -> ConsolidationSummary:
+    summary = consolidation()
+    new = replace(summary.choice, thresholds=summary.choice.thresholds.evolve(**(thresholds or {})), **choice)
+    return replace(summary, choice=new)
+
+
+def cells(text: str, first: str) -> list[str]:
+    """Return the cells of the table row that begins with ``first``."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {first} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_usually_there_is_no_remark() -> None:
+    assert describe_consolidation(consolidation()) == []
+
+
+@pytest.mark.parametrize(
+    ("summary", "remark"),
+    [
+        (
+            changed(target_reached=False),
+            "The target was not reached by any threshold; the nearest threshold was chosen.",
+        ),
+        (
+            changed({"minimum_volume_mm3": 4.0}),
+            "Predicted lesions under 4 mm³ are left out of every prediction. The F1 is 0.7 with this rule and 0.69 "
+            "without it. 3 of 80 true lesions are smaller.",
+        ),
+        (
+            changed({"scan_threshold": 0.75}),
+            "A scan whose best lesion has a score below 0.75 is reported without lesions: 3 of 4 scans without "
+            "lesions, and 1 of 36 scans with lesions.",
+        ),
+        (replace(consolidation(), failures={"b": "x", "a": "y"}), "These cases failed: a, b."),
+    ],
+)
+def test_each_remark_says_what_a_reader_must_not_overlook(summary: ConsolidationSummary, remark: str) -> None:
+    assert describe_consolidation(summary) == [remark]
+    assert f"- **{remark}**" in format_consolidation(summary)
+
+
+def test_thresholds_stand_beside_those_of_the_plan() -> None:
+    text = format_consolidation(consolidation())
+    assert cells(text, "lowest score of a lesion (calibrated)") == ["0.3", "0.45"]
+    assert cells(text, "smallest lesion (mm³)") == [DASH, DASH]
+
+
+def test_metrics_on_new_scans_stand_first() -> None:
+    rows = [line for line in format_consolidation(consolidation()).splitlines() if line.startswith("| c")]
+    assert rows[0].startswith("| cross-fitted") and rows[1].startswith("| chosen and judged on the same scans")
+
+
+def test_stages_have_a_column_for_each_range_of_sizes_with_lesions() -> None:
+    text = format_consolidation(consolidation())
+    assert cells(text, "Stage 1, stored candidates") == ["0.9", "0.9"]
+    assert cells(text, "Dice of Stage 2 in the true boxes") == ["0.75", "0.75"]
+    assert cells(text, "lesions") == ["10", "10"] and "15 voxels or more" not in text
+
+
+def test_a_choice_on_the_same_scans_is_a_remark() -> None:
+    text = format_consolidation(consolidation(folds=1))
+    assert (
+        ThresholdOrigin.SAME_SCANS.remark in text
+        and cells(text, "cross-fitted: each fold with the thresholds chosen on the other folds") == [DASH] * 8
+    )
+    assert "other folds" not in text.split("Calibration error")[1]
