@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detseg3d.api.images import ImageLike, as_channels
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.inference.model_file import opened_model
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import CasePrediction
 
@@ -30,14 +31,14 @@ def predict(
         One image per channel of the model: paths, arrays ``(Z, Y, X)``, or images of SimpleITK or nibabel. A single
         array may have shape ``(C, Z, Y, X)``. Intensities are those of the scanner; the model normalises them.
     model : path or Predictor
-        Folder of a trained model (``results/DatasetXXX_Name``). To predict many scans, load a
-        :class:`~detseg3d.inference.predictor.Predictor` once and pass it here.
+        Folder of a trained model (``results/DatasetXXX_Name``), or a model file that ``detseg3d_export_model`` wrote.
+        To predict many scans, load a :class:`~detseg3d.inference.predictor.Predictor` once and pass it here.
     spacing : 3 floats, optional
         Voxel spacing in mm ``(z, y, x)``, required for arrays.
     folds : sequence, optional
-        Folds to average; all trained folds by default. Only for a model folder.
+        Folds to average; all trained folds by default. Only if ``model`` is a path.
     device : str, optional
-        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; CUDA if available by default. Only for a model folder.
+        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; CUDA if available by default. Only if ``model`` is a path.
     probabilities : bool, optional
         Also return the class probabilities.
 
@@ -109,11 +110,12 @@ def predict_folder(
 
 def _predictor(model: str | Path | Predictor, folds: Sequence[str | int] | None, device: str | None) -> Predictor:
     if not isinstance(model, Predictor):
-        return Predictor.from_model_folder(model, folds, device=device)
+        with opened_model(model) as folder:
+            return Predictor.from_model_folder(folder, folds, device=device)
     if folds is not None or device is not None:
         raise DetSeg3DError(
             "a loaded model has its folds and its device already",
             value={"folds": folds, "device": device},
-            expected="folds and device only with a model folder",
+            expected="folds and device only with the path of a model",
         )
     return model

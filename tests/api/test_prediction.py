@@ -11,6 +11,7 @@ import detseg3d
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image, write_image
+from detseg3d.pipeline.exchange import export_model
 from tests.scans import make_scan
 
 SCAN, LABEL = make_scan(101)
@@ -29,6 +30,14 @@ def prediction(predictor: detseg3d.Predictor) -> detseg3d.Prediction:
 def test_a_model_folder_and_a_loaded_model_predict_the_same(tiny_model: Path, prediction: detseg3d.Prediction) -> None:
     again = detseg3d.predict(SCAN, tiny_model, spacing=(1, 1, 1), folds=(0,), device="cpu")
     assert np.array_equal(again.instances, prediction.instances) and len(prediction.lesions) == 4
+
+
+def test_a_model_file_predicts_like_the_folder_that_it_was_exported_from(
+    tiny_model: Path, prediction: detseg3d.Prediction, tmp_path: Path
+) -> None:
+    export_model(tiny_model, tmp_path / "model.safetensors", folds=[0])
+    again = detseg3d.predict(SCAN, tmp_path / "model.safetensors", spacing=(1, 1, 1), device="cpu")
+    assert np.array_equal(again.instances, prediction.instances)
 
 
 def test_every_kind_of_image_gives_the_same_lesions(
