@@ -1,4 +1,4 @@
-"""Types of arrays, shapes and spacings that the package shares, and how they are written in messages.
+"""Shared types of arrays, shapes and spacings, and their text for messages.
 
 Every triple is in the axis order ``(z, y, x)``.
 """

@@ -1,6 +1,7 @@
-"""Where the patient is: images are often padded with one constant value that carries nothing.
+"""Separation of the patient's body from padding and air.
 
-Nothing here depends on the unit of the intensities or on an offset: an image in other units has the same body.
+Images are often padded with one constant value that carries no information. The results do not depend on the unit of
+the intensities or on an offset.
 """
 
 from __future__ import annotations
@@ -15,29 +16,33 @@ from detseg3d.core.arrays import Array
 __all__ = ["body_box", "body_mask", "channel_mask", "drawn_values", "padding_value", "plausible_range", "tissue_mask"]
 
 
-# Share of the way from the lowest value to the body's mean below which a voxel is air: noise of a magnitude image lies
-# below it, nearly all tissue above.
-_AIR_SHARE = 0.2
+# A voxel is air if its intensity lies below this fraction of the way from the lowest value to the mean of the body.
+# Noise of a magnitude image lies below the limit, nearly all tissue above it.
+_AIR_FRACTION = 0.2
 _ROUNDS = 3
-# Share of the voxels that are air at least, if there is any: the dark tail of a body without air is thinner.
-_LEAST_AIR = 0.005
-# Edge, in voxels, of the block in a corner that must be constant if its value is neither 0 nor the smallest.
+# If fewer than this fraction of the voxels are dark, they are the dark tail of the body and not air.
+_MIN_AIR_FRACTION = 0.005
+# Edge in voxels of the corner block that must be constant if its value is neither 0 nor the smallest of the channel.
 _CORNER = 3
-# What lies farther outside these percentiles than so many times their distance is an outlier: a defect of the detector
-# or of a file, metal, burnt-in text. Noise reaches 1 time, vessels and bladders in PET some times.
+# An intensity is an outlier if it lies outside these percentiles by more than _SPANS times their distance. Outliers are
+# defects of a detector or a file, metal and burnt-in text. Noise reaches 1 distance, vessels and bladders in PET a few.
 _PERCENTILES = (0.5, 99.5)
 _SPANS = 10.0
-# Voxels drawn to find percentiles.
+# Number of voxels from which percentiles are estimated.
 _DRAWN = 1_000_000
 
 
 def padding_value(channel: Array) -> float | None:
-    """The value a channel ``(Z, Y, X)`` is padded with, or ``None``.
+    """Return the value with which a channel is padded, or ``None``.
 
-    It must fill at least half of the eight corners and be 0 or the smallest value of the channel: what surrounds a
-    head (0), a brain extraction (0, even after normalisation, where it is no longer the smallest) or the round field
-    of view of a CT scanner (below air). Another value is padding if blocks of 3 × 3 × 3 voxels have it in half of the
-    corners: chance does not make them equal. Noise in the corners is not padding.
+    A padding value fills at least half of the eight corner voxels. In addition it must be 0 or the smallest value of
+    the channel, or it must fill blocks of 3×3×3 voxels in at least half of the corners. 0 surrounds heads and extracted
+    brains, even after a normalisation that makes other values smaller. The smallest value surrounds the round field of
+    view of a CT scanner. Noise in the corners is not padding.
+
+    Parameters
+    ----------
+    channel : ndarray, shape ``(Z, Y, X)``
 
     Examples
     --------
@@ -55,13 +60,13 @@ def padding_value(channel: Array) -> float | None:
 
 
 def _constant_corners(channel: Array, value: float) -> int:
-    """Corners of a channel at which a block of 3×3×3 voxels has a single value."""
+    """Count the corners of a channel at which a block of 3×3×3 voxels has one value."""
     ends = (slice(None, _CORNER), slice(-_CORNER, None))
     return sum(bool((channel[corner] == value).all()) for corner in product(ends, repeat=3))
 
 
 def body_mask(images: Array) -> npt.NDArray[np.bool_] | None:
-    """Voxels that are not padding in every channel.
+    """Return a mask of the voxels that are not padding in at least one channel.
 
     Parameters
     ----------
@@ -70,7 +75,7 @@ def body_mask(images: Array) -> npt.NDArray[np.bool_] | None:
     Returns
     -------
     ndarray of bool, shape ``(Z, Y, X)``, or None
-        ``None`` if there is no padding, or nothing but padding (a constant image): every voxel counts.
+        ``None`` if there is no padding or only padding (a constant image): every voxel belongs to the body.
 
     Examples
     --------
@@ -89,18 +94,19 @@ def body_mask(images: Array) -> npt.NDArray[np.bool_] | None:
 
 
 def channel_mask(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_] | None:
-    """Voxels of one channel that are not padding.
+    """Return a mask of the voxels of one channel that are not padding.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     mask : ndarray of bool, optional
-        The :func:`body_mask` of all channels. It counts if there is one, since what one channel shows is body.
+        The :func:`body_mask` of all channels. If given, it is returned, because a voxel that is not padding in another
+        channel belongs to the body.
 
     Returns
     -------
     ndarray of bool, shape ``(Z, Y, X)``, or None
-        ``None``: every voxel.
+        ``None`` means every voxel.
     """
     if mask is None:
         value = padding_value(channel)
@@ -109,13 +115,13 @@ def channel_mask(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> n
 
 
 def body_box(images: Array, mask: npt.NDArray[np.bool_] | None = None) -> tuple[int, int, int, int, int, int]:
-    """Smallest box ``z0 y0 x0 z1 y1 x1`` (half-open) around everything that is not padding.
+    """Return the smallest half-open box ``z0 y0 x0 z1 y1 x1`` around all voxels that are not padding.
 
     Parameters
     ----------
     images : ndarray, shape ``(C, Z, Y, X)``
     mask : ndarray of bool, optional
-        The :func:`body_mask`, if it is known already.
+        The :func:`body_mask`, if it is already known.
 
     Returns
     -------
@@ -141,13 +147,15 @@ def body_box(images: Array, mask: npt.NDArray[np.bool_] | None = None) -> tuple[
 
 
 def drawn_values(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> Array:
-    """Up to about a million voxels of a channel ``(Z, Y, X)``, the same at every call; of a larger one drawn at random.
+    """Return a sample of about a million intensities of a channel, or all intensities of a smaller channel.
+
+    The sample is random but the same in every call.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     mask : ndarray of bool, optional
-        Voxels to draw from; all by default.
+        Voxels from which the sample is drawn; by default all voxels.
 
     Returns
     -------
@@ -160,24 +168,25 @@ def drawn_values(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> A
     if mask is None:
         return channel[where]
     values: Array = channel[where][mask[where]]
-    # A mask of a small part of the volume is looked through; for a large one the places would take too much memory.
+    # A small mask leaves too few voxels in the sample, so take all of them. For a large mask, the indices of all voxels
+    # would need too much memory.
     return values if values.size >= _DRAWN // 20 else channel[mask]
 
 
 def plausible_range(values: npt.ArrayLike) -> tuple[float, float]:
-    """Lowest and highest intensity that is not an outlier.
+    """Return the lowest and the highest intensity that is not an outlier.
 
-    An outlier lies more than ten times the distance of the percentiles 0.5 and 99.5 outside them.
+    An outlier lies outside the percentiles 0.5 and 99.5 by more than ten times their distance.
 
     Parameters
     ----------
     values : array_like
-        Intensities, finite.
+        Finite intensities.
 
     Returns
     -------
     low, high : float
-        Infinite where the percentiles are equal, since then nothing says how far the values spread.
+        Infinite if both percentiles are equal, because the spread of the values is then unknown.
 
     Examples
     --------
@@ -198,27 +207,27 @@ def tissue_mask(
     limits: tuple[float, float] | None = None,
     lowest: float | None = None,
 ) -> npt.NDArray[np.bool_] | None:
-    """Voxels of the body in one channel ``(Z, Y, X)``, for its statistics.
+    """Return a mask of the body without air in one channel, for the statistics of the channel.
 
-    Inside ``mask`` (see :func:`body_mask`), air is left out: what lies below a fifth of the way from the lowest value
-    to the body's mean. Otherwise a large field of view would count as a dark body. Body and mean are found in turns,
-    beginning with the mean of everything. Where so few voxels are that dark that they cannot be air around a body, all
-    of ``mask`` is the body.
+    Air is a voxel of ``mask`` whose intensity lies below a fifth of the way from the lowest value to the mean of the
+    body. Without this step, a large field of view would count as a dark body. Body and mean are estimated alternately,
+    starting with the mean of all voxels. If very few voxels are dark, they are not air, and the body is all of
+    ``mask``.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     mask : ndarray of bool, optional
-        Every voxel by default.
+        See :func:`body_mask`; by default every voxel.
     limits : 2 floats, optional
-        The :func:`plausible_range` of the voxels in ``mask``, if it is known already.
+        The :func:`plausible_range` of the voxels in ``mask``, if it is already known.
     lowest : float, optional
-        Intensity of no signal, if it is known already; the lowest of the plausible ones by default.
+        Intensity without signal; by default the lowest intensity that is not an outlier.
 
     Returns
     -------
     ndarray of bool, shape ``(Z, Y, X)``, or None
-        ``None``: every voxel.
+        ``None`` means every voxel.
 
     Examples
     --------
@@ -229,14 +238,14 @@ def tissue_mask(
     least = float(channel.min())
     if least < low or channel.max() > high:
         least = float(channel.min(where=channel >= low, initial=high))
-        channel = np.clip(channel, low, high)  # else a few outliers would move the mean beyond all tissue
+        channel = np.clip(channel, low, high)  # a few outliers could move the mean beyond all tissue
     if lowest is None:
         lowest = least
     tissue = mask
     everything = count = channel.size if mask is None else int(np.count_nonzero(mask))
     for _ in range(_ROUNDS):
         total = channel.sum(dtype=np.float64) if tissue is None else channel.sum(where=tissue, dtype=np.float64)
-        brighter = channel > lowest + _AIR_SHARE * (float(total) / max(count, 1) - lowest)
+        brighter = channel > lowest + _AIR_FRACTION * (float(total) / max(count, 1) - lowest)
         if mask is not None:
             np.logical_and(brighter, mask, out=brighter)
         previous, count = count, int(np.count_nonzero(brighter))
@@ -245,4 +254,4 @@ def tissue_mask(
         tissue = brighter
         if count == previous:
             break
-    return tissue if count < (1 - _LEAST_AIR) * everything else mask
+    return tissue if count < (1 - _MIN_AIR_FRACTION) * everything else mask

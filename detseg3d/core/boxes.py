@@ -32,7 +32,7 @@ __all__ = [
 
 
 def as_boxes(boxes: npt.ArrayLike) -> AnyFloatArray:
-    """Return ``boxes`` as a float array of shape ``(N, 6)``; an empty sequence becomes ``(0, 6)``.
+    """Return boxes as a float array of shape ``(N, 6)``; an empty sequence becomes ``(0, 6)``.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def as_boxes(boxes: npt.ArrayLike) -> AnyFloatArray:
 
 
 def box_centers(boxes: npt.ArrayLike) -> AnyFloatArray:
-    """Centres ``(N, 3)`` of boxes ``(N, 6)``, in voxel edges.
+    """Return the centres ``(N, 3)`` of boxes ``(N, 6)``, in voxel edges.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def box_centers(boxes: npt.ArrayLike) -> AnyFloatArray:
 
 
 def box_sizes(boxes: npt.ArrayLike) -> AnyFloatArray:
-    """Edge lengths ``(N, 3)`` of boxes ``(N, 6)``, in voxels.
+    """Return the edge lengths ``(N, 3)`` of boxes ``(N, 6)``, in voxels.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def box_slices(box: Sequence[float] | npt.NDArray[Any]) -> tuple[slice, slice, s
 
 
 def box_volumes(boxes: npt.ArrayLike) -> AnyFloatArray:
-    """Volumes ``(N,)`` of boxes ``(N, 6)``, in voxels.
+    """Return the volumes ``(N,)`` of boxes ``(N, 6)``, in voxels.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def box_volumes(boxes: npt.ArrayLike) -> AnyFloatArray:
 
 
 def boxes_from_centers_and_sizes(centers: npt.ArrayLike, sizes: npt.ArrayLike) -> AnyFloatArray:
-    """Inverse of :func:`box_centers` and :func:`box_sizes`.
+    """Return boxes from their centres and edge lengths, both ``(N, 3)``.
 
     Examples
     --------
@@ -124,17 +124,17 @@ def boxes_from_centers_and_sizes(centers: npt.ArrayLike, sizes: npt.ArrayLike) -
 
 
 def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.int64], AnyFloatArray]:
-    """Tight box of every instance of an instance map.
+    """Return the tight box of every lesion of an instance map.
 
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
-        0 is background; every other value is one lesion. Labels need not be consecutive.
+        0 is background; every other value is one lesion. The values need not be consecutive.
 
     Returns
     -------
     ids : ndarray of int64, shape ``(N,)``
-        The labels, ascending.
+        Numbers of the lesions, ascending.
     boxes : ndarray of float32, shape ``(N, 6)``
         Half-open boxes in voxel edges: a lesion of one voxel has size 1.
 
@@ -151,7 +151,7 @@ def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.N
     where = np.nonzero(instances)
     if len(where[0]) == 0:
         return np.zeros(0, np.int64), np.zeros((0, 6), np.float32)
-    # Only the foreground voxels are visited, so sparse maps of huge volumes stay cheap.
+    # Only the foreground voxels are visited, so sparse maps of large volumes are fast.
     ids, inverse = np.unique(instances[where], return_inverse=True)
     boxes = np.empty((len(ids), 6), np.float32)
     for axis, index in enumerate(where):
@@ -164,7 +164,7 @@ def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.N
 
 
 def scale_boxes(boxes: npt.ArrayLike, factors: npt.ArrayLike) -> AnyFloatArray:
-    """Boxes on a grid whose voxels are ``1 / factors`` as large (``factors = old spacing / new spacing``).
+    """Return boxes on another grid; ``factors`` is the old spacing divided by the new spacing.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def scale_boxes(boxes: npt.ArrayLike, factors: npt.ArrayLike) -> AnyFloatArray:
 
 
 def translate_boxes(boxes: npt.ArrayLike, offset: npt.ArrayLike) -> AnyFloatArray:
-    """Boxes moved by ``offset`` voxels ``(z, y, x)``.
+    """Return boxes moved by ``offset`` voxels ``(z, y, x)``.
 
     Examples
     --------
@@ -188,7 +188,7 @@ def translate_boxes(boxes: npt.ArrayLike, offset: npt.ArrayLike) -> AnyFloatArra
 
 
 def clip_boxes(boxes: npt.ArrayLike, shape: npt.ArrayLike) -> AnyFloatArray:
-    """Boxes cut to a volume of ``shape`` voxels ``(z, y, x)``; a box wholly outside gets size 0 at the border.
+    """Return boxes cut to a volume of ``shape`` voxels ``(z, y, x)``; a box outside gets size 0 at the border.
 
     Examples
     --------
@@ -202,7 +202,7 @@ def clip_boxes(boxes: npt.ArrayLike, shape: npt.ArrayLike) -> AnyFloatArray:
 
 
 def intersection_volumes(first: npt.ArrayLike, second: npt.ArrayLike) -> AnyFloatArray:
-    """Pairwise intersection volumes ``(N, M)`` of boxes ``(N, 6)`` and ``(M, 6)``, in voxels.
+    """Return the pairwise intersection volumes ``(N, M)`` of boxes ``(N, 6)`` and ``(M, 6)``, in voxels.
 
     Examples
     --------
@@ -217,11 +217,11 @@ def intersection_volumes(first: npt.ArrayLike, second: npt.ArrayLike) -> AnyFloa
 
 
 def iou_matrix(first: npt.ArrayLike, second: npt.ArrayLike) -> AnyFloatArray:
-    """Pairwise intersection over union ``(N, M)``; 0 where both boxes are empty.
+    """Return the pairwise intersection over union ``(N, M)``; 0 for two empty boxes.
 
     Examples
     --------
-    A cube of 3 voxels shifted by one voxel on all axes keeps only 8 of 46 voxels:
+    A cube of 3×3×3 voxels and its copy, moved by one voxel along all axes, share 8 of 46 voxels:
 
     >>> round(float(iou_matrix([[0, 0, 0, 3, 3, 3]], [[1, 1, 1, 4, 4, 4]])[0, 0]), 3)
     0.174

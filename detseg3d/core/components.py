@@ -1,4 +1,4 @@
-"""From label maps to instance maps: one number per lesion."""
+"""Conversion of label maps to instance maps, in which each lesion has its own number."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["instances_from_instance_map", "instances_from_semantic", "main_compo
 
 
 def instances_from_semantic(label: AnyIntArray, class_labels: Sequence[int]) -> tuple[npt.NDArray[np.int32], IntArray]:
-    """Lesions of a semantic label map: 26-connected components, each class on its own.
+    """Return the lesions of a semantic label map: the 26-connected components of each class.
 
-    Touching lesions of one class are one component; touching lesions of different classes are two.
+    Touching lesions of one class are one component. Touching lesions of different classes are separate components.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def instances_from_semantic(label: AnyIntArray, class_labels: Sequence[int]) -> 
     instances : ndarray of int32, shape ``(Z, Y, X)``
         0 is background, lesions are ``1..N``.
     classes : ndarray of int64, shape ``(N,)``
-        Index into ``class_labels`` of lesions ``1..N``.
+        Class of lesions ``1..N``, as an index into ``class_labels``.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def instances_from_semantic(label: AnyIntArray, class_labels: Sequence[int]) -> 
     label = _checked(label)
     if 0 in class_labels or len(set(class_labels)) != len(class_labels):
         raise ValueError(f"class labels must differ from each other and from 0, found {list(class_labels)}")
-    # cc3d keeps neighbouring voxels of different value apart, so one pass serves all classes.
+    # cc3d separates neighbouring voxels of different values, so one call handles all classes.
     class_number = np.zeros(label.shape, np.uint8 if len(class_labels) < 256 else np.uint16)
     for index, value in enumerate(class_labels):
         class_number[label == value] = index + 1
@@ -60,12 +60,14 @@ def instances_from_semantic(label: AnyIntArray, class_labels: Sequence[int]) -> 
 
 
 def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntArray, IntArray]:
-    """The 26-connected components of all instances of a class together, and in which one each instance mainly lies.
+    """Return the 26-connected components of each class, and the main component of each instance.
+
+    Touching instances of one class lie in one component. The main component of an instance holds most of its voxels.
 
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
-        0 is background; the others are up to ``N``, and some may be missing.
+        0 is background. Instances have numbers up to ``N``; some may be missing.
     classes : ndarray of int64, shape ``(N,)``
         Class of instance ``1..N``.
 
@@ -74,7 +76,8 @@ def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntAr
     components : ndarray of int, shape ``(Z, Y, X)``
         0 is background.
     main : ndarray of int64, shape ``(N + 1,)``
-        Number of the component with most voxels of each instance, of several the lowest; 0 for one that is missing.
+        Number of the main component of each instance. If several components hold equally many voxels, the lowest
+        number is taken. 0 for a missing instance.
 
     Examples
     --------
@@ -87,11 +90,11 @@ def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntAr
     class_number = np.concatenate([[0], classes + 1]).astype(dtype)[instances]
     components, count = cc3d.connected_components(class_number, connectivity=26, return_N=True)
     inside = instances > 0
-    # One number for each pair of an instance and a component that meet in a voxel.
+    # Code each pair of an instance and a component that share a voxel as one number.
     pairs = instances[inside].astype(np.int64) * (int(count) + 1) + components[inside]
     names, voxels = np.unique(pairs, return_counts=True)
     owners, parts = np.divmod(names, int(count) + 1)
-    order = np.lexsort((-parts, voxels))  # the largest last, of several the lowest
+    order = np.lexsort((-parts, voxels))  # the largest component comes last, so it is written last
     main = np.zeros(len(classes) + 1, np.int64)
     main[owners[order]] = parts[order]
     return components, main
@@ -100,16 +103,16 @@ def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntAr
 def instances_from_instance_map(
     label: AnyIntArray, class_of: Mapping[int, int] | None = None
 ) -> tuple[npt.NDArray[np.int32], IntArray]:
-    """Lesions of an instance label map, renumbered ``1..N`` in ascending order of their values.
+    """Return the lesions of an instance map, renumbered ``1..N`` in ascending order of their values.
 
-    A lesion may consist of several pieces: equal value means same lesion.
+    All voxels with the same value belong to one lesion, even if they are not connected.
 
     Parameters
     ----------
     label : ndarray of int, shape ``(Z, Y, X)``
         0 is background; every other value is one lesion.
     class_of : dict of int to int, optional
-        Class of each value of the map; by default all lesions are of class 0.
+        Class of each value of the map; by default all lesions have class 0.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The decimal number that was meant by a number which a file stores rounded."""
+"""Recovery of decimal numbers that were rounded when they were stored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy as np
 __all__ = ["FLOAT32_ROUNDING", "decimal_of_float32", "meant_decimal", "nearby_decimal"]
 
 FLOAT32_ROUNDING = 2.0**-24
-"""Largest relative error of a number that was rounded to single precision."""
+"""Maximum relative error of rounding to single precision."""
 
-# Of a number in double precision that was computed in a few steps, or written with 15 digits.
+# Relative error of a double-precision number that was computed in a few steps or written with 15 digits.
 _DOUBLE_ROUNDING = 1e-12
 _MAX_DIGITS = 9  # a number in single precision needs no more
 
@@ -38,7 +38,7 @@ def decimal_of_float32(value: float | np.floating) -> float:  # type: ignore[typ
 
 
 def meant_decimal(value: float) -> float:
-    """Return the decimal that was meant by a length which may have been rounded to single precision on its way.
+    """Return the decimal behind a number that may have been rounded to single precision.
 
     Programs that read 1.2 mm from a NIfTI file write 1.2000000476837158 to the next file, whatever its format.
 
@@ -49,7 +49,7 @@ def meant_decimal(value: float) -> float:
     Returns
     -------
     float
-        The shortest decimal of the number in single precision, if ``value`` is one; else ``value``.
+        The shortest decimal, if ``value`` is a single-precision number; otherwise ``value``.
 
     Examples
     --------

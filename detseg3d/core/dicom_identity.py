@@ -1,4 +1,4 @@
-"""Which DICOM series a volume was read from, so that results can be stored beside it later."""
+"""Identity of the DICOM series from which a volume was read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ __all__ = ["DicomIdentity"]
 
 @dataclass(frozen=True)
 class DicomIdentity:
-    """The identifiers of a DICOM series. They name no person; the patient's name and number are not kept.
+    """Identifiers of a DICOM series, without the name and number of the patient.
+
+    They allow results to be stored beside the series later.
 
     Attributes
     ----------
@@ -22,9 +24,9 @@ class DicomIdentity:
     series_number, series_description : str
         Empty if the series states none.
     sop_instance_uids : tuple of str
-        Object of each slice, in the order of the slices of the volume as it was read.
+        Identifier of the object of each slice, in the order of the slices of the volume.
     frame_numbers : tuple of int
-        Frame of each slice in its object, counted from 1.
+        Frame number of each slice in its object, from 1.
     """
 
     study_instance_uid: str

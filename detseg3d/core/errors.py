@@ -1,4 +1,4 @@
-"""The one exception type for everything a user can cause."""
+"""Exception type for all errors that a user can cause."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ _MAX_VALUE_LENGTH = 2000
 
 
 class DetSeg3DError(Exception):
-    """A problem the user can understand and mend.
+    """Error that the user can understand and correct.
 
-    The message always says what is wrong and, where they apply, in which file, which value was found, what was
-    expected and what to do about it.
+    The message states the problem and, if given, the file, the value that was found, the expected value and the remedy.
 
     Parameters
     ----------
     problem : str
-        What is wrong, in one sentence.
+        What is wrong, as a plain sentence fragment.
     file : path, optional
-        The file or folder concerned.
+        The file or folder that has the problem.
     value : object, optional
-        The offending value, quoted with ``repr``.
+        The wrong value, shown with ``repr``.
     expected : str, optional
-        What would have been right.
+        A correct value, in words.
     remedy : str, optional
-        What the user can do.
+        What the user can do, as an imperative.
 
     Examples
     --------
@@ -67,5 +66,5 @@ class DetSeg3DError(Exception):
 
 
 def _short(text: str) -> str:
-    """Cut what no terminal should be flooded with: a file can hold a list of a million entries."""
+    """Shorten a text, because a wrong value may be a list of a million entries."""
     return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}… ({len(text)} characters)"

@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie in the patient, and the way to and from millimetres.
+"""Position of voxels in the patient, and conversion to and from millimetres.
 
 Array axes are ``(z, y, x)``. In memory they are canonical: they run towards Superior, Posterior and Left, as nearly as
 the scan allows (see :mod:`detseg3d.core.orientation`). A geometry remembers the order in which its file stores them.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import FloatArray
+from detseg3d.core.arrays import FloatArray, as_spacing, as_triple
 from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.orientation import StoredOrder
@@ -26,24 +26,25 @@ __all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "SPACING_LIMITS", "Geometr
 
 DEFAULT_TOLERANCE = 1e-4
 SPACING_LIMITS = (1e-6, 1e6)
-"""Millimetres: a nanometre and a kilometre. Volumes of such voxels are still exact enough in double precision."""
+"""Smallest and largest spacing in mm: a nanometre and a kilometre. Volumes remain accurate in double precision."""
 IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
-# A direction that went through NIfTI's single-precision quaternion near a half turn is off by up to 3.5e-4 (the fourth
-# component is the root of a difference), and an origin through single precision by 1e-4 mm at 1 m: harmless both.
+# NIfTI stores a direction as a quaternion in single precision. Near a half turn this changes the direction by up to
+# 3.5e-4, because one component is the root of a difference. Single precision changes an origin at 1 m by 1e-4 mm. Both
+# errors are harmless.
 _DIRECTION_FACTOR = 10.0
 _ORIGIN_FACTOR = 100.0
 
 
 def check_spacing(spacing: Sequence[float], case_id: str = "") -> None:
-    """Raise unless each axis has a spacing between a nanometre and a kilometre.
+    """Raise if the spacing along an axis is below a nanometre or above a kilometre.
 
     Parameters
     ----------
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     case_id : str, optional
-        The case that the message names.
+        Name of the case, for the message.
 
     Raises
     ------
@@ -59,21 +60,21 @@ def check_spacing(spacing: Sequence[float], case_id: str = "") -> None:
     detseg3d.core.errors.DetSeg3DError: the spacing is below a nanometre or above a kilometre
     ...
     """
-    least, most = SPACING_LIMITS
-    # Headers hold single precision: 1e-6 comes back as 9.99999997e-07.
-    if len(spacing) != 3 or not all(least * (1 - 1e-6) <= length <= most * (1 + 1e-6) for length in spacing):
+    minimum, maximum = SPACING_LIMITS
+    # Headers store single precision, in which 1e-6 becomes 9.99999997e-07.
+    if len(spacing) != 3 or not all(minimum * (1 - 1e-6) <= length <= maximum * (1 + 1e-6) for length in spacing):
         name = f" of case {case_id}" if case_id else ""
         raise DetSeg3DError(
             f"the spacing{name} is below a nanometre or above a kilometre",
             value=tuple(spacing),
-            expected=f"three lengths (z, y, x) from {least:g} to {most:g} mm",
+            expected=f"three lengths (z, y, x) from {minimum:g} to {maximum:g} mm",
             remedy="state the spacing of all scans in another unit, for example micrometres in place of millimetres",
         )
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Size and place of a volume.
+    """Shape, spacing and position of a volume.
 
     Parameters
     ----------
@@ -82,32 +83,31 @@ class Geometry:
     spacing : tuple of 3 floats
         Millimetres per voxel ``(z, y, x)``.
     origin : tuple of 3 floats
-        World position ``(x, y, z)`` of the *centre* of the first voxel, mm LPS, as SimpleITK has it.
+        World position ``(x, y, z)`` of the *centre* of the first voxel in mm LPS, as in SimpleITK.
     direction : tuple of 9 floats
-        Direction cosines, row-major, rows and columns ``(x, y, z)``, as SimpleITK has them.
+        Direction cosines, row-major, rows and columns ``(x, y, z)``, as in SimpleITK.
     affine : tuple of 16 floats, optional
         Only for a sheared grid, which spacing and direction cannot describe: the row-major 4×4 matrix from voxel index
         ``(x, y, z)`` (centres, not edges) to mm LPS. Spacing and direction are then the nearest unsheared ones.
     native_header : (str, bytes), optional
-        Format and verbatim header of the file this geometry was read from. It lets :mod:`detseg3d.data.images` write
-        the
-        same geometry to the bit and takes no part in comparisons.
+        Format and header of the file from which this geometry was read. :mod:`detseg3d.data.images` uses them to write
+        exactly the same geometry. Ignored in comparisons.
     stored : Geometry, optional
-        The geometry in the order of the file, with the file's header, if that is another order. It takes no part in
-        comparisons.
+        The geometry in the axis order of the file, with the header of the file, if that order is not canonical.
+        Ignored in comparisons.
     caveat : str, optional
-        Why the place may not be the one that was meant, for example that the file states two places. Messages about a
-        difference name it. It takes no part in comparisons.
+        Reason to doubt the position, for example a file that states two positions. Messages about a difference quote
+        it. Ignored in comparisons.
     dicom : tuple of DicomIdentity or None, optional
-        The DICOM series of each channel that was read, ``None`` for a channel of another format; empty if no channel
-        is DICOM. It takes no part in comparisons.
+        DICOM series of each channel, ``None`` for a channel of another format; empty if no channel is DICOM. Ignored in
+        comparisons.
     contradicted : bool, optional
-        Whether the file states two different places. It takes no part in comparisons.
+        Whether the file states two different positions. Ignored in comparisons.
 
     Raises
     ------
     ValueError
-        If a number of elements is wrong, a spacing is not positive, or anything is not finite.
+        If a tuple has the wrong length, a spacing is not positive, or a number is not finite.
 
     Examples
     --------
@@ -144,9 +144,9 @@ class Geometry:
 
     @property
     def voxel_volume(self) -> float:
-        """Volume of one voxel, mm³: the product of the spacing, and less than that in a sheared grid."""
+        """Volume of one voxel in mm³: the product of the spacing, or less in a sheared grid."""
         volume, exact = math.prod(self.spacing), float(abs(np.linalg.det(self.index_to_world()[0])))
-        # A direction is rounded in files; that must not move lesions across the limits of sizes.
+        # Directions are rounded in files. The rounding must not move a lesion into another size class.
         return volume if abs(exact - volume) <= _DIRECTION_FACTOR * DEFAULT_TOLERANCE * volume else exact
 
     def index_to_world(self) -> tuple[FloatArray, FloatArray]:
@@ -174,26 +174,26 @@ class Geometry:
 
     @property
     def stored_order(self) -> StoredOrder:
-        """The order in which the file stores the volume; the canonical one for a volume that was made in memory."""
+        """Axis order of the file; the canonical order for a volume that was not read from a file."""
         if self.stored is None:
             return StoredOrder(self.shape)
         return StoredOrder.of_direction(self.stored.direction, self.stored.shape)
 
     def as_stored(self) -> Geometry:
-        """Return the geometry of the same voxels in the order in which the file stores them."""
+        """Return the geometry of the same voxels in the axis order of the file."""
         if self.stored is None:
             return self
         order = self.stored_order
         if self.stored._in_order(order) == self:
             return self.stored
-        # The geometry was changed since it was read, so the header of the file is not its own.
+        # The geometry was changed after reading, so the header of the file no longer describes it.
         flips = [order.flipped[order.permutation.index(axis)] for axis in range(3)]
         first, second, third = (order.permutation.index(axis) for axis in range(3))
         back = StoredOrder(self.shape, (first, second, third), (flips[0], flips[1], flips[2]))
         return replace(self._in_order(back), stored=None)
 
     def _in_order(self, order: StoredOrder) -> Geometry:
-        """Return the geometry along the axes ``order.permutation`` of this one, of which some are flipped."""
+        """Return the geometry with its axes permuted and flipped by ``order``."""
         columns = [2 - axis for axis in reversed(order.permutation)]  # of the matrices, whose axes are x, y, z
         signs = np.where(order.flipped[::-1], -1.0, 1.0)
         matrix, offset = self.index_to_world()
@@ -204,11 +204,10 @@ class Geometry:
         if self.affine is not None:
             affine = np.eye(4)
             affine[:3, :3], affine[:3, 3] = matrix[:, columns] * signs, offset
-        z, y, x = (self.shape[axis] for axis in order.permutation)
         return Geometry(
-            shape=(z, y, x),
+            shape=as_triple(self.shape[axis] for axis in order.permutation),
             spacing=order.triple_to_canonical(self.spacing),
-            origin=(float(offset[0]), float(offset[1]), float(offset[2])),
+            origin=as_spacing(offset),
             direction=tuple(direction.ravel().tolist()),
             affine=None if affine is None else tuple(affine.ravel().tolist()),
             stored=self,
@@ -218,7 +217,7 @@ class Geometry:
         )
 
     def voxel_edges_to_world(self, points: npt.ArrayLike) -> FloatArray:
-        """World coordinates of positions in the array.
+        """Return the world coordinates of positions in the array.
 
         Parameters
         ----------
@@ -235,7 +234,7 @@ class Geometry:
         return np.asarray(index @ matrix.T + offset, np.float64)
 
     def world_to_voxel_edges(self, points: npt.ArrayLike) -> FloatArray:
-        """Inverse of :meth:`voxel_edges_to_world`.
+        """Return the positions in the array of world coordinates; the inverse of :meth:`voxel_edges_to_world`.
 
         Parameters
         ----------
@@ -252,11 +251,21 @@ class Geometry:
         return np.asarray(index[:, ::-1] + 0.5, np.float64)
 
     def difference(self, other: Geometry, tolerance: float = DEFAULT_TOLERANCE) -> list[str]:
-        """What differs between two geometries, for people to read; empty if they are the same place.
+        """Describe the differences between two geometries.
 
-        Sizes must be equal. A spacing may differ by ``tolerance`` of itself, a direction cosine by ``10 * tolerance``
-        and the origin by ``100 * tolerance`` of the smallest spacing: by default 0.01 %, 0.001 and a hundredth of a
-        voxel. That is far below what moves a lesion and above the rounding that file formats do.
+        Sizes must be equal. A spacing may differ by the fraction ``tolerance`` of itself, a direction cosine by
+        ``10 * tolerance`` and the origin by ``100 * tolerance`` of the smallest spacing. By default these are 0.01 %,
+        0.001 and a hundredth of a voxel: more than the rounding in file formats, and far too little to move a lesion.
+
+        Parameters
+        ----------
+        other : Geometry
+        tolerance : float, optional
+
+        Returns
+        -------
+        list of str
+            One text per difference; empty if both geometries describe the same grid.
 
         Examples
         --------
@@ -280,7 +289,8 @@ class Geometry:
         if not found:
             return found
         axes = [
-            StoredOrder.of_direction(one.direction, one.shape).axes for one in (self.as_stored(), other.as_stored())
+            StoredOrder.of_direction(geometry.direction, geometry.shape).axes
+            for geometry in (self.as_stored(), other.as_stored())
         ]
         if axes[0] != axes[1]:
             found[-1] += f" (the axes z y x are stored towards {' '.join(axes[0])} against {' '.join(axes[1])})"
@@ -304,10 +314,10 @@ def _points(points: npt.ArrayLike) -> FloatArray:
 
 
 def _close(first: Any, second: Any, limit: float) -> bool:
-    # "not any greater" would let NaN pass as equal.
+    # Written so that NaN is never close.
     return bool(np.all(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)) <= limit))
 
 
 def _numbers(values: Sequence[float] | FloatArray) -> str:
-    # Adding 0 turns the minus zero that directions are full of into zero.
+    # Adding 0 turns minus zero, which is frequent in directions, into zero.
     return " ".join(f"{round(float(value), 6) + 0.0:.8g}" for value in values)

@@ -1,4 +1,4 @@
-"""How intensities of a scan are brought to a common scale, and whether anything is left to see then."""
+"""Normalisation of intensities, and detection of images that carry no information after it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ __all__ = [
 Scheme = Literal["ct", "zscore", "none"]
 
 LARGEST_VALUE = float(np.finfo(np.float16).max)
-"""Of a preprocessed image, which is stored in half precision; what lies beyond is cut off."""
+"""Largest value of a preprocessed image, which is stored in half precision. Larger values are clipped."""
 
-# A standard deviation below this share of the mean is rounding noise: neighbouring float32 values differ by 1.2e-7.
+# A standard deviation below this fraction of the mean is rounding noise: adjacent float32 values differ by 1.2e-7.
 _ROUNDING = 1e-7
 # A normalised image should have a standard deviation of about 1. Below this value the image is degenerate.
-_LEAST_STD = 1e-3
-# Distance of the percentiles 5 and 95 in standard deviations: less means that a few extreme values set the scale.
-_LEAST_SPREAD = 0.02
+_MIN_STD = 1e-3
+# Smallest distance of the percentiles 5 and 95, in standard deviations. A smaller distance means that a few extreme
+# values determine the scale.
+_MIN_SPREAD = 0.02
 
 
 def channel_scheme(name: str) -> Scheme:
-    """Normalisation scheme of a channel, by its whole name as in nnU-Net; upper and lower case are equal.
+    """Return the normalisation scheme of a channel from its full name, as nnU-Net does, ignoring case.
 
     Examples
     --------
@@ -56,9 +57,9 @@ class IntensityScale:
     Attributes
     ----------
     mean, std : float
-        Of the body, without outliers. ``std`` is 0 for a constant channel.
+        Mean and standard deviation of the body without outliers. ``std`` is 0 for a constant channel.
     low, high : float
-        Intensities beyond these are outliers, and are cut off there.
+        Limits to which outliers are clipped.
     """
 
     mean: float
@@ -71,7 +72,7 @@ class IntensityScale:
         if self.std == 0:
             out[...] = 0
             return
-        # Plane by plane in double precision: a large offset would cost digits of float32, a whole copy much memory.
+        # Double precision keeps the digits of values with a large offset. One plane at a time needs little memory.
         for plane, target in zip(channel, out, strict=True):
             values = np.clip(plane, self.low, self.high, dtype=np.float64)
             values -= self.mean
@@ -80,16 +81,16 @@ class IntensityScale:
 
 
 def intensity_scale(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> IntensityScale:
-    """Mean and standard deviation of the body in a channel; neither outliers, air nor padding count.
+    """Return the mean and standard deviation of the body in a channel, without outliers, air and padding.
 
-    The normalised image is the same for any unit and any offset of the intensities, up to rounding.
+    The normalised image does not depend on the unit and the offset of the intensities, except for rounding.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     mask : ndarray of bool, shape ``(Z, Y, X)``, optional
-        What is not padding, see :func:`detseg3d.core.body.body_mask`; by default what does not have the channel's own
-        padding value.
+        Voxels that are not padding, see :func:`detseg3d.core.body.body_mask`; by default the voxels that do not have
+        the padding value of this channel.
 
     Examples
     --------
@@ -101,7 +102,7 @@ def intensity_scale(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -
     limits = plausible_range(drawn_values(channel, mask))
     mean, std = mean_and_std(channel, tissue_mask(channel, mask, limits), limits)
     if not _varies(mean, std):
-        # A binary image is constant where it is not 0: what is padding elsewhere is all that it has to say.
+        # A binary image is constant outside its zeros, so zeros are content here and not padding.
         limits = -np.inf, np.inf
         mean, std = mean_and_std(channel)
     return IntensityScale(mean, std if _varies(mean, std) else 0.0, *limits)
@@ -114,16 +115,17 @@ def _varies(mean: float, std: float) -> bool:
 def mean_and_std(
     channel: Array, mask: npt.NDArray[np.bool_] | None = None, limits: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[float, float]:
-    """Mean and standard deviation of a channel ``(Z, Y, X)`` inside ``mask``, in double precision.
+    """Return the mean and standard deviation of a channel in double precision.
 
-    Works slice by slice, so that a whole-body scan needs no second copy.
+    The computation goes slice by slice, so a whole-body scan needs no second copy.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     mask : ndarray of bool, optional
+        Voxels that count; by default every voxel.
     limits : 2 floats, optional
-        Values beyond these are left out.
+        Values outside the limits are left out.
 
     Examples
     --------
@@ -139,7 +141,8 @@ def mean_and_std(
             values = values[(values >= low) & (values <= high)]
         if values.size == 0:
             continue
-        # Chan, Golub & LeVeque (1983): merging means loses no digits, unlike the difference of two large sums.
+        # Merge the statistics of slices as in Chan, Golub & LeVeque (1983). A difference of two large sums would lose
+        # digits.
         plane_mean = float(values.mean())
         plane_squares = float(np.square(values - plane_mean).sum())
         total = count + values.size
@@ -151,14 +154,14 @@ def mean_and_std(
 
 
 def degeneration(normalized: Array, mask: npt.NDArray[np.bool_] | None = None) -> str | None:
-    """What makes a normalised channel useless, in words; ``None`` if nothing does.
+    """Return the reason why a normalised channel carries no information, or ``None``.
 
     Parameters
     ----------
     normalized : ndarray, shape ``(Z, Y, X)``
-        The channel as the network would see it.
+        The channel as the network reads it.
     mask : ndarray of bool, optional
-        What is not padding; every voxel by default.
+        Voxels that are not padding; by default every voxel.
 
     Examples
     --------
@@ -172,32 +175,32 @@ def degeneration(normalized: Array, mask: npt.NDArray[np.bool_] | None = None) -
         return None
     if float(values.max()) == float(values.min()):
         same = mask is None or bool((normalized == normalized.flat[0]).all())
-        return "it is constant" if same else "it has one value wherever it is not padding"
+        return "it is constant" if same else "it has one value outside the padding"
     std = float(values.std())
-    if std < _LEAST_STD:
-        return f"its standard deviation is {std:.2g} after normalisation, where about 1 is expected"
+    if std < _MIN_STD:
+        return f"its standard deviation is {std:.2g} after normalisation, about 1 is expected"
     beyond = float(np.mean(np.abs(values) >= LARGEST_VALUE))
     if beyond:
         return f"{beyond:.2%} of its voxels are at the limit of half precision, ±{LARGEST_VALUE:g}"
     low, high = np.percentile(values, (5, 95))
-    if high - low < _LEAST_SPREAD * std:
+    if high - low < _MIN_SPREAD * std:
         share = (high - low) / std
         return (
-            f"90 % of its voxels lie within {share:.2g} standard deviations: a few extreme values set the scale, "
-            "or nearly all of it has one value"
+            f"90 % of its voxels lie within {share:.2g} standard deviations: a few extreme values determine the scale, "
+            "or nearly all voxels have one value"
         )
     return None
 
 
 def degeneration_of_scan(channel: Array, scheme: Scheme, mask: npt.NDArray[np.bool_] | None = None) -> str | None:
-    """What :func:`degeneration` will say of a channel before it is normalised, as far as that is known without plans.
+    """Return the result that :func:`degeneration` will have after normalisation, as far as it is known without plans.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
-        As read.
+        The channel before normalisation.
     scheme : str
-        How it will be normalised. The window of a CT is not known yet, so of a CT only constant scans are found.
+        Normalisation scheme. The window of a CT is not known yet, so only constant CT scans are detected.
     mask : ndarray of bool, optional
         See :func:`intensity_scale`.
 
@@ -216,23 +219,23 @@ def degeneration_of_scan(channel: Array, scheme: Scheme, mask: npt.NDArray[np.bo
     normalized = np.empty(values.shape, np.float32)
     scale.apply(values, normalized)
     if scale.std > 0 and normalized.size and normalized.min() == normalized.max():
-        return "it has one value wherever it is not padding"
+        return "it has one value outside the padding"
     return degeneration(normalized)
 
 
 def is_image_of_label(channel: Array, label: npt.NDArray[np.integer[Any]]) -> bool:
-    """Whether a channel says where the label is and nothing else: it has one value wherever the label has one.
+    """Return whether a channel shows only the label: it has one value for each value of the label.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     label : ndarray of int, shape ``(Z, Y, X)``
-        Classes, or instances.
+        Classes or instances.
 
     Returns
     -------
     bool
-        False for a constant channel, and for a label without lesions.
+        False for a constant channel and for a label without lesions.
 
     Examples
     --------

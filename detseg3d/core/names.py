@@ -1,7 +1,7 @@
-"""Names of cases that come from different machines.
+"""Comparison of case names in different Unicode normal forms.
 
-Unicode writes ``ü`` as one character (NFC) or as ``u`` and two dots above (NFD). macOS writes file names in NFD, most
-other systems in NFC. Two names that differ in this alone look the same, and name the same case.
+Unicode has two forms of ``ü``: one character (NFC), or ``u`` followed by two dots above (NFD). macOS stores file names
+in NFD, most other systems in NFC. Two names that differ only in this form look the same and name the same case.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 def normal_name(name: str) -> str:
-    r"""The name in Unicode's normal form C, to compare names by.
+    r"""Return a name in Unicode normal form C, for comparisons.
 
     Examples
     --------
@@ -28,20 +28,24 @@ def normal_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def named_like(found: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
-    r"""The same entries, each under the one of ``names`` that differs from its own name in the normal form only.
-
-    An entry without such a name keeps its own.
+def named_like(entries: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
+    r"""Rename entries to the names that differ from theirs only in the Unicode normal form.
 
     Parameters
     ----------
-    found : dict
+    entries : dict
+        Entries by name.
     names : iterable of str
+        Preferred spelling of the names. An entry that matches none of them keeps its name.
+
+    Returns
+    -------
+    dict
 
     Raises
     ------
     DetSeg3DError
-        If two entries, or two of ``names``, differ from each other in the normal form only.
+        If two entries, or two of ``names``, differ only in the normal form.
 
     Examples
     --------
@@ -51,20 +55,20 @@ def named_like(found: Mapping[str, Value], names: Iterable[str]) -> dict[str, Va
     wanted: dict[str, str] = {}
     for name in names:
         if wanted.setdefault(normal_name(name), name) != name:
-            raise _alike(wanted[normal_name(name)], name)
+            raise _ambiguity_error(wanted[normal_name(name)], name)
     result: dict[str, Value] = {}
     sources: dict[str, str] = {}
-    for name, value in found.items():
+    for name, value in entries.items():
         target = wanted.get(normal_name(name), name)
         if sources.setdefault(normal_name(name), name) != name:
-            raise _alike(sources[normal_name(name)], name)
+            raise _ambiguity_error(sources[normal_name(name)], name)
         result[target] = value
     return result
 
 
-def _alike(first: str, second: str) -> DetSeg3DError:
+def _ambiguity_error(first: str, second: str) -> DetSeg3DError:
     return DetSeg3DError(
-        "two names look the same and differ in their Unicode normal form only",
+        "two names look the same because they differ only in their Unicode normal form",
         value=[ascii(first), ascii(second)],
         remedy="remove or rename one of them",
     )

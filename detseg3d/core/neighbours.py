@@ -1,7 +1,7 @@
-"""Which boxes have voxels in common or side by side, found without comparing every box with every other one.
+"""Search for boxes that overlap or touch, without comparing all pairs of boxes.
 
-A sorted sweep (Cohen et al. 1995, "I-COLLIDE") along one axis compares a box only with those that begin before it ends.
-Nothing here needs memory for all pairs of boxes.
+A sorted sweep along one axis (Cohen et al. 1995, "I-COLLIDE") compares a box only with the boxes that begin before it
+ends. The memory does not grow with the number of all pairs.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from detseg3d.core.boxes import as_boxes
 __all__ = ["neighbour_groups", "neighbour_matrix", "split_groups"]
 
 
-# Pairs that are held at a time.
+# Number of pairs that are kept before they are merged.
 _MAX_PAIRS = 2**17
 
 
 def neighbour_groups(boxes: npt.ArrayLike) -> list[IntArray]:
-    """Groups of boxes that hang together through neighbours.
+    """Return groups of boxes that are connected through neighbours.
 
-    Two boxes are neighbours if their voxels have a face, an edge or a corner in common, or are the same. A voxel that a
-    box reaches into counts as one of its own.
+    Two boxes are neighbours if they share a voxel, or if voxels of both share a face, an edge or a corner. A voxel that
+    is partly inside a box belongs to the box.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def neighbour_groups(boxes: npt.ArrayLike) -> list[IntArray]:
     pairs: list[IntArray] = []
     held = 0
     for index, others in _sweep(array):
-        # A pair is skipped if both boxes are in one group already: a crowd of N boxes gives far fewer than N² pairs.
+        # Skip pairs within a group, so that N overlapping boxes give far fewer than N² pairs.
         others = others[label[others] != label[index]]
         pairs.append(np.stack([np.full(len(others), index), others]))
         held += len(others)
@@ -61,21 +61,21 @@ def neighbour_groups(boxes: npt.ArrayLike) -> list[IntArray]:
 
 
 def neighbour_matrix(boxes: npt.ArrayLike, owners: IntArray, count: int) -> csr_array:
-    """Which owners have boxes that are neighbours, in the sense of :func:`neighbour_groups`.
+    """Return the pairs of owners with neighbouring boxes (see :func:`neighbour_groups`).
 
     Parameters
     ----------
     boxes : array-like, shape ``(N, 6)``
         ``z0 y0 x0 z1 y1 x1`` in voxel edges.
     owners : ndarray of int64, shape ``(N,)``
-        To whom each box belongs, from 0.
+        Owner of each box, from 0.
     count : int
-        Owners, also those without a box.
+        Number of owners, including owners without a box.
 
     Returns
     -------
     csr_array of bool, shape ``(count, count)``
-        Symmetric; every owner neighbours itself.
+        Symmetric. Every owner is a neighbour of itself.
 
     Examples
     --------
@@ -83,13 +83,13 @@ def neighbour_matrix(boxes: npt.ArrayLike, owners: IntArray, count: int) -> csr_
     >>> neighbour_matrix(boxes, np.array([0, 0, 1]), 3).toarray().tolist()
     [[True, True, False], [True, True, False], [False, False, True]]
     """
-    known = np.arange(count) * (count + 1)  # every owner and itself; a pair (a, b) has the number a · count + b
+    known = np.arange(count) * (count + 1)  # pairs of each owner with itself; the pair (a, b) is coded as a · count + b
     fresh: list[IntArray] = []
     held = 0
     named = np.zeros(count, np.bool_)
     for index, others in _sweep(as_boxes(boxes)):
         named[:] = False
-        named[owners[others]] = True  # many boxes may be of few owners
+        named[owners[others]] = True  # removes duplicates, because an owner may have many boxes
         fresh.append(owners[index] * count + np.flatnonzero(named))
         held += len(fresh[-1])
         if held > _MAX_PAIRS:
@@ -102,13 +102,13 @@ def neighbour_matrix(boxes: npt.ArrayLike, owners: IntArray, count: int) -> csr_
 
 
 def split_groups(indices: IntArray, near: csr_array) -> list[IntArray]:
-    """Some of ``N`` things in groups that hang together; within a group they keep their order.
+    """Split some of ``N`` objects into connected groups; the objects of a group keep their order.
 
     Parameters
     ----------
     indices : ndarray of int64, shape ``(M,)``
     near : csr_array of bool, shape ``(N, N)``
-        Which of all things belong together directly; symmetric.
+        Direct connections between all objects; symmetric.
 
     Returns
     -------
@@ -127,9 +127,9 @@ def split_groups(indices: IntArray, near: csr_array) -> list[IntArray]:
 
 
 def _sweep(array: npt.NDArray[np.floating]) -> Iterator[tuple[int, IntArray]]:
-    """Every box that has neighbours, with those of its neighbours that no earlier box of the sweep has named it for."""
+    """Yield each box with its neighbours, every pair once."""
     low, high = np.floor(array[:, :3]), np.ceil(array[:, 3:])
-    # The axis along which the fewest boxes begin before another one ends.
+    # Sweep along the axis with the fewest overlaps, which needs the fewest comparisons.
     sorted_low = np.sort(low, axis=0)
     begun = [int(np.searchsorted(sorted_low[:, axis], high[:, axis], side="right").sum()) for axis in range(3)]
     axis = int(np.argmin(begun))
@@ -150,7 +150,7 @@ def _sweep(array: npt.NDArray[np.floating]) -> Iterator[tuple[int, IntArray]]:
 
 
 def _merge_labels(label: IntArray, pairs: list[IntArray]) -> IntArray:
-    """One label for all that a pair connects."""
+    """Give one label to all boxes that are connected by pairs."""
     if not pairs:
         return label
     first, second = label[np.concatenate(pairs, axis=1)]
@@ -160,7 +160,7 @@ def _merge_labels(label: IntArray, pairs: list[IntArray]) -> IntArray:
 
 
 def _by_label(label: npt.NDArray[np.integer]) -> list[IntArray]:
-    """Places of each label, ascending; labels in the order of their first places."""
+    """Return the indices of each label, ascending; labels are in the order of their first index."""
     if len(label) == 0:
         return []
     order = np.argsort(label, kind="stable").astype(np.int64)

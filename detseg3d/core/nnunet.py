@@ -1,4 +1,4 @@
-"""What users of nnU-Net type, and what takes its place here: one table for messages and docs/how_to/from_nnunet.md."""
+"""Counterparts of nnU-Net's commands and flags: one table for messages and for docs/how_to/from_nnunet.md."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _NONE = "none: "
 
 @dataclass(frozen=True)
 class Counterpart:
-    """One line of the table.
+    """Command, flag or variable of nnU-Net and its counterpart in DetSeg3D: one row of the table.
 
     Attributes
     ----------
     there : str
         nnU-Net's command, flag or variable, as Markdown.
     here : str
-        What takes its place, as Markdown.
+        Counterpart in DetSeg3D, as Markdown. A text that begins with ``none:`` explains why there is none.
     flags : tuple of str, optional
-        Flags of nnU-Net for which a command of DetSeg3D answers with this line, unless the command has the flag itself.
+        Flags of nnU-Net to which a command of DetSeg3D answers with this row, unless the command has the flag.
     words : tuple of str, optional
-        Values of nnU-Net, such as names of configurations, for which a command answers with this line.
+        Values of nnU-Net, such as names of configurations, to which a command answers with this row.
     """
 
     there: str
@@ -34,7 +34,7 @@ class Counterpart:
 
 FOLDER_VARIABLES = Counterpart(
     "`nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results`",
-    "`nnUNet_raw` is read where `detseg3d_raw` is not set. The other two folders are not shared: set "
+    "`nnUNet_raw` is read if `detseg3d_raw` is not set. The other two folders are not shared: set "
     "`detseg3d_preprocessed` and `detseg3d_results`",
 )
 
@@ -52,13 +52,13 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`-tr TRAINER`",
-        "none: flags of `detseg3d_train` and the section `training` of plans.json say how a model is trained. "
+        "none: flags of `detseg3d_train` and the section `training` of plans.json control the training. "
         "Leave `-tr` out",
         flags=("-tr",),
     ),
     Counterpart(
         "`-p PLANS`, `-pl PLANNER`, `-overwrite_plans_name`",
-        "none: a data set has one plans.json, to edit ([plans.md](../reference/plans.md)). Leave the flag out",
+        "none: a data set has one plans.json, which you edit ([plans.md](../reference/plans.md)). Leave the flag out",
         flags=("-p", "-pl", "-overwrite_plans_name"),
     ),
     Counterpart(
@@ -98,9 +98,9 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`-pretrained_weights FILE`",
-        "the same, with a `model_final.safetensors` beside the `plans.json` of its training: what does the same work "
-        "is taken over (stages by stride, heads by the size of their cells, outputs by class); the log says so. "
-        "Weights whose backbone does not fit are refused",
+        "the same, with a `model_final.safetensors` beside the `plans.json` of its training. Matching parts are copied "
+        "(stages by stride, heads by the size of their cells, outputs by class) and listed in the log. Weights with a "
+        "different backbone are refused",
     ),
     Counterpart(
         "`-num_gpus 4`",
@@ -113,7 +113,7 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`--disable_ensembling`, `--no_overwrite`",
-        "none: there is one configuration, so nothing is compared or averaged but folds; choose the folds with `-f`",
+        "none: there is one configuration, so only folds are compared and averaged; choose the folds with `-f`",
         flags=("--disable_ensembling", "--no_overwrite"),
     ),
     Counterpart(
@@ -132,12 +132,12 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`-npp`, `-nps`",
-        "none: scans are predicted one after the other; share them among processes with `-num_parts`",
+        "none: scans are predicted one after the other; distribute them over processes with `-num_parts`",
         flags=("-npp", "-nps"),
     ),
     Counterpart(
         "`-step_size`, `--not_on_device`, `--perform_everything_on_device`",
-        "none: the detector sees the whole scan at once, so there is no sliding window",
+        "none: the detector reads the whole scan, so there is no sliding window",
         flags=("-step_size", "--not_on_device", "--perform_everything_on_device"),
     ),
     Counterpart(
@@ -174,7 +174,7 @@ COUNTERPARTS = (
 
 
 def answer_flag(flag: str) -> str | None:
-    """What to say to a flag of nnU-Net that a command does not have; ``None`` for other flags.
+    """Return the message for a flag of nnU-Net that a command does not have, or ``None`` for other flags.
 
     Examples
     --------
@@ -187,7 +187,7 @@ def answer_flag(flag: str) -> str | None:
 
 
 def answer_word(word: str) -> str | None:
-    """What to say to a value of nnU-Net, such as ``3d_fullres``; ``None`` for other words."""
+    """Return the message for a value of nnU-Net, such as ``3d_fullres``, or ``None`` for other words."""
     return next((_answer(word, line) for line in COUNTERPARTS if word in line.words), None)
 
 
@@ -199,7 +199,7 @@ def _answer(typed: str, line: Counterpart) -> str:
 
 
 def plain(markdown: str) -> str:
-    """The text of a cell without its marks.
+    """Return the text of a table cell without Markdown.
 
     Examples
     --------
@@ -210,6 +210,6 @@ def plain(markdown: str) -> str:
 
 
 def table(lines: Sequence[Counterpart] = COUNTERPARTS) -> str:
-    """The table of docs/how_to/from_nnunet.md."""
+    """Return the table of docs/how_to/from_nnunet.md as Markdown."""
     rows = [f"| {line.there} | {line.here} |" for line in lines]
     return "\n".join(["| nnU-Net v2 | here |", "|---|---|", *rows])

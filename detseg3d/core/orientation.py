@@ -1,7 +1,7 @@
-"""The axes of an array and the axes of the patient: permutations and flips, never an interpolation.
+"""Axis order of volumes: permutations and flips between a file and memory, without interpolation.
 
-In memory every volume has the canonical order: its axes ``(z, y, x)`` run towards Superior, Posterior and Left, as
-nearly as the scan allows. A file may store the axes in any other order and direction.
+In memory, every volume has the canonical order: its axes ``(z, y, x)`` run towards Superior, Posterior and Left, as
+closely as the scan allows. A file may store the axes in any order and direction.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import as_spacing, as_triple
+
 __all__ = ["CANONICAL_AXES", "StoredOrder"]
 
 CANONICAL_AXES = "SPL"
-"""Where the canonical axes z, y and x run to: Superior, Posterior, Left."""
+"""Directions of the canonical axes z, y and x: Superior, Posterior, Left."""
 
 _OPPOSITE = dict(zip("SPLIAR", "IARSPL", strict=True))
-# A direction in a file is rounded. Two choices of axes whose cosines differ by less than this are equally near.
+# Directions in files are rounded. Two assignments of axes are equally near if their cosines differ by less than this.
 _EQUALLY_NEAR = 1e-3
-# Of equally near choices the highest sum of direction cosines with these weights is taken. It is a function of the
-# resulting axes alone, so it does not depend on the order in which the file stores them. The weights are square roots
-# of primes: two different choices hardly ever have the same sum.
+# Among equally near assignments, the one with the highest weighted sum of direction cosines is chosen. The sum depends
+# on the resulting axes only, so the choice does not depend on the axis order of the file. The weights are square roots
+# of primes, so different assignments practically never have the same sum.
 _WEIGHTS = np.sqrt([[2.0, 3.0, 5.0], [7.0, 11.0, 13.0], [17.0, 19.0, 23.0]])
 
 
 @dataclass(frozen=True)
 class StoredOrder:
-    """In which order and direction a file stores the axes of a volume.
+    """Order and direction in which a file stores the axes of a volume.
 
     Parameters
     ----------
     shape : tuple of 3 ints
-        Voxels of the stored volume, along its axes.
+        Shape of the stored volume, along its stored axes.
     permutation : tuple of 3 ints, optional
-        The stored axes that run along the canonical axes z, y and x.
+        Indices of the stored axes that run along the canonical axes z, y and x.
     flipped : tuple of 3 bools, optional
-        For each canonical axis, whether the file stores it in the opposite direction.
+        Whether the file stores each canonical axis in the opposite direction.
 
     Examples
     --------
@@ -58,17 +60,17 @@ class StoredOrder:
 
     @staticmethod
     def of_direction(direction: Sequence[float], shape: Sequence[int]) -> StoredOrder:
-        """Return the order of a volume: each of its axes belongs to the nearest axis of the patient.
+        """Return the order of a volume, in which each axis is assigned to the nearest axis of the patient.
 
-        All 48 orders in which one volume can be stored lead to the same canonical volume, whatever its direction. Of
-        choices that are equally near, as at 45 degrees, a rule takes one that does not depend on the stored order.
+        All 48 orders in which one volume can be stored lead to the same canonical volume. If several assignments are
+        equally near, as at 45 degrees, the choice does not depend on the stored order.
 
         Parameters
         ----------
         direction : 9 floats
             Direction cosines, row-major, ``(x, y, z)``, as in :class:`~detseg3d.core.geometry.Geometry`.
         shape : 3 ints
-            Voxels ``(Z, Y, X)`` of the volume as stored.
+            Shape ``(Z, Y, X)`` of the stored volume.
         """
         # Rows: patient z, y, x; columns: array axes 0, 1, 2.
         matrix = np.asarray(direction, np.float64).reshape(3, 3)[::-1, ::-1]
@@ -78,17 +80,18 @@ class StoredOrder:
         equally_near = nearness >= nearness.max() - _EQUALLY_NEAR
         preference = np.where(equally_near, (turned * _WEIGHTS).sum(axis=(1, 2)), -np.inf)
         (first, second, third), signs = choices[int(np.argmax(preference))]
-        z, y, x = (int(size) for size in shape)
-        return StoredOrder((z, y, x), (first, second, third), (signs[0] < 0, signs[1] < 0, signs[2] < 0))
+        return StoredOrder(as_triple(shape), (first, second, third), (signs[0] < 0, signs[1] < 0, signs[2] < 0))
 
     @staticmethod
     def from_axes(axes: str, shape: Sequence[int]) -> StoredOrder:
-        """Return the order of a volume whose axes run towards ``axes``, for example ``"SPL"``; inverse of :attr:`axes`.
+        """Return the order of a volume from the directions of its axes, for example ``"SPL"``.
+
+        This is the inverse of :attr:`axes`.
 
         Raises
         ------
         ValueError
-            If ``axes`` does not name a direction along each axis of the patient.
+            If ``axes`` does not hold one direction along each axis of the patient.
         """
         stored = [
             CANONICAL_AXES.find(letter if letter in CANONICAL_AXES else _OPPOSITE.get(letter, "?")) for letter in axes
@@ -97,12 +100,11 @@ class StoredOrder:
             raise ValueError(f"axes must name three directions such as SPL, found {axes!r}")
         order = [stored.index(axis) for axis in range(3)]
         flipped = [axes[order[axis]] not in CANONICAL_AXES for axis in range(3)]
-        z, y, x = (int(size) for size in shape)
-        return StoredOrder((z, y, x), (order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2]))
+        return StoredOrder(as_triple(shape), (order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2]))
 
     @property
     def axes(self) -> str:
-        """Where the stored axes run to, one letter each: S or I, P or A, L or R."""
+        """Directions of the stored axes, one letter each: S or I, P or A, L or R."""
         letters = [""] * 3
         for axis, (stored, flip) in enumerate(zip(self.permutation, self.flipped, strict=True)):
             letters[stored] = _OPPOSITE[CANONICAL_AXES[axis]] if flip else CANONICAL_AXES[axis]
@@ -114,7 +116,7 @@ class StoredOrder:
         return self.permutation == (0, 1, 2) and not any(self.flipped)
 
     def to_canonical(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Bring a volume ``(…, Z, Y, X)`` from the stored to the canonical order: a view."""
+        """Return a view of a volume ``(…, Z, Y, X)`` in canonical order instead of the stored order."""
         if self.is_canonical:
             return array
         before = array.ndim - 3
@@ -123,7 +125,7 @@ class StoredOrder:
         return turned[..., z, y, x]
 
     def to_stored(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Bring a volume ``(…, Z, Y, X)`` from the canonical to the stored order: a view."""
+        """Return a view of a volume ``(…, Z, Y, X)`` in the stored order instead of canonical order."""
         if self.is_canonical:
             return array
         before = array.ndim - 3
@@ -133,16 +135,14 @@ class StoredOrder:
 
     def triple_to_canonical(self, values: Sequence[float]) -> tuple[float, float, float]:
         """Reorder three numbers that belong to the stored axes, for example a spacing."""
-        z, y, x = (float(values[axis]) for axis in self.permutation)
-        return z, y, x
+        return as_spacing(values[axis] for axis in self.permutation)
 
     def triple_to_stored(self, values: Sequence[float]) -> tuple[float, float, float]:
         """Reorder three numbers that belong to the canonical axes."""
-        first, second, third = (float(values[self.permutation.index(axis)]) for axis in range(3))
-        return first, second, third
+        return as_spacing(values[self.permutation.index(axis)] for axis in range(3))
 
     def box_to_canonical(self, box: Sequence[float]) -> tuple[float, float, float, float, float, float]:
-        """Bring a box ``z0 y0 x0 z1 y1 x1``, in voxel edges, from the stored to the canonical order."""
+        """Convert a box ``z0 y0 x0 z1 y1 x1`` in voxel edges from the stored to the canonical order."""
         low, high = [], []
         for axis, flip in zip(self.permutation, self.flipped, strict=True):
             first, last = float(box[axis]), float(box[axis + 3])
@@ -152,7 +152,7 @@ class StoredOrder:
         return low[0], low[1], low[2], high[0], high[1], high[2]
 
     def box_to_stored(self, box: Sequence[float]) -> tuple[float, float, float, float, float, float]:
-        """Bring a box ``z0 y0 x0 z1 y1 x1``, in voxel edges, from the canonical to the stored order."""
+        """Convert a box ``z0 y0 x0 z1 y1 x1`` in voxel edges from the canonical to the stored order."""
         edges = [0.0] * 6
         for axis, (stored, flip) in enumerate(zip(self.permutation, self.flipped, strict=True)):
             first, last = float(box[axis]), float(box[axis + 3])
@@ -161,10 +161,10 @@ class StoredOrder:
         return edges[0], edges[1], edges[2], edges[3], edges[4], edges[5]
 
     def point_to_stored(self, point: Sequence[float]) -> tuple[float, float, float]:
-        """Bring a position ``(z, y, x)``, in voxel edges, from the canonical to the stored order."""
+        """Convert a position ``(z, y, x)`` in voxel edges from the canonical to the stored order."""
         return self.box_to_stored((*point, *point))[:3]
 
     def stored_slice(self, axis: int, index: int) -> tuple[str, int]:
-        """Return the name of the stored axis and the index along it of a canonical slice, to look it up in the file."""
+        """Return the stored axis (``z``, ``y`` or ``x``) and the index along it of a slice in canonical order."""
         stored = self.permutation[axis]
         return "zyx"[stored], self.shape[stored] - 1 - index if self.flipped[axis] else index

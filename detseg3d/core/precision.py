@@ -1,4 +1,4 @@
-"""The numbers that networks compute in."""
+"""Number formats of the networks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["Precision"]
 
 
 class Precision(str, Enum):
-    """Type of the feature maps: what a user may ask for, and what a machine computes in.
+    """Number format of the feature maps; weights are always float32.
 
-    ``AUTO`` leaves the choice to the machine: half precision if its hardware computes in it, else ``FP32``.
-    ``BF16`` is bfloat16, ``FP16`` float16 (its losses are scaled in training), ``FP32`` float32. Weights are float32.
+    ``AUTO`` is half precision if the hardware computes in it, else ``FP32``. ``BF16`` is bfloat16, ``FP16`` is float16
+    (training scales the loss), ``FP32`` is float32.
 
     Examples
     --------
@@ -34,8 +34,8 @@ class Precision(str, Enum):
         Raises
         ------
         ValueError
-            For ``AUTO``, which names no type.
+            For ``AUTO``, which is not a number format.
         """
         if self is Precision.AUTO:
-            raise ValueError("auto names no type: ask detseg3d.system.device.choose_precision what it stands for")
+            raise ValueError("auto is not a number format; detseg3d.system.device.choose_precision chooses one")
         return 4 if self is Precision.FP32 else 2

@@ -1,11 +1,13 @@
-"""RoI geometry: which part of the volume a box shows, how it is cropped to a cube and how a cube is put back.
+"""RoI geometry: cropping a region of a volume to a cube of samples, and pasting a cube back into the volume.
 
-An RoI is a box (see :mod:`detseg3d.core.boxes`) sampled at ``size`` points per axis, each at the middle of one of
-``size`` equal cells. Cropping is separable linear interpolation: one small matrix per axis. Putting back is its
-least-squares inverse, so what cropping magnified comes back exactly, down to an isolated voxel, which interpolating
-a second time would blur away (at a magnification of 2 an isolated voxel would come back as 0.75³ = 0.42). If an RoI
-has about as few samples as voxels, or fewer, the exact inverse amplifies what is not consistent with any volume, as a
-mask that is surer of itself than the voxels allow. For such a mask the inverse is held near linear interpolation.
+An RoI is a box (see :mod:`detseg3d.core.boxes`) that is sampled at ``size`` points per axis, at the centres of ``size``
+equal cells. Cropping is separable linear interpolation with one small matrix per axis. Pasting is the least-squares
+inverse of cropping. It restores a magnified region exactly, even an isolated voxel. A second interpolation would blur
+such a voxel: at a magnification of 2, its value would become 0.75³ = 0.42.
+
+If an RoI has about as many samples as voxels, or fewer, the exact inverse amplifies values that no volume can produce,
+for example a mask with sharper edges than the voxels allow. For such a mask the inverse is kept close to linear
+interpolation.
 """
 
 from __future__ import annotations
@@ -38,24 +40,25 @@ __all__ = [
 ]
 
 
-# Weight of the penalty on second differences in the exact inverse. It only matters where the RoI has fewer samples than
-# the volume has voxels, where it decides what lies between the samples; elsewhere it is far below the data term.
+# Weight of the penalty on second differences in the exact inverse. It matters only if the RoI has fewer samples than
+# voxels; then it determines the values between the samples. Otherwise it is negligible beside the data term.
 _EXACT_SMOOTHNESS = 1e-4
-# The penalty of the bounded inverse by voxels per sample: its weight, and the share of it that is on the departure
-# from linear interpolation. Chosen so that confident masks of ellipsoids come back as well as by that. At one
-# voxel per sample little else is safe; from 1.25 on linear interpolation of a hard mask is the poorer one.
+# Penalty of the bounded inverse, by voxels per sample: its weight, and the fraction of it that penalises the difference
+# from linear interpolation. Chosen so that hard masks of ellipsoids are restored as well as by linear interpolation. At
+# one voxel per sample, hardly anything else is safe. From 1.25 on, linear interpolation of a hard mask is worse.
 _PENALTY_SCALES = (0.5, 0.75, 1.0, 1.05, 1.13, 1.25, 2.0, 3.0)
 _PENALTY_WEIGHTS = (0.004, 0.1, 1.0, 0.4, 0.1, 0.1, 0.3, 1.0)
-_PENALTY_LINEAR_SHARES = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0, 0.0, 0.0)
-# Below so many voxels per sample along every axis the exact inverse amplifies too little to harm.
+_PENALTY_LINEAR_FRACTIONS = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0, 0.0, 0.0)
+# With fewer voxels per sample along every axis, the amplification of the exact inverse is harmless.
 _FINE = 0.6
-# Values outside [0, 1] per unit of edge: up to the first the exact inverse is taken, from the second on the bounded.
-# Soft masks reach 0.16 (at 2 voxels per sample, where both inverses are as good), confident ones 0.2 to 2.
+# Sum of the excess outside [0, 1] per unit of edge. Up to the first value the exact inverse is used, from the second
+# value on the bounded inverse. Soft masks reach 0.16 (at 2 voxels per sample, where both inverses are equally good),
+# hard masks 0.2 to 2.
 _CONSISTENT, _INCONSISTENT = 0.14, 0.2
 
 
 def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.float64]:
-    """Positions (voxel edges) of the ``samples`` sample points of an RoI axis: the middles of equal cells.
+    """Return the positions of the sample points along an RoI axis, in voxel edges: the centres of equal cells.
 
     Examples
     --------
@@ -66,7 +69,7 @@ def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.fl
 
 
 def voxel_range(low: float, high: float, length: int) -> tuple[int, int]:
-    """First voxel and end of the voxels that linear interpolation within ``[low, high]`` reads; never empty.
+    """Return the first voxel and the end of the voxels that interpolation within ``[low, high]`` reads; never empty.
 
     Examples
     --------
@@ -80,10 +83,10 @@ def voxel_range(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def crop_matrix(low: float, high: float, samples: int, first: int, end: int) -> npt.NDArray[np.float64]:
-    """Linear interpolation from voxels ``first .. end - 1`` to the sample points of ``[low, high]``.
+    """Return the matrix of linear interpolation from voxels ``first .. end - 1`` to the samples of ``[low, high]``.
 
-    Where a sample stands for more than one voxel, it is the mean over its cell (several interpolated points), so
-    that nothing between the samples is skipped. Beyond the range the outermost voxel is repeated.
+    If a sample covers more than one voxel, it is the mean of several interpolated points in its cell, so no voxel is
+    skipped. Beyond the range, the outermost voxel is repeated.
 
     Returns
     -------
@@ -101,25 +104,27 @@ def crop_matrix(low: float, high: float, samples: int, first: int, end: int) -> 
 def paste_matrix(
     low: float, high: float, samples: int, length: int, bounded: bool = True
 ) -> tuple[npt.NDArray[np.float64], int, int]:
-    """Least-squares inverse of cropping along one axis.
+    """Return the least-squares inverse of cropping along one axis.
 
-    The voxel values are those whose linear interpolation explains the samples best, with a small penalty on their
-    second differences (a smoothing spline; Reinsch 1967), which decides where samples are fewer than voxels. Samples
+    The resulting voxel values reproduce the samples best under linear interpolation, with a small penalty on second
+    differences (a smoothing spline; Reinsch 1967). The penalty matters if there are fewer samples than voxels. Samples
     outside the volume do not count.
 
-    With about one voxel per sample, samples do not determine voxels: one between two voxels sees only their mean. The
-    exact inverse amplifies an error there up to 19 times. The bounded one has a larger penalty: on second differences
-    of the voxel values, and on those of what the voxel values add to linear interpolation of the samples. Its penalty
-    falls with the voxels per sample, so that both inverses agree where an RoI magnifies.
+    With about one voxel per sample, the samples do not determine the voxels: a sample between two voxels measures only
+    their mean. There the exact inverse amplifies errors up to 19 times. The bounded inverse has a larger penalty, on
+    second differences of the voxel values and of their difference from linear interpolation of the samples. The penalty
+    is small if an RoI magnifies, so both inverses then agree.
 
     Parameters
     ----------
     low, high : float
-        Where the RoI lies, in voxel edges.
+        Ends of the RoI along the axis, in voxel edges.
     samples : int
+        Samples of the RoI along the axis.
     length : int
-        Voxels of the volume.
+        Voxels of the volume along the axis.
     bounded : bool, optional
+        Return the bounded instead of the exact inverse.
 
     Returns
     -------
@@ -141,7 +146,7 @@ def paste_matrix(
 
 
 def _centers_within(low: float, high: float, length: int) -> tuple[int, int]:
-    """First voxel and end of the voxels of an axis whose centre lies in ``[low, high)``; equal if there are none."""
+    """Return the first voxel and the end of the voxels with centres in ``[low, high)``; both are equal if none has."""
     first = max(int(np.ceil(low - 0.5)), 0)
     return first, max(min(int(np.ceil(high - 0.5)), length), first)
 
@@ -150,16 +155,16 @@ def _centers_within(low: float, high: float, length: int) -> tuple[int, int]:
 def _inverse(
     low: float, high: float, samples: int, voxels: int, used: tuple[int, int], bounded: bool
 ) -> npt.NDArray[np.float64]:
-    """Inverse from the samples ``used[0] .. used[1] - 1``; the others have columns of zeros. Shared, so read-only."""
+    """Return the inverse from samples ``used[0] .. used[1] - 1``; other columns are zero. The array is read-only."""
     forward = crop_matrix(low, high, samples, 0, voxels)
-    # Samples outside the volume all repeat its border voxel: they would outvote the few that lie within it, and
-    # Stage 2, whose loss has no weight there, may say anything.
+    # Ignore samples outside the volume. They all repeat the border voxel and would outweigh the samples inside. Their
+    # predicted values are arbitrary, because the loss of Stage 2 ignores them.
     forward[: used[0]] = forward[used[1] :] = 0
     second = np.diff(np.eye(voxels), n=2, axis=0) if voxels > 2 else np.zeros((0, voxels))
     weight, share = _penalty((high - low) / samples) if bounded else (_EXACT_SMOOTHNESS, 0.0)
     penalty = weight * second.T @ second
     towards_linear = share * penalty @ _linear_matrix(low, high, samples, voxels, used)
-    # A voxel beyond every sample is tied to its neighbour; without this the system could be singular.
+    # Tie voxels beyond all samples to their neighbours; otherwise the system could be singular.
     first = np.diff(np.eye(voxels), axis=0)
     system = forward.T @ forward + penalty + (1e-7 if bounded else 1e-8) * (first.T @ first)
     inverse = np.asarray(np.linalg.solve(system, forward.T + towards_linear), np.float64)
@@ -168,15 +173,15 @@ def _inverse(
 
 
 def _penalty(voxels_per_sample: float) -> tuple[float, float]:
-    """Penalty of the bounded inverse: weight, and share of it that is on the departure from linear interpolation."""
+    """Return the weight of the bounded inverse's penalty, and its fraction on the difference from interpolation."""
     weight = np.exp(np.interp(voxels_per_sample, _PENALTY_SCALES, np.log(_PENALTY_WEIGHTS)))
-    return float(weight), float(np.interp(voxels_per_sample, _PENALTY_SCALES, _PENALTY_LINEAR_SHARES))
+    return float(weight), float(np.interp(voxels_per_sample, _PENALTY_SCALES, _PENALTY_LINEAR_FRACTIONS))
 
 
 def _linear_matrix(
     low: float, high: float, samples: int, voxels: int, used: tuple[int, int]
 ) -> npt.NDArray[np.float64]:
-    """Linear interpolation of the used samples at the voxels' centres; beyond them the outermost is repeated."""
+    """Return the matrix of linear interpolation from the used samples to the voxel centres."""
     places = (np.arange(voxels) + 0.5 - low) * (samples / (high - low)) - 0.5
     places = np.clip(places, used[0], used[1] - 1)
     return np.asarray(np.maximum(1 - np.abs(places[:, None] - np.arange(samples)), 0), np.float64)
@@ -188,9 +193,9 @@ def crop_rois(volume: torch.Tensor, rois: npt.ArrayLike, size: Triple) -> torch.
     Parameters
     ----------
     volume : Tensor, shape ``(C, Z, Y, X)``
-        Any floating dtype; computed in float32.
+        Any floating-point type; the computation uses float32.
     rois : array_like, shape ``(N, 6)``
-        In voxel edges of the volume; may reach beyond it (the border is repeated).
+        In voxel edges of the volume. Beyond the volume, its border is repeated.
     size : tuple of 3 ints
         Samples ``(z, y, x)`` of each crop.
 
@@ -209,9 +214,9 @@ def crop_rois(volume: torch.Tensor, rois: npt.ArrayLike, size: Triple) -> torch.
 def crop_plan(
     roi: npt.ArrayLike, shape: Sequence[int], size: Triple
 ) -> tuple[tuple[slice, slice, slice], list[torch.Tensor]]:
-    """What cropping one RoI reads and computes: the region of the volume and one matrix per axis.
+    """Return the region of the volume that an RoI reads, and the interpolation matrix of each axis.
 
-    For callers that build the block to crop only where it is needed, such as the mask of a single instance.
+    Use it to crop a block that is built only for this region, such as the mask of one lesion.
     """
     box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
     ranges = [voxel_range(float(box[a]), float(box[a + 3]), shape[a]) for a in range(3)]
@@ -223,9 +228,9 @@ def crop_plan(
 
 
 def apply_separable(block: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Apply one matrix per spatial axis to ``(C, Z, Y, X)``: plain matrix products, nothing is transposed or copied.
+    """Apply one matrix to each spatial axis of a block, without transposing or copying it.
 
-    In the dtype of ``block`` also where autocast would take a half precision: training and prediction see one picture.
+    The computation uses the number type of ``block`` even under autocast, so training and prediction crop identically.
 
     Parameters
     ----------
@@ -247,14 +252,14 @@ def apply_separable(block: torch.Tensor, matrices: Sequence[torch.Tensor]) -> to
 def crop_features(features: torch.Tensor, rois: torch.Tensor, size: Triple) -> torch.Tensor:
     """Crop RoIs from a feature map by trilinear sampling, differentiable with respect to the map.
 
-    One call of ``grid_sample`` for all RoIs: its backward pass fills one gradient map, where slicing would fill one
-    for every RoI.
+    All RoIs use one call of ``grid_sample``, so the backward pass needs one gradient map. Slicing would need one per
+    RoI.
 
     Parameters
     ----------
     features : Tensor, shape ``(C, Z, Y, X)``
     rois : Tensor, shape ``(N, 6)``
-        In voxel edges of the map (cells); positions beyond the map repeat its border.
+        In voxel edges of the map (cells). Beyond the map, its border is repeated.
     size : tuple of 3 ints
 
     Returns
@@ -287,7 +292,9 @@ def crop_features(features: torch.Tensor, rois: torch.Tensor, size: Triple) -> t
 
 
 def box_indicator(boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple) -> torch.Tensor:
-    """Share of each RoI sample's cell that lies inside the box: tells Stage 2 which thing is meant.
+    """Return the fraction of each RoI sample's cell that lies inside the box.
+
+    Stage 2 reads it as an input channel that marks the lesion to segment.
 
     Returns
     -------
@@ -304,7 +311,7 @@ def box_indicator(boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple) -> to
 def box_shares(
     boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """:func:`box_indicator` along each axis; their product is the share of a cell.
+    """Return the factors of :func:`box_indicator` along each axis; their product is the fraction of a cell.
 
     Returns
     -------
@@ -321,7 +328,7 @@ def box_shares(
 
 
 def inside_volume(rois: npt.ArrayLike, shape: Sequence[int], size: Triple) -> torch.Tensor:
-    """1 where an RoI sample lies inside the volume, else 0.
+    """Return 1 for each RoI sample inside the volume and 0 for each sample outside.
 
     Returns
     -------
@@ -343,26 +350,27 @@ def _outer(z: npt.NDArray[np.float32], y: npt.NDArray[np.float32], x: npt.NDArra
 def paste_roi(
     cube: torch.Tensor, roi: npt.ArrayLike, shape: Sequence[int]
 ) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
-    """Put the probabilities of an RoI back onto the voxel grid of a volume: the inverse of :func:`crop_rois`.
+    """Paste the probabilities of an RoI into the voxel grid of a volume; the inverse of :func:`crop_rois`.
 
-    A soft mask, whose values are shares of voxels, comes back exactly. A mask that no volume explains makes the exact
-    inverse ring, far outside [0, 1]; the more of that, the more the bounded inverse counts (see :func:`paste_matrix`).
+    A soft mask, whose values are fractions of voxels, is restored exactly. For a mask that no volume can produce, the
+    exact inverse oscillates far outside [0, 1]. The larger these oscillations are, the more weight the bounded inverse
+    gets (see :func:`paste_matrix`).
 
     Parameters
     ----------
     cube : Tensor, shape ``(C, z, y, x)``
-        Probabilities at the RoI's samples.
+        Probabilities at the samples of the RoI.
     roi : array_like, shape ``(6,)``
-        Where the cube came from, in voxel edges of the volume (any grid of the same space will do).
+        Box of the RoI in voxel edges of the volume. The volume may have another grid than the cropped one.
     shape : sequence of 3 ints
         Shape ``(Z, Y, X)`` of the volume.
 
     Returns
     -------
     values : Tensor of float32, shape ``(C, z', y', x')``
-        At the voxels whose centre lies inside the RoI; may slightly exceed the range of the cube.
+        Values of the voxels with centres inside the RoI. They may slightly exceed the range of the cube.
     region : tuple of 3 slices
-        Where they belong.
+        Position of the values in the volume.
     """
     exact, region = _paste(cube, roi, shape, bounded=False)
     spans = [(high - low) / samples for (low, high), samples in zip(_rounded(roi), cube.shape[1:], strict=True)]
@@ -376,7 +384,7 @@ def paste_roi(
 def _paste(
     cube: torch.Tensor, roi: npt.ArrayLike, shape: Sequence[int], bounded: bool
 ) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
-    """One of the two inverses of cropping, along all three axes."""
+    """Apply the exact or the bounded inverse of cropping along all three axes."""
     matrices, region = [], []
     for axis, (low, high) in enumerate(_rounded(roi)):
         matrix, first, end = paste_matrix(low, high, cube.shape[axis + 1], shape[axis], bounded)
@@ -386,10 +394,10 @@ def _paste(
 
 
 def _consistency(exact: torch.Tensor, bounded: torch.Tensor) -> torch.Tensor:
-    """How far each channel can be trusted to be a soft mask, ``(C, 1, 1, 1)`` from 0 to 1.
+    """Return the weight of the exact inverse for each channel, shape ``(C, 1, 1, 1)``, from 0 to 1.
 
-    The exact inverse of a soft mask stays within [0, 1]. What lies outside is compared with the edge of the mask (its
-    total variation), along which it arises, so that masks of all sizes are judged alike.
+    The exact inverse of a soft mask stays within [0, 1]. The excess outside this range arises along the edge of the
+    mask. It is divided by the total variation of the mask, so the weight does not depend on the size of the mask.
     """
     excess = (exact - exact.clamp(0, 1)).abs().sum(dim=(1, 2, 3), keepdim=True)
     mask = bounded.clamp(0, 1)
@@ -399,7 +407,7 @@ def _consistency(exact: torch.Tensor, bounded: torch.Tensor) -> torch.Tensor:
 
 
 def paste_region(roi: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, slice, slice]:
-    """Where :func:`paste_roi` puts an RoI, without putting it there.
+    """Return the region into which :func:`paste_roi` pastes an RoI.
 
     Parameters
     ----------
@@ -411,7 +419,7 @@ def paste_region(roi: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, slice
     Returns
     -------
     tuple of 3 slices
-        The voxels whose centre lies inside the RoI; empty along an axis for an RoI outside the volume.
+        Voxels with centres inside the RoI; empty along an axis if the RoI lies outside the volume.
 
     Examples
     --------
@@ -425,6 +433,6 @@ def paste_region(roi: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, slice
 
 
 def _rounded(roi: npt.ArrayLike) -> list[tuple[float, float]]:
-    """Both ends of an RoI along each axis; rounded to a 1024th of a voxel, equal placements share one factorisation."""
+    """Return both ends of an RoI along each axis, rounded to 1/1024 voxel so that equal RoIs share a cached inverse."""
     box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
     return [(round(float(box[axis]) * 1024) / 1024, round(float(box[axis + 3]) * 1024) / 1024) for axis in range(3)]

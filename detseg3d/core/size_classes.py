@@ -1,4 +1,4 @@
-"""Size classes of lesions, the same in every table of the package."""
+"""Size classes of lesions for all tables of the package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 __all__ = ["VOXEL_EDGES", "SizeClass", "size_classes"]
 
 VOXEL_EDGES: Final = (15, 50, 150, 500)
-"""Where one size class ends and the next begins, in voxels."""
+"""Boundaries between the size classes, in voxels."""
 
 
 class SizeClass(NamedTuple):
-    """Lesions of ``low`` to less than ``high`` voxels."""
+    """Class of the lesions with ``low`` to less than ``high`` voxels."""
 
     name: str
     low: float
@@ -20,7 +20,7 @@ class SizeClass(NamedTuple):
 
 
 def size_classes() -> list[SizeClass]:
-    """All size classes, the smallest lesions first.
+    """Return all size classes, from the smallest lesions to the largest.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""From numpy to torch, for arrays with any strides."""
+"""Conversion of NumPy arrays with any strides to tensors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ __all__ = ["tensor_of"]
 
 
 def tensor_of(array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> torch.Tensor:
-    """A tensor of an array with any strides, contiguous and without a copy where that is possible.
+    """Return an array as a contiguous tensor, without a copy if possible.
 
-    Torch refuses negative strides. :func:`numpy.ascontiguousarray` does not always remove them: numpy counts an array
-    as contiguous whatever the stride of an axis of length 1 is. A volume of one slice that was flipped along that axis
-    is such an array.
+    Torch refuses negative strides, and :func:`numpy.ascontiguousarray` does not remove them from axes of length 1. A
+    volume of one slice that was flipped along its slice axis has such a stride.
 
     Parameters
     ----------
     array : array_like
     dtype : dtype, optional
-        Of the tensor; that of the array by default.
+        Number type of the tensor; by default that of the array.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which RoIs show a box: one with some context, or several that overlap where one would be too coarse."""
+"""RoIs around boxes: one RoI with context, or several overlapping RoIs (tiles) for a large box."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["MAX_TILES", "rois_from_boxes", "tile_boxes"]
 
 
 MAX_TILES = 200_000
-"""RoIs of one volume. Stage 2 would work on so many for hours."""
+"""Maximum number of RoIs of one volume. Stage 2 would need hours for more."""
 
 
 def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float]) -> AnyFloatArray:
-    """RoIs ``(N, 6)``: boxes grown by ``margin`` of their size per side, at least ``minimum_extent`` voxels per axis.
+    """Return one RoI per box: the box with a margin, and with a minimum extent.
 
     Parameters
     ----------
     boxes : array_like, shape ``(N, 6)``
         In voxel edges.
     margin : float
-        Context on each side, as a share of the box's size.
+        Context on each side, as a fraction of the size of the box.
     minimum_extent : sequence of 3 floats
-        Smallest extent ``(z, y, x)`` in voxels: small lesions are magnified, not starved of context.
+        Smallest extent ``(z, y, x)`` of an RoI in voxels. It gives small lesions enough context.
 
     Returns
     -------
     ndarray of float, shape ``(N, 6)``
-        In voxel edges; they may reach beyond the volume.
+        In voxel edges. RoIs may reach beyond the volume.
 
     Examples
     --------
@@ -50,10 +50,10 @@ def rois_from_boxes(boxes: npt.ArrayLike, margin: float, minimum_extent: Sequenc
 def tile_boxes(
     boxes: npt.ArrayLike, margin: float, minimum_extent: Sequence[float], size: Sequence[int], max_scale: float
 ) -> tuple[AnyFloatArray, npt.NDArray[np.int64]]:
-    """RoIs of boxes, where a box too large for one RoI is covered by several that overlap.
+    """Return RoIs of boxes; several overlapping RoIs cover a box that is too large for one RoI.
 
-    An axis is divided while one RoI sample would stand for more than ``max_scale`` voxels. Tiles overlap by a
-    quarter of their extent, so that a voxel near the edge of one tile lies well inside another.
+    An axis is divided until one sample of an RoI covers at most ``max_scale`` voxels. Neighbouring tiles overlap by a
+    quarter of their extent, so a voxel near the edge of one tile lies well inside another tile.
 
     Parameters
     ----------
@@ -62,18 +62,18 @@ def tile_boxes(
     size : sequence of 3 ints
         Samples of an RoI, ``(z, y, x)``.
     max_scale : float
-        Voxels.
+        Maximum number of voxels per sample along an axis.
 
     Returns
     -------
     rois : ndarray of float, shape ``(M, 6)``, ``M >= N``
     parents : ndarray of int64, shape ``(M,)``
-        The box each RoI belongs to.
+        Index of the box of each RoI.
 
     Raises
     ------
     DetSeg3DError
-        If it takes more than :data:`MAX_TILES`, which would fill the memory.
+        If more than :data:`MAX_TILES` RoIs are needed, which would fill the memory.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def tile_boxes(
         counts = _tile_counts(roi, size, max_scale)
         if len(tiles) + math.prod(counts) > MAX_TILES:
             raise DetSeg3DError(
-                "the boxes would be covered by too many RoIs",
+                "the boxes need too many RoIs",
                 value=f"{len(tiles) + math.prod(counts)} for {index + 1} of {len(whole)} boxes",
                 expected=f"at most {MAX_TILES}",
                 remedy="raise the detection threshold, or roi.max_scale or roi.size in plans.json",
@@ -107,6 +107,6 @@ def tile_boxes(
 
 
 def _tile_counts(roi: AnyFloatArray, size: Sequence[int], max_scale: float) -> list[int]:
-    """Tiles along each axis."""
+    """Return the number of tiles along each axis."""
     shares = [(float(roi[axis + 3]) - float(roi[axis])) / (size[axis] * max_scale) for axis in range(3)]
     return [1 if share <= 1 else math.ceil((share - 0.25) / 0.75) for share in shares]

@@ -359,8 +359,8 @@ def remove_files(*paths: Path) -> None:
 def write_text(text: str, path: str | Path) -> None:
     r"""Write ``text`` atomically as UTF-8.
 
-    UTF-8 cannot store a lone surrogate, so it is written as text, for example ``\udc80``. Python uses lone surrogates for
-    the bytes of a file name that is not valid text.
+    UTF-8 cannot store a lone surrogate, so it is written as text, for example ``\udc80``. Python uses lone surrogates
+    for the bytes of a file name that is not valid text.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
