@@ -148,10 +148,10 @@ def test_a_scan_ruled_by_more_extreme_values_than_can_be_cut_off_is_degenerate()
     assert "extreme" in str(degeneration_of_scan(channel, "zscore"))
 
 
-def test_a_binary_scan_is_constant_wherever_it_is_not_padding() -> None:
+def test_a_binary_scan_is_constant_outside_the_padding() -> None:
     channel = np.zeros(SHAPE, np.float32)
     channel[8:14, 8:14, 8:14] = 1
-    assert "not padding" in str(degeneration_of_scan(channel, "zscore"))
+    assert "outside the padding" in str(degeneration_of_scan(channel, "zscore"))
 
 
 def test_of_a_ct_only_a_constant_scan_is_degenerate_before_there_are_plans() -> None:
