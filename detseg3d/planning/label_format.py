@@ -10,16 +10,16 @@ __all__ = ["label_format_of"]
 
 
 def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
-    """How the labels are to be read that a model was trained on.
+    """Return how to read the labels of a data set, in the way in which the model was trained.
 
-    The plans know more than the raw dataset.json: ``detseg3d_plan_and_preprocess --instances`` leaves that file alone.
+    dataset.json alone is not enough, because ``detseg3d_plan_and_preprocess --instances`` changes only the plans.
 
     Parameters
     ----------
     plans : Plans
-        Of the model.
+        Plans of the model.
     dataset : RawDataset
-        That the labels belong to.
+        Data set that the labels belong to.
     """
     classes = dict(zip(plans.class_names, plans.class_labels, strict=True))
     if plans.instances and plans.num_classes > 1:

@@ -1,7 +1,7 @@
-"""The most that a plan may ask for: far above every sensible value, far below what hangs a machine.
+"""Types of the fields of the plans, with the limits of their values.
 
-A ``plans.json`` may come from a stranger, or from a slip of the keyboard. Each limit holds before anything is made of
-the plan, so that channels of 10⁹ are an error with a name and not a machine without memory.
+The limits are far above every sensible value and far below values that would make a computer hang. They are checked
+before anything is built from the plans, because a ``plans.json`` may come from a stranger or contain a typing error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How much memory a plan needs: the feature maps of Stage 1, added up.
+"""Estimate the memory that a plan needs, mainly by adding up the feature maps of Stage 1.
 
-Feature maps rule the memory of a network that sees whole volumes; parameters (a few million) do not count. The
-constants below are what calibration against measured peaks may change; benchmarks/memory.py measures them.
+Feature maps dominate the memory of a network that sees whole volumes. The parameters (a few million) hardly matter. The
+constants below were calibrated against measured peaks; ``benchmarks/memory.py`` measures them again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
 GIGABYTE = 1e9
 
 
-# What autograd keeps per convolution with norm and activation: the norm's input and the activated output.
+# Feature maps that autograd keeps for each convolution with norm and activation: input of the norm, and output.
 MAPS_PER_CONV = 2
 
 
-# Gradients, and norms and sums on their way, alive at the peak: so many maps of the widest place.
+# Maps of the widest layer that exist at the peak besides: gradients, and norms and sums that are being computed.
 TRANSIENT_MAPS_TRAINING = 3
 
 
@@ -49,15 +49,16 @@ TRANSIENT_MAPS_INFERENCE = 3
 MAPS_STAGE2_INFERENCE = 6
 
 
-# The allocator keeps holes between blocks, and kernels take buffers: this share of the maps, up to so many bytes.
+# Overhead of the allocator (holes between blocks) and of the kernels (buffers), as a fraction of the maps, limited to
+# MAX_OVERHEAD bytes.
 OVERHEAD_FRACTION = 0.4
 
 
 MAX_OVERHEAD = 0.2e9
 
 
-# Logits, targets and what the losses keep in float32: for each probability of a cell, and for each value of its boxes,
-# which are learned in few cells.
+# Bytes of logits, targets and losses in float32: for each probability of a cell, and for each value of its boxes, which
+# are learned in few cells.
 BYTES_PER_PROBABILITY_TRAINING = 74
 
 
@@ -78,19 +79,19 @@ LABEL_BYTES = 6
 BASE_TRAINING = 0.55e9
 
 
-# Of the smaller of both stages' peaks, this share is still held at the peak of the other.
+# Fraction of the smaller of the two stages' peaks that is still in use at the other peak.
 KEPT_OF_THE_OTHER_STAGE = 0.5
 
 
 BASE_INFERENCE = 0.02e9
 
 
-# Stage 2 keeps some maps in float32 in any case.
+# Stage 2 keeps some maps in float32, whatever the precision.
 BYTES_OF_A_HALF_MAP_STAGE2 = 3
 
 
-# Whole-volume inference stays within this, above the input; of a volume that takes most of it itself, the network may
-# take so much all the same.
+# Memory budget of whole-volume inference, not counting the input. The network may always use _FOR_THE_GRID_GB, even if
+# image and masks of a large volume leave less of the budget.
 INFERENCE_GB = 2.0
 
 
@@ -99,9 +100,19 @@ _FOR_THE_GRID_GB = 1.0
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """Both stages, and what goes in and comes out: all that the memory of a network depends on.
+    """Everything that the memory of a network depends on.
 
-    ``num_classes`` does not count the background. ``precision`` is that of the feature maps, never ``AUTO``.
+    Attributes
+    ----------
+    stage1 : Stage1Plan
+    stage2 : Stage2Plan
+    roi : RoiPlan
+    num_channels : int
+        Image channels.
+    num_classes : int
+        Lesion classes, without the background.
+    precision : Precision
+        Precision of the feature maps, never ``AUTO``.
     """
 
     stage1: Stage1Plan
@@ -113,7 +124,7 @@ class NetworkPlan:
 
     @classmethod
     def of(cls, plans: Plans, precision: Precision) -> NetworkPlan:
-        """The network of ``plans`` with feature maps in ``precision``."""
+        """Return the network of ``plans`` with feature maps in ``precision``."""
         return cls(plans.stage1, plans.stage2, plans.roi, plans.num_channels, plans.num_classes, precision)
 
 
@@ -126,7 +137,7 @@ class Region:
     shape : sequence of 3 ints
         ``(z, y, x)`` in *detection* voxels.
     fine_voxels : float
-        Its voxels on the fine grid.
+        Number of voxels of this part on the fine grid.
     """
 
     shape: Sequence[int]
@@ -134,7 +145,13 @@ class Region:
 
 
 def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
-    """Cells of each backbone stage for a volume of ``shape`` detection voxels, padded to the total stride.
+    """Return the number of cells of each backbone stage, with the padding to the total stride.
+
+    Parameters
+    ----------
+    plan : Stage1Plan
+    shape : 3 ints
+        Detection voxels.
 
     Examples
     --------
@@ -153,27 +170,27 @@ def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
 
 
 def _detection_input_bytes(network: NetworkPlan, cells: Sequence[int]) -> float:
-    """The image on the detection grid: float32, and its copy in the compute type."""
+    """Return the bytes of the image on the detection grid in float32, and of its copy in the compute type."""
     voxels = cells[0] * math.prod(network.stage1.strides[0])
     return voxels * network.num_channels * (IMAGE_BYTES + network.precision.bytes_per_value)
 
 
 def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
-    """Values of the feature maps that Stage 1 keeps for the backward pass of one volume.
+    """Count the values of the feature maps that Stage 1 keeps for the backward pass of one volume.
 
-    Agrees with what autograd saves to better than 1 %, the copies of the weights apart.
+    The count differs from what autograd saves by less than 1 %, not counting the copies of the weights.
     """
     values = 0.0
     for count, channels, blocks in zip(cells, plan.channels, plan.blocks, strict=True):
         values += count * channels * MAPS_PER_CONV * (1 + 2 * blocks)
     for stage in plan.head_stages:
-        # The merged map, then smoothing and, if there is one, tower.
+        # The merged map, the smoothing and the tower of the head.
         values += cells[stage] * plan.fpn_channels * (1 + 2 * MAPS_PER_CONV)
     return values
 
 
 def outputs_per_cell(stage1: Stage1Plan, num_classes: int) -> int:
-    """Values that a head puts out in a cell: a probability for each class, and six for each box.
+    """Return the number of outputs of a head in a cell: a probability for each class, and six values for each box.
 
     Examples
     --------
@@ -186,16 +203,16 @@ def outputs_per_cell(stage1: Stage1Plan, num_classes: int) -> int:
 
 
 def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: int = 1) -> float:
-    """Peak memory of a training step, in bytes.
+    """Return the peak memory of a training step in bytes.
 
     Parameters
     ----------
     network : NetworkPlan
     region : Region
     rois : int
-        RoIs per volume.
+        RoIs of each volume.
     batch_size : int, optional
-        Volumes that run together: 1 for whole volumes, the plan's batch size for windows.
+        Volumes that are processed together: 1 for whole volumes, the batch size of the plan for windows.
     """
     stage1, size = network.stage1, network.precision.bytes_per_value
     cells = detection_cells(stage1, region.shape)
@@ -221,7 +238,7 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
 def planned_training_bytes(
     network: NetworkPlan, training: TrainingPlan, largest: Sequence[int], scale: Sequence[float]
 ) -> float:
-    """Peak memory of a training with this curriculum, in bytes: that of the phase that needs most.
+    """Return the peak memory in bytes of a training: that of the phase that needs most.
 
     Parameters
     ----------
@@ -237,21 +254,21 @@ def planned_training_bytes(
         window = phase.window or largest
         region = Region([math.ceil(n / s - 1e-6) for n, s in zip(window, scale, strict=True)], math.prod(window))
         rois = rois_of_window(training, network.roi.size, region.fine_voxels / math.prod(scale))
-        # Whole volumes, but for small ones, run one by one; windows of equal shape as one batch.
+        # Windows of equal shape are processed as one batch, whole volumes one by one.
         needs.append(training_bytes(network, region, rois, 1 if phase.window is None else training.batch_size))
     return max(needs)
 
 
 def roi_bytes(stage2: Stage2Plan, size: Sequence[int], precision: Precision) -> float:
-    """Bytes that Stage 2 keeps for the backward pass of one RoI; within 10 % of what autograd saves."""
+    """Return the bytes that Stage 2 keeps for the backward pass of one RoI, within 10 % of what autograd saves."""
     bytes_per_value = precision.bytes_per_value
     samples, current = [math.prod(size)], list(size)
     for stride in stage2.strides:
         current = [n // s for n, s in zip(current, stride, strict=True)]
         samples.append(math.prod(current))
     last = len(samples) - 1
-    # Encoder (the finest scale has no residual block) and decoder: input, convolution, and about a map more for
-    # crops, logits and the rest; tests compare the sum with what autograd saves.
+    # Encoder (without a residual block at the finest scale) and decoder: input, convolution, and about one more map for
+    # crops, logits and other values. Tests compare the sum with what autograd saves.
     values = 0.0
     for scale, (count, channels) in enumerate(zip(samples, stage2.channels, strict=True)):
         maps = MAPS_PER_CONV if scale == 0 else 3 * MAPS_PER_CONV
@@ -260,15 +277,16 @@ def roi_bytes(stage2: Stage2Plan, size: Sequence[int], precision: Precision) -> 
     for count, channels in zip(samples[1:], stage2.channels, strict=False):
         values += count * channels * (1 + 8 / bytes_per_value)
     values += samples[1] * stage2.feature_channels
-    # The score looks at the finest features in float32.
+    # The RoI score reads the finest features in float32.
     return values * bytes_per_value + samples[0] * stage2.channels[0] * 4
 
 
 def inference_bytes(network: NetworkPlan, region: Region) -> float:
-    """Peak memory of whole-volume inference above the input array, in bytes (libraries not counted).
+    """Return the peak memory in bytes of whole-volume inference above the input array, without libraries.
 
-    Three moments compete: the finest backbone stage, the finest level of the pyramid (when the backbone's maps are
-    kept), and the merging of RoIs on the fine grid (when only the features for Stage 2 are).
+    The peak is at one of three moments: at the finest backbone stage, at the finest level of the pyramid (while the
+    maps of the backbone are kept), or when RoIs are merged on the fine grid (while only the features for Stage 2
+    are kept).
     """
     stage1, bytes_per_value, fine_voxels = network.stage1, network.precision.bytes_per_value, region.fine_voxels
     cells = detection_cells(stage1, region.shape)
@@ -284,9 +302,10 @@ def inference_bytes(network: NetworkPlan, region: Region) -> float:
 
 
 def inference_limit_gb(fine_voxels: float, num_channels: int, inference_gb: float = INFERENCE_GB) -> float:
-    """What whole-volume inference may take above the input array, GB: what decides how fine the detection grid may be.
+    """Return the memory in GB that whole-volume inference may use above the input array.
 
-    ``inference_gb``; but at least 1 GB more than image and masks on the fine grid, which no detection grid makes less.
+    This limits how fine the detection grid can be. The limit is ``inference_gb``, but at least 1 GB more than image and
+    masks on the fine grid, whose memory does not depend on the detection grid.
 
     Examples
     --------
@@ -300,11 +319,11 @@ def inference_limit_gb(fine_voxels: float, num_channels: int, inference_gb: floa
 def stage2_inference_bytes(
     stage2: Stage2Plan, size: Sequence[int], batch: int, candidates: int, precision: Precision
 ) -> tuple[float, float]:
-    """Memory of Stage 2 when it predicts, in bytes: its maps, and the masks that it leaves.
+    """Return the memory in bytes of Stage 2 during prediction: its feature maps, and the masks of all candidates.
 
-    Maps: six of the finest scale are alive at once, measured 5.3 to 6.4 for RoIs of 24³ to 64³ (float32). In half
-    precision some of them are float32 all the same, on average a map has 3 bytes a value. The masks lie
-    in the machine's memory, in half precision, one for each candidate.
+    Six maps of the finest scale exist at the same time (measured: 5.3 to 6.4 for RoIs of 24³ to 64³ in float32). In
+    half precision some of them are still float32, so that a map has 3 bytes per value on average. The masks are kept in
+    the main memory in half precision, one mask for each candidate.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Which axes of a scan have a direction of their own, so that its mirror image is no scan of this kind.
+"""Find the axes along which flipping would produce anatomically impossible scans.
 
-Front and back part of an organ, left and right lung: where classes always lie in the same order along an axis, a
-flipped window shows an order that never occurs, and a network that has to tell the classes apart must learn both. Where
-nothing speaks for a direction, a flip is the cheapest augmentation there is.
+Examples are the front and back part of an organ, or the left and right lung. If two classes always lie in the same
+order along an axis, a flipped window shows an order that never occurs. A network that distinguishes the classes would
+have to learn both orders. Along all other axes, flipping is a cheap augmentation.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy.typing as npt
 
 __all__ = ["ClassOrder", "find_class_orders", "undirected_axes"]
 
-# Ten scans that all agree do so by chance in one of 500 pairs and axes; a few exceptions may be mistakes of the labels.
+# Ten scans agree by chance for one of 500 pairs and axes. A few exceptions are allowed, because labels have mistakes.
 _MIN_SCANS = 10
 _AGREEMENT = 0.95
 
 
 @dataclass(frozen=True)
 class ClassOrder:
-    """Two classes that lie in the same order along an axis.
+    """Two classes that keep the same order along an axis.
 
     Attributes
     ----------
     axis : int
         0 is z, inferior to superior; 1 is y, anterior to posterior; 2 is x, right to left.
     first, second : int
-        Classes; the centre of ``first`` has the lower coordinate.
+        Classes. The centre of ``first`` has the lower coordinate.
     scans : int
-        In which both classes occur.
+        Number of scans with both classes.
     agreeing : int
-        Of these, how many have this order.
+        Number of these scans with this order.
     """
 
     axis: int
@@ -47,20 +47,22 @@ class ClassOrder:
 def find_class_orders(
     centers: Sequence[npt.NDArray[np.float64]], classes: Sequence[npt.NDArray[np.int64]]
 ) -> list[ClassOrder]:
-    """The order of two classes along each axis that has one: at least 10 scans show both, and 95 % of them agree.
+    """Find, for each axis, two classes that keep an order along it.
 
-    A class lies at the mean of its lesions' centres. All scans have the axes of the patient.
+    At least 10 scans must show both classes, and 95 % of these scans must agree. The position of a class is the mean of
+    the centres of its lesions. All scans have the axes of the patient.
 
     Parameters
     ----------
     centers : sequence of ndarray, shape ``(n, 3)``
-        Of each case, the centres of its lesions ``(z, y, x)`` in any unit.
+        For each case, the centres of its lesions ``(z, y, x)`` in any unit.
     classes : sequence of ndarray of int64, shape ``(n,)``
+        For each case, the classes of its lesions.
 
     Returns
     -------
     list of ClassOrder
-        At most one an axis, from z to x: of the pair that most scans show.
+        At most one for each axis, from z to x: the pair with the most agreeing scans.
 
     Examples
     --------
@@ -88,5 +90,5 @@ def find_class_orders(
 
 
 def undirected_axes(orders: Sequence[ClassOrder]) -> tuple[int, ...]:
-    """The axes along which no two classes have an order: scans may be mirrored along these."""
+    """Return the axes along which no two classes keep an order, so that scans may be mirrored along them."""
     return tuple(axis for axis in range(3) if axis not in {order.axis for order in orders})

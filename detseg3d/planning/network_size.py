@@ -13,7 +13,7 @@ __all__ = ["parameter_count"]
 
 
 def parameter_count(stage1: Stage1Plan, stage2: Stage2Plan, num_channels: int, num_classes: int) -> int:
-    """Weights of the network of a plan, without building it.
+    """Count the weights of the network of a plan without building it.
 
     Parameters
     ----------
@@ -61,10 +61,10 @@ def _segmenter(plan: Stage2Plan, num_channels: int, num_classes: int, context_ch
 
 
 def _normed(inputs: int, outputs: int, kernel: Sequence[int]) -> int:
-    """Convolution without bias, and normalisation."""
+    """Count the weights of a convolution without bias and of its normalisation."""
     return inputs * outputs * math.prod(kernel) + 2 * outputs
 
 
 def _convolution(inputs: int, outputs: int) -> int:
-    """Convolution of kernel 1, or a linear layer, with bias."""
+    """Count the weights of a linear layer, or of a convolution with kernel 1, with bias."""
     return inputs * outputs + outputs

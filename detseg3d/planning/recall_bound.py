@@ -1,14 +1,13 @@
-"""What a perfect Stage 1 would find: its training targets, decoded as the plan decodes, matched with the truth.
+"""Compute which lesions a perfect Stage 1 would find: an upper bound of its recall.
 
-The detector is trained on targets: each lesion has its level by its size, its cell by its centre, and its box. If a
-network put out just these targets, the decoding would still lose some lesions: those that share a cell with another,
-those that the suppression takes for duplicates, and those beyond the limit of candidates. The share that is left bounds
-the recall of Stage 1.
+The detector is trained on targets: the size of a lesion determines its level, and its centre determines its cell. If
+the output of the network were exactly these targets, decoding would still lose some lesions: lesions that share a cell
+with another lesion, lesions that the suppression takes for duplicates, and lesions beyond the limit of candidates. The
+fraction of the other lesions is the bound.
 
-The targets are not drawn here. In :func:`detseg3d.models.objectives.targets.level_targets` the heatmap of a lesion
-falls from 1 in
-the cell of its centre along every axis, so the peaks of the heatmap are just the cells that hold centres. Tests compare
-the result with the drawn targets, :func:`detseg3d.models.merging.decode.decode` and
+The targets are not drawn here. In :func:`detseg3d.models.objectives.targets.level_targets`, the heatmap of a lesion is
+1 in the cell of the centre and falls along every axis. Therefore the peaks of the heatmap are exactly the cells that
+contain a centre. Tests compare the result with drawn targets, :func:`detseg3d.models.merging.decode.decode` and
 :func:`detseg3d.models.objectives.roi_sampling.match_proposals`.
 """
 
@@ -50,12 +49,12 @@ __all__ = [
 Lengths = tuple[float, float, float]
 
 PEAKS_PER_CANDIDATE = 10
-"""Peaks that enter the suppression, for each candidate that may leave it."""
+"""Number of peaks that enter the suppression, as a multiple of the limit of candidates."""
 
 
 @dataclass(frozen=True)
 class CaseLesions:
-    """The lesions of one training case, as the fingerprint has measured them.
+    """The lesions of one training case as arrays.
 
     Attributes
     ----------
@@ -67,7 +66,7 @@ class CaseLesions:
     classes : ndarray of int64, shape ``(N,)``
         From 0.
     voxels : ndarray of int64, shape ``(N,)``
-        Of each lesion, on the grid of the scan.
+        Voxels of each lesion on the grid of the scan.
     """
 
     extent: Lengths
@@ -92,13 +91,13 @@ class DetectionLevels:
     Attributes
     ----------
     fine_spacing : 3 floats
-        Edges ``(z, y, x)`` of a voxel of the fine grid in mm: boxes are suppressed and matched on it.
+        Edges ``(z, y, x)`` in mm of a voxel of the fine grid, on which boxes are suppressed and matched.
     cells : tuple of 3 floats each
         Edges ``(z, y, x)`` of a cell of each level in mm, finest level first.
     upper_sizes : tuple of 3 floats each
-        The longest edges ``(z, y, x)``, in mm, of a lesion that a level takes; one entry less than levels.
+        Longest edges ``(z, y, x)`` in mm of the lesions of each level but the last.
     boxes_per_class : bool
-        Whether each class has a box of its own in a cell.
+        Whether each class has its own box in a cell.
     """
 
     fine_spacing: Lengths
@@ -144,7 +143,7 @@ def case_lesions(scan: ScanFingerprint) -> CaseLesions:
 
 
 def levels_of_plans(plans: Plans) -> DetectionLevels:
-    """The cells of the heads of plans."""
+    """Return the cells of the heads of plans."""
     cells = []
     for stage in plans.stage1.head_stages:
         stride = plans.stage1.cumulative_stride(stage)
@@ -156,7 +155,7 @@ def levels_of_plans(plans: Plans) -> DetectionLevels:
 def recall_bound(
     cases: Sequence[CaseLesions], levels: DetectionLevels, inference: InferencePlan, class_names: Sequence[str]
 ) -> RecallBound:
-    """Recall of a Stage 1 whose output equals its training targets.
+    """Compute the recall of a Stage 1 whose output equals its training targets.
 
     Parameters
     ----------
@@ -164,7 +163,7 @@ def recall_bound(
         From :func:`case_lesions`.
     levels : DetectionLevels
     inference : InferencePlan
-        For the suppression and the limit of candidates. All scores are 1, so the thresholds do not matter.
+        Suppression and limit of candidates are read. All scores are 1, so the score thresholds do not matter.
     class_names : sequence of str
 
     Returns
@@ -173,7 +172,7 @@ def recall_bound(
 
     Examples
     --------
-    Two of three lesions have their centres in one cell of 2 mm, and one of these two lesions is lost:
+    The centres of two of three lesions lie in one cell of 2 mm, so one of these two lesions is lost:
 
     >>> case = CaseLesions((8.0, 8.0, 8.0), np.array([[1, 1, 1], [1.5, 1, 1], [5, 5, 5]]), np.full((3, 3), 2.0),
     ...                    np.zeros(3, np.int64), np.full(3, 8))
@@ -202,7 +201,7 @@ def recall_bound(
 
 
 def found_by_targets(case: CaseLesions, levels: DetectionLevels, inference: InferencePlan) -> BoolArray:
-    """Which lesions of a case a Stage 1 finds whose output equals its training targets; shape ``(N,)``.
+    """Return which lesions a Stage 1 finds if its output equals its training targets, shape ``(N,)``.
 
     Examples
     --------
@@ -223,10 +222,10 @@ _FOUND, _SAME_CELL, _SUPPRESSED, _OVER_LIMIT = range(4)
 
 
 def lesions_in_cells_of_other_classes(cases: Sequence[CaseLesions], levels: DetectionLevels) -> int:
-    """How many lesions have their centre in a cell that holds a centre of another class, on the same level.
+    """Count the lesions whose centre lies in a cell that also contains a centre of another class.
 
-    Nested classes do, such as a core within its oedema. With one box for all classes, all but one of these lesions
-    would get the box of another one.
+    This occurs with nested classes, such as a core inside its oedema. If all classes shared one box in a cell, only one
+    of these lesions could have its own box.
 
     Parameters
     ----------
@@ -257,7 +256,7 @@ def lesions_in_cells_of_other_classes(cases: Sequence[CaseLesions], levels: Dete
 
 @dataclass(frozen=True)
 class _Fates:
-    """What becomes of the lesions of a case: an outcome each, and whether it spans less than one cell."""
+    """The outcome of each lesion of a case, and whether the lesion spans less than one cell."""
 
     outcome: IntArray
     below_one_cell: BoolArray
@@ -265,13 +264,13 @@ class _Fates:
 
 @dataclass(frozen=True)
 class _Peaks:
-    """The peaks of the perfect heatmaps in the order of :func:`detseg3d.models.merging.decode.decode`, aligned.
+    """The peaks of the perfect heatmaps, in the order of :func:`detseg3d.models.merging.decode.decode`.
 
     Attributes
     ----------
     classes : ndarray of int64, shape ``(P,)``
     owner : ndarray of int64, shape ``(P,)``
-        The lesion that the cell has learned the box of. It may be one of another class.
+        The lesion whose box the cell has learned. Its class may differ from the class of the peak.
     """
 
     classes: IntArray
@@ -286,7 +285,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     cells = np.asarray(levels.cells, np.float64) / fine
     level = assign_levels(box_sizes(truth) * fine, levels.upper_sizes)
     peaks = _find_peaks(truth, case.classes, _places(truth, level, cells, shape), levels.boxes_per_class)
-    # As decode does: no centre nearer to the border than half a voxel, and boxes end where the volume ends.
+    # As in decode: boxes are clipped to the volume.
     boxes = clip_boxes(truth[peaks.owner], shape)
     limit = inference.candidate_limit(case.volume)
     entering = min(PEAKS_PER_CANDIDATE * limit, len(boxes))
@@ -299,7 +298,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     candidates = kept[:limit]
     found = _match(boxes[candidates], peaks.classes[candidates], peaks.owner[candidates], truth, case.classes)
     outcome = np.full(len(case), _SAME_CELL)
-    # A lesion that its own cell shows was lost later: by the limit, or else by the suppression.
+    # A lesion whose own cell has its box was lost later: by the limit of candidates or by the suppression.
     own = peaks.classes == case.classes[peaks.owner]
     outcome[peaks.owner[own]] = _SUPPRESSED
     beyond = np.zeros(len(boxes), np.bool_)
@@ -310,13 +309,13 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
 
 
 def fine_boxes(case: CaseLesions, fine_spacing: Sequence[float]) -> tuple[AnyFloatArray, AnyFloatArray]:
-    """The lesions on the fine grid, where the thinnest lesion spans a voxel and lies in the volume.
+    """Return the lesions on the fine grid. Every lesion spans at least one voxel and lies in the volume.
 
     Parameters
     ----------
     case : CaseLesions
     fine_spacing : 3 floats
-        Edges ``(z, y, x)`` of a voxel in mm.
+        Edges ``(z, y, x)`` of a fine voxel in mm.
 
     Returns
     -------
@@ -340,22 +339,22 @@ def fine_boxes(case: CaseLesions, fine_spacing: Sequence[float]) -> tuple[AnyFlo
 
 
 def _places(truth: AnyFloatArray, level: IntArray, cells: AnyFloatArray, shape: AnyFloatArray) -> IntArray:
-    """The cell of each lesion's centre, ``(N, 4)``: level, z, y, x."""
+    """Return the cell of each lesion's centre, ``(N, 4)``: level, z, y, x."""
     units = cells[level]
     last = np.ceil(shape / units) - 1
     return np.column_stack([level, np.clip(np.floor(box_centers(truth) / units), 0, last)]).astype(np.int64)
 
 
 def _find_peaks(truth: AnyFloatArray, classes: IntArray, place: IntArray, boxes_per_class: bool) -> _Peaks:
-    """The cells that hold centres. The smallest lesion in a cell has the cell's box, or that of its class."""
+    """Find the cells that contain centres. The smallest lesion in a cell (or of its class there) gets the box."""
     rivals = np.column_stack([place, classes]) if boxes_per_class else place
     _, cell = np.unique(rivals, axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     owner_of_cell = np.zeros(int(cell.max()) + 1, np.int64)
-    # Written from the largest to the smallest; of equal ones the last has the cell, as in the targets.
+    # Written from the largest to the smallest lesion. Of equal lesions the last one gets the cell, as in the targets.
     order = np.argsort(-box_volumes(truth), kind="stable")
     owner_of_cell[cell[order]] = order
-    # One peak for each class of a cell, in the order in which decode lists them: level, class, then z, y, x.
+    # One peak for each class in a cell, in the order of decode: level, class, z, y, x.
     keys, first = np.unique(np.column_stack([place[:, 0], classes, place[:, 1:]]), axis=0, return_index=True)
     return _Peaks(keys[:, 1], owner_of_cell[cell[first]])
 
@@ -363,7 +362,7 @@ def _find_peaks(truth: AnyFloatArray, classes: IntArray, place: IntArray, boxes_
 def _match(
     boxes: AnyFloatArray, box_classes: IntArray, owner: IntArray, truth: AnyFloatArray, classes: IntArray
 ) -> IntArray:
-    """The lesions that candidates are meant for, by the rule of ``match_proposals``.
+    """Return the lesions that are matched by candidates, with the rule of ``match_proposals``.
 
     A candidate with the box of a lesion of its class is meant for that lesion. A candidate whose cell has learned the
     box of another class is meant for the nearest lesion of its class, if there is one within reach.
@@ -384,9 +383,9 @@ def _match(
 
 
 def _below_one_cell(truth: AnyFloatArray, cells: AnyFloatArray) -> BoolArray:
-    """Whether each lesion spans less than one cell of its level along every axis that is pooled.
+    """Return whether each lesion spans less than one cell of its level along every pooled axis.
 
-    Along an axis that is not pooled a cell is a voxel, and every lesion spans it.
+    Along an axis that is not pooled, a cell is a voxel and every lesion spans it.
     """
     pooled = cells > 1 + 1e-6
     spans = np.where(pooled, box_sizes(truth) / cells, 0).max(axis=1)

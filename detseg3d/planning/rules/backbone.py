@@ -24,22 +24,23 @@ __all__ = [
 ]
 
 
-POOLING_RATIO = 2.0  # an axis is pooled while its spacing is at most this many times the finest
-MAX_COARSEST_MAP = 12  # another stage follows while an axis has more cells than this
+POOLING_RATIO = 2.0  # An axis is pooled while its spacing is at most twice the finest spacing.
+MAX_COARSEST_MAP = 12  # Another stage follows while an axis has more cells.
 MAX_STAGES = 5
 TINY_VOLUME = 64
-# Multiples of 32 fill the matrix units of CPUs and GPUs: 32 channels at the finest stage cost what 24 do.
+# Multiples of 32 fill the matrix units of CPUs and GPUs: 32 channels at the finest stage cost as much time as 24.
 CHANNELS = (32, 64, 96, 128, 160)
 BLOCKS = (1, 1, 2, 2, 2)
 FPN_CHANNELS = 32
-# A narrow stage at full resolution in front of the stem, where the median lesion spans no more of the stem's cells.
+# Width of the stage at full resolution in front of the stem. It is added if the median lesion spans at most
+# FINE_UP_TO_CELLS cells of the stem.
 FINE_CHANNELS = 8
-FULL_HEAD_CHANNELS = 16  # of that stage if it carries a head
+FULL_HEAD_CHANNELS = 16  # Width of this stage if it carries a head.
 FINE_UP_TO_CELLS = 4.0
 
 
 class Strides(NamedTuple):
-    """Backbone stages: strides, kernels, and the shape and spacing of the coarsest map."""
+    """Strides and kernels of the backbone stages, and shape and spacing of the coarsest feature map."""
 
     strides: tuple[Triple, ...]
     kernels: tuple[Triple, ...]
@@ -48,12 +49,12 @@ class Strides(NamedTuple):
 
 
 def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[float] | None) -> Triple:
-    """Stride of the stem: 2 along the axes to be pooled; 1 for a tiny volume with tiny lesions.
+    """Choose the stride of the stem: 2 along the axes to be pooled, or 1 in a tiny volume with tiny lesions.
 
     Parameters
     ----------
     spacing : 3 floats
-        Detection grid.
+        Spacing of the detection grid in mm.
     shape : 3 ints
         Planned volume in detection voxels.
     small_lesion : 3 floats or None
@@ -76,7 +77,7 @@ def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[f
 
 
 def _pooling_limit(spacing: Sequence[float], shape: Sequence[int]) -> float:
-    """Spacing up to which axes go together: twice the finest of those that are long enough to be pooled."""
+    """Return the largest spacing of an axis that is pooled: twice the finest spacing of the long axes."""
     return POOLING_RATIO * finest_spacing(spacing, shape) * (1 + 1e-6)
 
 
@@ -86,11 +87,21 @@ def _axes_to_pool(spacing: Sequence[float], shape: Sequence[int]) -> list[bool]:
 
 
 def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Strides:
-    """Stages of the backbone, axis by axis.
+    """Choose strides and kernels of the backbone stages, axis by axis.
 
-    An axis is pooled while its spacing is within 2 times the finest at that point and it keeps 4 cells. An axis still
-    over 2 times coarser than the finest gets kernel 1, and so does an axis of a single cell. The finest is sought among
-    the axes long enough to be pooled. Stages end when no axis has more than 12 cells, or after 5.
+    A stage pools an axis if its spacing is at most twice the finest spacing and if at least 4 cells remain. An axis
+    that is over 2 times coarser than the finest has kernel 1, as has an axis with a single cell. The finest spacing is
+    that of the axes that are long enough to be pooled. There are at most 5 stages, and no more stages if no axis has
+    more than 12 cells.
+
+    Parameters
+    ----------
+    spacing : 3 floats
+        Spacing of the detection grid in mm.
+    shape : 3 ints
+        Planned volume in detection voxels.
+    stem : 3 ints
+        Stride of the first stage.
 
     Examples
     --------
@@ -120,13 +131,16 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
 
 
 def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) -> Stage1Plan:
-    """The detector for a detection grid of ``spacing``, a planned volume of ``shape`` and lesions of ``extents``.
+    """Plan the detector for a detection grid, a planned volume and the lesions of a data set.
 
     Parameters
     ----------
-    spacing, shape : detection grid
+    spacing : 3 floats
+        Spacing of the detection grid in mm.
+    shape : 3 ints
+        Planned volume in detection voxels.
     extents : ndarray, shape ``(N, 3)``
-        Lesion boxes' edges in mm.
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
     """
     stages = choose_strides(spacing, shape, choose_stem(spacing, shape, small_lesion_extents(extents)))
     count = len(stages.strides)
@@ -143,15 +157,15 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) 
 
 
 def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> bool:
-    """Whether small lesions ask for a stage at full resolution: half of all span up to 4 cells of the stem.
+    """Return whether half of the lesions are so small (4 cells of the stem) that a fine stage pays.
 
     Parameters
     ----------
     plan : Stage1Plan
     spacing : 3 floats
-        Detection grid.
+        Spacing of the detection grid in mm.
     extents : ndarray, shape ``(N, 3)``
-        Lesion boxes' edges in mm.
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
 
     Examples
     --------
@@ -167,14 +181,16 @@ def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray)
 
 
 def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Plan:
-    """The plan with a stage at full resolution in front: a convolution and a residual block, no head.
+    """Return the plan with a stage at full resolution in front of the stem.
 
-    The stem then reads what this stage saw, not the bare voxels, in the same cells.
+    The stage has a convolution, a residual block and no head. The stem then reads the features of this stage instead of
+    the voxels. Its cells stay the same.
 
     Parameters
     ----------
     plan : Stage1Plan
     channels : int
+        Width of the new stage.
 
     Examples
     --------
@@ -194,16 +210,16 @@ def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Pla
 
 
 def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> Stage1Plan:
-    """The plan with a stage at full resolution in front which carries a head: its cells are voxels.
+    """Return the plan with a stage at full resolution that carries a head, whose cells are single voxels.
 
     Parameters
     ----------
     plan : Stage1Plan
         From :func:`stage1_plan`.
     spacing : 3 floats
-        Detection grid.
+        Spacing of the detection grid in mm.
     extents : ndarray, shape ``(N, 3)``
-        Lesion boxes' edges in mm.
+        Edges ``(z, y, x)`` of the lesions' boxes in mm.
 
     Examples
     --------
@@ -216,14 +232,14 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) ->
     levels = choose_levels(extents, fine.strides, spacing)
     stages, upper = levels.head_stages, levels.upper_sizes
     if stages[0] > 0:
-        # Few lesions are so small, or `choose_levels` would not have left them to a coarser level. Here they count.
+        # So few lesions are so small that `choose_levels` gave them to a coarser level. Here they get their own level.
         z, y, x = (float(f"{LEVEL_CELLS[1] * length:.6g}") for length in spacing)
         stages, upper = (0, *stages), ((z, y, x), *upper)
     return fine.model_copy(update={"head_stages": stages, "level_max_sizes": upper})
 
 
 def small_lesion_extents(extents: AnyFloatArray) -> tuple[float, float, float] | None:
-    """Extents (mm) of a 5th-percentile lesion, axis by axis, or ``None`` without lesions."""
+    """Return the 5th percentile of the lesions' extents in mm, axis by axis; ``None`` without lesions."""
     if len(extents) == 0:
         return None
     z, y, x = (float(value) for value in np.percentile(extents, 5, axis=0))

@@ -1,4 +1,4 @@
-"""Which Hounsfield units of a CT are told apart: the window that a channel is clipped to, and its scale."""
+"""Choose the window of Hounsfield units to which a CT channel is clipped, and its scale."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from detseg3d.planning.sections import CtNormalization
 
 __all__ = ["clipped_fraction", "ct_window"]
 
-# Hounsfield units; lesions of a few voxels, or of one value, do not say where a scan may be cut off.
+# Smallest window of the lesions in Hounsfield units. Lesions of a few voxels, or of one value, determine no window.
 _MIN_WINDOW = 10.0
-# Share of the body that may be clipped. Beyond, the detector cannot tell where in the body it is.
+# Largest fraction of the body that may be clipped. If more is clipped, the detector cannot recognise the anatomy.
 _MAX_CLIPPED = 0.5
-# Levels at which a distribution is sampled that is known by its percentiles.
+# Levels at which a distribution is sampled by interpolation between its percentiles.
 _LEVELS = (np.arange(1000) + 0.5) / 1000
 
 
 def ct_window(measured: ChannelIntensities) -> CtNormalization:
-    """Window and scale of a CT channel.
+    """Choose window and scale of a CT channel.
 
-    The window goes from the 0.5th to the 99.5th percentile in the lesions of the set, as in nnU-Net. Where the lesions
-    are brighter or darker than their surroundings, all of the body would lie on one side of it. So a window that clips
-    most of the body is widened until it holds the body's quartiles; mean and standard deviation are then those of
-    lesions and body in equal parts, clipped. Without lesions, or if they are of nearly one value, the window is the
-    body's.
+    The window is the range from the 0.5th to the 99.5th percentile in the lesions, as in nnU-Net. If the lesions are
+    brighter or darker than their surroundings, most of the body may lie outside this window. Then the window is widened
+    until it contains the quartiles of the body, and mean and standard deviation are those of lesions and body in equal
+    parts, after clipping. Without lesions, or if the lesions have nearly one value, the window is that of the body.
 
     Parameters
     ----------
     measured : ChannelIntensities
-        Of the fingerprint's summary.
+        Intensities over the data set, from the summary of the fingerprint.
 
     Returns
     -------
@@ -65,13 +64,13 @@ def _window(lower: float, upper: float, region: IntensityStatistics) -> CtNormal
 
 
 def _normalization(lower: float, upper: float, mean: float, std: float) -> CtNormalization:
-    if upper <= lower:  # a set of one intensity
+    if upper <= lower:  # All voxels of the data set have one intensity.
         lower, upper = lower - 0.5, upper + 0.5
     return CtNormalization(mean=mean, std=max(std, 1e-3), lower=lower, upper=upper)
 
 
 def clipped_fraction(region: IntensityStatistics, lower: float, upper: float) -> float:
-    """Share of the voxels that lie outside a window.
+    """Return the fraction of the voxels that lie outside a window.
 
     Parameters
     ----------

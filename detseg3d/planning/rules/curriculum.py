@@ -1,4 +1,4 @@
-"""Rules for the windows of the training: small ones first, whole volumes last."""
+"""Rules for the phases of the training: small windows first, whole volumes last."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from detseg3d.planning.sections import CurriculumPhase
 __all__ = ["choose_curriculum"]
 
 
-# Small windows first: twice as many of 48³ as of 64³ in the same time found more lesions of every size
-# (docs/research_log).
+# Windows of 48³ find more lesions of every size than half as many windows of 64³ in the same time (docs/research_log).
 WINDOW_EDGES = (48, 96)
 SHARES = (0.6, 0.25, 0.15)
 NEARLY_WHOLE = 0.8
@@ -22,11 +21,28 @@ NEARLY_WHOLE = 0.8
 def choose_window(
     edge: int, detection_spacing: Spacing, scale: Sequence[float], total_stride: Sequence[int], largest: Triple
 ) -> Triple:
-    """A window of about ``edge`` detection voxels of the finest axis, equal in mm on all axes, in fine voxels.
+    """Choose a window with about ``edge`` detection voxels along the finest axis.
 
-    The finest axis is sought among those with 8 voxels or more.
+    The window has about the same length in mm along all axes. Its edges are multiples of the total stride on the
+    detection grid, and it is never larger than the planned volume. The finest axis is one of the axes with 8 voxels or
+    more.
 
-    Multiples of the total stride (on the detection grid), and never larger than the planned volume.
+    Parameters
+    ----------
+    edge : int
+    detection_spacing : 3 floats
+        In mm.
+    scale : 3 floats
+        Fine voxels per detection voxel.
+    total_stride : 3 ints
+        Detection voxels per cell of the coarsest stage.
+    largest : 3 ints
+        Planned volume in fine voxels.
+
+    Returns
+    -------
+    3 ints
+        Fine voxels ``(z, y, x)``.
 
     Examples
     --------
@@ -41,7 +57,7 @@ def choose_window(
         cells = edge * finest / detection_spacing[axis] / total_stride[axis]
         limit = largest[axis] / scale[axis] / total_stride[axis]
         count = max(1, min(round(cells), math.floor(limit + 1e-6)))
-        # Rounded down: a voxel more would be a cell more, and the window be padded by a whole stride.
+        # Rounded down, because one more voxel would need one more cell, and the window would be padded by a stride.
         window.append(min(largest[axis], math.floor(count * total_stride[axis] * scale[axis] + 1e-6)))
     z, y, x = window
     return z, y, x
@@ -54,10 +70,11 @@ def choose_curriculum(
     largest: Triple,
     large_lesion: float = 0.0,
 ) -> tuple[CurriculumPhase, ...]:
-    """Small windows, larger ones, whole volumes.
+    """Choose the phases of the training: small windows, larger windows, whole volumes.
 
-    Windows have about 48 and 96 detection voxels along the finest axis, and at least twice a large lesion. A window
-    that is nearly the whole volume (80 % of its voxels), or no larger than the one before, joins its neighbours.
+    Windows have about 48 and 96 detection voxels along the finest axis, and at least twice the length of a large
+    lesion. A window with 80 % of the voxels of the planned volume becomes the whole volume, and neighbouring phases
+    with equal windows are joined.
 
     Parameters
     ----------
@@ -66,9 +83,9 @@ def choose_curriculum(
         Fine voxels per detection voxel.
     total_stride : 3 ints
     largest : 3 ints
-        Planned volume, fine voxels.
+        Planned volume in fine voxels.
     large_lesion : float, optional
-        Longest edge of a 95th-percentile lesion, mm.
+        Longest edge of a 95th-percentile lesion in mm.
 
     Examples
     --------
@@ -88,7 +105,7 @@ def choose_curriculum(
     phases.append((SHARES[-1], None))
     (first, small), (second, larger) = phases[:2]
     if larger is None and small is not None:
-        # No window between the small ones and whole volumes: both take half of its time.
+        # There is no window between small windows and whole volumes, so each gets half of its time.
         phases[:2] = [(first + second / 2, small), (second / 2, None)]
     merged: list[CurriculumPhase] = []
     for share, chosen in phases:

@@ -23,24 +23,32 @@ __all__ = [
 ]
 
 
-ANISOTROPY = 3.0  # an axis this many times coarser than the next takes its 10th percentile
-MIN_CELLS = 4  # no axis is pooled below this many cells
-SPARE_VOLUME = 1.1  # a scan of so many times the planned voxels is still trained whole
-OUTLIER_VOLUME = 3.0  # a scan of more than so many times the 90th percentile's voxels is not planned for
-SCANS_WITH_OUTLIERS = 10  # the least number of scans among which one may be called an outlier
-PERCENTILES = (90, 75, 50)  # smaller volumes to plan for, if the largest would cost lesions
+ANISOTROPY = 3.0  # An axis that is over 3 times coarser than the next gets its 10th percentile.
+MIN_CELLS = 4  # No axis is pooled to fewer cells.
+SPARE_VOLUME = 1.1  # A scan with up to 1.1 times the planned voxels is still trained as a whole.
+OUTLIER_VOLUME = 3.0  # A scan with over 3 times the voxels of the 90th percentile is an outlier.
+SCANS_WITH_OUTLIERS = 10  # Smallest number of scans among which outliers are looked for.
+PERCENTILES = (90, 75, 50)  # Smaller volumes to plan for, if the largest volume would cost lesions.
 
 
 def choose_fine_spacing(spacings: npt.ArrayLike, shapes: npt.ArrayLike | None = None) -> Spacing:
-    """Per-axis median; an axis over 3 times coarser than the next takes its 10th percentile (but not below the next).
+    """Choose the spacing of the fine grid: the median of each axis.
 
-    An axis along which every scan has a single voxel takes the coarsest spacing: no scan gets a second one.
+    If one axis is over 3 times coarser than the next, this axis gets its 10th percentile instead, but not less than the
+    next axis. An axis along which every scan has a single voxel gets the coarsest spacing, so that no scan gets a
+    second voxel.
 
     Parameters
     ----------
     spacings : array_like, shape ``(cases, 3)``
+        In mm.
     shapes : array_like, shape ``(cases, 3)``, optional
         Voxels of the scans.
+
+    Returns
+    -------
+    3 floats
+        ``(z, y, x)`` in mm.
 
     Examples
     --------
@@ -60,16 +68,23 @@ def choose_fine_spacing(spacings: npt.ArrayLike, shapes: npt.ArrayLike | None = 
     if shapes is not None:
         single = np.asarray(shapes).reshape(-1, 3).max(axis=0) == 1
         median[single] = array.max(axis=0)[single]
-    # Headers carry noise of single precision; 5 digits are a hundredth of a voxel over a whole volume.
+    # Headers contain noise of single precision. Five digits are a hundredth of a voxel over a whole volume.
     z, y, x = (float(f"{value:.5g}") for value in median)
     return z, y, x
 
 
 @dataclass(frozen=True)
 class PlannedVolume:
-    """A volume that memory is planned for, in fine voxels, and the percentile of the scans that it holds.
+    """A volume for which the memory is planned.
 
-    ``outliers`` is the number of scans left out before, each far larger than all others.
+    Attributes
+    ----------
+    shape : 3 ints
+        Fine voxels ``(z, y, x)``.
+    percentile : int
+        Percentile of the scans' edges from which the shape comes.
+    outliers : int
+        Number of scans that were left out because they are far larger than all others.
     """
 
     shape: Triple
@@ -82,16 +97,16 @@ class PlannedVolume:
         return math.prod(self.shape)
 
     def cuts(self, shape: Sequence[int]) -> bool:
-        """Whether training cuts a scan of ``shape`` fine voxels into parts: it has over a tenth more voxels."""
+        """Return whether training shows only parts of a scan of ``shape``, because it has over a tenth more voxels."""
         return math.prod(shape) > SPARE_VOLUME * self.voxels
 
 
 def planned_volumes(shapes: npt.ArrayLike) -> list[PlannedVolume]:
-    """Volumes to plan for, the largest first: percentiles 100, 90, 75 and 50 of the scans' edges, axis by axis.
+    """Return volumes to plan for, the largest first: percentiles of the scans' edges, axis by axis.
 
-    Of the first a scan is left out that has over 3 times the voxels of the 90th percentile, of 10 scans or more: one
-    body among heads does not decide for all. Of the others, the 99th percentile counts as the largest, so that of a
-    hundred scans the largest counts.
+    The percentiles are 100, 90, 75 and 50. Outliers are left out first: in 10 scans or more, scans with over 3 times
+    the voxels of the 90th percentile. So one body among heads does not decide for all scans. Of the other scans, the
+    99th percentile counts as the largest edge.
 
     Parameters
     ----------
@@ -121,9 +136,9 @@ def planned_volumes(shapes: npt.ArrayLike) -> list[PlannedVolume]:
 
 
 def long_axes(shape: Sequence[int]) -> list[int]:
-    """Axes of a volume that are long enough to be pooled, 8 voxels or more; all three if there is none.
+    """Return the axes that are long enough to be pooled: 8 voxels or more. All three if no axis is so long.
 
-    A volume of a few slices must not be held back by an axis along which nothing happens, whatever its spacing.
+    A short axis is never pooled. Its spacing must not influence how the other axes of a thin volume are pooled.
 
     Examples
     --------
@@ -134,7 +149,7 @@ def long_axes(shape: Sequence[int]) -> list[int]:
 
 
 def finest_spacing(spacing: Sequence[float], shape: Sequence[int]) -> float:
-    """The finest spacing among the axes that are long enough to be pooled.
+    """Return the finest spacing among the axes that are long enough to be pooled.
 
     Examples
     --------
@@ -145,16 +160,19 @@ def finest_spacing(spacing: Sequence[float], shape: Sequence[int]) -> float:
 
 
 def coarser_spacings(fine_spacing: Spacing, shape: Sequence[int], step: float = 1.05) -> list[Spacing]:
-    """Detection spacings to try, finest first: the finest axes give way until all are equal, then all together.
+    """Return the detection spacings to try, finest first.
 
-    An axis too short to be pooled keeps its spacing.
+    The finest axes become coarser first, until all axes are equal. Then all axes become coarser together. An axis that
+    is too short to be pooled keeps its spacing.
 
     Parameters
     ----------
     fine_spacing : 3 floats
+        ``(z, y, x)`` in mm.
     shape : 3 ints
         Planned volume in fine voxels.
     step : float, optional
+        Ratio of two neighbouring spacings.
 
     Examples
     --------

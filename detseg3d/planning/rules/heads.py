@@ -13,14 +13,24 @@ from detseg3d.core.arrays import AnyFloatArray, Spacing, Triple
 __all__ = ["LEVEL_CELLS", "LevelChoice", "assign_levels", "choose_levels", "lesion_spans"]
 
 
-LEVEL_CELLS = (2.0, 8.0)  # a level takes lesions that span so many of its cells
-# A head needs examples: a level that would get fewer (or a smaller share) leaves them to its neighbour.
+LEVEL_CELLS = (2.0, 8.0)  # A level takes lesions that span from 2 to 8 of its cells.
+# A head needs examples. A level that would get fewer lesions, or a smaller fraction, leaves them to its neighbour.
 LESIONS_PER_LEVEL = 5
 FRACTION_PER_LEVEL = 0.005
 
 
 class LevelChoice(NamedTuple):
-    """Stages with a head, the upper lesion edges (mm) between neighbours, and the lesions each level gets."""
+    """The detection levels of a data set.
+
+    Attributes
+    ----------
+    head_stages : tuple of int
+        Backbone stages with a head, finest first.
+    upper_sizes : tuple of 3 floats each
+        For each pair of neighbouring levels, the longest edges ``(z, y, x)`` in mm that the finer level takes.
+    lesions : tuple of int
+        Number of lesions of each level.
+    """
 
     head_stages: tuple[int, ...]
     upper_sizes: tuple[Spacing, ...]
@@ -28,15 +38,15 @@ class LevelChoice(NamedTuple):
 
 
 def assign_levels(extents: AnyFloatArray, upper_sizes: Sequence[Spacing]) -> npt.NDArray[np.int64]:
-    """Level of each lesion: the finest level whose upper size no edge of the lesion exceeds.
+    """Return the level of each lesion: the finest level whose upper size no edge of the lesion exceeds.
 
     Parameters
     ----------
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
     upper_sizes : sequence of 3 floats
-        Between neighbouring levels, finest first: the longest edges ``(z, y, x)`` in mm that the finer level takes. No
-        axis descends from one entry to the next.
+        For each pair of neighbouring levels, finest first: the longest edges ``(z, y, x)`` in mm that the finer level
+        takes. No axis descends from one entry to the next.
 
     Returns
     -------
@@ -56,22 +66,22 @@ def assign_levels(extents: AnyFloatArray, upper_sizes: Sequence[Spacing]) -> npt
 
 
 def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spacing) -> LevelChoice:
-    """Detection levels from the lesion sizes.
+    """Choose the detection levels from the sizes of the lesions.
 
-    A level takes lesions that span up to 8 of its cells. The finest level also takes everything smaller, the coarsest
-    everything larger. The longest edge of a lesion is compared with the shortest edge of the cell among the axes that
-    the level's stage pools. An axis that the stage does not pool, because it is too coarse or too short, is compared
-    by itself: of the cells along it a lesion spans few, whatever its size in the plane.
+    A level takes lesions that span up to 8 of its cells. The finest level also takes all smaller lesions, the coarsest
+    level all larger lesions. Along the axes that the stage pools, the longest edge of a lesion is compared with the
+    shortest edge of a cell. An axis that the stage does not pool (too coarse or too short) is compared separately,
+    because a lesion spans few cells along it, whatever its size in the plane.
 
-    A level that would get no lesion, or hardly any, is dropped. The next finer level takes its lesions. If the dropped
-    level is the finest, the next coarser level takes them, provided that they span at least 2 cells there.
+    A level that would get no lesion, or hardly any, is dropped. The next finer level takes its lesions. If the finest
+    level is dropped, the next coarser level takes its lesions, if they span at least 2 cells there.
 
     Parameters
     ----------
     extents : array_like, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
     strides : sequence of 3 ints
-        Of each backbone stage.
+        Stride of each backbone stage.
     voxel : 3 floats
         Edges ``(z, y, x)`` in mm of a voxel of the detection grid.
 
@@ -108,23 +118,23 @@ def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spac
 
 
 def _upper_size(cell: AnyFloatArray, stride: Triple) -> Spacing:
-    """Edges in mm of the largest lesion for the cells of a stage; see :func:`choose_levels`."""
+    """Return the edges in mm of the largest lesion for the cells of a stage, see :func:`choose_levels`."""
     pooled = _pooled(stride)
     z, y, x = (float(f"{LEVEL_CELLS[1] * edge:.6g}") for edge in np.where(pooled, cell[pooled].min(), cell))
     return z, y, x
 
 
 def _pooled(stride: Triple) -> npt.NDArray[np.bool_]:
-    """Axes that a stage pools; all axes if it pools none."""
+    """Return which axes a stage pools; all axes if it pools none."""
     pooled = np.asarray(stride) > 1
     return pooled if pooled.any() else np.ones(3, bool)
 
 
 def lesion_spans(extents: AnyFloatArray, cell: Sequence[float], voxel: Sequence[float]) -> AnyFloatArray:
-    """How many cells each lesion spans along the axis where it spans most.
+    """Count the cells that each lesion spans along the axis with the most cells.
 
-    Only axes count along which a cell is longer than a voxel: along the others every lesion spans a cell, however
-    small it is. If a cell is a voxel, all axes count.
+    Only axes along which a cell is longer than a voxel count, because along the other axes every lesion spans at least
+    one cell. If a cell is a voxel, all axes count.
 
     Parameters
     ----------

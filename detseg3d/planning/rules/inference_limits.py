@@ -1,4 +1,4 @@
-"""Rules for the limits of the inference: candidates of a scan."""
+"""Rules for the limits of the inference: how many candidates a scan may have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CandidateLimit", "choose_candidate_limit"]
 
 
 CANDIDATES_PER_LESION = 4
-# So many candidates any scan may have. The floor covers training cases of up to so many lesions by itself.
+# Every scan may have this many candidates, which is enough for _COVERED_BY_FLOOR lesions.
 MIN_CANDIDATES = 100
 _COVERED_BY_FLOOR = MIN_CANDIDATES // CANDIDATES_PER_LESION
 # The masks of all candidates of a scan stay in memory until they are merged.
@@ -22,7 +22,7 @@ _MAX_IN_PLANS = 100_000
 
 
 class CandidateLimit(NamedTuple):
-    """How many candidates a scan may have: ``density`` for each mm³, but from ``minimum`` to ``maximum``."""
+    """Limit of the candidates of a scan: ``density`` per mm³, at least ``minimum`` and at most ``maximum``."""
 
     density: float
     minimum: int
@@ -32,18 +32,19 @@ class CandidateLimit(NamedTuple):
 def choose_candidate_limit(
     lesions_per_case: Sequence[int], volumes: Sequence[float], roi_size: Sequence[int]
 ) -> CandidateLimit:
-    """Candidates grow with the scan: several for each lesion that a scan as full as the fullest case would hold.
+    """Choose the limit of candidates, which grows with the volume of a scan.
 
-    A limit that is a number would cut a field of view that is larger than those of the training. Without any limit a
-    network that has learned little, and is sure of nothing, would send Stage 2 to thousands of places.
+    The limit is several candidates for each lesion of a scan with the highest density of lesions in the data set. A
+    fixed number would be too small for scans with a larger field of view than in training. Without a limit, a network
+    that has learned little would send Stage 2 to thousands of places.
 
     Parameters
     ----------
     lesions_per_case : sequence of int
     volumes : sequence of float
-        Of the same cases, cropped to the body, in mm³.
+        Volumes of the same cases in mm³, cropped to the body.
     roi_size : 3 ints
-        Samples of an RoI: the masks of the candidates take memory.
+        Samples of an RoI. The masks of all candidates need memory.
 
     Examples
     --------
@@ -53,12 +54,12 @@ def choose_candidate_limit(
     CandidateLimit(density=0.03, minimum=100, maximum=20000)
     """
     counts, sizes = np.asarray(lesions_per_case, np.float64), np.asarray(volumes, np.float64)
-    # A lesion or two in a scan that is small by accident say nothing about how dense lesions are.
+    # A few lesions in a scan that happens to be small say nothing about the density of lesions.
     usual = np.where(counts > _COVERED_BY_FLOOR, sizes, np.maximum(sizes, np.median(sizes))) if len(sizes) else sizes
     density = CANDIDATES_PER_LESION * float((counts / usual).max(initial=0))
     fullest = int(counts.max(initial=0))
     affordable = int(CANDIDATE_MASKS_BYTES / (2 * math.prod(roi_size)))
     most = max(min(max(affordable, _CANDIDATE_CEILINGS[0]), _CANDIDATE_CEILINGS[1]), 2 * fullest)
-    # An organ that is full of lesions may fill a smaller scan than those of the training.
+    # An organ that is full of lesions may fill a scan that is smaller than those of the training.
     fewest = max(MIN_CANDIDATES, fullest)
     return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MAX_IN_PLANS), min(most, _MAX_IN_PLANS))

@@ -1,7 +1,8 @@
-"""How long a training is, in steps of the optimiser.
+"""Choose the length of the training in steps of the optimiser.
 
-The number of steps follows from what there is to learn. The range was chosen by the trainings of docs/research_log,
-"Length of the training"; its upper part is a guess, since the longest training that was measured has 2627 steps.
+The number of steps depends on the number of cases and lesions. Its range was chosen from the trainings of
+docs/research_log, "Length of the training". The upper part of the range is a guess, because the longest training that
+was measured has 2627 steps.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ STEPS_PER_EPOCH = 250
 
 MIN_STEPS, MAX_STEPS = 5_000, 100_000
 VALIDATIONS = 10
-"""During a short training. A long one is validated every ten epochs."""
+"""Number of validations of a short training. A long training is validated every ten epochs."""
 
 _PER_ROOT = 1_000
 _MAX_EPOCHS_BETWEEN = 10
 
 
 def choose_steps(cases: int, lesions: int) -> int:
-    """Steps of a training: 1000 times the root of the number of cases and lesions together, from 5000 to 100 000.
+    """Return the steps of a training: 1000 times the square root of cases plus lesions, from 5000 to 100 000.
 
-    More examples need more steps, but not in proportion: a network learns from all of them what they have in common.
-    The result is a whole number of epochs.
+    More examples need more steps, but not in proportion, because examples have much in common. The result is a whole
+    number of epochs.
 
     Parameters
     ----------
     cases, lesions : int
-        Of the data set.
+        Numbers of the data set.
 
     Examples
     --------
@@ -44,12 +45,12 @@ def choose_steps(cases: int, lesions: int) -> int:
 
 
 def choose_val_every(epochs: int) -> int:
-    """Epochs from one validation to the next: ten validations in all, or one every ten epochs of a long training.
+    """Return the epochs from one validation to the next: ten validations in all, or every ten epochs if that is more.
 
     Parameters
     ----------
     epochs : int
-        Of the training.
+        Length of the training.
 
     Examples
     --------

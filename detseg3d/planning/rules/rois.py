@@ -23,22 +23,35 @@ __all__ = [
 ]
 
 
-# Edge of the RoI for a 75th-percentile lesion of up to so many fine voxels; with the margin of 0.3 a side, one sample
-# then stands for at most 1.25 voxels, of large lesions for 1.5: their masks are learned in half the time, and a voxel
-# more or less at the rim matters little there (docs/research_log). Small lesions gain nothing from more samples than
-# 24, and a step costs 1.7 times as much with 32. The few larger lesions are covered by several RoIs. Sized for the 95th
-# percentile instead, the RoIs of a set of mostly small lesions would take most of the training's time (docs/concepts).
+# Pairs of the 75th-percentile lesion edge in fine voxels and the RoI edge up to it. With a margin of 0.3 on each
+# side, one sample then represents at most 1.25 voxels, or 1.5 voxels of large lesions. Masks of large lesions are
+# learned in half the time this way, and a voxel at the rim matters little there (docs/research_log). Small lesions
+# gain nothing from more than 24 samples, and a step with 32 samples costs 1.7 times as much. The few larger lesions
+# are covered by several RoIs. If RoIs were sized for the 95th percentile, they would take most of the training time
+# of a data set with mostly small lesions (docs/concepts).
 ROI_EDGES = ((12.0, 24), (25.0, 32), (45.0, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32
-SAME_SPACING = 4 / 3  # axes whose spacings differ by less count as equal
+SAME_SPACING = 4 / 3  # Spacings with a smaller ratio count as equal.
 MIN_EXTENT_VOXELS = 12
 MIN_EXTENT_SLICES = 3
-MAX_ROI_SAMPLES = 32 * 24**3  # of a window's RoIs in all, unless the plan asks for more of them: they take memory
+MAX_ROI_SAMPLES = 32 * 24**3  # Samples of all RoIs of a window, because they need memory.
 MIN_POOLED_SAMPLES = 8
 
 
 def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
-    """Edge of the RoI along the finest axis, and the 75th-percentile lesion edge (fine voxels) behind it.
+    """Choose the edge of the RoI along the finest axis.
+
+    Parameters
+    ----------
+    longest_voxels : array_like, shape ``(N,)``
+        Longest edge of each lesion in fine voxels.
+
+    Returns
+    -------
+    edge : int
+        Samples.
+    large : float
+        The 75th percentile of ``longest_voxels``, which decides.
 
     Examples
     --------
@@ -53,15 +66,18 @@ def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
 
 
 def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
-    """Samples per axis: ``edge`` along the finest axis, fewer along coarse ones, multiples of 4, at least 8.
+    """Return the samples of an RoI along each axis.
 
-    An axis gets no more samples than the planned volume has voxels along it, but at least 4. The finest axis is sought
-    among those with 8 voxels or more.
+    The finest axis has ``edge`` samples. Coarser axes have fewer samples, a multiple of 4 and at least 8. No axis has
+    more samples than the planned volume has voxels, but at least 4. The finest axis is one of the axes with 8 voxels or
+    more.
 
     Parameters
     ----------
     edge : int
+        Samples along the finest axis.
     fine_spacing : 3 floats
+        In mm.
     shape : 3 ints
         Planned volume in fine voxels.
 
@@ -85,9 +101,9 @@ def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
 
 
 def requested_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
-    """Samples per axis for an edge that a user asks for: as planned, but in a small volume not fewer.
+    """Return the samples along each axis for an edge that the user requests.
 
-    Only an axis of few slices is limited to its voxels.
+    The rule is that of :func:`choose_roi_size`, but only an axis of fewer than 8 voxels limits the samples.
 
     Examples
     --------
@@ -99,9 +115,10 @@ def requested_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Tripl
 
 
 def choose_min_rois_per_window(size: Triple) -> int:
-    """RoIs a training step draws at least of each window: 4 of up to 32³ samples, fewer of larger ones, at least 3.
+    """Choose the smallest number of RoIs that a training step draws from a window: 4, or 3 if RoIs are large.
 
-    Large RoIs mean large lesions, of which a scan holds few; four of 48³ would take far longer than the detector.
+    If RoIs are large, lesions are large and a scan has few of them. Four RoIs of 48³ samples would take far longer than
+    the detector.
 
     Examples
     --------
@@ -112,9 +129,9 @@ def choose_min_rois_per_window(size: Triple) -> int:
 
 
 def choose_roi_batch(size: Triple) -> int:
-    """RoIs that Stage 2 reads at a time when it predicts: 16 of up to 32³ samples, fewer of larger ones.
+    """Choose the number of RoIs that Stage 2 predicts together: 16 RoIs of up to 32³ samples, fewer larger ones.
 
-    16 of 64³ take 1.4 GB in float32, measured on a CPU; 16 of 32³ take 0.18 GB.
+    16 RoIs of 64³ samples need 1.4 GB in float32 (measured on a CPU), 16 RoIs of 32³ samples need 0.18 GB.
 
     Examples
     --------
@@ -125,11 +142,11 @@ def choose_roi_batch(size: Triple) -> int:
 
 
 def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
-    """RoIs that a training step draws of a window or a volume.
+    """Return the number of RoIs that a training step draws from a window or a volume.
 
-    At least ``min_rois_per_window``; more where the samples of all stay within ``roi_voxel_fraction`` of the voxels
-    that Stage 1 sees, and are not more than 32 RoIs of 24³ have. Beside Stage 1's work on a large window they cost
-    little, and they show more of its errors.
+    The number is at least ``min_rois_per_window``. It is larger if the samples of all RoIs are at most
+    ``roi_voxel_fraction`` of the voxels that Stage 1 sees, and at most those of 32 RoIs of 24³ samples. In a large
+    window, more RoIs cost little time compared with Stage 1 and show more errors of Stage 1.
 
     Parameters
     ----------
@@ -137,7 +154,7 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
     size : 3 ints
         Samples of an RoI.
     voxels : float
-        Of the window, on the detection grid.
+        Voxels of the window on the detection grid.
 
     Examples
     --------
@@ -150,10 +167,10 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
 
 
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
-    """The RoI with its minimum extent: 12 voxels of the finest axis in mm, and 3 voxels of each axis.
+    """Plan the RoI with its minimum extent.
 
-    Along an axis of few slices it is no more than a voxel for each sample. The finest axis is sought among those with
-    8 samples or more.
+    The minimum extent is 12 voxels of the finest axis in mm, and at least 3 voxels of each axis. Along an axis of few
+    slices it is at most one voxel per sample. The finest axis is one of the axes with 8 samples or more.
 
     Examples
     --------

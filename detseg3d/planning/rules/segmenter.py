@@ -17,10 +17,18 @@ POOLING_RATIO = 2.0
 
 
 def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
-    """The RoI U-Net: an axis is pooled while it has at least 8 samples, an even number, and is not much coarser.
+    """Plan the U-Net that segments an RoI.
 
-    An axis over 2 times coarser than the finest has kernel 1. The finest is sought among the axes that can be pooled.
-    Scales that no axis would reach are dropped.
+    An axis is pooled if it has an even number of samples, at least 8 samples, and at most twice the finest spacing. An
+    axis that is over 2 times coarser than the finest has kernel 1. The finest spacing is that of the axes that can be
+    pooled. Scales that no axis reaches are dropped.
+
+    Parameters
+    ----------
+    size : 3 ints
+        Samples of an RoI.
+    fine_spacing : 3 floats
+        In mm.
 
     Raises
     ------
@@ -63,7 +71,7 @@ def _can_be_halved(samples: int) -> bool:
 
 
 def _pooling_limit(spacing: Sequence[float], samples: Sequence[int]) -> float:
-    """Spacing up to which axes go together: twice the finest of those that can be halved."""
+    """Return the largest spacing of an axis that is pooled: twice the finest spacing of the axes that can be halved."""
     halved = [length for length, n in zip(spacing, samples, strict=True) if _can_be_halved(n)]
     return POOLING_RATIO * min(halved or spacing) * (1 + 1e-6)
 

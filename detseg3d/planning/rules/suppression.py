@@ -1,7 +1,7 @@
-"""How strict the suppression may be: as strict as the true boxes of the training allow.
+"""Choose how strict the suppression is: as strict as the true boxes of the training lesions allow.
 
-Suppression takes boxes that are close for duplicates of one lesion. The true boxes of some data sets are as close:
-those of neighbouring vertebrae overlap by a third. These must survive.
+Suppression takes close boxes for duplicates of one lesion. In some data sets, true boxes are close, too: boxes of
+neighbouring vertebrae overlap by a third. The suppression must not remove them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from detseg3d.planning.recall_bound import CaseLesions, fine_boxes
 __all__ = ["DISTANCES", "OVERLAPS", "Suppression", "choose_suppression"]
 
 
-# Strictest first. No network tells boxes apart that are still closer than the last ones.
+# Strictest first. No network can distinguish boxes that are closer than the last values.
 DISTANCES: Final = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)
 OVERLAPS: Final = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
-# Share of the true lesions that each of the two criteria may take for duplicates.
+# Fraction of the true lesions that each of the two criteria may take for duplicates.
 _LOST: Final = 0.001
 _MANY: Final = 500
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """The two criteria of :func:`detseg3d.core.nms.suppress`, and what they do to the true boxes.
+    """The two criteria of :func:`detseg3d.core.nms.suppress`, and the number of true boxes that they remove.
 
     Attributes
     ----------
     distance, iou : float
     lesions : int
-        True lesions of the training.
+        Number of training lesions.
     lost, lost_by_default : int
-        So many of them would be suppressed by these values, and by the strictest.
+        Number of these lesions that these values, and the strictest values, would suppress.
     """
 
     distance: float
@@ -47,37 +47,39 @@ class Suppression:
 
 @dataclass(frozen=True)
 class _CasePairs:
-    """The pairs of lesions of a case that the strictest values take for duplicates."""
+    """The pairs of lesions of a case that the strictest criteria take for duplicates."""
 
     first: IntArray
     second: IntArray
     similarity: PairSimilarity
 
     def lost(self, distance: float, iou: float) -> int:
-        """Lesions that go if those numbered lower are kept."""
-        alike = (self.similarity.distance < distance) | (self.similarity.iou > iou)
-        gone: set[int] = set()
-        for first, second in zip(self.first[alike].tolist(), self.second[alike].tolist(), strict=True):
-            if first not in gone:
-                gone.add(second)
-        return len(gone)
+        """Count the lesions that are suppressed if the first lesion of each pair is kept."""
+        similar = (self.similarity.distance < distance) | (self.similarity.iou > iou)
+        suppressed: set[int] = set()
+        for first, second in zip(self.first[similar].tolist(), self.second[similar].tolist(), strict=True):
+            if first not in suppressed:
+                suppressed.add(second)
+        return len(suppressed)
 
 
 def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[float]) -> Suppression:
-    """The strictest suppression under which the true boxes survive, but for one lesion in a thousand per criterion.
+    """Choose the strictest suppression under which the true boxes survive.
 
-    Boxes that no suppression could leave apart, since they are the same, have no say.
+    Each of the two criteria may remove one lesion in a thousand. Pairs of equal boxes, which every suppression takes
+    for duplicates, are not counted.
 
     Parameters
     ----------
     cases : sequence of CaseLesions
     fine_spacing : 3 floats
-        Edges ``(z, y, x)`` of a voxel of the fine grid in mm: the thinnest box spans a voxel.
+        Edges ``(z, y, x)`` of a fine voxel in mm. The thinnest box spans one voxel.
 
     Examples
     --------
     Eight vertebrae, 24 mm apart, whose boxes are 48 mm high, have an IoU of 1/3 and lie half a box apart:
 
+    >>> import numpy as np
     >>> centers = np.array([[24.0 + 24 * index, 30, 30] for index in range(8)])
     >>> case = CaseLesions((250, 60, 60), centers, np.full((8, 3), 48.0), np.zeros(8, int), np.full(8, 9))
     >>> choose_suppression([case], (1, 1, 1))
@@ -85,7 +87,7 @@ def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[floa
     """
     pairs = [_pairs_of(case, fine_spacing) for case in cases]
     lesions = sum(len(case) for case in cases)
-    # A single pair of many lesions is chance.
+    # In many lesions, a single pair may be chance.
     allowed = max(_LOST * lesions, float(lesions >= _MANY))
 
     def lost(distance: float, iou: float) -> int:
