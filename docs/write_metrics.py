@@ -33,10 +33,7 @@ def section() -> str:
     parts = []
     for group in MetricGroup:
         rows = [_row(spec) for spec in CATALOGUE if spec.group is group]
-        parts.append(
-            "\n".join([f"\n### {group}\n", "| key | metric | better | definition | source |", "|---|---|---|---|---|"])
-        )
-        parts.append("\n".join(rows))
+        parts.append("\n".join([f"\n### {group}\n", *_HEADER, *rows]))
     return "\n".join(parts).lstrip("\n") + "\n"
 
 
