@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from detseg3d.data.case_store import CaseStore
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline.train import load_fold
 from detseg3d.training.validation import outline_true_boxes
@@ -32,7 +33,9 @@ def main() -> None:
     options = parser.parse_args()
     tiled, single, several = [], [], []
     for fold in options.folds:
-        predictor = Predictor.from_model_folder(options.results, [fold], use_mirroring=False, use_operating_point=False)
+        predictor = Predictor.from_model_folder(
+            options.results, [fold], LoadOptions(use_mirroring=False, use_operating_point=False)
+        )
         store, cases = CaseStore(options.preprocessed / "cases"), load_fold(options.preprocessed, fold)[1]
         several += tiled_lesions(predictor, store, cases)
         tiled += outline(predictor, store, cases, predictor.plans.roi.max_scale)

@@ -245,37 +245,36 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
     single = _single_file(options, len(cases))
     cases = cases[options.part_id :: options.num_parts]
 
+    from detseg3d.inference.load import LoadOptions
     from detseg3d.inference.predictor import Predictor
+    from detseg3d.pipeline.predict import OutputOptions, predict_cases, predict_file
     from detseg3d.system.device import compute_in, resolve_device
 
     compute_in(resolve_device(options.device), options.precision)
-    predictor = Predictor.from_model_folder(
-        folder,
-        options.folds,
+    load = LoadOptions(
         checkpoint=options.checkpoint,
         device=options.device,
         use_mirroring=not options.disable_tta,
         candidate_threshold=options.candidate_threshold,
         score_threshold=options.score_threshold,
         use_operating_point=not options.plan_thresholds,
-        memory_gb=options.memory_gb,
         build_model=_network_builder(options),
+        memory_gb=options.memory_gb,
     )
+    predictor = Predictor.from_model_folder(folder, options.folds, load)
     written = [case.case_id for case in cases]
     if single:
         for case in cases:
-            predictor.predict_file(case, options.output, input_options)
+            predict_file(predictor, case, options.output, input_options)
             show(f"wrote the mask {options.output}; a folder after -o also receives instances, boxes and scores")
         return CommandResult({"output": str(options.output), "cases": written, "failed": []})
-    failures = predictor.predict_files(
-        cases,
-        options.output,
-        options=input_options,
+    output = OutputOptions(
         continue_prediction=options.continue_prediction,
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,
         show_progress=not options.no_progress,
     )
+    failures = predict_cases(predictor, cases, options.output, input_options, output)
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:
         show(f"failed: {', '.join(sorted(failures))}", error=True)

@@ -51,7 +51,8 @@ from detseg3d.evaluation.scores.calibration import (
 from detseg3d.evaluation.scores.ensemble_calibration import ScoreSpread
 from detseg3d.inference.candidates import load_candidates
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point
-from detseg3d.inference.result import clear_cases, describe_case, write_case
+from detseg3d.inference.prediction_files import clear_cases, write_case
+from detseg3d.inference.result import describe_case
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import remove_files

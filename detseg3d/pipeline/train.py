@@ -19,9 +19,11 @@ from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.evaluation.options import EvaluationInput
 from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.prediction_files import clear_cases
 from detseg3d.inference.predictor import Predictor
-from detseg3d.inference.result import clear_cases
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from detseg3d.pipeline.prepare import cases_in_use
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.fingerprint_file import load_appearances
@@ -356,24 +358,14 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     validation = paths.model.fold(name).validation
     folder = validation.path
     # The plan's thresholds: an operating point was chosen on just these cases.
-    predictor = Predictor.from_model_folder(
-        paths.model.path,
-        [name],
-        device=str(options.device),
-        use_operating_point=False,
-        build_model=options.build_model,
-    )
+    load = LoadOptions(device=str(options.device), use_operating_point=False, build_model=options.build_model)
+    predictor = Predictor.from_model_folder(paths.model.path, [name], load)
     # A case that fails now must not be judged by what an earlier validation wrote of it.
     # And a validation that stops halfway must not pass for the earlier one.
     remove_files(validation.summary, validation.true_boxes)
     clear_cases(folder, [case.case_id for case in chosen])
-    failures = predictor.predict_files(
-        chosen,
-        folder,
-        ending=raw.file_ending,
-        save_candidates=True,
-        show_progress=options.show_progress,
-    )
+    output = OutputOptions(ending=raw.file_ending, save_candidates=True, show_progress=options.show_progress)
+    failures = predict_cases(predictor, chosen, folder, output=output)
     label_format = label_format_of(predictor.plans, raw)
     given = EvaluationInput(paths.raw, folder, label_format, [case.case_id for case in chosen], raw.label_files)
     result = evaluate_folders(given, run=Run(show_progress=options.show_progress))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from detseg3d.cli import consolidate
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline import consolidate as consolidate_module
+from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from detseg3d.planning.plans import Plans
 from detseg3d.system.json_files import read_json, write_json
 from tests.consolidation.factory import NAME, Blob, Box, filled, write_fold, write_raw
@@ -145,9 +147,10 @@ def test_predictions_use_what_was_chosen(
     for fold, cases in (("0", ["case0", "case1"]), ("1", ["case2", "case3"])):
         folder = model / f"fold_{fold}"
         shutil.copytree(tiny_model / f"fold_{fold}", folder)
-        predictor = Predictor.from_model_folder(model, [fold], device="cpu", use_mirroring=False)
+        predictor = Predictor.from_model_folder(model, [fold], LoadOptions(device="cpu", use_mirroring=False))
         chosen = [case for case in predictor.list_inputs(raw / "imagesTr") if case.case_id in cases]
-        assert not predictor.predict_files(chosen, folder / "validation", save_candidates=True, show_progress=False)
+        output = OutputOptions(save_candidates=True, show_progress=False)
+        assert not predict_cases(predictor, chosen, folder / "validation", output=output)
         summary = {"cases": [{"case_id": case} for case in cases], "problems": []}
         write_json(summary, folder / "validation" / "summary.json")
     assert run(tmp_path) == 0
@@ -156,7 +159,7 @@ def test_predictions_use_what_was_chosen(
     assert point["metrics"]["plan"]["f1_iou_0_1"] > 0.8
     assert point["predicted_at_thresholds_of"] == "plan", "so few scans tell nothing, and all are predicted alike"
     for fold, case in (("0", "case1"), ("1", "case2"), ("1", "case3")):
-        predictor = Predictor.from_model_folder(model, [fold], device="cpu", use_mirroring=False)
+        predictor = Predictor.from_model_folder(model, [fold], LoadOptions(device="cpu", use_mirroring=False))
         assert predictor.plans.inference.score_threshold == point["thresholds"]["score_threshold"]
         image, _ = make_scan(int(case[-1]), lesions=0 if case == "case3" else 4)
         lesions = predictor.predict_array(image, (1.0, 1.0, 1.0)).lesions

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from detseg3d.cli import run
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.synthetic.dataset import write_example_dataset
 from detseg3d.system.json_files import read_json
@@ -64,7 +65,7 @@ def test_there_is_a_report_with_a_viewer(output: Path) -> None:
 
 
 def test_the_model_can_be_loaded(output: Path) -> None:
-    predictor = Predictor.from_model_folder(output / "results" / "Dataset001_Run", [0], device="cpu")
+    predictor = Predictor.from_model_folder(output / "results" / "Dataset001_Run", [0], LoadOptions(device="cpu"))
     assert predictor.plans.training.steps == 20
 
 

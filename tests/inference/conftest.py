@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
-from detseg3d.inference.result import CasePrediction
+from detseg3d.inference.result import Prediction
 from tests.scans import make_scan
 
 
 def load(folder: Path, folds: tuple[int, ...] = (0,), **settings: Any) -> Predictor:
-    return Predictor.from_model_folder(folder, folds, device="cpu", **settings)
+    return Predictor.from_model_folder(folder, folds, LoadOptions(device="cpu", **settings))
 
 
 @pytest.fixture(scope="module")
@@ -22,5 +23,5 @@ def predictor(tiny_model: Path) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def result(predictor: Predictor) -> CasePrediction:
+def result(predictor: Predictor) -> Prediction:
     return predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0), keep_probabilities=True)

@@ -14,6 +14,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.predictor import Predictor
+from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from detseg3d.planning.plans import Plans
 from detseg3d.preprocessing.case import case_transform
 from tests.inference.conftest import load
@@ -29,7 +30,9 @@ def test_a_huge_scan_is_refused_by_name_and_the_others_are_predicted(predictor: 
     (tmp_path / "in").mkdir()
     huge_scan(tmp_path / "in" / "huge.npy")
     np.save(tmp_path / "in" / "small.npy", make_scan(200)[0])
-    failures = predictor.predict_files(predictor.list_inputs(tmp_path / "in"), tmp_path / "out", show_progress=False)
+    failures = predict_cases(
+        predictor, predictor.list_inputs(tmp_path / "in"), tmp_path / "out", output=OutputOptions(show_progress=False)
+    )
     assert list(failures) == ["huge"]
     assert "reading this scan of 4000×4000×4000 voxels needs about 512 GB of memory" in failures["huge"]
     assert (tmp_path / "out" / "rois" / "small.json").exists()
@@ -61,9 +64,8 @@ def test_a_file_beyond_the_allowance_is_not_even_read(
     for ending in (".nii.gz", ".mha", ".nrrd", ".npy"):
         write_image(scan, Geometry(scan.shape), tmp_path / "in" / f"a{ending}")
         narrow = load(tiny_model, memory_gb=1e-5)
-        failures = narrow.predict_files(
-            narrow.list_inputs(tmp_path / "in" / f"a{ending}"), tmp_path / "out", show_progress=False
-        )
+        cases = narrow.list_inputs(tmp_path / "in" / f"a{ending}")
+        failures = predict_cases(narrow, cases, tmp_path / "out", output=OutputOptions(show_progress=False))
         assert "reading this scan" in failures["a"], ending
 
 

@@ -12,9 +12,10 @@ import torch
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.inference import predictor as predictor_module
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.inference.predictor import Predictor
-from detseg3d.inference.result import CasePrediction
+from detseg3d.inference.result import Prediction
 from detseg3d.models.ensemble import DetectOptions, detect
 from detseg3d.planning.plans import load_plans, save_plans
 from detseg3d.planning.sections import InferencePlan
@@ -30,32 +31,32 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 # -- One scan ----------------------------------------------------------------------------------------------------------
 
 
-def test_lesions_are_found_and_outlined(result: CasePrediction) -> None:
+def test_lesions_are_found_and_outlined(result: Prediction) -> None:
     _, label = make_scan(101)
     assert dice(result.semantic > 0, label > 0) > 0.8
     assert len(result.lesions) == 4
 
 
-def test_the_maps_agree_with_each_other_and_with_the_list(result: CasePrediction) -> None:
+def test_the_maps_agree_with_each_other_and_with_the_list(result: Prediction) -> None:
     np.testing.assert_array_equal(result.semantic > 0, result.instances > 0)
     ids, boxes = boxes_from_instances(result.instances)
     assert ids.tolist() == [lesion.id for lesion in result.lesions] == [1, 2, 3, 4]
     for lesion, box in zip(result.lesions, boxes, strict=True):
-        assert lesion["box"] == box.tolist()
-        assert lesion["voxels"] == np.count_nonzero(result.instances == lesion["id"])
+        assert list(lesion.box) == box.tolist()
+        assert lesion.voxels == np.count_nonzero(result.instances == lesion.id)
 
 
-def test_the_best_lesion_comes_first(result: CasePrediction) -> None:
+def test_the_best_lesion_comes_first(result: Prediction) -> None:
     scores = [lesion.score for lesion in result.lesions]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_score_combines_both_stages(result: CasePrediction) -> None:
+def test_a_score_combines_both_stages(result: Prediction) -> None:
     for lesion in [*result.lesions, *result.candidates]:
-        assert lesion["score"] == pytest.approx(np.sqrt(lesion["detection_score"] * lesion["roi_score"]), rel=1e-5)
+        assert lesion.score == pytest.approx(np.sqrt(lesion.detection_score * lesion.roi_score), rel=1e-5)
 
 
-def test_probabilities_agree_with_the_mask(result: CasePrediction) -> None:
+def test_probabilities_agree_with_the_mask(result: Prediction) -> None:
     assert result.probabilities is not None
     assert result.probabilities.shape == (1, *SHAPE) and result.probabilities.dtype == np.float16
     assert result.probabilities[0][result.semantic > 0].min() > 0.499
@@ -66,7 +67,7 @@ def test_probabilities_are_not_kept_unasked(predictor: Predictor) -> None:
     assert predictor.predict_array(make_scan(101)[0], (1, 1, 1)).probabilities is None
 
 
-def test_predicting_twice_gives_the_same(predictor: Predictor, result: CasePrediction) -> None:
+def test_predicting_twice_gives_the_same(predictor: Predictor, result: Prediction) -> None:
     again = predictor.predict_array(make_scan(101)[0], (1, 1, 1))
     np.testing.assert_array_equal(again.instances, result.instances)
     assert (again.lesions, again.candidates) == (result.lesions, result.candidates)
@@ -80,12 +81,12 @@ def test_the_input_is_left_alone(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.float64, np.uint8])
-def test_any_type_of_voxel_is_taken(predictor: Predictor, result: CasePrediction, kind: type) -> None:
+def test_any_type_of_voxel_is_taken(predictor: Predictor, result: Prediction, kind: type) -> None:
     image = make_scan(101)[0].clip(0, 255).round().astype(kind)
     assert dice(predictor.predict_array(image, (1, 1, 1)).semantic > 0, result.semantic > 0) > 0.95
 
 
-def test_a_channel_axis_is_taken(predictor: Predictor, result: CasePrediction) -> None:
+def test_a_channel_axis_is_taken(predictor: Predictor, result: Prediction) -> None:
     again = predictor.predict_array(make_scan(101)[0][None], (1, 1, 1))
     np.testing.assert_array_equal(again.instances, result.instances)
 
@@ -103,14 +104,14 @@ def test_a_scan_has_the_channels_of_the_model(predictor: Predictor) -> None:
 
 def test_a_healthy_scan_has_no_lesion(predictor: Predictor) -> None:
     result = predictor.predict_array(make_scan(101, lesions=0)[0], (1, 1, 1))
-    assert result.lesions == [] and not result.semantic.any() and not result.instances.any()
+    assert result.lesions == () and not result.semantic.any() and not result.instances.any()
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
 def test_a_constant_scan_gives_a_result(predictor: Predictor, value: float) -> None:
     result = predictor.predict_array(np.full((12, 13, 14), value, np.float32), (1, 1, 1))
     assert result.semantic.shape == (12, 13, 14)
-    json.dumps([result.lesions, result.candidates], allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 30), (3, 5, 7)])
@@ -121,7 +122,7 @@ def test_a_tiny_scan_gives_a_result(predictor: Predictor, shape: tuple[int, int,
 
 @pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.0), (0.5, 0.5, 0.5), (1.0, 1.5, 0.8)])
 def test_results_lie_on_the_grid_of_the_input(
-    predictor: Predictor, result: CasePrediction, spacing: tuple[float, float, float]
+    predictor: Predictor, result: Prediction, spacing: tuple[float, float, float]
 ) -> None:
     """The same scan sampled differently: the same lesions at the same millimetres."""
     image, _ = make_scan(101)
@@ -133,57 +134,57 @@ def test_results_lie_on_the_grid_of_the_input(
     assert sampled.semantic.shape == shape
     expected = (result.semantic > 0)[np.ix_(*centers)]
     assert dice(sampled.semantic > 0, expected) > 0.6  # a network of seconds, and masks of 33 voxels and more
-    middles = [np.array(lesion["center"]) * spacing for lesion in sampled.lesions]
+    middles = [np.array(lesion.center) * spacing for lesion in sampled.lesions]
     tolerance = np.maximum(1.5, 1.25 * np.array(spacing))  # a box ends where a voxel does
     for lesion in result.lesions:
-        assert min((np.abs(middle - lesion["center"]) / tolerance).max() for middle in middles) <= 1
+        assert min((np.abs(middle - lesion.center) / tolerance).max() for middle in middles) <= 1
 
 
-def test_shifting_the_scan_in_its_field_of_view_shifts_the_result(predictor: Predictor, result: CasePrediction) -> None:
+def test_shifting_the_scan_in_its_field_of_view_shifts_the_result(predictor: Predictor, result: Prediction) -> None:
     """What is cropped away must be put back: air in front of the body moves everything by just as much."""
     shifted = predictor.predict_array(np.pad(make_scan(101)[0], [(5, 0), (0, 7), (11, 3)]), (1, 1, 1))
     np.testing.assert_array_equal(shifted.instances[5:, :-7, 11:-3], result.instances)
     moved = np.array([5, 0, 11, 5, 0, 11])
     for first, second in zip(shifted.lesions, result.lesions, strict=True):
-        np.testing.assert_allclose(first["box"], np.array(second["box"]) + moved)
+        np.testing.assert_allclose(first.box, np.array(second.box) + moved)
 
 
 def test_candidates_lie_on_the_grid_of_the_input(predictor: Predictor) -> None:
     padded = np.pad(make_scan(101)[0][::2], [(5, 0), (0, 7), (11, 3)])
     result = predictor.predict_array(padded, (2.0, 1.0, 1.0))
-    boxes = {lesion["id"]: lesion["box"] for lesion in result.lesions}
-    of_lesions = [candidate for candidate in result.candidates if candidate["lesion"] is not None]
+    boxes = {lesion.id: lesion.box for lesion in result.lesions}
+    of_lesions = [candidate for candidate in result.candidates if candidate.lesion is not None]
     assert len(of_lesions) == len(boxes) > 0
     for candidate in of_lesions:
-        np.testing.assert_allclose(candidate["box"], boxes[candidate["lesion"]], atol=2.5)
+        np.testing.assert_allclose(candidate.box, boxes[candidate.lesion], atol=2.5)
 
 
 def test_the_smallest_volume_is_one_of_millimetres(predictor: Predictor) -> None:
     """Voxels of the input count with their own size, not with that of the plan's grid."""
     coarse, spacing = make_scan(101)[0][::2], (2.0, 1.0, 1.0)
-    smallest = min(lesion["volume_mm3"] for lesion in predictor.predict_array(coarse, spacing).lesions)
+    smallest = min(lesion.volume_mm3 for lesion in predictor.predict_array(coarse, spacing).lesions)
     for limit, kept in ((smallest - 0.5, True), (smallest + 0.5, False)):
         plans = predictor.plans.evolve(inference={"minimum_volume_mm3": limit})
         result = Predictor(predictor.models, plans, predictor.device).predict_array(coarse, spacing)
-        assert (min(lesion["volume_mm3"] for lesion in result.lesions) == smallest) == kept
+        assert (min(lesion.volume_mm3 for lesion in result.lesions) == smallest) == kept
 
 
 # -- Folds and settings ------------------------------------------------------------------------------------------------
 
 
-def test_equal_folds_average_to_themselves(tiny_model: Path, result: CasePrediction, tmp_path: Path) -> None:
+def test_equal_folds_average_to_themselves(tiny_model: Path, result: Prediction, tmp_path: Path) -> None:
     for name in ("fold_0", "fold_1"):
         shutil.copytree(tiny_model / "fold_0", tmp_path / name)
     both = load(tmp_path, (0, 1)).predict_array(make_scan(101)[0], (1, 1, 1))
     assert dice(both.semantic > 0, result.semantic > 0) > 0.99
     for first, second in zip(both.candidates, result.candidates, strict=True):
-        assert first["score"] == pytest.approx(second["score"], abs=1e-3)
+        assert first.score == pytest.approx(second.score, abs=1e-3)
 
 
 def test_folds_are_averaged(tiny_model: Path) -> None:
     def heat(*folds: int) -> float:
         found = load(tiny_model, folds, use_mirroring=False).predict_array(make_scan(101)[0], (1, 1, 1)).candidates
-        return float(found[0]["detection_score"])
+        return float(found[0].detection_score)
 
     first, second, both = heat(0), heat(1), heat(0, 1)
     assert first != second
@@ -191,24 +192,24 @@ def test_folds_are_averaged(tiny_model: Path) -> None:
 
 
 def test_all_trained_folds_are_the_default(tiny_model: Path) -> None:
-    assert len(Predictor.from_model_folder(tiny_model, device="cpu").models) == 2
+    assert len(Predictor.from_model_folder(tiny_model, options=LoadOptions(device="cpu")).models) == 2
 
 
 def test_a_fold_that_is_still_in_training_is_not_among_the_default(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model / "fold_0", tmp_path / "fold_0")
     shutil.copytree(tiny_model / "fold_1", tmp_path / "fold_1")
     (tmp_path / "fold_1" / "model_final.safetensors").unlink()
-    assert len(Predictor.from_model_folder(tmp_path, device="cpu").models) == 1
+    assert len(Predictor.from_model_folder(tmp_path, options=LoadOptions(device="cpu")).models) == 1
 
 
 def test_folds_that_are_not_there_are_named(tiny_model: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)not trained.*found: +\['fold_3', 'fold_all'\].*fold_0, fold_1.*-f"):
-        Predictor.from_model_folder(tiny_model, [0, 3, "all"], device="cpu")
+        Predictor.from_model_folder(tiny_model, [0, 3, "all"], LoadOptions(device="cpu"))
 
 
 def test_a_folder_without_folds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)there is no trained fold in this folder.*check -m / -d"):
-        Predictor.from_model_folder(tmp_path, device="cpu")
+        Predictor.from_model_folder(tmp_path, options=LoadOptions(device="cpu"))
 
 
 def test_a_fold_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -241,14 +242,14 @@ def test_the_best_weights_can_be_chosen(tiny_model: Path, tmp_path: Path) -> Non
 
 def test_no_candidate_passes_the_highest_threshold(tiny_model: Path) -> None:
     result = load(tiny_model, candidate_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
-    assert result.candidates == [] and result.lesions == [] and not result.semantic.any()
+    assert result.candidates == () and result.lesions == () and not result.semantic.any()
 
 
-def test_candidates_that_are_not_accepted_are_listed_nevertheless(tiny_model: Path, result: CasePrediction) -> None:
+def test_candidates_that_are_not_accepted_are_listed_nevertheless(tiny_model: Path, result: Prediction) -> None:
     strict = load(tiny_model, score_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
-    assert strict.lesions == [] and not strict.semantic.any()
-    assert [candidate["score"] for candidate in strict.candidates] == [c["score"] for c in result.candidates]
-    assert all(candidate["lesion"] is None for candidate in strict.candidates)
+    assert strict.lesions == () and not strict.semantic.any()
+    assert [candidate.score for candidate in strict.candidates] == [c.score for c in result.candidates]
+    assert all(candidate.lesion is None for candidate in strict.candidates)
 
 
 def test_flips_can_be_left_out(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +276,7 @@ def test_the_network_alone_and_the_predictor_give_the_same_bits(tiny_model: Path
     z0, y0, x0, z1, y1, x1 = case.transform.crop_box
     alone = predictor.models[0](image[None], mode="test")
     assert expected.lesions and np.array_equal(alone["instances"].numpy(), expected.instances[z0:z1, y0:y1, x0:x1])
-    assert [lesion["score"] for lesion in alone["roi_info"]] == [lesion["score"] for lesion in expected.lesions]
+    assert [lesion["score"] for lesion in alone["roi_info"]] == [lesion.score for lesion in expected.lesions]
     validated = predictor.models[0].infer(image)
     predicted = detect(predictor.models, image, DetectOptions(predictor.plans.inference))
     assert np.array_equal(validated.candidates.boxes, predicted.candidates.boxes)
@@ -306,11 +307,11 @@ def consolidated(tiny_model: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_operating_point_of_the_model_is_used(consolidated: Path, result: CasePrediction) -> None:
+def test_the_operating_point_of_the_model_is_used(consolidated: Path, result: Prediction) -> None:
     predictor = load(consolidated)
     assert predictor.plans.inference.candidate_threshold == 0.2
     again = predictor.predict_array(make_scan(101)[0], (1.0, 1.0, 1.0))
-    expected = [lesion["score"] / 2 for lesion in result.lesions if lesion["score"] / 2 >= 0.3]
+    expected = [lesion.score / 2 for lesion in result.lesions if lesion.score / 2 >= 0.3]
     assert expected and [lesion.score for lesion in again.lesions] == pytest.approx(expected, rel=1e-6)
 
 
@@ -355,7 +356,7 @@ def test_a_damaged_operating_point_is_an_error(consolidated: Path) -> None:
 
 
 def test_a_result_says_how_unlike_the_training_the_scan_is(
-    predictor: Predictor, result: CasePrediction, caplog: pytest.LogCaptureFixture
+    predictor: Predictor, result: Prediction, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert result.similarity is not None and not result.similarity.unlike
     with caplog.at_level("WARNING", logger="detseg3d"):
@@ -364,7 +365,7 @@ def test_a_result_says_how_unlike_the_training_the_scan_is(
     assert "the scan is unlike the training scans: all voxels have one and the same value" in caplog.text
 
 
-def test_a_gain_that_normalisation_takes_away_is_not_unlike(predictor: Predictor, result: CasePrediction) -> None:
+def test_a_gain_that_normalisation_takes_away_is_not_unlike(predictor: Predictor, result: Prediction) -> None:
     scaled = predictor.predict_array(make_scan(101)[0] * 1000, (1.0, 1.0, 1.0))
     assert scaled.similarity is not None and not scaled.similarity.unlike
     assert len(scaled.lesions) == len(result.lesions)

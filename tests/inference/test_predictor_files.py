@@ -23,7 +23,8 @@ from detseg3d.data.images import read_image, write_image
 from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.predictor import Predictor
-from detseg3d.inference.result import CasePrediction
+from detseg3d.inference.result import Prediction
+from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from tests.data.formats.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
 from tests.inference.conftest import load
 from tests.scans import make_scan
@@ -53,7 +54,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def predict(predictor: Predictor, scans: Path, output: Path, **settings: Any) -> dict[str, str]:
-    return predictor.predict_files(predictor.list_inputs(scans), output, show_progress=False, **settings)
+    inputs = settings.pop("options", None)
+    options = OutputOptions(show_progress=False, **settings)
+    return predict_cases(predictor, predictor.list_inputs(scans), output, inputs, options)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz"])
@@ -70,7 +73,7 @@ def test_results_have_the_geometry_of_the_input(predictor: Predictor, tmp_path: 
         assert written.GetDirection() == given.GetDirection()
 
 
-def test_results_of_arrays_are_arrays(predictor: Predictor, result: CasePrediction, tmp_path: Path) -> None:
+def test_results_of_arrays_are_arrays(predictor: Predictor, result: Prediction, tmp_path: Path) -> None:
     write_scan(tmp_path / "in" / "a.npy", make_scan(101)[0])
     assert predict(predictor, tmp_path / "in", tmp_path / "out") == {}
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), result.semantic)
@@ -357,7 +360,7 @@ def test_a_series_of_a_study_is_chosen(predictor: Predictor, tmp_path: Path) -> 
     options = InputOptions(series=("FLAIR",))
     cases = predictor.list_inputs(tmp_path / "study", options.series)
     assert [case.case_id for case in cases] == ["study"]
-    assert predictor.predict_files(cases, tmp_path / "out", options=options, show_progress=False) == {}
+    assert predict_cases(predictor, cases, tmp_path / "out", options, OutputOptions(show_progress=False)) == {}
     record = json.loads((tmp_path / "out" / "rois" / "study.json").read_text(encoding="utf-8"))
     assert record["dicom"][0]["series_description"] == "FLAIR"
     assert len(predictor.list_inputs(tmp_path / "study")) == 2, "without a choice, each folder is a case"
@@ -473,7 +476,8 @@ def test_a_scan_that_reaches_the_limit_of_candidates_says_so(
     write_image(image, Geometry(image.shape), tmp_path / "in" / "full.nii.gz")
     predictor = with_limit(tiny_model, 3)
     cases = predictor.list_inputs(tmp_path / "in")
-    assert predictor.predict_files(cases, tmp_path / "out", save_candidates=save_candidates, show_progress=False) == {}
+    output = OutputOptions(save_candidates=save_candidates, show_progress=False)
+    assert predict_cases(predictor, cases, tmp_path / "out", output=output) == {}
     (warning,) = [record.getMessage() for record in caplog.records if "limit of" in record.getMessage()]
     assert warning.startswith("full reaches the limit of 3 candidates") and "inference.min_candidates" in warning
     record = json.loads((tmp_path / "out" / "rois" / "full.json").read_text(encoding="utf-8"))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import logging
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,8 @@ import SimpleITK
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image
-from detseg3d.inference.result import (
-    CasePrediction,
-    clear_cases,
-    describe_case,
-    is_exported,
-    write_case,
-    write_tables,
-)
+from detseg3d.inference.prediction_files import clear_cases, is_exported, write_case, write_tables
+from detseg3d.inference.result import Prediction, describe_case
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Lesion, Merged
 from detseg3d.planning.plans import Plans
@@ -39,7 +35,7 @@ def plans(tiny_plans: Plans) -> Plans:
 
 
 @pytest.fixture
-def prediction(plans: Plans) -> CasePrediction:
+def prediction(plans: Plans) -> Prediction:
     """Three candidates; the last two became lesions 1 (a tumour) and 2 (a cyst)."""
     instances = np.zeros(GEOMETRY.shape, np.uint16)
     instances[1:3, 2:6, 3:4], instances[6, 7, 8] = 1, 2
@@ -66,36 +62,36 @@ def in_world(z: float, y: float, x: float) -> list[float]:
     return list(image.TransformContinuousIndexToPhysicalPoint((x - 0.5, y - 0.5, z - 0.5)))
 
 
-def test_a_lesion_says_what_it_is(prediction: CasePrediction) -> None:
+def test_a_lesion_says_what_it_is(prediction: Prediction) -> None:
     first, second = prediction.lesions
-    assert (first["id"], first["class"], first["label"]) == (1, "tumour", 2)
-    assert (second["id"], second["class"], second["label"]) == (2, "cyst", 4)
-    assert (first["score"], first["detection_score"], first["roi_score"]) == (0.85, 0.9, 0.8)
+    assert (first.id, first.class_name, first.label) == (1, "tumour", 2)
+    assert (second.id, second.class_name, second.label) == (2, "cyst", 4)
+    assert (first.score, first.detection_score, first.roi_score) == (0.85, 0.9, 0.8)
 
 
-def test_a_lesion_says_how_large_it_is(prediction: CasePrediction) -> None:
+def test_a_lesion_says_how_large_it_is(prediction: Prediction) -> None:
     lesion = prediction.lesions[0]
-    assert lesion["voxels"] == 8
-    assert lesion["volume_mm3"] == pytest.approx(8 * 3.0 * 0.5 * 0.75)
-    assert math.pi / 6 * lesion["diameter_mm"] ** 3 == pytest.approx(lesion["volume_mm3"])
+    assert lesion.voxels == 8
+    assert lesion.volume_mm3 == pytest.approx(8 * 3.0 * 0.5 * 0.75)
+    assert math.pi / 6 * lesion.diameter_mm**3 == pytest.approx(lesion.volume_mm3)
 
 
-def test_a_lesion_says_where_it_is_in_voxels(prediction: CasePrediction) -> None:
-    assert prediction.lesions[0].box == [1, 2, 3, 3, 6, 4]
-    assert prediction.lesions[0].center == [2, 4, 3.5]
+def test_a_lesion_says_where_it_is_in_voxels(prediction: Prediction) -> None:
+    assert prediction.lesions[0].box == (1, 2, 3, 3, 6, 4)
+    assert prediction.lesions[0].center == (2, 4, 3.5)
 
 
-def test_a_lesion_says_where_it_is_in_the_world(prediction: CasePrediction) -> None:
+def test_a_lesion_says_where_it_is_in_the_world(prediction: Prediction) -> None:
     lesion = prediction.lesions[0]
-    np.testing.assert_allclose(lesion["center_world"], in_world(2, 4, 3.5))
-    np.testing.assert_allclose(lesion["box_world"], [in_world(1, 2, 3), in_world(3, 6, 4)])
+    np.testing.assert_allclose(lesion.center_world, in_world(2, 4, 3.5))
+    np.testing.assert_allclose(lesion.box_world, [in_world(1, 2, 3), in_world(3, 6, 4)])
 
 
-def test_every_candidate_is_listed_with_what_became_of_it(prediction: CasePrediction) -> None:
-    assert [candidate["lesion"] for candidate in prediction.candidates] == [None, 2, 1]
-    assert [candidate["score"] for candidate in prediction.candidates] == [0.1, 0.6, 0.85]
-    assert [candidate["class"] for candidate in prediction.candidates] == ["cyst", "cyst", "tumour"]
-    assert prediction.candidates[1]["box"] == [5.75, 7, 8, 7, 8, 9]
+def test_every_candidate_is_listed_with_what_became_of_it(prediction: Prediction) -> None:
+    assert [candidate.lesion for candidate in prediction.candidates] == [None, 2, 1]
+    assert [candidate.score for candidate in prediction.candidates] == [0.1, 0.6, 0.85]
+    assert [candidate.class_name for candidate in prediction.candidates] == ["cyst", "cyst", "tumour"]
+    assert prediction.candidates[1].box == (5.75, 7, 8, 7, 8, 9)
 
 
 def test_all_candidates_that_went_into_a_lesion_name_it(plans: Plans) -> None:
@@ -104,14 +100,14 @@ def test_all_candidates_that_went_into_a_lesion_name_it(plans: Plans) -> None:
     lesions = [Lesion(1, 0, 0.8, 0.8, 0.8, (0.0, 0.0, 0.0, 1.0, 1.0, 4.0), 4, candidate=1, joined=(2,))]
     merged = Merged(instances.astype(np.uint8), instances, lesions, np.zeros(3), np.zeros(3))
     prediction = describe_case(merged, found, Geometry((1, 1, 4)), plans)
-    assert [candidate["lesion"] for candidate in prediction.candidates] == [None, 1, 1]
+    assert [candidate.lesion for candidate in prediction.candidates] == [None, 1, 1]
 
 
 def read_record(folder: Path, case_id: str = "a") -> Any:
     return json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
 
 
-def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_the_record_holds_the_whole_description(prediction: Prediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     assert read_record(tmp_path) == {
         "case_id": "a",
@@ -121,13 +117,13 @@ def test_the_record_holds_the_whole_description(prediction: CasePrediction, tmp_
         "candidate_limit": None,
         "limit_reached": False,
         "similarity": None,
-        "lesions": prediction.lesions,
-        "candidates": prediction.candidates,
+        "lesions": [lesion.to_json() for lesion in prediction.lesions],
+        "candidates": [candidate.to_json() for candidate in prediction.candidates],
     }
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii", ".nii.gz", ".npy"])
-def test_the_masks_are_images(prediction: CasePrediction, tmp_path: Path, ending: str) -> None:
+def test_the_masks_are_images(prediction: Prediction, tmp_path: Path, ending: str) -> None:
     write_case(prediction, "a", tmp_path, ending)
     semantic, geometry = read_image(tmp_path / f"a{ending}")
     instances, _ = read_image(tmp_path / "instances" / f"a{ending}")
@@ -136,18 +132,18 @@ def test_the_masks_are_images(prediction: CasePrediction, tmp_path: Path, ending
     assert (semantic.dtype, instances.dtype) == (np.uint8, np.uint16)
 
 
-def test_probabilities_are_written_if_there_are_any(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_probabilities_are_written_if_there_are_any(prediction: Prediction, tmp_path: Path) -> None:
     maps = np.random.default_rng(0).random((2, 8, 9, 10)).astype(np.float16)
     fields = {
         name: getattr(prediction, name) for name in ("semantic", "instances", "lesions", "candidates", "geometry")
     }
-    write_case(CasePrediction(**fields, probabilities=maps), "a", tmp_path, ".nii.gz")
+    write_case(Prediction(**fields, probabilities=maps), "a", tmp_path, ".nii.gz")
     write_case(prediction, "b", tmp_path, ".nii.gz")
     assert [path.name for path in (tmp_path / "probabilities").iterdir()] == ["a.npz"]
     np.testing.assert_array_equal(np.load(tmp_path / "probabilities" / "a.npz")["probabilities"], maps)
 
 
-def test_probabilities_of_an_earlier_prediction_do_not_stay(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_probabilities_of_an_earlier_prediction_do_not_stay(prediction: Prediction, tmp_path: Path) -> None:
     earlier = tmp_path / "probabilities" / "a.npz"
     earlier.parent.mkdir()
     earlier.write_bytes(b"of another mask")
@@ -156,14 +152,14 @@ def test_probabilities_of_an_earlier_prediction_do_not_stay(prediction: CasePred
 
 
 @pytest.mark.parametrize("missing", ["a.nii.gz", "instances/a.nii.gz", "rois/a.json"])
-def test_a_result_is_complete_with_all_its_files(prediction: CasePrediction, tmp_path: Path, missing: str) -> None:
+def test_a_result_is_complete_with_all_its_files(prediction: Prediction, tmp_path: Path, missing: str) -> None:
     write_case(prediction, "a", tmp_path, ".nii.gz")
     assert is_exported(tmp_path, "a", ".nii.gz")
     (tmp_path / missing).unlink()
     assert not is_exported(tmp_path, "a", ".nii.gz")
 
 
-def test_a_result_of_another_format_does_not_count(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_a_result_of_another_format_does_not_count(prediction: Prediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".nii.gz")
     assert not is_exported(tmp_path, "a", ".mha")
 
@@ -173,7 +169,7 @@ def read_table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def test_the_table_has_a_row_for_each_lesion(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_the_table_has_a_row_for_each_lesion(prediction: Prediction, tmp_path: Path) -> None:
     write_case(prediction, "b", tmp_path, ".mha")
     write_case(prediction, "a, left", tmp_path, ".mha")
     write_tables(tmp_path)
@@ -186,26 +182,26 @@ def test_the_table_has_a_row_for_each_lesion(prediction: CasePrediction, tmp_pat
     ]
 
 
-def test_the_table_keeps_the_order_of_nearly_equal_scores(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_the_table_keeps_the_order_of_nearly_equal_scores(prediction: Prediction, tmp_path: Path) -> None:
     scores = [0.99996, float(np.nextafter(0.99996, 0))]
-    lesions = [{**lesion, "score": score} for lesion, score in zip(prediction.lesions, scores, strict=True)]
-    write_case(replace(prediction, lesions=lesions), "a", tmp_path, ".mha")
+    lesions = [replace(lesion, score=score) for lesion, score in zip(prediction.lesions, scores, strict=True)]
+    write_case(replace(prediction, lesions=tuple(lesions)), "a", tmp_path, ".mha")
     write_tables(tmp_path)
     assert [float(row["score"]) for row in read_table(tmp_path)] == scores
 
 
-def test_a_row_says_where_the_lesion_is(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_a_row_says_where_the_lesion_is(prediction: Prediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     write_tables(tmp_path)
     row, lesion = read_table(tmp_path)[0], prediction.lesions[0]
-    assert [float(row[name]) for name in ("z0", "y0", "x0", "z1", "y1", "x1")] == lesion["box"]
+    assert [float(row[name]) for name in ("z0", "y0", "x0", "z1", "y1", "x1")] == list(lesion.box)
     world = [float(row[f"center_{axis}_mm"]) for axis in "xyz"]
-    assert world == pytest.approx(lesion["center_world"], rel=1e-3)
-    assert float(row["volume_mm3"]) == pytest.approx(lesion["volume_mm3"], rel=1e-3)
-    assert float(row["score"]) == pytest.approx(lesion["score"])
+    assert world == pytest.approx(lesion.center_world, rel=1e-3)
+    assert float(row["volume_mm3"]) == pytest.approx(lesion.volume_mm3, rel=1e-3)
+    assert float(row["score"]) == pytest.approx(lesion.score)
 
 
-def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_an_unfinished_record_is_not_read(prediction: Prediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     (tmp_path / "rois" / ".1234.partial.b.json").write_text("{", encoding="utf-8")
     write_tables(tmp_path)
@@ -213,7 +209,7 @@ def test_an_unfinished_record_is_not_read(prediction: CasePrediction, tmp_path: 
 
 
 def test_what_another_process_finished_meanwhile_is_in_the_table(
-    prediction: CasePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     later = iter(["b", "c"])
@@ -225,13 +221,13 @@ def test_what_another_process_finished_meanwhile_is_in_the_table(
             break
         write_text(text, path)
 
-    monkeypatch.setattr("detseg3d.inference.result.write_text", write_slowly)
+    monkeypatch.setattr("detseg3d.inference.prediction_files.write_text", write_slowly)
     write_tables(tmp_path)
     assert {row["case"] for row in read_table(tmp_path)} == {"a", "b", "c"}
 
 
 def test_a_case_that_another_process_predicts_anew_is_no_error(
-    prediction: CasePrediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for case_id in ("a", "b"):
         write_case(prediction, case_id, tmp_path, ".mha")
@@ -241,14 +237,14 @@ def test_a_case_that_another_process_predicts_anew_is_no_error(
             path.unlink(missing_ok=True)
         return read_json(path)
 
-    monkeypatch.setattr("detseg3d.inference.result.read_json", vanish)
+    monkeypatch.setattr("detseg3d.inference.prediction_files.read_json", vanish)
     write_tables(tmp_path)
     assert {row["case"] for row in read_table(tmp_path)} == {"b"}
 
 
 @pytest.mark.parametrize("ending", [".mha", ".mhd", ".nii.gz", ".npy"])
 def test_a_prediction_that_fails_halfway_leaves_the_earlier_one(
-    prediction: CasePrediction, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+    prediction: Prediction, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_case(prediction, "a", tmp_path, ending)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -256,7 +252,7 @@ def test_a_prediction_that_fails_halfway_leaves_the_earlier_one(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detseg3d.inference.result.write_json", fail)
+    monkeypatch.setattr("detseg3d.inference.prediction_files.write_json", fail)
     with pytest.raises(KeyboardInterrupt):
         write_case(replace(prediction, semantic=prediction.semantic + 1), "a", tmp_path, ending)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -272,7 +268,7 @@ def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> Non
     ]
 
 
-def test_all_that_is_written_of_a_case_can_be_removed(prediction: CasePrediction, tmp_path: Path) -> None:
+def test_all_that_is_written_of_a_case_can_be_removed(prediction: Prediction, tmp_path: Path) -> None:
     for case_id, ending in (("a", ".mha"), ("a", ".nii.gz"), ("b.c", ".mha")):
         write_case(prediction, case_id, tmp_path, ending)
     (tmp_path / "a.txt").write_text("notes", encoding="utf-8")
@@ -296,3 +292,38 @@ def test_a_record_from_elsewhere_does_not_cost_the_table(
         write_tables(tmp_path)
     assert "foreign.json is not a record of a prediction" in caplog.text
     assert len((tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines()) == 1
+
+
+# -- In a notebook -----------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_a_picture_and_a_row_for_each_lesion(prediction: Prediction) -> None:
+    page = prediction._repr_html_()
+    [picture] = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert page.count("<tr>") == 1 + len(prediction.lesions)
+    assert "<script" not in page and "http" not in page
+
+
+def test_names_of_classes_are_escaped(prediction: Prediction) -> None:
+    named = replace(prediction, lesions=(replace(prediction.lesions[0], class_name="<b>cyst</b>"),))
+    assert "<b>cyst" not in named._repr_html_() and "&lt;b&gt;cyst" in named._repr_html_()
+
+
+def test_a_prediction_without_lesions_shows_the_scan(prediction: Prediction) -> None:
+    nothing = np.zeros_like(prediction.instances)
+    image = np.random.default_rng(0).random(nothing.shape)
+    empty = replace(prediction, lesions=(), instances=nothing, image=image)
+    assert "<img" in empty._repr_html_() and "<table" not in empty._repr_html_()
+    assert "<img" not in replace(empty, image=None)._repr_html_()
+
+
+def test_texts_for_people_are_one_line(prediction: Prediction) -> None:
+    for value in (prediction, prediction.lesions[0], prediction.candidates[0]):
+        assert repr(value).startswith(type(value).__name__) and "\n" not in repr(value) and len(repr(value)) < 120
+
+
+def test_a_prediction_is_json(prediction: Prediction) -> None:
+    record = json.loads(json.dumps(prediction.to_json(), allow_nan=False))
+    assert record["lesions"][0]["class"] == prediction.lesions[0].class_name
+    assert len(record["candidates"]) == len(prediction.candidates)

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
 from tests.evaluations import evaluate_pair
@@ -81,10 +82,8 @@ def test_every_order_of_the_axes_gives_the_same_lesions_voxel_for_voxel(
     volume = scan()
     for number, (order, signs) in enumerate(chosen):
         save(tmp_path / f"in/c{number:02d}.nii", volume, name, order, signs)
-    failures = untrained.predict_files(
-        untrained.list_inputs(tmp_path / "in"), tmp_path / "out", save_probabilities=True, show_progress=False
-    )
-    assert failures == {}
+    output = OutputOptions(save_probabilities=True, show_progress=False)
+    assert predict_cases(untrained, untrained.list_inputs(tmp_path / "in"), tmp_path / "out", output=output) == {}
     expected = as_first(tmp_path / "out/instances/c00.nii", *chosen[0])
     assert expected.max() >= 2, "the test needs several lesions"
     first = json.loads((tmp_path / "out/rois/c00.json").read_text(encoding="utf-8"))
@@ -125,7 +124,8 @@ def test_truth_and_prediction_may_be_stored_in_different_orders(untrained: Predi
     volume = scan()
     for number, index in enumerate((0, 13, 30)):
         save(tmp_path / f"in/c{number}.nii", volume, "oblique", *ORDERS[index])
-    assert untrained.predict_files(untrained.list_inputs(tmp_path / "in"), tmp_path / "out", show_progress=False) == {}
+    output = OutputOptions(show_progress=False)
+    assert predict_cases(untrained, untrained.list_inputs(tmp_path / "in"), tmp_path / "out", output=output) == {}
     expected = as_first(tmp_path / "out/instances/c0.nii", *ORDERS[0])
     for number, index in enumerate((0, 21, 47)):  # not the orders of the predictions
         save(tmp_path / f"truth/c{number}.nii", (expected > 0).astype(np.uint8), "oblique", *ORDERS[index])
@@ -139,7 +139,8 @@ def test_truth_and_prediction_may_be_stored_in_different_orders(untrained: Predi
 
 def test_the_table_of_lesions_counts_the_voxels_of_the_masks(untrained: Predictor, tmp_path: Path) -> None:
     save(tmp_path / "in/a.nii", scan(), "straight", *ORDERS[29])
-    assert untrained.predict_files(untrained.list_inputs(tmp_path / "in"), tmp_path / "out", show_progress=False) == {}
+    output = OutputOptions(show_progress=False)
+    assert predict_cases(untrained, untrained.list_inputs(tmp_path / "in"), tmp_path / "out", output=output) == {}
     instances = np.asarray(nibabel.load(tmp_path / "out/instances/a.nii").dataobj).transpose(2, 1, 0)
     with (tmp_path / "out/lesions.csv").open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))

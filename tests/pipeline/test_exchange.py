@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.roots import find_datasets
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline.exchange import export_model, install_model
 from tests.scans import make_scan
@@ -195,7 +196,9 @@ def test_it_predicts_what_the_exported_one_predicts(whole_model: Path, model_fil
     done = install_model(model_file, tmp_path)
     image = make_scan(101)[0]
     first, second = (
-        Predictor.from_model_folder(folder, device="cpu").predict_array(image, (1.0, 1.0, 1.0), keep_probabilities=True)
+        Predictor.from_model_folder(folder, options=LoadOptions(device="cpu")).predict_array(
+            image, (1.0, 1.0, 1.0), keep_probabilities=True
+        )
         for folder in (whole_model, done.folder)
     )
     assert first.probabilities is not None and second.probabilities is not None and first.lesions

@@ -192,7 +192,7 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
         (validation / name).write_bytes(b"old")
     seen: list[str] = []
 
-    def predict_files(*_: Any, **__: Any) -> dict[str, str]:
+    def predict_cases(*_: Any, **__: Any) -> dict[str, str]:
         seen.extend(sorted(str(path.relative_to(validation)) for path in validation.rglob("*.*")))
         return {"case2": "unreadable"}
 
@@ -203,7 +203,8 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
         instance_classes=None,
         default_spacing=None,
     )
-    predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans)
+    predictor = SimpleNamespace(plans=tiny_plans)
+    monkeypatch.setattr(fold_module, "predict_cases", predict_cases)
     monkeypatch.setattr(fold_module, "load_raw_dataset", lambda _: raw)
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
     monkeypatch.setattr(fold_module, "evaluate_folders", lambda *_, **__: result_of([]))
@@ -347,13 +348,14 @@ def touching(paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatc
     description = {"channel_names": {"0": "FLAIR"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".mha"}
     write_json(description, paths.raw / "dataset.json")
 
-    def predict_files(_: Any, folder: Path, **__: Any) -> dict[str, str]:
+    def predict_cases(_predictor: Any, _cases: Any, folder: Path, **__: Any) -> dict[str, str]:
         write_image(label, geometry, folder / "instances" / "case2.mha")
         lesions = [{"id": number, "label": 1, "score": 0.5} for number in (1, 7)]
         write_json({"case_id": "case2", "lesions": lesions}, folder / "rois" / "case2.json")
         return {}
 
-    predictor = SimpleNamespace(predict_files=predict_files, plans=tiny_plans.evolve(instances=True))
+    predictor = SimpleNamespace(plans=tiny_plans.evolve(instances=True))
+    monkeypatch.setattr(fold_module, "predict_cases", predict_cases)
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
     monkeypatch.setattr(fold_module, "outline_true_boxes", lambda *_: [])
     return label

@@ -13,6 +13,7 @@ from torch import nn
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.case_store import CaseStore
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.objectives.losses import roi_mask_loss
@@ -43,7 +44,7 @@ def test_a_network_of_ones_own_is_trained_and_predicts(plans: Plans, store: Case
     scan = measure_appearance(np.zeros((1, 24, 24, 24), np.float32), Geometry((24, 24, 24)))
     reference = TrainingAppearance.of([scan], plans.channel_names, plans.normalization)
     save_training_appearance(reference, folder / "appearance.json")
-    predictor = Predictor.from_model_folder(tmp_path, [0], build_model=WithBatchNorm)
+    predictor = Predictor.from_model_folder(tmp_path, [0], LoadOptions(build_model=WithBatchNorm))
     entrance = predictor.models[0].entrance
     assert isinstance(entrance, nn.BatchNorm3d)
     # Statistics are no parameters: the moving average must have taken them over, too.

@@ -1,0 +1,135 @@
+"""Loading a trained model: the networks of its folds, its thresholds, and what its training scans look like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import FoldFolder
+from detseg3d.inference.model_folder import fold_folders, load_reference, restrict_mirroring, same_network
+from detseg3d.inference.operating_point import apply_operating_point
+from detseg3d.models.custom import check_network_is_named
+from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.weights import check_weights, load_weights
+from detseg3d.planning.appearance.training import TrainingAppearance
+from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.system.device import precision_in_use, resolve_device
+
+__all__ = ["LoadOptions", "LoadedModel", "load_model"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded.
+
+    Attributes
+    ----------
+    checkpoint : {"final", "best"}
+        Weights from the end of the training, or the weights with the best validation result.
+    device : str or None
+        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default CUDA if available.
+    use_mirroring : bool
+        Average over the mirrored copies that the plan names.
+    candidate_threshold, score_threshold : float or None
+        Used instead of the thresholds of the operating point or the plan. With a score threshold, the scan threshold
+        is not used.
+    use_operating_point : bool
+        Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
+    build_model : callable
+        Function from plans to a network, if the model was trained with a network other than DetSeg3D.
+    memory_gb : float or None
+        Memory in GB that a scan may take, including the scan itself; by default the free memory.
+    """
+
+    checkpoint: str = "final"
+    device: str | None = None
+    use_mirroring: bool = True
+    candidate_threshold: float | None = None
+    score_threshold: float | None = None
+    use_operating_point: bool = True
+    build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
+    memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The networks of a model, on ``device``, its plans with the thresholds in use, and its training scans."""
+
+    networks: list[DetSeg3D]
+    plans: Plans
+    device: torch.device
+    reference: TrainingAppearance | None
+
+
+def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: LoadOptions) -> LoadedModel:
+    """Load the folds of a results folder.
+
+    Parameters
+    ----------
+    folder : path
+        ``results/DatasetXXX_Name``, with ``fold_0``, ``fold_1``, …
+    folds : sequence or None
+        Names of the folds; ``None`` for all trained folds.
+    options : LoadOptions
+
+    Raises
+    ------
+    DetSeg3DError
+        If a fold, its weights or the description of its training scans are missing, the weights do not fit the plans,
+        the folds were trained with different plans, or the plans record a network that ``options`` do not name.
+    """
+    folder = Path(folder)
+    device = resolve_device(options.device)
+    chosen = fold_folders(folder, folds, options.checkpoint)
+    plans_of = [load_plans(fold.plans) for fold in chosen]
+    networks, references = [], []
+    for fold, plans in zip(chosen, plans_of, strict=True):
+        if not same_network(plans, plans_of[0]):
+            raise DetSeg3DError(
+                "the folds were trained with different plans",
+                file=fold.plans,
+                remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].path.name}",
+            )
+        networks.append(_load_network(fold, plans, options))
+        references.append(load_reference(fold, plans))
+    trained_in = sorted({str(plans.training.precision_used or "unknown") for plans in plans_of})
+    logger.info(
+        "model: %s, %s; trained in %s, predicts in %s",
+        folder.name,
+        ", ".join(fold.path.name for fold in chosen),
+        " and ".join(trained_in),
+        precision_in_use(device),
+    )
+    plans = _plans_in_use(folder, chosen, plans_of, options)
+    return LoadedModel(networks, plans, device, TrainingAppearance.pooled(references))
+
+
+def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSeg3D:
+    if options.build_model is DetSeg3D:
+        check_network_is_named(plans)
+    weights = fold.weights(options.checkpoint)
+    # Checked before a network of that size takes memory.
+    check_weights(plans, weights, options.build_model)
+    network = options.build_model(plans)
+    load_weights(network, weights)
+    return network
+
+
+def _plans_in_use(folder: Path, chosen: Sequence[FoldFolder], plans_of: Sequence[Plans], options: LoadOptions) -> Plans:
+    """Return the plans of the first fold with the thresholds that are used."""
+    plans = restrict_mirroring(plans_of[0], plans_of)
+    if options.use_operating_point:
+        weights = {fold.path.name: fold.weights(options.checkpoint) for fold in chosen}
+        plans = apply_operating_point(plans, folder, weights, options.use_mirroring)
+    thresholds = {"candidate_threshold": options.candidate_threshold, "score_threshold": options.score_threshold}
+    if options.score_threshold is not None:
+        # A user who states the score of a lesion means it in every scan.
+        thresholds["scan_threshold"] = 0.0
+    return plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})

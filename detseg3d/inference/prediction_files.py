@@ -1,0 +1,257 @@
+"""Files of a prediction: masks, boxes and scores of each case, and the tables of all cases of a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
+from detseg3d.core.orientation import StoredOrder
+from detseg3d.data.folders import PredictionFolder
+from detseg3d.data.images import file_ending, strip_ending, write_image
+from detseg3d.data.instance_classes import instance_class_record
+from detseg3d.inference.result import PredictedCandidate, PredictedLesion, Prediction
+from detseg3d.system.files import atomic_files, atomic_path, remove_files, write_text
+from detseg3d.system.json_files import read_json, write_json
+
+__all__ = [
+    "check_input_stays",
+    "check_inputs_stay",
+    "clear_cases",
+    "is_exported",
+    "write_case",
+    "write_tables",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) -> None:
+    """Write the result of a case: masks, instance map and, last, ``rois/CASE.json``, whose presence says "complete".
+
+    All files have the order of the scan's file: the voxels of masks and probabilities as well as boxes and centres.
+
+    A model of instance maps of several classes also gets ``instances/CASE.json`` with the class of each lesion.
+
+    Probabilities that an earlier prediction left are removed, if this one has none: they are not of this mask.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    case_id : str
+    folder : Path
+    ending : str
+        Of the masks, for example ``.nii.gz``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file cannot be written.
+    """
+    if prediction.probabilities is None:
+        remove_files(PredictionFolder(folder).probabilities(case_id))
+    with atomic_files(folder, str(PredictionFolder(Path()).record(case_id))) as place:
+        files = PredictionFolder(place)
+        semantic, instances = _mask_paths(place, case_id, ending)
+        write_image(prediction.semantic, prediction.geometry, semantic)
+        write_image(prediction.instances, prediction.geometry, instances)
+        if prediction.instance_classes is not None:
+            # As the labels of the training have it, so that both are evaluated alike.
+            write_json(instance_class_record(prediction.instance_classes), files.instance_classes(case_id))
+        if prediction.probabilities is not None:
+            with atomic_path(files.probabilities(case_id)) as temporary, temporary.open("wb") as handle:
+                probabilities = prediction.geometry.stored_order.to_stored(prediction.probabilities)
+                np.savez_compressed(handle, probabilities=probabilities)
+        stored, order = prediction.geometry.as_stored(), prediction.geometry.stored_order
+        record = {
+            "case_id": case_id,
+            "shape": list(stored.shape),
+            "spacing": list(stored.spacing),
+            "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
+            "candidate_limit": prediction.candidate_limit,
+            "limit_reached": prediction.limit_reached,
+            "similarity": None if prediction.similarity is None else prediction.similarity.to_json(),
+            "lesions": [
+                lesion.placed(order.box_to_stored(lesion.box), stored).to_json() for lesion in prediction.lesions
+            ],
+            "candidates": [
+                candidate.placed(order.box_to_stored(candidate.box), stored).to_json()
+                for candidate in prediction.candidates
+            ],
+            **dicom_record(prediction.geometry),
+        }
+        write_json(record, files.record(case_id))
+
+
+def _as_stored(entry: PredictedLesion | PredictedCandidate, geometry: Geometry, order: StoredOrder) -> dict[str, Any]:
+    """Return the record of a lesion or a candidate, with its place in the order in which the masks are written."""
+    return entry.placed(order.box_to_stored(entry.box), geometry).to_json()
+
+
+def dicom_record(geometry: Geometry) -> dict[str, Any]:
+    """Entry ``dicom`` of ``rois/CASE.json``: the series of each channel, ``None`` for another format.
+
+    The mask's slices are those of channel 0, in the same order. Without a DICOM channel there is no entry.
+    """
+    if not any(geometry.dicom):
+        return {}
+    return {"dicom": [None if identity is None else asdict(identity) for identity in geometry.dicom]}
+
+
+def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:
+    files = PredictionFolder(folder)
+    return [files.mask(case_id, ending), files.instances(case_id, ending)]
+
+
+def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = False) -> bool:
+    """Whether the result of a case is there and whole, with its ``probabilities`` if they are wanted."""
+    files = _mask_paths(folder, case_id, ending)
+    if probabilities:
+        files.append(PredictionFolder(folder).probabilities(case_id))
+    return PredictionFolder(folder).record(case_id).is_file() and all(path.is_file() for path in files)
+
+
+def check_inputs_stay(inputs: Sequence[Path], case_id: str, folder: Path, ending: str) -> None:
+    """Raise if a mask of a case would take the place of one of its ``inputs``: a scan may exist only once.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the mask or the instance map would be written to the file of a scan, by whatever name or link.
+    """
+    for mask in _mask_paths(folder, case_id, ending):
+        check_input_stays(inputs, mask)
+
+
+def check_input_stays(inputs: Sequence[Path], result: Path) -> None:
+    """Raise if the file ``result`` is one of the ``inputs``, by whatever name or link.
+
+    Raises
+    ------
+    DetSeg3DError
+        If it is.
+    """
+    for image in inputs:
+        if result.exists() and image.exists() and result.samefile(image):
+            raise DetSeg3DError(
+                "the result would take the place of the scan",
+                file=image,
+                value=f"a result named {result}",
+                remedy="choose another output folder or file",
+            )
+
+
+def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
+    """Remove all that is written of these cases, whatever the ending: what is written next must not mix with it.
+
+    Other files of the folder stay.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a file cannot be removed.
+    """
+    for place in PredictionFolder(folder).case_folders:
+        for path in sorted(place.glob("*")):
+            is_mask = file_ending(path) is not None and strip_ending(path) in case_ids
+            if not path.is_file() or not (is_mask or (path.suffix in (".json", ".npz") and path.stem in case_ids)):
+                continue
+            remove_files(path)
+
+
+_LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
+_BOX_COLUMNS = tuple(f"{corner}{end}" for end in (0, 1) for corner in "zyx")
+_CENTER_COLUMNS = ("center_x_mm", "center_y_mm", "center_z_mm")
+_CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "limit_reached", "unlike_training", "reasons")
+
+
+def write_tables(folder: Path) -> None:
+    """Write ``lesions.csv`` and ``cases.csv`` from all the cases of a folder.
+
+    Several processes may do so: each looks again after writing, until it has written what is there, so the one that
+    writes last has them all.
+    """
+    written, there = None, _records(folder)
+    while there != written:
+        lesions, cases = _tables([path for path, *_ in there])
+        write_text(lesions, PredictionFolder(folder).lesion_table)
+        write_text(cases, PredictionFolder(folder).case_table)
+        written, there = there, _records(folder)
+
+
+def _records(folder: Path) -> list[tuple[Path, int, int]]:
+    """Path, time and inode of each whole record, by case; hidden ones are being written, or never will be."""
+    found = []
+    for path in sorted(PredictionFolder(folder).records_folder.glob("*.json")):
+        if not path.name.startswith("."):
+            with suppress(FileNotFoundError):  # another process predicts the case anew
+                status = path.stat()
+                found.append((path, status.st_mtime_ns, status.st_ino))
+    return found
+
+
+def _tables(records: Sequence[Path]) -> tuple[str, str]:
+    """Text of both tables."""
+    lesions: list[Sequence[Any]] = [("case", *_LESION_COLUMNS, *_BOX_COLUMNS, *_CENTER_COLUMNS, "unlike_training")]
+    cases: list[Sequence[Any]] = [_CASE_COLUMNS]
+    for path in records:
+        try:
+            record = read_json(path)
+            rows, row = _lesion_rows(record), _case_row(record)
+        except (DetSeg3DError, AttributeError, KeyError, TypeError, ValueError) as error:
+            if path.exists():  # else another process predicts the case anew
+                # What lies in the folder from before must not cost the tables of what was predicted now.
+                logger.warning("%s is not a record of a prediction and is left out of the tables: %s", path, error)
+            continue
+        lesions += rows
+        cases.append(row)
+    return _csv(lesions), _csv(cases)
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    handle = io.StringIO()
+    csv.writer(handle, lineterminator="\n").writerows(rows)
+    return handle.getvalue()
+
+
+def _lesion_rows(record: Any) -> list[list[Any]]:
+    rows = []
+    for lesion in record["lesions"]:
+        # Scores are written whole: rounded ones would be ties, and whoever evaluates the table goes by their order.
+        values = [lesion[name] if name == "score" else _rounded(lesion[name]) for name in _LESION_COLUMNS]
+        place = [_rounded(value) for value in (*lesion["box"], *lesion["center_world"])]
+        rows.append([record["case_id"], *values, *place, _unlike(record)])
+    return rows
+
+
+def _case_row(record: Any) -> list[Any]:
+    """A case, with or without lesions; without lesions it has no best score."""
+    lesions, similarity = record["lesions"], record.get("similarity") or {}
+    return [
+        record["case_id"],
+        len(lesions),
+        max((lesion["score"] for lesion in lesions), default=""),
+        _rounded(float(sum(lesion["volume_mm3"] for lesion in lesions))),
+        "yes" if record.get("limit_reached") else "no",
+        _unlike(record),
+        "; ".join(similarity.get("reasons", ())),
+    ]
+
+
+def _unlike(record: Any) -> str:
+    """Whether the scan is unlike the training scans; empty if nobody compared them."""
+    similarity = record.get("similarity")
+    return "" if similarity is None else ("yes" if similarity["unlike_training"] else "no")
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else value

@@ -1,0 +1,211 @@
+"""Predicting files: from scans on disk to masks, boxes and tables on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.dataset import RawCase
+from detseg3d.data.folders import PredictionFolder
+from detseg3d.data.images import file_ending, write_image
+from detseg3d.inference.candidates import Candidates
+from detseg3d.inference.candidates import save_candidates as write_candidates
+from detseg3d.inference.input_options import InputOptions
+from detseg3d.inference.no_lesions import CaseOutcome, explain_no_lesions
+from detseg3d.inference.prediction_files import (
+    check_input_stays,
+    check_inputs_stay,
+    is_exported,
+    write_case,
+    write_tables,
+)
+from detseg3d.inference.predictor import Predictor
+from detseg3d.inference.result import Prediction
+from detseg3d.system.files import check_writable, remove_files
+from detseg3d.system.memory import is_out_of_memory, out_of_memory
+from detseg3d.system.signals import raise_if_interrupted
+from detseg3d.system.workers import is_bar_shown, release_frames
+
+__all__ = ["OutputOptions", "predict_cases", "predict_file"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a prediction writes.
+
+    Attributes
+    ----------
+    ending : str or None
+        Format of the masks; by default the format of each case's scan (``.nii.gz`` for DICOM).
+    continue_prediction : bool
+        Skip cases whose result is complete.
+    save_probabilities : bool
+        Also write ``probabilities/CASE.npz``.
+    save_candidates : bool
+        Also write ``candidates/CASE.npz``, from which thresholds can be chosen later.
+    show_progress : bool
+        Show a progress bar if the standard error output is a terminal.
+    """
+
+    ending: str | None = None
+    continue_prediction: bool = False
+    save_probabilities: bool = False
+    save_candidates: bool = False
+    show_progress: bool = True
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[RawCase],
+    output_folder: str | Path,
+    inputs: InputOptions | None = None,
+    output: OutputOptions | None = None,
+) -> dict[str, str]:
+    """Predict cases and write the result of each one. A case that fails is reported, and the others go on.
+
+    A case fails if its result would replace its scan. The scan stays.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    cases : sequence of RawCase
+        From :meth:`~detseg3d.inference.predictor.Predictor.list_inputs`.
+    output_folder : path
+    inputs : InputOptions, optional
+        How images are read.
+    output : OutputOptions, optional
+        What is written.
+
+    Returns
+    -------
+    dict
+        Error message of each case that failed, by case id.
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``output_folder`` cannot be written, or the tables of lesions and cases cannot.
+    """
+    inputs, output = inputs or InputOptions(), output or OutputOptions()
+    folder = Path(output_folder)
+    if cases:
+        check_writable(folder)
+    failures: dict[str, str] = {}
+    outcomes: dict[str, CaseOutcome] = {}
+    bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(output.show_progress))
+    for case in bar:
+        ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
+        if output.continue_prediction and _is_complete(folder, case.case_id, ending, output):
+            logger.info("%s: complete already", case.case_id)
+            continue
+        try:
+            check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
+            outcome = _predict_case(predictor, case, folder, inputs, output)
+        except DetSeg3DError as error:
+            raise_if_interrupted()
+            failures[case.case_id] = str(error)
+        except Exception as error:
+            raise_if_interrupted()
+            # An error that nobody foresaw must not lose the results of the other scans.
+            logger.debug("%s failed", case.case_id, exc_info=True)
+            failures[case.case_id] = _reason(error)
+            release_frames(error)
+        else:
+            outcomes[case.case_id] = outcome
+            logger.info("%s: %d lesion(s)", case.case_id, outcome.lesions)
+    for case_id, message in failures.items():
+        logger.error("%s failed: %s", case_id, message)
+    if len(outcomes) + len(failures) == len(cases):
+        _warn_without_lesions(predictor, outcomes)
+    if folder.exists():
+        write_tables(folder)
+    return failures
+
+
+def predict_file(
+    predictor: Predictor, case: RawCase, file: str | Path, inputs: InputOptions | None = None
+) -> Prediction:
+    """Predict one case and write its semantic mask to ``file``, and nothing else.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    case : RawCase
+    file : path
+        Its ending decides the format, which may differ from that of the scan.
+    inputs : InputOptions, optional
+        How images are read.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the scan cannot be used, is too large for the memory or would be replaced, or if the file cannot be written.
+    """
+    path = Path(file)
+    check_input_stays([image.path for image in case.images], path)
+    check_writable(path.parent)
+    try:
+        images, geometry = predictor.read(case, inputs or InputOptions())
+        candidates = predictor.find_candidates(images, geometry)
+        similarity = predictor.compare(images, geometry, case.case_id)
+        prediction = predictor.describe(candidates, geometry, similarity=similarity)
+        write_image(prediction.semantic, prediction.geometry, path)
+    except DetSeg3DError:
+        raise_if_interrupted()
+        raise
+    except Exception as error:
+        raise_if_interrupted()
+        raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0].path) from error
+    logger.info("%s: %d lesion(s)", case.case_id, len(prediction.lesions))
+    predictor.warn_of_limit(prediction, case.case_id)
+    _warn_without_lesions(predictor, {case.case_id: _outcome(prediction, candidates)})
+    return prediction
+
+
+def _is_complete(folder: Path, case_id: str, ending: str, output: OutputOptions) -> bool:
+    has_candidates = not output.save_candidates or PredictionFolder(folder).candidates(case_id).is_file()
+    return has_candidates and is_exported(folder, case_id, ending, output.save_probabilities)
+
+
+def _predict_case(
+    predictor: Predictor, case: RawCase, folder: Path, inputs: InputOptions, output: OutputOptions
+) -> CaseOutcome:
+    """Predict and write one case. The memory that the case took is free when this returns."""
+    images, geometry = predictor.read(case, inputs)
+    candidates = predictor.find_candidates(images, geometry, loose=output.save_candidates)
+    similarity = predictor.compare(images, geometry, case.case_id)
+    stored = PredictionFolder(folder).candidates(case.case_id)
+    if output.save_candidates:
+        write_candidates(candidates, stored)
+        candidates = candidates.admitted(predictor.plans.inference)
+    else:
+        # An earlier prediction, perhaps by another model, may have left candidates.
+        remove_files(stored)
+    prediction = predictor.describe(candidates, geometry, output.save_probabilities, similarity)
+    predictor.warn_of_limit(prediction, case.case_id)
+    ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
+    write_case(prediction, case.case_id, folder, ending)
+    return _outcome(prediction, candidates)
+
+
+def _warn_without_lesions(predictor: Predictor, outcomes: Mapping[str, CaseOutcome]) -> None:
+    message = explain_no_lesions(outcomes, predictor.plans.inference)
+    if message is not None:
+        logger.warning("%s", message)
+
+
+def _reason(error: Exception) -> str:
+    """Describe an error that nobody foresaw."""
+    return str(out_of_memory(error)) if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+
+
+def _outcome(prediction: Prediction, candidates: Candidates) -> CaseOutcome:
+    scores = [candidate.score for candidate in prediction.candidates]
+    return CaseOutcome(len(prediction.lesions), candidates.highest_detection, max(scores, default=None))
