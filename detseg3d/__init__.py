@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from detseg3d.evaluation.folders import evaluate_folders
     from detseg3d.evaluation.options import EvaluationInput
     from detseg3d.inference.predictor import Predictor
-    from detseg3d.inference.result import CasePrediction as Prediction
+    from detseg3d.inference.result import Prediction
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.pipeline.convert import convert_folders as convert
     from detseg3d.pipeline.exchange import export_model, install_model
@@ -86,7 +86,7 @@ _HOMES = {
     "EvaluationInput": ("detseg3d.evaluation.options", "EvaluationInput"),
     "Image": ("detseg3d.data.image", "Image"),
     "Plans": ("detseg3d.planning.plans", "Plans"),
-    "Prediction": ("detseg3d.inference.result", "CasePrediction"),
+    "Prediction": ("detseg3d.inference.result", "Prediction"),
     "Predictor": ("detseg3d.inference.predictor", "Predictor"),
     "PrepareOptions": ("detseg3d.pipeline.prepare", "PrepareOptions"),
     "TrainingOptions": ("detseg3d.training.options", "TrainingOptions"),

@@ -12,7 +12,7 @@ from detseg3d.api.images import ImageLike, as_image
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.image import Image
-from detseg3d.inference.result import CasePrediction
+from detseg3d.inference.result import Prediction
 from detseg3d.reporting.pictures.case_view import CaseView, LesionMap
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["draw"]
 
 def draw(
     image: ImageLike,
-    prediction: CasePrediction | ImageLike | None = None,
+    prediction: Prediction | ImageLike | None = None,
     truth: ImageLike | None = None,
     *,
     spacing: Sequence[float] | None = None,
@@ -36,7 +36,7 @@ def draw(
     ----------
     image : image
         One channel of the scan: a path, an array ``(Z, Y, X)``, or an image of SimpleITK or nibabel.
-    prediction : CasePrediction or image, optional
+    prediction : Prediction or image, optional
         A result of :func:`~detseg3d.api.prediction.predict`, or a mask. The lesions of a mask are the 26-connected
         components of its values except 0.
     truth : image, optional
@@ -89,14 +89,14 @@ def _spacing_of(image: ImageLike, spacing: Sequence[float] | None) -> Sequence[f
     return spacing if isinstance(image, np.ndarray) else None
 
 
-def _predicted(prediction: CasePrediction | ImageLike, scan: Image, spacing: Sequence[float] | None) -> LesionMap:
-    if not isinstance(prediction, CasePrediction):
+def _predicted(prediction: Prediction | ImageLike, scan: Image, spacing: Sequence[float] | None) -> LesionMap:
+    if not isinstance(prediction, Prediction):
         return _lesions(as_image(prediction, _spacing_of(prediction, spacing)), scan, "prediction")
     _check_grid(Image(prediction.instances, prediction.geometry), scan, "prediction")
     return LesionMap(
         prediction.instances,
-        boxes={lesion["id"]: tuple(lesion["box"]) for lesion in prediction.lesions},
-        scores={lesion["id"]: lesion["score"] for lesion in prediction.lesions},
+        boxes={lesion.id: lesion.box for lesion in prediction.lesions},
+        scores={lesion.id: lesion.score for lesion in prediction.lesions},
     )
 
 

@@ -11,14 +11,14 @@ from detseg3d.api.images import ImageLike, as_image
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.arrays import evaluate_arrays
 from detseg3d.evaluation.metrics import CaseMetrics
-from detseg3d.inference.result import CasePrediction
+from detseg3d.inference.result import Prediction
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
     truth: ImageLike,
-    prediction: CasePrediction | ImageLike,
+    prediction: Prediction | ImageLike,
     *,
     spacing: Sequence[float] | None = None,
     classes: Mapping[str, int] | None = None,
@@ -33,7 +33,7 @@ def evaluate(
     ----------
     truth : image
         True mask: a path, an array ``(Z, Y, X)``, or an image of SimpleITK or nibabel.
-    prediction : CasePrediction or image
+    prediction : Prediction or image
         A result of :func:`~detseg3d.api.prediction.predict`, or a mask on the grid of ``truth``.
     spacing : 3 floats, optional
         Voxel spacing in mm ``(z, y, x)``, required if both masks are arrays. If one mask is an array and the other
@@ -64,7 +64,7 @@ def evaluate(
     >>> case.overall.detection["any"].recall, round(case.dice, 3)
     (0.5, 0.571)
     """
-    if isinstance(prediction, CasePrediction):
+    if isinstance(prediction, Prediction):
         from detseg3d.data.image import Image
 
         prediction = Image(prediction.semantic, prediction.geometry)

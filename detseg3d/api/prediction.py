@@ -7,9 +7,11 @@ from pathlib import Path
 
 from detseg3d.api.images import ImageLike, as_channels
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.model_file import opened_model
 from detseg3d.inference.predictor import Predictor
-from detseg3d.inference.result import CasePrediction
+from detseg3d.inference.result import Prediction
+from detseg3d.pipeline.predict import OutputOptions, predict_cases
 
 __all__ = ["predict", "predict_folder"]
 
@@ -22,7 +24,7 @@ def predict(
     folds: Sequence[str | int] | None = None,
     device: str | None = None,
     probabilities: bool = False,
-) -> CasePrediction:
+) -> Prediction:
     """Find and outline the lesions of one scan.
 
     Parameters
@@ -44,7 +46,7 @@ def predict(
 
     Returns
     -------
-    CasePrediction
+    Prediction
         Masks, lesions with scores and boxes, and the geometry. Masks are in canonical axis order;
         ``to_simpleitk(prediction.instances, prediction.geometry)`` restores the axis order of the input.
 
@@ -57,7 +59,7 @@ def predict(
     --------
     >>> import detseg3d
     >>> prediction = detseg3d.predict("scan.nii.gz", "results/Dataset101_SynthMS")  # doctest: +SKIP
-    >>> prediction.lesions[0]["score"], prediction.instances.max()                  # doctest: +SKIP
+    >>> prediction.lesions[0].score, prediction.instances.max()                     # doctest: +SKIP
     (0.93, 4)
     """
     channels, geometry = as_channels(images, spacing)
@@ -105,13 +107,14 @@ def predict_folder(
     >>> failed = detseg3d.predict_folder("scans", "predictions", "results/Dataset101_SynthMS")  # doctest: +SKIP
     """
     predictor = _predictor(model, folds, device)
-    return predictor.predict_files(predictor.list_inputs(source), output, show_progress=show_progress)
+    options = OutputOptions(show_progress=show_progress)
+    return predict_cases(predictor, predictor.list_inputs(source), output, output=options)
 
 
 def _predictor(model: str | Path | Predictor, folds: Sequence[str | int] | None, device: str | None) -> Predictor:
     if not isinstance(model, Predictor):
         with opened_model(model) as folder:
-            return Predictor.from_model_folder(folder, folds, device=device)
+            return Predictor.from_model_folder(folder, folds, LoadOptions(device=device))
     if folds is not None or device is not None:
         raise DetSeg3DError(
             "a loaded model has its folds and its device already",

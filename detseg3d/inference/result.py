@@ -19,6 +19,7 @@ from detseg3d.planning.plans import Plans
 __all__ = ["PredictedCandidate", "PredictedLesion", "Prediction", "describe_case"]
 
 Point = tuple[float, float, float]
+Box = tuple[float, float, float, float, float, float]
 Placed = TypeVar("Placed", bound="_Placed")
 
 
@@ -48,7 +49,7 @@ class _Placed:
     score: float
     detection_score: float
     roi_score: float
-    box: tuple[float, ...]
+    box: Box
     box_world: tuple[Point, Point]
     center: Point
     center_world: Point
