@@ -1,4 +1,4 @@
-"""Images whose voxels or place are not what an image is made of. Damaged MetaImage files: test_metaimage.py."""
+"""Images with damaged or unusable voxels or geometry. For damaged MetaImage files see test_metaimage.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def nifti(path: Path, array: Any = ARRAY, affine: Any = None) -> Path:
 
 
 @pytest.mark.parametrize("cut", [1, 8, 30])
-def test_compressed_nifti_that_misses_its_end_is_an_error(tmp_path: Path, cut: int) -> None:
+def test_truncated_compressed_nifti_is_an_error(tmp_path: Path, cut: int) -> None:
     file = nifti(tmp_path / "a.nii.gz")
     file.write_bytes(file.read_bytes()[:-cut])
     with pytest.raises(DetSeg3DError) as caught:
@@ -38,7 +38,7 @@ def test_compressed_nifti_that_misses_its_end_is_an_error(tmp_path: Path, cut: i
 
 
 def test_compressed_nifti_with_a_changed_voxel_is_an_error(tmp_path: Path) -> None:
-    # Stored, not deflated: the change alters one voxel and nothing but the checksum tells.
+    # The bytes are stored without compression, so the change alters one voxel, and only the checksum shows it.
     file = nifti(tmp_path / "a.nii.gz")
     stored = bytearray(gzip.compress(gzip.decompress(file.read_bytes()), compresslevel=0))
     stored[-300] ^= 1
@@ -48,13 +48,13 @@ def test_compressed_nifti_with_a_changed_voxel_is_an_error(tmp_path: Path) -> No
 
 
 def stored_voxels(file: Path) -> np.ndarray:
-    """Voxels in the order of the file, ``(z, y, x)``."""
+    """Return the voxels in the order of the file, ``(z, y, x)``."""
     array, geometry = read_image(file)
     return geometry.stored_order.to_stored(array)
 
 
 def member(count: int, level: int = 9) -> bytes:
-    """A gzip member of so many zeros."""
+    """Return a gzip member of this number of zeros."""
     return gzip.compress(bytes(count), level)
 
 
@@ -63,7 +63,7 @@ def member(count: int, level: int = 9) -> bytes:
     [bytes(512), b"junk", gzip.compress(b"more"), b"\x1f\x8b", b"x" * 65000],
     ids=["zeros", "junk", "another member", "the beginning of a member", "text"],
 )
-def test_a_little_behind_the_compressed_voxels_does_no_harm(tmp_path: Path, behind: bytes) -> None:
+def test_a_few_bytes_after_the_compressed_voxels_are_ignored(tmp_path: Path, behind: bytes) -> None:
     file = nifti(tmp_path / "a.nii.gz")
     file.write_bytes(file.read_bytes() + behind)
     np.testing.assert_array_equal(stored_voxels(file), ARRAY.T)
@@ -86,7 +86,7 @@ def test_compressed_voxels_may_lie_in_several_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["members behind", "one member", "empty members first", "padding", "other data"])
-def test_work_is_bounded_by_what_the_header_needs(tmp_path: Path, kind: str) -> None:
+def test_work_is_limited_by_the_size_in_the_header(tmp_path: Path, kind: str) -> None:
     content = nifti(tmp_path / "a.nii").read_bytes()
     bombs = {
         "members behind": gzip.compress(content) + member(1 << 24) * 300,
@@ -119,7 +119,7 @@ def test_a_plain_file_far_longer_than_its_voxels_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("offset", [1e30, -1.0, 353.0 + (1 << 29), np.nan])
-def test_an_impossible_place_of_the_voxels_is_an_error(tmp_path: Path, offset: float) -> None:
+def test_an_impossible_offset_of_the_voxels_is_an_error(tmp_path: Path, offset: float) -> None:
     content = bytearray(nifti(tmp_path / "a.nii").read_bytes())
     content[108:112] = np.float32(offset).tobytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content))
@@ -128,7 +128,7 @@ def test_an_impossible_place_of_the_voxels_is_an_error(tmp_path: Path, offset: f
     assert error.value.file == tmp_path / "a.nii.gz"
 
 
-def test_extensions_before_the_voxels_are_passed_over(tmp_path: Path) -> None:
+def test_extensions_before_the_voxels_are_skipped(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(ARRAY, np.eye(4))
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 300_000))
     for ending in (".nii", ".nii.gz"):
@@ -176,7 +176,7 @@ def test_voxels_are_those_of_nibabel(
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".npy"])
-def test_a_header_that_claims_terabytes_takes_no_memory(tmp_path: Path, ending: str) -> None:
+def test_a_header_that_states_terabytes_takes_no_memory(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"a{ending}"
     if ending == ".npy":
         with open(file, "wb") as handle:
@@ -234,7 +234,7 @@ def test_colour_in_a_nifti_is_named(tmp_path: Path) -> None:
         np.array([[1, 0, 0, np.inf], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
     ],
 )
-def test_an_affine_that_spans_no_volume_is_refused(tmp_path: Path, affine: np.ndarray) -> None:
+def test_a_singular_affine_is_refused(tmp_path: Path, affine: np.ndarray) -> None:
     image = nibabel.Nifti1Image(ARRAY, None)
     image.header["sform_code"] = 1
     for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
@@ -254,7 +254,7 @@ def test_a_sheared_grid_of_micrometres_is_not_singular(tmp_path: Path) -> None:
     assert read_geometry(tmp_path / "a.nii").spacing[2] == pytest.approx(2e-5)
 
 
-def test_an_origin_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_an_origin_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     content = bytearray(nifti(tmp_path / "a.nii").read_bytes())
     content[252:256] = np.array([1, 0], np.int16).tobytes()  # qform_code, sform_code
     content[268:272] = np.float32(np.nan).tobytes()  # qoffset_x
@@ -273,7 +273,7 @@ def test_npy_that_is_an_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_npy_that_is_cut_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A mapped file that its writer cuts ends the process.
+    # If the file were mapped into memory, shortening it would end the process.
     file = tmp_path / "a.npy"
     np.save(file, np.zeros((20, 512, 512), np.float32))
     empty = np.empty
@@ -302,7 +302,7 @@ def test_npy_with_a_header_of_gigabytes_is_refused(tmp_path: Path, version: tupl
     tracemalloc.stop()
 
 
-def test_npy_with_a_header_that_is_no_python_is_refused(tmp_path: Path) -> None:
+def test_npy_with_a_header_that_is_not_valid_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", ARRAY)
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes().replace(b"}", b"("))
     with pytest.raises(DetSeg3DError) as caught:
@@ -332,7 +332,7 @@ def test_an_image_without_voxels_is_refused(tmp_path: Path) -> None:
     assert caught.value.file == tmp_path / "a.npy" and str(caught.value.value).startswith("3D")
 
 
-def test_whole_files_are_read_as_before(tmp_path: Path) -> None:
+def test_complete_files_are_read(tmp_path: Path) -> None:
     for ending in (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".npy"):
         write_image(ARRAY, Geometry(ARRAY.shape), tmp_path / f"a{ending}")
         np.testing.assert_array_equal(read_image(tmp_path / f"a{ending}")[0], ARRAY)

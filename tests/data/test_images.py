@@ -41,7 +41,7 @@ def write_oblique(path: Path, seed: int = 0) -> SimpleITK.Image:
 
 
 def as_stored(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
-    """What was read, in the order of the file."""
+    """Return an image in the axis order of its file."""
     return geometry.stored_order.to_stored(array), geometry.as_stored()
 
 
@@ -50,13 +50,13 @@ def place(image: SimpleITK.Image) -> tuple[tuple[float, ...], ...]:
 
 
 @pytest.mark.parametrize("ending", GEOMETRIC)
-def test_reading_gives_voxels_dtype_and_place_of_the_file(tmp_path: Path, ending: str) -> None:
+def test_reading_gives_voxels_data_type_and_geometry_of_the_file(tmp_path: Path, ending: str) -> None:
     expected = write_oblique(tmp_path / f"a{ending}")
     array, geometry = as_stored(*read_image(tmp_path / f"a{ending}"))
     np.testing.assert_array_equal(array, ARRAY)
     assert array.dtype == np.int16
     assert geometry.shape == SHAPE
-    # NIfTI stores single precision, which SimpleITK and nibabel unfold in different last digits.
+    # NIfTI stores single precision. SimpleITK and nibabel convert it with different last digits.
     tolerance = 3e-7 if ending.startswith(".nii") else 0
     np.testing.assert_allclose(geometry.spacing, expected.GetSpacing()[::-1], rtol=tolerance)
     np.testing.assert_allclose(geometry.origin, expected.GetOrigin(), rtol=tolerance)
@@ -65,7 +65,7 @@ def test_reading_gives_voxels_dtype_and_place_of_the_file(tmp_path: Path, ending
 
 @pytest.mark.parametrize("ending", GEOMETRIC)
 @pytest.mark.parametrize("seed", range(6))
-def test_a_result_lies_where_its_input_lies_to_the_bit(tmp_path: Path, ending: str, seed: int) -> None:
+def test_a_result_has_the_geometry_of_its_input_to_the_bit(tmp_path: Path, ending: str, seed: int) -> None:
     # SimpleITK alone changes the last digits of the direction in most oblique NIfTI and NRRD files.
     expected = write_oblique(tmp_path / f"a{ending}", seed)
     _, geometry = read_image(tmp_path / f"a{ending}")
@@ -92,7 +92,7 @@ def test_nifti_forms_and_units_are_copied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(old["pixdim"][:4], new["pixdim"][:4])
 
 
-def test_the_scaling_of_the_input_is_not_put_on_the_result(tmp_path: Path) -> None:
+def test_the_scaling_of_the_input_is_not_applied_to_the_result(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.ones(SHAPE, np.float32), np.eye(4))
     image.header.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / "a.nii")
@@ -102,7 +102,7 @@ def test_the_scaling_of_the_input_is_not_put_on_the_result(tmp_path: Path) -> No
     np.testing.assert_array_equal(read_image(tmp_path / "b.nii")[0], mask)
 
 
-def test_a_big_endian_nifti_keeps_its_place(tmp_path: Path) -> None:
+def test_a_big_endian_nifti_keeps_its_geometry(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(ARRAY, np.diag([2.0, 2.0, 3.0, 1.0]), nibabel.Nifti1Header(endianness=">"))
     nibabel.save(image, tmp_path / "a.nii")
     array, geometry = read_image(tmp_path / "a.nii")
@@ -145,7 +145,7 @@ def test_a_sheared_grid_without_header_is_written_from_its_affine(tmp_path: Path
 
 
 @pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
-def test_a_sheared_grid_goes_into_any_format_and_comes_back(tmp_path: Path, ending: str) -> None:
+def test_a_sheared_grid_survives_in_every_format(tmp_path: Path, ending: str) -> None:
     nibabel.save(nibabel.Nifti1Image(ARRAY, SHEAR), tmp_path / "a.nii.gz")
     array, geometry = read_image(tmp_path / "a.nii.gz")
     write_image(array, geometry, tmp_path / f"b{ending}")
@@ -156,7 +156,7 @@ def test_a_sheared_grid_goes_into_any_format_and_comes_back(tmp_path: Path, endi
     assert read_geometry(tmp_path / f"c{ending}") == other
 
 
-def test_a_changed_geometry_is_not_overruled_by_the_copied_header(tmp_path: Path) -> None:
+def test_a_copied_header_does_not_replace_a_changed_geometry(tmp_path: Path) -> None:
     write_oblique(tmp_path / "a.nii.gz")
     geometry = dataclasses.replace(read_geometry(tmp_path / "a.nii.gz"), spacing=(9.0, 8.0, 7.0))
     write_image(np.zeros(geometry.shape, np.uint8), geometry, tmp_path / "b.nii.gz")
@@ -164,7 +164,7 @@ def test_a_changed_geometry_is_not_overruled_by_the_copied_header(tmp_path: Path
 
 
 @pytest.mark.parametrize("ending", GEOMETRIC)
-def test_another_format_keeps_the_place_within_rounding(tmp_path: Path, ending: str) -> None:
+def test_another_format_keeps_the_geometry_within_rounding(tmp_path: Path, ending: str) -> None:
     write_oblique(tmp_path / "a.mha")
     array, geometry = read_image(tmp_path / "a.mha")
     write_image(array, geometry, tmp_path / f"b{ending}")
@@ -175,7 +175,7 @@ def test_another_format_keeps_the_place_within_rounding(tmp_path: Path, ending: 
 
 @pytest.mark.parametrize("ending", [*GEOMETRIC, ".npy"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int16", "int32", "int64", "float32", "float64"])
-def test_data_types_survive(tmp_path: Path, ending: str, dtype: str) -> None:
+def test_data_types_are_kept(tmp_path: Path, ending: str, dtype: str) -> None:
     array = np.array([[[0, 1, np.iinfo(dtype).max if dtype[0] in "ui" else 0.5]]], dtype)
     write_image(array, Geometry((1, 1, 3)), tmp_path / f"a{ending}")
     again, _ = read_image(tmp_path / f"a{ending}")
@@ -183,7 +183,7 @@ def test_data_types_survive(tmp_path: Path, ending: str, dtype: str) -> None:
     np.testing.assert_array_equal(again, array)
 
 
-def test_bool_and_half_precision_are_written_as_what_formats_know(tmp_path: Path) -> None:
+def test_bool_and_half_precision_become_types_of_the_formats(tmp_path: Path) -> None:
     write_image(np.ones((1, 1, 1), bool), Geometry((1, 1, 1)), tmp_path / "a.nii.gz")
     write_image(np.full((1, 1, 1), 0.5, np.float16), Geometry((1, 1, 1)), tmp_path / "b.nii.gz")
     assert read_image(tmp_path / "a.nii.gz")[0].dtype == np.uint8
@@ -191,7 +191,7 @@ def test_bool_and_half_precision_are_written_as_what_formats_know(tmp_path: Path
 
 
 @pytest.mark.parametrize("ending", [*GEOMETRIC, ".npy"])
-def test_names_with_spaces_and_unicode_work_and_no_temporary_file_stays(tmp_path: Path, ending: str) -> None:
+def test_names_may_have_spaces_and_unicode_and_no_temporary_file_remains(tmp_path: Path, ending: str) -> None:
     folder = tmp_path / "größe 1"
     write_image(ARRAY, Geometry(SHAPE), folder / f"Fall é 1{ending}")
     np.testing.assert_array_equal(read_image(folder / f"Fall é 1{ending}")[0], ARRAY)
@@ -232,7 +232,7 @@ def test_npy_of_objects_is_never_unpickled(tmp_path: Path) -> None:
     assert caught.value.file == tmp_path / "a.npy"
 
 
-def test_a_missing_file_and_an_unknown_format_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_unknown_format_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError) as caught:
         read_image(tmp_path / "a.nii.gz")
     assert caught.value.file == tmp_path / "a.nii.gz" and caught.value.remedy == "check the path"
@@ -375,7 +375,7 @@ def test_voxels_are_in_memory_and_survive_the_file(tmp_path: Path) -> None:
     assert type(array) is np.ndarray
 
 
-def test_scaled_integers_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
+def test_scaled_integers_are_read_as_scaled_values(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.array([[[1, 2, 3]]], np.int16), np.eye(4))
     image.header.set_slope_inter(2.0, -1024.0)
     nibabel.save(image, tmp_path / "a.nii")
@@ -390,9 +390,7 @@ def test_scaled_integers_are_read_as_what_they_stand_for(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_spacing_that_came_from_single_precision_is_the_decimal_that_was_meant(
-    tmp_path: Path, ending: str, seed: int
-) -> None:
+def test_a_spacing_in_single_precision_is_read_as_the_intended_decimal(tmp_path: Path, ending: str, seed: int) -> None:
     spacing = (1.2, 0.7, 3.3)
     image = SimpleITK.GetImageFromArray(ARRAY)
     image.SetSpacing([float(np.float32(length)) for length in spacing])  # as SimpleITK reads it from NIfTI

@@ -29,7 +29,7 @@ def make_image(order: tuple[int, ...] = (0, 1, 2), signs: tuple[int, ...] = (1, 
 
 
 @pytest.mark.parametrize(("order", "signs"), ORDERS)
-def test_every_voxel_keeps_its_place_in_the_patient(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_every_voxel_keeps_its_position_in_the_patient(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     image = make_image(order, signs)
     array, geometry = from_simpleitk(image)
     np.testing.assert_allclose(np.reshape(geometry.direction, (3, 3)), np.eye(3))
@@ -86,7 +86,7 @@ def test_other_images_are_refused(image: SimpleITK.Image) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [(bool, np.uint8), (np.float16, np.float32), (np.uint32, np.uint32)])
-def test_types_that_simpleitk_does_not_have_become_the_next_larger(dtype: type, stored: type) -> None:
+def test_types_missing_in_simpleitk_become_the_next_larger_type(dtype: type, stored: type) -> None:
     image = to_simpleitk(np.ones((2, 3, 4), dtype), Geometry((2, 3, 4)))
     assert SimpleITK.GetArrayViewFromImage(image).dtype == stored
 

@@ -1,4 +1,4 @@
-"""One scan stored in all 48 orders and directions of its axes: one canonical volume, and each file again to the bit."""
+"""One scan stored in all 48 orders and directions of its axes: each file gives the same canonical volume."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MATRICES = {
 
 
 def in_order(matrix: np.ndarray, order: tuple[int, ...], signs: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The scan with its axes in this order and direction: array ``(x, y, z)`` and affine to RAS; by nibabel's rules."""
+    """Return the scan with its axes in this order and direction, by nibabel: array ``(x, y, z)`` and affine to RAS."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = matrix, (-50.3, 20.7, 110.1)
     turn = np.zeros((4, 4))
@@ -106,7 +106,7 @@ def test_48_files_of_other_formats_are_the_volume_of_the_nifti_file(tmp_path: Pa
         assert (again.GetOrigin(), again.GetDirection()) == (given.GetOrigin(), given.GetDirection())
 
 
-def test_a_header_without_a_place_keeps_its_codes(tmp_path: Path) -> None:
+def test_a_header_without_a_geometry_keeps_its_codes(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(VOLUME, None)
     image.header.set_zooms(SPACING)
     nibabel.save(image, tmp_path / "a.nii")
@@ -139,7 +139,7 @@ def test_read_geometry_is_that_of_the_volume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", range(0, 48, 5))
-def test_an_array_goes_in_the_order_of_the_file_beside_it(tmp_path: Path, index: int) -> None:
+def test_an_array_has_the_axis_order_of_the_file_beside_it(tmp_path: Path, index: int) -> None:
     array, affine = in_order(MATRICES["oblique"], *ORDERS[index])
     save_nifti(tmp_path / "a.nii", array, affine, False)
     np.save(tmp_path / "a.npy", array.transpose(2, 1, 0))  # as SimpleITK gives it

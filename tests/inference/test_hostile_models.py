@@ -1,4 +1,4 @@
-"""Model folders of strangers, and damaged ones, given to the real command: each is one error with a name."""
+"""Hostile and damaged model folders, given to the real command: each gives one error that names the problem."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refusal(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Predict with the model; the message of the one error that must come."""
+    """Predict with the model and return the message of the single expected error."""
 
     def run() -> str:
         image = make_scan(101)[0]
@@ -51,7 +51,7 @@ def refusal(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if a network with memory is made: a hostile model must be refused before."""
+    """Fail if memory is allocated for a network: a hostile model must be refused before."""
     make = DetSeg3D.__init__
 
     def watch(self: DetSeg3D, *arguments: Any) -> None:
@@ -101,7 +101,7 @@ def test_plans_of_an_absurd_network_are_refused(
 
 
 @pytest.mark.usefixtures("no_network")
-def test_plans_of_a_large_network_need_weights_as_large(model: Path, refusal: Callable[[], str]) -> None:
+def test_plans_of_a_large_network_need_weights_of_the_same_size(model: Path, refusal: Callable[[], str]) -> None:
     edit_plans(model, "stage1", channels=[1024, 2048])
     assert "the weights do not fit the plans" in refusal()
 
@@ -115,7 +115,7 @@ def test_truncated_weights_are_refused(model: Path, refusal: Callable[[], str], 
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_header_that_promises_more_than_the_file_is_refused(model: Path, refusal: Callable[[], str]) -> None:
+def test_a_header_that_states_more_than_the_file_holds_is_refused(model: Path, refusal: Callable[[], str]) -> None:
     path = model / "fold_0" / WEIGHTS
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -128,7 +128,7 @@ def test_a_header_that_promises_more_than_the_file_is_refused(model: Path, refus
 
 @pytest.mark.usefixtures("no_network")
 def test_a_sparse_file_of_huge_weights_is_refused_unread(model: Path, refusal: Callable[[], str]) -> None:
-    """A file may have holes: 4 TB of zeros take no room on the disk, and would in memory."""
+    """A file may have holes: 4 TB of zeros take no space on the disk, but would take memory."""
     tensors = {"a": {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}}
     block = json.dumps(tensors).encode()
     path = model / "fold_0" / WEIGHTS
@@ -159,7 +159,7 @@ def test_weights_that_are_missing_are_refused(model: Path, refusal: Callable[[],
     assert "the weights do not fit the plans (1 missing, 0 left over)" in refusal()
 
 
-def test_weights_that_are_no_numbers_are_refused(model: Path, refusal: Callable[[], str]) -> None:
+def test_weights_that_are_not_finite_are_refused(model: Path, refusal: Callable[[], str]) -> None:
     edit_weights(model, lambda tensors: tensors[first_name(tensors)].fill_(float("nan")))
     assert "hold NaN or infinity" in refusal()
 
@@ -177,7 +177,9 @@ def test_weights_that_are_no_numbers_are_refused(model: Path, refusal: Callable[
         (b"[]", "the plans have 1 problem(s)"),
     ],
 )
-def test_plans_that_are_none_are_refused(model: Path, refusal: Callable[[], str], content: bytes, message: str) -> None:
+def test_files_that_are_not_plans_are_refused(
+    model: Path, refusal: Callable[[], str], content: bytes, message: str
+) -> None:
     (model / "fold_0" / "plans.json").write_bytes(content)
     assert message in refusal()
 

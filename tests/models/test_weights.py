@@ -28,7 +28,7 @@ def test_weights_come_back_to_the_bit(tmp_path: Path, tiny_plans: Plans) -> None
         assert torch.equal(tensor, second.state_dict()[name])
 
 
-def test_metadata_is_kept_and_nothing_temporary_left(tmp_path: Path) -> None:
+def test_metadata_are_kept_and_no_temporary_file_remains(tmp_path: Path) -> None:
     save_weights(layer(), tmp_path / "model.safetensors", {"epoch": "7"})
     with safe_open(str(tmp_path / "model.safetensors"), framework="pt") as file:
         assert file.metadata() == {"epoch": "7"}
@@ -37,7 +37,7 @@ def test_metadata_is_kept_and_nothing_temporary_left(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no umask on Windows")
 @pytest.mark.parametrize("mask", [0o022, 0o007, 0o077])
-def test_weights_can_be_read_by_whom_the_umask_says(tmp_path: Path, mask: int) -> None:
+def test_the_umask_decides_who_can_read_weights(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
         save_weights(layer(), tmp_path / "model.safetensors")
@@ -93,7 +93,7 @@ def test_refused_weights_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers_are_refused_and_change_nothing(tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused_and_change_nothing(tmp_path: Path, value: float) -> None:
     spoiled, model = layer(), layer()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_weights_of_another_type_are_refused(tmp_path: Path, dtype: torch.dtype)
 def test_weights_are_checked_without_making_the_network(
     tmp_path: Path, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No tensor of the network has memory, so one of 1.5 GB is compared with its file in a moment."""
+    """The tensors of the network have no memory, so a network of 1.5 GB is compared with its file quickly."""
     wide = tiny_plans.evolve(stage1={"channels": (2048, 1024)})
     devices = set()
     register = nn.Module.register_parameter
@@ -139,7 +139,7 @@ def test_weights_of_the_network_pass(tmp_path: Path, tiny_plans: Plans) -> None:
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 2e15])
-def test_weights_that_no_training_makes_are_an_error_of_their_file(tmp_path: Path, value: float) -> None:
+def test_weights_that_no_training_produces_are_an_error_of_their_file(tmp_path: Path, value: float) -> None:
     source, model = layer(3, 2), layer(3, 2)
     with torch.no_grad():
         source.weight[0, 0] = value

@@ -168,7 +168,7 @@ def test_a_model_that_is_not_complete_is_not_exported(
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_folds_that_are_not_there_are_named(whole_model: Path, tmp_path: Path) -> None:
+def test_missing_folds_are_named(whole_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError) as caught:
         export_model(whole_model, tmp_path / "m.safetensors", folds=[0, 7])
     assert caught.value.value == ["fold_7"]
@@ -192,7 +192,9 @@ def test_the_installed_model_is_the_exported_one(whole_model: Path, model_file: 
     assert find_datasets(tmp_path / "new" / "results") == [done.folder]
 
 
-def test_it_predicts_what_the_exported_one_predicts(whole_model: Path, model_file: Path, tmp_path: Path) -> None:
+def test_the_installed_model_predicts_like_the_exported_one(
+    whole_model: Path, model_file: Path, tmp_path: Path
+) -> None:
     done = install_model(model_file, tmp_path)
     image = make_scan(101)[0]
     first, second = (
@@ -207,13 +209,13 @@ def test_it_predicts_what_the_exported_one_predicts(whole_model: Path, model_fil
     assert (first.lesions, first.candidates) == (second.lesions, second.candidates)
 
 
-def test_it_can_have_another_name(model_file: Path, tmp_path: Path) -> None:
+def test_a_model_can_be_installed_under_another_name(model_file: Path, tmp_path: Path) -> None:
     assert install_model(model_file, tmp_path, name="Dataset901_Theirs").folder == tmp_path / "Dataset901_Theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["Dataset901_Theirs"]
 
 
 @pytest.mark.parametrize("name", ["Theirs", "../Dataset901_X", "Dataset901_a/b", "Dataset901_a\x1b"])
-def test_another_name_must_be_one(model_file: Path, tmp_path: Path, name: str) -> None:
+def test_the_other_name_must_be_the_name_of_a_data_set(model_file: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(DetSeg3DError) as caught:
         install_model(model_file, tmp_path / "results", name=name)
     assert caught.value.value == name

@@ -1,4 +1,4 @@
-"""Models that are there already when one is installed, and installations that are interrupted."""
+"""Installations that replace an earlier model, and installations that are interrupted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.shared_models import changed_model, edit, everything, with_absurd_pla
 NAME = "Dataset001_Tiny"
 
 
-# -- What is there already ---------------------------------------------------------------------------------------------
+# -- Earlier models ---------------------------------------------------------------------------------------------
 
 
 def test_a_model_of_the_same_name_is_not_touched(own_model: Path, model_file: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_model_of_the_same_name_is_not_touched(own_model: Path, model_file: Pa
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
-def test_a_training_of_ones_own_is_kept_when_its_name_is_taken(own_model: Path, model_file: Path) -> None:
+def test_an_own_training_is_kept_when_its_name_is_taken(own_model: Path, model_file: Path) -> None:
     before = everything(own_model)
     done = install_model(model_file, own_model.parent, overwrite=True)
     assert done.kept == own_model.parent / f"replaced_{NAME}"
@@ -39,7 +39,7 @@ def test_a_training_of_ones_own_is_kept_when_its_name_is_taken(own_model: Path, 
     assert find_datasets(own_model.parent) == [done.folder] and (done.folder / "installation.json").is_file()
 
 
-def test_an_installed_model_gives_way_to_the_next(model_file: Path, tmp_path: Path) -> None:
+def test_an_installed_model_is_replaced_by_the_next(model_file: Path, tmp_path: Path) -> None:
     install_model(model_file, tmp_path)
     newer = changed_model(model_file, tmp_path / "newer.safetensors", edit("dataset.json", description="newer"))
     assert install_model(newer, tmp_path, overwrite=True).kept is None
@@ -66,9 +66,7 @@ def test_an_installed_model_that_was_worked_on_is_kept(
     assert (first.kept, second.kept) == (tmp_path / f"replaced_{NAME}", tmp_path / f"replaced_{NAME}_2")
 
 
-def test_a_refused_file_does_not_touch_what_it_was_to_replace(
-    own_model: Path, model_file: Path, tmp_path: Path
-) -> None:
+def test_a_refused_file_leaves_the_earlier_model_as_it_is(own_model: Path, model_file: Path, tmp_path: Path) -> None:
     before = everything(own_model)
     hostile = changed_model(model_file, tmp_path / "hostile.safetensors", with_absurd_plans)
     with pytest.raises(DetSeg3DError) as caught:
@@ -77,7 +75,7 @@ def test_a_refused_file_does_not_touch_what_it_was_to_replace(
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
-def test_a_failure_at_the_very_end_puts_the_model_back(
+def test_after_a_failure_at_the_end_the_earlier_model_is_back(
     own_model: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, rename = everything(own_model), Path.rename
@@ -94,7 +92,7 @@ def test_a_failure_at_the_very_end_puts_the_model_back(
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
-# Where a process is killed in the middle of an installation: the function, and the call of it that does not return.
+# Moments at which the process is killed: the module, the function, and the number of the call that does not return.
 KILLED_IN = {
     "the first fold": ("detseg3d.inference.model_file", "save_tensors", 1),
     "the last fold": ("detseg3d.inference.model_file", "save_tensors", 2),
@@ -125,7 +123,7 @@ for home, name, last, words in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def killed(model_file: Path, whole_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each moment the results folder, with a model that was to be replaced, after the installer was killed."""
+    """Kill the installer at each moment and return the results folders. Each holds the model to be replaced."""
     if not hasattr(os, "fork"):
         pytest.skip("the system has no fork")
     folders = {moment: tmp_path_factory.mktemp("killed") for moment in KILLED_IN}
@@ -140,7 +138,7 @@ def killed(model_file: Path, whole_model: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("moment", [moment for moment in KILLED_IN if moment != "between the names"])
-def test_a_killed_installation_leaves_the_model_that_was_there(
+def test_a_killed_installation_leaves_the_earlier_model(
     killed: dict[str, Path], whole_model: Path, moment: str
 ) -> None:
     folder = killed[moment]

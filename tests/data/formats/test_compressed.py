@@ -38,14 +38,14 @@ def read(data: bytes, encoding: Encoding, count: int, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("encoding", COMPRESS)
 @given(data=st.binary(max_size=3000), skip=st.integers(0, 100), behind=st.integers(0, 100))
-def test_the_bytes_asked_for_come_back(encoding: Encoding, data: bytes, skip: int, behind: int) -> None:
+def test_the_requested_bytes_are_returned(encoding: Encoding, data: bytes, skip: int, behind: int) -> None:
     packed = COMPRESS[encoding](bytes(skip) + data + bytes(behind))
     assert read(packed, encoding, len(data), skip=skip) == data
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "bzip2"])
 @given(cuts=st.lists(st.integers(0, 5000), max_size=6), padding=st.sampled_from((0, 1, 512)))
-def test_several_parts_are_read_as_one(encoding: Encoding, cuts: Sequence[int], padding: int) -> None:
+def test_several_members_are_read_as_one(encoding: Encoding, cuts: Sequence[int], padding: int) -> None:
     data = noise(5000)
     places = [0, *sorted(cuts), 5000]
     parts = [COMPRESS[encoding](data[a:b]) for a, b in itertools.pairwise(places)]
@@ -83,7 +83,7 @@ def test_no_changed_bit_gives_other_bytes(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
-def test_a_little_behind_is_ignored_and_more_is_refused(encoding: Encoding) -> None:
+def test_a_few_bytes_after_the_voxels_are_ignored_and_more_are_refused(encoding: Encoding) -> None:
     data = noise(500)
     assert read(COMPRESS[encoding](data + bytes(SLACK_BYTES)), encoding, 500) == data
     assert read(COMPRESS[encoding](data) + b"x" * SLACK_BYTES, encoding, 500) == data
@@ -100,7 +100,7 @@ def test_raw_bytes_may_share_their_file_with_others() -> None:
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-def test_work_and_memory_are_bounded_by_what_is_asked_for(encoding: Encoding) -> None:
+def test_work_and_memory_are_limited_by_the_requested_bytes(encoding: Encoding) -> None:
     bomb = COMPRESS[encoding](bytes(1 << 27))
     tracemalloc.start()
     start = time.process_time()
@@ -111,14 +111,14 @@ def test_work_and_memory_are_bounded_by_what_is_asked_for(encoding: Encoding) ->
     tracemalloc.stop()
 
 
-def test_parts_that_hold_nothing_are_an_error() -> None:
+def test_many_empty_members_are_an_error() -> None:
     data = noise(500)
     assert read(gzip.compress(b"") * 900 + gzip.compress(data), "gzip", 500) == data
     with pytest.raises(ValueError, match="hold almost no bytes"):
         read(gzip.compress(b"") * 1100 + gzip.compress(data), "gzip", 500)
 
 
-def test_many_parts_of_usual_size_are_read() -> None:
+def test_many_members_of_usual_size_are_read() -> None:
     data = noise(4 << 20)
     parts = [zlib.compressobj(0, zlib.DEFLATED, 31) for _ in range(0, len(data), 2048)]
     packed = [p.compress(data[2048 * i : 2048 * (i + 1)]) + p.flush() for i, p in enumerate(parts)]
@@ -127,7 +127,7 @@ def test_many_parts_of_usual_size_are_read() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "zlib"])
-def test_a_claim_beyond_the_file_takes_no_memory(encoding: Encoding) -> None:
+def test_a_stated_size_larger_than_the_file_takes_no_memory(encoding: Encoding) -> None:
     tracemalloc.start()
     with pytest.raises(EOFError, match="claims more voxels"):
         read(COMPRESS[encoding](b"little"), encoding, 1 << 40)
@@ -136,21 +136,21 @@ def test_a_claim_beyond_the_file_takes_no_memory(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("code", ["<u2", ">u2", ">f8", "<f4", ">i8"])
-def test_numbers_are_in_the_order_of_the_machine(code: str) -> None:
+def test_numbers_have_the_byte_order_of_the_machine(code: str) -> None:
     numbers = np.arange(7).astype(code)
     result = read_stream(open_stream(io.BytesIO(numbers.tobytes()), "raw"), np.dtype(code), 7)
     assert result.dtype.isnative and result.tolist() == numbers.tolist()
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-def test_the_position_behind_a_part_is_known(encoding: Encoding) -> None:
+def test_the_position_after_a_member_is_known(encoding: Encoding) -> None:
     packed = COMPRESS[encoding](noise(100))
     stream = open_stream(io.BytesIO(packed + b"behind"), encoding)
     read_stream(stream, BYTE, 100)
     assert stream.position() == len(packed)
 
 
-def test_random_bytes_are_never_read() -> None:
+def test_random_bytes_are_never_read_as_voxels() -> None:
     source = random.Random(0)
     for encoding in PACKED:
         for _ in range(200):

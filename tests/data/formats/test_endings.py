@@ -26,7 +26,7 @@ ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
 
 def written(folder: Path, ending: str) -> bytes:
-    """A valid image of a format, as bytes."""
+    """Return a valid image of a format, as bytes."""
     write_image(ARRAY, Geometry(ARRAY.shape), folder / f"source{ending}")
     return (folder / f"source{ending}").read_bytes()
 
@@ -66,7 +66,9 @@ OWN |= {"NumPy": (".npy",)}
 
 @pytest.mark.parametrize("ending", SUPPORTED_ENDINGS)
 @pytest.mark.parametrize("content", CONTENTS)
-def test_a_file_of_another_format_than_its_name_says_is_named(tmp_path: Path, content: str, ending: str) -> None:
+def test_a_file_with_another_format_than_its_ending_is_refused_by_name(
+    tmp_path: Path, content: str, ending: str
+) -> None:
     make, name = CONTENTS[content]
     (tmp_path / f"a{ending}").write_bytes(make(tmp_path))
     if ending in OWN.get(content, ()):
@@ -80,14 +82,14 @@ def test_a_file_of_another_format_than_its_name_says_is_named(tmp_path: Path, co
         assert found in error.value.problem and error.value.remedy
 
 
-def test_what_is_inside_a_compressed_file_is_named(tmp_path: Path) -> None:
+def test_the_content_of_a_compressed_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(written(tmp_path, ".nrrd")))
     with pytest.raises(DetSeg3DError) as error:
         read_image(tmp_path / "a.nii.gz")
     assert "NRRD (.nrrd), not NIfTI" in error.value.problem
 
 
-def test_the_formats_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+def test_the_first_bytes_identify_the_formats(tmp_path: Path) -> None:
     for make, name in CONTENTS.values():
         assert name in (describe_content(make(tmp_path)[:HEAD_BYTES]) or "")
     assert describe_content(b"nothing known") is None
@@ -123,11 +125,11 @@ def test_formats_that_are_not_read_are_refused_with_a_remedy(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img.nii", "notes.txt", "png", ".png", "a"])
-def test_other_names_are_not_among_them(name: str) -> None:
+def test_other_endings_are_not_unsupported_formats(name: str) -> None:
     assert unread_format(name) is None
 
 
-def test_unread_images_of_a_folder_are_listed(tmp_path: Path) -> None:
+def test_images_of_unsupported_formats_in_a_folder_are_listed(tmp_path: Path) -> None:
     for name in ("b.mgz", "a.hdr", "a.img", "c.nii.gz", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     assert [path.name for path in unread_images(tmp_path)] == ["a.hdr", "a.img", "b.mgz"]
@@ -141,7 +143,7 @@ def test_names_of_segmentations() -> None:
 
 
 @pytest.mark.parametrize("ending", SUPPORTED_ENDINGS)
-def test_special_files_are_refused_at_once(tmp_path: Path, ending: str) -> None:
+def test_special_files_are_refused_without_waiting(tmp_path: Path, ending: str) -> None:
     os.mkfifo(tmp_path / f"pipe{ending}")
     (tmp_path / f"device{ending}").symlink_to("/dev/zero")
     (tmp_path / f"dangling{ending}").symlink_to("nowhere")

@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def refusal(file: Path) -> DetSeg3DError:
-    """The error of reading a file; of reading its place alone it must be the same, if there is one."""
+    """Return the error of reading a file. Reading its geometry alone must give the same error or none."""
     with pytest.raises(DetSeg3DError) as error:
         read_image(file)
     try:
@@ -69,7 +69,7 @@ def test_a_good_file_is_read(file: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["0010|0010 = DOE^JANE", "two words : x", "no value", "", "Note = " + "x" * 3000, "Comment = ä"]
 )
-def test_lines_that_state_nothing_of_the_image_are_tolerated(file: Path, line: str) -> None:
+def test_lines_that_do_not_describe_the_image_are_ignored(file: Path, line: str) -> None:
     write(file, ("BinaryData", line + "\nBinaryData"))
     assert read_image(file)[0].shape == (2, 3, 4)
 
@@ -77,7 +77,7 @@ def test_lines_that_state_nothing_of_the_image_are_tolerated(file: Path, line: s
 @pytest.mark.parametrize(
     ("old", "new", "value"),
     [
-        ("NDims = 3", "NDims = 99", "4 3 2"),  # ended the process in ITK, as the next two
+        ("NDims = 3", "NDims = 99", "4 3 2"),  # this and the next two ended the process in ITK
         ("ObjectType = Image", "ObjectType = " + "x" * 300, "x" * 80),
         ("NDims = 3", "NDims = x", "x"),
         ("NDims = 3", "NDims = 3\nNDims = 4", "4"),
@@ -109,9 +109,7 @@ def test_lines_that_state_nothing_of_the_image_are_tolerated(file: Path, line: s
         ("Offset = 4 5 6", "Offset = 4 5 6\nElementSize = 1 nan 1", "1 nan 1"),
     ],
 )
-def test_a_header_that_cannot_be_is_an_error_with_the_value_that_is_wrong(
-    file: Path, old: str, new: str, value: object
-) -> None:
+def test_an_impossible_header_is_an_error_that_names_the_value(file: Path, old: str, new: str, value: object) -> None:
     assert refusal(write(file, (old, new))).value == value
 
 
@@ -133,12 +131,14 @@ def test_a_header_that_cannot_be_is_an_error_with_the_value_that_is_wrong(
         ("Offset", ("Note = " + "x" * 100_000 + "\n") * 11 + "Offset"),
     ],
 )
-def test_a_header_that_lacks_or_contradicts_something_is_an_error(file: Path, old: str, new: str) -> None:
+def test_an_incomplete_or_contradictory_header_is_an_error(file: Path, old: str, new: str) -> None:
     refusal(write(file, (old, new)))
 
 
 @pytest.mark.parametrize(("axes", "sizes", "channels"), [(2, "6 4", 1), (4, "4 3 1 2", 1), (3, "2 3 2", 2)])
-def test_other_than_one_volume_of_single_values_is_refused(file: Path, axes: int, sizes: str, channels: int) -> None:
+def test_data_that_are_not_one_volume_of_single_values_are_refused(
+    file: Path, axes: int, sizes: str, channels: int
+) -> None:
     changes = [("NDims = 3", f"NDims = {axes}"), ("DimSize = 4 3 2", f"DimSize = {sizes}")]
     changes += [("Offset = 4 5 6\n", f"ElementNumberOfChannels = {channels}\n"), ("ElementSpacing = 1 1.5 2\n", "")]
     assert "not a 3D volume" in refusal(write(file, *changes)).problem
@@ -155,7 +155,7 @@ def place(image: SimpleITK.Image) -> Geometry:
 
 
 def read_as_stored(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Voxels and place in the order of the file, as ITK has them."""
+    """Return voxels and geometry in the order of the file, as ITK reads them."""
     array, geometry = read_image(file)
     assert geometry == read_geometry(file)
     return geometry.stored_order.to_stored(array), geometry.as_stored()
@@ -167,7 +167,7 @@ def assert_as_itk(file: Path) -> None:
     voxels = SimpleITK.GetArrayFromImage(image).reshape(geometry.shape)
     np.testing.assert_array_equal(array, voxels)
     assert array.dtype == voxels.dtype
-    # A spacing is the decimal that was meant, which ITK's differs from in the last digits.
+    # Our spacing is the intended decimal number. ITK's differs in the last digits.
     expected = place(image)
     np.testing.assert_allclose(geometry.spacing, expected.spacing, rtol=1e-7)
     assert geometry == replace(expected, spacing=geometry.spacing)
@@ -203,7 +203,7 @@ def test_files_of_itk_are_read_as_itk_reads_them(
 @pytest.mark.parametrize(
     "lines",
     [
-        "TransformMatrix = 0 1 0 0 0 1 1 0 0",  # not symmetric: rows and columns are told apart
+        "TransformMatrix = 0 1 0 0 0 1 1 0 0",  # not symmetric, so a transposed matrix would fail
         "Rotation = 0 1 0 0 0 1 1 0 0",
         "Orientation = 0 1 0 0 0 1 1 0 0",
         "TransformMatrix = 0 1 0 0 0 1 1 0 0\nCenterOfRotation = 7 8 9",
@@ -252,7 +252,7 @@ def test_directions_that_are_not_at_right_angles_make_a_sheared_grid_and_are_wri
 
 @pytest.mark.parametrize("ending", [".mha", ".mhd"])
 def test_compressed_voxels_that_are_damaged_are_an_error(tmp_path: Path, ending: str) -> None:
-    # ITK prints a warning and goes on with whatever its memory holds.
+    # ITK prints a warning and returns uninitialised memory.
     file = tmp_path / f"a{ending}"
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ARRAY), str(file), useCompression=True)
     data = file if ending == ".mha" else tmp_path / "a.zraw"
@@ -275,7 +275,7 @@ def test_a_compressed_size_that_is_missing_or_wrong_does_not_matter(file: Path, 
     np.testing.assert_array_equal(read_image(file)[0], ARRAY)
 
 
-def test_a_wrong_compressed_size_is_told(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_compressed_size_gives_a_warning(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(file, ("CompressedData = False", "CompressedData = True\nCompressedDataSize = 5"))
     file.write_bytes(file.read_bytes()[:-24] + zlib.compress(bytes(range(24))))
     assert read_image(file)[0].ravel().tolist() == list(range(24))
@@ -287,7 +287,7 @@ def test_voxels_compressed_as_gzip_are_read(file: Path) -> None:
     assert read_image(file)[0].ravel().tolist() == list(range(24))
 
 
-def test_padding_behind_the_voxels_is_tolerated_and_more_is_an_error(file: Path) -> None:
+def test_padding_after_the_voxels_is_accepted_and_more_is_an_error(file: Path) -> None:
     write(file, count=24)
     with file.open("ab") as handle:
         handle.write(bytes(1 << 16))
@@ -308,7 +308,7 @@ def test_compressed_zeros_of_a_gigabyte_take_neither_memory_nor_time(file: Path)
     tracemalloc.stop()
 
 
-def test_a_header_that_claims_terabytes_takes_no_memory(file: Path) -> None:
+def test_a_header_that_states_terabytes_takes_no_memory(file: Path) -> None:
     for changes in ([], [("CompressedData = False", "CompressedData = True")]):
         write(file, ("DimSize = 4 3 2", "DimSize = 9999 9999 9999"), *changes)
         assert "claims more voxels" in refusal(file).problem
@@ -329,13 +329,13 @@ def test_voxels_are_read_from_a_file_beside_the_header(tmp_path: Path, name: str
     assert read_image(file)[0].ravel().tolist() == list(range(24))
 
 
-def test_bytes_before_the_voxels_are_passed_over(tmp_path: Path) -> None:
+def test_bytes_before_the_voxels_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "v.raw").write_bytes(b"x" * 7 + bytes(range(24)) + b"another volume" * 9999)
     file = header_file(tmp_path, "v.raw", ("Offset", "HeaderSize = 7\nOffset"))
     assert read_image(file)[0].ravel().tolist() == list(range(24))
     (tmp_path / "v.raw").write_bytes(b"x" * 70000 + bytes(range(24)))
     file = header_file(tmp_path, "v.raw", ("Offset", "HeaderSize = -1\nOffset"))
-    with pytest.raises(DetSeg3DError):  # 70 000 bytes before it would be 70 000 behind it, were the header wrong
+    with pytest.raises(DetSeg3DError):  # with a wrong header, 70 000 bytes would follow the voxels
         read_image(header_file(tmp_path, "v.raw"))
     file = header_file(tmp_path, "v.raw", ("Offset", "HeaderSize = -1\nOffset"))
     assert read_image(file)[0].ravel().tolist() == list(range(24))
@@ -361,7 +361,7 @@ def test_other_files_than_a_plain_one_in_the_same_folder_are_never_opened(tmp_pa
     assert error.remedy
 
 
-def test_a_header_behind_a_link_finds_its_voxels_beside_the_link(tmp_path: Path) -> None:
+def test_a_linked_header_finds_its_voxels_beside_the_link(tmp_path: Path) -> None:
     (tmp_path / "linked").mkdir()
     header_file(tmp_path, "v.raw")
     (tmp_path / "v.raw").write_bytes(bytes(24))
@@ -400,7 +400,7 @@ WORDS += ["False", "MET_SHORT", "MET_DOUBLE", "LIST", "/etc/passwd", "\0", "=", 
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_mutated_headers_are_errors_or_read_as_they_say(file: Path, compressed: bool) -> None:
+def test_mutated_headers_are_errors_or_read_as_stated(file: Path, compressed: bool) -> None:
     source = random.Random(f"metaimage {compressed}")
     image = SimpleITK.GetImageFromArray(ARRAY)
     SimpleITK.WriteImage(image, str(file), useCompression=compressed)
@@ -435,7 +435,7 @@ def test_mutated_headers_are_errors_or_read_as_they_say(file: Path, compressed: 
         voxels = zlib.decompress(content[end:]) if compressed else content[end:]
         code = np.dtype({"MET_SHORT": "i2", "MET_DOUBLE": "f8"}[stated["ElementType"]])
         order = ">" if stated.get("BinaryDataByteOrderMSB") in ("True", "1") else "<"
-        # The voxels may follow something that the header is silent of (a line "ElementDataFile" that came earlier).
+        # A mutated header may end earlier (at another line "ElementDataFile"), so that the voxels follow other bytes.
         start = (text.encode() + content[end:]).index(b"ElementDataFile = LOCAL\n") + len(b"ElementDataFile = LOCAL\n")
         if stated.get("CompressedData") != "True":
             voxels = (text.encode() + content[end:])[start:]

@@ -42,7 +42,7 @@ def save(
 
 
 def affine_of(geometry: Geometry) -> np.ndarray:
-    """The affine to RAS, as nibabel has it."""
+    """Return the affine to RAS, as nibabel computes it."""
     matrix, offset = geometry.as_stored().index_to_world()
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = matrix, offset
@@ -52,7 +52,7 @@ def affine_of(geometry: Geometry) -> np.ndarray:
 @pytest.mark.parametrize("header_class", [nibabel.Nifti1Header, nibabel.Nifti2Header])
 @pytest.mark.parametrize("codes", [(0, 0), (0, 1), (1, 0), (1, 1), (2, 4), (4, 2), (5, 5)])
 @pytest.mark.parametrize("other", [BASE, MOVED, DOUBLE, MIRRORED])
-def test_the_place_is_the_one_of_nibabel_whatever_the_codes(
+def test_the_geometry_is_that_of_nibabel_for_all_codes(
     tmp_path: Path, header_class: type, codes: tuple[int, int], other: np.ndarray
 ) -> None:
     path = save(tmp_path / "a.nii.gz", (codes[0], BASE), (codes[1], other), header_class=header_class)
@@ -68,7 +68,7 @@ def test_the_place_is_the_one_of_nibabel_whatever_the_codes(
         ((0, BASE), (1, DOUBLE), (1, 1, 2), ["sform", "pixdim", "spacing (z, y, x) 4 2 2 against 2 1 1"]),
     ],
 )
-def test_a_file_that_contradicts_itself_is_named_once(
+def test_a_file_that_contradicts_itself_gives_one_warning(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     qform: tuple[int, np.ndarray],
@@ -88,7 +88,7 @@ def test_a_file_that_contradicts_itself_is_named_once(
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (0.7, 1.3, 5.5), (0.4871, 0.4871, 3.3)])
 @pytest.mark.parametrize("seed", range(4))
-def test_two_transforms_that_differ_by_rounding_are_no_contradiction(
+def test_two_transforms_that_differ_by_rounding_give_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spacing: tuple[float, ...], seed: int
 ) -> None:
     affine = np.eye(4)
@@ -106,7 +106,7 @@ def test_a_sheared_sform_does_not_contradict_the_qform_that_cannot_hold_it(tmp_p
     assert geometry.affine is not None and geometry.caveat == ""
 
 
-def test_codes_of_zero_are_named_where_a_grid_does_not_match(tmp_path: Path) -> None:
+def test_codes_of_zero_are_named_if_grids_differ(tmp_path: Path) -> None:
     none = save(tmp_path / "none.nii.gz", (0, BASE), (0, BASE))
     placed = save(tmp_path / "placed.nii.gz", (1, MOVED), (1, MOVED))
     for pair in ([none, placed], [placed, none]):
@@ -114,7 +114,7 @@ def test_codes_of_zero_are_named_where_a_grid_does_not_match(tmp_path: Path) -> 
             read_channels(pair)
 
 
-def test_codes_of_zero_alone_are_no_reason_for_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_codes_of_zero_alone_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "detseg3d"):
         read_geometry(save(tmp_path / "a.nii.gz", (0, BASE), (0, BASE)))
     assert caplog.messages == []
@@ -133,7 +133,7 @@ def test_a_label_saved_with_the_affine_that_nibabel_gives_lies_on_its_image(tmp_
     kind=st.sampled_from(["qform", "sform", "both", "pixdim wrong"]),
     straight=st.booleans(),
 )
-def test_a_spacing_is_the_decimal_that_was_meant(
+def test_a_spacing_is_the_intended_decimal_number(
     tmp_path: Path, spacing: tuple[float, float, float], seed: int, kind: str, straight: bool
 ) -> None:
     affine = np.eye(4)
@@ -160,7 +160,7 @@ def test_units_change_the_decimal_and_not_its_digits(
     assert read_geometry(tmp_path / "a.nii").spacing == (millimetres,) * 3
 
 
-def test_the_same_mask_is_the_same_file_whatever_its_name(tmp_path: Path) -> None:
+def test_equal_masks_give_equal_files_under_any_name(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         write_image(np.ones((2, 3, 4), np.uint8), Geometry((2, 3, 4)), tmp_path / name)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()

@@ -99,9 +99,7 @@ def test_windows_line_ends_are_tolerated(file: Path) -> None:
         ("kinds: domain domain domain", "line skip: 99999", "99999 lines, 0 bytes"),
     ],
 )
-def test_a_header_that_cannot_be_is_an_error_with_the_value_that_is_wrong(
-    file: Path, old: str, new: str, value: object
-) -> None:
+def test_an_impossible_header_is_an_error_that_names_the_value(file: Path, old: str, new: str, value: object) -> None:
     assert refusal(write(file, (old, new))).value == value
 
 
@@ -127,7 +125,7 @@ def test_a_header_that_cannot_be_is_an_error_with_the_value_that_is_wrong(
         ("a key:=a value\n", ("# " + "x" * 100_000 + "\n") * 11),
     ],
 )
-def test_a_header_that_lacks_or_contradicts_something_is_an_error(file: Path, old: str, new: str) -> None:
+def test_an_incomplete_or_contradictory_header_is_an_error(file: Path, old: str, new: str) -> None:
     refusal(write(file, (old, new)))
 
 
@@ -203,7 +201,7 @@ def test_files_of_pynrrd_are_read_as_itk_and_pynrrd_read_them(
         pynrrd.write(str(folder / "a.nrrd"), stored, header)
     read, geometry = read_as_stored(folder / "a.nrrd")
     np.testing.assert_array_equal(read, array.T)
-    # By hand: what a step along each axis is, in the space of the file and then in LPS.
+    # Computed by hand: a step along each axis, in the space of the file and then in LPS.
     signs = {"R": (-1, -1, 1), "r": (-1, -1, 1), "LA": (1, -1, 1)}.get("LA" if space == "LAS" else space[0], (1, 1, 1))
     corner = geometry.voxel_edges_to_world([[0.5, 0.5, 0.5]])[0]
     np.testing.assert_allclose(corner, np.asarray(header["space origin"]) * signs, atol=1e-9)
@@ -233,7 +231,7 @@ def test_files_without_directions_are_read_as_itk_reads_them(file: Path, lines: 
 
 
 @pytest.mark.parametrize("lines", ["space dimension: 3", "space: 3D-right-handed", "space: scanner-xyz"])
-def test_a_space_that_is_not_anatomical_is_taken_for_lps_with_a_warning(
+def test_a_space_that_is_not_anatomical_is_read_as_lps_with_a_warning(
     file: Path, lines: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(file, ("space: left-posterior-superior", lines))
@@ -254,7 +252,7 @@ def test_a_space_that_is_not_anatomical_is_taken_for_lps_with_a_warning(
     ],
     ids=["lines and bytes", "the end", "bytes in gzip", "a line before gzip", "two members", "two streams", "padding"],
 )
-def test_forms_of_data(file: Path, lines: str, content: bytes) -> None:
+def test_spellings_and_encodings_of_the_data(file: Path, lines: str, content: bytes) -> None:
     old = "encoding: raw" if "encoding" in lines else "kinds: domain domain domain"
     write(file, (old, lines), voxels=content)
     assert read_image(file)[0].ravel().tolist() == list(range(24))
@@ -279,7 +277,7 @@ def test_a_time_axis_of_one_entry_is_dropped(file: Path) -> None:
         (5, "2 4 3 1 1", "none (1,0,0) (0,1,0) (0,0,1) none"),
     ],
 )
-def test_other_than_one_volume_of_single_values_is_refused(
+def test_data_that_are_not_one_volume_of_single_values_are_refused(
     file: Path, dimension: int, sizes: str, directions: str
 ) -> None:
     changes = [("dimension: 3", f"dimension: {dimension}"), ("4 3 2", sizes), ("kinds: domain domain domain\n", "")]
@@ -300,7 +298,7 @@ def test_directions_that_are_not_at_right_angles_make_a_sheared_grid(file: Path)
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
 def test_compressed_voxels_that_are_damaged_are_never_read_as_other_voxels(file: Path, compress: Any) -> None:
-    # ITK does not compare the checksum of gzip: a third of these were read with other voxels.
+    # ITK does not compare the checksum of gzip. It read a third of these files with wrong voxels.
     whole = ARRAY.tobytes()
     encoding = "gzip" if compress is gzip.compress else "bzip2"
     changes = [("4 3 2", "30 20 10"), ("type: uint8", "type: short"), ("encoding: raw", f"encoding: {encoding}")]
@@ -329,12 +327,12 @@ def test_compressed_data_far_longer_than_the_voxels_take_neither_memory_nor_time
     tracemalloc.stop()
 
 
-def test_a_million_empty_parts_are_an_error(file: Path) -> None:
+def test_a_million_empty_members_are_an_error(file: Path) -> None:
     write(file, ("encoding: raw", "encoding: gzip"), voxels=gzip.compress(b"") * 100_000 + gzip.compress(VOXELS))
     assert "hold almost no bytes" in refusal(file).problem
 
 
-def test_a_header_that_claims_terabytes_takes_no_memory(file: Path) -> None:
+def test_a_header_that_states_terabytes_takes_no_memory(file: Path) -> None:
     for encoding in ("raw", "gzip"):
         write(file, ("4 3 2", "9999 9999 9999"), ("encoding: raw", f"encoding: {encoding}"))
         assert "claims more voxels" in refusal(file).problem
@@ -347,10 +345,9 @@ def test_voxels_are_read_from_a_file_beside_the_header(tmp_path: Path) -> None:
     (tmp_path / "v 1.raw").write_bytes(VOXELS)
     write(tmp_path / "a.nrrd", ("a key:=a value", "data file: v 1.raw"), voxels=b"")
     assert read_image(tmp_path / "a.nrrd")[0].ravel().tolist() == list(range(24))
-    # The header may end with its file.
     (tmp_path / "b.nrrd").write_bytes(
         (tmp_path / "a.nrrd").read_bytes().rstrip(b"\n")
-    )  # a header may end with its file
+    )  # a header in a separate file may end without an empty line
     assert read_image(tmp_path / "b.nrrd")[0].ravel().tolist() == list(range(24))
 
 
@@ -389,7 +386,7 @@ def test_what_is_written_is_what_itk_reads(file: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("space", ["RAS", "LAS", "left-posterior-superior"])
-def test_a_result_lies_where_its_input_lies_to_the_bit_in_any_space(tmp_path: Path, space: str) -> None:
+def test_a_result_has_the_geometry_of_its_input_to_the_bit_in_every_space(tmp_path: Path, space: str) -> None:
     rng = np.random.default_rng(3)
     for number in range(10):
         axes = Rotation.random(rng=rng).as_matrix() * rng.uniform(0.1, 5, 3)
@@ -408,7 +405,7 @@ WORDS += ["gzip", "short", "double", "LIST", "/etc/passwd", "\0", ":", ":=", "(0
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
-def test_mutated_headers_are_errors_or_read_as_they_say(file: Path, encoding: str) -> None:
+def test_mutated_headers_are_errors_or_read_as_stated(file: Path, encoding: str) -> None:
     source = random.Random(f"nrrd {encoding}")
     lines = HEADER.replace("encoding: raw", f"encoding: {encoding}").splitlines()[:-1]
     content = gzip.compress(VOXELS) if encoding == "gzip" else VOXELS

@@ -20,7 +20,7 @@ from detseg3d.pipeline.convert import convert_folders
 from detseg3d.system.run import Run
 from tests.evaluations import evaluate_pair
 
-# (x, y, z), as Slicer and pynrrd have it.
+# Axis order (x, y, z), as in Slicer and pynrrd.
 SHAPE = (8, 7, 6)
 ORIGIN = (5.0, -3.0, 2.0)
 AXES = np.array([[0.0, 2.0, 0.0], [-1.5, 0.0, 0.0], [0.0, 0.0, 3.0]])  # a row for each axis
@@ -36,7 +36,7 @@ def write_segmentation(
     origin: Sequence[float] = ORIGIN,
     without: str = "",
 ) -> Path:
-    """Write a segmentation as 3D Slicer does; of four axes the first one numbers the layers."""
+    """Write a segmentation as 3D Slicer does. The first of four axes numbers the layers."""
     header: dict[str, Any] = {"space": "left-posterior-superior", "space origin": origin, "encoding": "gzip"}
     none = np.full((1, 3), np.nan)
     layered = array.ndim == 4
@@ -61,7 +61,7 @@ def write_scan(path: Path, seed: int = 0) -> Path:
 
 
 def cropped(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The array cut to its foreground, and the position of its first voxel in mm."""
+    """Return the array cropped to its foreground, and the position of its first voxel in mm."""
     spatial = array if array.ndim == 3 else array.max(0)
     where = np.argwhere(spatial)
     low, high = where.min(0), where.max(0) + 1
@@ -75,7 +75,7 @@ OVERLAP = "4 voxel(s) of b are also in other segments"
 def read_stored(
     path: Path, names: Mapping[str, int] | None = None, beside: Path | None = None
 ) -> tuple[np.ndarray, Geometry]:
-    """A label in the order of its file, ``(z, y, x)``."""
+    """Read a label in the order of its file, ``(z, y, x)``."""
     label, geometry = read_label_array(path, names=names, beside=beside)
     return geometry.stored_order.to_stored(label), geometry.as_stored()
 
@@ -89,7 +89,7 @@ def test_the_segments_of_a_file_are_listed(tmp_path: Path) -> None:
     assert read_segments(write_scan(tmp_path / "scan.nrrd")) == ()
 
 
-def test_the_values_of_the_file_are_taken_without_names(tmp_path: Path) -> None:
+def test_without_names_the_values_of_the_file_are_used(tmp_path: Path) -> None:
     file = write_segmentation(tmp_path / "a.seg.nrrd", FIRST + 2 * SECOND, [("tumour", 1, 0), ("node", 2, 0)])
     for names in (None, {"background": 0, "lesion": 1, "other": 2}):
         label, geometry = read_stored(file, names)
@@ -136,7 +136,7 @@ def test_values_beyond_eight_bits(tmp_path: Path) -> None:
         (FIRST, [("a", 1, 0), ("b", 2, 1)], None, [1]),
     ],
 )  # fmt: skip
-def test_what_a_label_cannot_hold_is_refused(
+def test_segments_that_a_label_cannot_hold_are_refused(
     tmp_path: Path, array: np.ndarray, segments: Any, names: Mapping[str, int] | None, value: object
 ) -> None:
     file = write_segmentation(tmp_path / "a.seg.nrrd", array, segments)
@@ -146,7 +146,7 @@ def test_what_a_label_cannot_hold_is_refused(
     assert error.value.remedy or error.value.expected
 
 
-def test_segments_that_overlap_are_one_if_their_label_is(tmp_path: Path) -> None:
+def test_overlapping_segments_with_one_label_are_accepted(tmp_path: Path) -> None:
     segments = [("tumour", 1, 0), ("Tumour", 1, 1)]
     file = write_segmentation(tmp_path / "a.nrrd", np.stack([FIRST, np.maximum(FIRST, SECOND)]), segments)
     np.testing.assert_array_equal(read_stored(file, {"tumour": 4})[0], 4 * np.maximum(FIRST, SECOND).T)
@@ -196,13 +196,13 @@ def test_a_larger_segmentation_is_cut_to_the_image_if_nothing_is_lost(tmp_path: 
         Geometry((1, 1, 1), direction=(0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)),
     ],
 )
-def test_a_label_beside_the_voxels_of_the_image_stays_as_it_is(here: Geometry) -> None:
+def test_a_label_between_the_voxels_of_the_image_is_unchanged(here: Geometry) -> None:
     label = np.ones((1, 1, 1), np.uint8)
     placed, geometry = place_on_grid(label, here, Geometry((4, 4, 4)), Path("a"))
     assert placed is label and geometry is here
 
 
-def test_a_label_wholly_outside_is_refused() -> None:
+def test_a_label_outside_the_image_is_refused() -> None:
     with pytest.raises(DetSeg3DError):
         place_on_grid(
             np.ones((1, 1, 1), np.uint8),
@@ -256,7 +256,7 @@ def test_values_that_differ_between_files_are_refused_until_names_are_given(tmp_
         np.testing.assert_array_equal(read_stored(dataset / "labelsTr/c1.nrrd")[0], (2 * FIRST + SECOND).T)
 
 
-def test_segmentations_go_with_images_of_other_formats(tmp_path: Path) -> None:
+def test_segmentations_may_belong_to_images_of_other_formats(tmp_path: Path) -> None:
     write_folders(tmp_path, [[("tumour", 1), ("node", 2)]])
     array, geometry = read_image(tmp_path / "images/c0.nrrd")
     write_image(array, geometry, tmp_path / "others/c0.nii.gz")
@@ -285,7 +285,7 @@ def test_cropped_segmentations_are_evaluated_as_truth(tmp_path: Path) -> None:
     assert [case.case_id for case in result.cases] == ["c0"]
 
 
-def test_the_header_is_read_once_and_bounded(tmp_path: Path) -> None:
+def test_the_header_is_read_once_and_has_a_limited_length(tmp_path: Path) -> None:
     file = write_segmentation(tmp_path / "a.nrrd", FIRST, [("x" * 2000, 1, 0)] * 200)
     assert len(read_nrrd_header(file).pairs) > 1000
     assert len(read_segments(file)) == 200

@@ -1,4 +1,4 @@
-"""Synthetic DICOM objects, made with pydicom alone, for the tests of the reader."""
+"""Synthetic DICOM objects for the tests of the reader, made with pydicom."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def uid(text: str) -> str:
 
 @dataclass
 class SeriesBuilder:
-    """Writes the slices of a volume ``(Z, Y, X)`` as classic objects. ``extra`` sets or, with None, removes tags."""
+    """Writer of the slices of a volume ``(Z, Y, X)`` as classic objects; ``extra`` sets or (None) removes tags."""
 
     array: Array
     spacing: tuple[float, float, float] = (2.5, 0.75, 0.5)
@@ -61,7 +61,7 @@ class SeriesBuilder:
         return dataset
 
     def write(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Write all slices, by default under names that do not follow their positions."""
+        """Write all slices; by default the order of the names is not that of the positions."""
         for index in range(len(self.array)):
             name = names[index] if names else f"{(index * 7 + 3) % 97:03d}_{self.name}.dcm"
             save(self.slice(index), folder / name)
@@ -87,7 +87,7 @@ def new_object(sop_class: str, name: str, transfer_syntax: str = ExplicitVRLittl
 
 
 def set_pixels(dataset: Dataset, pixels: Array) -> None:
-    """Pixels ``(Y, X)`` or ``(frames, Y, X)`` of an integer type."""
+    """Set the pixels ``(Y, X)`` or ``(frames, Y, X)`` of an integer type, and the attributes that describe them."""
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns = pixels.shape[-2:]
     bits = 8 * pixels.dtype.itemsize

@@ -43,7 +43,7 @@ def test_a_decoder_that_ends_is_an_error_of_its_file(
         assert len(list(decoder.frames(header, [0]))) == 1
 
 
-def test_a_decoder_that_never_answers_is_an_error_of_its_file(
+def test_a_decoder_that_runs_forever_is_an_error_of_its_file(
     header: DicomHeader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encapsulated, "_CHILD", "import time; time.sleep(100)")

@@ -41,12 +41,12 @@ def test_files_without_preamble_are_read(tmp_path: Path, implicit: bool, little:
 
 
 @pytest.mark.parametrize("name", ["IM{:05d}", "{}", "1.2.840.113619.2.{}", "MR.{}.dcm", "slice{}.IMA", "a {} ü.dicom"])
-def test_any_name_of_a_file_will_do(tmp_path: Path, name: str) -> None:
+def test_files_may_have_any_name(tmp_path: Path, name: str) -> None:
     SeriesBuilder(ARRAY).write(tmp_path, [name.format(index) for index in range(6)])
     np.testing.assert_array_equal(read_image(tmp_path)[0], ARRAY)
 
 
-def test_slices_may_lie_in_a_tree(tmp_path: Path) -> None:
+def test_slices_may_lie_in_nested_folders(tmp_path: Path) -> None:
     names = [f"PATIENT/STUDY/SERIES{index % 2}/IM{index}" for index in range(6)]
     SeriesBuilder(ARRAY).write(tmp_path, names)
     np.testing.assert_array_equal(read_image(tmp_path)[0], ARRAY)
@@ -54,9 +54,7 @@ def test_slices_may_lie_in_a_tree(tmp_path: Path) -> None:
     assert not is_dicom_folder(tmp_path, recursive=False)
 
 
-def test_what_lies_beside_slices_in_exports_is_skipped_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_files_of_exports_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     SeriesBuilder(ARRAY).write(tmp_path, [f"IM{index}" for index in range(6)])
     companions = {"README": b"read me", "DICOMDIR": b"\0" * 200, "Thumbs.db": b"\0" * 900, "viewer.exe": b"MZ"}
     companions |= {"a.json": b"{}", "LOCKFILE": b"", "volume.nii.gz": b"\x1f\x8b", "INDEX.HTM": b"<html>"}
@@ -67,7 +65,7 @@ def test_what_lies_beside_slices_in_exports_is_skipped_and_counted(
     assert f"{len(companions)} file(s) that are not DICOM" in caplog.text
 
 
-def test_a_directory_of_a_disc_is_no_image(tmp_path: Path) -> None:
+def test_a_dicomdir_is_not_an_image(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY).write(tmp_path, [f"IM{index}" for index in range(6)])
     directory = get_testdata_file("DICOMDIR", download=False)
     assert isinstance(directory, str)
@@ -77,7 +75,7 @@ def test_a_directory_of_a_disc_is_no_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["7.dcm", "7.DCM", "7.ima", "7"])
 @pytest.mark.parametrize("content", [b"", b"no slice", b"\0" * 5000])
-def test_what_could_be_a_slice_but_is_none_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_that_looks_like_a_slice_but_is_not_dicom_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
     SeriesBuilder(ARRAY).write(tmp_path, [f"{index}" for index in range(6)])
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DetSeg3DError) as caught:
@@ -108,7 +106,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     assert caught.value.file == tmp_path / "slice.dcm"
 
 
-def test_links_that_lead_nowhere_or_in_a_circle(tmp_path: Path) -> None:
+def test_broken_and_circular_links(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY).write(tmp_path)
     (tmp_path / "circle").symlink_to(tmp_path)
     np.testing.assert_array_equal(read_image(tmp_path)[0], ARRAY)

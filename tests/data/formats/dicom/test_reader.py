@@ -39,7 +39,7 @@ ORIENTATIONS = {
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_every_voxel_lies_where_its_file_says(tmp_path: Path, name: str) -> None:
+def test_every_voxel_has_the_position_stated_in_its_file(tmp_path: Path, name: str) -> None:
     builder = SeriesBuilder(ARRAY, orientation=ORIENTATIONS[name])
     builder.write(tmp_path)
     canonical, geometry = read_image(tmp_path)
@@ -57,7 +57,7 @@ def test_every_voxel_lies_where_its_file_says(tmp_path: Path, name: str) -> None
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_slices_are_sorted_by_position_whatever_their_names_and_numbers(tmp_path: Path) -> None:
+def test_slices_are_sorted_by_position_and_not_by_name_or_number(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     for index in range(9):
         save(builder.slice(index, InstanceNumber=9 - index), tmp_path / f"{'zyxwvutsr'[index]}.dcm")
@@ -103,7 +103,7 @@ def test_frames_of_one_object_are_put_in_spatial_order(
     assert [order[number - 1] for number in identity.frame_numbers] == list(range(9))
 
 
-def test_frames_have_slopes_and_orientations_of_their_own(tmp_path: Path) -> None:
+def test_each_frame_has_its_own_slope_and_orientation(tmp_path: Path) -> None:
     slopes = 0.5 + np.arange(9)
     per_frame = [
         {
@@ -142,7 +142,7 @@ def test_slopes_that_differ_by_slice_are_applied_to_their_slices(tmp_path: Path)
         (np.int32, 1, 0, np.int32),
     ],
 )
-def test_values_are_whole_where_slope_and_intercept_are(
+def test_values_are_whole_numbers_if_slope_and_intercept_are(
     tmp_path: Path, stored: Any, slope: float, intercept: float, dtype: Any
 ) -> None:
     pixels = np.random.default_rng(1).integers(0, 200, (3, 4, 5)).astype(stored)
@@ -203,7 +203,7 @@ def test_frames_with_a_gap_are_an_error(tmp_path: Path) -> None:
     assert "frame 4 of a.dcm and frame 5" in str(error.value)
 
 
-def test_two_slice_distances_are_an_error_with_other_words(tmp_path: Path) -> None:
+def test_two_slice_distances_are_another_error(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     places = [0, 1, 2, 3, 4, 5.4, 6.8, 8.2, 9.6]
     for index, place in enumerate(places):
@@ -224,7 +224,7 @@ def test_a_tilted_gantry_is_an_error(tmp_path: Path) -> None:
     assert "11.3" in str(error.value)
 
 
-def test_all_frames_at_one_place_are_a_time_series(tmp_path: Path) -> None:
+def test_frames_at_a_single_position_are_a_time_series(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY, sop_class=MR)
     for index in range(9):
         tags = {"TriggerTime": 30.0 * index, "ImagePositionPatient": builder.position(0)}
@@ -246,7 +246,9 @@ def test_all_frames_at_one_place_are_a_time_series(tmp_path: Path) -> None:
         ({"AcquisitionNumber": (1, 2)}, "acquisition number"),
     ],
 )
-def test_two_volumes_in_one_series_name_what_differs(tmp_path: Path, tags: dict[str, Any], name: str) -> None:
+def test_the_error_of_two_volumes_in_one_series_names_the_difference(
+    tmp_path: Path, tags: dict[str, Any], name: str
+) -> None:
     builder = SeriesBuilder(ARRAY, sop_class=MR)
     for number in range(2):
         for index in range(9):
@@ -267,7 +269,7 @@ def test_two_volumes_in_one_series_name_what_differs(tmp_path: Path, tags: dict[
         ("MRImageFrameTypeSequence", [{"FrameType": ["A", "B", "M"]}, {"FrameType": ["A", "B", "P"]}], "image type"),
     ],
 )
-def test_several_volumes_in_one_object_name_the_dimension(
+def test_the_error_of_several_volumes_in_one_object_names_the_dimension(
     tmp_path: Path, group: str, values: list[dict[str, Any]], name: str
 ) -> None:
     per_frame = [{group: item(**value)} for value in values for _ in range(9)]
@@ -278,7 +280,7 @@ def test_several_volumes_in_one_object_name_the_dimension(
     assert error.value == "2 frames at each of 9 positions"
 
 
-def test_a_mixture_of_acquisitions_at_different_places_is_an_error(tmp_path: Path) -> None:
+def test_a_mixture_of_acquisitions_at_different_positions_is_an_error(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY, sop_class=MR)
     for index in range(9):
         save(builder.slice(index, EchoTime=10.0 if index < 5 else 80.0), tmp_path / f"{index}.dcm")
@@ -287,7 +289,7 @@ def test_a_mixture_of_acquisitions_at_different_places_is_an_error(tmp_path: Pat
     assert error.value == "10 and 80"
 
 
-def test_a_slice_sent_twice_under_another_identifier_is_named(tmp_path: Path) -> None:
+def test_a_repeated_slice_with_another_identifier_is_named(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     builder.write(tmp_path)
     save(builder.slice(8, SOPInstanceUID=generate_uid()), tmp_path / "zz.dcm")
@@ -296,7 +298,7 @@ def test_a_slice_sent_twice_under_another_identifier_is_named(tmp_path: Path) ->
     assert "1 of 9 positions" in str(error.value)
 
 
-def test_one_identifier_with_two_contents_is_an_error(tmp_path: Path) -> None:
+def test_two_contents_with_one_identifier_are_an_error(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     builder.write(tmp_path)
     other = SeriesBuilder(ARRAY + 1).slice(4)
@@ -323,7 +325,7 @@ def test_slices_of_several_planes_are_a_localizer(tmp_path: Path) -> None:
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
     ],
 )
-def test_what_has_no_place_is_refused_with_the_reason(tmp_path: Path, tags: dict[str, Any], found: str) -> None:
+def test_images_without_positions_are_refused_with_the_reason(tmp_path: Path, tags: dict[str, Any], found: str) -> None:
     SeriesBuilder(ARRAY, extra=tags).write(tmp_path)
     assert found in str(refused(tmp_path).value)
 
@@ -334,7 +336,7 @@ def test_slices_of_two_sizes_are_an_error(tmp_path: Path) -> None:
     assert "8 of 5×6 and 1 of 5×4" in str(refused(tmp_path).value)
 
 
-def test_a_single_slice_file_is_not_taken_for_a_scan(tmp_path: Path) -> None:
+def test_a_file_with_a_single_slice_is_not_a_scan(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY).write(tmp_path)
     file = next(tmp_path.iterdir())
     assert refused(file).file == file
@@ -342,7 +344,7 @@ def test_a_single_slice_file_is_not_taken_for_a_scan(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modality", ["XA", "NM", "US", "CR"])
 @pytest.mark.parametrize("position", [None, [-10.0, 20.0, 0.0]])
-def test_frames_without_positions_of_their_own_are_not_a_volume(
+def test_frames_without_their_own_positions_are_not_a_volume(
     tmp_path: Path, modality: str, position: list[float] | None
 ) -> None:
     dataset = SeriesBuilder(ARRAY).slice(0, Modality=modality, ImagePositionPatient=position, SpacingBetweenSlices=2.5)
@@ -353,7 +355,7 @@ def test_frames_without_positions_of_their_own_are_not_a_volume(
     assert "9 of 9 frames without" in str(error.value)
 
 
-def test_slices_of_which_some_state_a_slope_are_an_error(tmp_path: Path) -> None:
+def test_slices_are_an_error_if_only_some_state_a_slope(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY, sop_class=PET)
     for index in range(9):
         tags = {"RescaleSlope": 2.5, "RescaleIntercept": 0} if index else {}
@@ -361,7 +363,7 @@ def test_slices_of_which_some_state_a_slope_are_an_error(tmp_path: Path) -> None
     assert "rescale" in refused(tmp_path).problem
 
 
-def test_two_objects_of_one_series_make_one_volume(tmp_path: Path) -> None:
+def test_two_objects_of_one_series_form_one_volume(tmp_path: Path) -> None:
     for number, part in enumerate((slice(0, 4), slice(4, 9))):
         dataset = enhanced(ARRAY[part], AXIAL_POSITIONS[part])
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid(f"part {number}")

@@ -155,9 +155,7 @@ def test_a_derived_series_alone_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path), ARRAY)
 
 
-def test_screen_captures_and_time_series_are_not_what_is_meant(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_screen_captures_and_time_series_are_not_candidates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     SeriesBuilder(ARRAY, number=2).write(tmp_path)
     report = new_object(SECONDARY_CAPTURE, "dose report")
     report.StudyInstanceUID, report.SeriesInstanceUID, report.SeriesNumber = uid("study"), uid("report"), 999
@@ -183,7 +181,7 @@ def test_a_broken_series_is_not_replaced_by_another_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path, "T1"), ARRAY)
 
 
-def test_a_cut_slice_of_another_series_does_not_hinder_a_choice(tmp_path: Path) -> None:
+def test_a_truncated_slice_of_another_series_does_not_prevent_a_choice(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY, name="T1", sop_class=MR).write(tmp_path / "t1")
     SeriesBuilder(ARRAY, name="T2", sop_class=MR).write(tmp_path / "t2", [f"{index}" for index in range(6)])
     file = tmp_path / "t2" / "3"
@@ -217,7 +215,7 @@ def test_a_choice_for_another_format_is_an_error(tmp_path: Path) -> None:
     assert error_of(tmp_path / "a.npy", "T1").value == "T1"
 
 
-def test_a_single_slice_beside_a_volume_is_not_what_is_meant(tmp_path: Path) -> None:
+def test_a_single_slice_beside_a_volume_is_not_a_candidate(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY, number=2).write(tmp_path)
     SeriesBuilder(ARRAY[:1], name="scout", number=1).write(tmp_path)
     np.testing.assert_array_equal(read(tmp_path), ARRAY)

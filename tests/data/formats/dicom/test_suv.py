@@ -85,7 +85,7 @@ def test_grams_per_millilitre_are_suv_already(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(ImageSource(tmp_path, suv=True))[0], activity().astype(np.float32))
 
 
-def test_counts_of_philips_have_a_factor_of_their_own(tmp_path: Path) -> None:
+def test_counts_of_philips_have_their_own_factor(tmp_path: Path) -> None:
     write_pet(tmp_path, {"Units": "CNTS"})
     for file in tmp_path.iterdir():
         from pydicom import dcmread
@@ -121,7 +121,7 @@ def test_counts_of_philips_have_a_factor_of_their_own(tmp_path: Path) -> None:
         ({"Modality": "NM"}, {}, "Modality PT"),
     ],
 )
-def test_what_is_missing_is_named(tmp_path: Path, tags: dict[str, Any], source: dict[str, Any], named: str) -> None:
+def test_a_missing_attribute_is_named(tmp_path: Path, tags: dict[str, Any], source: dict[str, Any], named: str) -> None:
     write_pet(tmp_path, tags, source)
     with pytest.raises(DetSeg3DError) as caught:
         read_image(ImageSource(tmp_path, suv=True))
@@ -148,7 +148,7 @@ def test_slices_with_different_doses_are_an_error(tmp_path: Path) -> None:
         read_image(ImageSource(tmp_path, suv=True))
 
 
-def test_each_channel_is_converted_by_its_own_option(tmp_path: Path) -> None:
+def test_each_channel_has_its_own_option_of_conversion(tmp_path: Path) -> None:
     write_pet(tmp_path / "pet")
     SeriesBuilder(ARRAY, sop_class=MR).write(tmp_path / "mr")
     images, geometry = read_channels([tmp_path / "mr", ImageSource(tmp_path / "pet", suv=True)])

@@ -164,7 +164,7 @@ def test_a_dose_of_a_planning_system_gives_grays_on_its_planes(tmp_path: Path) -
 
 @pytest.mark.parametrize(("bits", "high"), [(12, 11), (12, 15), (10, 11)])
 @pytest.mark.parametrize("signed", [False, True])
-def test_bits_beyond_those_stored_are_no_part_of_the_value(tmp_path: Path, bits: int, high: int, signed: bool) -> None:
+def test_bits_beyond_the_stored_bits_are_ignored(tmp_path: Path, bits: int, high: int, signed: bool) -> None:
     low = -(1 << (bits - 1)) if signed else 0
     values = np.random.default_rng(2).integers(low, low + (1 << bits), (4, 5, 6))
     shift = high - bits + 1
@@ -181,7 +181,7 @@ def test_minimum_is_white_does_not_change_the_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path)[0], ARRAY)
 
 
-def test_padding_stays_what_the_scanner_wrote(tmp_path: Path) -> None:
+def test_padding_values_are_unchanged(tmp_path: Path) -> None:
     padded = ARRAY.copy()
     padded[:, :3] = -2000
     SeriesBuilder(padded, extra={"PixelPaddingValue": -2000, "RescaleSlope": 1, "RescaleIntercept": -24}).write(
@@ -213,7 +213,7 @@ def error_of(path: Path) -> DetSeg3DError:
 @pytest.mark.parametrize("index", [0, 2, 3])
 @pytest.mark.parametrize("how", ["voxels", "half", "header", "preamble", "empty", "garbage", "text"])
 @pytest.mark.parametrize("ending", [".dcm", "", ".1"])
-def test_a_slice_that_is_cut_or_overwritten_is_an_error_by_name(
+def test_a_truncated_or_overwritten_slice_is_an_error_of_its_file(
     tmp_path: Path, how: str, index: int, ending: str
 ) -> None:
     SeriesBuilder(ARRAY).write(tmp_path, [f"IM{index}{ending}" for index in range(4)])
@@ -241,7 +241,7 @@ def test_more_voxels_than_pixel_data_is_an_error(tmp_path: Path, tags: dict[str,
     assert error_of(tmp_path).file == tmp_path / f"{index}.dcm"
 
 
-def test_what_follows_the_pixel_data_is_not_taken_for_voxels(tmp_path: Path) -> None:
+def test_bytes_after_the_pixel_data_are_not_read_as_voxels(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     for index in range(4):
         dataset = builder.slice(index, Rows=82)
@@ -255,7 +255,7 @@ def test_fewer_voxels_than_pixel_data_is_an_error(tmp_path: Path) -> None:
     assert "pixel data has 2870 bytes" in error_of(tmp_path).problem
 
 
-def test_zeros_behind_the_voxels_are_padding(tmp_path: Path) -> None:
+def test_zeros_after_the_voxels_are_padding(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     for index in range(4):
         dataset = builder.slice(index)
@@ -265,7 +265,7 @@ def test_zeros_behind_the_voxels_are_padding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless], ids=lambda uid: uid.name)
-def test_a_compressed_frame_that_is_cut_is_an_error(tmp_path: Path, syntax: str) -> None:
+def test_a_truncated_compressed_frame_is_an_error(tmp_path: Path, syntax: str) -> None:
     builder = SeriesBuilder(ARRAY)
     for index in range(4):
         dataset = builder.slice(index)
@@ -283,7 +283,7 @@ def test_a_compressed_frame_of_another_shape_is_an_error(tmp_path: Path, syntax:
     for index in range(4):
         dataset = builder.slice(index)
         compress(dataset, syntax)
-        dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows  # as many voxels
+        dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows  # the same number of voxels
         save(dataset, tmp_path / f"{index}.dcm")
     assert error_of(tmp_path).file in set(tmp_path.iterdir())
 
@@ -327,7 +327,7 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path)[0], ARRAY)
 
 
-def test_near_lossless_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_near_lossless_compression_gives_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     builder = SeriesBuilder(ARRAY)
     for index in range(4):
         dataset = builder.slice(index)
