@@ -33,3 +33,8 @@ def test_truth_and_prediction_of_a_model_are_drawn(tiny_model: Path) -> None:
 def test_what_cannot_be_drawn_is_refused(prediction: np.ndarray | None, truth: np.ndarray | None) -> None:
     with pytest.raises(DetSeg3DError):
         detseg3d.draw(SCAN, prediction, truth, spacing=(1, 1, 1))
+
+
+def test_a_notebook_shows_the_figure_as_a_picture() -> None:
+    figure = detseg3d.draw(SCAN, LABEL, spacing=(1, 1, 1))
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +66,15 @@ _TRUTH_LINE, _PREDICTION_LINE = _LineStyle(TRUTH_COLOR, 2.8), _LineStyle(PREDICT
 _BOX_DASHES = (0, (3, 2))
 
 
+class CaseFigure(Figure):
+    """A figure that a notebook shows as a picture, without the global state of ``matplotlib.pyplot``."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=60, facecolor=self.get_facecolor())
+        return content.getvalue()
+
+
 def draw_case(case: CaseView, maximum: int = 12) -> Figure:
     """Draw a case.
 
@@ -101,7 +111,7 @@ def _compose(case: TurnedCase, findings: Sequence[Finding], shown: Sequence[Find
     width = sum(size[1] for size in sizes)
     overview_height = min(_MAX_OVERVIEW_HEIGHT, (_WIDTH - 0.8) * max(size[0] for size in sizes) / width)
     heights = [_HEADER_HEIGHT, overview_height, _GAP] + [_TILE_HEIGHT] * rows
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.2), facecolor=BACKGROUND)
+    figure = CaseFigure(figsize=(_WIDTH, sum(heights) + 0.2), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(heights), 1, height_ratios=heights, left=0.012, right=0.988, top=0.995, bottom=0.01, hspace=0.0
