@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from detseg3d.evaluation.result import Comparison, EvaluationResult, SystemsResult
 
-__all__ = ["Evaluated", "get_nested"]
+__all__ = ["Evaluated"]
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,5 @@ class Evaluated:
 
     @property
     def systems(self) -> SystemsResult:
-        """The results as a comparison of systems."""
+        """Results as a :class:`SystemsResult`, also for a single system."""
         return SystemsResult(self.results, tuple(self.comparisons))
-
-
-def get_nested(data: Any, *keys: str) -> Any:
-    """Return the value under ``keys`` in nested dicts, or ``None`` if a key is missing.
-
-    Examples
-    --------
-    >>> get_nested({"dice": {"mean": 0.5}}, "dice", "mean"), get_nested({"dice": None}, "dice", "mean")
-    (0.5, None)
-    """
-    for key in keys:
-        if not isinstance(data, Mapping):
-            return None
-        data = data.get(key)
-    return data

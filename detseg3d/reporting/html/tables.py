@@ -27,6 +27,7 @@ from detseg3d.reporting.html.rendering import render
 __all__ = ["Tile", "case_table", "class_table", "key_metrics", "metric_table", "problem_list"]
 
 _KEY_METRICS = (f"f1_{HEADLINE}", f"recall_{HEADLINE}", f"precision_{HEADLINE}", f"fp_per_scan_{HEADLINE}", "dice")
+_DIRECTIONS = {Better.LOWER: "Lower is better.", Better.NEAR_ZERO: "Values near 0 are better."}
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _metric_row(evaluated: Evaluated, spec: MetricSpec) -> _MetricRow:
     first = estimates[0]
     return _MetricRow(
         _name_with_options(spec, evaluated),
-        spec.definition,
+        " ".join(filter(None, (spec.definition, _DIRECTIONS.get(spec.better)))),
         spec.digits,
         tuple(_Estimate.of(estimate, spec.digits) for estimate in estimates),
         interval_strip(first.value, first.low, first.high) if spec.is_share else Markup(),

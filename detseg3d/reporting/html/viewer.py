@@ -31,7 +31,9 @@ class _LesionRow:
     outcome : str
         ``found``, ``missed``, ``found again`` (a second prediction in a true lesion) or ``false positive``.
     class_name : str
-    volume_mm3, diameter_mm : float
+    volume_mm3 : float
+    length_mm : float
+        Long axis, or the diameter of a sphere with the same volume if the axes were not measured.
     dice, iou : float or None
         Overlap with the partner of the lesion.
     score : float or None
@@ -46,7 +48,7 @@ class _LesionRow:
     outcome: str
     class_name: str
     volume_mm3: float
-    diameter_mm: float
+    length_mm: float
     dice: float | None
     iou: float | None
     score: float | None
@@ -67,6 +69,7 @@ class _Case:
     true_lesions: int
     false_positives: int
     several_classes: bool
+    has_axes: bool
     lesions: tuple[_LesionRow, ...]
     window: tuple[float, float]
     reduced: str
@@ -97,6 +100,7 @@ def _describe_case(case: ChosenCase, volumes: ViewerVolumes) -> _Case:
         true_lesions=counts.truth,
         false_positives=counts.false_positives,
         several_classes=len({entry.class_name for entry in case.case.lesions}) > 1,
+        has_axes=all(lesion.shape is not None for lesion in case.case.lesions),
         lesions=_lesion_rows(case.case.lesions, volumes),
         window=volumes.window,
         reduced=volumes.reduced,
@@ -134,38 +138,37 @@ def _script_data(case: ChosenCase, volumes: ViewerVolumes) -> dict[str, Any]:
 
 def _lesion_rows(lesions: Sequence[LesionMetrics], volumes: ViewerVolumes) -> tuple[_LesionRow, ...]:
     """Return the true lesions, largest first, then the other predictions, highest score first."""
-    truths = sorted(
-        (lesion for lesion in lesions if lesion.is_true), key=lambda lesion: (-lesion.volume_mm3, lesion.id)
-    )
+    truths = sorted((lesion for lesion in lesions if lesion.is_true), key=lambda entry: (-entry.volume_mm3, entry.id))
     predictions = [lesion for lesion in lesions if not lesion.is_true]
     scores = {lesion.id: lesion.score for lesion in predictions}
     finds = Counter(lesion.partner for lesion in truths if lesion.partner is not None)
+    has_axes = all(lesion.shape is not None for lesion in lesions)
+
+    def row(lesion: LesionMetrics, outcome: str, score: float | None, sharing: int = 0) -> _LesionRow:
+        has_partner = outcome in ("found", "found again")
+        length = sphere_diameter(lesion.volume_mm3)
+        if has_axes and lesion.shape is not None:
+            length = lesion.shape.long_axis_mm
+        return _LesionRow(
+            outcome=outcome,
+            class_name=lesion.class_name,
+            volume_mm3=lesion.volume_mm3,
+            length_mm=length,
+            dice=lesion.dice if has_partner else None,
+            iou=lesion.iou if has_partner else None,
+            score=score,
+            sharing=sharing,
+            point=tuple(round(value, 2) for value in volumes.place(lesion.center)),
+        )
+
     rows = []
     for lesion in truths:
         if lesion.partner is None:
-            rows.append(_lesion_row(lesion, "missed", None, volumes))
+            rows.append(row(lesion, "missed", None))
         else:
-            score, sharing = scores.get(lesion.partner), finds[lesion.partner] - 1
-            rows.append(_lesion_row(lesion, "found", score, volumes, sharing))
+            rows.append(row(lesion, "found", scores.get(lesion.partner), finds[lesion.partner] - 1))
     others = [lesion for lesion in predictions if lesion.id not in finds]
-    for lesion in sorted(others, key=lambda lesion: (-(lesion.score or 0.0), lesion.id)):
+    for lesion in sorted(others, key=lambda entry: (-(entry.score or 0.0), entry.id)):
         outcome = "found again" if lesion.matched[Criterion.ANY] else "false positive"
-        rows.append(_lesion_row(lesion, outcome, lesion.score, volumes))
+        rows.append(row(lesion, outcome, lesion.score))
     return tuple(rows)
-
-
-def _lesion_row(
-    lesion: LesionMetrics, outcome: str, score: float | None, volumes: ViewerVolumes, sharing: int = 0
-) -> _LesionRow:
-    has_partner = outcome in ("found", "found again")
-    return _LesionRow(
-        outcome=outcome,
-        class_name=lesion.class_name,
-        volume_mm3=lesion.volume_mm3,
-        diameter_mm=sphere_diameter(lesion.volume_mm3),
-        dice=lesion.dice if has_partner else None,
-        iou=lesion.iou if has_partner else None,
-        score=score,
-        sharing=max(sharing, 0),
-        point=tuple(round(value, 2) for value in volumes.place(lesion.center)),
-    )

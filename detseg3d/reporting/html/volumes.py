@@ -24,7 +24,7 @@ from detseg3d.reporting.html.case_files import CaseFiles
 from detseg3d.reporting.html.rendering import compress
 from detseg3d.reporting.pictures.slices import intensity_window
 
-__all__ = ["FileOrders", "ViewerVolumes", "WindowPreset", "fit_volumes", "load_volumes", "window_presets"]
+__all__ = ["FileOrders", "ViewerVolumes", "fit_volumes", "load_volumes", "window_presets"]
 
 Shape = tuple[int, int, int]
 

@@ -27,7 +27,7 @@ from detseg3d.data.labels import (
 from detseg3d.reporting.pictures.case_view import Box, CaseView, LesionMap
 from detseg3d.reporting.pictures.overlay import draw_case, save_figure
 
-__all__ = ["PICTURE_ENDINGS", "visualize_files"]
+__all__ = ["visualize_files"]
 
 logger = logging.getLogger(__name__)
 

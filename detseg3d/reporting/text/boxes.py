@@ -1,4 +1,4 @@
-"""Result of an evaluation of boxes as Markdown tables."""
+"""Write the result of an evaluation of boxes as Markdown tables."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def format_box_evaluation(result: BoxEvaluation) -> str:
         _class_table(summary),
         _describe_cases(summary),
         _describe_intervals(summary),
-        "mAP is the mean AP of the classes that occur in the truth. By centre, further boxes in a lesion that is\n"
-        "found already do not count, as in LUNA16; by IoU they are false positives.",
-        _list("Looks wrong", result.warnings),
+        "mAP is the mean AP of the classes that occur in the truth. Under the criterion of the centre, further boxes\n"
+        "in a lesion that was already found are ignored, as in LUNA16. Under the criteria of the IoU they are false\n"
+        "positives.",
+        _list("Warnings", result.warnings),
         _list("Not evaluated", result.problems),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -64,7 +65,7 @@ def _range(interval: Interval) -> str:
 
 
 def _with_lesions(value: float, summary: BoxSummary) -> str:
-    """Return a metric that needs true lesions. Without any, its definition gives 0 or 1, which nobody measured."""
+    """Return a metric that needs true lesions, or a dash: without true lesions its value is only a convention."""
     return format_value(value if summary.lesions else None)
 
 
@@ -87,7 +88,7 @@ def _describe_cases(summary: BoxSummary) -> str:
     silent = summary.cases_without_boxes
     if silent:
         shown = ", ".join(silent[:_MAX_NAMES]) + (", …" if len(silent) > _MAX_NAMES else "")
-        text += f" Cases that the table of boxes does not mention, which counts as no boxes: {len(silent)} ({shown})."
+        text += f" The table of boxes does not mention these cases, so they have no boxes: {len(silent)} ({shown})."
     return text
 
 

@@ -13,7 +13,6 @@ from detseg3d.reporting.text.markdown import DASH, markdown_table
 
 __all__ = [
     "CHOICE_COLUMNS",
-    "ChoiceColumn",
     "choice_rows",
     "describe_consolidation",
     "format_consolidation",

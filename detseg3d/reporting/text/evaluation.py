@@ -1,4 +1,4 @@
-"""Result of an evaluation as Markdown tables, for the terminal and for notes."""
+"""Write the result of an evaluation as Markdown tables."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def _one_system(result: EvaluationResult) -> list[str]:
         rows.append(_class_mean_row(summary.class_mean))
     return [
         "### Lesions and voxels\n\n" + markdown_table(_GROUP_HEADER, rows),
-        "Recall, precision and false positives are at IoU ≥ 0.1, too: lesions and predictions are matched one to one.\n"
-        "At any overlap, a larger mask finds more lesions, however badly it outlines them. Lesion metrics are pooled\n"
-        "over cases; Dice is the mean over the scans whose number stands in brackets."
+        "Recall, precision and false positives are also at IoU ≥ 0.1: lesions and predictions are matched one to one.\n"
+        "At any overlap, a larger mask finds more lesions, even if it outlines them badly. Lesion metrics are pooled\n"
+        "over cases. Dice is the mean over the scans whose number is in brackets."
         + (
-            " In the row of a class these are\nthe scans that have it in the truth or in the prediction."
+            " In the row of a class these are\nthe scans that have the class in the truth or in the prediction."
             if classes
             else ""
         ),
@@ -134,8 +134,8 @@ def _lesion_free_scans(lesion_free: FalsePositives) -> str:
     if not lesion_free.scans:
         return ""
     return (
-        f"Scans without lesions: {lesion_free.scans}, with {lesion_free.per_scan:.2f} false positives per scan; "
-        f"{lesion_free.scans_without_false_positives} of them\nhave none (their Dice is 1 by definition)."
+        f"Scans without lesions: {lesion_free.scans}, with {lesion_free.per_scan:.2f} false positives per scan. "
+        f"{lesion_free.scans_without_false_positives} of them\nhave no false positive; their Dice is 1 by definition."
     )
 
 
@@ -168,7 +168,7 @@ def _froc_rows(label: str, scores: ScoreSummary) -> list[tuple[str, ...]]:
     thresholds = [format_value(point.threshold) for point in scores.froc]
     return [
         (f"recall, {label}", *recalls, format_value(scores.cpm), format_value(scores.average_precision)),
-        (f"score from, {label}", *thresholds, DASH, DASH),
+        (f"lowest score, {label}", *thresholds, DASH, DASH),
     ]
 
 
@@ -181,7 +181,7 @@ def _preset_table(preset: PresetSummary | None) -> str:
         (first.title, f"`{first.key}`", *(format_value(column[place].value) for column in columns))
         for place, first in enumerate(columns[0])
     ]
-    table = markdown_table(("metric", "its name there", *preset.classes), rows)
+    table = markdown_table(("metric", "name in the challenge", *preset.classes), rows)
     return f"### Preset {preset.preset}\n\n{table}"
 
 

@@ -1,4 +1,4 @@
-"""Files of an evaluation: everything as JSON, cases and lesions as spreadsheets, the summary as text."""
+"""Write the files of an evaluation: everything as JSON, cases and lesions as spreadsheets, a summary as Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detseg3d.reporting.text.evaluation import format_evaluation
 from detseg3d.system.files import write_text
 from detseg3d.system.json_files import write_json
 
-__all__ = ["case_rows", "lesion_rows", "write_evaluation"]
+__all__ = ["case_rows", "write_evaluation"]
 
 _COUNTS = ("f1", "recall", "precision", "found", "true_positives", "false_positives")
 
@@ -48,7 +48,7 @@ def write_evaluation(
 
 
 def case_rows(result: EvaluationResult | SystemsResult) -> list[Row]:
-    """Return one row per evaluated case, and per system if there are several: counts, rates and other metrics."""
+    """Return counts, rates and other metrics: one row for each evaluated case of each system."""
     return [{**system, **_case_row(case)} for system, part in _systems(result) for case in part.cases]
 
 
@@ -81,10 +81,7 @@ def _case_row(case: CaseMetrics) -> Row:
 
 
 def lesion_rows(result: EvaluationResult | SystemsResult) -> list[Row]:
-    """Return one row per true and per predicted lesion, and per system if there are several.
-
-    Columns: size, shape, position, matching and score.
-    """
+    """Return size, shape, position, matching and score: one row for each lesion of truth and prediction."""
     return [{**system, **_lesion_row(lesion)} for system, part in _systems(result) for lesion in part.lesions]
 
 

@@ -1,4 +1,4 @@
-"""Remarks on the metrics of an evaluation that the Markdown summary and the HTML report share."""
+"""Remarks on an evaluation that the Markdown summary and the HTML report share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
 ]
 
 HD95_PENALTY = (
-    "A scan with an empty truth or an empty prediction, but not both, has the diagonal of its volume as HD95; 0 if\n"
-    "both are empty."
+    "If only the truth or only the prediction of a scan is empty, the HD95 of the scan is the diagonal of its volume.\n"
+    "If both are empty, the HD95 is 0."
 )
 
 MIN_PATIENTS = 5

@@ -1,4 +1,4 @@
-"""Result of a sweep over the settings of probability maps as a Markdown table."""
+"""Write the result of a sweep over the settings of probability maps as a Markdown table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = (
 
 
 def format_sweep(result: SweepResult) -> str:
-    """Return the result of a sweep as a Markdown table, with the caveat that the choice is optimistic."""
+    """Return the result of a sweep as a Markdown table, and a note that the choice is optimistic."""
     rows = [
         _row("default", result.default.rule, result.default.metrics),
         _row("chosen on these cases", result.chosen.rule, result.chosen.metrics),
@@ -29,12 +29,12 @@ def format_sweep(result: SweepResult) -> str:
     table = markdown_table(("setting", "threshold", "minimum mm³", "score", *names, "FP per scan at IoU ≥ 0.1"), rows)
     text = (
         f"Chosen among {len(result.rows)} settings on {result.cases} cases for the highest {result.objective}. This "
-        "is\noptimistic, because the choice was made on the same cases; "
+        "is\noptimistic, because the choice was made on the same cases. "
     )
     if result.cross_fitted is None:
-        text += "a single patient does not allow an unbiased estimate beside it."
+        text += "A single patient does not allow an unbiased estimate."
     else:
-        text += "cross-fitted: each group of cases is evaluated\nwith the setting that was chosen on the other groups."
+        text += "Cross-fitted: each group of cases is evaluated\nwith the setting that was chosen on the other groups."
     return f"### Components of probability maps\n\n{table}\n\n{text}"
 
 

@@ -207,7 +207,7 @@ def test_cases_that_one_side_lacks_are_named_and_the_rest_goes_on(folder: Path) 
     result = evaluate(folder)
     assert problems(result) == {"other": f"a prediction, but no label in {folder / 'labels'}"}
     assert result.summary.cases_without_boxes == ("b", "c")
-    assert "does not mention, which counts as no boxes: 2 (b, c)" in format_box_evaluation(result)
+    assert "does not mention these cases, so they have no boxes: 2 (b, c)" in format_box_evaluation(result)
 
 
 def test_a_table_whose_cases_have_other_names_is_refused(folder: Path) -> None:
@@ -264,7 +264,7 @@ def test_boxes_outside_the_scan_are_remarked_upon(folder: Path) -> None:
     result = evaluate(folder)
     assert result.warnings[0].case_id == "a"
     assert "1 of 2 boxes lie outside the scan of 8 20 20 voxels" in result.warnings[0].problem
-    assert "Looks wrong: 1" in format_box_evaluation(result)
+    assert "Warnings: 1" in format_box_evaluation(result)
 
 
 def test_a_box_that_only_touches_the_scan_is_outside(folder: Path) -> None:

@@ -53,13 +53,22 @@ def settings(page: Page) -> Any:
 def test_every_true_lesion_and_every_false_positive_has_a_row(root: Path, evaluated: Evaluated) -> None:
     page = section(root, evaluated, "bad")
     rows = page.rows(page.find("table", class_="lesions")[0])
-    assert rows[0] == ["lesion", "outcome", "volume (mm³)", "diameter (mm)", "Dice", "IoU", "score"]
+    assert rows[0] == ["lesion", "outcome", "volume (mm³)", "long axis (mm)", "Dice", "IoU", "score"]
+    # The ellipsoid with the moments of a cube with edge a has axes of a · sqrt(5 / 3).
     assert rows[1:] == [
-        ["1", "found", "64", "5.0", "1.00", "1.00", "0.90"],
-        ["2", "missed", "64", "5.0", DASH, DASH, DASH],
-        ["3", "false positive", "8.0", "2.5", DASH, DASH, "0.60"],
+        ["1", "found", "64", "5.2", "1.00", "1.00", "0.90"],
+        ["2", "missed", "64", "5.2", DASH, DASH, DASH],
+        ["3", "false positive", "8.0", "2.6", DASH, DASH, "0.60"],
     ]
     assert "1 of 2 lesions found, 1 false positive (any overlap)" in page.visible
+
+
+def test_without_measured_axes_the_diameter_of_a_sphere_is_shown(root: Path, evaluated: Evaluated) -> None:
+    case = next(case for case in evaluated.first.cases if case.case_id == "bad")
+    plain = replace(case, lesions=tuple(replace(lesion, shape=None) for lesion in case.lesions))
+    page = section(root, Evaluated.of(replace(evaluated.first, cases=(plain,))), "bad")
+    rows = page.rows(page.find("table", class_="lesions")[0])
+    assert [row[3] for row in rows] == ["diameter (mm)", "5.0", "5.0", "2.5"]  # 64, 64 and 8 mm³
 
 
 def test_a_row_knows_where_its_lesion_is(root: Path, evaluated: Evaluated) -> None:
