@@ -63,16 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
-    from detseg3d.synthetic.dataset import write_example_dataset
+    from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
 
     folder = write_example_dataset(
         options.output,
         num_cases=options.num_cases,
-        shape=tuple(options.shape),
-        spacing=tuple(options.spacing),
-        seed=options.seed,
         num_test=options.num_test,
         dataset_id=options.dataset_id,
+        phantom=PhantomOptions(tuple(options.shape), tuple(options.spacing), options.seed),
         run=run_of(options),
     )
     show(f"The example data set is in {folder}")

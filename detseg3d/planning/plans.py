@@ -1,8 +1,8 @@
-"""The plans: everything that determines preprocessing, network, training and inference, frozen and validated.
+"""The plans: all settings of preprocessing, networks, training and inference, immutable and validated.
 
-``plans.json`` is written by the planner, may be edited by hand and is read back by :func:`load_plans`, which reports
-every unknown key and every bad value at once. Nothing else configures the pipeline: command-line flags of the training
-produce a changed copy that is stored beside the weights.
+The planner writes ``plans.json``. Users may edit the file, and :func:`load_plans` reads it and reports all unknown keys
+and all bad values together. Nothing else configures the pipeline: command-line flags of a training make a changed copy
+of the plans, which is stored beside the weights.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ PLANS_VERSION: Final = 4
 
 
 MAX_PLANS_BYTES: Final = 16 << 20
-"""Size of a plans.json. What the planner writes has some kilobytes."""
+"""Largest plans.json that is read. The planner writes some kilobytes."""
 
 
 MAX_PARAMETERS: Final = 500_000_000
-"""Weights of both stages together: 2 GB. Planned networks have some millions."""
-MAX_STRIDE: Final = 256  # of all stages together: volumes are padded to a multiple of it
-MAX_ROI_SAMPLES: Final = 2**28  # of a batch of RoIs; planned ones have some millions
-MAX_ROI_VOXELS: Final = 512  # fine voxels along an axis of the smallest RoI
+"""Largest number of weights of both stages together (2 GB). Planned networks have some millions."""
+MAX_STRIDE: Final = 256  # Product of the strides of all stages. Volumes are padded to a multiple of it.
+MAX_ROI_SAMPLES: Final = 2**28  # Samples of a batch of RoIs. Planned batches have some millions.
+MAX_ROI_VOXELS: Final = 512  # Fine voxels of the minimum extent along an axis.
 
 
 def check_limits(plans: Plans) -> None:
-    """Check what only several entries of a plan tell together.
+    """Check the limits that concern several fields of the plans.
 
     Raises
     ------
     ValueError
-        If the network is too large or cannot be built, a batch of RoIs is too large, or mirrored copies would show
-        what no training did.
+        If the network is too large or cannot be built, if a batch of RoIs is too large, or if the inference mirrors
+        along an axis that the training did not mirror.
     """
     total = [math.prod(stride[axis] for stride in plans.stage1.strides) for axis in range(3)]
     if max(total) > MAX_STRIDE:
@@ -74,7 +74,7 @@ def check_limits(plans: Plans) -> None:
     size = plans.roi.size
     pooled = [math.prod(stride[axis] for stride in plans.stage2.strides) for axis in range(3)]
     if any(n < factor for n, factor in zip(size, pooled, strict=True)):
-        raise ValueError(f"the strides of Stage 2 multiply to {pooled}, which leaves nothing of an RoI of {list(size)}")
+        raise ValueError(f"the strides of Stage 2 multiply to {pooled}, which is too much for an RoI of {list(size)}")
     samples = math.prod(size) * plans.inference.roi_batch_size
     if samples > MAX_ROI_SAMPLES:
         raise ValueError(
@@ -83,13 +83,15 @@ def check_limits(plans: Plans) -> None:
         )
     extents = [mm / spacing for mm, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)]
     if max(extents) > MAX_ROI_VOXELS:
-        raise ValueError(f"roi.minimum_extent is {max(extents):.4g} fine voxels, at most {MAX_ROI_VOXELS} may be")
+        raise ValueError(
+            f"roi.minimum_extent is {max(extents):.4g} fine voxels, at most {MAX_ROI_VOXELS} are supported"
+        )
     if plans.stage2.context_attention and plans.stage2.channels[-1] % 4:
         raise ValueError("context attention has 4 heads: the last of the channels of Stage 2 must be a multiple of 4")
     if not set(plans.inference.mirror_axes) <= set(plans.training.mirror_axes):
         raise ValueError(
             f"inference.mirror_axes {list(plans.inference.mirror_axes)} must be among training.mirror_axes "
-            f"{list(plans.training.mirror_axes)}: a network that never saw flipped scans misreads them"
+            f"{list(plans.training.mirror_axes)}, because a network must have been trained on flipped scans"
         )
     parameters = parameter_count(plans.stage1, plans.stage2, plans.num_channels, plans.num_classes)
     if parameters > MAX_PARAMETERS:
@@ -97,10 +99,10 @@ def check_limits(plans: Plans) -> None:
 
 
 class Plans(StrictModel):
-    """Everything that determines the pipeline of one data set.
+    """All settings of the pipeline of one data set.
 
-    Spacings are ``(z, y, x)`` in millimetres. The axes are those of the patient: z is inferior-superior, y is
-    anterior-posterior, x is right-left.
+    Spacings are ``(z, y, x)`` in millimetres. The axes are those of the patient: z runs from inferior to superior, y
+    from anterior to posterior, x from right to left.
     """
 
     version: Literal[4] = Field(
@@ -224,10 +226,12 @@ class Plans(StrictModel):
     def _consistent(self) -> Plans:
         if len(self.normalization) != len(self.channel_names):
             raise ValueError(
-                f"{len(self.normalization)} normalisations for {len(self.channel_names)} channels: one each is needed"
+                f"{len(self.normalization)} normalisations for {len(self.channel_names)} channels: each needs one"
             )
         if len(self.class_labels) != len(self.class_names) or len(set(self.class_labels)) != len(self.class_labels):
-            raise ValueError(f"class_labels {self.class_labels} must give each of {self.class_names} its own value")
+            raise ValueError(
+                f"class_labels {self.class_labels} must have a different value for each of {self.class_names}"
+            )
         if not set(self.suv_channels) <= set(self.channel_names):
             raise ValueError(f"suv_channels {self.suv_channels} must be some of {self.channel_names}")
         if any(d < f * (1 - 1e-6) for d, f in zip(self.detection_spacing, self.fine_spacing, strict=True)):
@@ -244,17 +248,17 @@ class Plans(StrictModel):
 
     @property
     def num_classes(self) -> int:
-        """Number of lesion classes, background not counted."""
+        """Number of lesion classes, without the background."""
         return len(self.class_names)
 
     @property
     def detection_scale(self) -> tuple[float, float, float]:
-        """Fine voxels per detection voxel, ``(z, y, x)``; 1 where Stage 1 sees the fine grid."""
+        """Fine voxels per detection voxel ``(z, y, x)``; 1 if both grids are equal."""
         z, y, x = (d / f for d, f in zip(self.detection_spacing, self.fine_spacing, strict=True))
         return z, y, x
 
     def cell_sizes(self) -> tuple[tuple[float, float, float], ...]:
-        """Size of a cell of each head level, finest first, in fine voxels ``(z, y, x)``."""
+        """Return the size of a cell of each head level in fine voxels ``(z, y, x)``, finest level first."""
         sizes = []
         for stage in self.stage1.head_stages:
             z, y, x = (
@@ -265,11 +269,21 @@ class Plans(StrictModel):
         return tuple(sizes)
 
     def evolve(self, **sections: Any) -> Plans:
-        """A validated copy with changes: a dict updates a section, anything else replaces a field.
+        """Return a validated copy with changes.
+
+        Parameters
+        ----------
+        **sections
+            Fields of the plans. A dict updates a section, every other value replaces a field.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the changed plans are not valid.
 
         Examples
         --------
-        ``plans.evolve(training={"steps": 20_000})``
+        >>> plans.evolve(training={"steps": 20_000})                  # doctest: +SKIP
         """
         data = self.model_dump()
         for name, change in sections.items():
@@ -281,35 +295,49 @@ class Plans(StrictModel):
 
 
 def parse_plans(data: Any, file: str | Path | None = None) -> Plans:
-    """Validate ``data`` (the content of a plans.json).
+    """Validate the content of a plans.json.
+
+    Parameters
+    ----------
+    data : object
+        The parsed JSON.
+    file : path, optional
+        Named in the error.
 
     Raises
     ------
     DetSeg3DError
-        Names every unknown key and every bad value at once.
+        If a key is unknown or missing, or a value is bad. The error names all of them.
     """
     try:
         return Plans.model_validate(data)
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "(the whole)"
-            found = "" if problem["type"] == "missing" else f", found {_short(problem['input'])}"
-            lines.append(f"    {where}: {problem['msg']}{found}")
+            field = ".".join(str(part) for part in problem["loc"]) or "(the whole)"
+            value = "" if problem["type"] == "missing" else f", found {_short(problem['input'])}"
+            lines.append(f"    {field}: {problem['msg']}{value}")
         raise DetSeg3DError(
             f"the plans have {len(lines)} problem(s):\n" + "\n".join(lines),
             file=file,
-            remedy="mend these entries or run detseg3d_plan_and_preprocess again",
+            remedy="correct these entries, or run detseg3d_plan_and_preprocess again",
         ) from error
 
 
 def _short(value: Any, limit: int = 80) -> str:
+    """Return a value as text of at most ``limit`` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def load_plans(path: str | Path) -> Plans:
-    """Read and validate a plans.json; see :func:`parse_plans` for the errors."""
+    """Read and validate a plans.json.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file is missing or is not JSON, or for the reasons of :func:`parse_plans`.
+    """
     return parse_plans(read_json(path, MAX_PLANS_BYTES), file=path)
 
 
@@ -318,7 +346,7 @@ def save_plans(plans: Plans, path: str | Path) -> None:
     write_json(plans.model_dump(mode="json"), path)
 
 
-# What the case store depends on. A change of anything else leaves the preprocessed cases valid.
+# Fields that preprocessed cases depend on. If any other field changes, the stored cases stay valid.
 _PREPROCESSING_FIELDS = (
     "version",
     "axes",
@@ -333,7 +361,7 @@ _PREPROCESSING_FIELDS = (
 
 
 def preprocessing_hash(plans: Plans) -> str:
-    """Hash of the parts of the plans that the preprocessed cases depend on (16 hexadecimal digits)."""
+    """Return a hash of the fields that preprocessed cases depend on (16 hexadecimal digits)."""
     data = plans.model_dump(mode="json")
     text = json.dumps({name: data[name] for name in _PREPROCESSING_FIELDS}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

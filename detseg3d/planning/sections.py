@@ -55,13 +55,13 @@ Kernels = tuple[Kernel, Kernel, Kernel]
 
 
 class StrictModel(BaseModel):
-    """Immutable, and an unknown key is an error: a typo in a hand-edited plan must not pass silently."""
+    """Base of all sections. It is immutable and refuses unknown keys, so that typing errors are noticed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Decision(StrictModel):
-    """One choice of the planner and the figures behind it, for people to read."""
+    """One choice of the planner, with its reason in words."""
 
     name: str = Field(
         description="Name of the choice.",
@@ -75,9 +75,9 @@ class Decision(StrictModel):
 
 
 class CtNormalization(StrictModel):
-    """Hounsfield units are absolute: clip to ``lower`` and ``upper``, subtract ``mean`` and divide by ``std``.
+    """Normalisation of a CT: clip to ``lower`` and ``upper``, subtract ``mean``, divide by ``std``.
 
-    All four are in Hounsfield units and the same for every scan.
+    All four values are in Hounsfield units and the same for all scans.
     """
 
     scheme: Literal["ct"] = "ct"
@@ -102,7 +102,7 @@ class CtNormalization(StrictModel):
 
 
 class ZScoreNormalization(StrictModel):
-    """Each scan by itself: subtract the mean of its body and divide by the standard deviation there.
+    """Normalisation of each scan by its own mean and standard deviation in the body.
 
     Padding, air and outliers do not count, see :func:`detseg3d.core.intensities.intensity_scale`.
     """
@@ -111,20 +111,20 @@ class ZScoreNormalization(StrictModel):
 
 
 class NoNormalization(StrictModel):
-    """The channel is left as it is."""
+    """No normalisation: the values are used as they are."""
 
     scheme: Literal["none"] = "none"
 
 
 ChannelNormalization = Annotated[CtNormalization | ZScoreNormalization | NoNormalization, Field(discriminator="scheme")]
-"""How one input channel is normalised."""
+"""Normalisation of one input channel."""
 
 
 class Stage1Plan(StrictModel):
-    """The detector. Stage ``i`` of the backbone begins with a convolution of stride ``strides[i]``.
+    """Plan of the detector.
 
-    The stem has the first stride above 1; before it there may be a fine stage of stride 1, which carries no head. Axes
-    are ``(z, y, x)``.
+    Stage ``i`` of the backbone begins with a convolution of stride ``strides[i]``. The stem is the first stage with a
+    stride above 1. A fine stage of stride 1 may precede it. Axes are ``(z, y, x)``.
     """
 
     channels: tuple[Channels, ...] = Field(
@@ -188,13 +188,13 @@ class Stage1Plan(StrictModel):
         return self
 
     def cumulative_stride(self, stage: int) -> tuple[int, int, int]:
-        """Detection-grid voxels per cell of backbone stage ``stage``, ``(z, y, x)``."""
+        """Return the detection voxels ``(z, y, x)`` per cell of a backbone stage."""
         z, y, x = (math.prod(stride[axis] for stride in self.strides[: stage + 1]) for axis in range(3))
         return z, y, x
 
 
 class RoiPlan(StrictModel):
-    """How a box becomes the cube that Stage 2 sees."""
+    """Plan of the RoIs: how a box becomes the cube that Stage 2 sees."""
 
     size: tuple[RoiLength, RoiLength, RoiLength] = Field(
         description="Number of samples (z, y, x) of the cube in which Stage 2 sees a lesion.",
@@ -218,7 +218,7 @@ class RoiPlan(StrictModel):
 
 
 class Stage2Plan(StrictModel):
-    """The RoI U-Net; ``strides[i]`` leads from scale ``i`` to the next coarser scale ``i + 1``."""
+    """Plan of the U-Net that segments an RoI. ``strides[i]`` is the stride from scale ``i`` to scale ``i + 1``."""
 
     channels: tuple[Channels, ...] = Field(
         min_length=2,
@@ -255,7 +255,7 @@ class Stage2Plan(StrictModel):
 
 
 class CurriculumPhase(StrictModel):
-    """A share of the training time on windows of one size, in fine voxels; ``None`` stands for whole volumes."""
+    """A phase of the training with windows of one size."""
 
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Fraction of the training time.",
@@ -266,7 +266,7 @@ class CurriculumPhase(StrictModel):
 
 
 class TrainingPlan(StrictModel):
-    """Defaults of the training; flags of ``detseg3d_train`` set some of them."""
+    """Plan of the training. Flags of ``detseg3d_train`` change some of the fields."""
 
     steps: Count = Field(
         default=MIN_STEPS,
@@ -396,19 +396,19 @@ class TrainingPlan(StrictModel):
 
     @property
     def epochs(self) -> int:
-        """Epochs of the training; the last one may be shorter."""
+        """Number of epochs of the training. The last epoch may be shorter."""
         return math.ceil(self.steps / self.steps_per_epoch)
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> TrainingPlan:
         total = sum(phase.fraction for phase in self.curriculum)
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares of the curriculum must sum to 1, found {total}")
+            raise ValueError(f"the fractions of the curriculum must sum to 1, found {total}")
         return self
 
 
 class InferencePlan(Thresholds):
-    """Settings of the inference: the thresholds, and what they are applied to."""
+    """Plan of the inference: the thresholds and all other settings."""
 
     candidate_density: float = Field(
         default=0.0,
@@ -475,12 +475,12 @@ class InferencePlan(Thresholds):
         return Thresholds(**(values if self.join_touching else {**values, "growth_threshold": NO_GROWTH}))
 
     def candidate_limit(self, volume: float) -> int:
-        """How many candidates a scan may have.
+        """Return the number of candidates that a scan may have.
 
         Parameters
         ----------
         volume : float
-            mm³ of the scan, or of the part of it that is predicted.
+            Volume in mm³ of the part of the scan that is predicted.
 
         Examples
         --------
@@ -494,12 +494,12 @@ class InferencePlan(Thresholds):
     def _calibration_keeps_the_order(self) -> InferencePlan:
         for axis in zip(*self.calibration, strict=True):
             if len(axis) < 2 or any(after <= before for before, after in pairwise(axis)):
-                raise ValueError("the points of the calibration must be two or more and ascend in both coordinates")
+                raise ValueError("the calibration needs two points or more, which ascend in both coordinates")
         return self
 
 
 class GroupRecall(StrictModel):
-    """Recall of a perfect Stage 1 on some of the training lesions: those of a class, or of a size."""
+    """Recall of a perfect Stage 1 on the training lesions of one class or one size class."""
 
     name: str = Field(
         description="Name of the class or of the size class.",
@@ -513,12 +513,12 @@ class GroupRecall(StrictModel):
 
     @property
     def bound(self) -> float:
-        """Share of the lesions that is found; 1 without any."""
+        """Fraction of the lesions that are found; 1 if there is no lesion."""
         return self.found / self.lesions if self.lesions else 1.0
 
 
 class RecallBound(StrictModel):
-    """What a perfect Stage 1 finds of the training lesions, and why it loses the others.
+    """Number of training lesions that a perfect Stage 1 finds, and the reasons why it loses the others.
 
     Each lesion is counted once: ``lesions`` is the sum of ``found``, ``lost_below_cell``, ``lost_same_cell``,
     ``lost_suppressed`` and ``lost_over_limit``. See :func:`detseg3d.planning.recall_bound.recall_bound`.

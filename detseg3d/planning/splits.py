@@ -1,4 +1,4 @@
-"""Folds for cross-validation: seeded, never splitting a patient, balanced in lesion load."""
+"""Make the folds of cross-validation: seeded, balanced in lesion load, and without divided patients."""
 
 from __future__ import annotations
 
@@ -32,26 +32,30 @@ Split = dict[str, list[str]]
 
 
 def load_splits(file: str | Path) -> list[Split]:
-    """Read a splits_final.json and check it, for people write their own.
+    """Read a splits_final.json and check it, because users may write their own file.
 
     Raises
     ------
     DetSeg3DError
-        If it is no list of folds, a fold has nothing to train on or names a case twice, or if training and validation
-        share cases. (All of them, as :func:`make_splits` has it for a single patient, is no oversight and passes.)
+        If the file is not a list of folds, if a fold has no training cases or names a case twice, or if training and
+        validation share cases. A fold may use all cases on both sides, as :func:`make_splits` does for one patient.
     """
     splits = read_json(file)
     if not isinstance(splits, list) or not splits or not all(_is_split(split) for split in splits):
         raise DetSeg3DError(
             "the splits cannot be understood",
             file=file,
-            expected='a list with an entry for each fold: [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]',
-            remedy="mend the file, or remove it and run detseg3d_plan_and_preprocess to have new splits made",
+            expected='an entry for each fold: [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]',
+            remedy="correct the file, or remove it and run detseg3d_plan_and_preprocess, which makes new splits",
         )
     for number, split in enumerate(splits):
         train, val = split["train"], split["val"]
         if not train:
-            raise DetSeg3DError(f"fold {number} has no training cases", file=file, remedy="add some, or remove it")
+            raise DetSeg3DError(
+                f"fold {number} has no training cases",
+                file=file,
+                remedy="add training cases to the fold, or remove the fold",
+            )
         for part, cases in (("train", train), ("val", val)):
             twice = sorted(case for case, count in Counter(cases).items() if count > 1)
             if twice:
@@ -62,7 +66,7 @@ def load_splits(file: str | Path) -> list[Split]:
                 f"fold {number} has {len(shared)} case(s) both in training and in validation",
                 file=file,
                 value=shared[:5],
-                expected="no case on both sides: its scores would be those of cases that were learnt by heart",
+                expected="each case on one side only, because a network is not tested on its training cases",
                 remedy="remove these cases from one side",
             )
     return splits
@@ -81,20 +85,21 @@ def make_splits(
     folds: int = FOLDS,
     classes: Mapping[str, frozenset[int]] | None = None,
 ) -> list[Split]:
-    """Folds for cross-validation.
+    """Make the folds of cross-validation.
 
-    Patients are sorted by lesion load and dealt out in rounds, one to each fold in random order, the fold with the
-    fewest cases first: each fold gets its share of empty, sparse and crowded cases, and each validates on lesions if
-    as many patients have some. Patients of one round change places where that spreads the classes of lesions more
-    evenly. With fewer patients than folds there are as many folds as patients (leave one out), which is logged.
+    Patients are sorted by lesion load and distributed in rounds: each fold gets one patient of a round in random order,
+    and the fold with the fewest cases gets the patient with the most cases. So each fold has its fraction of cases with
+    no, few and many lesions, and each fold validates on lesions if there are enough patients with lesions. Then
+    patients of one round are exchanged if this distributes the classes of lesions more evenly. If there are fewer
+    patients than folds, the number of folds is the number of patients, which is logged.
 
     Parameters
     ----------
     cases : sequence of str
     patients : mapping
-        From case to patient; a case that is not named is a patient of its own.
+        From case to patient. A case without an entry counts as one patient.
     loads : mapping
-        From case to lesion load, for example the number of lesions; 0 by default.
+        From case to lesion load, for example the number of lesions. The default is 0.
     seed : int, optional
     folds : int, optional
     classes : mapping, optional
@@ -103,10 +108,10 @@ def make_splits(
     Returns
     -------
     list of dict
-        Per fold ``{"train": [...], "val": [...]}``, sorted. Every case is in exactly one ``val``.
+        For each fold ``{"train": [...], "val": [...]}``, sorted. Every case is in exactly one ``val``.
 
-        With a single patient there is nothing to hold out: the one fold validates on its training cases, and a
-        warning says that its scores mean nothing.
+        With a single patient there is one fold, which validates on its training cases. A warning states that its
+        scores mean nothing.
 
     Examples
     --------
@@ -125,7 +130,7 @@ def make_splits(
     rounds: list[dict[int, str]] = []
     ordered = _by_load(groups, loads, random)
     for start in range(0, len(ordered), folds):
-        # Within a round the fullest fold gets the patient with the fewest cases; ties are broken at random.
+        # In a round, the fold with the most cases gets the patient with the fewest cases. Ties are broken at random.
         turn = sorted(random.permutation(folds).tolist(), key=lambda fold: sizes[fold])
         round_groups = sorted(ordered[start : start + folds], key=lambda name: -len(groups[name]))
         rounds.append(dict(zip(turn, round_groups, strict=False)))
@@ -145,11 +150,12 @@ def _spread_classes(
     classes: Mapping[str, frozenset[int]],
     folds: int,
 ) -> None:
-    """Exchange patients of one round between folds, in place, until no exchange spreads the classes more evenly.
+    """Exchange patients of one round between folds, in place, until no exchange distributes the classes more evenly.
 
-    Patients of one round have like loads, and only those with as many cases change places: the folds keep their sizes
-    and loads. What becomes smaller is the sum over folds and classes of the squared number of patients with the
-    class, divided by their number in all, so that a rare class counts as much as a common one.
+    Patients of one round have similar loads, and only patients with the same number of cases are exchanged, so the
+    folds keep their sizes and loads. The exchanges minimise the following sum over folds and classes: the squared
+    number of patients with the class, divided by the number of all patients with the class. With this division, a rare
+    class counts as much as a common one.
     """
     present = {name: frozenset().union(*(classes.get(case, ()) for case in group)) for name, group in groups.items()}
     every = sorted(frozenset().union(*present.values()))
@@ -166,14 +172,14 @@ def _spread_classes(
         improved = False
         for dealt in rounds:
             for first, second in combinations(range(folds), 2):
-                one, other = dealt.get(first), dealt.get(second)
-                change = (has[other] if other else nothing) - (has[one] if one else nothing)
+                own, other = dealt.get(first), dealt.get(second)
+                change = (has[other] if other else nothing) - (has[own] if own else nothing)
                 gain = -2 * float((weight * change) @ (counts[first] - counts[second] + change))
-                more = (len(groups[other]) if other else 0) - (len(groups[one]) if one else 0)
-                # Sizes may change places, too: of two folds that differ by one case either may be the larger.
+                more = (len(groups[other]) if other else 0) - (len(groups[own]) if own else 0)
+                # Two folds may also exchange their sizes: if they differ by one case, either may be the larger fold.
                 if gain < 1e-9 or more not in (0, sizes[second] - sizes[first]):
                     continue
-                for fold, patient in ((first, other), (second, one)):
+                for fold, patient in ((first, other), (second, own)):
                     dealt.pop(fold, None)
                     if patient:
                         dealt[fold] = patient
@@ -190,9 +196,10 @@ def make_holdout_split(
     val_share: float = 0.2,
     seed: int = 12345,
 ) -> list[Split]:
-    """One seeded split: about ``val_share`` of the cases for validation, at least one patient on either side.
+    """Make one seeded split with about ``val_share`` of the cases for validation.
 
-    Patients and lesion load are respected as in :func:`make_splits`. Both sides have lesions if two patients have some.
+    Patients are not divided, and each side has at least one patient. Lesion loads are balanced as in
+    :func:`make_splits`. Both sides have lesions if two patients have lesions.
 
     Examples
     --------
@@ -201,14 +208,14 @@ def make_holdout_split(
     (8, 2)
     """
     if not 0 < val_share < 1:
-        raise DetSeg3DError("the share of the validation cases must lie between 0 and 1", value=val_share)
+        raise DetSeg3DError("the fraction of the validation cases is out of range", value=val_share, expected="0 to 1")
     groups = _groups(cases, patients)
     if len(groups) < 2:
         return [_everything(cases)]
     random = np.random.default_rng(seed)
     ordered = _by_load(groups, loads, random)
     wanted = max(1, round(val_share * len(cases)))
-    # Walking through the loads at equal distances from a random start gives a sample of all loads.
+    # Equal steps through the sorted loads from a random start give a sample of all loads.
     positions = (np.arange(len(ordered)) + random.random()) * max(1.0, 1 / val_share) % len(ordered)
     held_out: list[str] = []
     taken: set[str] = set()
@@ -225,14 +232,14 @@ def make_holdout_split(
 def _with_lesions(
     held_out: Sequence[str], groups: Mapping[str, list[str]], loads: Mapping[str, float]
 ) -> Sequence[str]:
-    """Cases held out, one patient exchanged for another if else one side would have no lesion."""
+    """Return the held-out cases, with one patient exchanged if otherwise one side would have no lesion."""
     sick = {name: any(loads.get(case, 0.0) > 0 for case in group) for name, group in groups.items()}
     inside = [name for name, group in groups.items() if set(group) <= set(held_out)]
     outside = [name for name in groups if name not in inside]
     for lacking, other in ((inside, outside), (outside, inside)):
         if any(sick[name] for name in lacking) or sum(sick[name] for name in other) < 2:
             continue
-        # Of the patients with lesions one of middling load comes, for one with as many cases if there is one.
+        # A patient of medium load moves to the other side, in exchange for a patient with a similar number of cases.
         ranked = sorted(
             (name for name in other if sick[name]), key=lambda name: sum(loads.get(case, 0.0) for case in groups[name])
         )
@@ -243,7 +250,7 @@ def _with_lesions(
 
 
 def folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float], part: str = "val") -> list[int]:
-    """Numbers of the folds that have no lesion in ``part``, "val" or "train".
+    """Return the numbers of the folds that have no lesion in ``part``, which is "val" or "train".
 
     Examples
     --------
@@ -258,19 +265,19 @@ def folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float], p
 
 
 def warn_of_folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float]) -> None:
-    """Log which folds train or validate on no lesion, unless no case has one."""
+    """Warn of folds that train or validate on no lesion, unless no case of the data set has a lesion."""
     if not any(load > 0 for load in loads.values()):
         return
     validated, trained = (folds_without_lesions(splits, loads, part) for part in ("val", "train"))
     if validated:
         logger.warning(
-            "%s %s no lesion: too few patients have some. Neither recall nor F1 can be stated there",
+            "%s %s no lesion, because too few patients have lesions. Recall and F1 are undefined there",
             _named(validated),
             "validates on" if len(validated) == 1 else "validate on",
         )
     if trained:
         logger.warning(
-            "%s %s on no lesion, and can learn to find none",
+            "%s %s on no lesion and cannot learn to find lesions",
             _named(trained),
             "trains" if len(trained) == 1 else "train",
         )
@@ -282,14 +289,14 @@ def _named(folds: Sequence[int]) -> str:
 
 def _everything(cases: Sequence[str]) -> Split:
     logger.warning(
-        "all %d case(s) are of one patient: training and validation use the same cases, validation scores mean nothing",
+        "all %d case(s) belong to one patient. Training and validation use the same cases, so scores mean nothing",
         len(cases),
     )
     return {"train": sorted(cases), "val": sorted(cases)}
 
 
 def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list[str]]:
-    """Cases of each patient, both sorted."""
+    """Return the cases of each patient; patients and cases are sorted."""
     if len(set(cases)) != len(cases):
         raise DetSeg3DError("a case is listed twice", value=sorted(c for c in set(cases) if list(cases).count(c) > 1))
     groups: dict[str, list[str]] = {}
@@ -299,7 +306,7 @@ def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list
 
 
 def _by_load(groups: Mapping[str, list[str]], loads: Mapping[str, float], random: np.random.Generator) -> list[str]:
-    """Patients by mean lesion load per case, the highest first, ties in random order."""
+    """Return the patients by mean lesion load per case, highest first, ties in random order."""
     names = [list(groups)[index] for index in random.permutation(len(groups))]
     return sorted(names, key=lambda name: -float(np.mean([loads.get(case, 0.0) for case in groups[name]])))
 

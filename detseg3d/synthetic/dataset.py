@@ -1,8 +1,9 @@
-"""Write the built-in example as a raw data set."""
+"""Write the built-in example as a raw data set in the layout of nnU-Net."""
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from detseg3d.core.arrays import Spacing
@@ -15,64 +16,87 @@ from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
-__all__ = ["write_example_dataset"]
+__all__ = ["PhantomOptions", "write_example_dataset"]
+
+# Case 3, 13, 23, … has no lesion.
+HEALTHY_EVERY, HEALTHY_INDEX = 10, 3
 
 
-HEALTHY_EVERY, HEALTHY_INDEX = 10, 3  # case 3, 13, 23, … has no lesion
+@dataclass(frozen=True)
+class PhantomOptions:
+    """How the scans of the example are simulated.
+
+    Attributes
+    ----------
+    shape : 3 ints
+        Voxels ``(z, y, x)``, at least 16 along each axis.
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    seed : int
+        The same seed gives the same files, byte for byte.
+    """
+
+    shape: Shape = (96, 96, 96)
+    spacing: Spacing = (1.0, 1.0, 1.0)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One case to write: whether it is a training case, its number from 0, and its name."""
+
+    training: bool
+    index: int
+    case_id: str
 
 
 def write_example_dataset(
     output_folder: str | Path,
     num_cases: int = 24,
-    shape: Shape = (96, 96, 96),
-    spacing: Spacing = (1.0, 1.0, 1.0),
-    seed: int = 0,
     num_test: int = 8,
     dataset_id: int = 999,
+    phantom: PhantomOptions = PhantomOptions(),
     run: Run = Run(show_progress=False),
 ) -> Path:
-    """Write the example as an nnU-Net style data set.
+    """Write the example as a raw data set.
 
     Parameters
     ----------
     output_folder : path
-        Folder of raw data sets; ``DatasetXXX_Example`` is made in it.
+        Folder of the raw data sets. The folder ``DatasetXXX_Example`` is made in it.
     num_cases, num_test : int
-        Cases for training (``imagesTr``, ``labelsTr``) and held-out cases (``imagesTs``, ``labelsTs``). Every tenth
-        case is free of lesions.
-    shape, spacing : tuple
-        Voxels and millimetres per axis, ``(z, y, x)``.
-    seed : int
-        The same seed gives the same cases, byte for byte.
+        Number of training cases (``imagesTr``, ``labelsTr``) and of held-out cases (``imagesTs``, ``labelsTs``). Every
+        tenth case has no lesion.
     dataset_id : int
-        The number in the folder's name.
+        Number in the name of the folder, 1 to 999.
+    phantom : PhantomOptions
     run : Run
 
     Returns
     -------
     Path
-        The data set's folder.
+        The folder of the data set.
 
     Raises
     ------
     DetSeg3DError
-        If a value is out of range, the data set exists already or cannot be written.
+        If a value is out of range, or if the data set exists already or cannot be written.
     """
     if num_cases < 1 or num_test < 0:
         raise DetSeg3DError("at least one training case is needed", value=(num_cases, num_test), expected="1 or more")
     if not 1 <= dataset_id <= 999:
         raise DetSeg3DError("the number of the data set is out of range", value=dataset_id, expected="1 to 999")
     folder = Path(output_folder) / f"Dataset{dataset_id:03d}_Example"
-    if RawFolder(folder).dataset_json.exists():
-        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it or write elsewhere")
-    jobs = [(True, index, f"example_{index + 1:03d}") for index in range(num_cases)]
-    jobs += [(False, index, f"held_out_{index + 1:03d}") for index in range(num_test)]
-    write = functools.partial(_write_case, folder=folder, shape=shape, spacing=spacing, seed=seed)
-    results = run_cases(write, jobs, run, "example cases")
-    failures = describe_failures(results, name=lambda job: str(job[2]))
+    raw = RawFolder(folder)
+    if raw.dataset_json.exists():
+        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it, or choose another folder")
+    jobs = [_Job(True, index, f"example_{index + 1:03d}") for index in range(num_cases)]
+    jobs += [_Job(False, index, f"held_out_{index + 1:03d}") for index in range(num_test)]
+    results = run_cases(partial(_write_case, raw=raw, phantom=phantom), jobs, run, "example cases")
+    failures = describe_failures(results, lambda job: str(job.case_id))
     if failures:
         raise DetSeg3DError(f"the example could not be written:\n{failures}", file=folder)
-    # Written last: the data set is there once this file is.
+    # dataset.json is written last, because a folder with this file counts as a complete data set.
     write_json(
         {
             "name": "Example",
@@ -82,20 +106,20 @@ def write_example_dataset(
             "numTraining": num_cases,
             "file_ending": ".nii.gz",
         },
-        RawFolder(folder).dataset_json,
+        raw.dataset_json,
     )
     return folder
 
 
-def _write_case(job: tuple[bool, int, str], folder: Path, shape: Shape, spacing: Spacing, seed: int) -> None:
-    training, index, case_id = job
-    healthy = index % HEALTHY_EVERY == HEALTHY_INDEX
-    case = simulate_case(shape, spacing, (seed, 0 if training else 1, index), lesions=not healthy)
-    z, y, x = spacing
-    # The origin puts the field's middle at about world 0, as scanners do.
-    origin = (-0.5 * x * shape[2], -0.5 * y * shape[1], -0.5 * z * shape[0])
-    geometry = Geometry(shape, spacing, origin)
-    raw = RawFolder(folder)
-    images, labels = (raw.training_images, raw.training_labels) if training else (raw.test_images, raw.test_labels)
-    write_image(case.image, geometry, images / f"{case_id}_0000.nii.gz")
-    write_image(case.label, geometry, labels / f"{case_id}.nii.gz")
+def _write_case(job: _Job, raw: RawFolder, phantom: PhantomOptions) -> None:
+    """Simulate one case and write its image and its label."""
+    healthy = job.index % HEALTHY_EVERY == HEALTHY_INDEX
+    seed = (phantom.seed, 0 if job.training else 1, job.index)
+    case = simulate_case(phantom.shape, phantom.spacing, seed, lesions=not healthy)
+    z, y, x = phantom.spacing
+    # As in real scans, the centre of the field of view lies near the origin of the world coordinates.
+    origin = (-0.5 * x * phantom.shape[2], -0.5 * y * phantom.shape[1], -0.5 * z * phantom.shape[0])
+    geometry = Geometry(phantom.shape, phantom.spacing, origin)
+    images, labels = (raw.training_images, raw.training_labels) if job.training else (raw.test_images, raw.test_labels)
+    write_image(case.image, geometry, images / f"{job.case_id}_0000.nii.gz")
+    write_image(case.label, geometry, labels / f"{job.case_id}.nii.gz")

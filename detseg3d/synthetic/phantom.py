@@ -1,11 +1,11 @@
-"""The built-in example data set: procedurally generated scans with lesions, and things that only look like lesions.
+"""Simulate scans with lesions, and with structures that only look like lesions.
 
-Each case is a body with a bright skin, a dark gap, a folded outer and a smooth inner tissue, fluid-filled ventricles
-and two nuclei. Lesions sit in the tissue; they are brighter than their surroundings, some only a little. What makes a
-threshold fail: the bias field, the scanner's gain, the bright skin, vessels (tubes), cysts (bright shells), bright dots
-in the air and bright clots in the ventricles. A network can tell them apart by shape and place.
+Each case is a body with a bright skin, a dark gap, folded outer tissue, smooth inner tissue, fluid-filled ventricles
+and two nuclei. Lesions lie in the tissue and are brighter than their surroundings, some only slightly. A threshold
+cannot find them, because of the bias field, the gain of the scanner, the bright skin, vessels (tubes), cysts (bright
+shells), bright dots in the air and bright clots in the ventricles. A network can distinguish these by shape and place.
 
-Everything is laid out in millimetres, so another ``spacing`` samples the same kind of anatomy differently.
+The anatomy is defined in millimetres, so another ``spacing`` samples the same kind of anatomy on another grid.
 """
 
 from __future__ import annotations
@@ -31,21 +31,29 @@ Shape = tuple[int, int, int]
 # Intensities before gain, bias field and noise.
 AIR, SKIN, GAP, OUTER_TISSUE, INNER_TISSUE, FLUID = 2.0, 150.0, 35.0, 104.0, 82.0, 28.0
 TEXTURE, NOISE = 4.0, 4.0
-MEDIAN_DIAMETER, DIAMETER_SPREAD, MAX_DIAMETER = 7.0, 0.7, 40.0  # voxels; the spread is that of the logarithm
+# Diameters of the lesions in units of the finest spacing. The spread is the standard deviation of the logarithm.
+MEDIAN_DIAMETER, DIAMETER_SPREAD, MAX_DIAMETER = 7.0, 0.7, 40.0
 MEAN_LESIONS, MAX_LESIONS = 14.0, 24
-CUBE = np.ones((3, 3, 3), bool)  # neighbours that share a face, an edge or a corner
+CUBE = np.ones((3, 3, 3), bool)  # The 26 neighbours of a voxel.
 
 
 @dataclass(frozen=True)
 class SyntheticCase:
-    """A simulated scan: ``image`` int16 and ``label`` uint8 (1 = lesion), both ``(Z, Y, X)``."""
+    """A simulated scan.
+
+    Attributes
+    ----------
+    image : ndarray of int16, shape ``(Z, Y, X)``
+    label : ndarray of uint8, shape ``(Z, Y, X)``
+        1 in lesions, 0 elsewhere.
+    """
 
     image: npt.NDArray[np.int16]
     label: npt.NDArray[np.uint8]
 
 
 class _Canvas:
-    """The grid in millimetres, and drawing on it."""
+    """A grid in millimetres with functions to draw on it."""
 
     def __init__(self, shape: Shape, spacing: Spacing, seed: Sequence[int]) -> None:
         self.shape = shape
@@ -60,7 +68,7 @@ class _Canvas:
         ]
 
     def smooth_noise(self, *scales: float) -> Volume:
-        """Noise of unit variance, the equal sum of white noise blurred with each of ``scales`` (sigma, mm)."""
+        """Return noise of unit variance: the sum of white noise blurred with each of ``scales`` (sigma in mm)."""
         spectrum = fft.rfftn(self.random.standard_normal(self.shape, dtype=np.float32))
         squared = sum(frequency**2 for frequency in self.frequencies)
         total = np.zeros(self.shape, np.float32)
@@ -70,7 +78,7 @@ class _Canvas:
         return total / max(float(total.std()), 1e-6)
 
     def radius(self, center: npt.ArrayLike, semi_axes: npt.ArrayLike) -> Volume:
-        """Distance from ``center`` in units of the semi-axes, for the whole grid."""
+        """Return the distance from ``center`` in units of the semi-axes, for the whole grid."""
         parts = [
             ((axis - np.float32(c)) / np.float32(s)) ** 2
             for axis, c, s in zip(self.axes, np.asarray(center), np.asarray(semi_axes), strict=True)
@@ -78,7 +86,7 @@ class _Canvas:
         return np.sqrt(parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None, :])
 
     def window(self, center: Point, reach: float) -> tuple[Slices, list[Volume]]:
-        """Slices that hold all voxels within ``reach`` mm of ``center``, and their offsets from it in mm."""
+        """Return slices that contain all voxels within ``reach`` mm of ``center``, and their offsets in mm."""
         slices, offsets = [], []
         for axis, c, step, count in zip(self.axes, center, self.spacing, self.shape, strict=True):
             low = int(np.clip(np.floor((c - reach) / step), 0, count - 1))
@@ -88,13 +96,13 @@ class _Canvas:
         return tuple(slices), offsets
 
     def voxel(self, center: Point) -> tuple[int, int, int]:
-        """Index of the voxel that holds ``center`` (mm)."""
+        """Return the index of the voxel that contains ``center`` (in mm)."""
         z, y, x = np.clip(center / self.spacing, 0, np.asarray(self.shape) - 1).astype(int)
         return int(z), int(y), int(x)
 
     def place_in(self, mask: Mask) -> Point | None:
-        """Return a random point (mm) within a voxel of ``mask``; ``None`` if it is empty."""
-        for _ in range(200):  # far cheaper than listing all voxels of the mask
+        """Return a random point (in mm) inside ``mask``, or ``None`` if none is found."""
+        for _ in range(200):  # This is far faster than listing all voxels of the mask.
             point = self.random.random(3) * self.size
             if mask[self.voxel(point)]:
                 return point
@@ -102,12 +110,12 @@ class _Canvas:
 
 
 def _inside(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Volume:
-    """Soft step: 1 inside ``edge``, 0 outside, ``width`` mm wide where a radius of 1 measures ``scale`` mm."""
+    """Return a soft step: 1 inside ``edge``, 0 outside, ``width`` mm wide if a radius of 1 measures ``scale`` mm."""
     return np.clip((edge - radius) * np.float32(scale / width) + np.float32(0.5), 0, 1)
 
 
 def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> tuple[Slices, Volume]:
-    """Window and normalised radius (< 1 inside) of an irregular ellipsoid of about this diameter, in one piece."""
+    """Return the window and the normalised radius (below 1 inside) of a connected, irregular ellipsoid."""
     random = canvas.random
     axes = np.exp(random.normal(0, 0.22, 3))
     axes *= diameter / 2 / axes.prod() ** (1 / 3)
@@ -122,7 +130,7 @@ def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> 
         bumps = ndimage.gaussian_filter(bumps, diameter / 6 / canvas.spacing, mode="wrap")
         radius *= 1 + roughness * np.clip(bumps / max(float(bumps.std()), 1e-6), -2, 2) * 0.5
     middle = tuple(int(np.abs(offset).argmin()) for offset in (z, y, x))
-    radius[middle] = min(radius[middle], 0.2)  # the smallest lesion is one voxel, never none
+    radius[middle] = min(radius[middle], 0.2)  # The smallest lesion has one voxel.
     pieces, count = ndimage.label(radius < 1, CUBE)
     if count > 1:
         radius[(pieces > 0) & (pieces != pieces[middle])] = 1.3
@@ -130,7 +138,7 @@ def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> 
 
 
 def _draw_vessel(canvas: _Canvas, image: Volume, tissue: Mask, start: Point) -> None:
-    """Draw a winding bright tube in the tissue, by balls along a random walk."""
+    """Draw a winding bright tube in the tissue as balls along a random walk."""
     random = canvas.random
     radius, brightness = random.uniform((0.7, 130), (1.4, 175))
     direction, point = random.standard_normal(3), start
@@ -180,7 +188,7 @@ def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
 
 
 def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air: Mask) -> Mask:
-    """Draw what is bright but no lesion; return where lesions must not go."""
+    """Draw bright structures that are not lesions, and return where no lesion may lie."""
     random = canvas.random
     taken = np.zeros(canvas.shape, bool)
     for _ in range(random.integers(4, 8)):
@@ -206,7 +214,7 @@ def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air:
 
 
 def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> npt.NDArray[np.uint8]:
-    """Add lesions to ``image``, apart from each other by at least a voxel; return the label."""
+    """Draw lesions with at least two voxels between them, and return the label."""
     random = canvas.random
     label = np.zeros(canvas.shape, np.uint8)
     unit = float(canvas.spacing.min())
@@ -214,9 +222,9 @@ def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> 
     count = int(np.clip(random.poisson(MEAN_LESIONS), 1, MAX_LESIONS))
     diameters = np.exp(random.normal(np.log(MEDIAN_DIAMETER * unit), DIAMETER_SPREAD, count)).clip(unit, largest)
     free = tissue & ~taken
-    for diameter in np.sort(diameters)[::-1]:  # the large ones first, while there is room
+    for diameter in np.sort(diameters)[::-1]:  # Large lesions first, while there is room.
         for attempt in range(40):
-            # A lesion that does not fit shrinks after a while; the last attempts fit nearly everywhere.
+            # A lesion that does not fit becomes smaller after ten attempts, so the last attempts nearly always fit.
             size = max(unit, float(diameter) * 0.9 ** max(0, attempt - 10))
             if _draw_lesion(canvas, image, free, label, size):
                 break
@@ -224,7 +232,7 @@ def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> 
 
 
 def _is_clear(label: npt.NDArray[np.uint8], slices: Slices, inside: Mask) -> bool:
-    """Tell whether two voxels around ``inside`` are free: lesions stay separate components, their boxes apart."""
+    """Return whether two voxels around ``inside`` are free, so that lesions stay separate components."""
     near = tuple(slice(max(0, part.start - 2), part.stop + 2) for part in slices)
     mask = np.zeros(label[near].shape, bool)
     within = (slice(part.start - wide.start, part.stop - wide.start) for part, wide in zip(slices, near, strict=True))
@@ -233,7 +241,7 @@ def _is_clear(label: npt.NDArray[np.uint8], slices: Slices, inside: Mask) -> boo
 
 
 def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[np.uint8], diameter: float) -> bool:
-    """Try to draw one lesion at a random place; return whether it fitted."""
+    """Try to draw one lesion at a random place, and return whether it fitted."""
     random = canvas.random
     center = canvas.place_in(free)
     if center is None:
@@ -245,11 +253,11 @@ def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[
         inside = pieces == np.bincount(pieces[inside]).argmax()
     if inside.sum() < 0.6 * (radius < 1).sum() or not _is_clear(label, slices, inside):
         return False
-    # Small and faint at once would drown in the noise, even for a careful reader.
+    # The contrast of small lesions is higher, because small and faint lesions would vanish in the noise.
     contrast = random.uniform(18 + 25 * float(canvas.spacing.min()) / diameter, 60)
-    fade = random.uniform(0.1, 0.5)  # share of the radius over which the lesion fades towards its edge
+    fade = random.uniform(0.1, 0.5)  # Fraction of the radius over which the lesion fades towards its edge.
     profile = np.where(inside, np.clip((1 - radius) / fade, 0, 1) * 0.5 + 0.5, 0)
-    # Half a voxel of partial volume outside the label, as a scanner's point spread gives.
+    # The point spread of a scanner gives half a voxel of partial volume outside the label.
     halo = ndimage.uniform_filter(inside.astype(np.float32), 3) * ~inside
     image[slices] += np.float32(contrast) * (profile + 0.5 * halo).astype(np.float32)
     label[slices][inside] = 1
@@ -267,14 +275,14 @@ def simulate_case(
     Parameters
     ----------
     shape : tuple of int
-        Voxels ``(z, y, x)``, at least 16 each.
+        Voxels ``(z, y, x)``, at least 16 along each axis.
     spacing : tuple of float
-        Millimetres ``(z, y, x)``. The anatomy fills the field of view; lesions measure 1 to 40 times the finest
+        Millimetres ``(z, y, x)``. The anatomy fills the field of view. Lesions measure 1 to 40 times the finest
         spacing, but at most 0.42 of the shortest side.
     seed : sequence of int
         The same seed gives the same case.
     lesions : bool, optional
-        Draw lesions; without them the label is empty.
+        Whether there are lesions. Otherwise the label is empty.
 
     Returns
     -------
@@ -302,7 +310,8 @@ def simulate_case(
     label = np.zeros(shape, np.uint8)
     if lesions:
         label = _draw_lesions(canvas, image, tissue, taken)
-    # The scanner: uneven sensitivity, noise on both parts of the complex signal (Rician magnitude), arbitrary gain.
+    # Effects of the scanner: uneven sensitivity, noise on both parts of the complex signal (so that the magnitude has a
+    # Rician distribution), and an arbitrary gain.
     image *= np.exp(0.12 * canvas.smooth_noise(0.3 * float(canvas.size.min())))
     noise = NOISE * canvas.random.standard_normal((2, *shape), dtype=np.float32)
     magnitude = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)

@@ -7,13 +7,15 @@ import pytest
 from detseg3d.cli import run
 from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
-from detseg3d.synthetic.dataset import write_example_dataset
+from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
 from detseg3d.system.json_files import read_json
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_example_dataset(tmp_path_factory.mktemp("raw"), num_cases=5, shape=(32, 32, 32), num_test=0, seed=1)
+    return write_example_dataset(
+        tmp_path_factory.mktemp("raw"), num_cases=5, num_test=0, phantom=PhantomOptions((32, 32, 32), seed=1)
+    )
 
 
 @pytest.fixture(scope="module")

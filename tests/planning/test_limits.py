@@ -107,7 +107,7 @@ def test_an_axis_is_mirrored_once(plans_data: dict[str, Any]) -> None:
 def test_pooling_must_leave_something_of_an_roi(plans_data: dict[str, Any]) -> None:
     plans_data["stage2"]["strides"] = [[16, 2, 2]]
     message = refusal(plans_data, "roi", {"size": [8, 16, 16]})
-    assert "multiply to [16, 2, 2], which leaves nothing of an RoI of [8, 16, 16]" in message
+    assert "multiply to [16, 2, 2], which is too much for an RoI of [8, 16, 16]" in message
 
 
 def test_context_attention_needs_channels_for_its_heads(plans_data: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ def test_the_shares_of_the_curriculum_must_sum_to_one(
     if good:
         assert len(parse_plans(plans_data).training.curriculum) == len(shares)
     else:
-        assert "the shares of the curriculum must sum to 1, found 0.75" in problems(plans_data)
+        assert "the fractions of the curriculum must sum to 1, found 0.75" in problems(plans_data)
 
 
 def test_plans_are_frozen(tiny_plans: Plans) -> None:

@@ -8,14 +8,14 @@ import pytest
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.images import read_image
 from detseg3d.synthetic import dataset as synthetic
-from detseg3d.synthetic.dataset import write_example_dataset
+from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
 from detseg3d.system.json_files import read_json
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_example_dataset(
-        tmp_path_factory.mktemp("raw"), num_cases=10, shape=(20, 24, 28), spacing=(3.0, 1.0, 0.5), num_test=2
+        tmp_path_factory.mktemp("raw"), num_cases=10, num_test=2, phantom=PhantomOptions((20, 24, 28), (3.0, 1.0, 0.5))
     )
 
 
@@ -58,7 +58,7 @@ def test_held_out_cases_differ_from_training_cases(dataset: Path) -> None:
 
 def test_an_unfinished_data_set_is_completed(tmp_path: Path) -> None:
     (tmp_path / "Dataset999_Example" / "imagesTr").mkdir(parents=True)
-    folder = write_example_dataset(tmp_path, num_cases=1, shape=(16, 16, 16), num_test=0)
+    folder = write_example_dataset(tmp_path, num_cases=1, num_test=0, phantom=PhantomOptions((16, 16, 16)))
     assert (folder / "dataset.json").exists()
 
 
@@ -68,7 +68,7 @@ def test_an_unfinished_data_set_is_completed(tmp_path: Path) -> None:
         ({"num_cases": 0}, "at least one training case"),
         ({"num_test": -1}, "at least one training case"),
         ({"dataset_id": 1000}, "number of the data set"),
-        ({"shape": (4, 4, 4)}, "example_001: the volume is too small"),
+        ({"phantom": PhantomOptions((4, 4, 4))}, "example_001: the volume is too small"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -83,4 +83,4 @@ def test_a_case_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(synthetic, "write_image", fail)
     with pytest.raises(DetSeg3DError, match="example_001: disk full"):
-        write_example_dataset(tmp_path, num_cases=1, shape=(16, 16, 16), num_test=0)
+        write_example_dataset(tmp_path, num_cases=1, num_test=0, phantom=PhantomOptions((16, 16, 16)))
