@@ -228,7 +228,7 @@ def evaluate_boxes(
     predicted = read_boxes(prediction, labels, given.network_spacing)
     problems = list(predicted.problems)
     label_files = files_by_case(truth, "truth", image_case, problems) if truth.is_dir() else {}
-    table = None if label_files else read_boxes(truth, labels, scores=False)
+    table = None if label_files else read_boxes(truth, labels, with_scores=False)
     known = label_files if table is None else table.cases
     predicted = replace(predicted, cases=named_like(predicted.cases, known))
     groups = named_like(groups or {}, known)

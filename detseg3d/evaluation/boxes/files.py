@@ -1,17 +1,16 @@
-"""Boxes of any detector: a plain CSV, nnDetection's exports, or the RoI files of ``detseg3d_predict``.
+"""Read boxes of any detector: a CSV table, the exports of nnDetection, or the RoI files of ``detseg3d_predict``.
 
-The CSV has a header and a line per box, columns in any order::
+The CSV table has a header and one line per box. The columns can have any order::
 
     case,z0,y0,x0,z1,y1,x1,score,class
     patient_001,12,40,77,15.5,44,80,0.93,lesion
     patient_002,,,,,,,,
 
-Edges are in voxels of the scan as its file stores them, half-open: voxel ``i`` reaches from ``i`` to ``i + 1``, so the
-box of the single voxel
-``(5, 6, 7)`` is ``5,6,7,6,7,8``. ``score`` may be any number, higher is surer; a file of true boxes needs none.
-``class`` is the name of a class or its value in the label files; without the column there is one class. A line with
-nothing but a case says that the case has no boxes. Other columns are of no interest. Semicolons and tabulators separate
-as well as commas.
+Edges are in voxels of the scan, in the axis order of its file. Voxel ``i`` reaches from ``i`` to ``i + 1``, so the box
+of the single voxel ``(5, 6, 7)`` is ``5,6,7,6,7,8``. ``score`` can be any number; a higher score means a more certain
+detection. A file of true boxes needs no scores. ``class`` is the name of a class or its value in the label files.
+Without this column there is one class. A line that has only a case means that the case has no boxes. Other columns are
+ignored. The separator can be a comma, a semicolon or a tabulator.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from detseg3d.evaluation.boxes.nndetection import pickles_only, read_nndetection
 from detseg3d.evaluation.case_files import CaseProblem, files_by_case
 from detseg3d.system.files import read_bounded
 
-__all__ = ["EDGES", "BoxFolder", "CaseBoxes", "class_name", "read_box_table", "read_boxes"]
+__all__ = ["EDGES", "BoxFolder", "CaseBoxes", "find_class_name", "read_box_table", "read_boxes"]
 
 
 EDGES = ("z0", "y0", "x0", "z1", "y1", "x1")
 """Columns of a box in a CSV."""
 
-_LINES_SHOWN = 20
-_MOST_BYTES = 1 << 30  # of a table: ten million boxes
+_MAX_LINES_SHOWN = 20
+_MAX_BYTES = 1 << 30  # ten million boxes
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,13 @@ class CaseBoxes:
     Attributes
     ----------
     boxes : ndarray of float64, shape ``(N, 6)``
-        ``z0 y0 x0 z1 y1 x1``, half-open, voxel edges.
+        Edges ``z0 y0 x0 z1 y1 x1`` in voxels.
     scores : ndarray of float64, shape ``(N,)``, or None
-        ``None`` if none are given.
+        ``None`` if the boxes have no scores.
     classes : tuple of str, or None
-        Name of the class of each box; ``None`` if none are given.
+        Name of the class of each box. ``None`` if the boxes have no classes.
     order : StoredOrder, or None
-        Of the file whose voxels the edges count; ``None`` if the boxes do not state it.
+        Axis order of the image that the edges refer to. ``None`` if the file does not state it.
     """
 
     boxes: FloatArray
@@ -71,7 +70,7 @@ class CaseBoxes:
         return len(self.boxes)
 
     def in_order(self, order: StoredOrder | None) -> CaseBoxes:
-        """Return the boxes in voxels of a file of that order; they are as they were if either order is not known."""
+        """Return the boxes in the axis order of another file. They are unchanged if one of the orders is unknown."""
         if self.order is None or order is None or self.order.axes == order.axes:
             return self
         boxes = [order.box_to_stored(self.order.box_to_canonical(box)) for box in self.boxes.tolist()]
@@ -86,9 +85,10 @@ class BoxFolder:
     ----------
     cases : dict of str to CaseBoxes
     source : str
-        What was read, for people.
+        Path of the file or folder that was read, for reports.
     one_file : bool
-        All cases come from one file, so a case that is not in it has no boxes; otherwise its file is missing.
+        All cases come from one file. A case that is not in it has no boxes. With one file per case, the file of such a
+        case is missing.
     problems : list of CaseProblem
         Cases whose file cannot be read.
     """
@@ -99,12 +99,13 @@ class BoxFolder:
     problems: list[CaseProblem] = field(default_factory=list)
 
 
-def class_name(text: str | int, class_labels: Mapping[str, int] | None) -> str | None:
-    """The class that a name or a label value stands for; ``None`` if there is no such class.
+def find_class_name(text: str | int, class_labels: Mapping[str, int] | None) -> str | None:
+    """Return the name of the class that a text or a label value stands for; ``None`` if there is no such class.
 
     Examples
     --------
-    >>> class_name("2", {"core": 1, "rim": 2}), class_name("rim", {"core": 1, "rim": 2}), class_name(2, None)
+    >>> labels = {"core": 1, "rim": 2}
+    >>> find_class_name("2", labels), find_class_name("rim", labels), find_class_name(2, None)
     ('rim', 'rim', 'label 2')
     """
     text = str(text).strip()
@@ -119,22 +120,22 @@ def read_boxes(
     path: str | Path,
     class_labels: Mapping[str, int] | None = None,
     network_spacing: Sequence[float] | None = None,
-    scores: bool = True,
+    with_scores: bool = True,
 ) -> BoxFolder:
     """Read the boxes of all cases.
 
     Parameters
     ----------
     path : path
-        A CSV file with all cases; or a folder with ``rois/CASE.json`` of ``detseg3d_predict``, with ``CASE_boxes.npz``
-        or ``CASE_boxes.json`` of nnDetection, or with ``CASE.csv`` per case, which then needs no column ``case``. What
-        comes first in this list is read.
+        A CSV file with all cases, or a folder. A folder contains ``rois/CASE.json`` of ``detseg3d_predict``, or
+        ``CASE_boxes.npz`` or ``CASE_boxes.json`` of nnDetection, or ``CASE.csv`` per case, which then needs no column
+        ``case``. If a folder contains several kinds, the first kind of this list is read.
     class_labels : dict of str to int, optional
-        Value of each lesion class in label files. Without it a class that is a number is called ``label 1``, ….
+        Value of each lesion class in label files. Without it, the class with the value 1 is called ``label 1``.
     network_spacing : 3 floats, optional
         See :func:`~detseg3d.evaluation.boxes.nndetection.read_nndetection_boxes`.
-    scores : bool, optional
-        Boxes need scores.
+    with_scores : bool, optional
+        Read the scores. It is then an error if a table has no scores.
 
     Returns
     -------
@@ -143,33 +144,33 @@ def read_boxes(
     Raises
     ------
     DetSeg3DError
-        If there is nothing of this kind, or a table of all cases is not as it should be.
+        If there are no such files, or the table of all cases contains an error.
     """
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
-        return BoxFolder(read_box_table(path, class_labels, scores=scores), str(path), True)
+        return BoxFolder(read_box_table(path, class_labels, with_scores=with_scores), str(path), True)
     if not path.is_dir():
         raise DetSeg3DError("there is no such CSV file or folder of boxes", file=path, remedy="check the path")
     problems: list[CaseProblem] = []
     readers: list[tuple[Path, Callable[[Path], str | None], Callable[[Path], CaseBoxes]]] = [
         (
             PredictionFolder(path).records_folder,
-            partial(_case, endings=(".json",)),
+            partial(_get_case_id, endings=(".json",)),
             partial(_read_rois, class_labels=class_labels),
         ),
         (
             path,
-            partial(_case, endings=("_boxes.npz", "_boxes.json")),
+            partial(_get_case_id, endings=("_boxes.npz", "_boxes.json")),
             partial(_read_nndetection, class_labels=class_labels, network_spacing=network_spacing),
         ),
         (
             path,
-            partial(_case, endings=(".csv",)),
-            partial(_read_case_table, class_labels=class_labels, scores=scores),
+            partial(_get_case_id, endings=(".csv",)),
+            partial(_read_case_table, class_labels=class_labels, with_scores=with_scores),
         ),
     ]
-    for folder, case_of, read in readers:
-        files = files_by_case(folder, "boxes", case_of, problems) if folder.is_dir() else {}
+    for folder, get_case_id, read in readers:
+        files = files_by_case(folder, "boxes", get_case_id, problems) if folder.is_dir() else {}
         if files or problems:
             return _read_all(files, folder, read, problems)
     pickles = sorted(path.glob("*_boxes.pkl"))
@@ -182,7 +183,7 @@ def read_boxes(
     )
 
 
-def _case(path: Path, endings: Sequence[str]) -> str | None:
+def _get_case_id(path: Path, endings: Sequence[str]) -> str | None:
     lower = path.name.lower()
     return next((path.name[: -len(end)] for end in endings if lower.endswith(end) and lower != end), None)
 
@@ -205,12 +206,19 @@ def _read_all(
 def _read_rois(file: Path, class_labels: Mapping[str, int] | None) -> CaseBoxes:
     lesions = read_roi_lesions(file)
     if any(lesion.get("box") is None or lesion["score"] is None for lesion in lesions):
-        raise DetSeg3DError("a lesion of the RoI file has no box or no score", file=file)
-    names = [_known_class(lesion["label"], class_labels, file) for lesion in lesions]
+        raise DetSeg3DError(
+            "a lesion of the RoI file has no box or no score", file=file, remedy="run detseg3d_predict again"
+        )
+    names = [_require_class(lesion["label"], class_labels, file) for lesion in lesions]
     boxes = np.array([lesion["box"] for lesion in lesions], np.float64).reshape(-1, 6)
     if not np.all(np.isfinite(boxes)) or np.any(boxes[:, 3:] < boxes[:, :3]):
-        raise DetSeg3DError("a box of the RoI file ends before it begins or is not finite", file=file)
-    scores = _finite([lesion["score"] for lesion in lesions], file)
+        raise DetSeg3DError(
+            "a box of the RoI file contains a wrong edge",
+            file=file,
+            value=boxes.tolist(),
+            expected="finite numbers with z1 >= z0, y1 >= y0 and x1 >= x0",
+        )
+    scores = _require_finite([lesion["score"] for lesion in lesions], file)
     return CaseBoxes(boxes, scores, tuple(names), read_roi_order(file))
 
 
@@ -225,19 +233,21 @@ def _read_nndetection(
         if values is None:
             names.append(f"label {label + 1}")
         else:
-            names.append(_known_class(values[label] if label < len(values) else -1, class_labels, file, label))
+            names.append(_require_class(values[label] if label < len(values) else -1, class_labels, file, label))
     return CaseBoxes(boxes, scores, tuple(names))
 
 
-def _finite(values: Sequence[float], file: Path) -> FloatArray:
+def _require_finite(values: Sequence[float], file: Path) -> FloatArray:
     array = np.array(values, np.float64)
     if not np.all(np.isfinite(array)):
-        raise DetSeg3DError("a score is not a finite number", file=file)
+        raise DetSeg3DError(
+            "a score is not a finite number", file=file, value=array[~np.isfinite(array)].tolist(), expected="numbers"
+        )
     return array
 
 
-def _known_class(label: int, class_labels: Mapping[str, int] | None, file: Path, shown: int | None = None) -> str:
-    name = class_name(label, class_labels)
+def _require_class(label: int, class_labels: Mapping[str, int] | None, file: Path, shown: int | None = None) -> str:
+    name = find_class_name(label, class_labels)
     if name is None:
         raise DetSeg3DError(
             "a box has an unknown class",
@@ -249,9 +259,12 @@ def _known_class(label: int, class_labels: Mapping[str, int] | None, file: Path,
 
 
 def read_box_table(
-    file: str | Path, class_labels: Mapping[str, int] | None = None, case_id: str | None = None, scores: bool = True
+    file: str | Path,
+    class_labels: Mapping[str, int] | None = None,
+    case_id: str | None = None,
+    with_scores: bool = True,
 ) -> dict[str, CaseBoxes]:
-    """Read a CSV of boxes; its form is described in :mod:`detseg3d.evaluation.boxes.files`.
+    """Read a CSV table of boxes. :mod:`detseg3d.evaluation.boxes.files` describes the columns.
 
     Parameters
     ----------
@@ -259,18 +272,24 @@ def read_box_table(
     class_labels : dict of str to int, optional
         Value of each lesion class in label files.
     case_id : str, optional
-        The file is that of one case: a column ``case`` may be missing, and must not name another.
-    scores : bool, optional
-        A column ``score`` is needed; otherwise it is not read.
+        Name of the case if the table contains one case. The column ``case`` is then optional, and must not contain
+        another case.
+    with_scores : bool, optional
+        Read the column ``score``, which is then required.
+
+    Returns
+    -------
+    dict of str to CaseBoxes
+        The boxes of each case.
 
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read, columns are missing, or lines are wrong; all such lines are named at once.
+        If the file cannot be read, columns are missing, or lines contain errors. The message lists these lines.
     """
     file = Path(file)
-    reader, places = _open_table(file, ["case"] * (case_id is None) + [*EDGES] + ["score"] * scores)
-    if not scores:
+    reader, places = _open_table(file, ["case"] * (case_id is None) + [*EDGES] + ["score"] * with_scores)
+    if not with_scores:
         places.pop("score", None)
     rows: dict[str, list[tuple[list[float], float, str]]] = {} if case_id is None else {case_id: []}
     wrong: list[str] = []
@@ -279,11 +298,11 @@ def read_box_table(
             continue
         row = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
         case = row.get("case") or case_id or ""
-        errors = [] if case else ["column case: it is empty"]
+        errors = [] if case else ["column case: the cell is empty"]
         if case_id is not None and normal_name(case) == normal_name(case_id):
             case = case_id
         elif case_id is not None:
-            errors.append(f"column case: {case!r} in the file of {case_id!r}")
+            errors.append(f"column case: the case is {case!r}, but the file is that of {case_id!r}")
         if all(not row[name] for name in row if name != "case"):  # the case has no boxes
             entry = None
         else:
@@ -293,20 +312,22 @@ def read_box_table(
         if not errors:
             rows.setdefault(case, []).extend([] if entry is None else [entry])
     if wrong:
-        shown = wrong[:_LINES_SHOWN] + [f"and {len(wrong) - _LINES_SHOWN} more"] * (len(wrong) > _LINES_SHOWN)
+        shown = wrong[:_MAX_LINES_SHOWN] + [f"and {len(wrong) - _MAX_LINES_SHOWN} more"] * (
+            len(wrong) > _MAX_LINES_SHOWN
+        )
         raise DetSeg3DError(
-            f"{len(wrong)} value(s) of the table of boxes are wrong:\n    " + "\n    ".join(shown),
+            f"the table of boxes contains {len(wrong)} wrong value(s):\n    " + "\n    ".join(shown),
             file=file,
-            expected="numbers as in 12,40,77,15.5,44,80,0.93: half-open edges in voxels, so that z1 > z0, y1 > y0, "
-            "x1 > x0, and a score",
+            expected="edges in voxels with z1 > z0, y1 > y0 and x1 > x0, and a score, for example "
+            "12,40,77,15.5,44,80,0.93",
         )
     return {case: _case_boxes(entries, "score" in places, "class" in places) for case, entries in rows.items()}
 
 
 def _open_table(file: Path, needed: Sequence[str]) -> tuple[Any, dict[str, int]]:
-    """The lines below the header, and where each column of interest is."""
+    """Return a reader of the lines below the header, and the position of each column."""
     try:
-        text = read_bounded(file, _MOST_BYTES).decode("utf-8-sig")
+        text = read_bounded(file, _MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DetSeg3DError("the table of boxes does not exist", file=file, remedy="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -318,7 +339,7 @@ def _open_table(file: Path, needed: Sequence[str]) -> tuple[Any, dict[str, int]]
     missing = [name for name in needed if name not in header]
     twice = [name for name in wanted if header.count(name) > 1]
     if missing or twice:
-        found = "lacks the column(s) " + ", ".join(missing) if missing else "has twice: " + ", ".join(twice)
+        found = f"lacks the column(s) {', '.join(missing)}" if missing else f"repeats the column(s) {', '.join(twice)}"
         raise DetSeg3DError(
             f"the table of boxes {found}", file=file, value=header, expected="case,z0,y0,x0,z1,y1,x1,score[,class]"
         )
@@ -328,7 +349,7 @@ def _open_table(file: Path, needed: Sequence[str]) -> tuple[Any, dict[str, int]]
 def _parse(
     row: Mapping[str, str], class_labels: Mapping[str, int] | None
 ) -> tuple[tuple[list[float], float, str], list[str]]:
-    """One box, and what is wrong with it."""
+    """Return the edges, the score and the class of one box, and its errors."""
     errors, numbers = [], {}
     for name in (*EDGES, "score"):
         if name not in row:
@@ -338,29 +359,31 @@ def _parse(
         except ValueError:
             numbers[name] = np.nan
         if not np.isfinite(numbers[name]):
-            errors.append(f"column {name}: {row[name]!r} is no number" if row[name] else f"column {name}: it is empty")
+            errors.append(
+                f"column {name}: {row[name]!r} is not a number" if row[name] else f"column {name}: the cell is empty"
+            )
     for axis in "zyx":
         low, high = numbers[f"{axis}0"], numbers[f"{axis}1"]
         if high <= low:  # NaN compares false
             errors.append(f"column {axis}1: {high:g} is not greater than {axis}0, {low:g}")
-    of_class: str | None = ""
+    class_name: str | None = ""
     if "class" in row:
-        of_class = class_name(row["class"], class_labels) if row["class"] else None
-        if of_class is None:
-            known = "" if class_labels is None else f", known are {', '.join(class_labels)}"
-            errors.append(f"column class: {row['class']!r} is no class{known}")
-    return ([numbers[edge] for edge in EDGES], numbers.get("score", np.nan), of_class or ""), errors
+        class_name = find_class_name(row["class"], class_labels) if row["class"] else None
+        if class_name is None:
+            known = "" if class_labels is None else f"; the classes are {', '.join(class_labels)}"
+            errors.append(f"column class: {row['class']!r} is not a class{known}")
+    return ([numbers[edge] for edge in EDGES], numbers.get("score", np.nan), class_name or ""), errors
 
 
-def _case_boxes(entries: Sequence[tuple[list[float], float, str]], scores: bool, classes: bool) -> CaseBoxes:
+def _case_boxes(entries: Sequence[tuple[list[float], float, str]], with_scores: bool, with_classes: bool) -> CaseBoxes:
     boxes = np.array([box for box, _, _ in entries], np.float64).reshape(-1, 6)
     return CaseBoxes(
         boxes,
-        np.array([score for _, score, _ in entries], np.float64) if scores else None,
-        tuple(name for _, _, name in entries) if classes else None,
+        np.array([score for _, score, _ in entries], np.float64) if with_scores else None,
+        tuple(name for _, _, name in entries) if with_classes else None,
     )
 
 
-def _read_case_table(file: Path, class_labels: Mapping[str, int] | None, scores: bool) -> CaseBoxes:
-    case_id = _case(file, (".csv",)) or ""
-    return read_box_table(file, class_labels, case_id, scores)[case_id]
+def _read_case_table(file: Path, class_labels: Mapping[str, int] | None, with_scores: bool) -> CaseBoxes:
+    case_id = _get_case_id(file, (".csv",)) or ""
+    return read_box_table(file, class_labels, case_id, with_scores)[case_id]

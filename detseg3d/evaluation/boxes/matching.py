@@ -14,9 +14,9 @@ from detseg3d.evaluation.scores.froc import ScoredCase, match_scored
 __all__ = ["scored_case_from_boxes"]
 
 
-_ROUNDING = 1e-12  # relative: an IoU that equals the minimum but for rounding reaches it
-_PAIRS_AT_ONCE = 250_000
-"""Pairs of boxes compared at a time: a detector with 10 000 boxes a case would otherwise need gigabytes."""
+_ROUNDING = 1e-12  # relative difference up to which an IoU reaches the minimum
+_MAX_PAIRS = 250_000
+"""Pairs of boxes that are compared at a time. All pairs of 10 000 boxes would need gigabytes of memory."""
 
 
 def scored_case_from_boxes(
@@ -28,9 +28,10 @@ def scored_case_from_boxes(
     classes: Sequence[int] | IntArray,
     minimum_iou: float | None,
 ) -> ScoredCase:
-    """Match boxes of equal class, in descending order of score, one to one.
+    """Match boxes of equal class one-to-one, in descending order of score.
 
-    A box that is matched at some threshold keeps its partner at every lower one, so the record serves all thresholds.
+    A box that is matched at some threshold keeps its partner at every lower threshold. Therefore one record is enough
+    for all thresholds.
 
     Parameters
     ----------
@@ -39,23 +40,27 @@ def scored_case_from_boxes(
         ``z0 y0 x0 z1 y1 x1``, half-open, voxel edges.
     truth_classes, classes : sequence of int, shape ``(T,)`` and ``(P,)``
     scores : array_like of float, shape ``(P,)``
-        Finite. Of boxes with equal scores the pair of higher IoU is matched first (by centre: the nearer pair). Only
-        pairs that are equal in this, too, are matched in the order in which the boxes are given.
+        Finite scores. Of boxes with equal scores, the pair with the higher IoU is matched first (by centre: the nearer
+        pair). Pairs that are equal in this respect, too, are matched in the order of the boxes.
     minimum_iou : float or None
-        A number above 0: each prediction takes, of the true boxes still free, the one of highest IoU, at least this
-        (as COCO does). All other predictions, duplicates among them, are false positives.
+        A number above 0: each prediction takes the true box with the highest IoU among the boxes that are still free
+        and have at least this IoU, as in COCO. All other predictions, including duplicates, are false positives.
 
-        ``None``: a prediction hits a lesion if its centre lies in the true box. It takes, of the boxes still free that
-        hold its centre, the one to whose centre it is nearest, measured in sizes of that box (so that the voxel
-        spacing does not matter). A prediction that finds all of its boxes taken is neither a hit nor a false positive;
-        only those with their centre in no true box of their class are false positives. This is the rule of LUNA16
-        (Setio et al. 2017, Medical Image Analysis 42), which has spheres where boxes are here, and gives a candidate
-        in two lesions to the one that is listed first.
+        ``None``: a prediction finds a lesion if its centre lies in the true box. Of the free true boxes that contain
+        the centre, the prediction takes the box with the nearest centre. This distance is measured in sizes of the
+        true box, so that it does not depend on the voxel spacing. If all boxes that contain the centre are taken, the
+        prediction counts neither as true positive nor as false positive. A prediction is a false positive only if no
+        true box of its class contains its centre.
 
     Raises
     ------
     ValueError
         If lengths differ, a score is not finite, or ``minimum_iou`` is not in ``(0, 1]``.
+
+    References
+    ----------
+    The rule of the centre follows LUNA16 (Setio et al. 2017, Medical Image Analysis 42). LUNA16 has spheres instead of
+    boxes, and a candidate in two lesions belongs to the lesion that is listed first.
 
     Examples
     --------
@@ -64,46 +69,46 @@ def scored_case_from_boxes(
     >>> case.truth_scores.tolist(), case.false_positive_scores.tolist()
     ([0.7], [0.3])
     """
-    truth, found = as_boxes(truth_boxes).astype(np.float64), as_boxes(boxes).astype(np.float64)
+    truth, predicted = as_boxes(truth_boxes).astype(np.float64), as_boxes(boxes).astype(np.float64)
     values = np.asarray(scores, np.float64).reshape(-1)
-    of_truth, of_found = np.asarray(truth_classes, np.int64).reshape(-1), np.asarray(classes, np.int64).reshape(-1)
-    if len(of_truth) != len(truth) or not len(of_found) == len(values) == len(found):
+    true_class, class_index = np.asarray(truth_classes, np.int64).reshape(-1), np.asarray(classes, np.int64).reshape(-1)
+    if len(true_class) != len(truth) or not len(class_index) == len(values) == len(predicted):
         raise ValueError(
-            f"{len(truth)} true boxes have {len(of_truth)} classes; "
-            f"{len(found)} boxes have {len(values)} scores and {len(of_found)} classes"
+            f"{len(truth)} true boxes have {len(true_class)} classes; "
+            f"{len(predicted)} boxes have {len(values)} scores and {len(class_index)} classes"
         )
     if not np.all(np.isfinite(values)):
         raise ValueError("a score is NaN or infinite")
     if minimum_iou is not None and not 0 < minimum_iou <= 1:
         raise ValueError(f"minimum_iou must be above 0 and at most 1, found {minimum_iou}")
-    truth_index, index, quality = _pairs(truth, of_truth, found, of_found, minimum_iou)
+    truth_index, index, quality = _pairs(truth, true_class, predicted, class_index, minimum_iou)
     case = match_scored(case_id, values, len(truth), truth_index, index, quality)
     if minimum_iou is not None:
         return case
-    outside = np.ones(len(found), np.bool_)
+    outside = np.ones(len(predicted), np.bool_)
     outside[index] = False
     return ScoredCase(case_id, case.truth_scores, case.true_positive_scores, values[outside])
 
 
 def _pairs(
-    truth: FloatArray, of_truth: IntArray, found: FloatArray, of_found: IntArray, minimum_iou: float | None
+    truth: FloatArray, true_class: IntArray, predicted: FloatArray, class_index: IntArray, minimum_iou: float | None
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """The pairs that may match, and how good each is."""
-    step = max(1, _PAIRS_AT_ONCE // max(len(found), 1))
+    """Return the pairs that may match, and the quality of each pair."""
+    step = max(1, _MAX_PAIRS // max(len(predicted), 1))
     parts: list[tuple[IntArray, IntArray, FloatArray]] = []
     for start in range(0, len(truth), step):
         rows = slice(start, start + step)
-        allowed = of_truth[rows, None] == of_found[None]
+        allowed = true_class[rows, None] == class_index[None]
         if minimum_iou is not None:
-            quality = iou_matrix(truth[rows], found).astype(np.float64, copy=False)
+            quality = iou_matrix(truth[rows], predicted).astype(np.float64, copy=False)
             allowed &= quality >= minimum_iou * (1 - _ROUNDING)
         else:
             low, high = truth[rows, None, :3], truth[rows, None, 3:]
-            center = box_centers(found)[None]
+            center = box_centers(predicted)[None]
             allowed &= np.all((center >= low) & (center < high), axis=2)
             size = np.maximum(box_sizes(truth[rows]), np.finfo(np.float64).tiny)
             distance = np.linalg.norm((center - box_centers(truth[rows])[:, None]) / size[:, None], axis=2)
-            quality = -np.round(distance, 9)  # so that rounding errors do not decide between equals
+            quality = -np.round(distance, 9)  # rounded, so that rounding errors do not decide between equal distances
         first, second = np.nonzero(allowed)
         parts.append((first + start, second, quality[first, second]))
     if not parts:

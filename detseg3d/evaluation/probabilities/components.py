@@ -1,4 +1,4 @@
-"""From a probability map to lesions with scores: components of what reaches a threshold."""
+"""Lesions with scores from a probability map: connected components of the voxels that reach a threshold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import FloatArray, IntArray
+from detseg3d.core.arrays import BoolArray, FloatArray, IntArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import Lesions
 from detseg3d.evaluation.limits import reaches
@@ -20,27 +20,27 @@ __all__ = ["SCORES", "ComponentRule", "Components", "find_components", "lesions_
 
 
 SCORES = ("max", "mean", "p95")
-"""How the probabilities of a component's voxels become its score."""
+"""Kinds of score of a component: maximum, mean or 95th percentile of the probabilities of its voxels."""
 
 
 @dataclass(frozen=True)
 class ComponentRule:
-    """How lesions are made from a probability map.
+    """Rule by which lesions are made from a probability map.
 
     Attributes
     ----------
     threshold : float
-        A voxel is lesion from this probability on; above 0. With two classes and 0.5 this is what nnU-Net's argmax
-        gives (up to voxels of exactly 0.5).
+        Probability from which on a voxel belongs to a lesion; above 0. With two classes, 0.5 gives the result of the
+        argmax of nnU-Net, except for voxels of exactly 0.5.
     minimum_volume_mm3 : float
-        Smaller components are dropped; 0 drops none.
+        Volume that a component has at least; smaller components are dropped.
     score : str
-        ``max``, ``mean`` or ``p95`` (95th percentile, linearly interpolated) of the probability over the voxels.
+        ``max``, ``mean`` or ``p95`` (95th percentile, linearly interpolated) of the probabilities of the voxels.
 
     Raises
     ------
     DetSeg3DError
-        If a value is none of these.
+        If a value is not possible.
     """
 
     threshold: float = 0.5
@@ -48,7 +48,7 @@ class ComponentRule:
     score: str = "max"
 
     def __post_init__(self) -> None:
-        # Written so that NaN fails, too.
+        # Written as `not (...)` so that NaN is refused, too.
         if not 0 < self.threshold <= 1:
             raise DetSeg3DError(
                 "the threshold of a probability map must be a probability above 0",
@@ -67,7 +67,7 @@ class ComponentRule:
 
 @dataclass(frozen=True)
 class Components:
-    """The components of a probability map at one threshold.
+    """Components of a probability map at one threshold.
 
     Attributes
     ----------
@@ -75,9 +75,9 @@ class Components:
         Components are ``1..N``.
     voxels : ndarray of int64, shape ``(N,)``
     classes : ndarray of int64, shape ``(N,)``
-        Index into the map's ``class_values``.
+        Index into the ``class_values`` of the map.
     scores : dict of str to ndarray of float64, shape ``(N,)``
-        For each of :data:`SCORES`.
+        Score of each component, for each of :data:`SCORES`.
     """
 
     instances: npt.NDArray[np.int32]
@@ -87,13 +87,15 @@ class Components:
 
 
 def find_components(map_: ProbabilityMap, threshold: float) -> Components:
-    """The 26-connected components of what reaches ``threshold``, each class on its own, with all their scores.
+    """Return the 26-connected components of the voxels that reach a threshold, with all their scores.
+
+    Each class has its own components.
 
     Parameters
     ----------
     map_ : ProbabilityMap
     threshold : float
-        Above 0.
+        Probability above 0.
 
     Examples
     --------
@@ -102,13 +104,13 @@ def find_components(map_: ProbabilityMap, threshold: float) -> Components:
     >>> components.instances[0, 0].tolist(), components.voxels.tolist(), components.scores["max"].round(3).tolist()
     ([1, 1, 0, 2], [2, 1], [0.9, 0.5])
     """
-    # As a Python float the threshold is rounded as the map is, so a stored 0.7 reaches 0.7.
+    # NumPy rounds a Python float to the precision of the map, so that a stored 0.7 reaches the threshold 0.7.
     inside = map_.probability >= float(threshold)
     if map_.classes is None:
         number = inside.view(np.uint8)
     else:
         number = np.where(inside, map_.classes + np.uint8(1), np.uint8(0))
-    # cc3d keeps neighbours of different value apart, so one pass serves all classes.
+    # cc3d separates neighbours with different values, so that one pass finds the components of all classes.
     labels, count = cc3d.connected_components(number, connectivity=26, return_N=True)
     count = int(count)
     instances = labels.astype(np.int32, copy=False)
@@ -123,10 +125,11 @@ def find_components(map_: ProbabilityMap, threshold: float) -> Components:
 
 
 def _scores(owner: IntArray, values: npt.NDArray[np.float32], voxels: IntArray) -> dict[str, FloatArray]:
-    """All aggregations of the values of each owner; every owner has some."""
+    """Return all kinds of score. ``owner`` is the component of each value; every component has a value."""
     if len(voxels) == 0:
         return {name: np.zeros(0) for name in SCORES}
-    # Positive floats ascend as their bits do, so one sort of integers sorts by owner, then by value.
+    # The bits of positive floats are in the order of their values. One sort of integers therefore sorts by component
+    # and then by value.
     ordered = np.sort((owner << 32) | values.view(np.uint32))
     values = (ordered & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
     ends = np.cumsum(voxels)
@@ -141,15 +144,22 @@ def _scores(owner: IntArray, values: npt.NDArray[np.float32], voxels: IntArray) 
     }
 
 
-def reaches_volume(voxels: IntArray, voxel_volume: float, minimum_volume_mm3: float) -> npt.NDArray[np.bool_]:
-    """Which lesions are not under the minimum volume; 10 voxels of 0.1 mm³ are 1 mm³, whatever the rounding.
+def reaches_volume(voxels: IntArray, voxel_volume_mm3: float, minimum_volume_mm3: float) -> BoolArray:
+    """Return which lesions have at least the minimum volume, tolerant of rounding errors.
+
+    Parameters
+    ----------
+    voxels : ndarray of int64, shape ``(N,)``
+    voxel_volume_mm3 : float
+        Volume of one voxel.
+    minimum_volume_mm3 : float
 
     Examples
     --------
     >>> reaches_volume(np.array([2, 3, 4]), 0.1, 0.3).tolist()
     [False, True, True]
     """
-    return reaches(voxels * voxel_volume, minimum_volume_mm3)
+    return reaches(voxels * voxel_volume_mm3, minimum_volume_mm3)
 
 
 def lesions_from_probabilities(
@@ -157,12 +167,12 @@ def lesions_from_probabilities(
     spacing: Sequence[float],
     rule: ComponentRule | None = None,
     class_values: Sequence[int] | None = None,
-    voxel_volume: float | None = None,
+    voxel_volume_mm3: float | None = None,
 ) -> Lesions:
-    """Lesions with scores.
+    """Return the lesions of a probability map, with scores.
 
-    A voxel belongs to its likeliest lesion class, if the probability of that reaches the threshold; lesions are the
-    26-connected components of each class.
+    A voxel belongs to its most probable lesion class if the probability of this class reaches the threshold. Lesions
+    are the 26-connected components of each class.
 
     Parameters
     ----------
@@ -171,14 +181,15 @@ def lesions_from_probabilities(
         Millimetres ``(z, y, x)``.
     rule : ComponentRule, optional
     class_values : sequence of int, optional
-        The classes of the result are indices into these label values; by default into those of the map.
-    voxel_volume : float, optional
-        Of one voxel in mm³; by default the product of the spacing.
+        Label values of all classes. Classes of the result are indices into these values; by default into the values of
+        the map.
+    voxel_volume_mm3 : float, optional
+        Volume of one voxel; by default the product of the spacing.
 
     Returns
     -------
     Lesions
-        Numbered from 1 without gaps.
+        The lesions are numbered from 1 without gaps.
 
     Examples
     --------
@@ -189,7 +200,7 @@ def lesions_from_probabilities(
     """
     rule = rule or ComponentRule()
     components = find_components(map_, rule.threshold)
-    volume = math.prod(spacing) if voxel_volume is None else voxel_volume
+    volume = math.prod(spacing) if voxel_volume_mm3 is None else voxel_volume_mm3
     kept = reaches_volume(components.voxels, volume, rule.minimum_volume_mm3)
     numbers = np.zeros(len(kept) + 1, np.int32)
     numbers[1:][kept] = np.arange(1, np.count_nonzero(kept) + 1)

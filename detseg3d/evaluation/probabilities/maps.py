@@ -1,8 +1,8 @@
-"""Probability maps of any segmentation system: nnU-Net's ``.npz``, ``detseg3d_predict``'s, and images.
+"""Read probability maps of any segmentation program: ``.npz`` of nnU-Net or ``detseg3d_predict``, and images.
 
-Whatever the number of classes, a map is reduced while it is read to two volumes: the highest lesion probability of each
-voxel and the class that has it. Components at any threshold need no more, so a CT of 10 classes takes no more memory
-than one of two.
+A map is reduced to two volumes while it is read: the highest lesion probability of each voxel, and the class that has
+this probability. Components at any threshold need no more. A CT with 10 classes therefore takes no more memory than a
+CT with two classes.
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ __all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_
 Volume = npt.NDArray[np.floating[Any]]
 
 NPZ_KEYS = ("probabilities", "softmax")
-"""Names of the array in an ``.npz``: nnU-Net v2's (and ours), and nnU-Net v1's."""
+"""Names of the array in an ``.npz``: that of nnU-Net v2 and DetSeg3D, and that of nnU-Net v1."""
 
 _TOLERANCE = 1e-3
-"""How far a value may lie outside 0 to 1: interpolation and half precision round."""
+"""Distance by which a value may lie outside 0 to 1, because interpolation and half precision round."""
 
 _SUM_TOLERANCE = 0.02
-"""How far the channels of a softmax may miss 1, in half precision and after interpolation."""
+"""Distance by which the sum of the channels of a softmax may differ from 1, for the same reasons."""
 
 
 @dataclass(frozen=True)
 class ProbabilityMap:
-    """The lesion probabilities of one case.
+    """Lesion probabilities of one case.
 
     Attributes
     ----------
     probability : ndarray of float32, shape ``(Z, Y, X)``
-        Of the likeliest lesion class of each voxel, 0 to 1.
+        Probability of the most probable lesion class of each voxel, 0 to 1.
     classes : ndarray of uint8, shape ``(Z, Y, X)``, or None
-        Index into ``class_values`` of that class; ``None`` if there is but one. Between equals the first channel wins.
+        Index of this class in ``class_values``; ``None`` if there is only one class. Of classes with equal probability
+        the first channel is taken.
     class_values : tuple of int
         Value of each class in label files.
     """
@@ -63,10 +64,11 @@ class ProbabilityMap:
 
 
 def probability_files(folder: str | Path, problems: list[CaseProblem]) -> dict[str, Path]:
-    """The probability maps of a folder, by case.
+    """Return the probability maps of a folder, by case.
 
-    Looked for, in this order: ``probabilities/CASE.npz``, as ``detseg3d_predict --save_probabilities`` writes them;
-    ``CASE.npz``, as nnU-Net writes them beside its masks (which are then left alone); images.
+    The function takes the first kind of file that exists: ``probabilities/CASE.npz``, as ``detseg3d_predict
+    --save_probabilities`` writes them; ``CASE.npz``, as nnU-Net writes them beside its masks, which are then ignored;
+    images.
 
     Parameters
     ----------
@@ -111,24 +113,24 @@ def read_probability_map(
     ----------
     source : path or ImageSource
         ``.npz`` with an array :data:`NPZ_KEYS` of shape ``(C, Z, Y, X)``: background first, then the classes in
-        ascending order of their values, as nnU-Net writes it. nnU-Net has undone its transposition of the axes by
-        then, so they are those of the image as it is stored and as SimpleITK reads it. The mask ``CASE`` that was
-        written with the map states that order, else it is the order of the label file. (A data set with
-        ``NibabelIOWithReorient`` is the exception: its maps are in another orientation than the labels and
-        cannot be evaluated.) A single channel is the lesion class. In a folder ``probabilities`` beside ``rois``, as
-        ``detseg3d_predict`` writes it, all channels are lesion classes. The ``.pkl`` that nnU-Net writes alongside is
-        not read: to unpickle a file means to run it.
+        ascending order of their values, as nnU-Net writes it. The axes are those of the image as it is stored and as
+        SimpleITK reads it, because nnU-Net undoes its transposition before it writes. The order of the stored axes is
+        read from the mask ``CASE`` beside the map, or else from the label file. (Maps of a data set with
+        ``NibabelIOWithReorient`` are in another orientation than the labels and cannot be evaluated.) A single channel
+        is the lesion class. In a folder ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all
+        channels are lesion classes. The ``.pkl`` that nnU-Net writes beside the map is not read, because unpickling a
+        file can run any code.
 
-        Any other file is an image whose values are the probability of the one lesion class.
+        Any other file is an image with the probability of the only lesion class.
     reference : Geometry
-        Of the label. An ``.npz`` says nothing about its place, so only its size is compared, with the label as stored.
+        Geometry of the label. An ``.npz`` has no geometry, so only its size is compared with that of the stored label.
     reference_file : path
-        For messages.
+        File of the label, for messages.
     class_values : sequence of int, optional
         Values of the lesion classes in label files; by default 1, 2, … as many as there are channels.
     single_class : int, optional
         Value of the class of a map of one class, where ``class_values`` is not given; see
-        :func:`~detseg3d.evaluation.case_files.only_class`.
+        :func:`~detseg3d.evaluation.case_files.infer_single_class`.
 
     Raises
     ------
@@ -152,29 +154,29 @@ def read_probability_map(
 
 
 def _checked(array: npt.NDArray[Any], file: Path) -> npt.NDArray[np.float32]:
-    """``array`` as float32 probabilities, if it holds such."""
+    """Return the array as float32, and check that its values are probabilities."""
     if array.dtype.kind != "f":
         raise DetSeg3DError(
-            "the file holds whole numbers, no probabilities",
+            "the file has whole numbers instead of probabilities",
             file=file,
             value=f"{array.dtype} from {array.min()} to {array.max()}",
             expected="floating-point values from 0 to 1",
             remedy="evaluate masks as masks; divide percentages by 100 and bytes by 255 first",
         )
-    # A value beyond the range of float32 becomes infinite, which is refused below.
+    # A value beyond the range of float32 becomes infinite and is refused below.
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, np.float32)
     low, high = float(values.min()), float(values.max())
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # NaN compares false
+    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # also true for NaN
         raise DetSeg3DError(
-            "the file holds values that are no probabilities",
+            "the file has values that are not probabilities",
             file=file,
             value=f"{array.dtype} from {low:g} to {high:g}",
             expected="values from 0 to 1",
             remedy="logits need a softmax or sigmoid first",
         )
     if low < 0 or high > 1:
-        # Not in place: the array may be the caller's.
+        # The array may belong to the caller, so it is not changed in place.
         values = np.clip(values, 0, 1)
     return values
 
@@ -198,7 +200,7 @@ def _read_npz(
         class_values, class_indices = _class_order(file, shape[0] - background, background, class_values)
         probability = np.zeros(reference.shape, np.float32)
         classes = np.zeros(reference.shape, np.uint8) if len(class_values) > 1 else None
-        # The channels of a few thousand voxels are added up: enough to see whether this is a softmax.
+        # The sum of the channels at a few thousand voxels shows whether the map is a softmax.
         sample = tuple(slice(None, None, max(1, size // 24)) for size in reference.shape)
         total = np.zeros(probability[sample].shape, np.float64)
         for number, channel in enumerate(_channels(handle, shape, dtype, fortran, file)):
@@ -214,7 +216,7 @@ def _read_npz(
             classes[better] = class_indices[number - background]
     if background and np.any(np.abs(total - 1)[total > _SUM_TOLERANCE] > _SUM_TOLERANCE):
         raise DetSeg3DError(
-            "the channels do not add up to 1, so the first of them is not the background of a softmax",
+            "the channels do not add up to 1, so the first channel is not the background of a softmax",
             file=file,
             value=f"sums from {float(total.min()):.3g} to {float(total.max()):.3g}",
             expected="channels background, then each class, as nnU-Net writes them",
@@ -224,12 +226,12 @@ def _read_npz(
 
 
 def _stored_order(file: Path, reference: Geometry, shape: tuple[int, ...], own_layout: bool) -> StoredOrder:
-    """The order of the axes of an ``.npz``: that of the mask beside it, else that of the label file."""
+    """Return the order of the axes of an ``.npz``: that of the mask beside it, or else that of the label file."""
     folder = file.parent.parent if own_layout else file.parent
     masks = [folder / f"{file.name[: -len('.npz')]}{ending}" for ending in SUPPORTED_ENDINGS if ending != ".npy"]
     for mask in masks:
         if mask.is_file():
-            with suppress(DetSeg3DError):  # a mask that cannot be read does not make the map wrong
+            with suppress(DetSeg3DError):  # an unreadable mask does not make the map wrong
                 geometry = read_geometry(mask)
                 if geometry.as_stored().shape == shape and not reference.difference(geometry):
                     return geometry.stored_order
@@ -239,7 +241,7 @@ def _stored_order(file: Path, reference: Geometry, shape: tuple[int, ...], own_l
 def _class_order(
     file: Path, channels: int, background: bool, class_values: Sequence[int] | None
 ) -> tuple[tuple[int, ...], list[int]]:
-    """The classes, and for each lesion channel the index of its class."""
+    """Return the values of the classes, and the index of the class of each lesion channel."""
     values = tuple(range(1, channels + 1)) if class_values is None else tuple(class_values)
     if len(values) != channels or channels > 255:
         expected = f"{len(values)} for the classes {list(values)}" + (" and one for the background" * background)
@@ -259,13 +261,13 @@ def _wrong_size(
     remedy = None
     if name == "softmax":
         remedy = (
-            "nnU-Net v1 leaves out what it cropped: insert the array into a volume of the image's size, at `crop_bbox` "
-            "of the .pkl beside it (in an environment of your own, if you trust that file), and save that as .npz"
+            "nnU-Net v1 writes the cropped volume: insert the array into a volume of the size of the image, at "
+            "`crop_bbox` of the .pkl beside it (only if you trust this file), and save the result as .npz"
         )
     elif sorted(shape[1:]) == sorted(reference.as_stored().shape):
         remedy = "the order of the axes must be z y x, as SimpleITK reads the image"
     return DetSeg3DError(
-        "label and probability map are not of the same size",
+        "label and probability map have different sizes",
         file=file,
         value=shape,
         expected=f"(channels, {', '.join(map(str, reference.as_stored().shape))}), the size of {reference_file}",
@@ -275,14 +277,14 @@ def _wrong_size(
 
 @contextmanager
 def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], np.dtype[Any], bool]]:
-    """The array of an ``.npz``, ready to be read channel by channel: stream, name, shape, type, and order."""
+    """Open the array of an ``.npz`` to read it channel by channel: stream, name, shape, type and memory order."""
     try:
         with open_regular_file(file) as source, zipfile.ZipFile(source) as archive:
             names = [Path(entry).stem for entry in archive.namelist()]
             name = next((name for name in NPZ_KEYS if name in names), None)
             if name is None:
                 raise DetSeg3DError(
-                    "the .npz has no probabilities",
+                    "the .npz file has no probabilities",
                     file=file,
                     value=names,
                     expected=f"an array named {' or '.join(NPZ_KEYS)}",
@@ -306,8 +308,8 @@ def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], n
 def _channels(
     handle: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, file: Path
 ) -> Iterator[npt.NDArray[Any]]:
-    """One volume ``(Z, Y, X)`` after the other, so that a single one is in memory."""
-    if fortran:  # the channel is the fastest axis then: only all together they can be had
+    """Yield one volume ``(Z, Y, X)`` after the other, so that only one of them is in memory."""
+    if fortran:  # the channel is the fastest axis, so the channels can only be read together
         whole = np.frombuffer(_read(handle, dtype.itemsize * int(np.prod(shape)), file), dtype)
         yield from whole.reshape(shape, order="F")
         return

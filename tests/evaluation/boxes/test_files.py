@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.evaluation.boxes.files import BoxFolder, class_name, read_box_table, read_boxes
+from detseg3d.evaluation.boxes.files import BoxFolder, find_class_name, read_box_table, read_boxes
 from detseg3d.system.json_files import write_json
 
 HEADER = "case,z0,y0,x0,z1,y1,x1,score"
@@ -52,9 +52,9 @@ def test_a_line_with_nothing_but_a_case_says_that_it_has_no_boxes(tmp_path: Path
 
 def test_true_boxes_need_no_score(tmp_path: Path) -> None:
     file = table(tmp_path, "case,z0,y0,x0,z1,y1,x1", "a,1,2,3,4,5,6")
-    assert read_box_table(file, scores=False)["a"].scores is None
+    assert read_box_table(file, with_scores=False)["a"].scores is None
     empty = table(tmp_path, HEADER, "a,1,2,3,4,5,6,", name="b.csv")
-    assert read_box_table(empty, scores=False)["a"].scores is None
+    assert read_box_table(empty, with_scores=False)["a"].scores is None
     with pytest.raises(DetSeg3DError, match=r"lacks the column\(s\) score"):
         read_box_table(file)
 
@@ -63,7 +63,7 @@ def test_classes_are_names_or_label_values(tmp_path: Path) -> None:
     lines = [HEADER + ",class", "a,1,2,3,4,5,6,0.5,rim", "a,1,2,3,4,5,6,0.5,1"]
     assert read_box_table(table(tmp_path, *lines), {"core": 1, "rim": 2})["a"].classes == ("rim", "core")
     assert read_box_table(table(tmp_path, *lines))["a"].classes == ("rim", "label 1")
-    assert class_name("3", {"core": 1}) is None
+    assert find_class_name("3", {"core": 1}) is None
 
 
 def test_all_wrong_values_are_named_with_line_and_column_at_once(tmp_path: Path) -> None:
@@ -81,22 +81,22 @@ def test_all_wrong_values_are_named_with_line_and_column_at_once(tmp_path: Path)
         read_box_table(file, {"core": 1})
     message = str(caught.value)
     for text in (
-        "line 3, column y1: 'x' is no number",
-        "line 4, column score: 'nan' is no number",
+        "line 3, column y1: 'x' is not a number",
+        "line 4, column score: 'nan' is not a number",
         "line 4, column x1: 3 is not greater than x0, 3",
-        "line 5, column case: it is empty",
-        "line 5, column score: it is empty",
-        "line 6, column class: 'shell' is no class, known are core",
-        "line 7, column x0: it is empty",
+        "line 5, column case: the cell is empty",
+        "line 5, column score: the cell is empty",
+        "line 6, column class: 'shell' is not a class; the classes are core",
+        "line 7, column x0: the cell is empty",
     ):
         assert text in message
     assert "line 2," not in message
     assert str(file) in message
 
 
-def test_of_very_many_wrong_values_the_first_twenty_are_shown(tmp_path: Path) -> None:
+def test_an_error_with_many_wrong_values_shows_the_first_twenty(tmp_path: Path) -> None:
     file = table(tmp_path, HEADER, *["a,1,2,3,4,5,6,bad"] * 50)
-    with pytest.raises(DetSeg3DError, match=r"50 value\(s\)(.|\n)*line 21, (.|\n)*and 30 more") as caught:
+    with pytest.raises(DetSeg3DError, match=r"50 wrong value\(s\)(.|\n)*line 21, (.|\n)*and 30 more") as caught:
         read_box_table(file)
     assert "line 22," not in str(caught.value)
 
@@ -105,7 +105,7 @@ def test_of_very_many_wrong_values_the_first_twenty_are_shown(tmp_path: Path) ->
     ("header", "message"),
     [
         ("case,z0,y0,x0,z1,score", r"lacks the column\(s\) y1, x1"),
-        ("case,z0,z0,y0,x0,z1,y1,x1,score", "has twice: z0"),
+        ("case,z0,z0,y0,x0,z1,y1,x1,score", r"repeats the column\(s\) z0"),
         ("", "lacks the column"),
     ],
 )
@@ -137,12 +137,12 @@ def test_a_table_per_case_needs_no_column_case(tmp_path: Path) -> None:
     assert (result.one_file, boxes_of(result)) == (False, {"a": [BOX], "b": [BOX], "c": []})
 
 
-def test_a_table_of_another_case_or_in_disorder_is_a_problem_of_its_case(tmp_path: Path) -> None:
+def test_a_table_that_names_another_case_is_a_problem_of_its_case(tmp_path: Path) -> None:
     table(tmp_path, HEADER, "b,1,2,3,4,5,6,0.5", name="a.csv")
     table(tmp_path, HEADER, "b,1,2,3,4,5,6,0.5", name="b.csv")
     result = read_boxes(tmp_path)
     assert list(result.cases) == ["b"]
-    assert "line 2, column case: 'b' in the file of 'a'" in result.problems[0].problem
+    assert "line 2, column case: the case is 'b', but the file is that of 'a'" in result.problems[0].problem
 
 
 def test_if_no_file_can_be_read_the_reason_is_given(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_the_table_of_lesions_that_predict_writes_is_a_table_of_boxes(tmp_path: 
         ({"score": None}, "no box or no score"),
         ({"box": None}, "no box or no score"),
         ({"label": 7}, "unknown class"),
-        ({"box": [4, 2, 3, 1, 5, 6]}, "ends before it begins"),
+        ({"box": [4, 2, 3, 1, 5, 6]}, "contains a wrong edge"),
         ({"box": BOX[:4]}, "differs from what detseg3d_predict writes"),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_wrong_roi_file_is_refused(tmp_path: Path, change: dict[str, Any], mes
         read_boxes(tmp_path, {"lesion": 1})
 
 
-def test_places_without_boxes_are_refused(tmp_path: Path) -> None:
+def test_a_path_without_boxes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="no such CSV file or folder"):
         read_boxes(tmp_path / "nowhere.csv")
     with pytest.raises(DetSeg3DError, match="no boxes in the folder"):

@@ -210,7 +210,7 @@ def test_many_boxes_are_matched_in_parts(minimum_iou: float | None, monkeypatch:
 
     random = np.random.default_rng(1)
     whole = run()
-    monkeypatch.setattr(box_matching, "_PAIRS_AT_ONCE", 70)
+    monkeypatch.setattr(box_matching, "_MAX_PAIRS", 70)
     random = np.random.default_rng(1)
     np.testing.assert_array_equal(run().truth_scores, whole.truth_scores)
     assert np.isfinite(whole.truth_scores).sum() > 5

@@ -92,25 +92,25 @@ def test_the_spacing_of_the_network_sets_the_size_of_its_voxels(tmp_path: Path) 
     assert boxes.tolist() == [[4.5, 6.0, 8.0, 7.0, 9.0, 8.0]]
 
 
-def test_the_spacing_of_the_network_is_nothing_without_that_of_the_image(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="together with the image's"):
+def test_the_spacing_of_the_network_requires_the_spacing_of_the_image(tmp_path: Path) -> None:
+    with pytest.raises(DetSeg3DError, match="needs the spacing of the image"):
         read_nndetection_boxes(save(tmp_path / "a.npz"), (1.0, 1.0, 1.0))
-    with pytest.raises(DetSeg3DError, match="a spacing is not positive"):
+    with pytest.raises(DetSeg3DError, match="a spacing is not a positive number"):
         read_nndetection_boxes(save(tmp_path / "b.npz", itk_spacing=(1, 1, 1)), (1.0, -1.0, 1.0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"restore": False}, "grid of nnDetection's preprocessed data"),
-        ({"pred_scores": None}, r"not as nnDetection's.*\n.*\n.*'pred_scores': 'missing'"),
-        ({"pred_boxes": [BOX[:4]]}, "not as nnDetection's"),
-        ({"pred_boxes": [[4, 5, 6, 7, 9, 8]]}, "not as nnDetection's"),  # as z0 y0 x0 z1 y1 x1 would be
-        ({"pred_scores": [0.5, 0.5]}, "not as nnDetection's"),
-        ({"pred_labels": [0.5]}, "not as nnDetection's"),
-        ({"pred_labels": [-1]}, "not as nnDetection's"),
-        ({"pred_labels": [1e300]}, "not as nnDetection's"),
-        ({"pred_labels": ["lesion"]}, "not as nnDetection's"),
+        ({"restore": False}, "grid of the preprocessed data of nnDetection"),
+        ({"pred_scores": None}, r"the form of nnDetection predictions.*\n.*\n.*'pred_scores': 'missing'"),
+        ({"pred_boxes": [BOX[:4]]}, "the form of nnDetection predictions"),
+        ({"pred_boxes": [[4, 5, 6, 7, 9, 8]]}, "the form of nnDetection predictions"),  # as z0 y0 x0 z1 y1 x1 would be
+        ({"pred_scores": [0.5, 0.5]}, "the form of nnDetection predictions"),
+        ({"pred_labels": [0.5]}, "the form of nnDetection predictions"),
+        ({"pred_labels": [-1]}, "the form of nnDetection predictions"),
+        ({"pred_labels": [1e300]}, "the form of nnDetection predictions"),
+        ({"pred_labels": ["lesion"]}, "the form of nnDetection predictions"),
         ({"pred_scores": [np.nan]}, "not a finite number"),
         ({"pred_boxes": [[4, 5, np.inf, 9, 6, 8]]}, "not a finite number"),
         ({"pred_boxes": [[1e308, 0, 1e308, 2, 0, 2.5]]}, "outside any image"),
@@ -118,16 +118,16 @@ def test_the_spacing_of_the_network_is_nothing_without_that_of_the_image(tmp_pat
         ({"pred_scores": np.array([None])}, "cannot be read"),
     ],
 )
-def test_files_of_another_form_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_file_in_another_format_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DetSeg3DError, match=message) as caught:
         read_nndetection_boxes(save(tmp_path / "a.npz", **changes))
     assert caught.value.file == tmp_path / "a.npz"
 
 
 @pytest.mark.parametrize("data", [[1, 2], {"1": [4, 5]}, {"1": {"box": BOX}}, {"pred_boxes": [[1, 2], [3]]}])
-def test_json_of_another_form_is_refused(tmp_path: Path, data: Any) -> None:
+def test_json_in_another_format_is_refused(tmp_path: Path, data: Any) -> None:
     write_json(data, tmp_path / "a.json")
-    with pytest.raises(DetSeg3DError, match="not as nnDetection's"):
+    with pytest.raises(DetSeg3DError, match="the form of nnDetection predictions"):
         read_nndetection_boxes(tmp_path / "a.json")
 
 

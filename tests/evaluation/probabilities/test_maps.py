@@ -129,21 +129,21 @@ def changed(value: float, dtype: Any = np.float32) -> npt.NDArray[Any]:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((softmax(2) * 255).astype(np.uint8), "whole numbers, no probabilities"),
-        (softmax(2) > 0.5, "whole numbers, no probabilities"),
-        (changed(1.5), "values that are no probabilities"),
-        (changed(-0.5), "values that are no probabilities"),
-        (changed(np.nan), "values that are no probabilities"),
-        (changed(np.inf), "values that are no probabilities"),
-        (changed(1e300, np.float64), "values that are no probabilities"),
+        ((softmax(2) * 255).astype(np.uint8), "whole numbers instead of probabilities"),
+        (softmax(2) > 0.5, "whole numbers instead of probabilities"),
+        (changed(1.5), "values that are not probabilities"),
+        (changed(-0.5), "values that are not probabilities"),
+        (changed(np.nan), "values that are not probabilities"),
+        (changed(np.inf), "values that are not probabilities"),
+        (changed(1e300, np.float64), "values that are not probabilities"),
         (softmax(2)[0], "wrong shape"),
-        (softmax(2)[:, :2], r"not of the same size"),
+        (softmax(2)[:, :2], "different sizes"),
         (softmax(3), r"the number of channels does not fit the classes"),
         (np.repeat(softmax(2)[1:], 2, axis=0), "do not add up to 1"),
         (np.array([None]), "Python objects"),
     ],
 )
-def test_what_are_no_probabilities_of_these_classes_is_refused(
+def test_arrays_that_are_not_probabilities_of_the_classes_are_refused(
     tmp_path: Path, values: npt.NDArray[Any], message: str
 ) -> None:
     with pytest.raises(DetSeg3DError, match=message) as caught:
@@ -154,7 +154,7 @@ def test_what_are_no_probabilities_of_these_classes_is_refused(
 @pytest.mark.parametrize("values", [(softmax(2)[1] * 100).astype(np.uint8), softmax(2, dtype=np.float32)[1] * 100])
 def test_percentages_in_an_image_are_refused(tmp_path: Path, values: npt.NDArray[Any]) -> None:
     write_image(values, GEOMETRY, tmp_path / "a.nii.gz")
-    with pytest.raises(DetSeg3DError, match=r"whole numbers|no probabilities"):
+    with pytest.raises(DetSeg3DError, match=r"whole numbers|not probabilities"):
         read(tmp_path / "a.nii.gz")
 
 
@@ -169,7 +169,7 @@ def test_axes_in_another_order_are_recognised(tmp_path: Path) -> None:
 
 
 def test_the_crop_of_nnunet_v1_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="nnU-Net v1 leaves out what it cropped"):
+    with pytest.raises(DetSeg3DError, match="nnU-Net v1 writes the cropped volume"):
         read(save(tmp_path / "a.npz", "softmax", values=softmax(2)[:, :2]))
 
 
@@ -191,7 +191,7 @@ def test_damaged_contents_are_noticed(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 3] ^= 0xFF
     file.write_bytes(data)
-    with pytest.raises(DetSeg3DError, match=r"cannot be read|no probabilities"):
+    with pytest.raises(DetSeg3DError, match=r"cannot be read|not probabilities"):
         read(file)
 
 
