@@ -1,4 +1,4 @@
-"""Both stages in one network: what they compute, what they are asked in training, how their output is read."""
+"""The two-stage network: detector and segmenter, their losses, and the segmentation of one volume."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from detseg3d.models.networks.detector import Detector, DetectorOutput
 from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
 from detseg3d.models.objectives.losses import detection_losses, roi_mask_loss, roi_score_loss
 from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
-from detseg3d.models.objectives.roi_sampling import RoiSample, sample_boxes
+from detseg3d.models.objectives.roi_sampling import RoiRule, RoiSample, sample_boxes
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.rois import rois_of_window
 
 __all__ = ["DetSeg3D", "Losses"]
 
-# Proposals of training are read far below any threshold of inference: when nothing is confident yet, the best of
-# what there is still makes better negatives than plain background.
+# Lowest score of a proposal in training, far below any threshold of inference. Early in the training no score is high,
+# and even the best of these proposals are better negatives than plain background.
 _PROPOSAL_FLOOR = 0.02
 _PROPOSALS_PER_VOLUME = 100
 
@@ -40,7 +40,15 @@ MaskLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Losses(NamedTuple):
-    """The parts of the loss, each a scalar float32 tensor; :meth:`total` adds them up."""
+    """The terms of the loss, each a scalar tensor of float32.
+
+    Attributes
+    ----------
+    heatmap, size, offset : Tensor
+        Stage 1: focal loss of the heatmaps, L1 loss of box sizes and centre offsets.
+    segmentation, roi_score : Tensor
+        Stage 2: loss of the masks and of the RoI scores.
+    """
 
     heatmap: torch.Tensor
     size: torch.Tensor
@@ -49,7 +57,7 @@ class Losses(NamedTuple):
     roi_score: torch.Tensor
 
     def total(self, mask_loss_weight: float, score_loss_weight: float) -> torch.Tensor:
-        """``L_det + λ_seg L_seg + λ_score L_score``."""
+        """Return the weighted sum of all terms: detection + weight · segmentation + weight · RoI score."""
         detection = self.heatmap + self.size + self.offset
         return detection + mask_loss_weight * self.segmentation + score_loss_weight * self.roi_score
 
@@ -61,8 +69,8 @@ class DetSeg3D(nn.Module):
     ----------
     plans : Plans
     mask_loss : callable, optional
-        Loss of each RoI's mask, ``(N,)``, from logits, target and weight, each ``(N, z, y, x)``; see
-        :func:`~detseg3d.models.objectives.losses.roi_mask_loss`, the default.
+        Function from logits, target and weight, each ``(N, z, y, x)``, to the loss of each mask, ``(N,)``; by default
+        :func:`~detseg3d.models.objectives.losses.roi_mask_loss`.
 
     Examples
     --------
@@ -90,15 +98,16 @@ class DetSeg3D(nn.Module):
     # -- Stage 1 ------------------------------------------------------------------------------------------------
 
     def to_detection_grid(self, image: torch.Tensor) -> torch.Tensor:
-        """Bring ``(B, C, Z, Y, X)`` from the fine to the detection grid and pad it to the total stride, with zeros.
+        """Resample ``(B, C, Z, Y, X)`` from the fine to the detection grid and pad it to the total stride.
 
-        Zero is the mean of a normalised channel. The fine volume is read as one RoI that shows all of it.
+        The padding is at the end of each axis. It is zero, the mean of a normalised channel.
         """
         scale = self.plans.detection_scale
         if any(abs(s - 1) > 1e-6 for s in scale):
             shape = [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(image.shape[2:], scale, strict=True)]
             end = [n * s for n, s in zip(shape, scale, strict=True)]
             size = (shape[0], shape[1], shape[2])
+            # The fine volume is cropped as one RoI that shows all of it.
             image = torch.stack([crop_rois(volume, [[0, 0, 0, *end]], size)[0] for volume in image])
         padding: list[int] = []
         for length, stride in zip(reversed(image.shape[2:]), reversed(self.detector.total_stride), strict=True):
@@ -106,24 +115,36 @@ class DetSeg3D(nn.Module):
         return nn.functional.pad(image, padding) if any(padding) else image
 
     def detect(self, image: torch.Tensor) -> DetectorOutput:
-        """Stage 1 on ``(B, C, Z, Y, X)`` of the detection grid."""
+        """Run Stage 1 on ``(B, C, Z, Y, X)`` on the detection grid, padded (:meth:`to_detection_grid`)."""
         output: DetectorOutput = self.detector(image)
         return output
 
     def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
-        """Features ``(B, F, z, y, x)`` of Stage 1 as Stage 2 takes them, or None if the plan gives it none."""
+        """Project features ``(B, F, z, y, x)`` of Stage 1 for Stage 2; return ``None`` if the plan shares none."""
         return None if self.project is None else self.project(features)
 
     # -- Stage 2 ------------------------------------------------------------------------------------------------
 
     def crop_inputs(self, image: torch.Tensor, boxes: npt.ArrayLike, rois: npt.ArrayLike) -> torch.Tensor:
-        """Image crops and box indicator ``(N, C + 1, *roi size)`` from one fine volume ``(C, Z, Y, X)``."""
+        """Crop one fine volume ``(C, Z, Y, X)`` to RoIs and append the box indicator.
+
+        Parameters
+        ----------
+        image : Tensor, shape ``(C, Z, Y, X)``
+        boxes, rois : array_like, shape ``(N, 6)``
+            Boxes and their RoIs in fine voxel edges.
+
+        Returns
+        -------
+        Tensor, shape ``(N, C + 1, z, y, x)``
+            ``z y x`` is the RoI size of the plan.
+        """
         size = self.plans.roi.size
         crops = crop_rois(image, rois, size)
         return torch.cat([crops, box_indicator(boxes, rois, size).to(crops)], dim=1)
 
     def crop_features(self, features: torch.Tensor, rois: npt.ArrayLike) -> torch.Tensor:
-        """Crop one volume's features ``(F, z, y, x)`` (from :meth:`roi_features`) to its RoIs (fine voxel edges)."""
+        """Crop the features of one volume, ``(F, z, y, x)`` from :meth:`roi_features`, to RoIs in fine voxel edges."""
         cells = as_boxes(rois) / np.tile(np.asarray(self.cell_sizes[0]), 2)
         size = self.segmenter.feature_size(self.plans.roi.size)
         return crop_features(features, torch.from_numpy(cells.astype(np.float32)), size)
@@ -135,7 +156,7 @@ class DetSeg3D(nn.Module):
         classes: torch.Tensor,
         context: torch.Tensor | None = None,
     ) -> SegmenterOutput:
-        """Stage 2 on RoIs.
+        """Run Stage 2 on RoIs.
 
         Parameters
         ----------
@@ -145,12 +166,12 @@ class DetSeg3D(nn.Module):
             From :meth:`crop_features`.
         classes : Tensor of int64, shape ``(N,)``
         context : Tensor, shape ``(N or 1, F, z'', y'', x'')``, optional
-            Coarsest Stage 1 map of the RoIs' volumes, or of their common one; read only with context attention.
+            Coarsest Stage 1 map of each RoI's volume, or one map for all RoIs. Used only with context attention.
 
         Returns
         -------
         SegmenterOutput
-            Logits of each RoI's own class: mask ``(N, z, y, x)``, score ``(N,)``.
+            Logits for the class of each RoI: mask ``(N, z, y, x)``, score ``(N,)``.
         """
         if not self.plans.stage2.context_attention:
             return self._own_class(self.segmenter(crops, features), classes)
@@ -174,17 +195,19 @@ class DetSeg3D(nn.Module):
         random: np.random.Generator,
         positives: float | None = None,
     ) -> Losses:
-        """The losses of a batch of windows or volumes.
+        """Compute the losses of a batch of windows or volumes.
 
         Parameters
         ----------
-        image : Tensor of float32, shape ``(B, C, Z, Y, X)``, fine grid
+        image : Tensor of float32, shape ``(B, C, Z, Y, X)``
+            Normalised, on the fine grid.
         targets : sequence of ``B`` VolumeTargets
         random : numpy Generator
             Draws the RoIs.
         positives : float, optional
-            What the detection losses are divided by; by default the lesions of this batch, at least one. The training
-            gives what so many windows show on average, so that a lesion weighs the same in a crowd and alone.
+            Divisor of the detection losses; by default the number of lesions in this batch, at least 1. The training
+            passes the average number of lesions in a batch, so that each lesion has the same weight, whether it is the
+            only one in its window or one of many.
         """
         output = self.detect(self.to_detection_grid(image))
         training = self.plans.training
@@ -240,19 +263,18 @@ class DetSeg3D(nn.Module):
             _PROPOSAL_FLOOR,
             suppression_of(self.plans.inference, _PROPOSALS_PER_VOLUME),
         )
-        return sample_boxes(
-            target,
-            proposals,
-            rois_of_window(training, self.plans.roi.size, math.prod(shape) / math.prod(self.plans.detection_scale)),
+        detection_voxels = math.prod(shape) / math.prod(self.plans.detection_scale)
+        rule = RoiRule(
+            rois_of_window(training, self.plans.roi.size, detection_voxels),
             training.hard_negative_threshold,
             self.minimum_extent,
             self.plans.num_classes,
-            random,
             training.positive_roi_fraction,
         )
+        return sample_boxes(target, proposals, rule, random)
 
     def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """RoIs of boxes by the plan's rule; see :func:`detseg3d.core.tiles.tile_boxes`."""
+        """Return the RoIs of boxes by the plan's rule; see :func:`detseg3d.core.tiles.tile_boxes`."""
         roi = self.plans.roi
         return tile_boxes(boxes, roi.margin, self.minimum_extent, roi.size, roi.max_scale)
 
@@ -267,7 +289,7 @@ class DetSeg3D(nn.Module):
         size = self.plans.roi.size
         for volume, (target, sample) in enumerate(zip(targets, samples, strict=True)):
             tiles, parents = self.tiles(sample.boxes)
-            # A box covered by several RoIs trains on one of them, drawn at random: it stays one lesion of the mean.
+            # If several RoIs cover a box, one of them is drawn at random, so that each lesion counts once in the mean.
             chosen = [int(random.choice(np.flatnonzero(parents == index))) for index in range(len(sample))]
             rois = tiles[chosen].reshape(-1, 6)
             crops.append(self.crop_inputs(image[volume], sample.boxes, rois))
@@ -282,7 +304,7 @@ class DetSeg3D(nn.Module):
             torch.cat(masks).to(device),
             torch.cat(weights).to(device),
             torch.from_numpy(np.concatenate([sample.classes for sample in samples])).to(device),
-            # A tile at the rim of a large box may show nothing of its lesion: then there is none in it.
+            # An RoI at the border of a large box may show nothing of its lesion. Then it counts as empty.
             (torch.cat(masks).flatten(1).amax(dim=1) > 0).float().to(device),
             rois_of,
         )
@@ -306,12 +328,12 @@ class DetSeg3D(nn.Module):
         targets: Sequence[VolumeTargets] | None = None,
         random: np.random.Generator | None = None,
     ) -> Any:
-        """Losses (``mode="train"``) or the segmentation of one volume (``mode="test"``).
+        """Compute the losses (``mode="train"``) or the segmentation of one volume (``mode="test"``).
 
         Parameters
         ----------
         image : Tensor of float32, shape ``(B, C, Z, Y, X)``
-            Normalised, on the plan's fine grid; ``B`` is 1 for ``mode="test"``.
+            Normalised, on the fine grid of the plan; ``B`` is 1 for ``mode="test"``.
         mode : {"train", "test"}
         targets : sequence of VolumeTargets, for ``mode="train"``
         random : numpy Generator, for ``mode="train"``
@@ -321,14 +343,13 @@ class DetSeg3D(nn.Module):
         -------
         Losses, or dict
             ``full_segmentation``: Tensor of uint8 (uint16 for labels beyond 255) ``(Z, Y, X)``, values of
-            ``plans.class_labels``;
-            ``instances``: Tensor of int32 ``(Z, Y, X)``; ``roi_info``: list with one dict per lesion (id, class,
-            label, scores, box ``z0 y0 x0 z1 y1 x1`` in voxel edges, voxels), best score first.
+            ``plans.class_labels``. ``instances``: Tensor of int32 ``(Z, Y, X)``. ``roi_info``: list of dicts, one per
+            lesion (id, class, label, scores, box ``z0 y0 x0 z1 y1 x1`` in voxel edges, voxels), best score first.
 
         Raises
         ------
         DetSeg3DError
-            If the mode is unknown, the targets are missing or the shape does not fit.
+            If the mode is unknown, the targets are missing, or the shape does not fit the plan.
         """
         if image.ndim != 5 or image.shape[1] != self.plans.num_channels:
             raise DetSeg3DError(

@@ -1,4 +1,4 @@
-"""The loss functions of both stages. All are computed in float32, whatever the network ran in."""
+"""The loss functions of both stages. All are computed in float32, also if the network runs in half precision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BETA = 4.0
 
 
 def heatmap_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Sum of the penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), from logits.
+    """Compute the penalty-reduced focal loss of CenterNet (Zhou et al. 2019, eq. 1), summed over all cells.
 
     Cells with target 1 are positives. The others are negatives, and their weight is ``(1 - target)^4``.
 
@@ -37,8 +37,8 @@ def heatmap_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
     Returns
     -------
     Tensor, scalar, float32
-        The sum over all cells; the caller divides by the positives of the batch, at least one, so that a healthy
-        scan stays finite and small.
+        The caller divides the sum by the lesions of the batch, at least 1, so that the loss of a healthy scan is
+        finite and small.
     """
     logits, target = logits.float(), target.float()
     log_p, log_not_p = functional.logsigmoid(logits), functional.logsigmoid(-logits)
@@ -49,7 +49,7 @@ def heatmap_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
 
 
 class DetectionLosses(NamedTuple):
-    """The parts of Stage 1's loss, scalars."""
+    """The terms of the loss of Stage 1, each a scalar tensor."""
 
     heatmap: torch.Tensor
     size: torch.Tensor
@@ -59,7 +59,7 @@ class DetectionLosses(NamedTuple):
 def detection_losses(
     outputs: list[LevelOutput], targets: list[LevelTargets], positives: float | None = None
 ) -> DetectionLosses:
-    """Losses over all levels, divided by ``positives``: the lesions of the batch, at least 1.
+    """Compute the losses of Stage 1 over all levels, divided by ``positives``.
 
     Size and offset are the mean absolute errors over the axes, summed over the cells that learn a box. Sizes are
     compared as logarithms: a factor of two costs the same for a small and a large lesion.
@@ -68,7 +68,7 @@ def detection_losses(
     ----------
     outputs, targets : lists with one entry per level
     positives : float, optional
-        Default: the cells of ``targets`` that learn a box.
+        Divisor; by default the number of cells of ``targets`` that learn a box, at least 1.
     """
     if positives is None:
         positives = float(max(1, sum(len(target.cells) for target in targets)))
@@ -78,7 +78,7 @@ def detection_losses(
         heatmap = heatmap + heatmap_focal_loss(output.heatmap, target.heatmap.to(device))
         batch, z, y, x = target.cells.to(device).unbind(1)
         true_size, true_offset = target.log_size.to(device), target.offset.to(device)
-        # Of the boxes of each of these cells, (P, boxes, 3), the one that it learns.
+        # Each of these cells has one box per class or one box for all, (P, boxes, 3). One of them learns.
         row, box = torch.arange(len(batch), device=device), target.box.to(device)
         log_size = output.log_size[batch, :, z, y, x].unflatten(1, (-1, 3))[row, box].float()
         shift = output.offset[batch, :, z, y, x].unflatten(1, (-1, 3))[row, box].float()
@@ -88,15 +88,15 @@ def detection_losses(
 
 
 def roi_mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Loss of each RoI's mask: soft Dice plus binary cross-entropy; an RoI without a lesion has the latter only.
+    """Compute the loss of each RoI's mask: binary cross-entropy, plus soft Dice loss if the RoI shows its lesion.
 
-    A mean over these gives every lesion the same weight, whatever its size. Voxels of other lesions carry weight 0;
-    their logits are left alone, so a perfect prediction costs nothing.
+    The mean over RoIs gives every lesion the same weight, whatever its size. Voxels of other lesions have weight 0 and
+    do not contribute, so a perfect mask of the RoI's own lesion costs nothing.
 
     Parameters
     ----------
     logits, target, weight : Tensor, shape ``(N, z, y, x)``
-        ``target`` is soft (the interpolated mask); ``weight`` in [0, 1].
+        ``target`` is the interpolated mask, from 0 to 1. ``weight`` is from 0 to 1.
 
     Returns
     -------
@@ -108,13 +108,16 @@ def roi_mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tens
     p = logits.sigmoid() * weight
     truth = target * weight
     volume = truth.sum(1)
-    # Squares in the denominator: for a soft target the loss is lowest where the prediction equals it (V-Net).
+    # With squares in the denominator (V-Net) the loss of a soft target is lowest if the prediction equals the target.
     dice = (2 * (p * truth).sum(1) + 1) / ((p * p).sum(1) + (truth * truth).sum(1) + 1)
     return entropy + torch.where(volume > 0, 1 - dice, torch.zeros_like(dice))
 
 
 def roi_score_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean binary cross-entropy of "the thing in the middle is a lesion" over RoIs; 0 without any RoI."""
+    """Compute the mean binary cross-entropy of the RoI scores, ``(N,)``; 0 without any RoI.
+
+    The target is 1 if the RoI shows the lesion that it is meant for, else 0.
+    """
     if logits.numel() == 0:
         return logits.float().sum()
     return functional.binary_cross_entropy_with_logits(logits.float(), target.float())

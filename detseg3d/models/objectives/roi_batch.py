@@ -1,4 +1,4 @@
-"""The RoIs of a training batch: what Stage 2 sees of each and what it is to find there."""
+"""The RoIs of a training batch: their crops and the targets of Stage 2."""
 
 from __future__ import annotations
 
@@ -18,35 +18,50 @@ __all__ = ["RoiBatch", "instance_crops"]
 
 @dataclass(frozen=True)
 class RoiBatch:
-    """The RoIs of a batch, aligned: the crops, what is to be found in them and where they come from."""
+    """The RoIs of a batch and their targets, aligned."""
 
     crops: torch.Tensor  # (N, C + 1, z, y, x)
-    target: torch.Tensor  # (N, z, y, x), soft mask of the lesion meant
+    target: torch.Tensor  # (N, z, y, x), soft mask of the RoI's own lesion
     weight: torch.Tensor  # (N, z, y, x), 0 where another lesion of the class lies, or outside the volume
     classes: torch.Tensor  # (N,)
-    positive: torch.Tensor  # (N,), 1 where a lesion is meant
-    rois: list[npt.NDArray[Any]]  # per volume (n, 6)
+    positive: torch.Tensor  # (N,), 1 if the RoI shows its lesion, else 0
+    rois: list[npt.NDArray[Any]]  # (n, 6) for each volume, fine voxel edges
 
 
 def instance_crops(
     target: VolumeTargets, sample: RoiSample, rois: npt.NDArray[Any], size: tuple[int, int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Soft masks ``(N, z, y, x)`` of the lesion meant and of the other lesions of its class.
+    """Crop the instance map of a volume to soft masks of RoIs.
 
-    Lesions of another class are plain background: the class is known, so nothing is ambiguous about them.
+    Lesions of another class count as background. The class of an RoI is given, so they cannot be confused with it.
+
+    Parameters
+    ----------
+    target : VolumeTargets
+    sample : RoiSample
+        Class and lesion of each RoI.
+    rois : ndarray, shape ``(N, 6)``
+        In fine voxel edges.
+    size : tuple of 3 ints
+        Samples ``(z, y, x)`` of an RoI.
+
+    Returns
+    -------
+    own, others : Tensor of float32, shape ``(N, z, y, x)``
+        The RoI's own lesion, and all other lesions of its class.
     """
     class_of_id = np.full(int(target.ids.max(initial=0)) + 1, -1, np.int64)
     class_of_id[target.ids] = target.classes
     lookup = torch.from_numpy(class_of_id)
-    mine, others = [], []
+    own_masks, other_masks = [], []
     for roi, label, lesion in zip(rois, sample.classes, sample.ids, strict=True):
         region, matrices = crop_plan(roi, target.instances.shape, size)
         block = target.instances[region].long()
         own = (block == int(lesion)) & (block > 0)
         other = (lookup[block] == int(label)) & (block > 0) & ~own
         both = apply_separable(torch.stack([own, other]).float(), matrices)
-        mine.append(both[0])
-        others.append(both[1])
-    if not mine:
+        own_masks.append(both[0])
+        other_masks.append(both[1])
+    if not own_masks:
         return torch.zeros((0, *size)), torch.zeros((0, *size))
-    return torch.stack(mine), torch.stack(others)
+    return torch.stack(own_masks), torch.stack(other_masks)

@@ -1,7 +1,7 @@
-"""Which RoIs Stage 2 trains on: jittered truth boxes, detached proposals, hard negatives and a little background.
+"""Sampling of the RoIs that Stage 2 trains on: jittered true boxes, proposals, hard negatives and some background.
 
-Truth boxes alone would teach that a lesion always sits exactly in the middle and that everything shown is one. The
-proposals show Stage 1's own errors, as they will come at inference.
+True boxes alone would teach Stage 2 that a lesion always lies exactly in the centre and that every RoI holds one.
+Proposals show the errors of Stage 1 as they occur at inference.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["RoiSample", "jitter_boxes", "match_proposals", "sample_boxes"]
 
 @dataclass(frozen=True)
 class RoiSample:
-    """Aligned records of the boxes of one volume that Stage 2 trains on.
+    """Boxes of one volume that Stage 2 trains on, aligned.
 
     Attributes
     ----------
     boxes : ndarray of float32, shape ``(N, 6)``, fine voxel edges
     classes : ndarray of int64, shape ``(N,)``
     ids : ndarray of int64, shape ``(N,)``
-        Label of the lesion each box is meant for; 0 for a box that holds none.
+        Lesion that each box is meant for; 0 for a box without a lesion.
     """
 
     boxes: AnyFloatArray
@@ -44,10 +44,23 @@ class RoiSample:
 def match_proposals(
     boxes: npt.ArrayLike, classes: npt.NDArray[np.int64], targets: VolumeTargets
 ) -> npt.NDArray[np.int64]:
-    """Label of the lesion of the same class that each proposal is meant for, 0 if none.
+    """Find the lesion of the same class that each proposal is meant for.
 
-    A proposal belongs to the lesion whose centre is nearest, if its own centre lies within that lesion's box grown
-    by one voxel (a lesion of one voxel can hardly be hit otherwise) and within a box size of its centre.
+    A proposal belongs to the lesion with the nearest centre if two conditions hold: its own centre lies in the box of
+    the lesion, enlarged by one voxel (a lesion of one voxel could hardly be hit otherwise), and the distance of the
+    centres is less than the mean size of both boxes.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+        Proposals in fine voxel edges.
+    classes : ndarray of int64, shape ``(N,)``
+    targets : VolumeTargets
+
+    Returns
+    -------
+    ndarray of int64, shape ``(N,)``
+        Label of the lesion, 0 if the proposal belongs to none.
     """
     proposals = as_boxes(boxes)
     if len(targets.ids) == 0 or len(proposals) == 0:
@@ -66,11 +79,12 @@ def match_proposals(
 
 
 def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatArray:
-    """Boxes moved by up to 15 % and half a voxel along each axis, their sizes times e^±0.2.
+    """Move boxes by up to 15 % of their size plus half a voxel along each axis, and scale their sizes by e^±0.2.
 
-    Centres of lesions up to 15 voxels are moved about as far as Stage 1 errs (.3 to .4 voxels), those of larger ones
-    half as far. Sizes vary a third as much: their logarithm has a standard deviation of .12, that of Stage 1's best
-    boxes .26 to .42 (Dataset101, docs/research_log). Three times the jitter gave no better masks in 331 steps.
+    For lesions of up to 15 voxels the centres move about as far as the errors of Stage 1 (.3 to .4 voxels), for larger
+    lesions half as far. Sizes vary a third as much as those of Stage 1: the standard deviation of their logarithm is
+    .12, and .26 to .42 for the best boxes of Stage 1 (Dataset101, docs/research_log). Three times the jitter gave no
+    better masks in 331 steps.
 
     Parameters
     ----------
@@ -89,53 +103,70 @@ def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatA
     return jittered.astype(np.float32)
 
 
-def sample_boxes(
-    targets: VolumeTargets,
-    proposals: Detections,
-    count: int,
-    confident: float,
-    minimum_extent: Sequence[float],
-    num_classes: int,
-    random: np.random.Generator,
-    positive_share: float = 0.5,
-) -> RoiSample:
-    """Choose ``count`` boxes of one volume.
+@dataclass(frozen=True)
+class RoiRule:
+    """How many boxes of a volume Stage 2 trains on, and which.
 
-    About half (``positive_share``) hold a lesion: half of these are jittered truth boxes, drawn uniformly over the
-    *lesions*, half are proposals that hit one, drawn uniformly over the *proposals*, of which a large lesion has
-    several. The others are proposals that hit nothing, the confident ones first,
+    Attributes
+    ----------
+    count : int
+        Number of boxes.
+    hard_negative_threshold : float
+        A proposal that hits no lesion is a hard negative if its score reaches this.
+    minimum_extent : sequence of 3 floats
+        Smallest extent ``(z, y, x)`` of an RoI in fine voxels. Background boxes are 0.3 to 0.8 times as large.
+    num_classes : int
+    positive_fraction : float
+        Fraction of the boxes that hold a lesion, if the volume has one.
+    """
+
+    count: int
+    hard_negative_threshold: float
+    minimum_extent: Sequence[float]
+    num_classes: int
+    positive_fraction: float = 0.5
+
+
+def sample_boxes(
+    targets: VolumeTargets, proposals: Detections, rule: RoiRule, random: np.random.Generator
+) -> RoiSample:
+    """Choose the boxes of one volume that Stage 2 trains on.
+
+    About half (``positive_fraction``) of the boxes hold a lesion. Half of these are jittered true boxes, drawn
+    uniformly over the lesions. The other half are proposals that hit a lesion, drawn uniformly over the proposals, of
+    which a large lesion has several. The boxes without a lesion are proposals that hit nothing, hard negatives first,
     and background.
 
     Parameters
     ----------
     targets : VolumeTargets
     proposals : Detections
-        Detached output of Stage 1, best first.
-    confident : float
-        Proposals of at least this score count as hard negatives when they hit nothing.
-    minimum_extent : sequence of 3 floats
-        In fine voxels; the size of a background box.
-    num_classes : int
+        Detached output of Stage 1, best score first, in fine voxel edges.
+    rule : RoiRule
     random : numpy Generator
-    positive_share : float, optional
-        Of the boxes that hold a lesion, where there is one.
+
+    Returns
+    -------
+    RoiSample
     """
     lesions = len(targets.ids)
     matched = match_proposals(proposals.boxes, proposals.classes, targets)
     hits, misses = np.flatnonzero(matched > 0), np.flatnonzero(matched == 0)
-    positives = 0 if lesions == 0 else math.ceil(positive_share * count)
+    positives = 0 if lesions == 0 else math.ceil(rule.positive_fraction * rule.count)
+    # True boxes alone would never show the errors of Stage 1, so up to half of the positives are proposals.
     from_hits = min(len(hits), positives // 2)
     chosen = random.choice(hits, from_hits, replace=False) if from_hits else np.zeros(0, np.int64)
     truth = _draw(lesions, positives - from_hits, random)
-    hard = misses[proposals.scores[misses] >= confident]
-    easy = misses[proposals.scores[misses] < confident]
-    room = count - positives
-    # One place stays for plain background, so that Stage 2 knows what it looks like; a single one they take in turn.
+    hard = misses[proposals.scores[misses] >= rule.hard_negative_threshold]
+    easy = misses[proposals.scores[misses] < rule.hard_negative_threshold]
+    room = rule.count - positives
+    # One place is kept for plain background, so that Stage 2 learns what it looks like. If there is only one place, a
+    # proposal or background takes it by chance.
     places = room - 1 if room > 1 else room * int(random.random() < 0.5)
     hard = random.permutation(hard)[:places]
     easy = easy[: places - len(hard)]
     negatives = np.concatenate([hard, easy])
-    background = _background_boxes(targets, room - len(negatives), minimum_extent, random)
+    background = _background_boxes(targets, room - len(negatives), rule.minimum_extent, random)
     return RoiSample(
         np.concatenate(
             [
@@ -150,7 +181,7 @@ def sample_boxes(
                 targets.classes[truth],
                 proposals.classes[chosen],
                 proposals.classes[negatives],
-                random.integers(0, num_classes, len(background)),
+                random.integers(0, rule.num_classes, len(background)),
             ]
         ).astype(np.int64),
         np.concatenate(
@@ -160,7 +191,7 @@ def sample_boxes(
 
 
 def _draw(available: int, wanted: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """``wanted`` indices below ``available``; each is used once before any is used twice."""
+    """Draw ``wanted`` indices below ``available``. Each is used once before any is used twice."""
     if available == 0 or wanted <= 0:
         return np.zeros(0, np.int64)
     rounds = [random.permutation(available) for _ in range(-(-wanted // available))]
@@ -170,7 +201,7 @@ def _draw(available: int, wanted: int, random: np.random.Generator) -> npt.NDArr
 def _background_boxes(
     targets: VolumeTargets, count: int, extent: Sequence[float], random: np.random.Generator
 ) -> AnyFloatArray:
-    """Boxes at random places whose middle voxel is background."""
+    """Draw boxes at random places whose centre voxel is background."""
     shape = np.asarray(targets.instances.shape)
     boxes = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What Stage 1 is asked to predict: centre heatmaps and box regressions, from the boxes of the instance map."""
+"""Targets of Stage 1: centre heatmaps and box regressions, from the boxes of the lesions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from detseg3d.planning.rules import heads
 __all__ = ["LevelTargets", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
 
 
-# The Gaussian ends where it has fallen to exp(-4.5) = 0.01: beyond, a cell is plain background.
+# The Gaussian is cut off after 3 standard deviations, where it is exp(-4.5) = 0.01. Cells farther away are background.
 _REACH = 3.0
 
 
 @dataclass(frozen=True)
 class VolumeTargets:
-    """The truth of one volume or window, on the fine grid.
+    """The true lesions of one volume or window, on the fine grid.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class VolumeTargets:
 
 
 def volume_targets(instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDArray[np.int64]) -> VolumeTargets:
-    """Derive the targets of a volume from its instance map, the only truth there is.
+    """Derive the true lesions of a volume from its instance map.
 
     Parameters
     ----------
@@ -65,11 +65,11 @@ class LevelTargets:
     heatmap : Tensor of float32, shape ``(B, K, z, y, x)``
         1 at the cell that holds a centre, less around it.
     cells : Tensor of int64, shape ``(P, 4)``
-        Index (volume, z, y, x) of every cell that learns a box.
+        Volume, z, y and x of every cell that learns a box.
     log_size, offset : Tensor of float32, shape ``(P, 3)``
-        Regression targets at these cells, in cells.
+        Logarithm of the box size, and offset of the box centre from the cell's centre, both in cells.
     box : Tensor of int64, shape ``(P,)``
-        Which box of its cell each is: the class if classes have boxes of their own, else 0.
+        Which box of its cell learns: the class if each class has its own box, else 0.
     """
 
     heatmap: torch.Tensor
@@ -82,16 +82,16 @@ class LevelTargets:
 def assign_levels(
     boxes: npt.ArrayLike, spacing: Sequence[float], level_max_sizes: Sequence[tuple[float, float, float]]
 ) -> npt.NDArray[np.int64]:
-    """Head level of each box: the finest whose upper size (mm) no edge of the box exceeds.
+    """Return the level of each box: the finest level whose maximum size no edge of the box exceeds.
 
     Parameters
     ----------
     boxes : array_like, shape ``(N, 6)``
-        Fine voxels.
-    spacing : 3 floats
-        Edges ``(z, y, x)`` of a fine voxel in mm.
-    level_max_sizes : sequence of 3 floats
-        As in the plan: edges ``(z, y, x)`` in mm, one entry less than there are levels.
+        In fine voxel edges.
+    spacing : sequence of 3 floats
+        Fine spacing ``(z, y, x)`` in mm.
+    level_max_sizes : sequence of 3 floats each
+        Maximum edges ``(z, y, x)`` in mm of all levels but the last, from the plan.
 
     Examples
     --------
@@ -109,24 +109,25 @@ def level_targets(
     cell_size: Sequence[float],
     boxes_per_class: bool = False,
 ) -> LevelTargets:
-    """Targets of one level for a batch of volumes.
+    """Make the targets of one level for a batch of volumes.
 
-    The heatmap is an anisotropic Gaussian with a standard deviation of a sixth of the box along each axis, at least
-    half a cell, centred on the *cell* that holds the centre, so that this cell is exactly 1 (CenterNet's radius rule
-    is not used: its published formula is wrong and a correct one degenerates in 3D). Where two Gaussians meet, the
-    larger value counts; where two centres share a cell, the smaller lesion has it.
+    The heatmap of a lesion is a Gaussian. Along each axis its standard deviation is a sixth of the box, at least half a
+    cell. It is centred on the cell that holds the centre, so this cell is exactly 1. If two Gaussians overlap, the
+    larger value counts. If two centres share a cell, the smaller lesion gets the cell.
+
+    The radius rule of CenterNet is not used: its published formula is wrong, and a correct one degenerates in 3D.
 
     Parameters
     ----------
     boxes, classes : sequences with one entry per volume
-        The lesions assigned to this level, ``(N, 6)`` in fine voxel edges and ``(N,)``.
+        Lesions of this level: boxes ``(N, 6)`` in fine voxel edges, and class indices ``(N,)``.
     num_classes : int
     shape : sequence of 3 ints
-        Cells ``(z, y, x)`` of the level.
+        Number of cells ``(z, y, x)`` of the level.
     cell_size : sequence of 3 floats
         Fine voxels per cell ``(z, y, x)``.
     boxes_per_class : bool, optional
-        Each class has a box of its own in a cell, so that only lesions of one class compete for it.
+        Each class has its own box in a cell, so that only lesions of the same class compete for a box.
 
     Returns
     -------

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg3d.models.objectives.roi_sampling import RoiSample, jitter_boxes, match_proposals, sample_boxes
+from detseg3d.models.objectives.roi_sampling import RoiRule, RoiSample, jitter_boxes, match_proposals, sample_boxes
 from tests.models.factory import make_detections, make_targets
 
 EXTENT = (8.0, 8.0, 8.0)
@@ -24,7 +24,7 @@ def sample(
 ) -> RoiSample:
     targets = make_targets((32, 32, 32), lesions, classes)
     found = make_detections(proposals, scores)
-    return sample_boxes(targets, found, count, 0.3, EXTENT, num_classes, generator(seed))
+    return sample_boxes(targets, found, RoiRule(count, 0.3, EXTENT, num_classes), generator(seed))
 
 
 # -- Matching --------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_half_of_the_boxes_hold_a_lesion() -> None:
 @pytest.mark.parametrize(("share", "positives"), [(0.0, 0), (0.25, 2), (0.3, 3), (1.0, 8)])
 def test_another_share_of_the_boxes_may_hold_a_lesion(share: float, positives: int) -> None:
     targets = make_targets((32, 32, 32), LESIONS)
-    chosen = sample_boxes(targets, make_detections([], []), 8, 0.3, EXTENT, 1, generator(), share)
+    chosen = sample_boxes(targets, make_detections([], []), RoiRule(8, 0.3, EXTENT, 1, share), generator())
     assert len(chosen) == 8 and (chosen.ids > 0).sum() == positives
 
 
@@ -166,7 +166,7 @@ def test_truth_boxes_carry_the_class_of_their_lesion() -> None:
 
 def test_background_boxes_have_background_in_their_middle() -> None:
     targets = make_targets((16, 16, 16), [[0, 0, 0, 16, 16, 8]])
-    chosen = sample_boxes(targets, make_detections([], []), 40, 0.3, EXTENT, 1, generator())
+    chosen = sample_boxes(targets, make_detections([], []), RoiRule(40, 0.3, EXTENT, 1), generator())
     centers = ((chosen.boxes[:, :3] + chosen.boxes[:, 3:]) / 2)[chosen.ids == 0]
     assert len(centers) == 20
     assert not targets.instances.numpy()[tuple(np.clip(centers.astype(int), 0, 15).T)].any()
