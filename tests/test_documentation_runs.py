@@ -149,7 +149,7 @@ def test_blocks_that_do_not_run_are_known() -> None:
 
 def run_page(page: Path, folder: Path, scratch: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Runner:
     commands = {command.script: quick(command) for command in COMMANDS} | {"detseg3d": together}
-    runner = Runner(folder, scratch, commands, variables)
+    runner = Runner(folder, scratch, commands, {"HOME": str(folder), **variables})
     for block in blocks_of(page):
         if block.reason is None and block.language in ("bash", "python"):
             runner.run(block)
