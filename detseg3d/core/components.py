@@ -138,7 +138,7 @@ def instances_from_instance_map(
     foreground = np.nonzero(label)
     values, inverse = np.unique(label[foreground], return_inverse=True)
     if len(values) and int(values[0]) < 0:
-        raise ValueError(f"an instance map has no negative values, found {int(values[0])}")
+        raise ValueError(f"an instance map must not have negative values, found {int(values[0])}")
     instances[foreground] = inverse + 1
     classes = np.zeros(len(values), np.int64)
     if class_of is not None:

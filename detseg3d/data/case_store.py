@@ -1,9 +1,9 @@
-"""Preprocessed cases on disk: compressed arrays that can be read in part, and a JSON file per case.
+"""Preprocessed cases on disk: compressed arrays that can be read in part, and a JSON record per case.
 
-``CASE_image.b2nd`` holds the image, float16 ``(C, Z, Y, X)``; ``CASE_instances.b2nd`` the instance map in the smallest
-unsigned type that fits; both blosc2 arrays in chunks of 64³ voxels, so that a training window touches few of them.
-``CASE.json`` is written last: its presence says that the case is whole. The three files carry one digest, so files of
-two different preprocessings are never taken for one case, not even while another process writes the case anew.
+``CASE_image.b2nd`` holds the image as float16 ``(C, Z, Y, X)``. ``CASE_instances.b2nd`` holds the instance map in the
+smallest unsigned type. Both are blosc2 arrays in chunks of 64³ voxels, so a training window reads few chunks.
+``CASE.json`` is written last; its presence means that the case is complete. All three files hold the same digest, so
+files of two different preprocessings are never combined, even while another process replaces the case.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import blosc2
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import as_triple
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.intensities import LARGEST_VALUE
 from detseg3d.data.roots import check_case_id
@@ -34,21 +35,30 @@ __all__ = ["CaseStore", "StoredArray", "StoredCase", "class_of_id"]
 _CHUNK = 64
 _MAX_CLASSES = 1 << 15
 
-# zstd at level 1 halves an image about as well as higher levels and unpacks a 96³ window in milliseconds. One thread:
-# several readers work at the same time.
+# zstd at level 1 halves the size of an image, about as well as higher levels, and unpacks a 96³ window in milliseconds.
+# One thread is enough, because several readers work at the same time.
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
-# Stands in the file, so it must not depend on the machine or on the number of workers.
+# The value is stored in the file, so it must not depend on the machine or on the number of workers.
 _DECOMPRESSION = {"nthreads": 1}
-# Name of the entry in an array's file. The header holds it, so opening the file reads it.
+# Name of the digest in the header of an array file.
 _DIGEST = "digest"
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A case opened for reading. Slicing ``image`` or ``instances`` reads just the chunks concerned.
+    """Case opened for reading; slicing ``image`` or ``instances`` reads only the needed chunks.
 
-    ``image`` is ``(C, Z, Y, X)`` float16, ``instances`` ``(Z, Y, X)`` unsigned or ``None`` for a case without label.
-    ``digest`` is that of the whole case, arrays and record.
+    Attributes
+    ----------
+    case_id : str
+    image : StoredArray
+        float16, shape ``(C, Z, Y, X)``.
+    instances : StoredArray or None
+        Unsigned integers, shape ``(Z, Y, X)``; ``None`` for a case without label.
+    properties : dict
+        JSON record of the case.
+    digest : str
+        Digest of the arrays and the record.
     """
 
     case_id: str
@@ -59,7 +69,7 @@ class StoredCase:
 
 
 class StoredArray:
-    """A compressed array in a file; slicing gives a numpy array.
+    """Compressed array in a file; slicing returns a NumPy array.
 
     Parameters
     ----------
@@ -71,12 +81,12 @@ class StoredArray:
     dtype : dtype
     chunks : tuple of int
     digest : str or None
-        Of the case that the array belongs to.
+        Digest of the case to which the array belongs.
 
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read. Slicing raises it, too, if the file is damaged or has been replaced since.
+        If the file cannot be read. Slicing raises it as well, if the file is damaged or was replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,9 +110,9 @@ class StoredArray:
             raise self._unreadable(error) from error
         if replaced:
             raise DetSeg3DError(
-                "the preprocessed array was replaced while it was read",
+                "the preprocessed array was replaced while it was being read",
                 file=self._path,
-                remedy="do not preprocess a data set while it is used",
+                remedy="do not preprocess a data set while it is in use",
             )
         return values
 
@@ -110,7 +120,7 @@ class StoredArray:
         raise_if_interrupted()
         if is_out_of_memory(error):
             return out_of_memory(error)
-        # blosc2 raises many types for a damaged file; some come without words.
+        # blosc2 raises many types of errors for a damaged file, some without a message.
         return DetSeg3DError(
             f"the preprocessed array cannot be read: {str(error).strip() or type(error).__name__}",
             file=self._path,
@@ -119,14 +129,14 @@ class StoredArray:
 
 
 class CaseStore:
-    """The preprocessed cases of a data set.
+    """Folder of the preprocessed cases of a data set.
 
     Parameters
     ----------
     folder : path
         Created on the first write.
     preprocessing_hash : str, optional
-        Only cases that were preprocessed by plans of this hash are read; others are an error.
+        Hash of the plans. A case that was preprocessed with other plans is refused.
 
     Examples
     --------
@@ -145,7 +155,7 @@ class CaseStore:
         instances: npt.NDArray[np.integer[Any]] | None,
         properties: dict[str, Any],
     ) -> None:
-        """Write a case; an older one of this name is replaced.
+        """Write a case, replacing an earlier case with the same id.
 
         Parameters
         ----------
@@ -154,14 +164,14 @@ class CaseStore:
             Stored as float16; values beyond its range (±65504) are clipped.
         instances : ndarray of int, shape ``(Z, Y, X)``, or None
         properties : dict
-            Of JSON types, with ``preprocessing_hash``; ``case_id``, ``has_instances`` and ``digest`` are added.
+            JSON values, with ``preprocessing_hash``. ``case_id``, ``has_instances`` and digests are added.
 
         Raises
         ------
         DetSeg3DError
-            If the case id cannot be a file name or the disk refuses.
+            If the case id cannot be a file name or a file cannot be written.
         ValueError
-            If shapes do not fit, or the image has NaN or infinite values.
+            If the shapes do not fit, or if the image has NaN or infinite values.
         """
         if image.ndim != 4 or (instances is not None and instances.shape != image.shape[1:]):
             found = None if instances is None else instances.shape
@@ -184,7 +194,7 @@ class CaseStore:
             remove_files(self._path(case_id, "_instances.b2nd"))
 
     def is_complete(self, case_id: str, preprocessing_hash: str) -> bool:
-        """Whether the case is there, whole, and was made by plans of this hash."""
+        """Return whether the case exists, is complete and was preprocessed with the plans of this hash."""
         try:
             properties = self.properties(case_id)
         except DetSeg3DError:
@@ -195,7 +205,7 @@ class CaseStore:
         )
 
     def case_ids(self) -> list[str]:
-        """Ids of all whole cases, sorted."""
+        """Return the ids of all complete cases, sorted."""
         if not self.folder.is_dir():
             return []
         return sorted(
@@ -205,12 +215,12 @@ class CaseStore:
         )
 
     def properties(self, case_id: str) -> dict[str, Any]:
-        """The JSON record of a case.
+        """Read the JSON record of a case.
 
         Raises
         ------
         DetSeg3DError
-            If the case is not there, its record cannot be read, or plans of another hash have made it than asked for.
+            If the case does not exist, its record cannot be read, or it was preprocessed with other plans.
         """
         file = self._path(case_id, ".json")
         if not file.exists():
@@ -226,23 +236,23 @@ class CaseStore:
                 file=file,
                 value=data.get("preprocessing_hash"),
                 expected=self.preprocessing_hash,
-                remedy="run detseg3d_plan_and_preprocess with the plans in use, and not while the data set is used",
+                remedy="run detseg3d_plan_and_preprocess with the plans in use, and not while the data set is in use",
             )
         return data
 
     def shape_and_lesions(self, case_id: str) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
-        """Shape ``(Z, Y, X)`` and lesions of a training case from its record.
+        """Read the shape ``(Z, Y, X)`` and the lesions of a training case from its record.
 
         Returns
         -------
         shape : 3 ints
         lesions : list of dict
-            With ``id`` from 1, ``class`` from 0, and ``box`` (6 floats), at least.
+            Each with at least ``id`` (from 1), ``class`` (from 0) and ``box`` (6 floats).
 
         Raises
         ------
         DetSeg3DError
-            If the case is not there or its record is not as the preprocessing writes it.
+            If the case does not exist or its record is damaged.
         """
         properties = self.properties(case_id)
         shape: Any = properties.get("shape")
@@ -251,20 +261,19 @@ class CaseStore:
         valid = _is_shape(shape) and isinstance(lesions, list) and all(_is_lesion(e, shape) for e in lesions)
         if not (whole and valid):
             raise DetSeg3DError(
-                "the record of the case is damaged: shape or lesions are not as the preprocessing writes them",
+                "the record of the case is damaged: shape or lesions are not valid",
                 file=self._path(case_id, ".json"),
                 remedy="delete it and run detseg3d_plan_and_preprocess again",
             )
-        z, y, x = shape
-        return (z, y, x), lesions
+        return as_triple(shape), lesions
 
     def open(self, case_id: str) -> StoredCase:
-        """Open a case for reading; arrays are read when sliced.
+        """Open a case for reading; its arrays are read when they are sliced.
 
         Raises
         ------
         DetSeg3DError
-            If the case is not there or damaged.
+            If the case does not exist or is damaged.
         """
         properties = self.properties(case_id)
         image = StoredArray(self._path(case_id, "_image.b2nd"))
@@ -273,14 +282,14 @@ class CaseStore:
         arrays = [array for array in (image, instances) if array is not None]
         if digest != _digest_of_record(properties) or any(array.digest != digest for array in arrays):
             raise DetSeg3DError(
-                f"the files of case {case_id!r} do not belong together: the case is damaged, or is being replaced",
+                f"the files of case {case_id!r} do not belong together: the case is damaged or being replaced",
                 file=self._path(case_id, ".json"),
-                remedy="run detseg3d_plan_and_preprocess again, and not while the data set is used",
+                remedy="run detseg3d_plan_and_preprocess again, and not while the data set is in use",
             )
         return StoredCase(case_id, image, instances, properties, digest)
 
     def read(self, case_id: str) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.unsignedinteger[Any]] | None]:
-        """Read a case whole and compare every value with its digest.
+        """Read all arrays of a case and compare them with their digest.
 
         Returns
         -------
@@ -291,21 +300,21 @@ class CaseStore:
         Raises
         ------
         DetSeg3DError
-            If the case is not there or damaged.
+            If the case does not exist or is damaged.
         """
         case = self.open(case_id)
         image = case.image[:]
         instances = None if case.instances is None else case.instances[:]
         if case.properties.get("arrays") != _digest_of_arrays(image, instances):
             raise DetSeg3DError(
-                f"the arrays of case {case_id!r} are damaged: their values are not those that were written",
+                f"the arrays of case {case_id!r} are damaged: their values differ from the values that were written",
                 file=self._path(case_id, "_image.b2nd"),
                 remedy="delete the case and run detseg3d_plan_and_preprocess again",
             )
         return image, instances
 
     def remove(self, case_id: str) -> None:
-        """Delete a case, its record first; nothing happens if there is none."""
+        """Delete a case, its record first; do nothing if it does not exist."""
         for suffix in (".json", "_image.b2nd", "_instances.b2nd"):
             self._path(case_id, suffix).unlink(missing_ok=True)
 
@@ -314,7 +323,7 @@ class CaseStore:
 
 
 def class_of_id(lesions: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
-    """Class of each label of a case, indexed by label; entry 0 is unused.
+    """Return the class of each lesion, indexed by the number of the lesion; entry 0 is unused.
 
     Parameters
     ----------
@@ -353,13 +362,13 @@ def _is_lesion(entry: Any, shape: list[int]) -> bool:
 
 def _smallest_unsigned(instances: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
     if instances.size and int(instances.min()) < 0:
-        raise ValueError(f"an instance map has no negative values, found {int(instances.min())}")
+        raise ValueError(f"an instance map must not have negative values, found {int(instances.min())}")
     dtype = np.min_scalar_type(int(instances.max()) if instances.size else 0)
     return instances.astype(dtype)
 
 
 def _digest_of_arrays(image: npt.NDArray[Any], instances: npt.NDArray[Any] | None) -> str:
-    """SHA-256 of types, shapes and values, hexadecimal."""
+    """Return the hexadecimal SHA-256 of types, shapes and values."""
     digest = hashlib.sha256()
     for array in (image, instances):
         if array is not None:
@@ -369,19 +378,19 @@ def _digest_of_arrays(image: npt.NDArray[Any], instances: npt.NDArray[Any] | Non
 
 
 def _digest_of_record(record: Mapping[str, Any]) -> str:
-    """SHA-256 of all entries but the digest itself, hexadecimal."""
+    """Return the hexadecimal SHA-256 of all entries except the digest."""
     entries = {name: value for name, value in record.items() if name != "digest"}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _identity(path: Path) -> tuple[int, int, int, int]:
-    """Tells a file from another one that takes its place."""
+    """Return values that change if the file is replaced."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _write_array(array: npt.NDArray[Any], path: Path, digest: str) -> None:
-    # All channels of a place share a chunk: a window always needs all of them.
+    # All channels of a region share a chunk, because a window always needs all channels.
     shape = array.shape
     chunks = (*shape[:-3], *(min(_CHUNK, max(1, n)) for n in shape[-3:]))
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""Training cases of a raw data set: image, label and what identifies their files."""
+"""Training cases of a raw data set: image, lesions and a digest of their files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ __all__ = ["check_finite", "read_case", "source_digest"]
 
 
 def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Array, Array]:
-    """Read a training case with its truth.
+    """Read a training case: images and lesions.
 
     Returns
     -------
     images : ndarray of float32, shape ``(C, Z, Y, X)``
     geometry : Geometry
     instances : ndarray of int32, shape ``(Z, Y, X)``, ids ``1..N``
-    classes : ndarray of int64, shape ``(N,)``, 0-based
+    classes : ndarray of int64, shape ``(N,)``
+        Class of lesions ``1..N``, from 0.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
     differences = geometry.difference(label_geometry)
     if differences:
         raise DetSeg3DError(
-            "the label does not lie on the image's grid: " + "; ".join(differences), file=case.label.path
+            "the label is not on the grid of the image: " + "; ".join(differences), file=case.label.path
         )
     lesions = true_lesions(label, case.label.path, label_format, case_id=case.case_id)
     instances, classes = lesions.renumbered()
@@ -62,21 +63,21 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
 
 
 def check_finite(images: Array, channel_names: Sequence[str]) -> None:
-    """Raise a :class:`DetSeg3DError` that names the channels, if a voxel ``(C, Z, Y, X)`` is NaN or infinite."""
-    # A sum is NaN or infinite if any voxel is, and needs no mask of the size of the volume.
+    """Raise a :class:`DetSeg3DError` that names the channels if a voxel of ``(C, Z, Y, X)`` is NaN or infinite."""
+    # The sum is NaN or infinite if a voxel is. Unlike a mask, it needs no memory.
     sums = [channel.sum(dtype=np.float64) for channel in images]
     bad = [name for name, total in zip(channel_names, sums, strict=True) if not np.isfinite(total)]
     if bad:
         raise DetSeg3DError(
             f"the image has NaN or infinite voxels in channel {', '.join(bad)}",
-            remedy="replace them, for example with the value of the background",
+            remedy="replace these voxels, for example with the value of the background",
         )
 
 
 def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None) -> str:
-    """Digest of what a case is measured from: tells whether it was replaced (16 hexadecimal digits).
+    """Return a digest of the files of a case that changes if a file is replaced (16 hexadecimal digits).
 
-    It depends on sizes and times of the case's files, and on the classes of its instances.
+    It depends on the sizes and times of the files and on the classes of the lesions in an instance map.
     """
     entries: list[object] = []
     paths = [source.path for source in (*case.images, *([case.label] if case.label else []))]
@@ -95,8 +96,8 @@ def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None
 
 
 def measuring_bytes(shape: Sequence[int], num_channels: int) -> float:
-    """Peak memory of reading a case with its truth and measuring it, in bytes.
+    """Return the peak memory in bytes of reading and measuring a case.
 
-    Measured above the image and the instance map: 9 bytes a voxel, whatever the number of channels.
+    In addition to the image and the instance map, 9 bytes per voxel were measured for any number of channels.
     """
     return math.prod(shape) * (num_channels * 4 + 4 + 9)

@@ -1,7 +1,7 @@
-"""What a dataset.json says, checked: one understanding of it for planning, training and evaluation alike.
+"""Checked parsing of a dataset.json, shared by planning, training and evaluation.
 
-Each function takes the content of the file and its path, for messages, and raises a :class:`DetSeg3DError` that says
-what is wrong and what was expected.
+Each function takes the content of the file and, for messages, its path. It raises a :class:`DetSeg3DError` if the
+content is not valid.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from detseg3d.core.arrays import Spacing
+from detseg3d.core.arrays import Spacing, as_spacing
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = [
@@ -23,22 +23,22 @@ __all__ = [
 ]
 
 MAX_NAMES: Final = 1000
-"""Of channels, and of labels; plans have the same limit."""
+"""Maximum number of channels and of labels. Plans have the same limit."""
 
-# Python refuses to convert texts of thousands of digits; no label needs this many.
+# Digits of a label value. Python refuses to convert texts of thousands of digits.
 _MAX_NUMBER_LENGTH = 19
 _MAX_NAME_LENGTH = 1000
 
 
 def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    """Names of the channels, in order, from ``channel_names`` (``modality`` in version 1 of nnU-Net)."""
+    """Return the names of the channels in order, from ``channel_names`` (``modality`` in version 1 of nnU-Net)."""
     value = data.get("channel_names", data.get("modality"))
     _check_count(value, "channel_names", file)
     if isinstance(value, list):
         value = {str(index): name for index, name in enumerate(value)}
     if not isinstance(value, dict) or not value or sorted(value, key=_number) != [str(i) for i in range(len(value))]:
         raise DetSeg3DError(
-            '"channel_names" must number the channels from 0',
+            '"channel_names" does not number the channels from 0',
             file=file,
             value=value,
             expected='{"0": "T1", "1": "FLAIR"}',
@@ -47,7 +47,7 @@ def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
 
 
 def _check_count(value: Any, entry: str, file: Path) -> None:
-    """Refuse an entry of a million names before anything is done with them."""
+    """Raise if an entry has too many names to process."""
     if isinstance(value, (dict, list)) and len(value) > MAX_NAMES:
         raise DetSeg3DError(
             f'"{entry}" has too many entries',
@@ -58,7 +58,7 @@ def _check_count(value: Any, entry: str, file: Path) -> None:
 
 
 def _name(value: Any, file: Path) -> str:
-    """The name of a channel or a label: text that every file and every terminal can hold."""
+    """Return a name of a channel or label; raise if it is too long or holds lone surrogates."""
     text = str(value)
     lone = any("\ud800" <= character <= "\udfff" for character in text)
     if lone or len(text) > _MAX_NAME_LENGTH:
@@ -67,7 +67,7 @@ def _name(value: Any, file: Path) -> str:
             file=file,
             value=text[:80],
             expected=f"at most {_MAX_NAME_LENGTH} characters of Unicode",
-            remedy="write another name",
+            remedy="choose another name",
         )
     return text
 
@@ -77,19 +77,22 @@ def _number(text: str) -> int:
 
 
 def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
-    """Value of each label, background included, from ``labels``; numbers may be text, or the keys (``{"1": "a"}``)."""
+    """Return the value of each label, including the background, from ``labels``.
+
+    Values may be text. Version 1 of nnU-Net uses the values as keys (``{"1": "lesion"}``).
+    """
     value = data.get("labels")
     _check_count(value, "labels", file)
     if not isinstance(value, dict):
         raise DetSeg3DError(
-            '"labels" is missing or no object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
+            '"labels" is missing or not an object', file=file, value=value, expected='{"background": 0, "lesion": 1}'
         )
     if any(isinstance(entry, (list, tuple)) for entry in value.values()):
         raise DetSeg3DError(
             "region-based labels (a list of values for one name) are not supported",
             file=file,
             value=value,
-            remedy="give each lesion class one value of its own",
+            remedy="give each lesion class a separate value",
         )
     if "ignore" in value:
         raise DetSeg3DError(
@@ -99,12 +102,12 @@ def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
             remedy="annotate these voxels as background or lesion and remove the label",
         )
     if all(_number(key) >= 0 for key in value) and all(_whole(entry) is None for entry in value.values()):
-        value = {str(name): int(key) for key, name in value.items()}  # as version 1 of nnU-Net had it
+        value = {str(name): int(key) for key, name in value.items()}  # the form of version 1 of nnU-Net
     labels = {str(name): _whole(entry) for name, entry in value.items()}
     numbers = [number for number in labels.values() if number is not None and number >= 0]
     if len(set(numbers)) != len(value) or 0 not in numbers or len(numbers) < 2:
         raise DetSeg3DError(
-            "the labels must be different whole numbers: 0 for the background and at least one lesion class",
+            "the labels are not different whole numbers with 0 for the background and at least one lesion class",
             file=file,
             value=data["labels"],
             expected='{"background": 0, "lesion": 1}',
@@ -126,20 +129,22 @@ def parse_default_spacing(data: Mapping[str, Any], file: Path) -> Spacing | None
     if value is None:
         return None
     try:
-        z, y, x = (float(entry) for entry in value)
+        spacing = as_spacing(value)
     except (TypeError, ValueError):
-        z = y = x = 0.0
-    if not (0 < z < 1e6 and 0 < y < 1e6 and 0 < x < 1e6):
-        raise DetSeg3DError('"default_spacing" must be three positive numbers, z y x in mm', file=file, value=value)
-    return z, y, x
+        spacing = (0.0, 0.0, 0.0)
+    if not all(0 < length < 1e6 for length in spacing):
+        raise DetSeg3DError(
+            '"default_spacing" does not hold three positive numbers', file=file, value=value, expected="z y x in mm"
+        )
+    return spacing
 
 
 def parse_suv_channels(data: Mapping[str, Any], channel_names: Sequence[str], file: Path) -> tuple[str, ...]:
-    """Names of the channels whose values are SUV, from ``suv``."""
+    """Return the names of the channels with SUV values, from ``suv``."""
     value = data.get("suv", [])
     if not isinstance(value, list) or not all(isinstance(name, str) and name in channel_names for name in value):
         raise DetSeg3DError(
-            '"suv" must be a list of names of channels',
+            '"suv" is not a list of names of channels',
             file=file,
             value=value,
             expected=f"some of {list(channel_names)}",
@@ -148,17 +153,17 @@ def parse_suv_channels(data: Mapping[str, Any], channel_names: Sequence[str], fi
 
 
 def parse_patients(data: Mapping[str, Any], file: Path) -> dict[str, str]:
-    """Patient of each case that ``patients`` names."""
+    """Return the patient of each case that ``patients`` lists."""
     value = data.get("patients", {})
     if not isinstance(value, dict) or not all(type(patient) in (str, int) for patient in value.values()):
         raise DetSeg3DError(
-            '"patients" must map cases to patients', file=file, value=value, expected='{"CASE": "PATIENT"}'
+            '"patients" does not map cases to patients', file=file, value=value, expected='{"CASE": "PATIENT"}'
         )
     return {case: str(patient) for case, patient in value.items()}
 
 
 def parse_training_list(data: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Names of the cases that a ``training`` list names, as version 1 of nnU-Net and other programs write it.
+    """Return the names of the cases in the list ``training``, which version 1 of nnU-Net and other programs write.
 
     Parameters
     ----------
@@ -168,8 +173,8 @@ def parse_training_list(data: Mapping[str, Any]) -> tuple[str, ...] | None:
     Returns
     -------
     tuple of str or None
-        Names of files without folder and ending; that of the label if there is one. ``None`` if there is no list, or
-        one that cannot be understood.
+        Names of the labels, or of the images without a label, without folder and ending. ``None`` if there is no list
+        or if it has another form.
 
     Examples
     --------
@@ -200,5 +205,5 @@ def _without_ending(file: str) -> str:
 
 
 def is_version_1(data: Mapping[str, Any]) -> bool:
-    """Whether a dataset.json is of version 1 of nnU-Net or of the Medical Segmentation Decathlon."""
+    """Return whether a dataset.json has the form of nnU-Net version 1 or the Medical Segmentation Decathlon."""
     return "file_ending" not in data and bool({"modality", "tensorImageSize", "training"} & set(data))

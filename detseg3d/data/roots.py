@@ -1,7 +1,8 @@
-"""Where data lives: the three root folders, data set names, case ids. The only module that reads environment variables.
+"""Root folders of data sets and models, names of data sets, and ids of cases.
 
-Flags beat ``detseg3d_raw | detseg3d_preprocessed | detseg3d_results``; for raw data ``nnUNet_raw`` is the last resort,
-so that an nnU-Net user need not set anything.
+This is the only module that reads environment variables. A flag has priority over the variables ``detseg3d_raw``,
+``detseg3d_preprocessed`` and ``detseg3d_results``. For raw data, ``nnUNet_raw`` is read last, so users of nnU-Net
+need no new variable.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ __all__ = [
     "spare_numexpr",
 ]
 
-# Control characters, line and paragraph separators.
-_UNSEEN = frozenset({"Cc", "Zl", "Zp"})
+# Unicode categories of control characters, line separators and paragraph separators.
+_INVISIBLE = frozenset({"Cc", "Zl", "Zp"})
 _TASK = re.compile(r"Task(\d{2,})_(.+)", re.DOTALL)
 _DATASET = re.compile(r"Dataset(\d{3,})_(.+)", re.DOTALL)
 
 
 def raw_root(flag: str | Path | None = None) -> Path:
-    """Folder that holds the raw data sets: ``flag``, else ``detseg3d_raw``, else ``nnUNet_raw``.
+    """Return the folder of raw data sets: ``flag``, else ``detseg3d_raw``, else ``nnUNet_raw``.
 
     Raises
     ------
     DetSeg3DError
-        If nothing says where it is, or the folder does not exist.
+        If neither the flag nor a variable is set, or if the folder does not exist.
     """
     folder = _root(flag, "--raw", ("detseg3d_raw", "nnUNet_raw"))
     if not folder.is_dir():
@@ -50,12 +51,12 @@ def raw_root(flag: str | Path | None = None) -> Path:
 
 
 def preprocessed_root(flag: str | Path | None = None) -> Path:
-    """Folder for plans and preprocessed cases: ``flag``, else ``detseg3d_preprocessed``. Need not exist yet."""
+    """Return the folder of preprocessed data: ``flag``, else ``detseg3d_preprocessed``; it may be missing."""
     return _root(flag, "--preprocessed", ("detseg3d_preprocessed",))
 
 
 def results_root(flag: str | Path | None = None) -> Path:
-    """Folder for trained models: ``flag``, else ``detseg3d_results``. Need not exist yet."""
+    """Return the folder of trained models: ``flag``, else ``detseg3d_results``; it may be missing."""
     return _root(flag, "--results", ("detseg3d_results",))
 
 
@@ -65,24 +66,24 @@ def _root(flag: str | Path | None, option: str, variables: tuple[str, ...]) -> P
     else:
         value = next((os.environ[name] for name in variables if os.environ.get(name)), None)
         if value is None:
-            of_nnunet = f"nnUNet_{option.lstrip('-')}"
-            if os.environ.get(of_nnunet) and of_nnunet not in variables:
-                note = f"; {of_nnunet} is set: {plain(FOLDER_VARIABLES.here)}"
+            nnunet_variable = f"nnUNet_{option.lstrip('-')}"
+            if os.environ.get(nnunet_variable) and nnunet_variable not in variables:
+                note = f"; {nnunet_variable} is set: {plain(FOLDER_VARIABLES.here)}"
             else:
                 note = ""
             raise DetSeg3DError(
-                f"nothing says where the {option.lstrip('-')} folder is",
+                f"the {option.lstrip('-')} folder is not set",
                 expected=f"{option} FOLDER or the environment variable {' or '.join(variables)}",
                 remedy=f"add {option} FOLDER to the command or run: export {variables[0]}=FOLDER{note}",
             )
         folder = Path(value).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise DetSeg3DError(f"{option} names a file where a folder is needed", file=folder)
+        raise DetSeg3DError(f"{option} is a file, not a folder", file=folder)
     return folder
 
 
 def find_datasets(root: str | Path) -> list[Path]:
-    """All folders ``DatasetXXX_Name`` in ``root``, by name."""
+    """Return all folders ``DatasetXXX_Name`` in ``root``, sorted by name."""
     folder = Path(root)
     if not folder.is_dir():
         return []
@@ -90,7 +91,7 @@ def find_datasets(root: str | Path) -> list[Path]:
 
 
 def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
-    """Folder of a data set, given its number, its name or both.
+    """Return the folder of a data set from its number, its name or both.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
     Raises
     ------
     DetSeg3DError
-        If no folder or more than one fits; the message lists what was found.
+        If no folder or several folders fit; the message lists the folders.
     """
     wanted = str(identifier).strip().rstrip("/")
     found = find_datasets(root)
@@ -123,7 +124,7 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
             f"{task.name} is a data set of version 1 of nnU-Net",
             file=task,
             expected="a folder named DatasetXXX_Name",
-            remedy=f"make one of it: detseg3d_convert --image_dir {task / 'imagesTr'} --label_dir {task / 'labelsTr'} "
+            remedy=f"convert it: detseg3d_convert --image_dir {task / 'imagesTr'} --label_dir {task / 'labelsTr'} "
             f"--output_dir {root} --dataset_name Dataset{int(number):03d}_{name}, with --channel_names for the entry "
             '"modality" of its dataset.json and --labels for its "labels"',
         )
@@ -137,9 +138,9 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
 
 
 def _find_task(root: Path, wanted: str) -> Path | None:
-    """The folder of version 1 of nnU-Net that is meant; its tasks lie in a folder of their own."""
-    for place in (root, root / "nnUNet_raw_data"):
-        for folder in sorted(place.glob("Task*_*")) if place.is_dir() else ():
+    """Return the folder of a data set of nnU-Net version 1, also in its subfolder ``nnUNet_raw_data``."""
+    for parent in (root, root / "nnUNet_raw_data"):
+        for folder in sorted(parent.glob("Task*_*")) if parent.is_dir() else ():
             match = _TASK.fullmatch(folder.name)
             if match is not None and folder.is_dir():
                 number, name = match.groups()
@@ -151,25 +152,27 @@ def _find_task(root: Path, wanted: str) -> Path | None:
 
 
 def check_dataset_name(name: str) -> str:
-    """Return ``name`` if it is a folder name of the form ``DatasetXXX_Name``.
+    """Return a name if it has the form ``DatasetXXX_Name``.
 
     Raises
     ------
     DetSeg3DError
-        If it is not, or would leave its folder.
+        If the name has another form or would lead out of its folder.
     """
     if _DATASET.fullmatch(name) is None or "/" in name or "\\" in name or "\0" in name:
         raise DetSeg3DError(
-            "this is no data set name", value=name, expected="Dataset, three digits, underscore, name: Dataset001_Liver"
+            "the name of a data set has another form",
+            value=name,
+            expected="Dataset, three digits, underscore, name: Dataset001_Liver",
         )
     return name
 
 
 def _as_named(case_id: str) -> str:
-    """The text that a name on disk stands for; a backslash if the name cannot be written.
+    """Return a name on disk, decoded as UTF-8; a backslash if the name cannot be written.
 
-    Names are UTF-8 nearly everywhere, also where the locale says otherwise: read as Latin-1, a letter can look like a
-    control character.
+    Names are UTF-8 on nearly all systems, even if the locale differs. Read as Latin-1, a letter can look like a control
+    character.
     """
     try:
         return os.fsencode(case_id).decode("utf-8", "surrogateescape")
@@ -178,22 +181,22 @@ def _as_named(case_id: str) -> str:
 
 
 def check_case_id(case_id: str) -> str:
-    """Return ``case_id`` if it can be a file name in any folder; spaces and unicode are fine.
+    """Return a case id if it can be a file name in any folder; spaces and Unicode are allowed.
 
     Raises
     ------
     DetSeg3DError
-        If it is empty, begins with a dot, or contains a path separator or a control character, which would let a file
-        leave its folder or vanish from listings.
+        If the id is empty, begins with a dot, or holds a path separator or a control character. A file with such a name
+        could lie outside its folder or be missing from listings.
     """
     if (
         not isinstance(case_id, str)
         or not case_id.strip()
         or case_id.startswith(".")
-        or any(character in "/\\" or unicodedata.category(character) in _UNSEEN for character in _as_named(case_id))
+        or any(character in "/\\" or unicodedata.category(character) in _INVISIBLE for character in _as_named(case_id))
     ):
         raise DetSeg3DError(
-            "this case id cannot be a file name",
+            "the case id cannot be a file name",
             value=case_id,
             expected="text without / and \\ and control characters, not empty, not beginning with a dot",
             remedy="rename the case",
@@ -202,10 +205,10 @@ def check_case_id(case_id: str) -> str:
 
 
 def spare_numexpr() -> None:
-    """Keep numexpr from reading variables that it does not understand; ``blosc2`` imports it, and nothing here uses it.
+    """Protect numexpr, which blosc2 imports, from environment variables that it cannot read.
 
-    It takes ``OMP_NUM_THREADS`` for one number up to 64: ``4,2`` and typing errors are exceptions, and ``128`` prints a
-    message. Its own variables are set aside where they are not such a number.
+    numexpr expects one number up to 64 in ``OMP_NUM_THREADS``. It raises an error for ``4,2`` and prints a message for
+    ``128``. Its own variables have priority, so they are set here unless they hold a number.
     """
     for name, value in (("NUMEXPR_MAX_THREADS", "64"), ("NUMEXPR_NUM_THREADS", "1")):
         if not os.environ.get(name, "").isdecimal():

@@ -116,7 +116,7 @@ def test_names_that_could_leave_the_folder_are_refused(
     (tmp_path / "in" / "plain.mha").rename(tmp_path / "in" / name)
     assert run(tiny_model, tmp_path / "in", tmp_path / "out") == 1
     shown = capsys.readouterr().err
-    assert "this case id cannot be a file name" in shown and "\x1b" not in shown
+    assert "the case id cannot be a file name" in shown and "\x1b" not in shown
     assert not (tmp_path / "out").exists()
 
 
@@ -129,7 +129,7 @@ def test_case_names_of_a_dataset_json_cannot_leave_the_folder(tmp_path: Path, na
         "dataset": {name: {"images": ["a.mha"], "label": "b.mha"}},
     }
     (tmp_path / "dataset.json").write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(DetSeg3DError, match="this case id cannot be a file name"):
+    with pytest.raises(DetSeg3DError, match="the case id cannot be a file name"):
         load_raw_dataset(tmp_path)
 
 

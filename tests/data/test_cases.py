@@ -27,7 +27,7 @@ def test_label_with_an_unknown_value_is_refused(tmp_path: Path) -> None:
 
 
 def test_label_on_another_grid_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match="label does not lie on the image's grid"):
+    with pytest.raises(DetSeg3DError, match="label is not on the grid of the image"):
         read_with_label(tmp_path, make_scan(0)[1], (2, 1, 1))
 
 

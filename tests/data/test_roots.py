@@ -65,14 +65,16 @@ def test_without_flag_and_variable_the_error_says_what_to_set(function, name: st
 def test_nnunets_folders_are_never_written_to(function, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path))
-    with pytest.raises(DetSeg3DError, match="nothing says where"):
+    with pytest.raises(DetSeg3DError) as caught:
         function(None)
+    assert caught.value.expected is not None and "environment variable detseg3d_" in caught.value.expected
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("detseg3d_results", "")
-    with pytest.raises(DetSeg3DError, match="nothing says where"):
+    with pytest.raises(DetSeg3DError) as caught:
         results_root(None)
+    assert caught.value.expected is not None and "detseg3d_results" in caught.value.expected
 
 
 def test_raw_must_exist_but_results_need_not(tmp_path: Path) -> None:
@@ -81,10 +83,11 @@ def test_raw_must_exist_but_results_need_not(tmp_path: Path) -> None:
     assert results_root(tmp_path / "new") == tmp_path / "new"
 
 
-def test_a_file_is_no_root(tmp_path: Path) -> None:
+def test_a_file_is_not_accepted_as_a_root_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DetSeg3DError, match="names a file where a folder is needed"):
+    with pytest.raises(DetSeg3DError) as caught:
         results_root(tmp_path / "file")
+    assert caught.value.file == tmp_path / "file"
 
 
 @pytest.mark.parametrize("identifier", [101, "101", "0101", "SynthMS", "Dataset101_SynthMS", "Dataset101", " 101 "])
@@ -156,9 +159,10 @@ def test_case_ids_that_could_leave_the_folder_are_refused(case_id: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "Liver", "Dataset1_Liver", "Dataset001", "Dataset001_a/../../b", "../Dataset001_a"]
 )
-def test_other_names_are_no_data_set_names(name: str) -> None:
-    with pytest.raises(DetSeg3DError, match="no data set name"):
+def test_names_of_another_form_are_refused(name: str) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
         check_dataset_name(name)
+    assert caught.value.value == name
 
 
 @pytest.mark.parametrize("identifier", ["4", "004", "Old", "Task004_Old", "Task004", "Dataset004_Old", 4])

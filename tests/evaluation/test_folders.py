@@ -310,7 +310,7 @@ def test_patients_are_counted_and_not_cases(folders: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("spacing", [[1, 2], 3, [0, 1, 1], "1 1 1"])
 def test_a_spacing_that_is_none_is_refused(folders: tuple[Path, Path], spacing: Any) -> None:
     write_json({"labels": {"background": 0, "a": 1}, "default_spacing": spacing}, folders[0].parent / "dataset.json")
-    with pytest.raises(DetSeg3DError, match='"default_spacing" must be three positive numbers'):
+    with pytest.raises(DetSeg3DError, match='"default_spacing" does not hold three positive numbers'):
         evaluate_pair(*folders)
 
 

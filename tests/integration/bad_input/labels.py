@@ -73,7 +73,7 @@ def huge_value(array: np.ndarray) -> np.ndarray:
     return result
 
 
-OFF_GRID = ("the label does not lie on the image's grid: ", "truth and prediction are not on the same grid: ")
+OFF_GRID = ("the label is not on the grid of the image: ", "truth and prediction are not on the same grid: ")
 UNKNOWN = ("the label has values that dataset.json does not name",) * 2
 FRACTION = "voxel(s) of the label are not whole numbers"
 NEGATIVE = ("the label file holds negative values",) * 2

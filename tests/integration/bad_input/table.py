@@ -204,7 +204,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "a locale of ASCII or ISO-8859-1 and names in UTF-8",
-        "SIGABRT, or `this case id cannot be a file name` for the whole folder",
+        "SIGABRT, or `the case id cannot be a file name` for the whole folder",
         "a result",
         test_cli_running,
         "test_names_are_utf_8_in_every_locale_and_the_terminal_keeps_its_encoding",

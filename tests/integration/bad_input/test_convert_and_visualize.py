@@ -64,7 +64,7 @@ PAIRS: list[tuple[str, Callable[[Path], Any], str]] = [
         "two images have the same name",
     ),
     ("a scan without label", lambda root: plain(root / "scans" / "x.nii.gz"), "images and labels do not match"),
-    ("a newline in a name", lambda root: pair(root, "a\nb"), "this case id cannot be a file name"),
+    ("a newline in a name", lambda root: pair(root, "a\nb"), "the case id cannot be a file name"),
     (
         "labels without lesions",
         lambda root: plain(root / "masks" / "good.nii.gz", LABEL * 0),

@@ -21,7 +21,7 @@ GOOD: dict[str, Any] = {
     "file_ending": ".nii.gz",
 }
 GONE = object()
-CHANNELS, VALUES = '"channel_names" must number the channels from 0', "the labels must be different whole numbers"
+CHANNELS, VALUES = '"channel_names" does not number the channels from 0', "the labels are not different whole numbers"
 JSON = "the file is not valid JSON"
 
 
@@ -59,8 +59,8 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
     ("0 channels", changed(channel_names={}), CHANNELS),
     ("channels from 1", changed(channel_names={"1": "T1"}), CHANNELS),
     ("channel_names a text", changed(channel_names="T1"), CHANNELS),
-    ("no labels", changed(labels=GONE), '"labels" is missing or no object'),
-    ("labels a list", changed(labels=["background", "lesion"]), '"labels" is missing or no object'),
+    ("no labels", changed(labels=GONE), '"labels" is missing or not an object'),
+    ("labels a list", changed(labels=["background", "lesion"]), '"labels" is missing or not an object'),
     ("labels without background", changed(labels={"lesion": 1}), VALUES),
     ("labels without lesion", changed(labels={"background": 0}), VALUES),
     ("labels with one value twice", changed(labels={"background": 0, "a": 1, "b": 1}), VALUES),
@@ -76,15 +76,19 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
     ("file_ending a list", changed(file_ending=[".nii.gz"]), '"file_ending" is not supported'),
     ("file_ending of other files", changed(file_ending=".mha"), "there is no image in the folder"),
     ("instances a text", changed(instances="yes"), '"instances" must be true or false'),
-    ("default_spacing of zero", changed(default_spacing=[0, 1, 1]), '"default_spacing" must be three positive numbers'),
-    ("patients a list", changed(patients=[1]), '"patients" must map cases to patients'),
-    ("patients of null", changed(patients={"a": None}), '"patients" must map cases to patients'),
+    (
+        "default_spacing of zero",
+        changed(default_spacing=[0, 1, 1]),
+        '"default_spacing" does not hold three positive numbers',
+    ),
+    ("patients a list", changed(patients=[1]), '"patients" does not map cases to patients'),
+    ("patients of null", changed(patients={"a": None}), '"patients" does not map cases to patients'),
     ("dataset a list", changed(dataset=["a"]), '"dataset" cannot be understood'),
     ("dataset empty", changed(dataset={}), '"dataset" lists no case'),
     (
         "dataset that leaves the folder",
         changed(dataset={"../a": {"images": ["x"], "label": "x"}}),
-        "this case id cannot",
+        "the case id cannot",
     ),
     (
         "dataset without images",

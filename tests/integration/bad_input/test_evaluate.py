@@ -142,13 +142,13 @@ def test_a_broken_roi_file_is_named_and_the_others_are_judged(
 
 FORMS: list[tuple[str, Any, str]] = [
     ("dataset.json that is a list", [], "dataset.json does not hold an object"),
-    ("labels that are a list", {"labels": [0, 1]}, '"labels" is missing or no object'),
+    ("labels that are a list", {"labels": [0, 1]}, '"labels" is missing or not an object'),
     (
         "default_spacing that is a number",
         {**CLASSES, "default_spacing": 3},
-        '"default_spacing" must be three positive numbers',
+        '"default_spacing" does not hold three positive numbers',
     ),
-    ("patients that are a list", {**CLASSES, "patients": ["a"]}, '"patients" must map cases to patients'),
+    ("patients that are a list", {**CLASSES, "patients": ["a"]}, '"patients" does not map cases to patients'),
 ]
 
 
