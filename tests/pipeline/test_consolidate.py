@@ -324,7 +324,7 @@ def test_cases_whose_validation_failed_are_reported(
 ) -> None:
     write(tmp_path, tiny_plans)
     file = tmp_path / "results" / NAME / "fold_0" / "validation" / "summary.json"
-    write_json({"cases": [{"case_id": "a"}], "problems": [{"case": "b", "problem": "out of memory"}]}, file)
+    write_json({"cases": [{"case_id": "a"}], "problems": [{"case_id": "b", "problem": "out of memory"}]}, file)
     done = run(tmp_path)
     assert done.cases == ("a", "c", "healthy") and list(done.failures) == ["b"]
     assert "b failed: validation of fold 0: out of memory" in caplog.text

@@ -1,4 +1,4 @@
-"""Results of small evaluations, files for the viewer, and a reader of the pages that are made of them."""
+"""Write small data sets, evaluate them, and parse the pages of their reports."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ from detseg3d.system.run import Run
 
 SHAPE = (8, 16, 16)
 SPACING = (2.0, 1.0, 1.0)
-TWO = (3, 10, 10)  # where the second lesion of a case is
+TWO = (3, 10, 10)  # corner of the second lesion of a case
 
 
 def cube(volume: np.ndarray, corner: Sequence[int], size: int, value: int) -> None:
-    """A lesion: a block of half as many slices as rows and columns."""
+    """Add a lesion: a block with half as many slices as rows and columns."""
     z, y, x = corner
     volume[z : z + max(size // 2, 1), y : y + size, x : x + size] = value
 
 
 def write_cases(root: Path, names: Sequence[str] = ("bad", "good", "middle", "healthy"), scores: bool = True) -> Path:
-    """Scans, labels and predictions in our own layout.
+    """Write scans, labels and predictions in the layout of ``detseg3d_predict``.
 
-    ``good``: both lesions found exactly; ``middle``: one found with a shift; ``bad``: one missed, one false positive,
-    one found; every other name: no lesion and no prediction.
+    The names choose the cases. ``good``: both lesions are found exactly. ``middle``: one lesion is found with a shift,
+    and one is missed. ``bad``: one lesion is found, one is missed, and there is a false positive. Every other name: no
+    lesion and no prediction.
     """
     random = np.random.default_rng(0)
     for name in names:
@@ -80,7 +81,7 @@ def save_case(
     scores: bool = True,
     direction: Sequence[float] = IDENTITY_DIRECTION,
 ) -> None:
-    """One case: ``images``, ``labels`` and ``predictions`` with ``instances`` and ``rois``; score 0.9 and downwards."""
+    """Write one case into ``images``, ``labels`` and ``predictions``. The scores are 0.9, 0.6, 0.3."""
     geometry = Geometry(image.shape, SPACING, direction=tuple(direction))
     write_image(image, geometry, root / "images" / f"{name}_0000.nii.gz")
     write_image(truth, geometry, root / "labels" / f"{name}.nii.gz")
@@ -101,7 +102,7 @@ def save_case(
 
 
 def evaluate(root: Path) -> EvaluationResult:
-    """The result of the predictions under ``root``."""
+    """Evaluate the predictions of :func:`write_cases`."""
     given = EvaluationInput(root / "labels", root / "predictions", LabelFormat({"lesion": 1}))
     return evaluate_folders(given, run=Run(show_progress=False))
 
@@ -180,14 +181,15 @@ def consolidation(folds: int = 5) -> ConsolidationSummary:
 
 
 class Page(HTMLParser):
-    """What is in a page: elements in their order, their text, and whether every one is closed.
+    """A parsed page. Parsing fails if an element is not closed.
 
     Attributes
     ----------
     elements : list of dict
-        ``tag``, ``attributes``, ``text`` (of the element and all in it) and ``within`` (the elements around it).
+        All elements in their order: ``tag``, ``attributes``, ``text`` (with the text of inner elements) and ``within``
+        (the outer elements).
     visible : str
-        All text but that of scripts and styles.
+        All text except that of scripts and styles.
     """
 
     VOID = frozenset({"meta", "input", "br", "col"})
@@ -199,11 +201,11 @@ class Page(HTMLParser):
         self.visible = ""
         self.feed(str(text))  # not Markup, which would escape the text that is added to it
         self.close()
-        assert self.open == [], "these are never closed"
+        assert self.open == [], "these elements are not closed"
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         attributes = dict(attrs)
-        assert len(attributes) == len(attrs), f"an attribute of {tag} is there twice"
+        assert len(attributes) == len(attrs), f"{tag} has an attribute twice"
         element = {"tag": tag, "attributes": attributes, "text": "", "within": list(self.open)}
         self.elements.append(element)
         if tag not in self.VOID:
@@ -220,7 +222,7 @@ class Page(HTMLParser):
             self.visible += data + " "
 
     def find(self, tag: str, within: dict[str, Any] | None = None, **attributes: str) -> list[dict[str, Any]]:
-        """Elements with these attributes (``class_`` is one of its classes), in all or within another one."""
+        """Return the elements with these attributes, optionally within another element. ``class_`` is one of the classes."""
         wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
         return [
             element
@@ -231,7 +233,7 @@ class Page(HTMLParser):
         ]
 
     def rows(self, table: dict[str, Any]) -> list[list[str]]:
-        """The cells' texts of all rows of a table."""
+        """Return the texts of the cells of each row of a table."""
         return [
             [
                 e["text"]

@@ -18,7 +18,7 @@ def touch(*files: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two cases; the second has no scan."""
+    """Write two cases, of which the second has no scan."""
     touch(*(tmp_path / "images" / f"a_{channel}.nii.gz" for channel in ("0000", "0001")))
     touch(*(tmp_path / folder / f"{case}.nii.gz" for folder in ("truth", "pred") for case in ("a", "b")))
     return tmp_path
@@ -38,7 +38,7 @@ def test_scans_and_labels_may_be_named_one_by_one(root: Path) -> None:
     assert (case.case_id, case.image, case.truth) == ("a", scans["a"], labels["a"])
 
 
-def test_our_own_layout_brings_instances_and_boxes(root: Path) -> None:
+def test_the_layout_of_predict_has_instances_and_boxes(root: Path) -> None:
     touch(root / "pred" / "instances" / "a.nii.gz")
     lesions = [{"id": 1, "label": 1, "score": 0.5, "box": [0, 1, 2, 3, 4, 5]}, {"id": 2, "label": 1, "score": 0.4}]
     write_json({"lesions": lesions}, root / "pred" / "rois" / "a.json")
@@ -59,7 +59,7 @@ def test_scans_without_channel_numbers_are_found(root: Path) -> None:
     assert [case.case_id for case in find_case_files(root / "plain", root / "truth", {"pred": root / "pred"})] == ["b"]
 
 
-def test_digits_at_the_end_of_plain_names_are_no_channel(root: Path) -> None:
+def test_digits_at_the_end_of_a_plain_name_are_not_a_channel(root: Path) -> None:
     touch(*(root / folder / "scan_0012.nii.gz" for folder in ("plain", "truth", "pred")))
     cases = find_case_files(root / "plain", root / "truth", {"pred": root / "pred"})
     assert [case.case_id for case in cases] == ["scan_0012"]

@@ -30,7 +30,7 @@ def evaluated(root: Path) -> Evaluated:
 
 
 def case(case_id: str, f1: float, dice: float, truth: int = 10, false: int | None = None) -> CaseMetrics:
-    """A case with this F1 and Dice; as many false positives as misses unless ``false`` says otherwise."""
+    """Return a case with this F1 and Dice. The default number of false positives is the number of misses."""
     found = round(truth * f1)
     counts = DetectionCounts(truth, found, found + (truth - found if false is None else false), found)
     voxels = 1000 if truth or counts.predictions else 0
@@ -63,12 +63,12 @@ def test_scans_without_lesions_are_neither_best_nor_worst_if_there_are_others() 
 @pytest.mark.parametrize(
     ("number", "expected"), [(0, []), (1, ["worst"]), (2, ["worst", "best"]), (3, ["worst"] * 2 + ["best"])]
 )
-def test_few_cases_are_shared_and_none_comes_twice(number: int, expected: list[str]) -> None:
+def test_few_cases_are_divided_and_none_is_shown_twice(number: int, expected: list[str]) -> None:
     picked = chosen([case(str(n), n / 10, 0.5) for n in range(number)], 2, 2)
     assert [rank for _, rank in picked] == expected and len({name for name, _ in picked}) == number
 
 
-def test_cases_without_files_or_figures_are_left_out(evaluated: Evaluated) -> None:
+def test_cases_without_files_or_metrics_are_left_out(evaluated: Evaluated) -> None:
     files = [CaseFiles("nobody", IMAGE), CaseFiles("good", IMAGE)]
     assert [shown.files.case_id for shown in choose_cases(evaluated, files, 2, 2)] == ["good"]
 
@@ -103,7 +103,7 @@ def test_a_case_that_cannot_be_read_is_named_and_the_others_are_shown(
     assert list(reasons) == ["bad", "middle"] and broken.name in reasons["bad"] and missing.name in reasons["middle"]
 
 
-def test_an_unforeseen_error_costs_one_case_only(
+def test_an_unexpected_error_costs_only_one_case(
     root: Path, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(case: CaseFiles) -> None:

@@ -50,7 +50,7 @@ def test_false_positives_are_doubled_at_equal_steps() -> None:
 
 
 @pytest.mark.parametrize(("value", "place"), [(-1.0, 0.0), (0.0, 0.0), (0.25, 0.25), (2.0, 1.0)])
-def test_what_is_beyond_an_axis_is_put_at_its_end(value: float, place: float) -> None:
+def test_values_beyond_an_axis_are_placed_at_its_end(value: float, place: float) -> None:
     assert fraction_axis("").place(value) == place
 
 
@@ -60,7 +60,7 @@ def test_series_differ_in_more_than_colour() -> None:
     assert len(shapes) == 4
 
 
-def test_a_marker_says_what_it_stands_for() -> None:
+def test_a_marker_has_a_text() -> None:
     root = draw(Line("a", (), 0, ((0.5, 0.5, "recall < 1"),)))
     assert [title.text for title in of_class(root, "mark")[0].iter("title")] == ["recall < 1"]
 
@@ -75,7 +75,7 @@ def test_the_diagonal_goes_from_corner_to_corner() -> None:
     assert of_class(root, "diagonal")[0].get("points") == of_class(root, "line")[0].get("points")
 
 
-def test_a_chart_is_described_to_those_who_do_not_see_it() -> None:
+def test_a_chart_has_a_description_for_readers_who_cannot_see_it() -> None:
     root = draw()
     assert root.get("role") == "img" and root[0].tag == "title" and root[0].text == "a chart"
 
@@ -102,7 +102,7 @@ def test_an_interval_lies_around_its_value() -> None:
     assert (left, width, middle) == (42.0, 30.0, 52.0)
 
 
-def test_no_value_no_strip() -> None:
+def test_without_a_value_the_strip_is_empty() -> None:
     assert interval_strip(None, None, None) == ""
     assert of_class(parse(interval_strip(0.5, None, None)), "range") == []
 

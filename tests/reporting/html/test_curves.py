@@ -32,7 +32,7 @@ def without_scores(result: EvaluationResult) -> EvaluationResult:
 
 
 def first_line(markup: str) -> list[tuple[float, float]]:
-    """False positives per scan and recall along the first curve."""
+    """Return false positives per scan and recall along the first curve."""
     points = re.search(r'<polyline points="([^"]*)" class="line s0"', markup)
     assert points is not None
     places = [tuple(float(value) for value in pair.split(",")) for pair in points[1].split()]
@@ -48,9 +48,9 @@ def test_the_curve_rises_in_steps_and_keeps_its_last_recall(result: EvaluationRe
     ]
 
 
-def test_recall_without_a_false_positive_is_where_the_curve_begins(result: EvaluationResult) -> None:
+def test_the_curve_begins_at_the_recall_without_false_positives(result: EvaluationResult) -> None:
     line = first_line(curve_section(Evaluated.of(with_curve(result, [0.0, 0.0, 9.0], [0.3, 0.5, 0.9]))))
-    assert [recall for _, recall in line] == [0.5, 0.5]  # more than 8 false positives are off the chart
+    assert [recall for _, recall in line] == [0.5, 0.5]  # the chart ends at 8 false positives per scan
 
 
 def test_the_table_has_recall_and_threshold_at_each_rate(result: EvaluationResult) -> None:
@@ -73,7 +73,7 @@ def test_one_system_without_scores_is_named_beside_the_curves_of_others(result: 
     assert "no curve: masks" in page.visible and page.find("svg", class_="chart") != []
 
 
-def test_predictions_that_never_come_are_a_flat_curve(result: EvaluationResult) -> None:
+def test_without_predictions_the_curve_is_flat(result: EvaluationResult) -> None:
     line = first_line(curve_section(Evaluated.of(with_curve(result, [], []))))
     assert line == [(pytest.approx(1 / 16), 0.0), (pytest.approx(8.0, rel=0.01), 0.0)]
 
@@ -93,7 +93,7 @@ def test_recall_by_size_leaves_out_empty_bins(result: EvaluationResult) -> None:
     assert rows[1][1:4] == ["6", "4", "0.67"]
 
 
-def test_a_bar_tells_its_system_bin_and_number(result: EvaluationResult) -> None:
+def test_the_text_of_a_bar_names_its_system_its_range_and_its_number_of_lesions(result: EvaluationResult) -> None:
     page = Page(size_section(Evaluated.of(SystemsResult({"a": result, "b": result}))))
     titles = [title["text"] for group in page.find("g", class_="bar") for title in page.find("title", within=group)]
     assert titles[:2] == ["a, 30–100: 0.67 (n = 6)", "b, 30–100: 0.67 (n = 6)"]

@@ -57,7 +57,7 @@ def sections(page: Page) -> list[str]:
     return [entry["attributes"]["id"] for entry in page.find("section")]
 
 
-def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
+def test_the_page_has_all_sections(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     files = tuple(case_files(root, name) for name in NAMES)
     page = write(tmp_path, result, consolidation=consolidation(), cases=files)
     expected = "metrics viewer curves sizes operating-point calibration stages cases problems reading"
@@ -67,11 +67,11 @@ def test_the_page_has_a_section_for_everything(tmp_path: Path, root: Path, resul
     ]
 
 
-def test_what_is_not_given_has_no_section(tmp_path: Path, result: EvaluationResult) -> None:
+def test_missing_input_has_no_section(tmp_path: Path, result: EvaluationResult) -> None:
     assert not {"viewer", "operating-point", "calibration", "stages"} & set(sections(write(tmp_path, result)))
 
 
-def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
+def test_ids_are_unique_and_references_exist(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     files = tuple(case_files(root, name) for name in NAMES)
     page = write(tmp_path, result, consolidation=consolidation(), cases=files)
     ids = [entry["attributes"]["id"] for entry in page.elements if "id" in entry["attributes"]]
@@ -80,7 +80,7 @@ def test_ids_are_unique_and_addresses_lead_somewhere(tmp_path: Path, root: Path,
         assert {e["attributes"][name] for e in page.elements if name in e["attributes"]} <= set(ids)
 
 
-def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
+def test_the_page_loads_nothing(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     text = write_report(tmp_path / "r.html", ReportInput(result, cases=(case_files(root, "bad"),))).read_text(
         encoding="utf-8"
     )
@@ -95,7 +95,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, root: Path, result: Ev
     assert sources == {"'none'", "'unsafe-inline'"}
 
 
-def test_the_policy_comes_before_anything_that_it_could_forbid(tmp_path: Path, result: EvaluationResult) -> None:
+def test_the_security_policy_comes_first(tmp_path: Path, result: EvaluationResult) -> None:
     tags = [entry["tag"] for entry in write(tmp_path, result).elements]
     assert tags[:4] == ["html", "head", "meta", "meta"] and "script" not in tags[:4]
 
@@ -167,7 +167,7 @@ def test_colours_are_those_of_the_pictures(tmp_path: Path, result: EvaluationRes
 
 @pytest.mark.parametrize("names", [("healthy",), ("healthy", "empty"), ("bad",), ("good",)])
 @pytest.mark.parametrize("scores", [True, False])
-def test_odd_sets_have_no_figure_that_is_none(tmp_path: Path, names: tuple[str, ...], scores: bool) -> None:
+def test_unusual_data_sets_show_no_undefined_value(tmp_path: Path, names: tuple[str, ...], scores: bool) -> None:
     root = write_cases(tmp_path, names, scores)
     page = write(tmp_path, evaluate(root), cases=tuple(case_files(root, name) for name in names))
     assert not re.search(r"\b(nan|none|null|undefined|inf)\b", page.visible, re.IGNORECASE)
@@ -191,7 +191,7 @@ def test_intervals_that_were_not_computed_are_not_explained(tmp_path: Path, resu
 
 
 @pytest.mark.parametrize(("patients", "warned"), [(4, True), (5, False)])
-def test_intervals_of_few_patients_are_not_to_be_trusted(
+def test_intervals_of_few_patients_have_a_warning(
     tmp_path: Path, result: EvaluationResult, patients: int, warned: bool
 ) -> None:
     estimates = {name: replace(entry, patients=patients) for name, entry in result.estimates.items()}
@@ -199,14 +199,14 @@ def test_intervals_of_few_patients_are_not_to_be_trusted(
     assert ["rest on fewer than 5 patients (here 4)" in entry["text"] for entry in warnings] == [True] * warned
 
 
-def test_no_case_at_all_is_a_page_too(tmp_path: Path) -> None:
+def test_a_page_without_any_case_is_written(tmp_path: Path) -> None:
     page = write(tmp_path, result_of([], problems=(CaseProblem("a", "no prediction"),)))
     assert "No scan was evaluated" in page.visible and "Not evaluated: 1" in page.visible
     tiles = [entry["text"] for entry in page.find("li", within=page.find("ul", class_="tiles")[0])]
     assert f"Lesion F1 at IoU ≥ 0.1{DASH}" in tiles and "1.00" not in page.visible
 
 
-def test_the_viewer_gives_way_until_the_file_is_small_enough(
+def test_volumes_are_reduced_until_the_file_is_small_enough(
     tmp_path: Path, root: Path, result: EvaluationResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(html_report, "_LESION_TABLE_BYTES", 30_000)
@@ -219,7 +219,7 @@ def test_the_viewer_gives_way_until_the_file_is_small_enough(
     assert "to keep the file small" in page.visible.lower()
 
 
-def test_a_limit_that_cannot_be_kept_is_reported(
+def test_a_file_that_exceeds_the_limit_is_logged(
     tmp_path: Path, result: EvaluationResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_report(tmp_path / "r.html", ReportInput(result), max_bytes=1000)
@@ -233,7 +233,7 @@ def test_systems_are_compared_in_one_page(tmp_path: Path, result: EvaluationResu
     assert page.find("ul", class_="tiles") == []
 
 
-def test_clean_scans_are_those_of_each_system(tmp_path: Path, result: EvaluationResult) -> None:
+def test_each_system_has_its_own_number_of_clean_scans(tmp_path: Path, result: EvaluationResult) -> None:
     overall = result.summary.overall
     dirty = replace(overall, lesion_free=replace(overall.lesion_free, scans_without_false_positives=0))
     other = replace(result, summary=replace(result.summary, overall=dirty))
@@ -243,7 +243,7 @@ def test_clean_scans_are_those_of_each_system(tmp_path: Path, result: Evaluation
     assert "Scans without lesions: 1, of which 1 without" in write(tmp_path, result).visible
 
 
-def test_systems_with_different_scans_are_told_apart(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
+def test_systems_with_different_scans_have_a_warning(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     given = EvaluationInput(root / "labels", root / "predictions", LabelFormat({"lesion": 1}), cases=["good"])
     fewer = evaluate_folders(given, run=Run(show_progress=False))
     pair = (Comparison("mine", "other", 1, {}),)

@@ -20,7 +20,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> EvaluationResult:
 
 
 def body(page: Page) -> dict[str, list[str]]:
-    """The cells of each row by the row's own heading, without the line that explains it."""
+    """Return the cells of each row by the heading of the row, without its explanation."""
     (table,) = page.find("table")
     rows = {}
     for row in page.find("tr", within=table):
@@ -36,7 +36,7 @@ def compared(result: EvaluationResult, **differences: MetricDifference) -> Evalu
     return Evaluated.of(SystemsResult({"a": result, "b": result}, (Comparison("a", "b", 4, differences),)))
 
 
-def test_the_headline_has_value_and_interval(result: EvaluationResult) -> None:
+def test_each_metric_has_a_value_and_an_interval(result: EvaluationResult) -> None:
     rows = body(Page(metric_table(Evaluated.of(result))))
     recall = result.estimates["recall_iou_0.1"]
     assert rows["Lesion recall at IoU ≥ 0.1"] == ["0.67", f"{recall.low:.2f} to {recall.high:.2f}", "3", ""]
@@ -62,13 +62,13 @@ def test_the_tolerance_of_the_surface_dice_is_stated(result: EvaluationResult) -
     assert "Surface Dice (NSD), 1 mm" in body(Page(metric_table(Evaluated.of(result))))
 
 
-def test_the_distance_of_scans_with_lesions_stands_beside_that_of_all(result: EvaluationResult) -> None:
+def test_distances_are_shown_for_all_scans_and_for_scans_with_lesions(result: EvaluationResult) -> None:
     page = Page(metric_table(Evaluated.of(result)))
     assert {"HD95, scans with lesions (mm)", "Surface Dice (NSD), scans with lesions"} <= set(body(page))
     assert "the diagonal of the volume if only one side is empty" in page.visible
 
 
-def test_lesion_wise_dice_says_that_its_lesions_are_others(result: EvaluationResult) -> None:
+def test_lesion_wise_dice_is_explained_as_a_dice_of_dilated_components(result: EvaluationResult) -> None:
     assert "components of the dilated mask, also if the labels are instance maps" in metric_table(Evaluated.of(result))
 
 
@@ -88,7 +88,7 @@ def test_lesion_wise_dice_says_that_its_lesions_are_others(result: EvaluationRes
         ("hd95_mm", "HD95 (mm)", (2.0, 1.0, 3.0), "worse+2.001.00 to 3.00"),
     ],
 )
-def test_a_difference_is_better_or_worse_only_if_its_interval_leaves_out_zero(
+def test_a_difference_is_better_or_worse_only_if_its_interval_does_not_contain_zero(
     result: EvaluationResult, key: str, name: str, entry: tuple[float, ...], cell: str
 ) -> None:
     difference = MetricDifference(None, None, *entry)
@@ -124,7 +124,7 @@ def test_an_absent_class_has_dashes_and_one_that_is_missed_has_zeros(result: Eva
     assert rows["mean of 1 classes"][7] == rows["lesion"][7]
 
 
-def test_cases_can_be_sorted_by_what_they_are(result: EvaluationResult) -> None:
+def test_each_cell_has_a_value_to_sort_by(result: EvaluationResult) -> None:
     page = Page(case_table(Evaluated.of(result), shown=["bad"]))
     (table,) = page.find("table", id="case-table")
     rows = {cells[0]: cells[1:] for cells in page.rows(table)[1:]}
@@ -136,12 +136,12 @@ def test_cases_can_be_sorted_by_what_they_are(result: EvaluationResult) -> None:
     assert len(page.find("button", within=table, class_="sort")) == len(page.rows(table)[0])
 
 
-def test_only_cases_in_the_viewer_lead_there(result: EvaluationResult) -> None:
+def test_only_cases_in_the_viewer_are_links(result: EvaluationResult) -> None:
     links = Page(case_table(Evaluated.of(result), shown=["bad"])).find("a")
     assert [link["attributes"]["data-show-case"] for link in links] == ["bad"]
 
 
-def test_systems_stand_side_by_side_and_a_case_may_lack_one(result: EvaluationResult) -> None:
+def test_systems_are_shown_side_by_side_and_a_missing_case_has_dashes(result: EvaluationResult) -> None:
     fewer = replace(result, cases=tuple(case for case in result.cases if case.case_id != "bad"))
     page = Page(case_table(Evaluated.of(SystemsResult({"a": result, "b": fewer}))))
     rows = {cells[0]: cells[1:] for cells in page.rows(page.find("table")[0])[2:]}
@@ -155,5 +155,5 @@ def test_problems_are_listed_by_reason(result: EvaluationResult) -> None:
     assert [entry["text"] for entry in page.find("li")] == ["a, bno prediction in <x>"]
 
 
-def test_no_problems_is_said_too(result: EvaluationResult) -> None:
+def test_without_problems_a_sentence_says_so(result: EvaluationResult) -> None:
     assert "Every scan was evaluated" in problem_list(Evaluated.of(result))

@@ -71,7 +71,7 @@ def test_without_measured_axes_the_diameter_of_a_sphere_is_shown(root: Path, eva
     assert [row[3] for row in rows] == ["diameter (mm)", "5.0", "5.0", "2.5"]  # 64, 64 and 8 mm³
 
 
-def test_a_row_knows_where_its_lesion_is(root: Path, evaluated: Evaluated) -> None:
+def test_a_row_states_the_position_of_its_lesion(root: Path, evaluated: Evaluated) -> None:
     page = section(root, evaluated, "bad")
     rows = [row for row in page.find("tr") if "data-point" in row["attributes"]]
     z, y, x = TWO
@@ -79,7 +79,7 @@ def test_a_row_knows_where_its_lesion_is(root: Path, evaluated: Evaluated) -> No
     assert settings(page)["cases"][0]["frame"]["offset"] == [0, 0, 0]
 
 
-def test_a_second_prediction_in_a_lesion_is_no_false_positive(evaluated: Evaluated, root: Path) -> None:
+def test_a_second_prediction_in_a_lesion_is_not_a_false_positive(evaluated: Evaluated, root: Path) -> None:
     lesions = lesions_of(evaluated, "bad")
     matched = dict.fromkeys(Criterion, True)
     again = replace(lesions[-1], id=9, matched=matched, partner=1, iou=0.1, dice=0.2, score=None)
@@ -89,7 +89,7 @@ def test_a_second_prediction_in_a_lesion_is_no_false_positive(evaluated: Evaluat
     assert rows[-1][4:] == ["0.20", "0.10", DASH]
 
 
-def test_lesions_that_one_prediction_finds_say_so(evaluated: Evaluated, root: Path) -> None:
+def test_lesions_that_share_a_prediction_are_marked(evaluated: Evaluated, root: Path) -> None:
     lesions = [
         replace(lesion, partner=1) for lesion in lesions_of(evaluated, "good") if lesion.is_true or lesion.id == 1
     ]

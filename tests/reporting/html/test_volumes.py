@@ -40,7 +40,7 @@ def orders(shape: tuple[int, int, int]) -> FileOrders:
 
 
 def volumes(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> ViewerVolumes:
-    """Noise, which cannot be compressed, and two lesions of one voxel."""
+    """Return noise, which cannot be compressed, with two lesions of one voxel."""
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     truth = np.zeros(shape, np.uint8)
     truth[0, 0, 0], truth[-1, -1, -1] = 1, 2
@@ -51,7 +51,7 @@ def decode(text: str, kind: str) -> np.ndarray:
     return np.frombuffer(gzip.decompress(base64.b64decode(text)), kind)
 
 
-def test_the_body_and_the_lesions_are_what_is_kept(tmp_path: Path) -> None:
+def test_volumes_are_cropped_to_the_body_and_the_lesions(tmp_path: Path) -> None:
     image, truth = np.zeros((12, 20, 24), np.float32), np.zeros((12, 20, 24))
     image[4:8, 5:10, 6:12] = np.random.default_rng(0).normal(100, 10, (4, 5, 6))
     truth[5, 6, 20] = 1  # outside the body
@@ -79,7 +79,7 @@ def test_a_volume_is_turned_to_the_radiological_view(tmp_path: Path) -> None:
     assert shown.place_box((1, 2, 3, 2, 3, 4)) == [4, 2, 3, 5, 3, 4]
 
 
-def test_a_place_is_found_in_a_coarser_and_cropped_volume() -> None:
+def test_positions_are_converted_to_a_coarser_and_cropped_volume() -> None:
     whole = volumes((8, 8, 8))
     coarse = ViewerVolumes(
         whole.image, None, None, (1.0, 1.0, 1.0), orders((9, 9, 9)), (1, 2, 3), (0.0, 1.0), factor=(1, 2, 4)
@@ -121,7 +121,7 @@ def test_label_maps_take_as_few_bits_as_they_need(tmp_path: Path, highest: int, 
     assert np.array_equal(shown.truth != 0, label != 0) and len(np.unique(shown.truth)) == 3
 
 
-def test_what_fits_is_left_as_it_is() -> None:
+def test_volumes_that_fit_are_not_changed() -> None:
     whole = volumes((16, 16, 16))
     assert fit_volumes([whole], whole.size) == [whole] and whole.reduced == ""
 
@@ -149,7 +149,7 @@ def test_a_coarse_voxel_is_the_mean_of_its_voxels() -> None:
     assert coarse.image[3, 4, 5] == np.rint(levels[6:8, 8:10, 10:12].mean())
 
 
-def test_the_last_case_goes_if_even_coarse_ones_do_not_fit() -> None:
+def test_the_last_case_is_left_out_if_even_coarse_volumes_do_not_fit() -> None:
     first, second = volumes((24, 24, 24)), volumes((25, 24, 24))
     kept = fit_volumes([first, second], 18_000)
     assert len(kept) == 1 and kept[0].image.shape == (24, 24, 24)
@@ -158,7 +158,7 @@ def test_the_last_case_goes_if_even_coarse_ones_do_not_fit() -> None:
 
 @given(st.integers(2_000, 90_000))
 @settings(max_examples=25, deadline=None)
-def test_what_is_kept_never_exceeds_the_budget(budget: int) -> None:
+def test_the_kept_volumes_never_exceed_the_budget(budget: int) -> None:
     kept = fit_volumes([volumes((50, 20, 30), (1.0, 1.2, 3.0)), volumes((12, 50, 50))], budget)
     assert sum(entry.size for entry in kept) <= budget
 

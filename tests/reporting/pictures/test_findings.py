@@ -18,7 +18,7 @@ def line(*values: int, classes: dict[int, str] | None = None) -> LesionMap:
     return LesionMap(np.array(values, np.int64).reshape(1, 1, -1), classes or {})
 
 
-def test_found_missed_and_false_positive_are_told_apart() -> None:
+def test_found_missed_and_false_positive_lesions_are_distinguished() -> None:
     findings = collect_findings(UNIT, line(1, 1, 0, 2, 0), line(0, 5, 0, 0, 6))
     assert [(finding.outcome, finding.truth_id, finding.prediction_id) for finding in findings] == [
         (Outcome.FOUND, 1, 5),
@@ -75,7 +75,7 @@ def test_the_size_is_that_of_the_true_lesion_in_millimetres() -> None:
     assert np.pi / 6 * finding.diameter_mm**3 == pytest.approx(12.0)
 
 
-def test_errors_come_first_and_every_kind_has_its_share() -> None:
+def test_errors_come_first_and_every_outcome_has_its_share() -> None:
     outcomes = [Outcome.FOUND] * 20 + [Outcome.MISSED] * 20 + [Outcome.FALSE_POSITIVE] * 2
     findings = [Finding(outcome, BOX, 3, 1.0) for outcome in outcomes]
     chosen = [finding.outcome for finding in select_findings(findings, 12)]

@@ -14,7 +14,7 @@ from detseg3d.reporting.pictures.overlay import PREDICTION_COLOR, TRUTH_COLOR, d
 
 @pytest.fixture
 def case() -> CaseView:
-    """A lesion that was found, a missed lesion and a false positive."""
+    """Return a case with a found lesion, a missed lesion and a false positive."""
     image = np.random.default_rng(0).normal(size=(8, 20, 24)).astype(np.float32)
     truth, prediction = np.zeros((2, *image.shape), np.int32)
     truth[2:4, 5:8, 5:8], truth[6, 15, 20] = 1, 2

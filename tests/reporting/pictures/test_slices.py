@@ -56,7 +56,7 @@ def test_without_lesions_the_middle_is_shown() -> None:
     assert busiest_slice(turned(np.zeros((7, 2, 2), np.int64)), 0) == 3
 
 
-def test_a_lesion_is_shown_where_truth_and_prediction_meet() -> None:
+def test_a_found_lesion_is_shown_on_a_slice_with_truth_and_prediction() -> None:
     truth, prediction = np.zeros((2, 5, 4, 4), np.int64)
     truth[0:3, 0, 0], truth[0, :3, :3] = 1, 1  # largest on slice 0, where nothing was predicted
     prediction[2:5, 0, 0] = 1
@@ -77,7 +77,7 @@ def test_tiles_cross_the_coarse_axis(spacing: tuple[float, float, float], axis: 
 
 
 @pytest.mark.parametrize("start", [0, 50, 99])
-def test_a_tile_is_square_in_millimetres_holds_the_lesion_and_stays_inside(start: int) -> None:
+def test_a_tile_is_square_in_millimetres_contains_the_lesion_and_lies_inside_the_image(start: int) -> None:
     case = turned(np.zeros((3, 100, 100), np.int64), spacing=(1.0, 2.0, 0.5))
     (top, bottom), (left, right) = tile_region(case, 0, (0, start, start, 1, start + 1, start + 1))
     assert (bottom - top) * 2.0 == pytest.approx((right - left) * 0.5)
@@ -100,7 +100,7 @@ def test_a_plane_takes_its_slice_with_its_scale(axis: int) -> None:
     assert plane.scale == [(3.0, 5.0), (2.0, 5.0), (2.0, 3.0)][axis]
 
 
-def test_air_does_not_darken_the_picture() -> None:
+def test_the_air_around_the_body_does_not_change_the_window() -> None:
     image = np.full((20, 20, 20), -1000.0, np.float32)
     image[5:10] = np.linspace(0, 100, 5 * 400).reshape(5, 20, 20)
     low, high = intensity_window(image)
@@ -113,7 +113,7 @@ def test_a_constant_image_has_a_window() -> None:
     assert low < 0 < high
 
 
-def test_a_flat_tile_does_not_blow_up_its_noise() -> None:
+def test_the_window_of_a_tile_has_a_smallest_width() -> None:
     low, high = tile_window(np.array([[50.0, 51.0]], np.float32), (0.0, 100.0))
     assert high - low == pytest.approx(30.0)
     assert low < 50 < 51 < high

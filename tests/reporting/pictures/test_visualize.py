@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[CaseView]:
-    """The cases that were drawn."""
+    """Collect the cases that are drawn."""
     cases: list[CaseView] = []
 
     def record(case: CaseView, maximum: int) -> Any:
@@ -97,7 +97,7 @@ def test_a_roi_file_without_instance_map_is_refused(files: dict[str, Path], tmp_
     assert error.value.file == files["prediction"] and "--instances" in error.value.remedy
 
 
-def test_labels_are_instance_maps_where_dataset_json_says_so(
+def test_labels_are_instance_maps_if_dataset_json_says_so(
     files: dict[str, Path], drawn: list[CaseView], tmp_path: Path
 ) -> None:
     label = np.zeros(SHAPE, np.uint8)
@@ -160,7 +160,7 @@ DIRECTIONS = {
 
 
 def save_in_order(canonical: npt.NDArray[Any], path: Path, axes: str) -> StoredOrder:
-    """Write a volume of 1 mm around the origin with its axes in this order."""
+    """Write a volume with a voxel size of 1 mm around the origin; ``axes`` is the order of its axes in the file."""
     unplaced = Geometry(canonical.shape, origin=tuple(-(size - 1) / 2 for size in canonical.shape[::-1]))
     order = StoredOrder.from_axes(axes, np.zeros(3))
     shape = order.to_stored(canonical).shape

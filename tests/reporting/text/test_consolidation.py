@@ -48,7 +48,7 @@ def test_usually_there_is_no_remark() -> None:
         (replace(consolidation(), failures={"b": "x", "a": "y"}), "These cases failed: a, b."),
     ],
 )
-def test_each_remark_says_what_a_reader_must_not_overlook(summary: ConsolidationSummary, remark: str) -> None:
+def test_each_remark_is_a_plain_sentence_and_stands_in_the_summary(summary: ConsolidationSummary, remark: str) -> None:
     assert describe_consolidation(summary) == [remark]
     assert f"- **{remark}**" in format_consolidation(summary)
 

@@ -12,7 +12,7 @@ from detseg3d.reporting.text.evaluation import format_evaluation
 from tests.evaluations import evaluate_maps, result_of
 
 
-def test_the_tables_show_figures_and_problems() -> None:
+def test_the_tables_show_metrics_and_problems() -> None:
     truth = np.zeros((2, 4, 4), np.int64)
     truth[0, 0, :2], truth[1, 3, 3] = 1, 2
     cases = [
@@ -39,7 +39,7 @@ def test_classes_have_a_row_each_only_if_there_are_several() -> None:
     assert "| mean of 0 classes |" in two
 
 
-def test_means_of_a_class_say_of_how_many_scans_they_are() -> None:
+def test_means_of_a_class_state_the_number_of_scans() -> None:
     names = ["core", "rim"]
     volume = np.array([1, 0, 2, 0], np.int64).reshape(1, 1, -1)
     both = evaluate_maps(
@@ -59,7 +59,7 @@ def systems(**scans: int) -> dict[str, EvaluationResult]:
     return {name: result_of(cases[:count]) for name, count in scans.items()}
 
 
-def test_systems_with_different_scans_say_of_how_many_each_figure_is() -> None:
+def test_systems_with_different_scans_state_their_numbers_of_scans() -> None:
     pair = (Comparison("A", "B", 1, {}),)
     text = format_evaluation(SystemsResult(systems(A=1, B=2), pair))
     assert text.startswith("**Warning.** The systems were evaluated on different scans") and "Without: A hard." in text
@@ -67,7 +67,7 @@ def test_systems_with_different_scans_say_of_how_many_each_figure_is() -> None:
     assert "different scans" not in format_evaluation(SystemsResult(systems(A=2, B=2), pair))
 
 
-def test_intervals_say_how_many_patients_they_rest_on() -> None:
+def test_intervals_state_the_number_of_patients() -> None:
     result = replace(systems(A=2)["A"], patients=1)
     assert "bootstrap" not in format_evaluation(result)
     assert re.search(r"\| Lesion recall at IoU ≥ 0\.1 +\| +2 \| 1\.000 +\|", format_evaluation(result))
@@ -80,7 +80,7 @@ def test_intervals_say_how_many_patients_they_rest_on() -> None:
     assert "fewer than" not in text and "left out" not in text
 
 
-def test_what_is_neither_in_truth_nor_in_prediction_has_dashes() -> None:
+def test_a_class_that_is_in_neither_truth_nor_prediction_has_dashes() -> None:
     volume, names = np.array([1, 0, 0], np.int64).reshape(1, 1, -1), ["core", "rim"]
     cases = [evaluate_maps("a", volume, volume * 0, (1, 1, 1), class_names=names)]
     text = format_evaluation(result_of(cases, names))

@@ -23,7 +23,7 @@ QUICK = EvaluationOptions(samples=20)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Truth with two lesions of two voxels (2 mm³ each), a system that finds one, and one that finds both."""
+    """Write a truth with two lesions of 2 mm³, a system that finds one of them, and a system that finds both."""
     names = ("truth", "half", "whole")
     for name, values in zip(names, ([1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1]), strict=True):
         volume = np.zeros((2, 3, 6), np.uint8)
@@ -61,7 +61,7 @@ def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: 
     assert all(float(row["surface_mm2"]) > 0 and 0 < float(row["sphericity"]) <= 1 for row in lesions)
 
 
-def test_the_complete_figures_are_json(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_all_metrics_are_in_the_json_file(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     result = evaluate_pair(folders[0], folders[1], options=QUICK, run=Run(show_progress=False))
     write_evaluation(result, tmp_path / "out")
     data = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def test_systems_are_compared_with_an_interval(folders: tuple[Path, Path, Path],
     result = evaluate_systems(truth, {"half": half, "whole": whole}, options=QUICK, run=Run(show_progress=False))
     (comparison,) = result.comparisons
     assert (comparison.first, comparison.second, comparison.cases) == ("half", "whole", 1)
-    # One case: every resample is the same; of other patients it says next to nothing.
+    # With one case all resamples are equal, so the interval says nothing about other patients.
     entry = comparison.differences["recall_iou_0.1"]
     assert (entry.first, entry.second, entry.difference, entry.patients) == (0.5, 1.0, 0.5, 1)
     assert (entry.low, entry.high) == pytest.approx((0.5 * 0.025 - 0.975, 0.5 * 0.025 + 0.975))
