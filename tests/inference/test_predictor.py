@@ -362,7 +362,7 @@ def test_a_result_says_how_unlike_the_training_the_scan_is(
     with caplog.at_level("WARNING", logger="detseg3d"):
         constant = predictor.predict_array(np.full((30, 36, 33), 5.0), (1.0, 1.0, 1.0))
     assert constant.similarity is not None and constant.similarity.unlike
-    assert "the scan is unlike the training scans: all voxels have one and the same value" in caplog.text
+    assert "the scan is unlike the training scans: all voxels have the same value" in caplog.text
 
 
 def test_a_gain_that_normalisation_takes_away_is_not_unlike(predictor: Predictor, result: Prediction) -> None:

@@ -1,4 +1,4 @@
-"""A scan beside the training scans: the difference in each measure, and the reasons for a warning."""
+"""The comparison of a scan with the training scans, and the reasons for a warning."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["Comparison", "Similarity"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of a scan beside the training scans.
+    """One measure of a scan, compared with the training scans.
 
     Attributes
     ----------
     kind : Kind
     channel : str or None
-        Name of the channel, if the measure is of one channel and there are several.
+        Name of the channel, if the measure belongs to one of several channels.
     axis : {"z", "y", "x"} or None
     value : float
-        Of the scan, in ``unit``.
+        Value of the scan in ``unit``.
     unit : str
     training_minimum, training_median, training_maximum : float
     lowest_expected, highest_expected : float or None
-        The scan is unlike the training scans outside these; ``None`` is no limit.
+        Outside these limits, the scan is unlike the training scans. ``None`` is no limit.
     """
 
     kind: Kind
@@ -43,13 +43,13 @@ class Comparison:
 
     @property
     def unlike(self) -> bool:
-        """Whether the scan differs from the training scans by more than scans of one kind do."""
+        """Whether the scan differs from the training scans more than scans of one kind differ."""
         low, high = self.lowest_expected, self.highest_expected
         return (low is not None and self.value < low) or (high is not None and self.value > high)
 
     @property
     def excess(self) -> float:
-        """How far the value lies outside, as a share of the distance between the median and the limit."""
+        """Distance beyond the limit, as a fraction of the distance between the median and the limit."""
         limit = self.lowest_expected if self.value < self.training_median else self.highest_expected
         if limit is None or not self.unlike:
             return 0.0
@@ -58,13 +58,13 @@ class Comparison:
         return (scale(self.value) - edge) / (edge - middle) if edge != middle else math.inf
 
     def describe(self) -> str:
-        """The difference in words, with figures."""
+        """Describe the difference in words and numbers."""
         return WORDS[self.kind](self)
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """A scan beside the training scans.
+    """A scan compared with the training scans.
 
     Attributes
     ----------
@@ -78,12 +78,12 @@ class Similarity:
 
     @property
     def unlike(self) -> bool:
-        """Whether the scan is unlike the training scans in any measure."""
+        """Whether the scan is unlike the training scans in at least one measure."""
         return any(comparison.unlike for comparison in self.comparisons)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Each kind of difference in words; causes before what follows from them, of each kind the largest."""
+        """The largest difference of each kind in words, causes before their consequences."""
         worst: dict[tuple[Kind, str | None], Comparison] = {}
         for comparison in self.comparisons:
             key = (comparison.kind, comparison.channel)
@@ -91,14 +91,14 @@ class Similarity:
                 worst[key] = comparison
         return tuple(comparison.describe() for comparison in sorted(worst.values(), key=_rank))
 
-    def summary(self, most: int = 2) -> str:
-        """The first reasons in one line; empty if the scan is like the training scans."""
+    def summary(self, limit: int = 2) -> str:
+        """Return the first reasons in one line; empty if the scan is similar to the training scans."""
         reasons = self.reasons
-        more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
-        return "; ".join(reasons[:most]) + more
+        more = f"; and {len(reasons) - limit} more" if len(reasons) > limit else ""
+        return "; ".join(reasons[:limit]) + more
 
     def to_json(self) -> dict[str, Any]:
-        """The entry ``similarity`` of ``rois/CASE.json``."""
+        """Return the entry ``similarity`` of ``rois/CASE.json``."""
         return {
             "unlike_training": self.unlike,
             "reasons": list(self.reasons),
@@ -124,7 +124,7 @@ class Similarity:
 
 
 def _rank(comparison: Comparison) -> tuple[float, float]:
-    """Place among the reasons of a warning: by kind, then by size. Noise causes fine detail, so it comes first then."""
+    """Return the sort key of a reason: by kind, then by size. Noise causes fine detail, so noise comes before it."""
     order = list(Kind)
     noisy = comparison.kind is Kind.DETAIL and comparison.value < comparison.training_median
     return order.index(Kind.NOISE) + 0.5 if noisy else order.index(comparison.kind), -comparison.excess

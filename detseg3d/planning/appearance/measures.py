@@ -1,4 +1,8 @@
-"""The measures by which scans are compared, and their values of one scan."""
+"""Measures by which scans are compared.
+
+Z-score channels are compared as the network sees them. A scan with another unit or another gain is therefore not
+unlike the training scans.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +38,17 @@ __all__ = [
 ]
 
 
-# Far beyond any scan, and small enough that no calculation overflows.
+# Far larger than any measured value, and small enough that no calculation overflows.
 Figure = Annotated[float, Field(ge=-1e100, le=1e100)]
 Axis = Literal["z", "y", "x"]
-# Noise below this share of the tissue's standard deviation is none, for a network.
+# Smallest noise, as a fraction of the standard deviation of the tissue. Less noise makes no difference to a network.
 _MIN_NOISE = 0.01
-# Correlations beyond it count as equal. Fisher's z would magnify differences that mean nothing.
+# Higher correlations count as equal, because Fisher's z would magnify differences that mean nothing.
 _SAME_LAYOUT = 0.8
 
 
 class Kind(str, Enum):
-    """What a measure is about. The order is that of the reasons of a warning: causes before what follows from them."""
+    """Kind of a measure. A warning lists its reasons in this order, causes before their consequences."""
 
     CONSTANT = "constant"
     SPACING = "spacing"
@@ -63,10 +67,17 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class ComparisonRule:
-    """How a kind of measure is judged.
+    """How a kind of measure is compared.
 
-    ``slack`` is the difference that does not matter in practice, on the scale on which differences are taken: of the
-    value itself, of its logarithm (a ratio), or of Fisher's z (a correlation).
+    Attributes
+    ----------
+    slack : float
+        Difference that does not matter in practice, on the scale of the comparison.
+    unit : str
+    scale : {"value", "ratio", "correlation"}
+        Differences are taken between values, between their logarithms, or between Fisher's z of correlations.
+    low_counts, high_counts : bool
+        Whether values that are too low, or too high, count as different.
     """
 
     slack: float
@@ -105,7 +116,7 @@ RULES: Final[Mapping[Kind, ComparisonRule]] = {
 
 @dataclass(frozen=True)
 class MeasureKey:
-    """One measure: its kind, the channel and the axis that it is of, if any."""
+    """Key of one measure: its kind, and its channel and axis if it has any."""
 
     kind: Kind
     channel: int | None = None
@@ -113,11 +124,17 @@ class MeasureKey:
 
 
 class ChannelReference(FrozenModel):
-    """A channel over the training scans.
+    """One channel, averaged over the training scans.
 
-    ``quantiles`` are the mean over the scans of the quantiles of the normalised intensities, at
-    :data:`~detseg3d.planning.appearance.scan.QUANTILE_LEVELS`. ``layout`` is the mean of the standardised ranks of the
-    parts of the volume by intensity. Both are ``None`` if the channel is constant in all scans.
+    Attributes
+    ----------
+    name : str
+    normalization : ChannelNormalization
+    quantiles : tuple of float or None
+        Mean over the scans of the quantiles of the normalised intensities, at
+        :data:`~detseg3d.planning.appearance.scan.QUANTILE_LEVELS`. ``None`` if the channel is constant in all scans.
+    layout : tuple of float or None
+        Mean over the scans of the standardised ranks of the parts of the volume, by intensity. ``None`` as above.
     """
 
     name: Annotated[str, Field(max_length=1000)]
@@ -131,15 +148,15 @@ class ChannelReference(FrozenModel):
 def measure_scan(
     scan: ScanAppearance, channels: Sequence[ChannelReference], member_of: int = 0
 ) -> dict[MeasureKey, float]:
-    """All measures of a scan, as the network of these channels sees it.
+    """Return all measures of a scan, as the network sees it.
 
     Parameters
     ----------
     scan : ScanAppearance
     channels : sequence of ChannelReference
     member_of : int
-        Number of the scans that ``channels`` are the mean of, if this scan is one of them: the distance to the others
-        is then a little larger than that to the mean.
+        Number of scans from which ``channels`` was averaged, if this scan is one of them, otherwise 0. The distance to
+        the mean of the other scans is then slightly larger than the distance to ``channels``.
     """
     measured = dict(_measure_grid(scan))
     for index, channel in enumerate(scan.channels):
@@ -150,7 +167,7 @@ def measure_scan(
         own = _distance(channel, reference)
         if own is None:
             continue
-        # The mean includes a scan of the training itself: its distance to the mean of the others is larger.
+        # The mean contains this training scan, so its distance to the mean of the other scans is larger.
         own *= member_of / (member_of - 1) if member_of > 1 else 1.0
         measured[MeasureKey(Kind.HISTOGRAM, index)] = own
         others = [_distance(channel, other) for number, other in enumerate(channels) if number != index]
@@ -194,7 +211,7 @@ def _measure_channel(index: int, channel: ChannelAppearance, plan: ChannelNormal
 
 
 def standard_ranks(values: Sequence[float]) -> FloatArray:
-    """Ranks with mean 0 and standard deviation 1, the mean rank for equal values; all 0 if all are equal."""
+    """Return ranks with mean 0 and standard deviation 1. Equal values get their mean rank."""
     _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
     ranks -= ranks.mean()
@@ -209,7 +226,7 @@ def _correlation(first: FloatArray, second: FloatArray) -> float:
 
 
 def _share_above(quantiles: Sequence[float], limit: float) -> float:
-    """Share of the voxels above a limit.
+    """Return the fraction of the voxels above a limit, by interpolation between quantiles.
 
     >>> ramp = [1000 * level for level in QUANTILE_LEVELS]
     >>> round(_share_above(ramp, 250), 3), _share_above(ramp, 1000), _share_above(ramp, -1)
@@ -224,7 +241,7 @@ def _share_above(quantiles: Sequence[float], limit: float) -> float:
 
 
 def normalized_quantiles(channel: ChannelAppearance, plan: ChannelNormalization) -> FloatArray:
-    """Quantiles of the intensities as the network sees them; of a z-score channel, of its tissue."""
+    """Return the quantiles of the normalised intensities; of a z-score channel, those of its tissue."""
     if plan.scheme == "zscore":
         return (np.asarray(channel.tissue) - channel.mean) / (channel.std or 1.0)
     voxels = np.asarray(channel.voxels)
@@ -234,7 +251,7 @@ def normalized_quantiles(channel: ChannelAppearance, plan: ChannelNormalization)
 
 
 def _distance(channel: ChannelAppearance, reference: ChannelReference) -> float | None:
-    """Mean distance of the quantiles (the Wasserstein distance of the histograms), in standard deviations."""
+    """Return the Wasserstein distance of the histograms (mean distance of quantiles) in standard deviations."""
     if channel.is_constant or reference.quantiles is None:
         return None
     levels = np.diff(QUANTILE_LEVELS)

@@ -1,8 +1,8 @@
-"""What a scan looks like, in a few numbers: grid, field of view, background, intensities, noise and finest detail.
+"""Describe the appearance of a scan in a few numbers: grid, field of view, background, intensities, noise, detail.
 
 :func:`measure_appearance` measures one scan. :mod:`detseg3d.planning.appearance.training` compares it with the
 training scans.
-Every figure is measured on at most some 50 000 voxels on a regular grid, so that the costs hardly grow with the scan.
+Every number is measured on at most about 50 000 voxels on a regular grid, so the time hardly grows with the scan.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["LAYOUT_CELLS", "QUANTILE_LEVELS", "ChannelAppearance", "ScanAppearan
 
 
 QUANTILE_LEVELS: Final = (0.0, 0.005, 0.01, *(step / 40 for step in range(1, 40)), 0.99, 0.995, 1.0)
-"""Levels of the intensity quantiles."""
+"""Levels of the intensity quantiles, 0 to 1."""
 LAYOUT_CELLS: Final = 4
-"""Cells along each axis in which mean intensities are taken."""
+"""Number of parts along each axis of which the mean intensity is measured."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -36,7 +36,7 @@ Cells = Annotated[tuple[FiniteFloat, ...], Field(min_length=LAYOUT_CELLS**3, max
 PerAxis = tuple[NonNegative | None, NonNegative | None, NonNegative | None]
 
 _SITES = 40_000
-# A difference of less than this share of the value is rounding noise of float32.
+# A smaller difference, as a fraction of the value, is rounding noise of float32.
 _ROUNDING = 1e-7
 # The median absolute value of a normal distribution, and the gain of the stencil [1 -2 1] × [1 -2 1] on white noise.
 _NORMAL_MEDIAN = 0.6744897501960817
@@ -44,29 +44,30 @@ _STENCIL_GAIN = 6.0
 
 
 class FrozenModel(BaseModel):
-    """Immutable, and without unknown fields."""
+    """Base of the models of this package. They are immutable and refuse unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ChannelAppearance(FrozenModel):
-    """What one channel of a scan looks like.
+    """Appearance of one channel of a scan.
 
     Attributes
     ----------
     voxels : tuple of float
-        Quantiles of all voxels of the body's box, in the units of the file, at :data:`QUANTILE_LEVELS`.
+        Quantiles of all voxels in the box around the body, in the units of the file, at :data:`QUANTILE_LEVELS`.
     tissue : tuple of float
-        Quantiles of the voxels that a z-score is computed from: no padding and no air, see
-        :func:`detseg3d.core.body.tissue_mask`. Outliers are cut off, as the normalisation does.
+        Quantiles of the voxels from which a z-score is computed (no padding, no air), see
+        :func:`detseg3d.core.body.tissue_mask`. Outliers are clipped, as in the normalisation.
     mean, std : float
-        Of the tissue, without outliers, see :func:`detseg3d.core.intensities.intensity_scale`.
+        Mean and standard deviation of the tissue without outliers, see
+        :func:`detseg3d.core.intensities.intensity_scale`.
     commonest : float
-        Share of the body's box that has the commonest value. It is large where the background is exactly constant.
+        Fraction of the box that has the most frequent value. It is large if the background is exactly constant.
     background : float
-        Share of the body's box that is padding or air.
+        Fraction of the box that is padding or air.
     layout : tuple of float
-        Mean intensities of 4 × 4 × 4 equal parts of the body's box, ``(z, y, x)`` in C order: where it is bright.
+        Mean intensities of 4 × 4 × 4 equal parts of the box, ``(z, y, x)`` in C order.
     noise : float or None
         Robust standard deviation of the noise in the tissue, in the units of the file. ``None`` if it cannot be
         measured. Voxels that have the lowest or the highest value of the channel do not count: they may be saturated.
@@ -87,19 +88,19 @@ class ChannelAppearance(FrozenModel):
 
     @property
     def is_constant(self) -> bool:
-        """Whether the channel carries nothing: all its voxels have one value."""
+        """Whether all voxels of the channel have the same value."""
         return self.voxels[-1] - self.voxels[0] <= _ROUNDING * abs(self.voxels[0])
 
 
 class ScanAppearance(FrozenModel):
-    """What a scan looks like.
+    """Appearance of a scan.
 
     Attributes
     ----------
     spacing : 3 floats
-        ``(z, y, x)`` mm.
+        ``(z, y, x)`` in mm.
     field_of_view : 3 floats
-        Edges of the box around everything that is not padding, ``(z, y, x)`` mm.
+        Edges ``(z, y, x)`` in mm of the box around everything that is not padding.
     obliquity : float
         Largest angle in degrees between an axis of the volume and the nearest axis of the patient.
     channels : tuple of ChannelAppearance
@@ -114,16 +115,16 @@ class ScanAppearance(FrozenModel):
 def measure_appearance(
     images: Array, geometry: Geometry, box: tuple[int, int, int, int, int, int] | None = None
 ) -> ScanAppearance:
-    """Measure what a scan looks like.
+    """Measure the appearance of a scan.
 
     Parameters
     ----------
     images : ndarray, shape ``(C, Z, Y, X)``
-        As read. All voxels are finite.
+        As read. All voxels must be finite.
     geometry : Geometry
-        For spacing and direction.
+        Spacing and direction are read.
     box : 6 ints, optional
-        The :func:`~detseg3d.core.body.body_box`, if it is known already.
+        The :func:`~detseg3d.core.body.body_box`. By default it is computed.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def measure_appearance(
 
 
 def obliquity(geometry: Geometry) -> float:
-    """Largest angle in degrees between an axis of the volume and the nearest axis of the patient.
+    """Return the largest angle in degrees between an axis of the volume and the nearest axis of the patient.
 
     Examples
     --------
@@ -160,7 +161,7 @@ def obliquity(geometry: Geometry) -> float:
 
 
 def _measure_channel(channel: Array, padding: float | None, spacing: tuple[float, float, float]) -> ChannelAppearance:
-    """Measure a channel ``(Z, Y, X)`` that is cropped to the body's box."""
+    """Measure a channel ``(Z, Y, X)`` that is cropped to the box around the body."""
     sites = _Sites(channel)
     values = sites.values()
     inside = np.ones(values.shape, np.bool_) if padding is None else values != padding
@@ -168,7 +169,7 @@ def _measure_channel(channel: Array, padding: float | None, spacing: tuple[float
         inside[:] = True
     lowest, highest = float(channel.min()), float(channel.max())
     low, high = plausible_range(values[inside])
-    # The whole volume decides what no signal is: padding, or the lowest value that is not an outlier.
+    # The value without signal comes from the whole volume: padding, or the lowest value that is not an outlier.
     dark = max(lowest, low) if padding is None else min(max(lowest, low), padding)
     tissue = tissue_mask(values, inside, (low, high), dark)
     assert tissue is not None
@@ -192,24 +193,24 @@ def _measure_channel(channel: Array, padding: float | None, spacing: tuple[float
 
 
 class _Sites:
-    """A regular grid of voxels of a channel ``(Z, Y, X)``, about 40 000 of a large one."""
+    """A regular grid of voxels of a channel ``(Z, Y, X)``; about 40 000 voxels of a large channel."""
 
     def __init__(self, channel: Array) -> None:
         self.channel = channel
         self._step = max(1, round((channel.size / _SITES) ** (1 / 3)))
 
     def values(self, offset: tuple[int, int, int] = (0, 0, 0)) -> npt.NDArray[np.float64]:
-        """Values of the voxels that lie ``offset`` (-1, 0 or 1 along each axis) from the sites, shape ``(z, y, x)``."""
+        """Return the voxels at an offset of -1, 0 or 1 along each axis from the sites, shape ``(z, y, x)``."""
         cuts = []
         for length, shift in zip(self.channel.shape, offset, strict=True):
-            # A site has both neighbours wherever the axis has three voxels.
+            # Along an axis with three voxels or more, every site has both neighbours.
             first, last = (1, length - 1) if length >= 3 else (0, length)
             cuts.append(slice(first + shift, last + shift, min(self._step, last - first)))
-        return self.channel[tuple(cuts)].astype(np.float64)  # so that no sum overflows
+        return self.channel[tuple(cuts)].astype(np.float64)  # In float64, no sum overflows.
 
 
 def _layout(values: Array, unit: float = 0.0) -> tuple[float, ...]:
-    """Mean of each of 4 × 4 × 4 equal parts of ``(z, y, x)``; parts of an axis that is too short share its values.
+    """Return the means of 4 × 4 × 4 equal parts of ``(z, y, x)``. Parts of a short axis share its values.
 
     >>> _layout(np.arange(8.0).reshape(8, 1, 1))[::16]
     (0.5, 2.5, 4.5, 6.5)
@@ -224,7 +225,7 @@ def _layout(values: Array, unit: float = 0.0) -> tuple[float, ...]:
 
 
 def _detail(sites: _Sites, padding: float | None, varied: Array, spacing: tuple[float, float, float]) -> PerAxis:
-    """Finest detail of the tissue along ``(z, y, x)`` in mm, from the ratio of first to second differences."""
+    """Return the finest detail along ``(z, y, x)`` in mm: the ratio of first to second differences in the tissue."""
     center = sites.values()
     found: list[float | None] = []
     for axis, length in enumerate(sites.channel.shape):
@@ -241,9 +242,9 @@ def _detail(sites: _Sites, padding: float | None, varied: Array, spacing: tuple[
 
 
 def _noise(sites: _Sites, padding: float | None, varied: Array, spacing: tuple[float, float, float]) -> float | None:
-    """Robust standard deviation of the noise, from the stencil [1 -2 1] × [1 -2 1] along the two finest axes.
+    """Estimate the standard deviation of the noise with the stencil [1 -2 1] × [1 -2 1] along the two finest axes.
 
-    The stencil does not see edges along either axis (Immerkær 1996), and the median leaves most other edges out.
+    The stencil is 0 at edges along either axis (Immerkær 1996), and the median ignores most other edges.
     """
     shape = sites.channel.shape
     axes = sorted((axis for axis in range(3) if shape[axis] >= 3), key=lambda axis: (spacing[axis], -axis))[:2]
@@ -270,7 +271,7 @@ def _step(axis: int, sign: int) -> tuple[int, int, int]:
 
 
 def _longest_run(ordered: Array) -> int:
-    """How often the commonest value occurs in sorted values.
+    """Count the most frequent value of sorted values.
 
     >>> _longest_run(np.array([0, 1, 1, 1, 2]))
     3
@@ -280,13 +281,13 @@ def _longest_run(ordered: Array) -> int:
 
 
 def _quantiles(ordered: Array, unit: float) -> tuple[float, ...]:
-    """Quantiles of sorted values at the levels, without interpolation."""
+    """Return the quantiles of sorted values at :data:`QUANTILE_LEVELS`, without interpolation."""
     index = np.rint(np.asarray(QUANTILE_LEVELS) * (ordered.size - 1)).astype(np.int64)
     return tuple(_rounded(float(value), unit) for value in ordered[index])
 
 
 def _rounded(value: float, unit: float = 0.0) -> float:
-    """Five digits, or as many as tell ten-thousandths of ``unit`` apart: more would only make the files longer.
+    """Round to five digits, or to more digits if they are needed to resolve ten-thousandths of ``unit``.
 
     >>> _rounded(30001.2345), _rounded(30001.2345, 5.0)
     (30001.0, 30001.2345)

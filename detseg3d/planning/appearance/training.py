@@ -1,11 +1,10 @@
-"""How unlike the training scans a scan is, measure by measure, and which differences are worth a warning.
+"""Summarise the appearance of the training scans, and compare other scans with it.
 
-The training scans give, for each measure, an interval in which one further scan of their kind is expected: a prediction
-interval (Student's t for one further draw). A few scans cannot say how much scans vary. The interval therefore counts
-eight assumed scans of usual variation beside them, so that it is wide for a few scans and follows the data for many. It
-is never narrower than a difference that does not matter in practice, and it always includes the training scans.
-
-Z-score channels are compared as the network sees them: a scan in other units, or with another gain, is not unlike.
+For each measure, the training scans give a prediction interval: the interval in which one further scan of their kind is
+expected (Student's t for one further draw). The variance of a few scans is uncertain. Therefore the interval also
+counts eight assumed scans of usual variation, so that it is wide for a few scans and follows the data for many scans.
+The interval is never narrower than a difference that does not matter in practice, and it always contains the training
+scans.
 """
 
 from __future__ import annotations
@@ -42,19 +41,19 @@ __all__ = ["MeasureReference", "TrainingAppearance", "load_training_appearance",
 
 
 MAX_APPEARANCE_BYTES: Final = 16 << 20
-"""Size of an appearance.json. One of a single channel has some kilobytes."""
-# The probability that a scan of the training's kind gets a warning by chance, all measures together.
+"""Largest appearance.json that is read. A file of one channel has some kilobytes."""
+# Probability that a scan of the same kind as the training scans gets a warning by chance, over all measures.
 _FALSE_ALARMS = 0.005
 _ASSUMED_SCANS = 8
-# The assumed scans vary by this share of what does not matter in practice.
+# Standard deviation of the assumed scans, as a fraction of the difference that does not matter in practice.
 _ASSUMED_VARIATION = 1 / 3
 
 
 class MeasureReference(FrozenModel):
-    """One measure over the training scans.
+    """Distribution of one measure over the training scans.
 
-    ``mean`` and ``standard_deviation`` are those of the logarithm, if the measure is compared by ratio (spacing, field
-    of view, detail, noise), and those of Fisher's z, if it is a correlation (layout). ``minimum``, ``median`` and
+    ``mean`` and ``standard_deviation`` are those of the logarithm if the measure is compared by ratio (spacing, field
+    of view, detail, noise), and those of Fisher's z if it is a correlation (layout). ``minimum``, ``median`` and
     ``maximum`` are in the unit of the measure.
     """
 
@@ -70,7 +69,7 @@ class MeasureReference(FrozenModel):
 
 
 class TrainingAppearance(FrozenModel):
-    """What the scans of a training look like; it names no case, and its size does not grow with their number.
+    """Appearance of the scans of a training. It names no case, and its size does not depend on the number of scans.
 
     Attributes
     ----------
@@ -91,23 +90,23 @@ class TrainingAppearance(FrozenModel):
         channel_names: Sequence[str],
         normalization: Sequence[ChannelNormalization],
     ) -> TrainingAppearance:
-        """Sum up the training scans.
+        """Summarise the training scans.
 
         Parameters
         ----------
         scans : sequence of ScanAppearance
-            One or more.
+            At least one.
         channel_names : sequence of str
         normalization : sequence of ChannelNormalization
-            Of the plans: the scans are compared as the network sees them.
+            Normalisation of each channel in the plans, because scans are compared as the network sees them.
         """
         if not scans:
-            raise ValueError("an appearance is summed up from one scan or more")
+            raise ValueError("at least one scan is needed")
         channels = []
         for index, (name, plan) in enumerate(zip(channel_names, normalization, strict=True)):
-            there = [scan.channels[index] for scan in scans if not scan.channels[index].is_constant]
-            quantiles = _mean([normalized_quantiles(channel, plan) for channel in there])
-            layout = _mean([standard_ranks(channel.layout) for channel in there])
+            varied = [scan.channels[index] for scan in scans if not scan.channels[index].is_constant]
+            quantiles = _mean([normalized_quantiles(channel, plan) for channel in varied])
+            layout = _mean([standard_ranks(channel.layout) for channel in varied])
             channels.append(ChannelReference(name=name, normalization=plan, quantiles=quantiles, layout=layout))
         values: dict[MeasureKey, list[float]] = {}
         for scan in scans:
@@ -118,12 +117,12 @@ class TrainingAppearance(FrozenModel):
 
     @classmethod
     def pooled(cls, references: Sequence[TrainingAppearance]) -> TrainingAppearance:
-        """One reference for networks that predict together.
+        """Combine the references of networks that predict together.
 
         Parameters
         ----------
         references : sequence of TrainingAppearance
-            With the same channels. The folds share most of their scans, so the number of scans is that of the largest.
+            References with the same channels. Folds share most of their scans, so the largest number of scans counts.
         """
         if len(references) == 1:
             return references[0]
@@ -148,11 +147,11 @@ class TrainingAppearance(FrozenModel):
         Parameters
         ----------
         scan : ScanAppearance
-            With as many channels.
+            It must have the same number of channels.
         """
         values = measure_scan(scan, self.channels)
         references = {MeasureKey(measure.kind, measure.channel, measure.axis): measure for measure in self.measures}
-        # What no training scan could be measured for is not compared.
+        # Measures without a value in any training scan are not compared.
         shared = [key for key in values if key in references]
         comparisons = []
         for key in shared:
@@ -165,7 +164,7 @@ class TrainingAppearance(FrozenModel):
     ) -> Comparison:
         channel = None if key.channel is None else self.channels[key.channel].name
         if key.kind is Kind.CHANNEL_ORDER:
-            # A channel that still looks most like itself is in order, however little.
+            # The order of the channels is right if a channel is more similar to itself than to any other channel.
             low = min(0.0, low if low is not None else 0.0)
         return Comparison(
             kind=key.kind,
@@ -201,7 +200,7 @@ def _summarize(key: MeasureKey, values: Sequence[float]) -> MeasureReference:
 
 
 def _pool(measures: Sequence[MeasureReference]) -> MeasureReference:
-    """One measure over several sets of training scans, each of which counts by its number of scans."""
+    """Combine one measure over several sets of training scans, weighted by their numbers of scans."""
     weights = np.array([measure.cases for measure in measures], float)
     weights /= weights.sum()
     means = np.array([measure.mean for measure in measures])
@@ -222,13 +221,13 @@ def _pool(measures: Sequence[MeasureReference]) -> MeasureReference:
 
 
 def _interval(reference: MeasureReference, measures: int) -> tuple[float | None, float | None]:
-    """Lowest and highest value that is expected of one further scan, in the unit of the measure; ``None``: no limit.
+    """Return the lowest and the highest expected value of one further scan; ``None`` is no limit.
 
     Parameters
     ----------
     reference : MeasureReference
     measures : int
-        That are compared: the probability of a false alarm is shared among them.
+        Number of measures that are compared, among which the probability of a false alarm is divided.
     """
     rule = RULES[reference.kind]
     half = rule.slack
@@ -256,9 +255,9 @@ def load_training_appearance(path: str | Path) -> TrainingAppearance:
         return TrainingAppearance.model_validate(read_json(path, MAX_APPEARANCE_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(the whole)"
+        field = ".".join(str(part) for part in first["loc"]) or "(the whole)"
         raise DetSeg3DError(
-            f"the file does not describe the training scans: {where}: {first['msg']}",
+            f"the file does not describe the training scans: {field}: {first['msg']}",
             file=path,
             remedy="write it again with detseg3d_train and --val",
         ) from error

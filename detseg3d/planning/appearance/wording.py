@@ -1,4 +1,4 @@
-"""The differences between a scan and the training scans in words."""
+"""Describe the differences between a scan and the training scans in words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _of(comparison: Comparison) -> str:
 def _share(text: str) -> Any:
     def describe(comparison: Comparison) -> str:
         value, training = _percent(comparison)
-        return f"{value} of the voxels{_of(comparison)} {text}; {training} did there"
+        return f"{value} of the voxels{_of(comparison)} {text}; {training} in the training"
 
     return describe
 
@@ -60,22 +60,22 @@ def _detail_words(comparison: Comparison) -> str:
 
 
 def _constant(comparison: Comparison) -> str:
-    return f"all voxels{_of(comparison)} have one and the same value"
+    return f"all voxels{_of(comparison)} have the same value"
 
 
 def _tilt(comparison: Comparison) -> str:
     value, training = f"{comparison.value:.0f}°", f"{comparison.training_maximum:.0f}°"
-    return f"the volume is tilted by {value} against the axes of the patient; by at most {training} in the training"
+    return f"the volume is tilted by {value} against the axes of the patient; at most {training} in the training"
 
 
 def _channel_order(comparison: Comparison) -> str:
-    return f"the intensities{_of(comparison)} look more like those of another channel of the training"
+    return f"the intensities{_of(comparison)} are more similar to another channel of the training"
 
 
 def _layout_words(comparison: Comparison) -> str:
     return (
-        f"bright and dark places{_of(comparison)} lie elsewhere than in the training: their correlation is "
-        f"{comparison.value:.2f}; at least {comparison.training_minimum:.2f} there"
+        f"bright and dark regions{_of(comparison)} lie elsewhere than in the training: their correlation is "
+        f"{comparison.value:.2f}; at least {comparison.training_minimum:.2f} in the training"
     )
 
 
@@ -85,7 +85,7 @@ def _noise_words(comparison: Comparison) -> str:
         for value in (comparison.value, comparison.training_minimum, comparison.training_maximum)
     )
     return (
-        f"the noise{_of(comparison)} is {ratio:.2g} times that of the usual training scan; "
+        f"the noise{_of(comparison)} is {ratio:.2g} times that of the median training scan; "
         f"{_range(f'{low:.2g}', f'{high:.2g}')} times in the training"
     )
 
@@ -93,7 +93,7 @@ def _noise_words(comparison: Comparison) -> str:
 def _histogram_words(comparison: Comparison) -> str:
     return (
         f"the normalised intensities{_of(comparison)} lie {comparison.value:.2g} standard deviations from those of the "
-        f"training, on average; at most {comparison.training_maximum:.2g} there"
+        f"training on average; at most {comparison.training_maximum:.2g} in the training"
     )
 
 
@@ -105,7 +105,7 @@ WORDS: Final[Mapping[Kind, Any]] = {
     Kind.ABOVE_WINDOW: _share("lie above the CT window of the training"),
     Kind.BELOW_WINDOW: _share("lie below the CT window of the training"),
     Kind.CHANNEL_ORDER: _channel_order,
-    Kind.COMMONEST_VALUE: _share("have one and the same value, as a masked background has"),
+    Kind.COMMONEST_VALUE: _share("have the same value, as in a masked background"),
     Kind.BACKGROUND: _share("are background"),
     Kind.LAYOUT: _layout_words,
     Kind.DETAIL: _detail_words,
