@@ -222,7 +222,7 @@ class Page(HTMLParser):
             self.visible += data + " "
 
     def find(self, tag: str, within: dict[str, Any] | None = None, **attributes: str) -> list[dict[str, Any]]:
-        """Return the elements with these attributes, optionally within another element. ``class_`` is one of the classes."""
+        """Return the elements with these attributes, optionally within another one. ``class_`` names one class."""
         wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
         return [
             element
