@@ -114,7 +114,7 @@ def planned(kind: Kind, precision: Precision) -> Plans:
         cases={"case": case},
         summary=summarize({"case": case}, samples, names),
     )
-    return plan_dataset(fingerprint, dataset, memory_gb=100.0, precision=precision)
+    return plan_dataset(fingerprint, dataset, training_gb=100.0, precision=precision)
 
 
 def write_cases(folder: Path, kind: Kind, plans: Plans) -> None:

@@ -33,7 +33,7 @@ def plan(
     dataset : str or int
         Number, name or folder name of the data set, such as 101 or ``Dataset101_SynthMS``.
     options : PrepareOptions, optional
-        For example ``PrepareOptions(memory_gb=24)``.
+        For example ``PrepareOptions(training_gb=24)``.
     raw, preprocessed : path, optional
         Folders of raw and preprocessed data sets. The default values are those of the environment variables
         ``detseg3d_raw`` and ``detseg3d_preprocessed``.

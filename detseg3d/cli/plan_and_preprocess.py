@@ -43,8 +43,8 @@ If the command is interrupted, start it again: it continues with the remaining c
 
 EXAMPLE = """\
 detseg3d_plan_and_preprocess -d 101 --verify
-detseg3d_plan_and_preprocess -d SynthMS 102 -np 4 --memory_gb 12 --val_split 0.2
-detseg3d_plan_and_preprocess --from_fingerprint dataset_fingerprint.json --memory_gb 24"""
+detseg3d_plan_and_preprocess -d SynthMS 102 -np 4 --training_gb 12 --val_split 0.2
+detseg3d_plan_and_preprocess --from_fingerprint dataset_fingerprint.json --training_gb 24"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_root_flags(parser, "raw", "preprocessed")
     plan = parser.add_argument_group("planning")
     plan.add_argument(
-        "--memory_gb",
+        "--training_gb",
         type=positive_float,
         default=8.0,
         metavar="GB",
@@ -119,7 +119,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         verify=options.verify,
         preprocess=not options.no_pp,
         run=run_of(options),
-        memory_gb=options.memory_gb,
+        training_gb=options.training_gb,
         inference_gb=options.inference_gb,
         val_split=options.val_split,
         seed=options.seed,

@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--roi_size", type=positive_int, metavar="N", help="edge length of the RoI cube in samples, such as 32"
     )
     training.add_argument(
-        "--memory_gb", type=positive_float, default=8.0, metavar="GB", help="memory limit of the training"
+        "--training_gb", type=positive_float, default=8.0, metavar="GB", help="memory limit of the training"
     )
     training.add_argument(
         "--inference_gb",
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
             labels=parse_labels(options.labels),
             spacing=None if options.spacing is None else tuple(options.spacing),
             instances=options.instances,
-            memory_gb=options.memory_gb,
+            training_gb=options.training_gb,
             inference_gb=options.inference_gb,
             roi_size=options.roi_size,
             training=TrainingOptions(

@@ -63,7 +63,7 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`-gpu_memory_target 24`",
-        "`--memory_gb 24`",
+        "`--training_gb 24`",
         flags=("-gpu_memory_target",),
     ),
     Counterpart(
@@ -179,7 +179,7 @@ def answer_flag(flag: str) -> str | None:
     Examples
     --------
     >>> answer_flag("-gpu_memory_target")
-    "nnU-Net's -gpu_memory_target is here: --memory_gb 24"
+    "nnU-Net's -gpu_memory_target is here: --training_gb 24"
     >>> answer_flag("--epochs") is None
     True
     """
@@ -203,8 +203,8 @@ def plain(markdown: str) -> str:
 
     Examples
     --------
-    >>> plain("`--memory_gb 24` ([plans.md](../reference/plans.md))")
-    '--memory_gb 24 (docs/reference/plans.md)'
+    >>> plain("`--training_gb 24` ([plans.md](../reference/plans.md))")
+    '--training_gb 24 (docs/reference/plans.md)'
     """
     return markdown.replace("`", "").replace("[plans.md](../reference/plans.md)", "docs/reference/plans.md")
 

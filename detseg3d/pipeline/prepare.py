@@ -60,7 +60,7 @@ class PrepareOptions:
         Fill the case store; without it only fingerprint, plans and splits are made.
     run : Run
         Number of worker processes and display of progress.
-    memory_gb : float
+    training_gb : float
         Memory that training may take.
     inference_gb : float
         Memory that the prediction of a planned volume may take above its input.
@@ -85,7 +85,7 @@ class PrepareOptions:
     verify: bool = False
     preprocess: bool = True
     run: Run = Run(processes=2)
-    memory_gb: float = 8.0
+    training_gb: float = 8.0
     inference_gb: float = 2.0
     val_split: float | None = None
     seed: int | None = None
@@ -319,7 +319,7 @@ def _plan(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: Prepar
     plans = plan_dataset(
         fingerprint,
         raw,
-        options.memory_gb,
+        options.training_gb,
         options.roi_size,
         options.interpolation_order,
         options.inference_gb,

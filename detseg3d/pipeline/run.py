@@ -43,7 +43,7 @@ class ExperimentOptions:
         Share of the cases that is held out.
     channel_names, labels, spacing, instances
         What the files mean; see :func:`~detseg3d.pipeline.convert.convert_folders`.
-    memory_gb : float
+    training_gb : float
         Memory that training may take.
     inference_gb : float
         Memory that the prediction of a planned volume may take above its input.
@@ -66,7 +66,7 @@ class ExperimentOptions:
     labels: Mapping[str, int] | Sequence[str] | None = None
     spacing: Spacing | None = None
     instances: bool = False
-    memory_gb: float = 8.0
+    training_gb: float = 8.0
     inference_gb: float = 2.0
     roi_size: int | None = None
     precision: Precision = Precision.AUTO
@@ -176,7 +176,7 @@ def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareO
     return PrepareOptions(
         verify=True,
         run=options.run,
-        memory_gb=options.memory_gb,
+        training_gb=options.training_gb,
         inference_gb=options.inference_gb,
         val_split=None if divided else options.val_split,
         seed=None if divided else options.training.seed or 0,

@@ -415,10 +415,10 @@ def _no_grid(needs: Requirements, coarsest: GridOption) -> DetSeg3DError:
     scan = max(needs.scans, key=lambda scan: scan.voxels)
     limit = coarsest.refused_by(needs.budget)
     flags = {
-        Limit.TRAINING: "--memory_gb",
+        Limit.TRAINING: "--training_gb",
         Limit.PREDICTION: "--inference_gb",
-        Limit.BOTH: "--memory_gb and --inference_gb",
-        Limit.NONE: "--memory_gb",
+        Limit.BOTH: "--training_gb and --inference_gb",
+        Limit.NONE: "--training_gb",
     }
     grid = "×".join(f"{length:.3g}" for length in coarsest.spacing)
     return DetSeg3DError(

@@ -223,11 +223,11 @@ def explain_detection(choice: Choice, needs: Requirements) -> Decision:
             f"{chosen.inference_gb:.2g} GB."
         )
     reason += f" {limit.value[0].upper()}{limit.value[1:]} forbids a finer grid"
-    flags = {Limit.TRAINING: "--memory_gb", Limit.PREDICTION: "--inference_gb"}
+    flags = {Limit.TRAINING: "--training_gb", Limit.PREDICTION: "--inference_gb"}
     if limit in flags:
         reason += f" (flag {flags[limit]})"
     elif limit is Limit.BOTH:
-        reason += " (flags --memory_gb and --inference_gb)"
+        reason += " (flags --training_gb and --inference_gb)"
     return Decision(name="detection spacing", value=format_spacing(chosen.spacing), reason=f"{reason}.")
 
 

@@ -54,7 +54,7 @@ __all__ = ["choose_normalization", "plan_dataset"]
 def plan_dataset(
     fingerprint: Fingerprint,
     dataset: RawDataset,
-    memory_gb: float = 8.0,
+    training_gb: float = 8.0,
     roi_size: int | Sequence[int] | None = None,
     interpolation_order: int = 1,
     inference_gb: float = INFERENCE_GB,
@@ -67,7 +67,7 @@ def plan_dataset(
     fingerprint : Fingerprint
     dataset : RawDataset
         For names, labels and file ending.
-    memory_gb : float, optional
+    training_gb : float, optional
         Memory in GB that the training may use.
     roi_size : int or 3 ints, optional
         Samples of an RoI along the finest axis, or along each axis, instead of the planned ones.
@@ -86,7 +86,7 @@ def plan_dataset(
     Raises
     ------
     DetSeg3DError
-        If no detection grid fits into ``memory_gb`` and ``inference_gb``, or if a spacing is below a nanometre or above
+        If no detection grid fits into ``training_gb`` and ``inference_gb``, or if a spacing is below a nanometre or above
         a kilometre.
 
     Examples
@@ -128,7 +128,7 @@ def plan_dataset(
             inference=_plan_inference([scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes),
             num_channels=len(dataset.channel_names),
             class_names=dataset.class_names,
-            budget=Budget(memory_gb, inference_gb, precision),
+            budget=Budget(training_gb, inference_gb, precision),
         )
         return needs, reasons
 
@@ -159,7 +159,7 @@ def plan_dataset(
         stage2=needs.stage2,
         training=needs.training.model_copy(update={"curriculum": detection.curriculum}),
         inference=needs.inference,
-        training_budget_gb=memory_gb,
+        training_budget_gb=training_gb,
         inference_budget_gb=inference_gb,
         memory_precision=precision,
         predicted_training_gb=round(detection.training_gb, 3),

@@ -194,7 +194,7 @@ class Plans(StrictModel):
     )
     training_budget_gb: PositiveFloat = Field(
         default=8.0,
-        description="Memory in GB that the training may use (`--memory_gb`).",
+        description="Memory in GB that the training may use (`--training_gb`).",
     )
     inference_budget_gb: PositiveFloat = Field(
         default=2.0,

@@ -21,7 +21,7 @@ def run(tmp_path: Path, *arguments: str) -> int:
 
 def test_plans_preprocesses_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "raw")
-    assert run(tmp_path, "-d", "1", "--verify", "--memory_gb", "4", "--roi_size", "48") == 0
+    assert run(tmp_path, "-d", "1", "--verify", "--training_gb", "4", "--roi_size", "48") == 0
     output = capsys.readouterr().out
     assert "fine spacing: 1×1×1 mm" in output
     assert "RoI size: 48×48×48" in output
@@ -118,7 +118,7 @@ def test_plans_from_a_fingerprint_need_no_images(tmp_path: Path, capsys: pytest.
     second = tmp_path / "same" / "Dataset001_Test"
     for name in ("plans.json", "splits_final.json", "dataset_fingerprint.json"):
         assert (first / name).read_text(encoding="utf-8") == (second / name).read_text(encoding="utf-8")
-    assert main([*given, "--preprocessed", str(tmp_path / "pp"), "--memory_gb", "3", "--roi_size", "48"]) == 0
+    assert main([*given, "--preprocessed", str(tmp_path / "pp"), "--training_gb", "3", "--roi_size", "48"]) == 0
     plans = load_plans(first / "plans.json")
     assert (plans.training_budget_gb, plans.roi.size) == (3, (48, 48, 48))
     assert "RoI size: 48×48×48" in capsys.readouterr().out

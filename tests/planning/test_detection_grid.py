@@ -77,12 +77,12 @@ def test_a_head_at_full_resolution_that_does_not_fit_is_named_with_the_limit() -
     assert min(finest_cell(plans)) > 1.4
     assert "With a head at full resolution" in why(plans, "fine stage")
     assert "forbids." in why(plans, "fine stage")
-    rich = plan_alike([(1, 1, 1)], (300, 300, 300), (1, 1, 1), memory_gb=64, inference_gb=16)
+    rich = plan_alike([(1, 1, 1)], (300, 300, 300), (1, 1, 1), training_gb=64, inference_gb=16)
     assert finest_cell(rich) == (1, 1, 1)
 
 
 def test_a_head_at_full_resolution_may_take_a_slightly_coarser_grid() -> None:
-    plans = plan_alike([(1, 1, 1)], (160, 200, 180), (1, 1, 1), memory_gb=10)
+    plans = plan_alike([(1, 1, 1)], (160, 200, 180), (1, 1, 1), training_gb=10)
     assert 1 < finest_cell(plans)[0] <= math.sqrt(2)
     assert plans.predicted_inference_gb <= 2
     assert "The memory for prediction forbids a finer grid" in why(plans, "detection spacing")
@@ -105,7 +105,7 @@ def test_memory_for_prediction_buys_a_finer_grid_where_it_decides() -> None:
     shape: Shape = (300, 400, 400)
     usual, more_training, more = (
         plan_alike([(6, 6, 6)], shape, (1, 1, 1), **options)
-        for options in ({}, {"memory_gb": 64}, {"memory_gb": 64, "inference_gb": 16})
+        for options in ({}, {"training_gb": 64}, {"training_gb": 64, "inference_gb": 16})
     )
     assert usual.detection_spacing == more_training.detection_spacing != (1, 1, 1)
     assert more.detection_spacing == (1, 1, 1)
@@ -117,9 +117,9 @@ def test_memory_for_prediction_buys_a_finer_grid_where_it_decides() -> None:
 
 
 def test_the_plan_says_that_the_memory_for_training_decides() -> None:
-    plans = plan_alike([(6, 6, 6)], (256, 256, 256), (1, 1, 1), memory_gb=1.5, inference_gb=16)
+    plans = plan_alike([(6, 6, 6)], (256, 256, 256), (1, 1, 1), training_gb=1.5, inference_gb=16)
     assert plans.detection_spacing[0] > 1
-    text = "The memory for training forbids a finer grid (flag --memory_gb)"
+    text = "The memory for training forbids a finer grid (flag --training_gb)"
     assert text in why(plans, "detection spacing")
 
 
@@ -172,7 +172,7 @@ def test_scans_that_could_not_be_predicted_are_not_given_up() -> None:
     assert plans.planned_shape == (1800, 500, 500)
     assert "A volume of the 50th percentile, 180×220×200" in why(plans, "planned volume")
     assert "GB to predict. A higher --inference_gb allows it" in why(plans, "planned volume")
-    rich = plan_scans(scans, memory_gb=64)
+    rich = plan_scans(scans, training_gb=64)
     assert rich.planned_shape == HEAD[0] and rich.detection_spacing == (1, 1, 1)
 
 

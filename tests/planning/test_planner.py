@@ -104,7 +104,7 @@ def test_few_slices_are_said_never_to_be_pooled() -> None:
 def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
     rich, poor = (
         plan((256, 256, 256), edges=[1.5] * 5 + [20] * 5),
-        plan((256,) * 3, edges=[1.5] * 5 + [20] * 5, memory_gb=1.2),
+        plan((256,) * 3, edges=[1.5] * 5 + [20] * 5, training_gb=1.2),
     )
     assert rich.detection_spacing == (1, 1, 1)
     assert poor.detection_spacing[0] > 1
@@ -140,7 +140,7 @@ def test_larger_lesions_do_without() -> None:
 
 
 def test_a_fine_stage_is_not_worth_a_coarser_grid() -> None:
-    rich, poor = plan((256,) * 3), plan((256,) * 3, memory_gb=4)
+    rich, poor = plan((256,) * 3), plan((256,) * 3, training_gb=4)
     assert rich.stage1.strides[0] == (1, 1, 1) and poor.stage1.strides[0] == (2, 2, 2)
     assert rich.detection_spacing == poor.detection_spacing == (1, 1, 1)
     assert rich.predicted_training_gb > 4 >= poor.predicted_training_gb
@@ -154,14 +154,14 @@ def test_a_plan_without_lesions_has_no_fine_stage() -> None:
 
 
 def test_the_finest_grid_that_fits_is_taken() -> None:
-    plans = plan((256, 256, 256), memory_gb=1.5)
-    finer = plan((256, 256, 256), memory_gb=1.5 * 1.2)
+    plans = plan((256, 256, 256), training_gb=1.5)
+    finer = plan((256, 256, 256), training_gb=1.5 * 1.2)
     assert finer.detection_spacing[0] < plans.detection_spacing[0]
 
 
 def test_impossible_budget_is_an_error() -> None:
-    with pytest.raises(DetSeg3DError, match=r"no detection grid fits into 0.1 GB(.|\n)*raise --memory_gb"):
-        plan(memory_gb=0.1)
+    with pytest.raises(DetSeg3DError, match=r"no detection grid fits into 0.1 GB(.|\n)*raise --training_gb"):
+        plan(training_gb=0.1)
 
 
 def test_large_lesions_get_a_larger_roi() -> None:
@@ -191,7 +191,7 @@ def test_an_roi_that_cannot_be_halved_is_an_error(override: int) -> None:
 
 def test_large_rois_of_a_large_volume_leave_memory_for_the_detector() -> None:
     # 32 RoIs of 64³ would need 3.3 of the 4 GB, on whatever grid the detector works.
-    assert plan((300, 512, 512), edges=[60.0] * 10, memory_gb=4).predicted_training_gb <= 4
+    assert plan((300, 512, 512), edges=[60.0] * 10, training_gb=4).predicted_training_gb <= 4
 
 
 @pytest.mark.parametrize("name", ["CT", "ct", " Ct "])
