@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from detseg3d.consolidation.calibration import rescale_thresholds
 from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.count_table import CountTable
-from detseg3d.consolidation.objective import Objective, pooled
+from detseg3d.consolidation.objective import Objective, pool_counts
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth
 from detseg3d.consolidation.search import search
 from detseg3d.data.labels import lesions_from_semantic
@@ -37,7 +38,6 @@ from detseg3d.evaluation.scores.calibration import fit_calibration
 from detseg3d.inference.candidates import Candidates, load_candidates, save_candidates
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
-from detseg3d.pipeline.consolidate import threshold_on_scale
 from detseg3d.planning.plans import Plans, load_plans
 
 SHAPE = (24, 48, 48)
@@ -136,7 +136,7 @@ def calibrated(plans: Plans, cases: Sequence[PreparedCase]) -> Plans:
         )
     ]
     knots = fit_calibration([lesion.score for lesion in lesions], [bool(lesion.hits) for lesion in lesions])
-    return threshold_on_scale(plans, knots)
+    return rescale_thresholds(plans, knots)
 
 
 @dataclass(frozen=True)
@@ -153,20 +153,22 @@ def simulate(network: Network, plans: Plans, scans: int, seed: int, new: Sequenc
     """One cross-validation, and its choice judged on the new scans."""
     cases = prepare(network, scans, folder, np.random.default_rng(seed))
     start = calibrated(plans, cases)
-    sweep = search(cases, start, Objective(), run=Run(show_progress=False))
-    metrics = sweep.choice_metrics()
+    result = search(cases, start, Objective(), run=Run(show_progress=False))
+    metrics = result.choice_metrics()
     assert metrics.cross_fitted is not None
     true = 0.0  # of the plan over itself
-    if not sweep.plan_kept:
+    if not result.plan_kept:
         table = CountTable(new, start, Run(0, show_progress=False))
-        table.evaluate([sweep.default, sweep.chosen], "new scans")
-        plan, chosen = (pooled(table.counts[setting]).f1_iou_0_1 for setting in (sweep.default, sweep.chosen))
+        table.evaluate([result.default, result.chosen], "new scans")
+        plan, chosen = (
+            pool_counts(table.counts[thresholds]).f1_iou_0_1 for thresholds in (result.default, result.chosen)
+        )
         true = chosen - plan
     return Run(
         metrics.cross_fitted.f1_iou_0_1 - metrics.plan.f1_iou_0_1,
         true,
         metrics.chosen_on_the_same_scans.f1_iou_0_1 - metrics.plan.f1_iou_0_1,
-        sweep.plan_kept,
+        result.plan_kept,
     )
 
 

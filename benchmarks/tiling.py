@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from detseg3d.consolidation.true_boxes import TrueBoxLesion, segment_true_boxes
 from detseg3d.data.case_store import CaseStore
 from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline.train import load_fold
-from detseg3d.training.validation import outline_true_boxes
 
 ONE_ROI = 1e6  # fine voxels a sample may stand for: no box is ever too large for one RoI
 
@@ -43,13 +43,13 @@ def main() -> None:
     print(json.dumps(compare(tiled, single, set(several)), indent=1))
 
 
-def outline(predictor: Predictor, store: CaseStore, cases: Sequence[str], max_scale: float) -> list[dict[str, Any]]:
+def outline(predictor: Predictor, store: CaseStore, cases: Sequence[str], max_scale: float) -> list[TrueBoxLesion]:
     """Dice of each lesion in its true box, if one sample may stand for so many voxels."""
     plans = predictor.plans.evolve(roi={"max_scale": max_scale})
     predictor.plans = plans
     for model in predictor.models:
         model.plans = plans
-    return outline_true_boxes(predictor, store, cases)
+    return segment_true_boxes(predictor, store, cases)
 
 
 def tiled_lesions(predictor: Predictor, store: CaseStore, cases: Sequence[str]) -> list[tuple[str, int]]:
@@ -60,17 +60,17 @@ def tiled_lesions(predictor: Predictor, store: CaseStore, cases: Sequence[str]) 
 
 
 def compare(
-    tiled: Sequence[dict[str, Any]], single: Sequence[dict[str, Any]], several: set[tuple[str, int]]
+    tiled: Sequence[TrueBoxLesion], single: Sequence[TrueBoxLesion], several: set[tuple[str, int]]
 ) -> dict[str, Any]:
     """Mean Dice both ways over groups of lesions."""
-    sizes = np.array([row["voxels"] for row in tiled])
+    sizes = np.array([row.voxels for row in tiled])
     large = sizes >= np.quantile(sizes, 0.95)
     groups = {
-        "several RoIs by the plan": np.array([(row["case"], row["lesion"]) in several for row in tiled]),
+        "several RoIs by the plan": np.array([(row.case, row.lesion) in several for row in tiled]),
         "largest 5 %": large,
         "all": np.ones(len(tiled), bool),
     }
-    dice = np.array([[row["dice"] for row in rows] for rows in (tiled, single)])
+    dice = np.array([[row.dice for row in rows] for rows in (tiled, single)])
     return {
         name: {
             "lesions": int(chosen.sum()),

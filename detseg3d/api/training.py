@@ -9,7 +9,7 @@ from typing import Any
 from detseg3d.consolidation.objective import Objective
 from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
-from detseg3d.pipeline.consolidate import Consolidated
+from detseg3d.pipeline.consolidate import ConsolidationResult
 from detseg3d.pipeline.consolidate import consolidate as consolidate_folds
 from detseg3d.pipeline.prepare import PreparedDataset, PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
@@ -114,7 +114,7 @@ def consolidate(
     raw: str | Path | None = None,
     results: str | Path | None = None,
     run: Run | None = None,
-) -> Consolidated:
+) -> ConsolidationResult:
     """Pool the validation predictions of the folds, calibrate the scores and choose the thresholds for prediction.
 
     Parameters
@@ -132,7 +132,7 @@ def consolidate(
 
     Returns
     -------
-    Consolidated
+    ConsolidationResult
         The thresholds, their estimated metrics and the folder of the cross-fitted predictions.
 
     Raises

@@ -95,18 +95,18 @@ def _run(options: argparse.Namespace) -> CommandResult:
     raw = resolve_dataset(raw_root(options.raw), model.name)
     objective = Objective(options.target_recall, options.target_fp)
     run = run_of(options)
-    done = consolidate(raw, model, options.folds, objective, run)
-    result = report_consolidation(done, raw, run)
-    show(format_cross_validation(done.summary, result))
-    show(f"wrote {ModelFolder(model).operating_point} and {done.predictions}")
-    failed = {*done.failures, *(problem.case_id for problem in result.problems)}
+    consolidated = consolidate(raw, model, options.folds, objective, run)
+    evaluation = report_consolidation(consolidated, raw, run)
+    show(format_cross_validation(consolidated.summary, evaluation))
+    show(f"wrote {ModelFolder(model).operating_point} and {consolidated.predictions}")
+    failed = {*consolidated.failures, *(problem.case_id for problem in evaluation.problems)}
     if failed:
         logger.error("%d case(s) failed: %s", len(failed), ", ".join(sorted(failed)))
     data = {
         "operating_point": str(ModelFolder(model).operating_point),
-        "folder": str(done.predictions),
-        "consolidation": done.summary.to_json(),
-        "evaluation": result.to_json(),
+        "folder": str(consolidated.predictions),
+        "consolidation": consolidated.summary.to_json(),
+        "evaluation": evaluation.to_json(),
         "failed": sorted(failed),
     }
     return CommandResult(data, EXIT_FAILURE if failed else EXIT_SUCCESS)

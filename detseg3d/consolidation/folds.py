@@ -1,20 +1,20 @@
-"""What the folds of a model left behind for cross-validation, checked: candidates, plans, weights.
+"""Read what the validation of each fold has stored: candidates, plans and weights.
 
-Each case counts once, as the fold predicted it that did not see it.
+Each case counts once, as predicted by the fold that did not train on it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detseg3d.consolidation.cases import CandidateCase
+from detseg3d.consolidation.true_boxes import TrueBoxLesion, read_true_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset
-from detseg3d.data.folders import ModelFolder
+from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.inference.model_folder import same_network
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.planning.plans import Plans, load_plans
@@ -25,7 +25,7 @@ __all__ = ["ValidatedFolds", "load_validated_folds"]
 
 logger = logging.getLogger(__name__)
 
-# Candidates that were stored under different ones of these cannot be pooled.
+# Candidates can be pooled only if these settings were equal when they were stored.
 _STORED_UNDER = (
     *(field.name for field in THRESHOLD_FIELDS if field.stage is ThresholdStage.CANDIDATES),
     "candidate_density",
@@ -33,217 +33,212 @@ _STORED_UNDER = (
     "max_candidates",
     "mirror_axes",
 )
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class ValidatedFolds:
-    """The folds of a model, ready to be pooled.
+    """Validated folds of a model.
 
     Attributes
     ----------
     folds : tuple of str
-        Names, each once.
+        Names, without repetition.
     plans : Plans
-        Those of the first fold; the others' give the same network and the same candidates.
+        Plans of the first fold. The plans of the others give the same network and the same candidates.
     cases : tuple of CandidateCase
-        The validation cases of all folds, by name.
-    weights : dict of str to str
-        SHA-256 of the weights, by the name of the fold's folder.
-    true_boxes : tuple of dict
-        Of these cases, from :func:`~detseg3d.training.validation.outline_true_boxes`.
-    failures : dict of str to str
+        Validation cases of all folds, sorted by name.
+    weights : mapping of str to str
+        SHA-256 of the weights of each fold, by the name of its folder.
+    true_boxes : tuple of TrueBoxLesion
+        True lesions of these cases, segmented in their true boxes.
+    failures : mapping of str to str
         Validation cases that cannot be pooled, and why.
     """
 
     folds: tuple[str, ...]
     plans: Plans
     cases: tuple[CandidateCase, ...]
-    weights: dict[str, str]
-    true_boxes: tuple[dict[str, Any], ...]
-    failures: dict[str, str]
+    weights: Mapping[str, str]
+    true_boxes: tuple[TrueBoxLesion, ...]
+    failures: Mapping[str, str]
 
 
 def load_validated_folds(
     dataset: RawDataset, model_folder: Path, folds: Sequence[str | int] | None = None
 ) -> ValidatedFolds:
-    """Collect what the validation of each fold stored.
+    """Read what the validation of each fold has stored.
 
     Parameters
     ----------
     dataset : RawDataset
-        For the labels.
+        Provides the labels.
     model_folder : Path
         ``results/DatasetXXX_Name``.
     folds : sequence, optional
-        By default all numbered ones that are there.
+        Names of folds. By default all numbered folds of the folder.
+
+    Returns
+    -------
+    ValidatedFolds
 
     Raises
     ------
     DetSeg3DError
-        If a fold is not there, not validated to the end or has no stored candidates, if folds share validation cases or
-        differ in their plans, or if there is no label of a case.
+        If a fold is missing, was not validated completely or has no stored candidates, if folds share validation cases
+        or have different plans, or if a case has no label.
     """
-    names = tuple(dict.fromkeys(map(str, _numbered_folds(model_folder) if folds is None else folds)))
+    model = ModelFolder(model_folder)
+    names = tuple(dict.fromkeys(map(str, _numbered_folds(model) if folds is None else folds)))
     if "all" in names:
         raise DetSeg3DError(
-            "the fold all has seen every case, so it has no case to judge it by",
-            file=ModelFolder(model_folder).fold("all").path,
+            "the fold all was trained on every case, so none is left to judge it",
+            file=model.fold("all").path,
             remedy="name the folds of a cross-validation with -f",
         )
     labels = dataset.label_files
     cases: dict[str, CandidateCase] = {}
     failures: dict[str, str] = {}
     for name in names:
-        stored, failed = _cases_of_fold(model_folder, name)
+        fold = model.fold(name)
+        stored, failed = _cases_of_fold(fold)
         failures.update(failed)
         for case_id in stored:
-            file = ModelFolder(model_folder).fold(name).validation.candidates(case_id)
-            label = labels.get(case_id)
+            file, label = fold.validation.candidates(case_id), labels.get(case_id)
             if label is None:
                 raise DetSeg3DError("the raw data set has no label of this validation case", file=file, value=case_id)
             if case_id in cases:
                 raise DetSeg3DError(
-                    f"case {case_id} was validated by fold {cases[case_id].fold} and by fold {name}",
+                    f"two folds have validated this case: {cases[case_id].fold} and {name}",
                     file=file,
-                    expected="folds whose validation cases differ",
-                    remedy="choose folds of one split with -f",
+                    value=case_id,
+                    expected="folds with different validation cases",
+                    remedy="select folds of one split with -f",
                 )
             cases[case_id] = CandidateCase(case_id, name, file, label, dataset.patient_of(case_id))
-    left = [case_id for case_id in labels if case_id not in cases and case_id not in failures]
-    if folds is None and left:
-        logger.warning("%d of %d cases were validated by none of the folds %s", len(left), len(labels), " ".join(names))
+    missing = [case_id for case_id in labels if case_id not in cases and case_id not in failures]
+    if folds is None and missing:
+        logger.warning("%d of %d cases were not validated by any of the folds %s", len(missing), len(labels), names)
+    lesions = [lesion for name in names for lesion in _true_boxes(model.fold(name))]
     return ValidatedFolds(
         names,
-        _common_plans(model_folder, names),
+        _common_plans(model, names),
         tuple(cases[case_id] for case_id in sorted(cases)),
-        _weights(model_folder, names),
-        tuple(row for name in names for row in _true_boxes(model_folder, name) if row["case"] in cases),
+        {model.fold(name).path.name: _digest_of_weights(model.fold(name)) for name in names},
+        tuple(lesion for lesion in lesions if lesion.case in cases),
         {case_id: message for case_id, message in failures.items() if case_id not in cases},
     )
 
 
-def _numbered_folds(model_folder: Path) -> list[int]:
-    """The folds up to the highest that is there: one that is missing between them is an error, when it is read."""
-    numbers = [int(fold.name) for fold in ModelFolder(model_folder).folds() if fold.name.isdecimal()]
+def _numbered_folds(model: ModelFolder) -> list[int]:
+    """Return all numbers up to the highest fold. A missing fold in between is an error when it is read."""
+    numbers = [int(fold.name) for fold in model.folds() if fold.name.isdecimal()]
     return list(range(max(numbers, default=0) + 1))
 
 
-def _again(model_folder: Path, name: str) -> str:
-    return f"detseg3d_train {model_folder.name} {name} --val"
+def _validation_command(fold: FoldFolder) -> str:
+    """Return the command that validates the fold again."""
+    return f"detseg3d_train {fold.path.parent.name} {fold.name} --val"
 
 
-def _cases_of_fold(model_folder: Path, name: str) -> tuple[list[str], dict[str, str]]:
-    """The cases that the fold's last validation predicted, and those that failed.
+def _cases_of_fold(fold: FoldFolder) -> tuple[list[str], dict[str, str]]:
+    """Return the cases that the last validation of a fold predicted, and the problems of those that failed.
 
-    What else lies in the folder is from an earlier validation with other splits: the fold may have trained on it since.
+    Other candidates in the folder are from an earlier validation with other splits, so the fold may have been trained
+    on their cases since.
     """
-    validation = ModelFolder(model_folder).fold(name).validation
-    there = {
-        path.stem for path in validation.candidates_folder.glob("[!.]*.npz")
-    }  # hidden ones were left by a process that was killed
-    if not there:
+    validation = fold.validation
+    # Hidden files are left over from a process that was killed.
+    stored = {path.stem for path in validation.candidates_folder.glob("[!.]*.npz")}
+    if not stored:
         raise DetSeg3DError(
-            f"fold {name} has no stored candidates",
+            f"fold {fold.name} has no stored candidates",
             file=validation.path,
             expected="validation/candidates/CASE.npz for each validation case",
-            remedy=f"train it, or write them with {_again(model_folder, name)}; or name the folds that are there with "
-            "-f",
+            remedy=f"train the fold, or write the candidates with {_validation_command(fold)}; or select other folds "
+            "with -f",
         )
-    summary = validation.summary
+    summary, remedy = validation.summary, f"validate the fold again with {_validation_command(fold)}"
     if not summary.is_file():
-        raise DetSeg3DError(
-            f"the validation of fold {name} did not come to its end",
-            file=summary,
-            remedy=f"repeat it with {_again(model_folder, name)}",
-        )
+        raise DetSeg3DError(f"the validation of fold {fold.name} is not complete", file=summary, remedy=remedy)
     try:
         record = read_json(summary)
         validated = [str(case["case_id"]) for case in record["cases"]]
         problems = {str(entry["case_id"]): str(entry["problem"]) for entry in record["problems"]}
     except (KeyError, TypeError) as error:
         raise DetSeg3DError(
-            f"the summary of the validation cannot be understood ({type(error).__name__}: {error})",
+            f"the summary of the validation cannot be read ({type(error).__name__}: {error})",
             file=summary,
-            remedy=f"write it again with {_again(model_folder, name)}",
+            remedy=remedy,
         ) from error
-    stale = sorted(there - set(validated) - set(problems))
-    if stale:
+    outdated = sorted(stored - set(validated) - set(problems))
+    if outdated:
         logger.warning(
-            "fold %s: stored candidates of %d case(s) are not of its last validation and are left out: %s",
-            name,
-            len(stale),
-            ", ".join(stale[:5]) + (", …" if len(stale) > 5 else ""),
+            "fold %s: the stored candidates of %d case(s) are older than the last validation and are ignored: %s",
+            fold.name,
+            len(outdated),
+            ", ".join(outdated[:_MAX_SHOWN]) + (", …" if len(outdated) > _MAX_SHOWN else ""),
         )
-    failed = {case_id: f"validation of fold {name}: {text}" for case_id, text in problems.items()}
-    failed |= {case_id: f"fold {name} stored no candidates of it" for case_id in validated if case_id not in there}
-    return sorted(set(validated) & there - set(problems)), failed
+    failed = {case_id: f"validation of fold {fold.name}: {text}" for case_id, text in problems.items()}
+    failed |= {
+        case_id: f"fold {fold.name} has no candidates of this case" for case_id in validated if case_id not in stored
+    }
+    return sorted(set(validated) & stored - set(problems)), failed
 
 
-def _common_plans(model_folder: Path, names: Sequence[str]) -> Plans:
-    """The plans of the first fold, if those of the others agree with them in what matters here."""
-    files = [ModelFolder(model_folder).fold(name).plans for name in names]
+def _common_plans(model: ModelFolder, names: Sequence[str]) -> Plans:
+    """Return the plans of the first fold, and check that the others agree with them."""
+    files = [model.fold(name).plans for name in names]
     first, *others = [load_plans(file) for file in files]
     for file, plans in zip(files[1:], others, strict=True):
-        remedy = f"train it again with the plans of fold {names[0]}, or leave it out with -f"
         if not same_network(plans, first):
-            raise DetSeg3DError("the folds were trained with different plans", file=file, remedy=remedy)
-        mine, theirs = (plan.inference.model_dump(include=set(_STORED_UNDER)) for plan in (plans, first))
-        if mine != theirs:
-            found = ", ".join(f"{key} {mine[key]}" for key in _STORED_UNDER if mine[key] != theirs[key])
-            expected = ", ".join(f"{key} {theirs[key]}" for key in _STORED_UNDER if mine[key] != theirs[key])
             raise DetSeg3DError(
-                "the candidates of the folds were found under different inference settings",
+                "the folds were trained with different plans",
                 file=file,
-                value=found,
-                expected=f"{expected}, as fold {names[0]}",
-                remedy="make the inference sections of their plans.json alike and validate again (--val)",
+                remedy=f"train this fold again with the plans of fold {names[0]}, or leave it out with -f",
+            )
+        own, expected = (plan.inference.model_dump(include=set(_STORED_UNDER)) for plan in (plans, first))
+        different = [name for name in _STORED_UNDER if own[name] != expected[name]]
+        if different:
+            raise DetSeg3DError(
+                "the candidates of the folds were stored with different settings of the inference",
+                file=file,
+                value=", ".join(f"{name} {own[name]}" for name in different),
+                expected=", ".join(f"{name} {expected[name]}" for name in different) + f", as fold {names[0]}",
+                remedy="make the inference sections of their plans.json equal and validate again (--val)",
             )
         if plans.inference != first.inference:
             logger.warning(
-                "the plans of %s name other thresholds than those of fold_%s, which are taken as the plan's",
+                "the plans of %s have other thresholds than those of fold_%s; the latter are used",
                 file.parent.name,
                 names[0],
             )
     return first
 
 
-def _weights(model_folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Digests of the weights that the candidates are of, as far as the times of the files tell."""
-    digests = {}
-    for name in names:
-        fold = ModelFolder(model_folder).fold(name)
-        file = fold.final_weights
-        if not file.is_file():
-            raise DetSeg3DError(f"fold {name} has no weights", file=file, remedy="train it to the end")
-        written = file.stat().st_mtime
-        candidates = list(fold.validation.candidates_folder.glob("[!.]*.npz"))
-        older = sum(path.stat().st_mtime < written for path in candidates)
-        if older:
-            logger.warning(
-                "fold %s: %d of %d stored candidates are older than its weights; if it was trained anew, run %s first",
-                name,
-                older,
-                len(candidates),
-                _again(model_folder, name),
-            )
-        digests[fold.path.name] = weights_digest(file)
-    return digests
-
-
-def _true_boxes(model_folder: Path, name: str) -> list[dict[str, Any]]:
-    file = ModelFolder(model_folder).fold(name).validation.true_boxes
+def _digest_of_weights(fold: FoldFolder) -> str:
+    """Return the digest of the weights, and warn if they are newer than the candidates."""
+    file = fold.final_weights
     if not file.is_file():
-        logger.warning("fold %s has no figures for true boxes; %s writes them", name, _again(model_folder, name))
-        return []
-    rows = read_json(file)
-    fields = {"case": (str,), "voxels": (int,), "dice": (int, float)}
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and all(type(row.get(name)) in types for name, types in fields.items()) for row in rows
-    ):
-        raise DetSeg3DError(
-            "the figures for true boxes cannot be understood",
-            file=file,
-            expected=f"a list of entries with {', '.join(sorted(fields))}",
-            remedy=f"write them again with {_again(model_folder, name)}",
+        raise DetSeg3DError(f"fold {fold.name} has no weights", file=file, remedy="train the fold to its end")
+    trained = file.stat().st_mtime
+    candidates = list(fold.validation.candidates_folder.glob("[!.]*.npz"))
+    older = sum(path.stat().st_mtime < trained for path in candidates)
+    if older:
+        logger.warning(
+            "fold %s: %d of %d stored candidates are older than the weights; if the fold was trained again, run %s "
+            "first",
+            fold.name,
+            older,
+            len(candidates),
+            _validation_command(fold),
         )
-    return rows
+    return weights_digest(file)
+
+
+def _true_boxes(fold: FoldFolder) -> list[TrueBoxLesion]:
+    file, command = fold.validation.true_boxes, _validation_command(fold)
+    if not file.is_file():
+        logger.warning("fold %s has no Dice of the true boxes; %s writes it", fold.name, command)
+        return []
+    return read_true_boxes(file, f"write it again with {command}")

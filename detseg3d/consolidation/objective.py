@@ -1,4 +1,4 @@
-"""What an operating point is chosen for, and the pooled figures by which it is chosen."""
+"""Objective of the choice of an operating point, and the pooled metrics that it judges."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from detseg3d.consolidation.outcomes import CaseCounts
 from detseg3d.evaluation.cross_validation import PooledMetrics
 
-__all__ = ["Objective", "pooled"]
+__all__ = ["Objective", "pool_counts"]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the operating point is chosen for: the highest F1, unless a recall or a number of false positives is given.
+    """What the thresholds are chosen for. By default this is the highest F1.
 
-    A lesion is found if it is matched one to one with an IoU of 0.1 or more. At any overlap, larger masks would find
-    more lesions, however poor they are.
+    A lesion is found if it is matched one to one with an IoU of 0.1 or more. If any overlap counted, larger masks would
+    find more lesions, however poor they are.
 
     Attributes
     ----------
     target_recall : float, optional
-        The highest precision at this recall or more.
+        Choose the highest precision with at least this recall.
     target_fp : float, optional
-        The highest recall at this number of false positives per scan or fewer.
+        Choose the highest recall with at most this number of false positives per scan.
     """
 
     target_recall: float | None = None
@@ -45,42 +45,46 @@ class Objective:
 
     @property
     def has_target(self) -> bool:
-        """Whether the user asked for a recall or a number of false positives."""
+        """Whether a recall or a number of false positives is requested."""
         return self.target_recall is not None or self.target_fp is not None
 
-    def reached(self, figures: PooledMetrics) -> bool:
-        """Whether the pooled ``figures`` meet the target; the highest F1 is always met."""
+    def is_reached(self, metrics: PooledMetrics) -> bool:
+        """Return whether the metrics reach the target. Without a target this is true."""
         if self.target_recall is not None:
-            return figures.recall_iou_0_1 >= self.target_recall
+            return metrics.recall_iou_0_1 >= self.target_recall
         if self.target_fp is not None:
-            return figures.fp_per_scan_iou_0_1 <= self.target_fp and figures.recall_iou_0_1 > 0
+            return metrics.fp_per_scan_iou_0_1 <= self.target_fp and metrics.recall_iou_0_1 > 0
         return True
 
-    def value(self, figures: PooledMetrics) -> float:
-        """How good the pooled ``figures`` are: comparable numbers; below 0, the nearer the better, off the target."""
-        recall = figures.recall_iou_0_1
+    def value(self, metrics: PooledMetrics) -> float:
+        """Return how good the metrics are; a larger value is better.
+
+        If the target is not reached, the value is negative: minus the distance from the target.
+        """
+        recall = metrics.recall_iou_0_1
         if self.target_recall is not None:
-            return figures.precision_iou_0_1 if self.reached(figures) else recall - self.target_recall
+            return metrics.precision_iou_0_1 if self.is_reached(metrics) else recall - self.target_recall
         if self.target_fp is not None:
             if recall == 0:
-                return -math.inf  # nothing found has no false positives, but it is not what was asked for
-            return recall if self.reached(figures) else self.target_fp - figures.fp_per_scan_iou_0_1
-        return figures.f1_iou_0_1
+                return -math.inf  # a model that finds nothing has no false positives, but is useless
+            return recall if self.is_reached(metrics) else self.target_fp - metrics.fp_per_scan_iou_0_1
+        return metrics.f1_iou_0_1
 
-    def rank(self, figures: PooledMetrics) -> tuple[float, float, float]:
-        """The value; among equals the F1 at IoU ≥ 0.1, then the Dice."""
-        return self.value(figures), figures.f1_iou_0_1, figures.dice
+    def rank(self, metrics: PooledMetrics) -> tuple[float, float, float]:
+        """Return the value, then the F1 at IoU ≥ 0.1 and the Dice, which decide between equal values."""
+        return self.value(metrics), metrics.f1_iou_0_1, metrics.dice
 
 
-def pooled(counts: Sequence[CaseCounts]) -> PooledMetrics:
-    """Figures over the lesions of all cases: pooled counts, and the mean Dice.
+def pool_counts(counts: Sequence[CaseCounts]) -> PooledMetrics:
+    """Return the metrics over the lesions of all cases, and the mean Dice of the cases.
 
-    Without any lesion on either side a rate is 1, and a rate over nothing is 0 otherwise, as in the evaluation.
+    If there are neither true nor predicted lesions, recall, precision and F1 are 1. A rate with denominator 0 is 0
+    otherwise. The evaluation has the same conventions.
 
     Examples
     --------
-    >>> figures = pooled([CaseCounts(4, 3, 4, 3, 2, 0.75)])
-    >>> figures.f1_any, figures.f1_iou_0_1
+    >>> metrics = pool_counts([CaseCounts(4, 3, 4, 3, 2, 0.75)])
+    >>> metrics.f1_any, metrics.f1_iou_0_1
     (0.75, 0.5)
     """
     truth, found = sum(c.truth for c in counts), sum(c.found for c in counts)
@@ -105,4 +109,5 @@ def pooled(counts: Sequence[CaseCounts]) -> PooledMetrics:
 
 
 def _rate(part: int, whole: int, other: int) -> float:
+    """Return ``part / whole``; without a denominator, 1 if there are no lesions on the ``other`` side and 0 else."""
     return part / whole if whole else float(not other)

@@ -1,8 +1,8 @@
-"""What becomes of a case's candidates under given thresholds, without making the masks of the whole volume.
+"""Predicted lesions of a case for any thresholds, without the masks of the whole volume.
 
-A group of candidates is merged once for each set of members and each mask threshold; what its lesions overlap is
-remembered. Raising the growth threshold by a step changes few groups, so the next setting costs little. Raising the
-score threshold, and leaving out small lesions, costs nothing.
+Each group of candidates is merged once for each set of members and each mask threshold. The overlaps of its lesions are
+stored. A higher growth threshold changes few groups, so the next thresholds take little time. A higher score threshold
+or a larger smallest volume takes no time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from detseg3d.planning.thresholds import THRESHOLD_FIELDS, ThresholdStage
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
-__all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "for_every_case"]
+__all__ = ["CaseCounts", "CaseOutcomes", "CaseTruth", "GroupKey", "LesionOutcome", "map_cases"]
 
 GroupKey = tuple[float, tuple[int, ...]]
 Item = TypeVar("Item")
@@ -45,15 +45,16 @@ _CANDIDATE_THRESHOLDS = tuple(field for field in THRESHOLD_FIELDS if field.stage
 
 @dataclass(frozen=True)
 class CaseTruth:
-    """The true lesions of a case, numbered 1, 2, …, packed: they are sent to a worker process again and again.
+    """True lesions of a case, numbered 1, 2, …, compressed because they are often sent to worker processes.
 
     Attributes
     ----------
     shape : tuple of 3 ints
+        Of the label, ``(z, y, x)``.
     spacing : tuple of 3 floats
         mm, ``(z, y, x)``.
     classes, voxels : tuple of int
-        Class index and size of lesion 1, 2, …
+        Class index and number of voxels of each lesion.
     corner : tuple of 6 ints
         The part of the volume that holds all lesions, ``z0 y0 x0 z1 y1 x1``.
     packed : bytes
@@ -69,7 +70,7 @@ class CaseTruth:
 
     @classmethod
     def of(cls, truth: Lesions, spacing: tuple[float, float, float]) -> CaseTruth:
-        """Number the lesions in the order of their values and pack them."""
+        """Number the lesions in the order of their values and compress them."""
         depth, height, width = truth.instances.shape
         ids, boxes = boxes_from_instances(truth.instances)
         if len(ids) == 0:
@@ -87,7 +88,7 @@ class CaseTruth:
         return len(self.classes)
 
     def instances(self) -> npt.NDArray[np.int32]:
-        """The numbers of the lesions on the grid of the label, shape ``(Z, Y, X)``."""
+        """Return the instance map on the grid of the label, shape ``(Z, Y, X)``."""
         volume = np.zeros(self.shape, np.int32)
         if self.classes:
             window = box_slices(self.corner)
@@ -96,18 +97,44 @@ class CaseTruth:
 
 
 class LesionOutcome(NamedTuple):
-    """A predicted lesion: its score and size, and the true lesions of its class that it shares voxels with."""
+    """A predicted lesion and the true lesions of its class that it overlaps.
+
+    Attributes
+    ----------
+    candidate : int
+        Index of its candidate.
+    score : float
+    voxels : int
+    hits : tuple of int
+        Numbers of the overlapped true lesions.
+    shared : tuple of int
+        Voxels shared with each of them.
+    """
 
     candidate: int
     score: float
     voxels: int
-    hits: tuple[int, ...]  # numbers of the true lesions
-    shared: tuple[int, ...]  # voxels that it shares with each of them
+    hits: tuple[int, ...]
+    shared: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class CaseCounts:
-    """Lesions of one case under one setting, at any overlap; pairs at an IoU of 0.1 or more; and its voxel Dice."""
+    """Counts of one case with one set of thresholds.
+
+    Attributes
+    ----------
+    truth, predictions : int
+        True and predicted lesions.
+    found : int
+        True lesions that a prediction of their class overlaps.
+    true_positives : int
+        Predictions that overlap a true lesion of their class.
+    outlined : int
+        Pairs of a true and a predicted lesion, matched one to one with an IoU of 0.1 or more.
+    dice : float
+        Voxel Dice.
+    """
 
     truth: int
     found: int
@@ -118,10 +145,10 @@ class CaseCounts:
 
 
 class CaseOutcomes:
-    """The lesions that a case's candidates give under any thresholds, and what they hit.
+    """Predicted lesions of a case for any thresholds, and the true lesions that they overlap.
 
-    Exactly those of :meth:`~detseg3d.inference.candidates.Candidates.merge` for the candidates that the same thresholds
-    admit, counted as :func:`~detseg3d.evaluation.case.evaluate_case` does at any overlap.
+    The lesions are exactly those of :meth:`~detseg3d.inference.candidates.Candidates.merge` for the candidates that the
+    same thresholds admit. They are counted as in :func:`~detseg3d.evaluation.case.evaluate_case` at any overlap.
 
     Parameters
     ----------
@@ -129,9 +156,14 @@ class CaseOutcomes:
         As stored.
     truth : CaseTruth
     plans : Plans
-        Of its inference section only the calibration and what says how scores combine and masks join is used.
+        The calibration and the rules for scores and joining are used. The thresholds are not.
     known : mapping, optional
-        What an earlier object for the same case and calibration found (its :attr:`new`), so as not to find it again.
+        Outcomes (:attr:`new`) of an earlier object for the same case and calibration. They are not computed again.
+
+    Attributes
+    ----------
+    new : dict
+        Newly computed outcomes of groups of candidates.
     """
 
     def __init__(
@@ -162,26 +194,26 @@ class CaseOutcomes:
         return self.truth.instances()
 
     def passing(self, inference: InferencePlan) -> IntArray:
-        """Stored candidates that pass detection threshold and suppression, best first."""
+        """Return the indices of the stored candidates that pass threshold and suppression, best first."""
         key = tuple(field.value(inference) for field in _CANDIDATE_THRESHOLDS)
         if key not in self._passing:
             self._passing[key] = self.candidates.passing(inference)
         return self._passing[key]
 
     def lesions(self, inference: InferencePlan) -> list[LesionOutcome]:
-        """The lesions of the final mask under these thresholds."""
+        """Return the lesions of the final mask with these thresholds."""
         passing = self.passing(inference)
         taking_part = passing[self.scores[passing] >= lowest_score(inference)]
         is_lesion = self.scores >= inference.score_threshold
         smallest = inference.minimum_volume_mm3 / math.prod(self.candidates.spacing)
         groups = [members for members in split_groups(taking_part, self._touching) if is_lesion[members].any()]
-        found = [self._of_group(members, inference.mask_threshold) for members in groups]
-        certain = [lesion for group in found for lesion in group if lesion.score >= inference.score_threshold]
+        merged = [lesion for members in groups for lesion in self._of_group(members, inference.mask_threshold)]
+        certain = [lesion for lesion in merged if lesion.score >= inference.score_threshold]
         lesions = [lesion for lesion in certain if lesion.voxels >= smallest - 1e-6]
         return lesions if any(lesion.score >= inference.scan_threshold for lesion in lesions) else []
 
     def count(self, inference: InferencePlan) -> CaseCounts:
-        """The lesions under these thresholds, counted."""
+        """Count the lesions with these thresholds."""
         lesions = self.lesions(inference)
         return CaseCounts(
             truth=len(self.truth),
@@ -197,7 +229,7 @@ class CaseOutcomes:
         )
 
     def _outlined(self, lesions: Sequence[LesionOutcome]) -> int:
-        """How many pairs of a predicted and a true lesion there are, one to one, at the lower IoU of the evaluation."""
+        """Return the number of one-to-one pairs of predicted and true lesions at the lower IoU of the evaluation."""
         sizes = [np.array(self.truth.voxels, np.int64), np.array([lesion.voxels for lesion in lesions], np.int64)]
         truth, prediction = (InstanceTable(np.arange(len(n)), n, np.zeros((len(n), 3))) for n in sizes)
         pairs = [
@@ -220,12 +252,13 @@ class CaseOutcomes:
         return self.new[key]
 
     def _overlaps(self, group: MergedGroup | None) -> tuple[LesionOutcome, ...]:
-        """What the lesions of a merged group share voxels with."""
+        """Return the lesions of a merged group with the true lesions that they overlap."""
         if group is None:
             return ()
         instances = group.merged.instances
         inside = instances > 0
-        # One number for each pair of a predicted and a true lesion (0: none) that meet in a voxel.
+        # Each pair of a predicted and a true lesion (0: background) in a voxel becomes one number, so that one call
+        # counts the shared voxels of all pairs.
         base = len(self.truth) + 1
         pairs = instances[inside].astype(np.int64) * base + self._instances[group.window][inside]
         names, counts = np.unique(pairs, return_counts=True)
@@ -247,21 +280,32 @@ class CaseOutcomes:
         )
 
 
-def for_every_case(
+def map_cases(
     function: Callable[[Item], Value],
     items: Sequence[Item],
     name: Callable[[Item], str],
-    what: str,
+    description: str,
     run: Run = Run(),
 ) -> list[Value]:
-    """``function`` of every case, in their order, where none may be missing.
+    """Return ``function(item)`` for each item, in their order. No case may fail.
+
+    Parameters
+    ----------
+    function : callable
+        Runs in a worker process if ``run`` has some.
+    items : sequence
+    name : callable
+        Returns the name of the case of an item, for error messages.
+    description : str
+        Text of the progress bar.
+    run : Run
 
     Raises
     ------
     DetSeg3DError
         Names every case that failed.
     """
-    results = run_cases(function, items, run, what)
+    results = run_cases(function, items, run, description)
     failed = [result for result in results if result.error is not None]
     if len(failed) == 1 and isinstance(failed[0].error, DetSeg3DError):
         raise failed[0].error

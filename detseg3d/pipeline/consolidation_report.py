@@ -14,7 +14,7 @@ from detseg3d.evaluation.intervals import MetricEstimate
 from detseg3d.evaluation.options import EvaluationInput
 from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
-from detseg3d.pipeline.consolidate import Consolidated
+from detseg3d.pipeline.consolidate import ConsolidationResult
 from detseg3d.reporting.html.case_files import find_case_files
 from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.text.consolidation import format_cross_validation
@@ -28,14 +28,14 @@ __all__ = ["CrossValidationRecord", "report_consolidation"]
 
 @dataclass(frozen=True)
 class CrossValidationRecord:
-    """What metrics.json states beside the evaluation of the pooled predictions, under ``cross_validation``.
+    """Entry ``cross_validation`` of metrics.json, beside the evaluation of the pooled predictions.
 
     Attributes
     ----------
     predicted_at_thresholds_of : ThresholdOrigin
-        Where the thresholds come from at which the evaluated predictions were made.
+        Origin of the thresholds of the evaluated predictions.
     remark : str
-        The same in words.
+        The meaning of the origin in words.
     headline : dict of str to MetricEstimate, or None
         Main metrics of the evaluation; ``None`` if the thresholds were chosen on the same scans.
     metrics : ChoiceMetrics or None
@@ -48,12 +48,12 @@ class CrossValidationRecord:
     metrics: ChoiceMetrics | None
 
 
-def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) -> EvaluationResult:
-    """Evaluate the pooled predictions and write the figures and ``report.html`` beside them.
+def report_consolidation(consolidated: ConsolidationResult, raw: str | Path, run: Run = Run()) -> EvaluationResult:
+    """Evaluate the pooled predictions and write the metrics and ``report.html`` beside them.
 
     Parameters
     ----------
-    done : Consolidated
+    consolidated : ConsolidationResult
     raw : path
         The raw data set.
     run : Run
@@ -63,25 +63,31 @@ def report_consolidation(done: Consolidated, raw: str | Path, run: Run = Run()) 
     EvaluationResult
         The file ``metrics.json`` also has ``cross_validation``, see :class:`CrossValidationRecord`.
     """
-    raw = Path(raw)
+    raw, written = Path(raw), EvaluationFolder(consolidated.predictions)
     dataset = load_raw_dataset(raw)
-    # Cases of folds that were not pooled are not missing; a pooled case without masks is.
-    cases = done.cases or sorted(
-        path.stem for path in PredictionFolder(done.predictions).records_folder.glob("[!.]*.json")
+    # A pooled case without masks counts as missing. Cases of folds that were not pooled do not.
+    cases = consolidated.cases or sorted(
+        path.stem for path in PredictionFolder(consolidated.predictions).records_folder.glob("[!.]*.json")
     )
-    given = EvaluationInput(raw, done.predictions, done.label_format, cases, dataset.label_files)
-    result = evaluate_folders(given, run=run)
-    origin = done.summary.choice.predicted_at_thresholds_of
+    inputs = EvaluationInput(raw, consolidated.predictions, consolidated.label_format, cases, dataset.label_files)
+    evaluation = evaluate_folders(inputs, run=run)
+    origin = consolidated.summary.choice.predicted_at_thresholds_of
     record = CrossValidationRecord(
-        origin, origin.remark, result.estimates if origin.is_honest else None, done.point.metrics
+        origin, origin.remark, evaluation.estimates if origin.is_honest else None, consolidated.point.metrics
     )
-    write_evaluation(result, done.predictions, {"cross_validation": plain(record)})
-    write_text(format_cross_validation(done.summary, result) + "\n", EvaluationFolder(done.predictions).text)
+    write_evaluation(evaluation, consolidated.predictions, {"cross_validation": plain(record)})
+    write_text(
+        format_cross_validation(consolidated.summary, evaluation) + "\n",
+        written.text,
+    )
     files = find_case_files(
         {case.case_id: case.images[0] for case in dataset.cases},
         dataset.label_files,
-        {"predictions": done.predictions},
+        {"predictions": consolidated.predictions},
     )
-    title = f"{done.summary.dataset}: cross-validation"
-    write_report(EvaluationFolder(done.predictions).report, ReportInput(result, done.summary, tuple(files), title))
-    return result
+    title = f"{consolidated.summary.dataset}: cross-validation"
+    write_report(
+        written.report,
+        ReportInput(evaluation, consolidated.summary, tuple(files), title),
+    )
+    return evaluation

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detseg3d.consolidation.true_boxes import segment_true_boxes, write_true_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.case_store import CaseStore
@@ -42,7 +43,6 @@ from detseg3d.system.run import Run
 from detseg3d.training.options import TrainingData, TrainingOptions
 from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import Trainer
-from detseg3d.training.validation import outline_true_boxes
 
 __all__ = ["FoldPaths", "apply_overrides", "choose_folder", "load_fold", "run_fold", "validate_fold"]
 
@@ -371,8 +371,8 @@ def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: Traini
     result = evaluate_folders(given, run=Run(show_progress=options.show_progress))
     write_json(result.to_json(), validation.summary)
     store = CaseStore(paths.preprocessed.cases)
-    write_json(
-        outline_true_boxes(predictor, store, [case.case_id for case in chosen if case.case_id not in failures]),
+    write_true_boxes(
+        segment_true_boxes(predictor, store, [case.case_id for case in chosen if case.case_id not in failures]),
         validation.true_boxes,
     )
     if failures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,27 +12,22 @@ import torch
 
 from detseg3d.data.case_store import CaseStore, class_of_id
 from detseg3d.evaluation.case import as_lesions, evaluate_case
-from detseg3d.evaluation.matching import overlap_table
 from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, Criterion, DetectionCounts
-from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged, merge_rois
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import volume_targets
-from detseg3d.planning.plans import Plans, preprocessing_hash
+from detseg3d.planning.plans import Plans
 
 __all__ = [
     "InferredCase",
     "ValidationResult",
     "inferred_cases",
-    "outline_true_boxes",
     "stage1_hits",
     "validate",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -215,47 +209,3 @@ def validate(
         return ValidationResult(matched, touched, None, None)
     dice = float(np.mean([case.dice for case in cases]))
     return ValidationResult(matched, touched, dice, hits / lesions)
-
-
-def outline_true_boxes(predictor: Predictor, store: CaseStore, case_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Dice of every lesion when Stage 2 is given its true box: what Stage 2 does by itself.
-
-    Parameters
-    ----------
-    predictor : Predictor
-    store : CaseStore
-        With the cases; lesions are compared on the plan's fine grid.
-    case_ids : sequence of str
-        Those that are not in the store are left out.
-
-    Returns
-    -------
-    list of dict
-        ``case``, ``lesion`` (id), ``voxels`` and ``dice`` of each lesion.
-    """
-    rows: list[dict[str, Any]] = []
-    for case_id in case_ids:
-        if not store.is_complete(case_id, preprocessing_hash(predictor.plans)):
-            logger.warning("%s is not preprocessed with these plans; it has no figures for true boxes", case_id)
-            continue
-        values, instances = store.read(case_id)
-        assert instances is not None, "training cases have labels"
-        classes = class_of_id(store.shape_and_lesions(case_id)[1])
-        targets = volume_targets(instances, classes)
-        if len(targets.ids) == 0:
-            continue
-        image = torch.from_numpy(values.astype(np.float32))
-        found = Detections(targets.boxes.astype(np.float32), np.ones(len(targets.ids), np.float32), targets.classes)
-        predictions = [p._replace(score=1.0) for p in predictor.segment_boxes(image, found)]
-        apart = predictor.plans.evolve(inference={"join_touching": False})
-        merged = merge_rois(found, predictions, instances.shape, apart)
-        # By candidate, not by overlap: each box is asked for its own lesion.
-        number_of = {lesion.candidate: lesion.id for lesion in merged.lesions}
-        table = overlap_table(instances.astype(np.int64), merged.instances.astype(np.int64))
-        pairs = zip(table.truth_index.tolist(), table.prediction_index.tolist(), table.dice.tolist(), strict=True)
-        dice = {(int(table.truth.ids[t]), int(table.prediction.ids[p])): value for t, p, value in pairs}
-        voxels = dict(zip(table.truth.ids.tolist(), table.truth.voxels.tolist(), strict=True))
-        for index, number in enumerate(targets.ids.tolist()):
-            value = dice.get((number, number_of.get(index, -1)), 0.0)
-            rows.append({"case": case_id, "lesion": number, "voxels": voxels[number], "dice": value})
-    return rows

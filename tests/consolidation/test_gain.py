@@ -17,7 +17,7 @@ def counts(truth: int, predictions: int, matched: int, dice: float = 0.5) -> Cas
 
 def gain_of(patients: Sequence[str], first: Sequence[CaseCounts], second: Sequence[CaseCounts]) -> Gain:
     resamples = PatientResamples(patients)
-    return resamples.gain(resamples.figures(first), resamples.figures(second))
+    return resamples.gain(resamples.metrics(first), resamples.metrics(second))
 
 
 PATIENTS = [f"p{n}" for n in range(20)]
@@ -73,7 +73,7 @@ def test_no_gain_is_rarely_called_one(patients: int) -> None:
         first, second = (
             [counts(5, 5, int(n)) for n in random.binomial(5, random.uniform(0.4, 0.8, patients))] for _ in range(2)
         )
-        passed += resamples.gain(resamples.figures(first), resamples.figures(second)).f1_low > 0
+        passed += resamples.gain(resamples.metrics(first), resamples.metrics(second)).f1_low > 0
     assert passed <= 200 * 0.08
 
 

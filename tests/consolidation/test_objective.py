@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 from detseg3d.consolidation.cases import CandidateCase
-from detseg3d.consolidation.objective import Objective, pooled
+from detseg3d.consolidation.objective import Objective, pool_counts
 from detseg3d.consolidation.outcomes import CaseCounts
-from detseg3d.consolidation.search import Sweep
+from detseg3d.consolidation.search import SearchResult
 from detseg3d.evaluation.cross_validation import PooledMetrics, SettingMetrics
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.planning.thresholds import Thresholds
 
 F1 = Objective()
+NO_LESIONS = CaseCounts(0, 0, 0, 0, 0, 1.0)
 
 
 def test_lesions_of_all_cases_are_pooled() -> None:
-    figures = pooled([CaseCounts(4, 3, 2, 2, 1, 0.5), CaseCounts(0, 0, 3, 0, 0, 0.0), CaseCounts(0, 0, 0, 0, 0, 1.0)])
-    assert asdict(figures) == {
+    metrics = pool_counts([CaseCounts(4, 3, 2, 2, 1, 0.5), CaseCounts(0, 0, 3, 0, 0, 0.0), NO_LESIONS])
+    assert asdict(metrics) == {
         "f1_iou_0_1": pytest.approx(2 / 9),
         "recall_iou_0_1": 0.25,
         "precision_iou_0_1": 0.2,
@@ -44,43 +45,43 @@ def test_lesions_of_all_cases_are_pooled() -> None:
     ],
 )
 def test_rates_over_nothing_are_defined(counts: tuple[int, int, int, int], expected: tuple[float, ...]) -> None:
-    figures = pooled([CaseCounts(*counts, 0, 0.0)])
-    assert (figures.recall_any, figures.precision_any, figures.f1_any) == expected
-    assert (figures.recall_iou_0_1, figures.precision_iou_0_1, figures.f1_iou_0_1) == expected
+    metrics = pool_counts([CaseCounts(*counts, 0, 0.0)])
+    assert (metrics.recall_any, metrics.precision_any, metrics.f1_any) == expected
+    assert (metrics.recall_iou_0_1, metrics.precision_iou_0_1, metrics.f1_iou_0_1) == expected
 
 
-def test_no_case_has_figures_of_zero() -> None:
-    assert pooled([]).fp_per_scan_any == pooled([]).fp_per_scan_iou_0_1 == 0.0
+def test_without_cases_there_are_no_false_positives() -> None:
+    assert pool_counts([]).fp_per_scan_any == pool_counts([]).fp_per_scan_iou_0_1 == 0.0
 
 
-def figures(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> PooledMetrics:
+def make_metrics(recall: float = 0.5, precision: float = 0.5, fp: float = 1.0, f1: float = 0.5) -> PooledMetrics:
     """At any overlap nothing is ever wrong: an objective that looked there would not tell any two apart."""
     return PooledMetrics(f1, recall, precision, fp, 1.0, 1.0, 1.0, 0.0, 0.5, 10, 5, 5, 5)
 
 
 def test_the_highest_f1_is_that_at_an_iou_of_a_tenth() -> None:
-    assert F1.value(figures(f1=0.7)) == 0.7
+    assert F1.value(make_metrics(f1=0.7)) == 0.7
 
 
 def test_a_recall_that_is_reached_beats_every_one_that_is_not() -> None:
     objective = Objective(target_recall=0.8)
-    order = [figures(0.1, 1.0), figures(0.79, 1.0), figures(0.8, 0.0), figures(0.9, 0.1), figures(0.81, 0.3)]
+    order = [make_metrics(*pair) for pair in ((0.1, 1.0), (0.79, 1.0), (0.8, 0.0), (0.9, 0.1), (0.81, 0.3))]
     values = [objective.value(entry) for entry in order]
     assert values == sorted(values) and len(set(values)) == 5
-    assert [objective.reached(entry) for entry in order] == [False, False, True, True, True]
+    assert [objective.is_reached(entry) for entry in order] == [False, False, True, True, True]
 
 
 def test_false_positives_within_the_target_beat_all_others() -> None:
     objective = Objective(target_fp=2.0)
-    order = [figures(0.0, fp=0.0), figures(0.9, fp=9.0), figures(0.9, fp=2.1), figures(0.1, fp=2.0), figures(0.2, fp=1)]
+    order = [make_metrics(recall, fp=fp) for recall, fp in ((0, 0.0), (0.9, 9), (0.9, 2.1), (0.1, 2), (0.2, 1))]
     values = [objective.value(entry) for entry in order]
     assert values == sorted(values) and len(set(values)) == 5
-    assert [objective.reached(entry) for entry in order] == [False, False, False, True, True]
+    assert [objective.is_reached(entry) for entry in order] == [False, False, False, True, True]
 
 
 def test_among_equals_the_better_f1_counts() -> None:
     objective = Objective(target_fp=2.0)
-    assert objective.rank(figures(0.9, fp=1.0, f1=0.8)) > objective.rank(figures(0.9, fp=1.9, f1=0.7))
+    assert objective.rank(make_metrics(0.9, fp=1.0, f1=0.8)) > objective.rank(make_metrics(0.9, fp=1.9, f1=0.7))
 
 
 def test_there_is_one_target() -> None:
@@ -106,40 +107,40 @@ def test_an_objective_says_what_it_is(objective: Objective, text: str) -> None:
 LOW, HIGH = (Thresholds(score_threshold=score, growth_threshold=0.1) for score in (0.2, 0.6))
 
 
-def two_folds() -> Sweep:
+def two_folds() -> SearchResult:
     """Four cases. Fold 0 at the high threshold misses one of two, fold 1 at the low one too, with 5 false positives."""
     cases = tuple(CandidateCase(f"c{fold}{n}", fold, Path(), Path()) for fold in "01" for n in range(2))
     right, nothing, wrong = CaseCounts(1, 1, 1, 1, 1, 1.0), CaseCounts(1, 0, 0, 0, 0, 0.0), CaseCounts(1, 0, 5, 0, 0, 0)
     counts = {LOW: (right, right, wrong, right), HIGH: (nothing, right, right, right)}
-    return Sweep(cases, counts, LOW, HIGH, F1, {"0": HIGH, "1": LOW})
+    return SearchResult(cases, counts, LOW, HIGH, F1, {"0": HIGH, "1": LOW})
 
 
 def test_each_fold_is_judged_by_the_choice_of_the_others() -> None:
-    sweep = two_folds()
-    fitted = sweep.cross_fitted()
-    assert fitted is not None and sweep.origin is ThresholdOrigin.OTHER_FOLDS
+    result = two_folds()
+    fitted = result.cross_fitted()
+    assert fitted is not None and result.origin is ThresholdOrigin.OTHER_FOLDS
     assert (fitted.recall_iou_0_1, fitted.precision_iou_0_1) == (0.5, pytest.approx(2 / 7))
     assert (fitted.f1_iou_0_1, fitted.fp_per_scan_iou_0_1, fitted.dice) == (pytest.approx(4 / 11), 5 / 4, 0.5)
     assert (fitted.found_iou_0_1, fitted.predictions) == (2, 7)
-    figures_ = sweep.choice_metrics()
-    assert (figures_.cross_fitted, figures_.plan) == (fitted, sweep.figures(LOW))
-    assert figures_.chosen_on_the_same_scans == sweep.figures(HIGH) and sweep.figures(HIGH).recall_any == 0.75
-    assert figures_.cross_fitted_f1_interval is not None
-    low, high = figures_.cross_fitted_f1_interval
+    metrics = result.choice_metrics()
+    assert (metrics.cross_fitted, metrics.plan) == (fitted, result.metrics(LOW))
+    assert metrics.chosen_on_the_same_scans == result.metrics(HIGH) and result.metrics(HIGH).recall_any == 0.75
+    assert metrics.cross_fitted_f1_interval is not None
+    low, high = metrics.cross_fitted_f1_interval
     assert low <= fitted.f1_iou_0_1 <= high
-    assert sweep.rows()[1] == SettingMetrics(HIGH, sweep.figures(HIGH))
+    assert result.tried()[1] == SettingMetrics(HIGH, result.metrics(HIGH))
 
 
 def test_a_choice_on_a_single_fold_has_no_cross_fitted_figure() -> None:
     several = two_folds()
-    sweep = Sweep(several.cases, several.counts, LOW, HIGH, F1)
-    assert sweep.origin is ThresholdOrigin.SAME_SCANS and not sweep.plan_kept
-    figures_ = sweep.choice_metrics()
-    assert (figures_.cross_fitted, figures_.cross_fitted_f1_interval) == (None, None)
+    result = SearchResult(several.cases, several.counts, LOW, HIGH, F1)
+    assert result.origin is ThresholdOrigin.SAME_SCANS and not result.plan_kept
+    metrics = result.choice_metrics()
+    assert (metrics.cross_fitted, metrics.cross_fitted_f1_interval) == (None, None)
 
 
-def test_figures_of_a_plan_that_is_kept_were_chosen_on_no_scan() -> None:
+def test_the_metrics_of_a_plan_that_is_kept_were_chosen_on_no_scan() -> None:
     several = two_folds()
-    sweep = Sweep(several.cases, several.counts, LOW, LOW, F1)
-    assert sweep.origin is ThresholdOrigin.PLAN and sweep.plan_kept
-    assert sweep.cross_fitted() == sweep.figures(LOW)
+    result = SearchResult(several.cases, several.counts, LOW, LOW, F1)
+    assert result.origin is ThresholdOrigin.PLAN and result.plan_kept
+    assert result.cross_fitted() == result.metrics(LOW)

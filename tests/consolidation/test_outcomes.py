@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, for_every_case
+from detseg3d.consolidation.outcomes import CaseCounts, CaseOutcomes, CaseTruth, map_cases
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import Lesions, lesions_from_semantic
 from detseg3d.inference.candidates import Candidates
@@ -195,19 +195,19 @@ def invert(number: int) -> float:
 
 
 def test_values_come_in_the_order_of_the_cases() -> None:
-    assert for_every_case(invert, [2, 1], str, "inverting", run=Run(show_progress=False)) == [0.5, 1.0]
+    assert map_cases(invert, [2, 1], str, "inverting", run=Run(show_progress=False)) == [0.5, 1.0]
 
 
 def test_the_error_of_a_single_case_is_its_own() -> None:
     with pytest.raises(DetSeg3DError, match=r"^negative\n  found:    -4$"):
-        for_every_case(invert, [2, -4], str, "inverting", run=Run(show_progress=False))
+        map_cases(invert, [2, -4], str, "inverting", run=Run(show_progress=False))
 
 
 def test_all_cases_that_fail_are_named() -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)2 case\(s\) cannot be used:\n  case 0: ZeroDivision.*case -4: nega"):
-        for_every_case(invert, [0, 2, -4], lambda number: f"case {number}", "inverting", run=Run(show_progress=False))
+        map_cases(invert, [0, 2, -4], lambda number: f"case {number}", "inverting", run=Run(show_progress=False))
 
 
 def test_an_error_that_nobody_foresaw_names_its_case() -> None:
     with pytest.raises(DetSeg3DError, match=r"1 case\(s\) cannot be used:\n  0: ZeroDivisionError"):
-        for_every_case(invert, [0, 2], str, "inverting", run=Run(show_progress=False))
+        map_cases(invert, [0, 2], str, "inverting", run=Run(show_progress=False))

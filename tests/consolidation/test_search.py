@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from detseg3d.consolidation.cases import PreparedCase
 from detseg3d.consolidation.objective import Objective
-from detseg3d.consolidation.search import Sweep, search
+from detseg3d.consolidation.search import SearchResult, search
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
@@ -26,7 +26,7 @@ C: Box = (4, 18, 4, 7, 21, 7)
 D: Box = (16, 18, 18, 19, 21, 21)
 
 
-def choose(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> Sweep:
+def choose(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> SearchResult:
     """The choice where nothing is left to chance: three patients with the same scans."""
     repeated = [
         replace(case, stored=replace(case.stored, case_id=f"{case.stored.case_id}_{n}", patient=f"patient {n}"))
@@ -36,7 +36,7 @@ def choose(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F
     return search(repeated, plans, objective, run=Run(show_progress=False))
 
 
-def choose_once(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> Sweep:
+def choose_once(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> SearchResult:
     """The choice where every case is a patient of its own."""
     return search(cases, plans, objective, run=Run(show_progress=False))
 
@@ -54,39 +54,39 @@ def test_a_false_positive_is_cut_off_by_the_score(tmp_path: Path, tiny_plans: Pl
         prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.8), blob(B, 0.9), blob(C, 0.5)]),
         prepare_case(tmp_path, "healthy", make_truth(), [blob(D, 0.6)]),
     ]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.figures(sweep.default).f1_iou_0_1 == pytest.approx(2 / 3)  # 2 of 4 predictions
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0 and 0.6 < sweep.chosen.score_threshold <= 0.8
-    assert sweep.chosen.evolve(score_threshold=0.4) == sweep.default
+    result = choose(cases, tiny_plans)
+    assert result.metrics(result.default).f1_iou_0_1 == pytest.approx(2 / 3)  # 2 of 4 predictions
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0 and 0.6 < result.chosen.score_threshold <= 0.8
+    assert result.chosen.evolve(score_threshold=0.4) == result.default
 
 
 def test_a_lesion_is_won_by_a_lower_score(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.22), blob(C, 0.18)])]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0 and 0.18 < sweep.chosen.score_threshold <= 0.22
+    result = choose(cases, tiny_plans)
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0 and 0.18 < result.chosen.score_threshold <= 0.22
 
 
 def test_scores_that_lie_close_are_told_apart(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.627), blob(C, 0.622)])]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
+    result = choose(cases, tiny_plans)
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0
 
 
 def test_the_plan_stays_where_nothing_is_better(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.chosen == sweep.default == tiny_plans.inference.thresholds
+    result = choose(cases, tiny_plans)
+    assert result.chosen == result.default == tiny_plans.inference.thresholds
 
 
 def test_scores_are_tried_on_the_calibrated_scale(tmp_path: Path, tiny_plans: Plans) -> None:
     knots = ((0.0, 0.0), (0.5, 0.01), (1.0, 1.0))  # 0.5 becomes 0.01, 0.55 becomes 0.109
     plans = tiny_plans.evolve(inference={"calibration": knots, "score_threshold": 0.008})
     cases = [prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.57), blob(C, 0.53)])]
-    sweep = choose(cases, plans)
-    tried = [setting.score_threshold for setting in sweep.counts]
+    result = choose(cases, plans)
+    tried = [setting.score_threshold for setting in result.counts]
     for calibrated in (0.002, 0.01, 0.109, 0.505):  # of 0.1, 0.5, 0.55 and 0.75
         assert any(score == pytest.approx(calibrated) for score in tried)
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0 and 0.0694 < sweep.chosen.score_threshold < 0.149
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0 and 0.0694 < result.chosen.score_threshold < 0.149
 
 
 def test_duplicates_beside_a_lesion_are_suppressed(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -95,10 +95,10 @@ def test_duplicates_beside_a_lesion_are_suppressed(tmp_path: Path, tiny_plans: P
     truth = make_truth((4, 4, 4, 8, 8, 8))
     lesion = Blob((4, 4, 5, 8, 8, 9), 0.9, 0.9, mask=(4, 4, 4, 8, 8, 8))
     cases = [prepare_case(tmp_path, "a", truth, [lesion, beside])]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.figures(sweep.default).f1_iou_0_1 == pytest.approx(2 / 3)
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
-    assert sweep.chosen.suppression_distance == 1.0  # the beside one has the better score of the two
+    result = choose(cases, tiny_plans)
+    assert result.metrics(result.default).f1_iou_0_1 == pytest.approx(2 / 3)
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0
+    assert result.chosen.suppression_distance == 1.0  # the beside one has the better score of the two
 
 
 def test_the_outline_of_the_highest_dice_is_chosen(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -106,14 +106,14 @@ def test_the_outline_of_the_highest_dice_is_chosen(tmp_path: Path, tiny_plans: P
     soft = [Blob(box, 0.9, 0.9, mask=outer, probability=0.55) for box in (A,)]
     inner = [Blob(D, 0.9, 0.9, probability=0.65)]
     cases = [prepare_case(tmp_path, "a", make_truth(A, D), [*soft, *inner])]
-    sweep = choose(cases, tiny_plans)
+    result = choose(cases, tiny_plans)
     # At 0.5 the first mask has 125 voxels where 27 are true; at 0.6 it has none, which no outline is worth.
-    assert sweep.chosen.mask_threshold == 0.5
+    assert result.chosen.mask_threshold == 0.5
     cases = [
         prepare_case(tmp_path, "b", make_truth(outer, D), [Blob(A, 0.9, 0.9, mask=outer, probability=0.45), *inner])
     ]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.chosen.mask_threshold == 0.4 and sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
+    result = choose(cases, tiny_plans)
+    assert result.chosen.mask_threshold == 0.4 and result.metrics(result.chosen).f1_iou_0_1 == 1.0
 
 
 def test_no_outline_is_worth_a_lesion(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -127,18 +127,18 @@ def test_no_outline_is_worth_a_lesion(tmp_path: Path, tiny_plans: Plans) -> None
         ]
     )
     candidates.predictions[0].probability[2:8, 2:8, 2:8] = 0.9
-    sweep = choose([prepare_case(tmp_path, "a", make_truth(A, large), candidates)], tiny_plans)
-    better = sweep.figures(sweep.chosen.evolve(mask_threshold=0.6))
-    assert better.dice > 0.9 > 0.7 > sweep.figures(sweep.chosen).dice and better.recall_iou_0_1 == 0.5
-    assert sweep.chosen.mask_threshold == 0.5 and sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
+    result = choose([prepare_case(tmp_path, "a", make_truth(A, large), candidates)], tiny_plans)
+    better = result.metrics(result.chosen.evolve(mask_threshold=0.6))
+    assert better.dice > 0.9 > 0.7 > result.metrics(result.chosen).dice and better.recall_iou_0_1 == 0.5
+    assert result.chosen.mask_threshold == 0.5 and result.metrics(result.chosen).f1_iou_0_1 == 1.0
 
 
 def test_a_stricter_detection_threshold_is_found(tmp_path: Path, tiny_plans: Plans) -> None:
     """The RoI stage is sure of a candidate that Stage 1 doubts, and less sure of one that Stage 1 is sure of."""
     blobs = [Blob(A, 0.9, 0.3), Blob(C, 0.28, 0.99), Blob(B, 0.9, 0.31)]
     cases = [prepare_case(tmp_path, "a", make_truth(A, B), blobs)]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.chosen.candidate_threshold == 0.3 and sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
+    result = choose(cases, tiny_plans)
+    assert result.chosen.candidate_threshold == 0.3 and result.metrics(result.chosen).f1_iou_0_1 == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -148,8 +148,8 @@ def test_the_choice_is_never_worse_than_the_plan(tmp_path: Path, tiny_plans: Pla
         prepare_case(tmp_path, f"case{index}", truth, random_candidates(3 * seed + index), fold=str(index % 2))
         for index, truth in enumerate(truths)
     ]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 >= sweep.figures(sweep.default).f1_iou_0_1
+    result = choose(cases, tiny_plans)
+    assert result.metrics(result.chosen).f1_iou_0_1 >= result.metrics(result.default).f1_iou_0_1
 
 
 @pytest.mark.parametrize("objective", [Objective(target_recall=0.5), Objective(target_fp=1)])
@@ -208,10 +208,10 @@ TARGETS = [
 def test_a_recall_is_reached_at_the_highest_precision(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(A, B, C), TARGETS)]
     for target, threshold, precision in ((0.3, (0.7, 0.9), 1.0), (0.6, (0.5, 0.6), 2 / 3), (1.0, (0.0, 0.3), 1 / 2)):
-        sweep = choose(cases, tiny_plans, Objective(target_recall=target))
-        found = sweep.figures(sweep.chosen)
-        assert found.precision_iou_0_1 == pytest.approx(precision) and sweep.objective.reached(found)
-        assert threshold[0] <= sweep.chosen.score_threshold <= threshold[1] + 1e-6
+        result = choose(cases, tiny_plans, Objective(target_recall=target))
+        found = result.metrics(result.chosen)
+        assert found.precision_iou_0_1 == pytest.approx(precision) and result.objective.is_reached(found)
+        assert threshold[0] <= result.chosen.score_threshold <= threshold[1] + 1e-6
 
 
 def test_false_positives_are_kept_within_the_target(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -220,25 +220,25 @@ def test_false_positives_are_kept_within_the_target(tmp_path: Path, tiny_plans: 
         prepare_case(tmp_path, "b", make_truth(), []),
     ]
     for target, recall in ((0.4, 1 / 3), (0.5, 2 / 3), (1.4, 2 / 3), (1.5, 1.0)):
-        sweep = choose(cases, tiny_plans, Objective(target_fp=target))
-        found = sweep.figures(sweep.chosen)
-        assert found.recall_iou_0_1 == pytest.approx(recall) and sweep.objective.reached(found)
+        result = choose(cases, tiny_plans, Objective(target_fp=target))
+        found = result.metrics(result.chosen)
+        assert found.recall_iou_0_1 == pytest.approx(recall) and result.objective.is_reached(found)
 
 
 def test_a_recall_that_no_threshold_gives_is_approached(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(A, B, C), [blob(A, 0.9), blob(B, 0.15), blob(D, 0.5)])]
-    sweep = choose(cases, tiny_plans, Objective(target_recall=0.9))
-    found = sweep.figures(sweep.chosen)
-    assert found.recall_iou_0_1 == pytest.approx(2 / 3) and not sweep.objective.reached(found)
+    result = choose(cases, tiny_plans, Objective(target_recall=0.9))
+    found = result.metrics(result.chosen)
+    assert found.recall_iou_0_1 == pytest.approx(2 / 3) and not result.objective.is_reached(found)
 
 
 def test_false_positives_that_no_threshold_avoids_are_kept_few(tmp_path: Path, tiny_plans: Plans) -> None:
     blobs = [blob(A, 0.5), blob(B, 0.9), blob(C, 0.8), blob(D, 0.45)]
     cases = [prepare_case(tmp_path, "a", make_truth(A), blobs)]
-    sweep = choose(cases, tiny_plans, Objective(target_fp=0.5))
-    found = sweep.figures(sweep.chosen)
+    result = choose(cases, tiny_plans, Objective(target_fp=0.5))
+    found = result.metrics(result.chosen)
     # To predict nothing would have none, but finds nothing.
-    assert (found.recall_iou_0_1, found.fp_per_scan_iou_0_1) == (1.0, 2.0) and not sweep.objective.reached(found)
+    assert (found.recall_iou_0_1, found.fp_per_scan_iou_0_1) == (1.0, 2.0) and not result.objective.is_reached(found)
 
 
 # -- The smallest lesion -----------------------------------------------------------------------------------------------
@@ -252,10 +252,10 @@ def specks(count: int) -> list[Blob]:
 def test_small_lesions_go_where_it_pays(tmp_path: Path, tiny_plans: Plans) -> None:
     spacing = (2.0, 1.0, 1.0)
     cases = [prepare_case(tmp_path, "a", make_truth(A, B, spacing=spacing), [blob(A, 0.9), blob(B, 0.9), *specks(4)])]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.chosen.minimum_volume_mm3 == 3.0  # one and a half voxels: the least that does it
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
-    assert sweep.figures(sweep.chosen.evolve(minimum_volume_mm3=0.0)).f1_iou_0_1 == pytest.approx(0.5)
+    result = choose(cases, tiny_plans)
+    assert result.chosen.minimum_volume_mm3 == 3.0  # one and a half voxels: the least that does it
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0
+    assert result.metrics(result.chosen.evolve(minimum_volume_mm3=0.0)).f1_iou_0_1 == pytest.approx(0.5)
 
 
 def test_small_lesions_stay_where_they_are_lesions(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -273,27 +273,27 @@ def test_small_lesions_stay_where_little_is_gained(tmp_path: Path, tiny_plans: P
         prepare_case(tmp_path, f"c{n}", full, [blob(box, 0.9) for box in lattice] + [speck] * (n == 0))
         for n in range(9)
     ]
-    sweep = choose_once(cases, tiny_plans)
-    assert sweep.figures(sweep.default).f1_iou_0_1 == pytest.approx(216 / 217)
-    assert any(sweep.figures(setting).f1_iou_0_1 == 1 for setting in sweep.counts)
-    assert sweep.chosen == sweep.default
+    result = choose_once(cases, tiny_plans)
+    assert result.metrics(result.default).f1_iou_0_1 == pytest.approx(216 / 217)
+    assert any(result.metrics(setting).f1_iou_0_1 == 1 for setting in result.counts)
+    assert result.chosen == result.default
 
 
 def test_a_smallest_volume_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 28.0})
     cases = [prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.9), blob(B, 0.9)])]
-    sweep = choose(cases, plans)
-    assert sweep.default.minimum_volume_mm3 == 28.0 and sweep.figures(sweep.default).recall_iou_0_1 == 0.0
-    assert sweep.chosen == sweep.default.evolve(minimum_volume_mm3=0.0)
+    result = choose(cases, plans)
+    assert result.default.minimum_volume_mm3 == 28.0 and result.metrics(result.default).recall_iou_0_1 == 0.0
+    assert result.chosen == result.default.evolve(minimum_volume_mm3=0.0)
 
 
 def test_a_smallest_volume_of_the_plan_stays_if_it_pays(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 25.0})
     blobs = [blob(A, 0.9), blob((12, 4, 18, 15, 7, 20), 0.9), blob(D, 0.5)]  # of 27, 18 and 27 voxels
     cases = [prepare_case(tmp_path, "a", make_truth(A), blobs)]
-    sweep = choose(cases, plans)
-    assert sweep.chosen.minimum_volume_mm3 == 25.0 and sweep.chosen.score_threshold > 0.5
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0
+    result = choose(cases, plans)
+    assert result.chosen.minimum_volume_mm3 == 25.0 and result.chosen.score_threshold > 0.5
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0
 
 
 # -- Scans without lesions ---------------------------------------------------------------------------------------------
@@ -316,18 +316,18 @@ def some_healthy(
 
 
 def test_a_scan_without_a_certain_lesion_is_called_healthy(tmp_path: Path, tiny_plans: Plans) -> None:
-    sweep = choose(some_healthy(tmp_path, [0.52, 0.54, 0.58, 0.54, 0.52, 0.58], [0.92] * 20), tiny_plans)
+    result = choose(some_healthy(tmp_path, [0.52, 0.54, 0.58, 0.54, 0.52, 0.58], [0.92] * 20), tiny_plans)
     # Between the scores of the scans without lesions and those of the best lesions of the others: .6 to .9.
-    assert sweep.chosen.scan_threshold == pytest.approx(0.75)
-    figures = sweep.figures(sweep.chosen)
-    assert (figures.f1_iou_0_1, figures.fp_per_scan_iou_0_1, figures.dice) == (1.0, 0.0, 1.0)
-    fitted = sweep.cross_fitted()
+    assert result.chosen.scan_threshold == pytest.approx(0.75)
+    metrics = result.metrics(result.chosen)
+    assert (metrics.f1_iou_0_1, metrics.fp_per_scan_iou_0_1, metrics.dice) == (1.0, 0.0, 1.0)
+    fitted = result.cross_fitted()
     assert fitted is not None and fitted.dice == 1.0
 
 
 def test_two_scans_without_lesions_are_too_few_to_say(tmp_path: Path, tiny_plans: Plans) -> None:
-    sweep = choose_once(some_healthy(tmp_path, [0.52, 0.54], [0.92] * 20), tiny_plans)
-    assert sweep.chosen.scan_threshold == 0.0
+    result = choose_once(some_healthy(tmp_path, [0.52, 0.54], [0.92] * 20), tiny_plans)
+    assert result.chosen.scan_threshold == 0.0
 
 
 def test_scans_with_lesions_are_not_given_up_for_those_without(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -339,9 +339,9 @@ def test_scans_with_lesions_are_not_given_up_for_those_without(tmp_path: Path, t
 
 def test_a_scan_threshold_of_the_plan_must_pay_as_well(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"scan_threshold": 0.95})
-    sweep = choose([prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])], plans)
-    assert sweep.default.scan_threshold == 0.95 and sweep.figures(sweep.default).recall_iou_0_1 == 0.0
-    assert sweep.chosen == sweep.default.evolve(scan_threshold=0.0)
+    result = choose([prepare_case(tmp_path, "a", make_truth(A), [blob(A, 0.9)])], plans)
+    assert result.default.scan_threshold == 0.95 and result.metrics(result.default).recall_iou_0_1 == 0.0
+    assert result.chosen == result.default.evolve(scan_threshold=0.0)
 
 
 # -- Folds -------------------------------------------------------------------------------------------------------------
@@ -360,18 +360,18 @@ def test_without_a_fold_the_search_is_that_of_the_others(tmp_path: Path, tiny_pl
         )
         for index, (lesion, wrong) in enumerate(scores)
     ]
-    sweep = choose(cases, tiny_plans)
-    assert set(sweep.chosen_without) == {"0", "1", "2"} and len(set(sweep.chosen_without.values())) > 1
-    for fold, setting in sweep.chosen_without.items():
+    result = choose(cases, tiny_plans)
+    assert set(result.chosen_without) == {"0", "1", "2"} and len(set(result.chosen_without.values())) > 1
+    for fold, setting in result.chosen_without.items():
         others = [case for case in cases if case.stored.fold != fold]
         assert choose(others, tiny_plans).chosen == setting
 
 
 def test_a_single_fold_has_no_cross_fitted_figure(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, name, make_truth(A), [blob(A, 0.9), blob(C, 0.5)]) for name in ("a", "b")]
-    sweep = choose(cases, tiny_plans)
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0 and not sweep.plan_kept
-    assert sweep.chosen_without == {} and sweep.cross_fitted() is None
+    result = choose(cases, tiny_plans)
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0 and not result.plan_kept
+    assert result.chosen_without == {} and result.cross_fitted() is None
 
 
 # -- Noise -------------------------------------------------------------------------------------------------------------
@@ -389,11 +389,11 @@ def noisy(folder: Path, seed: int, patients: int) -> list[PreparedCase]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_plan_is_kept_where_the_gain_is_noise(tmp_path: Path, tiny_plans: Plans, seed: int) -> None:
-    sweep = choose_once(noisy(tmp_path, seed, 10), tiny_plans)
-    best = max(sweep.figures(setting).f1_iou_0_1 for setting in sweep.counts)
-    assert best > sweep.figures(sweep.default).f1_iou_0_1 + 0.01, "there is something to fall for"
-    assert sweep.plan_kept and set(sweep.chosen_without.values()) == {sweep.default}
-    assert sweep.cross_fitted() == sweep.figures(sweep.default)
+    result = choose_once(noisy(tmp_path, seed, 10), tiny_plans)
+    best = max(result.metrics(setting).f1_iou_0_1 for setting in result.counts)
+    assert best > result.metrics(result.default).f1_iou_0_1 + 0.01, "there is something to fall for"
+    assert result.plan_kept and set(result.chosen_without.values()) == {result.default}
+    assert result.cross_fitted() == result.metrics(result.default)
 
 
 def test_a_gain_in_every_patient_is_taken(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -402,10 +402,10 @@ def test_a_gain_in_every_patient_is_taken(tmp_path: Path, tiny_plans: Plans) -> 
         prepare_case(tmp_path, f"c{n}", make_truth(A, B), [blob(A, 0.6), blob(B, 0.3), blob(C, 0.15)], fold=str(n % 5))
         for n in range(10)
     ]
-    sweep = choose_once(cases, tiny_plans)
-    fitted = sweep.cross_fitted()
-    assert fitted is not None and fitted.f1_iou_0_1 == 1.0 > sweep.figures(sweep.default).f1_iou_0_1
-    assert sweep.gain is not None and sweep.gain.f1_low > 0
+    result = choose_once(cases, tiny_plans)
+    fitted = result.cross_fitted()
+    assert fitted is not None and fitted.f1_iou_0_1 == 1.0 > result.metrics(result.default).f1_iou_0_1
+    assert result.gain is not None and result.gain.f1_low > 0
 
 
 def test_a_gain_that_the_left_out_fold_does_not_share_is_not_taken(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -413,10 +413,10 @@ def test_a_gain_that_the_left_out_fold_does_not_share_is_not_taken(tmp_path: Pat
     low, high = [blob(A, 0.6), blob(B, 0.3)], [blob(A, 0.6), blob(B, 0.55), blob(C, 0.38)]
     cases = [prepare_case(tmp_path, f"low{n}", make_truth(A, B), low, fold="0") for n in range(8)]
     cases += [prepare_case(tmp_path, f"high{n}", make_truth(A, B), high, fold="1") for n in range(3)]
-    sweep = choose_once(cases, tiny_plans)
-    tempting = sweep.default.evolve(score_threshold=0.25)
-    assert sweep.figures(tempting).f1_iou_0_1 > sweep.figures(sweep.default).f1_iou_0_1 + 0.1
-    assert sweep.plan_kept and sweep.gain is not None and sweep.gain.f1 < 0
+    result = choose_once(cases, tiny_plans)
+    tempting = result.default.evolve(score_threshold=0.25)
+    assert result.metrics(tempting).f1_iou_0_1 > result.metrics(result.default).f1_iou_0_1 + 0.1
+    assert result.plan_kept and result.gain is not None and result.gain.f1 < 0
 
 
 def test_two_cases_tell_nothing(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -433,30 +433,35 @@ def test_masks_that_are_too_large_do_not_win(tmp_path: Path, tiny_plans: Plans) 
         candidates = make_candidates([huge])
         candidates.predictions[0].probability[4:7, 4:7, 4:7] = 1.0
         cases.append(prepare_case(tmp_path, f"c{n}", make_truth(A, neighbour), candidates, fold=str(n % 3)))
-    sweep = choose_once(cases, tiny_plans)
-    large = sweep.figures(sweep.default.evolve(mask_threshold=0.3))
-    assert large.f1_any > sweep.figures(sweep.default).f1_any, "at any overlap it would win"
-    assert sweep.chosen.mask_threshold == 0.5
+    result = choose_once(cases, tiny_plans)
+    large = result.metrics(result.default.evolve(mask_threshold=0.3))
+    assert large.f1_any > result.metrics(result.default).f1_any, "at any overlap it would win"
+    assert result.chosen.mask_threshold == 0.5
 
 
 def test_healthy_scans_alone_can_be_searched(tmp_path: Path, tiny_plans: Plans) -> None:
     cases = [prepare_case(tmp_path, "a", make_truth(), [blob(A, 0.9)]), prepare_case(tmp_path, "b", make_truth(), [])]
-    sweep = choose(cases, tiny_plans)
+    result = choose(cases, tiny_plans)
     assert (
-        sweep.figures(sweep.chosen).fp_per_scan_iou_0_1 == 0.0
-        and sweep.figures(sweep.default).fp_per_scan_iou_0_1 == 0.5
+        result.metrics(result.chosen).fp_per_scan_iou_0_1 == 0.0
+        and result.metrics(result.default).fp_per_scan_iou_0_1 == 0.5
     )
-    assert all(math.isfinite(value) for row in sweep.rows() for value in asdict(row.metrics).values())
+    assert all(
+        math.isfinite(value)
+        for tried in result.tried()
+        for value in tried.to_json().values()
+        if isinstance(value, float)
+    )
 
 
 def test_classes_are_told_apart(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(class_names=["cyst", "tumour"], class_labels=[1, 2])
     blobs = [blob(A, 0.9), blob(B, 0.9, of_class=1), blob(C, 0.6, of_class=1)]  # C is a cyst
     cases = [prepare_case(tmp_path, "a", make_truth(A, B, C, classes=[0, 1, 0]), blobs)]
-    sweep = choose(cases, plans)
-    plan = sweep.figures(sweep.default)
+    result = choose(cases, plans)
+    plan = result.metrics(result.default)
     assert (plan.recall_any, plan.precision_any) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert sweep.figures(sweep.chosen).precision_iou_0_1 == 1.0
+    assert result.metrics(result.chosen).precision_iou_0_1 == 1.0
 
 
 def test_candidates_that_cannot_be_read_are_named(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -479,12 +484,25 @@ def two_halves(tmp_path: Path) -> list[PreparedCase]:
 
 def test_weak_candidates_may_extend_a_lesion_where_that_outlines_it_better(tmp_path: Path, tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"join_touching": True})
-    sweep = choose(two_halves(tmp_path), plans)
-    assert sweep.chosen.growth_threshold <= 0.3 < sweep.chosen.score_threshold
-    assert sweep.figures(sweep.chosen).f1_iou_0_1 == 1.0 and sweep.figures(sweep.chosen).dice == 1.0
-    assert sweep.figures(sweep.default).dice < 0.9
+    result = choose(two_halves(tmp_path), plans)
+    assert result.chosen.growth_threshold <= 0.3 < result.chosen.score_threshold
+    assert result.metrics(result.chosen).f1_iou_0_1 == 1.0 and result.metrics(result.chosen).dice == 1.0
+    assert result.metrics(result.default).dice < 0.9
 
 
 def test_growth_is_not_searched_where_masks_are_not_joined(tmp_path: Path, tiny_plans: Plans) -> None:
-    sweep = choose(two_halves(tmp_path), tiny_plans)
-    assert {setting.growth_threshold for setting in sweep.counts} == {1.0}
+    result = choose(two_halves(tmp_path), tiny_plans)
+    assert {setting.growth_threshold for setting in result.counts} == {1.0}
+
+
+def test_a_plan_s_own_smallest_volume_and_scan_threshold_can_be_described(tmp_path: Path, tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 25.0, "scan_threshold": 0.95})
+    fragment: Box = (12, 4, 18, 15, 7, 20)  # 18 voxels
+    cases = [
+        prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.97), blob(B, 0.6), blob(fragment, 0.97)]),
+        prepare_case(tmp_path, "healthy", make_truth(), [blob(D, 0.9)]),
+    ]
+    result = search(cases, plans, Objective(), run=Run(show_progress=False))
+    assert result.chosen == result.default, "one scan without lesions is too few to search a scan threshold"
+    choice = result.describe(cases)
+    assert choice.metrics.plan.f1_iou_0_1 == 1.0 and choice.f1_without_minimum == pytest.approx(0.8)

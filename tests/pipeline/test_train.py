@@ -357,7 +357,7 @@ def touching(paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatc
     predictor = SimpleNamespace(plans=tiny_plans.evolve(instances=True))
     monkeypatch.setattr(fold_module, "predict_cases", predict_cases)
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
-    monkeypatch.setattr(fold_module, "outline_true_boxes", lambda *_: [])
+    monkeypatch.setattr(fold_module, "segment_true_boxes", lambda *_: [])
     return label
 
 

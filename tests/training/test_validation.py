@@ -21,7 +21,6 @@ from detseg3d.planning.plans import Plans
 from detseg3d.training.validation import (
     ValidationResult,
     cases_to_validate,
-    outline_true_boxes,
     stage1_hits,
     validate,
 )
@@ -214,82 +213,3 @@ INSTANCES[12:14, 12:14, 12:14] = 2
 )
 def test_stage1_hits(found: Detections, hits: int) -> None:
     assert stage1_hits(found, INSTANCES, np.zeros(3, np.int64)) == (hits, 2)
-
-
-# -- True boxes --------------------------------------------------------------------------------------------------------
-
-
-class Outliner:
-    """Stands in for the predictor: outlines what is bright in the box, or all of the box, and doubts all it sees."""
-
-    def __init__(self, plans: Plans, whole_box: bool = False, blind_to: int = -1) -> None:
-        self.plans, self.whole_box, self.blind_to = plans, whole_box, blind_to
-        self.asked: list[Detections] = []
-
-    def segment_boxes(self, image: torch.Tensor, found: Detections) -> list[RoiPrediction]:
-        self.asked.append(found)
-        rois = []
-        for index, box in enumerate(found.boxes):
-            low = np.minimum(np.floor(box[:3]) - 3, np.asarray(image.shape[1:]) - SIZE).clip(0).astype(int)
-            mask = torch.zeros(image.shape[1:], dtype=torch.float16)
-            z0, y0, x0, z1, y1, x1 = (int(edge) for edge in box)
-            mask[z0:z1, y0:y1, x0:x1] = 1
-            if index == self.blind_to:
-                mask[:] = 0
-            if not self.whole_box:
-                mask[z0] = 0  # a slice too few
-            z, y, x = low.tolist()
-            part = mask[z : z + SIZE, y : y + SIZE, x : x + SIZE]
-            rois.append(RoiPrediction(np.concatenate([low, low + SIZE]).astype(np.float32), index, part, 0.01))
-        return rois
-
-
-def outline(plans: Plans, store: CaseStore, cases: Sequence[str], **settings: Any) -> list[dict[str, Any]]:
-    return outline_true_boxes(Outliner(plans, **settings), store, cases)  # type: ignore[arg-type]
-
-
-def test_lesions_that_are_blocks_fill_their_true_boxes(tiny_plans: Plans, store: CaseStore) -> None:
-    rows = outline(tiny_plans, store, ["a", "b"], whole_box=True)
-    voxels = [4 * 4 * 4, 3 * 3 * 3, 1 * 1 * 1]
-    expected = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)]
-    assert rows == [{"case": c, "lesion": n, "voxels": voxels[n - 1], "dice": 1.0} for c, n in expected]
-
-
-def test_what_is_missing_in_the_true_box_costs_dice(tiny_plans: Plans, store: CaseStore) -> None:
-    rows = outline(tiny_plans, store, ["a"])
-    # 3 of 4 slices, 2 of 3, none of 1.
-    assert [row["dice"] for row in rows] == [pytest.approx(6 / 7), pytest.approx(4 / 5), 0.0]
-
-
-def test_each_box_is_judged_by_its_own_outline(tiny_plans: Plans, store: CaseStore) -> None:
-    """The first lesion has none, so that the lesions of the mask are numbered otherwise than the true ones."""
-    assert [row["dice"] for row in outline(tiny_plans, store, ["a"], whole_box=True, blind_to=0)] == [0.0, 1.0, 1.0]
-
-
-def test_the_outlines_are_asked_for_all_boxes_of_a_case_with_their_classes(tmp_path: Path, tiny_plans: Plans) -> None:
-    two = tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(1, 2))
-    store = CaseStore(tmp_path)
-    write_case(store, "a", two, classes=(0, 1, 0))
-    outliner = Outliner(two, whole_box=True)
-    assert [row["dice"] for row in outline_true_boxes(outliner, store, ["a"])] == [1.0] * 3  # type: ignore[arg-type]
-    [asked] = outliner.asked
-    assert asked.classes.tolist() == [0, 1, 0] and asked.boxes[0].tolist() == [4, 5, 6, 8, 9, 10]
-
-
-def test_true_boxes_are_judged_apart_even_where_their_outlines_touch(tmp_path: Path, tiny_plans: Plans) -> None:
-    plans = tiny_plans.evolve(inference={"join_touching": True})
-    store = CaseStore(tmp_path)
-    write_case(store, "a", plans, ((4, 4, 4, 12, 12, 12), (12, 12, 12, 15, 15, 15)))
-    assert all(row["dice"] > 0.9 for row in outline(plans, store, ["a"], whole_box=True))
-
-
-def test_healthy_scans_have_no_true_boxes(tiny_plans: Plans, store: CaseStore) -> None:
-    assert outline(tiny_plans, store, ["healthy"]) == []
-
-
-def test_cases_that_are_not_preprocessed_with_these_plans_are_left_out(
-    tiny_plans: Plans, store: CaseStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert outline(tiny_plans.evolve(interpolation_order=3), store, ["a"]) == []
-    assert "a is not preprocessed with these plans" in caplog.text
-    assert outline(tiny_plans, store, ["nowhere"]) == []

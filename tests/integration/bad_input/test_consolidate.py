@@ -39,11 +39,11 @@ FOLDS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("summary that is no JSON", text("validation/summary.json", "{"), "the file is not valid JSON"),
     ("summary of another form", text("validation/summary.json", "[]"), "the summary of the validation cannot be"),
     ("summary with null", text("validation/summary.json", '{"cases": null, "problems": []}'), "the summary of the"),
-    ("true boxes of another form", text("validation/true_boxes.json", '[{"case": 1}]'), "the figures for true boxes"),
+    ("true boxes of another form", text("validation/true_boxes.json", '[{"case": 1}]'), "the Dice of the true boxes"),
     (
         "true boxes with a text for a figure",
         text("validation/true_boxes.json", '[{"case": "b", "voxels": "x", "dice": null}]'),
-        "the figures for true boxes",
+        "the Dice of the true boxes",
     ),
     ("plans with an unknown key", text("plans.json", '{"colour": 1}'), "the plans have"),
     ("weights that are gone", lambda fold: (fold / "model_final.safetensors").unlink(), "fold 1 has no weights"),

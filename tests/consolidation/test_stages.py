@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from detseg3d.consolidation.attribution import PERFECT, STAGES, TracedLesion, attribute, trace_lesions
+from detseg3d.consolidation.stages import PERFECT_STAGE_1, STAGES, TracedLesion, attribute_losses, trace_lesions
+from detseg3d.consolidation.true_boxes import TrueBoxLesion
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
 from tests.consolidation.factory import Blob, Box, make_candidates, make_truth, prepare_case, random_candidates
@@ -108,25 +109,25 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
         prepare_case(tmp_path, "b", make_truth(FOUND), [Blob(FOUND, 0.9, 0.9)]),
         prepare_case(tmp_path, "healthy", make_truth(), [Blob(FOUND, 0.9, 0.9)]),
     ]
-    boxes = [{"voxels": 10, "dice": 0.4}, {"voxels": 14, "dice": 0.8}, {"voxels": 15, "dice": 0.9}]
-    result = attribute(cases, plans, boxes, run=Run(show_progress=False))
-    assert [(stage.stage, stage.found, stage.lesions) for stage in result.stages] == [
-        (PERFECT, 6, 6),
+    boxes = [TrueBoxLesion("a", 1, voxels, dice) for voxels, dice in ((10, 0.4), (14, 0.8), (15, 0.9))]
+    report = attribute_losses(cases, plans, boxes, run=Run(show_progress=False))
+    assert [(row.stage, row.found, row.lesions) for row in report.stages] == [
+        (PERFECT_STAGE_1, 6, 6),
         (STAGES[0], 5, 6),
         (STAGES[1], 4, 6),
         (STAGES[2], 3, 6),
         (STAGES[3], 2, 6),
     ]
-    assert [stage.recall for stage in result.stages] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
-    small, middle, larger, *empty = result.by_size
-    assert (small.name, small.lesions) == ("under 15 voxels", 2)  # one has no candidate, one is badly outlined
-    assert small.recalls == (1.0, 0.5, 0.5, 0.5, 0.0)
-    assert (middle.name, middle.lesions) == ("15 to under 50 voxels", 3)  # two are found, one is suppressed
-    assert middle.recalls == pytest.approx((1, 1, 2 / 3, 2 / 3, 2 / 3))
-    assert (larger.lesions, larger.recalls[1 + STAGES.index(STAGES[2])]) == (1, 0.0)
-    assert [size.lesions for size in empty] == [0, 0] and set(empty[0].recalls) == {None}
-    assert result.dice_in_true_boxes == pytest.approx(0.7)
-    assert [(size.outlined, size.dice) for size in result.by_size][:3] == [
+    assert [row.recall for row in report.stages] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
+    small, middle, larger, *empty = report.by_size
+    assert (small.name, small.lesions) == ("under 15 voxels", 2)  # one never seen, one badly outlined
+    assert list(small.recalls) == [1.0, 0.5, 0.5, 0.5, 0.0]
+    assert (middle.name, middle.lesions) == ("15 to under 50 voxels", 3)  # two found, one suppressed
+    assert list(middle.recalls) == pytest.approx([1, 1, 2 / 3, 2 / 3, 2 / 3])
+    assert (larger.lesions, larger.recalls[3]) == (1, 0.0)
+    assert [row.lesions for row in empty] == [0, 0] and set(empty[0].recalls) == {None}
+    assert report.dice_in_true_boxes == pytest.approx(0.7)
+    assert [(row.outlined, row.dice) for row in report.by_size][:3] == [
         (2, pytest.approx(0.6)),
         (1, 0.9),
         (0, None),
@@ -135,14 +136,16 @@ def test_lesions_of_all_cases_are_added_up_by_size(tmp_path: Path, tiny_plans: P
 
 def test_a_lesion_as_large_as_a_limit_belongs_to_the_larger_ones(tmp_path: Path, tiny_plans: Plans) -> None:
     truth = make_truth((4, 4, 4, 9, 7, 5), (16, 16, 16, 18, 23, 17))  # 15 and 14 voxels
-    result = attribute([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], run=Run(show_progress=False))
-    assert [size.lesions for size in result.by_size] == [1, 1, 0, 0, 0]
+    report = attribute_losses([prepare_case(tmp_path, "a", truth, [])], tiny_plans, [], run=Run(show_progress=False))
+    assert [row.lesions for row in report.by_size] == [1, 1, 0, 0, 0]
 
 
 def test_healthy_scans_alone_have_no_recall(tmp_path: Path, tiny_plans: Plans) -> None:
-    result = attribute([prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], run=Run(show_progress=False))
-    assert [stage.recall for stage in result.stages] == [None] * 5
-    assert result.dice_in_true_boxes is None
+    report = attribute_losses(
+        [prepare_case(tmp_path, "a", make_truth(), [])], tiny_plans, [], run=Run(show_progress=False)
+    )
+    assert [row.recall for row in report.stages] == [None] * 5
+    assert report.dice_in_true_boxes is None
 
 
 def test_the_bound_is_that_of_the_lesions_which_are_traced(tmp_path: Path, tiny_plans: Plans) -> None:
@@ -151,8 +154,8 @@ def test_the_bound_is_that_of_the_lesions_which_are_traced(tmp_path: Path, tiny_
     assert max(tiny_plans.cell_sizes()[0]) >= 2
     traced = trace_lesions("a", make_truth(*twins, DOUBTED), make_candidates([]), tiny_plans)
     assert [lesion.reachable for lesion in traced].count(False) == 1 and traced[2].reachable
-    result = attribute(
+    report = attribute_losses(
         [prepare_case(tmp_path, "a", make_truth(*twins, DOUBTED), [])], tiny_plans, [], run=Run(show_progress=False)
     )
-    assert (result.stages[0].found, result.stages[0].lesions) == (2, 3)
-    assert result.by_size[0].recalls[0] == 0.5
+    assert (report.stages[0].found, report.stages[0].lesions) == (2, 3)
+    assert report.by_size[0].recalls[0] == 0.5
