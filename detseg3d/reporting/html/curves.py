@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from markupsafe import Markup
 
 from detseg3d.evaluation.metrics import HEADLINE, Criterion
-from detseg3d.evaluation.result import SizeBin
+from detseg3d.evaluation.result import RecallBySize, SizeBin
 from detseg3d.evaluation.scores.froc import FROC_RATES, ScoreSummary
 from detseg3d.reporting.html.charts import Bars, Line, bar_chart, fraction_axis, froc_axis, legend, line_chart
 from detseg3d.reporting.html.evaluated import Evaluated
@@ -167,10 +167,32 @@ def _as_fraction(rate: float) -> str:
 
 # -- Sizes -------------------------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class _SizeKind:
+    """A way to divide lesions by size.
+
+    Attributes
+    ----------
+    title, axis : str
+        Title of the part of the page, and title of the axis.
+    bins_in : callable
+        Function that returns the bins.
+    has_diameters : bool
+        Whether the table also states the bins as diameters of spheres.
+    """
+
+    title: str
+    axis: str
+    bins_in: Callable[[RecallBySize], Sequence[SizeBin]]
+    has_diameters: bool = False
+
+
+_VOLUME = "volume of the true lesion, mm³"
 _SIZES = (
-    ("mm3", "By volume", "volume of the true lesion, mm³"),
-    ("quantile", "In four groups with equal numbers of lesions, smallest first", "volume of the true lesion, mm³"),
-    ("voxels", "By number of voxels", "voxels of the true lesion"),
+    _SizeKind("By volume", _VOLUME, lambda recall: recall.mm3, has_diameters=True),
+    _SizeKind("In four groups with equal numbers of lesions, smallest first", _VOLUME, lambda recall: recall.quantile),
+    _SizeKind("By number of voxels", "voxels of the true lesion", lambda recall: recall.voxels),
 )
 
 
@@ -196,36 +218,36 @@ class _SizeTable:
 def size_section(evaluated: Evaluated) -> Markup:
     """Return charts and tables of the recall by the size of the true lesion."""
     tables = []
-    for kind, title, axis in _SIZES:
-        rows = {
-            name: [row for row in getattr(r.summary.overall.recall_by_size, kind) if row.lesions]
-            for name, r in evaluated.results.items()
+    for kind in _SIZES:
+        bins = {
+            name: [entry for entry in kind.bins_in(result.summary.overall.recall_by_size) if entry.lesions]
+            for name, result in evaluated.results.items()
         }
-        if any(rows.values()):
-            systems = tuple((name, tuple(_size_row(row, kind) for row in entries)) for name, entries in rows.items())
-            tables.append(_SizeTable(title, *_size_chart(rows, kind, axis, evaluated.several), systems))
+        if any(bins.values()):
+            rows = tuple((name, tuple(_size_row(entry, kind) for entry in entries)) for name, entries in bins.items())
+            tables.append(_SizeTable(kind.title, *_size_chart(bins, kind.axis, evaluated.several), rows))
     recalls = [f"recall, {criterion.label}" for criterion in Criterion]
     header = ["size", "true lesions", f"found, {HEADLINE.label}", *recalls, "mean Dice"]
     return render("sizes", tables=tables, header=header)
 
 
-def _size_row(row: SizeBin, kind: str) -> _SizeRow:
+def _size_row(row: SizeBin, kind: _SizeKind) -> _SizeRow:
     cells = (
         number(row.lesions, 0),
         number(row.detection[HEADLINE].found, 0),
         *(number(row.detection[criterion].recall) for criterion in Criterion),
         number(row.dice),
     )
-    return _SizeRow(row.name, _diameters(row) if kind == "mm3" else "", cells)
+    return _SizeRow(row.name, _diameters(row) if kind.has_diameters else "", cells)
 
 
-def _size_chart(tables: Mapping[str, Sequence[SizeBin]], kind: str, axis: str, several: bool) -> tuple[Markup, Markup]:
+def _size_chart(tables: Mapping[str, Sequence[SizeBin]], axis: str, several: bool) -> tuple[Markup, Markup]:
     """Return legend and chart: one series for each system, or for each criterion of a single system."""
     # Systems may lack different scans. The axis states the largest number of lesions, and a bar states its own number.
     every = sorted((row for table in tables.values() for row in table), key=lambda row: row.lesions)
     rows = list({row.name: row for row in every}.values())
     rows.sort(key=lambda row: row.low)
-    bins = [(_short_bin(row, kind), f"n = {row.lesions}") for row in rows]
+    bins = [(_short_bin(row), f"n = {row.lesions}") for row in rows]
     if several:
         series = [_bars(name, rows, table, HEADLINE, n) for n, (name, table) in enumerate(tables.items())]
     else:
@@ -253,11 +275,12 @@ def _bars(name: str, rows: Sequence[SizeBin], table: Sequence[SizeBin], criterio
     return Bars(name, tuple(values), tuple(intervals), style, tuple(counts))
 
 
-def _short_bin(row: SizeBin, kind: str) -> str:
+def _short_bin(row: SizeBin) -> str:
+    """Return the range of a bin in a form that is short enough for an axis."""
     low, high = row.low, row.high
     if high is None:
         return f"≥ {_size(low)}"
-    if kind == "quantile" and low == high:
+    if low == high:  # all lesions of a quantile may have one size
         return _size(low)
     return f"< {_size(high)}" if low == 0 else f"{_size(low)}{DASH}{_size(high)}"
 

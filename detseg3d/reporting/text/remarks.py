@@ -33,16 +33,16 @@ _MAX_NAMES = 5
 def describe_different_scans(result: SystemsResult) -> str:
     """Say that systems were evaluated on different scans, and which scans each lacks; empty if they were not.
 
-    A system without a prediction for a hard scan is not charged for this scan. It then looks better than a system that
-    has a prediction.
+    A missing prediction for a difficult scan does not lower the metrics of a system. The system then looks better than
+    a system that has a prediction.
     """
     missing = result.missing_scans
     if not missing:
         return ""
     listed = "; ".join(f"{name} {_names(scans)}" for name, scans in missing.items())
     return (
-        "The systems were evaluated on different scans, so their metrics cannot be compared: a system is not charged\n"
-        "for a scan that it lacks. Only the differences are computed on the scans that both systems have.\n"
+        "The systems were evaluated on different scans, so their metrics cannot be compared: a scan that a system\n"
+        "lacks does not lower its metrics. Only the differences are computed on the scans that both systems have.\n"
         f"Without: {listed}."
     )
 
