@@ -1,4 +1,4 @@
-"""Where an image lies and how it is read."""
+"""Source of an image: its path, and how the image is read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["ImageSource"]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where an image lies and how it is read.
+    """Path of an image, with the properties that its file does not state.
 
-    Most formats need only the path. The other fields state what a file does not say itself.
+    Most formats need only the path.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class ImageSource:
 
     @classmethod
     def of(cls, source: str | Path | ImageSource) -> ImageSource:
-        """Return ``source``, or the source with this path."""
+        """Return ``source`` unchanged if it is an ImageSource, else an ImageSource with this path."""
         return source if isinstance(source, ImageSource) else cls(Path(source))
 
     @property
@@ -59,9 +59,14 @@ class ImageSource:
         return self.path.name
 
     def oriented_like(self, reference: Geometry) -> ImageSource:
-        """Return this source, with its axes those in which the file of ``reference`` is stored.
+        """Return this source with the axis order of another file.
 
-        A ``.npy`` file does not state a direction. If it belongs to another file, as a label belongs to its scan, its
-        axes are those of that file. Other formats state their direction and are read as before.
+        A ``.npy`` file does not state a direction. If it belongs to another file, as a label belongs to its scan, it
+        has the axis order of that file. Other formats state their direction, so this has no effect on them.
+
+        Parameters
+        ----------
+        reference : Geometry
+            Geometry of the other file, as :func:`~detseg3d.data.images.read_geometry` returns it.
         """
         return self if reference.stored is None else replace(self, orientation=reference.stored.direction)

@@ -1,4 +1,4 @@
-"""How the scans to predict are read: options that a user states beside what the plans of the model say."""
+"""Options of a user on how the scans to predict are read. They come before the values in the plans of the model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["InputOptions"]
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How the scans to predict are read.
+    """Options on how the scans to predict are read.
 
     Parameters
     ----------
     spacing : 3 floats, optional
-        Voxel size ``(z, y, x)`` in mm of ``.npy`` files, which store none. By default that of the scan's source, else
-        that of the data set the model was trained on, else 1 mm.
+        Voxel spacing ``(z, y, x)`` in mm of ``.npy`` files, which store no spacing. By default the spacing of the image
+        source is used, else that of the training data set, else 1 mm.
     series : tuple of str
         Series to read from DICOM folders: a SeriesInstanceUID, SeriesNumber or SeriesDescription. Either one for all
         channels, or one for each channel; in the second case all channels of a case lie in the same folder.
     suv_channels : tuple of str
-        Channels whose PET is converted to SUV, in addition to those of the plans.
+        Names of channels with PET to convert to SUV, in addition to the channels that the plans name.
     """
 
     spacing: Spacing | None = None
@@ -39,7 +39,7 @@ class InputOptions:
         Raises
         ------
         DetSeg3DError
-            If the number of series is neither 1 nor that of the channels, or the model has no such channel.
+            If the number of series is neither 1 nor the number of channels, or a channel does not exist.
         """
         names = plans.channel_names
         if len(self.series) not in (0, 1, len(names)):
@@ -53,7 +53,7 @@ class InputOptions:
             raise DetSeg3DError("the model has no such channel", value=unknown, expected=f"some of {list(names)}")
 
     def apply(self, images: Sequence[ImageSource], plans: Plans) -> tuple[ImageSource, ...]:
-        """Return the sources of the channels of a case, with what these options and the plans state of them.
+        """Return the image sources of a case, completed by these options and by the plans.
 
         Parameters
         ----------

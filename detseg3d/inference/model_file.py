@@ -76,12 +76,14 @@ _FORBIDDEN_CHARACTERS: Final = frozenset('<>:"/\\|?*')  # in the names of folder
 
 
 class ModelDescription(BaseModel):
-    """What a model file says of itself.
+    """Description of a model in its file.
 
     Attributes
     ----------
-    format, version
-        Of the file, not of the model.
+    format : str
+        Always ``DetSeg3D model``.
+    version : int
+        Version of the file format.
     name : str
         ``DatasetXXX_Name``.
     made_with : str
@@ -371,7 +373,7 @@ def _split_by_fold(file: TensorFile) -> dict[str, dict[str, TensorEntry]]:
 
 
 def _check_documents(documents: Mapping[str, str], folds: Iterable[str], path: Path) -> None:
-    """Raise unless the documents are those of a model with these folds, and each is a JSON object."""
+    """Check that the documents belong to a model with these folds, and that each is a JSON object."""
     unknown = sorted(name for name in documents if not is_model_document(name))
     if unknown:
         raise _refused(path, "it holds a document that no model has", unknown[0][:200])
@@ -420,8 +422,8 @@ def _unpack_fold(
 def _renew_digests(folder: Path, folds: Iterable[str]) -> None:
     """Give the operating point the digests of the weights files that were written now.
 
-    The weights are those that the point was chosen with: the export compared them. Another version of the library may
-    have written the same weights as other bytes.
+    The export has checked that the operating point was chosen with these weights. Another version of the safetensors
+    library may write the same weights as other bytes, so the digests of the files can differ.
     """
     point = load_operating_point(folder)
     if point is None:

@@ -147,8 +147,9 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
     """Check that a folder holds a complete model.
 
     The plans of all folds are within their limits and give the same network. The weights of each fold are compared with
-    this network before memory is taken, then loaded. Each fold states the appearance of its training scans. The
-    operating point belongs to these weights. dataset.json, fingerprint and metrics have the expected content.
+    this network before memory is taken, then loaded. (The weights of a custom network are not compared, because only
+    its code knows their shapes.) Each fold states the appearance of its training scans. The operating point belongs to
+    these weights. dataset.json, fingerprint and metrics have the expected content.
 
     Parameters
     ----------
@@ -340,7 +341,7 @@ def _check_unpacked(folder: Path, file: Path) -> list[str]:
 
 
 def _put_in_place(temporary: Path, target: Path) -> Path | None:
-    """Rename the new model to its name, and the earlier one aside before; return where the earlier one is kept."""
+    """Move an earlier model aside, give the new model its name, and return the new place of the earlier model."""
     if not os.path.lexists(target):
         temporary.rename(target)
         return None

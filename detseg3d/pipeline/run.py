@@ -13,7 +13,6 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, ModelFolder, PreparedFolder, RawFolder
-from detseg3d.data.image_source import ImageSource
 from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.convert import convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
@@ -139,7 +138,7 @@ def run_experiment(
     predictions = paths.model.fold(FOLD).validation.path
     write_evaluation(evaluation, output)
     raw, evaluated = load_raw_dataset(raw_folder), EvaluationFolder(output)
-    images = ImageSource(RawFolder(raw_folder).training_images, raw.default_spacing)
+    images = {case.case_id: case.images[0] for case in raw.cases}
     files = find_case_files(images, RawFolder(raw_folder).training_labels, {"predictions": predictions})
     write_report(evaluated.report, ReportInput(evaluation, cases=tuple(files)))
     cases = [case for case in raw.cases if case.case_id in set(held_out)]
