@@ -1,8 +1,8 @@
-"""Everything that a command shows goes through this module: messages, tables, warnings, errors of the command line.
+"""Output of the commands: messages, tables, warnings and errors.
 
-Names of cases, classes, channels and files come from strangers. A terminal obeys some characters: they move the cursor,
-ring the bell, or turn the direction of writing so that one name looks like another. Here these characters are written
-out.
+Names of cases, classes, channels and files may come from other people. They can contain control characters, which move
+the cursor, ring the bell or change the direction of writing so that one name looks like another. This module escapes
+these characters.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-__all__ = ["show", "terminal", "use_utf8", "visible"]
+__all__ = ["show", "terminal", "use_utf8", "escape_control_characters"]
 
-# Control characters but for line break and tab, marks and controls of the direction of writing, separators of lines
-# that only some programs know, invisible tags, and lone surrogates, which no output can encode.
-_OBEYED = re.compile(
+# Control characters except line break and tab, marks and controls of the writing direction, line separators that only
+# some programs recognise, invisible tags, and lone surrogates, which no output can encode.
+_CONTROL_CHARACTERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
-# An option of the interpreter that only this module sets and reads.
+# Interpreter option that only this module sets and reads.
 _SHOWN = "detseg3d_shown_encoding"
 
 
-def visible(text: str) -> str:
-    r"""``text`` with the characters that a terminal obeys written out.
+def escape_control_characters(text: str) -> str:
+    r"""Return ``text`` with escaped control characters.
 
     Examples
     --------
-    >>> print(visible("scan\x1b[2J.nii.gz"))
+    >>> print(escape_control_characters("scan\x1b[2J.nii.gz"))
     scan\x1b[2J.nii.gz
     """
-    return _OBEYED.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+    return _CONTROL_CHARACTERS.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 def show(text: str = "", *, error: bool = False) -> None:
-    """Print ``text``, with :func:`visible` characters only, to the standard output or to the standard error.
+    """Print ``text`` to the standard output or the standard error, with escaped control characters.
 
     Parameters
     ----------
     text : str, optional
     error : bool, optional
-        Print to the standard error. A message that the standard error does not take is lost: the exit code still says
-        that something is wrong.
+        Print to the standard error. If the standard error is closed or full, the message is lost, and only the exit
+        code reports the failure.
 
     Raises
     ------
     OSError
-        If the standard output does not take the text.
+        If the standard output cannot be written.
     """
     if not error:
-        print(visible(text))
+        print(escape_control_characters(text))
         return
     with suppress(OSError, ValueError):  # ValueError: it is closed
-        print(visible(text), file=sys.stderr)
+        print(escape_control_characters(text), file=sys.stderr)
 
 
 def use_utf8() -> None:
-    """Start the command again in Python's UTF-8 mode, where the locale would have names of files read otherwise.
+    """Restart the command in Python's UTF-8 mode if the locale has another encoding.
 
-    Names on disk and in JSON files are UTF-8. In a locale of another encoding, a name from a JSON file would not be the
-    name of the file, and libraries written in C++ would look for other files. What is shown keeps the encoding of the
-    terminal.
+    Names on disk and in JSON files are UTF-8. In a locale with another encoding, the name in a JSON file would differ
+    from the name on disk, and libraries written in C++ would look for other files. Output to the terminal keeps the
+    encoding of the terminal.
     """
     if os.name != "posix" or sys.flags.utf8_mode or not sys.executable:
         return
@@ -81,20 +81,20 @@ def use_utf8() -> None:
 
 @contextmanager
 def terminal(verbose: bool = False) -> Iterator[None]:
-    """While the context lasts, messages and warnings go to the standard error, one line each.
+    """Send log messages and warnings to the standard error, one line each, inside this context.
 
-    Standard streams that were closed by the caller (``2>&-``) are replaced first: the system gives the number of a
-    closed stream to the next file that is opened, and messages of a library would be written into that file.
+    Standard streams that the caller closed (``2>&-``) are replaced first. Otherwise, the next opened file would get the
+    number of the closed stream, and libraries would write their messages into that file.
 
     Parameters
     ----------
     verbose : bool, optional
-        Show debugging messages, too.
+        Also show debugging messages.
     """
     _open_closed_streams()
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
-            # A character that the terminal does not have costs no result.
+            # A character that the terminal cannot show must not stop the command.
             stream.reconfigure(encoding=_shown_encoding(stream.encoding), errors=errors)
     package, of_warnings = logging.getLogger("detseg3d"), logging.getLogger("py.warnings")
     package.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -103,7 +103,7 @@ def terminal(verbose: bool = False) -> Iterator[None]:
             handler = _TerminalHandler()
             handler.setFormatter(_Formatter(datefmt="%H:%M:%S"))
             logger.addHandler(handler)
-        # Some libraries give the root logger a handler of its own, which would print everything once more.
+        # Some libraries add a handler to the root logger, which would print every message again.
         logger.propagate = False
     logging.captureWarnings(True)
     try:
@@ -114,28 +114,28 @@ def terminal(verbose: bool = False) -> Iterator[None]:
 
 
 def _shown_encoding(own: str) -> str:
-    """The encoding of the terminal: that before :func:`use_utf8`, or the stream's ``own``."""
+    """Return the encoding of the terminal before :func:`use_utf8`, or the encoding ``own`` of the stream."""
     chosen = sys._xoptions.get(_SHOWN)
     return chosen if isinstance(chosen, str) else own
 
 
 def _open_closed_streams() -> None:
-    """Put the null device where the standard input, output or error is closed."""
+    """Open the null device in place of a closed standard input, output or error."""
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is given, and those below are taken by now. It belongs to child processes, too.
+            # The system returns the lowest free number, which is this one. Child processes inherit it.
             os.set_inheritable(os.open(os.devnull, mode), True)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # as Python has it where the stream was closed before the start
+        if getattr(sys, name) is None:  # Python sets None if the stream was closed before the start
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
 
 
 class _TerminalHandler(logging.Handler):
-    """Writes to stderr without tearing progress bars apart."""
+    """Log handler that writes to the standard error without breaking progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -143,16 +143,16 @@ class _TerminalHandler(logging.Handler):
         except BrokenPipeError:
             raise
         except OSError:
-            pass  # nobody can be told; the exit code says what became of the command
+            pass  # the message is lost; the exit code reports the result
         except Exception:
             self.handleError(record)
 
 
 class _Formatter(logging.Formatter):
-    """The time and the message; the level only where it matters."""
+    """Log format with time and message, and with the level for all messages except INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         self._style._fmt = (
             "%(asctime)s %(message)s" if record.levelno == logging.INFO else "%(asctime)s %(levelname)s: %(message)s"
         )
-        return visible(super().format(record))
+        return escape_control_characters(super().format(record))

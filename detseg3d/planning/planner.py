@@ -86,8 +86,8 @@ def plan_dataset(
     Raises
     ------
     DetSeg3DError
-        If no detection grid fits into ``training_gb`` and ``inference_gb``, or if a spacing is below a nanometre or above
-        a kilometre.
+        If no detection grid fits into ``training_gb`` and ``inference_gb``, or if a spacing is below a nanometre or
+        above a kilometre.
 
     Examples
     --------
