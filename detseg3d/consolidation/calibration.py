@@ -101,7 +101,7 @@ def _prepare_case(
             expected=f"size {geometry.shape}, spacing {geometry.spacing} as {case.label}",
             remedy="write them again with detseg3d_train DATASET FOLD --val",
         )
-    classes = candidates.found.classes
+    classes = candidates.detections.classes
     if len(classes) and not 0 <= classes.min() <= classes.max() < plans.num_classes:
         raise DetSeg3DError(
             "the stored candidates have a class that the plans do not have",

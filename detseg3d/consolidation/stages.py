@@ -87,7 +87,7 @@ def trace_lesions(case_id: str, truth: CaseTruth, candidates: Candidates, plans:
     in_mask = {number for lesion in outcomes.lesions(plans.inference) for number in lesion.hits}
 
     def found_by(indices: npt.NDArray[np.int64]) -> set[int]:
-        detections = candidates.found[indices]
+        detections = candidates.detections[indices]
         return set(match_proposals(detections.boxes, detections.classes, targets).tolist())
 
     stages = (found_by(np.arange(len(candidates))), found_by(admitted), found_by(accepted), in_mask)

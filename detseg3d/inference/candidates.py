@@ -1,8 +1,8 @@
-"""Everything the two stages said about one scan, before any threshold: from this the masks are made, now or later.
+"""The candidates of one scan with their RoI masks, before any score threshold. Masks are made from them, now or later.
 
-Cross-validation stores it, so that thresholds are chosen without running the networks again. Candidates whose RoIs have
-no voxel in common do not influence each other: a search over thresholds merges only those groups again whose members
-changed.
+Cross-validation stores the candidates, so that thresholds can be chosen without running the networks again. Candidates
+whose RoIs neither overlap nor touch do not influence each other. So a search over thresholds merges a group of
+candidates again only if its members changed.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ logger = logging.getLogger(__name__)
 
 
 _LEVELS = 255  # a stored probability is a multiple of 1/255
-# Of the RoIs of a scan kept as they lie in the volume: those of a thousand small lesions, or of a hundred large ones.
-_MOST_PASTED_BYTES = 256 << 20
+# Pasted RoIs of a scan that are kept: about a thousand small lesions, or a hundred large ones.
+_MAX_PASTED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class MergedGroup:
-    """The lesions of some candidates that have nothing to do with the others.
+    """The lesions of a group of candidates that other candidates do not influence.
 
     Attributes
     ----------
     window : tuple of 3 slices
-        Where in the volume.
+        Where the group lies in the volume.
     merged : Merged
-        On the grid of the window; the lesions are numbered from 1 within the group, their boxes and candidates are
-        those of the whole volume.
+        On the grid of the window. Lesions are numbered from 1 within the group. Their boxes and candidates refer to the
+        whole volume.
     """
 
     window: tuple[slice, slice, slice]
@@ -74,44 +74,44 @@ class MergedGroup:
 
 @dataclass
 class _PastedRois:
-    """The RoIs of candidates as they lie in the volume, as many as the memory allows."""
+    """Pasted RoIs by candidate, as many as the memory allows."""
 
     rois: dict[int, list[PastedRoi]] = field(default_factory=dict)
     size: int = 0
 
     def keep(self, candidate: int, pasted: list[PastedRoi]) -> None:
         size = sum(roi.probability.nbytes for roi in pasted)
-        if self.size + size <= _MOST_PASTED_BYTES:
+        if self.size + size <= _MAX_PASTED_BYTES:
             self.rois[candidate] = pasted
             self.size += size
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of one scan and the masks of their RoIs, on the scan's own grid.
+    """The candidates of one scan and the masks of their RoIs, on the grid of the scan.
 
     Attributes
     ----------
-    found : Detections
-        Boxes in voxel edges ``z0 y0 x0 z1 y1 x1``, detection scores and classes, best first.
+    detections : Detections
+        Boxes in voxel edges ``z0 y0 x0 z1 y1 x1``, scores of Stage 1 and classes, best score first.
     predictions : list of RoiPrediction
-        Of every candidate one or more.
+        One or more for every candidate.
     shape : tuple of 3 ints
     spacing : tuple of 3 floats
-        mm, ``(z, y, x)``.
+        Voxel size ``(z, y, x)`` in mm.
     highest_detection : float
-        Highest probability of the detector in the scan, also where no candidate reached the detection threshold. It is
-        not stored.
+        Highest probability of Stage 1 in the scan, even if no candidate reached the detection threshold. It is not
+        stored in files.
     limit : int or None
-        How many candidates a prediction of this scan may have; more may be stored. ``None``: any number.
+        Largest number of candidates in a prediction of this scan; more may be stored. ``None`` sets no limit.
     variance_between : float
         Variance of the score between several networks, on the scale of log-odds; 0 for a single network. It is not
-        stored: what is stored are the candidates of single networks.
+        stored in files, because only candidates of single networks are stored.
     networks : int
-        How many were averaged.
+        Number of networks that were averaged.
     """
 
-    found: Detections
+    detections: Detections
     predictions: list[RoiPrediction]
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -121,35 +121,35 @@ class Candidates:
     networks: int = 1
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.detections)
 
     def select(self, indices: IntArray) -> Candidates:
-        """Only the candidates ``indices``, in this order, with their RoIs."""
+        """Return the candidates ``indices``, in this order, with their RoIs."""
         place = {int(old): new for new, old in enumerate(indices)}
         predictions = [p._replace(candidate=place[p.candidate]) for p in self.predictions if p.candidate in place]
-        return replace(self, found=self.found[indices], predictions=predictions)
+        return replace(self, detections=self.detections[indices], predictions=predictions)
 
     def passing(self, inference: InferencePlan) -> IntArray:
-        """Indices of the candidates that pass the plan's detection threshold, suppression and limit, best first."""
-        above = np.flatnonzero(self.found.scores >= inference.candidate_threshold)
-        found = self.found[above]
-        kept = suppress(found.boxes, found.scores, found.classes, suppression_of(inference, self.limit))
+        """Return the indices of candidates that pass detection threshold, suppression and limit, best score first."""
+        above = np.flatnonzero(self.detections.scores >= inference.candidate_threshold)
+        passing = self.detections[above]
+        kept = suppress(passing.boxes, passing.scores, passing.classes, suppression_of(inference, self.limit))
         return above[kept]
 
     def admitted(self, inference: InferencePlan) -> Candidates:
-        """The candidates that pass the plan's detection threshold, suppression and limit."""
+        """Return the candidates that pass the detection threshold, the suppression and the limit."""
         return self.select(self.passing(inference))
 
     def final_scores(self, inference: InferencePlan) -> npt.NDArray[np.float64]:
-        """The score of each candidate, from both stages, calibrated as the plan says; shape ``(N,)``."""
+        """Return the combined score of each candidate, calibrated as the plan says; shape ``(N,)``."""
         roi_scores = candidate_roi_scores(len(self), self.predictions)
-        return combine_scores(self.found.scores, roi_scores, inference.calibration, inference.detection_weight)
+        return combine_scores(self.detections.scores, roi_scores, inference.calibration, inference.detection_weight)
 
     def of_several(self, members: MemberScores, inference: InferencePlan) -> Candidates:
-        """These candidates, and how far several networks disagree about them.
+        """Return these candidates with the variance of their scores between several networks.
 
-        The calibration was learnt on candidates that reach the detection threshold; a network that sees less than that
-        counts as if it saw just so much. The score of Stage 1 stays that of the averaged heatmap.
+        The calibration was fitted to candidates that reach the detection threshold. So a lower score of a network
+        counts as the threshold. The scores of Stage 1 remain those of the averaged heatmap.
         """
         weight = inference.detection_weight
         detection = np.maximum(members.detection, inference.candidate_threshold)
@@ -157,7 +157,7 @@ class Candidates:
         return replace(self, variance_between=between, networks=len(detection))
 
     def calibrated(self, plans: Plans) -> Plans:
-        """The plans with the calibration for as many networks as were averaged here."""
+        """Return the plans with the calibration for the number of networks that were averaged."""
         inference = plans.inference
         spread = ScoreSpread(inference.calibration_base_rate, inference.calibration_variance)
         knots = calibration_of_several(
@@ -166,9 +166,9 @@ class Candidates:
         return plans if knots == inference.calibration else plans.evolve(inference={"calibration": knots})
 
     def touching(self) -> csr_array:
-        """Which candidates have RoIs that reach into common or neighbouring voxels, of whatever class.
+        """Find the candidates whose RoIs overlap or touch, whatever their classes.
 
-        Masks of others neither compete nor touch.
+        The masks of all other pairs of candidates neither compete nor touch.
 
         Returns
         -------
@@ -181,7 +181,7 @@ class Candidates:
 
     @cached_property
     def _rois_of(self) -> dict[int, list[RoiPrediction]]:
-        """The RoIs of each candidate."""
+        """Return the RoIs of each candidate."""
         rois: dict[int, list[RoiPrediction]] = {}
         for prediction in self.predictions:
             rois.setdefault(prediction.candidate, []).append(prediction)
@@ -192,7 +192,7 @@ class Candidates:
         return _PastedRois()
 
     def _pasted(self, candidate: int) -> list[PastedRoi]:
-        """Its RoIs on the voxels of the scan; kept, since a search merges the same ones again and again."""
+        """Return the pasted RoIs of a candidate. They are kept, because a search merges the same RoIs many times."""
         pasted = self._already_pasted.rois.get(candidate)
         if pasted is None:
             pasted = paste_predictions(self._rois_of.get(candidate, []), self.shape)
@@ -221,13 +221,14 @@ class Candidates:
             return None
         low, high = corners[:, :3].min(axis=0), corners[:, 3:].max(axis=0)
         offset = np.tile(low, 2).astype(np.float64)
-        found = Detections(self.found.boxes[members] - offset, self.found.scores[members], self.found.classes[members])
+        chosen = self.detections[members]
+        chosen = Detections(chosen.boxes - offset, chosen.scores, chosen.classes)
         unlimited = plans.inference.model_copy(
             update={"score_threshold": 0.0, "minimum_volume_mm3": 0.0, "scan_threshold": 0.0}
         )
         rule = plans.model_copy(update={"inference": unlimited})
         shifted = [roi.seen_from(low, place) for place, roi in rois]
-        merged = merge_pasted(found, shifted, tuple(high - low), rule, self.spacing)
+        merged = merge_pasted(chosen, shifted, tuple(high - low), rule, self.spacing)
         lesions = [
             replace(
                 lesion,
@@ -240,16 +241,17 @@ class Candidates:
         return MergedGroup(box_slices((*low, *high)), replace(merged, lesions=lesions))
 
     def merge(self, plans: Plans, keep_probabilities: bool = False) -> Merged:
-        """Masks and lesions; see :func:`detseg3d.models.merging.merge.merge_rois`."""
-        return merge_rois(self.found, self.predictions, self.shape, plans, self.spacing, keep_probabilities)
+        """Merge all candidates into lesions; see :func:`detseg3d.models.merging.merge.merge_rois`."""
+        return merge_rois(self.detections, self.predictions, self.shape, plans, self.spacing, keep_probabilities)
 
 
 def loose_suppression(inference: InferencePlan) -> InferencePlan:
-    """The plan's inference section with half the suppression distance, more overlap and twice as many candidates.
+    """Return an inference section with half the suppression distance, more overlap and twice as many candidates.
 
-    There is room for what a stricter suppression removes later. What is stored under it serves every stricter setting
-    that a later search may try. Suppression is greedy, so two passes, the second stricter, may now and then lose a
-    candidate that a strict pass alone would have kept: one whose near duplicate fell to a third.
+    Candidates stored under it serve every stricter setting that a later search may try. Suppression is greedy, so two
+    passes, the second one stricter, may rarely lose a candidate that one strict pass would keep. This happens if box A
+    suppresses box B in the first pass, and a third box suppresses A in the second pass. In one strict pass, A would be
+    gone before it could suppress B.
     """
     return inference.model_copy(
         update={
@@ -263,14 +265,14 @@ def loose_suppression(inference: InferencePlan) -> InferencePlan:
 
 
 def save_candidates(candidates: Candidates, path: str | Path) -> None:
-    """Write to an ``.npz``, atomically; probabilities are rounded to 1/255.
+    """Write candidates to an ``.npz`` file, atomically. Probabilities are rounded to multiples of 1/255.
 
     Parameters
     ----------
     candidates : Candidates
     path : path
     """
-    found, predictions = candidates.found, candidates.predictions
+    detections, predictions = candidates.detections, candidates.predictions
     masks = [(p.probability.float().clamp(0, 1) * _LEVELS).round().to(torch.uint8).numpy() for p in predictions]
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(
@@ -278,9 +280,9 @@ def save_candidates(candidates: Candidates, path: str | Path) -> None:
             shape=np.asarray(candidates.shape, np.int64),
             spacing=np.asarray(candidates.spacing, np.float64),
             limit=np.asarray(-1 if candidates.limit is None else candidates.limit, np.int64),
-            boxes=np.asarray(found.boxes, np.float32),
-            scores=np.asarray(found.scores, np.float32),
-            classes=np.asarray(found.classes, np.int64),
+            boxes=np.asarray(detections.boxes, np.float32),
+            scores=np.asarray(detections.scores, np.float32),
+            classes=np.asarray(detections.classes, np.int64),
             rois=np.stack([p.roi for p in predictions]) if predictions else np.zeros((0, 6)),
             owners=np.array([p.candidate for p in predictions], np.int64),
             roi_scores=np.array([p.score for p in predictions], np.float64),
@@ -289,18 +291,18 @@ def save_candidates(candidates: Candidates, path: str | Path) -> None:
 
 
 def load_candidates(path: str | Path) -> Candidates:
-    """Read what :func:`save_candidates` wrote.
+    """Read candidates that :func:`save_candidates` wrote.
 
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read or its parts do not fit together.
+        If the file cannot be read, or its arrays do not fit together.
     """
     unreadable = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
     try:
         with open_regular_file(path) as handle, np.load(handle, allow_pickle=False) as data:
             return _from_arrays({name: data[name] for name in data.files})
-    # A file of another kind may be opened and then not be what was expected.
+    # A file of another kind may open without an error and then hold other arrays.
     except (*unreadable, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DetSeg3DError(
             f"the stored candidates cannot be read ({type(error).__name__}: {error})",
@@ -318,7 +320,7 @@ def _from_arrays(data: dict[str, npt.NDArray[Any]]) -> Candidates:
     if rois.shape != (len(masks), 6) or masks.ndim != 4 or not len(owners) == len(roi_scores) == len(masks):
         raise ValueError(f"{rois.shape} RoIs and {len(owners)} owners for {masks.shape} masks")
     if masks.dtype != np.uint8 or not all(np.isfinite(array).all() for array in (boxes, scores, rois, roi_scores)):
-        raise ValueError(f"values that are no numbers, or masks of {masks.dtype}")
+        raise ValueError(f"values that are not finite, or masks of {masks.dtype}")
     if len(owners) and not 0 <= owners.min() <= owners.max() < count:
         raise ValueError(f"a RoI belongs to candidate {owners.max()} of {count}")
     probabilities = torch.from_numpy(masks).half() / _LEVELS
@@ -330,5 +332,5 @@ def _from_arrays(data: dict[str, npt.NDArray[Any]]) -> Candidates:
     z, y, x = (float(value) for value in data["spacing"])
     stored_limit = int(data["limit"])
     limit = None if stored_limit < 0 else stored_limit
-    found = Detections(boxes, scores, classes)
-    return Candidates(found, predictions, (depth, height, width), (z, y, x), limit=limit)
+    detections = Detections(boxes, scores, classes)
+    return Candidates(detections, predictions, (depth, height, width), (z, y, x), limit=limit)

@@ -209,7 +209,7 @@ class Predictor:
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         plans = candidates.calibrated(self.plans)
         merged = candidates.merge(plans, keep_probabilities)
-        return describe_case(merged, candidates.found, geometry, plans, similarity, candidates.limit)
+        return describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit)
 
     def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
         """Run both stages on a scan; return all candidates above the detection threshold with their RoI masks.

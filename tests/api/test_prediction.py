@@ -11,6 +11,7 @@ import detseg3d
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image, write_image
+from detseg3d.inference.load import LoadOptions
 from detseg3d.pipeline.exchange import export_model
 from tests.scans import make_scan
 
@@ -19,7 +20,7 @@ SCAN, LABEL = make_scan(101)
 
 @pytest.fixture(scope="module")
 def predictor(tiny_model: Path) -> detseg3d.Predictor:
-    return detseg3d.Predictor.from_model_folder(tiny_model, (0,), device="cpu")
+    return detseg3d.Predictor.from_model_folder(tiny_model, (0,), LoadOptions(device="cpu"))
 
 
 @pytest.fixture(scope="module")

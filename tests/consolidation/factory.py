@@ -91,7 +91,7 @@ def random_label(seed: int, candidates: Candidates, classes: int = 1) -> np.ndar
     """A label that some of the candidates are right about, and some blocks that none is about; values 1, 2, …."""
     random = np.random.default_rng([seed, 1])
     label = np.zeros(candidates.shape, np.uint8)
-    blocks = [box for box in candidates.found.boxes if random.random() < 0.6]
+    blocks = [box for box in candidates.detections.boxes if random.random() < 0.6]
     blocks += [np.concatenate([low, low + 2]) for low in random.uniform(0, np.array(candidates.shape) - 2, (2, 3))]
     for block in blocks:
         low, high = np.maximum(np.round(block[:3]), 0).astype(int), np.round(block[3:]).astype(int)

@@ -79,7 +79,7 @@ def test_the_mask_of_a_neighbour_may_bring_a_lesion_back(tiny_plans: Plans) -> N
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_lost_before_the_mask_stays_lost(tiny_plans: Plans, seed: int) -> None:
     candidates = random_candidates(seed)
-    boxes: list[Box] = [tuple(int(n) for n in box) for box in candidates.found.boxes.clip(0, 23)[::2]]  # type: ignore[misc]
+    boxes: list[Box] = [tuple(int(n) for n in box) for box in candidates.detections.boxes.clip(0, 23)[::2]]  # type: ignore[misc]
     plans = tiny_plans.evolve(
         inference={"candidate_threshold": 0.3, "score_threshold": 0.6, "suppression_distance": 0.9}
     )

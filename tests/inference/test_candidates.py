@@ -35,7 +35,7 @@ NONE = make_candidates([])
 
 def assert_equal(first: Candidates, second: Candidates) -> None:
     for name in ("boxes", "scores", "classes"):
-        np.testing.assert_array_equal(getattr(first.found, name), getattr(second.found, name))
+        np.testing.assert_array_equal(getattr(first.detections, name), getattr(second.detections, name))
     assert (first.shape, first.spacing) == (second.shape, second.spacing)
     for mine, other in zip(first.predictions, second.predictions, strict=True):
         np.testing.assert_array_equal(mine.roi, other.roi)
@@ -48,7 +48,7 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     save_candidates(candidates, tmp_path / "a.npz")
     again = load_candidates(tmp_path / "a.npz")
     assert_equal(again, candidates)
-    assert again.found.boxes.dtype == np.float32 and again.found.classes.dtype == np.int64
+    assert again.detections.boxes.dtype == np.float32 and again.detections.classes.dtype == np.int64
     for mine, other in zip(again.predictions, candidates.predictions, strict=True):
         assert torch.equal(mine.probability, other.probability)  # of zeros and ones
 
@@ -74,12 +74,14 @@ def test_a_scan_without_candidates_is_stored(tmp_path: Path) -> None:
     save_candidates(NONE, tmp_path / "a.npz")
     again = load_candidates(tmp_path / "a.npz")
     assert len(again) == 0 and again.predictions == [] and again.shape == SHAPE
-    assert again.found.boxes.shape == (0, 6)
+    assert again.detections.boxes.shape == (0, 6)
 
 
 def test_a_probability_beyond_one_does_not_wrap_round(tmp_path: Path) -> None:
     [prediction] = make_candidates([TWO[0]._replace(probability=1.01)]).predictions
-    save_candidates(Candidates(make_candidates([TWO[0]]).found, [prediction], SHAPE, (1, 1, 1)), tmp_path / "a.npz")
+    save_candidates(
+        Candidates(make_candidates([TWO[0]]).detections, [prediction], SHAPE, (1, 1, 1)), tmp_path / "a.npz"
+    )
     assert load_candidates(tmp_path / "a.npz").predictions[0].probability.max() == 1
 
 
@@ -151,7 +153,7 @@ def test_parts_that_do_not_fit_together_are_refused(tmp_path: Path, name: str, v
 def test_selected_candidates_keep_their_rois() -> None:
     candidates = make_candidates([Blob((2, 2, 2, 4, 4, 4), 0.9, 0.1), Blob((9, 9, 9, 12, 12, 12), 0.8, 0.2), *TWO])
     part = candidates.select(np.array([3, 1]))
-    assert part.found.scores.tolist() == pytest.approx([0.25, 0.8])
+    assert part.detections.scores.tolist() == pytest.approx([0.25, 0.8])
     assert {(p.candidate, p.score) for p in part.predictions} == {(0, 1.0), (1, 0.2)}
 
 
@@ -178,7 +180,7 @@ def test_candidates_pass_by_threshold_and_suppression(tiny_plans: Plans) -> None
     inference = tiny_plans.evolve(inference={"candidate_threshold": 0.65}).inference
     shuffled = candidates.select(np.array([4, 3, 1, 0, 2]))
     assert shuffled.passing(inference).tolist() == [3, 4]
-    assert candidates.admitted(inference).found.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert candidates.admitted(inference).detections.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
 @pytest.mark.parametrize(("iou", "stored"), [(0.3, 0.5), (0.5, 0.5), (0.7, 0.7)])
@@ -217,7 +219,7 @@ def test_all_rois_of_a_candidate_count() -> None:
     candidates = make_candidates([Blob((4, 4, 4, 6, 6, 6), 0.9, 1), Blob((4, 4, 15, 6, 6, 17), 0.8, 1)])
     assert not candidates.touching().toarray()[0, 1]
     tile = candidates.predictions[0]._replace(roi=candidates.predictions[0].roi + np.float32([0, 0, 3.5, 0, 0, 3.5]))
-    tiled = Candidates(candidates.found, [*candidates.predictions, tile], SHAPE, (1, 1, 1))
+    tiled = Candidates(candidates.detections, [*candidates.predictions, tile], SHAPE, (1, 1, 1))
     assert tiled.touching().toarray()[[0, 1], [1, 0]].all()
 
 
@@ -309,7 +311,7 @@ def test_a_roi_outside_the_volume_gives_nothing(tiny_plans: Plans) -> None:
 
 def test_a_candidate_without_a_roi_gives_nothing(tiny_plans: Plans) -> None:
     candidates = make_candidates([Blob((4, 4, 4, 6, 6, 6), 0.8, 0.8)])
-    bare = Candidates(candidates.found, [], SHAPE, (1, 1, 1))
+    bare = Candidates(candidates.detections, [], SHAPE, (1, 1, 1))
     merged = bare.merge(tiny_plans.evolve(inference={"score_threshold": 0}))
     assert merged.lesions == [] and merged.scores.tolist() == [0]
 
@@ -326,7 +328,7 @@ def test_candidates_know_how_far_several_networks_disagree(tiny_plans: Plans) ->
     candidates = make_candidates(TWO)
     members = MemberScores(np.array([[0.2, 0.5], [0.2, 0.8]]), np.array([[0.5, 0.9], [0.5, 0.9]]))
     several = candidates.of_several(members, tiny_plans.inference)
-    assert several.found is candidates.found and several.networks == 2
+    assert several.detections is candidates.detections and several.networks == 2
     odds = np.log(np.sqrt([0.45, 0.72]) / (1 - np.sqrt([0.45, 0.72])))
     assert several.variance_between == pytest.approx(np.var(odds, ddof=1) / 2)  # none of the other candidate
     admitted = several.admitted(tiny_plans.inference)

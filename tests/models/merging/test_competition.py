@@ -19,7 +19,7 @@ def owners(seed: int, classes: int = 1, maps: np.ndarray | None = None) -> np.nd
     owner = np.zeros(candidates.shape, np.uint16)
     rois = paste_predictions(candidates.predictions, candidates.shape)
     scores = np.random.default_rng(seed).uniform(0.1, 1, len(candidates))
-    run = Competition(owner, rois, candidates.found, scores, 0.5)
+    run = Competition(owner, rois, candidates.detections, scores, 0.5)
     run.assign_all(maps)
     run.drop_duplicates()
     return owner
@@ -39,8 +39,8 @@ def brute_force(seed: int, classes: int) -> np.ndarray:
                 weight = scores[roi.candidate] * np.prod([p[i] for p, i in zip(roi.profiles, place, strict=True)])
                 claims.append((weight, float(roi.probability[place]), roi.candidate))
         best = 0.0
-        for label in sorted({int(candidates.found.classes[candidate]) for *_, candidate in claims}):
-            mine = [claim for claim in claims if candidates.found.classes[claim[2]] == label]
+        for label in sorted({int(candidates.detections.classes[candidate]) for *_, candidate in claims}):
+            mine = [claim for claim in claims if candidates.detections.classes[claim[2]] == label]
             mean = sum(w * p for w, p, _ in mine) / sum(w for w, _, _ in mine)
             strength, candidate = max((w * p, -c) for w, p, c in mine)
             if mean >= 0.5 and strength > best:
