@@ -121,14 +121,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: Callable[[Path], Any]) 
     ("name", "value", "message"),
     [
         ("boxes", np.zeros((2, 5)), r"\(2, 5\) boxes"),
-        ("boxes", np.full((2, 6), np.nan), "no numbers"),
+        ("boxes", np.full((2, 6), np.nan), "not finite"),
         ("classes", np.zeros(3, int), r"\(3,\) classes for 2 scores"),
         ("rois", np.zeros((1, 6)), r"\(1, 6\) RoIs"),
         ("rois", np.zeros((2, 3)), r"\(2, 3\) RoIs"),
         ("owners", np.array([0]), "1 owners"),
         ("owners", np.array([0, 2]), "belongs to candidate 2 of 2"),
         ("owners", np.array([-1, 0]), "belongs to candidate"),
-        ("roi_scores", np.array([0.5, np.inf]), "no numbers"),
+        ("roi_scores", np.array([0.5, np.inf]), "not finite"),
         ("masks", np.zeros((2, 4, 4), np.uint8), r"\(2, 4, 4\) masks"),
         ("masks", np.zeros((2, 4, 4, 4)), "masks of float64"),
         ("shape", np.array([4, 4]), "unpack"),
@@ -270,7 +270,7 @@ def test_what_is_kept_of_pasted_rois_is_bounded(tiny_plans: Plans, monkeypatch: 
     blobs = [Blob((4, 4, x, 6, 6, x + 2), 0.9, 1) for x in (4, 14, 25)]
     candidates = make_candidates(blobs, shape=(32, 32, 32))
     groups = [candidates.merge_group(np.array([index]), tiny_plans) for index in range(3)]
-    monkeypatch.setattr(candidates_module, "_MOST_PASTED_BYTES", 2500)  # an RoI has 10³ voxels of 2 bytes
+    monkeypatch.setattr(candidates_module, "_MAX_PASTED_BYTES", 2500)  # an RoI has 10³ voxels of 2 bytes
     fresh = make_candidates(blobs, shape=(32, 32, 32))
     for index, group in enumerate(groups):
         again = fresh.merge_group(np.array([index]), tiny_plans)
