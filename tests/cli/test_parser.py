@@ -141,7 +141,7 @@ def test_a_data_set_is_not_given_twice(command: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("command", ["train", "consolidate", "export_model", "plan_and_preprocess"])
 def test_a_data_set_is_needed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     needed = {"train": "0", "export_model": "-o a.safetensors"}.get(command, "")
-    assert "which data set" in refusal(parser_of(command), needed.split(), capsys)
+    assert "no data set is given" in refusal(parser_of(command), needed.split(), capsys)
 
 
 def test_negative_numbers_and_what_follows_two_dashes_are_values() -> None:

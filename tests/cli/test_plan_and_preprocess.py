@@ -150,7 +150,7 @@ def test_a_flag_that_needs_images_does_not_go_with_a_fingerprint(
 def test_a_data_set_does_not_go_with_a_fingerprint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["-d", "1", "--from_fingerprint", "f.json"])
-    assert "takes the place of the data set" in capsys.readouterr().err
+    assert "replaces the data set" in capsys.readouterr().err
 
 
 def test_the_images_train_after_plans_were_made_from_their_fingerprint(tmp_path: Path) -> None:
