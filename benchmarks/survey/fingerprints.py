@@ -1,4 +1,4 @@
-"""Fingerprints drawn from the facts about a kind: what would be measured of such a data set, without its images."""
+"""Draw fingerprints from the facts about a kind, as if a data set of this kind had been measured."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summar
 __all__ = ["describe", "draw_fingerprint"]
 
 
-_TRIES = 20  # places that are tried for a lesion before it is left out
-_GAP = 1.05  # two ellipsoids of this distance, in their mean radii, do not touch
+_TRIES = 20  # Places that are tried for a lesion before the lesion is left out.
+_GAP = 1.05  # Distance of two ellipsoids that do not touch, in units of their mean radii.
 _SAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Lesions of one class in a scan: class index, centres and edges ``(n, 3)`` in mm from the body's corner."""
+    """Lesions of one class in a scan: class index, centres from the corner of the body, edges; ``(n, 3)`` in mm."""
 
     label: int
     centers: AnyFloatArray
@@ -43,7 +43,7 @@ class _Drawn:
 
 
 def describe(kind: Kind) -> RawDataset:
-    """The data set as its dataset.json would describe it; its files do not exist."""
+    """Return the raw data set of a kind, as its dataset.json would describe it. Its files do not exist."""
     labels = {"background": 0, **{lesion.name: index + 1 for index, lesion in enumerate(kind.classes)}}
     channels = tuple(f"{modality.name}" if index == 0 else f"{modality.name}{index}" for index, modality in
                      enumerate(kind.channels))  # fmt: skip
@@ -91,13 +91,13 @@ def draw_fingerprint(kind: Kind, unit: float = 1.0) -> Fingerprint:
 
 
 def _geometries(kind: Kind) -> list[Scans]:
-    """Which entry of ``kind.scans`` each case has."""
+    """Return the geometry of each case."""
     if kind.outlier:
         rest = kind.scans[1:]
         return [kind.scans[0], *(rest[index % len(rest)] for index in range(kind.cases - 1))]
-    shares = np.cumsum([scans.share for scans in kind.scans])
-    places = (np.arange(kind.cases) + 0.5) / kind.cases * shares[-1]
-    return [kind.scans[int(index)] for index in np.searchsorted(shares, places)]
+    weights = np.cumsum([scans.weight for scans in kind.scans])
+    places = (np.arange(kind.cases) + 0.5) / kind.cases * weights[-1]
+    return [kind.scans[int(index)] for index in np.searchsorted(weights, places)]
 
 
 def _draw_scan(kind: Kind, scans: Scans, random: np.random.Generator, unit: float) -> ScanFingerprint:
@@ -120,7 +120,7 @@ def _draw_scan(kind: Kind, scans: Scans, random: np.random.Generator, unit: floa
 
 
 def _draw_lesions(kind: Kind, size: AnyFloatArray, spacing: AnyFloatArray, random: np.random.Generator) -> list[_Drawn]:
-    """Lesions of all classes in a body of ``size`` mm; those that found no place are left out."""
+    """Draw the lesions of all classes in a body of ``size`` mm. Lesions without a free place are left out."""
     drawn: list[_Drawn] = []
     taken = (np.zeros((0, 3)), np.zeros((0, 3)))
     for label, lesion in enumerate(kind.classes):
@@ -141,7 +141,7 @@ def _draw_lesions(kind: Kind, size: AnyFloatArray, spacing: AnyFloatArray, rando
 
 
 def _nested(label: int, lesion: LesionClass, host: _Drawn, random: np.random.Generator) -> _Drawn:
-    """Lesions of one class inside lesions of another class. Their sizes are shares of the enclosing lesion's size."""
+    """Draw lesions inside lesions of another class. Their sizes are fractions of the enclosing lesion."""
     centers, extents = [np.zeros((0, 3))], [np.zeros((0, 3))]
     for center, extent in zip(host.centers, host.extents, strict=True):
         count = lesion.counts.draw(random)
@@ -158,7 +158,7 @@ def _throw(
     body: tuple[AnyFloatArray, AnyFloatArray],
     random: np.random.Generator,
 ) -> tuple[AnyFloatArray, npt.NDArray[np.bool_]]:
-    """Places, largest lesion first, where no lesion touches another; and which lesions found one."""
+    """Draw places where no lesion touches another, largest lesion first. Return them and which lesions have a place."""
     size, spacing = body
     count, known = len(extents), len(taken[0])
     centers = np.concatenate([taken[0], np.zeros((count, 3))])
@@ -187,7 +187,7 @@ def _throw(
 def _ordered(
     lesion: LesionClass, label: int, extents: AnyFloatArray, size: AnyFloatArray, random: np.random.Generator
 ) -> tuple[AnyFloatArray, npt.NDArray[np.bool_]]:
-    """Places on a lattice, in a column or in two rows."""
+    """Return places on a lattice, in columns or in rows, and which lesions have a place."""
     chosen = np.arange(len(extents))
     every = extents
     if lesion.placement is Placement.PACKED and len(extents):
@@ -232,7 +232,7 @@ def _ordered(
 def _lesion_records(
     drawn: _Drawn, spacing: AnyFloatArray, shape: npt.NDArray[np.integer[Any]], unit: float
 ) -> list[LesionRecord]:
-    """The boxes on the scan's voxels, with the volume of an ellipsoid."""
+    """Return the lesions on the voxels of the scan, with the volumes of ellipsoids."""
     voxels = np.clip(np.rint(drawn.extents / spacing), 1, shape)
     start = np.clip(np.rint((drawn.centers - drawn.extents / 2) / spacing), 0, shape - voxels)
     counts = np.maximum(1, np.rint(np.pi / 6 * voxels.prod(axis=1)))

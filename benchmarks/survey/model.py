@@ -1,6 +1,6 @@
-"""What a kind of data set is: scans, lesions and their number, as facts that a fingerprint is drawn from.
+"""Describe kinds of data sets by facts about their scans and lesions, from which fingerprints are drawn.
 
-Lengths are mm, axes ``(z, y, x)``. Units other than mm are written as if they were mm.
+Lengths are mm, axes ``(z, y, x)``. Other units are written as if they were mm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shape = tuple[int, int, int]
 
 
 class Modality(Enum):
-    """Where the intensities of a channel lie: mean and standard deviation in the body, and in lesions."""
+    """Intensities of a channel: mean and standard deviation in the body, then in lesions."""
 
     CT = (10.0, 60.0, 60.0, 40.0)
     MR = (300.0, 80.0, 420.0, 90.0)
@@ -30,17 +30,17 @@ class Modality(Enum):
 class Placement(Enum):
     """How the lesions of a class lie in a scan."""
 
-    SCATTERED = "scattered"  # anywhere in the region
-    CLUSTERED = "clustered"  # around a few centres
-    PACKED = "packed"  # on a disturbed lattice that fills the region
-    COLUMN = "column"  # one above the other, as vertebrae
-    TWO_COLUMNS = "two columns"  # the same on the left and on the right, as ribs
-    ARCH = "arch"  # side by side in two rows, as teeth
-    NESTED = "nested"  # within the lesions of another class
+    SCATTERED = "scattered"  # Anywhere in the region.
+    CLUSTERED = "clustered"  # Around a few centres.
+    PACKED = "packed"  # On an irregular lattice that fills the region.
+    COLUMN = "column"  # One above the other, like vertebrae.
+    TWO_COLUMNS = "two columns"  # Two columns on the left and on the right, like ribs.
+    ARCH = "arch"  # Side by side in two rows, like teeth.
+    NESTED = "nested"  # Inside the lesions of another class.
 
 
 class Rule(Enum):
-    """What every plan must keep; :mod:`benchmarks.survey.rules` checks it."""
+    """A property that every plan must have. :mod:`benchmarks.survey.rules` checks it."""
 
     BOUND = "a perfect Stage 1 finds the lesions"
     SMALLEST_CELL = "the 5th-percentile lesion spans a cell of the finest head"
@@ -57,9 +57,10 @@ class Rule(Enum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Diameters, log-normal: half of the lesions are smaller than ``median``; ``spread`` is the deviation of the log.
+    """Log-normal distribution of the diameters of lesions.
 
-    ``smallest`` and ``largest`` cut the tails. Lengths in mm; for nested classes in shares of the lesion around it.
+    ``median`` is the median diameter, and ``spread`` is the standard deviation of its logarithm. Diameters are clipped
+    to ``smallest`` and ``largest``. They are in mm, or fractions of the enclosing lesion for nested classes.
     """
 
     median: float
@@ -75,18 +76,21 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Counts:
-    """Lesions of a scan, log-normal like :class:`Sizes`; a share of the scans has none at all."""
+    """Log-normal distribution of the number of lesions of a scan.
+
+    ``without`` is the fraction of the scans without lesions, and ``maximum`` is the largest number.
+    """
 
     median: float
     spread: float = 0.0
     without: float = 0.0
-    most: int = 10_000
+    maximum: int = 10_000
 
     def draw(self, random: np.random.Generator) -> int:
         """Draw the number of lesions of one scan."""
         empty, deviation = random.random() < self.without, random.standard_normal()
         count = round(self.median * float(np.exp(self.spread * deviation)))
-        return 0 if empty else min(max(count, 1 if self.median >= 1 else 0), self.most)
+        return 0 if empty else min(max(count, 1 if self.median >= 1 else 0), self.maximum)
 
 
 @dataclass(frozen=True)
@@ -96,19 +100,19 @@ class Scans:
     Attributes
     ----------
     spacing, shape : 3 floats, 3 ints
-        Of the median scan.
-    share : float
-        Part of the set's scans, relative to the other entries.
+        Geometry of the median scan.
+    weight : float
+        Fraction of the scans of the data set, relative to the other entries.
     spread : float
-        Deviation of the logarithm of the spacing of the first axis and of its number of slices, and, half as large, of
-        the spacing of the other two axes.
+        Standard deviation of the logarithm of the first axis' spacing and of its number of slices. That of the other
+        two spacings is half as large.
     body : 3 floats
-        Share of each axis that the crop to the body keeps.
+        Fraction of each axis that the crop to the body keeps.
     """
 
     spacing: Spacing
     shape: Shape
-    share: float = 1.0
+    weight: float = 1.0
     spread: float = 0.0
     body: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -121,19 +125,19 @@ class LesionClass:
     ----------
     name : str
     counts : Counts
-        Per scan; per lesion of ``host`` for nested classes.
+        Lesions of each scan, or of each lesion of ``host`` for nested classes.
     sizes : Sizes
     aspect : 3 floats
-        Edges of the box, in diameters.
+        Edges of the box in diameters.
     region : 3 floats
-        Share of each axis of the body in which centres lie.
+        Fraction of each axis of the body in which centres lie.
     placement : Placement
     clusters : int
         Number of centres for clustered lesions.
     step : float
-        For columns and arches: distance of neighbours along the column or the arch in mm.
+        Distance in mm between neighbours along a column or an arch.
     host : str
-        For nested classes: the class around this one.
+        Name of the class that encloses a nested class.
     """
 
     name: str
@@ -149,7 +153,7 @@ class LesionClass:
 
 @dataclass(frozen=True)
 class Exemption:
-    """A rule that a kind cannot keep, and why no plan could."""
+    """A rule that no plan can keep for a kind, and the reason."""
 
     rule: Rule
     reason: str
@@ -165,16 +169,16 @@ class Kind:
     group : str
         Heading in the table.
     source : str
-        The data set or the publication that the figures come from, or the limit that the kind tries.
+        The data set or the publication with these facts, or the limit that the kind tests.
     cases : int
     scans : tuple of Scans
     classes : tuple of LesionClass
         Hosts of nested classes come first.
     channels : tuple of Modality
     instances : bool
-        Labels number their lesions.
+        Whether the labels number their lesions.
     outlier : bool
-        The first scan of the set has the geometry of the first entry of ``scans``, all others that of the rest.
+        Whether exactly one scan has the geometry of the first entry of ``scans``.
     exemptions : tuple of Exemption
     """
 
@@ -190,5 +194,5 @@ class Kind:
     exemptions: tuple[Exemption, ...] = ()
 
     def is_exempt(self, rule: Rule) -> bool:
-        """Whether the kind may break this rule."""
+        """Return whether the kind may break this rule."""
         return any(exemption.rule is rule for exemption in self.exemptions)

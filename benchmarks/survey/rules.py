@@ -1,4 +1,4 @@
-"""The rules that every plan must keep, each computed from the fingerprint and the plan alone."""
+"""Check the rules that every plan must keep, from the fingerprint and the plans alone."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ __all__ = [
 
 
 MIN_BOUND = 0.99
-MAX_SECONDS = 5.0  # of the processor, which may be shared; most plans take less than 0.5
-SPANS = (1.0, 16.0)  # cells of its level that a lesion spans, along the pooled axes
-LEVEL_SHARE = 0.9  # of a level's lesions that do
+MAX_SECONDS = 5.0  # Processor time of planning. Most plans take less than 0.5 s.
+SPANS = (1.0, 16.0)  # Cells of its level that a lesion should span along the pooled axes.
+LEVEL_FRACTION = 0.9  # Fraction of the lesions of a level that must span so many cells.
 ROI_PERCENTILES = (5, 50, 75)
-MIN_SAMPLES = 8.0  # along a lesion's longest edge, or 1.6 for each voxel of it
+MIN_SAMPLES = 8.0  # Samples along the longest edge of a lesion, or SAMPLES_PER_VOXEL for each of its voxels.
 SAMPLES_PER_VOXEL = 1.6
-ONE_ROI_VOXELS = 48.0  # a lesion of so many voxels along each axis fits in one RoI
-MAX_ROIS = 64  # of a larger one: four along each axis
-GRID_TOLERANCE = 0.06  # one step of the spacings that the planner tries
+ONE_ROI_VOXELS = 48.0  # A lesion of up to 48 voxels along each axis must fit in one RoI.
+MAX_ROIS = 64  # RoIs of a larger lesion: four along each axis.
+GRID_TOLERANCE = 0.06  # One step of the spacings that the planner tries.
 _MIN_CASES_FOR_OUTLIERS = 20
 
 
 class PlannedKind(NamedTuple):
-    """A kind of data set, its fingerprint, its plans, and the processor seconds that planning took."""
+    """A kind of data set, its fingerprint, its plans, and the processor time of planning in seconds."""
 
     kind: Kind
     fingerprint: Fingerprint
@@ -58,15 +58,15 @@ class PlannedKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Violation:
-    """A rule that a plan breaks, and the figures."""
+    """A rule that a plan breaks, and the measured values."""
 
     rule: Rule
-    found: str
+    description: str
 
 
-def limited(kind: Kind, most_cases: int) -> Kind:
-    """The kind with at most so many scans, for a quick look."""
-    return replace(kind, cases=min(kind.cases, most_cases))
+def limited(kind: Kind, max_cases: int) -> Kind:
+    """Return the kind with at most ``max_cases`` scans, for a quick look."""
+    return replace(kind, cases=min(kind.cases, max_cases))
 
 
 def plan_kind(kind: Kind) -> PlannedKind:
@@ -78,11 +78,11 @@ def plan_kind(kind: Kind) -> PlannedKind:
 
 
 def nnunet_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
-    """The spacing that nnU-Net's published rule gives for the full resolution.
+    """Return the spacing that the published rule of nnU-Net gives for the full resolution.
 
-    The median of each axis. If one axis is over 3 times coarser than the others and has less than a third of their
-    voxels, that axis takes its 10th percentile, but not below the coarser of the others (Isensee et al., Nature
-    Methods 2021, and the default experiment planner of nnU-Net 2).
+    This is the median of each axis. If one axis is over 3 times coarser than the others and has less than a third of
+    their voxels, this axis gets its 10th percentile, but not less than the coarser of the others (Isensee et al.,
+    Nature Methods 2021, and the default experiment planner of nnU-Net 2).
     """
     cases = fingerprint.scans
     spacings = np.array([case.spacing for case in cases], np.float64)
@@ -98,7 +98,7 @@ def nnunet_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
 
 
 def check(planned: PlannedKind) -> list[Violation]:
-    """Hold a plan against all rules that need no second plan."""
+    """Check all rules that need no second plan."""
     rules: tuple[tuple[Rule, Callable[[PlannedKind], str | None]], ...] = (
         (Rule.BOUND, _bound),
         (Rule.SMALLEST_CELL, _smallest_cell),
@@ -115,12 +115,12 @@ def check(planned: PlannedKind) -> list[Violation]:
 
 
 def check_outlier(planned: PlannedKind) -> list[Violation]:
-    """Plan again with one scan more, of nine times the volume and without a lesion: the grid must stay."""
+    """Plan again with one more scan of nine times the volume and without lesions. The grid must not change."""
     cases = planned.fingerprint.cases
     if len(cases) < _MIN_CASES_FOR_OUTLIERS:
         return []
     largest = max(cases.values(), key=lambda case: math.prod(case.cropped_shape) * math.prod(case.spacing))
-    # Of the planned spacing, so that it changes no median.
+    # The scan has the planned spacing, so that it changes no median.
     spacing = planned.plans.fine_spacing
     edges = [n * old / new for n, old, new in zip(largest.cropped_shape, largest.spacing, spacing, strict=True)]
     shape = tuple(max(1, math.ceil(factor * n)) for factor, n in zip((4, 1.5, 1.5), edges, strict=True))
@@ -143,7 +143,7 @@ def check_outlier(planned: PlannedKind) -> list[Violation]:
 
 
 def check_scale(planned: PlannedKind) -> list[Violation]:
-    """Plan again with all lengths in another unit: spacings scale, all else stays."""
+    """Plan again with all lengths in another unit. Spacings must scale, and everything else must stay."""
     unit = 1e-3 if max(planned.plans.fine_spacing) > 1 else 1e3
     scaled = plan_dataset(_in_unit(planned.fingerprint, unit), describe(planned.kind))
     plans = planned.plans
@@ -154,14 +154,14 @@ def check_scale(planned: PlannedKind) -> list[Violation]:
         "strides": scaled.stage1.strides == plans.stage1.strides,
         "head levels": scaled.stage1.head_stages == plans.stage1.head_stages,
         "RoI size": scaled.roi.size == plans.roi.size,
-        "windows": _alike(scaled, plans),
+        "windows": _same_windows(scaled, plans),
         "bound": math.isclose(scaled.recall_bound.bound, plans.recall_bound.bound, abs_tol=0.002),
     }
     return [Violation(Rule.SCALE, f"{name} changes with the unit") for name, equal in same.items() if not equal]
 
 
-def _alike(first: Plans, second: Plans) -> bool:
-    """Whether two plans train on the same windows; rounded spacings may make an edge a stride longer."""
+def _same_windows(first: Plans, second: Plans) -> bool:
+    """Return whether two plans train on the same windows. Rounded spacings may make an edge one stride longer."""
     windows = [[phase.window or (0, 0, 0) for phase in plans.training.curriculum] for plans in (first, second)]
     return len(windows[0]) == len(windows[1]) and np.allclose(windows[0], windows[1], rtol=0.25)
 
@@ -200,7 +200,7 @@ def _text(values: Sequence[float]) -> str:
 
 
 def _cells(plans: Plans) -> AnyFloatArray:
-    """Edges in mm of the cells of each head level, shape ``(levels, 3)``."""
+    """Return the edges in mm of the cells of each head level, shape ``(levels, 3)``."""
     return np.array(plans.cell_sizes()) * np.array(plans.fine_spacing)
 
 
@@ -233,9 +233,9 @@ def _levels(planned: PlannedKind) -> str | None:
         pooled = cell > 1.5 * voxel
         spans = (edges / cell)[:, pooled if pooled.any() else np.ones(3, bool)].max(axis=1)
         share = float(np.mean(spans >= SPANS[0] - 1e-6))
-        if index and share < LEVEL_SHARE:
+        if index and share < LEVEL_FRACTION:
             return f"level {index}: {1 - share:.0%} of {len(spans)} lesions are smaller than its cells"
-        if float(np.mean(spans <= SPANS[1])) < LEVEL_SHARE:
+        if float(np.mean(spans <= SPANS[1])) < LEVEL_FRACTION:
             return f"level {index}: the lesions span up to {spans.max():.0f} of its cells"
     return None
 
@@ -264,7 +264,7 @@ def _magnification(planned: PlannedKind) -> str | None:
 
 def _roi_in_volume(planned: PlannedKind) -> str | None:
     size, shape = planned.plans.roi.size, planned.plans.planned_shape
-    # A network needs four samples, and multiples of four where it pools.
+    # A network needs at least four samples, and a multiple of four along pooled axes.
     if all(samples <= max(4, 4 * math.ceil(voxels / 4)) for samples, voxels in zip(size, shape, strict=True)):
         return None
     return f"RoIs of {_text(size)} samples in a volume of {_text(shape)} voxels"

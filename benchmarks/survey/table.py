@@ -1,4 +1,4 @@
-"""The survey as a table in Markdown."""
+"""Write the survey as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADER: Row = (
 
 
 def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
-    """The row of one kind, in the order of the table's columns."""
+    """Return the row of one kind, in the order of the columns."""
     plans, cases = planned.plans, planned.fingerprint.scans
     counts = [len(case.lesions) for case in cases]
     fine = np.array(plans.fine_spacing)
@@ -64,7 +64,7 @@ def make_row(planned: PlannedKind, violations: Iterable[Violation]) -> Row:
 
 
 def write_table(rows: Sequence[tuple[str, Row]]) -> str:
-    """Tables in Markdown, one for each group of ``(group, row)``, in their order."""
+    """Return tables in Markdown, one for each group of ``(group, row)``, in their order."""
     parts = []
     for group, entries in groupby(rows, key=lambda entry: entry[0]):
         lines = [f"### {group[0].upper()}{group[1:]}", "", _line(HEADER), _line(["---"] * len(HEADER))]
@@ -74,7 +74,7 @@ def write_table(rows: Sequence[tuple[str, Row]]) -> str:
 
 
 def explain_rules() -> str:
-    """The rules as a list in Markdown."""
+    """Return the rules as a list in Markdown."""
     return "\n".join(f"- **{rule.name.lower()}**: {rule.value}" for rule in Rule) + "\n"
 
 

@@ -45,7 +45,7 @@ def named(name: str) -> Kind:
 
 
 def broken(kind: Kind, violations: list[Any]) -> list[str]:
-    return [f"{entry.rule.name}: {entry.found}" for entry in violations if not kind.is_exempt(entry.rule)]
+    return [f"{entry.rule.name}: {entry.description}" for entry in violations if not kind.is_exempt(entry.rule)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
