@@ -1,4 +1,4 @@
-"""How much memory the prediction of one scan takes."""
+"""Memory that the prediction of one scan takes."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from detseg3d.system.device import precision_in_use
 
 __all__ = ["network_bytes", "prediction_bytes"]
 
-# Measured peaks of scans 7 and 17 times as large as planned were 1.03 and 0.93 of the formula (float32, one CPU core).
+# For scans 7 and 17 times as large as planned, the measured peak was 1.03 and 0.93 of the formula (float32, one CPU
+# core).
 _MARGIN = 1.1
 
 
 def prediction_bytes(
     plans: Plans, transform: CaseTransform, device: torch.device, inference: InferencePlan | None = None
 ) -> float:
-    """Peak memory of predicting a scan above the scan itself, in bytes of the machine, not of an accelerator.
+    """Estimate the peak memory of predicting a scan, in bytes, not counting the scan itself.
 
-    There are as many candidates as the plan allows in a scan of this volume: most scans need less.
+    This is main memory, not memory of an accelerator. The estimate assumes as many candidates as the plan allows, so
+    most scans need less.
 
     Parameters
     ----------
     plans : Plans
     transform : CaseTransform
-        Of the scan, which may be far larger than those the plans were made for.
+        Grids of the scan, which may be far larger than the training scans.
     device : torch.device
-        On an accelerator the feature maps lie in memory of its own, which raises an error where it runs out.
+        An accelerator holds the feature maps in its own memory, and raises an error if that memory is exhausted.
     inference : InferencePlan, optional
-        For the limit of candidates; by default that of the plans.
+        Decides the limit of candidates; by default the section of ``plans``.
     """
     fine, original = math.prod(transform.fine_shape), math.prod(transform.original_shape)
-    # Masks are made on the scan's own grid, which may be larger or smaller than the fine one.
+    # Masks are made on the grid of the scan, which may be larger or smaller than the fine grid.
     masks = (original - fine) * LABEL_BYTES
     precision = precision_in_use(device)
     candidates = (inference or plans.inference).candidate_limit(transform.fine_volume)
@@ -57,7 +59,7 @@ def prediction_bytes(
 
 
 def network_bytes(plans: Plans, region: Region, candidates: int, precision: Precision) -> float:
-    """Peak memory of both stages on a whole volume above the volume itself, in bytes.
+    """Estimate the peak memory of both stages on a whole volume, in bytes, not counting the volume itself.
 
     Parameters
     ----------
@@ -65,9 +67,9 @@ def network_bytes(plans: Plans, region: Region, candidates: int, precision: Prec
     region : Region
         The volume.
     candidates : int
-        That Stage 2 outlines.
+        Number of candidates that Stage 2 segments.
     precision : Precision
-        Of the feature maps.
+        Precision of the feature maps.
     """
     maps, outlines = _stage2_bytes(plans, candidates, precision)
     smaller, larger = sorted((inference_bytes(NetworkPlan.of(plans, precision), region), maps))

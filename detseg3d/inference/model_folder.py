@@ -23,12 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[FoldFolder]:
-    """The folders of the folds, checked; by default of those that are trained to the end.
+    """Return the folders of the folds; by default all folds whose training is complete.
+
+    Parameters
+    ----------
+    folder : Path
+        ``results/DatasetXXX_Name``.
+    folds : sequence or None
+        Names of the folds. With ``None``, fold ``all`` is used only if there is no other.
+    checkpoint : {"final", "best"}
 
     Raises
     ------
     DetSeg3DError
-        If there is none, or one that is asked for is missing.
+        If there is no trained fold, or a named fold is missing.
     """
     model = ModelFolder(folder)
     there = model.folds()
@@ -38,7 +46,7 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
             "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
         )
     if folds is None:
-        # The model of all cases has seen what the folds held out: it is taken only if it is all there is, or asked for.
+        # Fold `all` was trained on the validation cases of the other folds.
         return [fold for fold in trained if not fold.trains_all_cases] or trained
     chosen = [model.fold(name) for name in folds]
     missing = [fold.path.name for fold in chosen if not fold.path.is_dir()]
@@ -54,7 +62,7 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
 
 
 def model_plans(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Plans:
-    """The plans of a model, without loading the model.
+    """Read the plans of a model without loading its weights.
 
     Raises
     ------
@@ -65,18 +73,18 @@ def model_plans(folder: Path, folds: Sequence[str | int] | None, checkpoint: str
 
 
 def load_reference(fold: FoldFolder, plans: Plans) -> TrainingAppearance:
-    """What the training scans of a fold look like, for comparison with the scans that are predicted.
+    """Read the appearance of the training scans of a fold, to compare it with the scans that are predicted.
 
     Parameters
     ----------
     fold : FoldFolder
     plans : Plans
-        Of the fold.
+        Plans of the fold.
 
     Raises
     ------
     DetSeg3DError
-        If the file is missing, damaged, or of other channels than the plans.
+        If the file is missing or damaged, or its channels differ from those of the plans.
     """
     file = fold.appearance
     if not file.is_file():
@@ -115,21 +123,23 @@ def same_network(first: Plans, second: Plans) -> bool:
 
 
 def restrict_mirroring(plans: Plans, others: Sequence[Plans]) -> Plans:
-    """``plans`` with mirrored copies along those axes only that every network was trained on flips of; it is said.
+    """Restrict the mirrored copies of inference to axes along which every network was trained with flips.
+
+    A warning names the axes that are removed.
 
     Parameters
     ----------
     plans : Plans
-        Those that inference goes by.
+        Plans of the inference.
     others : sequence of Plans
-        With which the networks were trained that are averaged.
+        Plans with which the networks were trained.
     """
     known = set.intersection(*(set(other.training.mirror_axes) for other in others))
     axes = tuple(axis for axis in plans.inference.mirror_axes if axis in known)
     if axes == plans.inference.mirror_axes:
         return plans
     logger.warning(
-        "the folds were not all trained on scans flipped along %s: no copies are mirrored along it",
+        "not all folds were trained on scans flipped along %s: copies are not mirrored along these axes",
         " ".join("zyx"[axis] for axis in plans.inference.mirror_axes if axis not in known),
     )
     return plans.evolve(inference={"mirror_axes": axes})

@@ -1,4 +1,4 @@
-"""What to say where a prediction found no lesion in any scan: which threshold nothing reached, and by how much."""
+"""The explanation if a prediction finds no lesion in any scan: which threshold was not reached, and by how much."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["CaseOutcome", "explain_no_lesions"]
 
 @dataclass(frozen=True)
 class CaseOutcome:
-    """How far the prediction of one scan came.
+    """The highest scores in the prediction of one scan.
 
     Attributes
     ----------
     lesions : int
         Number of lesions.
     highest_detection : float
-        Highest probability of the detector in this scan, whether it reached the detection threshold or not.
+        Highest probability of Stage 1 in this scan, even if it is below the detection threshold.
     highest_score : float or None
-        Highest score of a candidate, ``None`` without candidates.
+        Highest score of a candidate; ``None`` without candidates.
     """
 
     lesions: int
@@ -30,14 +30,14 @@ class CaseOutcome:
 
 
 def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: InferencePlan) -> str | None:
-    """Say which threshold no scan reached; ``None`` if there is a lesion in one, or no scan at all.
+    """Describe the threshold that no scan reached; return ``None`` if a scan has a lesion, or without scans.
 
     Parameters
     ----------
     outcomes : mapping of str to CaseOutcome
-        By case.
+        Outcome of each case.
     inference : InferencePlan
-        The thresholds of the prediction.
+        Thresholds of the prediction.
 
     Examples
     --------

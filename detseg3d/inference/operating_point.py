@@ -33,20 +33,20 @@ _CALIBRATION = {"calibration", "calibration_base_rate", "calibration_variance"}
 
 
 class OperatingPoint(BaseModel):
-    """What ``detseg3d_consolidate`` found.
+    """The thresholds and the calibration that ``detseg3d_consolidate`` chose.
 
     Attributes
     ----------
     inference : InferencePlan
-        Thresholds, suppression, smallest volume, scan threshold and calibration; its other fields are not used.
+        Thresholds and calibration; the other fields are not used.
     objective : str
-        What the thresholds were chosen for, in words.
+        The objective of the choice, in words.
     weights : dict of str to str
-        SHA-256 of the weights of each fold they were chosen with.
+        SHA-256 of the weights of each fold that the choice is based on, by the name of its folder.
     metrics : ChoiceMetrics or None
         Pooled cross-validation metrics at these thresholds and at the thresholds of the plan.
     plan_kept : bool
-        Whether the search left the plan's thresholds as they are, since no others gained more than noise.
+        True if the thresholds of the plan were kept, because no others gained more than noise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,12 +59,12 @@ class OperatingPoint(BaseModel):
     plan_kept: bool = False
 
     def changes(self) -> dict[str, Any]:
-        """What it changes in the inference section of the plans."""
+        """Return the fields of the plan's inference section that the operating point replaces."""
         return self.inference.model_dump(include={*Thresholds.model_fields, *_CALIBRATION})
 
 
 def weights_digest(file: str | Path) -> str:
-    """SHA-256 of a weights file, hexadecimal."""
+    """Return the SHA-256 of a weights file, hexadecimal."""
     with open_regular_file(file) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
 
@@ -77,14 +77,14 @@ def _digest(handle: Iterable[bytes]) -> str:  # Python 3.10
 
 
 def save_operating_point(point: OperatingPoint, model_folder: str | Path) -> Path:
-    """Write the operating point of a model; ``detseg3d_predict`` uses it from then on."""
+    """Write the operating point of a model, so that ``detseg3d_predict`` uses it; return the file."""
     path = ModelFolder(Path(model_folder)).operating_point
     write_json(point.model_dump(mode="json"), path)
     return path
 
 
 def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
-    """The operating point of a model, ``None`` if none was chosen.
+    """Read the operating point of a model; return ``None`` if none was chosen.
 
     Raises
     ------
@@ -112,11 +112,11 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
 def apply_operating_point(
     plans: Plans, model_folder: Path, weights: Mapping[str, Path], use_mirroring: bool = True
 ) -> Plans:
-    """The plans with the model's operating point, if it has one that belongs to these weights.
+    """Return the plans with the operating point of the model, if it belongs to these weights.
 
-    Some of the folds that it was chosen with will do: each was judged by itself. A fold that had no part in it, such as
-    the one of all cases or one trained later, is predicted with the same thresholds, and that is said. So is a
-    prediction with other mirrored copies, whose scores are others.
+    A subset of the folds that were used to choose the operating point is accepted, because each fold was evaluated on
+    its own. A warning is logged if a fold was not used to choose it, for example fold ``all``, or if the mirrored
+    copies differ, because scores then differ.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def apply_operating_point(
     weights : mapping of str to Path
         Weights file of each fold that is used, by the name of its folder.
     use_mirroring : bool
-        Whether the copies that ``plans`` name are averaged.
+        True if the mirrored copies that ``plans`` name are averaged.
     """
     point = load_operating_point(model_folder)
     if point is None:

@@ -1,4 +1,4 @@
-"""RoI masks on the voxels of the volume, and how much each of them counts there."""
+"""Pasting: RoI masks on the voxels of a volume, and the weight of each RoI there."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ from detseg3d.core.roi import paste_roi
 
 __all__ = ["PastedRoi", "RoiPrediction", "paste_predictions", "region_corners"]
 
-# What an RoI counts at its faces, compared with its centre.
+# Weight of an RoI at its faces, relative to its centre.
 _CLOSENESS_AT_FACES = 0.1
 
 
 class RoiPrediction(NamedTuple):
-    """Stage 2's answer for one RoI."""
+    """Output of Stage 2 for one RoI.
 
-    roi: npt.NDArray[Any]  # (6,), voxel edges of the grid it is to be put on
-    candidate: int  # index of the detection it belongs to; a large box has several RoIs
-    probability: torch.Tensor  # (z, y, x), float16
-    score: float  # probability that the thing in the middle is a lesion
+    Attributes
+    ----------
+    roi : ndarray, shape ``(6,)``
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges of the grid on which it is pasted.
+    candidate : int
+        Index of its candidate. A large candidate has several RoIs.
+    probability : Tensor of float16, shape ``(z, y, x)``
+        Probability that a sample belongs to the lesion.
+    score : float
+        Probability that the RoI shows a lesion of its class.
+    """
+
+    roi: npt.NDArray[Any]
+    candidate: int
+    probability: torch.Tensor
+    score: float
 
 
 class PastedRoi(NamedTuple):
@@ -33,11 +45,12 @@ class PastedRoi(NamedTuple):
     ----------
     prediction : RoiPrediction
     region : tuple of 3 slices
-        The voxels whose centre lies inside the RoI; empty for one outside the volume.
+        Voxels whose centre lies inside the RoI; empty if the RoI lies outside the volume.
     probability : ndarray of float16
-        At the voxels of the region.
+        Probability at the voxels of the region.
     profiles : tuple of 3 ndarrays of float32
-        Closeness to the RoI's centre along each axis of the region: 1 there, falling linearly to 0.1 at the faces.
+        Closeness to the RoI's centre along each axis of the region: 1 at the centre, falling linearly to 0.1 at the
+        faces.
     """
 
     prediction: RoiPrediction
@@ -47,7 +60,7 @@ class PastedRoi(NamedTuple):
 
     @property
     def candidate(self) -> int:
-        """Index of the detection it belongs to."""
+        """Index of the candidate that it belongs to."""
         return self.prediction.candidate
 
     @property
@@ -56,12 +69,12 @@ class PastedRoi(NamedTuple):
         return region_corners(self.region)
 
     def closeness(self, part: tuple[slice, slice, slice]) -> npt.NDArray[np.float32]:
-        """The product of the three profiles in a part of the region.
+        """Return the product of the three profiles in a part of the region.
 
         Parameters
         ----------
         part : tuple of 3 slices
-            Counted from the first voxel of the region, not of the volume.
+            Relative to the first voxel of the region, not of the volume.
 
         Returns
         -------
@@ -72,12 +85,12 @@ class PastedRoi(NamedTuple):
         return product
 
     def seen_from(self, corner: npt.NDArray[np.int64], candidate: int) -> PastedRoi:
-        """The same RoI in a part of the volume, as that of another candidate's index.
+        """Return the RoI relative to a part of the volume, with another candidate index.
 
         Parameters
         ----------
         corner : ndarray of int64, shape ``(3,)``
-            Voxel ``z y x`` at which the part begins.
+            First voxel ``z y x`` of the part.
         candidate : int
         """
         z, y, x = (
@@ -89,23 +102,23 @@ class PastedRoi(NamedTuple):
 
 
 def region_corners(region: tuple[slice, slice, slice]) -> tuple[int, ...]:
-    """First voxel and end of a region, ``z0 y0 x0 z1 y1 x1``."""
+    """Return the first voxel and the end of a region, ``z0 y0 x0 z1 y1 x1``."""
     return (*(axis.start for axis in region), *(axis.stop for axis in region))
 
 
 def paste_predictions(predictions: Sequence[RoiPrediction], shape: Sequence[int]) -> list[PastedRoi]:
-    """Put RoIs onto the voxels of a volume, each by itself.
+    """Interpolate each RoI on the voxels of a volume.
 
     Parameters
     ----------
     predictions : sequence of RoiPrediction
     shape : sequence of 3 ints
-        Of the volume.
+        Shape ``(Z, Y, X)`` of the volume.
 
     Returns
     -------
     list of PastedRoi
-        One for each, in their order.
+        One for each prediction, in the same order.
 
     Examples
     --------
