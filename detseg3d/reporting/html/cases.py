@@ -70,7 +70,7 @@ class ChosenCase:
 
 @dataclass(frozen=True)
 class UnreadableCase:
-    """A case whose files cannot be read, and the reason."""
+    """A case with files that cannot be read, and the reason."""
 
     case_id: str
     reason: str

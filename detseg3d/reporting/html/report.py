@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 20_000_000
 """Largest size of a report."""
 
-_LESION_TABLE_BYTES = 200_000  # room for the tables of lesions, whose size is known only after the volumes
+_LESION_TABLE_BYTES = 200_000  # reserved for the tables of lesions in the viewer
 _SCRIPTS = ("tables.js", "slices.js", "viewer.js")
 
 # The browser loads nothing: script, style and volumes are in the page.

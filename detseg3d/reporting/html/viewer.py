@@ -19,7 +19,7 @@ from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRU
 __all__ = ["COLORS", "viewer_section"]
 
 COLORS = {"truth": TRUTH_COLOR, "prediction": PREDICTION_COLOR, "boxes": BOX_COLOR}
-"""Colours of the outlines: those of the overlay pictures."""
+"""Colours of the outlines, the same as in the overlay pictures."""
 
 
 @dataclass(frozen=True)

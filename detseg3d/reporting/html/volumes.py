@@ -268,10 +268,10 @@ def _crop(image: npt.NDArray[np.float32], labels: Sequence[npt.NDArray[Any]]) ->
     """Return the box around the body and all lesions, with a margin, as slices."""
     box = np.array(body_box(image[None])).reshape(2, 3)
     for label in labels:
-        where = np.nonzero(label)
-        if len(where[0]):
-            box[0] = np.minimum(box[0], [axis.min() for axis in where])
-            box[1] = np.maximum(box[1], [axis.max() + 1 for axis in where])
+        voxels = np.nonzero(label)
+        if len(voxels[0]):
+            box[0] = np.minimum(box[0], [axis.min() for axis in voxels])
+            box[1] = np.maximum(box[1], [axis.max() + 1 for axis in voxels])
     low = np.maximum(box[0] - _MARGIN, 0).tolist()
     high = np.minimum(box[1] + _MARGIN, image.shape).tolist()
     return box_slices([*low, *high])

@@ -139,7 +139,7 @@ def collect_findings(spacing: Spacing, truth: LesionMap | None, prediction: Lesi
 def _within_classes(
     table: OverlapTable, truth_classes: Mapping[int, str], prediction_classes: Mapping[int, str]
 ) -> OverlapTable:
-    """Keep the pairs whose classes are equal. An unknown class is equal to every class."""
+    """Keep the pairs with equal classes. An unknown class is equal to every class."""
     truths = [truth_classes.get(number) for number in table.truth.ids[table.truth_index].tolist()]
     predictions = [prediction_classes.get(number) for number in table.prediction.ids[table.prediction_index].tolist()]
     kept = [first is None or second in (None, first) for first, second in zip(truths, predictions, strict=True)]

@@ -204,7 +204,7 @@ def _draw_phases(axes: Axes, epochs: Sequence[Record]) -> None:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """Return the keys whose values are numbers, in the order in which they first appear."""
+    """Return the keys with numbers as values, in the order in which they first appear."""
     return list(dict.fromkeys(key for record in records for key, value in record.items() if _is_number(value)))
 
 

@@ -74,9 +74,9 @@ def describe_consolidation(summary: ConsolidationSummary) -> list[str]:
     if thresholds.scan_threshold:
         scans = choice.scans
         remarks.append(
-            f"A scan whose best lesion has a score below {_number(thresholds.scan_threshold)} is reported without "
-            f"lesions: {scans.clean} of {scans.without_lesions} scans without lesions, and {scans.missed} of "
-            f"{scans.with_lesions} scans with lesions."
+            f"A scan is reported without lesions if its best lesion has a score below "
+            f"{_number(thresholds.scan_threshold)}: {scans.clean} of {scans.without_lesions} scans without lesions, "
+            f"and {scans.missed} of {scans.with_lesions} scans with lesions."
         )
     if summary.failures:
         remarks.append(f"These cases failed: {', '.join(sorted(summary.failures))}.")

@@ -83,9 +83,9 @@ def _one_system(result: EvaluationResult) -> list[str]:
         "### Lesions and voxels\n\n" + markdown_table(_GROUP_HEADER, rows),
         "Recall, precision and false positives are also at IoU ≥ 0.1: lesions and predictions are matched one to one.\n"
         "At any overlap, a larger mask finds more lesions, even if it outlines them badly. Lesion metrics are pooled\n"
-        "over cases. Dice is the mean over the scans whose number is in brackets."
+        "over cases. Dice is a mean over scans, and the number of scans is in brackets."
         + (
-            " In the row of a class these are\nthe scans that have the class in the truth or in the prediction."
+            " In the row of a class,\nonly scans with the class in the truth or in the prediction count."
             if classes
             else ""
         ),

@@ -108,7 +108,7 @@ def _lesion_row(lesion: LesionMetrics) -> Row:
 
 
 def _systems(result: EvaluationResult | SystemsResult) -> Iterator[tuple[Row, EvaluationResult]]:
-    """Yield each system with the column that names it. A single system has no such column."""
+    """Yield each system, with a column for its name if there are several systems."""
     if isinstance(result, EvaluationResult):
         yield {}, result
         return

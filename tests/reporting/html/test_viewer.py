@@ -108,7 +108,7 @@ def test_several_classes_have_a_column(evaluated: Evaluated, root: Path) -> None
 
 def test_a_scan_with_nothing_to_find_has_no_table(root: Path, evaluated: Evaluated) -> None:
     page = section(root, evaluated, "healthy")
-    assert page.find("table") == [] and "There is no lesion, neither in the truth nor in the prediction" in page.visible
+    assert page.find("table") == [] and "Neither the truth nor the prediction has a lesion" in page.visible
 
 
 def test_boxes_come_with_their_scores(root: Path, evaluated: Evaluated) -> None:

@@ -42,7 +42,7 @@ def test_usually_there_is_no_remark() -> None:
         ),
         (
             changed({"scan_threshold": 0.75}),
-            "A scan whose best lesion has a score below 0.75 is reported without lesions: 3 of 4 scans without "
+            "A scan is reported without lesions if its best lesion has a score below 0.75: 3 of 4 scans without "
             "lesions, and 1 of 36 scans with lesions.",
         ),
         (replace(consolidation(), failures={"b": "x", "a": "y"}), "These cases failed: a, b."),
