@@ -1,10 +1,14 @@
 """Raw data sets in nnU-Net's layout, and folders of scans to predict.
 
-``DatasetXXX_Name/{dataset.json, imagesTr, labelsTr}``, one file per channel (``CASE_0000.nii.gz``), one label per case
-(``CASE.nii.gz``). Optional keys of ours in dataset.json: ``instances`` (labels are instance maps), ``patients`` (from
-case to patient, so that folds never split a patient), ``default_spacing`` (``z y x`` mm of .npy files), ``suv``
-(channels whose values are SUV; DICOM is converted), and ``instance_classes`` with ``instance_classes_from`` (the
-classes of the lesions of instance maps, see :mod:`detseg3d.data.instance_classes`).
+A data set is a folder ``DatasetXXX_Name`` with ``dataset.json``, ``imagesTr`` and ``labelsTr``. Each channel has one
+file (``CASE_0000.nii.gz``) and each case one label (``CASE.nii.gz``). DetSeg3D adds optional keys to dataset.json:
+
+- ``instances``: the labels are instance maps.
+- ``patients``: the patient of each case, so that folds never split a patient.
+- ``default_spacing``: the spacing ``z y x`` of .npy files in mm.
+- ``suv``: the channels with SUV values. DICOM images are converted to SUV.
+- ``instance_classes`` and ``instance_classes_from``: the classes of the lesions of instance maps, see
+  :mod:`detseg3d.data.instance_classes`.
 """
 
 from __future__ import annotations
@@ -60,7 +64,7 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 @dataclass(frozen=True)
 class RawCase:
-    """One case: an image per channel, in channel order, and its label if there is one."""
+    """One case: an image per channel, in channel order, and its label or ``None``."""
 
     case_id: str
     images: tuple[ImageSource, ...]
@@ -68,13 +72,13 @@ class RawCase:
 
     @classmethod
     def of_files(cls, case_id: str, images: Iterable[Path], label: Path | None = None) -> RawCase:
-        """Return the case with these files, of which nothing is stated beyond their path."""
+        """Return a case from the paths of its files."""
         return cls(case_id, tuple(map(ImageSource, images)), None if label is None else ImageSource(label))
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A raw data set as its dataset.json and folders describe it. See :func:`load_raw_dataset`."""
+    """Raw data set, as described by its dataset.json and folders; see :func:`load_raw_dataset`."""
 
     folder: Path
     name: str
@@ -100,20 +104,20 @@ class RawDataset:
 
     @property
     def label_files(self) -> dict[str, Path]:
-        """Label file of each case that has one; with the entry ``dataset`` it may lie anywhere."""
+        """Label file of each labelled case. With the entry ``dataset``, the file may lie in any folder."""
         return {case.case_id: case.label.path for case in self.cases if case.label is not None}
 
     def patient_of(self, case_id: str) -> str:
-        """Patient a case belongs to; without an entry in dataset.json each case is a patient of its own."""
+        """Return the patient of a case; a case without an entry in dataset.json is a patient of its own."""
         return self.patients.get(case_id, case_id)
 
 
 def load_raw_dataset(folder: str | Path) -> RawDataset:
     """Read dataset.json and list the training cases.
 
-    Oddities of existing data sets are tolerated: a wrong ``numTraining``, unknown keys, ``modality`` for
-    ``channel_names``, labels as ``{"1": "lesion"}``, numbers as text. Files are listed, not opened: a case may lack a
-    channel or a label, which :func:`detseg3d.data.verify.verify_dataset` reports for all cases together.
+    Deviations of existing data sets are accepted: a wrong ``numTraining``, unknown keys, ``modality`` instead of
+    ``channel_names``, labels as ``{"1": "lesion"}`` and numbers as text. Files are listed but not opened. A case may
+    lack a channel or a label; :func:`detseg3d.data.verify.verify_dataset` reports such cases.
 
     Parameters
     ----------
@@ -123,8 +127,8 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
     Raises
     ------
     DetSeg3DError
-        If dataset.json is missing or does not say what is needed, uses what is not supported (an ``ignore`` label,
-        region-based labels), or there is no training case.
+        If dataset.json is missing or incomplete, if it uses an ``ignore`` label or region-based labels, which are not
+        supported, or if there is no training case.
     """
     folder = Path(folder)
     raw = RawFolder(folder)
@@ -186,7 +190,7 @@ def _read_as(case: RawCase, spacing: Spacing | None, suv: Sequence[bool]) -> Raw
 
 
 def as_instance_maps(dataset: RawDataset) -> RawDataset:
-    """The data set with labels that are instance maps, whatever its dataset.json says of them.
+    """Return a data set whose labels are read as instance maps, even if its dataset.json does not say so.
 
     Raises
     ------
@@ -201,7 +205,7 @@ def as_instance_maps(dataset: RawDataset) -> RawDataset:
 
 
 def cases_without_images(dataset: RawDataset) -> list[str]:
-    """Cases that the table of instance classes names and that neither train nor test."""
+    """Return the cases in the table of instance classes that are neither training nor test cases."""
     if dataset.instance_classes is None:
         return []
     return _unknown_cases(dataset.instance_classes, dataset.cases, dataset.folder)
@@ -221,7 +225,7 @@ def _warn_of_unknown_cases(classes: InstanceClasses | None, cases: Sequence[RawC
     unknown = [] if classes is None else _unknown_cases(classes, cases, folder)
     if classes is not None and unknown:
         logger.warning(
-            "%s: the classes of instances are stated for %d case(s) that are not there: %s",
+            "%s: the classes of instances are stated for %d case(s) that do not exist: %s",
             classes.file,
             len(unknown),
             unknown[:5],
@@ -229,19 +233,19 @@ def _warn_of_unknown_cases(classes: InstanceClasses | None, cases: Sequence[RawC
 
 
 def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: Path) -> None:
-    """Hold the entry ``training`` against the files: all of imagesTr train, which the entry may not say.
+    """Compare the entry ``training`` with the files, because all cases of imagesTr are used for training.
 
     Raises
     ------
     DetSeg3DError
-        If there are cases that the entry does not name: they may have been kept apart for a test.
+        If the entry leaves out cases, which may be reserved for a test.
     """
     if "training" not in data:
         return
     names = parse_training_list(data)
     if names is None:
         if data["training"]:
-            logger.warning('%s: the entry "training" is not read; all cases of imagesTr train', file)
+            logger.warning('%s: the entry "training" is ignored; all cases of imagesTr are training cases', file)
         return
     listed = set(names) | {match.group(1) for match in map(_CHANNEL.fullmatch, names) if match is not None}
     known = {case.case_id for case in cases}
@@ -249,26 +253,29 @@ def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: 
     if left_out:
         raise DetSeg3DError(
             f'the entry "training" names {len(known) - len(left_out)} of the {len(known)} cases in imagesTr, but all '
-            "would train",
+            "would be training cases",
             file=file,
             value=left_out[:5],
             remedy='move the files of the other cases out of imagesTr and labelsTr, or remove the entry "training" to '
-            "train on all",
+            "train on all cases",
         )
     missing = [name for name in names if not known & {name, _CHANNEL.sub(r"\1", name)}]
     if missing:
         logger.warning(
-            '%s: the entry "training" names %d case(s) that imagesTr does not hold: %s', file, len(missing), missing[:5]
+            '%s: the entry "training" lists %d case(s) that are missing in imagesTr: %s',
+            file,
+            len(missing),
+            missing[:5],
         )
 
 
 def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[str, int]]:
-    """The content of a dataset.json, its channel names in order, and its labels.
+    """Read a dataset.json: its content, its channel names in order, and its labels.
 
     Raises
     ------
     DetSeg3DError
-        If the file is missing or does not say what is needed.
+        If the file is missing or incomplete.
     """
     data = read_json(file, _MAX_BYTES)
     if not isinstance(data, dict):
@@ -284,24 +291,24 @@ def list_cases(
     complete: bool = True,
     by_study: bool = False,
 ) -> tuple[RawCase, ...]:
-    """List the cases of a folder of images, by name.
+    """List the cases of a folder of images, sorted by name.
 
-    Files are named ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, …, one per channel. With a single channel plain names
-    (``CASE.nii.gz``) will do, if no file is numbered ``_0000``. A subfolder with a DICOM series counts like a file, and
-    a folder that is itself a series is one case.
+    Files are named ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, …, one per channel. With a single channel, names without
+    number (``CASE.nii.gz``) are accepted if no file is numbered ``_0000``. A subfolder with a DICOM series counts as a
+    file. A folder that holds the files of one series is one case.
 
     Parameters
     ----------
     folder_of_images : path
     channel_count : int
     file_ending : str, optional
-        Only files with this ending; without it, all supported ones.
+        Only files with this ending; by default all supported endings.
     label_folder : path, optional
-        Where labels (``CASE.nii.gz``) are sought; a case without one has ``label=None``.
+        Folder of the labels (``CASE.nii.gz``). A case without a label has ``label=None``.
     complete : bool, optional
-        Raise if a channel is missing or superfluous. If not, cases name the channels they should have.
+        Raise if a channel is missing or superfluous. If false, missing channels are listed with their expected paths.
     by_study : bool, optional
-        Take a folder as one case if all its subfolders hold DICOM of one study; a series is chosen of it later.
+        Treat a folder as one case if all its subfolders hold DICOM files of one study. A series is chosen later.
 
     Returns
     -------
@@ -311,8 +318,8 @@ def list_cases(
     Raises
     ------
     DetSeg3DError
-        If there is no folder, no case in it, two files for one channel, or (``complete``) channels are missing; all
-        cases concerned are named.
+        If the folder does not exist or holds no case, if a channel has two files, or if channels are missing and
+        ``complete`` is true. The message names all affected cases.
     """
     folder = Path(folder_of_images)
     if not folder.is_dir():
@@ -338,7 +345,7 @@ def list_cases(
 
 
 def check_input(source: str | Path) -> None:
-    """Raise if ``source`` can hold no scan, before a model is loaded for it.
+    """Raise if an input cannot hold a scan; call this before a model is loaded.
 
     Parameters
     ----------
@@ -348,7 +355,7 @@ def check_input(source: str | Path) -> None:
     Raises
     ------
     DetSeg3DError
-        If it does not exist, may not be read, is empty, or is neither an image nor a folder with one.
+        If the input does not exist, cannot be read, is empty, or is not an image or a folder with an image.
     """
     path = Path(source)
     try:
@@ -360,15 +367,15 @@ def check_input(source: str | Path) -> None:
         with open_regular_file(path) as handle:
             empty = handle.read(1) == b""
     except FileNotFoundError as error:
-        what = "the folder of images" if file_ending(path) is None else "the image"
-        raise DetSeg3DError(f"{what} does not exist", file=path, remedy="check the path") from error
+        subject = "the folder of images" if file_ending(path) is None else "the image"
+        raise DetSeg3DError(f"{subject} does not exist", file=path, remedy="check the path") from error
     except OSError as error:
         raise DetSeg3DError(
             f"the input cannot be read: {error.strerror or error}", file=path, remedy="check its permissions"
         ) from error
     if file_ending(path) is None and not is_dicom_file(path):
         raise unread_format(path) or DetSeg3DError(
-            "this is not an image",
+            "the file is not an image",
             file=path,
             expected=f"one of {' '.join(SUPPORTED_ENDINGS)}, or a DICOM file with several frames",
         )
@@ -377,16 +384,16 @@ def check_input(source: str | Path) -> None:
 
 
 def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = ()) -> tuple[RawCase, ...]:
-    """The cases of an input folder, or of a single image file.
+    """List the cases of an input folder or of a single image file.
 
     Parameters
     ----------
     source : path
     channel_count : int
-        Channels that the model needs.
+        Number of channels that the model needs.
     series : sequence of str, optional
-        Series that are chosen in DICOM folders. The subfolders of one study are then one case. If there is a series for
-        each of several channels, all channels of a case are read from one folder.
+        Series to read from DICOM folders. The subfolders of one study are then one case. With one series per channel,
+        all channels of a case are read from one folder.
 
     Raises
     ------
@@ -402,11 +409,11 @@ def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = 
         return list_cases(path, channel_count, by_study=bool(series))
     if channel_count != 1:
         raise DetSeg3DError(
-            f"this model needs {channel_count} channels, one file holds one",
+            f"the model needs {channel_count} channels, but a file holds one channel",
             file=path,
             remedy="give the folder that holds CASE_0000, CASE_0001, …",
         )
-    # Not list_cases: the files beside this one need not be in order.
+    # list_cases would check the other files in the folder, which may have any names.
     name = path.stem if path.suffix.lower() in DICOM_ENDINGS else strip_ending(path)
     return (RawCase.of_files(check_case_id(name.removesuffix("_0000")), [path]),)
 
@@ -428,17 +435,22 @@ def _ending(path: Path) -> str | None:
 
 
 def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
-    """Images in a folder by name without ending: files, DICOM series in subfolders, or the folder itself as one.
+    """Return the images in a folder by name without ending: files, and DICOM series in subfolders.
 
-    Two images of one name, and a series beside other images, are an error. A warning names images of formats that are
-    not read, and segmentations of 3D Slicer that lie among images: they are left out.
+    If the folder itself holds a DICOM series, the folder is the only image. Images of unsupported formats and
+    segmentations of 3D Slicer among the images are left out, with a warning.
+
+    Raises
+    ------
+    DetSeg3DError
+        If two images have the same name, or if a DICOM series lies beside other images.
     """
     found: dict[str, Path] = {}
     known: dict[str, str] = {}
-    # Neither hidden nor unfinished.
+    # Hidden files are skipped; they include unfinished ones.
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     stems = {strip_ending(entry).removesuffix("_0000") for entry in entries if segmentation_stem(entry) is None}
-    # Alone it may well be a label; beside an image of the same name it is the segmentation of that.
+    # A segmentation beside an image of the same name belongs to that image. Without such an image it may be a label.
     segmentations = [entry for entry in entries if segmentation_stem(entry) in stems]
     _warn_of_left_out(
         folder,
@@ -450,18 +462,18 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
         if entry.is_dir() and is_dicom_folder(entry):
             stem = entry.name
         elif _ending(entry) is not None and ending in (None, _ending(entry)):
-            # A folder of this name as well: it stands where a scan should, which reading it will tell.
+            # This may be a folder with the name of an image. Reading it later gives the error.
             stem = strip_ending(entry)
         else:
             continue
         name = normal_name(stem)
         if name in known:
             first = found[known[name]].name
-            alike = stem != known[name]
+            is_other_form = stem != known[name]
             raise DetSeg3DError(
-                f"two images have names that differ in their Unicode normal form only: {first!a} and {entry.name!a}"
-                if alike
-                else f"two images have the same name but for the ending: {first} and {entry.name}",
+                f"two images have names that differ only in their Unicode normal form: {first!a} and {entry.name!a}"
+                if is_other_form
+                else f"two images have the same name with different endings: {first} and {entry.name}",
                 file=folder,
                 remedy="remove one of them",
             )
@@ -471,20 +483,20 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
         return _one_series_in_subfolders(folder, found) if ending is None else found
     if found:
         raise DetSeg3DError(
-            "the folder holds a DICOM series and other images, too",
+            "the folder holds a DICOM series and other images",
             file=folder,
             value=sorted(found)[:5],
-            remedy="put the series in a folder of its own",
+            remedy="move the series to a separate folder",
         )
     return {folder.resolve().name: folder}
 
 
 def _one_series_in_subfolders(folder: Path, found: dict[str, Path]) -> dict[str, Path]:
-    """``found``, or the folder as one case if the slices of a single series are spread over its subfolders."""
+    """Return ``found``, or the folder as one case if its subfolders hold the slices of one series."""
     if len(found) < 2 or not all(path.is_dir() for path in found.values()):
         return found
     from detseg3d.data.formats.dicom.reader import (
-        share_series,  # pydicom takes half a second that other formats do without
+        share_series,  # imported late: pydicom takes half a second, which other formats do not need
     )
 
     return {folder.resolve().name: folder} if share_series(found.values()) else found
@@ -500,11 +512,11 @@ def _is_one_study(found: Mapping[str, Path]) -> bool:
 
 @functools.lru_cache(maxsize=1000)
 def _warn_of_left_out(folder: Path, unread: tuple[str, ...], segmentations: tuple[str, ...]) -> None:
-    """Warn of a folder once, however often it is listed."""
+    """Warn about files that are left out, once per folder."""
     if unread:
         error = unread_format(unread[0])
         logger.warning(
-            "%s: %d file(s) of formats that are not read are left out: %s%s (%s)",
+            "%s: %d file(s) of unsupported formats are left out: %s%s (%s)",
             folder,
             len(unread),
             ", ".join(unread[:5]),
@@ -521,10 +533,10 @@ def _warn_of_left_out(folder: Path, unread: tuple[str, ...], segmentations: tupl
 
 
 def _channels_by_case(found: Mapping[str, Path], channel_count: int) -> tuple[dict[str, dict[int, Path]], list[str]]:
-    """Files by case and channel, and the stems without a channel number."""
+    """Return the files by case and channel, and the names without a channel number."""
     numbered = any(stem.endswith("_0000") for stem in found) or channel_count > 1
     channels: dict[str, dict[int, Path]] = {}
-    names: dict[str, str] = {}  # the channels of a case may be named in different normal forms
+    names: dict[str, str] = {}  # the channels of a case may have names in different normal forms
     plain = []
     for stem, path in found.items():
         match = _CHANNEL.fullmatch(stem) if numbered else None
@@ -550,7 +562,7 @@ def _require_complete(
                 lines.append(f"    {case_id}: {word} channel {listing}")
     if lines:
         raise DetSeg3DError(
-            f"{len(lines)} case(s) do not have exactly {channel_count} channel(s):\n" + "\n".join(lines),
+            f"{len(lines)} case(s) have missing or superfluous channels:\n" + "\n".join(lines),
             file=folder,
             expected=", ".join(f"CASE_{c:04d}" for c in range(channel_count)) + " for each case",
             remedy="add, remove or rename these files",
@@ -558,9 +570,9 @@ def _require_complete(
 
 
 def _unnumbered(folder: Path, channels: tuple[str, ...], ending: str) -> DetSeg3DError:
-    """None of the images of a data set with several channels says which it is of, so they make no case."""
+    """Return the error of a data set with several channels whose images have no channel numbers."""
     return DetSeg3DError(
-        f"there is no case in the folder: no image has the number of one of the {len(channels)} channels in its name",
+        f"there is no case in the folder: no file name holds a number of the {len(channels)} channels",
         file=folder,
         value=[path.name for path in images_by_stem(folder, ending).values()][:5],
         expected=", ".join(f"CASE_{c:04d}{ending} ({name})" for c, name in enumerate(channels)),
@@ -573,7 +585,7 @@ def _labels_by_case(folder: Path, ending: str | None) -> dict[str, Path]:
         return {}
     labels: dict[str, Path] = {}
     for entry in sorted(folder.iterdir()):
-        # The data set's own ending wins where a label lies there twice.
+        # If a label exists with two endings, the ending of the data set has priority.
         wanted = _ending(entry) is not None and not entry.name.startswith(".") and entry.is_file()
         if wanted and (strip_ending(entry) not in labels or _ending(entry) == ending):
             labels[strip_ending(entry)] = entry
@@ -581,7 +593,7 @@ def _labels_by_case(folder: Path, ending: str | None) -> dict[str, Path]:
 
 
 def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]:
-    """Cases from nnU-Net's optional key ``dataset``: ``{case: {"images": [...], "label": ...}}``."""
+    """Return the cases of nnU-Net's optional key ``dataset``: ``{case: {"images": [...], "label": ...}}``."""
     cases = []
     try:
         for case_id, entry in sorted(listing.items()):
@@ -591,7 +603,7 @@ def _listed_cases(listing: Any, folder: Path, file: Path) -> tuple[RawCase, ...]
             cases.append(RawCase.of_files(check_case_id(case_id), images, folder / str(entry["label"])))
     except (AttributeError, KeyError, TypeError) as error:
         raise DetSeg3DError(
-            '"dataset" cannot be understood', file=file, expected='{"CASE": {"images": [...], "label": "..."}}'
+            '"dataset" has another form', file=file, expected='{"CASE": {"images": [...], "label": "..."}}'
         ) from error
     if not cases:
         raise DetSeg3DError('"dataset" lists no case', file=file)
@@ -602,5 +614,5 @@ def _known_patients(patients: dict[str, str], file: Path, cases: tuple[RawCase, 
     patients = named_like(patients, [case.case_id for case in cases])
     unknown = sorted(set(patients) - {case.case_id for case in cases})
     if unknown:
-        logger.warning('%s: "patients" names %d case(s) that are not there: %s', file, len(unknown), unknown[:5])
+        logger.warning('%s: "patients" lists %d case(s) that do not exist: %s', file, len(unknown), unknown[:5])
     return patients

@@ -1,7 +1,8 @@
-"""The classes of an instance map's lesions, which the map itself cannot state.
+"""Classes of the lesions in instance maps.
 
-A lesion of an instance map is a number. Its class stands in one of three places: a ``CASE.json`` beside the label, as
-nnDetection writes it; the entry ``instance_classes`` of dataset.json; or a table in CSV that this entry names.
+An instance map gives each lesion a number but no class. The classes are stated in one of three places: a file
+``CASE.json`` beside the label, as nnDetection writes it; the entry ``instance_classes`` of dataset.json; or a CSV table
+that this entry names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from detseg3d.system.json_files import read_json
 __all__ = ["InstanceClasses", "class_indices", "instance_class_record", "parse_instance_classes"]
 
 MAX_BYTES: Final = 64 << 20
-"""Size of a table, or of a JSON file."""
+"""Maximum size of a CSV table or a JSON file."""
 
 _COLUMNS = ("case", "instance", "class")
 _MAX_SHOWN = 10
@@ -31,7 +32,7 @@ _MAX_NUMBER_LENGTH = 19  # digits; Python refuses to convert thousands of them
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a file says of one lesion, as it stands there."""
+    """Unchecked entry of a file for one lesion."""
 
     instance: object
     label: object
@@ -39,20 +40,20 @@ class _Entry:
 
 @dataclass(frozen=True)
 class InstanceClasses:
-    """Where the class of each lesion is stated, and what the classes are called.
+    """Source of the class of each lesion, and the names of the classes.
 
     Attributes
     ----------
     names : tuple of str
-        Of the classes, by ascending label value.
+        Names of the classes, by ascending label value.
     values : tuple of int
         Label value of each class.
     from_zero : bool
-        Numbers count the classes from 0, as in nnDetection; if not, a number is a label value of dataset.json.
+        A number counts the classes from 0, as in nnDetection. If false, a number is a label value of dataset.json.
     file : Path
-        The table, or the dataset.json.
+        The table or the dataset.json.
     table : dict of str to tuple, or None
-        Entries by case; ``None`` if they stand in a JSON file beside each label.
+        Entries by case; ``None`` if a JSON file beside each label holds them.
     """
 
     names: tuple[str, ...]
@@ -62,25 +63,25 @@ class InstanceClasses:
     table: Mapping[str, tuple[_Entry, ...]] | None = field(default=None, repr=False)
 
     def source_of(self, label: Path) -> Path:
-        """The file that states the classes of the lesions of an instance map."""
+        """Return the file that states the classes of an instance map."""
         return label.parent / f"{strip_ending(label)}.json" if self.table is None else self.file
 
     def beside_maps(self) -> InstanceClasses:
-        """The same classes, stated as ``detseg3d_predict`` and nnDetection do: in a ``CASE.json`` beside each map."""
+        """Return the same classes with a ``CASE.json`` beside each map as source, as ``detseg3d_predict`` writes it."""
         return replace(self, from_zero=True, table=None)
 
     def entries_of(self, case_id: str) -> tuple[tuple[str, str], ...]:
-        """What the table says of a case, as text; empty without a table."""
+        """Return the entries of a case in the table as text; empty without a table."""
         if self.table is None:
             return ()
         return tuple((str(entry.instance), str(entry.label)) for entry in self.table.get(normal_name(case_id), ()))
 
     def unknown_cases(self, cases: Iterable[str]) -> list[str]:
-        """Cases that the table names and that are not among ``cases``."""
+        """Return the cases in the table that are not in ``cases``."""
         return sorted(set(self.table or {}) - {normal_name(case) for case in cases})
 
     def of_case(self, label: Path, case_id: str | None = None) -> dict[int, int]:
-        """Class index of each lesion of a case, by its number in the instance map.
+        """Return the stated class index of each lesion of a case, by its number in the instance map.
 
         Parameters
         ----------
@@ -92,8 +93,8 @@ class InstanceClasses:
         Raises
         ------
         DetSeg3DError
-            If the file is missing or is not what is expected, or an entry is not a lesion's number with a known class,
-            or a lesion is named twice.
+            If the file is missing or has another form, if an entry is not the number of a lesion with a known class, or
+            if a lesion is listed twice.
         """
         file = self.source_of(label)
         case = normal_name(case_id or strip_ending(label))
@@ -107,7 +108,7 @@ class InstanceClasses:
             elif index is None:
                 wrong.append(f"instance {number} has the unknown class {entry.label!r}")
             elif number in found:
-                wrong.append(f"instance {number} is named twice")
+                wrong.append(f"instance {number} is listed twice")
             else:
                 found[number] = index
         if wrong:
@@ -116,7 +117,7 @@ class InstanceClasses:
                 file=file,
                 value=_shown(wrong),
                 expected=self._expected(),
-                remedy='mend these entries; "instance_classes_from": 0 or 1 in dataset.json says how numbers count',
+                remedy='correct these entries; "instance_classes_from" in dataset.json counts from 0 or 1',
             )
         return found
 
@@ -138,14 +139,14 @@ class InstanceClasses:
 def class_indices(
     numbers: Sequence[int], classes: InstanceClasses | None, label: Path, case_id: str | None = None
 ) -> dict[int, int]:
-    """Class index of each lesion that an instance map holds.
+    """Return the class index of each lesion in an instance map.
 
     Parameters
     ----------
     numbers : sequence of int
-        All values of the map but 0.
+        All values of the map except 0.
     classes : InstanceClasses or None
-        ``None`` if there is one class.
+        ``None`` for a single class.
     label : Path
         The instance map.
     case_id : str, optional
@@ -154,20 +155,20 @@ def class_indices(
     Raises
     ------
     DetSeg3DError
-        If the classes cannot be read, a lesion has no class, or a class is stated for a lesion that is not there.
+        If the classes cannot be read, a lesion has no class, or a class is stated for a lesion that does not exist.
     """
     if classes is None:
         return dict.fromkeys(numbers, 0)
     stated = classes.of_case(label, case_id)
     without, absent = sorted(set(numbers) - set(stated)), sorted(set(stated) - set(numbers))
     parts = [
-        f"{what} {', '.join(map(str, some[:_MAX_SHOWN]))}{', …' if len(some) > _MAX_SHOWN else ''}"
-        for what, some in (("without a class:", without), ("with a class, but not in the map:", absent))
+        f"{description} {', '.join(map(str, some[:_MAX_SHOWN]))}{', …' if len(some) > _MAX_SHOWN else ''}"
+        for description, some in (("without a class:", without), ("with a class, but not in the map:", absent))
         if some
     ]
     if parts:
         raise DetSeg3DError(
-            "the instance map and the classes of its lesions do not name the same lesions",
+            "the instance map and the stated classes have different lesions",
             file=classes.source_of(label),
             value="; ".join(parts),
             expected=f"one class for each value of {label.name}",
@@ -179,33 +180,35 @@ def class_indices(
 def parse_instance_classes(
     data: Mapping[str, Any], labels: Mapping[str, int], file: Path, instances: bool
 ) -> InstanceClasses | None:
-    """Where the classes of instance maps are stated, from ``instance_classes`` and ``instance_classes_from``.
+    """Return the source of the classes of instance maps from the entries of a dataset.json.
+
+    The entries are ``instance_classes`` and ``instance_classes_from``.
 
     Parameters
     ----------
     data : mapping
         Content of the dataset.json.
     labels : mapping
-        Its checked labels, background included.
+        Its checked labels, including the background.
     file : Path
         The dataset.json.
     instances : bool
-        Whether labels are instance maps.
+        Whether the labels are instance maps.
 
     Returns
     -------
     InstanceClasses or None
-        ``None`` if labels are no instance maps, or of one class.
+        ``None`` if the labels are not instance maps or have one class only.
 
     Raises
     ------
     DetSeg3DError
-        If an entry is not understood, or the table that it names cannot be read.
+        If an entry is not valid or its table cannot be read.
     """
     stated, start = data.get("instance_classes"), data.get("instance_classes_from")
     if start is not None and (isinstance(start, bool) or start not in (0, 1)):
         raise DetSeg3DError(
-            '"instance_classes_from" must be 0 (the first class is 0) or 1 (numbers are label values)',
+            '"instance_classes_from" is neither 0 (the first class is 0) nor 1 (numbers are label values)',
             file=file,
             value=start,
         )
@@ -220,19 +223,19 @@ def parse_instance_classes(
         return InstanceClasses(names, values, start == 0, file, _by_case(entries))
     if not isinstance(stated, str) or not stated:
         raise DetSeg3DError(
-            '"instance_classes" must be an object or the name of a CSV file beside dataset.json',
+            '"instance_classes" is neither an object nor the name of a CSV file beside dataset.json',
             file=file,
             value=stated,
             expected='{"CASE": {"1": "a", "2": "b"}}, or "instances.csv" with the columns case, instance, class',
         )
     table = file.parent / stated
     if not table.resolve().is_relative_to(file.parent.resolve()):
-        raise DetSeg3DError('"instance_classes" must name a file beside dataset.json', file=file, value=stated)
+        raise DetSeg3DError('"instance_classes" does not name a file beside dataset.json', file=file, value=stated)
     return InstanceClasses(names, values, start == 0, table, _by_case(_read_csv(table)))
 
 
 def instance_class_record(classes: Mapping[int, int]) -> dict[str, dict[str, int]]:
-    """Content of a ``CASE.json`` beside an instance map, as nnDetection has it: classes count from 0.
+    """Return the content of a ``CASE.json`` beside an instance map in the format of nnDetection: classes from 0.
 
     Examples
     --------
@@ -252,7 +255,7 @@ def _by_case(entries: Iterable[tuple[str, Sequence[_Entry]]]) -> dict[str, tuple
 def _entries(content: object, file: Path, where: str) -> list[_Entry]:
     if not isinstance(content, dict):
         raise DetSeg3DError(
-            f'the classes of the instances of "{where}" must be an object',
+            f'the classes of the instances of "{where}" are not an object',
             file=file,
             value=content,
             expected='{"1": 0, "2": 1}: a class for each number of the instance map',
@@ -284,7 +287,7 @@ def _read_csv(file: Path) -> list[tuple[str, list[_Entry]]]:
         raise DetSeg3DError("the table of instance classes does not exist", file=file) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DetSeg3DError(f"the table of instance classes cannot be read: {error}", file=file) from error
-    # A line that is too short has None for the cells that it lacks.
+    # Missing cells of a short line are None.
     short = [line for line, cells in rows if not all(cell is not None and cell.strip() for cell in cells)]
     if short:
         raise DetSeg3DError(

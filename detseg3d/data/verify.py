@@ -1,4 +1,4 @@
-"""Check a raw data set before hours are spent on it, and report everything that is wrong at once."""
+"""Check of a whole raw data set that reports all problems together."""
 
 from __future__ import annotations
 
@@ -34,55 +34,73 @@ __all__ = ["Problem", "format_problems", "verify_dataset"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: with which case, in which file, and what.
+    """One problem of a data set.
 
-    ``stops`` is false if the file can be used, but may not mean what its author thinks.
+    Attributes
+    ----------
+    case_id : str
+        The case, or ``-`` for a problem of the whole data set.
+    file : Path or None
+    description : str
+    stops : bool
+        Whether the problem prevents the use of the case. If false, the file can be used but may have another meaning
+        than intended.
     """
 
     case_id: str
     file: Path | None
-    what: str
+    description: str
     stops: bool = True
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """What the cases of a data set must satisfy."""
+    """Rules for the cases of a data set."""
 
-    schemes: tuple[Scheme, ...]  # of the channels
+    schemes: tuple[Scheme, ...]  # normalisation of each channel
     label_format: LabelFormat
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _CheckedCase:
+    """Problems of a case, and what is compared between cases."""
+
     problems: tuple[Problem, ...]
-    hashes: tuple[str | None, ...]  # one per channel; None for an unreadable or constant one
-    classes: frozenset[int] | None = None  # indices, of the lesions; None for a label that cannot be used
+    hashes: tuple[str | None, ...]  # one per channel; None for an unreadable or constant channel
+    classes: frozenset[int] | None = None  # class indices of the lesions; None for a label that cannot be used
 
 
 def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> list[Problem]:
-    """Open every file of a data set and collect all problems.
+    """Open every file of a data set and return all problems.
 
-    Found are: missing channels and labels; unreadable, 2D, 4D and colour images; images and labels that differ in size,
-    spacing, origin or direction beyond the tolerance of :meth:`detseg3d.core.geometry.Geometry.difference`; NaN and
-    infinite values; labels that are no whole numbers, negative, or not in dataset.json; the same image in two cases;
-    files that belong to no case; lesions of instance maps without a class, and classes without a lesion; values too
-    large to be stored in a channel that is not normalised.
+    These problems prevent the use of a data set:
 
-    Listed as well, though they stop nothing: NIfTI files that state two different places; images that say nothing after
-    normalisation, constant ones above all; images that say nothing but the label; classes in fewer cases than folds.
+    - missing channels and labels; unreadable, 2D, 4D and colour images;
+    - images and labels of one case that differ in size, spacing, origin or direction beyond the tolerance of
+      :meth:`detseg3d.core.geometry.Geometry.difference`;
+    - NaN and infinite values, and values that are too large for a channel without normalisation;
+    - label values that are negative, not whole numbers, or not in dataset.json;
+    - lesions of instance maps without a class, and classes without a lesion;
+    - the same image in two cases, and files that belong to no case.
+
+    These problems are reported but do not prevent the use:
+
+    - NIfTI files that state two different positions;
+    - images without information after normalisation, such as constant images;
+    - images that show only the label;
+    - classes that occur in fewer cases than there are folds.
 
     Parameters
     ----------
     dataset : RawDataset
     run : Run, optional
     folds : int, optional
-        Of the cross-validation.
+        Number of folds of the cross-validation.
 
     Returns
     -------
     list of Problem
-        Sorted by case; empty if all is well.
+        Sorted by case; empty if there are no problems.
     """
     rules = _Rules(
         schemes=tuple(channel_scheme(name) for name in dataset.channel_names),
@@ -103,7 +121,7 @@ def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> lis
     problems += _duplicates(dataset, hashes)
     problems += _stray_files(dataset)
     problems += [
-        Problem(case, dataset.instance_classes.file, "classes of instances are stated for a case that is not there")
+        Problem(case, dataset.instance_classes.file, "classes of instances are stated for a case that does not exist")
         for case in cases_without_images(dataset)
         if dataset.instance_classes is not None
     ]
@@ -112,7 +130,7 @@ def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> lis
 
 
 def format_problems(problems: Sequence[Problem]) -> str:
-    """All problems as one table: case, file, problem.
+    """Return all problems as one table with the columns case, file and problem.
 
     Examples
     --------
@@ -123,7 +141,7 @@ def format_problems(problems: Sequence[Problem]) -> str:
     """
     if not problems:
         return "no problems"
-    rows = [(p.case_id, "" if p.file is None else p.file.name, p.what.replace("\n", " ")) for p in problems]
+    rows = [(p.case_id, "" if p.file is None else p.file.name, p.description.replace("\n", " ")) for p in problems]
     case_width = max(len("case"), *(len(row[0]) for row in rows)) + 2
     file_width = max(len("file"), *(len(row[1]) for row in rows)) + 2
     cases = len({row[0] for row in rows})
@@ -136,15 +154,15 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
+def _verify_case(case: RawCase, rules: _Rules) -> _CheckedCase:
     problems: list[Problem] = []
     hashes: list[str | None] = []
     images: list[tuple[Path, npt.NDArray[Any]]] = []
     grid: Geometry | None = None
     grid_image: ImageSource | None = None
     if len(case.images) != len(rules.schemes):
-        what = f"{len(case.images)} image(s) are listed where {_count(len(rules.schemes), 'channel')} are declared"
-        problems.append(Problem(case.case_id, None, what))
+        description = f"{len(case.images)} image(s) are listed for {_count(len(rules.schemes), 'channel')}"
+        problems.append(Problem(case.case_id, None, description))
     for channel, image in enumerate(case.images):
         path = image.path
         if not path.exists():
@@ -162,7 +180,9 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
         if grid is None or grid_image is None:
             grid, grid_image = geometry, image
         else:
-            problems += [Problem(case.case_id, path, what) for what in _moved(grid, geometry, grid_image.name)]
+            problems += [
+                Problem(case.case_id, path, text) for text in _grid_differences(grid, geometry, grid_image.name)
+            ]
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             wrong = int(np.count_nonzero(~np.isfinite(array)))
             problems.append(Problem(case.case_id, path, f"{_count(wrong, 'voxel')} NaN or infinite"))
@@ -171,21 +191,23 @@ def _verify_case(case: RawCase, rules: _Rules) -> _Checked:
         hashes.append(_content_hash(array))
         images.append((path, array))
     problems_of_label, classes = _label_problems(case, rules, grid, grid_image, images)
-    return _Checked((*problems, *problems_of_label), tuple(hashes), classes)
+    return _CheckedCase((*problems, *problems_of_label), tuple(hashes), classes)
 
 
 def _content_problems(case: RawCase, path: Path, array: npt.NDArray[Any], schemes: tuple[Scheme, ...]) -> list[Problem]:
-    """What keeps the intensities of a channel from saying anything; ``schemes`` is empty for a surplus channel."""
+    """Return the reasons why a channel carries no information; ``schemes`` is empty for a superfluous channel."""
     found = []
     for scheme in schemes:
         largest = max(float(array.max()), -float(array.min()))
         if scheme == "none" and largest > LARGEST_VALUE:
-            what = f"{largest:g} is too large to be stored; a channel named noNorm is not normalised"
-            found.append(Problem(case.case_id, path, f"{what}: at most {LARGEST_VALUE:g}"))
+            excess = f"{largest:g} is too large to be stored; a channel named noNorm is not normalised"
+            found.append(Problem(case.case_id, path, f"{excess}: at most {LARGEST_VALUE:g}"))
             continue
         reason = degeneration_of_scan(array, scheme)
         if reason is not None:
-            found.append(Problem(case.case_id, path, f"says nothing after normalisation: {reason}", stops=False))
+            found.append(
+                Problem(case.case_id, path, f"carries no information after normalisation: {reason}", stops=False)
+            )
     return found
 
 
@@ -196,22 +218,22 @@ def _label_problems(
     grid_image: ImageSource | None,
     images: Sequence[tuple[Path, npt.NDArray[Any]]],
 ) -> tuple[list[Problem], frozenset[int] | None]:
-    """What is wrong with the label, and the classes of its lesions; ``None`` if it cannot be used."""
+    """Return the problems of the label and the classes of its lesions, ``None`` if the label cannot be used."""
     if case.label is None or not case.label.path.exists():
         file = None if case.label is None else case.label.path
-        return [Problem(case.case_id, file, "there is no label for this case")], None
+        return [Problem(case.case_id, file, "the case has no label")], None
     file = case.label.path
     try:
-        # An image that cannot be read has a problem of its own.
+        # An unreadable image is reported as a separate problem.
         label, geometry = read_label(case.label, rules.label_format, grid_image)
     except DetSeg3DError as error:
         return [Problem(case.case_id, file, _brief(error))], None
     problems = _contradictions(case, file, geometry)
     if grid is not None and grid_image is not None:
-        problems += [Problem(case.case_id, file, what) for what in _moved(grid, geometry, grid_image.name)]
-    same = "says nothing but the label: a label may lie among the images"
+        problems += [Problem(case.case_id, file, text) for text in _grid_differences(grid, geometry, grid_image.name)]
+    copy = "shows only the label: a label may lie among the images"
     problems += [
-        Problem(case.case_id, path, same, stops=False) for path, array in images if is_image_of_label(array, label)
+        Problem(case.case_id, path, copy, stops=False) for path, array in images if is_image_of_label(array, label)
     ]
     try:
         return problems, lesion_classes(label, file, rules.label_format, case.case_id)
@@ -224,7 +246,7 @@ def _contradictions(case: RawCase, path: Path, geometry: Geometry) -> list[Probl
 
 
 def _spacing_problem(case: RawCase, path: Path, geometry: Geometry) -> list[Problem]:
-    """Planning refuses the same spacings."""
+    """Return a problem if planning would refuse the spacing."""
     try:
         check_spacing(geometry.spacing)
     except DetSeg3DError as error:
@@ -232,8 +254,8 @@ def _spacing_problem(case: RawCase, path: Path, geometry: Geometry) -> list[Prob
     return []
 
 
-def _moved(grid: Geometry, geometry: Geometry, grid_file: str) -> list[str]:
-    return [f"{difference} (this file second, {grid_file} first)" for difference in grid.difference(geometry)]
+def _grid_differences(grid: Geometry, geometry: Geometry, grid_file: str) -> list[str]:
+    return [f"{difference} ({grid_file} against this file)" for difference in grid.difference(geometry)]
 
 
 def _brief(error: DetSeg3DError) -> str:
@@ -241,9 +263,9 @@ def _brief(error: DetSeg3DError) -> str:
 
 
 def _content_hash(array: npt.NDArray[Any]) -> str | None:
-    """Hash of size and voxels. A constant image (an empty channel) may well occur twice, so it has none."""
+    """Return a hash of size and voxels, or ``None`` for a constant image, which may occur in several cases."""
     flat = array.reshape(-1)
-    # Comparing NaN with itself is false, which is as well: such an image has problems of its own.
+    # NaN is not equal to itself. An image with NaN is reported separately.
     if not flat.size or (flat == flat[0]).all():
         return None
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
@@ -252,14 +274,14 @@ def _content_hash(array: npt.NDArray[Any]) -> str | None:
 
 
 def _rare_classes(dataset: RawDataset, present: Sequence[frozenset[int]], folds: int) -> list[Problem]:
-    """Classes that not every fold can validate."""
+    """Return a problem for each class that occurs in fewer cases than there are folds."""
     folds = min(folds, len(present))
     problems = []
     for index, name in enumerate(dataset.class_names):
         count = sum(index in classes for classes in present)
         if count < folds:
-            what = f"class {name} is in {_count(count, 'case')} of {len(present)}, fewer than the {folds} folds"
-            problems.append(Problem("-", None, what, stops=False))
+            description = f"class {name} is in {_count(count, 'case')} of {len(present)}, fewer than the {folds} folds"
+            problems.append(Problem("-", None, description, stops=False))
     return problems
 
 
@@ -272,13 +294,13 @@ def _duplicates(dataset: RawDataset, hashes: dict[str, tuple[str | None, ...]]) 
                 continue
             other_case, other_file = first_seen.setdefault(content, (case.case_id, image.name))
             if other_case != case.case_id:
-                what = f"the same image as {other_file} of case {other_case}: a duplicate would leak between folds"
-                problems.append(Problem(case.case_id, image.path, what))
+                description = f"the same image as {other_file} of case {other_case}: it would leak between folds"
+                problems.append(Problem(case.case_id, image.path, description))
     return problems
 
 
 def _stray_files(dataset: RawDataset) -> list[Problem]:
-    """Images and labels that belong to no case: most often a typo in a name."""
+    """Return images and labels that belong to no case, usually because of an error in a name."""
     images = {image.path for case in dataset.cases for image in case.images}
     labels = set(dataset.label_files.values())
     folders = {path.parent for path in images} & {RawFolder(dataset.folder).training_images}
@@ -286,9 +308,9 @@ def _stray_files(dataset: RawDataset) -> list[Problem]:
     for folder in folders:
         for path in sorted(set(_image_files(folder)) - images):
             last = len(dataset.channel_names) - 1
-            what = f"belongs to no case: expected CASE_0000{dataset.file_ending}"
-            what += f" to CASE_{last:04d}{dataset.file_ending}" if last else ""
-            problems.append(Problem("-", path, what))
+            description = f"belongs to no case: expected CASE_0000{dataset.file_ending}"
+            description += f" to CASE_{last:04d}{dataset.file_ending}" if last else ""
+            problems.append(Problem("-", path, description))
     for path in sorted(set(_image_files(RawFolder(dataset.folder).training_labels)) - labels):
         problems.append(Problem("-", path, "a label without an image"))
     return problems

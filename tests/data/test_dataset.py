@@ -105,7 +105,7 @@ def test_oddities_of_existing_data_sets_are_tolerated(folder: Path, changes: dic
         ({"labels": {"background": 0, "lesion": "9" * 5000}}, "different whole numbers"),
         ({"labels": {"0": "background", "9" * 5000: "lesion"}}, "different whole numbers"),
         ({"channel_names": {"0": "a", "9" * 5000: "b"}}, '"channel_names" does not number'),
-        ({"dataset": {"a": {"image": "x"}}}, '"dataset" cannot be understood'),
+        ({"dataset": {"a": {"image": "x"}}}, '"dataset" has another form'),
         ({"dataset": {}}, '"dataset" lists no case'),
     ],
 )
@@ -214,7 +214,7 @@ def test_only_the_wanted_ending_is_listed_and_hidden_and_companion_files_are_not
 
 def test_two_formats_of_one_image_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "a_0000.mha", "a_0000.nii.gz")
-    with pytest.raises(DetSeg3DError, match=r"same name but for the ending: a_0000\.mha and a_0000\.nii\.gz"):
+    with pytest.raises(DetSeg3DError, match=r"same name with different endings: a_0000\.mha and a_0000\.nii\.gz"):
         list_cases(tmp_path, 1)
 
 
@@ -240,7 +240,7 @@ def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path:
 def test_a_series_beside_other_images_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
     (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
-    with pytest.raises(DetSeg3DError, match=r"(?s)a DICOM series and other images.*a_0000.*folder of its own"):
+    with pytest.raises(DetSeg3DError, match=r"(?s)a DICOM series and other images.*a_0000.*separate folder"):
         list_cases(tmp_path, 1)
     assert [case.case_id for case in list_cases(tmp_path, 1, ".nii.gz")] == ["a", "b"], (
         "the data set says what it wants"
@@ -357,15 +357,15 @@ def test_cases_of_a_training_list_without_files_are_named(folder: Path, caplog: 
 
 
 @pytest.mark.parametrize("training", [[1, 2], {"a": 1}, [{"label": None}], "all"])
-def test_a_training_list_that_cannot_be_understood_is_named(
+def test_a_training_list_of_another_form_is_ignored_with_a_warning(
     folder: Path, training: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_json(folder, training=training)
     assert len(load_raw_dataset(folder).cases) == 2
-    assert '"training" is not read' in caplog.text
+    assert '"training" is ignored' in caplog.text
 
 
-def test_an_empty_training_list_is_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_training_list_is_ignored_silently(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_json(folder, training=[])
     assert len(load_raw_dataset(folder).cases) == 2 and caplog.text == ""
 

@@ -77,7 +77,7 @@ def test_a_case_goes_by_its_name_and_not_by_that_of_its_label(tmp_path: Path) ->
         ({"1": None}, "unknown class None"),
         ({"0": 1}, "instance '0'"),
         ({"x": 1}, "instance 'x'"),
-        ({"1": 0, "01": 1}, "instance 1 is named twice"),
+        ({"1": 0, "01": 1}, "instance 1 is listed twice"),
         ({"1": 2, "x": 0}, "instance 'x'"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_lesion_that_a_table_names_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("case,instance,class\ncase,1,late\ncase,1,late\n", encoding="utf-8")
     with pytest.raises(DetSeg3DError) as caught:
         parse(tmp_path, instance_classes="c.csv").of_case(tmp_path / "case.nii.gz")
-    assert caught.value.value == "instance 1 is named twice"
+    assert caught.value.value == "instance 1 is listed twice"
 
 
 def test_lesions_without_a_class_and_classes_without_a_lesion_are_named(tmp_path: Path) -> None:

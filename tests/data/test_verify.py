@@ -75,7 +75,7 @@ def test_a_missing_channel(folder: Path) -> None:
 
 def test_a_missing_label(folder: Path) -> None:
     (folder / "labelsTr/b.nii.gz").unlink()
-    assert (only(folder).case_id, only(folder).what) == ("b", "there is no label for this case")
+    assert (only(folder).case_id, only(folder).description) == ("b", "the case has no label")
 
 
 @pytest.mark.parametrize("file", ["imagesTr/b_0001.nii.gz", "labelsTr/b.nii.gz"])
@@ -95,7 +95,7 @@ def test_a_file_on_another_grid(folder: Path, file: str, geometry: Geometry, wha
     array = scan(99) if "images" in file else LABEL
     write_image(np.resize(array, geometry.shape), geometry, folder / file)
     assert only(folder).file == folder / file
-    assert only(folder).what.startswith(what)
+    assert only(folder).description.startswith(what)
 
 
 @pytest.mark.parametrize("file", ["imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz", "labelsTr/b.nii.gz"])
@@ -107,7 +107,7 @@ def test_a_file_that_states_two_places_is_listed_and_stops_nothing(folder: Path,
     (folder / "x.nii.gz").replace(folder / file)
     problem = only(folder)
     assert (problem.case_id, problem.file, problem.stops) == ("b", folder / file, False)
-    assert "sform" in problem.what and "qform" in problem.what
+    assert "sform" in problem.description and "qform" in problem.description
 
 
 def test_problems_stop_by_default(folder: Path) -> None:
@@ -126,7 +126,7 @@ def test_nan_and_infinity_in_an_image(folder: Path, value: float, count: int) ->
     image = scan(99)
     image[0, 0, :count] = value
     write_image(image, GRID, folder / "imagesTr/b_0000.nii.gz")
-    assert only(folder).what == f"{count} voxel{'s' * (count > 1)} NaN or infinite"
+    assert only(folder).description == f"{count} voxel{'s' * (count > 1)} NaN or infinite"
 
 
 def test_an_unreadable_image_and_label(folder: Path) -> None:
@@ -134,29 +134,29 @@ def test_an_unreadable_image_and_label(folder: Path) -> None:
     (folder / "labelsTr/c.nii.gz").write_bytes((folder / "labelsTr/c.nii.gz").read_bytes()[:60])
     found = problems(folder)
     assert [problem.case_id for problem in found] == ["b", "c"]
-    assert all("cannot be read" in problem.what for problem in found)
+    assert all("cannot be read" in problem.description for problem in found)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5, 6)])
 def test_an_image_that_is_not_3d(folder: Path, shape: tuple[int, ...]) -> None:
     image = SimpleITK.GetImageFromArray(np.ones(shape, np.float32), isVector=False)
     SimpleITK.WriteImage(image, str(folder / "imagesTr/b_0001.nii.gz"))
-    assert only(folder).what.startswith("the image is not a 3D volume")
-    assert f"{len(shape)}D" in only(folder).what
+    assert only(folder).description.startswith("the image is not a 3D volume")
+    assert f"{len(shape)}D" in only(folder).description
 
 
 def test_an_unknown_label_value_is_counted(folder: Path) -> None:
     label = LABEL.copy()
     label[0, 0, :3] = 7
     write_image(label, GRID, folder / "labelsTr/b.nii.gz")
-    assert only(folder).what == "the label has values that dataset.json does not name: 7 (3 voxels)"
+    assert only(folder).description == "the label has values that dataset.json does not name: 7 (3 voxels)"
 
 
 def test_labels_that_are_no_whole_numbers(folder: Path) -> None:
     write_image(LABEL * np.float32(0.5), GRID, folder / "labelsTr/b.nii.gz")
     write_image(LABEL * np.float32(0.9999), GRID, folder / "labelsTr/c.nii.gz")  # rounded away
     assert only(folder).case_id == "b"
-    assert only(folder).what == "1 voxel(s) of the label are not whole numbers: [0.5]"
+    assert only(folder).description == "1 voxel(s) of the label are not whole numbers: [0.5]"
 
 
 def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> None:
@@ -164,13 +164,13 @@ def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> No
     write_image(LABEL.astype(np.int32) * 70000, GRID, folder / "labelsTr/a.nii.gz")
     assert problems(folder) == []
     write_image(LABEL.astype(np.int32) * -2, GRID, folder / "labelsTr/a.nii.gz")
-    assert only(folder).what == "the label file holds negative values: -2"
+    assert only(folder).description == "the label file holds negative values: -2"
 
 
 def test_the_same_image_in_two_cases(folder: Path) -> None:
     write_image(scan(0), GRID, folder / "imagesTr/c_0000.nii.gz")
     assert (only(folder).case_id, only(folder).file) == ("c", folder / "imagesTr/c_0000.nii.gz")
-    assert only(folder).what.startswith("the same image as a_0000.nii.gz of case a")
+    assert only(folder).description.startswith("the same image as a_0000.nii.gz of case a")
 
 
 def test_the_same_image_twice_within_a_case_or_an_empty_channel_is_no_duplicate(folder: Path) -> None:
@@ -183,7 +183,7 @@ def test_the_same_image_twice_within_a_case_or_an_empty_channel_is_no_duplicate(
 def test_files_that_belong_to_no_case(folder: Path) -> None:
     write_image(scan(50), GRID, folder / "imagesTr/a_0002.nii.gz")
     write_image(LABEL, GRID, folder / "labelsTr/d.nii.gz")
-    found = {problem.file.name: problem.what for problem in problems(folder) if problem.file}
+    found = {problem.file.name: problem.description for problem in problems(folder) if problem.file}
     assert found == {
         "a_0002.nii.gz": "belongs to no case: expected CASE_0000.nii.gz to CASE_0001.nii.gz",
         "d.nii.gz": "a label without an image",
@@ -199,7 +199,7 @@ def test_all_problems_come_in_one_table(folder: Path) -> None:
         "case  file           problem",
         "a     a_0001.nii.gz  channel 1 is missing",
         "a     a.nii.gz       the label has values that dataset.json does not name: 3 (1 voxel)",
-        "c                    there is no label for this case",
+        "c                    the case has no label",
     ]
 
 
@@ -214,7 +214,7 @@ def test_spacings_that_planning_refuses_are_listed(folder: Path, length: float) 
         ("c", "c_0000.nii.gz", True),
         ("c", "c_0001.nii.gz", True),
     ]
-    assert "below a nanometre or above a kilometre" in problems[0].what
+    assert "below a nanometre or above a kilometre" in problems[0].description
 
 
 @pytest.mark.parametrize("length", [1e-6, 1e6])
@@ -238,7 +238,7 @@ def test_a_constant_channel_is_listed_and_stops_nothing(folder: Path, value: flo
     write_scan(folder, "b_0001", np.full(GRID.shape, value))
     problem = only(folder)
     assert (problem.case_id, problem.file, problem.stops) == ("b", folder / "imagesTr/b_0001.nii.gz", False)
-    assert "constant" in problem.what
+    assert "constant" in problem.description
 
 
 def test_small_units_are_listed_only_for_a_channel_that_is_not_normalised(folder: Path) -> None:
@@ -258,7 +258,7 @@ def test_values_that_cannot_be_stored_stop(folder: Path) -> None:
 
 def test_an_image_that_is_its_label_is_listed(folder: Path) -> None:
     write_scan(folder, "a_0000", 300.0 * LABEL)
-    found = {(problem.file, problem.stops) for problem in problems(folder) if "label" in problem.what}
+    found = {(problem.file, problem.stops) for problem in problems(folder) if "label" in problem.description}
     assert found == {(folder / "imagesTr/a_0000.nii.gz", False)}
 
 
@@ -267,7 +267,7 @@ def test_a_class_in_fewer_cases_than_folds_is_listed(folder: Path) -> None:
     write_image(LABEL * 2, GRID, folder / "labelsTr/c.nii.gz")
     found = [problem for problem in problems(folder) if problem.file is None]
     assert [(problem.case_id, problem.stops) for problem in found] == [("-", False)] * 2
-    assert "lesion is in 2 cases of 3" in found[0].what and "rare is in 1 case of 3" in found[1].what
+    assert "lesion is in 2 cases of 3" in found[0].description and "rare is in 1 case of 3" in found[1].description
 
 
 def test_a_label_that_cannot_be_used_says_nothing_of_the_classes(folder: Path) -> None:

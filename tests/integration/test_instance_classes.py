@@ -117,7 +117,7 @@ def test_verify_names_every_bad_case_at_once(tmp_path: Path, capsys: pytest.Capt
     for case, what in (
         ("case2", "without a class: 3"),
         ("case3", "not in the map: 99"),
-        ("case4", "instance 3 is named twice"),
+        ("case4", "instance 3 is listed twice"),
         ("case0", "unknown class 'purple'"),
         ("stranger", "a case that is not there"),
     ):

@@ -83,7 +83,7 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
     ),
     ("patients a list", changed(patients=[1]), '"patients" does not map cases to patients'),
     ("patients of null", changed(patients={"a": None}), '"patients" does not map cases to patients'),
-    ("dataset a list", changed(dataset=["a"]), '"dataset" cannot be understood'),
+    ("dataset a list", changed(dataset=["a"]), '"dataset" has another form'),
     ("dataset empty", changed(dataset={}), '"dataset" lists no case'),
     (
         "dataset that leaves the folder",
@@ -93,9 +93,9 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
     (
         "dataset without images",
         changed(dataset={"a": {"images": [], "label": "x"}}),
-        '"dataset" cannot be understood',
+        '"dataset" has another form',
     ),
-    ("dataset with a text for images", changed(dataset={"a": {"images": "x", "label": "x"}}), '"dataset" cannot be'),
+    ("dataset with a text for images", changed(dataset={"a": {"images": "x", "label": "x"}}), '"dataset" has another'),
 ]
 
 

@@ -94,9 +94,13 @@ def only_text(folder: Path) -> None:
 
 
 FOLDERS: list[tuple[str, Callable[[Path], None], str]] = [
-    ("a case with two endings", two_endings, "two images have the same name but for the ending: a.mha and a.nii.gz"),
+    (
+        "a case with two endings",
+        two_endings,
+        "two images have the same name with different endings: a.mha and a.nii.gz",
+    ),
     ("a newline in a name", control_character, "the case id cannot be a file name"),
-    ("more channels than the model has", two_channels, "1 case(s) do not have exactly 1 channel(s):"),
+    ("more channels than the model has", two_channels, "1 case(s) have missing or superfluous channels:"),
     ("a folder without images", only_text, "there is no image in the folder"),
     ("a folder that is no folder", Path.rmdir, "the folder of images does not exist"),
 ]
