@@ -128,14 +128,11 @@ def _target(output: Path, name: str | None) -> tuple[Path, str]:
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
-    from detseg3d.pipeline.convert import convert_folders
+    from detseg3d.pipeline.convert import ConvertOptions, convert_folders
 
     output, name = _target(Path(options.output_dir), options.dataset_name)
-    folder = convert_folders(
-        options.image_dir,
-        options.label_dir,
-        output,
-        name,
+    settings = ConvertOptions(
+        dataset_name=name,
         test_split=options.test_split,
         seed=options.seed,
         channel_names=options.channel_names,
@@ -145,8 +142,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
         suv=options.suv,
         instances=options.instances,
         overwrite=options.overwrite,
-        run=run_of(options),
     )
+    folder = convert_folders(options.image_dir, options.label_dir, output, settings, run_of(options))
     show(str(folder))
     return CommandResult({"folder": str(folder)})
 

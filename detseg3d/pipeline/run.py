@@ -14,7 +14,7 @@ from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, ModelFolder, PreparedFolder, RawFolder
 from detseg3d.evaluation.result import EvaluationResult
-from detseg3d.pipeline.convert import convert_folders
+from detseg3d.pipeline.convert import ConvertOptions, convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
 from detseg3d.reporting.html.case_files import find_case_files
@@ -156,17 +156,14 @@ def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) 
             file=raw.parent,
             remedy="go on with it (--c), choose another --output_dir, or remove it",
         )
-    return convert_folders(
-        images,
-        labels,
-        raw,
+    settings = ConvertOptions(
         DATASET_NAME,
         channel_names=options.channel_names,
         labels=options.labels,
         spacing=options.spacing,
         instances=options.instances,
-        run=options.run,
     )
+    return convert_folders(images, labels, raw, settings, options.run)
 
 
 def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareOptions:

@@ -16,8 +16,8 @@ from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import Segment, place_on_grid, read_segments
 from detseg3d.data.images import read_image, read_label_array, write_image
 from detseg3d.data.verify import verify_dataset
-from detseg3d.pipeline.convert import convert_folders
 from detseg3d.system.run import Run
+from tests.conversions import convert
 from tests.evaluations import evaluate_pair
 
 # Axis order (x, y, z), as in Slicer and pynrrd.
@@ -226,7 +226,7 @@ def write_folders(root: Path, segments_of_case: Sequence[Sequence[tuple[str, int
 
 def test_a_folder_of_cropped_segmentations_becomes_a_data_set(tmp_path: Path) -> None:
     write_folders(tmp_path, [[("tumour", 1), ("node", 2)], [("tumour", 1)]])
-    dataset = convert_folders(tmp_path / "images", tmp_path / "labels", tmp_path / "raw", run=Run(show_progress=False))
+    dataset = convert(tmp_path / "images", tmp_path / "labels", tmp_path / "raw")
     assert json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"] == {
         "background": 0,
         "tumour": 1,
@@ -235,16 +235,16 @@ def test_a_folder_of_cropped_segmentations_becomes_a_data_set(tmp_path: Path) ->
     np.testing.assert_array_equal(read_stored(dataset / "labelsTr/c0.nrrd")[0], LABEL)
     np.testing.assert_array_equal(read_stored(dataset / "labelsTr/c1.nrrd")[0], FIRST.T)
     assert read_segments(dataset / "labelsTr/c0.nrrd") == ()
-    assert [p for p in verify_dataset(load_raw_dataset(dataset), run=Run(show_progress=False)) if p.stops] == []
+    assert [p for p in verify_dataset(load_raw_dataset(dataset)) if p.stops] == []
 
 
 def test_values_that_differ_between_files_are_refused_until_names_are_given(tmp_path: Path) -> None:
     write_folders(tmp_path, [[("tumour", 1), ("node", 2)], [("node", 1), ("tumour", 2)]])
     with pytest.raises(DetSeg3DError) as error:
-        convert_folders(tmp_path / "images", tmp_path / "labels", tmp_path / "raw", run=Run(show_progress=False))
+        convert(tmp_path / "images", tmp_path / "labels", tmp_path / "raw")
     assert error.value.file == tmp_path / "labels/c1.seg.nrrd" and "--labels" in (error.value.remedy or "")
     for labels in ({"tumour": 1, "node": 2}, ["tumour", "node"]):
-        dataset = convert_folders(
+        dataset = convert(
             tmp_path / "images",
             tmp_path / "labels",
             tmp_path / "raw",
@@ -260,7 +260,7 @@ def test_segmentations_may_belong_to_images_of_other_formats(tmp_path: Path) -> 
     write_folders(tmp_path, [[("tumour", 1), ("node", 2)]])
     array, geometry = read_image(tmp_path / "images/c0.nrrd")
     write_image(array, geometry, tmp_path / "others/c0.nii.gz")
-    dataset = convert_folders(tmp_path / "others", tmp_path / "labels", tmp_path / "raw", run=Run(show_progress=False))
+    dataset = convert(tmp_path / "others", tmp_path / "labels", tmp_path / "raw")
     label, place = read_stored(dataset / "labelsTr/c0.nii.gz")
     np.testing.assert_array_equal(label, LABEL)
     assert geometry.as_stored().difference(place) == []
@@ -273,14 +273,14 @@ def test_a_data_set_may_hold_segmentations_under_the_names_of_labels(tmp_path: P
     description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1, "node": 2}}
     description |= {"numTraining": 1, "file_ending": ".nrrd"}  # type: ignore[dict-item]
     (tmp_path / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
-    assert verify_dataset(load_raw_dataset(tmp_path), run=Run(show_progress=False)) == []
+    assert verify_dataset(load_raw_dataset(tmp_path)) == []
 
 
 def test_cropped_segmentations_are_evaluated_as_truth(tmp_path: Path) -> None:
     write_folders(tmp_path, [[("lesion", 1)]])
     _, geometry = read_image(tmp_path / "images/c0.nrrd")
     write_image(geometry.stored_order.to_canonical(FIRST.T), geometry, tmp_path / "predictions/c0.nrrd")
-    result = evaluate_pair(tmp_path / "labels", tmp_path / "predictions", run=Run(show_progress=False))
+    result = evaluate_pair(tmp_path / "labels", tmp_path / "predictions")
     assert not result.problems
     assert [case.case_id for case in result.cases] == ["c0"]
 
