@@ -135,7 +135,7 @@ def apply_operating_point(
         fold for fold, file in weights.items() if fold in point.weights and weights_digest(file) != point.weights[fold]
     ]
     if changed:
-        # It is always chosen with the final weights: consolidating again would not help whoever asks for others.
+        # Consolidation always uses the final weights, so running it again would not help a user of other weights.
         final = all(weights[fold] == FoldFolder(weights[fold].parent).final_weights for fold in changed)
         logger.warning(
             "%s was chosen with other weights of %s and is not used; %s",
@@ -143,23 +143,24 @@ def apply_operating_point(
             ", ".join(changed),
             "run detseg3d_consolidate again"
             if final
-            else "it goes with the final weights; with these the plan's thresholds decide, scores are uncalibrated",
+            else "it belongs to the final weights; with these weights the thresholds of the plan are used, and scores "
+            "are not calibrated",
         )
         return plans
-    strangers = [fold for fold in weights if fold not in point.weights]
-    if strangers:
+    others = [fold for fold in weights if fold not in point.weights]
+    if others:
         logger.warning(
-            "%s was chosen with %s; for %s its thresholds may be less than the best",
+            "%s was chosen with %s; for %s its thresholds may not be the best",
             name,
             ", ".join(point.weights),
-            ", ".join(strangers),
+            ", ".join(others),
         )
     used = plans.inference.mirror_axes if use_mirroring else ()
     if used != point.inference.mirror_axes:
         logger.warning(
-            "%s was chosen %s, this prediction is made %s: its thresholds were fitted to other scores; "
-            "predict as the folds were trained, with or without --disable_tta, or change mirror_axes in the plans.json "
-            "of every fold, run detseg3d_train --val for each, and detseg3d_consolidate",
+            "%s was chosen %s, but this prediction is made %s, so its thresholds were fitted to other scores; "
+            "predict as the folds were validated, with or without --disable_tta, or change mirror_axes in the "
+            "plans.json of every fold, run detseg3d_train --val for each fold, then detseg3d_consolidate",
             name,
             _with_copies(point.inference.mirror_axes),
             _with_copies(used),

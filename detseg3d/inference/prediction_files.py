@@ -36,13 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) -> None:
-    """Write the result of a case: masks, instance map and, last, ``rois/CASE.json``, whose presence says "complete".
+    """Write the result of a case: mask, instance map and record.
 
-    All files have the order of the scan's file: the voxels of masks and probabilities as well as boxes and centres.
-
-    A model of instance maps of several classes also gets ``instances/CASE.json`` with the class of each lesion.
-
-    Probabilities that an earlier prediction left are removed, if this one has none: they are not of this mask.
+    ``rois/CASE.json`` is written last, so a case with this file is complete. Voxels, boxes and centres are in the order
+    of the scan's file. A model of instance maps with several classes also writes ``instances/CASE.json`` with the class
+    of each lesion. If the prediction has no probabilities, those of an earlier prediction are removed.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
     case_id : str
     folder : Path
     ending : str
-        Of the masks, for example ``.nii.gz``.
+        Format of the masks, for example ``.nii.gz``.
 
     Raises
     ------
@@ -65,7 +63,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
         write_image(prediction.semantic, prediction.geometry, semantic)
         write_image(prediction.instances, prediction.geometry, instances)
         if prediction.instance_classes is not None:
-            # As the labels of the training have it, so that both are evaluated alike.
+            # The format of the training labels, so that both are evaluated in the same way.
             write_json(instance_class_record(prediction.instance_classes), files.instance_classes(case_id))
         if prediction.probabilities is not None:
             with atomic_path(files.probabilities(case_id)) as temporary, temporary.open("wb") as handle:
@@ -98,9 +96,9 @@ def _as_stored(entry: PredictedLesion | PredictedCandidate, geometry: Geometry, 
 
 
 def dicom_record(geometry: Geometry) -> dict[str, Any]:
-    """Entry ``dicom`` of ``rois/CASE.json``: the series of each channel, ``None`` for another format.
+    """Return the entry ``dicom`` of ``rois/CASE.json``: the series of each channel, ``None`` for other formats.
 
-    The mask's slices are those of channel 0, in the same order. Without a DICOM channel there is no entry.
+    The mask has the slices of channel 0, in the same order. Without a DICOM channel the dict is empty.
     """
     if not any(geometry.dicom):
         return {}
@@ -113,7 +111,7 @@ def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:
 
 
 def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = False) -> bool:
-    """Whether the result of a case is there and whole, with its ``probabilities`` if they are wanted."""
+    """Return True if the result of a case is complete, including ``probabilities`` if requested."""
     files = _mask_paths(folder, case_id, ending)
     if probabilities:
         files.append(PredictionFolder(folder).probabilities(case_id))
@@ -121,29 +119,29 @@ def is_exported(folder: Path, case_id: str, ending: str, probabilities: bool = F
 
 
 def check_inputs_stay(inputs: Sequence[Path], case_id: str, folder: Path, ending: str) -> None:
-    """Raise if a mask of a case would take the place of one of its ``inputs``: a scan may exist only once.
+    """Check that no mask of a case replaces one of its ``inputs``.
 
     Raises
     ------
     DetSeg3DError
-        If the mask or the instance map would be written to the file of a scan, by whatever name or link.
+        If the mask or the instance map would be written to the file of a scan, also through a link.
     """
     for mask in _mask_paths(folder, case_id, ending):
         check_input_stays(inputs, mask)
 
 
 def check_input_stays(inputs: Sequence[Path], result: Path) -> None:
-    """Raise if the file ``result`` is one of the ``inputs``, by whatever name or link.
+    """Check that the file ``result`` is not one of the ``inputs``.
 
     Raises
     ------
     DetSeg3DError
-        If it is.
+        If it is the same file, also through a link.
     """
     for image in inputs:
         if result.exists() and image.exists() and result.samefile(image):
             raise DetSeg3DError(
-                "the result would take the place of the scan",
+                "the result would replace the scan",
                 file=image,
                 value=f"a result named {result}",
                 remedy="choose another output folder or file",
@@ -151,9 +149,9 @@ def check_input_stays(inputs: Sequence[Path], result: Path) -> None:
 
 
 def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
-    """Remove all that is written of these cases, whatever the ending: what is written next must not mix with it.
+    """Remove all result files of these cases, in any format, so that old and new results do not mix.
 
-    Other files of the folder stay.
+    Other files in the folder stay.
 
     Raises
     ------
@@ -175,32 +173,32 @@ _CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "limit_reached",
 
 
 def write_tables(folder: Path) -> None:
-    """Write ``lesions.csv`` and ``cases.csv`` from all the cases of a folder.
+    """Write ``lesions.csv`` and ``cases.csv`` from the records of all cases in a folder.
 
-    Several processes may do so: each looks again after writing, until it has written what is there, so the one that
-    writes last has them all.
+    Several processes may write at the same time. Each one repeats until the records did not change while it wrote, so
+    the last one to finish has written all cases.
     """
-    written, there = None, _records(folder)
-    while there != written:
-        lesions, cases = _tables([path for path, *_ in there])
+    written, records = None, _records(folder)
+    while records != written:
+        lesions, cases = _tables([path for path, *_ in records])
         write_text(lesions, PredictionFolder(folder).lesion_table)
         write_text(cases, PredictionFolder(folder).case_table)
-        written, there = there, _records(folder)
+        written, records = records, _records(folder)
 
 
 def _records(folder: Path) -> list[tuple[Path, int, int]]:
-    """Path, time and inode of each whole record, by case; hidden ones are being written, or never will be."""
-    found = []
+    """Return path, time and inode of each record, by case. Hidden files are unfinished and left out."""
+    records = []
     for path in sorted(PredictionFolder(folder).records_folder.glob("*.json")):
         if not path.name.startswith("."):
-            with suppress(FileNotFoundError):  # another process predicts the case anew
+            with suppress(FileNotFoundError):  # another process is predicting the case again
                 status = path.stat()
-                found.append((path, status.st_mtime_ns, status.st_ino))
-    return found
+                records.append((path, status.st_mtime_ns, status.st_ino))
+    return records
 
 
 def _tables(records: Sequence[Path]) -> tuple[str, str]:
-    """Text of both tables."""
+    """Return the text of both tables."""
     lesions: list[Sequence[Any]] = [("case", *_LESION_COLUMNS, *_BOX_COLUMNS, *_CENTER_COLUMNS, "unlike_training")]
     cases: list[Sequence[Any]] = [_CASE_COLUMNS]
     for path in records:
@@ -208,8 +206,8 @@ def _tables(records: Sequence[Path]) -> tuple[str, str]:
             record = read_json(path)
             rows, row = _lesion_rows(record), _case_row(record)
         except (DetSeg3DError, AttributeError, KeyError, TypeError, ValueError) as error:
-            if path.exists():  # else another process predicts the case anew
-                # What lies in the folder from before must not cost the tables of what was predicted now.
+            if path.exists():  # else another process is predicting the case again
+                # A damaged record of an earlier prediction must not prevent the tables.
                 logger.warning("%s is not a record of a prediction and is left out of the tables: %s", path, error)
             continue
         lesions += rows
@@ -226,7 +224,7 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 def _lesion_rows(record: Any) -> list[list[Any]]:
     rows = []
     for lesion in record["lesions"]:
-        # Scores are written whole: rounded ones would be ties, and whoever evaluates the table goes by their order.
+        # Scores are not rounded: rounded scores could be equal, and an evaluation needs their order.
         values = [lesion[name] if name == "score" else _rounded(lesion[name]) for name in _LESION_COLUMNS]
         place = [_rounded(value) for value in (*lesion["box"], *lesion["center_world"])]
         rows.append([record["case_id"], *values, *place, _unlike(record)])
@@ -234,7 +232,7 @@ def _lesion_rows(record: Any) -> list[list[Any]]:
 
 
 def _case_row(record: Any) -> list[Any]:
-    """A case, with or without lesions; without lesions it has no best score."""
+    """Return the row of a case. Without lesions the best score is empty."""
     lesions, similarity = record["lesions"], record.get("similarity") or {}
     return [
         record["case_id"],
@@ -248,7 +246,7 @@ def _case_row(record: Any) -> list[Any]:
 
 
 def _unlike(record: Any) -> str:
-    """Whether the scan is unlike the training scans; empty if nobody compared them."""
+    """Return "yes" if the scan is unlike the training scans, else "no"; empty if it was not compared."""
     similarity = record.get("similarity")
     return "" if similarity is None else ("yes" if similarity["unlike_training"] else "no")
 

@@ -220,7 +220,7 @@ def test_a_scan_is_never_replaced_by_its_mask(
     (tmp_path / "link.mha").symlink_to(scan)
     for output in (scan, tmp_path / "link.mha"):
         assert run(tiny_model, scan, output) == 1
-        assert "take the place of the scan" in capsys.readouterr().err
+        assert "replace the scan" in capsys.readouterr().err
     assert scan.read_bytes() == (scans / "a.mha").read_bytes()
 
 

@@ -134,8 +134,12 @@ def test_some_of_its_folds_will_do(
 @pytest.mark.parametrize(
     ("chosen", "mirrored", "said"),
     [
-        ((), True, "chosen without mirrored copies, this prediction is made with copies mirrored along z y x:"),
-        ((0, 1, 2), False, "chosen with copies mirrored along z y x, this prediction is made without mirrored copies:"),
+        ((), True, "chosen without mirrored copies, but this prediction is made with copies mirrored along z y x,"),
+        (
+            (0, 1, 2),
+            False,
+            "chosen with copies mirrored along z y x, but this prediction is made without mirrored copies,",
+        ),
         ((), False, None),
         ((0, 1, 2), True, None),
     ],
@@ -177,7 +181,7 @@ def test_the_best_weights_do_without_it_and_nobody_is_sent_to_consolidate_again(
     best = weights["fold_1"].with_name("model_best.safetensors")
     best.write_bytes(b"an earlier moment")
     assert apply_operating_point(tiny_plans, tmp_path, {"fold_1": best}) is tiny_plans
-    assert "chosen with other weights of fold_1 and is not used; it goes with the final weights" in caplog.text
+    assert "chosen with other weights of fold_1 and is not used; it belongs to the final weights" in caplog.text
     assert "detseg3d_consolidate again" not in caplog.text
 
 
@@ -192,4 +196,4 @@ def test_a_fold_that_had_no_part_in_it_is_named(
 ) -> None:
     plans = apply_operating_point(tiny_plans, tmp_path, {fold: weights[fold] for fold in folds})
     assert plans.inference.score_threshold == 0.7
-    assert "was chosen with fold_0, fold_1; for fold_all its thresholds may be less than the best" in caplog.text
+    assert "was chosen with fold_0, fold_1; for fold_all its thresholds may not be the best" in caplog.text

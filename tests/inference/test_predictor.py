@@ -339,7 +339,7 @@ def test_a_fold_without_a_part_in_the_operating_point_is_named(
     consolidated: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert load(consolidated, (0, 1)).plans.inference.score_threshold == 0.3
-    assert "was chosen with fold_0; for fold_1 its thresholds may be less than the best" in caplog.text
+    assert "was chosen with fold_0; for fold_1 its thresholds may not be the best" in caplog.text
 
 
 def test_an_operating_point_of_mirrored_copies_is_not_used_without_them_in_silence(

@@ -184,7 +184,7 @@ def test_a_scan_is_never_replaced_by_its_result(
     before = contents(source)
     failures = predict(predictor, source, tmp_path / output, save_candidates=True)
     assert set(failures) == {"healthy", "sick"}
-    assert "would take the place of the scan" in failures["sick"] and "another output folder" in failures["sick"]
+    assert "would replace the scan" in failures["sick"] and "another output folder" in failures["sick"]
     assert {name: contents(source).get(name) for name in before} == before
     assert [path.name for path in tmp_path.rglob("*.npz")] == []
 

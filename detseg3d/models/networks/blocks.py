@@ -39,7 +39,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     ) -> torch.Tensor:
         batch, channels = image.shape[:2]
         voxels = image[0, 0].numel()
-        # Weights in float32 keep the statistics in float32, too.
+        # With weights in float32, the statistics are float32 as well.
         output, mean, rstd = torch.native_group_norm(image, weight, bias, batch, channels, voxels, groups, eps)
         ctx.save_for_backward(image, weight, mean, rstd)
         ctx.groups = groups
@@ -74,7 +74,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with 4 channels a group; statistics never depend on the batch (Wu & He 2018)."""
+    """Group normalisation with 4 channels per group. Statistics do not depend on the batch (Wu & He 2018)."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ class GroupNorm(nn.Module):
             output: torch.Tensor = _ChannelsLastGroupNorm.apply(image, self.weight, self.bias, self.groups, self.eps)
             return output
         weight, bias = self.weight.to(image.dtype), self.bias.to(image.dtype)
-        # Autocast would normalise in float32 on CUDA and keep a copy of the map, twice as large, for the backward pass.
-        # The kernel's statistics are float32 as it is.
+        # On CUDA, autocast would normalise in float32 and keep a copy of twice the size for the backward pass. The kernel
+        # computes its statistics in float32 in any case.
         with torch.autocast(image.device.type, enabled=False):
             return functional.group_norm(image, self.groups, weight, bias, self.eps)
 
@@ -103,12 +103,11 @@ def enlarge(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution with zero padding that is right and fast on small maps of a single volume, too.
+    """A convolution with zero padding that is also correct and fast on small maps of a single volume.
 
-    On CPUs it goes around kernels that are wrong in half precision, or slow in float32
-    (:mod:`detseg3d.models.networks.cpu_kernels`). In two slabs a training step on one window takes 0.8 of the time,
-    Stage 1 on a
-    whole volume 0.65 (benchmarks/convolution.py). The result is the same but for rounding.
+    On CPUs it avoids kernels that are wrong in half precision or slow in float32
+    (:mod:`detseg3d.models.networks.cpu_kernels`). Computed in two slabs, a training step on one window takes 0.8 of the
+    time, and Stage 1 on a whole volume 0.65 (benchmarks/convolution.py). The result is the same except for rounding.
     """
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -153,7 +152,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around an identity; the second normalisation starts at zero, so the block starts as identity."""
+    """Two convolutions with a skip connection. The second norm starts with weight 0, so the block starts as identity."""
 
     def __init__(self, channels: int, kernel: Sequence[int] = (3, 3, 3)) -> None:
         super().__init__()
@@ -164,7 +163,7 @@ class ResidualBlock(nn.Module):
         self.activation = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, C, Z, Y, X)`` to the same shape."""
+        """Transform ``(B, C, Z, Y, X)`` to the same shape."""
         output: torch.Tensor = self.activation(self.norm(self.second(self.first(image))) + image)
         return output
 
@@ -172,8 +171,8 @@ class ResidualBlock(nn.Module):
 def space_to_depth(image: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     """Move each ``stride`` block of voxels into the channels: ``(B, C, Z, Y, X)`` to ``(B, C·s, Z/sz, Y/sy, X/sx)``.
 
-    The shape must be a multiple of the stride. Nothing is lost, and the convolution that follows sees twice its
-    kernel's reach at an eighth of the positions.
+    The shape must be a multiple of the stride. No information is lost. With a stride of 2, the next convolution reaches
+    twice as far and runs at an eighth of the positions.
     """
     sz, sy, sx = stride
     if (sz, sy, sx) == (1, 1, 1):

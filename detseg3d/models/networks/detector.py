@@ -1,7 +1,7 @@
-"""Stage 1: the detector. It sees the whole volume: residual backbone, feature pyramid, anchor-free heads.
+"""Stage 1: the detector, which sees the whole volume. It has a residual backbone, a feature pyramid and heads.
 
-Per head level: a centre heatmap for each class, the logarithm of the box size and the offset of the centre from the
-middle of its cell, both in units of the cell (after CenterNet, Zhou et al. 2019, and FPN, Lin et al. 2017).
+Each level of the pyramid (FPN, Lin et al. 2017) predicts a centre heatmap for each class, the logarithm of the box
+size, and the offset of the box centre from the cell's centre, both in cells (CenterNet, Zhou et al. 2019).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from detseg3d.planning.sections import Stage1Plan
 
 __all__ = ["Detector", "DetectorOutput", "LevelOutput"]
 
-# The share of cells that hold a centre is tiny; without this prior the first steps are spent unlearning 0.5.
+# Few cells hold a centre. Without this prior, the first steps would be spent on unlearning a probability of 0.5.
 _PRIOR = 0.01
 
 
 class LevelOutput(NamedTuple):
-    """Output of one head level on its cells ``(z, y, x)``."""
+    """Output of one level on its cells ``(z, y, x)``."""
 
     heatmap: torch.Tensor  # logits (B, K, z, y, x)
     # (B, 3, z, y, x) of one box for all classes, or (B, 3·K, z, y, x) of one for each; axes z y x of a box together.
@@ -31,7 +31,17 @@ class LevelOutput(NamedTuple):
 
 
 class DetectorOutput(NamedTuple):
-    """Levels, finest first, the finest feature map ``(B, F, z, y, x)`` that Stage 2 crops from, the coarsest map."""
+    """Output of the detector.
+
+    Attributes
+    ----------
+    levels : list of LevelOutput
+        Finest level first.
+    features : Tensor, shape ``(B, F, z, y, x)``
+        Finest feature map, from which Stage 2 crops.
+    context : Tensor, shape ``(B, F', z', y', x')``, or None
+        Coarsest feature map.
+    """
 
     levels: list[LevelOutput]
     features: torch.Tensor
@@ -39,7 +49,7 @@ class DetectorOutput(NamedTuple):
 
 
 class _Head(nn.Module):
-    """One level's head. Levels share nothing: their statistics and scales differ."""
+    """The head of one level. Levels share no weights, because their statistics and scales differ."""
 
     def __init__(self, channels: int, classes: int, boxes: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
@@ -48,7 +58,7 @@ class _Head(nn.Module):
         self.heatmap = Conv3d(channels, classes, 1)
         self.regression = Conv3d(channels, 6 * boxes, 1)
         for convolution in (self.heatmap, self.regression):
-            # Without values there is nothing to draw, and drawing would import a compiler that needs temporary files.
+            # Meta tensors have no values. Drawing them would import a compiler that needs temporary files.
             if not convolution.weight.is_meta:
                 nn.init.normal_(convolution.weight, std=0.01)
         nn.init.constant_(self.heatmap.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
@@ -101,7 +111,7 @@ class Detector(nn.Module):
 
     @property
     def total_stride(self) -> tuple[int, int, int]:
-        """Detection voxels per cell of the coarsest stage; volumes are padded to a multiple of it."""
+        """Detection voxels ``(z, y, x)`` per cell of the coarsest stage. Volumes are padded to a multiple of it."""
         return self.plan.cumulative_stride(len(self.plan.strides) - 1)
 
     def forward(self, image: torch.Tensor) -> DetectorOutput:
@@ -120,12 +130,13 @@ class Detector(nn.Module):
         maps = []
         for index, stage in enumerate(self.stages):
             image = stage(image)
-            if index >= self.finest:  # what the pyramid does not read is not kept: a map of full resolution is large
+            # Maps that the pyramid does not read are not kept, because maps of full resolution are large.
+            if index >= self.finest:
                 maps.append(image)
         return self._pyramid(maps)
 
     def _pyramid(self, maps: list[torch.Tensor]) -> DetectorOutput:
-        """Top-down: each lateral map plus the upsampled coarser one; heads where the plan wants them."""
+        """Merge the maps from coarse to fine, and run the heads of the plan's levels."""
         levels: list[LevelOutput] = []
         features = merged = self.laterals[-1](maps[-1])
         for index in range(len(maps) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""Stage 2: a small U-Net that outlines the lesion in the middle of each RoI and says whether it is one."""
+"""Stage 2: a small U-Net that segments the lesion in the centre of each RoI and scores it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Segmenter", "SegmenterOutput"]
 
 
 class SegmenterOutput(NamedTuple):
-    """Logits of Stage 2: mask ``(N, K, z, y, x)``, one channel a class, and RoI score ``(N, K)``."""
+    """Logits of Stage 2: masks ``(N, K, z, y, x)``, one channel per class, and RoI scores ``(N, K)``."""
 
     mask: torch.Tensor
     score: torch.Tensor
 
 
 class _ContextAttention(nn.Module):
-    """The RoI's tokens attend to the coarse Stage 1 map of the whole volume (Vaswani et al. 2017)."""
+    """Attention of the RoI's tokens to the coarsest Stage 1 map of the whole volume (Vaswani et al. 2017)."""
 
     def __init__(self, channels: int, context_channels: int, heads: int = 4) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class _ContextAttention(nn.Module):
 class Segmenter(nn.Module):
     """The Stage 2 network of a plan.
 
-    Its input is the image crop and the indicator of the detected box; the crop of live Stage 1 features enters one
-    scale below, where its resolution belongs. Through it the segmentation loss reaches the backbone of Stage 1, with a
-    gradient of some hundredths of the detection losses' (docs/concepts).
+    Its input is the image crop and the indicator of the detected box. The crop of the Stage 1 features enters at the
+    second scale, which has about its resolution. Through these features the segmentation loss also trains the backbone
+    of Stage 1. Its gradient there is some hundredths of that of the detection losses (docs/concepts).
     """
 
     def __init__(self, plan: Stage2Plan, num_channels: int, num_classes: int, context_channels: int) -> None:
@@ -60,7 +60,7 @@ class Segmenter(nn.Module):
                     ResidualBlock(channels[index], kernels[index]),
                 )
             )
-        # Fewer channels before they are brought to the finer scale.
+        # The channels are reduced before the map is enlarged, which is cheaper.
         self.reduce = nn.ModuleList(
             Conv3d(channels[index + 1], channels[index], 1) for index in range(len(channels) - 1)
         )
@@ -75,7 +75,7 @@ class Segmenter(nn.Module):
         )
 
     def feature_size(self, roi_size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Samples at which the Stage 1 features are wanted: those of the second scale."""
+        """Return the samples ``(z, y, x)`` of the Stage 1 features in an RoI: those of the second scale."""
         z, y, x = (size // stride for size, stride in zip(roi_size, self.plan.strides[0], strict=True))
         return z, y, x
 
@@ -109,16 +109,16 @@ class Segmenter(nn.Module):
         bottom = image
         for index in range(len(skips) - 2, -1, -1):
             image = enlarge(self.reduce[index](image), skips[index].shape[2:])
-            # Added, not put side by side: half the work at the finest scale, which sets the pace.
+            # Maps are added and not concatenated. This halves the work at the finest scale, which takes most time.
             image = self.decoder[index](skips[index] + image)
         mask = self.mask(image)
         return SegmenterOutput(mask, self._score(bottom, image, mask))
 
     def _score(self, bottom: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Judge the RoI by its coarsest features and by what the mask covers.
+        """Score the RoI from its coarsest features and from the finest features under the predicted mask.
 
-        The finest features are pooled over the predicted mask (detached: the score must not reshape the mask), so
-        the judgement looks at the thing outlined and not at its surroundings.
+        Pooling over the mask makes the score depend on the segmented object and not on its surroundings. The mask is
+        detached, so that the loss of the score does not change the mask.
         """
         weight = mask.detach().float().sigmoid().amax(dim=1).flatten(1)
         weight = weight / (weight.sum(dim=1, keepdim=True) + 1)
