@@ -13,7 +13,7 @@ PAGE = Path(__file__).parent / "reference" / "metrics.md"
 BEGIN = "<!-- written by docs/write_metrics.py: begin -->\n"
 END = "<!-- written by docs/write_metrics.py: end -->\n"
 
-_HEADER = ("| key | metric | better | definition | source |", "|---|---|---|---|---|")
+_HEADER = "| key | metric | better | definition | source |\n|---|---|---|---|---|"
 
 
 def main() -> None:
@@ -33,14 +33,15 @@ def section() -> str:
     parts = []
     for group in MetricGroup:
         rows = [_row(spec) for spec in CATALOGUE if spec.group is group]
-        parts.append("\n".join([f"\n### {group}\n", *_HEADER, *rows]))
+        parts.append("\n".join([f"\n### {group}\n", _HEADER, *rows]))
     return "\n".join(parts).lstrip("\n") + "\n"
 
 
 def _row(spec: MetricSpec) -> str:
-    unit = f" ({spec.unit})" if spec.unit else ""
     needs = "" if spec.needs is Needs.NOTHING else f" Needs {spec.needs}."
-    return f"| `{spec.key}` | {spec.label}{unit} | {spec.better} | {spec.definition}{needs} | {spec.source or '–'} |"
+    return (
+        f"| `{spec.key}` | {spec.label_with_unit} | {spec.better} | {spec.definition}{needs} | {spec.source or '–'} |"
+    )
 
 
 if __name__ == "__main__":

@@ -110,9 +110,10 @@ class MetricSpec:
 
 
 _ONE_TO_ONE = "Each true lesion needs its own prediction with this overlap."
-_DETECTION_SOURCE = (
-    "One-to-one matching by the Hungarian method: Kuhn (1955), Naval Research Logistics Quarterly 2. Definitions: "
-    "Maier-Hein et al. (2024), Metrics reloaded, Nature Methods 21."
+_DETECTION_SOURCE = "Maier-Hein et al. (2024), Metrics reloaded, Nature Methods 21."
+_MATCHING_SOURCE = (
+    "One-to-one matching by the Hungarian method: Kuhn (1955), Naval Research Logistics Quarterly 2. Definition: "
+    + _DETECTION_SOURCE
 )
 _FROC_SOURCE = "Bunch et al. (1977), SPIE 127; Setio et al. (2017), LUNA16, Medical Image Analysis 42."
 _AP_SOURCE = "Everingham et al. (2010), The PASCAL Visual Object Classes Challenge, IJCV 88 (all points of the curve)."
@@ -167,13 +168,14 @@ def _detection_specs(criterion: Criterion) -> list[MetricSpec]:
         note = f"{_ONE_TO_ONE} The outline must be about right, which is strict for lesions of a few voxels."
     else:
         note = _ONE_TO_ONE
+    source = _DETECTION_SOURCE if is_any else _MATCHING_SOURCE
     return [
         MetricSpec(
             f"f1_{criterion}",
             f"Lesion F1 at {criterion.label}",
             group,
             f"Harmonic mean of lesion recall and lesion precision, pooled over all lesions. {note}",
-            _DETECTION_SOURCE,
+            source,
             _in_detection("f1", criterion),
             needs=Needs.EITHER,
         ),
@@ -183,7 +185,7 @@ def _detection_specs(criterion: Criterion) -> list[MetricSpec]:
             group,
             f"Share of the true lesions that are found. A lesion is found if a prediction {overlap}. Also called "
             "sensitivity.",
-            _DETECTION_SOURCE,
+            source,
             _in_detection("recall", criterion),
             needs=Needs.TRUTH,
             is_shown=not is_half,
@@ -193,7 +195,7 @@ def _detection_specs(criterion: Criterion) -> list[MetricSpec]:
             f"Lesion precision at {criterion.label}",
             group,
             "Share of the predicted lesions that find a true lesion.",
-            _DETECTION_SOURCE,
+            source,
             _in_detection("precision", criterion),
             needs=Needs.PREDICTIONS,
             is_shown=not is_half,
@@ -203,7 +205,7 @@ def _detection_specs(criterion: Criterion) -> list[MetricSpec]:
             f"False positives per scan at {criterion.label}",
             group,
             "Number of predicted lesions that find no true lesion, divided by the number of scans.",
-            _DETECTION_SOURCE,
+            source,
             _in_detection("false_positives_per_scan", criterion),
             unit="per scan",
             better=Better.LOWER,

@@ -43,6 +43,6 @@ def evaluate_at(truth: IntArray, prediction: IntArray, spacing: Sequence[float])
     return evaluate_maps("case", truth, prediction, spacing)
 
 
-def figures_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
+def metrics_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
     """Every case once."""
-    return {name: float(figure.values[0]) for name, figure in weighted_metrics(cases, np.ones((1, len(cases)))).items()}
+    return {name: float(metric.values[0]) for name, metric in weighted_metrics(cases, np.ones((1, len(cases)))).items()}

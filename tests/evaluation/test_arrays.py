@@ -30,7 +30,7 @@ PREDICTION = volume(1, 1, 0, 0, 0, 0, 1, 0, 0, 1)  # finds two of them, and one 
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.int64, np.float32, np.float64])
-def test_components_are_lesions_whatever_the_type(dtype: Any) -> None:
+def test_components_of_any_type_are_lesions(dtype: Any) -> None:
     case = evaluate_arrays(TRUTH.astype(dtype), PREDICTION.astype(dtype), SPACING)
     counts = case.overall.detection["any"]
     assert (counts.truth, counts.found, counts.predictions, counts.true_positives) == (3, 2, 3, 2)
@@ -38,7 +38,7 @@ def test_components_are_lesions_whatever_the_type(dtype: Any) -> None:
     assert [lesion.volume_mm3 for lesion in case.lesions if lesion.kind == "truth"] == [3.0, 1.5, 4.5]
 
 
-def test_every_figure_is_there() -> None:
+def test_every_metric_is_computed() -> None:
     case = evaluate_arrays(TRUTH, PREDICTION, SPACING, scores=volume(0.2, 0.9, 0, 0, 0, 0, 0.4, 0, 0, 0.6, dtype=float))
     assert case.outlines is not None
     assert all(value is not None for value in case.outlines.overall.to_json().values())
@@ -49,7 +49,7 @@ def test_every_figure_is_there() -> None:
     assert summary.scores[Criterion.ANY].average_precision == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
 
 
-def test_any_number_may_stand_for_the_lesions() -> None:
+def test_the_lesions_can_have_any_value() -> None:
     one, other = (evaluate_arrays(value * TRUTH, value * PREDICTION, SPACING) for value in (np.uint8(1), np.uint8(255)))
     assert one == other
 
@@ -65,7 +65,7 @@ def test_classes_are_connected_and_compared_one_by_one() -> None:
     assert case.classes["core"].dice == pytest.approx(2 / 3)
 
 
-def test_variants_of_figures_and_the_name_are_passed_on() -> None:
+def test_options_and_the_case_name_are_passed_on() -> None:
     case = evaluate_arrays(TRUTH, PREDICTION, SPACING, variants=MetricVariants(lesionwise=GLIOMA), case_id="x")
     assert case.outlines is not None
     assert case.outlines.overall.lesionwise.truth == 0  # nothing is above 50 mm³
@@ -97,7 +97,7 @@ def test_nothing_on_either_side_is_a_case() -> None:
         (volume(1), volume(1), {"scores": volume(np.nan, dtype=float)}, "NaN or infinite"),
     ],
 )
-def test_what_is_ambiguous_or_wrong_is_refused(
+def test_ambiguous_or_wrong_arrays_are_refused(
     truth: npt.NDArray[Any], prediction: npt.NDArray[Any], options: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(DetSeg3DError) as caught:
@@ -106,7 +106,7 @@ def test_what_is_ambiguous_or_wrong_is_refused(
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, np.nan, 1.0)])
-def test_the_spacing_must_be_usable(spacing: tuple[float, ...]) -> None:
+def test_an_invalid_spacing_is_refused(spacing: tuple[float, ...]) -> None:
     with pytest.raises(DetSeg3DError, match="spacing"):
         evaluate_arrays(TRUTH, PREDICTION, spacing)
 

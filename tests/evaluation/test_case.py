@@ -96,7 +96,7 @@ def test_a_lesion_of_the_wrong_class_is_missed_and_a_false_positive() -> None:
     assert [lesion.partner for lesion in case.lesions] == [None, 2, None, 2]
 
 
-def test_records_tell_what_became_of_each_lesion() -> None:
+def test_records_state_the_match_of_each_lesion() -> None:
     case = evaluate(line(1, 1, 0, 2, 0), line(0, 9, 9, 0, 5), prediction_scores={9: 0.75, 5: 0.25})
     found, missed, false_positive, true_positive = case.lesions
     assert (found.kind, found.id, found.voxels, found.volume_mm3, found.partner) == ("truth", 1, 2, 2.0, 9)

@@ -29,7 +29,7 @@ def test_files_are_found_by_case_and_hidden_or_foreign_ones_are_not(tmp_path: Pa
     assert {case: path.name for case, path in found.items()} == {"a": "a.nii.gz", "b": "b.mha"}
 
 
-def test_two_files_of_a_case_are_not_guessed_between(tmp_path: Path) -> None:
+def test_two_files_of_a_case_are_a_problem(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "a.mha"):
         (tmp_path / name).touch()
     problems: list[CaseProblem] = []
@@ -37,12 +37,12 @@ def test_two_files_of_a_case_are_not_guessed_between(tmp_path: Path) -> None:
     assert problems == [CaseProblem("a", "the truth has several files: a.mha, a.nii.gz")]
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="the folder of the truth does not exist"):
         files_by_case(tmp_path / "nowhere", "truth", image_case, [])
 
 
-def test_what_only_one_side_has_is_named_once() -> None:
+def test_a_case_of_only_one_side_is_named_once() -> None:
     problems = [CaseProblem("d", "broken")]
     assert common_cases(["a", "b", "d"], ["b", "c"], PLACES, problems, hint="!") == ["b"]
     assert problems[1:] == [
@@ -51,7 +51,7 @@ def test_what_only_one_side_has_is_named_once() -> None:
     ]
 
 
-def test_of_the_cases_asked_for_only_those_are_missed() -> None:
+def test_only_requested_cases_can_be_missing() -> None:
     problems: list[CaseProblem] = []
     assert common_cases(["a", "b"], ["b", "c"], PLACES, problems, ["b", "ghost"]) == ["b"]
     assert problems == [CaseProblem("ghost", "no label in labels")]

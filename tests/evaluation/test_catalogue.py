@@ -8,7 +8,7 @@ import pytest
 from detseg3d.evaluation.catalogue import CATALOGUE, Better, MetricSpec, Needs, estimate_of, metric_spec, shown_metrics
 from detseg3d.evaluation.definitions.outlines import MetricVariants
 from detseg3d.evaluation.metrics import CaseMetrics
-from tests.evaluation.cohort import evaluate, figures_of, line
+from tests.evaluation.cohort import evaluate, line, metrics_of
 from tests.evaluation.golden.cases import evaluated
 from tests.evaluations import result_of
 
@@ -23,7 +23,7 @@ def cases() -> list[CaseMetrics]:
 def test_every_metric_that_has_an_interval_is_in_the_catalogue(cases: list[CaseMetrics]) -> None:
     keys = [spec.key for spec in CATALOGUE]
     assert len(keys) == len(set(keys))
-    assert set(figures_of(cases)) <= set(keys)
+    assert set(metrics_of(cases)) <= set(keys)
 
 
 @pytest.mark.parametrize("spec", CATALOGUE, ids=lambda spec: spec.key)

@@ -92,7 +92,7 @@ def test_volumes_of_a_sheared_grid_are_those_of_its_cells(folders: tuple[Path, P
     assert result.summary.overall.recall_by_size.quantile[0].high == pytest.approx(6)
 
 
-def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_labels_can_be_in_any_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
     truth, prediction = folders
     files = {"a": tmp_path / "elsewhere" / "rater1.nii.gz", "b": truth / "b.nii.gz"}
     files["a"].parent.mkdir()
@@ -101,7 +101,7 @@ def test_labels_may_lie_anywhere(folders: tuple[Path, Path], tmp_path: Path) -> 
     assert counts(result) == (2, 1, 2, 1) and result.problems == ()
 
 
-def test_touching_instances_of_our_layout_stay_apart_and_bring_their_scores(folders: tuple[Path, Path]) -> None:
+def test_touching_instances_of_our_layout_stay_separate_and_keep_their_scores(folders: tuple[Path, Path]) -> None:
     entries = [{"id": 3, "label": 1, "score": 0.9}, {"id": 700, "label": 1, "score": 0.2}]
     add_layout(folders[1], "a", volume(3, 700, dtype=np.uint16), entries)
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
@@ -147,14 +147,14 @@ def test_without_a_roi_file_a_single_class_is_clear(folders: tuple[Path, Path]) 
     assert result.lesions[-1].score is None
 
 
-def test_without_a_roi_file_several_classes_are_not(folders: tuple[Path, Path]) -> None:
+def test_without_a_roi_file_several_classes_are_refused(folders: tuple[Path, Path]) -> None:
     for case in "ab":
         add_instances(folders[1], case, volume(5 * (case == "a"), dtype=np.uint16))
     write_json({"labels": {"background": 0, "core": 1, "rim": 2}}, folders[0].parent / "dataset.json")
     assert "without a RoI file the classes" in problems(evaluate_pair(*folders))["a"]
 
 
-def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tuple[Path, Path]) -> None:
+def test_cases_missing_on_either_side_are_named_and_the_others_are_evaluated(folders: tuple[Path, Path]) -> None:
     save(volume(1), folders[0] / "only_truth.nii.gz")
     save(volume(1), folders[1] / "only_prediction.nii.gz")
     result = evaluate_pair(*folders)
@@ -174,7 +174,7 @@ def test_cases_missing_on_either_side_are_named_and_the_rest_goes_on(folders: tu
         (-volume(1).astype(np.int16), SPACING, "negative values"),
     ],
 )
-def test_a_case_that_does_not_fit_is_named_and_the_rest_goes_on(
+def test_a_case_of_another_grid_is_named_and_the_others_are_evaluated(
     folders: tuple[Path, Path], array: npt.NDArray[Any], spacing: tuple[float, float, float], message: str
 ) -> None:
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")
@@ -190,7 +190,7 @@ def test_an_unreadable_file_is_named(folders: tuple[Path, Path]) -> None:
     assert "a.nii.gz" in problems(evaluate_pair(*folders))["a"]
 
 
-def test_two_files_of_a_case_are_not_guessed_between(folders: tuple[Path, Path]) -> None:
+def test_two_files_of_a_case_are_a_problem(folders: tuple[Path, Path]) -> None:
     save(volume(1), folders[1] / "a.mha")
     assert problems(evaluate_pair(*folders)) == {"a": "the prediction has several files: a.mha, a.nii.gz"}
 
@@ -302,13 +302,13 @@ def test_labels_that_the_planning_understands_are_understood(
     assert list(evaluate_pair(*folders).summary.classes) == ["core", "rim"]
 
 
-def test_patients_are_counted_and_not_cases(folders: tuple[Path, Path]) -> None:
+def test_intervals_count_patients_and_not_cases(folders: tuple[Path, Path]) -> None:
     write_json({"labels": {"background": 0, "a": 1}, "patients": {"a": 7, "b": 7}}, folders[0].parent / "dataset.json")
     assert evaluate_pair(*folders).patients == 1
 
 
 @pytest.mark.parametrize("spacing", [[1, 2], 3, [0, 1, 1], "1 1 1"])
-def test_a_spacing_that_is_none_is_refused(folders: tuple[Path, Path], spacing: Any) -> None:
+def test_an_invalid_spacing_is_refused(folders: tuple[Path, Path], spacing: Any) -> None:
     write_json({"labels": {"background": 0, "a": 1}, "default_spacing": spacing}, folders[0].parent / "dataset.json")
     with pytest.raises(DetSeg3DError, match='"default_spacing" does not hold three positive numbers'):
         evaluate_pair(*folders)
@@ -319,7 +319,7 @@ def test_nearly_whole_numbers_are_rounded_as_in_the_training(folders: tuple[Path
     assert evaluate_pair(*folders).problems == ()
 
 
-def test_only_the_cases_asked_for_are_evaluated(folders: tuple[Path, Path]) -> None:
+def test_only_the_requested_cases_are_evaluated(folders: tuple[Path, Path]) -> None:
     save(volume(1), folders[0] / "training_case.nii.gz")
     result = evaluate_pair(*folders, cases=["a", "ghost"])
     assert result.summary.cases == 1
@@ -332,7 +332,7 @@ def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tm
         evaluate_pair(folders[0], tmp_path / "other")
 
 
-def test_a_folder_that_is_not_there_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="the folder of the prediction does not exist"):
         evaluate_pair(folders[0], tmp_path / "nowhere")
 
@@ -346,7 +346,7 @@ def test_an_edited_mask_is_a_problem_of_its_case(folders: tuple[Path, Path]) -> 
     assert [case.case_id for case in result.cases] == ["b"]
 
 
-def test_one_case_stored_with_255_is_named_and_the_others_go_on(folders: tuple[Path, Path]) -> None:
+def test_a_case_stored_with_255_is_named_and_the_others_are_evaluated(folders: tuple[Path, Path]) -> None:
     save(volume(255, 255), folders[1] / "b.nii.gz")
     save(volume(1), folders[0] / "c.nii.gz")
     save(volume(1), folders[1] / "c.nii.gz")

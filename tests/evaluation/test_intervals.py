@@ -16,7 +16,7 @@ from detseg3d.evaluation.metrics import CaseMetrics, Criterion
 from detseg3d.evaluation.result import Summary
 from detseg3d.evaluation.scores.froc import average_precision, cpm, froc_curve
 from detseg3d.evaluation.summary import summarize
-from tests.evaluation.cohort import COHORT, SIZES_AND_DISTANCES, IntArray, evaluate, figures_of, line
+from tests.evaluation.cohort import COHORT, SIZES_AND_DISTANCES, IntArray, evaluate, line, metrics_of
 from tests.evaluation.golden.cases import evaluated
 from tests.evaluations import evaluate_maps
 
@@ -82,17 +82,17 @@ def same(first: Mapping[str, float], second: Mapping[str, float | None]) -> bool
     return True
 
 
-def test_figures_with_equal_weights_are_those_of_the_summary() -> None:
+def test_metrics_with_equal_weights_equal_the_summary() -> None:
     cases = [evaluated(name) for name in COHORT]
-    figures = figures_of(cases)
-    assert len(figures) == 35
-    assert same(figures, of_summary(summarize(cases)))
+    metrics = metrics_of(cases)
+    assert len(metrics) == 35
+    assert same(metrics, of_summary(summarize(cases)))
 
 
 @settings(max_examples=30)
 @given(cohorts)
-def test_figures_with_equal_weights_are_those_of_the_summary_whatever_the_cases(cases: list[CaseMetrics]) -> None:
-    assert same(figures_of(cases), of_summary(summarize(cases)))
+def test_metrics_with_equal_weights_equal_the_summary_for_any_cases(cases: list[CaseMetrics]) -> None:
+    assert same(metrics_of(cases), of_summary(summarize(cases)))
 
 
 @settings(max_examples=30)
@@ -100,16 +100,16 @@ def test_figures_with_equal_weights_are_those_of_the_summary_whatever_the_cases(
 def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: list[list[int]]) -> None:
     weights = np.array(rows, float)[:, : len(cases)]
     assume(np.all(weights.sum(axis=1) > 0))
-    figures = weighted_metrics(cases, weights)
+    metrics = weighted_metrics(cases, weights)
     for row, counts in enumerate(weights.astype(int).tolist()):
         copies = [case for case, count in zip(cases, counts, strict=True) for _ in range(count)]
-        assert same({name: figure.values[row] for name, figure in figures.items()}, of_summary(summarize(copies)))
+        assert same({name: metric.values[row] for name, metric in metrics.items()}, of_summary(summarize(copies)))
 
 
 def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
     cases = [evaluated(name) for name in COHORT]
     weights = np.random.default_rng(0).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=50)
-    figures = weighted_metrics(cases, weights.astype(float))
+    metrics = weighted_metrics(cases, weights.astype(float))
     for row, counts in enumerate(weights.tolist()):
         for name in Criterion:
             records = [
@@ -118,11 +118,11 @@ def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
                 for _ in range(count)
                 if case.scored is not None
             ]
-            assert figures[f"ap_{name}"].values[row] == pytest.approx(average_precision(records), abs=1e-12)
-            assert figures[f"cpm_{name}"].values[row] == pytest.approx(cpm(froc_curve(records)), abs=1e-12)
+            assert metrics[f"ap_{name}"].values[row] == pytest.approx(average_precision(records), abs=1e-12)
+            assert metrics[f"cpm_{name}"].values[row] == pytest.approx(cpm(froc_curve(records)), abs=1e-12)
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     # Lesions of 4 and 2 voxels, the first found by 3 of its voxels, and one false positive; then a healthy scan with
     # one; then a miss.
     cases = [
@@ -130,59 +130,59 @@ def test_figures_by_hand() -> None:
         evaluate(line(*[0] * 9), line(0, 1, 0, 0, 0, 0, 0, 0, 0), prediction_scores=[0.1]),
         evaluate(line(1, *[0] * 8), line(*[0] * 9), prediction_scores=[]),
     ]
-    figures = figures_of(cases)
+    metrics = metrics_of(cases)
     for name in ("any", "iou_0.1"):
-        rates = [figures[f"{rate}_{name}"] for rate in ("recall", "precision", "fp_per_scan")]
+        rates = [metrics[f"{rate}_{name}"] for rate in ("recall", "precision", "fp_per_scan")]
         assert rates == pytest.approx([1 / 3, 1 / 3, 2 / 3])
-    assert figures["recall_iou_0.5"] == pytest.approx(1 / 3)
-    assert figures["pq"] == pytest.approx(2 * 0.75 / 6)
-    assert (figures["sq"], figures["rq"]) == pytest.approx((0.75, 2 / 6))
-    assert figures["dice"] == pytest.approx((2 * 3 / (6 + 4) + 0 + 0) / 3)
-    assert figures["dice_with_lesions"] == pytest.approx(2 * 3 / (6 + 4) / 2)
-    assert figures["ap_any"] == pytest.approx(1 / 2 / 3)
+    assert metrics["recall_iou_0.5"] == pytest.approx(1 / 3)
+    assert metrics["pq"] == pytest.approx(2 * 0.75 / 6)
+    assert (metrics["sq"], metrics["rq"]) == pytest.approx((0.75, 2 / 6))
+    assert metrics["dice"] == pytest.approx((2 * 3 / (6 + 4) + 0 + 0) / 3)
+    assert metrics["dice_with_lesions"] == pytest.approx(2 * 3 / (6 + 4) / 2)
+    assert metrics["ap_any"] == pytest.approx(1 / 2 / 3)
     # A third of a false positive per scan is allowed from the rate 1/2 on, of seven.
-    assert figures["cpm_any"] == pytest.approx(5 / 7 / 3)
+    assert metrics["cpm_any"] == pytest.approx(5 / 7 / 3)
 
 
-def test_what_was_not_computed_is_left_out() -> None:
+def test_metrics_that_were_not_computed_are_left_out() -> None:
     with_all, without = evaluate(line(1), line(1), prediction_scores=[0.5]), evaluate(line(1), line(1), variants=None)
-    assert {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any", "cpm_iou_0.5"} <= set(figures_of([with_all]))
+    assert {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any", "cpm_iou_0.5"} <= set(metrics_of([with_all]))
     for cases in ([without], [with_all, without]):
-        names = set(figures_of(cases))
+        names = set(metrics_of(cases))
         assert not names & {"nsd", "hd95_mm", "cc_dice", "lesionwise_dice", "ap_any"}
         assert {"recall_any", "dice", "pq"} <= names
-    assert "hd95_mm" not in figures_of([evaluate(line(1), line(1), variants=MetricVariants(distances=False))])
+    assert "hd95_mm" not in metrics_of([evaluate(line(1), line(1), variants=MetricVariants(distances=False))])
 
 
 def test_dice_over_cases_with_lesions_is_undefined_without_any() -> None:
     cases = [evaluate(line(1, 0), line(1, 0)), evaluate(line(0, 0), line(0, 0))]
-    figures = weighted_metrics(cases, np.array([[1.0, 1.0], [0.0, 2.0]]))
-    assert figures["dice_with_lesions"].values.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
-    assert figures["dice"].values.tolist() == [1.0, 1.0]
+    metrics = weighted_metrics(cases, np.array([[1.0, 1.0], [0.0, 2.0]]))
+    assert metrics["dice_with_lesions"].values.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+    assert metrics["dice"].values.tolist() == [1.0, 1.0]
 
 
-def test_lesion_figures_are_undefined_where_no_lesion_is_drawn_and_precision_where_nothing_is_predicted() -> None:
+def test_lesion_metrics_are_undefined_without_lesions_and_precision_without_predictions() -> None:
     cases = [
         evaluate(line(*[1] * 5, 0), line(*[1] * 5, 0), prediction_scores=[0.5]),
         evaluate(line(*[0] * 6), line(*[1] * 5, 0), prediction_scores=[0.5]),
         evaluate(line(*[0] * 6), line(*[0] * 6), prediction_scores=[]),
     ]
-    figures = weighted_metrics(cases, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    metrics = weighted_metrics(cases, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
     of_lesions = ("recall_iou_0.1", "f1_iou_0.1", "ap_any", "cpm_iou_0.5", "pq", "rq", "lesionwise_dice")
     for name in of_lesions:
-        assert figures[name].values.tolist() == pytest.approx([1.0, np.nan, np.nan], nan_ok=True), name
-    assert figures["precision_iou_0.1"].values.tolist() == pytest.approx([1.0, 0.0, np.nan], nan_ok=True)
-    assert figures["fp_per_scan_iou_0.1"].values.tolist() == [0.0, 1.0, 0.0]
+        assert metrics[name].values.tolist() == pytest.approx([1.0, np.nan, np.nan], nan_ok=True), name
+    assert metrics["precision_iou_0.1"].values.tolist() == pytest.approx([1.0, 0.0, np.nan], nan_ok=True)
+    assert metrics["fp_per_scan_iou_0.1"].values.tolist() == [0.0, 1.0, 0.0]
 
 
-def test_missing_every_lesion_in_silence_has_an_f1_of_zero() -> None:
-    assert figures_of([evaluate(line(1, 0), line(0, 0))])["f1_iou_0.1"] == 0.0
+def test_an_empty_prediction_has_an_f1_of_zero() -> None:
+    assert metrics_of([evaluate(line(1, 0), line(0, 0))])["f1_iou_0.1"] == 0.0
 
 
-def test_masks_that_are_too_large_keep_the_figures_at_any_overlap_only() -> None:
+def test_masks_that_are_too_large_keep_only_the_metrics_at_any_overlap() -> None:
     truth = line(*[0] * 6, 1, *[0] * 6)
     masks = (line(*[0] * (6 - radius), *[1] * (2 * radius + 1), *[0] * (6 - radius)) for radius in (0, 5))
-    good, large = (figures_of([evaluate(truth, mask)]) for mask in masks)
+    good, large = (metrics_of([evaluate(truth, mask)]) for mask in masks)
     assert (good["f1_any"], good["f1_iou_0.1"], large["f1_any"]) == (1.0, 1.0, 1.0)
     assert large["f1_iou_0.1"] == 0.0  # 1 of 11 voxels
 
@@ -201,7 +201,7 @@ def test_renumbering_lesions_changes_nothing(
     renumbered = [np.array([0, *numbers])[volume] for numbers, volume in ((first, truth), (second, prediction))]
     here = evaluate(truth, prediction, prediction_scores=scores)
     there = evaluate(renumbered[0], renumbered[1], prediction_scores=dict(zip(second, scores, strict=True)))
-    assert same(figures_of([there]), figures_of([here]))
+    assert same(metrics_of([there]), metrics_of([here]))
 
 
 @settings(max_examples=30)
@@ -211,7 +211,7 @@ def test_flipping_the_volumes_changes_nothing(
 ) -> None:
     here = evaluate(truth, prediction, prediction_scores=scores)
     there = evaluate(np.flip(truth, axes), np.flip(prediction, axes), prediction_scores=scores)
-    assert same(figures_of([there]), figures_of([here]))
+    assert same(metrics_of([there]), metrics_of([here]))
 
 
 def test_turning_volumes_and_spacing_together_changes_nothing() -> None:
@@ -226,20 +226,20 @@ def test_turning_volumes_and_spacing_together_changes_nothing() -> None:
         prediction_scores=[0.3, 0.2, 0.9],
         variants=SIZES_AND_DISTANCES,
     )
-    assert same(figures_of([there]), figures_of([here]))
+    assert same(metrics_of([there]), metrics_of([here]))
 
 
 @settings(max_examples=20)
 @given(cohorts, st.randoms(use_true_random=False))
 def test_the_order_of_cases_does_not_matter(cases: list[CaseMetrics], random: Any) -> None:
-    assert same(figures_of(random.sample(cases, len(cases))), figures_of(cases))
+    assert same(metrics_of(random.sample(cases, len(cases))), metrics_of(cases))
 
 
 @settings(max_examples=30)
 @given(cohorts)
-def test_a_healthy_scan_without_alarms_changes_denominators_and_means_only(cases: list[CaseMetrics]) -> None:
+def test_a_healthy_scan_without_predictions_changes_only_denominators_and_means(cases: list[CaseMetrics]) -> None:
     healthy = evaluate(*np.zeros((2, 2, 4, 4), np.int64), prediction_scores=[], class_names=["a", "b"])
-    before, after = figures_of(cases), figures_of([*cases, healthy])
+    before, after = metrics_of(cases), metrics_of([*cases, healthy])
     count = len(cases)
     for name in ("dice", "nsd", "nsd_area", "cc_dice"):
         assert after.pop(name) == pytest.approx((before.pop(name) * count + 1) / (count + 1))
@@ -262,15 +262,15 @@ def test_rescaling_scores_monotonically_changes_nothing(
         [evaluate(truth, prediction, prediction_scores=[s**p for s in scores]) for truth, prediction, scores in maps]
         for p in (1, power)
     )
-    assert same(figures_of(there), figures_of(here))
+    assert same(metrics_of(there), metrics_of(here))
 
 
 @settings(max_examples=20)
 @given(st.lists(small_maps, min_size=1, max_size=3), distinct_scores)
-def test_a_perfect_detector_has_one_everywhere(maps: list[IntArray], scores: list[float]) -> None:
+def test_a_perfect_detector_has_the_best_value_of_every_metric(maps: list[IntArray], scores: list[float]) -> None:
     cases = [evaluate(truth, truth.copy(), prediction_scores=scores) for truth in maps]
     assume(any(case.overall.has_lesions for case in cases))
-    for name, value in figures_of(cases).items():
+    for name, value in metrics_of(cases).items():
         best = 0 if name.startswith(("fp_per_scan", "hd95", "assd")) else 1
         if name == "lesionwise_dice" and np.isnan(value):
             continue  # which does not ask for lesions of 2 mm³ or less

@@ -9,7 +9,7 @@ import pytest
 from detseg3d.evaluation.intervals import MetricDifference, MetricEstimate, estimate_metrics, paired_comparison
 from detseg3d.evaluation.metrics import CaseMetrics
 from detseg3d.evaluation.scores.bootstrap import Scale, contributions, interval
-from tests.evaluation.cohort import COHORT, evaluate, figures_of, line
+from tests.evaluation.cohort import COHORT, evaluate, line, metrics_of
 from tests.evaluation.golden.cases import evaluated
 from tests.evaluations import evaluate_maps
 
@@ -21,18 +21,18 @@ def bounds(entry: MetricEstimate | MetricDifference) -> tuple[float, float]:
     return low, high
 
 
-def test_a_figure_has_its_value_over_all_cases_and_an_interval_around_it() -> None:
+def test_a_metric_has_its_value_over_all_cases_and_an_interval_around_it() -> None:
     cases = [evaluated(name) for name in COHORT]
-    intervals, figures = estimate_metrics(cases), figures_of(cases)
-    assert set(intervals) == set(figures)
+    intervals, metrics = estimate_metrics(cases), metrics_of(cases)
+    assert set(intervals) == set(metrics)
     for name, entry in intervals.items():
-        assert entry.value == pytest.approx(figures[name])
+        assert entry.value == pytest.approx(metrics[name])
         low, high = bounds(entry)
-        assert low <= figures[name] <= high, name
+        assert low <= metrics[name] <= high, name
     assert np.less(*bounds(intervals["dice"]))
 
 
-def test_the_interval_is_that_of_resampling_case_by_case() -> None:
+def test_the_interval_equals_that_of_resampling_case_by_case() -> None:
     cases = [evaluated(name) for name in COHORT]
     random = np.random.default_rng(5)
     values = []
@@ -42,7 +42,7 @@ def test_the_interval_is_that_of_resampling_case_by_case() -> None:
         found, truth = sum(c.found for c in counts), sum(c.truth for c in counts)
         values.append(found / truth if truth else np.nan)
     truth = [case.overall.detection["any"].truth for case in cases]
-    around = interval(np.array(values), figures_of(cases)["recall_any"], contributions(truth), Scale.SHARE)
+    around = interval(np.array(values), metrics_of(cases)["recall_any"], contributions(truth), Scale.SHARE)
     entry = estimate_metrics(cases, samples=1500)["recall_any"]
     assert (entry.low, entry.high) == pytest.approx((around.low, around.high), abs=0.06)
 
@@ -64,7 +64,7 @@ def test_no_resamples_give_values_without_intervals() -> None:
     assert (entry.value, entry.low, entry.high) == (evaluated("ordinary").dice, None, None)
 
 
-def test_one_case_says_next_to_nothing_of_others() -> None:
+def test_one_case_gives_no_interval() -> None:
     entry = estimate_metrics([evaluated("ordinary")], samples=20)["dice"]
     low, high = bounds(entry)
     assert low < 0.025 < 0.975 < high
@@ -76,7 +76,7 @@ def test_patients_without_a_failure_have_the_exact_bound() -> None:
     assert bounds(entry) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
 
 
-def test_resamples_without_lesions_are_left_out_of_what_counts_lesions() -> None:
+def test_resamples_without_lesions_are_left_out_of_lesion_metrics() -> None:
     # 2 of 10 patients have lesions, 8 of 10 found in each: no resample has another recall.
     truth = np.zeros((1, 20, 20), np.int64)
     truth[0, ::2, 0] = range(1, 11)
@@ -104,12 +104,12 @@ def test_scans_of_one_patient_widen_the_interval() -> None:
 
 
 @pytest.mark.parametrize("names", [["empty_both"], ["empty_truth"], ["empty_prediction", "empty_both"], [*COHORT]])
-def test_intervals_are_ready_for_json(names: list[str]) -> None:
+def test_intervals_can_be_written_as_json(names: list[str]) -> None:
     for entry in estimate_metrics([evaluated(name) for name in names], samples=50).values():
         assert MetricEstimate.from_json(json.loads(json.dumps(entry.to_json(), allow_nan=False))) == entry
 
 
-def test_no_cases_have_no_figures() -> None:
+def test_no_cases_have_no_metrics() -> None:
     assert estimate_metrics([]) == {}
     assert paired_comparison([], [evaluated("ordinary")]) == {}
 
@@ -141,11 +141,11 @@ def test_the_difference_is_second_minus_first() -> None:
     found, nothing = [evaluated(name) for name in COHORT], [worse(name) for name in COHORT]
     entry = paired_comparison(nothing, found, samples=200)["recall_any"]
     assert entry.first == 0.0
-    assert entry.difference == entry.second == figures_of(found)["recall_any"]
+    assert entry.difference == entry.second == metrics_of(found)["recall_any"]
     low, high = bounds(entry)
     assert low > 0
     back = paired_comparison(found, nothing, samples=200)["recall_any"]
-    assert back.difference == -figures_of(found)["recall_any"]
+    assert back.difference == -metrics_of(found)["recall_any"]
     assert bounds(back) == (-high, -low)
 
 
@@ -157,7 +157,7 @@ def test_only_cases_that_both_have_are_compared() -> None:
     assert paired_comparison(first[:1], second) == {}
 
 
-def test_figures_of_one_system_alone_are_left_out() -> None:
+def test_metrics_of_only_one_system_are_left_out() -> None:
     with_scores, without = evaluated("ordinary"), replace(evaluated("ordinary"), scored=None)
     assert "ap_any" not in paired_comparison([with_scores], [without], samples=10)
     assert "dice" in paired_comparison([with_scores], [without], samples=10)
@@ -188,7 +188,7 @@ def test_patients_of_the_comparison_are_given_by_case() -> None:
     assert alone == paired_comparison(first, second)["recall_any"]
 
 
-def test_a_figure_that_one_system_has_not_defined_has_no_difference() -> None:
+def test_a_metric_that_is_undefined_for_one_system_has_no_difference() -> None:
     healthy = [evaluate(line(0, 0), line(0, 0))]
     entry = paired_comparison(healthy, healthy, samples=10)["dice_with_lesions"]
     assert entry == MetricDifference(None, None, None, left_out=10, patients=0)

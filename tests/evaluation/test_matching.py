@@ -32,7 +32,7 @@ def pairs_of(table: OverlapTable) -> dict[tuple[int, int], int]:
 
 
 @given(small_maps, small_maps)
-def test_the_table_is_what_counting_pair_by_pair_gives(truth: IntArray, prediction: IntArray) -> None:
+def test_the_table_equals_a_count_pair_by_pair(truth: IntArray, prediction: IntArray) -> None:
     table = overlap_table(truth, prediction)
     expected = {
         (t, p): int(np.sum((truth == t) & (prediction == p)))
@@ -46,7 +46,7 @@ def test_the_table_is_what_counting_pair_by_pair_gives(truth: IntArray, predicti
 
 
 @given(small_maps, small_maps)
-def test_iou_and_dice_of_a_pair_are_those_of_its_masks(truth: IntArray, prediction: IntArray) -> None:
+def test_iou_and_dice_of_a_pair_equal_those_of_its_masks(truth: IntArray, prediction: IntArray) -> None:
     table = overlap_table(truth, prediction)
     for k in range(len(table.intersection)):
         first = truth == table.truth.ids[table.truth_index[k]]
@@ -111,7 +111,7 @@ def test_one_to_one_matches_maximises_the_number_before_the_iou() -> None:
 
 
 @pytest.mark.parametrize(("minimum", "matched"), [(0.5, 1), (0.51, 0), (0.0, 1)])
-def test_the_minimum_iou_itself_is_enough(minimum: float, matched: int) -> None:
+def test_an_iou_equal_to_the_minimum_matches(minimum: float, matched: int) -> None:
     assert len(match_one_to_one(overlap_table(line(1, 1), line(1, 0)), minimum)) == matched
 
 

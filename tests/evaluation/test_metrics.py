@@ -20,7 +20,7 @@ def test_counts_add_up() -> None:
     assert PanopticCounts(1, 2, 1, 0.5) + PanopticCounts(1, 1, 1, 1.0) == PanopticCounts(2, 3, 2, 1.5)
 
 
-def test_a_class_that_a_case_has_not_is_empty() -> None:
+def test_a_class_that_a_case_lacks_is_empty() -> None:
     nothing = ClassMetrics()
     assert nothing.is_empty
     assert nothing.dice == 1.0
@@ -32,7 +32,7 @@ def test_adding_nothing_changes_nothing() -> None:
     assert something + ClassMetrics() == something
 
 
-def test_a_case_survives_the_way_through_json() -> None:
+def test_a_case_is_equal_after_reading_its_json() -> None:
     matched = {Criterion.IOU_01: False, Criterion.ANY: True, Criterion.IOU_05: False}
     lesion = LesionMetrics("a", "truth", 1, "lesion", 3, 3.0, (0.5, 0.5, 0.5), matched, None, 0.0, 0.0)
     case = CaseMetrics("a", (1.0, 1.0, 1.0), 1.0, {"lesion": ClassMetrics()}, (lesion,))

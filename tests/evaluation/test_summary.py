@@ -28,27 +28,27 @@ PERFECT, EMPTY = case([1, 1, 0], [1, 1, 0]), case([0, 0, 0], [0, 0, 0])
 MISSED, FALSE_ALARM = case([1, 0, 2], [0, 0, 0]), case([0, 0, 0], [1, 0, 2])
 
 
-def test_pooled_figures_add_up_lesions_and_means_weigh_cases_alike() -> None:
+def test_pooled_metrics_add_up_lesions_and_means_weigh_cases_equally() -> None:
     pooled = summarize([PERFECT, MISSED]).overall.detection[Criterion.ANY]
     assert pooled.recall == pytest.approx(1 / 3)
     assert pooled.precision == 1.0
     assert pooled.mean_over_cases == DetectionMeans(recall=0.5, precision=1.0, f1=0.5)
 
 
-def test_means_leave_out_cases_where_a_rate_says_nothing() -> None:
+def test_means_leave_out_cases_with_an_undefined_rate() -> None:
     means = summarize([PERFECT, MISSED, EMPTY]).overall.detection[Criterion.ANY].mean_over_cases
     assert (means.recall, means.precision, means.f1) == (0.5, 1.0, pytest.approx(2 / 3))
     means = summarize([PERFECT, FALSE_ALARM, EMPTY]).overall.detection[Criterion.ANY].mean_over_cases
     assert (means.recall, means.precision, means.f1) == (1.0, 0.5, pytest.approx(2 / 3))
 
 
-def test_dice_of_empty_cases_is_one_and_counted_apart() -> None:
+def test_the_dice_of_empty_cases_is_one_and_counted_separately() -> None:
     dice = summarize([PERFECT, MISSED, EMPTY, EMPTY]).overall.dice
     assert (dice.mean, dice.cases, dice.mean_with_lesions, dice.cases_with_lesions) == (0.75, 4, 0.5, 2)
     assert (dice.pooled, dice.empty_cases) == (2 / 3, 2)
 
 
-def test_false_positives_on_lesion_free_scans_are_apart() -> None:
+def test_false_positives_on_lesion_free_scans_are_counted_separately() -> None:
     group = summarize([PERFECT, EMPTY, FALSE_ALARM, case([1, 0, 0], [0, 0, 1])]).overall
     assert group.scans == 4
     for counts in group.detection.values():
@@ -56,18 +56,18 @@ def test_false_positives_on_lesion_free_scans_are_apart() -> None:
     assert group.lesion_free == FalsePositives(scans=2, total=2, per_scan=1.0, scans_without_false_positives=1)
 
 
-def test_a_false_positive_by_one_criterion_may_be_none_by_another() -> None:
+def test_a_false_positive_of_one_criterion_can_be_correct_under_another() -> None:
     detection = summarize([case([1, 0, 0], [1, 1, 1])]).overall.detection  # IoU 1/3
     assert [detection[criterion].false_positives for criterion in Criterion] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("cases", [[], [EMPTY], [FALSE_ALARM], [MISSED], [PERFECT]])
-def test_there_never_is_a_nan(cases: list[CaseMetrics]) -> None:
+def test_no_value_is_nan(cases: list[CaseMetrics]) -> None:
     summary = summarize(cases, ["lesion", "absent"])
     assert Summary.from_json(json.loads(json.dumps(summary.to_json(), allow_nan=False))) == summary
 
 
-def test_without_a_case_there_is_no_figure() -> None:
+def test_without_a_case_no_metric_has_a_value() -> None:
     summary = summarize([], ["lesion"])
     for group in (summary.overall, summary.classes["lesion"]):
         detection, panoptic, dice = group.headline, group.panoptic, group.dice
@@ -77,7 +77,7 @@ def test_without_a_case_there_is_no_figure() -> None:
     assert summary.overall.true_lesions == 0
 
 
-def test_a_lesion_free_case_without_alarms_changes_no_pooled_figure() -> None:
+def test_a_lesion_free_case_without_predictions_changes_no_pooled_metric() -> None:
     with_empty, without = summarize([PERFECT, MISSED, EMPTY]).overall, summarize([PERFECT, MISSED]).overall
     for criterion in Criterion:
         one, other = with_empty.detection[criterion], without.detection[criterion]
@@ -85,7 +85,7 @@ def test_a_lesion_free_case_without_alarms_changes_no_pooled_figure() -> None:
     assert with_empty.recall_by_size == without.recall_by_size
 
 
-def test_an_absent_class_does_not_spoil_the_mean_over_classes() -> None:
+def test_an_absent_class_does_not_count_in_the_mean_over_classes() -> None:
     summary = summarize([PERFECT], ["lesion", "absent"])
     assert summary.class_mean.dice == summary.class_mean.f1[Criterion.ANY] == 1.0
     assert summary.classes["absent"].dice.empty_cases == 1
@@ -121,7 +121,7 @@ def test_a_class_that_no_scan_has_has_no_metrics() -> None:
 
 
 @pytest.mark.parametrize("distances", [True, False])
-def test_a_class_that_a_case_does_not_know_is_one_with_nothing_there(distances: bool) -> None:
+def test_a_class_that_a_case_lacks_counts_as_empty(distances: bool) -> None:
     rule = MetricVariants(distances=distances)
     both = case([1, 0, 2], [1, 0, 0], variants=rule, class_names=["a", "b"], truth_classes=[0, 1])
     known, unknown = (case([1, 0, 0], [1, 0, 0], variants=rule, class_names=names) for names in (["a", "b"], ["a"]))
@@ -142,7 +142,7 @@ def test_surfaces_are_also_averaged_without_the_lesion_free_scans() -> None:
     assert false_positive is not None and false_positive.mean_with_lesions.hd95_mm is None
 
 
-def test_classes_have_their_own_figures() -> None:
+def test_each_class_has_separate_metrics() -> None:
     names = {"class_names": ["a", "b"], "truth_classes": [0, 1], "prediction_classes": [0, 1]}
     summary = summarize([case([1, 0, 2], [1, 0, 0], **names)])
     assert summary.classes["a"].detection["any"].recall == 1.0

@@ -312,9 +312,9 @@ def read_box_table(
         if not errors:
             rows.setdefault(case, []).extend([] if entry is None else [entry])
     if wrong:
-        shown = wrong[:_MAX_LINES_SHOWN] + [f"and {len(wrong) - _MAX_LINES_SHOWN} more"] * (
-            len(wrong) > _MAX_LINES_SHOWN
-        )
+        shown = wrong[:_MAX_LINES_SHOWN]
+        if len(wrong) > len(shown):
+            shown.append(f"and {len(wrong) - len(shown)} more")
         raise DetSeg3DError(
             f"the table of boxes contains {len(wrong)} wrong value(s):\n    " + "\n    ".join(shown),
             file=file,

@@ -81,7 +81,7 @@ def problems(result: BoxEvaluation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_figures_are_those_counted_by_hand(folder: Path, processes: int) -> None:
+def test_the_metrics_equal_a_count_by_hand(folder: Path, processes: int) -> None:
     result = evaluate(folder, run=Run(processes))
     summary = result.summary
     assert (summary.cases, summary.lesions, summary.boxes) == (3, 3, 6)
@@ -122,7 +122,7 @@ def test_a_lesion_free_case_without_boxes_only_changes_false_positives_per_scan(
         assert after.scores[name].froc_curve.fp_per_scan == pytest.approx(fewer.tolist())
 
 
-def test_intervals_hold_the_figures(folder: Path) -> None:
+def test_intervals_contain_the_metrics(folder: Path) -> None:
     summary = evaluate(folder).summary
     for name in BoxCriterion:
         around = summary.intervals[name].average_precision
@@ -142,7 +142,7 @@ def test_perfect_boxes_give_1_everywhere(folder: Path) -> None:
         assert (scores.average_precision, scores.cpm, scores.mean_average_precision) == (1, 1, 1)
 
 
-def test_the_classes_of_boxes_must_be_right(folder: Path) -> None:
+def test_boxes_of_another_class_find_nothing(folder: Path) -> None:
     write_json({"labels": {"background": 0, "core": 1, "rim": 2, "never": 3}}, folder / "dataset.json")
     save_label(folder, "a", LESIONS, (1, 2))
     rows = [row("a", LESIONS[0], 0.9, "core"), row("a", LESIONS[1], 0.8, "core"), row("b", LESIONS[0], 0.7, 1)]
@@ -202,7 +202,7 @@ def test_true_boxes_are_tight_and_half_open(folder: Path) -> None:
     assert (shape, boxes.classes) == (SHAPE, ("label 1", "label 1"))
 
 
-def test_cases_that_one_side_lacks_are_named_and_the_rest_goes_on(folder: Path) -> None:
+def test_cases_of_only_one_side_are_named_and_the_others_are_evaluated(folder: Path) -> None:
     save_boxes(folder / "boxes.csv", [row("a", LESIONS[0], 0.9), row("other", LESIONS[0], 0.9)])
     result = evaluate(folder)
     assert problems(result) == {"other": f"a prediction, but no label in {folder / 'labels'}"}
@@ -210,7 +210,7 @@ def test_cases_that_one_side_lacks_are_named_and_the_rest_goes_on(folder: Path) 
     assert "does not mention these cases, so they have no boxes: 2 (b, c)" in format_box_evaluation(result)
 
 
-def test_a_table_whose_cases_have_other_names_is_refused(folder: Path) -> None:
+def test_a_table_with_other_case_names_is_refused(folder: Path) -> None:
     save_boxes(folder / "boxes.csv", [row("a_0000", LESIONS[0], 0.9)])
     with pytest.raises(DetSeg3DError, match="no case in common"):
         evaluate(folder)
@@ -241,7 +241,7 @@ def test_a_label_that_cannot_be_read_is_named(folder: Path) -> None:
         evaluate(folder)
 
 
-def test_only_the_cases_asked_for_are_evaluated(folder: Path) -> None:
+def test_only_the_requested_cases_are_evaluated(folder: Path) -> None:
     result = evaluate(folder, cases=["b", "ghost"])
     assert [case.case_id for case in result.cases] == ["b"]
     assert problems(result) == {"ghost": f"no label in {folder / 'labels'}"}
@@ -258,7 +258,7 @@ def test_the_truth_may_be_a_table_of_boxes_with_a_line_for_each_lesion_free_case
     assert "needs a line with only its name" in problems(evaluate_boxes(BoxInput(truth, folder / "boxes.csv")))["c"]
 
 
-def test_boxes_outside_the_scan_are_remarked_upon(folder: Path) -> None:
+def test_boxes_outside_the_scan_give_a_warning(folder: Path) -> None:
     swapped: npt.NDArray[np.int64] = np.array(LESIONS)[:, [2, 1, 0, 5, 4, 3]]
     save_boxes(folder / "boxes.csv", [row("a", tuple(box), 0.9) for box in swapped.tolist()])
     result = evaluate(folder)
@@ -274,7 +274,7 @@ def test_a_box_that_only_touches_the_scan_is_outside(folder: Path) -> None:
     assert "2 of 4 boxes lie outside" in evaluate(folder).warnings[0].problem
 
 
-def test_the_tables_have_the_figures(folder: Path) -> None:
+def test_the_tables_contain_the_metrics(folder: Path) -> None:
     result = evaluate(folder)
     text = format_box_evaluation(result)
     for name in BoxCriterion:
@@ -295,7 +295,7 @@ def test_without_a_true_lesion_the_tables_have_dashes(tmp_path: Path) -> None:
     assert all(cell.strip() == "–" for line in table for cell in line.strip("|").split("|")[1:])
 
 
-def test_without_resamples_the_figures_stand_without_intervals(folder: Path) -> None:
+def test_without_resamples_the_metrics_have_no_intervals(folder: Path) -> None:
     text = format_box_evaluation(evaluate(folder, samples=0))
     assert "bootstrap" not in text
     headline = next(line for line in text.splitlines() if line.startswith("| IoU ≥ 0.1"))
@@ -313,7 +313,7 @@ def test_a_class_without_a_true_lesion_has_a_dash(folder: Path) -> None:
     assert [cell.strip() for cell in other.strip("|").split("|")[1:]] == ["–", "–", "–"]
 
 
-def test_a_label_that_is_stored_with_255_is_named_and_the_others_go_on(folder: Path) -> None:
+def test_a_label_stored_with_255_is_named_and_the_others_are_evaluated(folder: Path) -> None:
     (folder / "dataset.json").unlink()
     save_label(folder, "b", LESIONS[:1], (255,))
     save_label(folder, "d", LESIONS[:1])

@@ -32,7 +32,7 @@ def test_a_table_of_all_cases(tmp_path: Path) -> None:
     assert cases["a"].classes is None
 
 
-def test_columns_may_be_in_any_order_beside_others_in_capitals_and_with_spaces(tmp_path: Path) -> None:
+def test_columns_can_have_any_order_capitals_spaces_and_others_beside_them(tmp_path: Path) -> None:
     file = table(tmp_path, "score, X1 ,x0,id,y1,y0,z1,z0,Case", " 0.5,6,3,99,5, 2,4,1 , a ", "")
     assert read_box_table(file)["a"].boxes.tolist() == [BOX]
 
@@ -45,7 +45,7 @@ def test_other_separators_and_a_byte_order_mark_are_understood(tmp_path: Path, s
     assert read_box_table(file)["a"].boxes.tolist() == [BOX]
 
 
-def test_a_line_with_nothing_but_a_case_says_that_it_has_no_boxes(tmp_path: Path) -> None:
+def test_a_line_with_only_a_case_means_that_it_has_no_boxes(tmp_path: Path) -> None:
     cases = read_box_table(table(tmp_path, HEADER, "a,,,,,,,", "b", "c,1,2,3,4,5,6,0.5"))
     assert [len(boxes) for boxes in cases.values()] == [0, 0, 1]
 
@@ -114,7 +114,7 @@ def test_a_wrong_header_is_refused(tmp_path: Path, header: str, message: str) ->
         read_box_table(table(tmp_path, header))
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_bytes(b"\xff\xfe\x00c")
     with pytest.raises(DetSeg3DError, match="cannot be read"):
         read_boxes(tmp_path / "boxes.csv")

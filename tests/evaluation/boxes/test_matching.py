@@ -85,7 +85,7 @@ def oracle(case: Case, minimum_iou: float | None) -> tuple[list[float], list[flo
 
 @pytest.mark.parametrize("minimum_iou", CRITERIA)
 @given(case=cases)
-def test_matching_is_what_the_definition_gives_box_by_box(case: Case, minimum_iou: float | None) -> None:
+def test_matching_equals_the_definition_box_by_box(case: Case, minimum_iou: float | None) -> None:
     record = match(case, minimum_iou, scale=1)
     found, hits, misses = oracle(case, minimum_iou)
     assert sorted(record.true_positive_scores.tolist()) == sorted(hits)
@@ -107,7 +107,7 @@ def test_the_order_of_the_predictions_does_not_matter(case: Case, minimum_iou: f
 @pytest.mark.parametrize("minimum_iou", CRITERIA)
 @settings(max_examples=40)
 @given(case=cases)
-def test_scaling_the_scores_monotonically_changes_no_figure(case: Case, minimum_iou: float | None) -> None:
+def test_scaling_the_scores_monotonically_changes_no_metric(case: Case, minimum_iou: float | None) -> None:
     truth, found = case
     curved = truth, [(box, kind, score**3) for box, kind, score in found]
     first, second = [match(case, minimum_iou)], [match(curved, minimum_iou)]
@@ -130,7 +130,9 @@ def test_a_lesion_free_case_without_boxes_only_lowers_false_positives_per_scan(
 
 
 @given(found=st.lists(st.tuples(boxes(6), st.integers(0, 0), st.integers(1, 99)), max_size=8))
-def test_in_lesions_that_lie_apart_the_surest_centre_counts_as_in_luna16(found: list[tuple[Box, int, int]]) -> None:
+def test_in_separate_lesions_the_surest_centre_counts_as_in_luna16(
+    found: list[tuple[Box, int, int]],
+) -> None:
     truth: list[Box] = [(0, 0, 0, 3, 9, 9), (3, 0, 0, 6, 4, 9), (3, 5, 0, 9, 9, 4)]
     record = match(([(box, 0) for box in truth], found), None, scale=1)
     inside: list[list[int]] = [[], [], []]
@@ -146,7 +148,7 @@ def test_in_lesions_that_lie_apart_the_surest_centre_counts_as_in_luna16(found: 
 CUBE = (0, 0, 0, 4, 4, 4)
 
 
-def test_a_second_box_on_a_lesion_is_a_false_positive_by_iou_and_nothing_by_centre() -> None:
+def test_a_second_box_on_a_lesion_is_a_false_positive_by_iou_and_ignored_by_centre() -> None:
     case: Case = [(CUBE, 0)], [(CUBE, 0, 90), (CUBE, 0, 50)]
     by_iou, by_center = match(case, 0.5, 1), match(case, None, 1)
     assert by_iou.false_positive_scores.tolist() == [50]
@@ -176,7 +178,7 @@ def test_a_centre_in_two_lesions_finds_the_one_it_is_more_central_in_and_the_nex
 
 @settings(max_examples=40)
 @given(case=cases)
-def test_centres_find_the_same_lesions_whatever_the_spacing(case: Case) -> None:
+def test_centres_find_the_same_lesions_with_any_spacing(case: Case) -> None:
     def stretched(box: Box) -> Box:
         return box[0] * 8, box[1], box[2] * 2, box[3] * 8, box[4], box[5] * 2
 
@@ -216,7 +218,7 @@ def test_many_boxes_are_matched_in_parts(minimum_iou: float | None, monkeypatch:
     assert np.isfinite(whole.truth_scores).sum() > 5
 
 
-def test_no_boxes_on_either_side_are_no_error() -> None:
+def test_no_boxes_on_either_side_are_allowed() -> None:
     empty: npt.NDArray[np.float64] = np.zeros((0, 6))
     record = scored_case_from_boxes("a", empty, [], empty, [], [], None)
     assert len(record.truth_scores) == len(record.false_positive_scores) == 0
@@ -232,9 +234,7 @@ def test_no_boxes_on_either_side_are_no_error() -> None:
         ([0.5], [0], np.nan, "minimum_iou"),
     ],
 )
-def test_what_cannot_be_matched_is_refused(
-    scores: list[float], classes: list[int], minimum_iou: float, message: str
-) -> None:
+def test_invalid_boxes_are_refused(scores: list[float], classes: list[int], minimum_iou: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scored_case_from_boxes("a", [CUBE], [0], [CUBE], scores, classes, minimum_iou)
 
@@ -250,6 +250,6 @@ def test_of_boxes_with_equal_scores_the_pair_of_higher_iou_comes_first() -> None
     assert case.false_positive_scores.tolist() == [0.5]
 
 
-def test_an_iou_that_is_met_but_for_rounding_is_met() -> None:
+def test_a_minimum_iou_is_met_despite_rounding() -> None:
     truth, box = [[0, 0, 0, 1, 1, 3 * 0.4]], [[0, 0, 0, 1, 1, 0.12]]  # one tenth
     assert len(scored_case_from_boxes("a", truth, [0], box, [0.5], [0], 0.1).true_positive_scores) == 1

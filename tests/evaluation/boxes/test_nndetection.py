@@ -72,7 +72,7 @@ def test_both_formats_are_read(tmp_path: Path, name: str) -> None:
     assert (boxes.tolist(), scores.tolist(), labels) == ([EDGES], [0.8], [1])
 
 
-def test_what_boxes2nii_writes_is_read(tmp_path: Path) -> None:
+def test_the_output_of_boxes2nii_is_read(tmp_path: Path) -> None:
     write_json({"1": {"box": [4, 5, 7, 9, 6, 8], "score": 0.8, "label": 0}}, tmp_path / "a.json")
     boxes, scores, labels = read_nndetection_boxes(tmp_path / "a.json")
     assert (boxes.tolist(), scores.tolist(), labels) == ([EDGES], [0.8], [0])
@@ -81,7 +81,7 @@ def test_what_boxes2nii_writes_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 6), (1, 0)])
-def test_a_case_without_boxes_is_no_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_case_without_boxes_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
     file = save(tmp_path / "a.npz", pred_boxes=np.zeros(shape), pred_scores=[], pred_labels=[])
     assert read_nndetection_boxes(file)[0].shape == (0, 6)
 

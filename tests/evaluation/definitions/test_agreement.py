@@ -38,7 +38,7 @@ def test_the_order_of_the_cases_does_not_matter(pairs: list[tuple[float, float]]
     assert first.bias_mm3 == pytest.approx(second.bias_mm3)
 
 
-def test_one_case_has_no_limits_and_none_has_nothing() -> None:
+def test_one_case_has_no_limits_and_no_case_has_no_values() -> None:
     assert volume_agreement([5], [7]).limits_mm3 is None
     assert volume_agreement([], []) == VolumeAgreement(0, None, None, None, None)
 

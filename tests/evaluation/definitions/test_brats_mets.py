@@ -26,7 +26,7 @@ def test_a_lesion_of_exactly_27_mm3_is_large() -> None:
     assert mets2026_case(many, many, (0.3, 0.3, 0.3), stored).large == SizeCounts(1, 0, 0)
 
 
-def test_a_match_of_little_dice_counts_as_a_miss_but_is_no_false_positive() -> None:
+def test_a_match_of_low_dice_is_missed_but_not_a_false_positive() -> None:
     truth, prediction = cube((5, 4)), cube((8, 4))  # 16 of 64 voxels in common: Dice 0.25
     assert mets2026_case(truth, prediction, MM, 1.0).large == SizeCounts(1, 0, 0)
     barely = prediction.copy()
@@ -36,7 +36,7 @@ def test_a_match_of_little_dice_counts_as_a_miss_but_is_no_false_positive() -> N
     assert case.dice == pytest.approx(32 / 166)
 
 
-def test_misses_and_false_positives_cost_zero_and_373_mm() -> None:
+def test_missed_lesions_and_false_positives_get_zero_and_373_mm() -> None:
     truth, prediction = cube((5, 4), (20, 4)), cube((5, 4), (40, 2))
     case = mets2026_case(truth, prediction, MM, 1.0)
     assert case.large == SizeCounts(1, 1, 1)
@@ -45,7 +45,7 @@ def test_misses_and_false_positives_cost_zero_and_373_mm() -> None:
     assert case.large is not None and case.large.f1 == pytest.approx(0.5)
 
 
-def test_without_a_large_lesion_there_is_no_segmentation_figure() -> None:
+def test_without_a_large_lesion_there_is_no_segmentation_metric() -> None:
     case = mets2026_case(cube((5, 2)), cube((30, 4)), MM, 1.0)
     assert (case.dice, case.nsd, case.hd95_mm, case.large) == (None, None, None, None)
     assert case.small == SizeCounts(0, 1, 1)

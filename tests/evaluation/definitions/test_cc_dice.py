@@ -37,7 +37,7 @@ def brute_force(truth: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> list[f
 
 @given(maps, masks)
 @settings(deadline=None, max_examples=60)
-def test_it_agrees_with_brute_force(truth: npt.NDArray[np.int64], prediction: npt.NDArray[np.bool_]) -> None:
+def test_the_result_equals_brute_force(truth: npt.NDArray[np.int64], prediction: npt.NDArray[np.bool_]) -> None:
     assert cc_dice_by_lesion(truth, prediction, SPACING).tolist() == pytest.approx(brute_force(truth, prediction))
 
 
@@ -53,7 +53,7 @@ def test_a_voxel_between_two_lesions_counts_half_for_each() -> None:
     assert cc_dice_by_lesion(truth, np.array([[[1, 1, 1]]]), SPACING).tolist() == pytest.approx([2 / 2.5, 2 / 2.5])
 
 
-def test_ties_with_more_lesions_than_are_looked_up_at_once_are_shared_by_all() -> None:
+def test_ties_between_more_lesions_than_one_query_returns_are_shared_by_all() -> None:
     # Twelve lesions on a circle of radius 5 around the predicted voxel: its share of each is a twelfth.
     truth = np.zeros((1, 11, 11), np.int64)
     corners = [(y, x) for y in range(-5, 6) for x in range(-5, 6) if y * y + x * x == 25]
@@ -66,7 +66,7 @@ def test_ties_with_more_lesions_than_are_looked_up_at_once_are_shared_by_all() -
     assert values.tolist() == pytest.approx([2 / (2 + 1 / 12)] * 12)
 
 
-def test_without_lesions_only_an_empty_prediction_is_right() -> None:
+def test_without_lesions_only_an_empty_prediction_is_correct() -> None:
     empty, some = np.zeros((1, 2, 2), np.int64), np.ones((1, 2, 2), np.int64)
     assert (cc_dice(empty, empty, SPACING), cc_dice(empty, some, SPACING), cc_dice(some, empty, SPACING)) == (1, 0, 0)
 

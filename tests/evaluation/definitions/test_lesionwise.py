@@ -57,7 +57,7 @@ def naive(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], rule: Lesionwis
 
 @given(sparse, sparse, st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0]), st.booleans(), st.integers(0, 2))
 @settings(deadline=None)
-def test_it_agrees_with_the_procedure_lesion_by_lesion(
+def test_the_result_equals_the_procedure_lesion_by_lesion(
     truth: npt.NDArray[np.int64],
     prediction: npt.NDArray[np.int64],
     dilation: int,
@@ -77,32 +77,32 @@ def test_lesions_that_touch_when_dilated_are_one() -> None:
     assert (counts.truth, counts.dice) == (1, pytest.approx(2 * 2 / (4 + 2)))
 
 
-def test_a_part_near_the_lesion_belongs_to_it_and_one_beyond_is_false() -> None:
+def test_a_part_near_the_lesion_belongs_to_it_and_a_distant_one_is_false() -> None:
     near = lesionwise_scores(line(1, 1, 0, 0, 0, 0), line(0, 0, 1, 0, 0, 0), SPACING, EVERYTHING)
     beyond = lesionwise_scores(line(1, 1, 0, 0, 0, 0), line(0, 0, 0, 0, 1, 0), SPACING, EVERYTHING)
     assert (near.missed, near.false_positives, near.dice) == (0, 0, 0.0)
     assert (beyond.missed, beyond.false_positives, beyond.dice) == (1, 1, 0.0)
 
 
-def test_small_lesions_are_not_asked_for_and_finding_them_is_no_mistake() -> None:
+def test_small_lesions_are_ignored() -> None:
     truth, prediction = line(1, 1, 0, 0, 0, 1, 1, 1), line(1, 1, 0, 0, 0, 1, 1, 1)
     assert lesionwise_scores(truth, prediction, SPACING, METASTASES).truth == 1
     counts = lesionwise_scores(truth, prediction, SPACING, GLIOMA)
     assert (counts.truth, counts.false_positives, counts.dice) == (0, 0, 1.0)
 
 
-def test_the_limit_of_size_is_a_volume() -> None:
+def test_the_size_limit_is_a_volume() -> None:
     truth = line(1, 1, 0, 0, 0)
     assert lesionwise_scores(truth, truth, (1.0, 1.0, 1.0)).truth == 0
     assert lesionwise_scores(truth, truth, (1.0, 1.0, 1.1)).truth == 1
 
 
-def test_a_lesion_of_exactly_the_limit_is_not_asked_for_whatever_is_rounded() -> None:
+def test_a_lesion_of_exactly_the_limit_is_ignored_despite_rounding() -> None:
     truth = line(*[1] * 20)  # 20 times 0.1 mm³ is 2.0000000000000004 in floating point
     assert lesionwise_scores(truth, truth, (0.1, 0.1, 10.0)).truth == 0
 
 
-def test_misses_and_false_alarms_cost_the_penalty() -> None:
+def test_missed_lesions_and_false_positives_get_the_penalty() -> None:
     # One lesion found one voxel off at one end, one missed, one false alarm.
     truth, prediction = np.zeros((2, 1, 1, 40))
     truth[0, 0, 0:20], truth[0, 0, 25:28] = 1, 1

@@ -37,7 +37,7 @@ def outlines(
     return {**case.outlines.classes, "all": case.outlines.overall}
 
 
-def test_each_class_is_judged_on_its_own() -> None:
+def test_each_class_is_measured_separately() -> None:
     truth, prediction = line(1, 1, 0, 0, 0, 0, 2, 2), line(1, 1, 0, 0, 0, 0, 2, 2)
     found = outlines(truth, prediction, ["a", "b"], truth={1: 0, 2: 1}, prediction={1: 0, 2: 0})
     assert found["a"].cc_dice == pytest.approx(2 * 2 / (2 + 4))
@@ -54,7 +54,7 @@ def test_all_classes_pool_lesions_and_average_surfaces() -> None:
     assert found["all"].lesionwise.truth == 2
 
 
-def test_a_class_that_is_not_there_costs_what_is_claimed_of_it() -> None:
+def test_predictions_of_an_absent_class_are_false_positives() -> None:
     truth, prediction = line(1, 1, 0, 0, 0, 0, 0, 0), line(1, 1, 0, 0, 0, 0, 2, 2)
     found = outlines(truth, prediction, ["a", "b"], truth={1: 0}, prediction={1: 0, 2: 1})
     assert (found["a"].cc_dice, found["b"].cc_dice, found["all"].cc_dice) == (1.0, 0.0, 0.5)
@@ -66,13 +66,13 @@ def test_nothing_on_either_side_is_perfect() -> None:
         assert (entry.hd95_mm, entry.assd_mm, entry.hd95_area_mm, entry.lesionwise.hd95_mm) == (0.0, 0.0, 0.0, 0.0)
 
 
-def test_a_false_alarm_on_a_healthy_scan_is_worth_nothing() -> None:
+def test_a_false_positive_on_a_healthy_scan_has_a_dice_of_zero() -> None:
     found = outlines(line(0, 0, 0), line(0, 4, 4), ["a"], truth={}, prediction={4: 0})["all"]
     assert (found.nsd, found.cc_dice, found.lesionwise.dice) == (0.0, 0.0, 0.0)
     assert found.hd95_mm == pytest.approx(np.sqrt(1 + 1 + 9))
 
 
-def test_distances_can_be_left_out() -> None:
+def test_distances_are_optional() -> None:
     measured = measure_outlines(line(1, 1), line(1, 0), (1.0, 1.0, 1.0), MetricVariants(distances=False))
     for entry in (measured.metrics, combine_outlines([measured], distances=False)):
         assert entry.hd95_mm is None and entry.lesionwise.hd95_mm is None

@@ -7,14 +7,14 @@ from detseg3d.evaluation.definitions.picai import PicaiCase, picai_case, picai_s
 from detseg3d.evaluation.matching import InstanceTable, OverlapTable, overlap_table
 
 
-def test_a_second_prediction_in_a_lesion_counts_neither_way() -> None:
+def test_a_second_prediction_in_a_lesion_is_ignored() -> None:
     truth, prediction = np.zeros((2, 1, 1, 12), np.int32)
     truth[0, 0, 0:6], prediction[0, 0, 0:3], prediction[0, 0, 4:6], prediction[0, 0, 9] = 1, 1, 2, 3
     case = picai_case(overlap_table(truth, prediction), np.array([0.4, 0.9, 0.2]))
     assert case == PicaiCase(1, (0.4,), (0.2,), 0.9)
 
 
-def test_without_scores_every_prediction_has_one() -> None:
+def test_without_scores_every_prediction_has_the_score_one() -> None:
     truth, prediction = np.zeros((2, 1, 1, 12), np.int32)
     prediction[0, 0, 3] = 1
     assert picai_case(overlap_table(truth, prediction), None) == PicaiCase(0, (), (1.0,), 1.0)
@@ -31,7 +31,7 @@ def test_auroc_counts_ties_half() -> None:
     assert picai_scores(cases).auroc == pytest.approx((0.5 + 0 + 1 + 0) / 4)
 
 
-def test_without_a_true_lesion_there_is_no_average_precision() -> None:
+def test_without_a_true_lesion_the_average_precision_is_undefined() -> None:
     assert picai_scores([PicaiCase()]).average_precision is None
     assert picai_scores([PicaiCase(lesions=2)]).average_precision == 0.0
 

@@ -62,7 +62,7 @@ def test_the_axes_of_a_lesion_that_lies_obliquely_are_those_of_the_lesion() -> N
     assert shape.short_axis_mm == pytest.approx(AXIS_OF_EDGE)
 
 
-def test_a_sphere_is_nearly_as_round_as_the_voxels_allow() -> None:
+def test_the_sphericity_of_a_digital_sphere_is_near_its_limit() -> None:
     shape = shape_of(ellipsoid((20.0, 20.0, 20.0), MM))
     # The steps between voxels make the mesh of a digital sphere about 9 % larger than the sphere.
     assert shape.surface_mm2 == pytest.approx(4 * math.pi * 400, rel=0.1)
@@ -76,14 +76,14 @@ def test_the_mesh_of_a_voxel_is_an_octahedron() -> None:
     assert shape.sphericity == pytest.approx((36 * math.pi / 36) ** (1 / 3) / math.sqrt(3))
 
 
-def test_a_large_cuboid_has_the_surface_of_its_faces_but_for_the_edges() -> None:
+def test_a_large_cuboid_has_the_surface_of_its_faces_except_for_the_edges() -> None:
     # Marching cubes bevels the edges: each face loses half a voxel on every side.
     shape = shape_of(np.ones((20, 30, 40), np.int64))
     faces = 2 * (20 * 30 + 20 * 40 + 30 * 40)
     assert faces * 0.97 < shape.surface_mm2 < faces
 
 
-def test_a_long_lesion_is_less_round_than_a_compact_one() -> None:
+def test_a_long_lesion_has_a_lower_sphericity_than_a_compact_one() -> None:
     line, cube = shape_of(np.ones((1, 1, 27), np.int64)), shape_of(np.ones((3, 3, 3), np.int64))
     assert line.sphericity < 0.5 < cube.sphericity
 

@@ -43,7 +43,7 @@ def test_inside_and_outside_have_the_same_surface(spacing: tuple[float, float, f
     np.testing.assert_allclose(element_areas(spacing), element_areas(spacing)[::-1], rtol=1e-12)
 
 
-def test_turning_and_mirroring_change_no_area() -> None:
+def test_rotation_and_reflection_do_not_change_the_area() -> None:
     areas = element_areas((1.0, 1.0, 1.0))
     weights = 2 ** np.arange(7, -1, -1)
     for pattern, axes in itertools.product(range(256), itertools.permutations(range(3))):
@@ -79,7 +79,7 @@ def by_hand(truth: BoolArray, prediction: BoolArray, spacing: tuple[float, float
 
 @settings(max_examples=40, deadline=None)
 @given(masks.filter(np.any), masks.filter(np.any), spacings, st.sampled_from([0.5, 1.0, 2.2]))
-def test_surface_dice_is_that_of_distance_maps(
+def test_surface_dice_equals_that_of_distance_maps(
     truth: BoolArray, prediction: BoolArray, spacing: tuple[float, float, float], tolerance: float
 ) -> None:
     found = area_surface_metrics(truth, prediction, spacing, tolerance)

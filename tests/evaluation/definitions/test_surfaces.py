@@ -24,7 +24,7 @@ def dense(truth: BoolArray, prediction: BoolArray, tolerance: float) -> tuple[fl
 
 @given(masks, masks, st.sampled_from([0.5, 1.0, 3.0]))
 @settings(deadline=None)
-def test_it_agrees_with_distance_transforms(truth: BoolArray, prediction: BoolArray, tolerance: float) -> None:
+def test_it_equals_distance_transforms(truth: BoolArray, prediction: BoolArray, tolerance: float) -> None:
     if not (truth.any() and prediction.any()):
         return
     found = surface_metrics(truth, prediction, SPACING, tolerance)
@@ -32,14 +32,14 @@ def test_it_agrees_with_distance_transforms(truth: BoolArray, prediction: BoolAr
 
 
 @given(masks)
-def test_the_surface_is_what_erosion_takes_away(mask: BoolArray) -> None:
+def test_the_surface_equals_the_voxels_that_erosion_removes(mask: BoolArray) -> None:
     expected = np.argwhere(mask & ~binary_erosion(mask, border_value=0))
     assert surface_voxels(mask).tolist() == expected.tolist()
 
 
 @given(masks, masks)
 @settings(deadline=None)
-def test_both_sides_and_all_directions_are_alike(truth: BoolArray, prediction: BoolArray) -> None:
+def test_swapping_the_sides_and_flipping_axes_change_nothing(truth: BoolArray, prediction: BoolArray) -> None:
     first = surface_metrics(truth, prediction, SPACING)
     second = surface_metrics(prediction[::-1, :, ::-1], truth[::-1, :, ::-1], SPACING)
     assert (first.nsd, first.hd95_mm) == pytest.approx((second.nsd, second.hd95_mm))
@@ -53,7 +53,7 @@ def test_a_shift_of_two_voxels_is_measured_in_millimetres() -> None:
     assert surface_metrics(truth, prediction, SPACING, tolerance_mm=0.9).nsd == 0.0
 
 
-def test_a_tolerance_that_is_met_but_for_rounding_is_met() -> None:
+def test_a_tolerance_is_met_despite_rounding() -> None:
     truth, prediction = np.zeros((2, 1, 1, 9))
     truth[0, 0, 2], prediction[0, 0, 5] = 1, 1
     assert surface_metrics(truth, prediction, (1.0, 1.0, 0.1), tolerance_mm=0.3).nsd == 1.0

@@ -16,12 +16,12 @@ from tests.evaluation.golden.cases import golden_cases
 
 
 def single(value: Any) -> Any:
-    """Equal to a figure that was computed in float32."""
+    """Equal to a metric that was computed in float32."""
     return pytest.approx(value, abs=5e-6, rel=5e-6)
 
 
 def double(value: Any) -> Any:
-    """Equal to a figure that was stored with ten digits."""
+    """Equal to a metric that was stored with ten digits."""
     return pytest.approx(value, abs=1e-9, rel=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Our figures against those of the original implementations, and by hand where an original is wrong or has no answer.
+"""Our metrics against those of the original implementations, and by hand where an original is wrong or has no answer.
 
 ``answers.json`` holds what MONAI, picai_eval, panoptica, CC-Metrics and surface-distance said about the cases of
 ``cases.npz`` (versions in the file), and the results of slow programs that follow the published definitions word by
@@ -48,7 +48,7 @@ def answer_to(name: str, index: int) -> dict[str, Any]:
     return found
 
 
-def test_the_cases_hold_what_they_are_for() -> None:
+def test_each_golden_case_has_the_property_of_its_name() -> None:
     cases = golden_cases()
     assert len(cases) >= 24
     assert len(np.unique(cases["many_lesions"].truth)) > 256
@@ -63,13 +63,13 @@ def test_the_cases_hold_what_they_are_for() -> None:
 
 
 @each_class
-def test_dice_is_monais(name: str, index: int) -> None:
+def test_dice_equals_monai(name: str, index: int) -> None:
     ours = list(evaluated(name).classes.values())[index].dice
     assert ours == single(answer_to(name, index)["monai"]["dice"])
 
 
 @where_both_have_lesions
-def test_surface_figures_are_monais_and_those_by_hand(name: str, index: int) -> None:
+def test_surface_metrics_equal_monai_and_a_calculation_by_hand(name: str, index: int) -> None:
     answer = answer_to(name, index)
     ours = surface_metrics(
         *golden_cases()[name].of_class(index), golden_cases()[name].spacing, answers()["tolerance_mm"]
@@ -80,7 +80,7 @@ def test_surface_figures_are_monais_and_those_by_hand(name: str, index: int) -> 
     assert ours.hd95_mm == single(answer["monai"]["hd95"])
 
 
-def test_empty_sides_have_figures_where_monai_has_none() -> None:
+def test_empty_sides_have_metrics_where_monai_has_none() -> None:
     for name, index in NEITHER:
         theirs = answer_to(name, index)["monai"]
         assert (theirs["dice_ignoring_empty"], theirs["hd95"], theirs["nsd"]) == ("nan", "nan", "nan")
@@ -95,7 +95,7 @@ def test_empty_sides_have_figures_where_monai_has_none() -> None:
         assert (ours.lesionwise.dice, ours.lesionwise.hd95_mm) == (0.0, 374.0)
 
 
-def test_figures_by_area_are_those_of_surface_distance_and_ours_come_near() -> None:
+def test_metrics_by_area_equal_surface_distance_and_ours_are_close() -> None:
     for name in ("ball", "ball_thick"):
         ours, theirs = evaluated(name).outlines.overall, answer_to(name, 0)["surface_distance"]
         assert (ours.nsd_area, ours.hd95_area_mm) == (double(theirs["nsd"]), double(theirs["hd95"]))
@@ -111,7 +111,7 @@ EXACTLY_HALF = {"anisotropic", "border", "iou_one_half", "whole_volume"}
 
 
 @each_class
-def test_panoptic_counts_are_monais(name: str, index: int) -> None:
+def test_panoptic_counts_equal_monai(name: str, index: int) -> None:
     ours, theirs = list(evaluated(name).classes.values())[index].panoptic, answer_to(name, index)["monai_panoptic"]
     assert ours.matches == theirs["tp"]
     assert ours.predictions - ours.matches == theirs["fp"]
@@ -120,7 +120,7 @@ def test_panoptic_counts_are_monais(name: str, index: int) -> None:
 
 
 @each_class
-def test_panoptic_quality_is_panopticas(name: str, index: int) -> None:
+def test_panoptic_quality_equals_panoptica(name: str, index: int) -> None:
     theirs = answer_to(name, index)["panoptica"]
     ours = list(evaluated(name).classes.values())[index].panoptic
     table = overlap_table(*golden_cases()[name].of_class(index))
@@ -137,7 +137,7 @@ def test_panoptic_quality_is_panopticas(name: str, index: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "index"), [entry for entry in CLASSES if entry[0] not in EXACTLY_HALF])
-def test_dice_of_matched_lesions_is_panopticas(name: str, index: int) -> None:
+def test_the_dice_of_matched_lesions_equals_panoptica(name: str, index: int) -> None:
     ours = [
         lesion.dice
         for lesion in evaluated(name).lesions
@@ -150,7 +150,7 @@ def test_dice_of_matched_lesions_is_panopticas(name: str, index: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(PICAI) - {"chain"}))
-def test_one_to_one_matches_are_picai_evals(name: str) -> None:
+def test_one_to_one_matches_equal_picai_eval(name: str) -> None:
     theirs, case = answers()["cases"][name]["picai_eval"], golden_cases()[name]
     matches = match_one_to_one(overlap_table(case.truth, case.prediction), 0.1)
     assert sorted(matches.iou.tolist()) == pytest.approx(theirs["overlaps"], abs=1e-8)  # it adds 1e-8 to both sides
@@ -158,7 +158,7 @@ def test_one_to_one_matches_are_picai_evals(name: str) -> None:
     assert (counts.missed, counts.false_positives) == (theirs["missed"], theirs["false_positives"])
 
 
-def test_picai_eval_can_lose_a_match_where_ours_has_the_most() -> None:
+def test_picai_eval_can_lose_a_match_that_ours_finds() -> None:
     # It adds 1 to each IoU and maximises the sum: 2 · 1.73 is more than the 3.32 of three matches. Ours, by hand: true
     # lesions of 112, 102 and 11 voxels, predictions of 102, 112 and 11 voxels that share 11, 21 and 11 with them.
     case = golden_cases()["chain"]
@@ -178,7 +178,7 @@ def test_more_than_255_lesions_are_counted() -> None:
     assert case.outlines.overall.cc_dice == pytest.approx((336 - shifted + shifted * 0.5) / 343)
 
 
-def test_touching_lesions_stay_two_where_the_maps_say_so() -> None:
+def test_touching_lesions_of_instance_maps_stay_separate() -> None:
     # 216 voxels each; the first prediction takes one layer of 36 from the second lesion.
     case = evaluated("touching")
     assert case.overall.panoptic.iou_sum == pytest.approx(216 / 252 + 180 / 216)
@@ -209,7 +209,7 @@ def test_counts_by_hand(name: str, any_overlap: DetectionCounts, one_to_one: Det
 
 @pytest.mark.parametrize(("rule", "variant"), [(METASTASES, "metastases"), (GLIOMA, "glioma")])
 @each_class
-def test_lesionwise_scores_are_those_of_the_brats_definition(name: str, index: int, rule: Any, variant: str) -> None:
+def test_lesionwise_scores_equal_the_brats_definition(name: str, index: int, rule: Any, variant: str) -> None:
     theirs = answer_to(name, index)["by_hand"][variant]
     ours = lesionwise_scores(*golden_cases()[name].of_class(index), golden_cases()[name].spacing, rule)
     assert (ours.truth, ours.missed, ours.false_positives) == tuple(
@@ -231,7 +231,7 @@ def test_lesionwise_scores_by_hand() -> None:
     assert joined_thrice.dice == pytest.approx(2 * 84 / (160 + 84) / 2)
 
 
-def test_lesions_at_the_size_limit_are_neither_asked_for_nor_punished() -> None:
+def test_lesions_at_the_size_limit_are_ignored() -> None:
     # 2, 3, 50 and 54 mm³ against limits of 2 and 50, all found with one layer missing.
     case = golden_cases()["small_volumes"]
     metastases, glioma = (lesionwise_scores(case.truth, case.prediction, case.spacing, r) for r in (METASTASES, GLIOMA))
@@ -249,7 +249,7 @@ def test_parts_that_touch_by_a_corner_are_one_component() -> None:
 
 
 @each_class
-def test_cc_dice_is_that_of_whole_voronoi_regions(name: str, index: int) -> None:
+def test_cc_dice_equals_the_dice_of_whole_voronoi_regions(name: str, index: int) -> None:
     theirs = answer_to(name, index)["by_hand"]["cc_dice"]["lesions"]
     ours = cc_dice_by_lesion(*golden_cases()[name].of_class(index), golden_cases()[name].spacing)
     assert ours.tolist() == double(theirs)
@@ -265,7 +265,7 @@ FOR_CC_METRICS = [
 
 
 @pytest.mark.parametrize(("name", "index"), FOR_CC_METRICS)
-def test_cc_dice_is_that_of_cc_metrics(name: str, index: int) -> None:
+def test_cc_dice_equals_cc_metrics(name: str, index: int) -> None:
     case, theirs = golden_cases()[name], answer_to(name, index)["cc_metrics"]
     ours = cc_dice_by_lesion(*case.of_class(index), case.spacing)
     assert sorted(ours) == double(sorted(theirs["dice_mm"]))
@@ -283,12 +283,12 @@ def test_cc_dice_of_equally_near_lesions_by_hand() -> None:
 
 
 @pytest.mark.parametrize("names", [["perfect"], ["perfect", "perfect_two", "perfect_of_two_classes"]])
-def test_a_perfect_detector_has_one_everywhere(names: list[str]) -> None:
+def test_a_perfect_detector_has_the_best_value_of_every_metric(names: list[str]) -> None:
     cases = [evaluated(name) for name in names]
-    figures = weighted_metrics(cases, np.ones((1, len(cases))))
-    assert len(figures) >= 22
-    for name, figure in figures.items():
-        assert figure.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
+    metrics = weighted_metrics(cases, np.ones((1, len(cases))))
+    assert len(metrics) >= 22
+    for name, metric in metrics.items():
+        assert metric.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
     scores = summarize(cases).scores
     assert scores is not None
     for entry in scores.values():
@@ -298,14 +298,14 @@ def test_a_perfect_detector_has_one_everywhere(names: list[str]) -> None:
 
 def test_healthy_scans_do_not_make_a_perfect_detector_less_perfect() -> None:
     cases = [evaluated(name) for name in ("perfect", "empty_both")]
-    figures = weighted_metrics(cases, np.ones((1, 2)))
-    for name, figure in figures.items():
-        assert figure.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
+    metrics = weighted_metrics(cases, np.ones((1, 2)))
+    for name, metric in metrics.items():
+        assert metric.values[0] == pytest.approx(0.0 if name in ZERO_IS_BEST else 1.0, abs=1e-12), name
     assert cpm(froc_curve(records(["perfect", "empty_both"], 0.1))) == 1.0
 
 
 @pytest.mark.parametrize("name", golden_cases())
-def test_every_figure_is_a_number(name: str) -> None:
+def test_every_metric_is_a_number(name: str) -> None:
     overall, lesionwise = evaluated(name).overall, evaluated(name).outlines.overall.lesionwise
     needs = {
         "precision": overall.detection["any"].predictions,
@@ -313,12 +313,12 @@ def test_every_figure_is_a_number(name: str) -> None:
         "lesionwise": lesionwise.truth,
         **dict.fromkeys(("recall", "f1", "pq", "rq", "ap", "cpm"), overall.detection["any"].truth),
     }
-    for key, figure in weighted_metrics([evaluated(name)], np.ones((1, 1))).items():
+    for key, metric in weighted_metrics([evaluated(name)], np.ones((1, 1))).items():
         known = overall.has_lesions if key.endswith("_with_lesions") else needs.get(key.split("_")[0], 1) > 0
-        assert np.isfinite(figure.values[0]) == known, key
+        assert np.isfinite(metric.values[0]) == known, key
 
 
-def test_without_distances_the_other_figures_are_the_same() -> None:
+def test_without_distances_the_other_metrics_are_the_same() -> None:
     whole, part = evaluated("ordinary"), evaluated("ordinary", distances=False)
     assert part.outlines.overall.hd95_mm is None
     assert (part.outlines.overall.nsd, part.outlines.overall.lesionwise.dice) == (

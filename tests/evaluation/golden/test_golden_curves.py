@@ -39,7 +39,7 @@ def box_records(names: list[str], minimum_iou: float | None, index: int = 0) -> 
 
 
 @pytest.mark.parametrize("name", answers()["sets"])
-def test_precision_and_recall_over_scores_are_picai_evals(name: str) -> None:
+def test_precision_and_recall_equal_picai_eval(name: str) -> None:
     answer = answers()["sets"][name]
     theirs = answer["picai_eval"]
     cases = records(answer["cases"], 0.1)
@@ -55,7 +55,7 @@ def test_precision_and_recall_over_scores_are_picai_evals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", answers()["sets"])
-def test_the_froc_curve_is_picai_evals_and_ends_with_the_lowest_score(name: str) -> None:
+def test_the_froc_curve_equals_picai_eval_and_ends_at_the_lowest_score(name: str) -> None:
     answer = answers()["sets"][name]
     theirs = answer["picai_eval"]
     cases = records(answer["cases"], 0.1)
@@ -69,7 +69,7 @@ def test_the_froc_curve_is_picai_evals_and_ends_with_the_lowest_score(name: str)
 
 
 @pytest.mark.parametrize("name", answers()["sets"])
-def test_the_froc_curve_is_monais_and_ends_with_the_lowest_score(name: str) -> None:
+def test_the_froc_curve_equals_monai_and_ends_at_the_lowest_score(name: str) -> None:
     answer = answers()["sets"][name]
     theirs = answer["monai_froc"]
     cases = hits_by_middle_voxel(answer["cases"])
@@ -102,7 +102,7 @@ def hits_by_middle_voxel(names: list[str]) -> list[ScoredCase]:
 
 
 @pytest.mark.parametrize("name", ["perfect", "many_lesions", "many_false_positives"])
-def test_hits_by_the_centre_of_the_box_give_monais_froc_curve(name: str) -> None:
+def test_hits_by_the_box_centre_give_the_froc_curve_of_monai(name: str) -> None:
     answer = answers()["sets"][name]
     curve = froc_curve(box_records(answer["cases"], None))
     theirs = answer["monai_froc"]
@@ -120,7 +120,7 @@ def coco_average_precision(cases: list[ScoredCase]) -> float:
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5])
 @pytest.mark.parametrize("name", sorted(set(answers()["box_sets"]) - {"tied"}))
-def test_box_precision_of_every_class_is_monais(name: str, threshold: float) -> None:
+def test_the_box_precision_of_every_class_equals_monai(name: str, threshold: float) -> None:
     answer = answers()["box_sets"][name]
     names = answer["cases"]
     ours = []
@@ -151,7 +151,7 @@ def test_mean_average_precision_leaves_out_absent_classes_where_monai_averages_m
         assert scores.mean_average_precision == pytest.approx(np.mean(of_class))
 
 
-def test_ties_come_together_where_monai_takes_them_in_the_order_of_the_cases() -> None:
+def test_equal_scores_form_one_point_while_monai_orders_them_by_case() -> None:
     names = answers()["box_sets"]["tied"]["cases"]
     there, back = (box_records(order, 0.1) for order in (names, names[::-1]))
     assert average_precision(there) == average_precision(back)
@@ -159,7 +159,7 @@ def test_ties_come_together_where_monai_takes_them_in_the_order_of_the_cases() -
     assert len(precision_recall_curve(there)[2]) == len(distinct)
 
 
-def test_a_hundred_detections_are_no_limit() -> None:
+def test_more_than_a_hundred_detections_are_counted() -> None:
     answer = answers()["box_sets"]["many_lesions"]
     assert answer["monai_coco_of_100"]["AP_IoU_0.10_MaxDet_100"] == pytest.approx(30 / 101, abs=1e-6)
     assert average_precision(box_records(["many_lesions"], 0.1)) == pytest.approx(336 / 343)

@@ -40,16 +40,16 @@ def given(name: str) -> PresetInput:
     return PresetInput(lesions, parts, table, scores[table.prediction.ids], (1.0, 1.0, 1.0), 1.0)
 
 
-def check(figures: tuple[PresetMetric, ...], answer: dict[str, float | None]) -> None:
-    assert {figure.key for figure in figures} == set(answer)
-    for figure in figures:
-        expected = answer[figure.key]
-        assert figure.value == (None if expected is None else double(expected)), figure.key
+def check(metrics: tuple[PresetMetric, ...], answer: dict[str, float | None]) -> None:
+    assert {metric.key for metric in metrics} == set(answer)
+    for metric in metrics:
+        expected = answer[metric.key]
+        assert metric.value == (None if expected is None else double(expected)), metric.key
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("preset", [Preset.BRATS2026_METS, Preset.PANOPTICA])
-def test_figures_of_a_case_are_those_of_the_original(preset: Preset, name: str) -> None:
+def test_metrics_of_a_case_equal_the_original(preset: Preset, name: str) -> None:
     check(preset_metrics(preset, [preset_case(preset, given(name))]), answers_to(preset, name))
 
 
@@ -58,6 +58,6 @@ def answers_to(preset: Preset, name: str) -> dict[str, float | None]:
     return answer
 
 
-def test_figures_of_all_cases_together_are_those_of_picai_eval() -> None:
+def test_metrics_of_all_cases_equal_picai_eval() -> None:
     cases = [preset_case(Preset.PICAI, given(name)) for name in presets()["cases"]]
     check(preset_metrics(Preset.PICAI, cases), presets()["picai"])

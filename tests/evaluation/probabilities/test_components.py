@@ -55,9 +55,9 @@ def by_hand(
     for kind in (0, 1):
         for component in flooded((probability >= np.float32(threshold)) & (classes == kind)):
             values = np.array([probability[voxel] for voxel in component], np.float64)
-            figure = {"max": values.max(), "mean": values.mean(), "p95": np.percentile(values, 95)}[score]
+            metric = {"max": values.max(), "mean": values.mean(), "p95": np.percentile(values, 95)}[score]
             if len(component) >= minimum:
-                result[frozenset(component)] = kind, pytest.approx(figure, abs=1e-6)
+                result[frozenset(component)] = kind, pytest.approx(metric, abs=1e-6)
     return result
 
 
@@ -71,7 +71,7 @@ def described(lesions: Any) -> dict[frozenset[tuple[int, ...]], tuple[int, float
 
 
 @given(levels, kinds, st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0]), st.integers(0, 4), st.sampled_from(SCORES))
-def test_lesions_are_what_flooding_by_hand_gives(
+def test_lesions_equal_a_flood_fill(
     level: npt.NDArray[np.int64], classes: npt.NDArray[np.uint8], threshold: float, minimum: int, score: str
 ) -> None:
     probability = (level / 10).astype(np.float32)
@@ -120,7 +120,7 @@ def test_classes_can_be_those_of_another_list_of_labels() -> None:
     assert lesions_from_probabilities(map_, (1, 1, 1), class_values=[4, 2, 1]).classes == {1: 2, 2: 0}
 
 
-def test_lesions_under_the_minimum_volume_are_dropped_and_the_rest_numbered_anew() -> None:
+def test_lesions_below_the_minimum_volume_are_removed_and_the_others_renumbered() -> None:
     map_ = line(0.9, 0, 0.8, 0.8, 0, 0.7, 0.7, 0.7)
     lesions = lesions_from_probabilities(map_, (3.0, 1.0, 1.0), ComponentRule(0.5, 6.0))
     assert lesions.instances[0, 0].tolist() == [0, 0, 1, 1, 0, 2, 2, 2]
@@ -150,6 +150,6 @@ def test_a_map_of_nothing_has_no_lesions() -> None:
         ({"score": "median"}, "max, mean, p95"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(DetSeg3DError, match=message):
         ComponentRule(**values)

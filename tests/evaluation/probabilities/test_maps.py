@@ -52,7 +52,7 @@ def test_of_several_classes_each_voxel_keeps_the_likeliest_lesion_class(tmp_path
     np.testing.assert_array_equal(result.classes, values[1:].argmax(axis=0))
 
 
-def test_channels_follow_the_label_values_in_whatever_order_the_classes_are_named(tmp_path: Path) -> None:
+def test_channels_follow_the_label_values_and_not_the_order_of_the_classes(tmp_path: Path) -> None:
     values = np.zeros((3, *SHAPE), np.float16)
     values[0], values[1, 0, 0, 0], values[2, 0, 0, 1] = 1, 1, 1
     values[0, 0, 0, :2] = 0
@@ -74,7 +74,7 @@ def test_without_known_classes_there_are_as_many_as_channels(tmp_path: Path) -> 
     assert read(save(tmp_path / "a.npz", values=softmax(3))).class_values == (1, 2)
 
 
-def test_an_array_in_the_other_memory_order_is_read_alike(tmp_path: Path) -> None:
+def test_an_array_in_fortran_order_is_read(tmp_path: Path) -> None:
     values = softmax(3)
     plain = read(save(tmp_path / "a.npz", values=values))
     turned = read(save(tmp_path / "b.npz", values=np.asfortranarray(values)))
@@ -107,13 +107,13 @@ def test_an_image_is_the_probability_of_the_one_class(tmp_path: Path) -> None:
         assert result.class_values == (4,)
 
 
-def test_an_image_elsewhere_than_the_label_is_refused(tmp_path: Path) -> None:
+def test_an_image_on_another_grid_than_the_label_is_refused(tmp_path: Path) -> None:
     write_image(softmax(2, dtype=np.float32)[1], Geometry(SHAPE, (2.0, 1.0, 1.5)), tmp_path / "a.nii.gz")
     with pytest.raises(DetSeg3DError, match=r"not on the same grid: spacing"):
         read(tmp_path / "a.nii.gz")
 
 
-def test_an_image_cannot_hold_several_classes(tmp_path: Path) -> None:
+def test_an_image_cannot_contain_several_classes(tmp_path: Path) -> None:
     write_image(softmax(2, dtype=np.float32)[1], GEOMETRY, tmp_path / "a.nii.gz")
     with pytest.raises(DetSeg3DError, match="an image holds the probability of one class"):
         read(tmp_path / "a.nii.gz", (1, 2))
@@ -214,7 +214,7 @@ def test_the_pickle_beside_a_map_is_never_opened(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "trap_was_sprung").exists()
 
 
-def test_the_masks_beside_the_maps_of_nnunet_are_left_alone(tmp_path: Path) -> None:
+def test_the_masks_beside_the_maps_of_nnunet_are_ignored(tmp_path: Path) -> None:
     save(tmp_path / "case.1.npz", values=softmax(2))
     for name in ("case.1.nii.gz", "case.1.pkl", ".case.2.npz", "dataset.json"):
         (tmp_path / name).touch()

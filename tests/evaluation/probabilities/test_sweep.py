@@ -101,7 +101,7 @@ def one_by_one(folder: Path, rule: ComponentRule, numbers: list[int]) -> dict[st
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_each_row_is_what_its_setting_gives_by_itself(folder: Path, processes: int) -> None:
+def test_each_row_equals_an_evaluation_of_its_setting(folder: Path, processes: int) -> None:
     result = sweep(folder, run=Run(processes))
     assert [row.rule for row in result.rows] == GRID.rules()
     assert len({row.metrics.objectives[AP] for row in result.rows}) > 9  # otherwise the comparison shows little
@@ -126,7 +126,7 @@ def test_an_objective_is_a_metric_under_a_criterion(objective: SweepObjective) -
     assert objective == f"{metric}_{objective.criterion}" and objective.criterion in Criterion
 
 
-def test_cross_fitting_chooses_without_the_cases_that_it_judges(folder: Path) -> None:
+def test_cross_fitting_chooses_without_the_cases_that_it_evaluates(folder: Path) -> None:
     fitted = sweep(folder, num_groups=3).cross_fitted
     assert fitted is not None
     records = []
@@ -152,13 +152,13 @@ def test_the_cases_of_a_patient_are_in_one_group(folder: Path) -> None:
     assert ("case1", "case4") in [group.cases for group in fitted.groups]
 
 
-def test_one_patient_alone_gives_no_cross_fitted_figure(folder: Path) -> None:
+def test_one_patient_gives_no_cross_fitted_metric(folder: Path) -> None:
     result = sweep(folder, cases=["case0"])
     assert result.cross_fitted is None
     assert "single patient" in format_sweep(result)
 
 
-def test_of_equals_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -> None:
+def test_of_equal_rows_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:3, 1:3, 1:3] = 1
     sure = np.stack([1 - truth, truth]).astype(np.float16)
@@ -170,7 +170,7 @@ def test_of_equals_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -> N
     assert {row.metrics.objectives[SweepObjective.AP_IOU_05] for row in result.rows} == {1.0}
 
 
-def test_a_worse_default_gives_way_to_the_nearest_of_the_best(tmp_path: Path) -> None:
+def test_the_best_row_nearest_to_a_worse_default_is_chosen(tmp_path: Path) -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:3, 1:3, 1:3] = 1
     map_ = np.stack([1 - 0.65 * truth, 0.65 * truth]).astype(np.float16)
@@ -239,7 +239,7 @@ def test_lesion_free_cases_count_as_scans(folder: Path) -> None:
     assert after.objectives == before.objectives
 
 
-def test_what_cannot_be_evaluated_is_named_and_the_rest_goes_on(folder: Path) -> None:
+def test_a_map_with_an_error_is_named_and_the_others_are_evaluated(folder: Path) -> None:
     (folder / "maps" / "case0.npz").write_bytes(b"nothing")
     (folder / "maps" / "case1.npz").unlink()
     np.savez(folder / "maps" / "extra.npz", probabilities=scan(0)[1])
@@ -268,7 +268,7 @@ def test_a_grid_with_an_impossible_value_is_refused() -> None:
         SweepGrid(thresholds=(0.5, 1.5))
 
 
-def test_the_table_has_the_three_figures_and_the_caveat(folder: Path) -> None:
+def test_the_table_has_the_three_metrics_and_the_caution(folder: Path) -> None:
     result = sweep(folder)
     text = format_sweep(result)
     assert result.cross_fitted is not None

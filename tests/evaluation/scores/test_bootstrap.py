@@ -51,7 +51,7 @@ def test_cases_of_one_patient_are_drawn_together() -> None:
     assert np.all(weights[:, [0, 1, 3]].sum(axis=1) == 3)
 
 
-def test_patients_are_drawn_equally_often_whatever_their_number_of_cases() -> None:
+def test_patients_are_drawn_equally_often_with_any_number_of_cases() -> None:
     weights = bootstrap_weights(5, 4000, groups=["a", "a", "a", "a", "b"])
     assert weights.mean(axis=0) == pytest.approx(np.ones(5), abs=0.05)
 
@@ -66,7 +66,7 @@ def test_no_cases_have_empty_resamples(groups: list[str] | None) -> None:
     assert bootstrap_weights(0, 5, groups=groups).shape == (5, 0)
 
 
-def test_what_the_cases_of_a_patient_have_is_added_up() -> None:
+def test_the_counts_of_the_cases_of_a_patient_are_added_up() -> None:
     found = contributions([1, 2, 0, 3, 0], ["a", "b", "c", "a", "c"])
     assert (found.patients, found.effective) == (2, pytest.approx(36 / (16 + 4)))
     assert found.leverage == pytest.approx((64 + 8) / ((16 + 4) * 6))
@@ -78,7 +78,7 @@ def test_patients_that_contribute_alike_are_that_many(count: int) -> None:
     assert (found.patients, found.effective, found.leverage) == (count, pytest.approx(count), pytest.approx(1 / count))
 
 
-def test_without_anything_to_count_no_patient_contributes() -> None:
+def test_without_lesions_no_patient_contributes() -> None:
     assert contributions([0, 0]) == Contributions(0, 0.0, 1.0)
     assert contributions([]) == Contributions(0, 0.0, 1.0)
 
@@ -88,14 +88,14 @@ def resample(values: FloatArray, samples: int = 4000) -> FloatArray:
     return bootstrap_weights(len(values), samples) @ values / len(values)
 
 
-def test_the_interval_of_a_mean_is_that_of_student() -> None:
+def test_the_interval_of_a_mean_equals_the_t_interval() -> None:
     values = np.array([0.1, -0.3, 0.2, 0.5, -0.1, 0.4, 0.0, 0.3])
     found = interval(resample(values, 20_000), values.mean(), contributions(np.ones(8)), Scale.DIFFERENCE)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.03)
 
 
-def test_the_standard_error_is_that_of_another_library() -> None:
+def test_the_standard_error_equals_that_of_another_library() -> None:
     random = np.random.default_rng(1)
     truth = random.integers(1, 20, 15)
     found = random.binomial(truth, random.beta(8, 2, 15))
@@ -120,7 +120,7 @@ def test_the_standard_error_is_that_of_another_library() -> None:
     st.sampled_from([Scale.SHARE, Scale.COUNT, Scale.AMOUNT]),
     st.lists(st.floats(0.01, 0.99), min_size=3, max_size=12, unique=True),
 )
-def test_an_interval_holds_the_figure_and_keeps_within_its_scale(scale: Scale, values: list[float]) -> None:
+def test_an_interval_contains_the_value_and_stays_within_its_scale(scale: Scale, values: list[float]) -> None:
     numbers = np.array(values)
     found = interval(resample(numbers, 200), float(numbers.mean()), contributions(np.ones(len(values))), scale)
     assert found.low is not None
@@ -139,12 +139,12 @@ def test_undefined_resamples_do_not_count_and_are_reported() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [np.nan, np.nan]])
-def test_without_defined_values_there_is_no_interval(values: list[float]) -> None:
+def test_without_defined_values_the_interval_is_undefined(values: list[float]) -> None:
     found = interval(np.array(values), 0.5, contributions(np.ones(5)), Scale.SHARE)
     assert found == Interval(None, None, len(values), 5)
 
 
-def test_a_figure_of_one_patient_has_no_interval() -> None:
+def test_a_value_of_one_patient_has_no_interval() -> None:
     # Other patients change it, but it is about this one alone.
     assert interval(np.array([0.4, 0.6]), 0.5, contributions([3, 0]), Scale.SHARE).low is None
 
@@ -158,7 +158,7 @@ def test_patients_without_a_failure_have_the_exact_bound_of_the_binomial(patient
     assert (none.low, none.high) == pytest.approx((1 - exact.high, 1 - exact.low))
 
 
-def test_the_exact_bound_is_by_patients_whatever_the_number_of_their_lesions() -> None:
+def test_the_exact_bound_counts_patients_and_not_lesions() -> None:
     groups = [str(index // 5) for index in range(50)]
     found = interval(np.ones(100), 1.0, contributions(np.full(50, 7), groups), Scale.SHARE)
     assert found.low == pytest.approx(0.025 ** (1 / 10))
@@ -182,7 +182,7 @@ def test_distances_that_all_agree_have_no_interval() -> None:
 
 
 @pytest.mark.parametrize(("patients", "certain"), [(5, False), (6, True)])
-def test_a_difference_in_every_patient_is_one_where_the_sign_test_says_so(patients: int, certain: bool) -> None:
+def test_a_difference_in_every_patient_agrees_with_the_sign_test(patients: int, certain: bool) -> None:
     found = interval(np.ones(100), 1.0, contributions(np.ones(patients)), Scale.DIFFERENCE_OF_SHARES)
     assert found.low is not None
     assert (found.low > 0) == certain
@@ -224,7 +224,7 @@ def covered(same: int, grouped: bool) -> float:
     return hits / 600
 
 
-def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_mean_about_as_often_as_stated() -> None:
     assert covered(same=1, grouped=False) == pytest.approx(0.95, abs=0.025)
 
 

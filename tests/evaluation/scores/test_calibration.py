@@ -51,7 +51,7 @@ def test_a_score_that_occurs_often_weighs_more() -> None:
     assert np.allclose(knots, [(0, 0), (2.4 / 7, 4.5 / 8), (1, 1)])
 
 
-def test_a_block_of_few_does_not_fall_behind_one_of_many() -> None:
+def test_a_small_block_counts_beside_a_large_one() -> None:
     """8 of 10 lesions are worth 8.5 / 11, the single one after them but 1.5 / 2."""
     knots = fit_calibration([0.4] * 10 + [0.9], [1] * 8 + [0] * 2 + [1])
     assert knots[1][1] == pytest.approx(8.5 / 11) and knots[1][1] < knots[2][1] < knots[1][1] + 1e-6
@@ -117,7 +117,7 @@ def test_there_are_64_knots_at_most() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("power", [0.4, 1.0, 3.0])
-def test_the_true_shares_are_found(seed: int, power: float) -> None:
+def test_the_calibrated_scores_equal_the_true_shares(seed: int, power: float) -> None:
     """Of the lesions of score s, a share of s^power is made true: that is what the calibrated score must say."""
     random = np.random.default_rng(seed)
     scores = random.random(4000)
@@ -139,7 +139,7 @@ def test_the_error_on_the_fitted_scores_does_not_grow(seed: int, power: float, c
     )
 
 
-def test_overconfident_scores_are_put_right_on_other_data() -> None:
+def test_overconfident_scores_are_corrected_on_other_data() -> None:
     random = np.random.default_rng(1)
     scores = random.beta(4, 2, 4000)
     hits = random.random(4000) < scores**3
@@ -157,7 +157,7 @@ def test_bins_by_hand() -> None:
     assert upper == ReliabilityBin(0.5, 1.0, 3, pytest.approx(0.7), pytest.approx(2 / 3))
 
 
-def test_an_empty_bin_says_nothing() -> None:
+def test_an_empty_bin_has_no_values() -> None:
     assert reliability_bins([0.9], [1])[0] == ReliabilityBin(0.0, 0.1, 0, None, None)
 
 

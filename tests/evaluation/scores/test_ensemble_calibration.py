@@ -20,7 +20,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def test_the_spread_is_that_within_lesions_and_within_others() -> None:
+def test_the_spread_is_measured_within_lesions_and_within_false_positives() -> None:
     odds = np.array([1.0, 3.0, -2.0, -1.0, 0.0, 1.0])
     truth = np.array([1, 1, 0, 0, 0, 0])
     spread = ScoreSpread.of(sigmoid(odds), truth)
@@ -29,7 +29,7 @@ def test_the_spread_is_that_within_lesions_and_within_others() -> None:
 
 
 @pytest.mark.parametrize("truth", [[1, 1, 1], [0, 0, 0], [1, 0, 0]])
-def test_of_too_few_nothing_is_known(truth: list[int]) -> None:
+def test_too_few_candidates_give_no_variance(truth: list[int]) -> None:
     assert ScoreSpread.of([0.2, 0.5, 0.7], truth) == ScoreSpread()
 
 
@@ -65,7 +65,7 @@ def test_the_map_ascends_from_0_to_1(
     assert (np.diff(calibrated) >= 0).all()
 
 
-def test_the_more_networks_disagree_the_more_their_mean_is_worth() -> None:
+def test_the_calibration_is_stronger_the_more_the_networks_disagree() -> None:
     spread = ScoreSpread(0.4, 1.0)
     sure = [apply_calibration(calibration_of_several(KNOTS, spread, s, 5), [0.8])[0] for s in (0.0, 0.2, 0.5, 0.9)]
     unsure = [apply_calibration(calibration_of_several(KNOTS, spread, s, 5), [0.2])[0] for s in (0.0, 0.2, 0.5, 0.9)]

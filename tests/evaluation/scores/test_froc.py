@@ -75,7 +75,7 @@ def test_of_equal_scores_the_better_overlap_comes_first() -> None:
     assert (higher.truth_scores.tolist(), higher.false_positive_scores.tolist()) == ([0.6, 0.5], [])
 
 
-def test_the_minimum_iou_itself_is_enough() -> None:
+def test_an_iou_equal_to_the_minimum_matches() -> None:
     table = overlap_table(line(*[1] * 30), line(*[1] * 3, *[0] * 27))
     assert scored_case("a", table, [0.7], 0.1).truth_scores.tolist() == [0.7]
 
@@ -115,7 +115,7 @@ def test_matching_in_order_of_score_by_brute_force(
 
 
 @given(small_maps, small_maps, scores_of_four, st.sampled_from([None, 0.1, 0.5]), tenths)
-def test_a_record_is_what_evaluating_the_predictions_above_a_threshold_gives(
+def test_a_record_equals_an_evaluation_of_the_predictions_above_a_threshold(
     truth: IntArray, prediction: IntArray, scores: list[float], minimum_iou: float | None, threshold: float
 ) -> None:
     # One matching serves all thresholds: a prediction of lower score never takes a lesion from one of higher score.
@@ -134,7 +134,7 @@ def test_classes_are_added_up() -> None:
     assert total.true_positive_scores.tolist() == [0.9, 0.2]
 
 
-def test_no_classes_add_up_to_nothing() -> None:
+def test_no_classes_give_an_empty_record() -> None:
     total = add_scored([])
     assert len(total.truth_scores) == len(total.true_positive_scores) == len(total.false_positive_scores) == 0
 
@@ -176,7 +176,7 @@ def test_false_positives_above_all_hits_leave_no_threshold() -> None:
     assert recall_at_rates(curve, (0.5,)) == (FrocPoint(0.5, 0.0, None),)
 
 
-def test_a_hit_and_a_false_positive_of_equal_score_are_not_told_apart() -> None:
+def test_a_hit_and_a_false_positive_of_equal_score_are_one_point() -> None:
     curve = froc_curve([record([0.5], [0.5])])
     assert (curve.false_positives_per_scan.tolist(), curve.recall.tolist()) == ([1.0], [1.0])
     assert recall_at_rates(curve, (0.5, 1.0))[0].recall == 0.0
@@ -193,7 +193,7 @@ def test_a_hit_and_a_false_positive_of_equal_score_are_not_told_apart() -> None:
         ([record([0.5])], 1.0, 1.0),
     ],
 )
-def test_cases_with_an_empty_side_have_figures(cases: list[ScoredCase], recall: float, precision: float) -> None:
+def test_cases_with_an_empty_side_have_values(cases: list[ScoredCase], recall: float, precision: float) -> None:
     assert cpm(froc_curve(cases)) == recall
     assert average_precision(cases) == precision
 
@@ -289,7 +289,7 @@ def test_cpm_and_average_precision_by_brute_force(cases: list[ScoredCase]) -> No
 
 
 @given(some_cases)
-def test_the_threshold_given_for_a_rate_gives_its_recall(cases: list[ScoredCase]) -> None:
+def test_the_threshold_of_a_rate_gives_its_recall(cases: list[ScoredCase]) -> None:
     for row in recall_at_rates(froc_curve(cases)):
         if row.threshold is not None and row.fp_per_scan is not None:
             recall, _, rate = at_threshold(cases, row.threshold)

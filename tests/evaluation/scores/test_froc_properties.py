@@ -27,7 +27,7 @@ from detseg3d.evaluation.scores.froc import (
 from tests.evaluation.scored import MISSED, record, some_cases, tenths
 
 
-def figures_of(cases: Sequence[ScoredCase]) -> tuple[float, float, list[float | None]]:
+def metrics_of(cases: Sequence[ScoredCase]) -> tuple[float, float, list[float | None]]:
     curve = froc_curve(cases)
     return average_precision(cases), cpm(curve), [row.recall for row in recall_at_rates(curve)]
 
@@ -42,7 +42,7 @@ def test_rescaling_scores_monotonically_changes_neither_recall_nor_precision(
     other = [
         record(scaled(c.truth_scores), scaled(c.false_positive_scores), scaled(c.true_positive_scores)) for c in cases
     ]
-    assert figures_of(other) == figures_of(cases)
+    assert metrics_of(other) == metrics_of(cases)
 
 
 @given(some_cases, st.randoms(use_true_random=False))
@@ -54,7 +54,7 @@ def test_the_order_of_cases_and_of_lesions_does_not_matter(cases: list[ScoredCas
         record(shuffled(c.truth_scores), shuffled(c.false_positive_scores), shuffled(c.true_positive_scores))
         for c in shuffled(cases)
     ]
-    assert figures_of(other) == figures_of(cases)
+    assert metrics_of(other) == metrics_of(cases)
 
 
 @given(some_cases)
@@ -79,7 +79,7 @@ def test_one_more_false_positive_never_helps(cases: list[ScoredCase], score: flo
 @given(st.lists(st.lists(tenths, max_size=5), min_size=1, max_size=3))
 def test_a_perfect_detector_has_one_exactly(scores: list[list[float]]) -> None:
     cases = [record(of_case) for of_case in scores]
-    assert figures_of(cases) == (1.0, 1.0, [1.0] * len(FROC_RATES))
+    assert metrics_of(cases) == (1.0, 1.0, [1.0] * len(FROC_RATES))
 
 
 def summary_of(**classes: list[ScoredCase]) -> ScoreSummary:

@@ -22,17 +22,17 @@ cases = st.lists(st.builds(record, scores, scores, st.integers(0, 2)), min_size=
 
 
 @given(cases, st.lists(st.integers(0, 3), min_size=5, max_size=5))
-def test_whole_weights_are_cases_repeated_so_often(records: list[ScoredCase], weights: list[int]) -> None:
+def test_integer_weights_equal_repeated_cases(records: list[ScoredCase], weights: list[int]) -> None:
     drawn = [case for case, weight in zip(records, weights, strict=False) for _ in range(weight)]
-    figures = weighted_scores(records, np.array([weights[: len(records)]], float))
+    metrics = weighted_scores(records, np.array([weights[: len(records)]], float))
     if not any(len(case.truth_scores) for case in drawn):
-        assert np.isnan(figures.average_precision[0])
-        assert np.isnan(figures.recall).all()
+        assert np.isnan(metrics.average_precision[0])
+        assert np.isnan(metrics.recall).all()
         return
     curve = froc_curve(drawn)
-    assert figures.average_precision[0] == pytest.approx(average_precision(drawn))
-    assert figures.cpm[0] == pytest.approx(cpm(curve))
-    assert figures.recall[0].tolist() == pytest.approx([row.recall for row in recall_at_rates(curve)])
+    assert metrics.average_precision[0] == pytest.approx(average_precision(drawn))
+    assert metrics.cpm[0] == pytest.approx(cpm(curve))
+    assert metrics.recall[0].tolist() == pytest.approx([row.recall for row in recall_at_rates(curve)])
 
 
 def many() -> list[ScoredCase]:
@@ -43,7 +43,7 @@ def many() -> list[ScoredCase]:
     ]
 
 
-def test_the_interval_holds_the_figure_and_is_that_of_the_resamples() -> None:
+def test_the_interval_contains_the_value_and_equals_that_of_the_resamples() -> None:
     records = many()
     result = score_intervals(records, samples=200, seed=3)
     values = []
@@ -63,7 +63,7 @@ def test_the_interval_holds_the_figure_and_is_that_of_the_resamples() -> None:
         assert limits.low <= point.recall <= limits.high
 
 
-def test_working_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     records, weights = many(), bootstrap_weights(20, 30)
     whole = weighted_scores(records, weights)
     monkeypatch.setattr(module, "_MAX_NUMBERS_AT_ONCE", 1000)
@@ -87,7 +87,7 @@ def test_cases_of_a_patient_are_drawn_together() -> None:
     assert together.low < apart.low < apart.high < together.high
 
 
-def test_without_lesions_or_resamples_there_is_no_interval() -> None:
+def test_without_lesions_or_resamples_the_interval_is_undefined() -> None:
     assert score_intervals([record([], [0.5], 0)]).average_precision == Interval(None, None, 1000, 0)
     assert score_intervals([record([0.5], [], 0)], samples=0).cpm == Interval(None, None, 0, 1)
 
@@ -100,6 +100,6 @@ def test_resamples_without_lesions_are_left_out_and_counted() -> None:
     assert 0 < ends.low < 0.5 < ends.high < 1
 
 
-def test_a_detector_that_says_nothing_has_no_recall() -> None:
+def test_a_detector_without_predictions_has_no_recall() -> None:
     ends = score_intervals([record([], [], 2)] * 10).average_precision
     assert (ends.low, ends.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))
