@@ -39,10 +39,10 @@ def evaluate(truth: IntArray, prediction: IntArray, name: str = "case", **keywor
 
 
 def evaluate_at(truth: IntArray, prediction: IntArray, spacing: Sequence[float]) -> CaseMetrics:
-    """Without surfaces."""
+    """Evaluate two maps without surfaces."""
     return evaluate_maps("case", truth, prediction, spacing)
 
 
 def metrics_of(cases: Sequence[CaseMetrics]) -> dict[str, float]:
-    """Every case once."""
+    """Return the metrics of the cases with a weight of one each."""
     return {name: float(metric.values[0]) for name, metric in weighted_metrics(cases, np.ones((1, len(cases)))).items()}

@@ -1,4 +1,4 @@
-"""Records of cases with scores, by hand and drawn by hypothesis."""
+"""Records of cases with scores, made by hand and by hypothesis."""
 
 from __future__ import annotations
 

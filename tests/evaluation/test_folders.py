@@ -174,7 +174,7 @@ def test_cases_missing_on_either_side_are_named_and_the_others_are_evaluated(fol
         (-volume(1).astype(np.int16), SPACING, "negative values"),
     ],
 )
-def test_a_case_of_another_grid_is_named_and_the_others_are_evaluated(
+def test_a_case_that_cannot_be_compared_is_named_and_the_others_are_evaluated(
     folders: tuple[Path, Path], array: npt.NDArray[Any], spacing: tuple[float, float, float], message: str
 ) -> None:
     write_json({"labels": {"background": 0, "lesion": 1}}, folders[0].parent / "dataset.json")

@@ -187,7 +187,7 @@ def test_masks_that_are_too_large_keep_only_the_metrics_at_any_overlap() -> None
     assert large["f1_iou_0.1"] == 0.0  # 1 of 11 voxels
 
 
-# What must not matter
+# Changes that must not change the metrics
 
 
 @settings(max_examples=30)

@@ -64,7 +64,7 @@ def test_no_resamples_give_values_without_intervals() -> None:
     assert (entry.value, entry.low, entry.high) == (evaluated("ordinary").dice, None, None)
 
 
-def test_one_case_gives_no_interval() -> None:
+def test_one_case_gives_a_very_wide_interval() -> None:
     entry = estimate_metrics([evaluated("ordinary")], samples=20)["dice"]
     low, high = bounds(entry)
     assert low < 0.025 < 0.975 < high
@@ -129,7 +129,7 @@ def test_identical_systems_do_not_differ() -> None:
     assert len(comparison) == 35
     for name, entry in comparison.items():
         assert entry.difference == 0.0
-        if entry.low is None:  # what has no upper limit has no exact bound, either
+        if entry.low is None:  # a metric without an upper limit has no exact bound
             assert "_mm" in name or name.startswith("fp_per_scan")
             continue
         low, high = bounds(entry)
@@ -183,7 +183,7 @@ def test_patients_of_the_comparison_are_given_by_case() -> None:
     second = [evaluate(line(1, 0), line(int(index < 4), 0), name=str(index)) for index in range(8)]
     entry = paired_comparison(first, second, groups={str(index): "ab"[index // 4] for index in range(8)})["recall_any"]
     assert (entry.difference, entry.low, entry.high, entry.patients) == (0.5, -1.0, 1.0, 2)
-    # A case that is not named is a patient of its own.
+    # A case that is not in the mapping is a separate patient.
     alone = paired_comparison(first, second, groups={})["recall_any"]
     assert alone == paired_comparison(first, second)["recall_any"]
 

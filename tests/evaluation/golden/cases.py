@@ -1,4 +1,4 @@
-"""The golden cases and what the original implementations say about them; made by benchmarks/golden."""
+"""The golden cases and the answers of the original implementations, which benchmarks/golden writes."""
 
 from __future__ import annotations
 

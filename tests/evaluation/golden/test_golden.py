@@ -1,9 +1,9 @@
-"""Our metrics against those of the original implementations, and by hand where an original is wrong or has no answer.
+"""Compare the metrics with the original implementations, or with a calculation by hand if an original has no answer.
 
-``answers.json`` holds what MONAI, picai_eval, panoptica, CC-Metrics and surface-distance said about the cases of
-``cases.npz`` (versions in the file), and the results of slow programs that follow the published definitions word by
-word. benchmarks/golden/README.md says how to ask again. MONAI computes in float32: it is compared to five digits, all
-others to nine.
+``answers.json`` contains the answers of MONAI, picai_eval, panoptica, CC-Metrics and surface-distance for the cases of
+``cases.npz``, with the versions. It also contains the results of slow programs that follow the published definitions
+literally. benchmarks/golden/README.md describes how to write it again. MONAI computes in float32, so five digits are
+compared; for all others nine digits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our presets against what the programs that they follow say of the golden cases, on a grid of 1 mm.
+"""The presets compared with the programs that they follow, on the golden cases with a grid of 1 mm.
 
 ``presets.json`` is made by benchmarks/golden/make_presets.py.
 """

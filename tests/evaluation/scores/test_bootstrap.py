@@ -209,7 +209,7 @@ def test_a_pooled_share_of_nothing_has_no_interval_and_one_without_a_failure_the
 
 
 def covered(same: int, grouped: bool) -> float:
-    """Share of 600 studies of 40 scans whose interval holds the true mean; ``same`` scans of a patient are alike."""
+    """Return the share of 600 studies of 40 scans with the true mean in the interval (``same`` scans per patient)."""
     random = np.random.default_rng(0)
     groups = [str(index // same) for index in range(40)] if grouped else None
     hits = 0

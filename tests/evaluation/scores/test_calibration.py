@@ -51,8 +51,8 @@ def test_a_score_that_occurs_often_weighs_more() -> None:
     assert np.allclose(knots, [(0, 0), (2.4 / 7, 4.5 / 8), (1, 1)])
 
 
-def test_a_small_block_counts_beside_a_large_one() -> None:
-    """8 of 10 lesions are worth 8.5 / 11, the single one after them but 1.5 / 2."""
+def test_a_later_block_never_has_a_lower_value() -> None:
+    """8 of 10 lesions have the value 8.5 / 11; the single one after them would have only 1.5 / 2."""
     knots = fit_calibration([0.4] * 10 + [0.9], [1] * 8 + [0] * 2 + [1])
     assert knots[1][1] == pytest.approx(8.5 / 11) and knots[1][1] < knots[2][1] < knots[1][1] + 1e-6
 
@@ -112,13 +112,13 @@ def test_there_are_64_knots_at_most() -> None:
     assert len(fit_calibration(scores, hits, max_knots=1000)) > 64 == len(fit_calibration(scores, hits))
 
 
-# -- What it is good for -----------------------------------------------------------------------------------------------
+# -- Effect on data -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("power", [0.4, 1.0, 3.0])
 def test_the_calibrated_scores_equal_the_true_shares(seed: int, power: float) -> None:
-    """Of the lesions of score s, a share of s^power is made true: that is what the calibrated score must say."""
+    """A share of s^power of the predictions of score s is made true. The calibrated score must equal this share."""
     random = np.random.default_rng(seed)
     scores = random.random(4000)
     hits = random.random(4000) < scores**power
@@ -128,7 +128,7 @@ def test_the_calibrated_scores_equal_the_true_shares(seed: int, power: float) ->
 
 @given(st.integers(0, 10_000), st.floats(0.3, 4), st.integers(30, 300))
 def test_the_error_on_the_fitted_scores_does_not_grow(seed: int, power: float, count: int) -> None:
-    """But for what the half lesion of every block costs, at most 1/2 a block, and rounding to bins."""
+    """Allow for the half lesion of every block, at most 1/2 per block, and for rounding to bins."""
     random = np.random.default_rng(seed)
     scores = random.random(count)
     hits = random.random(count) < scores**power

@@ -225,7 +225,7 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_average_precision_uses_the_best_precision_at_no_less_recall() -> None:
-    # False, hit, hit: precision 1/2 at the first hit, 2/3 at the second, which holds for both.
+    # False, hit, hit: the precision is 1/2 at the first hit and 2/3 at the second. The higher one counts for both.
     assert average_precision([record([0.5, 0.4], [0.9])]) == pytest.approx(2 / 3)
 
 
