@@ -16,17 +16,17 @@ from tests.evaluation.golden.cases import golden_cases
 
 
 def single(value: Any) -> Any:
-    """Return an expected value equal to a metric that was computed in float32."""
+    """Return the value with the tolerance of float32."""
     return pytest.approx(value, abs=5e-6, rel=5e-6)
 
 
 def double(value: Any) -> Any:
-    """Return an expected value equal to a metric that was stored with ten digits."""
+    """Return the value with the tolerance of the ten stored digits."""
     return pytest.approx(value, abs=1e-9, rel=1e-9)
 
 
 def records(names: list[str], minimum_iou: float | None) -> list[ScoredCase]:
-    """Return the record of a case, matched by the overlap of masks."""
+    """Return the records of cases, matched by the overlap of masks."""
     result = []
     for name in names:
         case = golden_cases()[name]
