@@ -1,8 +1,8 @@
-"""Start from the weights of a network that was planned for other data: what does the same work is taken over.
+"""Initial weights from a network that was planned for other data. Modules of the same function are copied.
 
-Numbers of modules mean little between plans: a plan with a fine stage counts each later stage one higher. So stages of
-the backbone are matched by their cumulative stride, heads by the size of their cells in mm, scales of Stage 2 by their
-stride, and outputs of a class by its name.
+The index of a module means little between plans: in a plan with a fine stage, each later stage has an index one higher.
+So stages of the backbone are matched by their cumulative stride, heads by the size of their cells in mm, scales of
+Stage 2 by their stride, and outputs of a class by the name of the class.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from detseg3d.planning.plans import Plans, load_plans
 
 __all__ = ["ModuleTransfer", "Transfer", "transfer_weights"]
 
-# Stages whose strides differ by more than a factor of 4, over all axes, do other work.
-_LARGEST_DISTANCE = 2.0
+# Stages are not matched if their strides differ by more than a factor of 4 over all axes.
+_MAX_DISTANCE = 2.0
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class ModuleTransfer:
-    """What one module of the network took over.
+    """Weights that one module of the network received.
 
     Attributes
     ----------
     name : str
-        For people, such as "backbone, stride 2×2×2".
+        Description of the module, such as "backbone, stride 2×2×2".
     source : str
-        Which module of the other network its weights are from; "" if none fits.
+        Description of the module of the other network from which the weights are; "" if no module fits.
     loaded, total : int
-        Tensors.
+        Number of tensors that were copied, and of all tensors of the module.
     adapted : int
-        Of those loaded, tensors that were made to fit other channels, classes or kernels.
+        Number of copied tensors that were adapted to other channels, classes or kernels.
     """
 
     name: str
@@ -52,27 +52,27 @@ class ModuleTransfer:
 
     def __str__(self) -> str:
         if not self.loaded:
-            return f"{self.name}: starts anew"
+            return f"{self.name}: not initialised from the pretrained weights"
         adapted = f", {self.adapted} of them adapted" if self.adapted else ""
         return f"{self.name}: {self.loaded} of {self.total} tensors from {self.source}{adapted}"
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a network took over from another one, module by module."""
+    """Weights that a network received from another network, module by module."""
 
     backbone: tuple[ModuleTransfer, ...]
     others: tuple[ModuleTransfer, ...]
 
     @property
     def modules(self) -> tuple[ModuleTransfer, ...]:
-        """All modules, those of the backbone first."""
+        """All modules, the backbone first."""
         return self.backbone + self.others
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A module of the network and the one of the source that does the same work."""
+    """A module of the network and the module of the source with the same function, if there is one."""
 
     name: str
     prefix: str
@@ -82,27 +82,30 @@ class _Match:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The plans of the network and of the source of its weights."""
+    """Plans of the network and of the source of its weights."""
 
     own: Plans
     source: Plans
 
 
 def transfer_weights(model: DetSeg3D, path: Path) -> Transfer:
-    """Load into ``model`` what fits of the weights of another plan.
+    """Load the weights of another plan into ``model``, as far as they fit.
 
-    A first kernel is adapted to another number of image channels: each of its new channels is the mean of the old ones,
-    times their number and divided by the new number, so that the same image in every channel gives the same activations
-    as before. An output for a class comes from the class of the same name, else from the one in the same place if both
-    networks have as many classes, else from the mean of all. A kernel that spans one voxel along an axis is put in the
-    middle of a wider one; a wider one is summed along an axis that the network does not look along.
+    Tensors are adapted if possible:
+
+    - Image channels: each new channel of the first kernel is the mean of the old channels, times their number and
+      divided by the new number. The same image in every channel then gives the same activations as before.
+    - Classes: an output comes from the class of the same name. Without one, it comes from the class in the same place
+      if both networks have as many classes, otherwise from the mean of all classes.
+    - Kernels: a kernel that spans one voxel along an axis becomes the centre of a wider kernel. A wider kernel is
+      summed along an axis along which the new kernel spans one voxel.
 
     Parameters
     ----------
     model : DetSeg3D
-        Changed in place.
+        Receives the weights, in place.
     path : Path
-        ``model_*.safetensors``; the ``plans.json`` of its training lies in the same folder.
+        ``model_*.safetensors``. The ``plans.json`` of its training must be in the same folder.
 
     Returns
     -------
@@ -111,8 +114,8 @@ def transfer_weights(model: DetSeg3D, path: Path) -> Transfer:
     Raises
     ------
     DetSeg3DError
-        If the weights or their plans are missing or broken, or nothing of the backbone fits; the model is unchanged
-        then.
+        If the weights or their plans are missing or damaged, or no module of the backbone fits. Then the model is not
+        changed.
     """
     tensors = read_weights(path)
     plans_file = FoldFolder(path.parent).plans
@@ -129,7 +132,7 @@ def transfer_weights(model: DetSeg3D, path: Path) -> Transfer:
     if not any(module.loaded for module in backbone):
         strides = [_times(pair.source.stage1.cumulative_stride(i)) for i in range(len(pair.source.stage1.strides))]
         raise DetSeg3DError(
-            "nothing of the backbone fits the pretrained weights",
+            "no stage of the backbone fits the pretrained weights",
             file=path,
             value=f"stages of {pair.source.stage1.channels} channels at strides {', '.join(strides)}",
             expected=f"stages such as {pair.own.stage1.channels} channels",
@@ -138,7 +141,7 @@ def transfer_weights(model: DetSeg3D, path: Path) -> Transfer:
     others = [*_pyramid(pair), *_heads(pair), *_stage2(pair)]
     known = tuple(match.prefix for match in [*_backbone(pair), *others])
     rest = [name for name in own if not name.startswith(known)]
-    others += [_Match(name, name, name, name) for name in rest]  # parts that a network of one's own has
+    others += [_Match(name, name, name, name) for name in rest]  # modules of a custom network
     modules = tuple(_take(match, own, tensors, pair, taken) for match in others)
     model.load_state_dict(taken, strict=False)
     return Transfer(backbone, modules)
@@ -175,7 +178,7 @@ def _pyramid(pair: _Pair) -> list[_Match]:
 
 
 def _heads(pair: _Pair) -> list[_Match]:
-    """The head of each level, from that of the nearest cell size; one head may serve several."""
+    """Match the head of each level with the head of the nearest cell size. One head may serve several levels."""
     cells, others = _cells_mm(pair.own), _cells_mm(pair.source)
     matches = []
     for level, cell in enumerate(cells):
@@ -221,7 +224,7 @@ def _stage2(pair: _Pair) -> list[_Match]:
 
 
 def _take(match: _Match, own: Tensors, tensors: Tensors, pair: _Pair, taken: dict[str, torch.Tensor]) -> ModuleTransfer:
-    """Put what fits of a module into ``taken``."""
+    """Put the fitting tensors of a module into ``taken``."""
     names = [name for name in own if name.startswith(match.prefix)]
     loaded = adapted = 0
     if match.source_prefix is not None:
@@ -237,17 +240,17 @@ def _take(match: _Match, own: Tensors, tensors: Tensors, pair: _Pair, taken: dic
 
 
 def _adapt(name: str, source_name: str, tensor: torch.Tensor, wanted: torch.Tensor, pair: _Pair) -> torch.Tensor | None:
-    """The tensor of the source in the shape of the network's, or None if it cannot do that work."""
+    """Adapt a tensor of the source to the shape of the network's; return ``None`` if that is not possible."""
     if tensor.dtype != wanted.dtype or tensor.dim() != wanted.dim():
         return None
     stem, segmenter_stem = "detector.stages.0.0.0.weight", "segmenter.encoder.0.0.weight"
     if (name == stem) != (source_name == stem) or (name == segmenter_stem) != (source_name == segmenter_stem):
-        return None  # one looks at the image, the other at features
+        return None  # one kernel sees the image, the other sees features
     if name == stem:
         if pair.own.stage1.strides[0] != pair.source.stage1.strides[0]:
             return None
         voxels = math.prod(pair.own.stage1.strides[0])
-        # Channels before the places of the block, see space_to_depth.
+        # The channel is the slower index, the place in the block the faster one; see space_to_depth.
         tensor = _other_channels(tensor, pair, voxels)
     elif name == segmenter_stem:
         image, box = tensor[:, : pair.source.num_channels], tensor[:, pair.source.num_channels :]
@@ -263,7 +266,7 @@ def _adapt(name: str, source_name: str, tensor: torch.Tensor, wanted: torch.Tens
 
 
 def _other_channels(kernel: torch.Tensor, pair: _Pair, voxels: int) -> torch.Tensor:
-    """A kernel ``(F, C·voxels, …)`` over another number of image channels."""
+    """Adapt a kernel ``(F, C·voxels, …)`` to another number of image channels."""
     old, new = pair.source.num_channels, pair.own.num_channels
     if old == new or kernel.shape[1] != old * voxels:
         return kernel
@@ -273,13 +276,13 @@ def _other_channels(kernel: torch.Tensor, pair: _Pair, voxels: int) -> torch.Ten
 
 
 def _is_of_classes(name: str) -> bool:
-    """Whether the first axis of a tensor counts classes."""
+    """Return True if the first axis of a tensor counts classes."""
     head = name.startswith("detector.heads.") and ".heatmap." in name
     return head or name.startswith(("segmenter.mask.", "segmenter.score.2."))
 
 
 def _rows_of_classes(tensor: torch.Tensor, pair: _Pair) -> torch.Tensor:
-    """The outputs of the network's classes, from those of the source's."""
+    """Return the outputs of the network's classes, made from those of the source."""
     own, source = pair.own.class_names, pair.source.class_names
     if len(tensor) != len(source):
         return tensor
@@ -293,7 +296,7 @@ def _rows_of_classes(tensor: torch.Tensor, pair: _Pair) -> torch.Tensor:
 
 
 def _boxes_of_classes(tensor: torch.Tensor, wanted: torch.Tensor, pair: _Pair) -> torch.Tensor:
-    """Sizes and offsets of one box for all classes from those of a box for each class, or the other way round."""
+    """Convert sizes and offsets between one box for all classes and one box for each class."""
     boxes = tensor.unflatten(0, (2, -1, 3)).transpose(0, 1)  # (boxes, 2, 3, …)
     if len(wanted) == 6:
         boxes = boxes.mean(dim=0, keepdim=True)
@@ -305,7 +308,7 @@ def _boxes_of_classes(tensor: torch.Tensor, wanted: torch.Tensor, pair: _Pair) -
 
 
 def _other_length(kernel: torch.Tensor, axis: int, length: int) -> torch.Tensor:
-    """A kernel that looks along an axis as far as wanted: 1 voxel in the middle of more, or more summed up in 1."""
+    """Change the length of a kernel along an axis from 1 to more voxels (in the centre), or from more (summed) to 1."""
     found = kernel.shape[axis]
     if found == 1 and length > 1 and length % 2:
         wide = kernel.new_zeros([length if index == axis else size for index, size in enumerate(kernel.shape)])
@@ -315,19 +318,19 @@ def _other_length(kernel: torch.Tensor, axis: int, length: int) -> torch.Tensor:
 
 
 def _one_to_one(wanted: Sequence[Sequence[float]], available: Sequence[Sequence[float]]) -> list[int | None]:
-    """For each wanted stride the index of the nearest available one; none is used twice, equal ones go first."""
+    """Find the nearest available stride for each wanted stride. None is used twice; equal strides are matched first."""
     distances = sorted(
-        (_distance(one, other), i, j) for i, one in enumerate(wanted) for j, other in enumerate(available)
+        (_distance(first, second), i, j) for i, first in enumerate(wanted) for j, second in enumerate(available)
     )
     matches: list[int | None] = [None] * len(wanted)
     for distance, i, j in distances:
-        if distance <= _LARGEST_DISTANCE and matches[i] is None and j not in matches:
+        if distance <= _MAX_DISTANCE and matches[i] is None and j not in matches:
             matches[i] = j
     return matches
 
 
 def _distance(first: Sequence[float], second: Sequence[float]) -> float:
-    """Factors of 2 between two sizes, over all axes."""
+    """Return the distance of two sizes: the logarithms to base 2 of their ratios, summed over the axes."""
     return sum(abs(math.log2(a / b)) for a, b in zip(first, second, strict=True))
 
 
@@ -339,7 +342,7 @@ def _cells_mm(plans: Plans) -> list[tuple[float, ...]]:
 
 
 def _scales(strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Cumulative stride of each scale of Stage 2, the finest first."""
+    """Return the cumulative stride of each scale of Stage 2, the finest first."""
     scales: list[tuple[int, ...]] = [(1, 1, 1)]
     for stride in strides:
         scales.append(tuple(a * b for a, b in zip(scales[-1], stride, strict=True)))

@@ -190,7 +190,7 @@ def test_what_was_loaded_is_said_in_words() -> None:
     assert str(ModuleTransfer("head", "cells of 2×2×2 mm", 4, 6, 2)) == (
         "head: 4 of 6 tensors from cells of 2×2×2 mm, 2 of them adapted"
     )
-    assert str(ModuleTransfer("head", "", 0, 6)) == "head: starts anew"
+    assert str(ModuleTransfer("head", "", 0, 6)) == "head: not initialised from the pretrained weights"
 
 
 def test_a_box_for_all_classes_becomes_one_for_each_and_back(tiny_plans: Plans, tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ class GroupNorm(nn.Module):
             output: torch.Tensor = _ChannelsLastGroupNorm.apply(image, self.weight, self.bias, self.groups, self.eps)
             return output
         weight, bias = self.weight.to(image.dtype), self.bias.to(image.dtype)
-        # On CUDA, autocast would normalise in float32 and keep a copy of twice the size for the backward pass. The kernel
-        # computes its statistics in float32 in any case.
+        # On CUDA, autocast would normalise in float32 and keep a copy of twice the size for the backward pass. The
+        # kernel computes its statistics in float32 in any case.
         with torch.autocast(image.device.type, enabled=False):
             return functional.group_norm(image, self.groups, weight, bias, self.eps)
 
@@ -152,7 +152,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with a skip connection. The second norm starts with weight 0, so the block starts as identity."""
+    """Two convolutions with a skip connection. The second norm starts at weight 0, so the block starts as identity."""
 
     def __init__(self, channels: int, kernel: Sequence[int] = (3, 3, 3)) -> None:
         super().__init__()
