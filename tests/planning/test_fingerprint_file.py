@@ -33,7 +33,7 @@ def refusal(content: Any, file: Path) -> DetSeg3DError:
     return caught.value
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_fingerprint_is_loaded_unchanged(tmp_path: Path) -> None:
     fingerprint = complete_fingerprint()
     save_fingerprint(fingerprint, tmp_path / "fingerprint.json")
     assert load_fingerprint(tmp_path / "fingerprint.json") == fingerprint
@@ -100,7 +100,7 @@ def test_a_field_that_is_missing_is_named(field: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "3", '{"version": 3', '{"a": 1, "a": 2}'])
-def test_what_is_no_fingerprint_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_fingerprint_is_refused(content: str, tmp_path: Path) -> None:
     refusal(content, tmp_path / "fingerprint.json")
 
 

@@ -86,7 +86,7 @@ DEEP = {
         ("roi", {"minimum_extent": [10, 10, 1000]}, "roi.minimum_extent is 1000 fine voxels, at most 512"),
     ],
 )
-def test_what_entries_ask_for_together_is_limited(
+def test_limits_that_concern_several_fields(
     plans_data: dict[str, Any], section: str, change: dict[str, Any], message: str
 ) -> None:
     assert re.search(message, refusal(plans_data, section, change))

@@ -134,7 +134,7 @@ def test_a_case_too_large_to_be_measured_is_refused_from_its_header(tmp_path: Pa
         read_case(case, RawDataset(tmp_path, "D", ("MRI",), {"background": 0, "lesion": 1}, ".npy", (case,)))
 
 
-def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
+def test_each_case_holds_the_appearance_of_its_scan(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path, spacing=(2, 1, 1)))
     fingerprint = measure_dataset(raw, Run(0, show_progress=False))
     save_fingerprint(fingerprint, tmp_path / "f.json")
@@ -155,7 +155,7 @@ def test_each_case_says_what_its_scan_looks_like(tmp_path: Path) -> None:
         ({"version": 4, "cases": {"a": {"appearance": {"spacing": [1, 1, 1]}}}}, None),
     ],
 )
-def test_a_fingerprint_that_does_not_say_it_is_an_error(tmp_path: Path, content: object, expected: str | None) -> None:
+def test_a_fingerprint_without_appearances_is_an_error(tmp_path: Path, content: object, expected: str | None) -> None:
     write_json(content, tmp_path / "f.json")
     with pytest.raises(DetSeg3DError) as caught:
         load_appearances(tmp_path / "f.json", ["a"])

@@ -101,7 +101,7 @@ def test_few_slices_are_said_never_to_be_pooled() -> None:
     assert "Axis z (4) has too few voxels to be pooled" in why(plans, "Stage 1 strides")
 
 
-def test_a_smaller_budget_gives_a_coarser_grid_and_says_what_is_lost() -> None:
+def test_a_smaller_budget_gives_a_coarser_grid_and_reports_the_loss() -> None:
     rich, poor = (
         plan((256, 256, 256), edges=[1.5] * 5 + [20] * 5),
         plan((256,) * 3, edges=[1.5] * 5 + [20] * 5, training_gb=1.2),
@@ -131,7 +131,7 @@ def test_small_lesions_get_a_stage_at_full_resolution() -> None:
     )
 
 
-def test_larger_lesions_do_without() -> None:
+def test_larger_lesions_get_no_fine_stage() -> None:
     plans = plan(edges=[8.5] * 5)
     assert plans.stage1.strides[0] == (2, 2, 2) and plans.stage1.head_stages[0] == 0
     assert why(plans, "fine stage").startswith(
@@ -179,8 +179,9 @@ def test_roi_size_may_be_overridden(override: Any, size: tuple[int, int, int]) -
 
 @pytest.mark.parametrize("override", [2, 200, (32, 32, 500)])
 def test_roi_size_out_of_range_is_an_error(override: Any) -> None:
-    with pytest.raises(DetSeg3DError, match="RoI size is out of range"):
+    with pytest.raises(DetSeg3DError) as caught:
         plan(roi_size=override)
+    assert (caught.value.value, caught.value.expected) == (override, "4 to 128 samples along each axis")
 
 
 @pytest.mark.parametrize("override", [4, 7, 25])
@@ -227,7 +228,7 @@ def test_a_class_in_fewer_cases_than_folds_is_warned_of() -> None:
     assert "Class common" not in why(plans, "warning")
 
 
-def test_images_that_say_nothing_or_only_the_label_are_warned_of() -> None:
+def test_images_without_content_or_with_only_the_label_cause_a_warning() -> None:
     dataset = make_dataset()
     fingerprint = make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [cubes(SMALL)] * 2)
     second = fingerprint.cases["b"].model_copy(update={"degenerate": ("it is constant",), "image_is_label": True})
@@ -260,7 +261,7 @@ def test_set_without_lesions_plans_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize(("high", "upper"), [(40.0, 400.0), (90.0, 90.0)])
-def test_a_window_of_lesions_too_alike_is_that_of_the_body(high: float, upper: float) -> None:
+def test_lesions_of_nearly_one_value_take_the_window_of_the_body(high: float, upper: float) -> None:
     lesions = IntensityStatistics(mean=35, std=1, percentiles={0.5: 35, 99.5: high})
     body = IntensityStatistics(mean=20, std=90, percentiles={0.5: -900, 99.5: 400})
     [chosen] = choose_normalization([ChannelIntensities(lesions=lesions, body=body)], ["CT"])

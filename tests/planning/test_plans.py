@@ -34,15 +34,17 @@ def test_plans_are_written_for_people(tmp_path: Path, tiny_plans: Plans) -> None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match=r"does not exist\n.*plans\.json"):
+    with pytest.raises(DetSeg3DError) as caught:
         load_plans(tmp_path / "plans.json")
+    assert caught.value.file == tmp_path / "plans.json"
 
 
 def test_errors_name_the_file(tmp_path: Path, plans_data: dict[str, Any]) -> None:
     path = tmp_path / "plans.json"
     path.write_text(json.dumps({**plans_data, "oops": 1}), encoding="utf-8")
-    with pytest.raises(DetSeg3DError, match=r"1 problem\(s\)(.|\n)*file: .*plans\.json"):
+    with pytest.raises(DetSeg3DError) as caught:
         load_plans(path)
+    assert caught.value.file == path and "oops" in caught.value.problem
 
 
 # -- Validation ------------------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ def test_all_problems_are_reported_at_once(plans_data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("data", [None, [], "plans", 3])
-def test_something_that_is_no_plan_is_an_error(data: Any) -> None:
+def test_a_value_that_is_not_an_object_is_an_error(data: Any) -> None:
     assert "(the whole)" in problems(data)
 
 
@@ -208,7 +210,7 @@ def test_evolve_refuses_unknown_sections(tiny_plans: Plans) -> None:
         {"interpolation_order": 3},
     ],
 )
-def test_what_preprocessing_depends_on_changes_the_hash(tiny_plans: Plans, change: dict[str, Any]) -> None:
+def test_fields_that_preprocessing_reads_change_the_hash(tiny_plans: Plans, change: dict[str, Any]) -> None:
     assert preprocessing_hash(tiny_plans.evolve(**change)) != preprocessing_hash(tiny_plans)
 
 
@@ -227,7 +229,7 @@ def test_what_preprocessing_depends_on_changes_the_hash(tiny_plans: Plans, chang
         {"default_spacing": [3, 1, 1]},
     ],
 )
-def test_what_preprocessing_does_not_depend_on_leaves_the_hash(tiny_plans: Plans, change: dict[str, Any]) -> None:
+def test_other_fields_do_not_change_the_hash(tiny_plans: Plans, change: dict[str, Any]) -> None:
     assert preprocessing_hash(tiny_plans.evolve(**change)) == preprocessing_hash(tiny_plans)
 
 

@@ -101,7 +101,7 @@ SHAPES = [(16, 20, 24), (1, 30, 26), (3, 24, 40), (17, 17, 17)]
     st.integers(1, 3),
     st.sampled_from([(0.5, 0.3), (0.9, 0.1), (0.0, 1.0)]),
 )
-def test_finds_what_drawn_targets_give(
+def test_the_bound_agrees_with_drawn_targets(
     seed: int,
     levels: DetectionLevels,
     shape: tuple[int, int, int],

@@ -130,14 +130,17 @@ def test_nan_is_refused_with_the_channel() -> None:
 
 
 def test_wrong_number_of_channels_is_refused() -> None:
-    with pytest.raises(DetSeg3DError, match=r"does not fit the plans(.|\n)*1 channel\(s\) FLAIR"):
+    with pytest.raises(DetSeg3DError) as caught:
         preprocess_case(np.ones((2, 3, 3, 3)), (1, 1, 1), make_plans())
+    assert caught.value.value == (2, 3, 3, 3)
+    assert caught.value.expected == "(C, Z, Y, X) with the 1 channel(s) FLAIR"
 
 
 @pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, float("nan"), 1), (1, 1)])
 def test_bad_spacing_is_refused(spacing: tuple[float, ...]) -> None:
-    with pytest.raises(DetSeg3DError, match="spacing must be three positive numbers"):
+    with pytest.raises(DetSeg3DError) as caught:
         preprocess_case(np.ones((1, 3, 3, 3)), spacing, make_plans())
+    assert str(caught.value.value) == str(spacing)
 
 
 @pytest.mark.parametrize("length", [500.0, 999_999.0])

@@ -39,7 +39,7 @@ def test_dataset_is_stored_with_its_lesions(tmp_path: Path) -> None:
     [(7.0, {"scheme": "zscore"}, "constant"), (1e-9, {"scheme": "none"}, "standard deviation")],
     ids=["constant", "small units, not normalised"],
 )
-def test_an_image_that_says_nothing_after_normalisation_is_named(
+def test_an_image_without_content_after_normalisation_is_named(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     value: float,

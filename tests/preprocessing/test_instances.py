@@ -21,7 +21,7 @@ def scattered(seed: int, shape: tuple[int, int, int], count: int) -> np.ndarray:
 
 @settings(max_examples=30)
 @given(st.integers(0, 10_000), st.tuples(*[st.integers(4, 20)] * 3))
-def test_none_vanishes_and_none_appears(seed: int, new_shape: tuple[int, int, int]) -> None:
+def test_no_lesion_vanishes_and_none_appears(seed: int, new_shape: tuple[int, int, int]) -> None:
     instances = scattered(seed, (14, 15, 16), 30)
     resampled, rescued = resample_instances(instances, new_shape)
     assert resampled.shape == new_shape

@@ -126,11 +126,13 @@ def test_a_case_takes_little_time() -> None:
 
 
 def test_a_tiny_volume_is_refused() -> None:
-    with pytest.raises(DetSeg3DError, match="too small for a body"):
+    with pytest.raises(DetSeg3DError) as caught:
         simulate_case((8, 32, 32))
+    assert (caught.value.value, caught.value.expected) == ((8, 32, 32), "at least 16 voxels per axis")
 
 
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
 def test_a_spacing_that_is_not_positive_is_refused(spacing: tuple[float, float, float]) -> None:
-    with pytest.raises(DetSeg3DError, match="the spacing must be positive"):
+    with pytest.raises(DetSeg3DError) as caught:
         simulate_case((32, 32, 32), spacing)
+    assert (str(caught.value.value), caught.value.expected) == (str(spacing), "three numbers greater than 0")

@@ -70,7 +70,7 @@ def test_the_detail_of_noise_is_a_fixed_share_of_a_voxel() -> None:
 
 
 @pytest.mark.parametrize("wavelength", [6.283, 10.41, 16.19])  # no multiples of a voxel, so that all phases occur
-def test_the_detail_of_a_wave_is_what_calculus_says(wavelength: float) -> None:
+def test_the_detail_of_a_wave_follows_from_its_length(wavelength: float) -> None:
     phase = 2 * math.pi * np.arange(480) / wavelength
     channel = np.broadcast_to(np.sin(phase)[:, None, None], (480, 8, 8)).astype(np.float32)
     channel[:4] = -20  # padding, by which the troughs are not the darkest of all
@@ -129,7 +129,7 @@ def test_small_and_large_units_are_not_constant(gain: float) -> None:
     assert look(np.full((20, 20, 20), np.float32(gain))).is_constant
 
 
-def test_what_a_z_score_is_computed_from_agrees_with_the_normalisation() -> None:
+def test_mean_and_deviation_agree_with_the_normalisation() -> None:
     channel = np.abs(noise(10.0, 200.0))
     channel[:, :10] *= np.float32(0.01)
     channel[3, 20:30, 20] = 1e6

@@ -44,7 +44,7 @@ def test_a_window_that_clips_most_of_the_body_is_widened_to_its_quartiles(center
 
 
 @pytest.mark.parametrize("lesions", [None, np.full(50, 35.0)])
-def test_without_lesions_that_say_anything_the_window_is_the_body_s(lesions: np.ndarray | None) -> None:
+def test_without_usable_lesions_the_window_is_that_of_the_body(lesions: np.ndarray | None) -> None:
     window = window_of(lesions, BODY)
     assert (window.lower, window.upper) == pytest.approx(tuple(np.percentile(BODY, (0.5, 99.5))))
 

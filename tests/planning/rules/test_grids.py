@@ -59,11 +59,11 @@ def test_one_scan_far_larger_than_nine_others_is_not_planned_for(scans: int, out
     assert (largest.shape, largest.outliers) == ((10 if outliers else 31, 10, 10), outliers)
 
 
-def test_a_scan_of_three_times_the_voxels_is_no_outlier() -> None:
+def test_a_scan_of_three_times_the_voxels_is_not_an_outlier() -> None:
     assert planned_volumes([[10, 10, 10]] * 59 + [[30, 10, 10]])[0].shape == (30, 10, 10)
 
 
-def test_many_large_scans_are_no_outliers() -> None:
+def test_many_large_scans_are_not_outliers() -> None:
     volumes = planned_volumes([[10, 10, 10]] * 30 + [[100, 20, 20]] * 30)
     assert [(volume.percentile, volume.shape) for volume in volumes] == [(100, (100, 20, 20)), (50, (10, 10, 10))]
 

@@ -50,7 +50,7 @@ def test_the_rois_of_a_volume_end_somewhere_unless_the_plan_says_so() -> None:
     assert rois_of_window(drawing(40, 0.125), (24, 24, 24), 512**3) == 40
 
 
-def test_large_rois_are_no_more_in_a_large_volume() -> None:
+def test_large_rois_are_not_more_numerous_in_a_large_volume() -> None:
     # Their samples take memory: 32 of 64³ would be gigabytes, which no coarser detection grid saves.
     assert rois_of_window(drawing(3, 0.125), (64, 64, 64), 512**3) == 3
 
