@@ -54,7 +54,7 @@ def test_a_label_as_a_prediction(judged: tuple[Run, Path], label: BadLabel) -> N
         assert label.case_id not in problems(file)
         [case] = [c for c in json.loads(file.read_text(encoding="utf-8"))["cases"] if c["case_id"] == label.case_id]
         if label.name.startswith(("float", "int64", "uint64", "label shifted", "label of a rounded")):
-            assert case["dice"] == 1
+            assert case["overall"]["dice"] == 1
     else:
         assert expected in problems(file)[label.case_id].splitlines()[0]
 
@@ -111,11 +111,11 @@ ROIS: list[tuple[str, str, str]] = [
         json.dumps({"lesions": [LESION, {**LESION, "id": 2}]}),
         "lesions of the RoI file are not in the instance map",
     ),
-    ("rois JSON of a lesion twice", json.dumps({"lesions": [LESION, LESION]}), "the RoI file states a lesion twice"),
+    ("rois JSON of a lesion twice", json.dumps({"lesions": [LESION, LESION]}), "the RoI file contains a lesion twice"),
     (
         "rois JSON of another number of voxels",
         json.dumps({"lesions": [{**LESION, "voxels": 9}]}),
-        "the RoI file and the instance map differ",
+        "a lesion has different numbers of voxels in the RoI file and in the instance map",
     ),
     ("rois JSON with an unknown label", json.dumps({"lesions": [{**LESION, "label": 9}]}), "unknown label in the RoI"),
 ]
