@@ -232,7 +232,7 @@ def test_group_by_group_gives_what_the_whole_gives(
 ) -> None:
     """To the voxel: which candidate owns it must not depend on RoIs that do not reach there.
 
-    But for the parts of masks that score too low to be lesions of their own: a group keeps them.
+    Except for lesions below the score threshold, which only the group has.
     """
     names = ["cyst", "tumour"][:classes]
     plans = tiny_plans.evolve(
@@ -257,7 +257,7 @@ def test_group_by_group_gives_what_the_whole_gives(
 
 
 def owners(merged: Merged, threshold: float) -> npt.NDArray[np.int64]:
-    """Of each voxel the candidate whose lesion it is, from 1; 0 outside, and in lesions that score less."""
+    """The candidate of each voxel's lesion, from 1; 0 outside all lesions and in lesions with a lower score."""
     candidate_of = np.array([0, *(found.score >= threshold and found.candidate + 1 for found in merged.lesions)])
     return candidate_of[merged.instances]
 

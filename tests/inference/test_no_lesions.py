@@ -22,12 +22,12 @@ def test_the_threshold_that_nothing_reached_is_named_with_the_best_score(
     outcomes: list[tuple[float, float | None]], best: str, threshold: str, flag: str
 ) -> None:
     cases = {f"case{i}": CaseOutcome(0, detection, score) for i, (detection, score) in enumerate(outcomes)}
-    said = explain_no_lesions(cases, PLAN)
-    assert said is not None and best in said and threshold in said and flag in said
-    assert f"any of {len(outcomes)} scan(s)" in said
+    message = explain_no_lesions(cases, PLAN)
+    assert message is not None and best in message and threshold in message and flag in message
+    assert f"any of {len(outcomes)} scan(s)" in message
 
 
 @pytest.mark.parametrize("lesions", [[], [1], [0, 2, 0]])
-def test_nothing_is_said_where_there_is_a_lesion_or_no_scan(lesions: list[int]) -> None:
+def test_nothing_is_message_where_there_is_a_lesion_or_no_scan(lesions: list[int]) -> None:
     cases = {f"case{i}": CaseOutcome(count, 0.5, 0.2) for i, count in enumerate(lesions)}
     assert explain_no_lesions(cases, PLAN) is None

@@ -132,7 +132,7 @@ def test_some_of_its_folds_will_do(
 
 
 @pytest.mark.parametrize(
-    ("chosen", "mirrored", "said"),
+    ("chosen", "mirrored", "message"),
     [
         ((), True, "chosen without mirrored copies, but this prediction is made with copies mirrored along z y x,"),
         (
@@ -144,7 +144,7 @@ def test_some_of_its_folds_will_do(
         ((0, 1, 2), True, None),
     ],
 )
-def test_other_mirrored_copies_than_it_was_chosen_with_are_said_once(
+def test_other_mirrored_copies_than_it_was_chosen_with_are_reported_once(
     tmp_path: Path,
     point: OperatingPoint,
     weights: dict[str, Path],
@@ -152,15 +152,15 @@ def test_other_mirrored_copies_than_it_was_chosen_with_are_said_once(
     caplog: pytest.LogCaptureFixture,
     chosen: tuple[int, ...],
     mirrored: bool,
-    said: str | None,
+    message: str | None,
 ) -> None:
     stored = read_json(ModelFolder(tmp_path).operating_point)["inference"]
     change(ModelFolder(tmp_path).operating_point, inference={**stored, "mirror_axes": list(chosen)})
     del weights["fold_all"]
     apply_operating_point(tiny_plans, tmp_path, weights, use_mirroring=mirrored)
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(messages) == (said is not None)
-    assert said is None or (said in messages[0] and "--disable_tta" in messages[0] and "--val" in messages[0])
+    assert len(messages) == (message is not None)
+    assert message is None or (message in messages[0] and "--disable_tta" in messages[0] and "--val" in messages[0])
 
 
 def test_other_weights_do_without_it(

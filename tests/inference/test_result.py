@@ -215,7 +215,7 @@ def test_what_another_process_finished_meanwhile_is_in_the_table(
     later = iter(["b", "c"])
 
     def write_slowly(text: str, path: Path) -> None:
-        """While this process writes the table, others finish a case and write tables of their own."""
+        """While this process writes the table, other processes finish a case and write their tables."""
         for case_id in later:
             write_case(prediction, case_id, tmp_path, ".mha")
             break

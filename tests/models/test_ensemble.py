@@ -247,7 +247,7 @@ def test_rois_are_flipped_with_their_features_and_back(
 
 
 def test_averaged_over_a_flip_a_mirrored_scan_gives_the_mirrored_masks(make_model: Callable[[int], DetSeg3D]) -> None:
-    """Of a real network, which has learned left from right: each copy must be read with features of its own."""
+    """A real network distinguishes left from right, so each mirrored copy needs its own features."""
     model, image = make_model(0), make_image((16, 16, 16))
     boxes = BOXES[:1]
     mirrored_boxes = boxes.copy()
@@ -329,7 +329,7 @@ def test_each_roi_is_read_in_its_own_class(monkeypatch: pytest.MonkeyPatch, tiny
     assert scores == pytest.approx([1, 0, 0.5], abs=1e-3)
 
 
-# -- What each network says --------------------------------------------------------------------------------------------
+# -- Scores of each network --------------------------------------------------------------------------------------------
 
 
 def test_the_highest_probability_near_a_candidate_is_found_on_any_level() -> None:
@@ -346,7 +346,7 @@ def test_the_highest_probability_near_a_candidate_is_found_on_any_level() -> Non
     assert highest_near(levels[:1], [(2, 2, 2)], found).tolist() == pytest.approx([0.5, 0.0])
 
 
-def test_several_networks_are_heard_one_by_one(make_model: Callable[[int], DetSeg3D]) -> None:
+def test_the_scores_of_each_network_are_returned(make_model: Callable[[int], DetSeg3D]) -> None:
     models, image = [make_model(0), make_model(1)], make_image((16, 20, 24))
     both = segment_rois(models, GridImages(image[0], image), FOUND, options((2,)))
     alone = [segment_rois([model], GridImages(image[0], image), FOUND, options((2,))) for model in models]

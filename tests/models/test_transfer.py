@@ -43,7 +43,7 @@ def network(plans: Plans, seed: int) -> DetSeg3D:
 
 
 def transferred(source: Plans, own: Plans, folder: Path) -> tuple[DetSeg3D, DetSeg3D, Transfer]:
-    """The network of ``source``, that of ``own`` after taking its weights over, and what was said of it."""
+    """The network of ``source``, the network of ``own`` after the transfer, and the description of the transfer."""
     first, second = network(source, 1), network(own, 2)
     save_weights(first, folder / "model_final.safetensors")
     save_plans(source, folder / "plans.json")

@@ -166,7 +166,7 @@ def test_a_lesion_that_no_sample_is_certain_of_leaves_nothing() -> None:
 
 
 def test_what_lies_outside_the_detected_box_is_not_kept_for_it() -> None:
-    # The RoI shows a neighbour, which has a candidate of its own.
+    # The RoI shows a neighbour, which has its own candidate.
     assert owned([fine_lesion([4.25, 4.25, 4.25, 4.75, 4.75, 4.75])], [[1, 1, 1, 2, 2, 2]]) == []
 
 

@@ -82,7 +82,7 @@ def test_no_probabilities_are_kept_unasked(tiny_plans: Plans) -> None:
 
 
 def test_touching_lesions_are_parted_by_their_claims(tiny_plans: Plans) -> None:
-    # Both RoIs show the other's lesion, too; each voxel goes to the RoI whose centre is nearer.
+    # Each RoI also shows the other lesion. Each voxel goes to the RoI with the nearer centre.
     rois = [line(0, 0, [0, 0, 1, 1, 1, 1, 1, 1]), line(4, 1, [1, 1, 1, 1, 1, 1, 0, 0])]
     merged = merge_lines(tiny_plans, [1.0, 0.99], rois)
     assert merged.instances[0, 0, :12].tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0]
@@ -115,7 +115,7 @@ def test_a_lesion_at_the_border_is_no_duplicate(tiny_plans: Plans) -> None:
 
 
 def test_what_nobody_else_claims_is_no_duplicate(tiny_plans: Plans) -> None:
-    # Its box reaches out of the volume, so little of its mask is left; but whose duplicate should it be?
+    # Its box reaches out of the volume, so little of its mask is left. Without a neighbour it is not a duplicate.
     alone = line(-9, 0, [1.0] * 10 + [0.0] * 2)
     merged = merge_lines(tiny_plans, [1.0], [alone], boxes=[[0, 0, -9, 1, 1, 1]])
     assert [lesion.voxels for lesion in merged.lesions] == [1]

@@ -83,7 +83,7 @@ def test_bfloat16_gives_the_output_and_gradients_of_float64(
 @needs_bfloat16
 @pytest.mark.parametrize("instructions", ["AVX512_CORE_BF16", "AVX512_CORE_AMX"])
 def test_bfloat16_is_right_by_each_set_of_instructions(instructions: str) -> None:
-    """oneDNN has kernels of their own for each; a processor with AMX has both."""
+    """oneDNN has different kernels for each set of instructions. A processor with AMX has both."""
     script = "from tests.models.networks.test_cpu_kernels import wrong_shapes\nprint(*wrong_shapes(), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", script],
