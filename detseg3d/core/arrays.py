@@ -16,6 +16,7 @@ __all__ = [
     "AnyIntArray",
     "Array",
     "BoolArray",
+    "Box",
     "FloatArray",
     "IntArray",
     "Spacing",
@@ -38,6 +39,9 @@ Triple = tuple[int, int, int]
 
 Spacing = tuple[float, float, float]
 """Distance of neighbouring voxel centres in mm, ``(z, y, x)``."""
+
+Box = tuple[float, float, float, float, float, float]
+"""Low and high corner of a box in voxel edges, ``(z0, y0, x0, z1, y1, x1)``."""
 
 
 def as_triple(values: Iterable[float]) -> Triple:

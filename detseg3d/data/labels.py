@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg3d.core.arrays import AnyIntArray, IntArray, Spacing, as_triple
+from detseg3d.core.arrays import AnyIntArray, Box, IntArray, Spacing, as_triple
 from detseg3d.core.components import instances_from_instance_map, instances_from_semantic
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
@@ -33,6 +33,7 @@ __all__ = [
     "lesion_classes",
     "lesions_from_instances",
     "lesions_from_semantic",
+    "RoiLesion",
     "read_label",
     "read_label_format",
     "read_patients",
@@ -476,14 +477,35 @@ def lesions_from_instances(
 # -- Records of predictions --------------------------------------------------------------------------------------------
 
 
-def read_roi_lesions(file: Path) -> list[dict[str, Any]]:
-    """Read the lesions of ``rois/CASE.json``.
+@dataclass(frozen=True)
+class RoiLesion:
+    """A predicted lesion as ``rois/CASE.json`` states it.
 
-    Returns
-    -------
-    list of dict
-        All that the file states of each lesion. ``id``, ``label`` and ``score`` (a number or ``None``) are always
-        present; ``box`` is, if present, a list of 6 floats.
+    Attributes
+    ----------
+    id : int
+        Value of the lesion in the instance map.
+    label : int
+        Value of its class in the mask.
+    score : float or None
+    box : Box or None
+        Box in voxel edges of the mask file.
+    class_name : str or None
+        Name of the class.
+    voxels : int or None
+        Number of voxels in the instance map.
+    """
+
+    id: int
+    label: int
+    score: float | None = None
+    box: Box | None = None
+    class_name: str | None = None
+    voxels: int | None = None
+
+
+def read_roi_lesions(file: Path) -> list[RoiLesion]:
+    """Read the lesions of ``rois/CASE.json``.
 
     Raises
     ------
@@ -491,22 +513,28 @@ def read_roi_lesions(file: Path) -> list[dict[str, Any]]:
         If the file differs from what ``detseg3d_predict`` writes.
     """
     try:
-        lesions = []
-        for entry in read_json(file)["lesions"]:
-            score, box = entry.get("score"), entry.get("box")
-            checked: dict[str, Any] = {"id": int(entry["id"]), "label": int(entry["label"])}
-            checked["score"] = None if score is None else float(score)
-            if box is not None:
-                z0, y0, x0, z1, y1, x1 = (float(edge) for edge in box)
-                checked["box"] = [z0, y0, x0, z1, y1, x1]
-            lesions.append({**entry, **checked})
+        return [_roi_lesion(entry) for entry in read_json(file)["lesions"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DetSeg3DError(
             f"the RoI file differs from what detseg3d_predict writes ({type(error).__name__}: {error})",
             file=file,
             expected='"lesions": a list of entries with "id", "label", "score" and "box"',
         ) from error
-    return lesions
+
+
+def _roi_lesion(entry: Mapping[str, Any]) -> RoiLesion:
+    score, box, name, voxels = (entry.get(key) for key in ("score", "box", "class", "voxels"))
+    if box is not None:
+        z0, y0, x0, z1, y1, x1 = (float(edge) for edge in box)
+        box = z0, y0, x0, z1, y1, x1
+    return RoiLesion(
+        id=int(entry["id"]),
+        label=int(entry["label"]),
+        score=None if score is None else float(score),
+        box=box,
+        class_name=name if isinstance(name, str) else None,
+        voxels=None if voxels is None else int(voxels),
+    )
 
 
 def read_roi_order(file: Path) -> StoredOrder | None:

@@ -335,6 +335,6 @@ def _values_found(truth: AnyIntArray, prediction: AnyIntArray, files: _Files) ->
     if files.layout is None:
         return found | label_values(prediction)
     if files.layout.rois is not None:
-        return found | {int(lesion["label"]) for lesion in read_roi_lesions(files.layout.rois)}
+        return found | {lesion.label for lesion in read_roi_lesions(files.layout.rois)}
     # Without a RoI file there is only one class.
     return found or ({1} if prediction.any() else set())

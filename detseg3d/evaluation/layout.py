@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.labels import (
     LabelFormat,
     Lesions,
+    RoiLesion,
     check_same_grid,
     label_values,
     lesions_from_instances,
@@ -93,29 +93,29 @@ def lesions_from_layout(
         return lesions_from_instances(instances, files.instances)
     lesions = _lesions_by_id(files.rois)
     _check_ids(instances, ids, lesions, files.instances, files.rois)
-    unknown = sorted({lesion["label"] for lesion in lesions.values()} - set(values))
+    unknown = sorted({lesion.label for lesion in lesions.values()} - set(values))
     if unknown:
         raise DetSeg3DError(
             "unknown label in the RoI file", file=files.rois, value=unknown, expected=f"one of {values}"
         )
-    labels = {number: lesions[number]["label"] for number in ids}
+    labels = {number: lesions[number].label for number in ids}
     _check_mask_file(instances, geometry, files, labels, label_format)
     class_of = {number: values.index(label) for number, label in labels.items()}
-    scores = {number: lesions[number]["score"] for number in ids}
-    return Lesions(instances, class_of, None if None in scores.values() else scores)
+    scores = {number: lesion.score for number, lesion in lesions.items() if lesion.score is not None}
+    return Lesions(instances, class_of, scores if len(scores) == len(lesions) else None)
 
 
-def _lesions_by_id(rois: Path) -> dict[int, dict[str, Any]]:
-    lesions: dict[int, dict[str, Any]] = {}
+def _lesions_by_id(rois: Path) -> dict[int, RoiLesion]:
+    lesions: dict[int, RoiLesion] = {}
     for lesion in read_roi_lesions(rois):
-        if lesion["id"] in lesions:
-            raise DetSeg3DError("the RoI file contains a lesion twice", file=rois, value=lesion["id"])
-        lesions[lesion["id"]] = lesion
+        if lesion.id in lesions:
+            raise DetSeg3DError("the RoI file contains a lesion twice", file=rois, value=lesion.id)
+        lesions[lesion.id] = lesion
     return lesions
 
 
 def _check_ids(
-    instances: AnyIntArray, ids: set[int], lesions: Mapping[int, Mapping[str, Any]], place: Path, rois: Path
+    instances: AnyIntArray, ids: set[int], lesions: Mapping[int, RoiLesion], place: Path, rois: Path
 ) -> None:
     remedy = "predict the case again, or evaluate the mask alone from a folder without instances/ and rois/"
     for problem, numbers in (
@@ -126,7 +126,7 @@ def _check_ids(
             raise DetSeg3DError(
                 problem, file=rois, value=sorted(numbers)[:10], expected=f"the lesions of {place}", remedy=remedy
             )
-    stated = {number: lesion["voxels"] for number, lesion in lesions.items() if "voxels" in lesion}
+    stated = {number: lesion.voxels for number, lesion in lesions.items() if lesion.voxels is not None}
     if not stated:
         return
     found, voxels = np.unique(instances[instances != 0], return_counts=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from detseg3d.core.arrays import Box
 from detseg3d.core.geometry import Geometry
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
@@ -19,7 +20,6 @@ from detseg3d.planning.plans import Plans
 __all__ = ["PredictedCandidate", "PredictedLesion", "Prediction", "describe_case"]
 
 Point = tuple[float, float, float]
-Box = tuple[float, float, float, float, float, float]
 Placed = TypeVar("Placed", bound="_Placed")
 
 

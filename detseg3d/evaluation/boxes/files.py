@@ -205,12 +205,12 @@ def _read_all(
 
 def _read_rois(file: Path, class_labels: Mapping[str, int] | None) -> CaseBoxes:
     lesions = read_roi_lesions(file)
-    if any(lesion.get("box") is None or lesion["score"] is None for lesion in lesions):
+    if any(lesion.box is None or lesion.score is None for lesion in lesions):
         raise DetSeg3DError(
             "a lesion of the RoI file has no box or no score", file=file, remedy="run detseg3d_predict again"
         )
-    names = [_require_class(lesion["label"], class_labels, file) for lesion in lesions]
-    boxes = np.array([lesion["box"] for lesion in lesions], np.float64).reshape(-1, 6)
+    names = [_require_class(lesion.label, class_labels, file) for lesion in lesions]
+    boxes = np.array([lesion.box for lesion in lesions], np.float64).reshape(-1, 6)
     if not np.all(np.isfinite(boxes)) or np.any(boxes[:, 3:] < boxes[:, :3]):
         raise DetSeg3DError(
             "a box of the RoI file contains a wrong edge",
@@ -218,7 +218,7 @@ def _read_rois(file: Path, class_labels: Mapping[str, int] | None) -> CaseBoxes:
             value=boxes.tolist(),
             expected="finite numbers with z1 >= z0, y1 >= y0 and x1 >= x0",
         )
-    scores = _require_finite([lesion["score"] for lesion in lesions], file)
+    scores = _require_finite([lesion.score for lesion in lesions if lesion.score is not None], file)
     return CaseBoxes(boxes, scores, tuple(names), read_roi_order(file))
 
 

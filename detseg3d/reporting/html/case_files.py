@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from detseg3d.core.arrays import Box
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
 from detseg3d.data.folders import PredictionFolder
@@ -26,12 +27,12 @@ class PredictedBox:
 
     Attributes
     ----------
-    box : tuple of 6 floats
-        ``(z0, y0, x0, z1, y1, x1)`` in voxel edges of the file of the prediction.
+    box : Box
+        Box in voxel edges of the file of the prediction.
     score : float or None
     """
 
-    box: tuple[float, ...]
+    box: Box
     score: float | None = None
 
 
@@ -145,6 +146,4 @@ def _read_boxes(file: Path | None) -> tuple[PredictedBox, ...]:
     except DetSeg3DError as error:  # the pictures are useful without boxes
         logger.warning("%s", error)
         return ()
-    return tuple(
-        PredictedBox(tuple(lesion["box"]), lesion.get("score")) for lesion in lesions if lesion.get("box") is not None
-    )
+    return tuple(PredictedBox(lesion.box, lesion.score) for lesion in lesions if lesion.box is not None)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from detseg3d.core.arrays import AnyIntArray, Array, Spacing
+from detseg3d.core.arrays import AnyIntArray, Array, Box, Spacing
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["Box", "CaseView", "LesionMap"]
-
-Box = tuple[float, float, float, float, float, float]
-"""``(z0, y0, x0, z1, y1, x1)`` in voxel edges."""
+__all__ = ["CaseView", "LesionMap"]
 
 
 @dataclass(frozen=True)

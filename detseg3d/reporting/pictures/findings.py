@@ -8,10 +8,10 @@ from enum import Enum
 
 import numpy as np
 
-from detseg3d.core.arrays import Array, Spacing
+from detseg3d.core.arrays import Array, Box, Spacing
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.evaluation.matching import OverlapTable, best_overlaps, overlap_table
-from detseg3d.reporting.pictures.case_view import Box, LesionMap
+from detseg3d.reporting.pictures.case_view import LesionMap
 
 __all__ = ["Finding", "Outcome", "collect_findings", "select_findings"]
 

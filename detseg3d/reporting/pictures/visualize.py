@@ -6,9 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from detseg3d.core.arrays import AnyIntArray
+from detseg3d.core.arrays import AnyIntArray, Box
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.folders import PredictionFolder
@@ -16,6 +15,7 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, read_image, strip_ending
 from detseg3d.data.labels import (
     LabelFormat,
+    RoiLesion,
     check_same_grid,
     label_values,
     lesions_from_instances,
@@ -24,7 +24,7 @@ from detseg3d.data.labels import (
     read_label_format,
     read_roi_lesions,
 )
-from detseg3d.reporting.pictures.case_view import Box, CaseView, LesionMap
+from detseg3d.reporting.pictures.case_view import CaseView, LesionMap
 from detseg3d.reporting.pictures.overlay import draw_case, save_figure
 
 __all__ = ["visualize_files"]
@@ -147,14 +147,14 @@ class _Reader:
             return self._components(label, prediction), {}
         roi_file = _find_roi_file(map_file, case_id, rois)
         logger.debug("instance map %s, boxes and scores %s", map_file, roi_file)
-        records = [] if roi_file is None else read_roi_lesions(roi_file)
+        lesions = [] if roi_file is None else read_roi_lesions(roi_file)
         side = _Side(
             self._stored(label),
-            {record["id"]: record["label"] for record in records},
-            self._boxes(records, geometry),
-            {record["id"]: record["score"] for record in records if record["score"] is not None},
+            {lesion.id: lesion.label for lesion in lesions},
+            self._boxes(lesions, geometry),
+            {lesion.id: lesion.score for lesion in lesions if lesion.score is not None},
         )
-        return side, {r["label"]: r["class"] for r in records if isinstance(r.get("class"), str)}
+        return side, {lesion.label: lesion.class_name for lesion in lesions if lesion.class_name is not None}
 
     def read_truth(self, file: Path, image: ImageSource, instances: bool) -> _Side:
         """Return the true lesions."""
@@ -185,13 +185,13 @@ class _Reader:
         stored: AnyIntArray = self.geometry.stored_order.to_stored(label)
         return stored
 
-    def _boxes(self, records: Sequence[Mapping[str, Any]], geometry: Geometry) -> dict[int, Box]:
+    def _boxes(self, lesions: Sequence[RoiLesion], geometry: Geometry) -> dict[int, Box]:
         """Return the boxes in voxels of the image file. The RoI file states them in voxels of the prediction file."""
         own, order = geometry.stored_order, self.geometry.stored_order
         return {
-            record["id"]: order.box_to_stored(own.box_to_canonical(record["box"]))
-            for record in records
-            if record.get("box") is not None
+            lesion.id: order.box_to_stored(own.box_to_canonical(lesion.box))
+            for lesion in lesions
+            if lesion.box is not None
         }
 
 
