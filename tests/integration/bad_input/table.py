@@ -305,7 +305,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "readable by their owner alone (0600)",
         "0644",
         test_models_weights,
-        "test_weights_can_be_read_by_whom_the_umask_says",
+        "test_the_umask_decides_who_can_read_weights",
     ),
 ]
 
