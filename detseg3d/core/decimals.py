@@ -40,7 +40,7 @@ def decimal_of_float32(value: float | np.floating) -> float:  # type: ignore[typ
 def meant_decimal(value: float) -> float:
     """Return the decimal behind a number that may have been rounded to single precision.
 
-    Programs that read 1.2 mm from a NIfTI file write 1.2000000476837158 to the next file, whatever its format.
+    Programs that read 1.2 mm from a NIfTI file write 1.2000000476837158 to files of any format.
 
     Parameters
     ----------

@@ -194,7 +194,9 @@ class Geometry:
 
     def _in_order(self, order: StoredOrder) -> Geometry:
         """Return the geometry with its axes permuted and flipped by ``order``."""
-        columns = [2 - axis for axis in reversed(order.permutation)]  # of the matrices, whose axes are x, y, z
+        columns = [
+            2 - axis for axis in reversed(order.permutation)
+        ]  # columns of the matrices, which have the axis order x, y, z
         signs = np.where(order.flipped[::-1], -1.0, 1.0)
         matrix, offset = self.index_to_world()
         last = np.array(self.shape[::-1], np.float64)[columns] - 1

@@ -26,17 +26,17 @@ __all__ = ["LIKE_VOLUMES", "PairSimilarity", "Suppression", "similar_pairs", "su
 LIKE_VOLUMES: Final = 8.0
 """Two boxes may be duplicates by distance if the larger one has less than this many times the smaller one's volume."""
 
-_THINNEST = 1e-6  # voxels: a box that was cut to nothing still has a unit to measure a distance in
-# So many pairs of a block of boxes with all others are compared at once: some hundred megabytes at most.
+_MIN_SIZE = 1e-6  # voxels; gives an empty box a unit of distance
+# Number of pairs of boxes that are compared together. They need a few hundred megabytes at most.
 _PAIRS_AT_ONCE = 4_000_000
-_LARGEST_BLOCK = 1024
+_MAX_BLOCK = 1024
 _FIRST_BLOCK = 16
-# A spatial index pays from about this many boxes on.
-_WORTH_AN_INDEX = 256
+# A spatial index is faster from about this many boxes on.
+_MIN_BOXES_FOR_INDEX = 256
 
 
 class PairSimilarity(NamedTuple):
-    """How much alike pairs of boxes are.
+    """Similarity of pairs of boxes.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ def suppress(
     start, length = 0, _FIRST_BLOCK
     index = _Index(ranked, np.arange(len(order)), distance)
     while start < len(order) and (limit is None or len(kept) < limit):
-        # Boxes that were suppressed only slow the search down.
+        # Suppressed boxes slow down the search, so rebuild the index without them.
         if len(index) >= 2 * max(int(alive[start:].sum()), 1):
             index = _Index(ranked, start + np.flatnonzero(alive[start:]), distance)
         end = min(start + min(length, index.block), len(order))
@@ -124,7 +124,7 @@ def suppress(
             if alive[rank]:
                 kept.append(rank)
                 alive[second[a:b]] = False
-        # The best boxes may suppress most of the others: short blocks at first, so that these are not compared at all.
+        # The best boxes may suppress most others. Short blocks at first avoid comparisons of suppressed boxes.
         start, length = end, 2 * length
     return order[np.asarray(kept[:limit], np.int64)]
 
@@ -132,7 +132,7 @@ def suppress(
 def similar_pairs(
     boxes: npt.ArrayLike, classes: npt.ArrayLike, *, distance: float, iou: float
 ) -> tuple[IntArray, IntArray, PairSimilarity]:
-    """All pairs of boxes of a class of which one could suppress the other.
+    """Return all pairs of boxes of the same class in which one box could suppress the other.
 
     Parameters
     ----------
@@ -167,20 +167,20 @@ def similar_pairs(
 
 @dataclass(frozen=True)
 class _Boxes:
-    """Boxes and what the comparison needs of them, aligned."""
+    """Boxes with the derived arrays that the comparison needs, in the same order."""
 
     boxes: AnyFloatArray
     centers: AnyFloatArray
     sizes: AnyFloatArray
     volumes: AnyFloatArray
-    solid: AnyFloatArray  # volumes, of a box that was cut to nothing as well
+    solid: AnyFloatArray  # volumes, above 0 even for empty boxes
     classes: npt.NDArray[Any]
 
     @classmethod
     def of(cls, boxes: AnyFloatArray, classes: npt.NDArray[Any]) -> _Boxes:
         array = boxes.astype(np.float64)
         sizes = box_sizes(array)
-        solid = np.maximum(sizes, _THINNEST).prod(axis=1)
+        solid = np.maximum(sizes, _MIN_SIZE).prod(axis=1)
         return cls(array, box_centers(array), sizes, box_volumes(array), solid, classes)
 
     def __len__(self) -> int:
@@ -188,19 +188,19 @@ class _Boxes:
 
 
 class _Index:
-    """Finds the boxes that are near enough to be duplicates: one tree for each octave of box sizes.
+    """Spatial index that finds boxes near enough to be duplicates, with one tree for each octave of box sizes.
 
-    With one tree for all boxes a single large box would widen the search around every small one.
+    With a single tree, one large box would widen the search around every small box.
     """
 
     def __init__(self, ranked: _Boxes, members: IntArray, distance: float) -> None:
         self._ranked, self._members = ranked, members
         self._factor = max(distance, 1.0)
-        self.block = int(np.clip(_PAIRS_AT_ONCE // max(len(members), 1), 16, _LARGEST_BLOCK))
-        self._longest = ranked.sizes.max(axis=1, initial=_THINNEST)
+        self.block = int(np.clip(_PAIRS_AT_ONCE // max(len(members), 1), 16, _MAX_BLOCK))
+        self._longest = ranked.sizes.max(axis=1, initial=_MIN_SIZE)
         self._octave = np.ceil(np.log2(self._longest)).astype(np.int64)
         self._trees: list[tuple[float, IntArray, cKDTree]] = []
-        if len(members) >= _WORTH_AN_INDEX:
+        if len(members) >= _MIN_BOXES_FOR_INDEX:
             for octave in np.unique(self._octave[members]):
                 own = members[self._octave[members] == octave]
                 self._trees.append((float(2.0**octave), own, cKDTree(ranked.centers[own])))
@@ -209,7 +209,7 @@ class _Index:
         return len(self._members)
 
     def near(self, block: IntArray) -> tuple[IntArray, IntArray]:
-        """Pairs (one of ``block``, a later member) that may be alike, ordered by the first; some are not."""
+        """Return candidate pairs of a box in ``block`` and a later member, ordered by the first box."""
         if not self._trees:
             first, second = np.meshgrid(block, self._members, indexing="ij")
             pairs = [(first.ravel(), second.ravel())]
@@ -227,7 +227,7 @@ class _Index:
             own = block[self._octave[block] == octave]
             tree = cKDTree(self._ranked.centers[own])
             for upper, members, other in self._trees:
-                # Boxes overlap, or lie within ``distance`` mean sizes, only where no axis exceeds this.
+                # Boxes overlap or lie within ``distance`` mean sizes only if no axis exceeds this distance.
                 reach = self._factor * (2.0**octave + upper) / 2 * (1 + 1e-9)
                 found = tree.sparse_distance_matrix(other, reach, p=np.inf, output_type="ndarray")
                 yield own[found["i"]], members[found["j"]]
@@ -236,17 +236,17 @@ class _Index:
 def _duplicates(
     ranked: _Boxes, first: IntArray, second: IntArray, distance: float, iou: float
 ) -> tuple[IntArray, IntArray]:
-    """Those of the pairs of which one suppresses the other."""
+    """Return the pairs in which one box suppresses the other."""
     same = ranked.classes[first] == ranked.classes[second]
     first, second = first[same], second[same]
     similarity = _similarity(ranked, first, second)
-    alike = (similarity.distance < distance) | (similarity.iou > iou)
-    return first[alike], second[alike]
+    is_duplicate = (similarity.distance < distance) | (similarity.iou > iou)
+    return first[is_duplicate], second[is_duplicate]
 
 
 def _similarity(ranked: _Boxes, first: IntArray, second: IntArray) -> PairSimilarity:
     sizes, volumes, solid = ranked.sizes, ranked.volumes, ranked.solid
-    unit = np.maximum((sizes[first] + sizes[second]) / 2, _THINNEST)
+    unit = np.maximum((sizes[first] + sizes[second]) / 2, _MIN_SIZE)
     distance = np.sqrt((((ranked.centers[first] - ranked.centers[second]) / unit) ** 2).sum(axis=1))
     smaller, larger = np.minimum(solid[first], solid[second]), np.maximum(solid[first], solid[second])
     distance = np.where(larger < LIKE_VOLUMES * smaller, distance, np.inf)

@@ -131,7 +131,7 @@ def paste_matrix(
     matrix : ndarray of float64, shape ``(end - first, samples)``
         Every row sums to 1.
     first, end : int
-        The voxels whose centre lies inside ``[low, high)`` and inside the volume; ``first == end`` if there are none.
+        Range of the voxels with centres inside ``[low, high)`` and inside the volume; ``first == end`` if it is empty.
     """
     first, end = _centers_within(low, high, length)
     if end == first:

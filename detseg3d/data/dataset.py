@@ -108,7 +108,7 @@ class RawDataset:
         return {case.case_id: case.label.path for case in self.cases if case.label is not None}
 
     def patient_of(self, case_id: str) -> str:
-        """Return the patient of a case; a case without an entry in dataset.json is a patient of its own."""
+        """Return the patient of a case; by default, each case is a separate patient."""
         return self.patients.get(case_id, case_id)
 
 
@@ -190,7 +190,7 @@ def _read_as(case: RawCase, spacing: Spacing | None, suv: Sequence[bool]) -> Raw
 
 
 def as_instance_maps(dataset: RawDataset) -> RawDataset:
-    """Return a data set whose labels are read as instance maps, even if its dataset.json does not say so.
+    """Return a data set with labels that are read as instance maps, regardless of its dataset.json.
 
     Raises
     ------
@@ -398,7 +398,7 @@ def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = 
     Raises
     ------
     DetSeg3DError
-        If there is no case, or channels are missing.
+        If the input holds no case or if channels are missing.
     """
     path = Path(source)
     check_input(path)
@@ -422,7 +422,9 @@ def _no_image(folder: Path, ending: str | None) -> DetSeg3DError:
     others = sorted({_ending(entry) or entry.suffix or entry.name for entry in folder.iterdir()})[:10]
     unread = next((error for path in unread_images(folder) if (error := unread_format(path))), None)
     return DetSeg3DError(
-        "there is no image in the folder" if unread is None else "there is no image in the folder that can be read",
+        "there is no image in the folder"
+        if unread is None
+        else "there is no image of a supported format in the folder",
         file=folder,
         value=others or "an empty folder",
         expected=f"files ending in {ending or ' '.join(SUPPORTED_ENDINGS)}",

@@ -129,13 +129,13 @@ class PredictionFolder:
 
     @classmethod
     def holding_instances(cls, file: Path) -> PredictionFolder | None:
-        """Return the folder whose instance map ``file`` is, or ``None`` if the file does not lie in ``instances``."""
+        """Return the prediction folder of an instance map, or ``None`` if the file is not in ``instances``."""
         folder = cls(file.parent.parent)
         return folder if file.parent == folder.instances_folder else None
 
     @classmethod
     def holding_probabilities(cls, file: Path) -> PredictionFolder | None:
-        """Return the folder whose probability map ``file`` is, or ``None`` if it does not lie in ``probabilities``."""
+        """Return the prediction folder of a probability map, or ``None`` if the file is not in ``probabilities``."""
         folder = cls(file.parent.parent)
         return folder if file.parent == folder.probabilities_folder else None
 
@@ -330,7 +330,7 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Folder ``DatasetXXX_Name`` of a trained model: its folds and what belongs to all of them.
+    """Folder ``DatasetXXX_Name`` of a trained model: its folds and the files that all folds share.
 
     Parameters
     ----------

@@ -226,7 +226,7 @@ def read_patients(truth_folder: str | Path) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Content of the optional entry ``patients``. A case that is missing here is a patient of its own.
+        Content of the optional entry ``patients``. A missing case counts as a separate patient.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def _description_in(folder: Path) -> Path | None:
 def read_label(
     source: Path | ImageSource, label_format: LabelFormat, reference: Path | ImageSource | None = None
 ) -> tuple[AnyIntArray, Geometry]:
-    """Read a label file as whole numbers from 0, whatever number type it is stored in.
+    """Read a label file of any number type as whole numbers from 0.
 
     Parameters
     ----------

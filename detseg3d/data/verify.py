@@ -63,7 +63,7 @@ class _Rules:
 
 @dataclass(frozen=True)
 class _CheckedCase:
-    """Problems of a case, and what is compared between cases."""
+    """Problems of a case, and its properties that are compared with other cases."""
 
     problems: tuple[Problem, ...]
     hashes: tuple[str | None, ...]  # one per channel; None for an unreadable or constant channel

@@ -1,8 +1,9 @@
 """Run one function over many cases, in this process or in worker processes.
 
-Pebble starts, watches and stops the worker processes. Each worker process has a Pebble pool of its own: the workers of
-one pool share one pipe, and a worker that is killed while it writes to the pipe leaves half a message, which stops the
-whole pool. With a pool for each worker, the death of a worker is an error of its case only; a new worker replaces it.
+Pebble starts, watches and stops the worker processes. Each worker process has a separate Pebble pool. The workers of
+one pool would share one pipe, and a worker that is killed while it writes leaves half a message in the pipe, which
+blocks the whole pool. With a pool for each worker, the death of a worker is an error of its case only, and a new worker
+replaces it.
 
 Two things are done here because Pebble does not offer them. Log records of the workers reach the loggers of this
 process. A worker that ends with exit code 0 in the middle of a case is reported, whereas Pebble alone would wait for it
@@ -200,7 +201,7 @@ def _run_here(
 
 
 class _Worker:
-    """One worker process in a Pebble pool of its own.
+    """Worker process in a separate Pebble pool.
 
     Worker processes are spawned: a fork of a process in which torch runs threads may hang.
 
@@ -225,7 +226,7 @@ class _Worker:
 
     def schedule(self, function: Callable[[Any], Any], item: Any) -> Future[_Outcome]:
         """Hand over a case; the first case starts the process."""
-        # The process inherits the blocked signal. It can ignore the signal by itself only after its slow imports.
+        # The process inherits the blocked signal. It could ignore the signal itself only after its slow imports.
         with without_interrupt():
             future: Future[_Outcome] = self._pool.schedule(_run_item, (function, item))
         # From here on, only the worker can write log records. Its end therefore closes the connection. Pebble cannot
@@ -239,7 +240,7 @@ class _Worker:
         return bool(self._pool.active)
 
     def stop(self) -> None:
-        """End the process, whatever it does, and pass on its last log records."""
+        """End the process, even if it is busy, and forward its last log records."""
         self._pool.stop()
         self._pool.join()
         self._log_writer.close()

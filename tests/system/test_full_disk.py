@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.weights import save_weights
 from detseg3d.system.json_files import write_json
-from detseg3d.training.log import TrainingLog
-from detseg3d.training.state import Progress, save_checkpoint
+from detseg3d.training.log import EpochRecord, TrainingLog
+from detseg3d.training.state import LossValues, TrainingState
 from tests.disks import contents, filled, litter, read_only
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 60)).astype(np.uint8)  # 144 kB that cannot be compressed
@@ -31,7 +32,7 @@ GEOMETRY = Geometry(NOISE.shape)
 
 
 def write_native(path: Path) -> None:
-    """With the header of a file of the same format, which takes another way."""
+    """Write an image with the header of a file of the same format, which uses other code."""
     scan = path.parents[1] / f"native_{path.name}"
     if not scan.exists():
         write_image(NOISE, GEOMETRY, scan)
@@ -48,7 +49,7 @@ def write_weights(path: Path) -> None:
 
 def write_checkpoint(path: Path) -> None:
     model = torch.nn.Linear(200, 200)
-    save_checkpoint(path, model, model, [torch.optim.AdamW(model.parameters())], None, Progress(), 0)
+    TrainingState(model, model, [torch.optim.AdamW(model.parameters())]).save(path)  # type: ignore[arg-type]
 
 
 def write_candidates(path: Path) -> None:
@@ -114,9 +115,10 @@ def test_a_read_only_disk_is_an_error(name: str, small_disk: Path) -> None:
 
 def test_a_log_that_cannot_be_written_is_an_error(small_disk: Path) -> None:
     log = TrainingLog(small_disk / "log.jsonl", None)
-    log.append("epoch", step=1)
-    with filled(small_disk), pytest.raises(DetSeg3DError, match=r"No space left(.|\n)*go on with --c"):
-        log.append("epoch", step=2, text="x" * 10_000)
+    record = EpochRecord(1, 1, 1.0, 0.1, "whole volumes", LossValues(), 0.0, 0.0)
+    log.append(record)
+    with filled(small_disk), pytest.raises(DetSeg3DError, match="No space left"):
+        log.append(replace(record, step=2, phase="x" * 10_000))
     TrainingLog(small_disk / "log.jsonl", resume_step=1)
     assert [json.loads(line)["step"] for line in log.path.read_text(encoding="utf-8").splitlines()] == [1]
 
