@@ -18,9 +18,10 @@ import numpy as np
 
 from detseg3d.consolidation.true_boxes import TrueBoxLesion, segment_true_boxes
 from detseg3d.data.case_store import CaseStore
+from detseg3d.data.folders import PreparedFolder
 from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
-from detseg3d.pipeline.train import load_fold
+from detseg3d.planning.splits import load_fold
 
 ONE_ROI = 1e6  # fine voxels a sample may stand for: no box is ever too large for one RoI
 
@@ -36,7 +37,10 @@ def main() -> None:
         predictor = Predictor.from_model_folder(
             options.results, [fold], LoadOptions(use_mirroring=False, use_operating_point=False)
         )
-        store, cases = CaseStore(options.preprocessed / "cases"), load_fold(options.preprocessed, fold)[1]
+        store, cases = (
+            CaseStore(options.preprocessed / "cases"),
+            load_fold(PreparedFolder(options.preprocessed), fold).validation,
+        )
         several += tiled_lesions(predictor, store, cases)
         tiled += outline(predictor, store, cases, predictor.plans.roi.max_scale)
         single += outline(predictor, store, cases, ONE_ROI)

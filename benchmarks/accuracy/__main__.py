@@ -25,10 +25,10 @@ import torch
 from benchmarks.accuracy.judge import judge, load_model
 from benchmarks.accuracy.variants import VARIANTS
 from detseg3d.data.case_store import CaseStore
-from detseg3d.data.folders import FoldFolder
+from detseg3d.data.folders import FoldFolder, PreparedFolder
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.pipeline.train import load_fold
 from detseg3d.planning.plans import Plans, load_plans
+from detseg3d.planning.splits import load_fold
 from detseg3d.system.device import resolve_device
 from detseg3d.system.files import write_text
 from detseg3d.system.json_files import read_json, write_json
@@ -92,15 +92,15 @@ def run(name: str, fold: str, seed: int, folder: Path, options: argparse.Namespa
     plans = variant_plans(load_plans(options.preprocessed / "plans.json"), [*options.base, name], options)
     build = VARIANTS[name].build_model
     store = CaseStore(options.preprocessed / "cases")
-    train_cases, val_cases = load_fold(options.preprocessed, fold)
+    cases = load_fold(PreparedFolder(options.preprocessed), fold)
     device = resolve_device(options.device)
     training = TrainingOptions(
         device=device, seed=seed, max_minutes=options.minutes, show_progress=False, build_model=build
     )
     # Validated once, here, with more figures than the training prints.
-    progress = Trainer(plans, TrainingData(store, train_cases), FoldFolder(folder), training).run()
+    progress = Trainer(plans, TrainingData(store, cases.train), FoldFolder(folder), training).run()
     started = time.monotonic()
-    figures = judge(load_model(build(plans), folder, device), plans, store, val_cases, device)
+    figures = judge(load_model(build(plans), folder, device), plans, store, cases.validation, device)
     logger.info("%s: %s", name, {key: value and round(value, 3) for key, value in figures.items()})
     return {
         "variant": name,

@@ -103,7 +103,7 @@ def train(
         preprocessed=folder,
         model=ModelFolder(results_root(results) / name),
     )
-    return run_fold(paths, str(fold), options or TrainingOptions(), {})
+    return run_fold(paths, str(fold), options or TrainingOptions())
 
 
 def consolidate(

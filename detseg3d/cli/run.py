@@ -130,6 +130,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.cli.convert import parse_labels
     from detseg3d.pipeline.run import ExperimentOptions, run_experiment
+    from detseg3d.planning.overrides import TrainingOverrides
     from detseg3d.reporting.text.evaluation import format_evaluation
     from detseg3d.system.device import resolve_device
     from detseg3d.training.options import TrainingOptions
@@ -156,13 +157,13 @@ def _run(options: argparse.Namespace) -> CommandResult:
                 show_progress=not options.no_progress,
             ),
             precision=options.precision or Precision.AUTO,
-            overrides={
-                "steps": options.steps,
-                "epochs": options.epochs,
-                "batch_size": options.batch_size,
-                "learning_rate": options.lr,
-                "precision": options.precision,
-            },
+            overrides=TrainingOverrides(
+                steps=options.steps,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.lr,
+                precision=options.precision,
+            ),
             run=run_of(options),
             pictures=options.pictures,
         ),

@@ -174,6 +174,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.models.custom import CustomCode
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.pipeline.train import FoldPaths, run_fold
+    from detseg3d.planning.overrides import TrainingOverrides
     from detseg3d.reporting.text.evaluation import format_evaluation
     from detseg3d.system.device import default_workers, resolve_device
     from detseg3d.training.distributed import join_processes, leave_processes
@@ -201,22 +202,23 @@ def _run(options: argparse.Namespace) -> CommandResult:
         distributed=processes,
         build_model=DetSeg3D if custom == CustomCode() else custom.build,
     )
-    overrides = {
-        "steps": options.steps,
-        "epochs": options.epochs,
-        "batch_size": options.batch_size,
-        "learning_rate": options.lr,
-        "roi_size": options.roi_size,
-        "hard_negative_threshold": options.hard_negative_threshold,
-        "mask_loss_weight": options.mask_loss_weight,
-        "val_every": options.val_every,
-        "mirror_axes": options.mirror_axes,
-        "disable_tta": options.disable_tta,
-        "precision": options.precision,
-        "network": options.network,
-        "mask_loss": options.loss,
-    }
-    result = run_fold(paths, options.fold, training, overrides, options.whole_volume, options.val)
+    overrides = TrainingOverrides(
+        steps=options.steps,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.lr,
+        roi_size=options.roi_size,
+        hard_negative_threshold=options.hard_negative_threshold,
+        mask_loss_weight=options.mask_loss_weight,
+        val_every=options.val_every,
+        mirror_axes=options.mirror_axes,
+        disable_tta=options.disable_tta,
+        precision=options.precision,
+        network=options.network,
+        mask_loss=options.loss,
+        whole_volume=options.whole_volume,
+    )
+    result = run_fold(paths, options.fold, training, overrides, options.val)
     leave_processes(processes)
     if result is not None:
         show(format_evaluation(result))

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
@@ -17,6 +16,7 @@ from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.convert import ConvertOptions, convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
+from detseg3d.planning.overrides import TrainingOverrides
 from detseg3d.reporting.html.case_files import find_case_files
 from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.reporting.pictures.visualize import visualize_files
@@ -52,8 +52,8 @@ class ExperimentOptions:
         Of the feature maps in training; the memory is planned for it.
     training : TrainingOptions
         Seed, device, time limit; with ``resume`` an earlier run in the same folder goes on.
-    overrides : mapping
-        Training settings instead of the plan's; see :func:`~detseg3d.pipeline.train.apply_overrides`.
+    overrides : TrainingOverrides
+        Values that replace those of the plans.
     run : Run
         For conversion and preprocessing.
     pictures : int
@@ -70,7 +70,7 @@ class ExperimentOptions:
     roi_size: int | None = None
     precision: Precision = Precision.AUTO
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: TrainingOverrides = field(default_factory=TrainingOverrides)
     run: Run = Run(processes=2)
     pictures: int = 12
 

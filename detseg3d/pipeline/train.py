@@ -1,15 +1,12 @@
-"""One fold from the preprocessed data set to a validated model: the settings, the training, the validation."""
+"""Train one fold and validate it: from the preprocessed data set to an evaluated model."""
 
 from __future__ import annotations
 
 import logging
-import math
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detseg3d.consolidation.true_boxes import segment_true_boxes, write_true_boxes
 from detseg3d.core.errors import DetSeg3DError
@@ -24,31 +21,29 @@ from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.prediction_files import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.pipeline.fold_folder import choose_folder, replace_fold
 from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from detseg3d.pipeline.prepare import cases_in_use
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.fingerprint_file import load_appearances
 from detseg3d.planning.label_format import label_format_of
+from detseg3d.planning.overrides import TrainingOverrides, apply_overrides
 from detseg3d.planning.plans import Plans, load_plans, preprocessing_hash
-from detseg3d.planning.rules.length import choose_val_every
-from detseg3d.planning.rules.rois import requested_roi_size
-from detseg3d.planning.rules.segmenter import stage2_plan
-from detseg3d.planning.splits import load_splits
+from detseg3d.planning.splits import FoldCases, load_fold
 from detseg3d.system.device import compute_in
-from detseg3d.system.files import copy_file, remove_files, replace_folder, temporary_beside
+from detseg3d.system.files import copy_file, remove_files
 from detseg3d.system.json_files import write_json
 from detseg3d.system.lock import locked
 from detseg3d.system.memory import release_freed_memory, require_memory
 from detseg3d.system.run import Run
 from detseg3d.training.options import TrainingData, TrainingOptions
-from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import Trainer
 
-__all__ = ["FoldPaths", "apply_overrides", "choose_folder", "load_fold", "run_fold", "validate_fold"]
+__all__ = ["FoldPaths", "run_fold", "validate_fold"]
 
 logger = logging.getLogger(__name__)
 
-_LEAST_BYTES = 1e8
+_MIN_BYTES = 1e8
 
 
 @dataclass(frozen=True)
@@ -60,137 +55,92 @@ class FoldPaths:
     model: ModelFolder
 
 
-def load_fold(preprocessed: PreparedFolder, name: str) -> tuple[list[str], list[str]]:
-    """Training and validation cases of a fold.
-
-    Parameters
-    ----------
-    preprocessed : PreparedFolder
-        Holds the splits.
-    name : str
-        Number of a split of that file, or ``all``: every case trains, and the same cases validate.
-
-    Raises
-    ------
-    DetSeg3DError
-        If there is no such fold (no fold is ever made up), or the file is none of splits.
-    """
-    splits = load_splits(preprocessed.splits)
-    if name == "all":
-        cases = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
-        return cases, cases
-    if name not in map(str, range(len(splits))):  # nor 00: it would be another folder of the same fold
-        raise DetSeg3DError(
-            "this fold does not exist",
-            file=preprocessed.splits,
-            value=name,
-            expected=", ".join(map(str, range(len(splits)))) + " or all",
-            remedy="choose one of these, or add the fold to the file",
-        )
-    split = splits[int(name)]
-    return list(split["train"]), list(split["val"])
-
-
-def apply_overrides(plans: Plans, overrides: Mapping[str, Any], whole_volume: bool = False) -> Plans:
-    """Plans with the flags of the training command in place of their own values.
-
-    Parameters
-    ----------
-    plans : Plans
-    overrides : mapping
-        Fields of :class:`~detseg3d.planning.sections.TrainingPlan`, ``epochs``, ``roi_size`` and ``disable_tta``;
-        ``None`` leaves the plan's value. ``epochs`` sets ``steps``; with another length validations are as frequent as
-        the planner would make them. ``mirror_axes`` holds for the copies at inference, too, if there are any.
-    whole_volume : bool
-        Train on whole volumes from the start.
-    """
-    others = ("roi_size", "disable_tta", "epochs")
-    training = {name: value for name, value in overrides.items() if value is not None and name not in others}
-    if overrides.get("epochs") is not None:
-        training["steps"] = overrides["epochs"] * plans.training.steps_per_epoch
-    if "steps" in training:
-        epochs = math.ceil(training["steps"] / plans.training.steps_per_epoch)
-        training = {"val_every": choose_val_every(epochs), **training}
-    if whole_volume:
-        training["curriculum"] = [phase.model_dump() for phase in whole_volume_curriculum()]
-    changes: dict[str, Any] = {"training": training}
-    if overrides.get("mirror_axes") is not None:
-        # A plan without mirrored copies stays one.
-        changes["inference"] = {"mirror_axes": overrides["mirror_axes"] if plans.inference.mirror_axes else ()}
-    if overrides.get("roi_size") is not None:
-        # By the planner's own rules: fewer samples along coarse axes, and a U-Net that fits.
-        size = requested_roi_size(overrides["roi_size"], plans.fine_spacing, plans.planned_shape)
-        shape = stage2_plan(size, plans.fine_spacing).model_dump(include={"channels", "strides", "kernels"})
-        changes |= {"roi": {"size": size}, "stage2": shape}
-    if overrides.get("disable_tta"):
-        changes["inference"] = {"mirror_axes": ()}
-    return plans.evolve(**changes)
-
-
 def run_fold(
     paths: FoldPaths,
     name: str,
     options: TrainingOptions,
-    overrides: Mapping[str, Any],
-    whole_volume: bool = False,
+    overrides: TrainingOverrides | None = None,
     validation_only: bool = False,
 ) -> EvaluationResult | None:
-    """Train a fold and predict and evaluate its validation cases with the inference code.
+    """Train a fold, then predict and evaluate its validation cases.
 
-    A fold that holds a training is kept. With ``options.overwrite`` a new training is written to a folder beside it,
-    :meth:`~detseg3d.data.folders.ModelFolder.replacement`, and takes its place once the new model is complete.
+    An earlier training of the fold is kept, see :func:`~detseg3d.pipeline.fold_folder.choose_folder`.
+
+    Parameters
+    ----------
+    paths : FoldPaths
+    name : str
+        Number of a split, or ``all``.
+    options : TrainingOptions
+    overrides : TrainingOverrides, optional
+        Values that replace those of the plans.
+    validation_only : bool
+        Validate a fold that is trained already.
 
     Returns
     -------
     EvaluationResult or None
-        The evaluation, also written to ``validation/summary.json``; ``None`` without validation cases.
+        The evaluation, which is also written to ``validation/summary.json``. ``None`` without validation cases.
 
     Raises
     ------
     DetSeg3DError
-        If the data set is not preprocessed, or not with these plans, if the fold holds a training and ``options`` do
-        not say what to do with it, or if another process replaces the cases, or trains or validates this fold.
+        If the data set is not preprocessed with these plans, if the fold contains a training and ``options`` do not
+        tell what to do with it, or if another process uses the fold or replaces the cases.
     """
-    train_cases, val_cases = load_fold(paths.preprocessed, name)
-    # With less, PyTorch's compiled code may end the process instead of raising an error.
-    require_memory(_LEAST_BYTES, "training", remedy="free memory, or raise the limit of the process (ulimit -v)")
-    doing = f"{'validating' if validation_only else 'training'} fold {name}"
-    with cases_in_use(paths.preprocessed, doing), _fold_in_use(paths, name, doing, options):
+    overrides = overrides or TrainingOverrides()
+    cases = load_fold(paths.preprocessed, name)
+    # With less memory, the compiled code of PyTorch may end the process instead of raising an error.
+    require_memory(_MIN_BYTES, "training", remedy="free memory, or raise the limit of the process (ulimit -v)")
+    purpose = f"{'validating' if validation_only else 'training'} fold {name}"
+    with cases_in_use(paths.preprocessed, purpose), _fold_in_use(paths, name, purpose, options):
+        fold = paths.model.fold(name)
         if validation_only:
-            _warn_of_settings(overrides, whole_volume, paths.model.fold(name), options)
+            _warn_of_settings(overrides, fold, options)
             if not options.distributed.is_main:
                 return None
-            _describe_if_missing(paths, train_cases, paths.model.fold(name))
-            compute_in(options.device, _precision_of_validation(overrides, paths.model.fold(name)))
-            return validate_fold(paths, name, val_cases, options)
-        folder = choose_folder(paths, name, options)
-        # A training that is resumed keeps the settings it was started with, but for those given anew.
-        resumed = options.resume and folder.checkpoint.exists()
-        source = folder.plans if resumed else paths.preprocessed.plans
-        plans = apply_overrides(load_plans(source), overrides, whole_volume)
-        _check_custom_code(plans, load_plans(source), options)
-        store = CaseStore(paths.preprocessed.cases, preprocessing_hash(plans))
-        _check_store(store, plans, [*train_cases, *val_cases])
-        if options.distributed.is_main:
-            _copy_descriptions(paths)
-            if train_cases:
-                _describe_training_scans(paths, plans, train_cases, folder)
-        Trainer(plans, TrainingData(store, train_cases, val_cases), folder, options).run()
-        release_freed_memory()  # the prediction comes on top
+            _describe_if_missing(paths, cases.train, fold)
+            compute_in(options.device, _precision_of_validation(overrides, fold))
+            return validate_fold(paths, name, cases.validation, options)
+        folder = choose_folder(paths.model, name, options)
+        _train(paths, folder, cases, options, overrides)
         if not options.distributed.is_main:
             return None
-        if folder != paths.model.fold(name):
-            _take_place(folder.path, paths.model.fold(name).path)
-        return validate_fold(paths, name, val_cases, options)
+        if folder != fold:
+            replace_fold(folder.path, fold.path)
+        return validate_fold(paths, name, cases.validation, options)
+
+
+def _train(
+    paths: FoldPaths,
+    folder: FoldFolder,
+    cases: FoldCases,
+    options: TrainingOptions,
+    overrides: TrainingOverrides,
+) -> None:
+    """Train on the cases and write the model to ``folder``."""
+    # A resumed training keeps its plans. Only values given now replace them.
+    is_resumed = options.resume and folder.checkpoint.exists()
+    recorded = load_plans(folder.plans if is_resumed else paths.preprocessed.plans)
+    plans = apply_overrides(recorded, overrides)
+    _check_custom_code(plans, recorded, options)
+    store = CaseStore(paths.preprocessed.cases, preprocessing_hash(plans))
+    _check_store(store, plans, [*cases.train, *cases.validation])
+    if options.distributed.is_main:
+        _copy_descriptions(paths)
+        if cases.train:
+            _describe_training_scans(paths, plans, cases.train, folder)
+    Trainer(plans, TrainingData(store, cases.train, cases.validation), folder, options).run()
+    release_freed_memory()  # the prediction of the validation cases needs it
 
 
 @contextmanager
 def _fold_in_use(paths: FoldPaths, name: str, purpose: str, options: TrainingOptions) -> Iterator[None]:
-    """Keep other processes from training or validating the same fold; of processes that train together, one does."""
+    """Lock the fold against other processes. Of the processes that train together, one holds the lock."""
     if not options.distributed.is_main:
         yield
         return
-    # Beside the fold's folder, which a new training may replace.
+    # The lock lies beside the folder of the fold, which a new training may replace.
     with locked(paths.model.fold_lock(name), purpose, f"another process trains or validates fold {name}"):
         yield
 
@@ -212,107 +162,23 @@ def _check_custom_code(plans: Plans, recorded: Plans, options: TrainingOptions) 
             )
 
 
-def _precision_of_validation(overrides: Mapping[str, Any], fold: FoldFolder) -> Precision:
-    """What is asked for, else what the training of the fold was asked to compute in."""
-    asked: Precision | None = overrides.get("precision")
-    if asked is not None or not fold.plans.is_file():
-        return asked or Precision.AUTO
+def _precision_of_validation(overrides: TrainingOverrides, fold: FoldFolder) -> Precision:
+    """Return the requested precision, by default the one that the training requested."""
+    if overrides.precision is not None or not fold.plans.is_file():
+        return overrides.precision or Precision.AUTO
     return load_plans(fold.plans).training.precision
 
 
-def _warn_of_settings(
-    overrides: Mapping[str, Any], whole_volume: bool, fold: FoldFolder, options: TrainingOptions
-) -> None:
-    others = {"whole_volume": whole_volume, "max_minutes": options.max_minutes, "overwrite": options.overwrite}
-    settings = {
-        name: value
-        for name, value in {**overrides, **others}.items()
-        if name not in ("precision", "network", "mask_loss")
-    }
-    given = [name for name, value in settings.items() if value is not None and value is not False]
+def _warn_of_settings(overrides: TrainingOverrides, fold: FoldFolder, options: TrainingOptions) -> None:
+    """Warn if settings of a training are given for a validation."""
+    given = [name for name in overrides.given() if name not in ("precision", "network", "mask_loss")]
+    given += ["max_minutes"] * (options.max_minutes is not None) + ["overwrite"] * options.overwrite
     if given:
-        logger.warning("nothing is trained, so without effect: %s; %s decides", ", ".join(given), fold.plans)
-
-
-def choose_folder(paths: FoldPaths, name: str, options: TrainingOptions) -> FoldFolder:
-    """The folder that a training of a fold writes to; an earlier training never loses its files to a new one.
-
-    Parameters
-    ----------
-    paths : FoldPaths
-    name : str
-        Name of the fold.
-    options : TrainingOptions
-        ``resume`` and ``overwrite`` are looked at.
-
-    Returns
-    -------
-    FoldFolder
-        The fold's own folder, or with ``overwrite`` the folder beside it.
-
-    Raises
-    ------
-    DetSeg3DError
-        If the fold holds a training, finished or not, and it is neither to be resumed nor to be overwritten.
-    """
-    fold, replacement = paths.model.fold(name), paths.model.replacement(name)
-    replacing = replacement.path.is_dir()
-    trained = any(file.exists() for file in (fold.checkpoint, fold.best_weights, fold.final_weights))
-    if options.resume:
-        if not replacing and trained and not fold.checkpoint.exists():
-            raise DetSeg3DError(
-                "this fold has weights but not the checkpoint that a training could go on from",
-                file=fold.path,
-                remedy="train it anew with --overwrite, which keeps the weights until the new model is complete",
-            )
-        return replacement if replacing else fold
-    if not replacing and not trained:
-        return fold
-    if options.overwrite:
-        logger.info(
-            "training in %s; %s stays as it is until the new model is complete", replacement.path.name, fold.path.name
-        )
-        return replacement
-    if replacing:
-        raise DetSeg3DError(
-            "this fold is being trained anew, and the new training is not complete",
-            file=replacement.path,
-            remedy="go on with --c, begin again with --overwrite, or remove this folder to keep the fold as it is",
-        )
-    if fold.final_weights.exists():
-        raise DetSeg3DError(
-            "this fold is trained already",
-            file=fold.path,
-            remedy="train it anew with --overwrite, which keeps the model until the new one is complete; "
-            "--val predicts and evaluates its validation cases again",
-        )
-    raise DetSeg3DError(
-        "this fold holds a training that is not complete",
-        file=fold.path,
-        remedy="go on with --c, or begin again with --overwrite",
-    )
-
-
-def _take_place(new: Path, fold: Path) -> None:
-    """Put the folder of a complete training in the place of the fold's; what lay there is removed after that."""
-    earlier = temporary_beside(fold)
-    try:
-        if fold.exists():
-            replace_folder(fold, new, earlier)
-        else:
-            new.rename(fold)
-    except OSError as error:
-        raise DetSeg3DError(
-            f"the new model is complete, but cannot take its place: {error.strerror or error}",
-            file=new,
-            remedy=f"check the permissions of the folder above, then go on with --c; {fold.name} is as it was",
-        ) from error
-    shutil.rmtree(earlier, ignore_errors=True)
-    logger.info("the new model has taken its place in %s", fold.name)
+        logger.warning("without training, these settings have no effect: %s; %s is used", ", ".join(given), fold.plans)
 
 
 def _copy_descriptions(paths: FoldPaths) -> None:
-    """What a results folder needs to be understood on its own."""
+    """Copy the files that describe the data set to the folder of the model."""
     source, target = paths.preprocessed, paths.model
     files = {
         source.dataset_json: target.dataset_json,
@@ -321,23 +187,24 @@ def _copy_descriptions(paths: FoldPaths) -> None:
     }
     for file, copy in files.items():
         if file.exists():
-            copy_file(file, copy)  # never through a link that lies there
+            copy_file(file, copy)  # replaces a link instead of following it
 
 
-def _describe_training_scans(paths: FoldPaths, plans: Plans, cases: list[str], fold: FoldFolder) -> None:
-    """Write what the training scans of a fold look like, so that predictions can tell a scan that is unlike them."""
+def _describe_training_scans(paths: FoldPaths, plans: Plans, cases: Sequence[str], fold: FoldFolder) -> None:
+    """Write the appearance of the training scans, by which predictions recognise scans that differ from them."""
     scans = load_appearances(paths.preprocessed.fingerprint, cases)
     reference = TrainingAppearance.of(scans, plans.channel_names, plans.normalization)
     save_training_appearance(reference, fold.appearance)
 
 
-def _describe_if_missing(paths: FoldPaths, cases: list[str], fold: FoldFolder) -> None:
-    """Write what the training scans of a trained fold look like, unless its folder says so already."""
+def _describe_if_missing(paths: FoldPaths, cases: Sequence[str], fold: FoldFolder) -> None:
+    """Write the appearance of the training scans of a trained fold if it is missing."""
     if cases and fold.plans.is_file() and not fold.appearance.exists():
         _describe_training_scans(paths, load_plans(fold.plans), cases, fold)
 
 
-def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:
+def _check_store(store: CaseStore, plans: Plans, cases: Sequence[str]) -> None:
+    """Raise an error if a case is not preprocessed with the plans."""
     wanted = preprocessing_hash(plans)
     missing = [case for case in cases if not store.is_complete(case, wanted)]
     if missing:
@@ -349,19 +216,40 @@ def _check_store(store: CaseStore, plans: Plans, cases: list[str]) -> None:
         )
 
 
-def validate_fold(paths: FoldPaths, name: str, cases: list[str], options: TrainingOptions) -> EvaluationResult | None:
-    """Predict the validation cases of a fold from their raw images and compare them with their labels."""
+def validate_fold(
+    paths: FoldPaths, name: str, cases: Sequence[str], options: TrainingOptions
+) -> EvaluationResult | None:
+    """Predict the validation cases of a fold from their raw images, and compare them with their labels.
+
+    Parameters
+    ----------
+    paths : FoldPaths
+    name : str
+        Name of the fold.
+    cases : sequence of str
+    options : TrainingOptions
+        Device, network and progress bar are used.
+
+    Returns
+    -------
+    EvaluationResult or None
+        ``None`` without validation cases.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a case cannot be predicted. The others are predicted and evaluated before.
+    """
     raw = load_raw_dataset(paths.raw)
     chosen = [case for case in raw.cases if case.case_id in set(cases)]
     if not chosen:
         return None
     validation = paths.model.fold(name).validation
     folder = validation.path
-    # The plan's thresholds: an operating point was chosen on just these cases.
+    # The thresholds of the plans are used, because an operating point was chosen on these cases.
     load = LoadOptions(device=str(options.device), use_operating_point=False, build_model=options.build_model)
     predictor = Predictor.from_model_folder(paths.model.path, [name], load)
-    # A case that fails now must not be judged by what an earlier validation wrote of it.
-    # And a validation that stops halfway must not pass for the earlier one.
+    # Results of an earlier validation must not remain if a case fails now or the validation is interrupted.
     remove_files(validation.summary, validation.true_boxes)
     clear_cases(folder, [case.case_id for case in chosen])
     output = OutputOptions(ending=raw.file_ending, save_candidates=True, show_progress=options.show_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.folders import PreparedFolder
 from detseg3d.system.json_files import read_json
 
 __all__ = [
+    "FoldCases",
+    "load_fold",
     "FOLDS",
     "Split",
     "folds_without_lesions",
@@ -29,6 +33,14 @@ logger = logging.getLogger(__name__)
 FOLDS: Final = 5
 
 Split = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class FoldCases:
+    """Training and validation cases of a fold."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
 
 
 def load_splits(file: str | Path) -> list[Split]:
@@ -70,6 +82,42 @@ def load_splits(file: str | Path) -> list[Split]:
                 remedy="remove these cases from one side",
             )
     return splits
+
+
+def load_fold(prepared: PreparedFolder, name: str) -> FoldCases:
+    """Return the training and validation cases of a fold.
+
+    Parameters
+    ----------
+    prepared : PreparedFolder
+        Contains the splits.
+    name : str
+        Number of a split, or ``all``: all cases train, and the same cases validate.
+
+    Returns
+    -------
+    FoldCases
+
+    Raises
+    ------
+    DetSeg3DError
+        If the fold does not exist, or the splits are damaged.
+    """
+    splits = load_splits(prepared.splits)
+    if name == "all":
+        cases = tuple(sorted({case for split in splits for part in ("train", "val") for case in split[part]}))
+        return FoldCases(cases, cases)
+    names = [str(index) for index in range(len(splits))]
+    if name not in names:  # 00 would be another folder of fold 0
+        raise DetSeg3DError(
+            "this fold does not exist",
+            file=prepared.splits,
+            value=name,
+            expected=", ".join(names) + " or all",
+            remedy="choose one of these folds, or add the fold to the file",
+        )
+    split = splits[int(name)]
+    return FoldCases(tuple(split["train"]), tuple(split["val"]))
 
 
 def _is_split(split: Any) -> bool:

@@ -15,7 +15,6 @@ __all__ = [
     "phase_end",
     "phase_name",
     "phase_steps",
-    "whole_volume_curriculum",
 ]
 
 _EPSILON = 1e-9
@@ -23,11 +22,6 @@ _EPSILON = 1e-9
 _MAX_AVERAGED_FRACTION = 0.03
 # The learning rate falls to this fraction of its maximum.
 _FINAL_RATE = 0.01
-
-
-def whole_volume_curriculum() -> tuple[CurriculumPhase, ...]:
-    """Return the curriculum of ``--whole_volume``: a single phase on whole volumes."""
-    return (CurriculumPhase(fraction=1.0, window=None),)
 
 
 def phase_name(phase: CurriculumPhase) -> str:

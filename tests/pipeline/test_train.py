@@ -12,12 +12,16 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.data.images import write_image
+from detseg3d.evaluation.metrics import Criterion
+from detseg3d.pipeline import fold_folder
 from detseg3d.pipeline import train as fold_module
-from detseg3d.pipeline.train import FoldPaths, apply_overrides, load_fold, run_fold, validate_fold
+from detseg3d.pipeline.train import FoldPaths, run_fold, validate_fold
 from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import load_training_appearance
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
+from detseg3d.planning.overrides import TrainingOverrides
 from detseg3d.planning.plans import Plans, load_plans, save_plans
+from detseg3d.planning.splits import FoldCases, load_fold
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.training.distributed import DistributedContext
 from detseg3d.training.options import TrainingData, TrainingOptions
@@ -35,16 +39,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_fold_is_a_split_of_the_file(folder: Path) -> None:
-    assert load_fold(PreparedFolder(folder), "1") == (["a", "b"], ["c"])
+    assert load_fold(PreparedFolder(folder), "1") == FoldCases(("a", "b"), ("c",))
 
 
 def test_all_cases_train_in_the_fold_all(folder: Path) -> None:
-    assert load_fold(PreparedFolder(folder), "all") == (["a", "b", "c"], ["a", "b", "c"])
+    assert load_fold(PreparedFolder(folder), "all") == FoldCases(("a", "b", "c"), ("a", "b", "c"))
 
 
 def test_folds_of_ones_own_count(folder: Path) -> None:
     write_json([{"train": [str(index)], "val": []} for index in range(7)], folder / "splits_final.json")
-    assert load_fold(PreparedFolder(folder), "6") == (["6"], [])
+    assert load_fold(PreparedFolder(folder), "6") == FoldCases(("6",), ())
 
 
 @pytest.mark.parametrize("name", ["2", "-1", "first", "", "0.0", "00", "²"])
@@ -67,49 +71,6 @@ def test_splits_of_another_form_are_refused(tmp_path: Path, splits: Any, name: s
     write_json(splits, tmp_path / "splits_final.json")
     with pytest.raises(DetSeg3DError, match=r"(?s)the splits cannot be understood.*splits_final\.json.*expected: "):
         load_fold(PreparedFolder(tmp_path), name)
-
-
-def test_overrides_replace_the_values_of_the_plan(tiny_plans: Plans) -> None:
-    changed = apply_overrides(tiny_plans, {"epochs": 7, "learning_rate": 0.5, "batch_size": None})
-    assert (changed.training.steps, changed.training.epochs, changed.training.learning_rate) == (28, 7, 0.5)
-    assert changed.training.batch_size == tiny_plans.training.batch_size
-
-
-def test_without_overrides_the_plans_stay(tiny_plans: Plans) -> None:
-    assert apply_overrides(tiny_plans, {"epochs": None, "roi_size": None}) == tiny_plans
-
-
-def test_the_roi_size_is_an_override(tiny_plans: Plans) -> None:
-    changed = apply_overrides(tiny_plans, {"roi_size": 24})
-    assert changed.roi.size == (24, 24, 24) and changed.training == tiny_plans.training
-
-
-def test_whole_volumes_replace_the_curriculum(tiny_plans: Plans) -> None:
-    [phase] = apply_overrides(tiny_plans, {}, whole_volume=True).training.curriculum
-    assert (phase.fraction, phase.window) == (1.0, None)
-
-
-@pytest.mark.parametrize(("disable", "axes"), [(True, ()), (None, (0, 1, 2))])
-def test_mirrored_copies_may_be_left_out_for_good(
-    tiny_plans: Plans, disable: bool | None, axes: tuple[int, ...]
-) -> None:
-    usual = tiny_plans.evolve(inference={"mirror_axes": (0, 1, 2)})
-    assert apply_overrides(usual, {"disable_tta": disable}).inference.mirror_axes == axes
-
-
-def test_axes_to_mirror_hold_for_training_and_inference(tiny_plans: Plans) -> None:
-    changed = apply_overrides(tiny_plans.evolve(inference={"mirror_axes": (0, 1, 2)}), {"mirror_axes": (2,)})
-    assert changed.training.mirror_axes == changed.inference.mirror_axes == (2,)
-    assert apply_overrides(tiny_plans.evolve(inference={"mirror_axes": ()}), {"mirror_axes": (2,)}) == (
-        tiny_plans.evolve(training={"mirror_axes": (2,)}, inference={"mirror_axes": ()})
-    )
-    changed = apply_overrides(tiny_plans, {"mirror_axes": (2,), "disable_tta": True})
-    assert (changed.training.mirror_axes, changed.inference.mirror_axes) == ((2,), ())
-
-
-def test_bad_overrides_are_refused(tiny_plans: Plans) -> None:
-    with pytest.raises(DetSeg3DError, match=r"training\.steps: Input should be greater than or equal to 1, found 0"):
-        apply_overrides(tiny_plans, {"epochs": 0})
 
 
 def use_trainer(monkeypatch: pytest.MonkeyPatch, run: Callable[[Trainer], None]) -> None:
@@ -144,23 +105,23 @@ def test_cases_made_with_other_plans_are_refused(paths: FoldPaths, tiny_plans: P
     with pytest.raises(
         DetSeg3DError, match=r"(?s)3 case\(s\) are not preprocessed with these plans.*case0.*detseg3d_plan"
     ):
-        run_fold(paths, "0", TrainingOptions(), {})
+        run_fold(paths, "0", TrainingOptions())
 
 
 def test_cases_that_are_not_preprocessed_are_refused(paths: FoldPaths) -> None:
     write_json([{"train": ["case0", "gone"], "val": ["case2"]}], paths.preprocessed.splits)
     with pytest.raises(DetSeg3DError, match=r"(?s)1 case\(s\) are not preprocessed with these plans.*\['gone'\]"):
-        run_fold(paths, "0", TrainingOptions(), {})
+        run_fold(paths, "0", TrainingOptions())
 
 
 def test_a_fold_trains_with_its_overrides(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Trainer] = []
     use_trainer(monkeypatch, seen.append)
-    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
-    assert run_fold(paths, "0", TrainingOptions(), {"epochs": 3}) == {"cases": ["case2"]}
+    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": list(arguments[2])})
+    assert run_fold(paths, "0", TrainingOptions(), TrainingOverrides(epochs=3)) == {"cases": ["case2"]}
     [trainer] = seen
     assert trainer.plans.training.epochs == 3
-    assert (trainer.data.train_cases, trainer.data.val_cases) == (["case0", "case1"], ["case2"])
+    assert (trainer.data.train_cases, trainer.data.val_cases) == (("case0", "case1"), ("case2",))
     assert trainer.folder == paths.model.fold("0")
     assert load_training_appearance(trainer.folder.appearance).cases == 2
 
@@ -170,13 +131,13 @@ def test_a_fingerprint_that_is_not_there_stops_a_training_before_it_begins(
 ) -> None:
     (paths.preprocessed.fingerprint).unlink()
     with pytest.raises(DetSeg3DError) as caught:
-        run_fold(paths, "0", TrainingOptions(), {})
+        run_fold(paths, "0", TrainingOptions())
     assert caught.value.file == paths.preprocessed.fingerprint and trainings == []
 
 
 def test_validation_alone_does_not_train(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
-    assert run_fold(paths, "0", TrainingOptions(), {}, validation_only=True) == {"cases": ["case2"]}
+    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": list(arguments[2])})
+    assert run_fold(paths, "0", TrainingOptions(), validation_only=True) == {"cases": ["case2"]}
     assert not paths.model.path.exists()
 
 
@@ -209,7 +170,7 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     monkeypatch.setattr(fold_module.Predictor, "from_model_folder", lambda *_, **__: predictor)
     monkeypatch.setattr(fold_module, "evaluate_folders", lambda *_, **__: result_of([]))
     with pytest.raises(DetSeg3DError, match=r"1 validation case\(s\) failed: case2"):
-        run_fold(paths, "0", TrainingOptions(), {}, validation_only=True)
+        run_fold(paths, "0", TrainingOptions(), validation_only=True)
     assert seen == ["notes.txt", "rois/other.json"]
 
 
@@ -240,7 +201,7 @@ def trainings(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         fill_folder(trainer.folder.path, *TRAINED, content=b"new")
 
     use_trainer(monkeypatch, train)
-    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": arguments[2]})
+    monkeypatch.setattr(fold_module, "validate_fold", lambda *arguments: {"cases": list(arguments[2])})
     return folders
 
 
@@ -248,7 +209,7 @@ def trainings(paths: FoldPaths, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_a_fold_that_holds_something_trained_is_refused(paths: FoldPaths, trainings: list[Path], left: str) -> None:
     fill_folder(paths.model.fold("0").path, left)
     with pytest.raises(DetSeg3DError) as caught:
-        run_fold(paths, "0", TrainingOptions(), {})
+        run_fold(paths, "0", TrainingOptions())
     assert caught.value.file == paths.model.fold("0").path
     assert "--overwrite" in str(caught.value.remedy)
     assert trainings == [] and contents(paths.model.fold("0").path) == {left: b"earlier"}
@@ -259,7 +220,7 @@ def test_a_fold_that_learned_nothing_yet_is_trained(
     paths: FoldPaths, trainings: list[Path], left: tuple[str, ...]
 ) -> None:
     fill_folder(paths.model.fold("0").path, *left)
-    run_fold(paths, "0", TrainingOptions(), {})
+    run_fold(paths, "0", TrainingOptions())
     assert trainings == [paths.model.fold("0").path]
 
 
@@ -278,14 +239,14 @@ def test_an_overwritten_fold_stays_until_the_new_model_is_complete(
     with monkeypatch.context() as patch:
         use_trainer(patch, fail)
         with pytest.raises(KeyboardInterrupt):
-            run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+            run_fold(paths, "0", TrainingOptions(overwrite=True))
     assert contents(paths.model.fold("0").path) == before
     with pytest.raises(DetSeg3DError) as caught:  # without a word on what shall become of the new training
-        run_fold(paths, "0", TrainingOptions(), {})
+        run_fold(paths, "0", TrainingOptions())
     assert caught.value.file == paths.model.replacement("0").path
     assert trainings == []
     save_plans(load_plans(paths.preprocessed.plans), paths.model.replacement("0").plans)
-    run_fold(paths, "0", TrainingOptions(resume=True), {})
+    run_fold(paths, "0", TrainingOptions(resume=True))
     assert trainings == [paths.model.replacement("0").path]
     after = contents(paths.model.fold("0").path)
     assert {name: after[name] for name in TRAINED} == dict.fromkeys(TRAINED, b"new")
@@ -294,13 +255,13 @@ def test_an_overwritten_fold_stays_until_the_new_model_is_complete(
 
 
 def test_overwriting_a_fold_that_is_not_there_is_a_training(paths: FoldPaths, trainings: list[Path]) -> None:
-    run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+    run_fold(paths, "0", TrainingOptions(overwrite=True))
     assert trainings == [paths.model.fold("0").path] and paths.model.fold("0").path.is_dir()
 
 
 def test_a_replacement_is_begun_again_by_another_overwrite(paths: FoldPaths, trainings: list[Path]) -> None:
     fill_folder(paths.model.replacement("0").path, "checkpoint_latest.pt")
-    run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+    run_fold(paths, "0", TrainingOptions(overwrite=True))
     assert trainings == [paths.model.replacement("0").path]
     assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"new")
 
@@ -309,7 +270,7 @@ def test_a_model_without_a_checkpoint_is_not_resumed_into_nothing(paths: FoldPat
     """As an installed model has none: going on would begin anew and remove its weights."""
     fill_folder(paths.model.fold("0").path, "model_final.safetensors")
     with pytest.raises(DetSeg3DError) as caught:
-        run_fold(paths, "0", TrainingOptions(resume=True), {})
+        run_fold(paths, "0", TrainingOptions(resume=True))
     assert caught.value.file == paths.model.fold("0").path
     assert trainings == [] and contents(paths.model.fold("0").path) == {"model_final.safetensors": b"earlier"}
 
@@ -322,9 +283,9 @@ def test_a_new_model_that_cannot_take_its_place_stays_beside_the_earlier_one(
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fold_module, "replace_folder", refuse)
+    monkeypatch.setattr(fold_folder, "replace_folder", refuse)
     with pytest.raises(DetSeg3DError) as caught:
-        run_fold(paths, "0", TrainingOptions(overwrite=True), {})
+        run_fold(paths, "0", TrainingOptions(overwrite=True))
     assert caught.value.file == paths.model.replacement("0").path
     assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"earlier")
     assert contents(paths.model.replacement("0").path) == dict.fromkeys(TRAINED, b"new")
@@ -332,7 +293,7 @@ def test_a_new_model_that_cannot_take_its_place_stays_beside_the_earlier_one(
 
 def test_only_the_main_process_moves_the_new_model(paths: FoldPaths, trainings: list[Path]) -> None:
     fill_folder(paths.model.fold("0").path, *TRAINED)
-    assert run_fold(paths, "0", TrainingOptions(overwrite=True, distributed=DistributedContext(1, 2)), {}) == {}
+    assert run_fold(paths, "0", TrainingOptions(overwrite=True, distributed=DistributedContext(1, 2))) is None
     assert trainings == [paths.model.replacement("0").path]
     assert contents(paths.model.fold("0").path) == dict.fromkeys(TRAINED, b"earlier")
 
@@ -364,9 +325,9 @@ def touching(paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatc
 def test_labels_are_validated_as_the_plans_read_them(paths: FoldPaths, touching: np.ndarray) -> None:
     """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
     result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False))
-    assert result["problems"] == []
-    lesions = result["summary"]["lesions"]["any"]
-    assert (lesions["truth"], lesions["found"], lesions["predictions"]) == (2, 2, 2)
+    assert result is not None and result.problems == ()
+    lesions = result.summary.overall.detection[Criterion.ANY]
+    assert (lesions.truth, lesions.found, lesions.predictions) == (2, 2, 2)
 
 
 def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, touching: np.ndarray) -> None:
@@ -377,13 +338,5 @@ def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, 
     entry = {"images": ["imagesTr/case2_0000.mha"], "label": "masks/rater1.mha"}
     write_json(description | {"dataset": {"case2": entry}}, paths.raw / "dataset.json")
     result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False))
-    assert result["problems"] == [] and [case["case_id"] for case in result["cases"]] == ["case2"]
-
-
-def test_epochs_are_turned_into_steps_and_validations_follow_the_length(tiny_plans: Plans) -> None:
-    plans = tiny_plans.evolve(training={"steps_per_epoch": 250, "val_every": 10})
-    for overrides in ({"epochs": 40}, {"steps": 10_000}):
-        training = apply_overrides(plans, overrides).training
-        assert (training.steps, training.epochs, training.val_every) == (10_000, 40, 4)
-    assert apply_overrides(plans, {"steps": 10_000, "val_every": 7}).training.val_every == 7
-    assert apply_overrides(plans, {"learning_rate": 0.1}).training.val_every == 10
+    assert result is not None and result.problems == ()
+    assert [case.case_id for case in result.cases] == ["case2"]

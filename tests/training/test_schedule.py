@@ -14,7 +14,6 @@ from detseg3d.training.schedule import (
     phase_at,
     phase_end,
     phase_steps,
-    whole_volume_curriculum,
 )
 
 PHASES = [
@@ -54,10 +53,6 @@ def test_progress_lies_before_the_end_of_its_phase(weights: list[float], progres
     assert index == 0 or progress >= phase_end(phases, index - 1) - 2e-9
 
 
-def test_whole_volume_curriculum_is_one_phase_without_window() -> None:
-    assert [(phase.fraction, phase.window) for phase in whole_volume_curriculum()] == [(1.0, None)]
-
-
 def make_plan(steps: int, most: int = 8, phases: Sequence[CurriculumPhase] = PHASES) -> TrainingPlan:
     return TrainingPlan(steps=steps, max_windows_per_case=most, curriculum=tuple(phases))
 
@@ -80,7 +75,7 @@ def test_phase_steps(shape: tuple[int, int, int], steps: int, expected: tuple[in
 
 
 def test_a_single_phase_has_all_steps() -> None:
-    assert phase_steps(make_plan(777, phases=whole_volume_curriculum()), (10, 10, 10)) == (777,)
+    assert phase_steps(make_plan(777, phases=(CurriculumPhase(fraction=1.0, window=None),)), (10, 10, 10)) == (777,)
 
 
 @given(
