@@ -364,22 +364,23 @@ def _match(
 ) -> IntArray:
     """Return the lesions that are matched by candidates, with the rule of ``match_proposals``.
 
-    A candidate with the box of a lesion of its class is meant for that lesion. A candidate whose cell has learned the
-    box of another class is meant for the nearest lesion of its class, if there is one within reach.
+    A candidate with the box of a lesion of its class matches this lesion. A candidate whose cell has learned the box of
+    another class matches the nearest lesion of its class, if its centre lies in the box of that lesion or up to a voxel
+    outside, and if the distance of the centres is below their mean size.
     """
     own = box_classes == classes[owner]
-    found = [owner[own]]
+    matched = [owner[own]]
     for box, label in zip(boxes[~own], box_classes[~own], strict=True):
-        rivals = np.flatnonzero(classes == label)
+        lesions = np.flatnonzero(classes == label)
         center, size = box_centers(box[None])[0], box_sizes(box[None])[0]
-        inside = np.all((center >= truth[rivals, :3] - 1) & (center <= truth[rivals, 3:] + 1), axis=1)
-        unit = np.maximum((size + box_sizes(truth[rivals])) / 2, 1)
-        distance = np.sqrt((((center - box_centers(truth[rivals])) / unit) ** 2).sum(axis=1))
+        inside = np.all((center >= truth[lesions, :3] - 1) & (center <= truth[lesions, 3:] + 1), axis=1)
+        unit = np.maximum((size + box_sizes(truth[lesions])) / 2, 1)
+        distance = np.sqrt((((center - box_centers(truth[lesions])) / unit) ** 2).sum(axis=1))
         distance[~inside | (distance >= 1)] = np.inf
         nearest = int(distance.argmin())
         if np.isfinite(distance[nearest]):
-            found.append(rivals[nearest : nearest + 1])
-    return np.unique(np.concatenate(found))
+            matched.append(lesions[nearest : nearest + 1])
+    return np.unique(np.concatenate(matched))
 
 
 def _below_one_cell(truth: AnyFloatArray, cells: AnyFloatArray) -> BoolArray:
