@@ -1,7 +1,7 @@
-"""Ways around convolution kernels of CPUs that are wrong or slow for small maps.
+"""Workarounds for convolution kernels of CPUs that are wrong or slow for small maps.
 
-PyTorch gives convolutions on a CPU to oneDNN. These functions change how a convolution is asked for, and never its
-result: they decide by the shape alone, and pad, crop or cut the map before the same weights are applied.
+On a CPU, PyTorch runs convolutions with oneDNN. These functions change how a convolution is requested, and never its
+result. They decide by the shape alone, and pad, crop or divide the map before the same weights are applied.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = [
 
 Lengths = tuple[int, int, int]
 
-# PyTorch gives float32 convolutions to oneDNN only if batch × channels × the first two axes is more than this, or the
-# batch more than one (ConvParams::use_mkldnn in ATen/native/Convolution.cpp).
+# PyTorch runs float32 convolutions with oneDNN only if batch × channels × the first two axes is more than this, or if
+# the batch is larger than one (ConvParams::use_mkldnn in ATen/native/Convolution.cpp).
 _SLOW_BELOW = 20480
 
-# With AMX, oneDNN 3.12 computes the gradient of the weights beside its buffers for maps that are wide for their depth.
-# Measured are failures from 1024 voxels in a slice for each slice on (fewer than 16 slices), and from 4600 (16 slices
-# or more); the limits are lower.
+# With AMX, the weight gradient of oneDNN 3.12 writes outside its buffers for maps that are wide for their depth.
+# Failures were measured if a slice has at least 1024 voxels times the number of slices (fewer than 16 slices), or at
+# least 4600 times that number (16 slices or more). The limits used here are lower.
 _FEW_SLICES = 16
 _WIDE_WITH_FEW_SLICES = 512
 _WIDE = 4096
@@ -50,11 +50,11 @@ class ConvolutionShape:
     groups: int = 1
 
     def reach(self, axis: int) -> int:
-        """Voxels from the first to the last that one output voxel depends on along ``axis`` (0 is z)."""
+        """Return the length in voxels of the input that one output voxel depends on along ``axis`` (0 is z)."""
         return (self.kernel[axis] - 1) * self.dilation[axis] + 1
 
     def output_length(self, length: int, axis: int) -> int:
-        """Voxels that come out of ``length`` voxels along ``axis`` (0 is z).
+        """Return the output voxels of ``length`` input voxels along ``axis`` (0 is z).
 
         Examples
         --------
@@ -67,25 +67,26 @@ class ConvolutionShape:
 def convolve(
     image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
 ) -> torch.Tensor:
-    """Convolve ``(B, C, Z, Y, X)`` as it is."""
+    """Convolve ``(B, C, Z, Y, X)`` without any workaround."""
     return functional.conv3d(image, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
 
 
 def runs_in_half_precision(image: torch.Tensor) -> bool:
-    """Whether a convolution of ``image`` runs on a CPU in bfloat16 or float16, by its dtype or by autocast."""
+    """Return True if a convolution of ``image`` runs on a CPU in half precision, by its dtype or by autocast."""
     if image.device.type != "cpu":
         return False
     return image.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
 
 
 def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Tensor, ConvolutionShape]:
-    """Ask for a convolution in half precision so that no wrong kernel of oneDNN is chosen.
+    """Change the request for a convolution in half precision so that oneDNN chooses no wrong kernel.
 
-    oneDNN 3.12 reads and writes beside its buffers for maps that are shorter than the kernel along an
-    axis. The gradient of the weights is then garbage, or the process dies; with AMX the output is garbage, too. Kernels
-    are right where the padding is already in the map. They are also wrong where only one voxel comes out along an axis
-    and the stride is more than one. A stride has no effect there, so the map is cropped to the kernel's reach and the
-    stride becomes one.
+    oneDNN 3.12 reads and writes outside its buffers in two cases. The weight gradient is then garbage, or the process
+    ends. With AMX the output is garbage as well.
+
+    - The map is shorter than the kernel along an axis. If the padding is already in the map, the kernel is correct.
+    - There is only one output voxel along an axis, and the stride is larger than one. The stride has no effect there,
+      so the map is cropped to the kernel's reach and the stride becomes one.
 
     Parameters
     ----------
@@ -95,9 +96,9 @@ def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Te
     Returns
     -------
     image : Tensor
-        The same tensor if no axis is that short, else a padded or cropped one.
+        The same tensor if no axis is affected, otherwise a padded or cropped one.
     shape : ConvolutionShape
-        What is left of the stride and the padding. The convolution gives the same voxels as the one asked for.
+        The remaining stride and padding. The convolution gives the same voxels as the original request.
 
     Examples
     --------
@@ -124,10 +125,10 @@ def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Te
 
 
 def has_wrong_weight_gradient(image: torch.Tensor, shape: ConvolutionShape) -> bool:
-    """Whether oneDNN may write beside its buffers when it computes the gradient of the weights in half precision.
+    """Return True if oneDNN may write outside its buffers when it computes the weight gradient in half precision.
 
     This concerns maps that are wide for their depth, such as one slice of 512×512 voxels. The gradient is then garbage
-    or not finite, or the process dies later. The output and the gradient of the map are right.
+    or not finite, or the process ends later. The output and the gradient of the map are correct.
 
     Parameters
     ----------
@@ -147,10 +148,10 @@ def has_wrong_weight_gradient(image: torch.Tensor, shape: ConvolutionShape) -> b
 def convolve_wide(
     image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
 ) -> torch.Tensor:
-    """Convolve ``(B, C, Z, Y, X)``; the gradient of the weights is computed with the longest axis as the first.
+    """Convolve ``(B, C, Z, Y, X)``; compute the weight gradient with the longest axis first.
 
-    The gradient is the same in any order of the axes, and kernels are right where the first axis is long. Only the
-    backward pass copies the map, so the forward pass takes no more memory.
+    The gradient does not depend on the order of the axes, and kernels are correct if the first axis is long. Only the
+    backward pass copies the map, so the forward pass needs no more memory.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -215,7 +216,7 @@ def _weight_gradient(
 
 
 def is_slow_in_float32(image: torch.Tensor, shape: ConvolutionShape) -> bool:
-    """Whether PyTorch convolves ``image`` with its own slow implementation, and two slabs help."""
+    """Return True if PyTorch would use its own slow implementation for ``image``, and two slabs avoid it."""
     batch, channels, z, y, _ = image.shape
     plain = image.device.type == "cpu" and image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and batch == 1 and channels * z * y <= _SLOW_BELOW and shape.output_length(z, axis=0) > 1
@@ -224,12 +225,12 @@ def is_slow_in_float32(image: torch.Tensor, shape: ConvolutionShape) -> bool:
 def convolve_in_two_slabs(
     image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: ConvolutionShape
 ) -> torch.Tensor:
-    """Convolve the two halves of the output side by side, each from the slab of the input that it depends on.
+    """Convolve both halves of the output as a batch of two, each from the slab of the input that it depends on.
 
     Parameters
     ----------
     image : Tensor, shape ``(1, C, Z, Y, X)``
-        At least two voxels come out along z.
+        The output has at least two voxels along z.
     weight : Tensor, shape ``(D, C, z, y, x)``
     bias : Tensor, shape ``(D,)``, or None
     shape : ConvolutionShape
@@ -237,7 +238,7 @@ def convolve_in_two_slabs(
     Returns
     -------
     Tensor, shape ``(1, D, Z', Y', X')``
-        The same as without slabs, but for rounding.
+        The same as without slabs, except for rounding.
     """
     reach, stride, padding = shape.reach(0), shape.stride[0], shape.padding[0]
     length = shape.output_length(image.shape[2], axis=0)
