@@ -32,7 +32,7 @@ def test_constant_surroundings_of_any_value_are_padding(value: float) -> None:
     assert body_box(images) == (2, 3, 4, 8, 9, 13)
 
 
-def test_equal_values_in_four_corners_are_no_padding_where_their_neighbours_differ() -> None:
+def test_equal_values_in_four_corners_are_not_padding_if_their_neighbours_differ() -> None:
     channel = np.random.default_rng(0).integers(3, 9, (10, 12, 14)).astype(np.float32)
     channel[[0, 0, 0, -1], [0, 0, -1, 0], [0, -1, 0, 0]] = 5
     assert padding_value(channel) is None
@@ -45,7 +45,7 @@ def test_padding_is_found_below_which_an_outlier_lies(outlier: float) -> None:
     assert padding_value(images[0]) == -1024
 
 
-def test_noise_in_the_corners_is_no_padding() -> None:
+def test_noise_in_the_corners_is_not_padding() -> None:
     images = np.random.default_rng(0).normal(5, 1, (1, 6, 6, 6))
     assert body_mask(images) is None
     assert body_box(images) == (0, 0, 0, 6, 6, 6)
@@ -58,7 +58,7 @@ def test_constant_image_counts_whole(value: float) -> None:
     assert body_box(images) == (0, 0, 0, 3, 4, 5)
 
 
-def test_the_body_is_where_any_channel_shows_something() -> None:
+def test_a_voxel_belongs_to_the_body_if_any_channel_is_not_padding() -> None:
     images = padded(0.0, channels=2)
     images[1] = 0
     images[1, 0:3, 5, 5] = 1
@@ -93,7 +93,7 @@ def test_padding_does_not_lower_the_threshold_of_air() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, -1000.0, 30000.0])
-def test_air_is_found_whatever_the_offset(offset: float) -> None:
+def test_air_is_found_for_any_offset_of_the_intensities(offset: float) -> None:
     channel = np.random.default_rng(0).uniform(0, 3, (10, 10, 10))
     channel[2:8, 2:8, 2:8] = 100
     tissue = tissue_mask(channel + offset)

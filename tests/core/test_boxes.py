@@ -72,7 +72,7 @@ def test_boxes_of_instances_are_tight(instances: np.ndarray) -> None:
         assert box.tolist() == [*where.min(axis=0).tolist(), *(where.max(axis=0) + 1).tolist()]
 
 
-def test_boxes_of_an_empty_map_are_none() -> None:
+def test_an_empty_map_has_no_boxes() -> None:
     ids, boxes = bx.boxes_from_instances(np.zeros((2, 2, 2), np.uint8))
     assert ids.shape == (0,)
     assert boxes.shape == (0, 6)

@@ -46,7 +46,7 @@ def test_touching_lesions_of_two_classes_stay_apart() -> None:
     assert classes.tolist() == [0, 1, 0]
 
 
-def test_values_that_are_no_class_are_background() -> None:
+def test_values_without_a_class_are_background() -> None:
     label = np.array([[[7, 0, 1]]], np.int64)
     assert instances_from_semantic(label, (1,))[0][0, 0].tolist() == [0, 0, 1]
 

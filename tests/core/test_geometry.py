@@ -123,12 +123,12 @@ def test_origin_and_direction_stored_in_single_precision_pass() -> None:
         ({"direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)}, "direction .* against 1 0 0 0 1 0 0 0 1"),
     ],
 )
-def test_each_difference_is_found_and_told(change: dict[str, tuple[float, ...]], message: str) -> None:
+def test_each_difference_is_found_and_described(change: dict[str, tuple[float, ...]], message: str) -> None:
     (found,) = BASE.difference(dataclasses.replace(BASE, **change))  # type: ignore[arg-type]
     assert re.search(message, found)
 
 
-def test_all_differences_are_told_at_once() -> None:
+def test_all_differences_are_described_together() -> None:
     other = dataclasses.replace(BASE, shape=(1, 1, 1), spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0))
     assert [text.split()[0] for text in BASE.difference(other)] == ["size", "spacing", "origin"]
 

@@ -59,7 +59,7 @@ def test_gain_and_offset_together_do_not_matter(seed: int, exponent: float, shif
     assert np.allclose(normalized(changed), normalized(channel), atol=1e-3)
 
 
-def test_five_units_around_thirty_thousand_are_told_apart() -> None:
+def test_a_spread_of_five_units_around_thirty_thousand_is_kept() -> None:
     channel = np.random.default_rng(0).normal(30000, 5, SHAPE).astype(np.float32)
     result = normalized(channel)
     assert abs(float(result.mean())) < 1e-3 and float(result.std()) == pytest.approx(1, abs=1e-3)
@@ -134,7 +134,7 @@ def test_a_normalised_scan_is_not_degenerate() -> None:
         assert degeneration(normalized(scan(0, kind))) is None
 
 
-def test_what_is_degenerate_is_said() -> None:
+def test_the_reason_of_a_degenerate_channel_is_returned() -> None:
     noise = np.random.default_rng(0).normal(size=SHAPE)
     assert "constant" in str(degeneration(np.zeros(SHAPE)))
     assert "standard deviation" in str(degeneration(noise * 1e-9))

@@ -17,7 +17,7 @@ def test_all_normal_forms_of_a_name_are_one(name: str) -> None:
     assert normal_name(composed) == normal_name(decomposed) == normal_name(name)
 
 
-def test_a_name_that_is_not_utf_8_stays_what_it_is() -> None:
+def test_a_name_that_is_not_utf_8_stays_unchanged() -> None:
     name = os.fsdecode(b"m\xfcller")
     assert normal_name(name) == name
     assert named_like({name: 1}, [name]) == {name: 1}

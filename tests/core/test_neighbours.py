@@ -63,7 +63,7 @@ def test_groups_and_owners_are_those_of_comparing_all_pairs(
     np.testing.assert_array_equal(neighbour_matrix(boxes, owners, 8).toarray(), wanted)
 
 
-def test_what_is_held_at_a_time_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_pairs_in_memory_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(5)
     boxes, owners = crowd(random, 300, 60, 9), random.integers(0, 40, 300)
     groups, near = neighbour_groups(boxes), neighbour_matrix(boxes, owners, 40).toarray()

@@ -62,7 +62,7 @@ def test_a_second_pass_changes_nothing(sets: tuple[np.ndarray, np.ndarray, np.nd
     assert again.tolist() == list(range(len(kept)))
 
 
-def test_no_boxes_give_none() -> None:
+def test_no_boxes_give_no_groups() -> None:
     kept = suppress([], [], [], Suppression(distance=0.5, iou=0.3))
     assert kept.dtype == np.int64 and kept.shape == (0,)
 
@@ -75,7 +75,7 @@ def test_equal_scores_keep_their_order() -> None:
     assert suppress([CUBE, moved(20), CUBE], [0.5] * 3, [0] * 3, Suppression(distance=0.5, iou=0.3)).tolist() == [0, 1]
 
 
-def test_only_the_best_stay_where_their_number_is_limited() -> None:
+def test_a_limit_keeps_the_best_boxes() -> None:
     boxes = [[0, 0, 0, 3, 3, 3], [1, 0, 0, 4, 3, 3], [9, 9, 9, 12, 12, 12], [20, 9, 9, 23, 12, 12]]
     scores = [0.8, 0.9, 0.5, 0.6]  # the first is a duplicate of the second
     assert suppress(boxes, scores, [0, 0, 0, 0], Suppression(distance=0.5, iou=0.3, limit=2)).tolist() == [1, 3]
@@ -133,7 +133,7 @@ def test_only_boxes_of_like_volume_are_duplicates_by_distance(edge: float, left:
 
 
 @pytest.mark.parametrize("count", [20, 400])
-def test_similar_pairs_are_those_of_which_one_suppresses_the_other(count: int) -> None:
+def test_similar_pairs_are_the_pairs_in_which_one_box_suppresses_the_other(count: int) -> None:
     random = np.random.default_rng(count)
     low, size = random.uniform(0, 20, (count, 3)), np.exp(random.uniform(0, 2, (count, 3)))
     boxes, classes = np.concatenate([low, low + size], axis=1), random.integers(0, 2, count)

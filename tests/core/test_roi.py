@@ -169,9 +169,7 @@ def test_pasting_writes_the_voxels_whose_centres_lie_inside(
 
 @settings(max_examples=100, deadline=None)
 @given(positions, st.floats(0.5, 16, width=32), st.integers(20, 40), st.integers(1, 30), seeds)
-def test_pasting_undoes_cropping_where_it_magnified(
-    low: float, extent: float, samples: int, length: int, seed: int
-) -> None:
+def test_pasting_restores_a_magnified_region(low: float, extent: float, samples: int, length: int, seed: int) -> None:
     high = low + extent
     first, end = voxel_range(low, high, length)
     values = np.random.default_rng(seed).random(length)
@@ -245,7 +243,7 @@ def test_flipping_volume_and_roi_flips_the_crop(axis: int) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_flipping_cube_and_roi_flips_what_is_pasted(axis: int) -> None:
+def test_flipping_cube_and_roi_flips_the_pasted_values(axis: int) -> None:
     cube, shape = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(0)), (9, 10, 11)
     roi = np.array([-1.5, 3.25, 2, 4.25, 12, 7.75])
     mirrored = roi.copy()
@@ -274,7 +272,7 @@ def test_an_roi_outside_the_volume_pastes_nothing() -> None:
 @given(
     low=st.lists(st.floats(-6, 12), min_size=3, max_size=3), size=st.lists(st.floats(0.2, 9), min_size=3, max_size=3)
 )
-def test_where_an_roi_is_pasted_is_known_before(low: list[float], size: list[float]) -> None:
+def test_the_region_of_pasting_is_known_without_pasting(low: list[float], size: list[float]) -> None:
     roi = np.array([*low, *(a + b for a, b in zip(low, size, strict=True))])
     values, region = paste_roi(torch.ones(1, 3, 3, 3), roi, (5, 6, 7))
     assert paste_region(roi, (5, 6, 7)) == region
@@ -310,7 +308,7 @@ def test_box_indicator_integrates_to_the_volume_shown(seed: int) -> None:
     assert np.allclose(shown, (boxes[:, 3:] - boxes[:, :3]).prod(axis=1), rtol=1e-4)
 
 
-def test_box_indicators_of_no_boxes_are_none() -> None:
+def test_no_boxes_have_no_indicators() -> None:
     assert box_indicator([], [], (2, 3, 4)).shape == (0, 1, 2, 3, 4)
 
 

@@ -21,5 +21,5 @@ def test_an_array_that_torch_takes_is_not_copied() -> None:
     assert np.shares_memory(tensor_of(array).numpy(), array)
 
 
-def test_the_dtype_is_the_one_asked_for() -> None:
+def test_the_tensor_has_the_requested_dtype() -> None:
     assert tensor_of(np.ones((1, 2), np.int64)[::-1], np.int32).numpy().dtype == np.int32

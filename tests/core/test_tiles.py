@@ -19,11 +19,11 @@ def test_rois_keep_the_centre_of_their_box() -> None:
     assert rois.tolist() == [[1, 5, 16.5, 9, 35, 24.5]]
 
 
-def test_rois_of_no_boxes_are_none() -> None:
+def test_no_boxes_have_no_rois() -> None:
     assert rois_from_boxes([], 0.3, (8, 8, 8)).shape == (0, 6)
 
 
-def test_tiles_of_no_boxes_are_none() -> None:
+def test_no_boxes_have_no_tiles() -> None:
     rois, parents = tile_boxes([], 0.3, (8, 8, 8), SIZE, 1.5)
     assert rois.shape == (0, 6) and parents.shape == (0,)
 

@@ -115,7 +115,7 @@ def test_removing_takes_all_files_of_the_case(store: CaseStore) -> None:
     store.remove("Fall é 1")
 
 
-def test_a_missing_case_says_what_to_run(store: CaseStore) -> None:
+def test_a_missing_case_names_the_command_to_run(store: CaseStore) -> None:
     with pytest.raises(DetSeg3DError, match=r"'x' is not preprocessed(.|\n)*detseg3d_plan_and_preprocess"):
         store.open("x")
 
@@ -195,7 +195,7 @@ FILES = ("Fall é 1.json", "Fall é 1_image.b2nd", "Fall é 1_instances.b2nd")
 
 
 @pytest.mark.parametrize("kept", FILES)
-def test_files_of_two_preprocessings_are_never_taken_for_one_case(store: CaseStore, kept: str) -> None:
+def test_files_of_two_preprocessings_are_never_combined(store: CaseStore, kept: str) -> None:
     earlier = (store.folder / kept).read_bytes()
     store.write("Fall é 1", IMAGE + 1, INSTANCES, {**PROPERTIES, "preprocessing_hash": "other"})
     (store.folder / kept).write_bytes(earlier)
@@ -233,7 +233,7 @@ def test_a_record_that_was_edited_is_damaged(store: CaseStore, change: dict[str,
         assert caught.value.file == file
 
 
-def test_cases_of_other_plans_are_refused_where_that_is_asked_for(store: CaseStore) -> None:
+def test_cases_of_other_plans_are_refused_on_request(store: CaseStore) -> None:
     assert CaseStore(store.folder, "abc").open("Fall é 1").properties["preprocessing_hash"] == "abc"
     with pytest.raises(DetSeg3DError) as caught:
         CaseStore(store.folder, "def").shape_and_lesions("Fall é 1")
@@ -241,7 +241,7 @@ def test_cases_of_other_plans_are_refused_where_that_is_asked_for(store: CaseSto
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_damaged_array_is_an_error_or_gives_what_was_written(store: CaseStore, seed: int) -> None:
+def test_a_damaged_array_is_an_error_or_gives_the_written_values(store: CaseStore, seed: int) -> None:
     random = np.random.default_rng(seed)
     file = store.folder / FILES[1 + seed % 2]
     data = bytearray(file.read_bytes())

@@ -116,7 +116,7 @@ def test_an_invalid_description_is_refused(folder: Path, changes: dict[str, Any]
     assert error.value.file == folder / "dataset.json"
 
 
-def test_classes_are_ordered_by_value_whatever_their_order_in_the_file(folder: Path) -> None:
+def test_classes_are_ordered_by_value(folder: Path) -> None:
     write_json(folder, labels={"late": 7, "background": 0, "early": 2})
     dataset = load_raw_dataset(folder)
     assert (dataset.class_names, dataset.class_labels) == (("early", "late"), (2, 7))
@@ -172,7 +172,7 @@ def test_a_listed_case_cannot_leave_the_folder_of_results(folder: Path) -> None:
         load_raw_dataset(folder)
 
 
-def test_a_missing_folder_or_description_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_or_description_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="folder does not exist"):
         load_raw_dataset(tmp_path / "x")
     with pytest.raises(DetSeg3DError, match=r"does not exist(.|\n)*dataset\.json"):
@@ -256,7 +256,7 @@ def test_a_folder_in_the_place_of_a_scan_is_not_overlooked(tmp_path: Path) -> No
     assert [case.case_id for case in list_cases(tmp_path, 1)] == ["a", "b"]
 
 
-def test_what_a_killed_process_left_is_no_scan(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_not_scans(tmp_path: Path) -> None:
     """Temporary files and folders of our own writing, such as of predictions that lie beside the scans."""
     for name in ("a.nii.gz", ".00000000-1-0.partial.a.nii.gz", ".00000000-1-1.partial.b_0000.nii.gz"):
         (tmp_path / name).touch()

@@ -21,7 +21,7 @@ def many(count: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("parse", [parse_channel_names, parse_labels])
-def test_as_many_names_as_plans_may_have_are_taken_and_not_one_more(parse: Callable[..., Any]) -> None:
+def test_the_number_of_names_is_limited(parse: Callable[..., Any]) -> None:
     assert len(parse(many(MAX_NAMES), FILE)) == MAX_NAMES
     with pytest.raises(DetSeg3DError) as caught:
         parse(many(MAX_NAMES + 1), FILE)

@@ -44,7 +44,7 @@ def test_a_dataset_json_of_the_labels_must_be_usable(tmp_path: Path) -> None:
         read_label_format(tmp_path / "labels", tmp_path / "predictions")
 
 
-def test_in_a_comparison_one_class_must_not_have_two_values(tmp_path: Path) -> None:
+def test_a_class_with_two_values_in_a_comparison_is_refused(tmp_path: Path) -> None:
     for folder, labels in (("a", {"core": 1, "rim": 2}), ("b", {"rim": 1, "core": 2}), ("c", {"tumour": 1, "edge": 2})):
         write_json({"labels": {"background": 0, **labels}}, tmp_path / folder / "dataset.json")
     assert common_label_format(tmp_path / "labels", [tmp_path / "d", tmp_path / "a", tmp_path / "c"]).classes == {

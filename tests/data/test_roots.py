@@ -56,7 +56,7 @@ def test_flag_beats_environment_and_own_variable_beats_nnunets(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("function", "name"), [(raw_root, "raw"), (preprocessed_root, "preprocessed"), (results_root, "results")]
 )
-def test_without_flag_and_variable_the_error_says_what_to_set(function, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_without_flag_and_variable_the_error_names_both(function, name: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DetSeg3DError, match=rf"--{name} FOLDER(.|\n)*export detseg3d_{name}="):
         function(None)
 
@@ -101,7 +101,7 @@ def test_short_and_long_numbers_and_odd_names_are_found(root: Path) -> None:
     assert resolve_dataset(root, "MS Change ü").name == "Dataset102_MS Change ü"
 
 
-def test_an_unknown_data_set_lists_what_was_found(root: Path) -> None:
+def test_the_error_of_an_unknown_data_set_lists_the_data_sets(root: Path) -> None:
     with pytest.raises(DetSeg3DError, match="no data set '7'; found: Dataset001_Small, Dataset1000_Big, Dataset101"):
         resolve_dataset(root, 7)
 

@@ -38,7 +38,7 @@ def give_cpu(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) -> None:
 
 
 @pytest.mark.parametrize(("count", "device"), [(0, "cpu"), (2, "cuda")])
-def test_cuda_is_the_default_where_there_is_one(monkeypatch: pytest.MonkeyPatch, count: int, device: str) -> None:
+def test_cuda_is_the_default_if_it_is_available(monkeypatch: pytest.MonkeyPatch, count: int, device: str) -> None:
     give_cuda(monkeypatch, count)
     assert resolve_device(None) == torch.device(device)
 
@@ -68,7 +68,7 @@ def test_old_cuda_devices_take_float16(monkeypatch: pytest.MonkeyPatch, bfloat16
     assert autocast_dtype(torch.device("cuda")) is dtype
 
 
-def test_of_several_cuda_devices_the_one_that_is_used_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_is_that_of_the_cuda_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     current = [0]
 
     @contextmanager
@@ -85,7 +85,7 @@ def test_of_several_cuda_devices_the_one_that_is_used_is_asked(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, None)])
-def test_processors_take_bfloat16_where_it_is_in_hardware(
+def test_processors_with_bfloat16_instructions_use_bfloat16(
     monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype | None
 ) -> None:
     give_cpu(monkeypatch, bfloat16)
@@ -167,7 +167,7 @@ def test_results_below_the_smallest_normal_number_tell_an_emulation(
     assert has_fast_bfloat16.__wrapped__() is native
 
 
-def test_a_process_that_is_told_to_computes_in_float32_on_that_type_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chosen_precision_applies_to_one_type_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
     give_cpu(monkeypatch, True)
     monkeypatch.setattr(device, "_IN_USE", {})
     compute_in(torch.device("cpu"), Precision.FP32)
@@ -186,7 +186,7 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nothing_chosen")
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("wanted", [Precision.BF16, Precision.FP32])
-def test_a_processor_computes_in_what_is_asked_for(
+def test_a_processor_uses_the_requested_precision(
     monkeypatch: pytest.MonkeyPatch, native: bool, wanted: Precision
 ) -> None:
     give_cpu(monkeypatch, native)
@@ -197,7 +197,7 @@ def test_a_processor_computes_in_what_is_asked_for(
 
 
 @pytest.mark.usefixtures("nothing_chosen")
-def test_auto_takes_back_what_was_chosen_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_replaces_an_earlier_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     give_cpu(monkeypatch, True)
     compute_in(torch.device("cpu"), Precision.FP32)
     assert compute_in(torch.device("cpu"), Precision.AUTO) is Precision.BF16
@@ -256,7 +256,7 @@ print(compute_in(torch.device("cpu"), Precision("{}")), flush=True)
 
 
 @pytest.mark.parametrize(("wanted", "chosen", "warned"), [("auto", "fp32", False), ("bf16", "bf16", True)])
-def test_where_onednn_is_limited_auto_avoids_bfloat16_and_its_slowness_is_measured(
+def test_with_a_limited_onednn_auto_avoids_bfloat16_and_its_slowness_is_measured(
     wanted: str, chosen: str, warned: bool
 ) -> None:
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}

@@ -89,14 +89,14 @@ def leave_behind(folder: Path, what: str) -> Path:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_the_next_writer_removes_what_a_killed_one_left(what: str, tmp_path: Path) -> None:
+def test_the_next_writer_removes_the_files_of_a_killed_writer(what: str, tmp_path: Path) -> None:
     left = leave_behind(tmp_path, what)
     assert left.name.startswith(".") and ".partial." in left.name
     write_text("x", tmp_path / "other.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
 
 
-def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_running_process_stays(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("x", encoding="utf-8")
         remove_stale(tmp_path)
@@ -104,7 +104,7 @@ def test_what_a_living_process_is_writing_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_what_another_machine_is_writing_stays_for_a_day(tmp_path: Path) -> None:
+def test_the_temporary_file_of_another_machine_stays_for_a_day(tmp_path: Path) -> None:
     elsewhere = tmp_path / ".00000000-1-0.partial.a.txt"
     elsewhere.touch()
     remove_stale(tmp_path)
@@ -114,7 +114,7 @@ def test_what_another_machine_is_writing_stays_for_a_day(tmp_path: Path) -> None
     assert not elsewhere.exists()
 
 
-def test_hidden_files_of_others_are_none_of_ours(tmp_path: Path) -> None:
+def test_hidden_files_of_other_programs_stay(tmp_path: Path) -> None:
     for name in (".hidden", ".partial.a", ".x.partial.a.txt"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
@@ -157,7 +157,7 @@ def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
     assert caught.value.file == tmp_path / "file" / "a.txt"
 
 
-def test_without_the_record_the_earlier_one_vouches_for_nothing(tmp_path: Path) -> None:
+def test_an_earlier_record_is_removed_before_the_files_are_replaced(tmp_path: Path) -> None:
     """A process that dies between two files must not leave the record of the earlier ones."""
     write_together(tmp_path, "1", "a.txt")
     script = (
@@ -181,7 +181,7 @@ def test_without_the_record_the_earlier_one_vouches_for_nothing(tmp_path: Path) 
     assert read_all(tmp_path) == {"a.txt": "2", "b.txt": "2", "rois/a.json": "2"}
 
 
-def test_removing_what_is_not_there_is_fine_and_what_cannot_go_is_said(tmp_path: Path) -> None:
+def test_removing_a_missing_file_is_no_error_and_removing_a_folder_is(tmp_path: Path) -> None:
     remove_files(tmp_path / "nowhere" / "a.txt")
     (tmp_path / "folder").mkdir()
     with pytest.raises(DetSeg3DError, match="an earlier result cannot be removed"):
@@ -275,7 +275,7 @@ def test_a_regular_file_is_opened_also_behind_a_link(tmp_path: Path) -> None:
         open_regular_file(tmp_path / "gone")
 
 
-def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> None:
+def test_reading_a_small_file_needs_little_memory_for_any_limit(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     tracemalloc.start()
     assert read_bounded(tmp_path / "a", 1 << 40) == b"content"
@@ -287,7 +287,7 @@ def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("most", [0, 1, 5, 6, 7, 3 << 20])
-def test_reading_stops_at_the_limit_also_where_the_size_is_not_known(tmp_path: Path, most: int) -> None:
+def test_reading_stops_at_the_limit_even_if_the_size_is_unknown(tmp_path: Path, most: int) -> None:
     (tmp_path / "a").write_bytes(b"abcdef")
     if most < 6:
         with pytest.raises(DetSeg3DError):
@@ -323,7 +323,7 @@ def umask() -> Iterator[Callable[[int], int]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="no umask on Windows")
 @pytest.mark.parametrize("mask", [0o002, 0o022, 0o027, 0o077])
 @pytest.mark.parametrize("of_library", [0o600, 0o777, 0o400])
-def test_permissions_follow_the_umask_whatever_the_writer_sets(
+def test_permissions_follow_the_umask_for_any_permissions_of_the_library(
     tmp_path: Path, umask: Callable[[int], int], mask: int, of_library: int
 ) -> None:
     umask(mask)
@@ -337,7 +337,7 @@ def test_permissions_follow_the_umask_whatever_the_writer_sets(
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_001])
 @pytest.mark.parametrize("by_system", [True, False, None])
-def test_a_copy_is_a_file_of_its_own(
+def test_a_copy_is_independent_of_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by_system: bool | None
 ) -> None:
     """``None``: the system gives up after a part."""

@@ -89,7 +89,7 @@ def test_many_that_share_a_lock_at_once_all_get_it(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0, 0]
 
 
-def test_only_one_of_many_has_the_whole_lock(tmp_path: Path) -> None:
+def test_only_one_process_holds_an_exclusive_lock(tmp_path: Path) -> None:
     """Each adds one to a number in a file; without a lock some would be lost."""
     script = (
         "import sys\nfrom pathlib import Path\nfrom detseg3d.system import lock\n"
@@ -118,7 +118,7 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_holder_dies(
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"\xff\x00", b"[1]\n", b'{"process": 1}\n', b"9" * 100_000])
-def test_what_a_dead_process_left_locks_nothing_whatever_it_holds(tmp_path: Path, left: bytes) -> None:
+def test_the_lock_file_of_a_dead_process_locks_nothing(tmp_path: Path, left: bytes) -> None:
     (tmp_path / ".lock").write_bytes(left)
     take(tmp_path / ".lock")
     take(tmp_path / ".lock", shared=True)
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_can_be_used_without_a_lock(tmp_path: Pa
         pass
 
 
-def test_a_link_where_the_lock_belongs_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_with_the_name_of_the_lock_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("precious", encoding="utf-8")
     (tmp_path / ".lock").symlink_to("target")
     take(tmp_path / ".lock")

@@ -26,12 +26,12 @@ def write(root: Path, **files: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def test_free_memory_is_what_linux_can_give_and_swap(tmp_path: Path) -> None:
+def test_free_memory_includes_swap(tmp_path: Path) -> None:
     write(tmp_path, proc__meminfo=MEMINFO)
     assert available_bytes(tmp_path) == 16500 * 1024
 
 
-def test_the_limit_of_a_control_group_counts_without_what_is_only_cached(tmp_path: Path) -> None:
+def test_the_limit_of_a_control_group_ignores_cached_files(tmp_path: Path) -> None:
     write(
         tmp_path,
         proc__meminfo=MEMINFO,
@@ -73,7 +73,7 @@ def test_too_much_is_an_error_with_both_figures(monkeypatch: pytest.MonkeyPatch)
         require_memory(3.1e9, "this scan")
 
 
-def test_an_allowance_takes_the_place_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_allowance_replaces_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 10)
     require_memory(1e9, "this", allowed_gb=1)
     with pytest.raises(DetSeg3DError, match=r"1\.5 GB(.|\n)*at most 1 GB, as allowed"):
@@ -92,7 +92,7 @@ def test_the_limit_of_the_address_space_counts(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 @pytest.mark.parametrize(("limit", "expected"), [(10**9, True), (-1, False)])
-def test_words_of_onednn_mean_memory_where_the_address_space_is_limited(
+def test_a_message_of_onednn_means_missing_memory_if_the_address_space_is_limited(
     monkeypatch: pytest.MonkeyPatch, limit: int, expected: bool
 ) -> None:
     monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))

@@ -55,7 +55,7 @@ def test_signals_raise_an_interruption_that_names_them(number: signal.Signals) -
     assert isinstance(caught.value, KeyboardInterrupt)  # code that lets Ctrl-C through lets this through
 
 
-def test_what_handled_the_signals_before_handles_them_again() -> None:
+def test_earlier_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with interruptible(), postponed():
         assert signal.getsignal(signal.SIGTERM) != before[0]
@@ -85,7 +85,7 @@ def test_a_postponed_signal_waits_until_it_is_asked_for() -> None:
     assert done == ["step"]
 
 
-def test_a_postponed_signal_that_nobody_asked_for_comes_at_the_end() -> None:
+def test_a_postponed_signal_is_raised_at_the_end_of_the_context() -> None:
     done = []
     with pytest.raises(Interruption, match="SIGINT"):
         with postponed():
@@ -104,7 +104,7 @@ def test_a_second_interrupt_does_not_wait() -> None:
     assert done == []
 
 
-def test_signals_of_two_kinds_are_one_wish() -> None:
+def test_signals_of_two_kinds_count_once() -> None:
     """Under torchrun a Ctrl-C comes from the terminal, and then a SIGTERM from torchrun."""
     done = []
     with pytest.raises(Interruption, match="SIGINT"), postponed():
@@ -133,7 +133,7 @@ def test_an_error_that_follows_a_signal_is_taken_for_its_consequence() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_an_error_without_a_signal_stays_what_it_is() -> None:
+def test_an_error_without_a_signal_stays_unchanged() -> None:
     with pytest.raises(ValueError, match="ours"), interruptible():
         raise ValueError("ours")
 
@@ -144,7 +144,7 @@ def test_a_swallowed_signal_is_raised_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("library", [library_that_fails, library_that_swallows])
-def test_no_case_follows_the_one_whose_signal_was_swallowed(library: Callable[[object], None]) -> None:
+def test_no_further_case_runs_after_a_lost_interruption(library: Callable[[object], None]) -> None:
     done = []
 
     def work(case: int) -> None:

@@ -289,7 +289,7 @@ def test_missing_memory_is_an_error_of_its_case(processes: int) -> None:
     assert [result.error.value for result in results[:3]] == [None, *items[1:3]]  # type: ignore[union-attr]
 
 
-def test_a_failed_case_keeps_none_of_its_arrays() -> None:
+def test_a_failed_case_releases_its_arrays() -> None:
     kept: list[weakref.ref[set[int]]] = []
 
     def fail(number: int) -> None:

@@ -365,7 +365,7 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
         "tracebacks, or other values without a word",
         "an error with the file; in a window of a training only if the compressed data are invalid",
         test_case_store,
-        "test_a_damaged_array_is_an_error_or_gives_what_was_written",
+        "test_a_damaged_array_is_an_error_or_gives_the_written_values",
     ),
     (
         "ESC, BEL and U+202E in names of channels and classes",
