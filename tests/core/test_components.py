@@ -26,7 +26,7 @@ def test_components_are_those_of_scipy_class_by_class(label: np.ndarray) -> None
         ids = np.flatnonzero(classes == index) + 1
         assert len(ids) == count
         for number in ids:
-            # One instance is exactly one of scipy's components.
+            # Each instance is exactly one component of scipy.
             own = np.unique(reference[instances == number])
             assert len(own) == 1
             np.testing.assert_array_equal(instances == number, reference == own[0])

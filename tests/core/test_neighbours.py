@@ -17,7 +17,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def by_voxels(boxes: npt.NDArray[np.floating]) -> list[list[bool]]:
-    """Which boxes have voxels at most one apart, voxel by voxel."""
+    """Find neighbouring boxes by comparing all their voxels."""
     everywhere = np.argwhere(np.ones((9, 9, 9)))
     voxels = [
         everywhere[[bool(np.all((voxel < box[3:]) & (voxel + 1 > box[:3]))) for voxel in everywhere]] for box in boxes
@@ -86,7 +86,7 @@ def test_memory_does_not_grow_with_the_square_of_the_boxes(extent: float) -> Non
     neighbour_matrix(boxes, np.arange(len(boxes)) // 100, 40)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 16e6  # a matrix of booleans, of every box with every other one
+    assert peak < 16e6  # less than a matrix of booleans for all pairs of boxes
 
 
 # -- Groups of some ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ def moved(z: float = 0, y: float = 0, x: float = 0) -> np.ndarray:
 
 
 def brute_force(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, distance: float, iou: float) -> list[int]:
-    """Greedy suppression, one pair of boxes and one axis at a time."""
+    """Suppress boxes greedily, one pair of boxes and one axis at a time."""
     kept: list[int] = []
     for candidate in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
         duplicate = False
@@ -115,7 +115,7 @@ def test_a_suppressed_box_suppresses_nothing() -> None:
 
 @pytest.mark.parametrize(("count", "most"), [(255, None), (300, None), (900, None), (900, 100)])
 def test_many_boxes_agree_with_brute_force(count: int, most: int | None) -> None:
-    # Enough for the spatial index: of all sizes, crowded, among them a few that span everything.
+    # Enough boxes for the spatial index, of all sizes and crowded; a few span the whole volume.
     random = np.random.default_rng(count)
     sizes = np.exp(random.uniform(0, 3, (count, 3)))
     sizes[:3] = 60

@@ -20,7 +20,7 @@ SHAPE = (4, 5, 6)
 def stored_as(
     volume: np.ndarray, matrix: np.ndarray, order: list[int], signs: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The volume ``(z, y, x)`` and its matrix, whose columns are x, y, z, with the axes in another order."""
+    """Return a volume ``(z, y, x)`` and its matrix (columns x, y, z) with the axes in another order."""
     array_axes = [2 - column for column in order][::-1]
     turned = volume.transpose(array_axes)
     steps = tuple(slice(None, None, sign) for sign in signs[::-1])
@@ -104,7 +104,7 @@ def test_all_48_orders_of_any_oblique_scan_lead_to_one_volume(seed: int) -> None
 
 
 def check_all_orders(matrix: np.ndarray, noise: float) -> None:
-    """Each file rounds its direction in another way: ``noise``."""
+    """``noise`` stands for the different rounding of the direction in each file."""
     volume = np.arange(4 * 5 * 6).reshape(SHAPE)
     random = np.random.default_rng(0)
     found = set()

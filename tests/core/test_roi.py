@@ -41,7 +41,7 @@ def ragged(extent: int, seed: int) -> np.ndarray:
 
 
 def crop_and_paste(mask: np.ndarray, shift: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
-    """What a perfect Stage 2 with soft targets gives for one lesion: its box, cropped to 32³, pasted, thresholded."""
+    """Crop the box of a lesion to 32³ samples, paste it and apply the threshold, as a perfect Stage 2 would."""
     where = np.argwhere(mask)
     box = np.concatenate([where.min(axis=0) + shift, where.max(axis=0) + 1 + shift])[None]
     roi = rois_from_boxes(box.astype(np.float32), 0.3, (8, 8, 8))[0]
@@ -192,7 +192,7 @@ def sampled_by_torch(volume: torch.Tensor, roi: np.ndarray, size: tuple[int, int
 
 
 def random_roi(random: np.random.Generator, size: tuple[int, int, int]) -> np.ndarray:
-    """A RoI that no axis shrinks; it may reach beyond a volume of about ten voxels."""
+    """Return an RoI that magnifies along all axes and may reach beyond a volume of about ten voxels."""
     low = random.uniform(-4, 9, 3)
     return np.concatenate([low, low + random.uniform(0.5, 1, 3) * size])
 
@@ -281,7 +281,7 @@ def test_the_region_of_pasting_is_known_without_pasting(low: list[float], size: 
 
 @pytest.mark.parametrize("low", [-4.0, -3.7, -7.5])
 def test_samples_outside_the_volume_do_not_reach_its_border_voxels(low: float) -> None:
-    # Stage 2 is never trained outside the volume: what it says there must not count.
+    # Stage 2 is never trained outside the volume, so its output there must not count.
     roi = np.array([low, 0, 0, 8, 8, 8])
     cube = inside_volume(roi[None], (16, 16, 16), SIZE)[0]
     values, region = paste_roi(cube, roi, (16, 16, 16))

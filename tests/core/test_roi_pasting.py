@@ -46,7 +46,7 @@ def linear(cube: torch.Tensor, roi: npt.NDArray[np.float64], shape: Triple) -> n
 
 
 def exact(cube: torch.Tensor, roi: npt.NDArray[np.float64], shape: Triple) -> npt.NDArray[np.float64]:
-    """The unbounded inverse alone."""
+    """Paste with the exact inverse only."""
     values = cube[0].double().numpy()
     for axis in range(3):
         matrix = paste_matrix(roi[axis], roi[axis + 3], values.shape[axis], shape[axis], bounded=False)[0]
@@ -55,7 +55,7 @@ def exact(cube: torch.Tensor, roi: npt.NDArray[np.float64], shape: Triple) -> np
 
 
 def compare(scale: tuple[float, float, float], size: Triple, scenes: int = 8) -> tuple[float, float, float]:
-    """Mean Dice of pasting minus the reference: of soft masks (exact inverse), confident and hard ones (linear)."""
+    """Return the mean Dice minus the reference: the exact inverse for soft masks, linear for hard masks."""
     differences = np.zeros((scenes, 3))
     for scene in range(scenes):
         random = np.random.default_rng([scene, *size])
@@ -97,8 +97,8 @@ def test_the_same_holds_for_anisotropic_rois(scale: tuple[float, float, float], 
     soft, confident, hard = compare(scale, size)
     assert soft >= -0.0005
     assert confident >= -0.002
-    # Where samples lie between two slices, linear interpolation of 0 and 1 is the threshold itself: a slice of a lesion
-    # of four slices is in or out by a hair.
+    # If samples lie halfway between two slices, linear interpolation of 0 and 1 gives exactly the threshold. One slice of
+    # a lesion of four slices is then inside or outside by rounding.
     assert hard >= -0.01
 
 
@@ -113,7 +113,7 @@ def test_the_gain_of_the_bounded_inverse_is_bounded(scale: float) -> None:
 
 
 def test_the_gain_of_the_exact_inverse_is_not() -> None:
-    # Why there is a bounded one.
+    # This amplification is the reason for the bounded inverse.
     assert np.abs(paste_matrix(40.5, 64.5, 24, 200, bounded=False)[0]).sum(axis=1).max() > 10
 
 

@@ -175,7 +175,7 @@ def test_shape_and_lesions_come_from_the_record(tmp_path: Path) -> None:
 
 
 def test_the_number_of_threads_is_not_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """blosc2 would note those of the machine, or of a worker, and the same case would have different files."""
+    """blosc2 would store the number of threads of the machine, and the same case would give different files."""
     stored = []
     for threads in (1, 3):
         monkeypatch.setattr(blosc2, "nthreads", threads)

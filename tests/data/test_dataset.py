@@ -257,7 +257,7 @@ def test_a_folder_in_the_place_of_a_scan_is_not_overlooked(tmp_path: Path) -> No
 
 
 def test_temporary_files_of_killed_processes_are_not_scans(tmp_path: Path) -> None:
-    """Temporary files and folders of our own writing, such as of predictions that lie beside the scans."""
+    """Temporary files and folders of predictions may lie beside the scans."""
     for name in ("a.nii.gz", ".00000000-1-0.partial.a.nii.gz", ".00000000-1-1.partial.b_0000.nii.gz"):
         (tmp_path / name).touch()
     (tmp_path / ".00000000-1-2.partial.c.json").mkdir()
@@ -345,7 +345,7 @@ def test_a_training_list_that_names_all_cases_changes_nothing(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_cases_that_a_training_list_leaves_out_do_not_train_unseen(folder: Path, form: str) -> None:
-    """They may be the test set of somebody who trusts the list."""
+    """The cases outside the list may be a test set."""
     write_json(folder, training=[entry("b 1", form)])
     with pytest.raises(DetSeg3DError) as caught:
         load_raw_dataset(folder)

@@ -240,7 +240,7 @@ def test_an_ascii_locale_takes_the_names_on_disk_and_no_others() -> None:
 
 
 def test_letters_are_not_control_characters_in_a_latin_1_locale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of a letter in UTF-8, taken one by one, would be."""
+    """Single bytes of a letter in UTF-8 could look like control characters."""
     monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
     as_listed = "süß".encode().decode("latin-1")
     assert "\x9f" in as_listed and check_case_id(as_listed) == as_listed

@@ -26,7 +26,7 @@ def scan(seed: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three good cases of two channels."""
+    """Data set of three valid cases with two channels."""
     folder = tmp_path / "Dataset001_Test"
     for number, case in enumerate(("a", "b", "c")):
         for channel in range(2):

@@ -109,7 +109,7 @@ HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_s
 
 
 def asked_in_a_process(**environment: str) -> tuple[bool, float, float]:
-    """Answer of a process with such settings, and its seconds for a convolution in bfloat16 and in float32."""
+    """Return the answer of a process with these settings, and its times in s for bfloat16 and float32."""
     script = """
 import time, torch
 from detseg3d.system.device import has_fast_bfloat16
@@ -144,7 +144,7 @@ for dtype in (torch.bfloat16, torch.float32):
 def test_the_instructions_that_onednn_uses_decide(instructions: str, capability: str, native: bool) -> None:
     answer, half, single = asked_in_a_process(ONEDNN_MAX_CPU_ISA=instructions, ATEN_CPU_CAPABILITY=capability)
     assert answer == (native and HAS_BFLOAT16)
-    # Emulated without AVX-512 it takes about 100 times as long as float32, by instructions at most about as long.
+    # Emulation without AVX-512 takes about 100 times as long as float32; the instructions take at most as long.
     assert half < 5 * single if answer else half > 5 * single or instructions != "AVX2"
 
 
@@ -215,7 +215,7 @@ def test_a_precision_that_the_device_does_not_compute_in_is_refused(name: str, w
     assert raised.value.value == f"--precision {wanted} on {name}"
     assert "fp32" in str(raised.value.expected)
     assert raised.value.remedy == "use --precision auto"
-    assert device._IN_USE == {}  # it goes on as before
+    assert device._IN_USE == {}  # unchanged
 
 
 @pytest.mark.usefixtures("nothing_chosen")

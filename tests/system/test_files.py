@@ -44,7 +44,7 @@ def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_rest(tmp_path:
 
 
 def test_a_file_is_flushed_while_it_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows refuses to flush any other, with an error that would look like a full disk."""
+    """Windows refuses to flush other files, with an error that would look like a full disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(descriptor, b""))
     write_text("whole", tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole"
@@ -79,7 +79,7 @@ with atomic_files(sys.argv[1], "record.json") as place:
 
 
 def leave_behind(folder: Path, what: str) -> Path:
-    """What a process that was killed while writing leaves in a folder."""
+    """Leave the temporary file of a process that was killed while writing."""
     before = set(folder.iterdir())
     done = subprocess.run([sys.executable, "-c", KILLED, str(folder), what], cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
@@ -158,7 +158,7 @@ def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
 
 
 def test_an_earlier_record_is_removed_before_the_files_are_replaced(tmp_path: Path) -> None:
-    """A process that dies between two files must not leave the record of the earlier ones."""
+    """A process that dies between two files must not leave the earlier record."""
     write_together(tmp_path, "1", "a.txt")
     script = (
         "import os, pathlib, signal, sys\n"
@@ -221,7 +221,7 @@ def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> 
 
 
 def special_file(folder: Path, kind: str) -> Path:
-    """A file of a kind that reading would wait for, or that has no content."""
+    """Create a special file, on which a reader would wait or find no content."""
     path = folder / "special"
     if kind == "pipe":
         os.mkfifo(path)
@@ -314,7 +314,7 @@ def test_text_with_lone_surrogates_is_written_with_their_numbers(tmp_path: Path,
 
 @pytest.fixture
 def umask() -> Iterator[Callable[[int], int]]:
-    """Sets the umask of the process, until the test ends."""
+    """Set the umask of the process until the test ends."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
@@ -327,7 +327,7 @@ def test_permissions_follow_the_umask_for_any_permissions_of_the_library(
     tmp_path: Path, umask: Callable[[int], int], mask: int, of_library: int
 ) -> None:
     umask(mask)
-    for _ in range(2):  # a new file, and one in the place of another
+    for _ in range(2):  # a new file, then a replaced file
         with atomic_path(tmp_path / "model") as temporary:
             descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY, of_library)
             os.close(descriptor)
@@ -340,7 +340,7 @@ def test_permissions_follow_the_umask_for_any_permissions_of_the_library(
 def test_a_copy_is_independent_of_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by_system: bool | None
 ) -> None:
-    """``None``: the system gives up after a part."""
+    """``None``: the system stops after a part of the file."""
     if by_system is None:
         monkeypatch.setattr(os, "copy_file_range", partial_copy, raising=False)
     elif not by_system:
@@ -355,7 +355,7 @@ def test_a_copy_is_independent_of_its_source(
 
 
 def partial_copy(source: int, target: int, count: int) -> int:
-    """Writes the beginning of a file and then fails, as on a file system of another kind."""
+    """Write the beginning of a file and then fail, as between different file systems."""
     os.write(target, os.read(source, min(count, 1000)))
     raise OSError("not here")
 

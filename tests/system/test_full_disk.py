@@ -91,7 +91,7 @@ def test_a_full_disk_is_an_error_and_costs_no_earlier_file(name: str, small_disk
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_disk_that_is_full_halfway_is_an_error(name: str, small_disk: Path) -> None:
-    """What is written last is cut off: some libraries say nothing of that."""
+    """The end of the file is cut off, which some libraries do not report."""
     target = small_disk / "folder" / name
     target.parent.mkdir()
     WRITERS[name](small_disk / "folder" / name)
@@ -132,7 +132,7 @@ folder = Path(sys.argv[1]) / "folder"
 folder.mkdir()
 for name in WRITERS:
     if name.startswith("native"):
-        WRITERS[name](folder / name)  # writes the scan whose header it takes, too
+        WRITERS[name](folder / name)  # also writes the scan from which the header is copied
         (folder / name).unlink()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -151,7 +151,7 @@ print(json.dumps([outcomes, [path.name for path in folder.rglob("*")]]))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes on Windows")
 def test_a_file_that_may_not_grow_is_an_error(tmp_path: Path) -> None:
-    """Needs no disk of its own, so it runs where nothing can be mounted."""
+    """This test needs no separate disk, so it also runs without the right to mount."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]

@@ -53,7 +53,7 @@ def test_invalid_json_is_refused(tmp_path: Path, content: bytes) -> None:
         ("[1e999]", "1e999 is too large"),
         ("[9223372036854775808]", "9223372036854775808… is too large"),
         (f"[{'1' * 30}]", "1111… is too large"),
-        (f"[{'1' * 5000}]", "1111… is too large"),  # Python itself refuses these with an error of its own
+        (f"[{'1' * 5000}]", "1111… is too large"),  # Python itself raises another error for these
         ("[" * 101 + "1" + "]" * 101, "nested deeper than 100 levels"),
         ("[" * 100_000, "not valid JSON"),
         ('{"a": 1} x', "not valid JSON"),

@@ -90,7 +90,7 @@ def test_many_that_share_a_lock_at_once_all_get_it(tmp_path: Path) -> None:
 
 
 def test_only_one_process_holds_an_exclusive_lock(tmp_path: Path) -> None:
-    """Each adds one to a number in a file; without a lock some would be lost."""
+    """Each process adds one to a number in a file. Without a lock, some additions would be lost."""
     script = (
         "import sys\nfrom pathlib import Path\nfrom detseg3d.system import lock\n"
         "lock._SECONDS_BETWEEN_TRIES = 0.0005\nnumber = Path(sys.argv[2])\n"
@@ -109,7 +109,7 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_holder_dies(
 ) -> None:
     caplog.set_level("INFO", "detseg3d")
     with held_elsewhere(tmp_path / ".lock", "whole") as process:
-        os.kill(process.pid, signal.SIGSTOP)  # it holds the lock still
+        os.kill(process.pid, signal.SIGSTOP)  # the process still holds the lock
         subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {process.pid}"])
         start = time.monotonic()
         with locked(tmp_path / ".lock", "waiting", "taken", wait=True):
@@ -126,7 +126,7 @@ def test_the_lock_file_of_a_dead_process_locks_nothing(tmp_path: Path, left: byt
 
 
 def test_a_folder_that_cannot_be_written_can_be_used_without_a_lock(tmp_path: Path) -> None:
-    """Several people may train from one preprocessed data set that none of them can write."""
+    """Several people may train from one read-only preprocessed data set."""
     (tmp_path / "file").touch()
     with locked(tmp_path / "file" / ".lock", "training", "taken", shared=True):
         pass

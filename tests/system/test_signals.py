@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(autouse=True)
 def usual_handlers() -> Iterator[None]:
-    """Whoever runs the tests may ignore some signals, as nohup does."""
+    """The process that runs the tests may ignore some signals, as nohup does."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -52,7 +52,7 @@ def test_signals_raise_an_interruption_that_names_them(number: signal.Signals) -
     with pytest.raises(Interruption, match=number.name) as caught, interruptible():
         signal.raise_signal(number)
     assert caught.value.number == number
-    assert isinstance(caught.value, KeyboardInterrupt)  # code that lets Ctrl-C through lets this through
+    assert isinstance(caught.value, KeyboardInterrupt)  # handled like Ctrl-C by other code
 
 
 def test_earlier_signal_handlers_are_restored() -> None:
@@ -64,7 +64,7 @@ def test_earlier_signal_handlers_are_restored() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
-    """As nohup has it, and shells for SIGINT of background jobs."""
+    """nohup ignores SIGHUP, and shells ignore SIGINT for background jobs."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with interruptible(), postponed() as interruption:
@@ -105,7 +105,7 @@ def test_a_second_interrupt_does_not_wait() -> None:
 
 
 def test_signals_of_two_kinds_count_once() -> None:
-    """Under torchrun a Ctrl-C comes from the terminal, and then a SIGTERM from torchrun."""
+    """Under torchrun, Ctrl-C of the terminal is followed by SIGTERM of torchrun."""
     done = []
     with pytest.raises(Interruption, match="SIGINT"), postponed():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
@@ -115,7 +115,7 @@ def test_signals_of_two_kinds_count_once() -> None:
 
 
 def library_that_fails(_: object = None) -> None:
-    """As compiled code that is calling into Python when the signal comes, and does not let the exception through."""
+    """Drop the exception of a signal, as compiled code does that calls Python when the signal arrives."""
     try:
         signal.raise_signal(signal.SIGTERM)
     except KeyboardInterrupt:
@@ -202,7 +202,7 @@ def test_outside_the_main_thread_nothing_is_set_up() -> None:
 
 
 def sleeping(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
-    """A command of which two workers sleep, and the numbers of all processes of its session but its own."""
+    """Start a command with two sleeping workers; return it and the other process numbers of its session."""
     script = folder / "tool.py"
     script.write_text(SLEEPING_WORKERS, encoding="utf-8")
     marks = [folder / "a", folder / "b"]
@@ -222,7 +222,7 @@ def sleeping(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
 
 
 def in_session(session: int) -> list[int]:
-    """Numbers of the processes of a session that are not dead."""
+    """Return the numbers of the running processes of a session."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -73,7 +73,7 @@ def fail_with(error: Exception) -> None:
 
 
 class AwkwardError(Exception):
-    """Cannot be unpickled: its constructor wants more than its message."""
+    """Error that cannot be unpickled, because its constructor needs more arguments than the message."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} {second}")
@@ -190,7 +190,7 @@ def test_a_call_of_sys_exit_is_an_error_of_its_case() -> None:
 
 
 def test_the_exit_code_is_reported_on_systems_without_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows."""
+    """Windows does not define SIGKILL."""
     monkeypatch.delattr(signal, "SIGKILL", raising=False)
     (result,) = run_cases(exit_on_one, [1], Run(1))
     assert isinstance(result.error, DetSeg3DError)
@@ -230,7 +230,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the bytes of a preprocessed case would depend on which thread is done first."""
+    """With several threads, the bytes of a preprocessed case would depend on the order in which they finish."""
     monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert run_cases(array_threads, [0], Run(1))[0].value == "1"
@@ -238,7 +238,7 @@ def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on Windows")
 def test_an_interrupt_never_reaches_a_worker_not_even_while_it_starts() -> None:
-    """A terminal sends Ctrl-C to all processes, and importing takes a worker seconds."""
+    """A terminal sends Ctrl-C to all processes, and the imports of a worker take seconds."""
     assert run_cases(interrupt_is_blocked, [0], Run(1))[0].value is True
     assert not interrupt_is_blocked(0)
 
