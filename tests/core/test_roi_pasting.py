@@ -97,8 +97,8 @@ def test_the_same_holds_for_anisotropic_rois(scale: tuple[float, float, float], 
     soft, confident, hard = compare(scale, size)
     assert soft >= -0.0005
     assert confident >= -0.002
-    # If samples lie halfway between two slices, linear interpolation of 0 and 1 gives exactly the threshold. One slice of
-    # a lesion of four slices is then inside or outside by rounding.
+    # If samples lie halfway between two slices, linear interpolation of 0 and 1 gives exactly the threshold. Rounding
+    # then decides whether one slice of a lesion of four slices is inside.
     assert hard >= -0.01
 
 
