@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import detseg3d
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.evaluation.arrays import evaluate_arrays
 from detseg3d.evaluation.definitions.lesionwise import GLIOMA
@@ -52,10 +51,6 @@ def test_every_metric_is_computed() -> None:
 def test_the_lesions_can_have_any_value() -> None:
     one, other = (evaluate_arrays(value * TRUTH, value * PREDICTION, SPACING) for value in (np.uint8(1), np.uint8(255)))
     assert one == other
-
-
-def test_it_is_exported() -> None:
-    assert detseg3d.evaluate_arrays is evaluate_arrays
 
 
 def test_classes_are_connected_and_compared_one_by_one() -> None:
