@@ -23,7 +23,7 @@ from detseg3d.models.networks.cpu_kernels import (
 )
 from detseg3d.system.device import has_fast_bfloat16
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # bfloat16 keeps 8 binary digits: one rounding of every output is 0.002 of the norm.
 TOLERANCE = 0.02
 KERNELS = [(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1)]
