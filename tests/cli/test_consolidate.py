@@ -83,12 +83,12 @@ def test_two_folds_that_share_a_case_are_an_error(
 ) -> None:
     write_fold(root, "2", {"b": [Blob(A, 0.9, 0.9)]}, tiny_plans)
     assert run(root, folds=("0", "1", "2")) == 1
-    assert "case b was validated by fold 1 and by fold 2" in capsys.readouterr().err
+    assert "two folds have validated this case" in capsys.readouterr().err
 
 
 def test_the_fold_all_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, folds=("all",)) == 1
-    assert "the fold all has seen every case" in capsys.readouterr().err
+    assert "the fold all was trained on every case" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +165,6 @@ def test_predictions_use_what_was_chosen(
         lesions = predictor.predict_array(image, (1.0, 1.0, 1.0)).lesions
         record = json.loads((model / "cross_validation" / "rois" / f"{case}.json").read_text(encoding="utf-8"))
         # Stored probabilities are rounded to a 255th, so a voxel may differ.
-        assert [lesion["score"] for lesion in lesions] == pytest.approx([entry["score"] for entry in record["lesions"]])
+        assert [lesion.score for lesion in lesions] == pytest.approx([entry["score"] for entry in record["lesions"]])
         for lesion, entry in zip(lesions, record["lesions"], strict=True):
-            assert abs(lesion["voxels"] - entry["voxels"]) <= 2
+            assert abs(lesion.voxels - entry["voxels"]) <= 2

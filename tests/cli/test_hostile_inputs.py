@@ -18,7 +18,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.images import write_image
-from detseg3d.training.log import TrainingLog
+from detseg3d.training.log import EpochRecord, TrainingLog
+from detseg3d.training.state import LossValues
 from tests.reporting.html.factory import Page, cube, save_case
 from tests.scans import make_scan
 
@@ -89,9 +90,11 @@ def test_a_link_where_a_result_belongs_is_replaced_and_not_followed(
 def test_a_link_in_place_of_the_training_log_is_replaced(victim: Path, tmp_path: Path) -> None:
     before = victim.read_bytes()
     link(tmp_path / "fold_0" / "training_log.jsonl", victim)
-    TrainingLog(tmp_path / "fold_0" / "training_log.jsonl", None).append("epoch", step=1)
+    record = EpochRecord(1, 1, 2.5, 0.01, "whole volumes", LossValues(), 0.5, 1.5)
+    TrainingLog(tmp_path / "fold_0" / "training_log.jsonl", None).append(record)
     assert victim.read_bytes() == before
-    assert (tmp_path / "fold_0" / "training_log.jsonl").read_text(encoding="utf-8") == '{"kind": "epoch", "step": 1}\n'
+    written = (tmp_path / "fold_0" / "training_log.jsonl").read_text(encoding="utf-8")
+    assert json.loads(written) == record.to_json()
 
 
 def test_a_link_that_leads_nowhere_costs_that_case_alone(

@@ -68,7 +68,7 @@ PAIRS: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "labels without lesions",
         lambda root: plain(root / "masks" / "good.nii.gz", LABEL * 0),
-        "no label holds a lesion",
+        "the labels contain no lesion",
     ),
 ]
 
