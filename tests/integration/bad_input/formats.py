@@ -47,7 +47,7 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
         "the command died (SIGSEGV)",
         "the line is quoted",
         test_nrrd,
-        "test_a_header_that_cannot_be_is_an_error_with_the_value_that_is_wrong",
+        "test_an_impossible_header_is_an_error_that_names_the_value",
     ),
     (
         "`.mhd` or `.nrrd` that names `/etc/passwd`, `../x` or a link as its voxels",
@@ -68,14 +68,14 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
         "waited for ever",
         "`the path is not a regular file`",
         test_files,
-        "test_special_files_are_refused_at_once",
+        "test_special_files_are_refused_without_waiting",
     ),
     (
         "`.nii.gz` of 20 MB with 20 GB behind the voxels",
         "two minutes and a half, then a result",
         "at once: `more than 65536 bytes follow the voxels`",
         test_damaged_images,
-        "test_work_is_bounded_by_what_the_header_needs",
+        "test_work_is_limited_by_the_size_in_the_header",
     ),
     (
         "`.npy` that its writer cuts while it is read",
@@ -89,7 +89,7 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
         "what the parser stumbled over",
         "the format of the file is named",
         test_formats,
-        "test_a_file_of_another_format_than_its_name_says_is_named",
+        "test_a_file_with_another_format_than_its_ending_is_refused_by_name",
     ),
     (
         "`.nhdr`, `.hdr` with `.img`, `.mgz` among the scans",
@@ -110,6 +110,6 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
         "`the image is not a 3D volume`",
         "`segments overlap`, naming the segment; without an overlap a label",
         test_slicer_segmentation,
-        "test_what_a_label_cannot_hold_is_refused",
+        "test_segments_that_a_label_cannot_hold_are_refused",
     ),
 ]

@@ -323,7 +323,7 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
         "traceback",
         "`there is not enough memory`; the other cases go on",
         test_execution_local,
-        "test_memory_that_was_not_granted_is_an_error_of_its_case_in_plain_words",
+        "test_missing_memory_is_an_error_of_its_case",
     ),
     (
         "other plans preprocess the cases of a training",
