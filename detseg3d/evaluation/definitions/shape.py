@@ -51,7 +51,7 @@ def lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> li
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
-        Instance map: 0 is background, every other value is one lesion, however many pieces it has.
+        Instance map: 0 is background, every other value is one lesion, even if it has several pieces.
     ids : ndarray of int64, shape ``(N,)``
         Values of the lesions in ascending order.
     spacing : tuple of 3 floats
@@ -88,8 +88,16 @@ def lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> li
     foreground = np.nonzero(instances)
     numbered = np.zeros(instances.shape, np.int32)
     numbered[foreground] = np.searchsorted(ids, instances[foreground]) + 1
-    regions = regionprops(numbered, spacing=spacing)
-    return [_shape(region.image, np.asarray(region.inertia_tensor, np.float64), spacing) for region in regions]
+    # Many small lesions have the same voxels at different places. Each pattern is measured once.
+    measured: dict[tuple[tuple[int, ...], bytes], LesionShape] = {}
+    shapes = []
+    for region in regionprops(numbered, spacing=spacing):
+        mask = region.image
+        pattern = (mask.shape, np.packbits(mask).tobytes())
+        if pattern not in measured:
+            measured[pattern] = _shape(mask, np.asarray(region.inertia_tensor, np.float64), spacing)
+        shapes.append(measured[pattern])
+    return shapes
 
 
 def _shape(mask: BoolArray, inertia: FloatArray, spacing: Spacing) -> LesionShape:

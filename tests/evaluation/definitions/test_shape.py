@@ -124,3 +124,10 @@ def test_flipping_a_lesion_does_not_change_its_shape(mask: AnyIntArray, axes: tu
     here, there = shape_of(mask), shape_of(np.flip(mask, axes))
     assert there.long_axis_mm == pytest.approx(here.long_axis_mm)
     assert there.short_axis_mm == pytest.approx(here.short_axis_mm)
+
+
+def test_lesions_with_the_same_voxels_have_the_same_shape() -> None:
+    instances = np.zeros((9, 9, 9), np.int64)
+    instances[0, 0:2, 0:3], instances[5, 6:8, 6:9], instances[7:9, 0:3, 0] = 1, 2, 3
+    first, second, other = lesion_shapes(instances, np.array([1, 2, 3]), (3.0, 1.0, 0.5))
+    assert first == second != other
