@@ -68,7 +68,7 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
         "waited for ever",
         "`the path is not a regular file`",
         test_files,
-        "test_special_files_are_refused_without_waiting",
+        "test_special_files_are_refused_at_once",
     ),
     (
         "`.nii.gz` of 20 MB with 20 GB behind the voxels",

@@ -379,7 +379,7 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
         "the scan's intensities were blamed",
         "`the weights hold values that no training makes`, with the file",
         test_models_weights,
-        "test_weights_that_no_training_makes_are_an_error_of_their_file",
+        "test_weights_that_no_training_produces_are_an_error_of_their_file",
     ),
 ]
 
