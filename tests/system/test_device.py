@@ -50,16 +50,19 @@ def test_a_device_that_is_there(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:2", 2), ("meta", 1), ("xpu", 1)])
-def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+def test_a_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     give_cuda(monkeypatch, count)
-    with pytest.raises(DetSeg3DError, match=rf"(?s)not available here.*'{name}'.*use -device cpu"):
+    with pytest.raises(DetSeg3DError) as caught:
         resolve_device(name)
+    assert (caught.value.value, caught.value.remedy) == (name, "use -device cpu")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
 def test_an_unknown_device_is_refused(name: str) -> None:
-    with pytest.raises(DetSeg3DError, match=r"(?s)unknown device.*expected: cpu, cuda"):
+    with pytest.raises(DetSeg3DError) as caught:
         resolve_device(name)
+    assert caught.value.value == name
+    assert caught.value.expected is not None and caught.value.expected.startswith("cpu, cuda")
 
 
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
@@ -269,9 +272,9 @@ def test_with_a_limited_onednn_auto_avoids_bfloat16_and_its_slowness_is_measured
         assert int(times) > 2
 
 
-def test_auto_names_no_type() -> None:
+def test_auto_is_not_a_number_format() -> None:
     assert [Precision(name).bytes_per_value for name in ("bf16", "fp16", "fp32")] == [2, 2, 4]
-    with pytest.raises(ValueError, match="auto names no type"):
+    with pytest.raises(ValueError, match="auto"):
         _ = Precision.AUTO.bytes_per_value
 
 
