@@ -52,7 +52,7 @@ def test_the_model_is_found_by_its_data_set(tiny_model: Path, scans: Path, tmp_p
 @pytest.mark.parametrize("words", [[], ["-d", "1", "-m", "folder"]])
 def test_one_model_must_be_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict.main(["-i", str(tmp_path), "-o", str(tmp_path), *words]) == 1
-    assert "give either -d DATASET or -m MODEL_FOLDER" in capsys.readouterr().err
+    assert "give either -d DATASET or -m MODEL" in capsys.readouterr().err
 
 
 def test_arrays_give_arrays(tiny_model: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_parts_count_from_zero(
 ) -> None:
     assert run(tiny_model, scans, tmp_path, "--num_parts", "2", "--part_id", "2") == 1
     error = capsys.readouterr().err
-    assert "--part_id counts from 0" in error and "expected: 0 to 1" in error
+    assert "--part_id is out of range" in error and "expected: 0 to 1" in error
 
 
 def test_more_parts_than_cases_leave_some_without_work(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_mask_is_written_to_exactly_the_file_that_is_named(
     assert expected.any() and np.array_equal(mask, expected)
     assert name.endswith(".npy") or place.difference(geometry) == []
     assert [path for path in (tmp_path / "single").rglob("*") if path.is_file()] == [output]
-    assert f"mask written to {output}" in capsys.readouterr().out
+    assert f"wrote the mask {output}" in capsys.readouterr().out
 
 
 def test_a_header_with_its_voxels_beside_it_is_written(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
