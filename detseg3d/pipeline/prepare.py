@@ -1,4 +1,4 @@
-"""All that happens between a raw data set and the first training step: verify, measure, plan, split, preprocess."""
+"""Prepare a raw data set for the training: verify, measure, plan, split and preprocess it."""
 
 from __future__ import annotations
 
@@ -50,36 +50,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How to prepare a data set.
+    """Settings of the preparation of a data set.
 
     Attributes
     ----------
     verify : bool
-        Open every file first and stop if anything is wrong.
+        Check every file first, and stop if there is a problem.
     preprocess : bool
-        Fill the case store; without it only fingerprint, plans and splits are made.
+        Preprocess the cases. Otherwise only fingerprint, plans and splits are made.
     run : Run
         Number of worker processes and display of progress.
     training_gb : float
-        Memory that training may take.
+        Memory for the training, in GB.
     inference_gb : float
-        Memory that the prediction of a planned volume may take above its input.
+        Memory for the prediction of a planned volume, not counting its input, in GB.
     val_split : float or None
-        Share of the cases for one seeded split; ``None`` for five folds.
+        Fraction of the cases that is held out in a single split. ``None``: five folds.
     seed : int or None
-        Of the splits; ``None`` for the default.
+        Seed of the splits. ``None``: the default, and existing splits are kept.
     roi_size : int, 3 ints or None
-        Overrides the planned RoI.
+        Size of the RoI in samples instead of the planned one.
     interpolation_order : int
-        Interpolation of images: 1 linear, 3 cubic.
+        Interpolation of the images: 1 linear, 3 cubic.
     precision : Precision
-        Of the feature maps in training; the memory is planned for it. ``AUTO`` plans for this machine.
+        Precision of the training, for which the memory is planned. ``AUTO``: that of this machine.
     instances : bool
-        The labels are instance maps, whatever dataset.json says.
+        The labels are instance maps, even if dataset.json does not say so.
     keep_plans : bool
-        Use the plans.json that is there (edited by hand, or of another data set) instead of planning.
+        Use the existing plans.json, for example one edited by hand, instead of planning.
     clean : bool
-        Remove earlier results of this data set first.
+        Remove the results of an earlier preparation first.
     """
 
     verify: bool = False
@@ -99,7 +99,16 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """What :func:`prepare_dataset` made. ``preprocessed`` names the cases that were preprocessed this time."""
+    """Prepared data set.
+
+    Attributes
+    ----------
+    folder : Path
+    plans : Plans
+    splits : list of Split
+    preprocessed : list of str
+        Cases that were preprocessed in this run. Cases that were up to date are not listed.
+    """
 
     folder: Path
     plans: Plans
@@ -117,7 +126,7 @@ def prepare_dataset(
     raw_folder : path
         ``DatasetXXX_Name``.
     preprocessed_root : path
-        Gets a folder of the same name with ``dataset.json``, ``dataset_fingerprint.json``, ``plans.json``,
+        A folder of the same name is created in it, with ``dataset.json``, ``dataset_fingerprint.json``, ``plans.json``,
         ``splits_final.json`` and the case store ``cases``.
     options : PrepareOptions, optional
 
@@ -140,7 +149,7 @@ def prepare_dataset(
     folder = PreparedFolder(Path(preprocessed_root) / raw.name)
     if options.verify:
         _verify(raw, options)
-    # Two that prepare one data set do so one after the other: the second finds done what the first has done.
+    # A second process that prepares the same data set waits, and then uses the results of the first.
     with locked(folder.preparing_lock, "preparing the data set", "the data set is being prepared", wait=True):
         return _prepare(raw, folder, options)
 
@@ -156,7 +165,9 @@ def _prepare(raw: RawDataset, folder: PreparedFolder, options: PrepareOptions) -
         fingerprint = _fingerprint(raw, folder.fingerprint, options)
         plans = _plan(raw, fingerprint, folder.plans, options)
         if options.preprocess and replaced_cases(raw, plans, cases):
-            stack.enter_context(_cases_replaced(folder))  # before plans.json says what the cases are not yet
+            stack.enter_context(
+                _cases_replaced(folder)
+            )  # before plans.json changes, because the cases do not fit the new plans yet
         if not options.keep_plans:
             save_plans(plans, folder.plans)
         splits = _split(raw, fingerprint, folder.splits, options)
@@ -169,23 +180,23 @@ def _prepare(raw: RawDataset, folder: PreparedFolder, options: PrepareOptions) -
 def plan_from_fingerprint(
     file: str | Path, preprocessed_root: str | Path, options: PrepareOptions | None = None
 ) -> PreparedDataset:
-    """Plan a data set from its fingerprint alone: no image is read, and no case is preprocessed.
+    """Plan a data set from its fingerprint alone. No image is read, and no case is preprocessed.
 
     Parameters
     ----------
     file : path
         A ``dataset_fingerprint.json``.
     preprocessed_root : path
-        Gets ``plans.json`` and ``splits_final.json`` in a folder of the data set's name, and ``dataset.json`` and
-        ``dataset_fingerprint.json`` if they are not there.
+        ``plans.json`` and ``splits_final.json`` are written to a subfolder with the name of the data set, and
+        ``dataset.json`` and ``dataset_fingerprint.json`` if they do not exist.
     options : PrepareOptions, optional
-        Those of planning and of the splits are used.
+        Only the settings of the planning and of the splits are used.
 
     Raises
     ------
     DetSeg3DError
-        If the fingerprint cannot be used (see :func:`detseg3d.planning.fingerprint_file.load_fingerprint`), the folder
-        holds another fingerprint, or no plan fits.
+        If the fingerprint cannot be used (:func:`detseg3d.planning.fingerprint_file.load_fingerprint`), the folder
+        contains another fingerprint, or no plan fits.
     """
     options = options or PrepareOptions()
     fingerprint = load_fingerprint(file)
@@ -197,10 +208,10 @@ def plan_from_fingerprint(
             save_fingerprint(fingerprint, stored)
         elif _stored_fingerprint(stored) != fingerprint:
             raise DetSeg3DError(
-                "the folder of the data set holds another fingerprint",
+                "the folder of the data set contains another fingerprint",
                 file=stored,
                 value=str(file),
-                remedy="plan from that one, or choose another folder with --preprocessed",
+                remedy="plan from the fingerprint in the folder, or choose another folder with --preprocessed",
             )
         plans = _plan(raw, fingerprint, folder.plans, options)
         if not folder.dataset_json.exists():
@@ -211,7 +222,7 @@ def plan_from_fingerprint(
 
 
 def _description(raw: RawDataset) -> dict[str, Any]:
-    """A dataset.json with what is known from a fingerprint."""
+    """Return the content of dataset.json that follows from a fingerprint."""
     return {
         "channel_names": {str(index): name for index, name in enumerate(raw.channel_names)},
         "labels": raw.labels,
@@ -225,44 +236,45 @@ def _description(raw: RawDataset) -> dict[str, Any]:
 
 
 def cases_in_use(folder: PreparedFolder, purpose: str) -> AbstractContextManager[None]:
-    """While the context lasts, no other process replaces the preprocessed cases of a data set.
+    """Return a context during which no other process replaces the preprocessed cases of a data set.
 
     Parameters
     ----------
     folder : PreparedFolder
     purpose : str
-        What this process does, as a participle: ``"training fold 0"``.
+        Activity of this process for the messages of others: ``"training fold 0"``.
 
     Raises
     ------
     DetSeg3DError
-        If another process is replacing them just now; on entering the context.
+        On entering the context, if another process is replacing the cases.
     """
     problem = "the preprocessed cases of this data set are being replaced"
     return locked(folder.cases_lock, purpose, problem, shared=True)
 
 
 def _cases_replaced(folder: PreparedFolder) -> AbstractContextManager[None]:
-    """While the context lasts, no other process uses the preprocessed cases."""
-    problem = "preprocessed cases would be replaced that another process uses"
+    """Return a context during which no other process uses the preprocessed cases."""
+    problem = "another process uses the preprocessed cases, so they cannot be replaced"
     return locked(folder.cases_lock, "replacing preprocessed cases", problem)
 
 
 def _verify(raw: RawDataset, options: PrepareOptions) -> None:
+    """Check every file, and raise an error with a table of all problems."""
     problems = verify_dataset(raw, options.run, FOLDS if options.val_split is None else 2)
     if any(problem.stops for problem in problems):
         raise DetSeg3DError(
             f"{raw.name} has {len(problems)} problem(s):\n{format_problems(problems)}",
-            remedy="mend or remove these cases; without --verify only what stops the preprocessing is reported",
+            remedy="correct or remove these cases. Without --verify, only problems that stop preprocessing are listed",
         )
     if problems:
-        logger.warning("%s can be used, but look at these files:\n%s", raw.name, format_problems(problems))
+        logger.warning("%s can be used, but check these files:\n%s", raw.name, format_problems(problems))
     else:
-        logger.info("%s: all %d cases are in order", raw.name, len(raw.cases))
+        logger.info("%s: no problems in %d cases", raw.name, len(raw.cases))
 
 
 def _clean(folder: PreparedFolder) -> None:
-    """Remove what earlier runs made, and nothing else that may lie there."""
+    """Remove the results of earlier preparations, and no other files."""
     for file in (folder.dataset_json, folder.fingerprint, folder.plans, folder.splits):
         file.unlink(missing_ok=True)
     if folder.cases.is_dir():
@@ -270,14 +282,14 @@ def _clean(folder: PreparedFolder) -> None:
 
 
 def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> Fingerprint:
-    """The fingerprint, measured anew unless the stored one is of exactly these files and labels."""
+    """Return the fingerprint. It is measured unless the stored one belongs to exactly these files and labels."""
     facts = DatasetFacts.of(raw)
     stored = _stored_fingerprint(file)
     if stored is not None and _is_up_to_date(stored, facts, raw):
         logger.info("%s: the fingerprint is up to date", raw.name)
         cases = {name: case.model_copy(update={"patient": raw.patient_of(name)}) for name, case in stored.cases.items()}
         fingerprint = stored.model_copy(update={"cases": cases})
-        if fingerprint != stored:  # patients are not measured
+        if fingerprint != stored:  # the patients in dataset.json have changed
             save_fingerprint(fingerprint, file)
         return fingerprint
     fingerprint = measure_dataset(raw, options.run)
@@ -286,33 +298,35 @@ def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> Finger
 
 
 def _is_up_to_date(stored: Fingerprint, facts: DatasetFacts, raw: RawDataset) -> bool:
+    """Return whether a stored fingerprint belongs to exactly these files and labels."""
     sources = {case.case_id: source_digest(case, raw.instance_classes) for case in raw.cases}
     return stored.dataset == facts and sources == {name: case.source for name, case in stored.cases.items()}
 
 
 def _stored_fingerprint(file: Path) -> Fingerprint | None:
-    """What was measured before; ``None`` if nothing was, or if the file is damaged, edited or of another version."""
+    """Return the stored fingerprint; ``None`` if it is missing, damaged, edited or of another version."""
     if not file.exists():
         return None
     try:
         return load_fingerprint(file)
     except DetSeg3DError as error:
-        logger.warning("%s cannot be used, the data set is measured again: %s", file, error.problem)
+        logger.warning("%s cannot be used, so the data set is measured again: %s", file, error.problem)
     return None
 
 
 def _plan(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> Plans:
+    """Return the plans: the existing ones with ``keep_plans``, else new ones."""
     if options.keep_plans:
         plans = load_plans(file)
         kept = (plans.channel_names, plans.class_labels, plans.instances)
         wanted = (raw.channel_names, raw.class_labels, raw.instances)
         if kept != wanted:
             raise DetSeg3DError(
-                "the plans kept are of other channels, classes or kind of labels (instances) than the data set",
+                "the kept plans have other channels, classes or kind of labels (instances) than the data set",
                 file=file,
                 value=kept,
                 expected=str(wanted),
-                remedy="plan anew: leave --keep_plans out",
+                remedy="plan again: leave out --keep_plans",
             )
         return plans
     precision = choose_precision(resolve_device(None), options.precision)
@@ -333,9 +347,9 @@ def _plan(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: Prepar
 
 
 def lesion_loads(fingerprint: Fingerprint) -> dict[str, float]:
-    """Rank of each case by its number of lesions, then by their volume: what the folds are balanced by.
+    """Return the rank of each case by the number and then by the volume of its lesions.
 
-    Cases without a lesion all rank 0.
+    The folds are balanced by these ranks. All cases without lesions have rank 0.
     """
     measured = {
         name: (len(case.lesions), sum(lesion.volume_mm3 for lesion in case.lesions))
@@ -346,7 +360,7 @@ def lesion_loads(fingerprint: Fingerprint) -> dict[str, float]:
 
 
 def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> list[Split]:
-    """Splits that are there may be the user's own: kept, unless options ask for others or cases are gone."""
+    """Return the splits. Existing ones are kept unless ``options`` request others or cases are missing."""
     cases = [case.case_id for case in raw.cases]
     loads = lesion_loads(fingerprint)
     if file.exists() and options.val_split is None and options.seed is None:
@@ -370,17 +384,18 @@ def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: Prepa
 
 
 def _warn_of_shared_patients(splits: list[Split], raw: RawDataset, file: Path) -> None:
-    """Say aloud which folds have a patient on both sides: "patients" may have been added after the folds were made.
+    """Warn of folds that have a patient both in training and in validation.
 
-    Only a warning, for the folds may be the user's own; where the same cases train and validate it is no oversight.
+    The entry "patients" of dataset.json may have been added after the splits. This is only a warning, because the user
+    may have made the splits. If the same cases train and validate, it is intended.
     """
     for number, split in enumerate(splits):
         train, val = ({raw.patient_of(case) for case in split[part]} for part in ("train", "val"))
         shared = sorted(train & val)
         if shared and set(split["train"]) != set(split["val"]):
             logger.warning(
-                "%s is kept, but fold %d has %d patient(s) both in training and in validation, which flatters its "
-                "figures: %s; --seed N makes new folds, or edit the file",
+                "%s is kept, but fold %d has %d patient(s) both in training and in validation, so its metrics are too "
+                "good: %s. Make new folds with --seed N, or edit the file",
                 file,
                 number,
                 len(shared),
@@ -389,29 +404,32 @@ def _warn_of_shared_patients(splits: list[Split], raw: RawDataset, file: Path) -
 
 
 def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
+    """Return the existing splits; ``None`` if they name missing cases."""
     splits = load_splits(file)
     own = {normal_name(case): case for case in cases}
     renamed = [
         {**split, **{part: [own.get(normal_name(case), case) for case in split[part]] for part in ("train", "val")}}
         for split in splits
     ]
-    if renamed != splits:  # written on another system: the same names in another normal form
+    if renamed != splits:  # another system has written the same names in another Unicode normal form
         splits = renamed
         write_json(splits, file)
     named = {case for split in splits for case in (*split["train"], *split["val"])}
     if named - cases:
-        # They may be the user's own, with a typo.
+        # The user may have made the splits, with a typo in a name, so they are not deleted.
         kept = PreparedFolder(file.parent).replaced_splits
         write_json(splits, kept)
         logger.warning(
-            "new splits are made: %s names cases that are gone: %s; the old ones are kept as %s",
+            "new splits are made, because %s names missing cases: %s. The old splits are kept as %s",
             file,
             sorted(named - cases)[:5],
             kept.name,
         )
         return None
     if cases - named:
-        logger.warning("%s is kept; it leaves out %d case(s): %s", file, len(cases - named), sorted(cases - named)[:5])
+        logger.warning(
+            "%s is kept, but it does not contain %d case(s): %s", file, len(cases - named), sorted(cases - named)[:5]
+        )
     else:
         logger.info("%s is kept", file)
     return splits

@@ -1,4 +1,4 @@
-"""Two folders in, a trained and evaluated model out: every step of the pipeline, one after the other."""
+"""Run all steps of the pipeline: from a folder of images and a folder of labels to an evaluated model."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ FOLD = "0"
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """How to run an experiment.
+    """Settings of an experiment.
 
     Attributes
     ----------
     val_split : float
-        Share of the cases that is held out.
+        Fraction of the cases that is held out.
     channel_names, labels, spacing, instances
-        What the files mean; see :func:`~detseg3d.pipeline.convert.convert_folders`.
+        Meaning of the files, see :class:`~detseg3d.pipeline.convert.ConvertOptions`.
     training_gb : float
-        Memory that training may take.
+        Memory for the training, in GB.
     inference_gb : float
-        Memory that the prediction of a planned volume may take above its input.
+        Memory for the prediction of a planned volume, not counting its input, in GB.
     roi_size : int or None
-        Edge of the RoI cube instead of the planned one.
+        Edge of the RoI in samples instead of the planned one.
     precision : Precision
-        Of the feature maps in training; the memory is planned for it.
+        Precision of the training, for which the memory is planned.
     training : TrainingOptions
-        Seed, device, time limit; with ``resume`` an earlier run in the same folder goes on.
+        Seed, device and time limit. With ``resume``, an earlier run in the same folder continues.
     overrides : TrainingOverrides
         Values that replace those of the plans.
     run : Run
-        For conversion and preprocessing.
+        Worker processes of the conversion and of the preprocessing.
     pictures : int
-        Most held-out cases that are drawn.
+        Largest number of held-out cases that are drawn.
     """
 
     val_split: float = 0.2
@@ -77,19 +77,19 @@ class ExperimentOptions:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What :func:`run_experiment` made.
+    """Result of :func:`run_experiment`.
 
     Attributes
     ----------
     model : Path
         Model folder for :meth:`detseg3d.inference.predictor.Predictor.from_model_folder`.
     predictions : Path
-        Masks, boxes and scores of the held-out cases.
+        Folder with masks, boxes and scores of the held-out cases.
     metrics : Path
-        Their evaluation as JSON.
+        File of their evaluation.
     pictures : tuple of Path
     evaluation : EvaluationResult
-        The content of ``metrics``.
+        Content of ``metrics``.
     """
 
     model: Path
@@ -102,14 +102,14 @@ class Experiment:
 def run_experiment(
     image_folder: str | Path, label_folder: str | Path, output_folder: str | Path, options: ExperimentOptions
 ) -> Experiment:
-    """Convert, plan, preprocess, train on one part of the cases; predict, evaluate and draw the other.
+    """Convert, plan and preprocess the cases, train on one part, then predict, evaluate and draw the other part.
 
     Parameters
     ----------
     image_folder, label_folder : path
-        Images and labels of the same names; see :func:`~detseg3d.pipeline.convert.convert_folders`.
+        Images and labels with the same names, see :func:`~detseg3d.pipeline.convert.convert_folders`.
     output_folder : path
-        Gets ``raw``, ``preprocessed``, ``results``, ``pictures``, ``report.html`` and the tables of the evaluation.
+        Receives ``raw``, ``preprocessed``, ``results``, ``pictures``, ``report.html`` and the evaluation.
     options : ExperimentOptions
 
     Returns
@@ -119,12 +119,12 @@ def run_experiment(
     Raises
     ------
     DetSeg3DError
-        If the folder holds an experiment already (unless it is to go on), or a step fails.
+        If the folder contains an experiment that is not resumed, or a step fails.
     """
     output = Path(output_folder)
     if not 0 < options.val_split < 1:
         raise DetSeg3DError(
-            "a share of the cases must be held out", value=options.val_split, expected="more than 0 and less than 1"
+            "a fraction of the cases must be held out", value=options.val_split, expected="more than 0 and less than 1"
         )
     raw_folder = _convert(Path(image_folder), Path(label_folder), output / "raw", options)
     prepared = prepare_dataset(raw_folder, output / "preprocessed", _prepare_options(options, output / "preprocessed"))
@@ -147,14 +147,15 @@ def run_experiment(
 
 
 def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) -> Path:
+    """Return the folder of the raw data set. It is made unless a run that continues has made it."""
     folder = raw / DATASET_NAME
     if RawFolder(folder).dataset_json.exists():
         if options.training.resume:
             return folder
         raise DetSeg3DError(
-            "the output folder holds an experiment already",
+            "the output folder contains an experiment already",
             file=raw.parent,
-            remedy="go on with it (--c), choose another --output_dir, or remove it",
+            remedy="continue it (--c), choose another --output_dir, or remove it",
         )
     settings = ConvertOptions(
         DATASET_NAME,
@@ -167,22 +168,22 @@ def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) 
 
 
 def _prepare_options(options: ExperimentOptions, preprocessed: Path) -> PrepareOptions:
-    # What an interrupted run has held out stays held out, whatever is said now: it may have trained on the rest.
-    divided = options.training.resume and PreparedFolder(preprocessed / DATASET_NAME).splits.exists()
+    # A run that continues keeps its split, because the model may already have been trained on the other cases.
+    keeps_split = options.training.resume and PreparedFolder(preprocessed / DATASET_NAME).splits.exists()
     return PrepareOptions(
         verify=True,
         run=options.run,
         training_gb=options.training_gb,
         inference_gb=options.inference_gb,
-        val_split=None if divided else options.val_split,
-        seed=None if divided else options.training.seed or 0,
+        val_split=None if keeps_split else options.val_split,
+        seed=None if keeps_split else options.training.seed or 0,
         roi_size=options.roi_size,
         precision=options.precision,
     )
 
 
 def _draw(cases: Sequence[RawCase], predictions: Path, folder: Path) -> tuple[Path, ...]:
-    """Draw the cases; one that cannot be drawn is reported, for the figures are there nevertheless."""
+    """Draw the cases. A case that cannot be drawn is only a warning, because its metrics are available."""
     drawn = []
     for case in cases:
         label = case.label

@@ -1,4 +1,4 @@
-"""Augmentation of one window: a single affine map, so every voxel is interpolated once, and intensity changes.
+"""Augment one window: with a single affine map, so that each voxel is interpolated once, and with intensity changes.
 
 The affine map is composed into the grid at which the stored volume is read; image and instance map go through the
 same grid. Boxes are never augmented: they are derived from the augmented instance map.
@@ -26,24 +26,24 @@ __all__ = ["AffineMap", "augment_intensity", "draw_affine", "read_window", "sour
 _ROTATION_DEGREES = 15.0
 _SCALE_RANGE = (0.85, 1.18)
 _AFFINE_SHARE = 0.4
-# A coarse axis more than this times the finest is not rotated into: its voxels hold no detail to turn.
+# Two axes whose spacings differ by more than this factor are not rotated into each other.
 _ROTATION_ANISOTROPY = 2.0
-# Interpolating a whole CT takes longer than training on it; such volumes are flipped only.
+# Larger windows are only flipped: interpolating a whole CT takes longer than the training step.
 _MAX_INTERPOLATED_VOXELS = 8_000_000
 
 
 @dataclass(frozen=True)
 class AffineMap:
-    """Map from a window to the stored volume, about the window's middle.
+    """Map from a window to the stored volume, around the centre of the window.
 
     Attributes
     ----------
     center : ndarray of float64, shape ``(3,)``
-        Where the window's middle lies in the volume, in voxel edges ``(z, y, x)``.
+        Centre of the window in the volume, in voxel edges ``(z, y, x)``.
     matrix : ndarray of float64, shape ``(3, 3)``
-        Window offsets to volume offsets, in voxels ``(z, y, x)``.
+        Maps offsets in the window to offsets in the volume, in voxels ``(z, y, x)``.
     interpolate : bool
-        False if the map only shifts by whole voxels and flips: then voxels are copied.
+        False if the map only shifts by whole voxels and flips. The voxels are then copied.
     """
 
     center: npt.NDArray[np.float64]
@@ -60,21 +60,21 @@ def draw_affine(
     strength: float = 1.0,
     mirror_axes: Sequence[int] = (0, 1, 2),
 ) -> AffineMap:
-    """Draw flips and, for some windows, a rotation of up to 15° and a scaling.
+    """Draw flips, and for some windows a rotation of up to 15° and a scaling.
 
     Parameters
     ----------
     center : array_like, shape ``(3,)``
         In voxel edges of the volume.
     spacing : sequence of 3 floats
-        mm ``(z, y, x)``; rotations are rigid in millimetres and stay in plane where an axis is coarse.
+        In mm, ``(z, y, x)``. Rotations are rigid in mm. If an axis is coarse, they stay in the plane of the others.
     voxels : int
-        Size of the window.
+        Number of voxels of the window.
     random : numpy Generator
     augment : bool
-        False gives the identity.
+        If false, the map is the identity.
     strength : float, optional
-        Factor of how often there is more than a flip.
+        Factor on the frequency of rotations and scalings.
     mirror_axes : sequence of int, optional
         Axes along which half of the windows are flipped.
     """
@@ -102,7 +102,7 @@ def draw_affine(
 
 
 def source_region(affine: AffineMap, window: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First voxel and end ``(3,)`` of the part of the volume that a window reads; may reach beyond the volume."""
+    """Return the first voxel and the end, ``(3,)``, of the region that a window reads. It may exceed the volume."""
     half = np.asarray(window) / 2
     reach = np.abs(affine.matrix) @ half
     margin = 1 if affine.interpolate else 0
@@ -189,9 +189,9 @@ def _interpolate(
 def _vanished(
     labels: npt.NDArray[np.int32], result: npt.NDArray[np.int32], affine: AffineMap, first: npt.NDArray[np.int64]
 ) -> list[int]:
-    """Lesions of ``labels`` that are not in the window ``result`` although the centre of one of their voxels is.
+    """Return the lesions of ``labels`` with a voxel centre in the window that are missing in the window ``result``.
 
-    The largest comes first, so that the smaller of two lesions that need the same voxel has it.
+    The largest lesion comes first. If two lesions need the same voxel, the smaller one then gets it.
     """
     missing = np.setdiff1d(labels, result)
     missing = missing[missing > 0]
@@ -206,11 +206,11 @@ def _vanished(
 
 
 def _restore(result: npt.NDArray[np.int32], lesion: int, cover: npt.NDArray[np.float32]) -> None:
-    """Give a lesion the voxels of the window that it covers most, in place.
+    """Assign the voxels that a lesion covers most to the lesion, in place.
 
-    ``cover`` is the share of the lesion at each voxel, by linear interpolation. The lesion has the voxels of
-    background with at least half of the largest share. If there is none, it takes the voxel with the largest share
-    from a lesion that has others.
+    ``cover`` is the fraction of the lesion in each voxel, by linear interpolation. The lesion gets the background
+    voxels with at least half of the largest fraction. If there are none, it takes the voxel with the largest fraction
+    from a lesion that has other voxels.
     """
     chosen = (cover >= max(0.5 * float(cover.max()), 1e-6)) & (result == 0)
     if chosen.any():
@@ -226,7 +226,7 @@ def _restore(result: npt.NDArray[np.int32], lesion: int, cover: npt.NDArray[np.f
 
 @contextmanager
 def _seeded_globals(seed: int) -> Iterator[None]:
-    """Batchgenerators draws from the global generators: seed them for the moment and put them back."""
+    """Seed the global random generators, which batchgenerators uses, and restore them at the end of the context."""
     numpy_state, python_state = np.random.get_state(), python_random.getstate()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002
     python_random.seed(seed)
@@ -240,7 +240,7 @@ def _seeded_globals(seed: int) -> Iterator[None]:
 def augment_intensity(
     image: npt.NDArray[np.float32], random: np.random.Generator, strength: float = 1.0
 ) -> npt.NDArray[np.float32]:
-    """Noise, brightness, contrast and gamma, each for some windows; Stage 1 and Stage 2 see the same result.
+    """Change noise, brightness, contrast and gamma, each for some windows. Both stages see the same result.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The optimisers of a training: Muon for the kernels of the convolutions, AdamW for all else."""
+"""Optimisers of the training: Muon for the kernels of convolutions, AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from detseg3d.planning.sections import TrainingPlan
 
 __all__ = ["Muon", "make_optimizers", "orthogonalize", "set_learning_rate"]
 
-# Coefficients of the quintic by Jordan et al. (2024): singular values from 0.002 on come out between 0.7 and 1.2.
+# Coefficients of the quintic polynomial by Jordan et al. (2024). They map singular values above 0.002 to 0.7 to 1.2.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-# Brings the size of an update to that of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training").
+# Scales an update to the size of an AdamW update (Liu et al. 2025, "Muon is scalable for LLM training").
 _ADAMW_SIZE = 0.2
 
 
 def orthogonalize(matrices: torch.Tensor, size: float = 1.0) -> torch.Tensor:
-    """Make all singular values of each matrix about 1, by five steps of a Newton-Schulz iteration.
+    """Make all singular values of each matrix about equal, with five steps of a Newton-Schulz iteration.
 
-    Every step multiplies by a polynomial of the small matrix ``M Mᵀ``, so only that is iterated, and scaled: kernels
-    of 32 to 128 rows take a half to a quarter of the time of the iteration on the matrices themselves
-    (benchmarks/muon.py).
+    Each step multiplies the matrix by a polynomial of the small matrix ``M Mᵀ``. Only this small matrix is iterated.
+    For kernels of 32 to 128 rows, this takes a half to a quarter of the time of an iteration on the matrices
+    themselves (benchmarks/muon.py).
 
     Parameters
     ----------
     matrices : Tensor of float32, shape ``(B, m, n)``
     size : float, optional
-        What the singular values are to be.
+        Value of the singular values.
 
     Returns
     -------
     Tensor of float32, shape ``(B, m, n)``
-        For ``M = U S Vᵀ`` about ``size · U Vᵀ``; zeros for zeros.
+        About ``size · U Vᵀ`` for ``M = U S Vᵀ``. A zero matrix stays zero.
 
     References
     ----------
@@ -63,20 +63,20 @@ def orthogonalize(matrices: torch.Tensor, size: float = 1.0) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose direction is made orthogonal, kernel by kernel (Jordan et al. 2024).
+    """Nesterov momentum with orthogonalised updates, kernel by kernel (Jordan et al. 2024).
 
-    A kernel ``(out, in, z, y, x)`` counts as the matrix ``(out, in · z · y · x)``. PyTorch's own Muon takes matrices
-    only, and iterates in bfloat16 on the whole of each: on a CPU without it one step took 32 times as long
-    (benchmarks/muon.py), several times the rest of the training step.
+    A kernel ``(out, in, z, y, x)`` is treated as the matrix ``(out, in · z · y · x)``. The Muon optimiser of PyTorch is
+    not used, because it accepts only matrices and iterates on them in bfloat16. On a CPU without bfloat16, one of its
+    steps took 32 times as long (benchmarks/muon.py), several times the rest of the training step.
 
     Parameters
     ----------
     params : iterable of Parameter
-        Of two dimensions or more.
+        Parameters of two or more dimensions.
     lr : float
-        The root mean square of an update is about a fifth of it.
+        Learning rate. The root mean square of an update is about a fifth of it.
     weight_decay : float, optional
-        Decoupled from the gradient.
+        Decay per step, relative to the learning rate and independent of the gradient.
     rate_factor : float, optional
         See :func:`set_learning_rate`.
     momentum : float, optional
@@ -98,23 +98,24 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            # Kernels of one shape are one batch.
-            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            # Kernels of one shape are updated together as one batch.
+            same_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike[parameter.shape].append(parameter)
-            for parameters in alike.values():
-                self._step_alike(parameters, group)
+                    same_shape[parameter.shape].append(parameter)
+            for parameters in same_shape.values():
+                self._step_batch(parameters, group)
 
-    def _step_alike(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _step_batch(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Update parameters of one shape."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(gradient)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        looking_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        matrices = torch.stack([_as_matrix(direction) for direction in looking_ahead])
+        nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        matrices = torch.stack([_as_matrix(direction) for direction in nesterov])
         updates = orthogonalize(matrices.float(), _ADAMW_SIZE * max(matrices.shape[1:]) ** 0.5)
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -122,7 +123,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _as_matrix(kernel: torch.Tensor) -> torch.Tensor:
-    """``(out, in, *size)`` to ``(out, size · in)``, in the order of channels-last memory."""
+    """Reshape ``(out, in, *size)`` to ``(out, size · in)``, in the order of channels-last memory."""
     return kernel.movedim(1, -1).flatten(1)
 
 
@@ -132,20 +133,20 @@ def _as_kernel(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
-    """AdamW, and for kernels of more than one voxel Muon, unless the plan's ``muon_lr_factor`` is 0.
+    """Make AdamW, and Muon for kernels of more than one voxel unless ``muon_lr_factor`` is 0.
 
-    Only the weights of layers decay, not biases and normalisation.
+    Weight decay applies to the weights of layers, not to biases and normalisation.
 
     Parameters
     ----------
     model : Module
     plan : TrainingPlan
-        Its ``learning_rate``, ``muon_lr_factor`` and ``weight_decay`` are read.
+        ``learning_rate``, ``muon_lr_factor`` and ``weight_decay`` are used.
 
     Returns
     -------
     list of Optimizer
-        AdamW first. Together they hold every parameter once; each group has a ``rate_factor``.
+        AdamW first. Together they contain each parameter once. Each parameter group has a ``rate_factor``.
     """
     spatial, matrices, vectors = [], [], []
     for parameter in model.parameters():
@@ -167,7 +168,7 @@ def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Op
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
-    """Give every parameter group ``rate`` times its own ``rate_factor``, in place.
+    """Set the learning rate of each parameter group to ``rate`` times its ``rate_factor``, in place.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
-"""Check before a training that half precision gives the outputs and gradients of float32 on this device.
+"""Check before a training that half precision gives the same outputs and gradients as float32 on this device.
 
-Libraries have kernels that return garbage for some shapes of maps without an error. Such a training either ends with a
-gradient that is not finite, or learns nothing. The check runs the planned network in both precisions on a small window
-of each phase of the curriculum: every layer alone, which rounding hardly changes, and both stages as a whole.
+Some libraries have kernels that return wrong results for some shapes of feature maps, without an error. A training
+with such a kernel ends with a gradient that is not finite, or learns nothing. The check runs the planned network in both
+precisions on a small window of each phase of the curriculum: each layer alone, for which rounding has little effect, and
+both stages as a whole.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ __all__ = ["CheckedWindow", "Difference", "PrecisionCheck", "check_precision", "
 
 logger = logging.getLogger(__name__)
 
-# Relative differences from float32 beyond these are wrong. A layer alone differs by rounding, measured up to 0.006 in
-# bfloat16. In the whole network rounding adds up, and now and then another voxel is the maximum: up to 0.41.
+# Larger relative differences from float32 are errors. Rounding changes a single layer by up to 0.006 in bfloat16
+# (measured). In the whole network rounding adds up, and sometimes another voxel is the maximum: up to 0.41.
 _LAYER_TOLERANCE = 0.05
 _NETWORK_TOLERANCE = 0.9
-# Voxels of the detection grid that a window to check may have, so that the check takes seconds, and cells of the
-# coarsest map that it keeps along each axis nevertheless: kernels differ for maps shorter than three voxels.
+# Largest window of the check, in voxels of the detection grid, so that the check takes seconds. Along each axis at
+# least this number of cells of the coarsest map is kept, because kernels differ for maps shorter than three voxels.
 _MAX_VOXELS = 48**3
 _MIN_CELLS = 3
 
 
 @dataclass(frozen=True)
 class CheckedWindow:
-    """A window to check: the name of its phase, and its shape ``(z, y, x)`` in fine voxels."""
+    """A window of the check: the name of its phase and its shape ``(z, y, x)`` in fine voxels."""
 
     phase: str
     shape: tuple[int, int, int]
@@ -49,9 +50,9 @@ class CheckedWindow:
 
 @dataclass(frozen=True)
 class Difference:
-    """An output or a gradient, and how far it is from float32's, relative to the norm of float32's.
+    """Difference of an output or a gradient from float32, relative to the norm in float32.
 
-    ``excess`` is ``relative`` divided by what rounding may explain: above 1, or not a number, it is wrong.
+    ``excess`` is ``relative`` divided by the tolerance for rounding. A value above 1, or NaN, is an error.
     """
 
     phase: str
@@ -62,7 +63,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class PrecisionCheck:
-    """What :func:`check_precision` found; the largest ``differences`` come first."""
+    """Result of :func:`check_precision`. The largest ``differences`` come first."""
 
     dtype: torch.dtype
     windows: tuple[CheckedWindow, ...]
@@ -71,11 +72,11 @@ class PrecisionCheck:
 
     @property
     def wrong(self) -> tuple[Difference, ...]:
-        """Differences that rounding does not explain."""
+        """Differences above the tolerance for rounding."""
         return tuple(difference for difference in self.differences if not difference.excess <= 1)
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Return the result in one line."""
         name, largest = str(self.dtype).removeprefix("torch."), self.differences[0]
         windows = ", ".join(window.phase for window in self.windows)
         if not self.wrong:
@@ -90,7 +91,7 @@ class PrecisionCheck:
 
 
 def window_to_check(plans: Plans, window: Sequence[int]) -> tuple[int, int, int]:
-    """The smallest window whose maps are as short as those of ``window`` where that matters.
+    """Return a small window whose feature maps have the same critical lengths as those of ``window``.
 
     Parameters
     ----------
@@ -101,8 +102,8 @@ def window_to_check(plans: Plans, window: Sequence[int]) -> tuple[int, int, int]
     Returns
     -------
     3 ints
-        ``window`` itself, if it is small. Of a large one the longest axes are cut, by whole cells of the coarsest map,
-        down to three cells at least.
+        ``window`` itself if it is small. The longest axes of a large window are shortened by whole cells of the
+        coarsest map, to three cells at least.
     """
     strides = plans.stage1.cumulative_stride(len(plans.stage1.strides) - 1)
     scale = plans.detection_scale
@@ -125,26 +126,27 @@ def window_to_check(plans: Plans, window: Sequence[int]) -> tuple[int, int, int]
 def check_precision(
     model: DetSeg3D, plans: Plans, typical_shape: Sequence[int], device: torch.device
 ) -> PrecisionCheck | None:
-    """Compare half precision with float32 on ``device``: outputs, and gradients of their projection on fixed numbers.
+    """Compare outputs and gradients in half precision with those in float32.
 
-    The network is a copy of ``model`` with other weights: new weights would hide layers (a normalisation that starts at
-    zero lets no gradient through), and trained ones may be sensitive to rounding. Nothing of ``model``, of the state of
-    torch's random numbers or of the gradients changes.
+    The gradients are those of a projection of the outputs on fixed random numbers. The network is a copy of ``model``
+    with other weights, because initial weights would hide layers (a normalisation that begins at zero passes no
+    gradient), and trained weights may be sensitive to rounding. Neither ``model`` nor its gradients nor the random
+    numbers of torch change.
 
     Parameters
     ----------
     model : DetSeg3D
         On ``device``.
     plans : Plans
-        Its curriculum gives the windows.
+        The windows are those of its curriculum.
     typical_shape : 3 ints
-        Of a whole volume, in fine voxels.
+        Shape of a typical volume, in fine voxels.
     device : torch.device
 
     Returns
     -------
     PrecisionCheck or None
-        None where the training computes in float32 anyway.
+        ``None`` if the training uses float32.
     """
     dtype = autocast_dtype(device)
     if dtype is None:
@@ -207,7 +209,7 @@ def record_precision(plans: Plans, device: torch.device) -> Plans:
 
 
 def _with_other_weights(model: DetSeg3D) -> DetSeg3D:
-    """A copy whose every weight takes part, in evaluation mode: nothing in it is drawn at random."""
+    """Return a copy in evaluation mode, without randomness, in which every weight has an effect."""
     network = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -225,10 +227,10 @@ def _with_other_weights(model: DetSeg3D) -> DetSeg3D:
 def _results(
     network: DetSeg3D, plans: Plans, shape: Sequence[int], device: torch.device, half: bool = False
 ) -> Mapping[str, torch.Tensor]:
-    """Outputs of both stages for an image of noise, and the gradients of all weights, by name."""
+    """Return the outputs of both stages for an image of noise, and the gradients of all weights, by name."""
     generator = torch.Generator().manual_seed(1)
     image = torch.randn((1, plans.num_channels, *shape), generator=generator).to(device)
-    # One RoI shows all of the window, the other its middle.
+    # One RoI shows the whole window, the other one its centre.
     boxes = torch.tensor([[0, 0, 0, *shape], [n * part for part in (0.25, 0.75) for n in shape]], dtype=torch.float32)
     classes = torch.arange(2) % plans.num_classes
     with autocast(device) if half else torch.autocast(device.type, enabled=False):
@@ -258,7 +260,7 @@ def _results(
 
 @dataclass(frozen=True)
 class _Call:
-    """What a layer was called with."""
+    """Arguments of a call of a layer."""
 
     name: str
     layer: nn.Module
@@ -266,7 +268,7 @@ class _Call:
     named: Mapping[str, Any]
 
     def kind(self) -> tuple[Any, ...]:
-        """Equal for calls that ask for the same kernels."""
+        """Return a key that is equal for calls that use the same kernels."""
         given = [
             (tuple(value.shape), value.stride()) if isinstance(value, torch.Tensor) else value
             for value in (*self.positional, *self.named.values())
@@ -276,7 +278,7 @@ class _Call:
 
 @contextlib.contextmanager
 def _recorded_calls(network: nn.Module, seen: set[tuple[Any, ...]]) -> Iterator[list[_Call]]:
-    """Calls of the layers that hold weights of their own, unless a call of that kind was ``seen``, which grows."""
+    """Record the calls of layers with weights whose kind was not ``seen`` before, and add their kinds to ``seen``."""
     calls: list[_Call] = []
     handles = []
 
@@ -301,18 +303,18 @@ def _recorded_calls(network: nn.Module, seen: set[tuple[Any, ...]]) -> Iterator[
 
 
 def _without_graph(values: Iterable[Any]) -> tuple[Any, ...]:
-    """The same with tensors of the same layout that hold nothing yet."""
+    """Replace tensors by empty ones of the same layout."""
     return tuple(torch.empty_like(value) if isinstance(value, torch.Tensor) else value for value in values)
 
 
 def _results_of_layer(call: _Call, device: torch.device, half: bool = False) -> Mapping[str, torch.Tensor]:
-    """Output of a layer for noise, and the gradients of its weights and its input for noise, by name."""
+    """Return the output of a layer for noise, and the gradients of its weights and inputs, by name."""
     generator = torch.Generator().manual_seed(2)
 
     def noise(like: Any) -> Any:
         if not isinstance(like, torch.Tensor) or not like.is_floating_point():
             return like
-        # Values that half precision has: both precisions take the same.
+        # Values that exist in half precision, so that both precisions have the same input.
         values = torch.randn(like.shape, generator=generator).bfloat16().to(like.device)
         return torch.empty_like(like, dtype=like.dtype if half else torch.float32).copy_(values).requires_grad_()
 

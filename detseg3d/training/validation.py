@@ -1,4 +1,4 @@
-"""Validation: whole volumes through the inference code, judged by lesions."""
+"""Validate a network on whole preprocessed volumes with the inference code, by lesions."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Figures of one validation.
+    """Metrics of one validation.
 
-    Where the cases have no lesion, recall, F1 and Dice say nothing: a network that finds nothing would be perfect.
+    If the cases have no lesion, recall, F1 and Dice are undefined: a network that finds nothing would be perfect.
 
     Attributes
     ----------
     matched : DetectionCounts
-        Lesions of all cases, matched one to one with an IoU of 0.1 or more. The best model has the highest F1 of these:
-        masks that are too large cannot buy it.
+        Lesions of all cases, matched one to one with an IoU of 0.1 or more. The best model has the highest F1 of these
+        counts. Masks that are too large do not improve it.
     touched : DetectionCounts
         Lesions of all cases at any overlap.
     dice : float or None
-        Mean over the cases; ``None`` if none has a lesion.
+        Mean over the cases. ``None`` if no case has a lesion.
     stage1_recall : float or None
-        Share of the true lesions for which Stage 1 has a candidate; ``None`` without lesions.
+        Fraction of the true lesions for which Stage 1 has a candidate. ``None`` without lesions.
     """
 
     matched: DetectionCounts
@@ -55,9 +55,9 @@ class ValidationResult:
     stage1_recall: float | None
 
     def metrics(self) -> dict[str, float | None]:
-        """The figures by name, for the training log; a name says the criterion of a lesion that counts as found.
+        """Return the metrics by name for the training log. The names end with the criterion of a found lesion.
 
-        ``None`` stands for one that cannot be stated.
+        ``None`` stands for an undefined metric.
         """
         matched, lesions = self.matched, self.matched.truth > 0
         return {
@@ -70,45 +70,48 @@ class ValidationResult:
         }
 
     def describe(self) -> str:
-        """The figures in words; "–" stands for one that cannot be stated."""
-        figures = {name: "–" if value is None else format(value, ".3f") for name, value in self.metrics().items()}
+        """Return the metrics in words. "–" stands for an undefined metric."""
+        texts = {name: "–" if value is None else format(value, ".3f") for name, value in self.metrics().items()}
         return (
-            f"lesion F1 {figures['f1_iou_0.1']} at IoU >= 0.1 (recall {figures['recall_iou_0.1']}, precision "
-            f"{figures['precision_iou_0.1']}; F1 {figures['f1_any']} at any overlap), Dice {figures['dice']}, Stage 1 "
-            f"recall {figures['stage1_recall']}"
+            f"lesion F1 {texts['f1_iou_0.1']} at IoU >= 0.1 (recall {texts['recall_iou_0.1']}, precision "
+            f"{texts['precision_iou_0.1']}; F1 {texts['f1_any']} at any overlap), Dice {texts['dice']}, Stage 1 "
+            f"recall {texts['stage1_recall']}"
         )
 
 
-def cases_to_validate(store: CaseStore, case_ids: Sequence[str], most: int) -> list[str]:
-    """Up to ``most`` of the cases, lesion-free ones among them in the share that they have of all.
+def cases_to_validate(store: CaseStore, case_ids: Sequence[str], max_cases: int) -> list[str]:
+    """Select up to ``max_cases`` cases, with and without lesions in their proportion.
 
-    Both kinds have a say: without lesions, no network can be told from another, and false positives in lesion-free
-    scans count against it. Where there are both kinds, at least one of each is taken if ``most`` allows.
+    Both kinds are needed: only cases with lesions distinguish networks by their recall, and only cases without lesions
+    show false positives in normal scans. If both kinds exist, at least one case of each is selected if possible.
 
     Parameters
     ----------
     store : CaseStore
     case_ids : sequence of str
-    most : int
+    max_cases : int
 
     Returns
     -------
     list of str
-        Those with lesions first, in the order of ``case_ids`` otherwise.
+        Cases with lesions first, otherwise in the order of ``case_ids``.
     """
     with_lesions = [case_id for case_id in case_ids if store.shape_and_lesions(case_id)[1]]
     lesion_free = [case_id for case_id in case_ids if case_id not in set(with_lesions)]
-    most = min(most, len(case_ids))
-    free = round(most * len(lesion_free) / len(case_ids)) if case_ids else 0
+    max_cases = min(max_cases, len(case_ids))
+    free = round(max_cases * len(lesion_free) / len(case_ids)) if case_ids else 0
     if lesion_free and with_lesions:
-        free = min(max(free, 1), most - 1)
-    return [*with_lesions[: most - free], *lesion_free[:free]]
+        free = min(max(free, 1), max_cases - 1)
+    return [*with_lesions[: max_cases - free], *lesion_free[:free]]
 
 
 def stage1_hits(
     found: Detections, instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDArray[np.int64]
 ) -> tuple[int, int]:
-    """Lesions that some candidate is meant for, and lesions in all: what Stage 1 misses, nothing brings back."""
+    """Return the number of lesions to which a candidate belongs, and the number of all lesions.
+
+    Stage 2 cannot recover a lesion that Stage 1 misses.
+    """
     targets = volume_targets(instances, class_of_id)
     matched = match_proposals(found.boxes, found.classes, targets)
     return len(set(matched[matched > 0].tolist())), len(targets.ids)
@@ -116,18 +119,18 @@ def stage1_hits(
 
 @dataclass(frozen=True)
 class InferredCase:
-    """A preprocessed case, and what a network makes of it.
+    """A preprocessed case and the output of a network for it.
 
     Attributes
     ----------
     case_id : str
     instances : ndarray of int64, shape ``(Z, Y, X)``
-        The true lesions.
+        True lesions.
     class_of_id : ndarray of int64
-        Class of each of their labels.
+        Class index of each number of ``instances``.
     found : Detections
     predictions : list of RoiPrediction
-        Of the RoIs of all candidates, on the fine grid.
+        Masks and scores of the RoIs of all candidates, on the fine grid.
     """
 
     case_id: str
@@ -137,11 +140,11 @@ class InferredCase:
     predictions: list[RoiPrediction]
 
     def merge(self, plans: Plans) -> Merged:
-        """The masks by the thresholds of ``plans``."""
+        """Return the masks with the thresholds of ``plans``."""
         return merge_rois(self.found, self.predictions, self.instances.shape, plans)
 
     def evaluate(self, plans: Plans) -> CaseMetrics:
-        """The masks by the thresholds of ``plans``, compared with the truth."""
+        """Compare the masks with the truth, with the thresholds of ``plans``."""
         merged = self.merge(plans)
         return evaluate_case(
             self.case_id,
@@ -154,7 +157,7 @@ class InferredCase:
 def inferred_cases(
     model: DetSeg3D, store: CaseStore, case_ids: Sequence[str], device: torch.device
 ) -> Iterator[InferredCase]:
-    """Both stages on preprocessed cases, whole, one after the other, without test-time augmentation.
+    """Run both stages on whole preprocessed cases, without test-time augmentation.
 
     Parameters
     ----------
@@ -167,7 +170,7 @@ def inferred_cases(
     Raises
     ------
     DetSeg3DError
-        If a case is not in the store, or damaged.
+        If a case is missing in the store or damaged.
     """
     for case_id in case_ids:
         values, labels = store.read(case_id)
@@ -182,12 +185,12 @@ def inferred_cases(
 def validate(
     model: DetSeg3D, plans: Plans, store: CaseStore, case_ids: Sequence[str], device: torch.device
 ) -> ValidationResult:
-    """Judge the network on preprocessed cases, without test-time augmentation.
+    """Validate a network on preprocessed cases, without test-time augmentation.
 
     Parameters
     ----------
     model : DetSeg3D
-        In the state to be judged; put into evaluation mode and back.
+        Is in evaluation mode during the validation, and in its earlier mode afterwards.
     plans : Plans
     store : CaseStore
     case_ids : sequence of str

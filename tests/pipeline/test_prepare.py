@@ -100,7 +100,7 @@ def test_splits_with_cases_that_are_gone_are_replaced(tmp_path: Path, caplog: py
     )
     with caplog.at_level(logging.WARNING):
         assert len(prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits) == 4
-    assert "names cases that are gone: ['old']" in caplog.text
+    assert "names missing cases: ['old']" in caplog.text
     kept = json.loads((prepared.folder / "splits_final.old.json").read_text(encoding="utf-8"))
     assert kept == [{"train": ["case0", "old"], "val": ["case2"]}]
 
@@ -156,7 +156,7 @@ def test_kept_splits_that_share_a_patient_are_warned_of(
         assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == [own]
     message = f"{file} is kept, but fold 0 has 1 patient(s) both in training and in validation"
     assert (message in caplog.text) == told
-    assert ("['p']; --seed N makes new folds, or edit the file" in caplog.text) == told
+    assert ("['p']. Make new folds with --seed N" in caplog.text) == told
 
 
 def test_edited_plans_are_kept_on_request(tmp_path: Path) -> None:
@@ -174,8 +174,10 @@ def test_kept_plans_of_other_classes_are_refused(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "raw")
     prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     write_dataset(tmp_path / "raw", labels={"background": 0, "lesion": 1, "mimic": 2})
-    with pytest.raises(DetSeg3DError, match="plans kept are of other channels, classes"):
+    with pytest.raises(DetSeg3DError) as caught:
         prepare_dataset(folder, tmp_path / "pp", replace(PLAN_ONLY, keep_plans=True))
+    assert caught.value.value == (("FLAIR",), (1,), False)
+    assert caught.value.expected == str((("FLAIR",), (1, 2), False))
 
 
 def test_kept_plans_of_another_kind_of_labels_are_refused(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_a_set_without_any_lesion_is_prepared(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         prepared = prepare_dataset(write_dataset(tmp_path / "raw", lesions=(0, 0)), tmp_path / "pp", QUIET)
     assert prepared.plans.recall_bound.lesions == 0
-    assert "none of the 2 cases has a lesion" in caplog.text
+    assert "None of the 2 cases has a lesion" in caplog.text
 
 
 def test_loads_rank_by_number_then_volume() -> None:
