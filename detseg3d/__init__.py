@@ -1,7 +1,7 @@
 """DetSeg3D: find every lesion in a 3D medical scan, and outline each one.
 
-The names in ``__all__`` are the public Python interface. They are imported at first use, so that ``import detseg3d``
-and ``-h`` of every command take no time.
+The names in ``__all__`` are the public Python interface. Each name is imported at its first use, so that
+``import detseg3d`` and the help of every command start quickly.
 
 Predict and evaluate
     :func:`predict`, :func:`predict_folder`, :class:`Predictor`, :class:`Prediction`, :func:`evaluate`,
@@ -79,8 +79,9 @@ __all__ = [
     "write_image",
 ]
 
-# Module and name of each public name. They are strings because imports would load torch for every command.
-_HOMES = {
+# Module of each public name, and its name in that module. Strings are used because imports would load torch for every
+# command.
+_LOCATIONS = {
     "DetSeg3D": ("detseg3d.models.detseg", "DetSeg3D"),
     "DetSeg3DError": ("detseg3d.core.errors", "DetSeg3DError"),
     "EvaluationInput": ("detseg3d.evaluation.options", "EvaluationInput"),
@@ -112,9 +113,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LOCATIONS:
         raise AttributeError(f"module 'detseg3d' has no attribute {name!r}")
-    module, original = _HOMES[name]
+    module, original = _LOCATIONS[name]
     return getattr(importlib.import_module(module), original)
 
 

@@ -40,23 +40,24 @@ def draw(
         A result of :func:`~detseg3d.api.prediction.predict`, or a mask. The lesions of a mask are the 26-connected
         components of its values except 0.
     truth : image, optional
-        Mask of the true lesions. Without it, the picture shows all predicted lesions.
+        Mask of the true lesions. Without a truth, the picture shows all predicted lesions.
     spacing : 3 floats, optional
         Voxel spacing in mm ``(z, y, x)`` of arrays.
     max_lesions : int, optional
-        Largest number of lesions with a slice of their own; errors come first.
+        Maximum number of lesions that get a slice. Missed lesions and false positives come first.
     output : path, optional
-        File to write: .png, .pdf or .svg.
+        File to write. Its ending, .png, .pdf or .svg, selects the format.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A notebook shows it as a picture.
+        The figure. A notebook shows the figure as a picture.
 
     Raises
     ------
     DetSeg3DError
-        If there is neither a prediction nor a truth, or the grids differ.
+        If there is neither a prediction nor a truth, an image cannot be read, a mask has values that are not whole
+        numbers, or the grids differ.
 
     Examples
     --------
@@ -90,6 +91,7 @@ def _spacing_of(image: ImageLike, spacing: Sequence[float] | None) -> Sequence[f
 
 
 def _predicted(prediction: Prediction | ImageLike, scan: Image, spacing: Sequence[float] | None) -> LesionMap:
+    """Return the lesions of a prediction, with boxes and scores if the prediction has them."""
     if not isinstance(prediction, Prediction):
         return _lesions(as_image(prediction, _spacing_of(prediction, spacing)), scan, "prediction")
     _check_grid(Image(prediction.instances, prediction.geometry), scan, "prediction")
@@ -101,6 +103,7 @@ def _predicted(prediction: Prediction | ImageLike, scan: Image, spacing: Sequenc
 
 
 def _lesions(mask: Image, scan: Image, side: str) -> LesionMap:
+    """Return the connected components of a mask. Error messages call the mask ``side``."""
     _check_grid(mask, scan, side)
     values = np.unique(mask.array[mask.array != 0])
     whole = mask.array.astype(np.int64)

@@ -37,12 +37,13 @@ def evaluate(
         A result of :func:`~detseg3d.api.prediction.predict`, or a mask on the grid of ``truth``.
     spacing : 3 floats, optional
         Voxel spacing in mm ``(z, y, x)``, required if both masks are arrays. If one mask is an array and the other
-        one is an image, the array has the grid of the image.
+        mask is an image, the array must lie on the grid of the image.
     classes : dict of str to int, optional
-        Name and value of each class. Not needed if both masks have one value besides 0, the same one.
+        Name and value of each class. May be omitted if both masks use the same single value besides 0.
     scores : array_like of float, shape ``(Z, Y, X)``, optional
         Score of each voxel, for example its probability, in the axis order of the arrays that :func:`as_image` returns.
-        The score of a predicted lesion is its highest value. Scores add FROC and average precision.
+        The score of a predicted lesion is the highest value inside the lesion. With scores, the result also has the
+        records for FROC and average precision.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def evaluate(
     differences = true_mask.geometry.difference(predicted_mask.geometry)
     if differences:
         raise DetSeg3DError(
-            "truth and prediction are not on one grid: " + "; ".join(differences),
+            "the grids of truth and prediction differ: " + "; ".join(differences),
             remedy="resample the prediction to the grid of the truth",
         )
     return evaluate_arrays(true_mask.array, predicted_mask.array, true_mask.spacing, classes=classes, scores=scores)

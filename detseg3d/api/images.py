@@ -1,4 +1,4 @@
-"""Accept images of other libraries: arrays, SimpleITK, nibabel and files become one type."""
+"""Convert files, arrays and images of other libraries to the type ``Image``."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def as_image(image: ImageLike, spacing: Sequence[float] | None = None) -> Image:
     ----------
     image : path, ImageSource, Image, ndarray, SimpleITK.Image or nibabel image
         An array has shape ``(Z, Y, X)`` and canonical axes: z towards Superior, y towards Posterior, x towards Left.
-        Other types carry their orientation and are brought to this order.
+        Images of other types know their orientation, and their axes are brought to this order.
     spacing : 3 floats, optional
-        Voxel spacing in mm ``(z, y, x)`` of an array or a ``.npy`` file. An array requires it. Other types carry their
-        spacing, and the argument is an error for them.
+        Voxel spacing in mm ``(z, y, x)`` of an array or a ``.npy`` file. An array requires ``spacing``. Images of
+        other types know their spacing, and passing ``spacing`` with such an image is an error.
 
     Returns
     -------
@@ -47,8 +47,8 @@ def as_image(image: ImageLike, spacing: Sequence[float] | None = None) -> Image:
     Raises
     ------
     DetSeg3DError
-        If an array has no spacing or not three axes, an image with its own spacing gets another one, a file cannot be
-        read, or the type is not supported.
+        If an array comes without ``spacing`` or does not have three axes, ``spacing`` is given for an image that knows
+        its spacing, a file cannot be read, or the type is not supported.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def as_image(image: ImageLike, spacing: Sequence[float] | None = None) -> Image:
         return _of_array(image, spacing)
     if spacing is not None:
         raise DetSeg3DError(
-            "the image has its own spacing",
+            "the spacing is given for an image that has a spacing",
             value=list(spacing),
             expected="spacing only for arrays and .npy files",
             remedy="leave out spacing",
@@ -136,7 +136,8 @@ def _checked(spacing: Sequence[float]) -> Spacing:
 
 
 def _of_library(image: Any) -> Image:
-    # An image of a library exists only if the program has imported the library, so nothing is imported in vain.
+    # An image of a library exists only if the program has imported the library. Looking for the library in sys.modules
+    # avoids importing a library that the program does not use.
     simpleitk, nibabel_module = sys.modules.get("SimpleITK"), sys.modules.get("nibabel")
     if simpleitk is not None and isinstance(image, simpleitk.Image):
         from detseg3d.data.simpleitk import from_simpleitk

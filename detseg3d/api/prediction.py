@@ -31,16 +31,16 @@ def predict(
     ----------
     images : image or sequence of images
         One image per channel of the model: paths, arrays ``(Z, Y, X)``, or images of SimpleITK or nibabel. A single
-        array may have shape ``(C, Z, Y, X)``. Intensities are those of the scanner; the model normalises them.
+        array may have shape ``(C, Z, Y, X)``. Pass the original intensities: the model normalises them.
     model : path or Predictor
         Folder of a trained model (``results/DatasetXXX_Name``), or a model file that ``detseg3d_export_model`` wrote.
         To predict many scans, load a :class:`~detseg3d.inference.predictor.Predictor` once and pass it here.
     spacing : 3 floats, optional
         Voxel spacing in mm ``(z, y, x)``, required for arrays.
     folds : sequence, optional
-        Folds to average; all trained folds by default. Only if ``model`` is a path.
+        Folds to average; all trained folds by default. Allowed only if ``model`` is a path.
     device : str, optional
-        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; CUDA if available by default. Only if ``model`` is a path.
+        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; CUDA if available by default. Allowed only if ``model`` is a path.
     probabilities : bool, optional
         Also return the class probabilities.
 
@@ -53,7 +53,7 @@ def predict(
     Raises
     ------
     DetSeg3DError
-        If an image or the model cannot be read, or the number of channels differs from that of the model.
+        If an image or the model cannot be read, or the model needs a different number of channels.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def predict_folder(
     Returns
     -------
     dict of str to str
-        The error of each case that failed; empty if all cases succeeded.
+        Name and error message of each case that failed; empty if all cases succeeded.
 
     Raises
     ------

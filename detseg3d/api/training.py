@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from detseg3d.consolidation.objective import Objective
 from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
+from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.consolidate import ConsolidationResult
 from detseg3d.pipeline.consolidate import consolidate as consolidate_folds
 from detseg3d.pipeline.prepare import PreparedDataset, PrepareOptions, prepare_dataset
@@ -35,8 +35,8 @@ def plan(
     options : PrepareOptions, optional
         For example ``PrepareOptions(training_gb=24)``.
     raw, preprocessed : path, optional
-        Folders of raw and preprocessed data sets. The default values are those of the environment variables
-        ``detseg3d_raw`` and ``detseg3d_preprocessed``.
+        Folders of raw and preprocessed data sets. By default, the environment variables ``detseg3d_raw`` and
+        ``detseg3d_preprocessed`` name the folders.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def train(
     raw: str | Path | None = None,
     preprocessed: str | Path | None = None,
     results: str | Path | None = None,
-) -> Any:
+) -> EvaluationResult | None:
     """Train one fold of a preprocessed data set, and predict and evaluate its validation cases.
 
     Parameters
@@ -78,8 +78,8 @@ def train(
     options : TrainingOptions, optional
         For example ``TrainingOptions(max_minutes=30, seed=1)``.
     raw, preprocessed, results : path, optional
-        Folders of raw data sets, preprocessed data sets and trained models. The default values are those of the
-        environment variables ``detseg3d_raw``, ``detseg3d_preprocessed`` and ``detseg3d_results``.
+        Folders of raw data sets, preprocessed data sets and trained models. By default, the environment variables
+        ``detseg3d_raw``, ``detseg3d_preprocessed`` and ``detseg3d_results`` name the folders.
 
     Returns
     -------
@@ -89,7 +89,8 @@ def train(
     Raises
     ------
     DetSeg3DError
-        If the data set is not preprocessed, or the fold is already trained and ``options`` do not allow that.
+        If the data set is not preprocessed, or the fold is already trained and ``options`` neither resume nor
+        overwrite the training.
 
     Examples
     --------
@@ -124,7 +125,7 @@ def consolidate(
     folds : sequence, optional
         Folds to pool; all trained folds with a number by default.
     objective : Objective, optional
-        Target of the choice; the highest lesion F1 by default.
+        Quantity that the thresholds optimise; the lesion F1 by default.
     raw, results : path, optional
         Folders of raw data sets and trained models; see :func:`train`.
     run : Run, optional

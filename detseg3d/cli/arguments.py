@@ -1,4 +1,4 @@
-"""Parsers of the commands: the flags that commands share, and the types of arguments."""
+"""Create the parsers of the commands, with their shared flags and the types of their arguments."""
 
 from __future__ import annotations
 
@@ -229,7 +229,9 @@ def mirror_axes(text: str) -> tuple[int, ...]:
     if text == "none":
         return ()
     if not text or set(text) - set("zyx") or len(set(text)) != len(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor some of the letters z, y and x, once each")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not valid: give none, or letters from z, y and x without repetition"
+        )
     return tuple(sorted("zyx".index(letter) for letter in text))
 
 

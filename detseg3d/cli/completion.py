@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
 
 def _mark_paths(parser: argparse.ArgumentParser) -> None:
-    """Set the attribute ``complete`` of every argument that is a path, as shtab expects it."""
+    """Set the attribute ``complete`` of every argument that is a path, because shtab reads this attribute."""
     import shtab
 
     for action in parser._actions:

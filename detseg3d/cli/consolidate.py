@@ -36,7 +36,7 @@ lesion), consolidation.json and report.html. The files of an earlier run are rep
 
 If a case failed in the validation of its fold, or its masks cannot be written, the other cases are
 evaluated and the exit code is 1. If labels or candidates cannot be read, the command names them and
-writes nothing, because they would change the choice."""
+writes nothing, because the choice depends on every case."""
 
 EXAMPLE = """\
 detseg3d_consolidate 101
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_command(build_parser(), _run, arguments, _record_target)
 
 

@@ -58,45 +58,48 @@ def build_parser() -> argparse.ArgumentParser:
         "--channel_names",
         nargs="+",
         metavar="NAME",
-        help="one per channel; CT, nothing longer, is for Hounsfield units",
+        help="one name per channel; use exactly CT for images in Hounsfield units",
     )
     parser.add_argument(
-        "--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE, or names alone by ascending value"
+        "--labels",
+        nargs="+",
+        metavar="NAME",
+        help="lesion classes as NAME=VALUE, or only the names in the order of their values",
     )
     parser.add_argument(
         "--spacing",
         nargs=3,
         type=positive_float,
         metavar=("Z", "Y", "X"),
-        help="mm per voxel of .npy files; else 1 1 1",
+        help="voxel spacing of .npy files in mm (default: 1 1 1)",
     )
     parser.add_argument(
         "--series",
         metavar="SERIES",
-        help="of DICOM folders with several series: SeriesInstanceUID, number or description of the one to read",
+        help="series to read from DICOM folders: SeriesInstanceUID, number or description",
     )
     parser.add_argument(
         "--suv",
         nargs="+",
         default=[],
         metavar="CHANNEL",
-        help="channels of --channel_names whose PET DICOM is converted to SUV by body weight",
+        help="PET channels (names from --channel_names) to convert from DICOM to SUV (body weight)",
     )
     parser.add_argument(
         "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier data set of this command")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that this command wrote earlier")
     add_processes_flag(parser)
     return parser
 
 
 def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | None:
-    """Class names of the command line: ``NAME=VALUE`` for all or for none.
+    """Parse the classes of the command line: ``NAME=VALUE`` for every class, or only the names.
 
     Raises
     ------
     DetSeg3DError
-        If forms are mixed, a value is no whole number or a name is given twice.
+        If only some names have a value, a value is not a whole number, or a name is given twice.
 
     Examples
     --------
@@ -119,7 +122,7 @@ def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | No
 
 
 def _target(output: Path, name: str | None) -> tuple[Path, str]:
-    """The folder that holds the data set, and its name."""
+    """Return the folder that will contain the data set, and the name of the data set."""
     if name is not None:
         return output, name
     if _DATASET.fullmatch(output.name):
@@ -149,7 +152,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``detseg3d_convert``; returns the exit code."""
+    """Run the command and return its exit code."""
     return run_command(build_parser(), _run, arguments)
 
 

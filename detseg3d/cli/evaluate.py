@@ -55,7 +55,7 @@ To compare systems, give -pred several times. Each difference gets a paired conf
 
 Other kinds of predictions: --probabilities reads one probability map per case (CASE.npz of nnU-Net,
 or images of one class) and makes lesions with scores. --sweep also chooses the threshold, the
-smallest size and the score, as a fair baseline needs it. --boxes evaluates boxes instead of masks
+smallest size and the score, so that the baseline is as good as its maps allow. --boxes evaluates boxes instead of masks
 (a CSV file, rois/CASE.json, or exported boxes of nnDetection).
 
 --preset adds the metrics of a challenge under its own rules.
@@ -138,7 +138,7 @@ def _add_kind_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--objective",
         choices=tuple(
-            f"{figure}_{criterion}" for figure in ("ap", "f1") for criterion in ("any", "iou_0.1", "iou_0.5")
+            f"{metric}_{criterion}" for metric in ("ap", "f1") for criterion in ("any", "iou_0.1", "iou_0.5")
         ),
         default="ap_iou_0.1",
         help="metric that the sweep maximises: average precision or lesion F1 (default: %(default)s)",
@@ -267,7 +267,7 @@ def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> L
 
     form = common_label_format(options.ground_truth, list(systems.values()))
     if options.instances:
-        # Without the classes of the instances, the names of several classes say nothing of instance maps.
+        # In an instance map, a value is not a class. Several class names apply only if each instance has a class.
         named = form.classes is not None and (len(form.classes) == 1 or form.instance_classes is not None)
         form = replace(
             form,

@@ -1,4 +1,4 @@
-"""``detseg3d_export_model``: write a trained model as one file, to hand on."""
+"""``detseg3d_export_model``: write a trained model as one file that other people can use."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_export_model",
         "Write a trained model as one safetensors file. The file holds the weights and plans of the folds and, if\n"
         "they exist, the operating point, dataset.json, the fingerprint of the data set and the metrics of the\n"
-        "cross-validation. It holds no image, and no name or metric of a single case. A model that is not complete\n"
-        "is refused. detseg3d_predict -m reads the file; detseg3d_install_model puts the model among the results.",
+        "cross-validation. It contains no images, and no names or metrics of single cases. If the model is not\n"
+        "complete, the command stops and writes nothing. detseg3d_predict -m reads the file. detseg3d_install_model\n"
+        "unpacks the file into the folder of the results.",
         "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.safetensors\n"
         "detseg3d_predict -i scans -o masks -m lesions.safetensors",
     )

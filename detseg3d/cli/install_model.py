@@ -1,4 +1,4 @@
-"""``detseg3d_install_model``: check a model file and put the model among the results."""
+"""``detseg3d_install_model``: check a model file and unpack it into the folder of the results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``detseg3d_install_model``."""
     parser = create_parser(
         "detseg3d_install_model",
-        "Unpack a model file that detseg3d_export_model wrote and put the model among the results, where\n"
-        "detseg3d_predict finds it. The file may come from anybody: a model is data, never code, and everything in\n"
-        "the file is checked first. The model is installed as a whole or not at all.",
+        "Unpack a model file of detseg3d_export_model into the folder of the results. detseg3d_predict -d then finds\n"
+        "the model. A model file may come from an unknown source: it contains data and no code, and the command\n"
+        "checks all of the data first. If a check fails, nothing is installed.",
         "detseg3d_install_model lesions.safetensors --results data/results\n"
         "detseg3d_install_model lesions.safetensors --name Dataset901_Theirs\n"
         "detseg3d_predict -i scans -o masks -d 901",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the .safetensors file")
-    parser.add_argument("--name", metavar="DatasetXXX_Name", help="install it under this name instead of its own")
+    parser.add_argument(
+        "--name", metavar="DatasetXXX_Name", help="name of the installed model (default: the name in the file)"
+    )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an earlier model of this name; it is kept beside the new one unless it was installed, too",
+        help="replace an existing model of this name; a model that was trained or changed here is kept as "
+        "replaced_NAME",
     )
     add_root_flags(parser, "results")
     return parser

@@ -16,7 +16,7 @@ __all__ = ["build_parser", "main"]
 _EXIT_USAGE = 2
 
 _DESCRIPTION = "Find every lesion in 3D scans and outline each one."
-_EPILOG = "`detseg3d COMMAND -h` explains a command. Each command is also a program of its own, such as detseg3d_train."
+_EPILOG = "`detseg3d COMMAND -h` explains a command. Each command is also a separate program, such as detseg3d_train."
 
 
 def build_parser(complete: bool = False) -> argparse.ArgumentParser:

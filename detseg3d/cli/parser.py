@@ -1,4 +1,4 @@
-"""The parser of the commands: it never guesses flags, and takes a data set by position or with ``-d``."""
+"""The parser of the commands: it accepts only complete flags, and a data set by position or with ``-d``."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class CommandParser(argparse.ArgumentParser):
         super()._print_message(escape_control_characters(message), file)
 
     def add_dataset(self, text: str, several: bool = False, required: bool = True, instead: str | None = None) -> None:
-        """Add the positional argument ``DATASET`` and the flag ``-d``, of which the user gives one.
+        """Add the positional argument ``DATASET`` and the flag ``-d``. The user gives one of the two.
 
         The option ``dataset`` is a str, a list of str if ``several`` is True, or ``None`` if there is no data set.
 
         Parameters
         ----------
         text : str
-            Help text of both.
+            Help text of the argument and of the flag.
         several : bool, optional
             Accept more than one data set.
         required : bool, optional
@@ -64,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
             help="data set, as an alternative to the positional argument",
         )
 
-    def parse_args(  # type: ignore[override]  # the standard library's overloads differ in the type of namespace alone
+    def parse_args(  # type: ignore[override]  # only the type of namespace differs from the standard library
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """Parse a command line. An unknown flag ends the program with a message and exit code 2."""
@@ -115,7 +115,7 @@ def own_word(text: str) -> str:
     Raises
     ------
     argparse.ArgumentTypeError
-        If it is. The message is the line for this word in docs/how_to/from_nnunet.md.
+        If the word belongs to nnU-Net. The message is the entry of the word in docs/how_to/from_nnunet.md.
     """
     answer = answer_word(text)
     if answer is not None:

@@ -89,7 +89,7 @@ def _add_model_flags(parser: CommandParser) -> None:
     model.add_argument(
         "--network",
         metavar="MODULE:FUNCTION",
-        help="function that makes the network, if the model was trained with --network; its code is run",
+        help="function that makes the network; required if the model was trained with --network. Its code is run",
     )
     model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
@@ -121,12 +121,12 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         "--disable_tta", action="store_true", help="do not average over flipped copies; about twice as fast"
     )
     how.add_argument(
-        "--save_probabilities", action="store_true", help="also write the class probabilities, probabilities/CASE.npz"
+        "--save_probabilities", action="store_true", help="also write the class probabilities to probabilities/CASE.npz"
     )
     how.add_argument(
         "--save_candidates",
         action="store_true",
-        help="also write the masks of all candidates, including rejected ones, candidates/CASE.npz",
+        help="also write the masks of all candidates, including rejected ones, to candidates/CASE.npz",
     )
     how.add_argument(
         "--memory_gb",
@@ -171,12 +171,12 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         type=non_negative_int,
         default=0,
         metavar="K",
-        help="part of this process, from 0 to N-1",
+        help="number of this process, from 0 to N-1",
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_command(build_parser(), _run, arguments, _record_target)
 
 
@@ -205,12 +205,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.roots import resolve_dataset, results_root
 
     if (options.model is None) == (options.dataset is None):
-        raise DetSeg3DError("no model is selected, or two", remedy="give either -d DATASET or -m MODEL")
+        raise DetSeg3DError("the command needs exactly one model", remedy="give either -d DATASET or -m MODEL")
     if options.part_id >= options.num_parts:
         raise DetSeg3DError(
             "--part_id is out of range", value=options.part_id, expected=f"0 to {options.num_parts - 1}"
         )
-    # Input and output are checked first, because importing torch and loading the model take longest.
+    # The input is checked first, because importing torch and loading the model take long.
     check_input(options.input)
     model = options.model or resolve_dataset(results_root(options.results), options.dataset)
     if not model.is_file():

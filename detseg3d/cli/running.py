@@ -107,8 +107,8 @@ def run_command(
     arguments : sequence of str, optional
         Words of the command line without the command; ``sys.argv`` by default.
     record : callable, optional
-        Returns where the record of the run is written, see :func:`~detseg3d.system.run_record.recorded_run`. By
-        default none is written.
+        Function that returns the place of the run record, see :func:`~detseg3d.system.run_record.recorded_run`. By
+        default, no record is written.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def run_command(
         return record(parsed[0]) if record is not None and parsed else None
 
     try:
-        # The record is written outside `interruptible`, so that it is written after a signal, too.
+        # `recorded_run` encloses `interruptible`, so that the record is also written after a signal.
         with recorded_run(words, target) as recorder, interruptible(), terminal():
             parsed.append(parser.parse_args(arguments))
             return _run(parser, function, parsed[0], recorder)
@@ -171,7 +171,7 @@ def _run(
 
 
 def _user_error(error: Exception) -> DetSeg3DError | None:
-    """Return the error for the user, or ``None`` for a defect of this program, whose traceback is shown."""
+    """Return the error for the user, or ``None`` for a defect of this program. Python then prints a traceback."""
     if isinstance(error, DetSeg3DError):
         return error
     if is_out_of_memory(error):

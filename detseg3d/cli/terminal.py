@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 __all__ = ["show", "terminal", "use_utf8", "escape_control_characters"]
 
-# Control characters except line break and tab, marks and controls of the writing direction, line separators that only
-# some programs recognise, invisible tags, and lone surrogates, which no output can encode.
+# Control characters except line break and tab, characters that set the writing direction, line separators that only
+# some programs recognise, invisible tags, and lone surrogates. No output encoding can represent a lone surrogate.
 _CONTROL_CHARACTERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -59,7 +59,7 @@ def show(text: str = "", *, error: bool = False) -> None:
     if not error:
         print(escape_control_characters(text))
         return
-    with suppress(OSError, ValueError):  # ValueError: it is closed
+    with suppress(OSError, ValueError):  # ValueError: the stream is closed
         print(escape_control_characters(text), file=sys.stderr)
 
 
@@ -114,7 +114,7 @@ def terminal(verbose: bool = False) -> Iterator[None]:
 
 
 def _shown_encoding(own: str) -> str:
-    """Return the encoding of the terminal before :func:`use_utf8`, or the encoding ``own`` of the stream."""
+    """Return the encoding that the terminal had before :func:`use_utf8`, or ``own``, the encoding of the stream."""
     chosen = sys._xoptions.get(_SHOWN)
     return chosen if isinstance(chosen, str) else own
 
@@ -125,10 +125,10 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The system returns the lowest free number, which is this one. Child processes inherit it.
+            # The system gives the new file the lowest free number, here `number`. Child processes inherit the file.
             os.set_inheritable(os.open(os.devnull, mode), True)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # Python sets None if the stream was closed before the start
+        if getattr(sys, name) is None:  # Python sets None if the stream was already closed at the start
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115

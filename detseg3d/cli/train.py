@@ -111,16 +111,18 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--pretrained_weights",
         type=Path,
         metavar="FILE",
-        help="model_*.safetensors with initial weights; its plans may differ. Modules of the same function are copied, "
-        "and the log lists them. The plans.json of that model must be in the same folder",
+        help="model_*.safetensors with initial weights. Its plans may differ: modules with the same role are "
+        "copied, and the log lists the modules. The plans.json of the model must be in the same folder",
     )
     run.add_argument(
         "--network",
         metavar="MODULE:FUNCTION",
-        help="function that makes the network of the plans; its module is installed or in the current folder",
+        help="function that makes the network from the plans; MODULE must be installed or lie in the current folder",
     )
     run.add_argument(
-        "--loss", metavar="MODULE:FUNCTION", help="loss of the masks; repeat --network and --loss with --c and --val"
+        "--loss",
+        metavar="MODULE:FUNCTION",
+        help="function that computes the loss of the masks; with --c and --val, repeat --network and --loss",
     )
     run.add_argument(
         "--seed",
@@ -143,12 +145,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run_command(build_parser(), _run, arguments, _record_target)
 
 
 def _record_target(options: argparse.Namespace) -> RunTarget | None:
-    """Return the fold's folder, or the folder of its validation with ``--val``. Only the main process writes."""
+    """Return the folder of the fold, or of its validation with ``--val``. Only the main process writes a record."""
     from detseg3d.data.roots import preprocessed_root, resolve_dataset, results_root
     from detseg3d.training.distributed import is_main_process
 
@@ -156,7 +158,7 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
         return None
     prepared = PreparedFolder(resolve_dataset(preprocessed_root(options.preprocessed), options.dataset))
     model = ModelFolder(results_root(options.results) / prepared.path.name)
-    # A training with --overwrite that has not finished lies in a folder of its own.
+    # A training with --overwrite is in a separate folder until it has finished.
     unfinished = model.replacement(options.fold)
     fold = unfinished if unfinished.path.is_dir() else model.fold(options.fold)
     inputs: dict[str, list[Path]] = {"data": [prepared.dataset_json, prepared.fingerprint, prepared.splits]}

@@ -57,9 +57,9 @@ def test_argument_types_accept_what_is_in_range(kind: Callable[[str], Any], text
         (arguments.positive_float, "x", "'x' is not a number"),
         (arguments.fraction, "1.1", "must lie between 0 and 1"),
         (arguments.fraction, "nan", "must lie between 0 and 1"),
-        (arguments.mirror_axes, "a", "'a' is neither none nor some of the letters z, y and x, once each"),
-        (arguments.mirror_axes, "xx", "once each"),
-        (arguments.mirror_axes, "", "'' is neither"),
+        (arguments.mirror_axes, "a", "'a' is not valid: give none, or letters from z, y and x without repetition"),
+        (arguments.mirror_axes, "xx", "without repetition"),
+        (arguments.mirror_axes, "", "'' is not valid"),
     ],
 )
 def test_argument_types_refuse_the_rest(kind: type, text: str, message: str) -> None:

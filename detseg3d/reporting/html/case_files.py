@@ -1,4 +1,4 @@
-"""Find the files of the cases that the viewer of a report may show: scans, labels and predictions."""
+"""Find the scans, labels and predictions that the viewer of a report can show."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PredictedBox:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of a case that the viewer may show.
+    """The files of one case for the viewer.
 
     Attributes
     ----------
@@ -72,9 +72,9 @@ def find_case_files(
     Parameters
     ----------
     images : path, ImageSource or dict of str to ImageSource
-        Folder of ``CASE_0000.nii.gz`` (of several channels the first is shown) or of ``CASE.nii.gz``, or the image of
-        each case. If the source of a folder states a spacing, the spacing applies to its files. A case whose scan is
-        not a file, for example a DICOM series, is left out.
+        Folder of files ``CASE_0000.nii.gz`` or ``CASE.nii.gz``, or the image of each case. If a case has several
+        channels, the viewer shows the first channel. The spacing of an ``ImageSource`` applies to every file
+        in its folder. A case is left out if its scan is not a file, for example if it is a DICOM series.
     truths : path or dict of str to path
         Folder of the labels, or the label of each case.
     prediction_folders : dict of str to path
@@ -112,7 +112,7 @@ def find_case_files(
 
 
 def _scans_of(images: str | Path | ImageSource | Mapping[str, ImageSource]) -> dict[str, ImageSource]:
-    """Return the image of each case."""
+    """Return the image of each case, by the name of the case."""
     if isinstance(images, Mapping):
         return {case_id: image for case_id, image in images.items() if image.path.is_file()}
     source = ImageSource.of(images)
@@ -130,7 +130,7 @@ def _files_of(
 
 
 def _first_channel(path: Path) -> str | None:
-    """Return the case if the file is the first channel of its scan, and ``None`` for other files."""
+    """Return the name of the case if the file is the first channel of its scan, else ``None``."""
     name = image_case(path)
     channel = None if name is None else re.search(r"_(\d{4})$", name)
     if name is None or channel is None:

@@ -1,4 +1,4 @@
-"""Choose the worst and the best scans of a report, and read what the viewer needs to show them."""
+"""Choose the worst and the best scans of a report, and read the data that the viewer needs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ChosenCase:
 
     @property
     def is_lesion_free(self) -> bool:
-        """Whether the case has no true lesion."""
+        """True if the case has no true lesion."""
         return self.counts.truth == 0
 
     @property
@@ -78,7 +78,7 @@ class UnreadableCase:
 
 @dataclass(frozen=True)
 class ViewerContent:
-    """What the viewer shows.
+    """The content of the viewer.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class ViewerContent:
         Volumes of each of the ``cases``.
     unreadable : tuple of UnreadableCase
     omitted : tuple of str
-        Cases that are left out because the file would be too large.
+        Names of the cases that are left out because the file would be too large.
     """
 
     cases: tuple[ChosenCase, ...] = ()
@@ -99,18 +99,18 @@ class ViewerContent:
 def choose_cases(evaluated: Evaluated, files: Sequence[CaseFiles], worst: int, best: int) -> list[ChosenCase]:
     """Return the cases with the lowest and with the highest lesion F1.
 
-    Dice decides between cases with equal F1. Between cases with equal F1 and Dice, the worst is the case with most
-    errors and the best is the case with most lesions. Cases without lesions are chosen last on both sides: a single
-    false positive makes their F1 0, and a perfect case without lesions shows nothing.
+    Dice decides between cases with equal F1. Between cases with equal F1 and Dice, the worst case has the most
+    errors, and the best case has the most lesions. Cases without lesions are chosen last, both as worst and as best: a
+    single false positive makes their F1 0, and a perfect case without lesions has no lesion to show.
 
     Parameters
     ----------
     evaluated : Evaluated
-        The metrics of the first system decide, unless the files name another system.
+        A case is ranked by the metrics of the system that its files name, or else of the first system.
     files : sequence of CaseFiles
         Cases that can be shown.
     worst, best : int
-        Largest number of cases of each kind.
+        Maximum number of worst and of best cases.
 
     Returns
     -------
@@ -137,14 +137,14 @@ def choose_cases(evaluated: Evaluated, files: Sequence[CaseFiles], worst: int, b
 def read_cases(chosen: Sequence[ChosenCase], budget: int) -> ViewerContent:
     """Read the chosen cases and make their volumes fit into ``budget`` characters.
 
-    A case that cannot be read does not cost the report; the page names the case and the reason.
+    If a case cannot be read, the report is still written. The page names the case and the reason.
     """
     cases, volumes, unreadable = [], [], []
     for case in chosen:
         try:
             volumes.append(load_volumes(case.files))
             cases.append(case)
-        except Exception as error:  # a missing picture must not cost the report
+        except Exception as error:  # the report is useful without this picture
             reason = str(error) if isinstance(error, DetSeg3DError) else f"{type(error).__name__}: {error}"
             unreadable.append(UnreadableCase(case.files.case_id, reason))
             logger.warning("the report cannot show %s: %s", case.files.case_id, error)

@@ -1,9 +1,10 @@
 """Charts of the report as SVG.
 
-The charts are drawn by hand because no library gives what the page needs: text that stays text, colours from the style
-sheet that follow light mode, dark mode and print, and a few kilobytes per chart. An SVG of matplotlib has fixed colours
-and fonts and is much larger. A JavaScript library adds megabytes. The report needs only three kinds of axes: fractions
-from 0 to 1, false positives per scan on a logarithmic scale, and bins.
+This module writes the SVG elements directly, because no library meets the needs of the page. The text of a chart must
+remain text. The colours must come from the style sheet, which has colours for light mode, dark mode and print. A chart
+must need only a few kilobytes. An SVG of matplotlib has fixed colours and fonts and is much larger. A JavaScript
+library adds megabytes. The report needs only three kinds of axes: fractions from 0 to 1, false positives per scan on a
+logarithmic scale, and bins.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Axis:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """Return where a value lies, from 0 to 1. A value beyond an end is placed at that end."""
+        """Return the position of a value on the axis, from 0 to 1. A value outside the axis gets the nearest end."""
         low, high, inside = self.low, self.high, min(max(value, self.low), self.high)
         if self.logarithmic:
             low, high, inside = math.log(low), math.log(high), math.log(inside)
@@ -58,7 +59,7 @@ def fraction_axis(title: str) -> Axis:
 
 
 def froc_axis() -> Axis:
-    """Return the axis of the false positives per scan, from 1/16 to 8. Each tick is twice the one before."""
+    """Return the axis of the false positives per scan, from 1/16 to 8. Each tick is twice the previous tick."""
     names = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2", 1.0: "1", 2.0: "2", 4.0: "4", 8.0: "8"}
     return Axis("false positives per scan", 1 / 16, 8.0, tuple(names.items()), logarithmic=True)
 
@@ -75,7 +76,7 @@ class Line:
     style : int
         Number of the colour, dash pattern and marker.
     marks : tuple of (x, y, str)
-        Points with a marker, and the text that appears if the mouse points at the marker.
+        Points with a marker. The text appears if the mouse points at the marker.
     """
 
     name: str
@@ -165,7 +166,7 @@ class Bars:
     style : int
         Number of the colour.
     counts : tuple of int
-        Number of lesions in each bin; empty if all series have the numbers that stand below the bins.
+        Number of lesions in each bin; empty if the numbers below the bins apply to all series.
     """
 
     name: str
@@ -222,7 +223,7 @@ def bar_chart(
 
 
 def interval_strip(value: float | None, low: float | None, high: float | None) -> Markup:
-    """Return a small scale from 0 to 1 with a value and its interval. Without a value the result is empty."""
+    """Return a small scale from 0 to 1 with a value and its interval. The result is empty if there is no value."""
     if value is None:
         return Markup()
     x = fraction_axis("")
@@ -238,7 +239,7 @@ def interval_strip(value: float | None, low: float | None, high: float | None) -
 
 
 def _element(tag: str, *children: str, **attributes: object) -> Markup:
-    """Return an element. Text and values are escaped. ``class_`` stands for ``class`` and ``aria_x`` for ``aria-x``."""
+    """Return an element with escaped text and values. ``class_`` becomes ``class``, ``aria_x`` becomes ``aria-x``."""
     opening = Markup()
     for name, value in attributes.items():
         text = _coordinate(value) if isinstance(value, float) else value

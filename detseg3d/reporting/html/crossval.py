@@ -31,7 +31,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _ThresholdRow:
-    """A threshold of the plan and the chosen one. ``None`` stands for a threshold that has no effect."""
+    """A threshold with its value in the plan and its chosen value. ``None`` means that the threshold has no effect."""
 
     name: str
     plan: float | None
@@ -39,18 +39,18 @@ class _ThresholdRow:
 
     @property
     def changed(self) -> bool:
-        """Whether another value than that of the plan was chosen."""
+        """True if the chosen value differs from the value in the plan."""
         return self.plan != self.chosen
 
 
 def metrics_by_origin(choice: ThresholdChoice) -> Markup:
-    """Return what readers must know first: on which scans the thresholds were chosen, and what this changes."""
+    """Return the table of metrics, with a remark that names the scans on which the thresholds were chosen."""
     origin = choice.predicted_at_thresholds_of
     return _choice_metrics(choice, origin.remark, warn=not origin.is_honest)
 
 
 def operating_point_section(summary: ConsolidationSummary) -> Markup:
-    """Return the thresholds that were chosen, and their results on scans that were not used for the choice."""
+    """Return the chosen thresholds, and their results on scans that were not used for the choice."""
     choice = summary.choice
     thresholds = [
         _ThresholdRow(field.label_with_unit, field.shown(choice.thresholds_of_the_plan), field.shown(choice.thresholds))
@@ -117,7 +117,7 @@ def calibration_section(calibration: CalibrationSummary, folds: int) -> Markup:
 
 
 def _reliability_line(name: str, bins: Sequence[ReliabilityBin], style: int) -> Line:
-    """Return the points of the bins that hold predictions."""
+    """Return the line through the bins that contain predictions."""
     marks = []
     for entry in bins:
         if entry.mean_score is not None and entry.observed is not None:

@@ -110,11 +110,11 @@ def _charts(
 
 
 def _froc_line(name: str, entry: ScoreSummary, style: int) -> Line:
-    """Return a curve of steps: between two thresholds nothing is gained, and after the last one nothing is lost."""
+    """Return the FROC curve as steps, because the recall changes only at the scores of predictions."""
     curve = entry.froc_curve
     steps = _steps([(0.0, 0.0), *zip(curve.fp_per_scan, curve.recall, strict=True)])
     axis = froc_axis()
-    # The axis begins at 1/16: the curve enters it with the highest recall at fewer false positives.
+    # The axis begins at 1/16 false positives per scan. The curve begins with the highest recall at or below this rate.
     first = max(recall for rate, recall in steps if rate <= axis.low)
     points = [(axis.low, first), *((rate, recall) for rate, recall in steps if axis.low < rate <= axis.high)]
     points.append((axis.high, points[-1][1]))
@@ -161,7 +161,7 @@ def _froc_table(entries: Mapping[str, ScoreSummary], system: str) -> _FrocTable:
 
 
 def _as_fraction(rate: float) -> str:
-    """Return a rate as readers write it: 1/8, 1/4, 1/2, 1, 2."""
+    """Return a rate as a fraction or a whole number: 1/8, 1/4, 1/2, 1, 2."""
     return f"1/{round(1 / rate)}" if 0 < rate < 1 else f"{rate:g}"
 
 
@@ -179,7 +179,7 @@ class _SizeKind:
     bins_in : callable
         Function that returns the bins.
     has_diameters : bool
-        Whether the table also states the bins as diameters of spheres.
+        True if the table also states the bins as diameters of spheres.
     """
 
     title: str
@@ -243,7 +243,8 @@ def _size_row(row: SizeBin, kind: _SizeKind) -> _SizeRow:
 
 def _size_chart(tables: Mapping[str, Sequence[SizeBin]], axis: str, several: bool) -> tuple[Markup, Markup]:
     """Return legend and chart: one series for each system, or for each criterion of a single system."""
-    # Systems may lack different scans. The axis states the largest number of lesions, and a bar states its own number.
+    # Systems may lack different scans, and then differ in the number of lesions in a bin. The axis states the largest
+    # number, and the text of each bar states the number of its system.
     every = sorted((row for table in tables.values() for row in table), key=lambda row: row.lesions)
     rows = list({row.name: row for row in every}.values())
     rows.sort(key=lambda row: row.low)
@@ -280,7 +281,7 @@ def _short_bin(row: SizeBin) -> str:
     low, high = row.low, row.high
     if high is None:
         return f"≥ {_size(low)}"
-    if low == high:  # all lesions of a quantile may have one size
+    if low == high:  # all lesions of a quantile may have the same size
         return _size(low)
     return f"< {_size(high)}" if low == 0 else f"{_size(low)}{DASH}{_size(high)}"
 
@@ -293,7 +294,7 @@ def _size(value: float) -> str:
 
 
 def _diameters(row: SizeBin) -> str:
-    """Return a bin as diameters of spheres, because readers know lesions by their diameters."""
+    """Return a bin as diameters of spheres, because clinical readers describe lesions by their diameters."""
     low, high = row.low, row.high
     if high is None:
         return f"diameter {_diameter(low)} mm or more"

@@ -1,4 +1,4 @@
-"""The results that a report shows: of one system, or of several systems side by side."""
+"""The results that a report shows, for one system or for several systems."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Evaluated:
     Attributes
     ----------
     results : dict of str to EvaluationResult
-        By the name of the system. The name of a single system is empty.
+        Result of each system, by the name of the system. If there is only one system, its name is empty.
     comparisons : sequence of Comparison
         Paired comparison of each pair of systems.
     """
@@ -34,7 +34,7 @@ class Evaluated:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one system."""
+        """True if there is more than one system."""
         return len(self.results) > 1
 
     @property

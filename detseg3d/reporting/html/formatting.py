@@ -7,7 +7,7 @@ import math
 __all__ = ["DASH", "count", "interval", "number", "sphere_diameter"]
 
 DASH = "–"
-"""Text that stands for a missing value."""
+"""Text that replaces a missing value."""
 
 
 def number(value: object, digits: int = 2) -> str:
@@ -40,7 +40,7 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
 
 
 def count(quantity: int, noun: str) -> str:
-    """Return a number of things in words.
+    """Return a quantity with its noun, in the singular or plural.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def count(quantity: int, noun: str) -> str:
 
 
 def sphere_diameter(volume: float) -> float:
-    """Return the diameter of a sphere with this volume: millimetres from cubic millimetres.
+    """Return the diameter in mm of a sphere with this volume in mm³.
 
     Examples
     --------

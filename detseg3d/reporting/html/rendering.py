@@ -1,7 +1,7 @@
-"""Turn the templates of the report into HTML.
+"""Fill the templates of the report and return HTML.
 
-Every value that a template prints is escaped, so that no name of a case, class or folder can become markup. A template
-that prints an unknown variable raises an error.
+Every value that a template prints is escaped, so that a name of a case, class or folder cannot become markup. A
+template that prints an unknown variable raises an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["compress", "render"]
 
 
 def render(template: str, **values: object) -> Markup:
-    """Return a template of the folder ``templates`` as HTML.
+    """Fill a template from the folder ``templates`` and return the HTML.
 
     Parameters
     ----------

@@ -40,12 +40,12 @@ __all__ = ["MAX_BYTES", "ReportInput", "write_report"]
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 20_000_000
-"""Largest size of a report."""
+"""Maximum size of a report in bytes."""
 
 _LESION_TABLE_BYTES = 200_000  # reserved for the tables of lesions in the viewer
 _SCRIPTS = ("tables.js", "slices.js", "viewer.js")
 
-# The browser loads nothing: script, style and volumes are in the page.
+# The browser loads no other file: script, style and volumes are in the page.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 )
@@ -63,12 +63,12 @@ class ReportInput:
     consolidation : ConsolidationSummary, optional
         Result of the consolidation of a cross-validation.
     cases : sequence of CaseFiles
-        Cases that the viewer may show. The viewer shows the ``worst`` and the ``best`` of them.
+        Cases that the viewer can show. The viewer shows some of these cases, see ``worst`` and ``best``.
     title : str
     date : str, optional
         Date that the page states.
     worst, best : int
-        Largest number of cases in the viewer.
+        Maximum number of the worst and of the best cases in the viewer.
     """
 
     result: EvaluationResult | SystemsResult
@@ -87,7 +87,7 @@ class _Section:
     Attributes
     ----------
     key : str
-        Address of the section within the page.
+        Identifier of the section, which links within the page use.
     title : str
     content : Markup
     name : str
@@ -109,7 +109,8 @@ def write_report(path: str | Path, report: ReportInput, max_bytes: int = MAX_BYT
         File to write; it is written atomically.
     report : ReportInput
     max_bytes : int, optional
-        Largest size of the file. Volumes of the viewer are made coarser, and finally left out, to keep to it.
+        Maximum size of the file in bytes. If the file would be larger, the volumes of the viewer are made coarser, and
+        finally left out.
 
     Returns
     -------
@@ -168,7 +169,7 @@ def _facts(report: ReportInput, evaluated: Evaluated) -> list[tuple[str, str]]:
 
 
 def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> list[_Section]:
-    """Return the sections of the page in their order. What the input does not contain has no section."""
+    """Return the sections of the page in their order. A section is left out if the input has no data for it."""
     shown = [case.files.case_id for case in content.cases]
     problems = sum(len(result.problems) for result in evaluated.results.values())
     sections = [("metrics", "Metrics", _metrics(report, evaluated))]

@@ -57,7 +57,7 @@ class _Difference:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """The value of a metric with its interval as text, and the number of scans it rests on."""
+    """The value of a metric with its interval as text, and the number of scans with a value."""
 
     value: float | None
     interval: str
@@ -65,7 +65,7 @@ class _Estimate:
 
     @classmethod
     def of(cls, estimate: MetricEstimate, digits: int) -> _Estimate:
-        """Return an estimate with so many digits after the point."""
+        """Return an estimate with ``digits`` digits after the point."""
         if estimate.value is None:
             return cls(None, "", None)
         return cls(estimate.value, interval(estimate.low, estimate.high, digits), estimate.scans)
@@ -73,7 +73,7 @@ class _Estimate:
 
 @dataclass(frozen=True)
 class _MetricRow:
-    """A row of the table of metrics: an estimate of each system, and the differences of each two systems."""
+    """A row of the table of metrics: an estimate for each system, and the difference for each pair of systems."""
 
     name: str
     meaning: str
@@ -103,7 +103,7 @@ class _Cell:
 
 
 def key_metrics(evaluated: Evaluated) -> list[Tile]:
-    """Return the numbers that readers look for first. Several systems have none: their table is the comparison."""
+    """Return the main metrics as tiles. The list is empty for several systems, which the table compares."""
     if evaluated.several:
         return []
     result = evaluated.first
@@ -142,7 +142,7 @@ def metric_table(evaluated: Evaluated) -> Markup:
 
 
 def _sizes(evaluated: Evaluated) -> list[tuple[str, list[_Cell]]]:
-    """Return the rows with the numbers of scans and true lesions. A single system has them in its tiles."""
+    """Return the rows with the numbers of scans and true lesions. For a single system, the tiles show these numbers."""
     summaries = [result.summary for result in evaluated.results.values()]
     scans = [_Cell(number(summary.cases, 0), True) for summary in summaries]
     lesions = [_Cell(number(summary.overall.true_lesions, 0), True) for summary in summaries]
@@ -184,7 +184,7 @@ def _difference(comparison: Comparison, spec: MetricSpec) -> _Difference | None:
     if entry is None or entry.difference is None:
         return None
     difference, low, high = entry.difference, entry.low, entry.high
-    # One digit more than the metric: with a limit of 0.00, readers could not see whether the interval contains 0.
+    # One more digit than the metric, because a limit that is rounded to 0.00 does not show if the interval contains 0.
     digits = spec.digits + 1
     text = number(difference, digits)
     if difference > 0 and any(digit in text for digit in "123456789"):
@@ -252,7 +252,7 @@ def _class_cells(group: Group) -> tuple[str, ...]:
 
 
 def _mean_cells(means: ClassMeans) -> tuple[str, ...]:
-    """Return the means over the classes that the truth has."""
+    """Return the means over the classes that occur in the truth."""
     f1, f1_any, f1_half = (number(means.f1[criterion]) for criterion in Criterion)
     return DASH, f1, DASH, DASH, f1_any, f1_half, number(means.pq), number(means.dice), DASH
 
@@ -265,7 +265,7 @@ _OUTLINE_TITLES = ("NSD", "HD95 (mm)", "CC-Dice", "lesion-wise Dice")
 
 @dataclass(frozen=True)
 class _Number:
-    """A cell that holds a number, by which the column can be sorted."""
+    """A cell with a number. The column can be sorted by its numbers."""
 
     value: float | None
     digits: int = 2
@@ -344,7 +344,7 @@ class _Reason:
 
 
 def problem_list(evaluated: Evaluated) -> Markup:
-    """Return the list of the scans that could not be evaluated, by reason: many scans often have the same reason."""
+    """Return the list of the scans that could not be evaluated, grouped by reason."""
     cases: dict[tuple[str, str], list[str]] = {}
     for system, result in evaluated.results.items():
         for problem in result.problems:

@@ -39,8 +39,8 @@ class _LesionRow:
     score : float or None
         Score of the prediction.
     sharing : int
-        Number of other true lesions that were found by the same prediction. At any overlap one prediction may find
-        several lesions, which then all show its score.
+        Number of other true lesions that the same prediction found. At any overlap, one prediction may find several
+        lesions, and each of these lesions shows its score.
     point : tuple of 3 floats
         Centre ``(z, y, x)`` in voxel edges of the embedded volumes.
     """
@@ -109,7 +109,7 @@ def _describe_case(case: ChosenCase, volumes: ViewerVolumes) -> _Case:
 
 
 def _script_data(case: ChosenCase, volumes: ViewerVolumes) -> dict[str, Any]:
-    """Return what the script of the page needs about a case. Positions are voxel edges of the embedded volumes."""
+    """Return the data of a case for the script of the page. Positions are voxel edges of the embedded volumes."""
     order = volumes.orders.image
     return {
         "id": case.files.case_id,
@@ -125,7 +125,7 @@ def _script_data(case: ChosenCase, volumes: ViewerVolumes) -> dict[str, Any]:
             }
             for entry in case.files.boxes
         ],
-        # From a position in the embedded volumes to a voxel of the image file.
+        # The script uses these values to convert a position in the embedded volumes to a voxel of the image file.
         "frame": {
             "permutation": order.permutation,
             "flipped": order.flipped,

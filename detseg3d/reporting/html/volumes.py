@@ -29,12 +29,12 @@ __all__ = ["FileOrders", "ViewerVolumes", "fit_volumes", "load_volumes", "window
 Shape = tuple[int, int, int]
 
 _MARGIN = 2  # voxels around the body
-_MAX_VOXELS = 2**25  # per volume: a browser holds these 32 MB several times
+_MAX_VOXELS = 2**25  # per volume, 32 MB; a browser keeps several copies in memory
 _FEWER_LEVELS = 64
 _CT_AIR, _CT_BONE = -900, 300  # Hounsfield units
 _CT_WINDOWS = (("Soft tissue", -160, 240), ("Lung", -1350, 150), ("Bone", -500, 1300))  # black and white, in HU
-_MIN_PRESET_LEVELS = 20  # grey levels: a narrower window would show steps
-_MIN_VOXELS = 24  # along an axis: a coarser volume would show nothing useful
+_MIN_PRESET_LEVELS = 20  # grey levels; a narrower window would show steps
+_MIN_VOXELS = 24  # along an axis; a coarser volume would not be useful
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ViewerVolumes:
 
     @property
     def reduced(self) -> str:
-        """Describe how the volumes were reduced to keep the file small; empty if they were not."""
+        """Describe how the volumes were reduced to keep the file small; empty if the volumes were not reduced."""
         parts = []
         if self.factor != (1, 1, 1):
             parts.append(f"every {' × '.join(str(size) for size in self.factor)} voxels (z, y, x) averaged into one")
@@ -136,7 +136,7 @@ def load_volumes(case: CaseFiles) -> ViewerVolumes:
     Raises
     ------
     DetSeg3DError
-        If a file is missing or unreadable, or the files do not lie on one grid.
+        If a file is missing or unreadable, or the files lie on different grids.
     """
     image, geometry = read_image(case.image)
     label_format = LabelFormat(default_spacing=case.image.spacing)
@@ -169,7 +169,7 @@ def load_volumes(case: CaseFiles) -> ViewerVolumes:
 
 
 def window_presets(image: npt.NDArray[np.float32], window: tuple[float, float]) -> tuple[WindowPreset, ...]:
-    """Return the windows that the viewer offers by name: the whole range, and the usual ones of a CT scan.
+    """Return the named windows of the viewer: the whole range, and for a CT scan also soft tissue, lung and bone.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def fit_volumes(cases: Sequence[ViewerVolumes], budget: int) -> list[ViewerVolum
     Returns
     -------
     list of ViewerVolumes
-        The first of ``cases``, or all.
+        The cases that fit, in the order of ``cases``.
     """
     kept = list(cases)
     while kept and sum(volumes.size for volumes in kept) > budget:
@@ -225,7 +225,7 @@ def _can_shrink(volumes: ViewerVolumes) -> bool:
 def _shrink(volumes: ViewerVolumes) -> ViewerVolumes:
     if volumes.levels > _FEWER_LEVELS:
         step = 256 // _FEWER_LEVELS
-        # The middle of each step, so that black and white hardly change.
+        # Each grey level becomes the middle of its step, so that black and white hardly change.
         return replace(volumes, image=volumes.image // step * step + step // 2, levels=_FEWER_LEVELS)
     return _halve(volumes)
 
@@ -245,7 +245,7 @@ def _halve(volumes: ViewerVolumes) -> ViewerVolumes:
 
 
 def _halving(spacing: Sequence[float]) -> tuple[int, ...]:
-    """Return 2 for the fine axes and 1 for the others."""
+    """Return the reduction factor of each axis: 2 for the fine axes, 1 for the other axes."""
     finest = min(spacing)
     return tuple(2 if size < 1.5 * finest else 1 for size in spacing)
 
@@ -283,7 +283,7 @@ def _grey(image: npt.NDArray[np.float32], window: tuple[float, float]) -> npt.ND
 
 
 def _small_labels(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the regions as uint8 or uint16, which the viewer reads. Numbers that are too large become ranks."""
+    """Return a label as uint8 or uint16 for the viewer. Values above 65535 are replaced by their ranks."""
     highest = int(label.max(initial=0))
     if highest > np.iinfo(np.uint16).max:
         values, ranks = np.unique(label, return_inverse=True)

@@ -20,10 +20,12 @@ class LesionMap:
     instances : ndarray of int, shape ``(Z, Y, X)``
         Instance map: 0 is background, every other value is one lesion.
     classes : dict of int to str
-        Name of the class of each lesion, by its value in the map. A lesion that is not listed may have any class.
+        Name of the class of each lesion, by its value in the map. A lesion that is not in the dict matches lesions of
+        every class.
     boxes : dict of int to Box
-        Predicted boxes. A lesion that is not listed has the box of its mask.
+        Predicted boxes. A lesion that is not in the dict gets the box of its mask.
     scores : dict of int to float
+        Scores of predicted lesions, by their values in the map.
     """
 
     instances: AnyIntArray
@@ -43,10 +45,10 @@ class CaseView:
     spacing : 3 floats
         Voxel size ``(z, y, x)`` in mm.
     truth, prediction : LesionMap or None
-        Lesions on the grid of the image. Without truth, the picture shows everything that was predicted.
+        Lesions on the grid of the image. Without a truth, the picture shows all predicted lesions.
     direction : tuple of 9 floats, or None
-        Direction cosines as in :class:`~detseg3d.core.geometry.Geometry`. With them the volume is turned to the
-        radiological view.
+        Direction cosines as in :class:`~detseg3d.core.geometry.Geometry`. If they are given, the volume is turned to
+        the radiological view, with the right side of the patient on the left of the picture.
     title : str
         Name of the case.
 

@@ -36,11 +36,12 @@ class Finding:
     extent : Box
         Box around the lesion in truth and prediction.
     voxels : int
-        Number of voxels of the true lesion; of the predicted lesion if there is no true lesion.
+        Number of voxels of the true lesion, or of the predicted lesion if there is no true lesion.
     diameter_mm : float
         Diameter of a sphere with the same volume.
     truth_id, prediction_id : int or None
-        Values in the instance maps. Of several predictions in one lesion, the one with the highest IoU is taken.
+        Values in the instance maps. If several predictions overlap the true lesion, ``prediction_id`` is the prediction
+        with the highest IoU.
     box : Box or None
         Box of the prediction.
     score : float or None
@@ -76,7 +77,7 @@ def collect_findings(spacing: Spacing, truth: LesionMap | None, prediction: Lesi
     Returns
     -------
     list of Finding
-        First the true lesions in the order of their numbers, then the predicted lesions that found none.
+        First the true lesions in the order of their numbers, then the predicted lesions that found no true lesion.
     """
     shape = next((lesions.instances.shape for lesions in (truth, prediction) if lesions is not None), (1, 1, 1))
     empty = LesionMap(np.zeros(shape, np.uint8))
@@ -147,7 +148,7 @@ def _within_classes(
 
 
 def _diameter(volume: float) -> float:
-    """Return the diameter of a sphere with this volume."""
+    """Return the diameter in mm of a sphere with this volume in mm³."""
     return float(np.cbrt(6 * volume / np.pi))
 
 
@@ -164,9 +165,9 @@ def _union(first: Array, second: Array) -> Box:
 def select_findings(findings: Sequence[Finding], maximum: int) -> list[Finding]:
     """Choose at most ``maximum`` findings, errors first.
 
-    Each outcome gets an equal share of the places. Places that an outcome does not need go to the others. Missed and
-    found lesions are spread evenly over their sizes, largest first, so that the picture does not show only the easy
-    ones. False positives are chosen by score, highest first.
+    Each outcome gets an equal share of the places. If an outcome has fewer findings, the other outcomes get its places.
+    Missed and found lesions are spread evenly over their sizes, largest first, so that the picture also shows small
+    lesions. False positives are chosen by score, highest first.
 
     Examples
     --------

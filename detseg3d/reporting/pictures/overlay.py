@@ -54,7 +54,7 @@ _WIDTH, _HEADER_HEIGHT, _GAP, _TILE_HEIGHT, _MAX_OVERVIEW_HEIGHT = 16.0, 0.65, 0
 
 @dataclass(frozen=True)
 class _LineStyle:
-    """How an outline is drawn."""
+    """Colour, width and opacity of an outline."""
 
     color: str
     width: float
@@ -78,16 +78,16 @@ class CaseFigure(Figure):
 def draw_case(case: CaseView, maximum: int = 12) -> Figure:
     """Draw a case.
 
-    The first row shows an axial, a coronal and a sagittal slice, each of them where most lesions are. Below, each
+    The first row shows an axial, a coronal and a sagittal slice. Each is the slice with the most lesions. Below, each
     finding has two tiles: the image alone, and the image with outlines, box and score. A tile is labelled FOUND, MISSED
     or FALSE POSITIVE. A true lesion counts as found at any overlap with a predicted lesion of its class.
 
     Parameters
     ----------
     case : CaseView
-        Pixels are drawn in their true proportions.
+        The case. Pixels are drawn in their true proportions.
     maximum : int, optional
-        Largest number of findings; see :func:`~detseg3d.reporting.pictures.findings.select_findings`.
+        Maximum number of findings; see :func:`~detseg3d.reporting.pictures.findings.select_findings`.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def draw_case(case: CaseView, maximum: int = 12) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path, dots_per_inch: int = 100) -> None:
-    """Write a figure atomically. The ending of ``path`` (.png, .pdf or .svg) chooses the format."""
+    """Write a figure atomically. The ending of ``path`` (.png, .pdf or .svg) selects the format."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dots_per_inch, facecolor=figure.get_facecolor())
 
@@ -143,7 +143,7 @@ def _compose(case: TurnedCase, findings: Sequence[Finding], shown: Sequence[Find
 
 
 def _draw_title(axes: Axes, title: str) -> float:
-    """Draw the name of the case, and return the place where it ends."""
+    """Draw the name of the case, and return the horizontal position after the name."""
     if not title:
         return 0.0
     name = axes.text(0.0, 0.55, title, color=TEXT_COLOR, fontsize=17, fontweight="bold", va="center")
@@ -334,7 +334,7 @@ def _add_outlines(axes: Axes, plane: SlicePlane, labels: AnyIntArray, style: _Li
 
 
 def _draw_box(axes: Axes, plane: SlicePlane, box: Sequence[float]) -> None:
-    """Draw a box, which is given in voxel edges of the turned volume."""
+    """Draw a box. Its coordinates are voxel edges of the turned volume."""
     rows, columns = in_plane(plane.axis)
     row_mm, column_mm = plane.scale
     corner = (box[columns] * column_mm, box[rows] * row_mm)

@@ -1,4 +1,4 @@
-"""Choose the slices that a picture of a case shows, their parts, their windows, and the outlines of their lesions."""
+"""Choose slices for the picture of a case, crop them, choose their intensity windows, and outline their lesions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = [
 ]
 
 Region = tuple[tuple[float, float], tuple[float, float]]
-"""First and last edge of the rows of a part of a slice, then of its columns, in voxel edges."""
+"""Part of a slice: first and last edge of the rows, then of the columns, in voxel edges."""
 
 _TILE_VOXELS = 32  # smallest side of a tile, in voxels of the finest axis
-_TILE_FACTOR = 2.5  # side of a tile in sizes of its lesion, so that the surroundings are visible
+_TILE_FACTOR = 2.5  # ratio of the side of a tile to the size of its lesion, so that the surroundings are visible
 _MIN_WINDOW_FRACTION = 0.3  # smallest width of the window of a tile, as a fraction of the window of the volume
-_MAX_INTENSITY = 1e30  # leaves matplotlib room to compute in float32
+_MAX_INTENSITY = 1e30  # matplotlib can still compute with this value in float32
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TurnedCase:
         )
 
     def lesion_of(self, finding: Finding) -> tuple[AnyIntArray, int]:
-        """Return the instance map and the number of a lesion: of the true lesion, if there is one."""
+        """Return instance map and number of the true lesion, or of the predicted lesion if there is no true lesion."""
         true, predicted = (self.truth, finding.truth_id), (self.prediction, finding.prediction_id)
         for instances, number in (true, predicted):
             if instances is not None and number is not None:
@@ -113,7 +113,7 @@ class SlicePlane:
 
     @property
     def limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Range of the rows and range of the columns of the region that lie within the slice, in pixels."""
+        """First and last row, and first and last column, of the part of the region inside the slice, in pixels."""
         if self.region is None:
             return (0, self.shape[0]), (0, self.shape[1])
         rows, columns = (
@@ -123,7 +123,7 @@ class SlicePlane:
         return rows, columns
 
     def take(self, volume: Array) -> Array:
-        """Return the part of a volume that the plane shows, shape ``(rows, columns)``, as a view."""
+        """Return a view of the part of a volume that the plane shows, with shape ``(rows, columns)``."""
         (top, bottom), (left, right) = self.limits
         plane: Array = volume[(slice(None),) * self.axis + (self.index,)]
         return plane[top:bottom, left:right]
@@ -132,17 +132,18 @@ class SlicePlane:
 def tile_axis(spacing: Spacing) -> int:
     """Return the axis across which tiles are cut.
 
-    Tiles are axial. In an anisotropic volume they are cut across the coarsest axis, because its slices are sharpest.
+    The result is the axial axis 0. In an anisotropic volume, it is the coarsest axis, because slices across this axis
+    are the sharpest.
     """
     coarsest = int(np.argmax(spacing))
     return coarsest if spacing[coarsest] > 1.5 * min(spacing) else 0
 
 
 def busiest_slice(case: TurnedCase, axis: int) -> int:
-    """Return the slice that shows most lesions.
+    """Return the slice that shows the most lesions.
 
-    The number of lesion voxels decides between slices with equal numbers of lesions. Without any lesion it is the slice
-    in the middle.
+    The number of lesion voxels decides between slices with equal numbers of lesions. If the case has no lesion, the
+    middle slice is returned.
     """
     size = case.image.shape[axis]
     lesions, voxels = np.zeros(size, np.int64), np.zeros(size, np.int64)
@@ -172,7 +173,7 @@ def best_slice(case: TurnedCase, axis: int, finding: Finding) -> int:
         assert case.prediction is not None
         common = (inside & (case.prediction[box_slices(box)] == finding.prediction_id)).sum(axis=others)
         areas = np.where(common > 0, areas + common, 0)
-    # Of slices with equal areas, the one nearest to the middle of the lesion is taken.
+    # Between slices with equal areas, the slice nearest to the middle of the lesion is taken.
     middle = (len(areas) - 1) / 2
     candidates = np.flatnonzero(areas == areas.max())
     return int(box[axis]) + int(candidates[np.argmin(np.abs(candidates - middle))])
@@ -209,7 +210,7 @@ def tile_region(case: TurnedCase, axis: int, box: Sequence[float]) -> Region:
 def intensity_window(image: AnyFloatArray) -> tuple[float, float]:
     """Return the intensities of a volume that are shown as black and as white.
 
-    The lowest intensity is ignored: it is the air around the body.
+    The lowest intensity is ignored, because it is usually the air around the body.
     """
     sample = image[tuple(slice(None, None, max(1, size // 96)) for size in image.shape)]
     inside = sample[sample != sample.min()]
@@ -222,8 +223,8 @@ def intensity_window(image: AnyFloatArray) -> tuple[float, float]:
 def tile_window(part: AnyFloatArray, window: tuple[float, float]) -> tuple[float, float]:
     """Return the window of a tile.
 
-    The range of the tile itself shows soft tissue of a CT with enough contrast. The window has a smallest width, so
-    that a tile without structure does not show enlarged noise.
+    The window is the range of the intensities in the tile, so that soft tissue of a CT has enough contrast. The window
+    has a minimum width, so that a tile without structure does not show amplified noise.
 
     Parameters
     ----------

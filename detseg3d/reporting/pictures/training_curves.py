@@ -53,9 +53,9 @@ def plot_progress(log_file: str | Path, output: str | Path) -> None:
     Parameters
     ----------
     log_file : path
-        ``training_log.jsonl``. A running training may be writing it.
+        ``training_log.jsonl``. The training may still be running.
     output : path
-        The picture. It is written atomically, and its ending chooses the format.
+        The picture. It is written atomically, and its ending selects the format.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def _draw_schedule(axes: Axes, epochs: Sequence[Record]) -> None:
 
 
 def _draw_phases(axes: Axes, epochs: Sequence[Record]) -> None:
-    """Draw a line and the name of the phase wherever a phase begins."""
+    """Draw a line and the name of the phase at the beginning of each phase."""
     previous: Any = None
     for record in epochs:
         phase = record.get("phase")

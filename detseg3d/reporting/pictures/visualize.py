@@ -50,27 +50,27 @@ def visualize_files(
     Parameters
     ----------
     image : path or ImageSource
-        One channel of the scan. Its spacing also applies to the other ``.npy`` files. If it states no spacing, the
-        dataset.json beside the folder of the label does.
+        One channel of the scan. Its spacing also applies to the other ``.npy`` files. If the source has no
+        spacing, the spacing comes from the dataset.json beside the folder of the label.
     prediction : path
         A mask or an instance map. For a mask, the instance map ``instances/CASE`` beside it is used if it exists;
         otherwise the lesions are the connected components (26 neighbours) of the mask.
     output : path
         The picture: .png, .pdf or .svg.
     label : path, optional
-        The truth.
+        The true mask or instance map.
     rois : path, optional
         JSON file with boxes and scores; by default ``rois/CASE.json`` beside the mask, if it exists.
     instances : bool, optional
         Prediction and label are instance maps. A prediction in a folder ``instances`` is always an instance map, and a
-        label is an instance map if the dataset.json beside its folder says so.
+        label is an instance map if the dataset.json beside its folder declares instance maps.
     maximum : int, optional
-        Largest number of findings.
+        Maximum number of findings.
 
     Raises
     ------
     DetSeg3DError
-        If a file is missing or unreadable, the files do not lie on one grid, or the output format is unknown.
+        If a file is missing or unreadable, the files lie on different grids, or the output format is unknown.
     """
     source, output = ImageSource.of(image), Path(output)
     if output.suffix.lower() not in PICTURE_ENDINGS:
@@ -84,7 +84,7 @@ def visualize_files(
     predicted_side, class_names = reader.read_prediction(Path(prediction), map_file, case_id, rois)
     true_side = None if label is None else reader.read_truth(Path(label), source, instances)
     names = {**class_names, **{value: name for name, value in (label_format.classes or {}).items()}}
-    # The picture names slices as the image file stores them, so everything is drawn in the order of this file.
+    # The picture states slice numbers of the image file, so all volumes are brought to the axis order of this file.
     stored = geometry.as_stored()
     case = CaseView(
         image=geometry.stored_order.to_stored(voxels),
@@ -186,7 +186,7 @@ class _Reader:
         return stored
 
     def _boxes(self, lesions: Sequence[RoiLesion], geometry: Geometry) -> dict[int, Box]:
-        """Return the boxes in voxels of the image file. The RoI file states them in voxels of the prediction file."""
+        """Return the boxes in voxels of the image file. The RoI file has them in voxels of the prediction file."""
         own, order = geometry.stored_order, self.geometry.stored_order
         return {
             lesion.id: order.box_to_stored(own.box_to_canonical(lesion.box))

@@ -65,7 +65,7 @@ def _range(interval: Interval) -> str:
 
 
 def _with_lesions(value: float, summary: BoxSummary) -> str:
-    """Return a metric that needs true lesions, or a dash: without true lesions its value is only a convention."""
+    """Return a metric as text, or a dash if there are no true lesions and the value is only a convention."""
     return format_value(value if summary.lesions else None)
 
 

@@ -1,4 +1,4 @@
-"""Write the result of a consolidation as Markdown. The HTML report shares its remarks and its columns."""
+"""Write the result of a consolidation as Markdown. The HTML report uses the same remarks and columns."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ CHOICE_COLUMNS = (
     ChoiceColumn("predictions", lambda metrics: metrics.predictions, 0),
     ChoiceColumn("F1, any overlap", lambda metrics: metrics.f1_any, 3),
 )
-"""Columns of the table of metrics at the chosen thresholds; IoU ≥ 0.1 unless the title says otherwise."""
+"""Columns of the table of metrics at the chosen thresholds, at IoU ≥ 0.1 if the title names no criterion."""
 
 
 def choice_rows(metrics: ChoiceMetrics) -> list[tuple[str, PooledMetrics | None]]:
-    """Return the names and the metrics of the rows of the table: the metrics to expect on new scans come first."""
+    """Return the name and the metrics of each row of the table. The metrics to expect on new scans come first."""
     return [
         ("cross-fitted: each fold with the thresholds chosen on the other folds", metrics.cross_fitted),
         ("with the thresholds of the plan", metrics.plan),
@@ -55,7 +55,7 @@ def choice_rows(metrics: ChoiceMetrics) -> list[tuple[str, PooledMetrics | None]
 
 
 def describe_consolidation(summary: ConsolidationSummary) -> list[str]:
-    """Return what a reader must not overlook, one remark each; usually nothing.
+    """Return the warnings that a reader must not overlook; usually an empty list.
 
     The remarks are about a target that was not reached, lesions and scans that the thresholds suppress, and cases that
     failed.
@@ -106,7 +106,7 @@ def format_cross_validation(summary: ConsolidationSummary, result: EvaluationRes
 
 
 def _headline(summary: ConsolidationSummary, result: EvaluationResult) -> str:
-    """Return the metrics to quote with their intervals, and below them the metrics on the same scans."""
+    """Return the metrics to quote with their intervals, and below these the metrics at each set of thresholds."""
     origin = summary.choice.predicted_at_thresholds_of
     estimates = result.estimates if origin.is_honest else {}
     rows = [(text, format_estimate(estimates.get(name))) for name, text in _HEADLINE.items()]

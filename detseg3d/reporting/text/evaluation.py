@@ -151,7 +151,7 @@ def _size_table(recall_by_size: RecallBySize) -> str:
 
 
 def _froc_table(summary: Summary) -> str:
-    """Return the recall at the usual numbers of false positives per scan, with the score threshold of each."""
+    """Return the recall at the usual numbers of false positives per scan, with the score threshold for each number."""
     if summary.scores is None or not Needs.TRUTH.are_met(summary.overall):
         return ""
     rows = []
@@ -186,7 +186,7 @@ def _preset_table(preset: PresetSummary | None) -> str:
 
 
 def _metric_table(systems: Mapping[str, EvaluationResult], comparisons: Sequence[Comparison]) -> str:
-    """Return every main metric of each system, and the differences of each pair, with their intervals."""
+    """Return the table of the main metrics of each system and the differences of each pair, with intervals."""
     specs = [
         spec for spec in CATALOGUE if spec.is_shown and any(spec.key in part.estimates for part in systems.values())
     ]
@@ -217,7 +217,7 @@ def _metric_table(systems: Mapping[str, EvaluationResult], comparisons: Sequence
 
 
 def _size_rows(systems: Mapping[str, EvaluationResult], comparisons: Sequence[Comparison]) -> list[list[str]]:
-    """Return numbers of scans and lesions of several systems. A single system has them in the table of its classes."""
+    """Return the rows with the numbers of scans and lesions; empty for one system, whose class table has them."""
     if len(systems) == 1:
         return []
     summaries = [part.summary for part in systems.values()]
@@ -254,7 +254,7 @@ def _format_difference(difference: MetricDifference | None) -> str:
 
 
 def format_problems(problems: Sequence[CaseProblem]) -> str:
-    """Return the cases that could not be evaluated, by reason. One reason often holds for many cases."""
+    """Return the cases that could not be evaluated as Markdown, grouped by reason; empty if there are none."""
     if not problems:
         return ""
     cases: dict[str, list[str]] = {}

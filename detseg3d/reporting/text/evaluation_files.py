@@ -1,4 +1,4 @@
-"""Write the files of an evaluation: everything as JSON, cases and lesions as spreadsheets, a summary as Markdown."""
+"""Write the files of an evaluation: the complete result as JSON, cases and lesions as CSV, a summary as Markdown."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def write_evaluation(
     ----------
     result : EvaluationResult or SystemsResult
     folder : path
+        Folder to write to.
     more : dict, optional
-        Additional entries of ``metrics.json``, ready for JSON.
+        Additional entries of ``metrics.json``. The values must be of types that JSON can represent.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def write_evaluation(
 
 
 def case_rows(result: EvaluationResult | SystemsResult) -> list[Row]:
-    """Return counts, rates and other metrics: one row for each evaluated case of each system."""
+    """Return the metrics of the cases, one row for each evaluated case of each system."""
     return [{**system, **_case_row(case)} for system, part in _systems(result) for case in part.cases]
 
 
@@ -81,7 +82,7 @@ def _case_row(case: CaseMetrics) -> Row:
 
 
 def lesion_rows(result: EvaluationResult | SystemsResult) -> list[Row]:
-    """Return size, shape, position, matching and score: one row for each lesion of truth and prediction."""
+    """Return the measures of the lesions, one row for each true and each predicted lesion of each system."""
     return [{**system, **_lesion_row(lesion)} for system, part in _systems(result) for lesion in part.lesions]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 __all__ = ["DASH", "format_value", "markdown_table"]
 
 DASH = "–"
-"""Stands for a value that was not measured."""
+"""Text that replaces a value that was not measured."""
 
 
 def format_value(value: float | None, digits: int = 3, sign: str = "") -> str:
@@ -36,7 +36,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ----------
     header : sequence of str
     rows : sequence of sequence of str
-        Cells of each row, as many as the header has.
+        Cells of each row. A row has as many cells as the header.
 
     Examples
     --------

@@ -31,7 +31,7 @@ _MAX_NAMES = 5
 
 
 def describe_different_scans(result: SystemsResult) -> str:
-    """Say that systems were evaluated on different scans, and which scans each lacks; empty if they were not.
+    """Return a warning that systems were evaluated on different scans; empty if all have the same scans.
 
     A missing prediction for a difficult scan does not lower the metrics of a system. The system then looks better than
     a system that has a prediction.
@@ -48,7 +48,7 @@ def describe_different_scans(result: SystemsResult) -> str:
 
 
 def describe_intervals(patients: Mapping[str, int]) -> str:
-    """Say how the intervals were made, and on how many patients they rest.
+    """Return a sentence on the method of the intervals and the number of patients.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def describe_intervals(patients: Mapping[str, int]) -> str:
 
 
 def describe_few_scans(scans: int, rates: Sequence[float]) -> str:
-    """Say that the lowest rates of a FROC curve are equal for so few scans; empty if they are not.
+    """Return a remark that some rates of the FROC curve allow no false positive; empty if every rate allows one.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def describe_few_scans(scans: int, rates: Sequence[float]) -> str:
 
 
 def describe_left_out(intervals: Sequence[MetricEstimate | Interval]) -> str:
-    """Say how many resamples were left out because a metric was undefined in them; empty if none was."""
+    """Return a remark on resamples in which a metric is undefined; empty if there are no such resamples."""
     most = max((entry.left_out for entry in intervals), default=0)
     if not most:
         return ""
@@ -104,7 +104,7 @@ def describe_left_out(intervals: Sequence[MetricEstimate | Interval]) -> str:
 
 
 def describe_few_patients(intervals: Sequence[MetricEstimate | Interval]) -> str:
-    """Say that intervals rest on too few patients; empty if they do not.
+    """Return a warning that intervals come from too few patients; empty if there are enough patients.
 
     Examples
     --------
