@@ -64,7 +64,7 @@ def prepare_cases(
     -------
     prepared : list of PreparedCase
     scored : ScoredLesions
-        All lesions that the stored candidates give, whatever their score.
+        All lesions that the stored candidates give, with any score.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Check before a training that half precision gives the same outputs and gradients as float32 on this device.
 
 Some libraries have kernels that return wrong results for some shapes of feature maps, without an error. A training
-with such a kernel ends with a gradient that is not finite, or learns nothing. The check runs the planned network in both
-precisions on a small window of each phase of the curriculum: each layer alone, for which rounding has little effect, and
-both stages as a whole.
+with such a kernel ends with a gradient that is not finite, or learns nothing. The check runs the planned network in
+both precisions on a small window of each phase of the curriculum: each layer alone, for which rounding has little
+effect, and both stages as a whole.
 """
 
 from __future__ import annotations
