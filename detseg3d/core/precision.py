@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from detseg3d.core.enums import StringEnum
 
 __all__ = ["Precision"]
 
 
-class Precision(str, Enum):
+class Precision(StringEnum):
     """Number format of the feature maps; weights are always float32.
 
     ``AUTO`` is half precision if the hardware computes in it, else ``FP32``. ``BF16`` is bfloat16, ``FP16`` is float16
@@ -23,9 +23,6 @@ class Precision(str, Enum):
     BF16 = "bf16"
     FP16 = "fp16"
     FP32 = "fp32"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def bytes_per_value(self) -> int:

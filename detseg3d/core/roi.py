@@ -206,7 +206,8 @@ def crop_rois(volume: torch.Tensor, rois: npt.ArrayLike, size: Triple) -> torch.
     crops = volume.new_empty((len(as_boxes(rois)), volume.shape[0], *size), dtype=torch.float32)
     for index, roi in enumerate(as_boxes(rois)):
         region, matrices = crop_plan(roi, volume.shape[1:], size)
-        block = volume[(slice(None), *region)].float()
+        all_channels = (slice(None), *region)
+        block = volume[all_channels].float()
         crops[index] = apply_separable(block, [matrix.to(block) for matrix in matrices])
     return crops
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
+from detseg3d.core.enums import StringEnum
 from detseg3d.evaluation.intervals import MetricEstimate
 from detseg3d.evaluation.metrics import Criterion
 from detseg3d.evaluation.result import EvaluationResult, Group, OutlineSummary, Summary
@@ -17,7 +17,7 @@ from detseg3d.evaluation.result import EvaluationResult, Group, OutlineSummary, 
 __all__ = ["CATALOGUE", "Better", "MetricGroup", "MetricSpec", "Needs", "estimate_of", "metric_spec", "shown_metrics"]
 
 
-class MetricGroup(StrEnum):
+class MetricGroup(StringEnum):
     """Groups of metrics in a report, in the order in which they are shown."""
 
     FINDING = "Finding lesions"
@@ -26,7 +26,7 @@ class MetricGroup(StrEnum):
     RANKING = "Ranking by score"
 
 
-class Better(StrEnum):
+class Better(StringEnum):
     """Direction in which a metric improves."""
 
     HIGHER = "higher"
@@ -34,7 +34,7 @@ class Better(StrEnum):
     NEAR_ZERO = "near 0"
 
 
-class Needs(StrEnum):
+class Needs(StringEnum):
     """What must exist for a metric to be measured.
 
     Without it the definition gives 0 or 1, which a reader would take for a measurement.

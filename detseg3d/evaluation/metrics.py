@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import reduce
 from operator import add
 
 from detseg3d.core.arrays import Spacing
+from detseg3d.core.enums import StringEnum
 from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.definitions.outlines import OutlineMetrics
 from detseg3d.evaluation.definitions.presets import PresetResult
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-class Criterion(StrEnum):
+class Criterion(StringEnum):
     """When a lesion counts as detected. The value is the name of the criterion in files."""
 
     IOU_01 = "iou_0.1"

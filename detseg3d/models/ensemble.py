@@ -405,7 +405,8 @@ def highest_near(
         high = np.clip(np.floor(middle + reach) + 1, low + 1, shape).astype(int)
         for index, class_index in enumerate(candidates.classes.tolist()):
             window = tuple(slice(a, b) for a, b in zip(low[index], high[index], strict=True))
-            highest[index] = max(highest[index], float(level.probability[(class_index, *window)].max()))
+            around = (class_index, *window)
+            highest[index] = max(highest[index], float(level.probability[around].max()))
     return highest
 
 

@@ -11,11 +11,14 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["JsonRecord", "plain"]
+
+
+Record = TypeVar("Record", bound="JsonRecord")
 
 
 class JsonRecord:
@@ -54,7 +57,7 @@ class JsonRecord:
         return result
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[Record], data: Mapping[str, Any]) -> Record:
         """Return the record that :meth:`to_json` described.
 
         Parameters
@@ -70,7 +73,7 @@ class JsonRecord:
         from pydantic import ValidationError
 
         try:
-            record: Self = _validator(cls)(data)  # type: ignore[arg-type]
+            record: Record = _validator(cls)(data)  # type: ignore[arg-type]
             return record
         except ValidationError as error:
             first = error.errors(include_url=False)[0]

@@ -139,7 +139,8 @@ def read_window(
         return _interpolate(picture, labels, affine, low, window)
     flipped = tuple(slice(None, None, -1 if affine.matrix[axis, axis] < 0 else 1) for axis in range(3))
     # A copy has positive strides along axes of one voxel, too, which numpy.ascontiguousarray would leave negative.
-    return picture[(slice(None), *flipped)].copy(), labels[flipped].copy()
+    all_channels = (slice(None), *flipped)
+    return picture[all_channels].copy(), labels[flipped].copy()
 
 
 def _interpolate(

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from detseg3d.core.arrays import FloatArray, IntArray, Triple
 from detseg3d.core.boxes import boxes_from_instances
+from detseg3d.core.enums import StringEnum
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
 from detseg3d.data.labels import LabelFormat, read_label_format, read_true_lesions
@@ -42,7 +42,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class BoxCriterion(StrEnum):
+class BoxCriterion(StringEnum):
     """When a predicted box finds a lesion. The value is the name of the criterion in files."""
 
     IOU_01 = "iou_0.1"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
 from detseg3d.core.arrays import AnyIntArray, FloatArray, Spacing
+from detseg3d.core.enums import StringEnum
 from detseg3d.evaluation.definitions.brats_mets import Mets2026Case, SizeCounts, mets2026_case
 from detseg3d.evaluation.definitions.lesionwise import BRATS2024_METS, LesionwiseCounts, lesionwise_scores
 from detseg3d.evaluation.definitions.panoptica import PanopticaCase, panoptica_case
@@ -25,7 +25,7 @@ __all__ = ["Preset", "PresetCase", "PresetMetric", "PresetInput", "PresetResult"
 PresetCase = LesionwiseCounts | Mets2026Case | PicaiCase | PanopticaCase
 
 
-class Preset(StrEnum):
+class Preset(StringEnum):
     """Challenges and programs whose rules are available."""
 
     BRATS2024_METS = "brats2024-mets"

@@ -68,7 +68,8 @@ def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
     enclosed = inside[middle].copy()
     for axis in range(3):
         for shift in (slice(None, -2), slice(2, None)):
-            enclosed &= inside[(*middle[:axis], shift, *middle[axis + 1 :])]
+            shifted = (*middle[:axis], shift, *middle[axis + 1 :])
+            enclosed &= inside[shifted]
     return np.argwhere(inside[middle] & ~enclosed)
 
 

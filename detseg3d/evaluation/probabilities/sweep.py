@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import AnyIntArray, FloatArray
+from detseg3d.core.enums import StringEnum
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like
 from detseg3d.data.labels import LabelFormat, read_label_format, read_true_lesions
@@ -55,7 +55,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class SweepObjective(StrEnum):
+class SweepObjective(StringEnum):
     """Metric that a sweep maximizes, pooled over lesions and classes. IoU is that of the masks.
 
     F1 counts every component, so the kind of score does not change it.

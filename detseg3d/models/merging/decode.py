@@ -113,7 +113,8 @@ def highest_probability(
     highest = []
     for level, cell_size in zip(levels, cell_sizes, strict=True):
         inside = tuple(slice(math.ceil(length / unit)) for length, unit in zip(shape, cell_size, strict=True))
-        highest.append(float(level.probability[(slice(None), *inside)].max()))
+        all_classes = (slice(None), *inside)
+        highest.append(float(level.probability[all_classes].max()))
     return max(highest)
 
 

@@ -257,7 +257,8 @@ def _merge_group(canvas: _Canvas, rule: _MergeRule, rois: Sequence[PastedRoi]) -
         lesions, drafts = _lesion_per_candidate(owner, rule.scores)
     canvas.add(window, lesions, drafts)
     if canvas.probabilities is not None and maps is not None:
-        np.copyto(canvas.probabilities[(slice(None), *window)], maps, where=maps > 0)
+        all_classes = (slice(None), *window)
+        np.copyto(canvas.probabilities[all_classes], maps, where=maps > 0)
 
 
 def _lesion_per_candidate(owner: OwnerMap, scores: CandidateScores) -> tuple[OwnerMap, list[LesionDraft]]:

@@ -143,7 +143,8 @@ def level_targets(
         for center, size, label in zip(centers, sizes, np.asarray(volume_classes)[order], strict=True):
             cell = np.clip(np.floor(center).astype(np.int64), 0, np.asarray(shape) - 1)
             _draw_gaussian(heatmap[volume, label], cell, np.maximum(size / 6, 0.5))
-            learned[(volume, *cell.tolist(), int(label) if boxes_per_class else 0)] = center, size
+            place = (volume, *cell.tolist(), int(label) if boxes_per_class else 0)
+            learned[place] = center, size
     keys = sorted(learned)
     index = np.array(keys, np.int64).reshape(-1, 5)
     center = np.array([learned[key][0] for key in keys]).reshape(-1, 3)
