@@ -113,13 +113,13 @@ def test_validation_can_be_repeated_alone(prepared: Path, results: Path, capsys:
     assert f"wrote {fold}" in capsys.readouterr().out
 
 
-def test_a_validation_alone_says_which_flags_change_nothing(
+def test_a_validation_alone_names_the_flags_without_effect(
     prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans = results / "Dataset001_Tiny" / "fold_0" / "plans.json"
     assert run(prepared, "--val", "--lr=0.1", "--mirror_axes=none", "--max_minutes=1", results=results) == 0
-    said = f"nothing is trained, so without effect: learning_rate, mirror_axes, max_minutes; {plans} decides"
-    assert said in capsys.readouterr().err
+    expected = f"these settings have no effect: learning_rate, mirror_axes, max_minutes; {plans} is used"
+    assert expected in capsys.readouterr().err
 
 
 def test_validation_needs_a_model(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
