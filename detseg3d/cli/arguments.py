@@ -14,12 +14,10 @@ from detseg3d.planning.rules.length import STEPS_PER_EPOCH
 from detseg3d.system.run import Run
 
 __all__ = [
-    "add_common_flags",
     "add_length_flags",
     "add_precision_flag",
     "add_processes_flag",
     "add_root_flags",
-    "add_spacing_flag",
     "create_parser",
     "fraction",
     "mirror_axes",
@@ -27,7 +25,6 @@ __all__ = [
     "non_negative_int",
     "positive_float",
     "positive_int",
-    "precision",
     "run_of",
 ]
 

@@ -10,7 +10,7 @@ from detseg3d.cli.commands import COMMANDS
 from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 _DESCRIPTION = """\
 Print a completion script for the command `detseg3d` and for every program `detseg3d_COMMAND`.

@@ -13,7 +13,7 @@ from detseg3d.cli.terminal import show
 from detseg3d.data.folders import ModelFolder
 from detseg3d.system.run_record import RunTarget
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 

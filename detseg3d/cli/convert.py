@@ -12,7 +12,7 @@ from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 _DATASET = re.compile(r"Dataset\d{3,}_.+")
 

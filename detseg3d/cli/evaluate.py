@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from detseg3d.evaluation.probabilities.components import ComponentRule
     from detseg3d.evaluation.result import EvaluationResult, SystemsResult
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 

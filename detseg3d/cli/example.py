@@ -16,7 +16,7 @@ from detseg3d.cli.arguments import (
 from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 _DESCRIPTION = """\
 Write the built-in example data set: simulated scans with lesions from 1 to about 40 voxels across.

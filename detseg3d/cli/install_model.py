@@ -10,7 +10,7 @@ from detseg3d.cli.arguments import add_root_flags, create_parser
 from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from detseg3d.core.precision import Precision
 if TYPE_CHECKING:
     from detseg3d.pipeline.prepare import PreparedDataset
 
-__all__ = ["build_parser", "format_summary", "main"]
+__all__ = ["build_parser", "main"]
 
 logger = logging.getLogger(__name__)
 

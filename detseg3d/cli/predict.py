@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import Plans
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from detseg3d.cli.terminal import show
 from detseg3d.core.precision import Precision
 from detseg3d.system.run_record import RunTarget
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 DESCRIPTION = """\
 Train and evaluate a model on a folder of images and a folder of labels. The command converts,

@@ -21,15 +21,7 @@ from detseg3d.system.signals import Interruption, interruptible, raise_if_interr
 if TYPE_CHECKING:
     from detseg3d.evaluation.result import EvaluationResult
 
-__all__ = [
-    "EXIT_FAILURE",
-    "EXIT_INTERRUPTED",
-    "EXIT_SUCCESS",
-    "CommandResult",
-    "evaluation_exit_code",
-    "require_docstrings",
-    "run_command",
-]
+__all__ = ["EXIT_FAILURE", "EXIT_SUCCESS", "CommandResult", "evaluation_exit_code", "require_docstrings", "run_command"]
 
 EXIT_SUCCESS = 0
 EXIT_FAILURE = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from detseg3d.cli.arguments import create_parser, positive_float, positive_int
 from detseg3d.cli.running import CommandResult, run_command
 
-__all__ = ["build_parser", "main"]
+__all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 

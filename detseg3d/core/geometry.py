@@ -21,7 +21,7 @@ from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.orientation import StoredOrder
 
-__all__ = ["DEFAULT_TOLERANCE", "IDENTITY_DIRECTION", "SPACING_LIMITS", "Geometry", "check_spacing"]
+__all__ = ["IDENTITY_DIRECTION", "Geometry", "check_spacing"]
 
 
 DEFAULT_TOLERANCE = 1e-4

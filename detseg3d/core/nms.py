@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from detseg3d.core.arrays import AnyFloatArray, IntArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, box_volumes
 
-__all__ = ["LIKE_VOLUMES", "PairSimilarity", "Suppression", "similar_pairs", "suppress"]
+__all__ = ["PairSimilarity", "Suppression", "similar_pairs", "suppress"]
 
 
 LIKE_VOLUMES: Final = 8.0

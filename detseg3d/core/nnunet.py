@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COUNTERPARTS", "FOLDER_VARIABLES", "Counterpart", "answer_flag", "answer_word", "plain", "table"]
+__all__ = ["COUNTERPARTS", "FOLDER_VARIABLES", "answer_flag", "answer_word", "plain", "table"]
 
 _NONE = "none: "
 

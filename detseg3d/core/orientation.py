@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from detseg3d.core.arrays import as_spacing, as_triple
 
-__all__ = ["CANONICAL_AXES", "StoredOrder"]
+__all__ = ["StoredOrder"]
 
 CANONICAL_AXES = "SPL"
 """Directions of the canonical axes z, y and x: Superior, Posterior, Left."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-__all__ = ["VOXEL_EDGES", "SizeClass", "size_classes"]
+__all__ = ["VOXEL_EDGES", "size_classes"]
 
 VOXEL_EDGES: Final = (15, 50, 150, 500)
 """Boundaries between the size classes, in voxels."""

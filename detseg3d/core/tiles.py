@@ -13,7 +13,7 @@ from detseg3d.core.arrays import AnyFloatArray
 from detseg3d.core.boxes import as_boxes, box_centers, box_sizes, boxes_from_centers_and_sizes
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["MAX_TILES", "rois_from_boxes", "tile_boxes"]
+__all__ = ["rois_from_boxes", "tile_boxes"]
 
 
 MAX_TILES = 200_000

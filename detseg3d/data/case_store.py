@@ -30,7 +30,7 @@ from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.native import escape_name, native_path, unescape_name
 from detseg3d.system.signals import raise_if_interrupted
 
-__all__ = ["CaseStore", "StoredArray", "StoredCase", "class_of_id"]
+__all__ = ["CaseStore", "StoredCase", "class_of_id"]
 
 _CHUNK = 64
 _MAX_CLASSES = 1 << 15

@@ -34,7 +34,6 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.system.files import atomic_path
 
 __all__ = [
-    "LABEL_TOLERANCE",
     "SUPPORTED_ENDINGS",
     "file_ending",
     "is_dicom_folder",

@@ -26,7 +26,6 @@ from detseg3d.system.json_files import read_json
 __all__ = [
     "LabelFormat",
     "Lesions",
-    "TrueLesions",
     "check_same_grid",
     "common_label_format",
     "label_values",

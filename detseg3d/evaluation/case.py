@@ -35,7 +35,7 @@ from detseg3d.evaluation.metrics import (
 )
 from detseg3d.evaluation.scores.froc import ScoredCase, add_scored, scored_case
 
-__all__ = ["as_lesions", "class_metrics", "detect", "detection_counts", "evaluate_case", "panoptic_counts"]
+__all__ = ["as_lesions", "detection_counts", "evaluate_case", "panoptic_counts"]
 
 logger = logging.getLogger(__name__)
 

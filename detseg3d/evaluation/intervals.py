@@ -17,14 +17,7 @@ from detseg3d.evaluation.scores.bootstrap import Scale, bootstrap_weights, contr
 from detseg3d.evaluation.scores.score_intervals import weighted_scores
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = [
-    "MetricDifference",
-    "MetricEstimate",
-    "WeightedMetric",
-    "estimate_metrics",
-    "paired_comparison",
-    "weighted_metrics",
-]
+__all__ = ["MetricDifference", "MetricEstimate", "estimate_metrics", "paired_comparison", "weighted_metrics"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from detseg3d.data.labels import (
     read_roi_lesions,
 )
 
-__all__ = ["LayoutFiles", "check_mask", "lesions_from_layout"]
+__all__ = ["LayoutFiles", "lesions_from_layout"]
 
 
 @dataclass(frozen=True)

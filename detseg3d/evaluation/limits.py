@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RELATIVE_TOLERANCE", "exceeds", "reaches", "within"]
+__all__ = ["exceeds", "reaches", "within"]
 
 RELATIVE_TOLERANCE = 1e-6
 """Relative difference up to which a value counts as equal to a limit. Single precision rounds a spacing by up to 6e-8

@@ -19,7 +19,6 @@ from detseg3d.core.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "InstanceTable",
-    "Matches",
     "OverlapTable",
     "best_overlaps",
     "match_any_overlap",

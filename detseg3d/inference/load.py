@@ -20,7 +20,7 @@ from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.device import precision_in_use, resolve_device
 
-__all__ = ["LoadOptions", "LoadedModel", "load_model"]
+__all__ = ["LoadOptions", "load_model"]
 
 logger = logging.getLogger(__name__)
 

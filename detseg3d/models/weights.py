@@ -26,7 +26,6 @@ from detseg3d.system.files import atomic_path, open_regular_file
 from detseg3d.system.native import native_path
 
 __all__ = [
-    "MAX_WEIGHT",
     "TensorEntry",
     "TensorFile",
     "check_fit",

@@ -23,7 +23,7 @@ from detseg3d.system.files import write_text
 from detseg3d.system.json_records import plain
 from detseg3d.system.run import Run
 
-__all__ = ["CrossValidationRecord", "report_consolidation"]
+__all__ = ["report_consolidation"]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.files import remove_stale, replace_folder, temporary_beside
 from detseg3d.system.json_files import read_json, write_json
 
-__all__ = ["ExportedModel", "InstalledModel", "check_model_folder", "export_model", "install_model"]
+__all__ = ["export_model", "install_model"]
 
 INSTALLATION = "installation.json"
 _MAX_JSON_BYTES = 64 << 20

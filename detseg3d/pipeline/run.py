@@ -24,7 +24,7 @@ from detseg3d.reporting.text.evaluation_files import write_evaluation
 from detseg3d.system.run import Run
 from detseg3d.training.options import TrainingOptions
 
-__all__ = ["Experiment", "ExperimentOptions", "run_experiment"]
+__all__ = ["ExperimentOptions", "run_experiment"]
 
 logger = logging.getLogger(__name__)
 

@@ -51,13 +51,10 @@ __all__ = [
     "Choice",
     "GridOption",
     "Limit",
-    "Reach",
     "Requirements",
     "Scan",
     "choose_detection",
-    "level_spans",
     "prediction_gb",
-    "reach_of",
 ]
 
 

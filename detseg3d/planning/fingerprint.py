@@ -29,7 +29,6 @@ __all__ = [
     "FingerprintSummary",
     "IntensityStatistics",
     "LesionRecord",
-    "PercentilesPerAxis",
     "ScanFingerprint",
     "percentiles",
     "percentiles_per_axis",

@@ -23,7 +23,6 @@ __all__ = [
     "detection_cells",
     "inference_bytes",
     "inference_limit_gb",
-    "outputs_per_cell",
     "planned_training_bytes",
     "roi_bytes",
     "saved_values",

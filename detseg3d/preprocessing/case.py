@@ -28,14 +28,7 @@ from detseg3d.preprocessing.normalize import normalize
 from detseg3d.preprocessing.resample import resample_image, resampled_shape
 from detseg3d.system.memory import require_memory
 
-__all__ = [
-    "CaseTransform",
-    "DegenerateChannel",
-    "PreprocessedCase",
-    "case_transform",
-    "include_lesions",
-    "preprocess_case",
-]
+__all__ = ["CaseTransform", "DegenerateChannel", "case_transform", "include_lesions", "preprocess_case"]
 
 
 IntBox = tuple[int, int, int, int, int, int]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.files import read_bounded, write_text
 
-__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "write_json"]
+__all__ = ["parse_json", "read_json", "write_json"]
 
 MAX_JSON_BYTES: Final = 1 << 30
 """Maximum size of a JSON file. The results of the largest data sets are smaller."""

@@ -28,7 +28,7 @@ from typing import Any
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.files import is_process_gone, writer_name
 
-__all__ = ["Holder", "locked"]
+__all__ = ["locked"]
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from detseg3d.system.signals import Interruption
 if sys.platform != "win32":
     import resource
 
-__all__ = ["ExitState", "Machine", "RunRecord", "RunRecorder", "RunTarget", "digest_of_files", "recorded_run"]
+__all__ = ["Machine", "RunRecorder", "RunTarget", "digest_of_files", "recorded_run"]
 
 logger = logging.getLogger(__name__)
 

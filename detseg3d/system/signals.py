@@ -18,7 +18,6 @@ from typing import Any
 
 __all__ = [
     "Interruption",
-    "Postponed",
     "exit_with_parent",
     "ignore_signals_in_worker",
     "interruptible",

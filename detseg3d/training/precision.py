@@ -26,7 +26,7 @@ from detseg3d.planning.plans import Plans
 from detseg3d.system.device import autocast, autocast_dtype, precision_in_use
 from detseg3d.training.schedule import phase_name
 
-__all__ = ["CheckedWindow", "Difference", "PrecisionCheck", "check_precision", "record_precision", "window_to_check"]
+__all__ = ["PrecisionCheck", "check_precision", "record_precision", "window_to_check"]
 
 logger = logging.getLogger(__name__)
 

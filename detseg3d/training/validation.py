@@ -21,13 +21,7 @@ from detseg3d.models.objectives.roi_sampling import match_proposals
 from detseg3d.models.objectives.targets import volume_targets
 from detseg3d.planning.plans import Plans
 
-__all__ = [
-    "InferredCase",
-    "ValidationResult",
-    "inferred_cases",
-    "stage1_hits",
-    "validate",
-]
+__all__ = ["ValidationResult", "inferred_cases", "stage1_hits", "validate"]
 
 
 @dataclass(frozen=True)

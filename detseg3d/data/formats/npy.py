@@ -23,7 +23,7 @@ from detseg3d.data.formats.errors import not_a_volume, not_numbers, unreadable
 from detseg3d.data.image_source import ImageSource
 from detseg3d.system.files import open_regular_file
 
-__all__ = ["ArrayHeader", "npy_geometry", "read_array_header", "read_npy"]
+__all__ = ["npy_geometry", "read_array_header", "read_npy"]
 
 
 # Headers of plain arrays have 118 bytes. NumPy accepts at most 10 000 characters.

@@ -21,17 +21,7 @@ import numpy.typing as npt
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 
-__all__ = [
-    "MAX_HEADER_BYTES",
-    "MAX_HEADER_LINES",
-    "damaged",
-    "data_file",
-    "make_geometry",
-    "parse_count",
-    "parse_numbers",
-    "parse_sizes",
-    "read_header_lines",
-]
+__all__ = ["damaged", "data_file", "make_geometry", "parse_count", "parse_numbers", "parse_sizes", "read_header_lines"]
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_HEADER_LINES: Final = 10_000

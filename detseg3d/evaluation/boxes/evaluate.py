@@ -28,16 +28,7 @@ from detseg3d.system.json_records import JsonRecord
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
-__all__ = [
-    "BoxCase",
-    "BoxCounts",
-    "BoxCriterion",
-    "BoxEvaluation",
-    "BoxInput",
-    "BoxSummary",
-    "evaluate_boxes",
-    "true_boxes",
-]
+__all__ = ["BoxCounts", "BoxCriterion", "BoxEvaluation", "BoxInput", "BoxSummary", "evaluate_boxes", "true_boxes"]
 
 logger = logging.getLogger(__name__)
 

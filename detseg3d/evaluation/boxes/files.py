@@ -35,7 +35,7 @@ from detseg3d.evaluation.boxes.nndetection import pickles_only, read_nndetection
 from detseg3d.evaluation.case_files import CaseProblem, files_by_case
 from detseg3d.system.files import read_bounded
 
-__all__ = ["EDGES", "BoxFolder", "CaseBoxes", "find_class_name", "read_box_table", "read_boxes"]
+__all__ = ["BoxFolder", "CaseBoxes", "find_class_name", "read_box_table", "read_boxes"]
 
 
 EDGES = ("z0", "y0", "x0", "z1", "y1", "x1")

@@ -22,7 +22,7 @@ from detseg3d.evaluation.limits import reaches, within
 from detseg3d.evaluation.matching import match_by_sum, overlap_table
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["LARGE_MM3", "MINIMUM_DICE", "PENALTY_MM", "SizeCounts", "Mets2026Case", "mets2026_case"]
+__all__ = ["SizeCounts", "Mets2026Case", "mets2026_case"]
 
 LARGE_MM3 = 27.0
 """Volume from which on a true lesion is large."""

@@ -15,14 +15,7 @@ from detseg3d.evaluation.definitions.surface_elements import area_surface_metric
 from detseg3d.evaluation.definitions.surfaces import surface_metrics
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = [
-    "SURFACE_METRICS",
-    "ClassOutlines",
-    "MetricVariants",
-    "OutlineMetrics",
-    "combine_outlines",
-    "measure_outlines",
-]
+__all__ = ["SURFACE_METRICS", "MetricVariants", "OutlineMetrics", "combine_outlines", "measure_outlines"]
 
 
 SURFACE_METRICS = ("nsd", "hd95_mm", "assd_mm", "nsd_area", "hd95_area_mm")

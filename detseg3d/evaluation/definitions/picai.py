@@ -14,7 +14,7 @@ from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.matching import OverlapTable, match_by_sum
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["PicaiCase", "PicaiScores", "picai_case", "picai_scores"]
+__all__ = ["PicaiCase", "picai_case", "picai_scores"]
 
 
 MINIMUM_IOU = 0.1

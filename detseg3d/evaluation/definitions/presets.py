@@ -19,7 +19,7 @@ from detseg3d.evaluation.definitions.picai import PicaiCase, picai_case, picai_s
 from detseg3d.evaluation.matching import OverlapTable
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["Preset", "PresetCase", "PresetMetric", "PresetInput", "PresetResult", "preset_case", "preset_metrics"]
+__all__ = ["Preset", "PresetMetric", "PresetInput", "PresetResult", "preset_case", "preset_metrics"]
 
 
 PresetCase = LesionwiseCounts | Mets2026Case | PicaiCase | PanopticaCase

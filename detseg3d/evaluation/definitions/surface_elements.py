@@ -24,7 +24,7 @@ from detseg3d.core.arrays import FloatArray
 from detseg3d.evaluation.definitions.surfaces import common_bounds
 from detseg3d.evaluation.limits import within
 
-__all__ = ["AreaSurfaceMetrics", "SurfaceElements", "area_surface_metrics", "element_areas", "surface_elements"]
+__all__ = ["area_surface_metrics", "element_areas", "surface_elements"]
 
 
 _PATTERNS = 256

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from detseg3d.core.arrays import FloatArray, IntArray
 from detseg3d.evaluation.limits import within
 
-__all__ = ["SurfaceMetrics", "common_bounds", "directed_distances", "surface_metrics", "surface_voxels"]
+__all__ = ["common_bounds", "directed_distances", "surface_metrics", "surface_voxels"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from detseg3d.data.labels import Lesions
 from detseg3d.evaluation.limits import reaches
 from detseg3d.evaluation.probabilities.maps import ProbabilityMap
 
-__all__ = ["SCORES", "ComponentRule", "Components", "find_components", "lesions_from_probabilities", "reaches_volume"]
+__all__ = ["SCORES", "ComponentRule", "find_components", "lesions_from_probabilities", "reaches_volume"]
 
 
 SCORES = ("max", "mean", "p95")

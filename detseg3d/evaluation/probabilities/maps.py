@@ -29,7 +29,7 @@ from detseg3d.data.labels import check_same_grid
 from detseg3d.evaluation.case_files import CaseProblem, files_by_case, image_case
 from detseg3d.system.files import open_regular_file
 
-__all__ = ["NPZ_KEYS", "ProbabilityMap", "probability_files", "read_probability_map"]
+__all__ = ["ProbabilityMap", "probability_files", "read_probability_map"]
 
 Volume = npt.NDArray[np.floating[Any]]
 

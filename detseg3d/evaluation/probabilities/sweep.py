@@ -42,15 +42,7 @@ from detseg3d.system.json_records import JsonRecord
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
-__all__ = [
-    "CrossFitted",
-    "SweepGrid",
-    "SweepMetrics",
-    "SweepObjective",
-    "SweepResult",
-    "SweepRow",
-    "sweep_probability_maps",
-]
+__all__ = ["SweepGrid", "SweepMetrics", "SweepObjective", "SweepResult", "sweep_probability_maps"]
 
 logger = logging.getLogger(__name__)
 

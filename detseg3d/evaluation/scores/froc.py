@@ -23,7 +23,6 @@ __all__ = [
     "FrocCurve",
     "FrocCurvePoints",
     "FrocPoint",
-    "PrecisionRecallPoints",
     "ScoreSummary",
     "ScoredCase",
     "add_scored",

@@ -12,7 +12,7 @@ from detseg3d.evaluation.scores.bootstrap import Interval, Scale, bootstrap_weig
 from detseg3d.evaluation.scores.froc import FROC_RATES, ScoredCase
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["ScoreIntervals", "WeightedScores", "score_intervals", "weighted_scores"]
+__all__ = ["ScoreIntervals", "score_intervals", "weighted_scores"]
 
 
 _PARTS = ("truth_scores", "true_positive_scores", "false_positive_scores")

@@ -10,13 +10,7 @@ from torch.nn import functional
 from detseg3d.models.networks.detector import LevelOutput
 from detseg3d.models.objectives.targets import LevelTargets
 
-__all__ = [
-    "DetectionLosses",
-    "detection_losses",
-    "heatmap_focal_loss",
-    "roi_mask_loss",
-    "roi_score_loss",
-]
+__all__ = ["detection_losses", "heatmap_focal_loss", "roi_mask_loss", "roi_score_loss"]
 
 
 # The exponents of the focal loss, as published (Zhou et al. 2019). Other values were not better (docs/research_log).

@@ -13,15 +13,7 @@ from detseg3d.planning.rules.grids import MIN_CELLS, finest_spacing
 from detseg3d.planning.rules.heads import LEVEL_CELLS, choose_levels, lesion_spans
 from detseg3d.planning.sections import Stage1Plan
 
-__all__ = [
-    "Strides",
-    "add_fine_stage",
-    "add_full_head",
-    "choose_stem",
-    "choose_strides",
-    "stage1_plan",
-    "wants_fine_stage",
-]
+__all__ = ["add_fine_stage", "add_full_head", "choose_stem", "choose_strides", "stage1_plan", "wants_fine_stage"]
 
 
 POOLING_RATIO = 2.0  # An axis is pooled while its spacing is at most twice the finest spacing.

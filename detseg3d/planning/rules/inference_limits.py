@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["CandidateLimit", "choose_candidate_limit"]
+__all__ = ["choose_candidate_limit"]
 
 
 CANDIDATES_PER_LESION = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["MIN_STEPS", "MAX_STEPS", "STEPS_PER_EPOCH", "VALIDATIONS", "choose_steps", "choose_val_every"]
+__all__ = ["MIN_STEPS", "MAX_STEPS", "STEPS_PER_EPOCH", "choose_steps", "choose_val_every"]
 
 STEPS_PER_EPOCH = 250
 """As in nnU-Net (Isensee et al. 2021)."""

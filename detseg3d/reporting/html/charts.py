@@ -17,17 +17,7 @@ from markupsafe import Markup
 
 from detseg3d.reporting.html.formatting import number
 
-__all__ = [
-    "Axis",
-    "Bars",
-    "Line",
-    "bar_chart",
-    "froc_axis",
-    "interval_strip",
-    "legend",
-    "line_chart",
-    "fraction_axis",
-]
+__all__ = ["Bars", "Line", "bar_chart", "froc_axis", "interval_strip", "legend", "line_chart", "fraction_axis"]
 
 # Size and margins of the plot, in units of the view box.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420.0, 250.0, 46.0, 14.0, 10.0, 44.0

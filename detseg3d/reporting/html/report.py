@@ -35,7 +35,7 @@ from detseg3d.reporting.text.remarks import (
 )
 from detseg3d.system.files import write_text
 
-__all__ = ["MAX_BYTES", "ReportInput", "write_report"]
+__all__ = ["ReportInput", "write_report"]
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from detseg3d.reporting.pictures.case_view import CaseView
 from detseg3d.reporting.pictures.findings import Finding, Outcome
 
 __all__ = [
-    "Region",
     "SlicePlane",
     "TurnedCase",
     "best_slice",

@@ -31,7 +31,7 @@ from detseg3d.reporting.text.remarks import (
     describe_left_out,
 )
 
-__all__ = ["format_estimate", "format_evaluation", "format_problems"]
+__all__ = ["format_estimate", "format_evaluation"]
 
 _GROUP_HEADER = (
     "",

@@ -37,7 +37,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.formats.dicom.headers import DicomHeader, damaged, read_header
 from detseg3d.system.files import open_regular_file
 
-__all__ = ["FrameDecoder", "decode_frames", "serve"]
+__all__ = ["FrameDecoder", "serve"]
 
 
 _HTJ2K = {UID(f"1.2.840.10008.1.2.4.{number}") for number in (201, 202, 203)}

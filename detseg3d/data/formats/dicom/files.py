@@ -12,15 +12,7 @@ from pathlib import Path
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.files import check_regular_file, open_regular_file
 
-__all__ = [
-    "DICOM_ENDINGS",
-    "MAX_FILES",
-    "DicomFiles",
-    "find_dicom_files",
-    "first_dicom_file",
-    "is_dicom_file",
-    "is_dicom_folder",
-]
+__all__ = ["DICOM_ENDINGS", "find_dicom_files", "first_dicom_file", "is_dicom_file", "is_dicom_folder"]
 
 MAX_FILES = 100_000
 _MAX_FOLDER_DEPTH = 16

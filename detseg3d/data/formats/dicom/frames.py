@@ -15,7 +15,7 @@ from pydicom.datadict import keyword_for_tag
 
 from detseg3d.data.formats.dicom.headers import DicomHeader, damaged
 
-__all__ = ["ACQUISITION_TOLERANCE", "Frame", "Scaling", "frames_of"]
+__all__ = ["ACQUISITION_TOLERANCE", "Frame", "frames_of"]
 
 # Relative. Scanners round echo and repetition times; the times of different images differ by more.
 ACQUISITION_TOLERANCE = 0.05

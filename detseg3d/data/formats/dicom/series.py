@@ -20,7 +20,7 @@ from detseg3d.data.formats.dicom.headers import DicomHeader, damaged
 from detseg3d.data.formats.dicom.values import check_pixels, is_colour
 from detseg3d.data.formats.dicom.volume import Layout, Refusal, lay_out
 
-__all__ = ["DicomFolder", "Series", "choose_series", "describe_folder", "series_table"]
+__all__ = ["DicomFolder", "Series", "choose_series", "describe_folder"]
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from detseg3d.core.arrays import FloatArray
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.dicom.frames import ACQUISITION_TOLERANCE, Frame
 
-__all__ = ["GAP_TOLERANCE", "Layout", "Refusal", "lay_out"]
+__all__ = ["Layout", "Refusal", "lay_out"]
 
 
 # A tenth of the gap between slices. Scanners round positions, and an error of this size does not move a lesion to
