@@ -106,6 +106,8 @@ def plain(value: Any) -> Any:
     >>> plain({"folder": Path("a"), "sizes": (1, 2)})
     {'folder': 'a', 'sizes': [1, 2]}
     """
+    if value is None or type(value) in (str, int, float, bool):  # most values, and checked first because it is fast
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in fields(value) if field.metadata.get("json", True)]
         names += getattr(value, "JSON_PROPERTIES", ())
