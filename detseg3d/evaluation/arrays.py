@@ -34,23 +34,23 @@ def evaluate_arrays(
     Parameters
     ----------
     truth, prediction : array_like of bool or number, shape ``(Z, Y, X)``
-        Masks on one grid: 0 is background. Floating point is accepted if all values are whole numbers.
+        Masks on the same grid; 0 is background. Floating-point arrays are accepted if all values are whole numbers.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     classes : dict of str to int, optional
         Name and value of each class. May be omitted if both masks use the same single value besides 0.
     scores : array_like of float, shape ``(Z, Y, X)``, optional
-        For example the probability of a lesion. The score of a predicted lesion is the highest value in it. With
-        scores, the result has the records for FROC and average precision.
+        Score of each voxel, for example the probability of a lesion. The score of a predicted lesion is the highest
+        value inside the lesion. With scores, the result has the records for FROC and average precision.
     variants : MetricVariants, optional
-        Variants of the surface and lesion-wise metrics, which are always computed.
+        Variants of the surface and lesion-wise metrics. These metrics are always computed.
     case_id : str, optional
         Name of the case in the result.
 
     Returns
     -------
     CaseMetrics
-        :func:`~detseg3d.evaluation.summary.summarize` adds up several cases.
+        Metrics of the case. :func:`~detseg3d.evaluation.summary.summarize` pools several cases.
 
     Raises
     ------
@@ -89,23 +89,24 @@ def evaluate_arrays(
 
 
 def _whole_numbers(values: npt.ArrayLike, side: str) -> AnyIntArray:
+    """Return a mask as an integer array. Error messages call the mask ``side``."""
     array = np.asarray(values)
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
     if array.dtype.kind == "f":
         if not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
             raise DetSeg3DError(
-                f"the {side} does not hold whole numbers",
+                f"the {side} has values that are not whole numbers",
                 expected="a mask: 0 for background, and a whole number for each class",
                 remedy="compare probabilities with a threshold first, and give them as scores",
             )
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise DetSeg3DError(f"the {side} does not hold numbers", value=str(array.dtype), expected="integers or bool")
-    if array.size and array.dtype.kind == "i" and array.min() < 0:
         raise DetSeg3DError(
-            f"the {side} holds negative values", value=int(array.min()), expected="whole numbers from 0"
+            f"the values of the {side} are not numbers", value=str(array.dtype), expected="integers or bool"
         )
+    if array.size and array.dtype.kind == "i" and array.min() < 0:
+        raise DetSeg3DError(f"the {side} has negative values", value=int(array.min()), expected="whole numbers from 0")
     return array
 
 
@@ -124,7 +125,7 @@ def _values(volume: AnyIntArray) -> set[int]:
 
 
 def _classes(truth: set[int], prediction: set[int], classes: Mapping[str, int] | None) -> dict[str, int]:
-    """Return name and value of each class, from the values in the masks and the classes that the caller named."""
+    """Return the name and the value of each class. ``classes`` are the names that the caller gave."""
     found = {"truth": truth, "prediction": prediction}
     if classes is None:
         if len(truth | prediction) <= 1:
@@ -133,9 +134,9 @@ def _classes(truth: set[int], prediction: set[int], classes: Mapping[str, int] |
         raise DetSeg3DError(
             "truth and prediction mark the lesions with different values"
             if single
-            else "the meaning of several values is ambiguous: classes, or numbers of lesions",
+            else "several values are ambiguous: they may be classes or numbers of lesions",
             value={side: sorted(values)[:10] for side, values in found.items()},
-            expected="one value besides 0, the same one in both",
+            expected="the same single value besides 0 in truth and prediction",
             remedy='name the classes: classes={"core": 1, "rim": 2}; or use evaluate_case if each value is one lesion',
         )
     named = {str(name): int(value) for name, value in classes.items()}
@@ -161,7 +162,7 @@ def _highest(scores: npt.ArrayLike, instances: AnyIntArray) -> list[float]:
         )
     inside = instances > 0
     if not np.all(np.isfinite(values[inside])):
-        raise DetSeg3DError("a score within a predicted lesion is NaN or infinite")
+        raise DetSeg3DError("a score inside a predicted lesion is NaN or infinite")
     highest = np.full(int(instances.max(initial=0)) + 1, -np.inf)
     np.maximum.at(highest, instances[inside], values[inside])
     return [float(value) for value in highest[1:]]

@@ -1,4 +1,4 @@
-"""Metrics of one case, computed from two instance maps without reading files. Training and evaluation share them."""
+"""Metrics of one case, computed from two instance maps without reading files; for training and evaluation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _by_id(values: Mapping[int, Any] | Sequence[Any] | npt.NDArray[Any]) -> Mapp
 
 @dataclass(frozen=True)
 class _CasePair:
-    """Both sides of a case with the overlaps of their lesions, and the class and score of each lesion of the table."""
+    """Truth and prediction of a case: instance maps, overlaps, and the class and score of each lesion."""
 
     case_id: str
     truth: AnyIntArray
@@ -99,7 +99,7 @@ class _CasePair:
 
 
 def _keep(instances: AnyIntArray, ids: IntArray, kept: BoolArray) -> AnyIntArray:
-    """Return the instance map with only some of its lesions. The map itself is returned if all of them stay."""
+    """Return the instance map with only the kept lesions. If all lesions are kept, the result is not a copy."""
     if kept.all():
         return instances
     if not kept.any():
@@ -128,24 +128,25 @@ def evaluate_case(
     case_id : str
         Name of the case in the result.
     truth, prediction : Lesions
-        Instance maps on one grid, with the class index of each lesion; see :func:`as_lesions`. Every value but 0 is one
-        lesion, also if it consists of several pieces. A warning is logged if both maps have only the value 1, in
-        several pieces, because they may be masks. If the prediction has scores, the result has records for FROC and
-        average precision.
+        Instance maps on the same grid, with the class index of each lesion; see :func:`as_lesions`. Every value except
+        0 is one lesion, even if the lesion consists of several components. If both maps have only the value 1, in
+        several components, they may be masks, and a warning is logged. If the prediction has scores, the result has
+        records for FROC and average precision.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     class_names : sequence of str, optional
         Name of each class index. By default ``lesion`` for a single class, else ``class 0``, ``class 1``, …
     variants : MetricVariants, optional
-        Also compute the metrics that take more than counting: surface and lesion-wise metrics, and the shape of each
-        lesion.
+        Also compute the metrics that need more than counts: surface metrics, lesion-wise metrics, and the shape of
+        each lesion.
     voxel_volume_mm3 : float, optional
-        Volume of one voxel; by default the product of the spacing. On a sheared grid it is smaller than this product.
+        Volume of one voxel in mm³; by default the product of the spacing. On a sheared grid, the volume is smaller than
+        the product.
 
     Raises
     ------
     ValueError
-        If the shapes differ, a lesion has no class, a class has no name, or an array is of type bool, which is a mask.
+        If the shapes differ, a lesion has no class, a class has no name, or an array is a mask of type bool.
 
     Examples
     --------
@@ -231,8 +232,8 @@ def _check_not_masks(maps: Sequence[npt.NDArray[Any]], table: OverlapTable) -> N
     ids = {*table.truth.ids.tolist(), *table.prediction.ids.tolist()}
     if ids == {1} and any(int(cc3d.connected_components(map_ != 0, connectivity=26).max()) > 1 for map_ in maps):
         logger.warning(
-            "truth and prediction have only the value 1, in several pieces, and each was taken for one lesion; if they "
-            "are masks, use evaluate_arrays"
+            "truth and prediction have only the value 1, in several components, and each array counts as one lesion; "
+            "if the arrays are masks, use evaluate_arrays"
         )
 
 
@@ -246,14 +247,16 @@ def _per_lesion(table: InstanceTable, values: Mapping[int, Any], problem: str) -
 
 
 def _class_names(class_names: Sequence[str] | None, *classes: IntArray) -> list[str]:
-    """Return the name of each class index, and check that the indices that occur have names."""
+    """Return the name of each class index. Raise a ValueError if an index that occurs has no name."""
     used = [int(values.max()) for values in classes if len(values)]
     count = max(used, default=0) + 1
     if class_names is None:
         return ["lesion"] if count == 1 else [f"class {index}" for index in range(count)]
     lowest = min((int(values.min()) for values in classes if len(values)), default=0)
     if used and (count > len(class_names) or lowest < 0):
-        raise ValueError(f"class indices reach from {lowest} to {count - 1}, but the classes are {list(class_names)}")
+        raise ValueError(
+            f"the class indices range from {lowest} to {count - 1}, but the classes are {list(class_names)}"
+        )
     return list(class_names)
 
 
@@ -262,7 +265,7 @@ def _scored(case_id: str, table: OverlapTable, scores: FloatArray) -> dict[Crite
 
 
 def _scored_overall(case_id: str, classes: Mapping[str, Mapping[Criterion, ScoredCase]]) -> dict[Criterion, ScoredCase]:
-    """Return the records of all classes together. A case may have no class at all."""
+    """Return the records of all classes together. The records are empty if the case has no class."""
     return {
         criterion: add_scored([ScoredCase.empty(case_id), *(part[criterion] for part in classes.values())])
         for criterion in Criterion
@@ -270,18 +273,18 @@ def _scored_overall(case_id: str, classes: Mapping[str, Mapping[Criterion, Score
 
 
 def detect(table: OverlapTable, minimum_iou: float | None) -> tuple[BoolArray, BoolArray]:
-    """Return which true lesions are found and which predicted lesions are true positives.
+    """Classify the lesions: true lesions as found or missed, predictions as true or false positives.
 
     Parameters
     ----------
     table : OverlapTable
     minimum_iou : float or None
-        ``None``: *any overlap*. A true lesion is found if any predicted lesion shares at least one voxel with it. A
+        ``None`` means *any overlap*. A true lesion is found if a predicted lesion shares at least one voxel with it. A
         predicted lesion is a true positive if it shares at least one voxel with any true lesion. Recall is counted over
         true lesions, precision over predicted lesions, and F1 is their harmonic mean. One prediction may find several
         lesions.
 
-        A number: *one-to-one* with at least this IoU, by the Hungarian method, see
+        A number means *one-to-one* matching with at least this IoU by the Hungarian method, see
         :func:`~detseg3d.evaluation.matching.match_one_to_one`. Duplicates are false positives.
 
     Returns

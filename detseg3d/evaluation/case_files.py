@@ -1,4 +1,4 @@
-"""Files of a folder by case, and the cases that two folders have in common."""
+"""List the files of a folder by case, and find the cases that two folders have in common."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CaseProblem(JsonRecord):
     ----------
     case_id : str
     problem : str
-        The reason, for people.
+        The reason, as a sentence for the user.
     """
 
     case_id: str
@@ -45,18 +45,18 @@ class CaseProblem(JsonRecord):
 
     @classmethod
     def of(cls, case_id: str, error: Exception | None) -> CaseProblem:
-        """Return the problem of a case that failed with an error. The type of an unexpected error is named."""
+        """Return the problem of a case that failed with an error. An unexpected error is named by its type."""
         is_known = isinstance(error, DetSeg3DError)
         return cls(case_id, str(error) if is_known else f"{type(error).__name__}: {error}")
 
 
 def image_case(path: Path) -> str | None:
-    """Return the case of an image file, which is its name without the ending; ``None`` for other files."""
+    """Return the name of the case of an image file (the file name without ending); ``None`` for other files."""
     return None if file_ending(path) is None else strip_ending(path)
 
 
 def roi_case(path: Path) -> str | None:
-    """Return the case of a RoI file ``CASE.json``; ``None`` for other files."""
+    """Return the name of the case of a RoI file ``CASE.json``; ``None`` for other files."""
     return path.name.removesuffix(".json") if path.name.endswith(".json") else None
 
 
@@ -74,9 +74,10 @@ def files_by_case(
     description : str
         Description of the files for messages, such as ``truth``.
     case_of : callable
-        Function that returns the case of a file, or ``None`` for a file to be skipped. Hidden files are always skipped.
+        Function that returns the name of the case of a file, or ``None`` if the file does not belong to a case. Hidden
+        files are always skipped.
     problems : list of CaseProblem
-        New problems are appended.
+        The function appends new problems to this list.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def common_cases(
     cases: Sequence[str] | None = None,
     hint: str = "",
 ) -> list[str]:
-    """Return the cases that both sides have, in order. Cases of one side only are added to ``problems``.
+    """Return the sorted cases that both sides have. Cases that only one side has are added to ``problems``.
 
     Parameters
     ----------
@@ -122,11 +123,11 @@ def common_cases(
     places : pair of paths
         Folders or files of truth and prediction, for messages.
     problems : list of CaseProblem
-        New problems are appended. A case that already has a problem gets no second one.
+        The function appends new problems to this list. A case that already has a problem does not get a second problem.
     cases : sequence of str, optional
-        Use these cases only; by default all of ``truths``.
+        Names of the cases to use; by default all of ``truths``.
     hint : str, optional
-        Text to be added to the problem of a prediction without a label.
+        Text that is added to the problem of a prediction without a label.
 
     Raises
     ------
@@ -154,20 +155,21 @@ def common_cases(
 
 
 def infer_single_class(files: Sequence[Path], label_format: LabelFormat, run: Run = Run()) -> int:
-    """Return the label value that a probability map of one class stands for, if no dataset.json states it.
+    """Infer the label value of the class of single-class probability maps, if no dataset.json states the value.
 
     Parameters
     ----------
     files : sequence of path
-        All labels of the set. A file that cannot be read is skipped, because it is reported as a problem of its case.
+        All label files of the data set. A file that cannot be read is skipped, because the evaluation reports the file
+        as a problem of its case.
     label_format : LabelFormat
     run : Run, optional
 
     Returns
     -------
     int
-        The only value but 0 of all labels. If there are several values or none, or if ``label_format`` states what a
-        value means: 1.
+        The single value besides 0 in all labels. The result is 1 if there are several values or no values, or if
+        ``label_format`` states the classes.
     """
     if label_format.classes is not None or label_format.truth_instances:
         return 1

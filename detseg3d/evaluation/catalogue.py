@@ -1,6 +1,6 @@
 """Catalogue of the metrics: name, unit, direction, definition and source of each.
 
-Markdown tables, the HTML report, spreadsheets and the page on metrics of the documentation all read this list, so that
+The Markdown tables, the HTML report, the CSV files and the page on metrics in the documentation use this list, so that
 a metric has the same name and meaning everywhere.
 """
 
@@ -35,9 +35,10 @@ class Better(StringEnum):
 
 
 class Needs(StringEnum):
-    """What must exist for a metric to be measured.
+    """Lesions that must exist for a metric to be measured.
 
-    Without it the definition gives 0 or 1, which a reader would take for a measurement.
+    Without these lesions, the definition of the metric gives 0 or 1. A reader would mistake this value for a
+    measurement.
     """
 
     NOTHING = "nothing"
@@ -46,7 +47,7 @@ class Needs(StringEnum):
     EITHER = "true or predicted lesions"
 
     def are_met(self, group: Group) -> bool:
-        """Return whether a metric with this need was measured in a group, not just set by convention."""
+        """Return True if a metric with this need was measured in a group, and False if its value is a convention."""
         if self is Needs.TRUTH:
             return group.true_lesions > 0
         if self is Needs.PREDICTIONS:
@@ -68,7 +69,7 @@ class MetricSpec:
     definition : str
         Meaning of the metric in one or two sentences.
     source : str
-        Publication or program that defines the metric; empty if there is none.
+        Publication or program that defines the metric; empty if there is no source.
     value_in : callable
         Function that reads the value from a :class:`~detseg3d.evaluation.result.Summary`; ``None`` if the metric was
         not computed.
@@ -81,7 +82,7 @@ class MetricSpec:
         Ends of the scale; ``None`` if there is no limit.
     needs : Needs
     is_shown : bool
-        Whether tables show the metric. All metrics are in the JSON file.
+        True if tables show the metric. The JSON file has all metrics.
     """
 
     key: str
@@ -105,7 +106,7 @@ class MetricSpec:
 
     @property
     def is_share(self) -> bool:
-        """Whether the metric lies between 0 and 1."""
+        """True if the scale of the metric is 0 to 1."""
         return (self.best, self.worst) == (1.0, 0.0)
 
 
@@ -447,7 +448,7 @@ def metric_spec(key: str) -> MetricSpec:
     Raises
     ------
     KeyError
-        If there is no such metric.
+        If the catalogue has no metric with this key.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Types that hold the result of a consolidation: the choice of the thresholds, the calibration, and the lost lesions.
+"""Types of the result of a consolidation: the choice of the thresholds, the calibration, and the lost lesions.
 
-Consolidation pools the validation cases of all folds, calibrates the score, and chooses thresholds. Everything is a
+Consolidation pools the validation cases of all folds, calibrates the score, and chooses thresholds. Every type is a
 frozen dataclass with ``to_json`` and ``from_json``, see :class:`~detseg3d.system.json_records.JsonRecord`.
 """
 
@@ -38,8 +38,8 @@ class PooledMetrics(JsonRecord):
     """Metrics of a cross-validation at one choice of thresholds, pooled over the lesions of all scans.
 
     Names that end with ``_iou_0_1`` count a true lesion as found if it is matched one-to-one with an IoU of 0.1 or
-    more; every other prediction is a false positive. Names that end with ``_any`` count it as found at any overlap.
-    ``dice`` is the mean over scans.
+    more; every other prediction is a false positive. Names that end with ``_any`` count a lesion as found at any
+    overlap. ``dice`` is the mean over scans.
     """
 
     f1_iou_0_1: float
@@ -64,16 +64,16 @@ class ChoiceMetrics(JsonRecord):
     Attributes
     ----------
     cross_fitted : PooledMetrics or None
-        The scans of each fold are judged at the thresholds that were chosen on the *other* folds. Expect these metrics
-        on new scans. If the thresholds of the plan were kept, these are the metrics of the plan, because nothing was
-        chosen. ``None`` if thresholds were chosen on a single fold.
+        The scans of each fold are evaluated at the thresholds that were chosen on the *other* folds. Expect these
+        metrics on new scans. If the thresholds of the plan were kept, these are the metrics at the thresholds of the
+        plan. ``None`` if thresholds were chosen on a single fold.
     chosen_on_the_same_scans : PooledMetrics
-        Thresholds are chosen on all scans and judged on the same scans. New scans will have lower metrics.
+        Thresholds are chosen on all scans and evaluated on the same scans. New scans will have lower metrics.
     plan : PooledMetrics
         Metrics at the thresholds of the plan, which were not chosen on these scans.
     cross_fitted_f1_interval : tuple of 2 floats or None
-        95 % interval over patients of the cross-fitted F1 at IoU ≥ 0.1; ``None`` without cross-fitted metrics or with a
-        single patient.
+        95 % interval over patients of the cross-fitted F1 at IoU ≥ 0.1; ``None`` if there are no cross-fitted metrics
+        or only one patient.
     """
 
     cross_fitted: PooledMetrics | None
@@ -109,9 +109,9 @@ class ScanCounts(JsonRecord):
 
 @dataclass(frozen=True)
 class GainSummary(JsonRecord):
-    """Gain of the chosen thresholds over those of the plan, measured on scans that were not used for the choice.
+    """Gain of the chosen thresholds over the thresholds of the plan, on scans that were not used for the choice.
 
-    ``None`` stands for an infinite value.
+    ``None`` means that the value is infinite.
     """
 
     f1: float | None
@@ -127,9 +127,9 @@ class ThresholdChoice(JsonRecord):
     Attributes
     ----------
     objective : str
-        What the thresholds were chosen for, in words.
+        Target of the choice, as text.
     target_reached : bool
-        Whether the target of recall or of false positives was reached; true without a target.
+        True if the target of recall or of false positives was reached, or if there was no target.
     predicted_at_thresholds_of : ThresholdOrigin
     thresholds : Thresholds
     thresholds_of_the_plan : Thresholds
@@ -138,9 +138,9 @@ class ThresholdChoice(JsonRecord):
     metrics : ChoiceMetrics
     gain_on_other_folds : GainSummary or None
     f1_without_minimum : float
-        F1 at the chosen thresholds if no lesion is dropped for its size.
+        F1 at the chosen thresholds without the minimum volume of a lesion.
     true_lesions, true_lesions_below_minimum : int
-        Number of true lesions, and number of those that are smaller than the smallest lesion that is kept.
+        Number of true lesions, and number of true lesions below the chosen minimum volume.
     scans : ScanCounts
     settings_tried : int
     """
@@ -190,8 +190,8 @@ class Reliability(JsonRecord):
 class CalibrationSummary(JsonRecord):
     """Reliability of the raw score and of the calibrated score.
 
-    The calibrated scores of each fold come from a calibration that was fitted to the other folds. With a single fold it
-    was fitted to the same scans.
+    The calibrated scores of each fold come from a calibration that was fitted to the other folds. If there is only one
+    fold, the calibration was fitted to the same scans.
     """
 
     before: Reliability
@@ -210,8 +210,9 @@ class StageRecall(JsonRecord):
     stage : str
         Name of the stage.
     recall : float or None
-        ``None`` without lesions.
+        ``None`` if there are no lesions.
     found, lesions : int
+        Number of lesions found after this stage, and number of true lesions.
     """
 
     stage: str
@@ -227,14 +228,14 @@ class SizeAttribution(JsonRecord):
     Attributes
     ----------
     name : str
-        Range in words.
+        Range as text.
     lesions : int
     recalls : tuple of float or None
-        Recall after each stage, in the order of the stages; ``None`` without lesions.
+        Recall after each stage, in the order of the stages; ``None`` if there are no lesions.
     outlined : int
         Number of lesions that Stage 2 outlined in their true boxes.
     dice : float or None
-        Mean Dice of these outlines; ``None`` if there is none.
+        Mean Dice of these outlines; ``None`` if there is no such outline.
     """
 
     name: str

@@ -64,7 +64,7 @@ _MAX_NAMES = 5
 
 @dataclass(frozen=True)
 class _Files:
-    """Files of one case; ``layout`` only for predictions as ``detseg3d_predict`` writes them."""
+    """Files of one case. Only predictions of ``detseg3d_predict`` have a ``layout``."""
 
     case_id: str
     truth: Path
@@ -74,9 +74,9 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What every case of an evaluation shares.
+    """Settings that are the same for every case of an evaluation.
 
-    ``single_class`` is the value of the class of probability maps of one class.
+    ``single_class`` is the label value of the class, if probability maps have only one class.
     """
 
     label_format: LabelFormat
@@ -86,7 +86,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _EvaluatedCase:
-    """One case; ``values`` only if no dataset.json says what the values of the files mean."""
+    """Metrics of one case. ``values`` is ``None`` if a dataset.json states the meaning of the label values."""
 
     metrics: CaseMetrics
     values: CaseValues | None
@@ -106,13 +106,13 @@ def evaluate_folders(
     Returns
     -------
     EvaluationResult
-        The patients of the dataset.json are drawn as a whole in the bootstrap.
+        The metrics and their intervals. The bootstrap draws all cases of a patient together.
 
     Raises
     ------
     DetSeg3DError
-        If a folder does not exist or has no label files, or if the folders have no case in common or, without a
-        dataset.json, no label value in common.
+        If a folder does not exist or has no label files, or if the folders have no case in common. Without a
+        dataset.json, also if the folders have no label value in common.
     """
     options = options or EvaluationOptions()
     truth_folder, prediction_folder = given.folders
@@ -165,9 +165,9 @@ def evaluate_systems(
     ----------
     truth_folder : path
     prediction_folders : dict of str to path
-        Folder of predictions by the name of the system.
+        Folder of the predictions of each system, by the name of the system.
     label_format : LabelFormat, optional
-        As in :class:`EvaluationInput`.
+        See :class:`~detseg3d.evaluation.options.EvaluationInput`.
     options : EvaluationOptions, optional
     run : Run, optional
     """
@@ -191,7 +191,7 @@ def evaluate_systems(
 
 
 def _drop_odd_cases(cases: Sequence[_EvaluatedCase], problems: list[CaseProblem]) -> list[CaseMetrics]:
-    """Return the cases whose label values have the meaning of the set. The others are added to ``problems``."""
+    """Return the metrics of the cases with usual label values. Cases with other values are added to ``problems``."""
     values = [case.values for case in cases if case.values is not None]
     if not values:
         return [case.metrics for case in cases]
@@ -202,7 +202,7 @@ def _drop_odd_cases(cases: Sequence[_EvaluatedCase], problems: list[CaseProblem]
 
 
 def _check_common_class(cases: Sequence[CaseMetrics], truth_folder: Path, prediction_folder: Path) -> None:
-    """Raise if truth and predictions have no label value in common, such as 255 and 1 for the same lesions."""
+    """Raise an error if truth and predictions have no label value in common, for example only 255 and only 1."""
     truths = sorted({name for case in cases for name, part in case.classes.items() if part.truth_voxels})
     predictions = sorted({name for case in cases for name, part in case.classes.items() if part.prediction_voxels})
     if truths and predictions and not set(truths) & set(predictions):
@@ -248,7 +248,7 @@ def _pair_files(given: EvaluationInput, options: EvaluationOptions, problems: li
     rois = named_like(files_by_case(roi_folder, "RoI file", roi_case, problems), truths) if roi_folder.is_dir() else {}
     layouts = {case_id: LayoutFiles(predictions[case_id], rois.get(case_id), masks.get(case_id)) for case_id in common}
     if any(layout.rois is not None for layout in layouts.values()):
-        # FROC and average precision need scores of every case. One case without scores would remove both for all.
+        # FROC and average precision need scores for every case. One case without scores would remove both metrics.
         for case_id in [case_id for case_id, layout in layouts.items() if layout.rois is None]:
             problems.append(CaseProblem(case_id, f"the prediction has an instance map, but no rois/{case_id}.json"))
             del layouts[case_id]
@@ -262,7 +262,7 @@ def _evaluate_files(settings: _Settings, files: _Files) -> _EvaluatedCase:
     if compares_labels and file_ending(files.truth) == ".npy":
         truth_source = truth_source.oriented_like(read_geometry(prediction_source))
     truth_label, truth_geometry = read_label(truth_source, label_format, prediction_source if compares_labels else None)
-    mask = None  # of the prediction, if its values may be compared with those of the truth
+    mask = None  # predicted mask, if its values may be compared with the values of the true mask
     if not compares_labels:
         names, values, prediction = _from_probabilities(truth_label, truth_geometry, files, settings)
     else:
@@ -289,7 +289,7 @@ def _evaluate_files(settings: _Settings, files: _Files) -> _EvaluatedCase:
         variants=options.variants,
         voxel_volume_mm3=truth_geometry.voxel_volume,
     )
-    # Users look a lesion up in the label file, so its centre is in the axis order in which the file is stored.
+    # Users look for a lesion in the label file, so its centre is stated in the axis order of this file.
     order = truth_geometry.stored_order
     lesions = tuple(replace(lesion, center=order.point_to_stored(lesion.center)) for lesion in metrics.lesions)
     metrics = replace(metrics, lesions=lesions)
@@ -303,7 +303,7 @@ def _evaluate_files(settings: _Settings, files: _Files) -> _EvaluatedCase:
 
 
 def _classes(label_format: LabelFormat, values_found: Callable[[], set[int]]) -> tuple[list[str], list[int]]:
-    """Return names and values of the classes of a case. Without a dataset.json each value that occurs is a class."""
+    """Return names and values of the classes of a case. Without a dataset.json, each value is a class."""
     if label_format.classes is not None:
         return list(label_format.classes), list(label_format.classes.values())
     if label_format.truth_instances or label_format.prediction_instances:

@@ -1,6 +1,6 @@
 """Main metrics of a set of cases with bootstrap intervals, and the paired comparison of two sets of predictions.
 
-Every metric is a function of one weight per case, so that a thousand resamples are a few matrix products.
+Every metric is a function of one weight per case, so that a few matrix products compute a thousand resamples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["MetricDifference", "MetricEstimate", "estimate_metrics", "paired_com
 
 @dataclass(frozen=True)
 class WeightedMetric:
-    """One metric under each row of weights.
+    """Values of one metric, one for each row of weights.
 
     Attributes
     ----------
@@ -49,11 +49,11 @@ class MetricEstimate(JsonRecord):
     low, high : float or None
         ``None`` if no interval can be given.
     left_out : int
-        Resamples in which the metric is undefined.
+        Number of resamples in which the metric is undefined.
     patients : int
-        Patients that the metric rests on: patients with lesions for recall, all patients for Dice.
+        Number of patients that contribute to the metric: patients with lesions for recall, all patients for Dice.
     scans : int or None
-        Scans that the metric rests on; ``None`` if unknown.
+        Number of scans that contribute to the metric; ``None`` if unknown.
     """
 
     value: float | None
@@ -88,26 +88,27 @@ class MetricDifference(JsonRecord):
 
 
 def weighted_metrics(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[str, WeightedMetric]:
-    """Return every main metric under each row of weights.
+    """Compute every main metric for each row of weights.
 
     Parameters
     ----------
     cases : sequence of CaseMetrics
     weights : ndarray of float64, shape ``(S, N)``
-        How often each case counts.
+        Weight of each case. In a bootstrap, the weight is the number of times that the case was drawn.
 
     Returns
     -------
     dict of str to WeightedMetric
         Pooled over lesions, for each :class:`~detseg3d.evaluation.metrics.Criterion`: ``recall_…``, ``precision_…``,
-        ``f1_…``, ``fp_per_scan_…``, ``ap_…`` and ``cpm_…``; further ``pq``, ``sq``, ``rq`` and ``lesionwise_dice``.
-        Means over cases: ``dice``, :data:`~detseg3d.evaluation.definitions.outlines.SURFACE_METRICS`, the same as
-        ``…_with_lesions``, and ``cc_dice``. Metrics that were not computed are left out.
+        ``f1_…``, ``fp_per_scan_…``, ``ap_…`` and ``cpm_…``. Also pooled: ``pq``, ``sq``, ``rq`` and
+        ``lesionwise_dice``. Means over cases: ``dice``,
+        :data:`~detseg3d.evaluation.definitions.outlines.SURFACE_METRICS`, both also over the scans with lesions
+        (``…_with_lesions``), and ``cc_dice``. Metrics that were not computed are left out.
 
     Notes
     -----
-    Without a true lesion the pooled metrics are undefined (NaN), except the false positives per scan and the precision.
-    The precision is undefined without predictions.
+    If there are no true lesions, the pooled metrics are undefined (NaN), except the false positives per scan and the
+    precision. If there are no predictions, the precision is undefined.
     """
     overall = [case.overall for case in cases]
     result: dict[str, WeightedMetric] = {}
@@ -133,7 +134,7 @@ def _detection_metrics(
     scans = np.ones(len(counts))
     recall = _ratio(weights @ found, weights @ truth)
     precision = _ratio(weights @ true_positives, weights @ predictions)
-    # Without predictions the precision is undefined, but F1 is not: nothing was found, so F1 is 0.
+    # Without predictions the precision is undefined, but F1 is 0, because no lesion was found.
     both = recall + np.nan_to_num(precision)
     f1 = np.where(both > 0, 2 * recall * np.nan_to_num(precision) / np.where(both > 0, both, 1.0), 0.0 * recall)
     per_scan = _ratio(weights @ (predictions - true_positives), weights @ scans)
@@ -151,7 +152,7 @@ def _panoptic_metrics(counts: Sequence[PanopticCounts], weights: FloatArray) -> 
         for name in ("truth", "predictions", "matches", "iou_sum")
     )
     sides = truth + predictions
-    # As for recall, a resample without true lesions says nothing about the quality of finding lesions.
+    # A resample without true lesions cannot measure how well lesions are found, so the metric is undefined there.
     total = np.where(weights @ truth > 0, weights @ sides, 0.0)
     return {
         "pq": WeightedMetric(_ratio(2 * (weights @ overlap), total), sides, Scale.SHARE),
@@ -202,7 +203,7 @@ def _score_metrics(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[st
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """Return ``part / whole``, and NaN where ``whole`` is 0."""
+    """Return ``part / whole`` of each element; NaN if ``whole`` is 0."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
 
 
@@ -234,8 +235,8 @@ def estimate_metrics(
     Returns
     -------
     dict of str to MetricEstimate
-        By the keys of :func:`weighted_metrics`. See :func:`~detseg3d.evaluation.scores.bootstrap.interval` for the
-        interval.
+        The keys are the keys of :func:`weighted_metrics`. :func:`~detseg3d.evaluation.scores.bootstrap.interval`
+        defines the interval.
     """
     if not cases:
         return {}
@@ -278,7 +279,7 @@ def paired_comparison(
     Returns
     -------
     dict of str to MetricDifference
-        For each metric that both systems have.
+        Difference of each metric that both systems have, by the key of the metric.
     """
     first_cases, second_cases = ({case.case_id: case for case in cases} for cases in (first, second))
     common = sorted(set(first_cases) & set(second_cases))

@@ -1,4 +1,4 @@
-"""Predictions as ``detseg3d_predict`` writes them: a mask, an instance map and a RoI file that must agree."""
+"""Read predictions of ``detseg3d_predict``: a mask, an instance map and a RoI file that must agree."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def lesions_from_layout(
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
+        Instance map from ``files.instances``.
     geometry : Geometry
-        Content of the file ``files.instances``.
+        Geometry of the instance map.
     files : LayoutFiles
     classes : dict of str to int
         Value of each class in label files.
@@ -67,13 +68,13 @@ def lesions_from_layout(
     Returns
     -------
     Lesions
-        Classes are positions in ``classes``.
+        The class index of a lesion is the position of its class in ``classes``.
 
     Raises
     ------
     DetSeg3DError
-        If the RoI file and the instance map have different lesions or different numbers of voxels, if the RoI file has
-        an unknown class, or if the mask has other voxels or other classes.
+        If the RoI file and the instance map differ in their lesions or numbers of voxels, if the RoI file has an
+        unknown class, or if the mask differs from the instance map in its voxels or classes.
     """
     values, ids = list(classes.values()), label_values(instances)
     if files.rois is None:
@@ -117,7 +118,7 @@ def _lesions_by_id(rois: Path) -> dict[int, RoiLesion]:
 def _check_ids(
     instances: AnyIntArray, ids: set[int], lesions: Mapping[int, RoiLesion], place: Path, rois: Path
 ) -> None:
-    remedy = "predict the case again, or evaluate the mask alone from a folder without instances/ and rois/"
+    remedy = "predict the case again, or evaluate only the mask from a folder without instances/ and rois/"
     for problem, numbers in (
         ("lesions of the instance map are not in the RoI file", ids - set(lesions)),
         ("lesions of the RoI file are not in the instance map", set(lesions) - ids),
@@ -160,7 +161,7 @@ def _check_mask_file(
 def check_mask(
     mask: AnyIntArray, instances: AnyIntArray, labels: Mapping[int, int] | None, mask_file: Path, instance_file: Path
 ) -> None:
-    """Raise if a mask and an instance map of one prediction differ.
+    """Raise an error if the mask and the instance map of a prediction differ.
 
     Parameters
     ----------
@@ -168,12 +169,12 @@ def check_mask(
     labels : dict of int to int, or None
         Value of each lesion in the mask; ``None`` if unknown.
     mask_file, instance_file : Path
-        Files, for the message.
+        Files that the error message names.
 
     Raises
     ------
     DetSeg3DError
-        The message says in how many voxels they differ.
+        If they differ. The message states the number of voxels.
     """
     inside, marked = mask != 0, instances != 0
     only_mask, only_map = (
@@ -181,7 +182,7 @@ def check_mask(
     )
     differ = []
     if only_mask or only_map:
-        differ.append(f"{only_mask} voxels are foreground in the mask alone, {only_map} in the instance map alone")
+        differ.append(f"{only_mask} voxels are foreground only in the mask, and {only_map} only in the instance map")
     if labels:
         both = inside & marked
         numbers, inverse = np.unique(instances[both], return_inverse=True)

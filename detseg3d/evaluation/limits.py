@@ -1,9 +1,9 @@
-"""Comparisons of measured values with limits, tolerant of rounding errors.
+"""Compare measured values with limits, with a tolerance for rounding errors.
 
-Spacings are decimal numbers such as 0.4 mm, which a computer rounds. NIfTI headers store them in single precision, and
-a spacing from an oblique affine is rounded once more. Three slices of 0.4 mm then measure 1.2000000000000002 mm or
-1.2000000477 mm, although a tolerance of 1.2 mm includes them. Therefore every limit in mm or mm³ is compared by the
-functions of this module.
+Spacings are decimal numbers such as 0.4 mm, and a computer rounds decimal numbers. NIfTI headers store spacings in
+single precision, and a spacing from an oblique affine is rounded a second time. Three slices of 0.4 mm then measure
+1.2000000000000002 mm or 1.2000000477 mm, although they should be within a tolerance of 1.2 mm. Therefore the functions
+of this module compare every value with a limit in mm or mm³.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Values = float | npt.NDArray[Any]
 
 
 def within(values: Values, limit: float) -> npt.NDArray[np.bool_]:
-    """Return whether values are at most a limit. A value that differs from the limit only by rounding is.
+    """Return True for each value at or below a limit. Rounding errors count as equal to the limit.
 
     Parameters
     ----------
     values : float or ndarray
         Lengths or volumes, 0 or more.
     limit : float
-        In the same unit, 0 or more.
+        Limit in the same unit, 0 or more.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def within(values: Values, limit: float) -> npt.NDArray[np.bool_]:
 
 
 def exceeds(values: Values, limit: float) -> npt.NDArray[np.bool_]:
-    """Return whether values are above a limit. A value that differs from the limit only by rounding is not.
+    """Return True for each value above a limit. Rounding errors count as equal to the limit.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def exceeds(values: Values, limit: float) -> npt.NDArray[np.bool_]:
 
 
 def reaches(values: Values, limit: float) -> npt.NDArray[np.bool_]:
-    """Return whether values are at least a limit. A value that differs from the limit only by rounding is.
+    """Return True for each value at or above a limit. Rounding errors count as equal to the limit.
 
     Examples
     --------

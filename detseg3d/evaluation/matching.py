@@ -1,4 +1,4 @@
-"""Overlaps of all true and predicted lesions, and the matching of lesions.
+"""Compute the overlaps of true and predicted lesions, and match the lesions.
 
 All functions work on instance maps: integer arrays in which 0 is background and every other value is one lesion. Values
 need not be consecutive and may be large. A lesion may consist of several pieces.
@@ -83,7 +83,7 @@ class OverlapTable:
         return ratio
 
     def keep(self, pairs: BoolArray) -> OverlapTable:
-        """Return the same lesions with only some of the pairs, for example pairs of equal class."""
+        """Return a table with all lesions but only the chosen pairs, for example the pairs of equal class."""
         return OverlapTable(
             self.truth,
             self.prediction,
@@ -93,7 +93,7 @@ class OverlapTable:
         )
 
     def select(self, truth: BoolArray, prediction: BoolArray) -> OverlapTable:
-        """Return only some of the lesions, and the pairs among them.
+        """Return a table with only the chosen lesions and the pairs between them.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class Matches:
 def overlap_table(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[np.integer[Any]]) -> OverlapTable:
     """Return the sizes of all lesions and of all overlaps between two instance maps.
 
-    The function passes over the foreground once, for any number of lesions and any values.
+    The function reads the foreground once, for any number of lesions and any values.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def overlap_table(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[n
         raise ValueError(f"two volumes (Z, Y, X) of one shape are needed, found {truth.shape} and {prediction.shape}")
     true_table, true_voxels, true_numbers = _instance_table(truth)
     table, voxels, numbers = _instance_table(prediction)
-    # Both lists of foreground voxels ascend, so the common ones are found by bisection in the longer list.
+    # Both lists of foreground voxels ascend, so bisection in the longer list finds the common voxels.
     if len(true_voxels) <= len(voxels):
         common = _positions(voxels, true_voxels)
         first, second = true_numbers[common >= 0], numbers[common[common >= 0]]
@@ -173,7 +173,7 @@ def overlap_table(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[n
 
 
 def _positions(sorted_values: IntArray, wanted: IntArray) -> IntArray:
-    """Return the position of each of ``wanted`` in ``sorted_values``; -1 if it is not there."""
+    """Return the position of each of ``wanted`` in ``sorted_values``; -1 if the value is missing."""
     if len(sorted_values) == 0:
         return np.full(len(wanted), -1, np.int64)
     place = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)
@@ -198,17 +198,18 @@ def _select(table: InstanceTable, rows: BoolArray) -> InstanceTable:
 
 
 def match_any_overlap(table: OverlapTable) -> tuple[BoolArray, BoolArray]:
-    """Return which lesions share at least one voxel with a lesion of the other side.
+    """Mark the lesions that share at least one voxel with a lesion of the other side.
 
-    Most papers on small lesions use this criterion. It is not one-to-one. A prediction that covers two true lesions
-    finds both and is one true positive. Two predictions in one true lesion find it once and are two true positives.
+    Most papers on small lesions use this criterion. The criterion is not one-to-one. A prediction that covers two true
+    lesions finds both lesions and is one true positive. Two predictions in one true lesion are two true positives, but
+    the lesion is found once.
 
     Returns
     -------
     found : ndarray of bool, shape ``(T,)``
         True lesions that a predicted lesion overlaps.
     true_positive : ndarray of bool, shape ``(P,)``
-        Predicted lesions that overlap a true lesion. The others are false positives.
+        Predicted lesions that overlap a true lesion. All other predicted lesions are false positives.
     """
     found, true_positive = np.zeros(len(table.truth), np.bool_), np.zeros(len(table.prediction), np.bool_)
     found[table.truth_index] = True
@@ -217,19 +218,19 @@ def match_any_overlap(table: OverlapTable) -> tuple[BoolArray, BoolArray]:
 
 
 def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
-    """Return the one-to-one matching with most matches; among these, the one with the highest total IoU.
+    """Return the one-to-one matching with the most matches, and among these with the highest total IoU.
 
     Parameters
     ----------
     table : OverlapTable
     minimum_iou : float
-        IoU that a match needs at least; 0 admits every pair with a common voxel.
+        Minimum IoU of a match; 0 allows every pair with a common voxel.
 
     Notes
     -----
-    The matching is computed by the Hungarian method. A greedy choice by IoU or score can lose matches if lesions lie
-    close together. So can picai_eval (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval), which maximizes
-    the sum of 1 + IoU: two matches with IoU 1 count 4 there, three matches with IoU 0.1 only 3.3.
+    The Hungarian method computes the matching. A greedy choice by IoU or score can lose matches if lesions lie close
+    together. picai_eval (Saha et al. 2022, https://github.com/DIAGNijmegen/picai_eval) can lose matches, too, because
+    it maximizes the sum of 1 + IoU: two matches with IoU 1 have the sum 4, but three matches with IoU 0.1 only 3.3.
 
     References
     ----------
@@ -238,7 +239,7 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     Returns
     -------
     Matches
-        In ascending order of the true lesions.
+        Matches in ascending order of the true lesions.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     >>> len(match_one_to_one(overlap_table(truth, prediction), 0.1))
     1
     """
-    # Every IoU is at most 1, so this constant per match makes one more match outweigh any sum of IoUs.
+    # Every IoU is at most 1. With this value per match, one more match therefore outweighs any sum of IoUs.
     return match_by_sum(table, table.iou, minimum_iou, min(len(table.truth), len(table.prediction)) + 1)
 
 
@@ -276,8 +277,8 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
     if len(eligible) == 0:
         return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     first, second, values = table.truth_index[eligible], table.prediction_index[eligible], quality[eligible]
-    # Overlapping lesions form small separate groups. Each group is solved alone, so that 10 000 lesions do not need a
-    # matrix of 10 000² numbers.
+    # Overlapping lesions form small separate groups. Each group is solved separately, so that 10 000 lesions do not
+    # need a matrix of 10 000² numbers.
     size = len(table.truth) + len(table.prediction)
     graph = coo_array((np.ones(len(first)), (first, second + len(table.truth))), shape=(size, size))
     group = connected_components(graph, directed=False)[1][first]
@@ -292,7 +293,7 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
 
 
 def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
-    """Return the positions of the pairs that the optimal assignment of one group chooses."""
+    """Return the positions of the pairs in the optimal assignment of one group."""
     if len(first) == 1:
         return np.zeros(1, np.int64)
     rows, row = np.unique(first, return_inverse=True)
@@ -306,17 +307,18 @@ def _assign(first: IntArray, second: IntArray, values: FloatArray) -> IntArray:
 
 
 def best_overlaps(table: OverlapTable) -> tuple[IntArray, IntArray]:
-    """Return for each lesion the pair with the highest IoU.
+    """Return the pair with the highest IoU for each lesion.
 
     Returns
     -------
     of_truth : ndarray of int64, shape ``(T,)``
         Index into the pairs of ``table``; -1 for a lesion without overlap.
     of_prediction : ndarray of int64, shape ``(P,)``
+        The same for the predicted lesions.
     """
     ascending = np.argsort(table.iou, kind="stable")
     of_truth, of_prediction = np.full(len(table.truth), -1), np.full(len(table.prediction), -1)
-    # With repeated indices NumPy keeps the last assignment. The pairs ascend, so the last one has the highest IoU.
+    # If an index is repeated, NumPy keeps the last assignment. The pairs ascend, so the last pair has the highest IoU.
     of_truth[table.truth_index[ascending]] = ascending
     of_prediction[table.prediction_index[ascending]] = ascending
     return of_truth, of_prediction

@@ -1,7 +1,7 @@
-"""Types that hold what is known about one evaluated case: counts, rates that follow from counts, and lesions.
+"""Types of the metrics of one case: counts, rates computed from counts, and lesions.
 
-A rate is never NaN. If its denominator is zero, the rate is 1.0 if the other side is empty, too (there was nothing and
-nothing was predicted), and 0.0 otherwise. The counts beside the rate tell which of these it is.
+A rate is never NaN. If its denominator is zero, the rate is 1.0 if truth and prediction are both empty, and 0.0 if only
+one of them is empty. The counts show the reason for the value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Criterion(StringEnum):
-    """When a lesion counts as detected. The value is the name of the criterion in files."""
+    """Condition under which a lesion counts as detected. The value is the name of the criterion in files."""
 
     IOU_01 = "iou_0.1"
     """Matched one-to-one with an IoU of 0.1 or more."""
@@ -56,7 +56,7 @@ class Criterion(StringEnum):
 
 
 HEADLINE = Criterion.IOU_01
-"""Criterion of the main metrics. At any overlap, a mask that is too large finds more lesions than an exact one."""
+"""Criterion of the main metrics. At any overlap, a mask that is too large finds more lesions than an exact mask."""
 
 
 def _rate(part: float, whole: float, other_side: int) -> float:
@@ -69,7 +69,7 @@ def _rate(part: float, whole: float, other_side: int) -> float:
 class DetectionCounts(JsonRecord):
     """Numbers of lesions found and missed under one criterion.
 
-    Under a one-to-one criterion ``found`` equals ``true_positives``. At any overlap each is counted on its own side.
+    Under a one-to-one criterion, ``found`` equals ``true_positives``. At any overlap, the two numbers may differ.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class DetectionCounts(JsonRecord):
 class PanopticCounts(JsonRecord):
     """Counts of the panoptic quality.
 
-    Pairs with an IoU *above* 0.5 match. Each lesion has at most one such partner, so there is nothing to choose.
+    Pairs with an IoU *above* 0.5 match. Each lesion has at most one partner with such an IoU, so no choice is needed.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ def _no_detections() -> dict[Criterion, DetectionCounts]:
 
 @dataclass(frozen=True)
 class ClassMetrics(JsonRecord):
-    """Counts of one class in one case, or the sum over several classes or cases. The default: nothing on either side.
+    """Counts of one class in one case, or sums over several classes or cases. The default has no lesions.
 
     Attributes
     ----------
@@ -206,12 +206,12 @@ class ClassMetrics(JsonRecord):
 
     @property
     def has_lesions(self) -> bool:
-        """Whether the truth has a lesion."""
+        """True if the truth has a lesion."""
         return self.truth_voxels > 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether truth and prediction are both empty."""
+        """True if truth and prediction are both empty."""
         return self.truth_voxels == 0 and self.prediction_voxels == 0
 
     def __add__(self, other: ClassMetrics) -> ClassMetrics:
@@ -226,7 +226,7 @@ class ClassMetrics(JsonRecord):
 
 @dataclass(frozen=True)
 class LesionMetrics(JsonRecord):
-    """One true or predicted lesion, and whether it was detected.
+    """Measures of one true or predicted lesion.
 
     Attributes
     ----------
@@ -239,15 +239,14 @@ class LesionMetrics(JsonRecord):
     voxels : int
     volume_mm3 : float
     center : tuple of 3 floats
-        Centre of mass ``(z, y, x)`` in voxel edges (the centre of voxel 0 is 0.5). If arrays were compared, the axes
-        are those of the arrays; if files were compared, those of the label file as it is stored.
+        Centre of mass ``(z, y, x)`` in voxel edges (the centre of voxel 0 is 0.5). The axes have the order of the
+        compared arrays, or, if files were compared, the stored order of the label file.
     matched : dict of Criterion to bool
-        Whether this true lesion was found, or whether this predicted lesion is a true positive.
+        True if a true lesion was found, or if a predicted lesion is a true positive.
     partner : int or None
-        Value of the lesion with the highest IoU among those of the same class on the other side; ``None`` if no lesion
-        overlaps.
+        Value of the lesion of the same class on the other side with the highest IoU; ``None`` if no lesion overlaps.
     iou, dice : float
-        Overlap with the partner; 0 without a partner.
+        Overlap with the partner; 0 if there is no partner.
     score : float or None
         Score of a predicted lesion; ``None`` for true lesions and for predictions without scores.
     shape : LesionShape or None
@@ -270,13 +269,13 @@ class LesionMetrics(JsonRecord):
 
     @property
     def is_true(self) -> bool:
-        """Whether this is a lesion of the truth, not of the prediction."""
+        """True for a lesion of the truth, False for a lesion of the prediction."""
         return self.kind == "truth"
 
 
 @dataclass(frozen=True)
 class CaseMetrics(JsonRecord):
-    """Everything that was measured in one case.
+    """All metrics of one case.
 
     Attributes
     ----------
@@ -287,14 +286,14 @@ class CaseMetrics(JsonRecord):
         Volume of one voxel.
     classes : dict of str to ClassMetrics
     lesions : tuple of LesionMetrics
-        True lesions, then predicted ones.
+        True lesions, then predicted lesions.
     outlines : ByClass of OutlineMetrics, or None
         Metrics of the surfaces and lesion-wise metrics; ``None`` if they were not requested.
     preset : PresetResult or None
-        What the metrics of a challenge need; ``None`` if no preset was requested.
+        Counts for the metrics of a challenge; ``None`` if no preset was requested.
     scored : ByClass of dict of Criterion to ScoredCase, or None
         Scores of the found lesions and of the true and false positives, for the curves over the score threshold;
-        ``None`` if the predictions have no scores. Not part of the JSON.
+        ``None`` if the predictions have no scores. The JSON leaves the scores out.
     """
 
     JSON_PROPERTIES = ("overall",)

@@ -16,26 +16,28 @@ __all__ = ["EvaluationInput", "EvaluationOptions"]
 
 @dataclass(frozen=True)
 class EvaluationInput:
-    """Folders that are compared, and how their files are read.
+    """Folders to compare, and the format of their files.
 
     Attributes
     ----------
     truth_folder : path
-        ``CASE.nii.gz`` (or another supported ending) per case: semantic labels or instance maps.
+        Folder with one file per case, ``CASE.nii.gz`` or with another supported ending. The files are masks or instance
+        maps.
     prediction_folder : path
-        The same; endings may differ. If it has a subfolder ``instances``, as ``detseg3d_predict`` writes it, lesions
-        come from the instance maps in this subfolder, and classes and scores from ``rois/CASE.json``. If some cases
-        have such a RoI file and others do not, the others are problems. In all other folders lesions are the
-        26-connected components of each class. If the options have ``components``, the predictions are probability maps,
-        see :func:`~detseg3d.evaluation.probabilities.maps.probability_files`.
+        Folder with one file per case; endings may differ from the truth. If the folder has a subfolder ``instances``,
+        as ``detseg3d_predict`` writes it, lesions come from the instance maps in this subfolder, and classes and scores
+        from ``rois/CASE.json``. If only some cases have a RoI file, the cases without a RoI file are not evaluated and
+        become problems. In all other folders, lesions are the 26-connected components of each class. If the options
+        have ``components``, the predictions are probability maps, see
+        :func:`~detseg3d.evaluation.probabilities.maps.probability_files`.
     label_format : LabelFormat, optional
-        By default from the dataset.json in or above ``truth_folder`` or in ``prediction_folder``; see
-        :func:`~detseg3d.data.labels.read_label_format`.
+        Meaning of the label values. By default, it is read from the dataset.json in or above ``truth_folder`` or in
+        ``prediction_folder``; see :func:`~detseg3d.data.labels.read_label_format`.
     cases : sequence of str, optional
-        Evaluate these cases only; by default all of ``truth_folder``.
+        Names of the cases to evaluate; by default all cases of ``truth_folder``.
     truth_files : dict of str to path, optional
-        Label of each case, if the labels are not files of ``truth_folder``. Only the dataset.json of ``truth_folder``
-        is read then.
+        Label of each case, if the labels are not in ``truth_folder``. In this case, only the dataset.json of
+        ``truth_folder`` is read.
     """
 
     truth_folder: str | Path
@@ -59,11 +61,11 @@ class EvaluationOptions(JsonRecord):
     variants : MetricVariants or None
         Variants of the surface, lesion-wise and component-wise metrics; ``None`` leaves these metrics out.
     samples : int
-        Bootstrap resamples of the patients; 0 gives no intervals.
+        Number of bootstrap resamples of the patients; 0 gives no intervals.
     seed : int
         Seed of the bootstrap.
     components : ComponentRule or None
-        Set if the predictions are probability maps: how lesions and scores are made from a map.
+        Rule that makes lesions and scores from a probability map; ``None`` if the predictions are masks.
     """
 
     variants: MetricVariants | None = field(default_factory=MetricVariants)

@@ -1,8 +1,8 @@
-"""Types that hold the result of an evaluation: metrics of a set of cases, their intervals, and the single cases.
+"""Types of the result of an evaluation: metrics of a set of cases, their intervals, and the metrics of each case.
 
-Everything is a frozen dataclass with ``to_json`` and ``from_json``, see
-:class:`~detseg3d.system.json_records.JsonRecord`. No value is NaN: ``None`` stands for a mean over nothing, and for
-every metric if there is no case.
+Every type is a frozen dataclass with ``to_json`` and ``from_json``, see
+:class:`~detseg3d.system.json_records.JsonRecord`. No value is NaN. A mean over no values is ``None``, and every
+metric is ``None`` if there is no case.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ class DiceSummary(JsonRecord):
     Attributes
     ----------
     mean : float or None
-        Mean over the ``cases`` that are counted. For all classes together these are all cases; a case without lesions
-        in truth and prediction has 1.0. Within a class, a case that has the class neither in the truth nor in the
-        prediction is not counted, as in nnU-Net: otherwise a rare class that is never found would have a Dice near 1.
+        Mean over the counted ``cases``. For all classes together, every case counts; a case without lesions in truth
+        and prediction has a Dice of 1.0. Within a class, a case does not count if it has the class neither in the truth
+        nor in the prediction, as in nnU-Net: otherwise a rare class that is never found would have a Dice near 1.
     cases : int
+        Number of counted cases.
     mean_with_lesions : float or None
         Mean over the ``cases_with_lesions``.
     cases_with_lesions : int
@@ -92,7 +93,7 @@ class DetectionMeans(JsonRecord):
 
 @dataclass(frozen=True)
 class DetectionSummary(JsonRecord):
-    """Detection of lesions under one criterion. Rates are pooled: the lesions of all cases are added up first.
+    """Detection of lesions under one criterion. Rates are computed from the lesions of all cases together.
 
     Attributes
     ----------
@@ -118,9 +119,9 @@ class DetectionSummary(JsonRecord):
 
 @dataclass(frozen=True)
 class FalsePositives(JsonRecord):
-    """False positives in the scans without a true lesion (within a class: of that class).
+    """False positives in the scans without a true lesion. Within a class, only lesions of the class count.
 
-    In such a scan every predicted lesion is a false positive under every criterion.
+    In a scan without true lesions, every predicted lesion is a false positive under every criterion.
 
     Attributes
     ----------
@@ -176,7 +177,7 @@ class SizeRecall(JsonRecord):
     recall : float or None
         ``None`` in an empty bin.
     low, high : float or None
-        95 % interval of the recall, by patients.
+        95 % interval of the recall over patients.
     """
 
     found: int
@@ -192,12 +193,12 @@ class SizeBin(JsonRecord):
     Attributes
     ----------
     name : str
-        Range in words, with the unit.
+        Range as text, with the unit.
     low : float
-        Smallest size; for quantiles the size of the smallest lesion in the bin.
+        Lower limit of the size; for quantiles, the size of the smallest lesion in the bin.
     high : float or None
-        Size from which on lesions belong to the next bin; ``None`` if the bin has no end. For quantiles the size of the
-        largest lesion in the bin.
+        Upper limit of the size; a lesion of this size belongs to the next bin. ``None`` if the bin has no upper limit.
+        For quantiles, the size of the largest lesion in the bin.
     lesions : int
     detection : dict of Criterion to SizeRecall
     dice : float or None
@@ -221,7 +222,7 @@ class RecallBySize(JsonRecord):
     voxels, mm3 : tuple of SizeBin
         Fixed bins by number of voxels and by volume.
     quantile : tuple of SizeBin
-        About equal shares of the lesions by volume, smallest first; no bin is empty.
+        Bins with about equal numbers of lesions by volume, smallest first. Every bin has lesions.
     """
 
     voxels: tuple[SizeBin, ...]
@@ -269,10 +270,10 @@ class OutlineSummary(JsonRecord):
     Attributes
     ----------
     mean : OutlineMeans
-        Over the cases that :class:`DiceSummary` counts.
+        Means over the cases that :class:`DiceSummary` counts.
     mean_with_lesions : OutlineMeans
-        Over the cases with lesions in the truth. One false positive in a scan without lesions costs the diagonal of the
-        volume as HD95, which this mean leaves out.
+        Means over the cases with lesions in the truth. These means leave out scans without lesions, in which one false
+        positive has the diagonal of the volume as HD95.
     cc_dice : float or None
     lesionwise : LesionwiseSummary
     """
@@ -333,8 +334,9 @@ class ClassMeans(JsonRecord):
     Attributes
     ----------
     classes : int
-        Number of these classes.
+        Number of classes that occur in the truth.
     dice, dice_with_lesions : float or None
+        Means of the Dice of the classes.
     f1 : dict of Criterion to (float or None)
         Mean of the pooled F1.
     pq : float or None
@@ -359,7 +361,7 @@ class PresetSummary(JsonRecord):
     ----------
     preset : Preset
     classes : dict of str to tuple of PresetMetric
-        By the name of the class. All classes have the same metrics in the same order.
+        Metrics of each class, by the name of the class. All classes have the same metrics in the same order.
     """
 
     preset: Preset
@@ -379,9 +381,9 @@ class Summary(JsonRecord):
     classes : dict of str to Group
     class_mean : ClassMeans
     scores : dict of Criterion to ScoreSummary, or None
-        FROC, CPM and average precision; ``None`` unless every case has scores.
+        FROC, CPM and average precision; ``None`` if a case has no scores.
     preset : PresetSummary or None
-        ``None`` unless every case has the metrics of the same preset.
+        Metrics of a preset; ``None`` if a case lacks these metrics.
     """
 
     cases: int
@@ -409,9 +411,9 @@ class EvaluationResult(JsonRecord):
         Main metrics with their intervals, by the key of the metric in
         :data:`~detseg3d.evaluation.catalogue.CATALOGUE`.
     cases : tuple of CaseMetrics
-        In the order of their names.
+        Cases in the order of their names.
     problems : tuple of CaseProblem
-        Cases that could not be evaluated. They are in no metric.
+        Cases that could not be evaluated. The metrics leave these cases out.
     """
 
     truth_folder: str
@@ -465,7 +467,7 @@ class SystemsResult(JsonRecord):
 
     @property
     def missing_scans(self) -> dict[str, tuple[str, ...]]:
-        """Scans that a system lacks although another system has them, by system; only systems that lack a scan."""
+        """Scans that a system lacks but another system has, for each system that lacks a scan."""
         scans = {name: {case.case_id for case in result.cases} for name, result in self.systems.items()}
         every = set().union(*scans.values())
         return {name: tuple(sorted(every - own)) for name, own in scans.items() if own != every}

@@ -1,8 +1,8 @@
-"""Checks of the values of label files, if no dataset.json says what the values mean.
+"""Check the values of label files if no dataset.json states their meaning.
 
-Without a dataset.json every value but 0 is taken for a class. This is wrong for instance maps, in which values number
-the lesions. It is also wrong for a mask that is stored as 0 and 255 beside masks that are stored as 0 and 1. In both
-cases the metrics would look like those of a bad system.
+Without a dataset.json, every value except 0 counts as a class. This is wrong for instance maps, in which values number
+the lesions. It is also wrong if one mask is stored with the values 0 and 255 and all other masks with 0 and 1. In both
+cases, the metrics would look like the metrics of a bad system.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 _MAX_CLASS = 31
-"""If the other values of the set are small, a value above this is hardly a class."""
+"""Largest plausible value of a class, if the other values of the data set are small."""
 
 _MIN_SINGLE_SHARE = 0.9
-"""In an instance map at least this share of the values is one connected component. Some lesions of an instance map
-consist of several pieces."""
+"""Minimum share of the values of an instance map that are one connected component each. Some lesions of an instance map
+consist of several components."""
 
 _MIN_VALUES = 3
-"""A file with fewer values is not taken for an instance map: two values are usually two classes."""
+"""Minimum number of values in an instance map. A file with two values usually has two classes."""
 
 _MANY_VALUES = 6
-"""This number of values in one file is unlikely to be classes if other files have fewer or other values."""
+"""Number of values that are unlikely to be classes, if other files have fewer or other values."""
 
 _MIN_UNIQUE_SHARE = 0.8
-"""If at least this share of all values of all files is different, values are taken to be unique to their files."""
+"""Minimum share of different values among the values of all files, if each value occurs in only one file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class CaseValues:
     ----------
     case_id : str
     truth, prediction : dict of int to int
-        Number of 26-connected components of each value but 0. ``prediction`` is empty if the prediction is not a mask.
+        Number of 26-connected components of each value except 0. ``prediction`` is empty if the prediction is not a
+        mask.
     common_voxels, equal_voxels : int
         Number of voxels that both files mark, and number of these voxels with the same value in both files.
     """
@@ -83,20 +84,21 @@ def components_by_value(lesions: Lesions, values: Sequence[int]) -> dict[int, in
 def compare_values(
     case_id: str, truth: AnyIntArray, prediction: AnyIntArray, components: tuple[Mapping[int, int], Mapping[int, int]]
 ) -> CaseValues:
-    """Compare the values of two masks on one grid; ``components`` has the numbers of truth and prediction."""
+    """Compare the values of two masks on the same grid. ``components`` are the counts of truth and prediction."""
     common = (truth != 0) & (prediction != 0)
     equal = int(np.count_nonzero(truth[common] == prediction[common]))
     return CaseValues(case_id, *components, int(np.count_nonzero(common)), equal)
 
 
 def check_not_instances(cases: Sequence[CaseValues]) -> None:
-    """Raise if the files look like instance maps; log a warning if they may be.
+    """Raise an error if the files look like instance maps; log a warning if they may be instance maps.
 
-    A file may be an instance map if it has several values and nearly each value is one connected component. This can
-    also be true of masks with classes. Therefore one of the following must hold over all cases, too:
+    A file may be an instance map if it has several values and nearly each value is one connected component. Masks with
+    classes can also have this property. Therefore, the error also needs one of these conditions over all cases:
 
-    - Both sides have different values in most voxels that both mark: lesions are numbered, not named.
-    - Every file of the side is numbered from 1 without a gap, and the files have different numbers of values.
+    - Truth and prediction have different values in most voxels that both mark: the values number lesions.
+    - Every file of truth or prediction is numbered from 1 without a gap, and the files have different numbers of
+      values.
     - Hardly any value occurs in two files: lesions are numbered through all cases.
 
     Parameters
@@ -106,7 +108,7 @@ def check_not_instances(cases: Sequence[CaseValues]) -> None:
     Raises
     ------
     DetSeg3DError
-        The remedy names the command-line flag.
+        If the files look like instance maps. The remedy names the command-line flag.
     """
     sides = {"truth": [case.truth for case in cases], "predictions": [case.prediction for case in cases]}
     counts = {len(values) for files in sides.values() for values in files if values}
@@ -131,7 +133,7 @@ def check_not_instances(cases: Sequence[CaseValues]) -> None:
     if possible and max(counts) >= _MANY_VALUES:
         logger.warning(
             "the files of %s may be instance maps: one file has up to %d values, and nearly all of them are one "
-            "connected component. Each value was taken for a class; if each value is one lesion, give --instances",
+            "connected component. Each value counts as a class; if each value is one lesion, give --instances",
             " and ".join(f"the {side}" for side in possible),
             max(counts),
         )
@@ -156,7 +158,7 @@ def _are_unique_to_files(files: Sequence[Mapping[int, int]]) -> bool:
 
 
 def odd_values(cases: Sequence[CaseValues]) -> dict[str, DetSeg3DError]:
-    """Return the cases that are stored with other values than the set, such as 0 and 255 beside 0 and 1.
+    """Return the cases with other values than the rest of the data set, such as 0 and 255 instead of 0 and 1.
 
     Parameters
     ----------
@@ -165,7 +167,7 @@ def odd_values(cases: Sequence[CaseValues]) -> dict[str, DetSeg3DError]:
     Returns
     -------
     dict of str to DetSeg3DError
-        Problem of each of these cases.
+        Error of each of these cases, by the name of the case.
     """
     problems: dict[str, DetSeg3DError] = {}
     in_truth = {value for case in cases for value in case.truth}
@@ -182,15 +184,15 @@ def odd_values(cases: Sequence[CaseValues]) -> dict[str, DetSeg3DError]:
                     f"the {side} of this case is stored with other values than the rest of the set",
                     value=sorted(values)[:10],
                     expected=f"some of {sorted(elsewhere)[:10]}, as in the other cases",
-                    remedy="store it like the others; if the values are classes, name all classes in a dataset.json "
-                    "beside the labels",
+                    remedy="store this case like the other cases; if the values are classes, name all classes in a "
+                    "dataset.json beside the labels",
                 )
                 break
     return problems
 
 
 def _are_stored_differently(values: set[int], elsewhere: set[int], others: int) -> bool:
-    """Return whether disjoint values of one file and of the other cases are two ways to store the same classes."""
+    """Return True if the disjoint values of a file and of the other cases are two codings of the same classes."""
     if len(values) == len(elsewhere) == 1:
         larger = max(values) > max(elsewhere)
         return max(values | elsewhere) > _MAX_CLASS and (larger or others > 1)

@@ -1,4 +1,4 @@
-"""Summaries of a set of cases: pooled over all lesions and averaged over cases, by class and by lesion size."""
+"""Summarize a set of cases: pool over all lesions and average over cases, by class and by lesion size."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def summarize(
     cases : sequence of CaseMetrics
         From :func:`~detseg3d.evaluation.case.evaluate_case`.
     class_names : sequence of str, optional
-        All classes, including classes that no case has. By default the classes that occur.
+        All classes, including classes that no case has. By default, the classes that occur in the cases.
     patients : dict of str to str, optional
         Patient of each case, for the intervals of the recall by size. By default each case is a patient.
 
@@ -82,7 +82,7 @@ def summarize(
 def _group(cases: Sequence[CaseMetrics], class_name: str | None, patients: Mapping[str, str]) -> Group:
     """Return the metrics of one class, or of all classes together for ``None``."""
     metrics = [case.overall if class_name is None else case.classes.get(class_name, ClassMetrics()) for case in cases]
-    # A case that has a class on neither side says nothing about this class. Over all classes it is right to be empty.
+    # A case without a class in truth and prediction does not count for the class. Over all classes, every case counts.
     counted = metrics if class_name is None else [entry for entry in metrics if not entry.is_empty]
     lesion_free = [entry for entry in metrics if not entry.has_lesions]
     total = sum(metrics, start=ClassMetrics())
@@ -225,7 +225,7 @@ def _scores(cases: Sequence[CaseMetrics], class_names: Sequence[str]) -> dict[Cr
         return None
     result = {}
     for criterion in Criterion:
-        # A case that lacks a class on both sides is still a scan of this class: it counts in false positives per scan.
+        # A case without the class still counts as a scan of the class in the false positives per scan.
         classes = {
             name: [
                 entry.classes[name][criterion] if name in entry.classes else ScoredCase.empty(case.case_id)
@@ -286,7 +286,7 @@ def recall_by_size(
     lesions : sequence of LesionMetrics
         True lesions.
     size_of : callable
-        Size of a lesion.
+        Function that returns the size of a lesion.
     edges : sequence of float
         Ascending inner limits. The first bin begins at 0 and the last bin has no end.
     unit : str
@@ -321,8 +321,8 @@ def recall_by_quantile(
 ) -> tuple[SizeBin, ...]:
     """Return the recall of true lesions in equal shares by volume, smallest first.
 
-    Lesions of equal volume stay in one bin. Therefore the shares are unequal if many lesions have the same volume, and
-    there are fewer bins if all have the same volume.
+    Lesions of equal volume stay in one bin. Therefore the shares are unequal if many lesions have the same volume. If
+    all lesions have the same volume, there is one bin.
 
     Parameters
     ----------
@@ -336,7 +336,8 @@ def recall_by_quantile(
     if not lesions:
         return ()
     volumes = np.array([lesion.volume_mm3 for lesion in lesions])
-    # The inverted CDF gives the largest lesion of each share but the last. With four lesions each one is a quarter.
+    # The inverted CDF gives the largest lesion of each share except the last share. With four lesions and four parts,
+    # each lesion is one share.
     inner = np.unique(np.quantile(volumes, np.arange(1, parts) / parts, method="inverted_cdf"))
     rows = []
     for part in range(len(inner) + 1):

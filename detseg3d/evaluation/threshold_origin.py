@@ -1,4 +1,4 @@
-"""On which scans the thresholds of predictions were chosen. This decides how far the metrics can be trusted."""
+"""The scans on which the thresholds were chosen. They decide if the metrics are valid for new scans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ThresholdOrigin(str, Enum):
 
     @property
     def is_honest(self) -> bool:
-        """Whether no scan was used to choose the thresholds at which it is evaluated."""
+        """True if no scan is evaluated at thresholds that were chosen on this scan."""
         return self is not ThresholdOrigin.SAME_SCANS
 
     @property

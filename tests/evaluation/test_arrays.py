@@ -87,7 +87,7 @@ def test_nothing_on_either_side_is_a_case() -> None:
         (volume(-1, dtype=np.int16), volume(1), {}, "negative"),
         (volume(1)[:1], volume(1), {}, "not two volumes"),
         (volume(1)[None], volume(1)[None], {}, "not two volumes"),
-        (volume(1), np.full((2, 3, 12), "1"), {}, "does not hold numbers"),
+        (volume(1), np.full((2, 3, 12), "1"), {}, "are not numbers"),
         (volume(1), volume(1), {"scores": np.zeros((2, 3))}, "different shapes"),
         (volume(1), volume(1), {"scores": volume(np.nan, dtype=float)}, "NaN or infinite"),
     ],

@@ -118,7 +118,7 @@ def test_a_lesion_without_a_class_is_refused() -> None:
 
 
 def test_a_class_without_a_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="class indices reach from 0 to 3"):
+    with pytest.raises(ValueError, match="class indices range from 0 to 3"):
         evaluate(line(1), line(1), truth_classes=[3], class_names=["a"])
 
 

@@ -51,10 +51,10 @@ def test_files_that_agree_give_classes_and_scores(tmp_path: Path, mask: npt.NDAr
 @pytest.mark.parametrize(
     ("mask", "value"),
     [
-        (volume(1, 1), "0 voxels are foreground in the mask alone, 2 in the instance map alone"),
-        (volume(1, 1, 1, 2, 2), "1 voxels are foreground in the mask alone, 0 in the instance map alone"),
-        (volume(1, 0, 0, 2, 2), "0 voxels are foreground in the mask alone, 1 in the instance map alone"),
-        (volume(), "0 voxels are foreground in the mask alone, 4 in the instance map alone"),
+        (volume(1, 1), "0 voxels are foreground only in the mask, and 2 only in the instance map"),
+        (volume(1, 1, 1, 2, 2), "1 voxels are foreground only in the mask, and 0 only in the instance map"),
+        (volume(1, 0, 0, 2, 2), "0 voxels are foreground only in the mask, and 1 only in the instance map"),
+        (volume(), "0 voxels are foreground only in the mask, and 4 only in the instance map"),
         (volume(2, 2, 0, 2, 2), "2 voxels have another class"),
         (volume(1, 1, 0, 2, 1), "1 voxels have another class"),
     ],

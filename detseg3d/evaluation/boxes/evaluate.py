@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class BoxCriterion(StringEnum):
-    """When a predicted box finds a lesion. The value is the name of the criterion in files."""
+    """Condition under which a predicted box finds a lesion. The value is the name of the criterion in files."""
 
     IOU_01 = "iou_0.1"
     """IoU with the true box of 0.1 or more."""
@@ -58,22 +58,24 @@ class BoxCriterion(StringEnum):
 
 @dataclass(frozen=True)
 class BoxInput:
-    """Boxes that are compared, and how their files are read.
+    """Boxes to compare, and the format of their files.
 
     Attributes
     ----------
     truth : path
-        A folder of label files: the boxes are those of the lesions. Or boxes as for ``prediction``, without scores. A
-        CSV file of true boxes needs a line for each case without lesions, too, with only the name of the case.
+        A folder of label files, from which the boxes of the lesions are measured, or files of boxes as for
+        ``prediction``, without scores. A CSV file of true boxes also needs a line for each case without lesions, with
+        only the name of the case.
     prediction : path
-        See :func:`~detseg3d.evaluation.boxes.files.read_boxes`.
+        CSV file or folder of boxes, see :func:`~detseg3d.evaluation.boxes.files.read_boxes`.
     label_format : LabelFormat, optional
-        By default from a dataset.json, see :func:`~detseg3d.data.labels.read_label_format`.
+        Meaning of the label values. By default, it is read from a dataset.json, see
+        :func:`~detseg3d.data.labels.read_label_format`.
     network_spacing : 3 floats, optional
         Spacing ``(z, y, x)`` in mm of the network, for boxes of nnDetection; see
         :func:`~detseg3d.evaluation.boxes.nndetection.read_nndetection_boxes`.
     cases : sequence of str, optional
-        Evaluate these cases only; by default all of ``truth``.
+        Names of the cases to evaluate; by default all cases of ``truth``.
     """
 
     truth: str | Path
@@ -85,7 +87,7 @@ class BoxInput:
 
 @dataclass(frozen=True)
 class BoxCounts(JsonRecord):
-    """Numbers of a case under one criterion, at the lowest score threshold."""
+    """Counts of a case under one criterion, at the lowest score threshold."""
 
     found: int
     true_positives: int
@@ -123,7 +125,7 @@ class BoxSummary(JsonRecord):
         Scans without a true lesion, and the predicted boxes in these scans.
     patients : int
     cases_without_boxes : tuple of str
-        Cases that a table of all cases does not mention. Such a case counts as a case without boxes.
+        Cases that the table of all boxes does not mention. These cases count as cases without boxes.
     scores : dict of BoxCriterion to ScoreSummary
     intervals : dict of BoxCriterion to ScoreIntervals
     """
@@ -153,9 +155,9 @@ class BoxEvaluation(JsonRecord):
     summary : BoxSummary
     cases : tuple of BoxCase
     warnings : tuple of CaseProblem
-        Cases that were evaluated but look wrong.
+        Cases that were evaluated, but whose boxes look wrong, and the reason.
     problems : tuple of CaseProblem
-        Cases that could not be evaluated. They are in no metric.
+        Cases that could not be evaluated. The metrics leave these cases out.
     """
 
     truth: str
@@ -203,7 +205,7 @@ def evaluate_boxes(
     groups : dict of str to str, optional
         Patient of each case, for the intervals. By default each case is a patient.
     samples : int, optional
-        Bootstrap resamples of the patients; 0 gives no intervals.
+        Number of bootstrap resamples of the patients; 0 gives no intervals.
     seed : int, optional
         Seed of the bootstrap.
     run : Run, optional
@@ -226,7 +228,7 @@ def evaluate_boxes(
     problems += [] if table is None else table.problems
     available = set(predicted.cases)
     if predicted.one_file and (not available or available & set(known)):
-        # A table of all cases may omit cases without boxes. But if no name in it fits, the names are wrong.
+        # A table of all cases may omit cases without boxes. If no name in the table fits, the names are wrong.
         available |= set(known)
     hint = "" if table is None else "; a case without lesions needs a line with only its name"
     common = common_cases(known, available, (truth, prediction), problems, given.cases, hint)
@@ -328,7 +330,7 @@ def _summarize(
 
 
 def _rename_single_class(truths: Sequence[CaseBoxes], boxes: Mapping[str, CaseBoxes]) -> dict[str, CaseBoxes]:
-    """Give the only class of the boxes the name that it has in the truth.
+    """Rename the class of the boxes to the class of the truth, if both have only one class.
 
     Without a dataset.json a label file names its class ``label 1``, while a table of boxes may call it ``lesion``.
     """
@@ -408,7 +410,7 @@ def _counts(case_id: str, truth: CaseBoxes, boxes: CaseBoxes, records: CaseRecor
 
 
 def _describe_outside(boxes: FloatArray, shape: Triple | None) -> str:
-    """Return a warning about boxes that lie outside the scan; often their axes are in another order."""
+    """Return a warning about boxes outside the scan. The reason is often a different order of the axes."""
     if shape is None:
         return ""
     outside = np.any((boxes[:, :3] >= shape) | (boxes[:, 3:] <= 0), axis=1)

@@ -39,7 +39,7 @@ __all__ = ["BoxFolder", "CaseBoxes", "find_class_name", "read_box_table", "read_
 
 
 EDGES = ("z0", "y0", "x0", "z1", "y1", "x1")
-"""Columns of a box in a CSV."""
+"""Columns of a box in a CSV file."""
 
 _MAX_LINES_SHOWN = 20
 _MAX_BYTES = 1 << 30  # ten million boxes
@@ -87,10 +87,9 @@ class BoxFolder:
     source : str
         Path of the file or folder that was read, for reports.
     one_file : bool
-        All cases come from one file. A case that is not in it has no boxes. With one file per case, the file of such a
-        case is missing.
+        True if all cases come from one file. A case that the file does not mention has no boxes.
     problems : list of CaseProblem
-        Cases whose file cannot be read.
+        Cases with a file that cannot be read, and the reason.
     """
 
     cases: Mapping[str, CaseBoxes]
@@ -100,7 +99,7 @@ class BoxFolder:
 
 
 def find_class_name(text: str | int, class_labels: Mapping[str, int] | None) -> str | None:
-    """Return the name of the class that a text or a label value stands for; ``None`` if there is no such class.
+    """Return the name of the class with this name or label value; ``None`` if the class does not exist.
 
     Examples
     --------
@@ -135,7 +134,7 @@ def read_boxes(
     network_spacing : 3 floats, optional
         See :func:`~detseg3d.evaluation.boxes.nndetection.read_nndetection_boxes`.
     with_scores : bool, optional
-        Read the scores. It is then an error if a table has no scores.
+        Read the scores. If True, a table without scores is an error.
 
     Returns
     -------
@@ -144,7 +143,7 @@ def read_boxes(
     Raises
     ------
     DetSeg3DError
-        If there are no such files, or the table of all cases contains an error.
+        If the path has no files of boxes, or the table of all cases contains an error.
     """
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():

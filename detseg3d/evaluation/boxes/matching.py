@@ -1,4 +1,4 @@
-"""Predicted boxes against true boxes, for systems that give no masks."""
+"""Match predicted boxes with true boxes, for systems without masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["scored_case_from_boxes"]
 
 _ROUNDING = 1e-12  # relative difference up to which an IoU reaches the minimum
 _MAX_PAIRS = 250_000
-"""Pairs of boxes that are compared at a time. All pairs of 10 000 boxes would need gigabytes of memory."""
+"""Maximum number of pairs of boxes that are compared at a time, because all pairs of 10 000 boxes need gigabytes."""
 
 
 def scored_case_from_boxes(
@@ -40,17 +40,17 @@ def scored_case_from_boxes(
         ``z0 y0 x0 z1 y1 x1``, half-open, voxel edges.
     truth_classes, classes : sequence of int, shape ``(T,)`` and ``(P,)``
     scores : array_like of float, shape ``(P,)``
-        Finite scores. Of boxes with equal scores, the pair with the higher IoU is matched first (by centre: the nearer
-        pair). Pairs that are equal in this respect, too, are matched in the order of the boxes.
+        Finite scores. If scores are equal, the pair with the higher IoU is matched first, or, under the rule of the
+        centre, the nearer pair. If the IoU or distance is also equal, pairs are matched in the order of the boxes.
     minimum_iou : float or None
-        A number above 0: each prediction takes the true box with the highest IoU among the boxes that are still free
-        and have at least this IoU, as in COCO. All other predictions, including duplicates, are false positives.
+        A number above 0 is the minimum IoU of a match, as in COCO. Each prediction takes the true box with the highest
+        IoU that is not yet taken. All other predictions, including duplicates, are false positives.
 
-        ``None``: a prediction finds a lesion if its centre lies in the true box. Of the free true boxes that contain
-        the centre, the prediction takes the box with the nearest centre. This distance is measured in sizes of the
-        true box, so that it does not depend on the voxel spacing. If all boxes that contain the centre are taken, the
-        prediction counts neither as true positive nor as false positive. A prediction is a false positive only if no
-        true box of its class contains its centre.
+        ``None`` selects the rule of the centre. A prediction finds a lesion if its centre lies in the true box. If
+        several true boxes contain the centre, the prediction takes the box with the nearest centre that is not yet
+        taken. The distance is divided by the size of the true box, so that it does not depend on the voxel spacing. If
+        all boxes that contain the centre are taken, the prediction counts neither as true nor as false positive. A
+        prediction is a false positive only if no true box of its class contains its centre.
 
     Raises
     ------

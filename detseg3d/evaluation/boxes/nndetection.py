@@ -11,7 +11,7 @@ of 0.17, but 0.27 if each is one voxel larger. For this reason, nnDetection repo
 
 nnDetection scales and shifts boxes back to the image (``restore_boxes`` in ``nndet/inference/restore.py``) and scales
 the additional voxel with them. The additional voxel has the size of a voxel of the image only if the network worked at
-the spacing of the image. Otherwise the spacing of the network is needed, too.
+the spacing of the image. Otherwise, the conversion also needs the spacing of the network.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ for p in pathlib.Path(".").glob("*_boxes.pkl"): numpy.savez(p.with_suffix(".npz"
 
 _MAX_BYTES = 1 << 30  # ten million boxes
 _KEYS = ("pred_boxes", "pred_scores", "pred_labels")
-# In voxels. No image is that large, and sums and products of such edges stay finite.
+# Maximum edge in voxels. Every image is smaller, and sums and products of edges up to this value stay finite.
 _MAX_EDGE = 1e9
 
 
@@ -50,7 +50,7 @@ def edges_from_nndetection(boxes: npt.ArrayLike, voxel: Sequence[float] | FloatA
     Parameters
     ----------
     boxes : array_like, shape ``(N, 6)``
-        ``z0 y0 z1 y1 x0 x1``: the order of nnDetection for an image with the axes ``(z, y, x)``.
+        Edges ``z0 y0 z1 y1 x0 x1``, the order of nnDetection for an image with the axes ``(z, y, x)``.
     voxel : 3 floats, optional
         Size ``(z, y, x)`` of a voxel of the network in voxels of the image: network spacing / image spacing.
 
@@ -98,7 +98,8 @@ def read_nndetection_boxes(
         ``nndet_boxes2nii`` writes, ``{"1": {"box", "score", "label"}, …}``. This program rounds boxes down to whole
         voxels and drops scores below its threshold (0.5 by default), so the metrics of such files are too low.
     network_spacing : 3 floats, optional
-        Spacing ``(z, y, x)`` in mm of the network; by default that of the image. It needs ``itk_spacing``.
+        Spacing ``(z, y, x)`` of the network in mm; by default the spacing of the image. If it is given, the file must
+        contain ``itk_spacing``.
 
     Returns
     -------

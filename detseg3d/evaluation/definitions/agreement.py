@@ -1,4 +1,4 @@
-"""Agreement of predicted with true lesion volume over a set of cases."""
+"""Measure the agreement of predicted and true lesion volumes over a set of cases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["VolumeAgreement", "volume_agreement"]
 
 @dataclass(frozen=True)
 class VolumeAgreement(JsonRecord):
-    """Agreement of predicted with true lesion volume per case.
+    """Agreement of the predicted and the true lesion volume per case.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class VolumeAgreement(JsonRecord):
 
 
 def volume_agreement(truth_mm3: npt.ArrayLike, prediction_mm3: npt.ArrayLike) -> VolumeAgreement:
-    """Return how well the volume of all lesions of a case is measured.
+    """Compare the predicted and the true total lesion volume of each case.
 
     Parameters
     ----------
@@ -65,7 +65,9 @@ def volume_agreement(truth_mm3: npt.ArrayLike, prediction_mm3: npt.ArrayLike) ->
     """
     truth, prediction = np.asarray(truth_mm3, np.float64), np.asarray(prediction_mm3, np.float64)
     if truth.shape != prediction.shape or truth.ndim != 1:
-        raise ValueError(f"{truth.shape} true volumes and {prediction.shape} predicted volumes are not two equal lists")
+        raise ValueError(
+            f"{truth.shape} true volumes and {prediction.shape} predicted volumes are not two lists of equal length"
+        )
     count = len(truth)
     if count == 0:
         return VolumeAgreement()

@@ -25,13 +25,13 @@ from detseg3d.system.json_records import JsonRecord
 __all__ = ["SizeCounts", "Mets2026Case", "mets2026_case"]
 
 LARGE_MM3 = 27.0
-"""Volume from which on a true lesion is large."""
+"""Minimum volume of a large true lesion in mm³."""
 
 MINIMUM_DICE = 0.2
-"""Dice that the match of a found lesion has at least."""
+"""Minimum Dice of a found lesion with its match."""
 
 PENALTY_MM = 373.0
-"""HD95 of a missed large lesion and of a false positive. It is the diagonal of the atlas."""
+"""HD95 of a missed large lesion and of a false positive: the diagonal of the atlas in mm."""
 
 _MATCHING_DICE = 1e-6
 _PER_MATCH = 1e-6
@@ -75,7 +75,7 @@ class Mets2026Case(JsonRecord):
     Attributes
     ----------
     matched : SizeCounts
-        Lesions of all sizes. A lesion counts as found if it is matched, with any Dice.
+        Lesions of all sizes. A lesion counts as found if it has a match, whatever the Dice is.
     large, small : SizeCounts or None
         Large and small true lesions; ``None`` if the truth has no lesion of this size.
     dice, nsd, hd95_mm : float or None
@@ -106,7 +106,7 @@ def mets2026_case(
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     voxel_volume_mm3 : float

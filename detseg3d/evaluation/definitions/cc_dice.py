@@ -1,4 +1,4 @@
-"""CC-Dice: Dice of each true lesion in the part of the volume that is nearest to this lesion."""
+"""CC-Dice: the Dice of each true lesion, within the voxels that are nearest to this lesion."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from detseg3d.evaluation.definitions.surfaces import surface_voxels
 __all__ = ["cc_dice", "cc_dice_by_lesion"]
 
 
-_NEIGHBOURS = 8  # candidates for ties; if all of them tie, all points at this distance are looked up
+_NEIGHBOURS = 8  # candidates for ties; if all tie, all points at this distance are searched
 _TIE = 1e-6  # relative difference up to which two distances are equal
 
 
 def cc_dice(truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[Any], spacing: Sequence[float]) -> float:
     """Return the mean of :func:`cc_dice_by_lesion`.
 
-    Without a true lesion it is 1.0 if nothing was predicted, and 0.0 otherwise.
+    If there is no true lesion, the result is 1.0 for an empty prediction and 0.0 otherwise.
     """
     values = cc_dice_by_lesion(truth, prediction, spacing)
     if len(values) == 0:
@@ -44,14 +44,14 @@ def cc_dice_by_lesion(
     truth : ndarray of int, shape ``(Z, Y, X)``
         Instance map: 0 is background, every other value is one lesion.
     prediction : ndarray, shape ``(Z, Y, X)``
-        Mask: every value but 0 is inside.
+        Mask: every value except 0 is inside.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
 
     Returns
     -------
     ndarray of float64, shape ``(T,)``
-        In ascending order of the values in ``truth``.
+        Dice of each lesion, in ascending order of the values in ``truth``.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def cc_dice_by_lesion(
 def _nearest_shares(
     truth: npt.NDArray[Any], ids: npt.NDArray[Any], points: npt.NDArray[np.int64], scale: FloatArray
 ) -> FloatArray:
-    """Return how many of ``points``, which are voxels outside all lesions, are nearest to each lesion.
+    """Count the voxels ``points`` outside all lesions by their nearest lesion.
 
     Only surface voxels are searched. The nearest lesion voxel to a point outside is always on the surface of the union
     of the lesions, because an inner voxel has a neighbour that is nearer to the point.

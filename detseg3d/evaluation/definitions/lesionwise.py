@@ -1,4 +1,4 @@
-"""Lesion-wise Dice and Hausdorff distance as the BraTS challenges have defined them since 2023."""
+"""Lesion-wise Dice and Hausdorff distance of the BraTS challenges since 2023."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["BRATS2024_METS", "GLIOMA", "METASTASES", "LesionwiseCounts", "Lesion
 
 @dataclass(frozen=True)
 class LesionwiseRule(JsonRecord):
-    """Parameters in which the challenges differ.
+    """Rule of a challenge for the lesion-wise metrics.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class LesionwiseRule(JsonRecord):
     penalty_mm : float
         Distance of a missed lesion and of a false positive.
     dilate_prediction : bool
-        Predicted components that touch after the same dilations are one component, too.
+        Join predicted components that touch after the same dilations.
     ignored_predicted_voxels : int
         Predicted components with at most this number of voxels are left out.
     area_weighted : bool
-        Weight HD95 by area, see :mod:`~detseg3d.evaluation.definitions.surface_elements`.
+        Weight the HD95 by area, see :mod:`~detseg3d.evaluation.definitions.surface_elements`.
     """
 
     dilation: int = 1
@@ -50,7 +50,7 @@ class LesionwiseRule(JsonRecord):
 
 
 METASTASES = LesionwiseRule()
-"""BraTS-METS. The lesions are small, so few are merged and few are left out."""
+"""BraTS-METS. The metastases are small, so the rule merges few lesions and leaves out few lesions."""
 
 BRATS2024_METS = LesionwiseRule(dilate_prediction=True, ignored_predicted_voxels=2, area_weighted=True)
 """BraTS-METS 2024: https://github.com/rachitsaluja/BraTS-2024-Metrics, ``metrics_MET.py`` of commit b04e5a0."""
@@ -91,7 +91,7 @@ class LesionwiseCounts(JsonRecord):
 
     @property
     def hd95_mm(self) -> float | None:
-        """Mean distance over true lesions and false positives; 0.0 if there are none of both."""
+        """Mean distance over true lesions and false positives; 0.0 if both are 0."""
         count = self.truth + self.false_positives
         if self.hd95_sum is None:
             return None
@@ -116,23 +116,23 @@ def lesionwise_scores(
     hd95: bool = True,
     voxel_volume_mm3: float | None = None,
 ) -> LesionwiseCounts:
-    """Compare every true lesion with everything that was predicted near it.
+    """Compare every true lesion with all predictions near this lesion.
 
     The truth is dilated. True voxels in one 26-connected component of the dilated truth are one lesion. All predicted
     components that touch the dilated lesion together are its prediction. A predicted component that touches several
     lesions is compared with each of them. A predicted component that touches no lesion is a false positive; its Dice is
-    0. HD95 is that of :func:`~detseg3d.evaluation.definitions.surfaces.surface_metrics`, unless the rule weights it by
-    area, as the challenge does.
+    0. HD95 comes from :func:`~detseg3d.evaluation.definitions.surfaces.surface_metrics`, or from
+    :func:`~detseg3d.evaluation.definitions.surface_elements.area_surface_metrics` if the rule weights it by area.
 
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Masks of one class. Every value but 0 is inside; different values are not distinguished.
+        Masks of one class. Every value except 0 is inside; different values have the same meaning.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     rule : LesionwiseRule, optional
     hd95 : bool, optional
-        Compute distances, too.
+        Also compute distances.
     voxel_volume_mm3 : float, optional
         Volume of one voxel; by default the product of the spacing.
 
@@ -195,7 +195,7 @@ def lesionwise_scores(
                 continue
             boxes = np.array([of_lesions[number], *(of_parts[part] for part in own.tolist())]).astype(int)
             low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
-            # Work in the box around lesion and prediction. The whole volume would be read once for every lesion.
+            # The box around lesion and prediction is enough. Otherwise the whole volume would be read for every lesion.
             region = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             predicted = np.isin(parts[region], own)
             measure = area_surface_metrics if rule.area_weighted else surface_metrics
@@ -210,7 +210,7 @@ def lesionwise_scores(
 
 
 def _dilate(mask: BoolArray, iterations: int) -> BoolArray:
-    """Dilate a mask by the 18 neighbours that share a face or an edge, as often as ``iterations`` says."""
+    """Dilate a mask ``iterations`` times by the 18 neighbours that share a face or an edge."""
     for _ in range(iterations):
         # The 18-neighbourhood is the union of 3 × 3 squares in the three planes. A square is a dilation along two axes.
         along_z, along_y = _dilate_line(mask, 0), _dilate_line(mask, 1)

@@ -31,9 +31,9 @@ class MetricVariants(JsonRecord):
     tolerance_mm : float
         Distance up to which two surfaces agree, for the normalised surface Dice.
     lesionwise : LesionwiseRule
-        Rule of the challenge whose lesion-wise Dice is computed.
+        Rule of a challenge for the lesion-wise Dice.
     distances : bool
-        Compute distances between surfaces, too. They take most of the time.
+        Also compute distances between surfaces. This takes most of the time.
     preset : Preset or None
         Also compute the metrics of a challenge or of another program under its own rules.
     """
@@ -57,8 +57,8 @@ class OutlineMetrics(JsonRecord):
     lesionwise : LesionwiseCounts
         Sums for the lesion-wise Dice of the BraTS challenges.
     cc_dice : float
-        Mean over the true lesions. For all classes together: over the true lesions of all classes, and 0 for each class
-        that is predicted although the truth has no lesion of that class.
+        Mean CC-Dice over the true lesions. For all classes together, the mean is over the true lesions of all classes;
+        a class that only the prediction has counts as one lesion with the value 0.
     assd_mm : float or None
         Average symmetric surface distance; ``None`` if distances were not requested.
     nsd_area : float
@@ -68,7 +68,7 @@ class OutlineMetrics(JsonRecord):
 
     Notes
     -----
-    For all classes together, the surface metrics are means over the classes that truth or prediction have.
+    For all classes together, the surface metrics are means over the classes that occur in truth or prediction.
     """
 
     nsd: float
@@ -82,7 +82,7 @@ class OutlineMetrics(JsonRecord):
 
 @dataclass(frozen=True)
 class ClassOutlines:
-    """What one class of a case contributes to the metrics of all classes.
+    """Contribution of one class of a case to the metrics of all classes together.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class ClassOutlines:
     cc_dice : ndarray of float64, shape ``(T,)``
         CC-Dice of each true lesion.
     is_predicted : bool
-        Whether the prediction has a voxel of this class.
+        True if the prediction has a voxel of this class.
     """
 
     metrics: OutlineMetrics
@@ -99,7 +99,7 @@ class ClassOutlines:
 
     @property
     def occurs(self) -> bool:
-        """Whether truth or prediction have the class."""
+        """True if truth or prediction have a lesion of the class."""
         return self.is_predicted or len(self.cc_dice) > 0
 
 
@@ -153,12 +153,12 @@ def combine_outlines(parts: Sequence[ClassOutlines], distances: bool = True) -> 
     Parameters
     ----------
     parts : sequence of ClassOutlines
-        One for each class.
+        Contribution of each class.
     distances : bool, optional
-        Whether distances were computed.
+        True if distances were computed.
     """
     occurring = [part.metrics for part in parts if part.occurs]
-    # A class that is predicted although the truth does not have it counts like one lesion with CC-Dice 0.
+    # A class that only the prediction has counts as one lesion with CC-Dice 0.
     dice = [part.cc_dice if len(part.cc_dice) or not part.is_predicted else np.zeros(1) for part in parts]
     pooled = np.concatenate([np.zeros(0), *dice])
 

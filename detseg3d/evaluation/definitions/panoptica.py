@@ -1,4 +1,4 @@
-"""Metrics of the program panoptica with its default configuration.
+"""Metrics of the program panoptica in its default configuration.
 
 Kofler et al. (2023), https://github.com/BrainLesion/panoptica, version 2.1.7: ``panoptica_evaluator_default.yaml``.
 """
@@ -32,7 +32,7 @@ class PanopticaCase(JsonRecord):
     truth, predictions : int
         Numbers of 26-connected components of the masks.
     iou, dice, masd_mm : tuple of float
-        Values of each match. The distance that panoptica calls ASSD is the mean of both directed means, ``masd_mm``.
+        Values of each match. ``masd_mm`` is the mean of both directed mean distances; panoptica calls it ASSD.
     """
 
     truth: int = 0
@@ -59,7 +59,7 @@ class PanopticaCase(JsonRecord):
 
     @property
     def sq_masd_mm(self) -> float | None:
-        """Mean distance of the matches; ``None`` without a match, for which panoptica returns infinity."""
+        """Mean distance of the matches; ``None`` if there is no match. In this case, panoptica returns infinity."""
         return float(np.mean(self.masd_mm)) if self.masd_mm else None
 
     @property
@@ -69,7 +69,7 @@ class PanopticaCase(JsonRecord):
 
     @property
     def pq_dice(self) -> float | None:
-        """``rq * sq_dice``."""
+        """Panoptic quality with Dice: ``rq * sq_dice``."""
         return None if self.rq is None or self.sq_dice is None else self.rq * self.sq_dice
 
     def _quality(self, values: tuple[float, ...]) -> float | None:
@@ -86,7 +86,7 @@ def panoptica_case(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacin
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
 

@@ -1,4 +1,4 @@
-"""Metrics of the PI-CAI challenge, as its package picai_eval 1.4.13 computes them.
+"""Metrics of the PI-CAI challenge, as in its package picai_eval 1.4.13.
 
 Saha et al. (2022), https://github.com/DIAGNijmegen/picai_eval, ``eval.py`` and ``metrics.py``.
 """
@@ -30,8 +30,8 @@ class PicaiCase(JsonRecord):
     lesions : int
         Number of true lesions.
     true_positives, false_positives : tuple of float
-        Scores of the predictions that count. A prediction without a match does not count if it overlaps a lesion with
-        the minimum IoU.
+        Scores of the counted predictions. A prediction without a match does not count if its IoU with a lesion is 0.1
+        or more.
     highest : float
         Score of the case: the highest score of its predictions; 0 without predictions.
     """
@@ -51,7 +51,7 @@ class PicaiScores:
     average_precision : float or None
         Area under the step-shaped precision–recall curve of the lesions; ``None`` without a true lesion.
     auroc : float or None
-        Area under the ROC curve that separates cases with lesions from cases without by the scores of the cases;
+        Area under the ROC curve of the scores of the cases, for cases with lesions against cases without lesions;
         ``None`` if there is only one kind of case.
     """
 
@@ -60,7 +60,7 @@ class PicaiScores:
 
     @property
     def ranking(self) -> float | None:
-        """Mean of both metrics, by which the challenge ranks."""
+        """Mean of both metrics. The challenge ranks systems by this mean."""
         if self.average_precision is None or self.auroc is None:
             return None
         return (self.average_precision + self.auroc) / 2
@@ -75,7 +75,7 @@ def picai_case(table: OverlapTable, scores: FloatArray | None) -> PicaiCase:
     ----------
     table : OverlapTable
     scores : ndarray of float64, shape ``(P,)``, or None
-        Scores of the predicted lesions; ``None``: all scores are 1, as in picai_eval for a mask.
+        Scores of the predicted lesions. ``None`` means that all scores are 1, as in picai_eval for a mask.
     """
     values = np.ones(len(table.prediction)) if scores is None else scores
     matched = np.zeros(len(table.prediction), np.bool_)

@@ -1,6 +1,6 @@
-"""The metrics of challenges and of other programs, under their own rules.
+"""Metrics of challenges and of other programs, under their own rules.
 
-docs/reference/metrics.md states each rule and where it is published.
+docs/reference/metrics.md states each rule and its source.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PresetInput:
 
 @dataclass(frozen=True)
 class PresetResult(JsonRecord):
-    """Counts of one case from which the metrics of a preset follow, by class."""
+    """Counts of one case for the metrics of a preset, by class."""
 
     preset: Preset
     classes: Mapping[str, PresetCase]
@@ -87,9 +87,9 @@ class PresetMetric(JsonRecord):
 
 
 def preset_case(preset: Preset, given: PresetInput) -> PresetCase:
-    """Return the counts of one case from which the metrics of a preset follow.
+    """Return the counts of one case for the metrics of a preset.
 
-    Presets that compare masks take all lesions of the class together.
+    Some presets compare masks. For these presets, all lesions of the class are one mask.
     """
     if preset is Preset.PICAI:
         return picai_case(given.table, given.scores)
@@ -109,7 +109,7 @@ def preset_metrics(preset: Preset, cases: Sequence[PresetCase | None]) -> tuple[
     ----------
     preset : Preset
     cases : sequence of PresetCase or None
-        ``None`` for a case that has the class on neither side.
+        Counts of each case; ``None`` if a case has the class neither in the truth nor in the prediction.
 
     Examples
     --------

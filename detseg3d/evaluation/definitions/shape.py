@@ -1,7 +1,7 @@
 """Shape of a lesion: long and short axis, surface area and sphericity, in millimetres.
 
-scikit-image measures the moments (``regionprops``) and meshes the surface (``marching_cubes``). Two things are added
-here so that lesions of a few voxels have sensible values, too.
+scikit-image measures the moments (``regionprops``) and meshes the surface (``marching_cubes``). Two corrections give
+sensible values for lesions of a few voxels.
 
 - ``regionprops`` treats a voxel as a point. A single voxel then has axes of length 0, and a flat lesion has no short
   axis. Here each voxel is a solid cuboid: its own variance, spacing² / 12 along each axis, is added to the variance of
@@ -51,7 +51,7 @@ def lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> li
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
-        Instance map: 0 is background, every other value is one lesion, even if it has several pieces.
+        Instance map: 0 is background, every other value is one lesion, even if the lesion has several components.
     ids : ndarray of int64, shape ``(N,)``
         Values of the lesions in ascending order.
     spacing : tuple of 3 floats
@@ -60,12 +60,12 @@ def lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> li
     Returns
     -------
     list of LesionShape
-        In the order of ``ids``.
+        Shape of each lesion, in the order of ``ids``.
 
     Notes
     -----
-    The axes are those of ``regionprops``: an ellipsoid of uniform density with the variance λ along an axis has the
-    diameter 2 √(5 λ) along this axis. Volume V and area A of the mesh give the sphericity (36 π V²)^(1/3) / A.
+    The axes are defined as in ``regionprops``: an ellipsoid of uniform density with the variance λ along an axis has
+    the diameter 2 √(5 λ) along this axis. Volume V and area A of the mesh give the sphericity (36 π V²)^(1/3) / A.
 
     References
     ----------

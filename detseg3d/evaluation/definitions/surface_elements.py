@@ -1,8 +1,9 @@
-"""Agreement of two surfaces in which every piece of surface counts by its area.
+"""Measure the agreement of two surfaces, with a weight of each piece of surface by its area.
 
 A surface runs between the voxels. Eight voxels lie around each corner of the voxel grid. If some of them are inside the
-mask and others outside, a piece of the surface passes between them: the triangles of marching cubes for this pattern.
-Each corner represents its piece, with the area of the triangles. Distances run from corner to corner.
+mask and others outside, a piece of the surface passes between these voxels. The piece consists of the triangles of
+marching cubes for this pattern. Each corner represents its piece, with the area of the triangles. Distances are
+measured from corner to corner.
 
 This is the definition of Nikolov et al. (2021), "Clinically applicable segmentation of head and neck anatomy for
 radiotherapy", JMIR 23(7), and of their library surface-distance, https://github.com/google-deepmind/surface-distance.
@@ -56,8 +57,8 @@ class AreaSurfaceMetrics:
     nsd : float
         Share of the area of both surfaces that lies within the tolerance of the other surface, 0 to 1.
     hd95_mm : float
-        The larger of two distances, one for each surface: 95 % of the area of the surface lies within this distance of
-        the other surface.
+        The larger of two distances, one for each surface. 95 % of the area of a surface lies within its distance of the
+        other surface.
     """
 
     nsd: float
@@ -66,7 +67,7 @@ class AreaSurfaceMetrics:
 
 @cache
 def _triangle_normals() -> tuple[FloatArray, ...]:
-    """Return for each pattern of eight voxels the normal vectors of its triangles, with the area as their length."""
+    """Return the normal vectors of the triangles of each pattern of eight voxels. Their length is the area."""
     from skimage.measure import marching_cubes
 
     nothing = np.zeros((0, 3))
@@ -87,7 +88,7 @@ def _triangle_normals() -> tuple[FloatArray, ...]:
 
 
 def element_areas(spacing: Sequence[float]) -> FloatArray:
-    """Return the area of the piece of surface around a corner for each pattern of its eight voxels.
+    """Return the area of the piece of surface around a corner, for each pattern of eight voxels.
 
     Parameters
     ----------
@@ -113,12 +114,12 @@ def element_areas(spacing: Sequence[float]) -> FloatArray:
 
 
 def surface_elements(mask: npt.NDArray[Any], spacing: Sequence[float]) -> SurfaceElements:
-    """Return the surface of a mask in pieces. Everything beyond the volume is outside.
+    """Return the surface of a mask in pieces. All points outside the volume are outside the mask.
 
     Parameters
     ----------
     mask : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
 
@@ -151,7 +152,7 @@ def area_surface_metrics(
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
     spacing : 3 floats
         Millimetres ``(z, y, x)``.
     tolerance_mm : float, optional

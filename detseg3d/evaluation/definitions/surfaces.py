@@ -1,8 +1,8 @@
-"""Distances between the surfaces of two masks, in millimetres.
+"""Measure the distances between the surfaces of two masks, in millimetres.
 
-The surface of a mask consists of the voxels that have a face neighbour outside the mask. Everything beyond the volume
-is outside. Distances are measured between voxel centres. They come from nearest-neighbour trees of the surface voxels,
-so the effort depends on the size of the lesions, not on the size of the volume.
+The surface of a mask consists of the voxels that have a face neighbour outside the mask. All voxels outside the volume
+are outside the mask. Distances are measured between voxel centres. They are computed with nearest-neighbour trees of
+the surface voxels, so the computing time depends on the size of the lesions, not on the size of the volume.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def surface_voxels(mask: npt.NDArray[Any]) -> IntArray:
     Parameters
     ----------
     mask : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
 
     Returns
     -------
     ndarray of int64, shape ``(N, 3)``
-        ``(z, y, x)``, in the order of the array.
+        Indices ``(z, y, x)``, in the order of the array.
 
     Examples
     --------
-    All voxels of a cube of 3³ except the middle one:
+    The surface of a cube of 3³ voxels has all voxels except the middle voxel:
 
     >>> len(surface_voxels(np.ones((3, 3, 3))))
     26
@@ -79,7 +79,7 @@ def surface_metrics(
     """Return surface Dice, 95th percentile Hausdorff distance and average surface distances of two masks.
 
     If both masks are empty, NSD is 1 and the distances are 0. If only one mask is empty, NSD is 0 and the distances are
-    the diagonal of the volume, so that an empty prediction gains nothing.
+    the diagonal of the volume, so that an empty prediction has no advantage.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def surface_metrics(
     Notes
     -----
     Each surface voxel counts equally. Nikolov et al. weight surface elements by their area, see
-    :func:`~detseg3d.evaluation.definitions.surface_elements.area_surface_metrics`. HD95 takes the percentile of each
-    direction, linear between ranks, and then the larger one. The symmetric average distance of MONAI is the ASSD. The
-    distance that medpy and panoptica call ASSD is the MASD.
+    :func:`~detseg3d.evaluation.definitions.surface_elements.area_surface_metrics`. HD95 is the larger of the
+    percentiles of both directions, with linear interpolation between ranks. The symmetric average distance of MONAI is
+    the ASSD. The distance that medpy and panoptica call ASSD is the MASD.
 
     References
     ----------
@@ -134,7 +134,7 @@ def surface_metrics(
 def directed_distances(
     truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacing: Sequence[float]
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the distance in mm of each surface voxel of a mask to the nearest one of the other mask.
+    """Return the distance in mm of each surface voxel to the nearest surface voxel of the other mask.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def directed_distances(
     Returns
     -------
     from_truth, from_prediction : ndarray of float64, shape ``(T,)`` and ``(P,)``
-        Infinite if the other mask is empty.
+        Distances; infinite if the other mask is empty.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def directed_distances(
 
 
 def common_bounds(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[slice, slice, slice]:
-    """Return the box that contains both masks. Everything outside is empty, so cropping keeps the surfaces."""
+    """Return the smallest box that contains both masks. Cropping to this box keeps the surfaces."""
     slices = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)

@@ -1,4 +1,4 @@
-"""Metrics that count voxels."""
+"""Compute metrics from numbers of voxels."""
 
 from __future__ import annotations
 

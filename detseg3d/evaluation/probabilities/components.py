@@ -1,4 +1,4 @@
-"""Lesions with scores from a probability map: connected components of the voxels that reach a threshold."""
+"""Make lesions with scores from a probability map: connected components of the voxels at or above a threshold."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class ComponentRule:
     Attributes
     ----------
     threshold : float
-        Probability from which on a voxel belongs to a lesion; above 0. With two classes, 0.5 gives the result of the
+        Minimum probability of a lesion voxel; above 0. With two classes, 0.5 gives the result of the
         argmax of nnU-Net, except for voxels of exactly 0.5.
     minimum_volume_mm3 : float
-        Volume that a component has at least; smaller components are dropped.
+        Minimum volume of a component in mm³; smaller components are dropped.
     score : str
         ``max``, ``mean`` or ``p95`` (95th percentile, linearly interpolated) of the probabilities of the voxels.
 
     Raises
     ------
     DetSeg3DError
-        If a value is not possible.
+        If a value is not valid.
     """
 
     threshold: float = 0.5
@@ -72,7 +72,7 @@ class Components:
     Attributes
     ----------
     instances : ndarray of int32, shape ``(Z, Y, X)``
-        Components are ``1..N``.
+        Instance map in which the components have the values ``1..N``.
     voxels : ndarray of int64, shape ``(N,)``
     classes : ndarray of int64, shape ``(N,)``
         Index into the ``class_values`` of the map.
@@ -87,9 +87,9 @@ class Components:
 
 
 def find_components(map_: ProbabilityMap, threshold: float) -> Components:
-    """Return the 26-connected components of the voxels that reach a threshold, with all their scores.
+    """Return the 26-connected components of the voxels at or above a threshold, with all kinds of score.
 
-    Each class has its own components.
+    A component contains voxels of only one class.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def find_components(map_: ProbabilityMap, threshold: float) -> Components:
 
 
 def _scores(owner: IntArray, values: npt.NDArray[np.float32], voxels: IntArray) -> dict[str, FloatArray]:
-    """Return all kinds of score. ``owner`` is the component of each value; every component has a value."""
+    """Return all kinds of score. ``owner`` is the component of each value; every component has at least one value."""
     if len(voxels) == 0:
         return {name: np.zeros(0) for name in SCORES}
     # The bits of positive floats are in the order of their values. One sort of integers therefore sorts by component
@@ -145,7 +145,7 @@ def _scores(owner: IntArray, values: npt.NDArray[np.float32], voxels: IntArray) 
 
 
 def reaches_volume(voxels: IntArray, voxel_volume_mm3: float, minimum_volume_mm3: float) -> BoolArray:
-    """Return which lesions have at least the minimum volume, tolerant of rounding errors.
+    """Mark the lesions with at least the minimum volume, with a tolerance for rounding errors.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def lesions_from_probabilities(
         Millimetres ``(z, y, x)``.
     rule : ComponentRule, optional
     class_values : sequence of int, optional
-        Label values of all classes. Classes of the result are indices into these values; by default into the values of
-        the map.
+        Label values of all classes; by default the values of the map. The class of a lesion in the result is an index
+        into these values.
     voxel_volume_mm3 : float, optional
         Volume of one voxel; by default the product of the spacing.
 

@@ -1,8 +1,8 @@
 """Read probability maps of any segmentation program: ``.npz`` of nnU-Net or ``detseg3d_predict``, and images.
 
-A map is reduced to two volumes while it is read: the highest lesion probability of each voxel, and the class that has
-this probability. Components at any threshold need no more. A CT with 10 classes therefore takes no more memory than a
-CT with two classes.
+The reader reduces a map to two volumes: the highest lesion probability of each voxel, and the class with this
+probability. These volumes are enough to find components at any threshold. A map with 10 classes therefore needs no more
+memory than a map with two classes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = ["ProbabilityMap", "probability_files", "read_probability_map"]
 Volume = npt.NDArray[np.floating[Any]]
 
 NPZ_KEYS = ("probabilities", "softmax")
-"""Names of the array in an ``.npz``: that of nnU-Net v2 and DetSeg3D, and that of nnU-Net v1."""
+"""Names of the array in an ``.npz`` file: first of nnU-Net v2 and DetSeg3D, then of nnU-Net v1."""
 
 _TOLERANCE = 1e-3
-"""Distance by which a value may lie outside 0 to 1, because interpolation and half precision round."""
+"""Maximum distance of a value from the range 0 to 1, because of rounding by interpolation and half precision."""
 
 _SUM_TOLERANCE = 0.02
-"""Distance by which the sum of the channels of a softmax may differ from 1, for the same reasons."""
+"""Maximum distance of the sum of the channels of a softmax from 1, for the same reasons."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class ProbabilityMap:
     probability : ndarray of float32, shape ``(Z, Y, X)``
         Probability of the most probable lesion class of each voxel, 0 to 1.
     classes : ndarray of uint8, shape ``(Z, Y, X)``, or None
-        Index of this class in ``class_values``; ``None`` if there is only one class. Of classes with equal probability
-        the first channel is taken.
+        Index of the most probable class in ``class_values``; ``None`` if there is only one class. If classes have equal
+        probability, the first channel counts.
     class_values : tuple of int
         Value of each class in label files.
     """
@@ -66,9 +66,11 @@ class ProbabilityMap:
 def probability_files(folder: str | Path, problems: list[CaseProblem]) -> dict[str, Path]:
     """Return the probability maps of a folder, by case.
 
-    The function takes the first kind of file that exists: ``probabilities/CASE.npz``, as ``detseg3d_predict
-    --save_probabilities`` writes them; ``CASE.npz``, as nnU-Net writes them beside its masks, which are then ignored;
-    images.
+    The function returns the first kind of file that exists:
+
+    1. ``probabilities/CASE.npz``, from ``detseg3d_predict --save_probabilities``.
+    2. ``CASE.npz``, from nnU-Net. The masks of nnU-Net in the same folder are ignored.
+    3. Images.
 
     Parameters
     ----------
@@ -113,29 +115,28 @@ def read_probability_map(
     ----------
     source : path or ImageSource
         ``.npz`` with an array :data:`NPZ_KEYS` of shape ``(C, Z, Y, X)``: background first, then the classes in
-        ascending order of their values, as nnU-Net writes it. The axes are those of the image as it is stored and as
-        SimpleITK reads it, because nnU-Net undoes its transposition before it writes. The order of the stored axes is
-        read from the mask ``CASE`` beside the map, or else from the label file. (Maps of a data set with
-        ``NibabelIOWithReorient`` are in another orientation than the labels and cannot be evaluated.) A single channel
-        is the lesion class. In a folder ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all
-        channels are lesion classes. The ``.pkl`` that nnU-Net writes beside the map is not read, because unpickling a
-        file can run any code.
+        ascending order of their values, as nnU-Net writes it. The axes are the stored axes of the image, as SimpleITK
+        reads them, because nnU-Net undoes its transposition before it writes. The order of the stored axes is read from
+        the mask ``CASE`` beside the map, or else from the label file. Maps of a data set with ``NibabelIOWithReorient``
+        differ from the labels in orientation and cannot be evaluated. A single channel is the lesion class. In a folder
+        ``probabilities`` beside ``rois``, as ``detseg3d_predict`` writes it, all channels are lesion classes. The
+        ``.pkl`` file that nnU-Net writes beside the map is not read, because unpickling a file can run any code.
 
-        Any other file is an image with the probability of the only lesion class.
+        Any other file is an image with the probability of the single lesion class.
     reference : Geometry
-        Geometry of the label. An ``.npz`` has no geometry, so only its size is compared with that of the stored label.
+        Geometry of the label. An ``.npz`` file has no geometry, so only its size is compared with the stored label.
     reference_file : path
         File of the label, for messages.
     class_values : sequence of int, optional
-        Values of the lesion classes in label files; by default 1, 2, … as many as there are channels.
+        Values of the lesion classes in label files; by default 1, 2, … for the lesion channels.
     single_class : int, optional
-        Value of the class of a map of one class, where ``class_values`` is not given; see
+        Value of the class of a map with one class, if ``class_values`` is not given; see
         :func:`~detseg3d.evaluation.case_files.infer_single_class`.
 
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read, is not on the grid of the label, or does not hold probabilities of these classes.
+        If the file cannot be read, is not on the grid of the label, or does not contain probabilities of these classes.
     """
     source, reference_file = ImageSource.of(source), Path(reference_file)
     file = source.path
@@ -143,7 +144,7 @@ def read_probability_map(
         return _read_npz(file, reference, reference_file, class_values, single_class)
     if class_values is not None and len(class_values) > 1:
         raise DetSeg3DError(
-            "an image holds the probability of one class, but there are several",
+            "an image contains the probability of one class, but the labels have several classes",
             file=file,
             expected=f"an .npz with the channels background and {list(class_values)}",
         )
@@ -220,13 +221,13 @@ def _read_npz(
             file=file,
             value=f"sums from {float(total.min()):.3g} to {float(total.max()):.3g}",
             expected="channels background, then each class, as nnU-Net writes them",
-            remedy="region-based (sigmoid) output is not supported: save the lesion's channel as an image",
+            remedy="region-based (sigmoid) output is not supported: save the channel of the lesion as an image",
         )
     return ProbabilityMap(probability, classes, tuple(class_values))
 
 
 def _stored_order(file: Path, reference: Geometry, shape: tuple[int, ...], own_layout: bool) -> StoredOrder:
-    """Return the order of the axes of an ``.npz``: that of the mask beside it, or else that of the label file."""
+    """Return the axis order of an ``.npz`` file, from the mask beside the file, or else from the label file."""
     folder = file.parent.parent if own_layout else file.parent
     masks = [folder / f"{file.name[: -len('.npz')]}{ending}" for ending in SUPPORTED_ENDINGS if ending != ".npy"]
     for mask in masks:
@@ -250,7 +251,7 @@ def _class_order(
             file=file,
             value=channels + background,
             expected=expected,
-            remedy="compare the labels in dataset.json with those that the network was trained for",
+            remedy="compare the labels in dataset.json with the classes of the network",
         )
     return values, [values.index(value) for value in sorted(values)]
 
@@ -277,7 +278,7 @@ def _wrong_size(
 
 @contextmanager
 def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], np.dtype[Any], bool]]:
-    """Open the array of an ``.npz`` to read it channel by channel: stream, name, shape, type and memory order."""
+    """Open the array of an ``.npz`` file; yield stream, name, shape, type and True for Fortran order."""
     try:
         with open_regular_file(file) as source, zipfile.ZipFile(source) as archive:
             names = [Path(entry).stem for entry in archive.namelist()]
@@ -308,7 +309,7 @@ def _open_array(file: Path) -> Iterator[tuple[IO[bytes], str, tuple[int, ...], n
 def _channels(
     handle: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, file: Path
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield one volume ``(Z, Y, X)`` after the other, so that only one of them is in memory."""
+    """Yield the channels as volumes ``(Z, Y, X)``, so that only one channel is in memory."""
     if fortran:  # the channel is the fastest axis, so the channels can only be read together
         whole = np.frombuffer(_read(handle, dtype.itemsize * int(np.prod(shape)), file), dtype)
         yield from whole.reshape(shape, order="F")

@@ -1,8 +1,9 @@
-"""Search for the best threshold, smallest volume and kind of score of the lesions of probability maps.
+"""Search for the best threshold, minimum volume and kind of score of the lesions of probability maps.
 
-This is the fair baseline for a detector. The method nnU-Net Plus of nnDetection (Baumgartner et al. 2021,
-https://arxiv.org/abs/2106.00817) turns the softmax of nnU-Net into detections with settings that are chosen on the
-validation cases. It searches size, threshold and score one after the other; here all combinations are tried.
+A segmentation program with the best settings is a fair baseline for a detector. The method nnU-Net Plus of nnDetection
+(Baumgartner et al. 2021, https://arxiv.org/abs/2106.00817) turns the softmax of nnU-Net into detections with settings
+that are chosen on the validation cases. The method searches size, threshold and score one after the other. This module
+tries all combinations.
 
 The chosen settings are optimistic on the cases on which they were chosen. Therefore the result also has cross-fitted
 metrics, for which each group of cases is evaluated with the settings that were chosen on the other groups.
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class SweepObjective(StringEnum):
-    """Metric that a sweep maximizes, pooled over lesions and classes. IoU is that of the masks.
+    """Metric that a sweep maximizes, pooled over lesions and classes. The IoU is computed from masks.
 
     F1 counts every component, so the kind of score does not change it.
     """
@@ -62,7 +63,7 @@ class SweepObjective(StringEnum):
 
     @property
     def is_average_precision(self) -> bool:
-        """Whether this is average precision, not F1."""
+        """True for average precision, False for F1."""
         return self.value.startswith("ap_")
 
     @property
@@ -80,15 +81,16 @@ class SweepGrid:
     thresholds : tuple of float
     minimum_volumes_mm3 : tuple of float
     scores : tuple of str
-        Of :data:`~detseg3d.evaluation.probabilities.components.SCORES`.
+        Some of :data:`~detseg3d.evaluation.probabilities.components.SCORES`.
     default : ComponentRule
-        Always among the settings that are tried. Of equally good settings, the nearest to this one is chosen.
+        Default setting; it is always tried. Between equally good settings, the setting nearest to the default is
+        chosen.
     objective : SweepObjective
 
     Raises
     ------
     DetSeg3DError
-        If a value is not possible.
+        If a value is not valid.
     """
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -188,7 +190,7 @@ class SweepResult(JsonRecord):
     rows : tuple of SweepRow
         All settings.
     problems : tuple of CaseProblem
-        Cases that could not be evaluated. They are in no metric.
+        Cases that could not be evaluated. The metrics leave these cases out.
     """
 
     truth_folder: str
@@ -220,7 +222,7 @@ class _CaseFiles:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What every case of a sweep shares; ``single_class`` is the value of the class of a map of one class."""
+    """Settings of a sweep. ``single_class`` is the label value of the class, if maps have only one class."""
 
     label_format: LabelFormat
     grid: SweepGrid
@@ -249,7 +251,7 @@ def sweep_probability_maps(
         Patient of each case. The cases of a patient are in one group of the cross-fitting. By default each case is a
         patient.
     num_groups : int, optional
-        Groups of the cross-fitting, at most the number of patients.
+        Number of groups of the cross-fitting. The number of patients limits the number of groups.
     seed : int, optional
         Seed of the division into groups.
     run : Run, optional
@@ -325,7 +327,7 @@ def _sweep_case(settings: _Settings, files: _CaseFiles) -> list[_Outcome]:
 
 
 def _window(instances: AnyIntArray, probability: npt.NDArray[np.float32], lowest: float) -> tuple[slice, ...]:
-    """Return the box around all lesions and all components at any threshold. It is often a small part of the scan."""
+    """Return the box around all lesions and all components at any threshold, often a small part of the scan."""
     inside = probability >= float(lowest)
     inside |= instances != 0
     window = []
@@ -361,7 +363,7 @@ def _metrics(outcomes: Sequence[_Outcome]) -> SweepMetrics:
 
 
 def _choose(cases: Sequence[Sequence[_Outcome]], grid: SweepGrid) -> int:
-    """Return the position of the best rule. Of equally good rules, the nearest to the default is chosen."""
+    """Return the position of the best rule; between equally good rules, the rule nearest to the default."""
     best, chosen = -np.inf, 0
     for index in grid.nearest_first():
         value = _value([case[index] for case in cases], grid.objective)

@@ -1,9 +1,9 @@
-"""Bootstrap intervals by resampling patients: a patient is drawn or left out with all of its lesions.
+"""Compute bootstrap intervals by resampling patients. A patient is drawn with all lesions.
 
 The percentiles of the resamples give too narrow intervals for the few patients of most studies. The resamples therefore
-only give the standard error. The interval is that of Student's t on a scale on which the error is about symmetric: the
-logit of a share, the logarithm of a count. ``benchmarks/coverage.py`` measures how often such an interval contains the
-true value.
+only give the standard error. The interval is computed with Student's t, on a scale on which the error is about
+symmetric: the logit of a share, the logarithm of a count. ``benchmarks/coverage.py`` measures how often such an
+interval contains the true value.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-_MIN_DEGREES = 0.5  # of freedom
-_EQUAL = 1e-12  # resamples that differ by no more than this are equal but for rounding
+_MIN_DEGREES = 0.5  # minimum degrees of freedom
+_EQUAL = 1e-12  # resamples that differ by at most this value differ only by rounding
 
 
 class Scale(Enum):
@@ -52,19 +52,19 @@ class Scale(Enum):
 
 @dataclass(frozen=True)
 class Contributions:
-    """Number of patients that a metric rests on.
+    """Contributions of the patients to a metric.
 
     Attributes
     ----------
     patients : int
-        Patients that add to the denominator of the metric: for recall, patients with lesions.
+        Number of patients that add to the denominator of the metric. For recall, these are the patients with lesions.
     effective : float
         Effective number of patients, (sum of w)² / (sum of w²), with the contribution w of each patient. It is small if
         one patient has most of the lesions.
     leverage : float
         Mean share of a patient in the metric, (sum of w³) / (sum of w² times sum of w); 1 / n for n patients that
-        contribute equally. A metric is drawn towards patients with a large share, so that the resamples vary too little
-        by the factor sqrt(1 - leverage).
+        contribute equally. A patient with a large share pulls the metric towards its value. The spread of the resamples
+        is then too small by the factor sqrt(1 - leverage).
 
     References
     ----------
@@ -85,9 +85,10 @@ class Interval(JsonRecord):
     low, high : float or None
         ``None`` if no interval can be given.
     left_out : int
-        Number of resamples in which the metric is undefined, such as the recall if no patient with lesions was drawn.
+        Number of resamples in which the metric is undefined. For example, the recall is undefined if no patient with
+        lesions was drawn.
     patients : int
-        Patients that the metric rests on; see :class:`Contributions`.
+        Number of patients that contribute to the metric; see :class:`Contributions`.
     """
 
     low: float | None
@@ -99,9 +100,9 @@ class Interval(JsonRecord):
 def bootstrap_weights(
     num_cases: int, samples: int = 1000, seed: int = 0, groups: Sequence[str] | None = None
 ) -> FloatArray:
-    """Draw how often each case is in each resample, with replacement.
+    """Draw the number of times that each case is in each resample, with replacement.
 
-    A statistic that is a sum over cases becomes one product with this matrix.
+    The product of this matrix with the values of the cases gives the sum over cases in each resample.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def bootstrap_weights(
 
 
 def contributions(of_case: npt.ArrayLike, groups: Sequence[str] | None = None) -> Contributions:
-    """Add up what the cases of each patient contribute to a metric.
+    """Add up the contributions of the cases of each patient to a metric.
 
     Parameters
     ----------
@@ -177,7 +178,7 @@ def interval(
     Parameters
     ----------
     resampled : ndarray of float, shape ``(S,)``
-        NaN in a resample in which the metric is undefined. Such a resample is left out.
+        Value in each resample; NaN if the metric is undefined. Resamples with NaN are left out.
     point : float
         Value of the metric without resampling.
     rests_on : Contributions
@@ -188,14 +189,14 @@ def interval(
     Returns
     -------
     Interval
-        Around ``point``.
+        Interval around ``point``.
 
     Notes
     -----
     The half width is Student's t with ``rests_on.effective - 1`` degrees of freedom times the standard error of the
     resamples, on the logit scale of a share and on the logarithmic scale of a count. The standard error is divided by
     sqrt(1 - leverage). For n patients that contribute equally, this factor is sqrt((n - 1) / n), as in Hesterberg
-    (2015). If all resamples agree, they say nothing about the error. Then the limits are exact: see
+    (2015). If all resamples have the same value, their standard error is 0. In this case, the limits are exact, see
     :func:`_exact_limits`.
 
     References
@@ -224,16 +225,16 @@ def pooled_share_interval(
 ) -> Interval:
     """Return the interval of a ratio of sums, ``part`` over ``whole``, without resampling.
 
-    The standard error is that of the linearised ratio, to which the bootstrap converges with many resamples. All else
-    is as in :func:`interval`.
+    The standard error is computed from the linearised ratio. The bootstrap converges to this error with many resamples.
+    The limits are computed as in :func:`interval`.
 
     Parameters
     ----------
     part, whole : array_like of float, shape ``(N,)``
-        Numerator and denominator of each case or lesion. For the recall of lesions: whether the lesion was found (1 or
-        0), and 1.
+        Numerator and denominator of each case or lesion. For the recall of lesions, ``part`` is 1 for
+        a found lesion and 0 for a missed lesion, and ``whole`` is 1.
     groups : sequence of str, optional
-        Patient of each case or lesion. By default each belongs to another patient.
+        Patient of each case or lesion. By default, each entry belongs to a different patient.
     level : float, optional
         Confidence level, 0 to 1.
 
@@ -283,7 +284,7 @@ def _around(point: float, reach: float, scale: Scale) -> tuple[float | None, flo
     if scale is Scale.DIFFERENCE_OF_SHARES:
         return max(point - reach, -1.0), min(point + reach, 1.0)
     if point <= 0 or (scale is Scale.SHARE and point >= 1):
-        return None, None  # the resamples differ, although the metric is at the end of its scale
+        return None, None  # the resamples differ, but the metric is at the end of its scale
     if scale is Scale.SHARE:
         logit = math.log(point / (1 - point))
         reach = reach / (point * (1 - point))  # the derivative of the logit is 1 / (p (1 - p))
@@ -294,12 +295,12 @@ def _around(point: float, reach: float, scale: Scale) -> tuple[float | None, flo
 
 
 def _exact_limits(point: float, patients: int, scale: Scale, level: float) -> tuple[float | None, float | None]:
-    """Return exact limits for the case that all patients agree.
+    """Return exact limits if all patients have the same value.
 
-    If n patients agree, up to the share 1 - a^(1/n) of all patients may still differ, with a = (1 - level) / 2. For a
-    share, those other patients are assumed to be at the far end of the scale: if none of n patients shows a failure,
-    the interval is [a^(1/n), 1]. A count has the exact limits of a Poisson number of events. An amount has no upper
-    limit, so it has no interval.
+    If n patients have the same value, a share of up to 1 - a^(1/n) of all patients may still differ, with
+    a = (1 - level) / 2. For a share, the limits assume that the differing patients are at the other end of the scale.
+    If n patients have no failure, the interval is [a^(1/n), 1]. A count has the exact limits of a Poisson number of
+    events. An amount has no upper limit, so it has no interval.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Calibration of scores: of the predictions with a calibrated score of 0.8, four in five are lesions."""
+"""Calibrate scores, so that four of five predictions with a calibrated score of 0.8 are lesions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def fit_calibration(
 ) -> tuple[tuple[float, float], ...]:
     """Fit a piecewise linear calibration by isotonic regression of "is a lesion" on the score.
 
-    Each block of the isotonic fit becomes one knot, at the mean score of its members and at the probability (lesions +
-    1/2) / (members + 1), because a few members do not make a certainty. The line from (0, 0) through the knots to (1,
-    1) ascends everywhere, so calibrated scores rank lesions as the raw scores do.
+    Each block of the isotonic fit becomes one knot, at the mean score of its members. The probability of the knot is
+    (lesions + 1/2) / (members + 1), because a few members cannot prove a probability of 0 or 1. The line from (0, 0)
+    through the knots to (1, 1) ascends everywhere, so calibrated scores have the same order as raw scores.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def fit_calibration(
     Returns
     -------
     tuple of (score, probability)
-        The knots, ascending in both numbers, from (0, 0) to (1, 1). Without any score only these two.
+        The knots, ascending in both numbers, from (0, 0) to (1, 1). If there are no scores, only these two knots.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def fit_calibration(
     values = np.asarray(scores, np.float64)
     truth = np.asarray(is_lesion, np.float64)
     if values.shape != truth.shape or values.ndim != 1:
-        raise ValueError(f"{values.shape} scores and {truth.shape} outcomes are not two equal lists")
+        raise ValueError(f"{values.shape} scores and {truth.shape} outcomes are not two lists of equal length")
     if len(values) == 0:
         return (0.0, 0.0), (1.0, 1.0)
     # Equal scores are one observation, so that the fit does not depend on their order.
@@ -75,7 +75,7 @@ def fit_calibration(
     place = np.add.reduceat(unique * counts, blocks[:-1]) / weight
     height = np.add.reduceat(share * counts, blocks[:-1]) / weight
     while len(place) > max_knots - 2:
-        # Join the two neighbours with the most similar outcomes: this loses least.
+        # Join the two neighbours with the most similar outcomes, because this changes the fit least.
         first = int(np.argmin(np.diff(height)))
         pair = slice(first, first + 2)
         total = weight[pair].sum()
@@ -135,7 +135,7 @@ class ReliabilityBin(JsonRecord):
 
 
 def reliability_bins(scores: npt.ArrayLike, is_lesion: npt.ArrayLike, bins: int = 10) -> tuple[ReliabilityBin, ...]:
-    """Return the mean score and the observed share of lesions in bins of equal width: a reliability diagram.
+    """Return a reliability diagram: the mean score and the observed share of lesions in bins of equal width.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def reliability_bins(scores: npt.ArrayLike, is_lesion: npt.ArrayLike, bins: int 
 def expected_calibration_error(scores: npt.ArrayLike, is_lesion: npt.ArrayLike, bins: int = 10) -> float:
     """Return the mean distance between score and observed share over the bins, weighted by their counts.
 
-    Without any score the error is 0.
+    If there are no scores, the error is 0.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Calibration of the mean score of several networks, from a calibration that was fitted on single networks.
+"""Convert the calibration of single networks to a calibration of the mean score of several networks.
 
-In a cross-validation each case is seen by one network only, so the calibration belongs to the scores of single
-networks. Such a score is a noisy measurement of how much a candidate looks like a lesion. The mean over several
-networks has less noise, so the same mean score is stronger evidence: a mean of calibrated probabilities is too cautious
-(Ranjan and Gneiting 2010, "Combining probability forecasts", J. R. Stat. Soc. B).
+In a cross-validation, only one network predicts each case, so the calibration is fitted to the scores of single
+networks. The score of one network is a noisy measurement of the similarity of a candidate to lesions. The mean over
+several networks has less noise, so the same mean score is stronger evidence. A mean of calibrated probabilities is
+therefore too near to the base rate (Ranjan and Gneiting 2010, "Combining probability forecasts", J. R. Stat. Soc. B).
 
 The model is linear discriminant analysis with measurement errors (Carroll et al. 2006, "Measurement error in nonlinear
 models", chapter 3). On the scale of log-odds, the scores of lesions and of false positives scatter around two means,
@@ -34,7 +34,7 @@ __all__ = ["ScoreSpread", "calibration_of_several", "variance_between"]
 
 
 _MAX_SLOPE = 4.0
-_STEPS = 48  # the new calibration gets so many additional, evenly spaced knots
+_STEPS = 48  # number of additional, evenly spaced knots of the new calibration
 _GAP = 1e-9  # minimum between neighbouring knots, so that calibration keeps the order of the scores
 
 
@@ -55,7 +55,7 @@ class ScoreSpread:
 
     @classmethod
     def of(cls, scores: npt.ArrayLike, is_lesion: npt.ArrayLike) -> ScoreSpread:
-        """Return the spread of raw scores; ``is_lesion`` says which of the ``N`` scores belong to a lesion."""
+        """Return the spread of ``N`` raw scores; ``is_lesion`` is True for the scores of lesions."""
         odds, truth = log_odds(np.asarray(scores, np.float64)), np.asarray(is_lesion, np.bool_)
         kinds = [odds[truth], odds[~truth]]
         if min(map(len, kinds)) < 2:
@@ -75,7 +75,7 @@ def variance_between(scores: FloatArray) -> float:
     Returns
     -------
     float
-        0 for a single network, and if there are no candidates.
+        The variance; 0 if there is only one network or no candidate.
     """
     networks, candidates = scores.shape
     if networks < 2 or candidates == 0:
@@ -128,7 +128,7 @@ def calibration_of_several(
     odds = centre + slope * (log_odds(apply_calibration(knots, by_log_odds)) - centre)
     points = [(0.0, 0.0)]
     for place, probability in zip(places.tolist(), from_log_odds(odds).tolist(), strict=True):
-        # Log-odds are cut off at both ends. Beyond, the knots rise by the minimum gap, so that the order is kept.
+        # Log-odds are limited at both ends. Outside the limits, the knots rise by the minimum gap to keep the order.
         height = max(probability, points[-1][1] + _GAP)
         if place > points[-1][0] + _GAP and height < 1 - _GAP:
             points.append((place, height))

@@ -1,7 +1,7 @@
-"""Curves over the score threshold: FROC and precision–recall, and the metrics that are read off them.
+"""Compute FROC and precision–recall curves over the score threshold, and the metrics of these curves.
 
 One record per case states the score at which each true lesion is first found, and the score of each true positive and
-of each false positive. The counts at any threshold follow from these records, whatever the criterion was.
+of each false positive. The counts at any threshold are computed from these records, for every criterion.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ScoredCase(JsonRecord):
     ----------
     case_id : str
     truth_scores : ndarray of float64, shape ``(T,)``
-        For each true lesion the highest score threshold at which it is found; ``-inf`` if it is never found.
+        Highest score threshold at which each true lesion is found; ``-inf`` if the lesion is never found.
     true_positive_scores, false_positive_scores : ndarray of float64
         Scores of the predicted lesions of each kind.
     """
@@ -63,7 +63,7 @@ class ScoredCase(JsonRecord):
 
     @classmethod
     def empty(cls, case_id: str) -> ScoredCase:
-        """Return the record of a case without any lesion on either side."""
+        """Return the record of a case without true and predicted lesions."""
         return cls(case_id, np.zeros(0), np.zeros(0), np.zeros(0))
 
 
@@ -74,14 +74,15 @@ def scored_case(case_id: str, table: OverlapTable, scores: npt.ArrayLike, minimu
     ----------
     case_id : str
     table : OverlapTable
-        Pairs of equal class only.
+        Overlaps; only pairs of equal class.
     scores : array_like of float, shape ``(P,)``
         Scores of the predicted lesions, in the order of the table.
     minimum_iou : float or None
-        ``None``: any overlap. A prediction may find several lesions, and several predictions may find one lesion.
-        A number: each prediction, in descending order of score, takes the true lesion with the highest IoU among those
-        that are still free and have at least this IoU, as COCO does. Of equal scores, the pair with the higher IoU
-        comes first.
+        ``None`` means any overlap. A prediction may find several lesions, and several predictions may find one lesion.
+
+        A number is the minimum IoU of one-to-one matches, as in COCO. In descending order of score, each prediction
+        takes the true lesion with the highest IoU that is not yet taken. If scores are equal, the pair with the higher
+        IoU comes first.
 
     Examples
     --------
@@ -129,11 +130,11 @@ def match_scored(
     truth_index, prediction_index : ndarray of int64, shape ``(K,)``
         The pairs that may match.
     quality : ndarray of float64, shape ``(K,)``
-        Quality of each pair, higher is better. Each prediction takes the free lesion of its best pair.
+        Quality of each pair; higher is better. Each prediction takes the best lesion that is not yet taken.
     """
     found = np.full(num_truths, -np.inf)
     hit = np.zeros(len(scores), np.bool_)
-    # Saturated scores often tie. Then the best overlap goes first, not the lowest index.
+    # Saturated scores are often equal. In this case, the pair with the best overlap comes first.
     order = np.lexsort((truth_index, prediction_index, -quality, -scores[prediction_index]))
     for pair in order.tolist():
         truth, prediction = int(truth_index[pair]), int(prediction_index[pair])
@@ -144,7 +145,7 @@ def match_scored(
 
 
 def add_scored(parts: Sequence[ScoredCase]) -> ScoredCase:
-    """Concatenate records, for example of the classes of one case, which were matched separately."""
+    """Concatenate records, for example the records of the classes of one case."""
     return ScoredCase(
         parts[0].case_id if parts else "",
         *(
@@ -164,7 +165,7 @@ class FrocPoint(JsonRecord):
         Highest allowed number of false positives per scan.
     recall : float
     threshold : float or None
-        Score threshold with this recall; ``None`` if no threshold gives so few false positives.
+        Score threshold with this recall; ``None`` if every threshold gives more false positives.
     """
 
     fp_per_scan: float
@@ -182,7 +183,7 @@ class FrocCurve:
         Each point counts all predictions with a score of at least the threshold. Without predictions the arrays are
         empty.
     empty_recall : float
-        Recall if nothing is predicted: 0, or 1 if there is no true lesion either.
+        Recall of an empty prediction: 0, or 1 if there is no true lesion.
     """
 
     thresholds: FloatArray
@@ -225,7 +226,7 @@ def _pool(cases: Sequence[ScoredCase]) -> tuple[FloatArray, FloatArray, FloatArr
 
 
 def _at_least(scores: FloatArray, thresholds: FloatArray) -> FloatArray:
-    """Return how many scores reach each threshold."""
+    """Return the number of scores at or above each threshold."""
     ascending = np.sort(scores)
     return (len(scores) - np.searchsorted(ascending, thresholds, side="left")).astype(np.float64)
 
@@ -233,8 +234,8 @@ def _at_least(scores: FloatArray, thresholds: FloatArray) -> FloatArray:
 def recall_at_rates(curve: FrocCurve, rates: Sequence[float] = FROC_RATES) -> tuple[FrocPoint, ...]:
     """Return the highest recall with at most each number of false positives per scan.
 
-    The curve is a step function and is not interpolated. If it ends before a rate is reached, its last point holds: a
-    detector with few false positives is not punished for having no more of them.
+    The curve is a step function and is not interpolated. If the curve ends below a rate, the recall
+    at this rate is the recall of the last point, so that a detector with few false positives is not penalised.
 
     Parameters
     ----------
@@ -245,7 +246,7 @@ def recall_at_rates(curve: FrocCurve, rates: Sequence[float] = FROC_RATES) -> tu
     Returns
     -------
     tuple of FrocPoint
-        One per rate.
+        One point per rate.
     """
     points = []
     for rate in rates:
@@ -254,7 +255,7 @@ def recall_at_rates(curve: FrocCurve, rates: Sequence[float] = FROC_RATES) -> tu
             points.append(FrocPoint(float(rate), curve.empty_recall, None))
             continue
         last = int(allowed[-1])
-        # Of the thresholds with equal recall the highest: no more false positives than needed.
+        # The highest threshold with this recall has the fewest false positives.
         first = int(np.searchsorted(curve.recall, curve.recall[last]))
         points.append(FrocPoint(float(rate), float(curve.recall[last]), float(curve.thresholds[first])))
     return tuple(points)
@@ -295,8 +296,8 @@ def average_precision(cases: Sequence[ScoredCase]) -> float:
 
     References
     ----------
-    Everingham et al. (2010), "The PASCAL Visual Object Classes Challenge", IJCV 88, as revised in that year: all points
-    of the curve instead of eleven (COCO takes 101).
+    Everingham et al. (2010), "The PASCAL Visual Object Classes Challenge", IJCV 88, in the version of
+    2010, which uses all points of the curve instead of eleven points (COCO uses 101 points).
 
     Examples
     --------
@@ -309,7 +310,7 @@ def average_precision(cases: Sequence[ScoredCase]) -> float:
         return 0.0 if len(misses) else 1.0
     _, precision, thresholds = precision_recall_curve(cases)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    # The sum runs over whole lesions, not over shares, so that a perfect detector has 1.0, not 0.9999999999999999.
+    # The sum is over numbers of lesions instead of shares, so that a perfect detector gets exactly 1.0.
     return float(np.sum(np.diff(_at_least(truth, thresholds), prepend=0.0) * envelope) / len(truth))
 
 
@@ -341,15 +342,15 @@ class ClassScores(JsonRecord):
 
 @dataclass(frozen=True)
 class ScoreSummary(JsonRecord):
-    """Everything that is read off the curves over the score threshold, under one criterion.
+    """Metrics and curves over the score threshold, under one criterion.
 
     Attributes
     ----------
     average_precision, cpm : float
-        All classes added up.
+        Metrics of all classes together.
     mean_average_precision : float or None
-        Mean over the classes that occur in the truth; ``None`` if no class does. A class without a true lesion says
-        nothing about recall and is not averaged in.
+        Mean over the classes that occur in the truth; ``None`` if the truth has no lesion. A class without true lesions
+        is left out, because its recall is undefined.
     classes : dict of str to ClassScores
     froc : tuple of FrocPoint
         Recall and threshold at :data:`FROC_RATES`.

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the metrics that are read off FROC and precision–recall curves."""
+"""Compute bootstrap intervals of the metrics of FROC and precision–recall curves."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ __all__ = ["ScoreIntervals", "score_intervals", "weighted_scores"]
 
 
 _PARTS = ("truth_scores", "true_positive_scores", "false_positive_scores")
-# Resamples are worked off in blocks of so many numbers, so that memory does not grow with predictions times resamples.
+# Maximum number of array elements per block of resamples. Without blocks, the memory would grow with the product of
+# predictions and resamples.
 _MAX_NUMBERS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
 class WeightedScores:
-    """Metrics of the curves under each row of weights. All are NaN in a row in which no true lesion was drawn.
+    """Metrics of the curves for each row of weights. A row without a true lesion has NaN in all metrics.
 
     Attributes
     ----------
     average_precision, cpm : ndarray of float64, shape ``(S,)``
     recall : ndarray of float64, shape ``(S, 7)``
-        At each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
+        Recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
     """
 
     average_precision: FloatArray
@@ -37,24 +38,24 @@ class WeightedScores:
 
 
 def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> WeightedScores:
-    """Return average precision, CPM and the recalls of a FROC curve under each row of weights.
+    """Return average precision, CPM and the recalls of a FROC curve for each row of weights.
 
-    If all weights are whole numbers, the metrics equal those that :mod:`detseg3d.evaluation.scores.froc` gives for a
-    list in which each case is repeated as often as its weight says.
+    If all weights are whole numbers, the result equals the result of :mod:`detseg3d.evaluation.scores.froc` for a list
+    that repeats each case as many times as its weight.
 
     Parameters
     ----------
     cases : sequence of ScoredCase
     weights : ndarray of float64, shape ``(S, N)``
-        How often each case counts.
+        Weight of each case. In a bootstrap, the weight is the number of times that the case was drawn.
     """
     lengths = [[len(getattr(case, name)) for case in cases] for name in _PARTS]
     scores = [np.concatenate([np.zeros(0), *(getattr(case, name) for case in cases)]) for name in _PARTS]
     owners = [np.repeat(np.arange(len(cases)), length) for length in lengths]
     thresholds = np.unique(np.concatenate(scores[1:]))[::-1]
     orders = [np.argsort(-part, kind="stable") for part in scores]
-    # Number of scores of each kind that reach each threshold, highest threshold first. These are the positions at which
-    # the cumulative sums of the weights are read.
+    # Number of scores of each kind at or above each threshold, highest threshold first. These numbers are the positions
+    # at which the cumulative sums of the weights are read.
     reached = [
         np.searchsorted(-part[order], -thresholds, side="right") for part, order in zip(scores, orders, strict=True)
     ]
@@ -72,7 +73,8 @@ def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> Weighte
         precision_area[rows] = np.sum(np.diff(recall, prepend=0.0, axis=1) * envelope, axis=1)
         per_scan = misses / np.maximum(weights[rows].sum(axis=1), 1e-300)[:, None]
         for place, rate in enumerate(FROC_RATES):
-            # False positives and recall only grow along the curve: the last point within the rate has the best recall.
+            # False positives and recall only grow along the curve, so the last point within the rate has the best
+            # recall.
             allowed = np.count_nonzero(per_scan <= rate + 1e-12, axis=1)
             last = np.take_along_axis(recall, np.maximum(allowed - 1, 0)[:, None], axis=1)[:, 0]
             recall_at[rows, place] = np.where(allowed > 0, last, 0.0)
@@ -90,13 +92,13 @@ def _sums(weights: FloatArray, owner: IntArray, ends: IntArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class ScoreIntervals(JsonRecord):
-    """Intervals of what is read off the curves over the score threshold.
+    """Intervals of the metrics of the curves over the score threshold.
 
     Attributes
     ----------
     average_precision, cpm : Interval
     froc : tuple of Interval
-        Of the recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
+        Intervals of the recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
     """
 
     average_precision: Interval
@@ -127,7 +129,8 @@ def score_intervals(
     Returns
     -------
     ScoreIntervals
-        ``left_out`` of an interval counts the resamples without a true lesion, ``patients`` the patients with lesions.
+        In each interval, ``left_out`` is the number of resamples without a true lesion, and ``patients`` is the number
+        of patients with lesions.
 
     Examples
     --------

@@ -115,7 +115,7 @@ def test_an_image_on_another_grid_than_the_label_is_refused(tmp_path: Path) -> N
 
 def test_an_image_cannot_contain_several_classes(tmp_path: Path) -> None:
     write_image(softmax(2, dtype=np.float32)[1], GEOMETRY, tmp_path / "a.nii.gz")
-    with pytest.raises(DetSeg3DError, match="an image holds the probability of one class"):
+    with pytest.raises(DetSeg3DError, match="an image contains the probability of one class"):
         read(tmp_path / "a.nii.gz", (1, 2))
 
 

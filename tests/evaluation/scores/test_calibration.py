@@ -63,7 +63,7 @@ def test_no_score_leaves_scores_as_they_are() -> None:
 
 @pytest.mark.parametrize(("scores", "hits"), [([0.5], [1, 0]), ([[0.5]], [[1]])])
 def test_every_score_needs_an_outcome(scores: list, hits: list) -> None:
-    with pytest.raises(ValueError, match="not two equal lists"):
+    with pytest.raises(ValueError, match="not two lists of equal length"):
         fit_calibration(scores, hits)
 
 
