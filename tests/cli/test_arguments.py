@@ -42,7 +42,7 @@ def test_help_shows_examples_and_defaults(parser: argparse.ArgumentParser) -> No
         (arguments.mirror_axes, "xz", (0, 2)),
     ],
 )
-def test_argument_types_accept_what_is_in_range(kind: Callable[[str], Any], text: str, value: Any) -> None:
+def test_argument_types_accept_values_in_range(kind: Callable[[str], Any], text: str, value: Any) -> None:
     assert kind(text) == value
 
 
@@ -62,7 +62,7 @@ def test_argument_types_accept_what_is_in_range(kind: Callable[[str], Any], text
         (arguments.mirror_axes, "", "'' is not valid"),
     ],
 )
-def test_argument_types_refuse_the_rest(kind: type, text: str, message: str) -> None:
+def test_argument_types_refuse_other_values(kind: type, text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         kind(text)
 

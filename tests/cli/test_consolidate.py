@@ -38,7 +38,7 @@ def run(root: Path, *words: str, folds: tuple[str, ...] = ("0", "1")) -> int:
     return consolidate.main(["1", "-f", *folds, *folders, *words])
 
 
-def test_it_prints_the_figures_and_writes_everything(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_the_metrics_and_writes_all_files(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root) == 0
     model = root / "results" / NAME
     out = capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_a_target_can_be_given(root: Path, words: list[str], objective: str) -> 
     assert point is not None and point.objective == objective
 
 
-def test_all_folds_that_are_there_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_existing_folds_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [f"--raw={root / 'raw'}", f"--results={root / 'results'}"]
     assert consolidate.main(["1", *folders, "--no_progress"]) == 0
     assert read_json(root / "results" / NAME / "cross_validation" / "consolidation.json")["folds"] == ["0", "1"]
@@ -91,7 +91,7 @@ def test_the_fold_all_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]
     assert "the fold all was trained on every case" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_there_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert consolidate.main(["77", f"--raw={root / 'raw'}", f"--results={root / 'results'}"]) == 1
     assert "there is no data set '77'" in capsys.readouterr().err
 
@@ -138,7 +138,7 @@ def test_values_out_of_range_are_refused(words: list[str], message: str, capsys:
     assert message in capsys.readouterr().err
 
 
-def test_predictions_use_what_was_chosen(
+def test_predictions_use_the_chosen_thresholds(
     tiny_model: Path, tmp_path: Path, tiny_plans: Plans, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With real networks: stored by a prediction, consolidated, and the same masks predicted anew."""

@@ -33,7 +33,7 @@ def test_all_flags_reach_the_data_set(tmp_path: Path, folders: list[str], capsys
     assert len(list((folder / "imagesTs").iterdir())) == 1
 
 
-def test_the_output_folder_may_itself_be_named_as_the_data_set(tmp_path: Path, folders: list[str]) -> None:
+def test_the_output_folder_may_have_the_name_of_the_data_set(tmp_path: Path, folders: list[str]) -> None:
     assert main([*folders, "--output_dir", str(tmp_path / "raw/Dataset120_Mine")]) == 0
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["Dataset120_Mine"]
     assert (tmp_path / "raw/Dataset120_Mine/dataset.json").is_file()
@@ -68,6 +68,6 @@ def test_label_names_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("words", [["a=1", "b"], ["a=x"], ["=1"], ["a", "a"], ["a=1", "a=2"]])
-def test_label_names_that_make_no_sense(words: list[str]) -> None:
+def test_invalid_label_names_are_refused(words: list[str]) -> None:
     with pytest.raises(DetSeg3DError, match="cannot be understood"):
         parse_labels(words)

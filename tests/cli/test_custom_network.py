@@ -53,13 +53,13 @@ def test_another_network_does_not_fit_the_weights(root: Path, tmp_path: Path) ->
     assert run_predict(root, tmp_path / "out", "--network=detseg3d.models.detseg:DetSeg3D") != 0
 
 
-def test_a_training_that_goes_on_needs_the_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_continued_training_needs_the_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_train(root, "--c") != 0
     assert f"--network {NETWORK}" in capsys.readouterr().err
     assert run_train(root, "--c", f"--network={NETWORK}", f"--loss={LOSS}") == 0
 
 
-def test_a_model_that_is_handed_on_needs_the_name_as_well(root: Path, tmp_path: Path) -> None:
+def test_an_exported_model_also_needs_the_name(root: Path, tmp_path: Path) -> None:
     file, theirs = tmp_path / "model.safetensors", tmp_path / "theirs"
     assert export_model.main(["1", "-o", str(file), "-f", "0", f"--results={root / 'results'}"]) == 0
     assert install_model.main([str(file), f"--results={theirs}"]) == 0

@@ -47,7 +47,7 @@ def test_the_spacing_of_arrays_can_be_given(folders: list[str], tmp_path: Path) 
     )
 
 
-def test_a_missing_case_is_named_and_the_exit_code_says_so(
+def test_a_missing_case_is_named_and_the_exit_code_is_1(
     folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "truth" / "forgotten.npy", np.zeros((4, 4, 4), np.uint8))
@@ -88,7 +88,7 @@ def test_systems_are_named_and_compared(folders: list[str], tmp_path: Path, caps
     assert "nothing − pred" in capsys.readouterr().out
 
 
-def test_systems_with_different_scans_are_warned_of(
+def test_systems_with_different_scans_give_a_warning(
     folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in ("truth", "other"):
@@ -167,7 +167,7 @@ def test_a_report_needs_a_folder(folders: list[str], capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(("side", "found"), [("truth", (2, 1)), ("predictions", (1, 2))])
-def test_instances_may_be_those_of_one_side(
+def test_only_one_side_may_have_instance_maps(
     folders: list[str], tmp_path: Path, side: str, found: tuple[int, int]
 ) -> None:
     two = np.zeros((4, 4, 4), np.uint8)
@@ -181,7 +181,9 @@ def test_instances_may_be_those_of_one_side(
 
 
 @pytest.mark.parametrize("extra", [[], ["--report"], ["--boxes"]])
-def test_a_name_that_is_not_utf_8_costs_no_result(folders: list[str], tmp_path: Path, extra: list[str]) -> None:
+def test_a_case_name_that_is_not_utf_8_is_evaluated_or_named(
+    folders: list[str], tmp_path: Path, extra: list[str]
+) -> None:
     """The case may fail by name, as some libraries take no such path; the files are written all the same."""
     name = os.fsdecode(b"m\xfcller.npy")
     for folder in ("truth", "pred"):
@@ -198,7 +200,7 @@ def test_a_name_that_is_not_utf_8_costs_no_result(folders: list[str], tmp_path: 
 
 
 @pytest.mark.parametrize("preset", ["brats2024-mets", "brats2026-mets", "picai", "panoptica"])
-def test_a_preset_adds_its_figures(
+def test_a_preset_adds_its_metrics(
     folders: list[str], tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*folders, "--preset", preset, "-o", str(tmp_path / "metrics.json")]) == 0
@@ -209,7 +211,7 @@ def test_a_preset_adds_its_figures(
 
 
 @pytest.mark.parametrize("extra", [["--lesionwise", "glioma"], ["--boxes"]])
-def test_a_preset_does_not_go_with_what_contradicts_it(
+def test_a_preset_excludes_flags_that_contradict_it(
     folders: list[str], extra: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*folders, "--preset", "brats2024-mets", *extra]) == 1

@@ -25,7 +25,7 @@ def test_an_existing_data_set_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "the data set exists already" in capsys.readouterr().err
 
 
-def test_a_shape_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_shape_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         example.main([str(tmp_path), "--shape", "0", "24", "24"])
     assert "--shape" in capsys.readouterr().err

@@ -24,14 +24,12 @@ def test_a_model_is_written_and_its_content_is_listed(
     ]
 
 
-def test_a_fold_that_is_not_there_is_an_error(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_fold_is_an_error(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tiny_model, tmp_path / "m.safetensors", "-f", "0", "4") == 1
     assert "these folds are not trained" in capsys.readouterr().err
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_a_data_set_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_data_set_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export_model.main(["9", "-o", str(tmp_path / "m.safetensors"), "--results", str(tmp_path)]) == 1
     assert "there is no data set '9'" in capsys.readouterr().err

@@ -22,7 +22,7 @@ SLOW_LIBRARIES = ("torch", "scipy", "skimage", "SimpleITK", "matplotlib", "pydan
         ("predict", "-i in -o out -d 101 -f all -num_parts 4 -part_id 1 --continue_prediction --disable_progress_bar"),
     ],
 )
-def test_flags_as_nnunet_spells_them_are_understood(command: str, words: str) -> None:
+def test_flags_in_the_spelling_of_nnunet_are_accepted(command: str, words: str) -> None:
     importlib.import_module(f"detseg3d.cli.{command}").build_parser().parse_args(words.split())
 
 

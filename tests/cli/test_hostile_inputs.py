@@ -97,7 +97,7 @@ def test_a_link_in_place_of_the_training_log_is_replaced(victim: Path, tmp_path:
     assert json.loads(written) == record.to_json()
 
 
-def test_a_link_that_leads_nowhere_costs_that_case_alone(
+def test_a_broken_link_affects_only_its_case(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_scan(tmp_path / "in" / "good.mha")
@@ -175,7 +175,7 @@ def huge_nii_gz(path: Path) -> None:
     ("ending", "write"),
     [(".npy", huge_npy), (".mha", huge_mha), (".nrrd", huge_nrrd), (".nii", huge_nii), (".nii.gz", huge_nii_gz)],
 )
-def test_a_header_that_promises_terabytes_costs_that_case_alone(
+def test_a_header_that_states_terabytes_affects_only_its_case(
     tiny_model: Path, tmp_path: Path, ending: str, write: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_scan(tmp_path / "in" / "good.mha")

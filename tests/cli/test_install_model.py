@@ -25,7 +25,7 @@ def predicted(scan: Path, output: Path, *words: str) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if not name.startswith("run.")}
 
 
-def test_an_installed_model_and_the_file_itself_predict_the_very_files_of_the_exported_model(
+def test_an_installed_model_and_its_file_predict_the_same_as_the_exported_model(
     tiny_model: Path, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"
@@ -40,7 +40,7 @@ def test_an_installed_model_and_the_file_itself_predict_the_very_files_of_the_ex
     assert len(first) == 6 and first == second == straight
 
 
-def test_a_name_that_is_taken_is_an_error_without_overwrite(
+def test_an_existing_name_is_an_error_without_overwrite(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(model_file), "--results", str(tmp_path)]

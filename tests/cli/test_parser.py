@@ -47,12 +47,12 @@ def refusal(parser: CommandParser, words: list[str], capsys: pytest.CaptureFixtu
     return capsys.readouterr().err.split(" error: ", 1)[1]
 
 
-def test_every_command_is_looked_at() -> None:
+def test_every_command_is_tested() -> None:
     assert set(NEEDED) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_flag_is_taken_for_a_longer_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_abbreviated_flag_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = parser_of(command)
     flags = set(flags_of(parser))
     beginnings = {flag[:length] for flag in flags for length in range(2, len(flag))} - flags - {"--"}
@@ -66,7 +66,7 @@ def test_no_flag_is_taken_for_a_longer_one(command: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_flags_in_full_are_still_taken(command: str) -> None:
+def test_complete_flags_are_accepted(command: str) -> None:
     parser = parser_of(command)
     for action in parser._actions:
         if action.nargs == 0 and action.option_strings and action.dest not in ("help", "version"):
@@ -75,7 +75,7 @@ def test_flags_in_full_are_still_taken(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_of_nnunet_is_known_or_answered(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_of_nnunet_is_accepted_or_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = parser_of(command)
     for flag in NNUNET_FLAGS:
         if flag in flags_of(parser):
@@ -86,7 +86,7 @@ def test_every_flag_of_nnunet_is_known_or_answered(command: str, capsys: pytest.
 
 @pytest.mark.parametrize("word", ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"])
 @pytest.mark.parametrize("line", ["101 {} 0", "{} 101 0", "-d 101 {} 0 --val", "--epochs 3 101 {} 0 --c"])
-def test_a_configuration_of_nnunet_is_answered(word: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_configuration_of_nnunet_is_explained(word: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(parser_of("train"), line.format(word).split(), capsys)
     assert f"nnU-Net's {word} has no counterpart" in said
 
@@ -96,14 +96,14 @@ def test_a_folder_may_have_the_name_of_a_configuration() -> None:
 
 
 @pytest.mark.parametrize("word", ["checkpoint_best.pth", "checkpoint_final.pth"])
-def test_a_checkpoint_of_nnunet_is_answered(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_nnunet_is_explained(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "-chk best" in refusal(parser_of("predict"), f"-i a -o b -m c -chk {word}".split(), capsys)
 
 
 @pytest.mark.parametrize(
     "line", ["101 0", "-d 101 0", "0 -d 101", "--dataset 101 0", "--epochs 3 101 0", "101 --epochs 3 0", "-d101 0"]
 )
-def test_a_training_finds_its_data_set_anywhere(line: str) -> None:
+def test_the_data_set_of_a_training_may_be_at_any_position(line: str) -> None:
     options = parser_of("train").parse_args(line.split())
     assert (options.dataset, options.fold, hasattr(options, "dataset_flag")) == ("101", "0", False)
 
@@ -144,7 +144,7 @@ def test_a_data_set_is_needed(command: str, capsys: pytest.CaptureFixture[str]) 
     assert "no data set is given" in refusal(parser_of(command), needed.split(), capsys)
 
 
-def test_negative_numbers_and_what_follows_two_dashes_are_values() -> None:
+def test_negative_numbers_and_words_after_two_dashes_are_values() -> None:
     parser = create_parser("detseg3d_test", "Does a test.", "detseg3d_test 1")
     parser.add_argument("values", nargs="*")
     assert parser.parse_args(["-1", "-.5"]).values == ["-1", "-.5"]
@@ -155,6 +155,6 @@ def test_negative_numbers_and_what_follows_two_dashes_are_values() -> None:
     ("flag", "meant"),
     [("-c", "--c"), ("--i", "-i"), ("--flod", "--folds"), ("--disable_tt", "--disable_tta")],
 )
-def test_the_flag_that_was_meant_is_named(flag: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_similar_flag_is_suggested(flag: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = "train" if flag == "-c" else "predict"
     assert meant in refusal(parser_of(command), [*NEEDED[command].split(), flag], capsys)

@@ -19,7 +19,7 @@ def run(tmp_path: Path, *arguments: str) -> int:
     return main([*arguments, *roots])
 
 
-def test_plans_preprocesses_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_plans_and_preprocesses_and_states_the_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "raw")
     assert run(tmp_path, "-d", "1", "--verify", "--training_gb", "4", "--roi_size", "48") == 0
     output = capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_plan_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "pp" / "Dataset001_Test" / "cases").exists()
 
 
-def test_several_data_sets_and_one_is_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_bad_data_set_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = write_dataset(tmp_path / "raw", name="Dataset001_Bad")
     write_dataset(tmp_path / "raw", name="Dataset002_Good")
     (bad / "imagesTr" / "case1_0000.nii.gz").write_bytes(b"garbage")
@@ -76,7 +76,9 @@ def test_problems_are_one_table_and_exit_code_1(tmp_path: Path, capsys: pytest.C
     assert "Traceback" not in error
 
 
-def test_unknown_data_set_lists_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_an_unknown_data_set_lists_the_existing_data_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_dataset(tmp_path / "raw")
     assert run(tmp_path, "-d", "7") == 1
     assert "Dataset001_Test" in capsys.readouterr().err
@@ -92,7 +94,7 @@ def test_help_shows_an_example() -> None:
     assert "detseg3d_plan_and_preprocess -d 101 --verify" in build_parser().format_help()
 
 
-def test_names_of_channels_and_classes_do_not_steer_the_terminal(
+def test_names_of_channels_and_classes_do_not_control_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_dataset(tmp_path / "raw")

@@ -73,7 +73,7 @@ def test_parts_share_the_cases(tiny_model: Path, scans: Path, tmp_path: Path, pa
     assert sorted(done) == list("abcde")
 
 
-def test_parts_into_one_folder_give_what_one_run_gives(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+def test_parts_in_one_folder_equal_a_single_run(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans, tmp_path / "whole")
     for part in ("0", "1"):
         run(tiny_model, scans, tmp_path / "parts", "--num_parts", "2", "--part_id", part)
@@ -93,11 +93,13 @@ def test_parts_count_from_zero(
     assert "--part_id is out of range" in error and "expected: 0 to 1" in error
 
 
-def test_more_parts_than_cases_leave_some_without_work(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+def test_some_parts_have_no_case_if_there_are_more_parts_than_cases(
+    tiny_model: Path, scans: Path, tmp_path: Path
+) -> None:
     assert run(tiny_model, scans / "a.mha", tmp_path, "--num_parts", "2", "--part_id", "1") == 0
 
 
-def test_a_case_that_fails_shows_in_the_exit_code(
+def test_a_failed_case_changes_the_exit_code(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -110,7 +112,7 @@ def test_a_case_that_fails_shows_in_the_exit_code(
     assert {path.stem for path in (tmp_path / "out" / "rois").iterdir()} == {"a", "c"}
 
 
-def test_going_on_keeps_what_is_there(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+def test_continuing_keeps_existing_results(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans / "a.mha", tmp_path)
     marked = json.loads((tmp_path / "rois" / "a.json").read_text(encoding="utf-8")) | {"mark": 1}
     (tmp_path / "rois" / "a.json").write_text(json.dumps(marked), encoding="utf-8")
@@ -137,7 +139,7 @@ def test_thresholds_reach_the_prediction(tiny_model: Path, scans: Path, tmp_path
     assert record["lesions"] == [] and record["candidates"]
 
 
-def test_folds_that_are_not_there_are_named(
+def test_missing_folds_are_named(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_model, scans, tmp_path, "-f", "0", "7") == 1
@@ -207,7 +209,9 @@ def test_a_folder_that_is_named_like_an_image_stays_a_folder(tiny_model: Path, s
 
 
 @pytest.mark.parametrize("flag", ["--save_probabilities", "--save_candidates", "--continue_prediction"])
-def test_what_needs_a_folder_is_refused_with_a_file(tiny_model: Path, scans: Path, tmp_path: Path, flag: str) -> None:
+def test_results_that_need_a_folder_are_refused_with_a_file(
+    tiny_model: Path, scans: Path, tmp_path: Path, flag: str
+) -> None:
     assert run(tiny_model, scans / "a.mha", tmp_path / "mask.nii.gz", flag) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -307,7 +311,7 @@ def test_an_input_without_permission_is_named(
 # -- No lesion anywhere ------------------------------------------------------------------------------------------------
 
 
-def test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached(
+def test_an_empty_prediction_names_the_threshold_above_all_scores(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_model, scans, tmp_path / "score", "--candidate_threshold", "0.01", "--score_threshold", "1") == 0
@@ -322,7 +326,7 @@ def test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached(
     assert "no lesion in any of 1 scan(s)" in said and "detection threshold 1" in said
 
 
-def test_a_lesion_in_one_scan_is_enough_for_silence(
+def test_a_lesion_in_one_scan_prevents_the_warning(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tiny_model, scans, tmp_path)
@@ -333,7 +337,9 @@ def test_a_lesion_in_one_scan_is_enough_for_silence(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
-def test_scans_whose_names_are_not_text_cost_no_other_scan(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+def test_scans_with_names_that_are_not_text_do_not_affect_other_scans(
+    tiny_model: Path, scans: Path, tmp_path: Path
+) -> None:
     """In a process of its own: what a library makes of such a name may end it."""
     array, geometry = read_image(scans / "a.mha")
     names = {".mha": b"m\xfcller", ".nii.gz": b"\x83\x51", ".nrrd": b"\xff", ".npy": b"half \xc3"}
@@ -355,9 +361,7 @@ def test_scans_whose_names_are_not_text_cost_no_other_scan(tiny_model: Path, sca
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
-def test_folders_whose_names_are_not_text_hold_scans_models_and_results(
-    tiny_model: Path, scans: Path, tmp_path: Path
-) -> None:
+def test_folders_with_names_that_are_not_text_can_be_used(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"stra\xdfe")
     shutil.copytree(tiny_model, folder / "model")
     (folder / "in").mkdir()

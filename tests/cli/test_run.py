@@ -78,7 +78,7 @@ def test_a_second_experiment_does_not_replace_the_first(
     assert "the output folder holds an experiment already" in capsys.readouterr().err
 
 
-def test_an_experiment_goes_on(arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_experiment_is_continued(arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = output / "results" / "Dataset001_Run" / "fold_0" / "model_final.safetensors"
     before = weights.read_bytes()
     assert run.main([*arguments, "--c"]) == 0
@@ -86,7 +86,7 @@ def test_an_experiment_goes_on(arguments: list[str], output: Path, capsys: pytes
     assert f"-m {output / 'results' / 'Dataset001_Run'} -f 0" in capsys.readouterr().out
 
 
-def test_an_experiment_goes_on_with_its_own_seed_and_split(arguments: list[str], output: Path) -> None:
+def test_a_continued_experiment_keeps_its_seed_and_split(arguments: list[str], output: Path) -> None:
     splits = output / "preprocessed" / "Dataset001_Run" / "splits_final.json"
     before = splits.read_bytes()
     assert arguments[-2:] == ["--seed", "1"]

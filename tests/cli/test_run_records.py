@@ -90,7 +90,7 @@ def training_words(root: Path, *words: str) -> list[str]:
     return ["1", "0", *folders, "--num_workers", "0", "-device", "cpu", "--no_progress", *words]
 
 
-def test_an_interrupted_training_is_recorded_and_the_resumed_one_keeps_the_record(prepared: Path) -> None:
+def test_an_interrupted_training_is_recorded_and_the_resumed_training_keeps_the_record(prepared: Path) -> None:
     fold = prepared / "results" / "Dataset001_Tiny" / "fold_0"
     command = [sys.executable, "-m", "detseg3d.cli.train", *training_words(prepared, "--steps=6", "--seed=3")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

@@ -25,7 +25,7 @@ def test_success_is_exit_code_0(parser: argparse.ArgumentParser) -> None:
     assert run_command(parser, lambda options: CommandResult(), []) == 0
 
 
-def test_the_functions_exit_code_is_kept(parser: argparse.ArgumentParser) -> None:
+def test_the_exit_code_of_the_function_is_kept(parser: argparse.ArgumentParser) -> None:
     assert run_command(parser, lambda options: CommandResult(exit_code=3), []) == 3
 
 
@@ -69,7 +69,7 @@ def test_an_interrupt_is_exit_code_130(parser: argparse.ArgumentParser, capsys: 
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_defect_of_ours_is_not_hidden(parser: argparse.ArgumentParser) -> None:
+def test_a_defect_of_the_program_is_not_hidden(parser: argparse.ArgumentParser) -> None:
     def fail(options: argparse.Namespace) -> CommandResult:
         raise ZeroDivisionError
 
@@ -119,7 +119,7 @@ def test_a_handler_of_the_root_logger_prints_nothing_twice(
         OSError(12, "Cannot allocate memory"),
     ],
 )
-def test_memory_that_was_not_granted_is_a_message_and_exit_code_1(
+def test_a_lack_of_memory_is_a_message_and_exit_code_1(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     def fail(options: argparse.Namespace) -> CommandResult:
@@ -137,7 +137,7 @@ def test_an_error_of_the_system_is_a_message_and_exit_code_1(capsys: pytest.Capt
     assert capsys.readouterr().err == "detseg3d_x: error: Permission denied\n  file:     /data/scans\n"
 
 
-def test_a_terminal_without_a_character_costs_no_result() -> None:
+def test_a_character_that_the_terminal_lacks_does_not_stop_the_command() -> None:
     script = (
         "from detseg3d.cli.arguments import create_parser\n"
         "from detseg3d.cli.running import CommandResult, run_command\n"
@@ -162,7 +162,7 @@ def test_a_terminal_without_a_character_costs_no_result() -> None:
         ),
     ],
 )
-def test_a_missing_folder_for_temporary_files_is_named_with_what_to_do(
+def test_a_missing_folder_for_temporary_files_is_an_error_with_a_remedy(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], error: OSError
 ) -> None:
     def fail(options: argparse.Namespace) -> CommandResult:
@@ -174,7 +174,7 @@ def test_a_missing_folder_for_temporary_files_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize("command", ["train", "run"])
-def test_missing_docstrings_are_an_error_by_name_where_a_library_needs_them(command: str) -> None:
+def test_missing_docstrings_are_a_clear_error_if_a_library_needs_them(command: str) -> None:
     words = {"train": ["1", "0"], "run": ["--image_dir", "a", "--label_dir", "b", "--output_dir", "c"]}[command]
     done = subprocess.run(
         [sys.executable, "-OO", "-m", f"detseg3d.cli.{command}", *words],

@@ -44,7 +44,7 @@ def escaped(text: str) -> str:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_what_a_terminal_obeys_is_written_out_wherever_it_comes_from(
+def test_control_characters_from_any_source_are_escaped(
     parser: argparse.ArgumentParser, capfd: pytest.CaptureFixture[str], hostile: str
 ) -> None:
     def fail(options: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def test_what_a_terminal_obeys_is_written_out_wherever_it_comes_from(
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_errors_of_the_command_line_are_written_out(
+def test_errors_of_the_command_line_are_escaped(
     parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str], hostile: str
 ) -> None:
     with pytest.raises(SystemExit):
@@ -73,7 +73,7 @@ def test_errors_of_the_command_line_are_written_out(
     assert escaped(hostile) in shown and hostile[0] not in shown
 
 
-def test_line_breaks_and_letters_of_all_kinds_are_left() -> None:
+def test_line_breaks_and_letters_of_all_scripts_are_kept() -> None:
     assert escape_control_characters("Fall é 病例 ñ\n\tα−β مریض") == "Fall é 病例 ñ\n\tα−β مریض"
 
 
@@ -91,7 +91,7 @@ def test_no_control_character_is_left(text: str) -> None:
     )
 
 
-def test_warnings_are_taken_over_only_while_a_command_runs() -> None:
+def test_warnings_are_logged_only_while_a_command_runs() -> None:
     before = warnings.showwarning
     with terminal():
         assert warnings.showwarning is not before
@@ -143,9 +143,7 @@ raise SystemExit(run_command(create_parser("detseg3d_test", "", ""), work, []))
         ">/dev/null 2>/dev/full",
     ],
 )
-def test_the_work_is_done_and_the_exit_code_tells_whatever_streams_are_closed(
-    tmp_path: Path, streams: str, outcome: str
-) -> None:
+def test_closed_streams_change_neither_the_result_nor_the_exit_code(tmp_path: Path, streams: str, outcome: str) -> None:
     words = [sys.executable, "-c", SCRIPT, str(tmp_path / "result"), outcome]
     done = subprocess.run(
         ["sh", "-c", f"{shlex.join(words)} {streams}"],

@@ -43,7 +43,7 @@ def trained(prepared: Path) -> Path:
     return prepared / "results" / "Dataset001_Tiny" / "fold_0"
 
 
-def test_flags_take_the_place_of_the_plan(trained: Path, tiny_plans: Plans) -> None:
+def test_flags_replace_values_of_the_plan(trained: Path, tiny_plans: Plans) -> None:
     plans = load_plans(trained / "plans.json")
     training = plans.training
     assert (training.epochs, training.batch_size, training.learning_rate) == (1, 1, 0.003)
@@ -52,7 +52,7 @@ def test_flags_take_the_place_of_the_plan(trained: Path, tiny_plans: Plans) -> N
     assert training.curriculum == tiny_plans.training.curriculum
 
 
-def test_the_plan_itself_stays(trained: Path, prepared: Path, tiny_plans: Plans) -> None:
+def test_the_plan_is_not_changed(trained: Path, prepared: Path, tiny_plans: Plans) -> None:
     for folder in (prepared / "preprocessed" / "Dataset001_Tiny", trained.parent):
         assert load_plans(folder / "plans.json").training.epochs == tiny_plans.training.epochs
 
@@ -87,7 +87,7 @@ def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None
     assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
 
 
-def test_a_flag_of_nnunet_without_a_meaning_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_of_nnunet_without_a_meaning_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         train.main(["101", "0", "--npz"])
     assert stop.value.code == 2
@@ -101,7 +101,9 @@ def results(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_validation_can_be_repeated_alone(prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_can_be_repeated_without_training(
+    prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fold = results / "Dataset001_Tiny" / "fold_0"
     before = (fold / "validation" / "summary.json").read_text(encoding="utf-8")
     log = (fold / "training_log.jsonl").read_bytes()
@@ -127,7 +129,7 @@ def test_validation_needs_a_model(prepared: Path, tmp_path: Path, capsys: pytest
     assert "there is no trained fold in this folder" in capsys.readouterr().err
 
 
-def test_a_finished_training_is_not_done_again(prepared: Path, results: Path) -> None:
+def test_a_finished_training_is_not_repeated(prepared: Path, results: Path) -> None:
     fold = results / "Dataset001_Tiny" / "fold_0"
     before = (fold / "model_final.safetensors").read_bytes()
     words = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--roi_size=24"]
@@ -136,7 +138,7 @@ def test_a_finished_training_is_not_done_again(prepared: Path, results: Path) ->
 
 
 @pytest.mark.parametrize("words", [[], ["--epochs=1"], ["--whole_volume", "--max_minutes=0.01"]])
-def test_a_finished_fold_is_refused_and_stays(
+def test_a_finished_fold_is_refused_and_kept(
     prepared: Path, results: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     fold = results / "Dataset001_Tiny" / "fold_0"
@@ -147,7 +149,7 @@ def test_a_finished_fold_is_refused_and_stays(
     assert {path: path.read_bytes() for path in fold.rglob("*") if path.is_file()} == before
 
 
-def test_a_fold_is_trained_anew_where_it_is_said(prepared: Path, results: Path) -> None:
+def test_a_fold_is_trained_again_with_overwrite(prepared: Path, results: Path) -> None:
     model = results / "Dataset001_Tiny"
     before = (model / "fold_0" / "model_final.safetensors").read_bytes()
     assert run(prepared, "--overwrite", "--epochs=1", "--whole_volume", "--seed=5", results=results) == 0
@@ -157,25 +159,25 @@ def test_a_fold_is_trained_anew_where_it_is_said(prepared: Path, results: Path) 
     assert sorted(path.name for path in model.iterdir() if path.is_dir()) == ["fold_0"]
 
 
-def test_going_on_and_overwriting_exclude_each_other(prepared: Path) -> None:
+def test_continuing_and_overwriting_exclude_each_other(prepared: Path) -> None:
     with pytest.raises(SystemExit):
         run(prepared, "--c", "--overwrite")
 
 
-def test_going_on_needs_no_seed(prepared: Path, tmp_path: Path) -> None:
+def test_continuing_needs_no_seed(prepared: Path, tmp_path: Path) -> None:
     words = ["--epochs=1", "--whole_volume", "--max_minutes=0.01"]
     assert run(prepared, *words, "--seed=4", results=tmp_path) == 0
     assert run(prepared, *words, "--c", results=tmp_path) == 0
 
 
-def test_going_on_with_another_seed_is_refused(
+def test_continuing_with_another_seed_is_refused(
     prepared: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(prepared, "--c", "--seed=4", "--roi_size=24", results=results) == 1
     assert "resume with --seed 0" in capsys.readouterr().err
 
 
-def test_pretrained_weights_that_are_not_there_are_named(
+def test_missing_pretrained_weights_are_named(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(prepared, "--pretrained_weights", str(tmp_path / "gone.safetensors"), results=tmp_path) == 1
@@ -203,7 +205,7 @@ def test_a_fold_without_validation_cases_only_trains(
     assert (fold / "model_final.safetensors").exists() and not (fold / "validation").exists()
 
 
-def test_healthy_cases_alone_train(prepared: Path, tmp_path: Path) -> None:
+def test_a_training_with_only_healthy_cases_works(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared / "preprocessed", tmp_path / "preprocessed")
     (tmp_path / "raw").symlink_to(prepared / "raw")
     splits = [{"train": ["case3"], "val": ["case3"]}]
@@ -218,13 +220,13 @@ def test_healthy_cases_alone_train(prepared: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_fold_that_is_not_there_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_fold_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(prepared, fold="5") == 1
     error = capsys.readouterr().err
     assert "detseg3d_train: error: this fold does not exist" in error and "expected: 0 or all" in error
 
 
-def test_a_data_set_that_is_not_there_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_data_set_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         train.main(["77", "0", "--raw", str(prepared / "raw"), "--preprocessed", str(prepared / "preprocessed")]) == 1
     )
@@ -280,7 +282,9 @@ def test_the_fold_describes_its_training_scans_and_no_others(trained: Path, prep
     assert "case" not in (trained / "appearance.json").read_text(encoding="utf-8").replace('"cases"', "")
 
 
-def test_validation_alone_describes_the_training_scans_if_nothing_does(prepared: Path, results: Path) -> None:
+def test_a_repeated_validation_writes_a_missing_description_of_the_training_scans(
+    prepared: Path, results: Path
+) -> None:
     file = results / "Dataset001_Tiny" / "fold_0" / "appearance.json"
     before = file.read_bytes()
     file.unlink()

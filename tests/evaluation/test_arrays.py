@@ -67,7 +67,7 @@ def test_options_and_the_case_name_are_passed_on() -> None:
     assert {case.case_id, *(lesion.case_id for lesion in case.lesions)} == {"x"}
 
 
-def test_nothing_on_either_side_is_a_case() -> None:
+def test_a_case_without_lesions_can_be_evaluated() -> None:
     nothing = volume()
     assert evaluate_arrays(nothing, nothing, SPACING).dice == 1.0
     assert evaluate_arrays(TRUTH, nothing, SPACING).dice == 0.0
@@ -106,7 +106,7 @@ def test_an_invalid_spacing_is_refused(spacing: tuple[float, ...]) -> None:
         evaluate_arrays(TRUTH, PREDICTION, spacing)
 
 
-def test_masks_are_not_taken_for_instance_maps(caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_are_not_mistaken_for_instance_maps(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="evaluate_arrays"):
         evaluate_maps("a", TRUTH.astype(bool), PREDICTION.astype(bool), SPACING)
     with caplog.at_level(logging.WARNING):

@@ -118,7 +118,7 @@ def test_a_mask_without_instance_map_is_named(folders: tuple[Path, Path]) -> Non
     assert "no instance map" in problems(evaluate_pair(*folders))["b"]
 
 
-def test_a_case_without_its_roi_file_does_not_cost_the_others_their_scores(folders: tuple[Path, Path]) -> None:
+def test_a_case_without_its_roi_file_does_not_affect_the_scores_of_other_cases(folders: tuple[Path, Path]) -> None:
     add_layout(folders[1], "a", volume(3, dtype=np.uint16), [{"id": 3, "label": 1, "score": 0.9}])
     add_instances(folders[1], "b", volume(dtype=np.uint16))
     result = evaluate_pair(*folders)
@@ -215,7 +215,7 @@ def test_instance_maps_are_not_split_or_joined(folders: tuple[Path, Path]) -> No
     assert counts(evaluate_pair(*folders, label_format=form)) == (2, 1, 1, 1)
 
 
-def test_dataset_json_says_that_labels_are_instance_maps(folders: tuple[Path, Path]) -> None:
+def test_dataset_json_declares_instance_maps(folders: tuple[Path, Path]) -> None:
     save(volume(1, 2, 0, 2, dtype=np.uint16), folders[0] / "a.nii.gz")
     write_json({"labels": {"background": 0, "lesion": 1}, "instances": True}, folders[0].parent / "dataset.json")
     assert counts(evaluate_pair(*folders)) == (2, 1, 2, 1)

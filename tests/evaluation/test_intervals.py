@@ -106,7 +106,7 @@ def test_whole_weights_equal_duplicated_cases(cases: list[CaseMetrics], rows: li
         assert same({name: metric.values[row] for name, metric in metrics.items()}, of_summary(summarize(copies)))
 
 
-def test_weighted_curves_are_those_of_the_duplicated_cases() -> None:
+def test_weighted_curves_equal_the_curves_of_duplicated_cases() -> None:
     cases = [evaluated(name) for name in COHORT]
     weights = np.random.default_rng(0).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=50)
     metrics = weighted_metrics(cases, weights.astype(float))

@@ -32,7 +32,7 @@ def test_a_metric_has_its_value_over_all_cases_and_an_interval_around_it() -> No
     assert np.less(*bounds(intervals["dice"]))
 
 
-def test_the_interval_equals_that_of_resampling_case_by_case() -> None:
+def test_the_interval_equals_the_interval_of_resampling_case_by_case() -> None:
     cases = [evaluated(name) for name in COHORT]
     random = np.random.default_rng(5)
     values = []

@@ -138,7 +138,7 @@ def test_matching_is_the_best_of_all_assignments(truth: IntArray, prediction: In
     assert (len(matches), round(float(matches.iou.sum()), 9)) == brute_force(table, minimum)
 
 
-def test_best_overlap_is_the_one_with_the_highest_iou() -> None:
+def test_the_best_overlap_has_the_highest_iou() -> None:
     table = overlap_table(line(1, 1, 1, 2, 0, 3), line(5, 6, 6, 6, 6, 0))
     of_truth, of_prediction = best_overlaps(table)
     assert table.prediction.ids[table.prediction_index[of_truth[0]]] == 6
@@ -155,7 +155,7 @@ def test_selecting_lesions_equals_erasing_the_others(truth: IntArray, prediction
     assert selected.truth.voxels.tolist() == again.truth.voxels.tolist()
 
 
-def test_picai_eval_prefers_two_good_matches_to_three_poor_ones_and_we_do_not() -> None:
+def test_only_picai_eval_prefers_two_good_matches_to_three_poor_matches() -> None:
     """Predictions 0 and 1 fit lesions 0 and 1; or 2 lesion 0, 0 lesion 1 and 1 lesion 2, all three barely."""
     lesions = InstanceTable(np.arange(1, 4), np.full(3, 10), np.zeros((3, 3)))
     table = OverlapTable(lesions, lesions, np.array([0, 1, 0, 1, 2]), np.array([0, 1, 2, 0, 1]), np.ones(5, np.int64))

@@ -158,7 +158,7 @@ def test_a_map_has_the_order_of_the_mask_beside_it(tmp_path: Path, truth: int, p
     np.testing.assert_array_equal(read_probability_map(image, geometry, "label", (1,)).probability, expected)
 
 
-def test_own_maps_are_evaluated_against_labels_in_another_order(tmp_path: Path) -> None:
+def test_maps_of_detseg3d_are_evaluated_against_labels_in_another_order(tmp_path: Path) -> None:
     save(tmp_path / "truth/a.nii", TRUTH, 3)
     save(tmp_path / "pred/a.nii", (FOUND > 0).astype(np.uint8), 29)
     save_rois(tmp_path / "pred/rois/a.json", 29)

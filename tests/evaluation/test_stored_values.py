@@ -73,7 +73,7 @@ def test_instance_maps_are_refused_with_the_flag(truth: Files, prediction: Files
         ([ones(1, 2, 3), ones(4)], [ones(1, 2, 3), ones(4)], 0.9),  # a class that one scan alone has
     ],
 )
-def test_masks_with_classes_are_not(
+def test_masks_with_classes_are_not_refused(
     truth: Files, prediction: Files, equal: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     check_not_instances(cases(truth, prediction, equal))
@@ -100,7 +100,7 @@ def test_many_classes_of_one_component_each_are_a_warning(caplog: pytest.LogCapt
         ([{1: 2}] * 3, [{1: 2}, {2: 1}, {1: 2}], {"case1"}),  # a class that no truth has
     ],
 )
-def test_a_case_that_is_stored_otherwise_is_found(truth: Files, prediction: Files, odd: set[str]) -> None:
+def test_a_case_with_other_stored_values_is_found(truth: Files, prediction: Files, odd: set[str]) -> None:
     problems = odd_values(cases(truth, prediction))
     assert set(problems) == odd
     for error in problems.values():
@@ -119,5 +119,5 @@ def test_a_case_that_is_stored_otherwise_is_found(truth: Files, prediction: File
         ([{10: 1, 20: 2}, {30: 1}], [{10: 1}, {30: 1}]),
     ],
 )
-def test_classes_are_not_taken_for_other_ways_of_storing(truth: Files, prediction: Files) -> None:
+def test_different_classes_are_not_mistaken_for_different_coding(truth: Files, prediction: Files) -> None:
     assert odd_values(cases(truth, prediction)) == {}

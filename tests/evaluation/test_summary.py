@@ -173,12 +173,12 @@ def test_the_recall_of_a_bin_has_an_interval_by_patients() -> None:
     assert (empty.detection[Criterion.ANY].low, empty.detection[Criterion.IOU_05].high) == (None, None)
 
 
-def test_a_lesion_that_a_limit_misses_by_rounding_alone_is_in_the_upper_bin() -> None:
+def test_a_lesion_below_a_limit_only_by_rounding_is_in_the_upper_bin() -> None:
     rows = recall_by_size([lesion(5)], lambda one: one.voxels * (3 * 0.7 * 0.7), (7.35,), "mm³")  # 7.349999999999999
     assert [row.lesions for row in rows] == [0, 1]
 
 
-def test_bins_hold_every_lesion_once() -> None:
+def test_bins_contain_every_lesion_once() -> None:
     lesions = [lesion(size) for size in (1, 14, 15, 49, 50, 499, 500, 10**7)]
     truth = CaseMetrics("a", (1, 1, 1), 1.0, {"lesion": PERFECT.classes["lesion"]}, tuple(lesions))
     by_size = summarize([truth]).overall.recall_by_size

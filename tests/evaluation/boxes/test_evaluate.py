@@ -333,7 +333,7 @@ def test_labels_that_are_instance_maps_are_refused_with_the_flag(folder: Path) -
     assert "--instances truth" in str(caught.value.remedy)
 
 
-def test_names_of_boxes_in_another_normal_form_are_those_of_the_labels(folder: Path) -> None:
+def test_names_of_boxes_and_labels_in_different_normal_forms_match(folder: Path) -> None:
     save_label(folder, "\u00fc", LESIONS[:1])
     rows = [row("u\u0308", LESIONS[0], 0.9), row("a", LESIONS[0], 0.9)]
     save_boxes(folder / "boxes.csv", rows)

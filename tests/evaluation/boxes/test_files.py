@@ -32,7 +32,7 @@ def test_a_table_of_all_cases(tmp_path: Path) -> None:
     assert cases["a"].classes is None
 
 
-def test_columns_can_have_any_order_capitals_spaces_and_others_beside_them(tmp_path: Path) -> None:
+def test_columns_can_have_any_order_capitals_and_spaces_and_other_columns_are_ignored(tmp_path: Path) -> None:
     file = table(tmp_path, "score, X1 ,x0,id,y1,y0,z1,z0,Case", " 0.5,6,3,99,5, 2,4,1 , a ", "")
     assert read_box_table(file)["a"].boxes.tolist() == [BOX]
 
@@ -66,7 +66,7 @@ def test_classes_are_names_or_label_values(tmp_path: Path) -> None:
     assert find_class_name("3", {"core": 1}) is None
 
 
-def test_all_wrong_values_are_named_with_line_and_column_at_once(tmp_path: Path) -> None:
+def test_one_error_names_all_wrong_values_with_line_and_column(tmp_path: Path) -> None:
     file = table(
         tmp_path,
         HEADER + ",class",
@@ -124,7 +124,7 @@ def boxes_of(result: BoxFolder) -> dict[str, list[list[float]]]:
     return {case: boxes.boxes.tolist() for case, boxes in result.cases.items()}
 
 
-def test_one_file_for_all_cases_says_so(tmp_path: Path) -> None:
+def test_boxes_from_one_file_are_marked(tmp_path: Path) -> None:
     result = read_boxes(table(tmp_path, HEADER, "a,1,2,3,4,5,6,0.5"))
     assert (result.one_file, boxes_of(result)) == (True, {"a": [BOX]})
 
@@ -169,7 +169,7 @@ class Trap:
         return Path.touch, (Path("trap_was_sprung"),)
 
 
-def test_pickles_are_refused_unopened_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickles_are_refused_unopened_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_boxes.pkl").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(DetSeg3DError, match=r"not read(.|\n)*trust(.|\n)*numpy\.savez"):
@@ -185,7 +185,7 @@ def rois(folder: Path, *lesions: dict[str, Any]) -> Path:
     return folder
 
 
-def test_our_own_roi_files_are_read_before_the_table_of_lesions(tmp_path: Path) -> None:
+def test_roi_files_are_read_before_the_table_of_lesions(tmp_path: Path) -> None:
     rois(tmp_path, {"id": 1, "label": 2, "score": 0.5, "box": BOX})
     table(tmp_path, "case,id", "a,1", name="lesions.csv")
     result = read_boxes(tmp_path, {"core": 1, "rim": 2})

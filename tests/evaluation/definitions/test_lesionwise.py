@@ -113,7 +113,7 @@ def test_missed_lesions_and_false_positives_get_the_penalty() -> None:
     assert lesionwise_scores(truth, prediction, SPACING, EVERYTHING, hd95=False).hd95_mm is None
 
 
-def test_the_distance_is_that_of_all_parts_of_the_lesion() -> None:
+def test_the_distance_includes_all_parts_of_the_lesion() -> None:
     truth, prediction = line(1, 1, 1, 0, 0, 0, 0), line(1, 1, 1, 1, 1, 0, 0)
     # Of five predicted voxels the distances are 0 0 0 1 2: the 95th percentile lies at 1.8.
     assert lesionwise_scores(truth, prediction, SPACING).hd95_mm == pytest.approx(1.8)

@@ -60,7 +60,7 @@ def test_predictions_of_an_absent_class_are_false_positives() -> None:
     assert (found["a"].cc_dice, found["b"].cc_dice, found["all"].cc_dice) == (1.0, 0.0, 0.5)
 
 
-def test_nothing_on_either_side_is_perfect() -> None:
+def test_two_empty_sides_are_perfect() -> None:
     for entry in outlines(line(0, 0), line(0, 0), ["a", "b"], truth={}, prediction={}).values():
         assert (entry.nsd, entry.nsd_area, entry.cc_dice, entry.lesionwise.dice) == (1.0, 1.0, 1.0, 1.0)
         assert (entry.hd95_mm, entry.assd_mm, entry.hd95_area_mm, entry.lesionwise.hd95_mm) == (0.0, 0.0, 0.0, 0.0)

@@ -52,7 +52,7 @@ def test_rotation_and_reflection_do_not_change_the_area() -> None:
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_the_area_of_a_smooth_mask_is_that_of_its_mesh(spacing: tuple[float, float, float]) -> None:
+def test_the_area_of_a_smooth_mask_equals_the_area_of_its_mesh(spacing: tuple[float, float, float]) -> None:
     z, y, x = np.indices((20, 20, 20)) - 9.5
     mask = np.pad(z**2 + y**2 + x**2 <= 60, 1)
     vertices, faces, _, _ = marching_cubes(mask.astype(float), 0.5, spacing=spacing, method="lorensen")
@@ -79,7 +79,7 @@ def by_hand(truth: BoolArray, prediction: BoolArray, spacing: tuple[float, float
 
 @settings(max_examples=40, deadline=None)
 @given(masks.filter(np.any), masks.filter(np.any), spacings, st.sampled_from([0.5, 1.0, 2.2]))
-def test_surface_dice_equals_that_of_distance_maps(
+def test_surface_dice_equals_surface_dice_from_distance_maps(
     truth: BoolArray, prediction: BoolArray, spacing: tuple[float, float, float], tolerance: float
 ) -> None:
     found = area_surface_metrics(truth, prediction, spacing, tolerance)

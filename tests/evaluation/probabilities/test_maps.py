@@ -35,7 +35,7 @@ def read(file: Path, classes: tuple[int, ...] | None = None) -> ProbabilityMap:
 
 @pytest.mark.parametrize("key", ["probabilities", "softmax"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
-def test_of_two_channels_the_second_is_the_lesion(tmp_path: Path, key: str, dtype: Any) -> None:
+def test_the_second_of_two_channels_is_the_lesion(tmp_path: Path, key: str, dtype: Any) -> None:
     values = softmax(2, dtype=dtype)
     result = read(save(tmp_path / "a.npz", key, values=values), (1,))
     assert result.classes is None
@@ -44,7 +44,7 @@ def test_of_two_channels_the_second_is_the_lesion(tmp_path: Path, key: str, dtyp
     np.testing.assert_array_equal(result.probability, values[1].astype(np.float32))
 
 
-def test_of_several_classes_each_voxel_keeps_the_likeliest_lesion_class(tmp_path: Path) -> None:
+def test_each_voxel_keeps_the_most_probable_of_several_lesion_classes(tmp_path: Path) -> None:
     values = softmax(4)
     result = read(save(tmp_path / "a.npz", values=values), (1, 2, 3))
     assert result.classes is not None
@@ -62,7 +62,7 @@ def test_channels_follow_the_label_values_and_not_the_order_of_the_classes(tmp_p
     assert result.classes[0, 0, :2].tolist() == [1, 0]  # channel 1 is value 3, channel 2 is value 7
 
 
-def test_between_equal_classes_the_first_channel_wins(tmp_path: Path) -> None:
+def test_the_first_channel_counts_if_classes_are_equally_probable(tmp_path: Path) -> None:
     values = np.full((3, *SHAPE), 0.25, np.float16)
     values[0] = 0.5
     result = read(save(tmp_path / "a.npz", values=values), (2, 1))
@@ -70,7 +70,7 @@ def test_between_equal_classes_the_first_channel_wins(tmp_path: Path) -> None:
     assert np.unique(result.classes).tolist() == [1]  # the first lesion channel is label value 1
 
 
-def test_without_known_classes_there_are_as_many_as_channels(tmp_path: Path) -> None:
+def test_the_channels_give_the_number_of_unknown_classes(tmp_path: Path) -> None:
     assert read(save(tmp_path / "a.npz", values=softmax(3))).class_values == (1, 2)
 
 
@@ -82,13 +82,13 @@ def test_an_array_in_fortran_order_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(turned.classes, plain.classes)
 
 
-def test_voxels_that_nnunet_cropped_away_have_no_class_at_all(tmp_path: Path) -> None:
+def test_voxels_outside_the_crop_of_nnunet_have_no_class(tmp_path: Path) -> None:
     values = softmax(2)
     values[:, 0] = 0
     assert not read(save(tmp_path / "a.npz", values=values)).probability[0].any()
 
 
-def test_our_own_maps_have_no_background(tmp_path: Path) -> None:
+def test_maps_of_detseg3d_have_no_background(tmp_path: Path) -> None:
     (tmp_path / "rois").mkdir()
     values = np.random.default_rng(0).uniform(0, 1, (2, *SHAPE)).astype(np.float16)
     result = read(save(tmp_path / "probabilities" / "a.npz", values=values), (1, 2))
@@ -97,7 +97,7 @@ def test_our_own_maps_have_no_background(tmp_path: Path) -> None:
     np.testing.assert_array_equal(single.probability, values[0].astype(np.float32))
 
 
-def test_an_image_is_the_probability_of_the_one_class(tmp_path: Path) -> None:
+def test_an_image_is_the_probability_of_the_single_class(tmp_path: Path) -> None:
     values = softmax(2, dtype=np.float32)[1]
     write_image(values, GEOMETRY, tmp_path / "a.nii.gz")
     np.save(tmp_path / "b.npy", values)
@@ -221,7 +221,7 @@ def test_the_masks_beside_the_maps_of_nnunet_are_ignored(tmp_path: Path) -> None
     assert probability_files(tmp_path, []) == {"case.1": tmp_path / "case.1.npz"}
 
 
-def test_our_own_maps_are_found_in_their_folder_and_images_otherwise(tmp_path: Path) -> None:
+def test_maps_of_detseg3d_are_found_in_their_folder_and_otherwise_images(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").touch()
     assert list(probability_files(tmp_path, [])) == ["a"]
     save(tmp_path / "probabilities" / "b.npz", values=softmax(2))

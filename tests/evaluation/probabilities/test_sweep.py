@@ -158,7 +158,7 @@ def test_one_patient_gives_no_cross_fitted_metric(folder: Path) -> None:
     assert "single patient" in format_sweep(result)
 
 
-def test_of_equal_rows_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -> None:
+def test_the_row_nearest_to_the_default_is_chosen_from_equal_rows(tmp_path: Path) -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:3, 1:3, 1:3] = 1
     sure = np.stack([1 - truth, truth]).astype(np.float16)

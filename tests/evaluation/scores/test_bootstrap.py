@@ -73,7 +73,7 @@ def test_the_counts_of_the_cases_of_a_patient_are_added_up() -> None:
 
 
 @given(st.integers(2, 40))
-def test_patients_that_contribute_alike_are_that_many(count: int) -> None:
+def test_the_effective_number_of_equal_patients_is_their_number(count: int) -> None:
     found = contributions(np.full(count, 3.0))
     assert (found.patients, found.effective, found.leverage) == (count, pytest.approx(count), pytest.approx(1 / count))
 
@@ -95,7 +95,7 @@ def test_the_interval_of_a_mean_equals_the_t_interval() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.03)
 
 
-def test_the_standard_error_equals_that_of_another_library() -> None:
+def test_the_standard_error_equals_the_standard_error_of_another_library() -> None:
     random = np.random.default_rng(1)
     truth = random.integers(1, 20, 15)
     found = random.binomial(truth, random.beta(8, 2, 15))
@@ -164,7 +164,7 @@ def test_the_exact_bound_counts_patients_and_not_lesions() -> None:
     assert found.low == pytest.approx(0.025 ** (1 / 10))
 
 
-def test_patients_that_agree_on_another_value_leave_room_on_both_sides() -> None:
+def test_patients_with_the_same_value_inside_the_scale_have_an_interval_on_both_sides() -> None:
     found = interval(np.full(100, 0.8), 0.8, contributions(np.ones(10)), Scale.SHARE)
     agreeing = 0.025 ** (1 / 10)
     assert (found.low, found.high) == pytest.approx((0.8 * agreeing, 0.8 * agreeing + 1 - agreeing))
@@ -202,7 +202,7 @@ def test_a_pooled_share_has_the_interval_of_very_many_resamples() -> None:
     assert around.patients == 20
 
 
-def test_a_pooled_share_of_nothing_has_no_interval_and_one_without_a_failure_the_exact_one() -> None:
+def test_an_empty_pooled_share_has_no_interval_and_a_share_without_failures_the_exact_interval() -> None:
     assert pooled_share_interval([], []) == Interval(None, None, 0, 0)
     around = pooled_share_interval([3, 4, 1], [3, 4, 1], ["a", "b", "b"])
     assert (around.low, around.high) == (pytest.approx(0.025 ** (1 / 2)), 1.0)

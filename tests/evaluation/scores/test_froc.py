@@ -36,7 +36,7 @@ def line(*values: int) -> IntArray:
 # Matching with scores
 
 
-def test_at_any_overlap_a_lesion_is_found_at_its_highest_score_and_nothing_that_touches_is_false() -> None:
+def test_at_any_overlap_a_lesion_is_found_at_its_highest_score_and_touching_predictions_are_true() -> None:
     table = overlap_table(line(1, 1, 1, 0, 2, 2, 0, 3, 0), line(1, 0, 2, 2, 2, 0, 0, 0, 3))
     case = scored_case("a", table, [0.3, 0.8, 0.5], None)
     assert case.truth_scores.tolist() == [0.8, 0.8, MISSED]
@@ -44,7 +44,7 @@ def test_at_any_overlap_a_lesion_is_found_at_its_highest_score_and_nothing_that_
     assert case.false_positive_scores.tolist() == [0.5]
 
 
-def test_one_to_one_the_higher_score_comes_first_though_the_other_fits_better() -> None:
+def test_one_to_one_the_higher_score_comes_first_even_if_another_prediction_fits_better() -> None:
     # IoU 1/4 with score .9 and 3/4 with score .5: the lesion is found at .9 and the other is a duplicate.
     table = overlap_table(line(1, 1, 1, 1), line(1, 2, 2, 2))
     case = scored_case("a", table, [0.9, 0.5], 0.1)
@@ -66,7 +66,7 @@ def test_a_prediction_takes_the_best_of_the_free_lesions() -> None:
     assert scored_case("a", table, [0.9, 0.1], 0.1).truth_scores.tolist() == [0.1, 0.9]
 
 
-def test_of_equal_scores_the_better_overlap_comes_first() -> None:
+def test_the_better_overlap_comes_first_if_scores_are_equal() -> None:
     # Prediction 0 overlaps lesion 0 a little; prediction 1 overlaps it much, and lesion 1 as well.
     truth_index, prediction_index = np.array([0, 0, 1]), np.array([0, 1, 1])
     case = match_scored("a", np.array([0.5, 0.5]), 2, truth_index, prediction_index, np.array([0.2, 0.9, 0.3]))
@@ -164,7 +164,7 @@ def test_cpm_is_read_at_the_rates_of_luna16() -> None:
     assert FROC_RATES == (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 
-def test_a_rate_is_reached_though_its_division_is_not_exact() -> None:
+def test_a_rate_is_reached_even_if_its_division_is_not_exact() -> None:
     # 3 false positives in 30 scans are .1 per scan.
     cases = [record([0.5], [0.9] if index < 3 else []) for index in range(30)]
     assert recall_at_rates(froc_curve(cases), (0.1,))[0].recall == 1.0

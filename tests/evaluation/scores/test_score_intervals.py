@@ -43,7 +43,7 @@ def many() -> list[ScoredCase]:
     ]
 
 
-def test_the_interval_contains_the_value_and_equals_that_of_the_resamples() -> None:
+def test_the_interval_contains_the_value_and_equals_the_interval_of_the_resamples() -> None:
     records = many()
     result = score_intervals(records, samples=200, seed=3)
     values = []
@@ -100,6 +100,6 @@ def test_resamples_without_lesions_are_left_out_and_counted() -> None:
     assert 0 < ends.low < 0.5 < ends.high < 1
 
 
-def test_a_detector_without_predictions_has_no_recall() -> None:
+def test_the_average_precision_of_no_predictions_has_the_exact_interval() -> None:
     ends = score_intervals([record([], [], 2)] * 10).average_precision
     assert (ends.low, ends.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 10)))

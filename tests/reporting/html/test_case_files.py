@@ -71,13 +71,13 @@ def test_scans_of_other_cases_leave_the_report_without_viewer(root: Path, caplog
     assert "the report has no viewer" in caplog.text
 
 
-def test_a_folder_that_is_not_there_is_named(root: Path) -> None:
+def test_a_missing_folder_is_named(root: Path) -> None:
     with pytest.raises(DetSeg3DError) as error:
         find_case_files(root / "nowhere", root / "truth", {"pred": root / "pred"})
     assert error.value.file == root / "nowhere"
 
 
-def test_damaged_boxes_do_not_cost_the_case(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_case_with_damaged_boxes_is_shown(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(root / "pred" / "rois" / "a.json")
     (case,) = find_case_files(root / "images", root / "truth", {"pred": root / "pred"})
     assert case.boxes == () and "not valid JSON" in caplog.text

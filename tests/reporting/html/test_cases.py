@@ -44,12 +44,12 @@ def chosen(cases: list[CaseMetrics], worst: int = 1, best: int = 1) -> list[tupl
     return [(shown.files.case_id, shown.rank) for shown in picked]
 
 
-def test_the_ends_of_the_ranking_are_chosen() -> None:
+def test_the_worst_and_the_best_scans_are_chosen() -> None:
     cases = [case("a", 0.5, 0.5), case("b", 0.1, 0.9), case("c", 0.9, 0.1), case("d", 0.6, 0.5), case("e", 0.4, 0.5)]
     assert chosen(cases, 2, 2) == [("b", "worst"), ("e", "worst"), ("c", "best"), ("d", "best")]
 
 
-def test_dice_decides_where_f1_is_equal_and_then_the_number_of_errors() -> None:
+def test_dice_decides_if_f1_is_equal_and_then_the_number_of_errors() -> None:
     assert chosen([case("a", 0.5, 0.5), case("b", 0.5, 0.4)]) == [("b", "worst"), ("a", "best")]
     assert chosen([case("a", 0.0, 0.0, false=1), case("b", 0.0, 0.0, false=3)])[0][0] == "b"
 
@@ -63,7 +63,7 @@ def test_scans_without_lesions_are_neither_best_nor_worst_if_there_are_others() 
 @pytest.mark.parametrize(
     ("number", "expected"), [(0, []), (1, ["worst"]), (2, ["worst", "best"]), (3, ["worst"] * 2 + ["best"])]
 )
-def test_few_cases_are_divided_and_none_is_shown_twice(number: int, expected: list[str]) -> None:
+def test_few_cases_are_divided_and_no_case_is_shown_twice(number: int, expected: list[str]) -> None:
     picked = chosen([case(str(n), n / 10, 0.5) for n in range(number)], 2, 2)
     assert [rank for _, rank in picked] == expected and len({name for name, _ in picked}) == number
 
@@ -87,7 +87,7 @@ def test_files_may_belong_to_another_system(evaluated: Evaluated) -> None:
     ]
 
 
-def test_a_case_that_cannot_be_read_is_named_and_the_others_are_shown(
+def test_a_case_that_cannot_be_read_is_named_and_the_other_cases_are_shown(
     root: Path, evaluated: Evaluated, tmp_path: Path
 ) -> None:
     broken, missing = tmp_path / "broken.nii.gz", tmp_path / "missing.nii.gz"
@@ -103,7 +103,7 @@ def test_a_case_that_cannot_be_read_is_named_and_the_others_are_shown(
     assert list(reasons) == ["bad", "middle"] and broken.name in reasons["bad"] and missing.name in reasons["middle"]
 
 
-def test_an_unexpected_error_costs_only_one_case(
+def test_an_unexpected_error_affects_only_its_case(
     root: Path, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(case: CaseFiles) -> None:
@@ -114,6 +114,6 @@ def test_an_unexpected_error_costs_only_one_case(
     assert content.cases == () and content.unreadable == (UnreadableCase("good", "MemoryError: 16 GB"),)
 
 
-def test_cases_for_which_there_is_no_room_are_named(root: Path, evaluated: Evaluated) -> None:
+def test_cases_that_do_not_fit_are_named(root: Path, evaluated: Evaluated) -> None:
     content = read_cases(choose_cases(evaluated, [case_files(root, name) for name in NAMES], 2, 2), 0)
     assert content.cases == () and content.omitted == ("bad", "middle", "good", "healthy")

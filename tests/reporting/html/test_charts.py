@@ -50,7 +50,7 @@ def test_false_positives_are_doubled_at_equal_steps() -> None:
 
 
 @pytest.mark.parametrize(("value", "place"), [(-1.0, 0.0), (0.0, 0.0), (0.25, 0.25), (2.0, 1.0)])
-def test_values_beyond_an_axis_are_placed_at_its_end(value: float, place: float) -> None:
+def test_values_outside_an_axis_are_placed_at_its_end(value: float, place: float) -> None:
     assert fraction_axis("").place(value) == place
 
 
@@ -80,7 +80,7 @@ def test_a_chart_has_a_description_for_readers_who_cannot_see_it() -> None:
     assert root.get("role") == "img" and root[0].tag == "title" and root[0].text == "a chart"
 
 
-def test_bars_are_as_high_as_their_values_and_absent_without_one() -> None:
+def test_the_height_of_a_bar_is_its_value_and_a_missing_value_has_no_bar() -> None:
     series = [Bars("a", (0.25, None, 1.0), (None, None, (0.5, 1.0)))]
     root = parse(
         bar_chart(series, [("x", "n = 4"), ("y", "n = 0"), ("z", "n = 1")], "size", fraction_axis("recall"), "bars")
@@ -102,7 +102,7 @@ def test_an_interval_lies_around_its_value() -> None:
     assert (left, width, middle) == (42.0, 30.0, 52.0)
 
 
-def test_without_a_value_the_strip_is_empty() -> None:
+def test_the_strip_of_a_missing_value_is_empty() -> None:
     assert interval_strip(None, None, None) == ""
     assert of_class(parse(interval_strip(0.5, None, None)), "range") == []
 

@@ -18,7 +18,7 @@ from detseg3d.reporting.html.formatting import DASH
 from tests.reporting.html.factory import Page, consolidation
 
 
-def test_the_cross_fitted_metrics_stand_first_and_those_of_the_same_scans_last() -> None:
+def test_cross_fitted_metrics_come_first_and_metrics_of_the_same_scans_last() -> None:
     page = Page(metrics_by_origin(consolidation().choice))
     rows = page.rows(page.find("table")[0])
     assert [row[:2] for row in rows[1:]] == [
@@ -31,7 +31,7 @@ def test_the_cross_fitted_metrics_stand_first_and_those_of_the_same_scans_last()
     assert rows[3][-3:] == ["40", "48", "0.750"]
 
 
-def test_a_single_fold_has_no_cross_fitted_metrics_and_a_warning_says_so() -> None:
+def test_a_single_fold_has_no_cross_fitted_metrics_and_a_warning() -> None:
     page = Page(metrics_by_origin(consolidation(folds=1).choice))
     assert page.rows(page.find("table")[0])[1][1:] == [DASH] * 8
     assert page.find("p", class_="warn")[0]["text"] == ThresholdOrigin.SAME_SCANS.remark

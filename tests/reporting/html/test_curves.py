@@ -63,7 +63,7 @@ def test_the_table_has_recall_and_threshold_at_each_rate(result: EvaluationResul
     assert rows[2][1:8] == [f"{point.threshold:.3f}" for point in froc]
 
 
-def test_without_scores_a_sentence_says_why_there_is_no_curve(result: EvaluationResult) -> None:
+def test_a_sentence_explains_that_predictions_without_scores_have_no_curve(result: EvaluationResult) -> None:
     page = Page(curve_section(Evaluated.of(without_scores(result))))
     assert "no scores" in page.visible and page.find("svg") == []
 

@@ -24,7 +24,7 @@ def test_an_interval_without_both_limits_is_empty(low: float | None, high: float
 
 
 @pytest.mark.parametrize(("quantity", "text"), [(0, "0 scans"), (1, "1 scan"), (1200, "1\u202f200 scans")])
-def test_only_one_thing_has_no_plural(quantity: int, text: str) -> None:
+def test_a_quantity_of_one_is_in_the_singular(quantity: int, text: str) -> None:
     assert count(quantity, "scan") == text
 
 

@@ -28,7 +28,7 @@ def test_a_text_is_the_same_after_it_was_escaped_and_read(text: str) -> None:
     assert "<" not in inner and html.unescape(inner) == text
 
 
-def test_an_attribute_cannot_be_left_by_its_value() -> None:
+def test_a_value_cannot_end_its_attribute() -> None:
     attack = '"><img src=x onerror=alert(1)>'
     row = {"case_id": attack, "in_viewer": True, "cells": []}
     page = Page(render("cases", rows=[row], systems=[], titles=[]))
@@ -56,7 +56,7 @@ def test_a_variable_that_is_not_given_is_an_error() -> None:
         render("problems")
 
 
-def test_only_our_own_script_and_style_are_not_escaped() -> None:
+def test_only_the_script_and_the_style_of_the_report_are_not_escaped() -> None:
     safe = {
         (template.name, line.strip())
         for template in TEMPLATES.iterdir()

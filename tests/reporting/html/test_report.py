@@ -80,7 +80,7 @@ def test_ids_are_unique_and_references_exist(tmp_path: Path, root: Path, result:
         assert {e["attributes"][name] for e in page.elements if name in e["attributes"]} <= set(ids)
 
 
-def test_the_page_loads_nothing(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
+def test_the_page_loads_no_other_file(tmp_path: Path, root: Path, result: EvaluationResult) -> None:
     text = write_report(tmp_path / "r.html", ReportInput(result, cases=(case_files(root, "bad"),))).read_text(
         encoding="utf-8"
     )
@@ -158,7 +158,7 @@ def test_equal_input_gives_an_equal_file(tmp_path: Path, root: Path, result: Eva
     assert first == second and b"2024-05-01" in first
 
 
-def test_colours_are_those_of_the_pictures(tmp_path: Path, result: EvaluationResult) -> None:
+def test_the_viewer_and_the_pictures_have_the_same_colours(tmp_path: Path, result: EvaluationResult) -> None:
     style = write(tmp_path, result).find("style")[0]["text"]
     assert style.strip().startswith(
         f":root {{ --truth: {TRUTH_COLOR}; --prediction: {PREDICTION_COLOR}; --boxes: {BOX_COLOR}; }}"
@@ -173,7 +173,7 @@ def test_unusual_data_sets_show_no_undefined_value(tmp_path: Path, names: tuple[
     assert not re.search(r"\b(nan|none|null|undefined|inf)\b", page.visible, re.IGNORECASE)
 
 
-def test_predictions_that_find_nothing_have_no_precision(tmp_path: Path) -> None:
+def test_an_empty_prediction_has_no_precision(tmp_path: Path) -> None:
     truth = np.zeros(SHAPE, np.uint8)
     cube(truth, TWO, 4, 1)
     save_case(tmp_path, "a", np.ones(SHAPE, np.float32), truth, np.zeros(SHAPE, np.uint16))
@@ -233,7 +233,7 @@ def test_systems_are_compared_in_one_page(tmp_path: Path, result: EvaluationResu
     assert page.find("ul", class_="tiles") == []
 
 
-def test_each_system_has_its_own_number_of_clean_scans(tmp_path: Path, result: EvaluationResult) -> None:
+def test_the_number_of_clean_scans_is_stated_for_each_system(tmp_path: Path, result: EvaluationResult) -> None:
     overall = result.summary.overall
     dirty = replace(overall, lesion_free=replace(overall.lesion_free, scans_without_false_positives=0))
     other = replace(result, summary=replace(result.summary, overall=dirty))

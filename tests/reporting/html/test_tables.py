@@ -109,7 +109,7 @@ def test_one_class_needs_no_table_of_classes(result: EvaluationResult) -> None:
     assert class_table(Evaluated.of(result)) == ""
 
 
-def test_an_absent_class_has_dashes_and_one_that_is_missed_has_zeros(result: EvaluationResult) -> None:
+def test_an_absent_class_has_dashes_and_a_missed_class_has_zeros(result: EvaluationResult) -> None:
     group = result.summary.classes["lesion"]
 
     def with_counts(**counts: float) -> Group:
@@ -155,5 +155,5 @@ def test_problems_are_listed_by_reason(result: EvaluationResult) -> None:
     assert [entry["text"] for entry in page.find("li")] == ["a, bno prediction in <x>"]
 
 
-def test_without_problems_a_sentence_says_so(result: EvaluationResult) -> None:
+def test_a_sentence_states_that_every_scan_was_evaluated(result: EvaluationResult) -> None:
     assert "Every scan was evaluated" in problem_list(Evaluated.of(result))

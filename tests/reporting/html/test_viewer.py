@@ -106,7 +106,7 @@ def test_several_classes_have_a_column(evaluated: Evaluated, root: Path) -> None
     assert [row[2] for row in rows] == ["class", "<core>", "lesion", "lesion"]
 
 
-def test_a_scan_with_nothing_to_find_has_no_table(root: Path, evaluated: Evaluated) -> None:
+def test_a_scan_without_lesions_has_no_table(root: Path, evaluated: Evaluated) -> None:
     page = section(root, evaluated, "healthy")
     assert page.find("table") == [] and "Neither the truth nor the prediction has a lesion" in page.visible
 

@@ -87,7 +87,7 @@ def test_positions_are_converted_to_a_coarser_and_cropped_volume() -> None:
     assert coarse.place((5.0, 4.0, 5.0)) == [4.0, 1.0, 0.5]
 
 
-def test_the_page_holds_the_voxels_of_each_layer() -> None:
+def test_the_page_contains_the_voxels_of_each_layer() -> None:
     shown = volumes((3, 4, 5))
     many = replace(shown, truth=np.arange(60, dtype=">u2").reshape(3, 4, 5))
     assert np.array_equal(decode(many.encoded["image"], "u1").reshape(3, 4, 5), shown.image)
@@ -95,7 +95,7 @@ def test_the_page_holds_the_voxels_of_each_layer() -> None:
     assert list(many.encoded) == ["image", "truth"]
 
 
-def test_a_ct_scan_has_its_usual_windows_and_other_scans_have_none() -> None:
+def test_only_a_ct_scan_has_the_windows_of_ct() -> None:
     scan = np.linspace(-1000, 900, 8, dtype=np.float32).reshape(2, 2, 2)
     presets = {preset.name: preset for preset in window_presets(scan, (-1000.0, 900.0))}
     assert list(presets) == ["Full range", "Soft tissue", "Lung", "Bone"]
@@ -126,7 +126,7 @@ def test_volumes_that_fit_are_not_changed() -> None:
     assert fit_volumes([whole], whole.size) == [whole] and whole.reduced == ""
 
 
-def test_grey_levels_go_before_voxels() -> None:
+def test_grey_levels_are_reduced_before_voxels() -> None:
     whole = volumes((48, 48, 48))
     (fewer,) = fit_volumes([whole], whole.size - 1)
     assert fewer.image.shape == whole.image.shape and len(np.unique(fewer.image)) == 64
@@ -134,7 +134,7 @@ def test_grey_levels_go_before_voxels() -> None:
     assert fewer.reduced == "64 grey levels"
 
 
-def test_thick_slices_are_kept_and_lesions_survive() -> None:
+def test_thick_slices_and_small_lesions_are_kept() -> None:
     whole = volumes((30, 64, 64), (5.0, 1.0, 1.0))
     (coarse,) = fit_volumes([whole], whole.size // 4)
     assert (coarse.factor, coarse.spacing, coarse.image.shape) == ((1, 2, 2), (5.0, 2.0, 2.0), (30, 32, 32))
@@ -179,7 +179,7 @@ def test_a_label_on_another_grid_is_refused(tmp_path: Path) -> None:
     assert error.value.file == case.truth
 
 
-def test_boxes_and_centres_are_found_though_the_files_are_stored_in_different_orders(tmp_path: Path) -> None:
+def test_boxes_and_centres_are_found_in_files_with_different_axis_orders(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(100, 9, (6, 8, 10)).astype(np.float32)
     lesion = np.zeros(image.shape, np.uint8)
     lesion[1:3, 2:4, 5:8] = 1

@@ -47,7 +47,7 @@ def test_without_truth_there_are_only_detections() -> None:
     assert [finding.outcome for finding in findings] == [Outcome.DETECTED] * 2
 
 
-def test_an_empty_prediction_misses_everything() -> None:
+def test_an_empty_prediction_misses_every_lesion() -> None:
     findings = collect_findings(UNIT, line(1, 0, 2), None)
     assert [finding.outcome for finding in findings] == [Outcome.MISSED] * 2
 
@@ -64,12 +64,12 @@ def test_a_stated_box_and_score_are_used() -> None:
     assert (finding.extent, finding.dice) == ((0, 0, 0, 1, 1, 3), 0.5)
 
 
-def test_without_a_stated_box_the_box_is_that_of_the_mask() -> None:
+def test_a_lesion_without_a_stated_box_has_the_box_of_its_mask() -> None:
     (finding,) = collect_findings(UNIT, None, line(0, 5, 5))
     assert (finding.box, finding.score) == ((0, 0, 1, 1, 1, 3), None)
 
 
-def test_the_size_is_that_of_the_true_lesion_in_millimetres() -> None:
+def test_a_finding_has_the_size_of_the_true_lesion_in_millimetres() -> None:
     finding = collect_findings((3.0, 2.0, 1.0), line(1, 1), line(1, 0))[0]
     assert finding.voxels == 2
     assert np.pi / 6 * finding.diameter_mm**3 == pytest.approx(12.0)
@@ -88,7 +88,9 @@ def test_false_positives_are_chosen_by_score() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(Outcome), st.integers(1, 50))), st.integers(1, 15))
-def test_as_many_as_possible_are_chosen_and_none_twice(lesions: list[tuple[Outcome, int]], maximum: int) -> None:
+def test_as_many_findings_as_possible_are_chosen_and_no_finding_twice(
+    lesions: list[tuple[Outcome, int]], maximum: int
+) -> None:
     findings = [Finding(outcome, BOX, size, 1.0, truth_id=n) for n, (outcome, size) in enumerate(lesions)]
     chosen = [finding.truth_id for finding in select_findings(findings, maximum)]
     assert len(chosen) == len(set(chosen)) == min(maximum, len(findings))

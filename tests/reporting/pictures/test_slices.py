@@ -52,7 +52,7 @@ def test_the_busiest_slice_has_the_most_lesions_not_the_most_voxels() -> None:
     assert busiest_slice(turned(truth), 0) == 2
 
 
-def test_without_lesions_the_middle_is_shown() -> None:
+def test_a_case_without_lesions_shows_the_middle_slice() -> None:
     assert busiest_slice(turned(np.zeros((7, 2, 2), np.int64)), 0) == 3
 
 
@@ -113,7 +113,7 @@ def test_a_constant_image_has_a_window() -> None:
     assert low < 0 < high
 
 
-def test_the_window_of_a_tile_has_a_smallest_width() -> None:
+def test_the_window_of_a_tile_has_a_minimum_width() -> None:
     low, high = tile_window(np.array([[50.0, 51.0]], np.float32), (0.0, 100.0))
     assert high - low == pytest.approx(30.0)
     assert low < 50 < 51 < high

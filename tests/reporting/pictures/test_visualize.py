@@ -97,7 +97,7 @@ def test_a_roi_file_without_instance_map_is_refused(files: dict[str, Path], tmp_
     assert error.value.file == files["prediction"] and "--instances" in error.value.remedy
 
 
-def test_labels_are_instance_maps_if_dataset_json_says_so(
+def test_labels_are_instance_maps_if_dataset_json_declares_them(
     files: dict[str, Path], drawn: list[CaseView], tmp_path: Path
 ) -> None:
     label = np.zeros(SHAPE, np.uint8)
@@ -131,7 +131,7 @@ def test_a_lesion_of_another_class_is_not_found(
     assert [(finding.outcome, finding.class_name) for finding in findings] == expected
 
 
-def test_without_a_label_everything_predicted_is_shown(files: dict[str, Path], drawn: list[CaseView]) -> None:
+def test_all_predicted_lesions_are_shown_if_there_is_no_label(files: dict[str, Path], drawn: list[CaseView]) -> None:
     del files["label"]
     visualize_files(**files)
     assert drawn[0].truth is None
@@ -173,7 +173,7 @@ def save_in_order(canonical: npt.NDArray[Any], path: Path, axes: str) -> StoredO
 
 
 @pytest.mark.parametrize("axes", [("SPL", "RIP", "SAR"), ("RIP", "LSA", "SPL"), ("SAR", "SAR", "LSA")])
-def test_files_in_different_orders_are_drawn_in_one(
+def test_files_with_different_axis_orders_are_drawn_in_one_order(
     tmp_path: Path, drawn: list[CaseView], axes: tuple[str, str, str]
 ) -> None:
     instances = np.zeros((5, 9, 12), np.uint16)

@@ -48,18 +48,18 @@ def test_usually_there_is_no_remark() -> None:
         (replace(consolidation(), failures={"b": "x", "a": "y"}), "These cases failed: a, b."),
     ],
 )
-def test_each_remark_is_a_plain_sentence_and_stands_in_the_summary(summary: ConsolidationSummary, remark: str) -> None:
+def test_each_remark_is_a_plain_sentence_in_the_summary(summary: ConsolidationSummary, remark: str) -> None:
     assert describe_consolidation(summary) == [remark]
     assert f"- **{remark}**" in format_consolidation(summary)
 
 
-def test_thresholds_stand_beside_those_of_the_plan() -> None:
+def test_thresholds_are_shown_beside_the_thresholds_of_the_plan() -> None:
     text = format_consolidation(consolidation())
     assert cells(text, "lowest score of a lesion (calibrated)") == ["0.3", "0.45"]
     assert cells(text, "smallest lesion (mm³)") == [DASH, DASH]
 
 
-def test_metrics_on_new_scans_stand_first() -> None:
+def test_metrics_on_new_scans_come_first() -> None:
     rows = [line for line in format_consolidation(consolidation()).splitlines() if line.startswith("| c")]
     assert rows[0].startswith("| cross-fitted") and rows[1].startswith("| chosen and judged on the same scans")
 
