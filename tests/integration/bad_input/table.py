@@ -193,14 +193,14 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "SIGABRT; the scans after it were not predicted",
         "results under the same names",
         test_cli_predict,
-        "test_scans_whose_names_are_not_text_cost_no_other_scan",
+        "test_scans_with_names_that_are_not_text_do_not_affect_other_scans",
     ),
     (
         "a folder above scans, models or results whose name is not UTF-8",
         "traceback, or SIGABRT",
         "a result",
         test_cli_predict,
-        "test_folders_whose_names_are_not_text_hold_scans_models_and_results",
+        "test_folders_with_names_that_are_not_text_can_be_used",
     ),
     (
         "a locale of ASCII or ISO-8859-1 and names in UTF-8",
@@ -221,7 +221,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "`No usable temporary directory found`, also for `predict`",
         "`predict` needs none; else `there is no folder for temporary files`, and TMPDIR as the remedy",
         test_cli_running,
-        "test_a_missing_folder_for_temporary_files_is_named_with_what_to_do",
+        "test_a_missing_folder_for_temporary_files_is_an_error_with_a_remedy",
     ),
     (
         "`OMP_NUM_THREADS` of `abc` or `4,2`",
@@ -235,7 +235,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "traceback of scikit-image",
         "`Python runs without docstrings`",
         test_cli_running,
-        "test_missing_docstrings_are_an_error_by_name_where_a_library_needs_them",
+        "test_missing_docstrings_are_a_clear_error_if_a_library_needs_them",
     ),
     (
         "a folder `TaskXXX_Name` of version 1 of nnU-Net",
@@ -277,21 +277,21 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "nothing was said",
         "a warning with the best score and the threshold above it",
         test_cli_predict,
-        "test_a_prediction_without_any_lesion_says_which_threshold_nothing_reached",
+        "test_an_empty_prediction_names_the_threshold_above_all_scores",
     ),
     (
         "`-c`, `-p`, `-dev` and 56 other beginnings of a flag",
         "taken for `-chk`, `-pretrained_weights`, `-device`",
         "`unrecognized arguments`, with the flag that may be meant",
         test_cli_parser,
-        "test_no_flag_is_taken_for_a_longer_one",
+        "test_an_abbreviated_flag_is_refused",
     ),
     (
         "flags and words of nnU-Net without a counterpart (`-tr`, `3d_fullres`)",
         "`unrecognized arguments: 0`",
         "the line of [from_nnunet.md](../how_to/from_nnunet.md)",
         test_cli_parser,
-        "test_every_flag_of_nnunet_is_known_or_answered",
+        "test_every_flag_of_nnunet_is_accepted_or_explained",
     ),
     (
         "a label that is corrected after `convert`",
@@ -351,7 +351,7 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
         "with stderr closed nothing was done, exit code 1",
         "the work is done",
         test_cli_terminal,
-        "test_the_work_is_done_and_the_exit_code_tells_whatever_streams_are_closed",
+        "test_closed_streams_change_neither_the_result_nor_the_exit_code",
     ),
     (
         "`train --c` with a log that is not UTF-8",
@@ -372,7 +372,7 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
         "raw on the terminal",
         "written out: `\\x1b`",
         test_cli_plan,
-        "test_names_of_channels_and_classes_do_not_steer_the_terminal",
+        "test_names_of_channels_and_classes_do_not_control_the_terminal",
     ),
     (
         "weights of 3·10³⁸",
