@@ -1,4 +1,4 @@
-"""Short ways to evaluate instance maps and folders in tests."""
+"""Evaluate instance maps and folders in tests with short calls."""
 
 from __future__ import annotations
 

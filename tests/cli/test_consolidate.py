@@ -141,7 +141,7 @@ def test_values_out_of_range_are_refused(words: list[str], message: str, capsys:
 def test_predictions_use_the_chosen_thresholds(
     tiny_model: Path, tmp_path: Path, tiny_plans: Plans, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With real networks: stored by a prediction, consolidated, and the same masks predicted anew."""
+    """Store candidates with real networks, consolidate, and predict the same masks again."""
     raw = write_dataset(tmp_path / "raw", tiny_plans)
     model = tmp_path / "results" / tiny_model.name
     for fold, cases in (("0", ["case0", "case1"]), ("1", ["case2", "case3"])):

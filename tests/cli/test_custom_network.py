@@ -1,4 +1,4 @@
-"""A network and a loss that are named on the command line, through the real commands."""
+"""Test a network and a loss that are named on the command line, with the real commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOSS = "tests.models.test_custom:constant_loss"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
-    """A data set and ``fold_0``, trained for two steps with the custom network and loss."""
+    """Return a data set and its ``fold_0``, trained for two steps with the custom network and loss."""
     root = tmp_path_factory.mktemp("custom")
     plans = tiny_plans.evolve(
         training={"min_rois_per_window": 4, "max_windows_per_case": 1}, inference={"mirror_axes": ()}

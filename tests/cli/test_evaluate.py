@@ -107,7 +107,7 @@ def test_two_folders_of_one_name_are_refused(folders: list[str], capsys: pytest.
 
 @pytest.fixture
 def maps(folders: list[str], tmp_path: Path) -> list[str]:
-    """A probability map that is sure of the lesion's upper half and has a weaker false alarm."""
+    """Write a probability map with high values in the upper half of the lesion and a weaker false positive."""
     probability = np.zeros((4, 4, 4), np.float32)
     probability[1, 1:3, 1:3], probability[3, 3, 3] = 0.9, 0.6
     (tmp_path / "maps").mkdir()
@@ -184,7 +184,7 @@ def test_only_one_side_may_have_instance_maps(
 def test_a_case_name_that_is_not_utf_8_is_evaluated_or_named(
     folders: list[str], tmp_path: Path, extra: list[str]
 ) -> None:
-    """The case may fail by name, as some libraries take no such path; the files are written all the same."""
+    """The case may fail, because some libraries do not accept its path, but the error names the case."""
     name = os.fsdecode(b"m\xfcller.npy")
     for folder in ("truth", "pred"):
         np.save(tmp_path / folder / "plain.npy", np.zeros((4, 4, 4), np.uint8))

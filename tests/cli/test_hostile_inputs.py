@@ -1,4 +1,4 @@
-"""Folders of scans and labels that somebody prepared to do harm, given to the real commands."""
+"""Give hostile folders of scans and labels to the real commands."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def link(path: Path, target: Path, folder: bool = False) -> None:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file outside of all folders that are given to the command."""
+    """Return a file outside the folders that are given to the command."""
     path = tmp_path / "elsewhere" / "victim.mha"
     path.parent.mkdir()
     write_scan(path)

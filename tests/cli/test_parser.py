@@ -40,7 +40,7 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def refusal(parser: CommandParser, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command says to a command line that it refuses."""
+    """Return the error message for a command line that a command refuses."""
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(words)
     assert stop.value.code == 2

@@ -20,7 +20,7 @@ from tests.scans import make_scan
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five scans ``a.mha`` to ``e.mha``."""
+    """Return the folder of five scans ``a.mha`` to ``e.mha``."""
     folder = tmp_path_factory.mktemp("scans")
     for index, name in enumerate("abcde"):
         image, _ = make_scan(200 + index)
@@ -196,7 +196,7 @@ def test_several_cases_do_not_fit_into_one_file(
 def test_a_mask_in_a_format_that_is_not_written_is_refused(
     tiny_model: Path, scans: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would become a folder of this name."""
+    """Without an error, the command would create a folder with the name of the mask."""
     assert run(tiny_model, scans / "a.mha", tmp_path / name) == 1
     assert str(tmp_path / name) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -294,7 +294,7 @@ def test_a_bad_input_is_found_before_torch_is_imported(tiny_model: Path, tmp_pat
 def test_an_input_without_permission_is_named(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test may run as a user who may read everything."""
+    """The error is simulated, because the test may run as a user with all permissions."""
     original = raw_dataset.open_regular_file
 
     def refuse(path: str | Path) -> BinaryIO:
@@ -340,7 +340,7 @@ def test_a_lesion_in_one_scan_prevents_the_warning(
 def test_scans_with_names_that_are_not_text_do_not_affect_other_scans(
     tiny_model: Path, scans: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own: what a library makes of such a name may end it."""
+    """The command runs in a separate process, because a library may end the process because of such a name."""
     array, geometry = read_image(scans / "a.mha")
     names = {".mha": b"m\xfcller", ".nii.gz": b"\x83\x51", ".nrrd": b"\xff", ".npy": b"half \xc3"}
     files = [os.fsdecode(name) + ending for ending, name in names.items()]

@@ -20,7 +20,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def arguments(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command line of an experiment that has run once, for a second or so."""
+    """Return the command line of an experiment that has already run once."""
     output = tmp_path_factory.mktemp("run") / "out"
     words = ["--image_dir", str(data / "imagesTr"), "--label_dir", str(data / "labelsTr"), "--output_dir", str(output)]
     words += [

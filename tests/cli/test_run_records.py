@@ -1,4 +1,4 @@
-"""The records of runs, written by the commands themselves."""
+"""Test the records of runs that the commands write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(folder: Path, name: str = "run") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images ``a.mha`` and ``b.mha``, and their labels in the folder ``labels`` beside them."""
+    """Return a folder with images ``a.mha`` and ``b.mha``, and their labels in the folder ``labels``."""
     root = tmp_path_factory.mktemp("scans")
     for index, name in enumerate("ab"):
         image, label = make_scan(300 + index)
@@ -78,7 +78,7 @@ def test_other_images_have_another_digest(tiny_model: Path, scans: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
-    """Folders ``raw`` and ``preprocessed`` of a small data set, for a long training."""
+    """Return the parent of the folders ``raw`` and ``preprocessed`` of a small data set, for a long training."""
     root = tmp_path_factory.mktemp("train")
     plans = tiny_plans.evolve(training={"min_rois_per_window": 4, "steps_per_epoch": 2}, inference={"mirror_axes": ()})
     prepare(write_dataset(root / "raw", plans), root / "preprocessed", plans)

@@ -115,7 +115,7 @@ def work(options):
     results = run_cases(abs, [-1, -2], description="working")
     show("a table")
     show("a failure", error=True)
-    with open(sys.argv[1], "w") as handle:  # where the standard error is closed, this could become file 2
+    with open(sys.argv[1], "w") as handle:  # if the standard error is closed, this file could get the number 2
         with contextlib.suppress(OSError):
             os.write(2, b"a message of a library")
         handle.write(str([result.value for result in results]))

@@ -21,7 +21,7 @@ FOLDERS = ("raw", "preprocessed", "results")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
-    """Folders ``raw`` and ``preprocessed`` of a data set with two training and two validation cases."""
+    """Return a folder with ``raw`` and ``preprocessed`` data of two training and two validation cases."""
     root = tmp_path_factory.mktemp("train")
     plans = tiny_plans.evolve(
         training={"min_rois_per_window": 4, "max_windows_per_case": 2}, inference={"mirror_axes": ()}
@@ -37,7 +37,7 @@ def run(root: Path, *words: str, results: Path | None = None, fold: str = "0") -
 
 @pytest.fixture(scope="module")
 def trained(prepared: Path) -> Path:
-    """``fold_0`` after a training of one epoch."""
+    """Return the folder ``fold_0`` after a training of one epoch."""
     settings = ["--epochs=1", "--batch_size=1", "--lr=0.003", "--hard_negative_threshold=0.25", "--mask_loss_weight=2"]
     assert run(prepared, *settings, "--val_every=7", "--roi_size=24") == 0
     return prepared / "results" / "Dataset001_Tiny" / "fold_0"
@@ -96,7 +96,7 @@ def test_a_flag_of_nnunet_without_a_meaning_is_explained(capsys: pytest.CaptureF
 
 @pytest.fixture
 def results(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the results, to change."""
+    """Return a copy of the results that a test may change."""
     shutil.copytree(trained.parent, tmp_path / "results" / "Dataset001_Tiny")
     return tmp_path / "results"
 
@@ -250,7 +250,7 @@ def test_values_out_of_range_are_refused(words: list[str], message: str, capsys:
 
 
 def test_two_processes_train_one_model(prepared: Path, tmp_path: Path) -> None:
-    """As on two GPUs, but on the CPU: one writes, both learn."""
+    """Two processes on the CPU replace two GPUs: both train, and only one writes."""
     folders = [f"--{name}={prepared / name}" for name in FOLDERS[:2]] + [f"--results={tmp_path}"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "detseg3d.cli.train", "1", "0", *folders, "--num_workers=0", "-device=cpu"]
@@ -266,7 +266,7 @@ def test_two_processes_train_one_model(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_keeps_its_settings(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    """``--c`` alone is enough: what the training was started with is not asked for again."""
+    """``--c`` needs no other flag, because the checkpoint stores the settings of the training."""
     shutil.copytree(trained.parent, tmp_path / trained.parent.name)
     assert run(prepared, "--c", results=tmp_path) == 0
     training = load_plans(tmp_path / trained.parent.name / "fold_0" / "plans.json").training

@@ -1,4 +1,4 @@
-"""A cohort of evaluated cases, and small ones made by hand."""
+"""Make a cohort of evaluated cases, and small cases by hand."""
 
 from __future__ import annotations
 

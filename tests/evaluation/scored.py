@@ -1,4 +1,4 @@
-"""Records of cases with scores, made by hand and by hypothesis."""
+"""Make records of cases with scores, by hand and with hypothesis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSED = -np.inf
 def record(
     truth: Sequence[float], false: Sequence[float] = (), true: Sequence[float] | None = None, case_id: str = "case"
 ) -> ScoredCase:
-    """One-to-one unless ``true`` says otherwise: every finite score in ``truth`` is that of one prediction."""
+    """Return a record. If ``true`` is None, every finite score in ``truth`` belongs to one true positive."""
     hits = [score for score in truth if score > MISSED] if true is None else true
     return ScoredCase(case_id, np.array(truth, float), np.array(hits, float), np.array(false, float))
 

@@ -25,7 +25,7 @@ SPACING = (2.0, 1.0, 1.0)
 
 
 def volume(*values: int, dtype: Any = np.uint8) -> npt.NDArray[Any]:
-    """A small volume that begins with these voxels."""
+    """Return a small volume that begins with these voxels."""
     array = np.zeros((3, 4, 8), dtype)
     array[0, 0, : len(values)] = values
     return array
@@ -37,7 +37,7 @@ def save(array: npt.NDArray[Any], path: Path, spacing: tuple[float, float, float
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two cases: in ``a`` one of two lesions is found, with one false alarm; ``b`` is empty on both sides."""
+    """Write two cases: ``a`` has one found lesion, one missed lesion and one false positive; ``b`` is empty."""
     truth, prediction = tmp_path / "set" / "labelsTr", tmp_path / "pred"
     save(volume(1, 1, 0, 1), truth / "a.nii.gz")
     save(volume(), truth / "b.nii.gz")
@@ -47,13 +47,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def add_instances(prediction: Path, case: str, instances: npt.NDArray[Any], value: int = 1) -> None:
-    """An instance map, and the mask that goes with it."""
+    """Return an instance map and its mask."""
     save(instances, prediction / "instances" / f"{case}.nii.gz")
     save((value * (instances != 0)).astype(np.uint8), prediction / f"{case}.nii.gz")
 
 
 def add_layout(prediction: Path, case: str, instances: npt.NDArray[Any], lesions: list[dict[str, Any]]) -> None:
-    """All that ``detseg3d_predict`` writes of a case; the lesions are of one class."""
+    """Write the files of ``detseg3d_predict`` for a case with lesions of one class."""
     add_instances(prediction, case, instances, max((lesion.get("label", 1) for lesion in lesions), default=1))
     write_json({"case_id": case, "lesions": lesions}, prediction / "rois" / f"{case}.json")
 

@@ -27,7 +27,7 @@ distinct_scores = st.permutations([0.2, 0.4, 0.6, 0.8])
 
 @st.composite
 def drawn_cases(draw: st.DrawFn) -> CaseMetrics:
-    """Two classes; scores with ties; sides are empty now and then."""
+    """Return random cases with two classes, equal scores and sometimes empty sides."""
     truth, prediction = (draw(st.one_of(small_maps, st.just(np.zeros((2, 4, 4), np.int64)))) for _ in range(2))
     classes = [draw(st.lists(st.integers(0, 1), min_size=4, max_size=4)) for _ in range(2)]
     scores = draw(st.lists(st.sampled_from([0.2, 0.5, 0.8]), min_size=4, max_size=4))

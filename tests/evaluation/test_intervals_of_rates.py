@@ -115,7 +115,7 @@ def test_no_cases_have_no_metrics() -> None:
 
 
 def worse(name: str) -> CaseMetrics:
-    """A system that finds nothing."""
+    """Return the case without predictions, as from a system that finds no lesion."""
     found = evaluated(name)
     truth = [lesion for lesion in found.lesions if lesion.kind == "truth"]
     volume = np.zeros((1, 1, 2 * len(truth) + 1), np.int64)

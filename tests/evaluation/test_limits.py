@@ -18,7 +18,7 @@ SPACINGS = (0.1, 0.3, 0.4, 0.48, 0.7, 0.8, 1.1, 1.2)
 
 
 def single(value: float) -> float:
-    """As a NIfTI header keeps it."""
+    """Return the value in single precision, as a NIfTI header stores it."""
     return float(np.float32(value))
 
 

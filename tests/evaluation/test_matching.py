@@ -156,7 +156,7 @@ def test_selecting_lesions_equals_erasing_the_others(truth: IntArray, prediction
 
 
 def test_only_picai_eval_prefers_two_good_matches_to_three_poor_matches() -> None:
-    """Predictions 0 and 1 fit lesions 0 and 1; or 2 lesion 0, 0 lesion 1 and 1 lesion 2, all three barely."""
+    """Two matches are very good (0-0, 1-1); three matches are poor (0-2, 1-0, 2-1; lesion-prediction)."""
     lesions = InstanceTable(np.arange(1, 4), np.full(3, 10), np.zeros((3, 3)))
     table = OverlapTable(lesions, lesions, np.array([0, 1, 0, 1, 2]), np.array([0, 1, 2, 0, 1]), np.ones(5, np.int64))
     quality = np.array([1.0, 1.0, 0.1, 0.1, 0.1])

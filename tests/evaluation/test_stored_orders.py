@@ -1,4 +1,4 @@
-"""Truth and predictions are compared in the patient, however their files store the axes."""
+"""Truth and predictions are compared in patient space, for every axis order of their files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOUND[1:4, 2:5, 1:3], FOUND[8:11, 5:9, 3:5] = 1, 2
 
 
 def stored(array: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The array ``(x, y, z)`` with its axes in one of the 48 orders, and its affine."""
+    """Return the array ``(x, y, z)`` with its axes in one of the 48 orders, and its affine."""
     order, signs = ORDERS[index]
     turn = np.zeros((4, 4))
     turned = array.transpose(order)
@@ -53,7 +53,7 @@ def save(path: Path, array: np.ndarray, index: int) -> None:
 
 
 def boxes_of(array: np.ndarray, index: int) -> dict[int, list[float]]:
-    """The boxes ``z0 y0 x0 z1 y1 x1`` of an instance map, counted in the file of that order."""
+    """Return the boxes ``z0 y0 x0 z1 y1 x1`` of an instance map in voxels of the file with this axis order."""
     turned = stored(array, index)[0].transpose(2, 1, 0)
     found = {}
     for number in np.unique(turned)[1:].tolist():

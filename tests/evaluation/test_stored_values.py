@@ -13,7 +13,7 @@ Files = Sequence[dict[int, int]]
 
 
 def ones(*values: int) -> dict[int, int]:
-    """Each value is one component."""
+    """Return values with one component each."""
     return dict.fromkeys(values, 1)
 
 
@@ -81,7 +81,7 @@ def test_masks_with_classes_are_not_refused(
 
 
 def test_many_classes_of_one_component_each_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Vertebrae, for example: a name for each in a dataset.json says that they are classes."""
+    """For example, a mask of vertebrae. Class names in a dataset.json would remove the warning."""
     with caplog.at_level(logging.WARNING):
         check_not_instances(cases([ones(*range(1, 25))] * 3, [ones(*range(1, 25))] * 3, 0.95))
     assert "--instances" in caplog.text

@@ -48,7 +48,7 @@ def row(case: str, box: tuple[float, ...], *rest: Any) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """``a`` has two lesions, ``b`` one, ``c`` none; every lesion is found, one by a shifted box, with three others."""
+    """Write boxes of ``a``, ``b`` and ``c`` with 2, 1 and 0 lesions: each lesion is found, and 3 boxes are wrong."""
     write_json({"labels": {"background": 0, "lesion": 1}}, tmp_path / "dataset.json")
     save_label(tmp_path, "a", LESIONS)
     save_label(tmp_path, "b", LESIONS[:1])

@@ -17,7 +17,7 @@ CRITERIA = [0.1, 0.5, None]
 
 
 def boxes(limit: int) -> st.SearchStrategy[Box]:
-    """Small boxes in a small space, so that many overlap."""
+    """Return a strategy for small boxes in a small space, so that many boxes overlap."""
     corner = st.tuples(*[st.integers(0, limit)] * 3)
     size = st.tuples(*[st.integers(1, 4)] * 3)
     return st.builds(lambda a, b: (*a, *(x + y for x, y in zip(a, b, strict=True))), corner, size)
@@ -44,7 +44,7 @@ def match(case: Case, minimum_iou: float | None, scale: float = 0.01) -> ScoredC
 
 
 def iou(first: Box, second: Box) -> float:
-    """Counted voxel by voxel."""
+    """Return the IoU from sets of voxels."""
     a, b = (
         {(z, y, x) for z in range(box[0], box[3]) for y in range(box[1], box[4]) for x in range(box[2], box[5])}
         for box in (first, second)
@@ -53,7 +53,7 @@ def iou(first: Box, second: Box) -> float:
 
 
 def oracle(case: Case, minimum_iou: float | None) -> tuple[list[float], list[float], list[float]]:
-    """The definition in plain loops: one prediction after the other, the surest first."""
+    """Match one prediction after the other in plain loops, the highest score first."""
     truth, found = case
     taken: dict[int, float] = {}
     hits, misses = [], []

@@ -21,7 +21,7 @@ EDGES = [5.0, 6.0, 7.0, 7.0, 9.0, 8.0]
 
 
 def their_box(indices: npt.NDArray[np.int64]) -> list[float]:
-    """By their rule: from the smallest index less one to the largest plus one, the third axis at the end."""
+    """Return the box of nnDetection: smallest index - 1 to largest index + 1, with the third axis at the end."""
     low, high = indices.min(axis=0) - 1, indices.max(axis=0) + 1
     return [low[0], low[1], high[0], high[1], low[2], high[2]]
 

@@ -10,7 +10,7 @@ MM = (1.0, 1.0, 1.0)
 
 
 def cube(*corners: tuple[int, int], shape: tuple[int, int, int] = (6, 6, 60)) -> npt.NDArray[np.uint8]:
-    """Cubes from (start, edge) along x."""
+    """Return a mask with cubes along x: (start, edge)."""
     volume = np.zeros(shape, np.uint8)
     for start, edge in corners:
         volume[:edge, :edge, start : start + edge] = 1

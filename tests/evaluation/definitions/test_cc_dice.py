@@ -17,7 +17,7 @@ masks = arrays(np.bool_, (2, 4, 5))
 
 
 def brute_force(truth: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> list[float]:
-    """Every predicted voxel looks at every lesion voxel."""
+    """Compare every predicted voxel with every lesion voxel."""
     scale = np.array(SPACING)
     ids = [int(value) for value in np.unique(truth) if value]
     shares = dict.fromkeys(ids, 0.0)

@@ -31,7 +31,7 @@ def line(*values: int) -> npt.NDArray[np.int64]:
 
 
 def naive(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], rule: LesionwiseRule) -> tuple[int, int, float]:
-    """The published procedure lesion by lesion, on the whole volume."""
+    """Apply the published procedure lesion by lesion, on the whole volume."""
     full, wide = np.ones((3, 3, 3)), generate_binary_structure(3, 2)
     grown = binary_dilation(truth, wide, iterations=rule.dilation) if rule.dilation else truth > 0
     zones, count = label(grown, full)

@@ -37,7 +37,7 @@ def test_without_a_true_lesion_the_average_precision_is_undefined() -> None:
 
 
 def test_two_matches_are_preferred_to_one_of_higher_iou() -> None:
-    """Prediction 0 fits lesion 0 very well; but only if it takes lesion 1 can prediction 1 have lesion 0."""
+    """Prediction 0 fits lesion 0 very well, but prediction 1 has a match only if prediction 0 takes lesion 1."""
     lesions = InstanceTable(np.arange(1, 3), np.full(2, 20), np.zeros((2, 3)))
     pairs = np.array([0, 1, 0]), np.array([0, 0, 1])
     table = OverlapTable(lesions, lesions, *pairs, np.array([19, 6, 6]))

@@ -19,7 +19,7 @@ MM = (1.0, 1.0, 1.0)
 
 
 def volume(*spans: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Bars along x: (start, end, value)."""
+    """Return a volume with bars along x: (start, end, value)."""
     result = np.zeros((4, 4, 30), np.uint8)
     for start, end, value in spans:
         result[:, :, start:end] = value

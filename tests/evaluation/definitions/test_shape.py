@@ -28,7 +28,7 @@ def shape_of(mask: AnyIntArray, spacing: Spacing = MM) -> LesionShape:
 
 
 def ellipsoid(semi_axes: tuple[float, float, float], spacing: Spacing) -> AnyIntArray:
-    """Voxels with their centre in an ellipsoid; the semi-axes are in mm."""
+    """Return the mask of the voxels with their centre in an ellipsoid; the semi-axes are in mm."""
     sides = [
         np.arange(-math.ceil(a / s) - 1, math.ceil(a / s) + 2) * s for a, s in zip(semi_axes, spacing, strict=True)
     ]

@@ -60,7 +60,7 @@ def test_the_area_of_a_smooth_mask_equals_the_area_of_its_mesh(spacing: tuple[fl
 
 
 def by_hand(truth: BoolArray, prediction: BoolArray, spacing: tuple[float, float, float], tolerance: float) -> float:
-    """Surface Dice from distance maps of the corners and a table that is looked up corner by corner."""
+    """Compute the surface Dice from distance maps of the corners, with the area of each corner."""
     areas, sides = element_areas(spacing), []
     for mask in (truth, prediction):
         padded = np.pad(mask, 1)
@@ -89,14 +89,14 @@ def test_surface_dice_equals_surface_dice_from_distance_maps(
 
 
 def test_single_voxels_two_millimetres_apart_share_half_of_their_surface() -> None:
-    """As the library surface-distance has it; between voxel centres nothing is within 1 mm."""
+    """The library surface-distance gives the same value. Between voxel centres, no distance is 1 mm or less."""
     truth, prediction = np.zeros((2, 8, 8, 8), np.uint8)
     truth[4, 4, 2], prediction[4, 4, 4] = 1, 1
     assert area_surface_metrics(truth, prediction, (3.0, 2.0, 1.0), 1.0).nsd == pytest.approx(0.5)
 
 
 def test_95_percent_of_the_area_decide_not_95_percent_of_the_corners() -> None:
-    """A plate with a thin spike: many corners, little area."""
+    """A plate with a thin spike: the spike has many corners but a small area."""
     truth = np.zeros((12, 30, 30), np.uint8)
     truth[0, :, :] = 1
     prediction = truth.copy()

@@ -15,7 +15,7 @@ masks = arrays(np.bool_, (3, 4, 5))
 
 
 def dense(truth: BoolArray, prediction: BoolArray, tolerance: float) -> tuple[float, float]:
-    """The same by erosion and distance transforms of the whole volume."""
+    """Compute the metrics by erosion and distance transforms of the whole volume."""
     edges = [mask & ~binary_erosion(mask, border_value=0) for mask in (truth, prediction)]
     to_other = [distance_transform_edt(~edges[1 - side], sampling=SPACING)[edges[side]] for side in range(2)]
     near = sum(np.count_nonzero(distance <= tolerance + 1e-6) for distance in to_other)
@@ -74,7 +74,7 @@ def test_shapes_must_agree() -> None:
 
 
 def test_average_distances_by_hand() -> None:
-    """The truth has two surface voxels at 0 and 3 mm from the prediction, which has one."""
+    """The truth has two surface voxels at 0 and 3 mm from the only voxel of the prediction."""
     truth, prediction = np.zeros((2, 1, 1, 8), np.uint8)
     truth[0, 0, [1, 4]], prediction[0, 0, 1] = 1, 1
     found = surface_metrics(truth, prediction, (1.0, 1.0, 1.0))

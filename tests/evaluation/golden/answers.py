@@ -1,4 +1,4 @@
-"""Stored answers of the original implementations, compared as they were given, and records of scored cases."""
+"""Compare results with the stored answers of the original implementations, and make records of scored cases."""
 
 from __future__ import annotations
 

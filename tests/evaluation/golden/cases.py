@@ -1,4 +1,4 @@
-"""The golden cases and the answers of the original implementations, which benchmarks/golden writes."""
+"""Read the golden cases and the answers of the original implementations, both written by benchmarks/golden."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """Two instance maps with ids ``1..N``, of which ``truth_classes`` and the others tell; ids may be missing."""
+    """Two instance maps with ids ``1..N`` (ids may be missing), and the classes and scores of these ids."""
 
     name: str
     truth: IntArray
@@ -33,7 +33,7 @@ class GoldenCase:
     class_names: tuple[str, ...]
 
     def of_class(self, index: int) -> tuple[IntArray, IntArray]:
-        """Both maps with the lesions of one class only."""
+        """Return both maps with the lesions of only one class."""
         return tuple(
             np.where(np.isin(volume, np.flatnonzero(np.array(classes) == index) + 1), volume, 0)
             for volume, classes in ((self.truth, self.truth_classes), (self.prediction, self.prediction_classes))
@@ -66,7 +66,7 @@ def answers() -> dict[str, Any]:
 
 @cache
 def evaluated(name: str, distances: bool = True) -> CaseMetrics:
-    """Our evaluation of a golden case, with everything."""
+    """Evaluate a golden case with all metrics."""
     case = golden_cases()[name]
     return evaluate_maps(
         name,

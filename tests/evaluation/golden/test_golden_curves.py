@@ -23,7 +23,7 @@ from tests.evaluation.golden.cases import answers, evaluated, golden_cases
 
 
 def box_records(names: list[str], minimum_iou: float | None, index: int = 0) -> list[ScoredCase]:
-    """By the bounding boxes of one class."""
+    """Return the records of cases, matched by the bounding boxes of one class."""
     result = []
     for name in names:
         case = golden_cases()[name]
@@ -83,7 +83,7 @@ def test_the_froc_curve_equals_monai_and_ends_at_the_lowest_score(name: str) -> 
 
 
 def hits_by_middle_voxel(names: list[str]) -> list[ScoredCase]:
-    """A prediction hits the lesion in which the middle of its bounding box lies."""
+    """Return records in which a prediction hits the lesion that contains the middle of its bounding box."""
     result = []
     for name in names:
         case = golden_cases()[name]
@@ -112,7 +112,7 @@ def test_hits_by_the_box_centre_give_the_froc_curve_of_monai(name: str) -> None:
 
 
 def coco_average_precision(cases: list[ScoredCase]) -> float:
-    """Our curve read as COCO does, at 101 recalls."""
+    """Return the average precision of the curve at 101 recalls, as COCO does."""
     recall, precision, _ = precision_recall_curve(cases)
     envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return float(envelope[np.searchsorted(recall.astype(np.float32), np.linspace(0, 1, 101))].mean())

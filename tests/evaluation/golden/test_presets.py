@@ -1,4 +1,4 @@
-"""The presets compared with the programs that they follow, on the golden cases with a grid of 1 mm.
+"""Compare the presets with their original programs, on the golden cases with a grid of 1 mm.
 
 ``presets.json`` is made by benchmarks/golden/make_presets.py.
 """

@@ -30,7 +30,7 @@ def line(*values: float) -> ProbabilityMap:
 
 
 def flooded(inside: npt.NDArray[np.bool_]) -> list[set[tuple[int, ...]]]:
-    """Components by flooding, voxel by voxel, over all 26 neighbours."""
+    """Find components by flooding, voxel by voxel, over all 26 neighbours."""
     left = set(zip(*(axis.tolist() for axis in np.nonzero(inside)), strict=True))
     result = []
     while left:
@@ -50,7 +50,7 @@ def flooded(inside: npt.NDArray[np.bool_]) -> list[set[tuple[int, ...]]]:
 def by_hand(
     probability: npt.NDArray[np.float32], classes: npt.NDArray[np.uint8], threshold: float, minimum: int, score: str
 ) -> dict[frozenset[tuple[int, ...]], tuple[int, float]]:
-    """Voxels of each lesion to its class and score."""
+    """Return the class and score of each lesion, by the voxels of the lesion."""
     result = {}
     for kind in (0, 1):
         for component in flooded((probability >= np.float32(threshold)) & (classes == kind)):

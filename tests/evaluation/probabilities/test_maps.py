@@ -18,7 +18,7 @@ GEOMETRY = Geometry(SHAPE, (2.0, 1.0, 1.0))
 
 
 def softmax(classes: int, seed: int = 0, dtype: Any = np.float16) -> npt.NDArray[Any]:
-    """Channels that add up to 1, as a network gives them."""
+    """Return channels that add up to 1, as the output of a network."""
     values = np.exp(3 * np.random.default_rng(seed).normal(size=(classes, *SHAPE)))
     return (values / values.sum(axis=0)).astype(dtype)
 

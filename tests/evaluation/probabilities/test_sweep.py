@@ -38,7 +38,7 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]
 
 
 def scan(seed: int) -> Arrays:
-    """Some cubes; a map that is surer of most of them than of anything else, but not of all."""
+    """Return random cubes, and a probability map with noise and with high values in most of the cubes."""
     random = np.random.default_rng(seed)
     truth = np.zeros(SHAPE, np.uint8)
     lesion = np.full(SHAPE, 0.05)

@@ -84,7 +84,7 @@ def test_without_lesions_no_patient_contributes() -> None:
 
 
 def resample(values: FloatArray, samples: int = 4000) -> FloatArray:
-    """The mean of the values in each resample."""
+    """Return the mean of the values in each resample."""
     return bootstrap_weights(len(values), samples) @ values / len(values)
 
 

@@ -33,7 +33,7 @@ def split(scored: Sequence[tuple[float, bool]]) -> tuple[list[float], list[bool]
 
 
 def test_blocks_of_the_isotonic_fit_by_hand() -> None:
-    """Shares in the order of the scores are 0, 1, 0, 1, 1: the second and third violate the order and become 1/2."""
+    """The shares are 0, 1, 0, 1, 1. The second and the third share are not ascending and become 1/2 each."""
     knots = fit_calibration([0.1, 0.3, 0.4, 0.6, 0.8], [0, 1, 0, 1, 1])
     # (lesions + 1/2) / (members + 1): 0.5 / 2, 1.5 / 3 at the mean score 0.35, 2.5 / 3 at 0.7.
     expected = [(0, 0), (0.1, 0.25), (0.35, 0.5), (0.7, 2.5 / 3), (1, 1)]
@@ -46,13 +46,13 @@ def test_equal_scores_are_one_observation() -> None:
 
 
 def test_a_score_that_occurs_often_weighs_more() -> None:
-    """Shares 3/4 (of 4), 0 (of 1) and 1/2 (of 2): the first two make 3/5, more than 1/2, so all three are one."""
+    """The shares are 3/4 (of 4), 0 (of 1) and 1/2 (of 2). The first two give 3/5 > 1/2, so all three are joined."""
     knots = fit_calibration([0.2] * 4 + [0.4] + [0.6] * 2, [1, 1, 1, 0, 0, 1, 0])
     assert np.allclose(knots, [(0, 0), (2.4 / 7, 4.5 / 8), (1, 1)])
 
 
 def test_a_later_block_never_has_a_lower_value() -> None:
-    """8 of 10 lesions have the value 8.5 / 11; the single one after them would have only 1.5 / 2."""
+    """The block with 8 lesions of 10 has the value 8.5 / 11; the last block would have only 1.5 / 2."""
     knots = fit_calibration([0.4] * 10 + [0.9], [1] * 8 + [0] * 2 + [1])
     assert knots[1][1] == pytest.approx(8.5 / 11) and knots[1][1] < knots[2][1] < knots[1][1] + 1e-6
 

@@ -77,7 +77,7 @@ def test_the_calibration_is_stronger_the_more_the_networks_disagree() -> None:
 @pytest.mark.parametrize("as_probability", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("networks", [1, 2, 5])
 def test_the_stated_probability_is_the_observed_rate(networks: int, as_probability: float) -> None:
-    """Simulated by the model that it rests on: difficulty that all share, and noise of each network's own."""
+    """The simulation follows the model: a difficulty that all networks share, and separate noise of each network."""
     random = np.random.default_rng(0)
 
     def draw(count: int, members: int) -> tuple[np.ndarray, np.ndarray]:

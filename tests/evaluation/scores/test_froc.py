@@ -81,7 +81,7 @@ def test_an_iou_equal_to_the_minimum_matches() -> None:
 
 
 def in_order_of_score(table: OverlapTable, scores: Sequence[float], minimum_iou: float) -> ScoredCase:
-    """COCO's matching, written as one would say it: score by score, and of equal scores the best pair first."""
+    """Match as COCO: in the order of scores, and the best pair first if scores are equal."""
     iou = np.zeros((len(table.truth), len(table.prediction)))
     iou[table.truth_index, table.prediction_index] = table.iou
     found = [MISSED] * len(table.truth)
@@ -236,7 +236,7 @@ def test_precision_counts_predictions_and_recall_lesions() -> None:
 
 
 def at_threshold(cases: Sequence[ScoredCase], threshold: float) -> tuple[float, float, float]:
-    """Recall, precision and false positives per scan, counted one by one."""
+    """Count recall, precision and false positives per scan at one threshold."""
     lesions = [score for case in cases for score in case.truth_scores]
     hits = sum(1 for case in cases for score in case.true_positive_scores if score >= threshold)
     false = sum(1 for case in cases for score in case.false_positive_scores if score >= threshold)
@@ -269,7 +269,7 @@ def brute_force_cpm(cases: Sequence[ScoredCase]) -> float:
 
 
 def brute_force_average_precision(cases: Sequence[ScoredCase]) -> float:
-    """For every lesion the best precision at which it can be had; the mean over the lesions."""
+    """Return the mean over the lesions of the best precision at which each lesion is found."""
     lesions = [score for case in cases for score in case.truth_scores]
     if not lesions:
         return 0.0 if all_thresholds(cases) else 1.0
