@@ -102,7 +102,7 @@ def test_systems_with_different_scans_give_a_warning(
 
 def test_two_folders_of_one_name_are_refused(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*folders, "-pred", folders[3]]) != 0
-    assert "needs a name of its own" in capsys.readouterr().err
+    assert "have the same name" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_every_form_states_the_same_classes(form: str, tmp_path: Path) -> None:
     store = CaseStore(tmp_path / "preprocessed" / "Dataset321_Pairs" / "cases")
     for number in range(CASES - 1):
         _, _, classes = make_case(number)
-        assert [lesion["class"] for lesion in measured["cases"][f"case{number}"]["lesions"]] == list(classes.values())
+        assert [lesion["class_index"] for lesion in measured["cases"][f"case{number}"]["lesions"]] == list(classes.values())
         stored = store.properties(f"case{number}")["lesions"]
         assert [lesion["class"] for lesion in stored] == list(classes.values())
 
@@ -118,8 +118,8 @@ def test_verify_names_every_bad_case_at_once(tmp_path: Path, capsys: pytest.Capt
         ("case2", "without a class: 3"),
         ("case3", "not in the map: 99"),
         ("case4", "instance 3 is listed twice"),
-        ("case0", "unknown class 'purple'"),
-        ("stranger", "a case that is not there"),
+        ("case0", "the unknown class 'purple'"),
+        ("stranger", "a case that does not exist"),
     ):
         assert any(line.startswith(case) and what in line for line in message.splitlines()), (case, message)
     assert plan(tmp_path, "--no_pp") == 1
