@@ -265,19 +265,21 @@ def _systems(predictions: Sequence[str]) -> dict[str, Path]:
 def _label_format(options: argparse.Namespace, systems: Mapping[str, Path]) -> LabelFormat:
     from detseg3d.data.labels import common_label_format
 
-    form = common_label_format(options.ground_truth, list(systems.values()))
+    label_format = common_label_format(options.ground_truth, list(systems.values()))
     if options.instances:
         # In an instance map, a value is not a class. Several class names apply only if each instance has a class.
-        named = form.classes is not None and (len(form.classes) == 1 or form.instance_classes is not None)
-        form = replace(
-            form,
-            classes=form.classes if named else None,
-            truth_instances=options.instances in ("both", "truth") or form.truth_instances,
+        named = label_format.classes is not None and (
+            len(label_format.classes) == 1 or label_format.instance_classes is not None
+        )
+        label_format = replace(
+            label_format,
+            classes=label_format.classes if named else None,
+            truth_instances=options.instances in ("both", "truth") or label_format.truth_instances,
             prediction_instances=options.instances in ("both", "predictions"),
         )
     if options.spacing is not None:
-        form = replace(form, default_spacing=tuple(options.spacing))
-    return form
+        label_format = replace(label_format, default_spacing=tuple(options.spacing))
+    return label_format
 
 
 def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:

@@ -97,51 +97,51 @@ def _add_model_flags(parser: CommandParser) -> None:
 
 
 def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("prediction")
-    how.add_argument(
+    group = parser.add_argument_group("prediction")
+    group.add_argument(
         "--candidate_threshold",
         type=fraction,
         metavar="P",
         help="lowest Stage 1 score of a candidate, instead of the value in the plans",
     )
-    how.add_argument(
+    group.add_argument(
         "--score_threshold",
         type=fraction,
         metavar="P",
         help="lowest score of a lesion; after detseg3d_consolidate, scores are calibrated, and this value replaces the "
         "scan threshold as well",
     )
-    how.add_argument(
+    group.add_argument(
         "--plan_thresholds",
         action="store_true",
         help="use the thresholds in the plans and uncalibrated scores, and ignore the result of detseg3d_consolidate",
     )
-    add_precision_flag(how, Precision.AUTO, "it may differ from the training (default: auto)")
-    how.add_argument(
+    add_precision_flag(group, Precision.AUTO, "it may differ from the training (default: auto)")
+    group.add_argument(
         "--disable_tta", action="store_true", help="do not average over flipped copies; about twice as fast"
     )
-    how.add_argument(
+    group.add_argument(
         "--save_probabilities", action="store_true", help="also write the class probabilities to probabilities/CASE.npz"
     )
-    how.add_argument(
+    group.add_argument(
         "--save_candidates",
         action="store_true",
         help="also write the masks of all candidates, including rejected ones, to candidates/CASE.npz",
     )
-    how.add_argument(
+    group.add_argument(
         "--memory_gb",
         type=positive_float,
         metavar="GB",
         help="memory limit for one scan; a scan that needs more is refused (default: the free memory)",
     )
-    how.add_argument(
+    group.add_argument(
         "--spacing",
         nargs=3,
         type=positive_float,
         metavar=("Z", "Y", "X"),
         help="voxel spacing of .npy files in mm (default: default_spacing of the plans, else 1 1 1)",
     )
-    how.add_argument(
+    group.add_argument(
         "--series",
         nargs="+",
         default=[],
@@ -149,15 +149,15 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="series to read from DICOM folders: SeriesInstanceUID, number or description; either one series for all "
         "channels, or one series per channel from the same folder",
     )
-    how.add_argument(
+    group.add_argument(
         "--suv",
         nargs="+",
         default=[],
         metavar="CHANNEL",
         help="PET channels to convert from DICOM to SUV (body weight), in addition to those in the plans",
     )
-    how.add_argument("--continue_prediction", action="store_true", help="skip cases with complete results")
-    how.add_argument(
+    group.add_argument("--continue_prediction", action="store_true", help="skip cases with complete results")
+    group.add_argument(
         "-num_parts",
         "--num_parts",
         type=positive_int,
@@ -165,7 +165,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes that share the cases",
     )
-    how.add_argument(
+    group.add_argument(
         "-part_id",
         "--part_id",
         type=non_negative_int,
