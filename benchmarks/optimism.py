@@ -11,7 +11,7 @@ no lesion. Two kinds of networks are simulated:
 
 For each kind and number of scans the table states the gain in F1 at IoU ≥ 0.1 that the consolidation reports
 (cross-fitted figure less the plan's), the true gain (both on the new scans), and how often the plan was kept. Mean and
-standard error over the runs. The last column is the gain of the figure that is chosen and judged on the same scans.
+standard error over the runs. The last column is the gain of the figure that is chosen and evaluated on the same scans.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ Make a data set from a folder of images and a folder of labels.
 Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … if there are several channels. The label of a
 case is named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder of DICOM files per image.
 
-Files are copied; they are converted only if their formats differ. The originals are never changed. The result has the
-layout of nnU-Net: OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
+The command copies the files, and converts files only if their formats differ. It never changes the originals. The
+result has the layout of nnU-Net: OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
 
 _EXAMPLE = """\
 detseg3d_convert --image_dir scans --label_dir masks --output_dir raw --dataset_name Dataset001_Liver

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Draw a case: three slices through the whole scan, and one slice for each lesion. The lesion slices show
-found lesions, missed lesions and false positives, errors first, up to --max_lesions. Each slice is
-the one on which the lesion is largest. It shows the outlines of truth and prediction, the predicted
+found lesions, missed lesions and false positives, errors first, up to --max_lesions. A lesion is
+shown on the slice with its largest area, with the outlines of truth and prediction, the predicted
 box and its score.
 
 Without --label, the picture shows all predicted lesions. For a mask of detseg3d_predict, lesions,

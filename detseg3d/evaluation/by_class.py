@@ -20,6 +20,7 @@ class ByClass(JsonRecord, Generic[T_co]):
     Attributes
     ----------
     overall : object
+        Value for all classes together.
     classes : dict of str to object
         By the name of the class.
     """

@@ -133,7 +133,7 @@ def evaluate_case(
         several components, they may be masks, and a warning is logged. If the prediction has scores, the result has
         records for FROC and average precision.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     class_names : sequence of str, optional
         Name of each class index. By default ``lesion`` for a single class, else ``class 0``, ``class 1``, …
     variants : MetricVariants, optional
@@ -278,6 +278,7 @@ def detect(table: OverlapTable, minimum_iou: float | None) -> tuple[BoolArray, B
     Parameters
     ----------
     table : OverlapTable
+        Lesions and overlaps, with only pairs of equal class.
     minimum_iou : float or None
         ``None`` means *any overlap*. A true lesion is found if a predicted lesion shares at least one voxel with it. A
         predicted lesion is a true positive if it shares at least one voxel with any true lesion. Recall is counted over
@@ -290,7 +291,9 @@ def detect(table: OverlapTable, minimum_iou: float | None) -> tuple[BoolArray, B
     Returns
     -------
     found : ndarray of bool, shape ``(T,)``
+        True for each true lesion that is found.
     true_positive : ndarray of bool, shape ``(P,)``
+        True for each predicted lesion that is a true positive.
     """
     if minimum_iou is None:
         return match_any_overlap(table)

@@ -36,6 +36,7 @@ class CaseProblem(JsonRecord):
     Attributes
     ----------
     case_id : str
+        Name of the case.
     problem : str
         The reason, as a sentence for the user.
     """
@@ -71,6 +72,7 @@ def files_by_case(
     Parameters
     ----------
     folder : path
+        Folder to list.
     description : str
         Description of the files for messages, such as ``truth``.
     case_of : callable
@@ -163,7 +165,9 @@ def infer_single_class(files: Sequence[Path], label_format: LabelFormat, run: Ru
         All label files of the data set. A file that cannot be read is skipped, because the evaluation reports the file
         as a problem of its case.
     label_format : LabelFormat
+        Meaning of the label values.
     run : Run, optional
+        Number of worker processes and display of progress bars.
 
     Returns
     -------

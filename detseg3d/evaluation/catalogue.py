@@ -66,6 +66,7 @@ class MetricSpec:
     label : str
         Name in texts.
     group : MetricGroup
+        Group of the metric in a report.
     definition : str
         Meaning of the metric in one or two sentences.
     source : str
@@ -78,9 +79,11 @@ class MetricSpec:
     digits : int
         Digits after the point in a report.
     better : Better
+        Direction in which the metric improves.
     best, worst : float or None
         Ends of the scale; ``None`` if there is no limit.
     needs : Needs
+        Lesions that the metric needs.
     is_shown : bool
         True if tables show the metric. The JSON file has all metrics.
     """
@@ -472,7 +475,9 @@ def estimate_of(result: EvaluationResult, spec: MetricSpec) -> MetricEstimate:
     Parameters
     ----------
     result : EvaluationResult
+        Result that contains the metric.
     spec : MetricSpec
+        Metric to read.
     """
     if not spec.needs.are_met(result.summary.overall):
         return MetricEstimate(None)

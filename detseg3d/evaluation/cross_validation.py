@@ -131,18 +131,25 @@ class ThresholdChoice(JsonRecord):
     target_reached : bool
         True if the target of recall or of false positives was reached, or if there was no target.
     predicted_at_thresholds_of : ThresholdOrigin
+        Source of the thresholds of the written predictions.
     thresholds : Thresholds
+        Chosen thresholds.
     thresholds_of_the_plan : Thresholds
+        Thresholds in the plans.
     thresholds_chosen_without_each_fold : dict of str to Thresholds
         For each fold the thresholds that were chosen on the other folds.
     metrics : ChoiceMetrics
+        Metrics at the chosen thresholds and at the thresholds of the plan.
     gain_on_other_folds : GainSummary or None
+        Gain of the chosen thresholds; ``None`` if the gain was not measured.
     f1_without_minimum : float
         F1 at the chosen thresholds without the minimum volume of a lesion.
     true_lesions, true_lesions_below_minimum : int
         Number of true lesions, and number of true lesions below the chosen minimum volume.
     scans : ScanCounts
+        Numbers of scans at the chosen thresholds.
     settings_tried : int
+        Number of settings that were tried.
     """
 
     objective: str
@@ -180,6 +187,7 @@ class Reliability(JsonRecord):
     expected_error : float
         Expected calibration error.
     bins : tuple of ReliabilityBin
+        Bins of the reliability diagram.
     """
 
     expected_error: float
@@ -210,7 +218,7 @@ class StageRecall(JsonRecord):
     stage : str
         Name of the stage.
     recall : float or None
-        ``None`` if there are no lesions.
+        Recall after the stage; ``None`` if there are no lesions.
     found, lesions : int
         Number of lesions found after this stage, and number of true lesions.
     """
@@ -230,6 +238,7 @@ class SizeAttribution(JsonRecord):
     name : str
         Range as text.
     lesions : int
+        Number of true lesions.
     recalls : tuple of float or None
         Recall after each stage, in the order of the stages; ``None`` if there are no lesions.
     outlined : int
@@ -254,6 +263,7 @@ class Attribution(JsonRecord):
     stages : tuple of StageRecall
         First a perfect Stage 1, then each stage of the inference.
     by_size : tuple of SizeAttribution
+        Lost lesions by the size of the lesion.
     dice_in_true_boxes : float or None
         Mean Dice of Stage 2 over all lesions, given the true boxes.
     """
@@ -270,12 +280,19 @@ class ConsolidationSummary(JsonRecord):
     Attributes
     ----------
     dataset : str
+        Name of the data set.
     folds : tuple of str
+        Names of the pooled folds.
     cases : int
+        Number of cases.
     choice : ThresholdChoice
+        Choice of the thresholds.
     sweep : tuple of SettingMetrics
+        Metrics at every setting that was tried.
     calibration : CalibrationSummary
+        Reliability of the scores.
     attribution : Attribution
+        Stages at which lesions are lost.
     failures : dict of str to str
         Error of each case whose masks could not be written.
     """

@@ -100,8 +100,11 @@ def evaluate_folders(
     Parameters
     ----------
     given : EvaluationInput
+        Folders to compare.
     options : EvaluationOptions, optional
+        Variants of the metrics and settings of the bootstrap.
     run : Run, optional
+        Number of worker processes and display of progress bars.
 
     Returns
     -------
@@ -164,12 +167,15 @@ def evaluate_systems(
     Parameters
     ----------
     truth_folder : path
+        Folder of the labels.
     prediction_folders : dict of str to path
         Folder of the predictions of each system, by the name of the system.
     label_format : LabelFormat, optional
         See :class:`~detseg3d.evaluation.options.EvaluationInput`.
     options : EvaluationOptions, optional
+        Variants of the metrics and settings of the bootstrap.
     run : Run, optional
+        Number of worker processes and display of progress bars.
     """
     options = options or EvaluationOptions()
     systems = {

@@ -27,10 +27,11 @@ class WeightedMetric:
     Attributes
     ----------
     values : ndarray of float64, shape ``(S,)``
-        NaN in a row in which the metric is undefined.
+        Value for each row of weights; NaN if the metric is undefined.
     of_case : ndarray of float64, shape ``(N,)``
         Contribution of each case to the denominator: its lesions, its predictions, or 1 for a mean over cases.
     scale : Scale
+        Range of the values of the metric.
     """
 
     values: FloatArray
@@ -45,9 +46,9 @@ class MetricEstimate(JsonRecord):
     Attributes
     ----------
     value : float or None
-        ``None`` if the metric is undefined.
+        Value of the metric; ``None`` if the metric is undefined.
     low, high : float or None
-        ``None`` if no interval can be given.
+        Limits of the interval; ``None`` if no interval can be given.
     left_out : int
         Number of resamples in which the metric is undefined.
     patients : int
@@ -93,6 +94,7 @@ def weighted_metrics(cases: Sequence[CaseMetrics], weights: FloatArray) -> dict[
     Parameters
     ----------
     cases : sequence of CaseMetrics
+        Metrics of the cases.
     weights : ndarray of float64, shape ``(S, N)``
         Weight of each case. In a bootstrap, the weight is the number of times that the case was drawn.
 
@@ -224,9 +226,11 @@ def estimate_metrics(
     Parameters
     ----------
     cases : sequence of CaseMetrics
+        Metrics of the cases.
     samples : int, optional
         Number of resamples; 0 gives no intervals (``None``).
     seed : int, optional
+        Seed of the bootstrap.
     groups : sequence of str, optional
         Patient of each case. By default each case is a patient.
     level : float, optional
@@ -271,6 +275,7 @@ def paired_comparison(
     Parameters
     ----------
     first, second : sequence of CaseMetrics
+        Metrics of the cases of both systems.
     samples, seed, level : optional
         As in :func:`estimate_metrics`.
     groups : dict of str to str, optional

@@ -60,6 +60,7 @@ def lesions_from_layout(
     geometry : Geometry
         Geometry of the instance map.
     files : LayoutFiles
+        Paths of the files.
     classes : dict of str to int
         Value of each class in label files.
     label_format : LabelFormat
@@ -166,6 +167,7 @@ def check_mask(
     Parameters
     ----------
     mask, instances : ndarray of int, shape ``(Z, Y, X)``
+        Mask and instance map; 0 is background.
     labels : dict of int to int, or None
         Value of each lesion in the mask; ``None`` if unknown.
     mask_file, instance_file : Path

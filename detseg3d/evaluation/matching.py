@@ -1,7 +1,7 @@
 """Compute the overlaps of true and predicted lesions, and match the lesions.
 
 All functions work on instance maps: integer arrays in which 0 is background and every other value is one lesion. Values
-need not be consecutive and may be large. A lesion may consist of several pieces.
+need not be consecutive and may be large. A lesion may consist of several components.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class InstanceTable:
     ids : ndarray of int64, shape ``(N,)``
         Values in the instance map.
     voxels : ndarray of int64, shape ``(N,)``
+        Number of voxels of each lesion.
     centers : ndarray of float64, shape ``(N, 3)``
         Centre of mass ``(z, y, x)`` in voxel edges: the centre of voxel ``i`` is ``i + 0.5``.
     """
@@ -56,6 +57,7 @@ class OverlapTable:
     Attributes
     ----------
     truth, prediction : InstanceTable
+        True and predicted lesions.
     truth_index, prediction_index : ndarray of int64, shape ``(K,)``
         Pair ``k`` consists of true lesion ``truth_index[k]`` and predicted lesion ``prediction_index[k]``.
     intersection : ndarray of int64, shape ``(K,)``
@@ -98,7 +100,9 @@ class OverlapTable:
         Parameters
         ----------
         truth : ndarray of bool, shape ``(T,)``
+            True for each true lesion to keep.
         prediction : ndarray of bool, shape ``(P,)``
+            True for each predicted lesion to keep.
         """
         pairs = truth[self.truth_index] & prediction[self.prediction_index]
         new_truth, new_prediction = np.cumsum(truth) - 1, np.cumsum(prediction) - 1
@@ -120,6 +124,7 @@ class Matches:
     truth_index, prediction_index : ndarray of int64, shape ``(M,)``
         Match ``k`` consists of true lesion ``truth_index[k]`` and predicted lesion ``prediction_index[k]``.
     iou : ndarray of float64, shape ``(M,)``
+        IoU of each match.
     """
 
     truth_index: IntArray
@@ -223,8 +228,14 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     Parameters
     ----------
     table : OverlapTable
+        Lesions and their overlaps.
     minimum_iou : float
         Minimum IoU of a match; 0 allows every pair with a common voxel.
+
+    Returns
+    -------
+    Matches
+        Matches in ascending order of the true lesions.
 
     Notes
     -----
@@ -235,11 +246,6 @@ def match_one_to_one(table: OverlapTable, minimum_iou: float) -> Matches:
     References
     ----------
     Kuhn (1955), "The Hungarian method for the assignment problem", Naval Research Logistics Quarterly 2.
-
-    Returns
-    -------
-    Matches
-        Matches in ascending order of the true lesions.
 
     Examples
     --------
@@ -261,6 +267,7 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
     Parameters
     ----------
     table : OverlapTable
+        Lesions and their overlaps.
     quality : ndarray of float64, shape ``(K,)``
         Quality of each pair of ``table``, 0 to 1, for example its IoU.
     minimum : float
@@ -271,7 +278,7 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
     Returns
     -------
     Matches
-        In ascending order of the true lesions.
+        Matches in ascending order of the true lesions.
     """
     eligible = np.flatnonzero(quality >= minimum)
     if len(eligible) == 0:

@@ -136,6 +136,7 @@ class PanopticCounts(JsonRecord):
     truth, predictions : int
         Lesions on each side.
     matches : int
+        Number of pairs with an IoU above 0.5.
     iou_sum : float
         Sum of the IoU of the matches.
 
@@ -188,7 +189,9 @@ class ClassMetrics(JsonRecord):
     truth_voxels, prediction_voxels, intersection_voxels : int
         Voxels of the true and of the predicted lesions, and voxels in both.
     detection : dict of Criterion to DetectionCounts
+        Detection counts under each criterion.
     panoptic : PanopticCounts
+        Counts of the panoptic quality.
     """
 
     JSON_PROPERTIES = ("dice", "is_empty")
@@ -231,13 +234,17 @@ class LesionMetrics(JsonRecord):
     Attributes
     ----------
     case_id : str
+        Name of the case.
     kind : str
         ``truth`` or ``prediction``.
     id : int
         Value in the instance map.
     class_name : str
+        Name of the class.
     voxels : int
+        Number of voxels.
     volume_mm3 : float
+        Volume in mm³.
     center : tuple of 3 floats
         Centre of mass ``(z, y, x)`` in voxel edges (the centre of voxel 0 is 0.5). The axes have the order of the
         compared arrays, or, if files were compared, the stored order of the label file.
@@ -280,11 +287,13 @@ class CaseMetrics(JsonRecord):
     Attributes
     ----------
     case_id : str
+        Name of the case.
     spacing : tuple of 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     voxel_volume_mm3 : float
         Volume of one voxel.
     classes : dict of str to ClassMetrics
+        Counts of each class, by the name of the class.
     lesions : tuple of LesionMetrics
         True lesions, then predicted lesions.
     outlines : ByClass of OutlineMetrics, or None

@@ -98,11 +98,13 @@ class DetectionSummary(JsonRecord):
     Attributes
     ----------
     recall, precision, f1 : float or None
-        ``None`` if there is no case.
+        Pooled rates; ``None`` if there is no case.
     truth, found, predictions, true_positives, false_positives : int
         See :class:`~detseg3d.evaluation.metrics.DetectionCounts`.
     false_positives_per_scan : float or None
+        Mean number of false positives per scan; ``None`` if there is no case.
     mean_over_cases : DetectionMeans
+        Means of the rates of each case.
     """
 
     recall: float | None
@@ -126,9 +128,13 @@ class FalsePositives(JsonRecord):
     Attributes
     ----------
     scans : int
+        Number of scans without a true lesion.
     total : int
+        Number of false positives in these scans.
     per_scan : float or None
+        ``total / scans``; ``None`` if there is no such scan.
     scans_without_false_positives : int
+        Number of these scans without a false positive.
     """
 
     scans: int
@@ -155,8 +161,11 @@ class PanopticSummary(JsonRecord):
     pq, sq, rq : float or None
         See :class:`~detseg3d.evaluation.metrics.PanopticCounts`; ``None`` if there is no case.
     matches : int
+        Number of matches.
     iou_sum : float
+        Sum of the IoU of the matches.
     mean_over_cases : PanopticMeans
+        Means over cases.
     """
 
     pq: float | None
@@ -174,8 +183,9 @@ class SizeRecall(JsonRecord):
     Attributes
     ----------
     found : int
+        Number of lesions found.
     recall : float or None
-        ``None`` in an empty bin.
+        Share of the lesions that were found; ``None`` if the bin is empty.
     low, high : float or None
         95 % interval of the recall over patients.
     """
@@ -200,7 +210,9 @@ class SizeBin(JsonRecord):
         Upper limit of the size; a lesion of this size belongs to the next bin. ``None`` if the bin has no upper limit.
         For quantiles, the size of the largest lesion in the bin.
     lesions : int
+        Number of true lesions.
     detection : dict of Criterion to SizeRecall
+        Recall under each criterion.
     dice : float or None
         Mean Dice of the lesions with the prediction that overlaps best; 0 for a missed lesion.
     """
@@ -251,8 +263,11 @@ class LesionwiseSummary(JsonRecord):
     Attributes
     ----------
     dice, hd95_mm : float or None
+        Pooled means over true lesions and false positives; ``None`` if no case is counted.
     truth, missed, false_positives : int
+        Numbers of lesions.
     dice_mean_over_cases : float or None
+        Mean of the lesion-wise Dice of each case.
     """
 
     dice: float | None
@@ -275,7 +290,9 @@ class OutlineSummary(JsonRecord):
         Means over the cases with lesions in the truth. These means leave out scans without lesions, in which one false
         positive has the diagonal of the volume as HD95.
     cc_dice : float or None
+        Mean of the CC-Dice over cases.
     lesionwise : LesionwiseSummary
+        Lesion-wise metrics.
     """
 
     mean: OutlineMeans
@@ -293,13 +310,19 @@ class Group(JsonRecord):
     scans : int
         Number of cases.
     dice : DiceSummary
+        Dice of the voxels.
     detection : dict of Criterion to DetectionSummary
+        Detection under each criterion.
     lesion_free : FalsePositives
+        False positives in scans without true lesions.
     panoptic : PanopticSummary
+        Panoptic quality.
     recall_by_size : RecallBySize
+        Recall by the size of the true lesion.
     volume_agreement : VolumeAgreement
+        Agreement of predicted and true lesion volumes.
     outlines : OutlineSummary or None
-        ``None`` if these metrics were not requested.
+        Surface and lesion-wise metrics; ``None`` if they were not requested.
     """
 
     scans: int
@@ -329,7 +352,7 @@ class Group(JsonRecord):
 
 @dataclass(frozen=True)
 class ClassMeans(JsonRecord):
-    """Means over the classes that occur in the truth, each with the cases that count within the class.
+    """Means over the classes that occur in the truth. Within a class, only the cases with the class count.
 
     Attributes
     ----------
@@ -340,8 +363,11 @@ class ClassMeans(JsonRecord):
     f1 : dict of Criterion to (float or None)
         Mean of the pooled F1.
     pq : float or None
+        Mean of the pooled panoptic quality.
     outlines : OutlineMeans or None
+        Means of the surface metrics; ``None`` if they were not requested.
     cc_dice : float or None
+        Mean of the CC-Dice of the classes.
     """
 
     classes: int
@@ -360,6 +386,7 @@ class PresetSummary(JsonRecord):
     Attributes
     ----------
     preset : Preset
+        Challenge or program.
     classes : dict of str to tuple of PresetMetric
         Metrics of each class, by the name of the class. All classes have the same metrics in the same order.
     """
@@ -377,9 +404,11 @@ class Summary(JsonRecord):
     cases : int
         Number of cases.
     overall : Group
-        All classes together.
+        Metrics of all classes together.
     classes : dict of str to Group
+        Metrics of each class, by the name of the class.
     class_mean : ClassMeans
+        Means over the classes.
     scores : dict of Criterion to ScoreSummary, or None
         FROC, CPM and average precision; ``None`` if a case has no scores.
     preset : PresetSummary or None
@@ -401,10 +430,13 @@ class EvaluationResult(JsonRecord):
     Attributes
     ----------
     truth_folder, prediction_folder : str
+        Folders that were compared.
     class_labels : dict of str to int, or None
         Value of each class in the label files; ``None`` if no dataset.json names the classes.
     options : EvaluationOptions
+        Options of the evaluation.
     summary : Summary
+        Metrics of all cases.
     patients : int
         Number of patients.
     estimates : dict of str to MetricEstimate
@@ -459,7 +491,9 @@ class SystemsResult(JsonRecord):
     Attributes
     ----------
     systems : dict of str to EvaluationResult
+        Result of each system, by the name of the system.
     comparisons : tuple of Comparison
+        Comparison of each pair of systems.
     """
 
     systems: Mapping[str, EvaluationResult]

@@ -46,6 +46,7 @@ class CaseValues:
     Attributes
     ----------
     case_id : str
+        Name of the case.
     truth, prediction : dict of int to int
         Number of 26-connected components of each value except 0. ``prediction`` is empty if the prediction is not a
         mask.
@@ -104,6 +105,7 @@ def check_not_instances(cases: Sequence[CaseValues]) -> None:
     Parameters
     ----------
     cases : sequence of CaseValues
+        Values of all cases.
 
     Raises
     ------
@@ -163,6 +165,7 @@ def odd_values(cases: Sequence[CaseValues]) -> dict[str, DetSeg3DError]:
     Parameters
     ----------
     cases : sequence of CaseValues
+        Values of all cases.
 
     Returns
     -------

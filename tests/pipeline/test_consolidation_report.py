@@ -132,7 +132,10 @@ def test_the_choice_stands_beside_the_plan(pooled: ConsolidationResult) -> None:
     text = format_consolidation(pooled.summary)
     assert "### Operating point: highest lesion F1 (IoU ≥ 0.1)" in text
     # F1, recall, precision, FP per scan: 7 of 8 lesions, with 4 false positives in 4 scans or without.
-    plain, chosen = cells(text, "with the thresholds of the plan"), cells(text, "chosen and judged on the same scans")
+    plain, chosen = (
+        cells(text, "with the thresholds of the plan"),
+        cells(text, "chosen and evaluated on the same scans"),
+    )
     assert plain[:4] == ["0.737", "0.875", "0.636", "1"]
     assert chosen[:4] == ["0.933", "0.875", "1", "0"]
     assert (plain[-3:-1], chosen[-3:-1]) == (["7", "11"], ["7", "7"])  # lesions found, predictions
@@ -159,7 +162,7 @@ def test_the_headline_is_cross_fitted_and_comes_first(pooled: ConsolidationResul
     assert record["metrics"]["cross_fitted_f1_interval"] == pytest.approx(interval)
     assert record["metrics"] == pooled.summary.choice.metrics.to_json()
     page = (pooled.predictions / "report.html").read_text(encoding="utf-8")
-    assert page.index("Cross-fitted: ") < page.index("chosen and judged on the same scans")
+    assert page.index("Cross-fitted: ") < page.index("chosen and evaluated on the same scans")
 
 
 def test_a_choice_of_a_single_fold_has_no_headline(tmp_path: Path, tiny_plans: Plans) -> None:

@@ -101,9 +101,11 @@ class BoxCase(JsonRecord):
     Attributes
     ----------
     case_id : str
+        Name of the case.
     truth, boxes : int
         True and predicted boxes.
     criteria : dict of BoxCriterion to BoxCounts
+        Counts under each criterion.
     """
 
     case_id: str
@@ -121,13 +123,17 @@ class BoxSummary(JsonRecord):
     cases, lesions, boxes : int
         Numbers of cases, of true boxes and of predicted boxes.
     lesions_by_class : dict of str to int
+        Number of true boxes of each class.
     lesion_free_scans, boxes_in_lesion_free_scans : int
         Scans without a true lesion, and the predicted boxes in these scans.
     patients : int
+        Number of patients.
     cases_without_boxes : tuple of str
         Cases that the table of all boxes does not mention. These cases count as cases without boxes.
     scores : dict of BoxCriterion to ScoreSummary
+        FROC, CPM and average precision under each criterion.
     intervals : dict of BoxCriterion to ScoreIntervals
+        Intervals of these metrics.
     """
 
     cases: int
@@ -153,7 +159,9 @@ class BoxEvaluation(JsonRecord):
     class_labels : dict of str to int, or None
         Value of each class in label files; ``None`` if no dataset.json names the classes.
     summary : BoxSummary
+        Metrics of all cases.
     cases : tuple of BoxCase
+        Counts of each case.
     warnings : tuple of CaseProblem
         Cases that were evaluated, but whose boxes look wrong, and the reason.
     problems : tuple of CaseProblem
@@ -202,6 +210,7 @@ def evaluate_boxes(
     Parameters
     ----------
     given : BoxInput
+        Boxes to compare.
     groups : dict of str to str, optional
         Patient of each case, for the intervals. By default each case is a patient.
     samples : int, optional
@@ -209,6 +218,7 @@ def evaluate_boxes(
     seed : int, optional
         Seed of the bootstrap.
     run : Run, optional
+        Number of worker processes and display of progress bars.
 
     Raises
     ------

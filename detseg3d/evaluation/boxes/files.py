@@ -54,7 +54,7 @@ class CaseBoxes:
     boxes : ndarray of float64, shape ``(N, 6)``
         Edges ``z0 y0 x0 z1 y1 x1`` in voxels.
     scores : ndarray of float64, shape ``(N,)``, or None
-        ``None`` if the boxes have no scores.
+        Score of each box; ``None`` if the boxes have no scores.
     classes : tuple of str, or None
         Name of the class of each box. ``None`` if the boxes have no classes.
     order : StoredOrder, or None
@@ -84,6 +84,7 @@ class BoxFolder:
     Attributes
     ----------
     cases : dict of str to CaseBoxes
+        Boxes of each case, by the name of the case.
     source : str
         Path of the file or folder that was read, for reports.
     one_file : bool
@@ -268,6 +269,7 @@ def read_box_table(
     Parameters
     ----------
     file : path
+        CSV file.
     class_labels : dict of str to int, optional
         Value of each lesion class in label files.
     case_id : str, optional

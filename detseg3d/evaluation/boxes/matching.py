@@ -36,9 +36,11 @@ def scored_case_from_boxes(
     Parameters
     ----------
     case_id : str
+        Name of the case in the record.
     truth_boxes, boxes : array_like, shape ``(T, 6)`` and ``(P, 6)``
         ``z0 y0 x0 z1 y1 x1``, half-open, voxel edges.
     truth_classes, classes : sequence of int, shape ``(T,)`` and ``(P,)``
+        Number of the class of each box.
     scores : array_like of float, shape ``(P,)``
         Finite scores. If scores are equal, the pair with the higher IoU is matched first, or, under the rule of the
         centre, the nearer pair. If the IoU or distance is also equal, pairs are matched in the order of the boxes.

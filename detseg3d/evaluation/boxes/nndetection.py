@@ -106,6 +106,7 @@ def read_nndetection_boxes(
     boxes : ndarray of float64, shape ``(N, 6)``
         Half-open, voxel edges, see :func:`edges_from_nndetection`.
     scores : ndarray of float64, shape ``(N,)``
+        Score of each box.
     labels : list of int
         Class numbers, from 0.
 

@@ -26,6 +26,7 @@ class VolumeAgreement(JsonRecord):
         Limits of agreement: bias ± 1.96 standard deviations of the difference; ``None`` if there are fewer than two
         cases.
     mean_absolute_difference_mm3 : float or None
+        Mean absolute difference of prediction and truth.
     concordance : float or None
         Lin's concordance correlation coefficient; 1.0 if all volumes equal each other, and ``None`` if there are fewer
         than two cases.

@@ -44,6 +44,7 @@ class SizeCounts(JsonRecord):
     Attributes
     ----------
     found, missed : int
+        True lesions with and without a match.
     false_positives : int
         Predicted lesions of any size without a match.
     """
@@ -108,7 +109,7 @@ def mets2026_case(
     truth, prediction : ndarray, shape ``(Z, Y, X)``
         Every value except 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     voxel_volume_mm3 : float
         Volume of one voxel.
 

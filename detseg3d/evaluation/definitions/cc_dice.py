@@ -46,7 +46,7 @@ def cc_dice_by_lesion(
     prediction : ndarray, shape ``(Z, Y, X)``
         Mask: every value except 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
 
     Returns
     -------

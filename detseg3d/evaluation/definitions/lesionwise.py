@@ -68,6 +68,7 @@ class LesionwiseCounts(JsonRecord):
     truth : int
         True lesions that count.
     missed, false_positives : int
+        True lesions without a prediction, and predicted components that touch no lesion.
     dice_sum : float
         Sum of Dice over the true lesions that count.
     hd95_sum : float or None
@@ -129,8 +130,9 @@ def lesionwise_scores(
     truth, prediction : ndarray, shape ``(Z, Y, X)``
         Masks of one class. Every value except 0 is inside; different values have the same meaning.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     rule : LesionwiseRule, optional
+        Rule of the challenge.
     hd95 : bool, optional
         Also compute distances.
     voxel_volume_mm3 : float, optional

@@ -87,6 +87,7 @@ class ClassOutlines:
     Attributes
     ----------
     metrics : OutlineMetrics
+        Metrics of the class.
     cc_dice : ndarray of float64, shape ``(T,)``
         CC-Dice of each true lesion.
     is_predicted : bool
@@ -117,8 +118,9 @@ def measure_outlines(
     truth, prediction : ndarray of int, shape ``(Z, Y, X)``
         Instance maps of the lesions of this class.
     spacing : tuple of 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     variants : MetricVariants
+        Variants of the metrics.
     voxel_volume_mm3 : float, optional
         Volume of one voxel; by default the product of the spacing.
 

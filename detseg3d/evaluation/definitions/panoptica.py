@@ -88,7 +88,7 @@ def panoptica_case(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], spacin
     truth, prediction : ndarray, shape ``(Z, Y, X)``
         Every value except 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
 
     Examples
     --------

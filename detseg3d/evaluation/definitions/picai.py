@@ -74,6 +74,7 @@ def picai_case(table: OverlapTable, scores: FloatArray | None) -> PicaiCase:
     Parameters
     ----------
     table : OverlapTable
+        Lesions of the class and their overlaps.
     scores : ndarray of float64, shape ``(P,)``, or None
         Scores of the predicted lesions. ``None`` means that all scores are 1, as in picai_eval for a mask.
     """

@@ -47,7 +47,7 @@ class PresetInput:
     scores : ndarray of float64, shape ``(P,)``, or None
         Scores of the predicted lesions.
     spacing : tuple of 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     voxel_volume_mm3 : float
         Volume of one voxel.
     """
@@ -77,8 +77,9 @@ class PresetMetric(JsonRecord):
     key : str
         Name of the metric in the original program.
     title : str
+        Name of the metric in texts.
     value : float or None
-        ``None`` if the metric is undefined.
+        Value of the metric; ``None`` if the metric is undefined.
     """
 
     key: str
@@ -108,6 +109,7 @@ def preset_metrics(preset: Preset, cases: Sequence[PresetCase | None]) -> tuple[
     Parameters
     ----------
     preset : Preset
+        Challenge or program whose metrics are computed.
     cases : sequence of PresetCase or None
         Counts of each case; ``None`` if a case has the class neither in the truth nor in the prediction.
 

@@ -55,7 +55,7 @@ def lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> li
     ids : ndarray of int64, shape ``(N,)``
         Values of the lesions in ascending order.
     spacing : tuple of 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
 
     Returns
     -------

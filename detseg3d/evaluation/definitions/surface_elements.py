@@ -93,7 +93,7 @@ def element_areas(spacing: Sequence[float]) -> FloatArray:
     Parameters
     ----------
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def surface_elements(mask: npt.NDArray[Any], spacing: Sequence[float]) -> Surfac
     mask : ndarray, shape ``(Z, Y, X)``
         Every value except 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def area_surface_metrics(
     truth, prediction : ndarray, shape ``(Z, Y, X)``
         Every value except 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     tolerance_mm : float, optional
         Distance up to which two surfaces agree.
 

@@ -86,7 +86,7 @@ def surface_metrics(
     truth, prediction : ndarray, shape ``(Z, Y, X)``
         Every value but 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     tolerance_mm : float, optional
         Distance up to which two surfaces agree.
 
@@ -141,7 +141,7 @@ def directed_distances(
     truth, prediction : ndarray, shape ``(Z, Y, X)``
         Every value but 0 is inside.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
 
     Returns
     -------

@@ -74,6 +74,7 @@ class Components:
     instances : ndarray of int32, shape ``(Z, Y, X)``
         Instance map in which the components have the values ``1..N``.
     voxels : ndarray of int64, shape ``(N,)``
+        Number of voxels of each component.
     classes : ndarray of int64, shape ``(N,)``
         Index into the ``class_values`` of the map.
     scores : dict of str to ndarray of float64, shape ``(N,)``
@@ -94,6 +95,7 @@ def find_components(map_: ProbabilityMap, threshold: float) -> Components:
     Parameters
     ----------
     map_ : ProbabilityMap
+        Probability map of the case.
     threshold : float
         Probability above 0.
 
@@ -150,9 +152,11 @@ def reaches_volume(voxels: IntArray, voxel_volume_mm3: float, minimum_volume_mm3
     Parameters
     ----------
     voxels : ndarray of int64, shape ``(N,)``
+        Number of voxels of each component.
     voxel_volume_mm3 : float
         Volume of one voxel.
     minimum_volume_mm3 : float
+        Minimum volume of a lesion.
 
     Examples
     --------
@@ -177,9 +181,11 @@ def lesions_from_probabilities(
     Parameters
     ----------
     map_ : ProbabilityMap
+        Probability map of the case.
     spacing : 3 floats
-        Millimetres ``(z, y, x)``.
+        Voxel spacing in mm ``(z, y, x)``.
     rule : ComponentRule, optional
+        Threshold, minimum volume and kind of score.
     class_values : sequence of int, optional
         Label values of all classes; by default the values of the map. The class of a lesion in the result is an index
         into these values.

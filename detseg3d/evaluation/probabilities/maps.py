@@ -75,6 +75,7 @@ def probability_files(folder: str | Path, problems: list[CaseProblem]) -> dict[s
     Parameters
     ----------
     folder : path
+        Folder of the maps.
     problems : list of CaseProblem
         A problem is appended for each case with several maps.
 
@@ -162,7 +163,7 @@ def _checked(array: npt.NDArray[Any], file: Path) -> npt.NDArray[np.float32]:
             file=file,
             value=f"{array.dtype} from {array.min()} to {array.max()}",
             expected="floating-point values from 0 to 1",
-            remedy="evaluate masks as masks; divide percentages by 100 and bytes by 255 first",
+            remedy="evaluate masks without --probabilities; divide percentages by 100 and bytes by 255 first",
         )
     # A value beyond the range of float32 becomes infinite and is refused below.
     with np.errstate(over="ignore"):

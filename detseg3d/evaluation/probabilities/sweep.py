@@ -5,8 +5,8 @@ A segmentation program with the best settings is a fair baseline for a detector.
 that are chosen on the validation cases. The method searches size, threshold and score one after the other. This module
 tries all combinations.
 
-The chosen settings are optimistic on the cases on which they were chosen. Therefore the result also has cross-fitted
-metrics, for which each group of cases is evaluated with the settings that were chosen on the other groups.
+The metrics of the chosen settings are too good on the cases of the choice. Therefore the result also has cross-fitted
+metrics: each group of cases is evaluated with the settings that were chosen on the other groups.
 """
 
 from __future__ import annotations
@@ -79,13 +79,16 @@ class SweepGrid:
     Attributes
     ----------
     thresholds : tuple of float
+        Thresholds of the probability.
     minimum_volumes_mm3 : tuple of float
+        Minimum volumes of a component.
     scores : tuple of str
         Some of :data:`~detseg3d.evaluation.probabilities.components.SCORES`.
     default : ComponentRule
         Default setting; it is always tried. Between equally good settings, the setting nearest to the default is
         chosen.
     objective : SweepObjective
+        Metric that the choice maximizes.
 
     Raises
     ------
@@ -136,6 +139,7 @@ class SweepMetrics(JsonRecord):
     Attributes
     ----------
     objectives : dict of SweepObjective to float
+        Value of each possible objective.
     fp_per_scan : float
         False positives per scan at IoU ≥ 0.1.
     """
@@ -178,15 +182,17 @@ class SweepResult(JsonRecord):
     Attributes
     ----------
     truth_folder, probability_folder : str
+        Folders of the labels and of the probability maps.
     class_labels : dict of str to int, or None
         Value of each class in label files; ``None`` if no dataset.json names the classes.
     objective : SweepObjective
+        Metric that the choice maximizes.
     cases : int
         Number of cases.
     default, chosen : SweepRow
         The default setting, and the best setting on all cases.
     cross_fitted : CrossFitted or None
-        ``None`` if there is only one patient.
+        Cross-fitted metrics; ``None`` if there is only one patient.
     rows : tuple of SweepRow
         All settings.
     problems : tuple of CaseProblem
@@ -247,6 +253,7 @@ def sweep_probability_maps(
         ``prediction_folder`` has the probability maps, see
         :func:`~detseg3d.evaluation.probabilities.maps.probability_files`. ``truth_files`` is not used.
     grid : SweepGrid, optional
+        Settings to try.
     groups : dict of str to str, optional
         Patient of each case. The cases of a patient are in one group of the cross-fitting. By default each case is a
         patient.
@@ -255,6 +262,7 @@ def sweep_probability_maps(
     seed : int, optional
         Seed of the division into groups.
     run : Run, optional
+        Number of worker processes and display of progress bars.
 
     Raises
     ------

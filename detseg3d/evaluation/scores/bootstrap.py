@@ -83,7 +83,7 @@ class Interval(JsonRecord):
     Attributes
     ----------
     low, high : float or None
-        ``None`` if no interval can be given.
+        Limits of the interval; ``None`` if no interval can be given.
     left_out : int
         Number of resamples in which the metric is undefined. For example, the recall is undefined if no patient with
         lesions was drawn.
@@ -107,9 +107,11 @@ def bootstrap_weights(
     Parameters
     ----------
     num_cases : int
+        Number of cases.
     samples : int, optional
         Number of resamples.
     seed : int, optional
+        Seed of the random draws.
     groups : sequence of str, optional
         Patient of each case. The cases of a patient are drawn together. By default each case is a patient.
 
@@ -182,7 +184,9 @@ def interval(
     point : float
         Value of the metric without resampling.
     rests_on : Contributions
+        Contributions of the patients to the metric.
     scale : Scale
+        Range of the values of the metric.
     level : float, optional
         Confidence level, 0 to 1.
 

@@ -37,8 +37,9 @@ def fit_calibration(
     Parameters
     ----------
     scores : array_like of float, shape ``(N,)``
-        Between 0 and 1.
+        Scores between 0 and 1.
     is_lesion : array_like of bool, shape ``(N,)``
+        True for each score of a lesion.
     max_knots : int, optional
         Neighbouring blocks are joined until there are at most this many knots, ends included.
 
@@ -67,7 +68,7 @@ def fit_calibration(
         raise ValueError(f"{values.shape} scores and {truth.shape} outcomes are not two lists of equal length")
     if len(values) == 0:
         return (0.0, 0.0), (1.0, 1.0)
-    # Equal scores are one observation, so that the fit does not depend on their order.
+    # Equal scores are one observation, so that the order of the scores does not change the fit.
     unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     share = np.bincount(inverse, weights=truth) / counts
     blocks = isotonic_regression(share, weights=counts.astype(np.float64)).blocks
@@ -98,8 +99,9 @@ def apply_calibration(knots: Sequence[tuple[float, float]], scores: npt.ArrayLik
     Parameters
     ----------
     knots : sequence of (score, probability)
-        From :func:`fit_calibration`.
+        Knots from :func:`fit_calibration`.
     scores : array_like of float, shape ``(N,)``
+        Raw scores, between 0 and 1.
 
     Examples
     --------
@@ -122,9 +124,9 @@ class ReliabilityBin(JsonRecord):
     count : int
         Number of scores in the bin.
     mean_score : float or None
-        ``None`` in an empty bin.
+        Mean score of the bin; ``None`` if the bin is empty.
     observed : float or None
-        Observed share of lesions; ``None`` in an empty bin.
+        Observed share of lesions; ``None`` if the bin is empty.
     """
 
     low: float
@@ -140,9 +142,11 @@ def reliability_bins(scores: npt.ArrayLike, is_lesion: npt.ArrayLike, bins: int 
     Parameters
     ----------
     scores : array_like of float, shape ``(N,)``
-        Between 0 and 1; 1 belongs to the last bin.
+        Scores between 0 and 1; 1 belongs to the last bin.
     is_lesion : array_like of bool, shape ``(N,)``
+        True for each score of a lesion.
     bins : int, optional
+        Number of bins.
     """
     values, truth = np.asarray(scores, np.float64), np.asarray(is_lesion, np.float64)
     number = np.clip((values * bins).astype(np.int64), 0, bins - 1)
@@ -165,7 +169,9 @@ def expected_calibration_error(scores: npt.ArrayLike, is_lesion: npt.ArrayLike, 
     scores : array_like of float, shape ``(N,)``
         Between 0 and 1.
     is_lesion : array_like of bool, shape ``(N,)``
+        True for each score of a lesion.
     bins : int, optional
+        Number of bins.
 
     References
     ----------

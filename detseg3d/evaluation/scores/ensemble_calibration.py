@@ -97,6 +97,7 @@ def calibration_of_several(
     knots : sequence of (score, probability)
         Calibration of single networks.
     spread : ScoreSpread
+        Spread of the scores of single networks.
     between : float
         Variance between networks, from :func:`variance_between`.
     networks : int

@@ -50,6 +50,7 @@ class ScoredCase(JsonRecord):
     Attributes
     ----------
     case_id : str
+        Name of the case.
     truth_scores : ndarray of float64, shape ``(T,)``
         Highest score threshold at which each true lesion is found; ``-inf`` if the lesion is never found.
     true_positive_scores, false_positive_scores : ndarray of float64
@@ -73,6 +74,7 @@ def scored_case(case_id: str, table: OverlapTable, scores: npt.ArrayLike, minimu
     Parameters
     ----------
     case_id : str
+        Name of the case.
     table : OverlapTable
         Overlaps; only pairs of equal class.
     scores : array_like of float, shape ``(P,)``
@@ -124,7 +126,9 @@ def match_scored(
     Parameters
     ----------
     case_id : str
+        Name of the case.
     scores : ndarray of float64, shape ``(P,)``
+        Score of each prediction.
     num_truths : int
         Number of true lesions.
     truth_index, prediction_index : ndarray of int64, shape ``(K,)``
@@ -164,6 +168,7 @@ class FrocPoint(JsonRecord):
     fp_per_scan : float
         Highest allowed number of false positives per scan.
     recall : float
+        Highest recall at this number of false positives per scan or fewer.
     threshold : float or None
         Score threshold with this recall; ``None`` if every threshold gives more false positives.
     """
@@ -240,6 +245,7 @@ def recall_at_rates(curve: FrocCurve, rates: Sequence[float] = FROC_RATES) -> tu
     Parameters
     ----------
     curve : FrocCurve
+        Curve from :func:`froc_curve`.
     rates : sequence of float, optional
         False positives per scan.
 
@@ -352,10 +358,13 @@ class ScoreSummary(JsonRecord):
         Mean over the classes that occur in the truth; ``None`` if the truth has no lesion. A class without true lesions
         is left out, because its recall is undefined.
     classes : dict of str to ClassScores
+        Metrics of each class, by the name of the class.
     froc : tuple of FrocPoint
         Recall and threshold at :data:`FROC_RATES`.
     froc_curve : FrocCurvePoints
+        Points of the FROC curve.
     pr_curve : PrecisionRecallPoints
+        Points of the precision–recall curve.
     """
 
     average_precision: float

@@ -28,6 +28,7 @@ class WeightedScores:
     Attributes
     ----------
     average_precision, cpm : ndarray of float64, shape ``(S,)``
+        Value for each row of weights.
     recall : ndarray of float64, shape ``(S, 7)``
         Recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
     """
@@ -46,6 +47,7 @@ def weighted_scores(cases: Sequence[ScoredCase], weights: FloatArray) -> Weighte
     Parameters
     ----------
     cases : sequence of ScoredCase
+        Records of the cases.
     weights : ndarray of float64, shape ``(S, N)``
         Weight of each case. In a bootstrap, the weight is the number of times that the case was drawn.
     """
@@ -97,6 +99,7 @@ class ScoreIntervals(JsonRecord):
     Attributes
     ----------
     average_precision, cpm : Interval
+        Intervals of both metrics.
     froc : tuple of Interval
         Intervals of the recall at each of :data:`~detseg3d.evaluation.scores.froc.FROC_RATES`.
     """
@@ -118,9 +121,11 @@ def score_intervals(
     Parameters
     ----------
     cases : sequence of ScoredCase
+        Records of the cases.
     samples : int, optional
         Number of resamples; 0 gives no intervals (``None``).
     seed : int, optional
+        Seed of the bootstrap.
     groups : sequence of str, optional
         Patient of each case. By default each case is a patient.
     level : float, optional

@@ -30,6 +30,7 @@ class PredictedBox:
     box : Box
         Box in voxel edges of the file of the prediction.
     score : float or None
+        Score of the lesion; ``None`` if it has no score.
     """
 
     box: Box
@@ -43,6 +44,7 @@ class CaseFiles:
     Attributes
     ----------
     case_id : str
+        Name of the case.
     image : ImageSource
         One channel of the scan. The spacing of the source also applies to the other ``.npy`` files of the case.
     truth : Path or None
@@ -50,6 +52,7 @@ class CaseFiles:
     prediction : Path or None
         Mask or instance map on the grid of the image. Each value except 0 has its own outline.
     boxes : tuple of PredictedBox
+        Boxes of the predicted lesions.
     system : str or None
         Name of the system that made the prediction, if the report compares several systems.
     """

@@ -24,6 +24,7 @@ class ChosenCase:
     Attributes
     ----------
     files : CaseFiles
+        Files of the case.
     rank : str
         ``worst`` or ``best``.
     case : CaseMetrics
@@ -83,9 +84,11 @@ class ViewerContent:
     Attributes
     ----------
     cases : tuple of ChosenCase
+        Cases in the viewer.
     volumes : tuple of ViewerVolumes
         Volumes of each of the ``cases``.
     unreadable : tuple of UnreadableCase
+        Cases with files that cannot be read.
     omitted : tuple of str
         Names of the cases that are left out because the file would be too large.
     """

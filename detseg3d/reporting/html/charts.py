@@ -61,6 +61,7 @@ class Line:
     Attributes
     ----------
     name : str
+        Name of the series.
     points : tuple of (x, y)
         The line joins the points in this order.
     style : int
@@ -81,7 +82,9 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, description: str, diagon
     Parameters
     ----------
     lines : sequence of Line
+        Series of the chart.
     x, y : Axis
+        Horizontal and vertical axis.
     description : str
         Text for readers who cannot see the chart.
     diagonal : bool, optional
@@ -149,6 +152,7 @@ class Bars:
     Attributes
     ----------
     name : str
+        Name of the series.
     values : tuple of float or None
         Value of each bin. ``None`` draws no bar.
     intervals : tuple of (float, float) or None
@@ -174,10 +178,13 @@ def bar_chart(
     Parameters
     ----------
     series : sequence of Bars
+        Series of the chart.
     bins : sequence of (str, str)
         Two lines of text below each group.
     x_title : str
+        Title of the horizontal axis.
     y : Axis
+        Vertical axis.
     description : str
         Text for readers who cannot see the chart.
     """

@@ -65,6 +65,7 @@ class ReportInput:
     cases : sequence of CaseFiles
         Cases that the viewer can show. The viewer shows some of these cases, see ``worst`` and ``best``.
     title : str
+        Title.
     date : str, optional
         Date that the page states.
     worst, best : int
@@ -89,7 +90,9 @@ class _Section:
     key : str
         Identifier of the section, which links within the page use.
     title : str
+        Title.
     content : Markup
+        HTML of the section.
     name : str
         Name in the navigation.
     """
@@ -108,6 +111,7 @@ def write_report(path: str | Path, report: ReportInput, max_bytes: int = MAX_BYT
     path : path
         File to write; it is written atomically.
     report : ReportInput
+        Content of the report.
     max_bytes : int, optional
         Maximum size of the file in bytes. If the file would be larger, the volumes of the viewer are made coarser, and
         finally left out.

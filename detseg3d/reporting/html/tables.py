@@ -46,6 +46,7 @@ class _Difference:
     Attributes
     ----------
     text, interval : str
+        Difference and its interval as text.
     verdict : str
         ``better`` or ``worse`` if the interval does not contain 0, else empty.
     """
@@ -286,6 +287,7 @@ def case_table(evaluated: Evaluated, shown: Sequence[str] = ()) -> Markup:
     Parameters
     ----------
     evaluated : Evaluated
+        Results to show.
     shown : sequence of str
         Cases that the viewer shows. Their names are links to the viewer.
     """

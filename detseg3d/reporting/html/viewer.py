@@ -31,7 +31,9 @@ class _LesionRow:
     outcome : str
         ``found``, ``missed``, ``found again`` (a second prediction in a true lesion) or ``false positive``.
     class_name : str
+        Name of the class.
     volume_mm3 : float
+        Volume in mm³.
     length_mm : float
         Long axis, or the diameter of a sphere with the same volume if the axes were not measured.
     dice, iou : float or None

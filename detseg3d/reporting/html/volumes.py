@@ -68,6 +68,7 @@ class ViewerVolumes:
     spacing : 3 floats
         Voxel size ``(z, y, x)`` in mm.
     orders : FileOrders
+        Axis orders of the files of the case.
     offset : 3 ints
         First voxel ``(z, y, x)`` of the turned volume that is shown.
     window : 2 floats

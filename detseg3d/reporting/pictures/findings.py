@@ -33,6 +33,7 @@ class Finding:
     Attributes
     ----------
     outcome : Outcome
+        Outcome of the lesion.
     extent : Box
         Box around the lesion in truth and prediction.
     voxels : int
@@ -45,9 +46,11 @@ class Finding:
     box : Box or None
         Box of the prediction.
     score : float or None
+        Score of the prediction; ``None`` if there is no score.
     dice : float or None
         Overlap of truth and prediction, if the lesion was found.
     class_name : str or None
+        Name of the class; ``None`` if unknown.
     """
 
     outcome: Outcome

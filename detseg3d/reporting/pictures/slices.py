@@ -85,6 +85,7 @@ class SlicePlane:
     Attributes
     ----------
     case : TurnedCase
+        Case in the radiological view.
     axis : int
         Axis across which the slice is cut: 0 axial, 1 coronal, 2 sagittal.
     index : int
@@ -187,6 +188,7 @@ def tile_region(case: TurnedCase, axis: int, box: Sequence[float]) -> Region:
     Parameters
     ----------
     case : TurnedCase
+        Case in the radiological view.
     axis : int
         Axis across which the tile is cut.
     box : 6 floats

@@ -50,7 +50,7 @@ def choice_rows(metrics: ChoiceMetrics) -> list[tuple[str, PooledMetrics | None]
     return [
         ("cross-fitted: each fold with the thresholds chosen on the other folds", metrics.cross_fitted),
         ("with the thresholds of the plan", metrics.plan),
-        ("chosen and judged on the same scans", metrics.chosen_on_the_same_scans),
+        ("chosen and evaluated on the same scans", metrics.chosen_on_the_same_scans),
     ]
 
 
@@ -75,8 +75,8 @@ def describe_consolidation(summary: ConsolidationSummary) -> list[str]:
         scans = choice.scans
         remarks.append(
             f"A scan is reported without lesions if its best lesion has a score below "
-            f"{_number(thresholds.scan_threshold)}: {scans.clean} of {scans.without_lesions} scans without lesions, "
-            f"and {scans.missed} of {scans.with_lesions} scans with lesions."
+            f"{_number(thresholds.scan_threshold)}. This applies to {scans.clean} of {scans.without_lesions} scans "
+            f"without true lesions, and to {scans.missed} of {scans.with_lesions} scans with true lesions."
         )
     if summary.failures:
         remarks.append(f"These cases failed: {', '.join(sorted(summary.failures))}.")
@@ -99,6 +99,7 @@ def format_cross_validation(summary: ConsolidationSummary, result: EvaluationRes
     Parameters
     ----------
     summary : ConsolidationSummary
+        Result of the consolidation.
     result : EvaluationResult
         Evaluation of the pooled predictions.
     """
@@ -117,7 +118,7 @@ def _headline(summary: ConsolidationSummary, result: EvaluationResult) -> str:
         _choice_table(summary.choice.metrics),
     ]
     if not origin.is_honest:
-        parts.append("Everything below was chosen and judged on the same scans.")
+        parts.append("All thresholds below were chosen and evaluated on the same scans.")
     return "\n\n".join(parts)
 
 
@@ -148,8 +149,9 @@ def format_consolidation(summary: ConsolidationSummary) -> str:
         f"{_number(calibration.after.expected_error)} after.\n{fitted}",
         "### Where lesions are lost",
         _stage_table(summary.attribution),
-        "Up to the RoI score, a lesion counts if a candidate is meant for it. In the final mask it counts if any mask\n"
-        "touches it, also the mask of a neighbouring lesion. The operating point was chosen on the same scans.",
+        "Up to the RoI score, a lesion counts as found if a candidate belongs to the lesion. In the final mask, a\n"
+        "lesion counts as found if any mask touches the lesion, even the mask of a neighbouring lesion. The\n"
+        "operating point was chosen on the same scans.",
     ]
     return "\n\n".join(part for part in parts if part)
 

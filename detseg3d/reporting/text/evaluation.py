@@ -62,6 +62,7 @@ def format_evaluation(result: EvaluationResult | SystemsResult) -> str:
     Parameters
     ----------
     result : EvaluationResult or SystemsResult
+        Result of one system or of several systems.
     """
     if isinstance(result, EvaluationResult):
         parts = [*_one_system(result), _metric_table({"value": result}, ()), format_problems(result.problems)]

@@ -30,6 +30,7 @@ def write_evaluation(
     Parameters
     ----------
     result : EvaluationResult or SystemsResult
+        Result of one system or of several systems.
     folder : path
         Folder to write to.
     more : dict, optional

@@ -16,6 +16,7 @@ def format_value(value: float | None, digits: int = 3, sign: str = "") -> str:
     Parameters
     ----------
     value : float or None
+        Number, or ``None`` if the value was not measured.
     digits : int, optional
         Digits after the point.
     sign : str, optional
@@ -35,6 +36,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Parameters
     ----------
     header : sequence of str
+        Names of the columns.
     rows : sequence of sequence of str
         Cells of each row. A row has as many cells as the header.
 

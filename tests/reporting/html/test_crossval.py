@@ -24,7 +24,7 @@ def test_cross_fitted_metrics_come_first_and_metrics_of_the_same_scans_last() ->
     assert [row[:2] for row in rows[1:]] == [
         ["cross-fitted: each fold with the thresholds chosen on the other folds", "0.688"],
         ["with the thresholds of the plan", "0.650"],
-        ["chosen and judged on the same scans", "0.700"],
+        ["chosen and evaluated on the same scans", "0.700"],
     ]
     assert page.find("p", class_="warn") == []
     assert rows[0][-3:] == ["lesions found", "predictions", "F1, any overlap"]

@@ -42,8 +42,8 @@ def test_usually_there_is_no_remark() -> None:
         ),
         (
             changed({"scan_threshold": 0.75}),
-            "A scan is reported without lesions if its best lesion has a score below 0.75: 3 of 4 scans without "
-            "lesions, and 1 of 36 scans with lesions.",
+            "A scan is reported without lesions if its best lesion has a score below 0.75. This applies to "
+            "3 of 4 scans without true lesions, and to 1 of 36 scans with true lesions.",
         ),
         (replace(consolidation(), failures={"b": "x", "a": "y"}), "These cases failed: a, b."),
     ],
@@ -61,7 +61,7 @@ def test_thresholds_are_shown_beside_the_thresholds_of_the_plan() -> None:
 
 def test_metrics_on_new_scans_come_first() -> None:
     rows = [line for line in format_consolidation(consolidation()).splitlines() if line.startswith("| c")]
-    assert rows[0].startswith("| cross-fitted") and rows[1].startswith("| chosen and judged on the same scans")
+    assert rows[0].startswith("| cross-fitted") and rows[1].startswith("| chosen and evaluated on the same scans")
 
 
 def test_stages_have_a_column_for_each_range_of_sizes_with_lesions() -> None:
