@@ -91,7 +91,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_root_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add the folder flags ``--raw``, ``--preprocessed`` and ``--results``, or only the named ones."""
+    """Add the folder flags ``--raw``, ``--preprocessed`` and ``--results``, or only the flags in ``names``."""
     contents = {"raw": "raw data sets", "preprocessed": "plans and preprocessed cases", "results": "trained models"}
     variables = {"raw": "detseg3d_raw, else $nnUNet_raw"}
     group = parser.add_argument_group("folders")

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """\
 Pool the validation predictions of the trained folds, calibrate the lesion scores and choose the
 thresholds. detseg3d_predict then uses these thresholds (operating_point.json beside the folds). The
-command also counts at which stage lesions are lost, and writes the cross-validation report. The
+command also counts the lesions that each stage loses, and writes the cross-validation report. The
 networks do not run again.
 
 Without a target, the thresholds maximise the lesion F1 (IoU of 0.1 or more, pooled over all

@@ -1,4 +1,4 @@
-"""``detseg3d``: one command with all others as sub-commands."""
+"""``detseg3d``: one command that has all other commands as sub-commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_parser(complete: bool = False) -> argparse.ArgumentParser:
     Parameters
     ----------
     complete : bool, optional
-        Import every command and include its flags. Shell completion needs them; running one command does not.
+        Import every command and include its flags, which shell completion needs.
     """
     parser = argparse.ArgumentParser(prog="detseg3d", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"DetSeg3D {__version__}")

@@ -92,7 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
     )
-    plan.add_argument("--keep_plans", action="store_true", help="use the existing, edited plans.json")
+    plan.add_argument(
+        "--keep_plans", action="store_true", help="use the existing plans.json, for example after editing it"
+    )
     split = parser.add_argument_group("folds (existing folds are kept unless one of these flags is given)")
     split.add_argument(
         "--val_split",
@@ -170,7 +172,7 @@ def _check_combination(options: argparse.Namespace) -> None:
     Raises
     ------
     DetSeg3DError
-        If it is.
+        If a flag that needs images is given, too.
     """
     if options.from_fingerprint is None:
         return

@@ -293,7 +293,7 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
     Raises
     ------
     DetSeg3DError
-        If one file cannot hold the requested results.
+        If one file cannot contain the requested results.
     """
     from detseg3d.data.formats.endings import unread_format
     from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending
@@ -312,7 +312,7 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
         return False
     if case_count != 1:
         raise DetSeg3DError(
-            "one file cannot hold the masks of several cases",
+            "one file cannot contain the masks of several cases",
             file=output,
             value=f"{case_count} cases in {options.input}",
             remedy="give a folder after -o, or one scan after -i",

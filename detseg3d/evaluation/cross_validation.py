@@ -137,7 +137,7 @@ class ThresholdChoice(JsonRecord):
     thresholds_of_the_plan : Thresholds
         Thresholds in the plans.
     thresholds_chosen_without_each_fold : dict of str to Thresholds
-        For each fold the thresholds that were chosen on the other folds.
+        Thresholds that were chosen on the other folds, by the name of the fold.
     metrics : ChoiceMetrics
         Metrics at the chosen thresholds and at the thresholds of the plan.
     gain_on_other_folds : GainSummary or None

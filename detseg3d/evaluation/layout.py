@@ -176,7 +176,7 @@ def check_mask(
     Raises
     ------
     DetSeg3DError
-        If they differ. The message states the number of voxels.
+        If mask and instance map differ. The message states the number of differing voxels.
     """
     inside, marked = mask != 0, instances != 0
     only_mask, only_map = (

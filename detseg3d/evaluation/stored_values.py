@@ -33,7 +33,7 @@ _MIN_VALUES = 3
 """Minimum number of values in an instance map. A file with two values usually has two classes."""
 
 _MANY_VALUES = 6
-"""Number of values that are unlikely to be classes, if other files have fewer or other values."""
+"""Minimum number of values in one file that are hardly classes, if other files have fewer or other values."""
 
 _MIN_UNIQUE_SHARE = 0.8
 """Minimum share of different values among the values of all files, if each value occurs in only one file."""

@@ -1,4 +1,4 @@
-"""The scans on which the thresholds were chosen. They decide if the metrics are valid for new scans."""
+"""Source of the thresholds of a cross-validation. The source decides if the metrics are valid for new scans."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class ThresholdOrigin(str, Enum):
         if self is ThresholdOrigin.OTHER_FOLDS:
             return "Cross-fitted: each fold is evaluated at the thresholds that were chosen on the other folds."
         if self is ThresholdOrigin.PLAN:
-            return "The thresholds of the plan: no others gained more than noise, so nothing was chosen on these scans."
+            return (
+                "The thresholds of the plan were kept, because no other thresholds gained more than noise. Nothing was "
+                "chosen on these scans."
+            )
         return (
             "No cross-fitted metrics (–): the thresholds were chosen and evaluated on the same scans. Only several "
             "folds can avoid this. Expect lower metrics on new scans."

@@ -188,7 +188,7 @@ def test_several_cases_do_not_fit_into_one_file(
     tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_model, scans, tmp_path / "mask.nii.gz") == 1
-    assert "one file cannot hold the masks of several cases" in capsys.readouterr().err
+    assert "one file cannot contain the masks of several cases" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

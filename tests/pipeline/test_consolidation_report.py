@@ -187,7 +187,9 @@ def test_figures_of_a_plan_that_is_kept_are_a_headline(tmp_path: Path, tiny_plan
     record = read_json(pooled.predictions / "metrics.json")["cross_validation"]
     assert record["predicted_at_thresholds_of"] == "plan" and pooled.point.plan_kept
     first = (pooled.predictions / "metrics.md").read_text(encoding="utf-8").split("###")[0]
-    assert "no others gained more than noise" in first and cells(first, "F1 (IoU ≥ 0.1)")[0].startswith("1.000")
+    assert "no other thresholds gained more than noise" in first and cells(first, "F1 (IoU ≥ 0.1)")[0].startswith(
+        "1.000"
+    )
 
 
 def test_the_stages_stand_by_size(pooled: ConsolidationResult) -> None:

@@ -84,7 +84,7 @@ def lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> li
 
     if len(ids) == 0:
         return []
-    # regionprops visits every number up to the largest, so that the lesions are numbered without gaps first.
+    # regionprops visits every number up to the largest number, so the lesions are first numbered without gaps.
     foreground = np.nonzero(instances)
     numbered = np.zeros(instances.shape, np.int32)
     numbered[foreground] = np.searchsorted(ids, instances[foreground]) + 1

@@ -37,9 +37,9 @@ class _LesionRow:
     length_mm : float
         Long axis, or the diameter of a sphere with the same volume if the axes were not measured.
     dice, iou : float or None
-        Overlap with the partner of the lesion.
+        Overlap with the best overlapping lesion of the other side; ``None`` for missed lesions and false positives.
     score : float or None
-        Score of the prediction.
+        Score of the prediction; ``None`` if there is no prediction or no score.
     sharing : int
         Number of other true lesions that the same prediction found. At any overlap, one prediction may find several
         lesions, and each of these lesions shows its score.

@@ -24,8 +24,8 @@ HD95_PENALTY = (
 )
 
 MIN_PATIENTS = 5
-"""With this number of patients or more, intervals contained the true value in over 90 % of simulated studies, see
-``benchmarks/coverage.py``."""
+"""Minimum number of patients for an interval without a warning. With this number or more, the intervals contained the
+true value in over 90 % of the simulated studies of ``benchmarks/coverage.py``."""
 
 _MAX_NAMES = 5
 
@@ -110,14 +110,14 @@ def describe_few_patients(intervals: Sequence[MetricEstimate | Interval]) -> str
     --------
     >>> recall, dice = MetricEstimate(0.6, 0.5, 0.7, patients=3), MetricEstimate(0.6, 0.5, 0.7, patients=20)
     >>> describe_few_patients([recall, dice])
-    'Intervals that rest on fewer than 5 patients (here 3) are a rough guide.'
+    'Intervals from fewer than 5 patients (here 3) are only a rough guide.'
     >>> describe_few_patients([dice])
     ''
     """
     fewest = min((entry.patients for entry in intervals if entry.low is not None), default=MIN_PATIENTS)
     if fewest >= MIN_PATIENTS:
         return ""
-    return f"Intervals that rest on fewer than {MIN_PATIENTS} patients (here {fewest}) are a rough guide."
+    return f"Intervals from fewer than {MIN_PATIENTS} patients (here {fewest}) are only a rough guide."
 
 
 def _names(scans: Sequence[str]) -> str:

@@ -196,7 +196,7 @@ def test_intervals_of_few_patients_have_a_warning(
 ) -> None:
     estimates = {name: replace(entry, patients=patients) for name, entry in result.estimates.items()}
     warnings = write(tmp_path, replace(result, estimates=estimates)).find("p", class_="warn")
-    assert ["rest on fewer than 5 patients (here 4)" in entry["text"] for entry in warnings] == [True] * warned
+    assert ["from fewer than 5 patients (here 4)" in entry["text"] for entry in warnings] == [True] * warned
 
 
 def test_a_page_without_any_case_is_written(tmp_path: Path) -> None:

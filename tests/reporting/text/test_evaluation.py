@@ -75,7 +75,7 @@ def test_intervals_state_the_number_of_patients() -> None:
     few = replace(result.estimates[key], low=0.5, high=1.0, patients=1, left_out=3)
     text = format_evaluation(replace(result, estimates={key: few}))
     assert "bootstrap over 1 patient.\nResamples in which a metric has no value" in text
-    assert "left out: up to 3.\n**Intervals that rest on fewer than 5 patients (here 1)" in text
+    assert "left out: up to 3.\n**Intervals from fewer than 5 patients (here 1)" in text
     text = format_evaluation(replace(result, estimates={key: replace(few, patients=5, left_out=0)}))
     assert "fewer than" not in text and "left out" not in text
 
