@@ -41,9 +41,9 @@ metrics.md. Metrics are computed on the grid of the labels.
 
 The lesions of a mask are the connected components (26 neighbours) of each class. If the folder of
 predictions has a subfolder `instances`, as detseg3d_predict writes it, the lesions come from there,
-and their classes and scores from `rois`. A mask, instance map and RoI file that contradict each
-other are an error. The classes come from the dataset.json in or above the folder of labels or of
-predictions. Without a dataset.json, each value except 0 is a class.
+and their classes and scores from `rois`. If the mask, the instance map and the RoI file of a case
+contradict each other, the case is not evaluated. The classes come from the dataset.json in or above
+the folder of labels or of predictions. Without a dataset.json, each value except 0 is a class.
 
 The main metrics match lesions and predictions one to one at IoU >= 0.1. The output also contains
 the metrics at IoU >= 0.5 and at any overlap (at least one shared voxel). If a case has neither true
@@ -55,13 +55,13 @@ To compare systems, give -pred several times. Each difference gets a paired conf
 
 Other kinds of predictions: --probabilities reads one probability map per case (CASE.npz of nnU-Net,
 or images of one class) and makes lesions with scores. --sweep also chooses the threshold, the
-smallest size and the score, so that the baseline is as good as its maps allow. --boxes evaluates boxes instead of masks
-(a CSV file, rois/CASE.json, or exported boxes of nnDetection).
+smallest size and the score, so that a baseline is compared at its best settings. --boxes evaluates
+boxes instead of masks (a CSV file, rois/CASE.json, or exported boxes of nnDetection).
 
 --preset adds the metrics of a challenge under its own rules.
 
 A case is left out and named if only one side has it, if the geometries differ, or if its stored
-values differ from those of the other cases. The exit code is then 1, and the metrics of all other
+values differ from the values of the other cases. The exit code is then 1, and the metrics of all other
 cases are written."""
 
 EXAMPLE = """\
@@ -248,7 +248,7 @@ def _exit_code(problems: int) -> int:
 
 
 def _systems(predictions: Sequence[str]) -> dict[str, Path]:
-    """Return the folder of each system by name; the default name is that of the folder."""
+    """Return the folder of each system by name; the default name is the name of the folder."""
     systems: dict[str, Path] = {}
     for text in predictions:
         name, separator, folder = text.partition("=")

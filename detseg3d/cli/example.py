@@ -21,7 +21,7 @@ __all__ = ["main"]
 _DESCRIPTION = """\
 Write the built-in example data set: simulated scans with lesions from 1 to about 40 voxels across.
 The scans also contain vessels, cysts, clots and dots that resemble lesions. Nothing is downloaded.
-The layout is that of nnU-Net: OUT/Dataset999_Example with imagesTr and labelsTr for training, and
+The data set has the layout of nnU-Net: OUT/Dataset999_Example with imagesTr and labelsTr for training, and
 imagesTs and labelsTs for testing."""
 
 _EXAMPLE = """\

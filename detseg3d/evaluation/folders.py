@@ -114,8 +114,8 @@ def evaluate_folders(
     Raises
     ------
     DetSeg3DError
-        If a folder does not exist or has no label files, or if the folders have no case in common. Without a
-        dataset.json, also if the folders have no label value in common.
+        If a folder does not exist or has no label files, or if the folders have no case in common. If there is no
+        dataset.json, the folders must also have a label value in common.
     """
     options = options or EvaluationOptions()
     truth_folder, prediction_folder = given.folders

@@ -91,7 +91,9 @@ def test_every_form_states_the_same_classes(form: str, tmp_path: Path) -> None:
     store = CaseStore(tmp_path / "preprocessed" / "Dataset321_Pairs" / "cases")
     for number in range(CASES - 1):
         _, _, classes = make_case(number)
-        assert [lesion["class_index"] for lesion in measured["cases"][f"case{number}"]["lesions"]] == list(classes.values())
+        assert [lesion["class_index"] for lesion in measured["cases"][f"case{number}"]["lesions"]] == list(
+            classes.values()
+        )
         stored = store.properties(f"case{number}")["lesions"]
         assert [lesion["class"] for lesion in stored] == list(classes.values())
 

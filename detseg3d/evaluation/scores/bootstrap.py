@@ -118,6 +118,7 @@ def bootstrap_weights(
     Returns
     -------
     ndarray of float64, shape ``(samples, num_cases)``
+        Number of times that each case is in each resample.
 
     Raises
     ------
@@ -235,8 +236,8 @@ def pooled_share_interval(
     Parameters
     ----------
     part, whole : array_like of float, shape ``(N,)``
-        Numerator and denominator of each case or lesion. For the recall of lesions, ``part`` is 1 for
-        a found lesion and 0 for a missed lesion, and ``whole`` is 1.
+        Numerator and denominator of each case or lesion. For the recall of lesions, ``part`` is 1 for a found
+        lesion and 0 for a missed lesion, and ``whole`` is 1.
     groups : sequence of str, optional
         Patient of each case or lesion. By default, each entry belongs to a different patient.
     level : float, optional

@@ -9,8 +9,8 @@ The model is linear discriminant analysis with measurement errors (Carroll et al
 models", chapter 3). On the scale of log-odds, the scores of lesions and of false positives scatter around two means,
 with the variance ``V`` within each kind. A part ``s`` of this variance differs from network to network. The mean of
 ``n`` networks has the variance ``V - s (1 - 1/n)``. The slope of the log-odds of being a lesion is inverse to the
-variance. The line turns around the point at which the probability is the base rate, because there a score carries no
-information.
+variance. The line is rotated around the point at which the probability is the base rate, because a score at this point
+carries no information.
 
 A mean of probabilities is nearer to 1/2 than the mean on the scale of log-odds, by the factor ``1 / sqrt(1 + π s / 8)``
 of the log-odds (MacKay 1992, "The evidence framework applied to classification networks"). If scores were averaged as

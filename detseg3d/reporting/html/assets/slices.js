@@ -1,7 +1,8 @@
 // The pictures of the viewer: an axial, a coronal and a sagittal slice, and a map of all lesions, drawn on canvases.
 //
 // A position is [z, y, x] in voxel edges: voxel i reaches from i to i + 1. The axes point to the head, to the back and
-// to the left of the patient. An axial slice is therefore drawn as it is stored. The other two are drawn upside down.
+// to the left of the patient. An axial slice is therefore drawn as it is stored. Coronal and sagittal slices are
+// flipped vertically.
 
 const PLANES = [
   { name: "axial", axis: 0, row: 1, column: 2, up: false, letters: ["A", "P", "R", "L"] },
@@ -179,7 +180,7 @@ class SliceView {
     canvas.addEventListener(
       "wheel",
       (event) => {
-        // Without these conditions the reader could not scroll the page past the pictures.
+        // Without these conditions, the reader could not scroll the page if the pointer is on a picture.
         if (event.ctrlKey || event.metaKey) {
           event.preventDefault();
           this.onZoom(event.deltaY < 0 ? 1 : -1);
@@ -239,7 +240,7 @@ class SliceView {
     position[plane.column] = column;
     position[plane.row] = row;
     if (plane === MAP) {
-      // The map has no depth of its own: go to the foremost lesion under the pointer, if there is one.
+      // The map has no depth. If there is a lesion under the pointer, go to the foremost lesion.
       const z = clamp(Math.floor(row), 0, this.info.shape[0] - 1);
       const x = clamp(Math.floor(column), 0, this.info.shape[2] - 1);
       const depth = this.map.depth[z * this.info.shape[2] + x];
@@ -249,7 +250,7 @@ class SliceView {
     this.onMove(this.position);
   }
 
-  /** Dragging to the right widens the window; dragging down makes the picture brighter. */
+  /** Change the window: dragging to the right widens it, and dragging down makes the picture brighter. */
   dragWindow(event, start) {
     const [black, white] = start.window;
     const width = Math.max(white - black + (event.clientX - start.x), 2);
@@ -259,12 +260,12 @@ class SliceView {
 
   // -- Drawing ---------------------------------------------------------------------------------------------------
 
-  /** Return where the slice of a pane lies: pixels per row and per column, and the corner. */
+  /** Return the place of the slice in a pane: pixels per row and per column, and the corner. */
   frame(pane) {
     const { shape, spacing } = this.info;
     const width = pane.canvas.clientWidth;
     const height = pane.canvas.clientHeight;
-    // All planes have one scale, so that a lesion has the same size in each of them.
+    // All planes have the same scale, so that a lesion has the same size in all planes.
     const fits = PLANES.map((p) => Math.min(width / (shape[p.column] * spacing[p.column]), height / (shape[p.row] * spacing[p.row])));
     const scale = Math.min(...fits) * (pane.plane === MAP ? 1 : this.zoom);
     const row = scale * spacing[pane.plane.row];
@@ -422,7 +423,7 @@ class SliceView {
         }
       }
     }
-    // The scan is darker than its outlines, so that these remain visible.
+    // The scan is drawn darker, so that the outlines remain visible.
     const brightest = mean.reduce((a, b) => Math.max(a, b), 1);
     const dimmed = Uint8ClampedArray.from(mean, (value) => (value / brightest) * 150);
     const turned = (data) => data && sliceOf(data, [depth, 1, width], MAP, 0);

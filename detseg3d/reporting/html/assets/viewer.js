@@ -169,7 +169,7 @@ class Viewer {
     this.readout.textContent = `Voxel of the file: z ${stored[0]}, y ${stored[1]}, x ${stored[2]}. Intensity: ${this.intensity(info)}.`;
   }
 
-  /** Return the intensity under the crosshair in words: grey levels 0 and 255 stand for everything beyond them, too. */
+  /** Return the intensity under the crosshair as text. Grey levels 0 and 255 also mean values beyond the window. */
   intensity({ intensities: [low, high] }) {
     const level = this.view.level();
     const value = low + ((high - low) * level) / 255;
