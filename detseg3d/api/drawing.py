@@ -86,7 +86,7 @@ def draw(
 
 
 def _spacing_of(image: ImageLike, spacing: Sequence[float] | None) -> Sequence[float] | None:
-    """Return the spacing if the image is an array; other images have their own."""
+    """Return the spacing if the image is an array. Other images know their spacing."""
     return spacing if isinstance(image, np.ndarray) else None
 
 

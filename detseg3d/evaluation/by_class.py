@@ -1,4 +1,4 @@
-"""A value for all classes together, and one for each class."""
+"""A value for all classes together, and a value for each class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class ByClass(JsonRecord, Generic[T_co]):
-    """A value for all classes together, and one for each class.
+    """A value for all classes together, and a value for each class.
 
     Attributes
     ----------
     overall : object
         Value for all classes together.
     classes : dict of str to object
-        By the name of the class.
+        Value of each class, by the name of the class.
     """
 
     overall: T_co

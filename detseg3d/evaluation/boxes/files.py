@@ -58,7 +58,7 @@ class CaseBoxes:
     classes : tuple of str, or None
         Name of the class of each box. ``None`` if the boxes have no classes.
     order : StoredOrder, or None
-        Axis order of the image that the edges refer to. ``None`` if the file does not state it.
+        Axis order of the image to which the edges refer; ``None`` if the file does not state the order.
     """
 
     boxes: FloatArray
@@ -128,8 +128,8 @@ def read_boxes(
     ----------
     path : path
         A CSV file with all cases, or a folder. A folder contains ``rois/CASE.json`` of ``detseg3d_predict``, or
-        ``CASE_boxes.npz`` or ``CASE_boxes.json`` of nnDetection, or ``CASE.csv`` per case, which then needs no column
-        ``case``. If a folder contains several kinds, the first kind of this list is read.
+        ``CASE_boxes.npz`` or ``CASE_boxes.json`` of nnDetection, or ``CASE.csv`` per case. A table per case needs no
+        column ``case``. If a folder contains several kinds, the first kind of this list is read.
     class_labels : dict of str to int, optional
         Value of each lesion class in label files. Without it, the class with the value 1 is called ``label 1``.
     network_spacing : 3 floats, optional
@@ -303,7 +303,7 @@ def read_box_table(
         if case_id is not None and normal_name(case) == normal_name(case_id):
             case = case_id
         elif case_id is not None:
-            errors.append(f"column case: the case is {case!r}, but the file is that of {case_id!r}")
+            errors.append(f"column case: the case is {case!r}, but the file belongs to {case_id!r}")
         if all(not row[name] for name in row if name != "case"):  # the case has no boxes
             entry = None
         else:

@@ -1,7 +1,7 @@
 """Metrics of the BraTS-METS challenge of 2026.
 
-The definition is that of the package BraTS-evaluation 0.0.10 (https://github.com/BraTS/BraTS_evaluation), its
-``config_mets.yaml`` and ``parse_mets_results``. The limits are those of the workflow of the organizers
+The definition follows the package BraTS-evaluation 0.0.10 (https://github.com/BraTS/BraTS_evaluation), its
+``config_mets.yaml`` and ``parse_mets_results``. The limits come from the workflow of the organizers
 (``--vol_threshold 27 --overlap_threshold 0.2``, ``evaluation/segmentation/score.py`` of
 https://github.com/Sage-Bionetworks-Challenges/brats-infra).
 """

@@ -36,8 +36,8 @@ def cc_dice_by_lesion(
     """Return the Dice of each true lesion with the predicted voxels that are nearest to this lesion.
 
     No matching is needed. A small lesion counts as much as a large one. A false positive lowers the value of the
-    nearest lesion. Distances are in millimetres. A voxel with the same distance to several lesions counts for each of
-    them by an equal share, so that the result does not depend on the order of the lesions.
+    nearest lesion. Distances are in millimetres. A voxel with the same distance to several lesions counts for
+    each of these lesions by an equal share, so that the result does not depend on the order of the lesions.
 
     Parameters
     ----------

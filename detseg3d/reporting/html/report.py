@@ -65,7 +65,7 @@ class ReportInput:
     cases : sequence of CaseFiles
         Cases that the viewer can show. The viewer shows some of these cases, see ``worst`` and ``best``.
     title : str
-        Title.
+        Title of the page.
     date : str, optional
         Date that the page states.
     worst, best : int
@@ -88,9 +88,9 @@ class _Section:
     Attributes
     ----------
     key : str
-        Identifier of the section, which links within the page use.
+        Identifier of the section for links within the page.
     title : str
-        Title.
+        Title of the section.
     content : Markup
         HTML of the section.
     name : str

@@ -285,7 +285,7 @@ def _draw_slice(axes: Axes, plane: SlicePlane, window: tuple[float, float], inte
         extent=(left * column_mm, right * column_mm, bottom * row_mm, top * row_mm),
         origin="upper",
     )
-    # imshow has changed the limits.
+    # imshow changes the limits, so they are restored.
     axes.set_xlim(limits[0])
     axes.set_ylim(limits[1])
 

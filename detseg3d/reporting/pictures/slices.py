@@ -113,7 +113,7 @@ class SlicePlane:
 
     @property
     def limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First and last row, and first and last column, of the part of the region inside the slice, in pixels."""
+        """Half-open range of the rows, then of the columns, of the part of the region inside the slice, in pixels."""
         if self.region is None:
             return (0, self.shape[0]), (0, self.shape[1])
         rows, columns = (
@@ -132,8 +132,8 @@ class SlicePlane:
 def tile_axis(spacing: Spacing) -> int:
     """Return the axis across which tiles are cut.
 
-    The result is the axial axis 0. In an anisotropic volume, it is the coarsest axis, because slices across this axis
-    are the sharpest.
+    In an anisotropic volume, the result is the coarsest axis, because slices across this axis are the sharpest. In all
+    other volumes, the result is 0 (axial slices).
     """
     coarsest = int(np.argmax(spacing))
     return coarsest if spacing[coarsest] > 1.5 * min(spacing) else 0

@@ -124,7 +124,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the label files that belong to an image."""
+    """Reader of the label files that belong to an image."""
 
     image_file: Path
     geometry: Geometry

@@ -142,7 +142,7 @@ def test_a_table_that_names_another_case_is_a_problem_of_its_case(tmp_path: Path
     table(tmp_path, HEADER, "b,1,2,3,4,5,6,0.5", name="b.csv")
     result = read_boxes(tmp_path)
     assert list(result.cases) == ["b"]
-    assert "line 2, column case: the case is 'b', but the file is that of 'a'" in result.problems[0].problem
+    assert "line 2, column case: the case is 'b', but the file belongs to 'a'" in result.problems[0].problem
 
 
 def test_if_no_file_can_be_read_the_reason_is_given(tmp_path: Path) -> None:
