@@ -161,7 +161,7 @@ def _summary(prepared: PreparedDataset) -> dict[str, Any]:
         "name": prepared.plans.dataset_name,
         "folder": str(prepared.folder),
         "decisions": [decision.model_dump(mode="json") for decision in prepared.plans.decisions],
-        "folds": [{"training": len(fold["train"]), "validation": len(fold["val"])} for fold in prepared.splits],
+        "folds": [{"training": len(fold.train), "validation": len(fold.validation)} for fold in prepared.splits],
         "preprocessed": len(prepared.preprocessed),
     }
 
@@ -201,7 +201,7 @@ def format_summary(prepared: PreparedDataset) -> str:
         lines.append(f"{decision.name}: {decision.value}")
         lines += textwrap.wrap(decision.reason, 100, initial_indent="    ", subsequent_indent="    ")
     folds = prepared.splits
-    sizes = ", ".join(f"{len(split['train'])}+{len(split['val'])}" for split in folds)
+    sizes = ", ".join(f"{len(fold.train)}+{len(fold.validation)}" for fold in folds)
     lines.append(f"splits: {len(folds)} (training + validation cases: {sizes})")
     if prepared.preprocessed:
         lines.append(f"preprocessed: {len(prepared.preprocessed)} case(s)")

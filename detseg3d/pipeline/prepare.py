@@ -24,7 +24,7 @@ from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.planning.splits import (
     FOLDS,
-    Split,
+    FoldCases,
     load_splits,
     make_holdout_split,
     make_splits,
@@ -105,14 +105,14 @@ class PreparedDataset:
     ----------
     folder : Path
     plans : Plans
-    splits : list of Split
+    splits : list of FoldCases
     preprocessed : list of str
         Cases that were preprocessed in this run. Cases that were up to date are not listed.
     """
 
     folder: Path
     plans: Plans
-    splits: list[Split]
+    splits: list[FoldCases]
     preprocessed: list[str]
 
 
@@ -359,7 +359,7 @@ def lesion_loads(fingerprint: Fingerprint) -> dict[str, float]:
     return {name: float(order.index(load)) for name, load in measured.items()}
 
 
-def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> list[Split]:
+def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> list[FoldCases]:
     """Return the splits. Existing ones are kept unless ``options`` request others or cases are missing."""
     cases = [case.case_id for case in raw.cases]
     loads = lesion_loads(fingerprint)
@@ -379,20 +379,24 @@ def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: Prepa
     else:
         splits = make_holdout_split(cases, patients, loads, options.val_split, **seed)
     warn_of_folds_without_lesions(splits, loads)
-    write_json(splits, file)
+    _write_splits(splits, file)
     return splits
 
 
-def _warn_of_shared_patients(splits: list[Split], raw: RawDataset, file: Path) -> None:
+def _write_splits(splits: Sequence[FoldCases], file: Path) -> None:
+    write_json([fold.to_json() for fold in splits], file)
+
+
+def _warn_of_shared_patients(splits: list[FoldCases], raw: RawDataset, file: Path) -> None:
     """Warn of folds that have a patient both in training and in validation.
 
     The entry "patients" of dataset.json may have been added after the splits. This is only a warning, because the user
     may have made the splits. If the same cases train and validate, it is intended.
     """
-    for number, split in enumerate(splits):
-        train, val = ({raw.patient_of(case) for case in split[part]} for part in ("train", "val"))
-        shared = sorted(train & val)
-        if shared and set(split["train"]) != set(split["val"]):
+    for number, fold in enumerate(splits):
+        train, validation = ({raw.patient_of(case) for case in cases} for cases in (fold.train, fold.validation))
+        shared = sorted(train & validation)
+        if shared and set(fold.train) != set(fold.validation):
             logger.warning(
                 "%s is kept, but fold %d has %d patient(s) both in training and in validation, so its metrics are too "
                 "good: %s. Make new folds with --seed N, or edit the file",
@@ -403,22 +407,24 @@ def _warn_of_shared_patients(splits: list[Split], raw: RawDataset, file: Path) -
             )
 
 
-def _kept_splits(file: Path, cases: set[str]) -> list[Split] | None:
+def _kept_splits(file: Path, cases: set[str]) -> list[FoldCases] | None:
     """Return the existing splits; ``None`` if they name missing cases."""
     splits = load_splits(file)
     own = {normal_name(case): case for case in cases}
     renamed = [
-        {**split, **{part: [own.get(normal_name(case), case) for case in split[part]] for part in ("train", "val")}}
-        for split in splits
+        FoldCases(
+            *(tuple(own.get(normal_name(case), case) for case in cases) for cases in (fold.train, fold.validation))
+        )
+        for fold in splits
     ]
     if renamed != splits:  # another system has written the same names in another Unicode normal form
         splits = renamed
-        write_json(splits, file)
-    named = {case for split in splits for case in (*split["train"], *split["val"])}
+        _write_splits(splits, file)
+    named = {case for fold in splits for case in (*fold.train, *fold.validation)}
     if named - cases:
         # The user may have made the splits, with a typo in a name, so they are not deleted.
         kept = PreparedFolder(file.parent).replaced_splits
-        write_json(splits, kept)
+        _write_splits(splits, kept)
         logger.warning(
             "new splits are made, because %s names missing cases: %s. The old splits are kept as %s",
             file,

@@ -130,8 +130,9 @@ def run_experiment(
     prepared = prepare_dataset(raw_folder, output / "preprocessed", _prepare_options(options, output / "preprocessed"))
     for decision in prepared.plans.decisions:
         logger.info("plan: %s: %s", decision.name, decision.value)
-    held_out = prepared.splits[int(FOLD)]["val"]
-    logger.info("%d cases train, %d are held out", len(prepared.splits[int(FOLD)]["train"]), len(held_out))
+    fold = prepared.splits[int(FOLD)]
+    held_out = fold.validation
+    logger.info("%d cases train, %d are held out", len(fold.train), len(held_out))
     paths = FoldPaths(raw_folder, PreparedFolder(prepared.folder), ModelFolder(output / "results" / raw_folder.name))
     evaluation = run_fold(paths, FOLD, options.training, options.overrides)
     assert evaluation is not None, "cases were held out"

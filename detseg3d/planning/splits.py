@@ -20,7 +20,6 @@ __all__ = [
     "FoldCases",
     "load_fold",
     "FOLDS",
-    "Split",
     "folds_without_lesions",
     "load_splits",
     "make_holdout_split",
@@ -32,18 +31,31 @@ logger = logging.getLogger(__name__)
 
 FOLDS: Final = 5
 
-Split = dict[str, list[str]]
-
 
 @dataclass(frozen=True)
 class FoldCases:
-    """Training and validation cases of a fold."""
+    """Training and validation cases of a fold.
+
+    Examples
+    --------
+    >>> FoldCases(("a", "b"), ("c",)).to_json()
+    {'train': ['a', 'b'], 'val': ['c']}
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Sequence[str]]) -> FoldCases:
+        """Return the cases of an entry of splits_final.json, which has the form of nnU-Net."""
+        return cls(tuple(entry["train"]), tuple(entry["val"]))
 
-def load_splits(file: str | Path) -> list[Split]:
+    def to_json(self) -> dict[str, list[str]]:
+        """Return the entry of splits_final.json."""
+        return {"train": list(self.train), "val": list(self.validation)}
+
+
+def load_splits(file: str | Path) -> list[FoldCases]:
     """Read a splits_final.json and check it, because users may write their own file.
 
     Raises
@@ -52,28 +64,29 @@ def load_splits(file: str | Path) -> list[Split]:
         If the file is not a list of folds, if a fold has no training cases or names a case twice, or if training and
         validation share cases. A fold may use all cases on both sides, as :func:`make_splits` does for one patient.
     """
-    splits = read_json(file)
-    if not isinstance(splits, list) or not splits or not all(_is_split(split) for split in splits):
+    entries = read_json(file)
+    if not isinstance(entries, list) or not entries or not all(_is_split(entry) for entry in entries):
         raise DetSeg3DError(
             "the splits cannot be understood",
             file=file,
             expected='an entry for each fold: [{"train": ["CASE", ...], "val": ["CASE", ...]}, ...]',
             remedy="correct the file, or remove it and run detseg3d_plan_and_preprocess, which makes new splits",
         )
-    for number, split in enumerate(splits):
-        train, val = split["train"], split["val"]
+    splits = [FoldCases.from_json(entry) for entry in entries]
+    for number, fold in enumerate(splits):
+        train, validation = fold.train, fold.validation
         if not train:
             raise DetSeg3DError(
                 f"fold {number} has no training cases",
                 file=file,
                 remedy="add training cases to the fold, or remove the fold",
             )
-        for part, cases in (("train", train), ("val", val)):
+        for part, cases in (("train", train), ("val", validation)):
             twice = sorted(case for case, count in Counter(cases).items() if count > 1)
             if twice:
                 raise DetSeg3DError(f'fold {number} names cases twice in "{part}"', file=file, value=twice[:5])
-        shared = sorted(set(train) & set(val))
-        if shared and set(train) != set(val):
+        shared = sorted(set(train) & set(validation))
+        if shared and set(train) != set(validation):
             raise DetSeg3DError(
                 f"fold {number} has {len(shared)} case(s) both in training and in validation",
                 file=file,
@@ -105,7 +118,7 @@ def load_fold(prepared: PreparedFolder, name: str) -> FoldCases:
     """
     splits = load_splits(prepared.splits)
     if name == "all":
-        cases = tuple(sorted({case for split in splits for part in ("train", "val") for case in split[part]}))
+        cases = tuple(sorted({case for fold in splits for case in (*fold.train, *fold.validation)}))
         return FoldCases(cases, cases)
     names = [str(index) for index in range(len(splits))]
     if name not in names:  # 00 would be another folder of fold 0
@@ -116,8 +129,7 @@ def load_fold(prepared: PreparedFolder, name: str) -> FoldCases:
             expected=", ".join(names) + " or all",
             remedy="choose one of these folds, or add the fold to the file",
         )
-    split = splits[int(name)]
-    return FoldCases(tuple(split["train"]), tuple(split["val"]))
+    return splits[int(name)]
 
 
 def _is_split(split: Any) -> bool:
@@ -132,7 +144,7 @@ def make_splits(
     seed: int = 12345,
     folds: int = FOLDS,
     classes: Mapping[str, frozenset[int]] | None = None,
-) -> list[Split]:
+) -> list[FoldCases]:
     """Make the folds of cross-validation.
 
     Patients are sorted by lesion load and distributed in rounds: each fold gets one patient of a round in random order,
@@ -164,7 +176,7 @@ def make_splits(
     Examples
     --------
     >>> splits = make_splits(["a", "b", "c", "d"], {"a": "p", "b": "p"}, {"a": 3, "c": 2}, seed=0, folds=2)
-    >>> [sorted(split["val"]) for split in splits]
+    >>> [list(fold.validation) for fold in splits]
     [['c', 'd'], ['a', 'b']]
     """
     groups = _groups(cases, patients)
@@ -243,7 +255,7 @@ def make_holdout_split(
     loads: Mapping[str, float],
     val_share: float = 0.2,
     seed: int = 12345,
-) -> list[Split]:
+) -> list[FoldCases]:
     """Make one seeded split with about ``val_share`` of the cases for validation.
 
     Patients are not divided, and each side has at least one patient. Lesion loads are balanced as in
@@ -251,8 +263,8 @@ def make_holdout_split(
 
     Examples
     --------
-    >>> [split] = make_holdout_split([f"case{i}" for i in range(10)], {}, {}, 0.2)
-    >>> len(split["train"]), len(split["val"])
+    >>> [fold] = make_holdout_split([f"case{i}" for i in range(10)], {}, {}, 0.2)
+    >>> len(fold.train), len(fold.validation)
     (8, 2)
     """
     if not 0 < val_share < 1:
@@ -297,26 +309,25 @@ def _with_lesions(
     return [case for name in inside for case in groups[name]]
 
 
-def folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float], part: str = "val") -> list[int]:
-    """Return the numbers of the folds that have no lesion in ``part``, which is "val" or "train".
+def folds_without_lesions(sides: Sequence[Sequence[str]], loads: Mapping[str, float]) -> list[int]:
+    """Return the numbers of the folds without a lesion, given the training or the validation cases of every fold.
 
     Examples
     --------
-    >>> folds_without_lesions([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}], {"a": 1.0, "b": 0.0})
+    >>> folds_without_lesions([["b"], ["a"]], {"a": 1.0, "b": 0.0})
     [0]
     """
     return [
-        number
-        for number, split in enumerate(splits)
-        if split[part] and not any(loads.get(case, 0.0) > 0 for case in split[part])
+        number for number, cases in enumerate(sides) if cases and not any(loads.get(case, 0.0) > 0 for case in cases)
     ]
 
 
-def warn_of_folds_without_lesions(splits: Sequence[Split], loads: Mapping[str, float]) -> None:
+def warn_of_folds_without_lesions(splits: Sequence[FoldCases], loads: Mapping[str, float]) -> None:
     """Warn of folds that train or validate on no lesion, unless no case of the data set has a lesion."""
     if not any(load > 0 for load in loads.values()):
         return
-    validated, trained = (folds_without_lesions(splits, loads, part) for part in ("val", "train"))
+    validated = folds_without_lesions([fold.validation for fold in splits], loads)
+    trained = folds_without_lesions([fold.train for fold in splits], loads)
     if validated:
         logger.warning(
             "%s %s no lesion, because too few patients have lesions. Recall and F1 are undefined there",
@@ -335,12 +346,12 @@ def _named(folds: Sequence[int]) -> str:
     return f"fold{'' if len(folds) == 1 else 's'} {', '.join(map(str, folds))}"
 
 
-def _everything(cases: Sequence[str]) -> Split:
+def _everything(cases: Sequence[str]) -> FoldCases:
     logger.warning(
         "all %d case(s) belong to one patient. Training and validation use the same cases, so scores mean nothing",
         len(cases),
     )
-    return {"train": sorted(cases), "val": sorted(cases)}
+    return FoldCases(tuple(sorted(cases)), tuple(sorted(cases)))
 
 
 def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list[str]]:
@@ -359,5 +370,5 @@ def _by_load(groups: Mapping[str, list[str]], loads: Mapping[str, float], random
     return sorted(names, key=lambda name: -float(np.mean([loads.get(case, 0.0) for case in groups[name]])))
 
 
-def _split(cases: Sequence[str], held_out: Sequence[str]) -> Split:
-    return {"train": sorted(set(cases) - set(held_out)), "val": sorted(held_out)}
+def _split(cases: Sequence[str], held_out: Sequence[str]) -> FoldCases:
+    return FoldCases(tuple(sorted(set(cases) - set(held_out))), tuple(sorted(held_out)))

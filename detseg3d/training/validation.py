@@ -65,11 +65,11 @@ class ValidationResult:
 
     def describe(self) -> str:
         """Return the metrics in words. "–" stands for an undefined metric."""
-        texts = {name: "–" if value is None else format(value, ".3f") for name, value in self.metrics().items()}
+        texts = ("–" if value is None else format(value, ".3f") for value in self.metrics().values())
+        f1, recall, precision, f1_any, dice, stage1_recall = texts
         return (
-            f"lesion F1 {texts['f1_iou_0.1']} at IoU >= 0.1 (recall {texts['recall_iou_0.1']}, precision "
-            f"{texts['precision_iou_0.1']}; F1 {texts['f1_any']} at any overlap), Dice {texts['dice']}, Stage 1 "
-            f"recall {texts['stage1_recall']}"
+            f"lesion F1 {f1} at IoU >= 0.1 (recall {recall}, precision {precision}; F1 {f1_any} at any overlap), "
+            f"Dice {dice}, Stage 1 recall {stage1_recall}"
         )
 
 

@@ -72,7 +72,7 @@ def test_verify_reports_all_bad_cases_at_once(tmp_path: Path) -> None:
 
 def test_val_split_makes_one_split(tmp_path: Path) -> None:
     prepared = prepare_dataset(write_dataset(tmp_path / "raw"), tmp_path / "pp", replace(PLAN_ONLY, val_split=0.25))
-    assert [(len(split["train"]), len(split["val"])) for split in prepared.splits] == [(3, 1)]
+    assert [(len(split.train), len(split.validation)) for split in prepared.splits] == [(3, 1)]
 
 
 def test_further_entries_of_own_splits_are_kept_and_not_read(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_further_entries_of_own_splits_are_kept_and_not_read(tmp_path: Path) -> 
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     own = [{"train": ["case0", "case1"], "val": ["case2", "case3"], "note": 5, "test": None}]
     (prepared.folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
-    assert [split["train"] for split in prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits] == [own[0]["train"]]
+    assert [split.train for split in prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits] == [("case0", "case1")]
 
 
 def test_own_splits_are_kept_until_others_are_asked_for(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_own_splits_are_kept_until_others_are_asked_for(tmp_path: Path) -> None:
     prepared = prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY)
     own = [{"train": ["case0", "case1"], "val": ["case2", "case3"]}]
     (prepared.folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
-    assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == own
+    assert [fold.to_json() for fold in prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits] == own
     assert len(prepare_dataset(folder, tmp_path / "pp", replace(PLAN_ONLY, seed=1)).splits) == 4
 
 
@@ -134,7 +134,7 @@ def test_a_fingerprint_that_was_changed_is_measured_again(
 def test_patients_of_dataset_json_stay_together(tmp_path: Path) -> None:
     patients = {"case0": "p", "case1": "p", "case2": "q", "case3": "q"}
     prepared = prepare_dataset(write_dataset(tmp_path / "raw", patients=patients), tmp_path / "pp", PLAN_ONLY)
-    assert sorted(split["val"] for split in prepared.splits) == [["case0", "case1"], ["case2", "case3"]]
+    assert sorted(split.validation for split in prepared.splits) == [("case0", "case1"), ("case2", "case3")]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_kept_splits_that_share_a_patient_are_warned_of(
     file.write_text(json.dumps([own]), encoding="utf-8")
     folder = write_dataset(tmp_path / "raw", patients={"case0": "p", "case1": "p"})
     with caplog.at_level(logging.WARNING):
-        assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == [own]
+        assert [fold.to_json() for fold in prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits] == [own]
     message = f"{file} is kept, but fold 0 has 1 patient(s) both in training and in validation"
     assert (message in caplog.text) == told
     assert ("['p']. Make new folds with --seed N" in caplog.text) == told
@@ -230,5 +230,5 @@ def test_splits_in_another_normal_form_are_kept_under_the_names_of_the_data_set(
     own = [{"train": ["case1", "u\u0308"], "val": ["case2", "case3"]}]
     (prepared.folder / "splits_final.json").write_text(json.dumps(own), encoding="utf-8")
     wanted = [{"train": ["case1", "\u00fc"], "val": ["case2", "case3"]}]
-    assert prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits == wanted
+    assert [fold.to_json() for fold in prepare_dataset(folder, tmp_path / "pp", PLAN_ONLY).splits] == wanted
     assert json.loads((prepared.folder / "splits_final.json").read_text(encoding="utf-8")) == wanted

@@ -35,12 +35,12 @@ def test_each_case_is_validated_once_and_no_patient_is_split(
 ) -> None:
     cases, patients, loads = data
     splits = make_splits(cases, patients, loads, seed, folds)
-    assert sorted(case for split in splits for case in split["val"]) == sorted(cases)
+    assert sorted(case for split in splits for case in split.validation) == sorted(cases)
     for split in splits:
-        assert split["train"]
-        assert split["val"]
-        assert sorted(split["train"] + split["val"]) == sorted(cases)
-        assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}
+        assert split.train
+        assert split.validation
+        assert sorted([*split.train, *split.validation]) == sorted(cases)
+        assert not {patients[case] for case in split.train} & {patients[case] for case in split.validation}
 
 
 @given(data_sets(), st.integers(0, 5), st.floats(0.05, 0.95))
@@ -49,24 +49,24 @@ def test_holdout_leaves_something_on_both_sides_and_splits_no_patient(
 ) -> None:
     cases, patients, loads = data
     [split] = make_holdout_split(cases, patients, loads, share, seed)
-    assert split["train"]
-    assert split["val"]
-    assert sorted(split["train"] + split["val"]) == sorted(cases)
-    assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}
+    assert split.train
+    assert split.validation
+    assert sorted([*split.train, *split.validation]) == sorted(cases)
+    assert not {patients[case] for case in split.train} & {patients[case] for case in split.validation}
 
 
 @given(st.integers(2, 60), st.floats(0.05, 0.95), st.integers(0, 5))
 def test_holdout_has_the_share_asked_for(count: int, share: float, seed: int) -> None:
     [split] = make_holdout_split([str(i) for i in range(count)], {}, {str(i): i % 7 for i in range(count)}, share, seed)
-    assert len(split["val"]) == min(count - 1, max(1, round(share * count)))
+    assert len(split.validation) == min(count - 1, max(1, round(share * count)))
 
 
 def test_folds_have_equal_sizes_and_like_loads() -> None:
     cases = [f"case{index:02d}" for index in range(40)]
     loads = {case: float(index) for index, case in enumerate(cases)}
     splits = make_splits(cases, {}, loads)
-    means = [np.mean([loads[case] for case in split["val"]]) for split in splits]
-    assert [len(split["val"]) for split in splits] == [8] * 5
+    means = [np.mean([loads[case] for case in split.validation]) for split in splits]
+    assert [len(split.validation) for split in splits] == [8] * 5
     assert max(means) - min(means) < 3  # at random it would be about 10
 
 
@@ -74,9 +74,9 @@ def test_cases_without_lesions_are_spread() -> None:
     cases = [f"case{index:02d}" for index in range(40)]
     loads = {case: 0.0 if index < 5 else 10.0 for index, case in enumerate(cases)}
     for seed in range(10):
-        assert [sum(loads[case] == 0 for case in split["val"]) for split in make_splits(cases, {}, loads, seed)] == [
-            1
-        ] * 5
+        assert [
+            sum(loads[case] == 0 for case in split.validation) for split in make_splits(cases, {}, loads, seed)
+        ] == [1] * 5
 
 
 def test_holdout_samples_all_loads() -> None:
@@ -84,12 +84,12 @@ def test_holdout_samples_all_loads() -> None:
     loads = {case: float(index) for index, case in enumerate(cases)}
     for seed in range(10):
         [split] = make_holdout_split(cases, {}, loads, 0.2, seed)
-        assert np.mean([loads[case] for case in split["val"]]) == pytest.approx(19.5, abs=3)
+        assert np.mean([loads[case] for case in split.validation]) == pytest.approx(19.5, abs=3)
 
 
 def test_uneven_patients_give_even_folds() -> None:
     patients = {f"case{index}": f"p{min(index, 25) // 5 if index < 25 else index}" for index in range(30)}
-    sizes = [len(split["val"]) for split in make_splits(list(patients), patients, {}, 0)]
+    sizes = [len(split.validation) for split in make_splits(list(patients), patients, {}, 0)]
     assert max(sizes) - min(sizes) <= 2
 
 
@@ -102,7 +102,7 @@ def test_same_seed_same_folds_other_seed_other_folds_order_of_cases_no_matter() 
 def test_fewer_cases_than_folds_leave_one_out_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         splits = make_splits(list("abcd"), {}, {})
-    assert [len(split["val"]) for split in splits] == [1] * 4
+    assert [len(split.validation) for split in splits] == [1] * 4
     assert "4 folds instead of 5: there are only 4 patients" in caplog.text
 
 
@@ -110,7 +110,7 @@ def test_fewer_cases_than_folds_leave_one_out_and_say_so(caplog: pytest.LogCaptu
 def test_a_single_patient_validates_on_itself_with_a_warning(make, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         splits = make(["a", "b"], {"a": "p", "b": "p"}, {})
-    assert splits == [{"train": ["a", "b"], "val": ["a", "b"]}]
+    assert [split.to_json() for split in splits] == [{"train": ["a", "b"], "val": ["a", "b"]}]
     assert "so scores mean nothing" in caplog.text
 
 
@@ -149,7 +149,7 @@ def test_splits_that_cannot_be_meant_are_refused(tmp_path: Path, splits: Any, me
     "splits", [make_splits(["a", "b", "c"], {}, {}), make_splits(["a", "b"], {"a": "p", "b": "p"}, {})]
 )
 def test_splits_as_they_are_made_can_be_read(tmp_path: Path, splits: Any) -> None:
-    write_json(splits, tmp_path / "splits_final.json")
+    write_json([split.to_json() for split in splits], tmp_path / "splits_final.json")
     assert load_splits(tmp_path / "splits_final.json") == splits
 
 
@@ -164,7 +164,7 @@ def test_every_fold_validates_on_lesions_if_as_many_patients_have_some(
     loads = {case: loads[case] + 1 if index < sick else 0.0 for index, case in enumerate(cases)}
     splits = make_splits(cases, patients, loads, seed, folds, {case: frozenset({0}) for case in cases[:sick]})
     count = len({patients[case] for case in cases[:sick]})
-    without = folds_without_lesions(splits, loads)
+    without = folds_without_lesions([split.validation for split in splits], loads)
     assert len(without) == max(0, len(splits) - count)
 
 
@@ -176,8 +176,8 @@ def test_both_sides_of_a_holdout_have_lesions_if_two_patients_have_some(
     loads = {case: loads[case] + 1 if index < sick else 0.0 for index, case in enumerate(cases)}
     splits = make_holdout_split(cases, patients, loads, share, seed)
     if len({patients[case] for case in cases[:sick]}) >= 2:
-        assert folds_without_lesions(splits, loads) == []
-        assert folds_without_lesions(splits, loads, "train") == []
+        assert folds_without_lesions([split.validation for split in splits], loads) == []
+        assert folds_without_lesions([split.train for split in splits], loads) == []
 
 
 @given(st.integers(0, 30), st.integers(5, 9))
@@ -187,9 +187,9 @@ def test_a_rare_class_is_in_every_fold_if_enough_patients_have_it(seed: int, cou
     rare = set(random.permutation(cases)[:count].tolist())
     classes = {case: frozenset({0, 1}) if case in rare else frozenset({0}) for case in cases}
     splits = make_splits(cases, {}, {case: float(random.random()) + 1 for case in cases}, seed, classes=classes)
-    found = [sum(case in rare for case in split["val"]) for split in splits]
+    found = [sum(case in rare for case in split.validation) for split in splits]
     assert max(found) - min(found) <= 1
-    assert [len(split["val"]) for split in splits] == [8] * 5
+    assert [len(split.validation) for split in splits] == [8] * 5
 
 
 def test_a_single_class_leaves_the_folds_as_they_are_dealt() -> None:
@@ -203,7 +203,7 @@ def test_folds_without_lesions_are_named(caplog: pytest.LogCaptureFixture) -> No
     cases = [f"case{index}" for index in range(6)]
     loads = {"case1": 2.0, "case4": 1.0, "case5": 1.0}
     splits = make_splits(cases, {}, loads)
-    without = folds_without_lesions(splits, loads)
+    without = folds_without_lesions([split.validation for split in splits], loads)
     assert len(without) == 2
     with caplog.at_level(logging.WARNING):
         warn_of_folds_without_lesions(splits, loads)
@@ -214,7 +214,7 @@ def test_a_fold_that_trains_on_no_lesion_is_named(caplog: pytest.LogCaptureFixtu
     splits = make_splits(list("abcdef"), {}, {"c": 1.0})
     with caplog.at_level(logging.WARNING):
         warn_of_folds_without_lesions(splits, {"c": 1.0})
-    [fold] = [number for number, split in enumerate(splits) if split["val"] == ["c"] or "c" in split["val"]]
+    [fold] = [number for number, split in enumerate(splits) if split.validation == ("c",) or "c" in split.validation]
     assert f"fold {fold} trains on no lesion" in caplog.text
 
 
