@@ -19,8 +19,8 @@ from detseg3d.planning.plans import Plans
 PAGE = Path(__file__).parent / "reference" / "plans.md"
 HEAD = """# plans.json
 
-`detseg3d_plan_and_preprocess` writes one file that determines everything that follows: preprocessing, networks,
-training and inference. You may read, compare and edit it. The file is checked when it is read: an unknown key or a
+`detseg3d_plan_and_preprocess` writes one file that determines preprocessing, networks, training and
+inference. You may read, compare and edit it. The file is checked when it is read: an unknown key or a
 value out of range is an error, and all errors are reported together. A training stores its own copy, with the flags you
 gave, beside the weights; prediction reads that copy.
 
@@ -32,14 +32,14 @@ detseg3d_plan_and_preprocess -d 101 --keep_plans   # preprocess with them
 In Python, plans are immutable values: `load_plans(path)` reads them, and `plans.evolve(training={"steps": 75_000})`
 returns a changed copy.
 
-Axes are always `z y x`, and they are those of the patient: z from inferior to superior, y from anterior to posterior, x
+Axes are always the axes `z y x` of the patient: z from inferior to superior, y from anterior to posterior, x
 from right to left ([Axes](data_format.md#axes)). Spacings and extents are in millimetres; shapes and windows are in
 voxels of the fine grid. [How the planner decides](../concepts/planning.md) explains the rules. The [research
 log](../research_log/index.md) has the alternatives that were tried.
 
 `operating_point.json`, which `detseg3d_consolidate` writes beside the folds, takes precedence over the thresholds of
-the section `inference`. Its thresholds fit scores with the `mirror_axes` of the folds; a prediction with others
-(`--disable_tta`) warns.
+the section `inference`. Its thresholds fit scores that were computed with the `mirror_axes` of the folds. A prediction
+with other axes (`--disable_tta`) logs a warning.
 """
 # Title, key and model of each table.
 SECTIONS = (
@@ -61,7 +61,7 @@ TEXTS = {
     "Plans.training": "[The training](#training).",
     "Plans.inference": "[The inference](#inference).",
     "Plans.recall_bound": "[What a perfect Stage 1 finds](#recall_bound-what-a-perfect-stage-1-finds).",
-    "Plans.decisions": "[Each choice with its reason](#decisions-the-reasons). Nothing reads them but you.",
+    "Plans.decisions": "[Each choice with its reason](#decisions-the-reasons). No program reads them.",
     "TrainingPlan.curriculum": "[The phases](#trainingcurriculum-the-phases).",
 }
 

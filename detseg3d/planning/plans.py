@@ -140,7 +140,7 @@ class Plans(StrictModel):
     )
     default_spacing: Spacing | None = Field(
         default=None,
-        description="Voxel size (z, y, x) in mm of `.npy` files, which store none. null: 1 mm.",
+        description="Voxel size (z, y, x) in mm of `.npy` files, which do not state it. null: 1 mm.",
     )
     suv_channels: tuple[str, ...] = Field(
         default=(),
@@ -149,9 +149,9 @@ class Plans(StrictModel):
     normalization: tuple[ChannelNormalization, ...] = Field(
         min_length=1,
         description=(
-            "For each channel a `scheme`. `zscore`: mean and standard deviation inside the body of the scan, "
-            "without padding, air and outliers; outliers are cut off. `ct`: clip to `lower` and `upper`, "
-            "subtract `mean`, divide by `std`, all measured on the data set. `none`: the values as they are."
+            "For each channel a `scheme`. `zscore`: scaled by the mean and standard deviation inside the body of the "
+            "scan, without padding, air and outliers; outliers are clipped. `ct`: clip to `lower` and `upper`, "
+            "subtract `mean`, divide by `std`, all measured on the data set. `none`: the values are not changed."
         ),
     )
     crop_to_body: bool = Field(
@@ -202,7 +202,7 @@ class Plans(StrictModel):
     )
     memory_precision: Precision = Field(
         default=Precision.BF16,
-        description="Precision of the feature maps (`bf16`, `fp16`, `fp32`) that the predicted memory is for.",
+        description="Precision of the feature maps (`bf16`, `fp16`, `fp32`) for which the memory is predicted.",
     )
     predicted_training_gb: Annotated[float, Field(ge=0)] = Field(
         default=0.0,

@@ -67,7 +67,7 @@ class Decision(StrictModel):
         description="Name of the choice.",
     )
     value: str = Field(
-        description="What was chosen.",
+        description="Chosen value.",
     )
     reason: str = Field(
         description="Reason of the choice, with the measurements behind it.",
@@ -283,8 +283,8 @@ class TrainingPlan(StrictModel):
     max_windows_per_case: Count = Field(
         default=16,
         description=(
-            "A phase with small windows has as many times the steps of its fraction as a typical scan has "
-            "windows, but at most this many times."
+            "A phase with small windows gets more steps than its fraction of the training: the fraction is multiplied "
+            "by the number of windows in a typical scan. This field limits the factor."
         ),
     )
     learning_rate: PositiveFloat = Field(
@@ -353,7 +353,8 @@ class TrainingPlan(StrictModel):
         ge=0,
         le=2,
         description=(
-            "How often windows are rotated, scaled and changed in intensity, as a factor. 0: windows are only flipped."
+            "Factor of the probabilities with which windows are rotated and scaled and their intensities are changed. "
+            "0: windows are only flipped."
         ),
     )
     mirror_axes: Axes = Field(
@@ -529,14 +530,14 @@ class RecallBound(StrictModel):
     )
     found: Annotated[int, Field(ge=0)] = Field(
         description=(
-            "Number of lesions that a perfect Stage 1 finds. Its output are the training targets, decoded and "
-            "matched as planned."
+            "Number of lesions that a perfect Stage 1 finds. The training targets are used as its output and are "
+            "decoded and matched as planned."
         ),
     )
     found_below_cell: int = Field(
         default=0,
         ge=0,
-        description="Number of found lesions that are smaller than a cell of their level. A network learns them badly.",
+        description="Number of found lesions that are smaller than a cell of their level. They are hard to learn.",
     )
     lost_below_cell: int = Field(
         default=0,
@@ -553,7 +554,7 @@ class RecallBound(StrictModel):
     lost_suppressed: int = Field(
         default=0,
         ge=0,
-        description="Number of lost lesions that the suppression takes for duplicates of another lesion.",
+        description="Number of lost lesions that the suppression removes as duplicates of another lesion.",
     )
     lost_over_limit: int = Field(
         default=0,

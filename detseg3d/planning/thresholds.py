@@ -80,16 +80,16 @@ class Thresholds(BaseModel):
         "`join_touching` is set",
     )
     mask_threshold: Annotated[float, _Label("lowest mask probability of a voxel", ThresholdStage.MASKS)] = Field(
-        default=0.5, ge=0, le=1, description="mask probability above which a voxel belongs to a lesion"
+        default=0.5, ge=0, le=1, description="mask probability from which a voxel belongs to a lesion"
     )
     suppression_distance: Annotated[
         float, _Label("suppression: smallest distance of two candidates", ThresholdStage.CANDIDATES, "lesion sizes")
     ] = Field(
         default=0.5,
         ge=0,
-        description="of two candidates of a class whose centres are closer than this fraction of their mean size, the "
-        "one with the lower score is dropped. Used only for boxes of similar size (the larger one has less than 8 "
-        "times the volume)",
+        description="if the centres of two candidates of a class are closer than this fraction of their mean size, the "
+        "candidate with the lower score is dropped. Used only for boxes of similar size (the larger box has less than "
+        "8 times the volume of the smaller)",
     )
     suppression_iou: Annotated[
         float, _Label("suppression: highest IoU of two candidates", ThresholdStage.CANDIDATES)
@@ -97,7 +97,8 @@ class Thresholds(BaseModel):
         default=0.3,
         ge=0,
         le=1,
-        description="of two candidates of a class whose boxes have a higher IoU, the lower-scoring one is dropped",
+        description="if the boxes of two candidates of a class have a higher IoU than this, the candidate with the "
+        "lower score is dropped",
     )
     minimum_volume_mm3: Annotated[float, _Label("smallest lesion", ThresholdStage.LESIONS, "mm³")] = Field(
         default=0.0, ge=0, description="lesions with a smaller volume in mm³ are dropped. 0: no lesion is dropped"
@@ -108,7 +109,8 @@ class Thresholds(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="a scan whose best lesion has a lower score is reported without lesions. 0: never",
+        description="if the best lesion of a scan has a lower score, the scan is reported without lesions. 0: the "
+        "rule is off",
     )
 
     @property

@@ -38,14 +38,14 @@ DICOM: list[tuple[str, str, str, ModuleType, str]] = [
         "test_the_error_of_several_volumes_in_one_object_names_the_dimension",
     ),
     (
-        "time series: 30 frames at one place",
+        "time series: 30 frames at one position",
         "a volume of 30 slices",
         "`it is a time series (cine, perfusion), not a volume`",
         test_reader,
         "test_frames_at_a_single_position_are_a_time_series",
     ),
     (
-        "every place twice in one series",
+        "each position twice in one series",
         "`not evenly spaced: … export the series again, complete`",
         "`the DICOM series holds several volumes`, naming what differs",
         test_reader,
@@ -61,7 +61,7 @@ DICOM: list[tuple[str, str, str, ModuleType, str]] = [
     (
         "secondary captures and projections without positions",
         "a volume with 1 mm spacing at the origin",
-        "`the images of the DICOM series do not say where they lie`",
+        "`the images of the DICOM series do not state their position in the patient`",
         test_reader,
         "test_images_without_positions_are_refused_with_the_reason",
     ),
@@ -109,7 +109,7 @@ DICOM: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "first or last slice cut, empty or overwritten",
-        "a volume with a slice less",
+        "a volume with one slice less",
         "an error that names the file",
         test_values,
         "test_a_truncated_or_overwritten_slice_is_an_error_of_its_file",

@@ -42,19 +42,21 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "bad_input.md"
 Row = tuple[str, str, str]
 
 INTRODUCTION = """\
-# Bad input, and how it ends
+# Outcomes of bad input
 
-Each line was tried by a test. `tests/integration/bad_input` makes the file, runs the command and compares the outcome
-with this page. The last column is a result, or the beginning of the error message; every message continues with the
-file, the value found and the remedy. The exit code is 1 if a case or the whole command failed. If one case fails
-(`predict`, `evaluate`, the validation of `train`), the others go on. `plan_and_preprocess` looks at all cases, names
-those that failed, and stops if they could not be measured.
+A test tries each row of the tables: `tests/integration/bad_input` makes the file, runs the command and compares the
+outcome with this page. The last column is a result, or the beginning of the error message. Every message continues with
+the file, the value found and the remedy. The exit code is 1 if a case or the whole command failed. If one case of
+`predict`, of `evaluate` or of the validation of `train` fails, the others go on. `plan_and_preprocess` reads all cases,
+names the cases that failed, and stops if cases could not be measured. In tables with a column *before*, this column is
+the outcome in an early version.
 
 The rules:
 
 - **Labels stored as floating point** are rounded if every value is within 0.001 of a whole number, in all commands, and
   refused otherwise.
-- **Axes** may be stored in any order and direction: they are brought to those of the patient, and results go back.
+- **Axes** may be stored in any order and direction. Scans are brought to the axes of the patient, and results back to
+  the axes of the file.
 - **NIfTI files that state two positions** are read with a warning that names both. The sform decides if its code is
   above 0, then the qform, then `pixdim`.
 - **The geometry of channels and labels** may differ by rounding: 0.01 % of the spacing, a hundredth of a voxel of the
@@ -62,24 +64,25 @@ The rules:
 - **Voxels** may be integers or floating point of any size and byte order. Complex numbers and colours are refused.
   `.npy` files are never unpickled.
 - **Damaged files** are refused, never read in part: the checksums of `.nii.gz`, of compressed `.mha` and of `.nrrd` are
-  compared, and a file must have as many voxels as its header states. Up to 64 KiB behind the voxels are ignored.
-- **A file with much more than its voxels** is refused: more than 64 KiB behind them, or thousands of empty compressed
-  parts in front. The work until then is bounded by the header.
+  compared, and a file must have as many voxels as its header states. Up to 64 KiB after the voxels are ignored.
+- **A file with many other bytes beside its voxels** is refused: more than 64 KiB after the voxels, or thousands of
+  empty compressed parts before them. The size in the header limits the work before the error.
 - **JSON** may begin with a byte order mark. NaN, infinity, numbers beyond 64 bits, more than 100 levels and a repeated
   key in one object are refused.
-- **Your own splits** may name neither a case twice nor a case on both sides. A file that is replaced because its cases
-  do not exist any more is kept as `splits_final.old.json`. Folds that share a patient are kept, with a warning.
+- **Your own splits** may not name a case twice, or in both training and validation. If a file is replaced because its
+  cases do not exist any more, it is kept as `splits_final.old.json`. Folds that share a patient are kept, with a
+  warning.
 - **A fingerprint** that is damaged, edited or of another version is measured again if the images exist.
   `--from_fingerprint` refuses such a file and names the field.
-- **MetaImage and NRRD** are read by strict readers of this package: some headers crash ITK, and others turn any file of
-  the machine into voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie in the folder of the
-  header. Lists and patterns of files are refused.
+- **MetaImage and NRRD** are read by strict readers of this package, because some headers crash ITK, and other headers
+  make ITK read any file of the machine as voxels. The voxels of a `.mhd`, or of a `.nrrd` that names a data file, lie
+  in the folder of the header. Lists and patterns of files are refused.
 - **DICOM** gives one volume or an error that lists the series ([the rules](../how_to/dicom.md)). A slice that is empty,
-  cut off, or smaller than rows × columns is an error by its name, including the first and the last slice.
-- **A file of another format** than its name says is refused, and the error names the format. Named pipes, sockets,
-  devices, and folders in place of a file are refused without waiting.
+  cut off, or smaller than rows × columns is an error that names the file, also for the first and the last slice.
+- **A file with another format** than its ending states is refused, and the error names the format. Named pipes,
+  sockets, devices, and folders in place of a file are refused without waiting.
 
-Beyond this list, random changes of files test the readers (`pytest tests/integration/bad_input/test_fuzz.py
+Other tests change files at random. They test the readers (`pytest tests/integration/bad_input/test_fuzz.py
 --hypothesis-profile=fuzz`) and the commands (`python -m benchmarks.fuzz`; [Security](security.md) has the numbers).
 """
 
@@ -219,7 +222,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     (
         "no folder for temporary files",
         "`No usable temporary directory found`, also for `predict`",
-        "`predict` needs none; else `there is no folder for temporary files`, and TMPDIR as the remedy",
+        "`predict` needs none; other commands: `no folder for temporary files is writable`, with TMPDIR as the remedy",
         test_cli_running,
         "test_a_missing_folder_for_temporary_files_is_an_error_with_a_remedy",
     ),
@@ -246,14 +249,14 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "a list `training` in dataset.json that leaves out cases of imagesTr",
-        "all of imagesTr trained, without a word",
+        "all of imagesTr trained, without a message",
         '`the entry "training" names 3 of the 5 cases`',
         test_io_raw_dataset,
         "test_cases_that_a_training_list_leaves_out_do_not_train_unseen",
     ),
     (
         "`train` on a fold that is trained or begun",
-        "its weights were removed at once",
+        "its weights were removed immediately",
         "`this fold is trained already`; with `--overwrite` they stay until the new model is complete",
         test_training_fold,
         "test_a_fold_that_holds_something_trained_is_refused",
@@ -274,7 +277,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "`predict` finds no lesion in any scan",
-        "nothing was said",
+        "no message",
         "a warning with the best score and the threshold above it",
         test_cli_predict,
         "test_an_empty_prediction_names_the_threshold_above_all_scores",
@@ -302,8 +305,8 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "weights under a umask of 022",
-        "readable by their owner alone (0600)",
-        "0644",
+        "readable only by their owner (0600)",
+        "readable by all (0644)",
         test_models_weights,
         "test_the_umask_decides_who_can_read_weights",
     ),
@@ -313,7 +316,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
 HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
     (
         "a JSON file of 300 bytes under `ulimit -v`",
-        "traceback: 1 GiB was asked for",
+        "traceback, because 1 GiB was requested",
         "a result",
         test_little_memory,
         "test_a_limit_of_memory_gives_a_result_or_an_error_by_name",
@@ -348,7 +351,7 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "closed standard streams (`2>&-`, `>&-`)",
-        "with stderr closed nothing was done, exit code 1",
+        "with stderr closed no work was done, exit code 1",
         "the work is done",
         test_cli_terminal,
         "test_closed_streams_change_neither_the_result_nor_the_exit_code",
@@ -362,22 +365,22 @@ HOSTILE: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "preprocessed arrays (`.b2nd`) with changed bytes",
-        "tracebacks, or other values without a word",
+        "tracebacks, or wrong values without a message",
         "an error with the file; in a window of a training only if the compressed data are invalid",
         test_case_store,
         "test_a_damaged_array_is_an_error_or_gives_the_written_values",
     ),
     (
         "ESC, BEL and U+202E in names of channels and classes",
-        "raw on the terminal",
+        "sent to the terminal unchanged",
         "written out: `\\x1b`",
         test_cli_plan,
         "test_names_of_channels_and_classes_do_not_control_the_terminal",
     ),
     (
         "weights of 3·10³⁸",
-        "the scan's intensities were blamed",
-        "`the weights hold values that no training makes`, with the file",
+        "an error about the intensities of the scan",
+        "`the weights hold values that no training produces`, with the file",
         test_models_weights,
         "test_weights_that_no_training_produces_are_an_error_of_their_file",
     ),
@@ -396,7 +399,7 @@ def render() -> str:
     parts += _section("Whole data sets", [row[:3] for row in ONE_BY_ONE])
     parts += _section("Hostile images and other formats", [row[:3] for row in FORMATS], ("situation", "before", "now"))
     parts += _section("DICOM folders", [row[:3] for row in DICOM], ("situation", "before", "now"))
-    parts += _section("Names, places and habits", [row[:3] for row in HABITS], ("situation", "before", "now"))
+    parts += _section("Names, folders and flags", [row[:3] for row in HABITS], ("situation", "before", "now"))
     title = "Files from strangers, several processes, little memory"
     parts += _section(title, [row[:3] for row in HOSTILE], ("situation", "before", "now"))
     return "\n".join(parts)
